@@ -7,8 +7,7 @@ half of the runs predict the other half; two models predict the third; each run 
 `steps / it_per_s` takes the speed of an earlier run of the model as it is, whatever its batch; the scaling rule takes
 that of another model times "3B is 2x slower, 7B 4 to 5x", which is the ratio of parameters to the power of 0.73.
 Public rows follow: Qwen's README (A100), fms-acceleration (A100), and litgpt's tables where TOUCHLINE_SAMPLES has them.
-Then peak memory: for each file of tests/data/measured, which has a trainer each, the error and the coverage of the
-closed form's 90 % intervals; rows that a coefficient was fitted to are scored apart, and no goal counts them.
+Memory, and both without any run on tables that nothing was fitted to: `benchmarks/held_out.py`.
 Exit code 1: a goal was missed.
 """
 
@@ -33,15 +32,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.short_runs import make  # noqa: E402
 from tests.estimate.made_shapes import SHAPES  # noqa: E402
-from tests.estimate.measured_rows import MeasuredRow, measured_rows  # noqa: E402
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa: E402
 
-from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup  # noqa: E402
+from touchline.core.estimate import Estimate, MicroBatch, TrainingSetup  # noqa: E402
 from touchline.core.machine import TargetMachine  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
 from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step  # noqa: E402
-from touchline.estimate.gpus import find_gpu  # noqa: E402
-from touchline.estimate.memory import memory_estimate  # noqa: E402
 from touchline.estimate.points import TimePoint  # noqa: E402
 from touchline.estimate.time import seconds_per_step  # noqa: E402
 from touchline.estimate.work import work_of  # noqa: E402
@@ -231,54 +227,6 @@ def a100() -> list[Goal]:
     return goals
 
 
-def memory() -> list[Goal]:
-    """Peaks of tests/data/measured by the closed form alone: each trainer's rows, those that were fitted to apart."""
-    print("\npeak memory, nothing measured: error, coverage of 90 % intervals")
-    print(f"{'':<52}{'n':>5}{'median':>9}{'p95':>8}{'coverage (of it 95 %)':>22}{'high/low':>10}")
-    rows = list(measured_rows())
-    goals: list[Goal] = []
-    false_fits = 0
-    for file in dict.fromkeys(row.file for row in rows):
-        for fitted in (False, True):
-            of_file = [row for row in rows if row.file == file and row.fitted is fitted]
-            false_fits += sum(not row.ran and peak(row).verdict is MemoryVerdict.FITS for row in of_file)
-            for kind in ("allocated", "reserved", "process"):
-                scored = [
-                    ScoredEstimate(
-                        quantity=kind, name=row.name, estimate=getattr(peak(row), kind), actual=row.gib[kind]
-                    )
-                    for row in of_file
-                    if kind in row.gib
-                ]
-                if not scored:
-                    continue
-                errors = sorted(abs(each.error) for each in scored)
-                held = sum(each.held for each in scored)
-                low, high = wilson(held, len(scored))
-                label = f"{file}, {kind}{', fitted to' if fitted else ''}"
-                print(
-                    f"{label:<52}{len(scored):>5}{statistics.median(errors):>9.1%}"
-                    f"{errors[round(0.95 * (len(errors) - 1))]:>8.1%}{held / len(scored):>10.1%} "
-                    f"{f'({low:.0%} to {high:.0%})':<14}{_ratio(scored):>7.2f}"
-                )
-                if not fitted:
-                    goals.append(Goal(words=f"{label}, coverage", figure=held / len(scored), low=0.85, high=1))
-    goals.append(Goal(words="runs out of memory that were said to fit", figure=false_fits, low=0, high=0))
-    return goals
-
-
-def peak(row: MeasuredRow) -> MemoryEstimate:
-    """The estimate of a published peak, without evidence."""
-    gpu = find_gpu(row.gpu)
-    return memory_estimate(
-        row.setup,
-        row.batch,
-        coefficients=row.coefficients,
-        gpu=None if isinstance(gpu, Missing) else gpu,
-        with_what_ifs=False,
-    )
-
-
 def litgpt(path: Path) -> None:
     """litgpt's tables: seconds of one of a thousand forward and backward passes; 128 rows a step."""
     names = {"phi-1.5": "phi-1.5", "StableLM Alpha": "StableLM-Alpha-3B"}
@@ -354,7 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path.write_text(json.dumps(make(Path(text), quick=False, threads=1)), encoding="utf-8")
             goals = own_runs(path, clock, verbose=options.verbose)
     goals += a100()
-    goals += memory()
     tables = Path(os.environ.get("TOUCHLINE_SAMPLES", "")) / "est_litgpt_resource_tables.csv"
     if tables.is_file():
         litgpt(tables)

@@ -127,6 +127,53 @@ def test_no_time_is_given_without_the_mean_length(call: Call) -> None:
     assert "--seq-len 4096" in done.stderr
 
 
+def test_the_lengths_change_reserved_memory(call: Call, tmp_path: Path) -> None:
+    """The mean, a list and a file; rows of one length keep nothing, and without lengths the interval is wider."""
+    words = ("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--backend", "trl", "--json")
+    words = (*words, "--backend-version", "0.9", "--gradient-checkpointing")
+    file = tmp_path / "lengths.txt"
+    file.write_text("".join(f"{tokens}\n" for tokens in range(4, 2049, 4)), encoding="utf-8")
+    asked = {
+        "none": (),
+        "one": ("--mean-length", "2048"),
+        "mean": ("--mean-length", "1024"),
+        "file": ("--lengths", str(file)),
+        "list": ("--lengths", "2048,2048,2048"),
+    }
+    found = {name: answer(call(*words, *more))["memory"] for name, more in asked.items()}
+    reserved = {name: memory["reserved_gib"]["value"] for name, memory in found.items()}
+    assert reserved["none"] == reserved["one"] == reserved["list"]
+    assert found["none"]["reserved_gib"]["high"] > found["one"]["reserved_gib"]["high"]
+    assert reserved["mean"] > 1.5 * reserved["one"]
+    # These lengths are uniform up to the longest, which is what a mean of half of it is taken as.
+    assert reserved["file"] == pytest.approx(reserved["mean"], rel=0.1)
+    assert len({memory["allocated_gib"]["value"] for memory in found.values()}) == 1
+    assert {memory["verdict"] for memory in found.values()} == {"FITS"}
+    done = call(*words, "--lengths", "100,4000")
+    assert "1 of 2 lengths cut at 2048" in " ".join(answer(done)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "more", "words"),
+    [
+        ("nowhere.txt", (), "no text file"),
+        ("12,0", (), "'0' is no number of tokens"),
+        ("12,x", (), "'x' is no number of tokens"),
+        (",", (), "it has no number"),
+        ("12", ("--mean-length", "12"), "expected one of them"),
+        ("99999999999999999999", (), "is no number of tokens"),
+        (".", (), "no text file"),
+    ],
+)
+def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, more: tuple[str, ...], words: str) -> None:
+    done = call("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--rank", "0", "--lengths", lengths, *more)
+    assert done.returncode == 2
+    assert words in done.stderr
+    # All errors at once.
+    assert "--rank" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_old_names_of_options_still_work_and_are_not_shown(call: Call) -> None:
     old = (
         *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--padded-length=512"),

@@ -228,6 +228,39 @@ SHAPES: dict[str, ModelShape] = {
             "Qwen-14B", layers=40, hidden=5120, intermediate=13696, heads=40, kv_heads=40, vocab=152064, **_QWEN
         ),
         llama_like(
+            "Qwen-72B", layers=80, hidden=8192, intermediate=24576, heads=64, kv_heads=64, vocab=152064, **_QWEN
+        ),
+        llama_like("Yi-6B", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=4, vocab=64000, tied=False),
+        llama_like("Yi-34B", layers=60, hidden=7168, intermediate=20480, heads=56, kv_heads=8, vocab=64000, tied=False),
+        llama_like(
+            "OpenBuddy-Zephyr-7B",
+            layers=32,
+            hidden=4096,
+            intermediate=14336,
+            heads=32,
+            kv_heads=8,
+            vocab=36608,
+            tied=False,
+            model_type="mistral",
+        ),
+        llama_like(
+            "Baichuan2-7B", layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocab=125696, tied=False
+        ),
+        llama_like(
+            "Baichuan2-13B", layers=40, hidden=5120, intermediate=13696, heads=40, kv_heads=40, vocab=125696, tied=False
+        ),
+        llama_like(
+            "ChatGLM3-6B",
+            layers=28,
+            hidden=4096,
+            intermediate=13696,
+            heads=32,
+            kv_heads=2,
+            vocab=65024,
+            tied=False,
+            qkv_bias=True,
+        ),
+        llama_like(
             "Gemma-2B",
             layers=18,
             hidden=2048,

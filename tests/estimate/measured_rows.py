@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from tests.estimate.made_shapes import SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
+from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
+from touchline.estimate.outgrown import ONE_SIZE, outgrown_of, widths_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
@@ -45,19 +51,15 @@ STACKS: dict[str, MemoryCoefficients] = {
     "litgpt": _backend("litgpt"),
     "plain": _backend("plain"),
     "unsloth": _backend("unsloth"),
+    "swift": _backend("swift"),
 }
 
 
-FITTED: dict[str, frozenset[str]] = {
-    "litgpt_config_hub_a10g": frozenset(
-        {"Llama-2-7B qlora", "TinyLlama-1.1B qlora", "Mistral-7B-v0.1 qlora", "Llama-3-8B lora", "Llama-3.2-1B lora"}
-    ),
-    "unsloth_notebooks": frozenset(
-        {"Llama-3-8B qlora", "Mistral-7B-v0.3 qlora", "Qwen3-14B qlora", "Qwen3-32B qlora", "phi-4 qlora"}
-    ),
-}
-"""The rows of each file that a coefficient was fitted to: they are scored apart. Of PEFT's comparison, all but LoRA and
-full fine-tuning."""
+NOT_FITTED = frozenset({"peft_method_comparison_l40s", "swift_benchmark_a100"})
+"""Files that no constant was fitted to. The first has one model."""
+SEEN = frozenset({"torchtune_readme_a100"})
+"""Files of one model that a constant rests on."""
+Half = Literal["fitted", "held out", "not fitted", "seen"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +70,8 @@ class MeasuredRow:
     """Which file it stands in."""
     name: str
     """Line of it."""
+    half: Half = "fitted"
+    """Which part of its file: constants are fitted to every second model, by size."""
     setup: TrainingSetup
     """Its settings."""
     batch: MicroBatch
@@ -80,18 +84,16 @@ class MeasuredRow:
     """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
-
-    @property
-    def fitted(self) -> bool:
-        """Whether a coefficient was fitted to it."""
-        if self.setup.variant not in ("lora", "full"):
-            return True
-        return f"{self.setup.shape.name} {self.setup.method}" in FITTED.get(self.file, frozenset())
+    outgrown: tuple[float, float] = ONE_SIZE
+    """What `outgrown_of` gives for all micro-batches."""
+    started_gib: float | None = None
+    """GiB reserved before training, where the source tells it."""
 
 
 def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     unit = _UNITS[row["unit"]]
     rows, width = int(row["rows"]), int(row["width"])
+    widths = widths_told(row)
     setup = TrainingSetup(
         shape=SHAPES.get(row["model"]) or load_shape(row["model"], Path("/nowhere")),
         backend=row["stack"],
@@ -123,12 +125,44 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
             kind: float(row[kind]) * unit / 2**30 for kind in ("allocated", "reserved", "process") if row.get(kind, "")
         },
         ran=row["outcome"] == "ran",
+        outgrown=ONE_SIZE if widths is None else outgrown_of(rows * widths),
+        started_gib=float(row["started"]) if row.get("started") else None,
     )
+
+
+def widths_told(row: Mapping[str, str]) -> NDArray[np.int64] | None:
+    """Typical widths of a row's micro-batches where its source tells the lengths: mean, deviation, least, most.
+
+    The lengths are taken as log-normal. Rows above the width are left out.
+    """
+    if not row.get("lengths"):
+        return None
+    mean, deviation, least, most = (float(part) for part in row["lengths"].split())
+    spread = math.sqrt(math.log(1 + (deviation / mean) ** 2))
+    normal = statistics.NormalDist(math.log(mean) - spread**2 / 2, spread)
+    below = normal.cdf(math.log(int(row["width"])))
+    count = int(int(row["examples"]) * below / normal.cdf(math.log(most)))
+    lengths = [max(least, math.exp(normal.inv_cdf((at + 0.5) / count * below))) for at in range(count)]
+    return widths_of(np.ceil(lengths).astype(np.int64), int(row["rows"]))
+
+
+def dimensions(shape: ModelShape) -> tuple[int, int, int]:
+    """What makes two rows of one model, whatever its name and tuning: blocks, width, and feed-forward width."""
+    return shape.num_layers, shape.hidden_size, shape.intermediate_size
+
+
+def _half(file: str, shape: ModelShape, models: Sequence[tuple[int, int, int]]) -> Half:
+    if file in SEEN:
+        return "seen"
+    if file in NOT_FITTED:
+        return "not fitted"
+    return "held out" if models.index(dimensions(shape)) % 2 else "fitted"
 
 
 def measured_rows() -> Iterator[MeasuredRow]:
     """All rows."""
     for path in sorted(FOLDER.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as stream:
-            for number, row in enumerate(csv.DictReader(stream), 2):
-                yield _row(path.stem, number, row)
+            rows = [_row(path.stem, number, row) for number, row in enumerate(csv.DictReader(stream), 2)]
+        models = sorted({dimensions(row.setup.shape) for row in rows})
+        yield from (dataclasses.replace(row, half=_half(row.file, row.setup.shape, models)) for row in rows)

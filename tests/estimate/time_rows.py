@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.estimate.made_shapes import SHAPES
+from tests.estimate.measured_rows import MeasuredRow, measured_rows, widths_told
 
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
@@ -57,10 +58,41 @@ class PublicRow:
     """The row."""
 
 
-def public_rows() -> list[PublicRow]:
-    """All rows of a100_times.csv."""
-    with (FOLDER / "time" / "a100_times.csv").open(newline="", encoding="utf-8") as stream:
-        return [_public(row) for row in csv.DictReader(stream)]
+def public_rows(file: str = "a100_times") -> list[PublicRow]:
+    """All rows of a100_times.csv, which the priors of the rates are from; or of `unseen_times.csv`, which they are not.
+
+    The latter's are followed by those of ms-swift's benchmark, whose lengths are assumed (`widths_told`).
+    """
+    with (FOLDER / "time" / f"{file}.csv").open(newline="", encoding="utf-8") as stream:
+        found = [_public(row) for row in csv.DictReader(stream)]
+    if file == "a100_times":
+        return found
+    with (FOLDER / "swift_benchmark_a100.csv").open(newline="", encoding="utf-8") as stream:
+        texts = list(csv.DictReader(stream))
+    rows = [row for row in measured_rows() if row.file == "swift_benchmark_a100"]
+    return found + [_swift(row, text) for row, text in zip(rows, texts, strict=True)]
+
+
+def _swift(row: MeasuredRow, text: Mapping[str, str]) -> PublicRow:
+    """A row of ms-swift's benchmark: 16 micro-batches a step."""
+    widths, rows, passes = widths_told(text), row.batch.rows, 16
+    assert widths is not None
+    tokens = passes * rows * float(widths.mean())
+    work = StepWork(
+        micro_batches=passes,
+        tokens=tokens,
+        squares=passes * rows * float((widths.astype(float) ** 2).mean()),
+        label_tokens=tokens,
+    )
+    point = TimePoint(
+        name=f"swift {row.setup.shape.name} {row.setup.method} {rows}x{row.batch.width}",
+        setup=row.setup,
+        machine=row.gpu,
+        work=work,
+        seconds_per_step=passes * rows / float(text["samples_per_second"]),
+        steps=60,
+    )
+    return PublicRow(source="swift", point=point)
 
 
 def _public(row: Mapping[str, str]) -> PublicRow:

@@ -164,7 +164,9 @@ def estimate(
     backend: Annotated[str | None, Field(description="Trainer (default: touchline's own).")] = None,
     micro_batch_size: Annotated[int, Field(ge=1)] = 1,
     seq_len: Annotated[int, Field(ge=1, description="Longest sequence in tokens, which decides memory.")] = 2048,
-    mean_length: Annotated[float | None, Field(ge=1, description="Mean length in tokens, which decides time.")] = None,
+    mean_length: Annotated[
+        float | None, Field(ge=1, description="Mean length in tokens: time, reserved memory.")
+    ] = None,
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1,
     gpu: Annotated[str, Field(description="A100-80GB, ... (default: the GPU here).")] = "auto",
     gradient_checkpointing: bool = False,

@@ -59,7 +59,11 @@ def estimate(
     ] = 2048,
     mean_length: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--mean-length", min=1.0, help="Mean sequence length, including padding (decides time)."),
+        typer.Option("--mean-length", min=1.0, help="Mean sequence length, including padding (time, reserved memory)."),
+    ] = None,
+    lengths: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lengths", metavar="FILE|A,B,...", help="Tokens of every example, instead of their mean."),
     ] = None,
     label_fraction: Annotated[
         float, typer.Option("--label-fraction", min=0.0, max=1.0, help="Fraction of tokens that are labels.")
@@ -130,6 +134,7 @@ def estimate(
         micro_batch_size=micro_batch_size,
         seq_len=seq_len,
         mean_length=mean_length,
+        lengths=lengths,
         label_fraction=label_fraction,
         image_tokens=image_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,

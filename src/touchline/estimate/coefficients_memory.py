@@ -16,8 +16,7 @@ ones take 14, on a T4 (Anassbzdd/fitcheck, data/measurements/t4-sweep-2026-09-15
 it makes no difference: 12.0 on an A100 (fms-acceleration, refs/a100_80gb_granite.csv), and simulated."""
 
 UPCAST_MOST_BYTES: Final = 16.0
-"""The most where they are given in float32: a float16 run under autocast on an A100 (fms-acceleration,
-refs/a100_80gb.csv, Mistral-7B with prepare_model_for_kbit_training) took 16 bytes, a later bfloat16 one 12."""
+"""The most where they are given in float32: logits that stay, log-probabilities and two gradients of 4 bytes each."""
 
 NF4_BYTES: Final = 0.5
 """Bytes per element of a 4-bit base (Dettmers et al. 2023, QLoRA, section 3)."""
@@ -44,40 +43,41 @@ FOREACH_COPIES: Final = {"adamw_torch": 1.0, "adamw_foreach": 1.0}
 """Optimizers that make copies of all trained parameters in their step: torch's multi-tensor AdamW makes one, the root
 of the second moment. Full fine-tuning in fms-acceleration's refs peaks at 10.0 bytes a parameter whatever the batch."""
 
-EAGER_BACKWARD_BYTES: Final = {2: 15.0, 4: 18.5}
+EAGER_BACKWARD_BYTES: Final = {2: 14.0, 4: 16.0}
 """Bytes per head, token and token of width at once while eager attention runs backward, by the stream's element size.
-From the T4 archive (fitcheck, see above): SmolLM2-360M 1 x 4096 and TinyLlama 2 x 2048, with the boundaries and linear
-parts taken off: 15.3 and 14.9 in float16, 18.9 and 18.2 in float32."""
+Fitted to five rows each of three models in the T4 archive (fitcheck, see above), half of it."""
 
 EAGER_KEPT_BYTES: Final = {2: 6.0, 4: 4.0}
 """The same, kept by the forward pass: the float32 probabilities, and their 16-bit copy. Simulated on torch 2.13."""
 
 VARIANT_BYTES: Final = {
-    "lora": 0.0,
-    "rslora": 0.0,
-    "gralora": 0.0,
-    "delora": 0.2,
-    "oft": 0.1,
-    "vblora": -0.3,
-    "c3a": -0.6,
-    "shira": -1.8,
-    "vera": -1.9,
-    "randlora": 1.4,
-    "adalora": 1.4,
-    "road": 1.6,
-    "lokr": 3.7,
-    "hira": 3.8,
-    "fourierft": 4.0,
-    "loha": 4.7,
-    "dora": 6.5,
-    "boft": 7.0,
-    "waveft": 7.5,
+    "lora": (0, 0, 0),
+    "rslora": (0, 0, 0),
+    "gralora": (0, 0, 0),
+    "delora": (0, 0, 0),
+    "oft": (0, 0, 0),
+    "vblora": (0, 0, 0),
+    "c3a": (0, 0, 0),
+    "randlora": (0, 0, 0),
+    "adalora": (0, 0, 0),
+    "shira": (0, -2, 2),
+    "vera": (4, -4, 0),
+    "road": (8, -4, 0),
+    "dora": (6, 0, 0),
+    "boft": (4, 0, 4),
+    "lokr": (0, 0, 4),
+    "hira": (0, 0, 4),
+    "fourierft": (0, 0, 4),
+    "loha": (0, 0, 4),
+    "waveft": (0, 0, 8),
 }
-"""Kind of adapter -> bytes per token that each output of an adapted layer keeps more than LoRA. One row each of
-huggingface/peft, method_comparison/MetaMathQA/results (Apache-2.0; Llama-3.2-3B on an L40S, query and value): what its
-reserved peak lies above the one of LoRA at rank 32, over 2,880 tokens and 4,096 outputs in 28 blocks."""
-VARIANT_ERROR: Final = 0.6
-"""Standard deviation of these, as a share of them and of two bytes: each is based on one run."""
+"""Kind of adapter -> bytes that it keeps more than LoRA: per token and output of an adapted layer, per token and input
+of it, and per element of its matrix. Read in PEFT 0.21, tuners/*/layer.py. The whole change of a matrix is formed and
+kept for `F.linear` by LoHa, LoKr, HiRA and FourierFT in float32, by WaveFT before and after its transform, by SHiRA in
+16 bits; VeRA and RoAD scale a float32 result and train nothing that needs the input; DoRA keeps the layer's and the
+adapter's result. Not fitted: of huggingface/peft, method_comparison/MetaMathQA, all rows stay unseen."""
+VARIANT_SPREAD: Final = 4.0
+"""Bytes per token and output that such an adapter may keep more or less, 5% beyond each: one float32 copy, a choice."""
 
 MASK_BYTES: Final = 3
 """Bytes per row, token and token of width of the mask of a padded batch: a boolean one, and its 16-bit copy for the
@@ -86,16 +86,12 @@ kernel (transformers 5.23, masking_utils.py; torch, sdp_utils)."""
 WORKSPACE_BYTES: Final = 18 * 2**20
 """cuBLAS's workspace, which counts as allocated: what the simulation lacks on the T4's fused rows, the same in each."""
 
-FRAGMENTATION: Final = {
-    "fused": (1.06, 1.02, 1.22),
-    "eager": (1.20, 1.04, 1.52),
-}
-"""Reserved over allocated memory by kind of attention: typical; 5 % lie below; 5 % lie above. Of the T4 archive's 16
-rows with fused attention 1.04 to 1.22, of its 16 eager ones 1.05 to 1.49; fms-acceleration's rows with a fused loss
-(nvidia-smi over allocated) 1.07 to 1.13."""
-LOGITS_FRAGMENTATION: Final = (0.15, 0.0, 0.45)
-"""What is added to these, times the logits' share of the peak: blocks of gigabytes that fit no hole. With all logits
-held, 40 to 70 % of the peak: 1.04 to 1.22 on the T4 (two steps of one shape), 1.04 to 1.64 on the A100, median 1.27."""
+FRAGMENTATION: Final = (1.07, 1.01, 1.11)
+"""Reserved over allocated memory besides logits: typical; 5 % lie below; 5 % lie above. Fitted to half of the published
+rows (`benchmarks/held_out.py`): the median and the ends of fms-acceleration's, and of the T4 archive's eager ones."""
+LOGITS_FRAGMENTATION: Final = (0.40, 0.0, 0.75)
+"""What is added to these, times the logits' share of the peak: blocks of gigabytes that fit no hole. The same fit, with
+Qwen's README: with all logits held, 40 to 70 % of the peak, 1.03 to 1.63 on the A100, rows of one length."""
 
 CONTEXT_GIB: Final = (0.14, 0.45, 0.80)
 """What the driver holds for a process besides the allocator's memory, where the GPU is not known: lowest, typical,
@@ -112,8 +108,8 @@ EAGER_ERROR: Final = 0.07
 """The same with eager attention: simulation against the T4's eager rows 3.3 % mean, 10.5 % at most; closed
 form 2.3 % mean, 10.6 % at most."""
 COMPILED_ERROR: Final = 0.20
-"""The same under torch.compile: a trainer's README, 3B full fine-tuning 2 x 4096: 57.0 GiB by the eager formula, 42.9
-measured."""
+"""The same under torch.compile: a trainer's README, four rows of a 3B (seen, so no test of it): 42.9 GiB without the
+logits where the eager formula says 57.0."""
 EXTRAPOLATED_ERROR: Final = 0.12
 """The same for shapes that the formula was not read off: published rows of Falcon and Phi."""
 STACK_ERROR: Final = 0.10

@@ -101,12 +101,23 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
 
 def variant_bytes(setup: TrainingSetup) -> float:
     """Return the bytes per token that a block of this adapter type keeps more than LoRA."""
-    return VARIANT_BYTES.get(setup.variant, 0.0) * adapted_outputs(setup)
+    outputs, inputs, _ = VARIANT_BYTES.get(setup.variant, (0, 0, 0))
+    return float(sum(outputs * linear.outputs + inputs * linear.inputs for linear in _with_adapter(setup)))
+
+
+def variant_matrices(setup: TrainingSetup) -> float:
+    """Return the bytes that a block of this adapter type keeps more than LoRA, whatever the tokens."""
+    each = VARIANT_BYTES.get(setup.variant, (0, 0, 0))[2]
+    return float(each * sum(linear.inputs * linear.outputs for linear in _with_adapter(setup)))
+
+
+def _with_adapter(setup: TrainingSetup) -> list[Linear]:
+    return [] if setup.method == "full" else [linear for linear, _ in _adapted(setup)]
 
 
 def adapted_outputs(setup: TrainingSetup) -> int:
     """Return the total outputs of all adapted layers of a block."""
-    return 0 if setup.method == "full" else sum(linear.outputs for linear, _ in _adapted(setup))
+    return sum(linear.outputs for linear in _with_adapter(setup))
 
 
 def is_eager(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:

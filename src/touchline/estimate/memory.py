@@ -22,6 +22,7 @@ from touchline.core.quantity import Measured, MemoryKind, Missing
 from touchline.core.units import GIB
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import (
     ORDER,
@@ -30,11 +31,18 @@ from touchline.estimate.spreads import (
     relative_error,
     upwards,
     weight_spread,
+    with_cache,
 )
 from touchline.estimate.what_if import what_ifs
 
 _MOST_ROWS = 1 << 20
 """Limit of the search for the largest micro-batch."""
+_MUCH_KEPT = 1.1
+"""Process memory over the same without blocks of smaller micro-batches, from which on these are the main assumption."""
+_KEPT_BLOCKS = (
+    "the order of the lengths: PyTorch keeps blocks of smaller micro-batches, and gives them back before memory runs "
+    "out, so the verdict leaves them out"
+)
 
 
 def memory_estimate(
@@ -44,6 +52,7 @@ def memory_estimate(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint] = (),
+    outgrown: tuple[float, float] = ONE_SIZE,
     with_what_ifs: bool = True,
 ) -> MemoryEstimate:
     """Estimate the peak memory of a step on one device.
@@ -54,6 +63,7 @@ def memory_estimate(
         coefficients: the trainer's.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
+        outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
         with_what_ifs: whether changes of the settings are looked at too.
 
     Raises:
@@ -62,7 +72,8 @@ def memory_estimate(
     if batch.rows < 1 or batch.width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
     parts = peak_parts(setup, batch, coefficients)
-    found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence)
+    found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence, outgrown)
+    plain = found if outgrown == ONE_SIZE else _ranges(setup, batch, coefficients, gpu, evidence, ONE_SIZE)[0]
     fitted = next(iter(fits.values()), None)
     estimates = {
         kind: _estimate(kind, found[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
@@ -81,13 +92,16 @@ def memory_estimate(
         process=estimates["process"],
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
-        verdict=verdict(estimates["process"], capacity),
-        assumption=_assumption(setup, batch, coefficients, fitted),
+        # What the allocator keeps of smaller micro-batches it gives back before memory runs out.
+        verdict=verdict(plain["process"], capacity),
+        assumption=_KEPT_BLOCKS
+        if found["process"].value > _MUCH_KEPT * plain["process"].value
+        else _assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
 
 
-def verdict(process: Estimate, capacity: Measured) -> MemoryVerdict:
+def verdict(process: Range | Estimate, capacity: Measured) -> MemoryVerdict:
     """Return whether the interval is below, around or above the capacity."""
     if isinstance(capacity, Missing):
         return MemoryVerdict.UNKNOWN
@@ -147,7 +161,7 @@ def _most_rows(
     upper: bool,
 ) -> int:
     def fits(rows: int) -> bool:
-        found, _, _ = _ranges(setup, batch_of(rows, width, label_share), coefficients, gpu, evidence)
+        found, _, _ = _ranges(setup, batch_of(rows, width, label_share), coefficients, gpu, evidence, ONE_SIZE)
         end = found["process"].high if upper else found["process"].low
         return end < gpu.capacity_gib if upper else end <= gpu.capacity_gib
 
@@ -174,14 +188,19 @@ def _ranges(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint],
+    outgrown: tuple[float, float],
 ) -> tuple[dict[MemoryKind, Range], dict[MemoryKind, Fitted], tuple[str, ...]]:
     parts = peak_parts(setup, batch, coefficients)
-    fits, refused = fit(setup, batch, coefficients, gpu, evidence)
+    fits, refused = fit(setup, batch, coefficients, gpu, evidence, outgrown)
     narrowest = next(iter(fits.values()), None)
     if narrowest is None:
         plain = allocated_range(setup, batch, coefficients)
-        return upwards(plain, "allocated", setup, parts, gpu, coefficients), {}, refused
+        found = upwards(plain, "allocated", setup, parts, gpu, coefficients)
+        return with_cache(found, outgrown, parts, gpu), {}, refused
     found = upwards(narrowest.found, narrowest.kind, setup, parts, gpu, coefficients)
+    if narrowest.kind == "allocated":
+        # A peak that was measured in reserved memory has what the allocator kept in it.
+        found = with_cache(found, outgrown, parts, gpu)
     # What was measured of a kind tells more of it than another kind does.
     return found | {kind: fitted.found for kind, fitted in fits.items()}, fits, refused
 

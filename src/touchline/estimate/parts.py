@@ -24,7 +24,7 @@ from touchline.estimate.coefficients_memory import (
     UPCAST_MOST_BYTES,
     WORKSPACE_BYTES,
 )
-from touchline.estimate.layers import FLOAT, BlockBytes, block_bytes, computes_in, size_of
+from touchline.estimate.layers import FLOAT, BlockBytes, block_bytes, computes_in, size_of, variant_matrices
 
 PARTS = ("weights", "adapter", "optimizer", "gradients", "layers", "logits", "other")
 
@@ -51,6 +51,8 @@ class PeakParts:
     """Part that is allocated before a step begins."""
     at_loss: float
     """Bytes of logits at the loss, even if the peak is elsewhere."""
+    below_peak: float
+    """Bytes by which the total at the loss is below the peak."""
     phase: str = field(default="loss")
     """Phase of the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
 
@@ -217,9 +219,12 @@ def peak_parts(
     wide = FLOAT if setup.is_mixed else computes_in(setup, coefficients)
     stream = float(wide * shape.hidden_size)
     kept = _kept_bytes(setup, batch, coefficients, block, stream)
+    matrices = variant_matrices(setup)
+    kept += 0.0 if setup.gradient_checkpointing else shape.num_layers * matrices
     # A block's backward pass needs that block whole; without checkpointing it already is.
     whole = 0.0 if setup.gradient_checkpointing else block.kept + block.kept_per_width * batch.width
     backward = kept + tokens * (block.backward + block.backward_per_width * batch.width - whole)
+    backward += matrices if setup.gradient_checkpointing else 0.0
     # The last norm runs backward in float32: its input, result and their gradients.
     top = tokens * (10 if wide < FLOAT else 8) * stream
     waiting = gradients if setup.accumulates else 0.0
@@ -249,7 +254,13 @@ def peak_parts(
     at_step = held - copies + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
     at_end = held - copies + gradients + _second_gradient(setup)
     peak = max(at_loss, in_backward, at_step, at_end)
-    common = {"weights": weights, "optimizer": optimizer, "other": other, "at_loss": logits}
+    common = {
+        "weights": weights,
+        "optimizer": optimizer,
+        "other": other,
+        "at_loss": logits,
+        "below_peak": peak - at_loss,
+    }
     if peak in (at_step, at_end):
         phase = "optimizer step" if peak == at_step else "end of backward"
         held -= copies

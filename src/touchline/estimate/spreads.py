@@ -22,8 +22,7 @@ from touchline.estimate.coefficients_memory import (
     NF4_BYTES,
     RESIDENT_ERROR,
     STACK_ERROR,
-    VARIANT_BYTES,
-    VARIANT_ERROR,
+    VARIANT_SPREAD,
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.layers import adapted_outputs, computes_in, size_of
@@ -137,9 +136,8 @@ def at_most(
 
 def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
     """Return the uncertainty in bytes of another adapter type than LoRA, 5% beyond."""
-    known = abs(VARIANT_BYTES.get(setup.variant, 0.0)) + 2.0
     layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
-    return NORMAL_95 * VARIANT_ERROR * known * adapted_outputs(setup) * layers * batch.tokens
+    return VARIANT_SPREAD * adapted_outputs(setup) * layers * batch.tokens
 
 
 def _images(setup: TrainingSetup, batch: MicroBatch) -> float:
@@ -165,9 +163,9 @@ def fragmentation(
         return coefficients.reserves
     # Holes that the logits left stay in the allocator's cache, also where the peak comes later.
     share = min(1.0, parts.at_loss / parts.total)
-    base = FRAGMENTATION[setup.attention]
-    typical, low, high = (value + extra * share for value, extra in zip(base, LOGITS_FRAGMENTATION, strict=True))
-    return typical, low, max(high, typical)
+    pairs = zip(FRAGMENTATION, LOGITS_FRAGMENTATION, strict=True)
+    typical, low, high = (value + extra * share for value, extra in pairs)
+    return typical, low, high
 
 
 def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
@@ -201,6 +199,26 @@ def upwards(
     if kind != "process":
         found["process"] = found["reserved"].plus(*addend)
     return found
+
+
+def with_cache(
+    found: dict[MemoryKind, Range], outgrown: tuple[float, float], parts: PeakParts, gpu: Gpu | None
+) -> dict[MemoryKind, Range]:
+    """Add the blocks that the allocator keeps of smaller micro-batches, up to the device's capacity.
+
+    These are given back before memory runs out, so they decide no verdict. The value is the middle, as a ratio, of none
+    and all of them, since other tensors find room in some.
+    """
+    usual, most = (max(0.0, (sizes - 1) * parts.at_loss - parts.below_peak) / GIB for sizes in outgrown)
+    room = math.inf if gpu is None else gpu.capacity_gib
+    ends: tuple[tuple[MemoryKind, float], ...] = (("reserved", room - contexts(gpu)[0]), ("process", room))
+    grown = dict(found)
+    for kind, end in ends:
+        plain = found[kind]
+        high = min(plain.high + most, max(end, plain.high))
+        value = min(math.sqrt(plain.value * (plain.value + usual)), high)
+        grown[kind] = Range(value=value, low=plain.low, high=high)
+    return grown
 
 
 def _positive(found: Range) -> Range:

@@ -22,6 +22,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.estimate.coefficients_time import (
+    COLD_LAUNCH_SIGMA,
     COLD_SIGMA,
     COLD_WEIGHT,
     CPU_TIME_SIGMA,
@@ -325,7 +326,11 @@ def fit_to(question: TimeRequest, points: Sequence[TimePoint]) -> Fit:
 
 
 def _cold(question: TimeRequest, machine: TargetMachine) -> tuple[Estimate, Fit]:
-    found = fit(question.rates, [], [])
+    sigmas = question.rates.sigmas.copy()
+    if question.kind == "gpu":
+        launch = TERMS.index("launch")
+        sigmas[launch] = min(sigmas[launch], COLD_LAUNCH_SIGMA)
+    found = fit(dataclasses.replace(question.rates, sigmas=sigmas), [], [])
     value, sigma = found.predict(question.row())
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
     method = f"operations, bytes and kernel launches from the {machine.name}'s published figures; no measurements"

@@ -18,6 +18,7 @@ from touchline.estimate.evidence_used import evidence_used
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.history_points import PastRun
 from touchline.estimate.memory import memory_estimate
+from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.points import TimePoint
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.site import SlurmSite
@@ -46,9 +47,14 @@ class PlanningContext:
 
 
 def estimate_memory(
-    setup: TrainingSetup, batch: MicroBatch, context: PlanningContext, *, with_what_ifs: bool = False
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    context: PlanningContext,
+    *,
+    outgrown: tuple[float, float] = ONE_SIZE,
+    with_what_ifs: bool = False,
 ) -> MemoryEstimate | Missing:
-    """Estimate the peak memory of a step."""
+    """Estimate the peak memory of a step; `outgrown` is about all micro-batches (`estimate/outgrown.py`)."""
     coefficients = memory_coefficients(setup.backend)
     if isinstance(coefficients, Missing):
         return coefficients
@@ -64,7 +70,13 @@ def estimate_memory(
         )
     gpu = None if isinstance(context.gpu, Missing) else context.gpu
     return memory_estimate(
-        setup, batch, coefficients=coefficients, gpu=gpu, evidence=points, with_what_ifs=with_what_ifs
+        setup,
+        batch,
+        coefficients=coefficients,
+        gpu=gpu,
+        evidence=points,
+        outgrown=outgrown,
+        with_what_ifs=with_what_ifs,
     )
 
 

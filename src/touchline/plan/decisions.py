@@ -16,6 +16,7 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.estimate.outgrown import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
 from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
@@ -340,7 +341,8 @@ class RunResolver:
             return LargestStep(batch=rows.largest, setup=shape, memory=shape)
         backend, width = get_backend(train.backend), rows.largest.width
         setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
-        memory = estimate_memory(setup, rows.largest, self._outlook, with_what_ifs=with_what_ifs)
+        outgrown = outgrown_of(rows.micro_batch_tokens)
+        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown, with_what_ifs=with_what_ifs)
         return LargestStep(batch=rows.largest, setup=setup, memory=memory)
 
     def _packing_option(self, train: TrainConfig, question: RunRequest) -> PackingOption:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from touchline.backends.memory import MemoryCoefficients
 
 MEMORY = MemoryCoefficients(
-    vocab_bytes=9.0,
+    vocab_bytes=10.5,
     vocab_bytes_low=4.0,
     vocab_bytes_high=12.0,
     logits_of="padded",
@@ -30,9 +30,9 @@ MEMORY = MemoryCoefficients(
         "adapter for queries, keys and values, whose result it pads with zeros, and dropout 0.05 by default; "
         "finetune/lora.py computes the head in chunks of 128 tokens, and its validation holds whole logits. "
         "Simulated: its own modules on tensors without content keep 181 kB a token and block of Llama 2 7B (rank 32), "
-        "and 4 to 5 bytes per token and vocabulary entry; the published peaks show 4 to 6 more of these "
-        "(config_hub/finetune/README.md, Llama 3). Fitted to half of the QLoRA rows there: 4 bytes of every layer's "
-        "input"
+        "and 4 to 5 bytes per token and vocabulary entry. Fitted to half of the models in "
+        "config_hub/finetune/README.md (benchmarks/held_out.py): 10.5 bytes, eight LoRA rows; "
+        "4 bytes of every layer's input, ten QLoRA rows"
     ),
 )
 """Head and loss in chunks of 128 tokens, in the model's own type throughout."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from touchline.backends.hf_loop import HF_LOOP_MEMORY
+from touchline.backends.memory import ReleaseLoss
 
 MEMORY = replace(
     HF_LOOP_MEMORY,
     nf4_upcasts=None,
+    releases=(
+        ReleaseLoss(before=(1, 4), typical=12.0, low=12.0, high=12.0),
+        ReleaseLoss(before=(1, 6), typical=12.0, low=0.0, high=12.0),
+        ReleaseLoss(before=(), typical=0.0, low=0.0, high=12.0),
+    ),
     relative_error=0.04,
     source=(
         "simulated on torch 2.13 and transformers 5.23: 12.00; measured on an A100: 12.0 with all logits, and "
         "float32 activations where prepare_model_for_kbit_training ran (foundation-model-stack/fms-acceleration, "
-        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.16 sft_trainer.py, which computes its loss in chunks "
-        "without whole logits, and casts nothing up"
+        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py: a loss in "
+        "chunks without whole logits is a setting from 1.4 on and the default from 1.6 on; 1.16 casts nothing up"
     ),
 )
-"""TRL up to 0.x and Trainer hold all logits; TRL 1.16 computes `nll` in chunks without them."""
+"""TRL up to 1.3 and Trainer hold all logits; from 1.6 on it computes the loss in chunks without them."""

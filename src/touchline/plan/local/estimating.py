@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import get_backend, memory_coefficients, memory_names
@@ -46,6 +49,7 @@ from touchline.estimate.memory import (
     most,
     most_that_could_fit,
 )
+from touchline.estimate.outgrown import ONE_SIZE, widths_of
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
@@ -53,6 +57,7 @@ from touchline.estimate.work import StepWork
 from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
+from touchline.plan.local.given_lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
 from touchline.spec.defaults import DEFAULT_BACKEND
 from touchline.spec.experiment import TrainConfig
@@ -86,7 +91,9 @@ class EstimateRequest:
     seq_len: int = 2048
     """Tokens of the longest sequence, including padding; determines memory."""
     mean_length: float | None = None
-    """Mean tokens per sequence, including padding; determines time."""
+    """Mean tokens per sequence, including padding; determines time, and what the allocator keeps."""
+    lengths: str | None = None
+    """Lengths of the examples in tokens instead: a file of numbers, or `A,B,C`."""
     label_fraction: float = 1.0
     """Fraction of tokens that are labels, 0 to 1."""
     image_tokens: int = 0
@@ -128,14 +135,24 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
         InputError: with every option that is wrong.
     """
     machine, gpu, notes = _device(request)
-    setup, coefficients = _setup(request, settings, gpu)
+    lengths = _lengths(request)
+    if isinstance(lengths, np.ndarray):
+        beyond = int((lengths > request.seq_len).sum())
+        notes += [f"{beyond} of {plural(len(lengths), 'length')} cut at {request.seq_len}: --seq-len"] if beyond else []
+        widths = widths_of(np.minimum(lengths, request.seq_len), request.micro_batch_size)
+        count = request.examples or len(lengths)
+        request = replace(request, seq_len=int(widths.max()), mean_length=float(widths.mean()), examples=count)
+    setup, coefficients = _setup(request, settings, gpu, [lengths] if isinstance(lengths, Finding) else [])
+    assert not isinstance(lengths, Finding)
     if machine.kind == "cpu":
         # The default backend supports CPUs; it determines the attention kernel there.
         eager = get_backend(DEFAULT_BACKEND).setup(TrainConfig(), setup.shape, machine, request.seq_len)
         setup = replace(setup, attention=eager.attention)
-    batch = batch_of(request.micro_batch_size, request.seq_len, request.label_fraction)
+    rows, width = request.micro_batch_size, request.seq_len
+    batch = batch_of(rows, width, request.label_fraction)
+    outgrown = outgrown_by(lengths, longest=width, mean=request.mean_length, count=request.examples, rows=rows)
     past = _past(request, setup, settings)
-    memory = _memory(setup, batch, coefficients, machine, gpu, past)
+    memory = _memory(setup, batch, coefficients, machine, gpu, past, outgrown)
     step = _step(request, setup, machine, past)
 
     def predict(point: MeasuredPoint) -> float:
@@ -180,9 +197,23 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     )
 
 
-def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
-    """Return the training setup of the options, or raise all their errors together."""
-    faults: list[Finding] = []
+def _lengths(request: EstimateRequest) -> NDArray[np.int64] | Finding | None:
+    """Return the lengths of the examples, or what is wrong with them; shape [examples]. None if they are not given."""
+    if request.lengths is None:
+        return None
+    if request.mean_length is not None:
+        return _fault("--lengths", "--lengths and --mean-length are both given, expected one of them")
+    found = read_lengths(request.lengths)
+    if isinstance(found, str):
+        return _fault("--lengths", f"--lengths {request.lengths}: {found}", "--lengths 120,340,95, or a file of these")
+    return found
+
+
+def _setup(
+    request: EstimateRequest, settings: UserConfig, gpu: Gpu | None, known: Sequence[Finding]
+) -> tuple[TrainingSetup, MemoryCoefficients]:
+    """Return the training setup of the options, or raise all their errors together, with those that are known."""
+    faults = list(known)
     dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
     for option, value, allowed in (
         ("--method", request.method, get_args(Method)),
@@ -293,12 +324,13 @@ def _memory(
     machine: TargetMachine,
     gpu: Gpu | None,
     past: PastRuns,
+    outgrown: tuple[float, float] = ONE_SIZE,
 ) -> MemoryEstimate:
     if machine.kind == "cpu":
         return cpu_memory_estimate(
             setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
         )
-    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory, outgrown=outgrown)
 
 
 def _settings(
@@ -468,6 +500,8 @@ def _notes(request: EstimateRequest, setup: TrainingSetup) -> Iterable[str]:
         yield f"{request.model} is stored in 4 bits: estimated as --method {setup.method}"
     if setup.shape.extrapolated is not None:
         yield f"extrapolated: {setup.shape.extrapolated}"
+    if request.mean_length is None:
+        yield "lengths are not given, so reserved memory is that of rows of one length: --mean-length or --lengths"
 
 
 def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:
