@@ -210,6 +210,21 @@ def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
     assert not (place / "history").exists()
 
 
+def test_settings_that_a_log_leaves_open_are_stated_and_a_wrong_one_has_a_hint_to_type(place: Path) -> None:
+    record = add(place, adapter_dtype="bf16", dropout="0", compiled="no")
+    training = record.training
+    assert isinstance(training.adapter_dtype, SourcedText)
+    assert isinstance(training.dropout, Quantity)
+    assert isinstance(training.compiled, SourcedText)
+    assert (training.adapter_dtype.value, training.dropout.value, training.compiled.value) == ("bfloat16", 0, "false")
+    wrong = {"adapter_dtype": "int7", "dropout": "1.5", "compiled": "perhaps"}
+    with pytest.raises(InputError) as raised:
+        api.history_import([place / "logs"], place / "history", facts=wrong)
+    hints = [finding.hint for finding in raised.value.findings]
+    assert hints == ["--fact adapter_dtype=float32", "--fact dropout=0.05", "--fact compiled=false"]
+    assert "expected a number from 0 to 1" in raised.value.findings[1].message
+
+
 def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
     """A number, a text or a truth value where the fact is one; every other value of YAML is refused."""
     values = [

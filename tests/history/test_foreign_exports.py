@@ -350,3 +350,40 @@ def test_what_a_comparison_says_of_failures_and_kinds(tmp_path: Path) -> None:
     for broken in ({}, {"metrics": 3}, {"metrics": [3, {"step": "x"}], "accelerator_memory_max": "lots"}):
         path.write_text(json.dumps(comparison() | {"train_info": broken}))
         list(find_runs([path]))
+
+
+def test_a_result_of_the_comparison_is_a_run_of_the_same_settings_at_default_options(tmp_path: Path) -> None:
+    """Its adapters are float32, as PEFT makes them and an estimate takes them; before, they had the base's dtype."""
+    from touchline.backends.registry import memory_coefficients
+    from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
+    from touchline.data.shapes import load_shape
+    from touchline.estimate.gpus import Gpu, find_gpu
+    from touchline.estimate.history_points import to_memory_points
+    from touchline.estimate.memory import memory_estimate
+    from touchline.history.record import RunRecord
+
+    path = tmp_path / "lora--llama-3.2-3B-rank32.json"
+    path.write_text(json.dumps(comparison()))
+    (found,) = find_runs([path])
+    assert isinstance(found, LoggedRun)
+    record = record_of_run(found)
+    assert isinstance(record, RunRecord)
+    points = to_memory_points(record, lambda name: load_shape(name, tmp_path))
+    assert not isinstance(points, Missing)
+    coefficients, gpu = memory_coefficients("plain"), find_gpu("L40S")
+    assert not isinstance(coefficients, Missing)
+    assert isinstance(gpu, Gpu)
+    setup = TrainingSetup(
+        shape=load_shape("meta-llama/Llama-3.2-3B", tmp_path),
+        backend="plain",
+        method="lora",
+        rank=32,
+        target_modules=("q_proj", "v_proj"),
+        base_dtype="bfloat16",
+        adapter_dtype=coefficients.adapter_dtype,
+        dropout=coefficients.dropout,
+    )
+    batch = MicroBatch(rows=4, width=768, label_tokens=4 * 768)
+    estimate = memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=points)
+    assert estimate.reserved.rung is EvidenceLevel.SAME_RUN
+    assert estimate.reserved.value == pytest.approx(20)

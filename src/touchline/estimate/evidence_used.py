@@ -27,6 +27,7 @@ _MOST_GROUPS = 4
 _CLOSE = math.log(1.25)
 """Logarithm of measured over predicted memory within which a run is left out for closer ones, not for its figure."""
 _CLOSER = "closer runs count instead"
+_NOTHING = "no training is estimated"
 _WORDS: Final = {
     "adapter_dtype": "adapter dtype",
     "target_modules": "target modules",
@@ -128,10 +129,13 @@ def _not_for_time(
     point = run.time
     if isinstance(point, Missing):
         return Reason(text=_literal(point.missing))
-    found = [_time_reason(point, setup, machine) for setup in _nearest(point, setups)]
-    if all(found):
-        return found[0]
-    return None if point.name in used else Reason(text=_CLOSER if used else "the estimates were made before")
+    first: Reason | None = None
+    for setup in _nearest(point, setups):
+        reason = _time_reason(point, setup, machine)
+        if reason is None:
+            return None if point.name in used else Reason(text=_CLOSER if used else "the estimates were made before")
+        first = first or reason
+    return first or Reason(text=_NOTHING)
 
 
 def _time_reason(point: TimePoint, setup: TrainingSetup, machine: TargetMachine) -> Reason | None:
@@ -153,17 +157,14 @@ def _not_for_memory(
     if isinstance(run.memory, Missing):
         return Reason(text=_literal(run.memory.missing))
     point = run.memory[0]
-    found: list[tuple[Reason | None, TrainingSetup]] = []
+    settings, first = evidence_memory.stack_settings, None
     for setup in _nearest(point, setups):
         (asked,) = as_requested([point], setup)
-        settings = evidence_memory.stack_settings
-        found.append((_difference(settings(asked.setup), settings(setup)), setup))
-    alike = next((setup for reason, setup in found if reason is None), None)
-    if alike is None:
-        return found[0][0]
-    if run.name in used:
-        return None
-    return _figure(run.memory, alike, predict, closer=bool(used))
+        reason = _difference(settings(asked.setup), settings(setup))
+        if reason is None:
+            return None if run.name in used else _figure(run.memory, setup, predict, closer=bool(used))
+        first = first or reason
+    return first or Reason(text=_NOTHING)
 
 
 def _figure(
@@ -241,7 +242,7 @@ def _assumed(used: Mapping[PastUse, Sequence[PastRun]], setups: Sequence[Trainin
         for run in runs:
             points_ = (run.time, *(() if isinstance(run.memory, Missing) else run.memory))
             point = next(point for point in points_ if not isinstance(point, Missing))
-            asked = _nearest(point, setups)[0]
-            if unstated := doubts(point, asked):
+            nearest = _nearest(point, setups)[:1]
+            if unstated := [name for setup in nearest for name in doubts(point, setup)]:
                 found.setdefault(", ".join(_WORDS.get(name, name) for name in unstated), {})[id(run)] = run.name
     return tuple(group_of(list(names.values()), reason, BOTH) for reason, names in found.items())

@@ -205,8 +205,10 @@ def _value_of(key: str, raw: object, shown: str, where: Location | None, finding
         return None
     value = _typed(fact, raw)
     if value is None:
-        expected = f"one of {', '.join(fact.words)}" if fact.words else f"a {fact.form}"
-        hint = f"{shown} {fact.example}" if where is None else f"{shown}: {fact.example}"
+        form = "number from 0 to 1" if fact.form == "share" else fact.form
+        expected = f"one of {', '.join(fact.words)}" if fact.words else f"a {form}"
+        option = shown.removesuffix("...") if shown.endswith("...") else f"{shown} "
+        hint = f"{option}{fact.example}" if where is None else f"{shown}: {fact.example}"
         findings.append(_finding(shown, f"{shown} is {str(raw)[:80]!r}, expected {expected}", hint, where))
     return value
 
