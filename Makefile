@@ -176,6 +176,7 @@ bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against 
 	$(BIN)/python benchmarks/packing.py --torchtune-python $(TUNE)/bin/python
 	$(BIN)/python benchmarks/token_lengths.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/estimates.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/held_out.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/read_logs.py
 	$(BIN)/python benchmarks/placement.py
