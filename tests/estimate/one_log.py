@@ -68,7 +68,14 @@ def memory_pairs() -> list[OneLog]:
         for kind in KINDS:
             if kind not in row.gib or kind not in log.gib:
                 continue
-            point = MeasuredPoint(setup=log.setup, batch=log.batch, kind=kind, peak_gib=log.gib[kind], name=log.name)
+            point = MeasuredPoint(
+                setup=log.setup,
+                batch=log.batch,
+                kind=kind,
+                peak_gib=log.gib[kind],
+                name=log.name,
+                outgrown=log.outgrown,
+            )
             cold, warm = (
                 memory_estimate(
                     row.setup,
@@ -76,6 +83,7 @@ def memory_pairs() -> list[OneLog]:
                     coefficients=row.coefficients,
                     gpu=None if isinstance(gpu, Missing) else gpu,
                     evidence=known,
+                    outgrown=row.outgrown,
                     with_what_ifs=False,
                 )
                 for known in ((), (point,))

@@ -56,8 +56,8 @@ def cpu_memory_estimate(
     base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
     process = reserved.plus(base, base_low, base_high)
 
-    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
-        del kind
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind, outgrown: tuple[float, float]) -> Computed:
+        del kind, outgrown
         there, held = peak_parts(other, its, coefficients), weight_bytes(other, coefficients) / GIB
         beside = [own + times * held for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True)]
         resident = (there.resident / GIB - less) * typical + beside[1]

@@ -29,10 +29,21 @@ from touchline.estimate.coefficients_memory import (
     SAME_STACK_ERROR,
 )
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.parts import after_init_bytes, peak_parts
 from touchline.estimate.points import as_requested
 from touchline.estimate.residuals import half_width, spread
-from touchline.estimate.spreads import NORMAL_95, ORDER, Range, fragmentation, relative_error, upwards, weight_spread
+from touchline.estimate.spreads import (
+    NORMAL_95,
+    ORDER,
+    Range,
+    contexts,
+    fragmentation,
+    relative_error,
+    upwards,
+    weight_spread,
+    with_cache,
+)
 
 _PLAUSIBLE = (0.35, 2.8)
 """Range of plausible factors on the activations. A factor outside contradicts the stated settings."""
@@ -64,6 +75,8 @@ class MeasuredPoint:
     """Name or id of the run."""
     unstated: tuple[str, ...] = ()
     """Fields of `setup` that its log does not state."""
+    outgrown: tuple[float, float] = ONE_SIZE
+    """What `outgrown_of` says of all its micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,13 +139,14 @@ def fit(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     points: Sequence[MeasuredPoint],
+    outgrown: tuple[float, float] = ONE_SIZE,
 ) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
     """Return the estimates at the best evidence level, the narrowest first, and reasons for points left out."""
 
-    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
-        return _computed(other, its, coefficients, gpu, kind)
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind, sizes: tuple[float, float]) -> Computed:
+        return _computed(other, its, coefficients, gpu, kind, sizes)
 
-    return fit_with(setup, batch, coefficients, points, computed)
+    return fit_with(setup, batch, coefficients, points, computed, outgrown)
 
 
 def fit_with(
@@ -140,7 +154,8 @@ def fit_with(
     batch: MicroBatch,
     coefficients: MemoryCoefficients,
     points: Sequence[MeasuredPoint],
-    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
+    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind, tuple[float, float]], Computed],
+    outgrown: tuple[float, float] = ONE_SIZE,
 ) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
     """Return the same for memory that another formula computes."""
     usable: list[_Point] = []
@@ -149,14 +164,14 @@ def fit_with(
         if (reason := _after_init(point, coefficients)) is not None:
             refused.append(reason)
             continue
-        usable.append(_Point(measured=point, computed=computed(point.setup, point.batch, point.kind)))
+        usable.append(_Point(measured=point, computed=computed(point.setup, point.batch, point.kind, point.outgrown)))
     candidates: list[Fitted] = []
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
         same_run = [point for point in same_model if _same_adapter(point.measured.setup, setup)]
         same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]
-        target = computed(setup, batch, kind)
+        target = computed(setup, batch, kind, outgrown)
         if same_run:
             candidates.append(_observed(kind, same_run))
         elif same_model:
@@ -192,13 +207,19 @@ def _after_init(point: MeasuredPoint, coefficients: MemoryCoefficients) -> str |
 
 
 def _computed(
-    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None, kind: MemoryKind
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    gpu: Gpu | None,
+    kind: MemoryKind,
+    outgrown: tuple[float, float],
 ) -> Computed:
     parts = peak_parts(setup, batch, coefficients)
     total = parts.total / GIB
     exact = Range(value=total, low=total, high=total)
     # What the allocator's cache and the driver add, and how far that is from known.
-    found = upwards(exact, "allocated", setup, parts, gpu, coefficients)[kind]
+    found = with_cache(upwards(exact, "allocated", setup, parts, gpu, coefficients), outgrown, parts, gpu)[kind]
+    driver = contexts(gpu)[0] if kind == "process" else 0.0
     scale, prior, own = 1 / GIB, FACTOR_PRIOR, NOISE
     if kind != "allocated":
         # With the cache in it a figure tells less of the activations than their code does.
@@ -206,8 +227,8 @@ def _computed(
         scale *= fragmentation(setup, parts, coefficients)[0]
     unsure = math.fsum(weight_spread(setup, coefficients)) / (2 * NORMAL_95) * scale
     return Computed(
-        resident=found.value - parts.activations * scale,
-        activations=parts.activations * scale,
+        resident=parts.resident * scale + driver,
+        activations=found.value - parts.resident * scale - driver,
         errors=(
             # Gradients are as certain as what lies there all the time.
             math.hypot(RESIDENT_ERROR * (parts.resident + parts.gradients) * scale, unsure),

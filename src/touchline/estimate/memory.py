@@ -72,12 +72,11 @@ def memory_estimate(
     if batch.rows < 1 or batch.width < 1:
         raise ValueError("a micro-batch has at least one row of one token")
     parts = peak_parts(setup, batch, coefficients)
-    found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence)
+    found, fits, refused = _ranges(setup, batch, coefficients, gpu, evidence, outgrown)
+    plain = found if outgrown == ONE_SIZE else _ranges(setup, batch, coefficients, gpu, evidence, ONE_SIZE)[0]
     fitted = next(iter(fits.values()), None)
-    # A peak that was measured in reserved memory has what the allocator kept in it.
-    shown = with_cache(found, outgrown, parts, gpu) if fits.keys() <= {"allocated"} else found
     estimates = {
-        kind: _estimate(kind, shown[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
+        kind: _estimate(kind, found[kind], setup, coefficients, fits.get(kind, fitted), refused) for kind in ORDER
     }
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
@@ -93,9 +92,10 @@ def memory_estimate(
         process=estimates["process"],
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
-        verdict=verdict(found["process"], capacity),
+        # What the allocator keeps of smaller micro-batches it gives back before memory runs out.
+        verdict=verdict(plain["process"], capacity),
         assumption=_KEPT_BLOCKS
-        if shown["process"].value > _MUCH_KEPT * found["process"].value
+        if found["process"].value > _MUCH_KEPT * plain["process"].value
         else _assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
@@ -161,7 +161,7 @@ def _most_rows(
     upper: bool,
 ) -> int:
     def fits(rows: int) -> bool:
-        found, _, _ = _ranges(setup, batch_of(rows, width, label_share), coefficients, gpu, evidence)
+        found, _, _ = _ranges(setup, batch_of(rows, width, label_share), coefficients, gpu, evidence, ONE_SIZE)
         end = found["process"].high if upper else found["process"].low
         return end < gpu.capacity_gib if upper else end <= gpu.capacity_gib
 
@@ -188,14 +188,19 @@ def _ranges(
     coefficients: MemoryCoefficients,
     gpu: Gpu | None,
     evidence: Sequence[MeasuredPoint],
+    outgrown: tuple[float, float],
 ) -> tuple[dict[MemoryKind, Range], dict[MemoryKind, Fitted], tuple[str, ...]]:
     parts = peak_parts(setup, batch, coefficients)
-    fits, refused = fit(setup, batch, coefficients, gpu, evidence)
+    fits, refused = fit(setup, batch, coefficients, gpu, evidence, outgrown)
     narrowest = next(iter(fits.values()), None)
     if narrowest is None:
         plain = allocated_range(setup, batch, coefficients)
-        return upwards(plain, "allocated", setup, parts, gpu, coefficients), {}, refused
+        found = upwards(plain, "allocated", setup, parts, gpu, coefficients)
+        return with_cache(found, outgrown, parts, gpu), {}, refused
     found = upwards(narrowest.found, narrowest.kind, setup, parts, gpu, coefficients)
+    if narrowest.kind == "allocated":
+        # A peak that was measured in reserved memory has what the allocator kept in it.
+        found = with_cache(found, outgrown, parts, gpu)
     # What was measured of a kind tells more of it than another kind does.
     return found | {kind: fitted.found for kind, fitted in fits.items()}, fits, refused
 
