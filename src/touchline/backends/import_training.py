@@ -305,6 +305,8 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
     for source in sources[:1]:
         columns = _columns(carrier, source, table, places)
         _carry_source(carrier, source, columns, places, "data.train" if separate else "data.path")
+    # A name that experiment.yaml cannot hold was refused, and validation rows are no dataset by themselves.
+    separate = separate and "data.train" in carrier.settings
     for source in sources[1:]:
         if source.name.key not in carrier.seen:
             carrier.leave(source.name, Note(Reason.NO_COUNTERPART, "a dataset is one file", "join them in one file"))
@@ -396,12 +398,12 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
     }
     for key, value in columns.settings.items():
         if to == "data.validation":
-            carrier.same(source.format)
+            carrier.same(source.format, to)
         else:
             carrier.carry(key, origins.get(key) or origins.get("data.input") or source.format or name, value)
     for key, setting in columns.sources.items():
         carrier.seen.add(key)
-        carrier.parts[key] = setting
+        carrier.parts.setdefault(key, setting.replace("data.path", to))
     if "data.messages" in columns.settings:
         why = "the loss is taken on a chat's last turn, not on each turn of the assistant"
         carrier.leave(source.format or name, Note(Reason.CHANGED, why))
