@@ -208,6 +208,12 @@ ALL_ROWS = Note(
     "data.test: a file of such rows; or data.path instead of data.train, to split the file",
 )
 """Of a config that holds no rows back. `touchline import` names its file in `data.train`."""
+HF_KEYS: Mapping[str, str] = {
+    "use_dora": "train.lora.dora",
+    "use_rslora": "train.lora.rslora",
+    "neftune_noise_alpha": "train.neftune_alpha",
+    "label_smoothing_factor": "train.label_smoothing",
+}
 HF_NOTES: Mapping[str, Note] = {
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "logging_dir", "run_name"), _OWN),
     **dict.fromkeys(("wandb_*", "mlflow_*", "comet_*", "swanlab_*", "use_swanlab", "report_to", "logging_*"), _METRICS),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from statistics import fmean, stdev
 
@@ -103,15 +104,7 @@ def _mean(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
     without = f"; {plural(left, 'seed')} not evaluated" if left else ""
     if len(known) == 1:
         ((_, only),) = known
-        return Quantity(
-            value=only.value,
-            unit="1",
-            low=only.low,
-            high=only.high,
-            coverage=only.coverage,
-            aggregation="mean",
-            method=f"one seed, interval over items: {only.method}{without}",
-        )
+        return replace(only, method=f"one seed, interval over items: {only.method}{without}")
     values = [score.value for _, score in known]
     mean, spread = fmean(values), stdev(values)
     of_each = ", ".join(f"{seed}: {value:.6g}" for (seed, _), value in zip(known, values, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
+    HF_KEYS,
     HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
@@ -66,12 +67,7 @@ IMPORTS = ImportTable(
     schedules=HF_SCHEDULES,
     optimizers=HF_OPTIMIZER_WORDS,
     attention={"auto": "auto", "sdpa": "sdpa", "disabled": "eager", "fa2": "flash_attention_2"},
-    keys={
-        "use_dora": "train.lora.dora",
-        "use_rslora": "train.lora.rslora",
-        "neftune_noise_alpha": "train.neftune_alpha",
-        "label_smoothing_factor": "train.label_smoothing",
-    },
+    keys=HF_KEYS,
     words={
         "enable_liger_kernel": ("train.kernels", {"true": "liger", "false": "none"}),
         "pissa_init": ("train.lora.init", {"true": "pissa", "false": "default"}),

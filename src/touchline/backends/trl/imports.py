@@ -8,6 +8,7 @@ from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
     ALL_ROWS,
     ATTENTION,
+    HF_KEYS,
     HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
@@ -95,12 +96,7 @@ IMPORTS = ImportTable(
     schedules=HF_SCHEDULES,
     optimizers=HF_OPTIMIZER_WORDS,
     attention=ATTENTION,
-    keys={
-        "use_dora": "train.lora.dora",
-        "use_rslora": "train.lora.rslora",
-        "neftune_noise_alpha": "train.neftune_alpha",
-        "label_smoothing_factor": "train.label_smoothing",
-    },
+    keys=HF_KEYS,
     words={
         "use_liger_kernel": ("train.kernels", {"true": "liger", "false": "none"}),
         "use_liger": ("train.kernels", {"true": "liger", "false": "none"}),
