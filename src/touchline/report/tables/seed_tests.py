@@ -32,9 +32,11 @@ def seed_test_tables(report: Report) -> tuple[Table, ...]:
     notes: tuple[str, ...] = ()
     if further:
         contrasts = family_words(further[0], further[0].effects_family, "contrast")
+        crossed = further[0].interactions_family
+        more = f" Interactions, marked x, are another, of {crossed:,}." if crossed else ""
         notes = (
-            f"The same contrasts as on the test set named first. They are one family of their own, of {contrasts}; its "
-            f"interactions, marked x, are another, of {further[0].interactions_family:,}. Columns as above.",
+            f"The same contrasts as on the test set named first. They are one family of their own, of {contrasts}."
+            f"{more} Columns as above.",
         )
     title = "Tests over training seeds"
     return present(_table(own, title, (_CAPTION,)), _table(further, f"{title}: further test sets", notes))
