@@ -11,7 +11,9 @@ from tests.run.made_plans import CPU, GPU, MODEL, made_plan, made_run
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.kernels import needed_kernels
-from touchline.backends.registry import backend_names, get_backend, refused_settings
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.registry import backend_names, get_backend, memory_coefficients, refused_settings
+from touchline.estimate.parts import vocab_bytes
 from touchline.plan.local.target import kernel_findings
 from touchline.spec.experiment import ComputeConfig, TrainConfig
 
@@ -114,5 +116,14 @@ def test_memory_follows_the_kernels() -> None:
         ]
         assert [setup.attention for setup in setups] == ["fused", "eager", "fused"]
         assert [setup.loss for setup in setups] == [None, None, "fused"]
+    # TRL from 1.16 on, the oldest release that our script takes, holds none with its own loss either.
+    own, smoothed = (
+        get_backend("trl").setup(TrainConfig(backend="trl", label_smoothing=each), LLAMA_1B, GPU, 128)
+        for each in (0.0, 0.1)
+    )
+    coefficients = memory_coefficients("trl")
+    assert isinstance(coefficients, MemoryCoefficients)
+    assert vocab_bytes(own, coefficients) == (0.0, 0.0, 2.0)
+    assert vocab_bytes(smoothed, coefficients)[0] == 12.0
     ours = [get_backend("peft").setup(TrainConfig(attention=each), LLAMA_1B, CPU, 64) for each in ("auto", "sdpa")]  # type: ignore[arg-type]
     assert [setup.attention for setup in ours] == ["eager", "fused"]

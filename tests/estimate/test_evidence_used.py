@@ -13,7 +13,7 @@ from tests.history.made import make_record, number
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
-from touchline.core.estimate import MemoryEstimate, MicroBatch, PastRunsUsed, TrainingSetup
+from touchline.core.estimate import EvidenceLevel, MemoryEstimate, MicroBatch, PastRunsUsed, TrainingSetup
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
@@ -147,6 +147,31 @@ def test_what_a_log_states_may_differ(stated: dict[str, object], changes: dict[s
     assert found.memory == ()
     (group,) = (group for group in found.left_out if group.of == ("memory",))
     assert (group.reason, group.runs) == (reason, ("old",))
+
+
+@pytest.mark.parametrize(
+    ("versions", "assumed", "logits"),
+    [((), ["trainer version"], False), (("trl=1.16.0",), [], False), (("trl=0.15.2", "torch=2.6.0"), [], True)],
+)
+def test_the_loss_of_a_log_is_that_of_the_trainers_version(
+    versions: tuple[str, ...], assumed: list[str], logits: bool
+) -> None:
+    """TRL held all logits once. A log that names no version has that of the plan; another version is no repetition."""
+    setup = asked(release="1.16")
+    record = logged(
+        gib=fitting(replace(setup, release="0.15" if logits else "1.16")),
+        dropout=number(0),
+        versions=versions,
+        **words(target_modules=",".join(WHOLE), adapter_dtype="float32", gradient_checkpointing="false"),
+    )
+    found = used([record], setup)
+    assert [group.reason for group in found.assumed] == assumed
+    runs = collect_points([record], shape_of)
+    assert not isinstance(runs[0].memory, Missing)
+    estimate = memory(setup, runs[0].memory).allocated
+    assert estimate.evidence == ("old",)
+    assert (estimate.rung is EvidenceLevel.SAME_RUN) == (versions == ("trl=1.16.0",))
+    assert estimate.value == pytest.approx(fitting(setup), rel=0.05)
 
 
 def test_accumulation_of_a_log_is_that_of_the_plan() -> None:

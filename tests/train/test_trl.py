@@ -11,12 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from peft import LoraConfig
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
 from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig
+from trl.trainer.utils import add_fused_lm_head
 
 from touchline import api
 from touchline.core.errors import ParentNotReadyError, PlanDriftError
@@ -274,3 +279,27 @@ def test_a_termination_signal_saves_and_ends_with_its_own_code(experiment: Plann
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == EXIT_STOPPED
     assert list(place.glob("resume/step_*"))
+
+
+@pytest.mark.parametrize("labels", [1.0, 0.25])
+def test_the_loss_holds_no_logits_of_all_tokens(labels: float) -> None:
+    """What `MEMORY.own_release` says of the installed TRL: a buffer of at most 32,768 entries of the vocabulary."""
+    tokens, entries, largest = 64, 1 << 17, [0]
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=entries, num_key_value_heads=1, **shape))
+    model.requires_grad_(False).model.norm.weight.requires_grad_(True)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    ids = torch.arange(tokens)[None]
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = function(*args, **(kwargs or {}))
+            sizes = (each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor))
+            largest[0] = max(largest[0], *sizes, 0)
+            return made
+
+    masked = ids.where(torch.rand(ids.shape, generator=torch.manual_seed(0)) < labels, IGNORED)
+    with Sizes():
+        model(input_ids=ids, labels=masked, fused_lm_head=True).loss.backward()
+    assert entries * model.config.hidden_size <= largest[0] <= tokens * 32768
+    assert largest[0] < tokens * entries

@@ -87,6 +87,8 @@ class MemoryCoefficients:
     """Label tokens times vocabulary entries that have logits at once where the head is frozen; None: all of them."""
     releases: tuple[ReleaseLoss, ...] = ()
     """Loss computation in earlier releases, oldest first. `vocab_bytes` counts if the release is unknown."""
+    own_release: str | None = None
+    """Oldest release that touchline's own program of this trainer takes, where releases differ."""
     dynamic_extra: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Bytes per parameter that a 4-bit base stored by Unsloth takes more: typical, lowest, highest."""
     reserves: tuple[float, float, float] | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.outgrown import ONE_SIZE
-from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
 from touchline.estimate.points import as_requested
 from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import (
@@ -158,6 +159,7 @@ def fit_with(
     outgrown: tuple[float, float] = ONE_SIZE,
 ) -> tuple[dict[MemoryKind, Fitted], tuple[str, ...]]:
     """Return the same for memory that another formula computes."""
+    loss_of = partial(vocab_bytes, coefficients=coefficients)
     usable: list[_Point] = []
     refused: list[str] = []
     for point in as_requested(points, setup):
@@ -171,6 +173,7 @@ def fit_with(
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
         same_run = [point for point in same_model if _same_adapter(point.measured.setup, setup)]
         same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]
+        same_run = [point for point in same_run if loss_of(point.measured.setup) == loss_of(setup)]
         target = computed(setup, batch, kind, outgrown)
         if same_run:
             candidates.append(_observed(kind, same_run))

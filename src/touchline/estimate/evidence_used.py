@@ -35,6 +35,7 @@ _WORDS: Final = {
     "accumulates": "gradient accumulation",
     "gradient_checkpointing": "gradient checkpointing",
     "compiled": "compilation",
+    "release": "trainer version",
 }
 """Names of settings that differ from those of `TrainingSetup`."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
-from touchline.backends.registry import traits_of
+from touchline.backends.registry import memory_coefficients, traits_of
 from touchline.backends.traits import adapted
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -221,6 +221,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         compiled=_word(training.compiled) == "true",
         dropout=_first(training.dropout) or 0.0,
         accumulates=(_passes(record) or 1.0) > 1,
+        release=_release(record),
         int8_base=quantization == "int8",
         nested_scales=True if method == "qlora" and record.origin == "touchline" else None,
     )
@@ -245,8 +246,28 @@ def unstated_settings(record: RunRecord) -> tuple[str, ...]:
         "gradient_checkpointing": isinstance(training.gradient_checkpointing, SourcedText),
         "attention": isinstance(training.attention, SourcedText),
         "compiled": isinstance(training.compiled, SourcedText),
+        "release": not _loss_follows_version(record) or _release(record) is not None,
     }
     return tuple(name for name, is_known in known.items() if not is_known)
+
+
+def _release(record: RunRecord) -> str | None:
+    """Return the version of a trainer whose releases compute their loss in different ways. None: unknown, or another.
+
+    touchline's own records hold no version of its trainers, and its programs take none before `own_release`.
+    """
+    trainer = _word(record.stack.trainer)
+    coefficients = memory_coefficients(trainer or "")
+    if isinstance(coefficients, Missing) or not coefficients.releases:
+        return None
+    named = (each.partition("=") for each in record.stack.versions)
+    own = coefficients.own_release if record.origin == "touchline" else None
+    return next((version for library, _, version in named if library == trainer), own)
+
+
+def _loss_follows_version(record: RunRecord) -> bool:
+    coefficients = memory_coefficients(_word(record.stack.trainer) or "")
+    return not isinstance(coefficients, Missing) and bool(coefficients.releases)
 
 
 def _passes(record: RunRecord) -> float | None:

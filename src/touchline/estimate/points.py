@@ -71,7 +71,7 @@ class _Measured(Protocol):
 Point = TypeVar("Point", bound=_Measured)
 
 
-_USUAL = frozenset({"attention", "compiled", "optimizer"})
+_USUAL = frozenset({"attention", "compiled", "optimizer", "release"})
 """Settings that hardly anybody changes."""
 
 

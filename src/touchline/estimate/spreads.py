@@ -33,6 +33,7 @@ NORMAL_95: Final = 1.6449
 PLAIN_VARIANT: Final = "lora"
 """Adapter type of the closed form."""
 ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
+_ONE_TOKEN: Final = MicroBatch(rows=1, width=1, label_tokens=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,13 @@ def relative_error(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tu
 
 def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
     """Return allocated memory at the peak, without evidence."""
+    found, least = (_peak_range(setup, its, coefficients) for its in (batch, _ONE_TOKEN))
+    # No peak is below that of the optimizer step, which no batch changes; nor are its ends.
+    return Range(value=found.value, low=max(found.low, least.low), high=max(found.high, least.high))
+
+
+def _peak_range(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Range:
+    """Return the same by the phase of the peak alone."""
     _, low_entry, high_entry = vocab_bytes(setup, coefficients)
     typical = peak_parts(setup, batch, coefficients)
     low = peak_parts(setup, batch, coefficients, low_entry)

@@ -20,6 +20,7 @@ from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
 from touchline.backends.trl.batching import TrlBatching
+from touchline.backends.trl.memory import MEMORY
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding
@@ -87,7 +88,10 @@ class TrlBackend:
         setup = training_setup(self.name, train, shape, machine, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")
         # Those of an adapter are too small to count.
-        return replace(setup, gradient_buckets=train.trains_all and devices > setup.shards)
+        buckets = train.trains_all and devices > setup.shards
+        # Smoothed labels take all logits in every release.
+        release = None if train.label_smoothing else MEMORY.own_release
+        return replace(setup, release=release, gradient_buckets=buckets)
 
     def batches(
         self, train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1
