@@ -21,6 +21,7 @@ from touchline.estimate.evidence_used import evidence_line, evidence_used, group
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import collect_points
 from touchline.estimate.memory import memory_estimate
+from touchline.estimate.outgrown import USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.history.reading import SourcedText
@@ -172,6 +173,38 @@ def test_the_loss_of_a_log_is_that_of_the_trainers_version(
     assert estimate.evidence == ("old",)
     assert (estimate.rung is EvidenceLevel.SAME_RUN) == (versions == ("trl=1.16.0",))
     assert estimate.value == pytest.approx(fitting(setup), rel=0.05)
+
+
+@pytest.mark.parametrize("longest", [512, 2048])
+def test_what_the_allocator_keeps_is_counted_once(longest: int) -> None:
+    """A log of rows of many lengths holds those blocks in its figure, and so does the plan of the same data."""
+    setup = asked(release="0.15")
+    lengths = widths_of(lengths_of_mean(longest, 512, USUAL_COUNT * 4), 4)
+    batches = [MicroBatch(rows=rows, width=longest, label_tokens=rows * longest) for rows in (4, 2)]
+    gpu = find_gpu("A100-80GB")
+    assert isinstance(gpu, Gpu)
+
+    def predict(batch: MicroBatch, known: Sequence[MeasuredPoint] = ()) -> float:
+        return memory_estimate(
+            setup,
+            batch,
+            coefficients=coefficients(setup),
+            gpu=gpu,
+            evidence=known,
+            outgrown=outgrown_of(lengths),
+            with_what_ifs=False,
+        ).reserved.value
+
+    record = logged(
+        peak_memory=number(predict(batches[0]), "GiB", phase="step", kind="reserved"),
+        longest_tokens=number(longest, "tokens"),
+        versions=("trl=0.15.2",),
+        gib=None,
+    )
+    (run,) = collect_points([record], shape_of)
+    assert not isinstance(run.memory, Missing)
+    for batch in batches:
+        assert predict(batch, run.memory) == pytest.approx(predict(batch), rel=0.02)
 
 
 def test_accumulation_of_a_log_is_that_of_the_plan() -> None:

@@ -11,6 +11,9 @@ import pytest
 from tests.history.made_torchtune import write_torchtune_log
 from tests.tiny_model import build_tiny_model, write_tiny_words
 
+from touchline.data.user_config import UserConfig
+from touchline.estimate.local.past_runs import past_runs
+
 pytestmark = pytest.mark.planning
 
 Call = Callable[..., tuple[int, str, str]]
@@ -193,3 +196,21 @@ def test_a_trainers_word_for_a_model_that_is_not_here_names_what_to_download(tmp
     write_torchtune_log(tmp_path / "old" / "slurm-1.out", weights="/scratch/out/epoch_0", data=str(data))
     (hint,) = hints(call("import", str(tmp_path / "old"), "--gpu", "A100-80GB")[2])
     assert hint.startswith("hf download meta-llama/Llama-3.2-1B ")
+
+
+def test_a_broken_record_is_counted_among_the_past_runs(tmp_path: Path, call: Call) -> None:
+    """Also one that was broken after its line in the index."""
+    tokenizers(tmp_path)
+    data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
+    assert call("import", str(logs(tmp_path, data)), "--gpu", "A100-80GB")[0] == 0
+    one, other = sorted((tmp_path / "history" / "records").rglob("*.json"))
+    one.write_text("{")
+    settings = UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path, history_dir=tmp_path / "history")
+    found = past_runs(settings, {"torchtune"}, ())
+    assert len(found.runs) == 1
+    assert [(group.runs, group.reason) for group in found.others] == [
+        ((one.name,), "broken: touchline history list says why")
+    ]
+    other.rename(other.with_name("copy.json"))
+    found = past_runs(settings, {"torchtune"}, ())
+    assert found.others[0].count == 2

@@ -100,6 +100,13 @@ def test_origins() -> None:
     assert before["train.lora.dropout"].origin is Origin.DEFAULT
 
 
+def test_no_evaluated_epoch_is_a_value_and_no_default() -> None:
+    """`evaluate.epochs: []`, as an import writes it, was said to be "the model that one would keep"."""
+    run = dataclasses.replace(_run("a", 4), evaluate=EvaluateConfig(epochs=()))
+    row = _by_key(_plan(run))["evaluate.epochs"]
+    assert (row.origin, row.reason, setting_text(row)) == (Origin.GIVEN, None, "none")
+
+
 def test_fixed_settings_follow_the_run() -> None:
     """Adafactor has no betas and Muon has a momentum; what no run has is not listed, and the trainer is no constant."""
     keys = ("train.optimizer_betas", "train.optimizer_momentum")

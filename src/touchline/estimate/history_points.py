@@ -22,6 +22,7 @@ from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
+from touchline.estimate.outgrown import NOT_TOLD, ONE_SIZE, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 from touchline.estimate.points import CostSample, TimePoint
 from touchline.estimate.work import StepWork
 from touchline.history.reading import OptionalText, SourcedText
@@ -43,6 +44,8 @@ _LACKING: Final = {
     "max_seq_len": "packed, but the log does not state the sequence length",
 }
 """Reason why a record cannot be used, by the missing fact."""
+_MOST_COUNTED = 10_000
+"""Micro-batches of a record from which on more make no difference."""
 _NARROW = 1.3
 """Ratio of longest to mean length up to which the width of a padded batch is close to either."""
 
@@ -348,14 +351,39 @@ def to_memory_points(
         return batch
     if batch.rows < 1 or batch.width < 1:
         return Missing(missing="its largest micro-batch is empty")
-    name, unstated = record.run or record.name, unstated_settings(record)
+    name, unstated, outgrown = record.run or record.name, unstated_settings(record), _outgrown(record, batch)
     points = tuple(
-        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=size.value, name=name, unstated=unstated)
+        MeasuredPoint(
+            setup=setup,
+            batch=batch,
+            kind=peak.kind,
+            peak_gib=size.value,
+            name=name,
+            unstated=unstated,
+            outgrown=outgrown,
+        )
         for peak in record.costs.peak_memory
         if peak.kind is not None and peak.phase == "step" and peak.value > 0
         if isinstance(size := in_unit(peak, "GiB"), Quantity) and size.unit == "GiB"
     )
     return points or Missing(missing="no peak measured during training")
+
+
+def _outgrown(record: RunRecord, largest: MicroBatch) -> tuple[float, float]:
+    """Return what `outgrown_of` says of a record's micro-batches, by their mean width or by the mean length."""
+    if _word(record.packing.packed) == "true":
+        return ONE_SIZE
+    work, batching = record.work, record.batching
+    passes, tokens = _first(work.micro_batches), _first(work.padded_tokens)
+    if passes and tokens:
+        count = min((_first(work.steps) or USUAL_COUNT) * passes, _MOST_COUNTED)
+        mean = min(tokens / passes / largest.rows, largest.width)
+        return outgrown_of(lengths_of_mean(largest.width, mean, max(1, int(count))))
+    mean_or_none, longest = _first(batching.mean_tokens), _first(batching.longest_tokens)
+    if not mean_or_none or not longest:
+        return NOT_TOLD
+    lengths = lengths_of_mean(math.ceil(longest), min(mean_or_none, longest), USUAL_COUNT * largest.rows)
+    return outgrown_of(widths_of(lengths, largest.rows))
 
 
 def _largest(record: RunRecord) -> MicroBatch | Missing:

@@ -94,7 +94,7 @@ def past_runs_used(
     cold = replace(context, memory_points=())
 
     def predict(point: MeasuredPoint) -> float | None:
-        found = estimate_memory(point.setup, point.batch, cold)
+        found = estimate_memory(point.setup, point.batch, cold, outgrown=point.outgrown)
         return None if isinstance(found, Missing) else found.of_kind(point.kind).value
 
     return evidence_used(

@@ -16,6 +16,7 @@ from touchline.spec.defaults import DEFAULTS
 from touchline.spec.plan import Plan, PlannedRun
 
 _MICRO, _PACKED, _RATE = "train.micro_batch_size", "train.packed", "train.learning_rate"
+_EPOCHS = "evaluate.epochs"
 _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
 _DEVICES = "compute.gpus_per_run"
 _COLUMNS = ("data.input", "data.output", "data.messages")
@@ -115,7 +116,7 @@ _ROWS = (
     _Row("data.train_fraction", "training fraction (random split)"),
     _Row("data.split_seed", "random split seed"),
     _Row("task", "task"),
-    _Row("evaluate.epochs", "evaluated epochs"),
+    _Row(_EPOCHS, "evaluated epochs", unset="none"),
     _Row("evaluate.samples", "evaluated test items"),
     _Row("evaluate.batch_size", "evaluation batch size", "prompts"),
     _Row("evaluate.max_new_tokens", "longest answer", "tokens"),
@@ -173,7 +174,8 @@ def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
             return Origin.DECIDED, decided[key]
         if key in _COLUMNS and key in not_given:
             return Origin.DECIDED, reasons.get(key)
-        is_unset = all(each is None for each in values)
+        # No epoch at all is a value: nothing is evaluated.
+        is_unset = key != _EPOCHS and all(each is None for each in values)
         is_default = key in not_given or is_unset or all(value_text(each) == silent.get(key) for each in values)
         return (Origin.DEFAULT, reasons.get(key)) if is_default else (Origin.GIVEN, None)
 

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import seconds_to_hours
+from touchline.core.units import plural, seconds_to_hours
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.plan import Cohort, Plan, PlannedRun, devices_of
 
@@ -59,7 +59,7 @@ def totals(
         on_devices = sum_quantities([*training * devices, *known * evaluating], "s")
     if unknown:
         count = sum(isinstance(value, Missing) for value in evaluations)
-        note = f"{count} evaluations not counted: {'; '.join(unknown)}"
+        note = f"{plural(count, 'evaluation')} not counted: {'; '.join(unknown)}"
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     jobs = len(runs) - len(together) + len(cohorts)
     return Totals(

@@ -76,6 +76,9 @@ def past_runs(
     read = [read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS]]
     found = points_of([record for record in read if not isinstance(record, Broken)], settings)
     others: dict[str, list[str]] = {}
+    broken = [*index.broken, *(record for record in read if isinstance(record, Broken))]
+    if broken:
+        others["broken: touchline history list says why"] = [each.path.name for each in broken]
     for row in asked:
         trainer = _says(row.trainer)
         if trainer not in trainers:

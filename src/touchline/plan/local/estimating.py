@@ -156,7 +156,7 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     step = _step(request, setup, machine, past)
 
     def predict(point: MeasuredPoint) -> float:
-        cold = _memory(point.setup, point.batch, coefficients, machine, gpu, PastRuns())
+        cold = _memory(point.setup, point.batch, coefficients, machine, gpu, PastRuns(), point.outgrown)
         return cold.of_kind(point.kind).value
 
     used = evidence_used(

@@ -232,7 +232,8 @@ def kernel_findings(
         subject = kernels.setting.partition(":")[0]
         if machine is not None and machine.kind == "cpu":
             message = f"{kernels.setting} needs a GPU, and the runs are planned for a CPU"
-            yield _finding(DEVICES, message, kernels.without, where, subject=subject)
+            hint = f"{kernels.without}; or name the GPU of the runs: compute.gpu=A100-80GB"
+            yield _finding(DEVICES, message, hint, where, subject=subject)
         elif compute.executor == "local" and external_trainer(backend) is None and find_spec(kernels.module) is None:
             message = f"{kernels.setting} needs {kernels.package}, not installed here"
             hint = f"pip install {kernels.package}; or {kernels.without}"
