@@ -6,8 +6,8 @@ Without a file it makes the runs itself (`benchmarks/short_runs.py`, some minute
 half of the runs predict the other half; two models predict the third; each run is predicted by all others. The rules:
 `steps / it_per_s` takes the speed of an earlier run of the model as it is, whatever its batch; the scaling rule takes
 that of another model times "3B is 2x slower, 7B 4 to 5x", which is the ratio of parameters to the power of 0.73.
-Public rows follow: Qwen's README (A100), fms-acceleration (A100), and litgpt's tables where TOUCHLINE_SAMPLES has them.
-Memory, and both without any run on tables that nothing was fitted to: `benchmarks/held_out.py`.
+Public rows from others follow: Qwen's README (A100), and litgpt's tables where TOUCHLINE_SAMPLES has them. Memory, and
+both without any run: `benchmarks/held_out.py`. Both from one run: `benchmarks/one_log.py`.
 Exit code 1: a goal was missed.
 """
 
@@ -30,6 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import held_out  # noqa: E402
+from benchmarks.one_log import error, held, ratio  # noqa: E402
 from benchmarks.short_runs import make  # noqa: E402
 from tests.estimate.made_shapes import SHAPES  # noqa: E402
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa: E402
@@ -41,7 +43,6 @@ from touchline.estimate.calibration import ScoredEstimate, calibration, leave_on
 from touchline.estimate.points import TimePoint  # noqa: E402
 from touchline.estimate.time import seconds_per_step  # noqa: E402
 from touchline.estimate.work import work_of  # noqa: E402
-from touchline.statistics.proportion import wilson  # noqa: E402
 
 SPLITS = 20
 SCALING = 0.73
@@ -96,23 +97,14 @@ def median_error(pairs: Iterable[tuple[float | None, float]]) -> float:
 
 def line(label: str, scored: Sequence[ScoredEstimate], rules: Sequence[float]) -> None:
     """One line of the table."""
-    held = sum(each.held for each in scored)
-    low, high = wilson(held, len(scored))
-    errors = sorted(abs(each.error) for each in scored)
-    ratio = statistics.median(each.estimate.high / each.estimate.low for each in scored)
     others = "".join(f"{rule:>9.0%}" if not math.isnan(rule) else f"{'-':>9}" for rule in rules)
-    print(
-        f"{label:<34}{len(scored):>5}{statistics.median(errors):>9.1%}{errors[round(0.9 * (len(errors) - 1))]:>8.1%}"
-        f"{held / len(scored):>10.1%} {f'({low:.0%} to {high:.0%})':<14}{ratio:>7.2f}{others}"
-    )
+    print(held_out.line(label, scored)[0] + others)
 
 
 def head(title: str) -> None:
     """The table's head."""
-    print(f"\n{title}")
-    print(
-        f"{'':<34}{'n':>5}{'median':>9}{'p90':>8}{'coverage (of it 95 %)':>22}{'high/low':>10}{'it/s':>9}{'scaling':>9}"
-    )
+    print(f"\n{title}", end="")
+    held_out.head("", "it/s", "scaling")
 
 
 Pick = Callable[[TimePoint], Sequence[TimePoint]]
@@ -186,11 +178,11 @@ def own_runs(path: Path, clock: str, *, verbose: bool) -> list[Goal]:
         rung = "all rungs" if row.rung is None else f"rung {row.rung}"
         print(f"  {rung}: {row.held} of {row.count} held, {row.too_low} too low, {row.too_high} too high")
     return [
-        Goal(words="within a model, median error", figure=_error(half), low=0, high=0.10),
-        Goal(words="unseen size, median error", figure=_error(unseen), low=0, high=0.20),
-        Goal(words="half predicts half, coverage", figure=_coverage(half), low=0.85, high=0.95),
-        Goal(words="each from all others, coverage", figure=_coverage(left), low=0.80, high=0.98),
-        Goal(words="each from all others, median high/low", figure=_ratio(left), low=1, high=2),
+        Goal(words="within a model, median error", figure=error(half), low=0, high=0.10),
+        Goal(words="unseen size, median error", figure=error(unseen), low=0, high=0.20),
+        Goal(words="half predicts half, coverage", figure=held(half), low=0.85, high=0.95),
+        Goal(words="each from all others, coverage", figure=held(left), low=0.80, high=0.98),
+        Goal(words="each from all others, median high/low", figure=ratio(left), low=1, high=2),
     ]
 
 
@@ -200,9 +192,6 @@ def a100() -> list[Goal]:
     chooser = random.Random(0)  # noqa: S311
     head("public rows, A100-80GB")
     goals: list[Goal] = []
-    for source, method in (("qwen", "lora"), ("qwen", "qlora"), ("fms", "lora"), ("fms", "qlora"), ("fms", "full")):
-        points = [row.point for row in rows if row.source == source and row.point.setup.method == method]
-        table(f"nothing measured, {source} {method}", points, lambda point: (), machine, chooser)
     for method in ("lora", "qlora"):
         points = [row.point for row in rows if row.source == "qwen" and row.point.setup.method == method]
         two: list[ScoredEstimate] = []
@@ -214,7 +203,7 @@ def a100() -> list[Goal]:
                 two += [score_step(point, answer(point, machine, known)) for point in rest]
                 speed += [(by_speed(point, known, chooser), point.seconds_per_step) for point in rest]
         line(f"two lengths, the other four, {method}", two, (median_error(speed), math.nan))
-        held_out = table(
+        unseen = table(
             f"held-out size, {method}",
             points,
             lambda point, points=points: [p for p in points if p.setup.shape.name != point.setup.shape.name],  # type: ignore[misc]
@@ -222,8 +211,8 @@ def a100() -> list[Goal]:
             chooser,
         )
         if method == "lora":
-            goals.append(Goal(words="Qwen, two lengths, median error", figure=_error(two), low=0, high=0.10))
-            goals.append(Goal(words="Qwen, held-out size, median error", figure=_error(held_out), low=0, high=0.20))
+            goals.append(Goal(words="Qwen, two lengths, median error", figure=error(two), low=0, high=0.10))
+            goals.append(Goal(words="Qwen, held-out size, median error", figure=error(unseen), low=0, high=0.20))
     return goals
 
 
@@ -272,18 +261,6 @@ def litgpt(path: Path) -> None:
         chooser,
     )
     table("each from all others", points, lambda point: [p for p in points if p is not point], machine, chooser)
-
-
-def _error(scored: Sequence[ScoredEstimate]) -> float:
-    return statistics.median(abs(each.error) for each in scored)
-
-
-def _coverage(scored: Sequence[ScoredEstimate]) -> float:
-    return sum(each.held for each in scored) / len(scored)
-
-
-def _ratio(scored: Sequence[ScoredEstimate]) -> float:
-    return statistics.median(each.estimate.high / each.estimate.low for each in scored)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

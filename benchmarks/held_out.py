@@ -212,9 +212,12 @@ def line(label: str, scored: Sequence[ScoredEstimate]) -> tuple[str, float]:
     return text, held / len(scored)
 
 
-def head(title: str) -> None:
-    """A table's head."""
-    print(f"\n{title:<54}{'n':>4}{'median':>8}{'bias':>8}{'p95':>8}{'coverage (of it 95 %)':>24}{'high/low':>9}")
+def head(title: str, *others: str) -> None:
+    """A table's head, with the names of further columns."""
+    columns = "".join(f"{each:>9}" for each in others)
+    print(
+        f"\n{title:<54}{'n':>4}{'median':>8}{'bias':>8}{'p95':>8}{'coverage (of it 95 %)':>24}{'high/low':>9}{columns}"
+    )
 
 
 def memory(*, verbose: bool) -> bool:
@@ -250,16 +253,18 @@ def times(*, verbose: bool) -> None:
     head("seconds a step, nothing measured")
     for file, words in (("unseen_times", "not fitted"), ("a100_times", "the rates' own sources")):
         rows: list[PublicRow] = public_rows(file)
-        for source in dict.fromkeys(row.source for row in rows):
+        # Too few rows of each method were never seen.
+        names = [f"{row.source} {row.point.setup.method}" if file == "a100_times" else row.source for row in rows]
+        for name in dict.fromkeys(names):
             scored = []
-            for row in rows:
-                if row.source != source:
+            for row, own in zip(rows, names, strict=True):
+                if own != name:
                     continue
                 found = seconds_per_step(row.point.setup, row.point.work, machine=gpu_machine(row.point.machine))
                 if isinstance(found, Missing):
                     raise SystemExit(f"{row.point.name}: {found}")
                 scored.append(score_step(row.point, found.estimate))
-            print(line(f"{source}, {words}", scored)[0])
+            print(line(f"{name}, {words}", scored)[0])
             if verbose:
                 for each in scored:
                     show(each.name, each)
