@@ -422,6 +422,7 @@ def test_a_number_of_warmup_steps_stays_that_number(here: Path, trainer: str) ->
     text = "".join(line for line in base(trainer).splitlines(True) if not line.startswith("warmup"))
     report, loaded = imported(write(here / "a.yaml", f"{text}\nwarmup_steps: 17\n"))
     assert loaded.experiment.train.warmup(1000) == 17
+    assert "train.warmup_fraction" not in {each.key for each in report.carried}, "one setting says it"
     assert "warmup_steps" not in {each.key for each in report.not_carried}
 
 

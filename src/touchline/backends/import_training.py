@@ -63,8 +63,9 @@ def carry_training(
         carrier.seen.add(key)
     adapts = carrier.settings.get("train.method")
     adapter = table.adapter_unset if adapts is not None and adapts.value == "lora" else {}
+    replaced = {"train.warmup_fraction"} if "train.warmup_steps" in carrier.settings else set()
     for key, value in {**table.unset, **adapter}.items():
-        if key not in carrier.settings:
+        if key not in carrier.settings and key not in replaced:
             default = Stated(value, key, Location(path=document.path), is_default=True)
             carrier.carry(key, default)
     undone = {each.subject: each.message for each in reading.findings if each.code == "BK019"}
