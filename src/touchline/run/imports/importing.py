@@ -12,7 +12,7 @@ from pathlib import Path
 
 from touchline.backends.import_carrier import left_over
 from touchline.backends.import_training import carry_training
-from touchline.backends.imports import ALL_ROWS, ImportedTraining, NotCarried, Reason
+from touchline.backends.imports import ALL_ROWS, Carried, ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError, TouchlineError
 from touchline.core.files import write_atomic
@@ -36,6 +36,8 @@ _UNSCORED = (
     "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
     "evaluate.epochs out"
 )
+_SHARE = "data.train_fraction"
+_ALL_TRAIN = "all rows of the file train: others have separate files"
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
@@ -114,7 +116,10 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
         left = [each for each in left if each.why != ALL_ROWS.why]
     else:
         trainings = _with_all_rows(trainings)
+    shares = [carried for each in trainings if (carried := each.settings.get(_SHARE))]
     trainings, emptied = with_files(trainings, folder)
+    if not any(_SHARE in each.settings for each in trainings):
+        left = _without_shares(left, shares)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
@@ -159,6 +164,12 @@ def _with_all_rows(trainings: list[ImportedTraining]) -> list[ImportedTraining]:
         replace(each, settings={names.get(key, key): value for key, value in each.settings.items()})
         for each in trainings
     ]
+
+
+def _without_shares(left: Sequence[NotCarried], shares: Sequence[Carried]) -> list[NotCarried]:
+    """Return the values with another reason where a share of rows gave way to separate files."""
+    places = {(each.source, each.where) for each in shares}
+    return [replace(each, why=_ALL_TRAIN) if (each.key, each.where[0]) in places else each for each in left]
 
 
 def _has_splits(training: ImportedTraining, folder: Path) -> bool:
@@ -278,7 +289,7 @@ def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) 
     """Return a note on keys that differ between trainings and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
-        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME):
+        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME) or each.why in (ALL_ROWS.why, _ALL_TRAIN):
             continue
         own = _PARAMETER.fullmatch(each.key)
         if kind is SourceKind.CRUIJFF_KIT and own is None:
