@@ -175,8 +175,10 @@ def test_a_key_that_means_something_else_here_is_listed(
 
 def test_the_line_of_several_devices_says_what_to_write(here: Path) -> None:
     text = "# tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml\n" + BASE
-    (line,) = [each for each in report_of(write(here / "f.yaml", text)).not_carried if each.key == "batch_size"]
+    report = report_of(write(here / "f.yaml", text))
+    (line,) = [each for each in report.not_carried if each.key == "batch_size"]
     assert line.instead == "compute.gpus_per_run: 4 and train.global_batch_size: 64"
+    assert not any("does not say how many" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,10 @@ def _device_notes(training: ImportedTraining) -> Iterator[str]:
     batch = training.settings.get(_BATCH)
     if training.stated is None or _DEVICES in training.settings or batch is None:
         return
-    if training.stated.distributed is None and training.stated.devices is None:
+    # A command in the file may say it, and the list of what is left then has both settings.
+    keys = batch.source.split(" x ")
+    told = any(each.key in keys and each.reason is Reason.CHANGED for each in training.left)
+    if not told and training.stated.distributed is None and training.stated.devices is None:
         yield (
             f"{_BATCH} {batch.value} is that of one GPU, because the source does not say how many trained; "
             f"for N write {_DEVICES}: N and {_BATCH}: {batch.value} x N"
