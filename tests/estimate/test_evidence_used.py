@@ -207,6 +207,13 @@ def test_what_the_allocator_keeps_is_counted_once(longest: int) -> None:
         assert predict(batch, run.memory) == pytest.approx(predict(batch), rel=0.02)
 
 
+def test_the_version_of_a_package_with_its_makers_name_is_read() -> None:
+    swift = logged(**words(trainer="swift"), versions=("ms-swift=2.6.0", "torch=2.4.0"))
+    (run,) = collect_points([swift], shape_of)
+    assert not isinstance(run.memory, Missing)
+    assert [(point.setup.release, "release" in point.unstated) for point in run.memory] == [("2.6.0", False)]
+
+
 def test_accumulation_of_a_log_is_that_of_the_plan() -> None:
     """A past run with accumulation was never evidence for a plan with accumulation."""
     setup = asked(accumulates=True)

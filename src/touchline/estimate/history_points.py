@@ -265,7 +265,8 @@ def _release(record: RunRecord) -> str | None:
         return None
     named = (each.partition("=") for each in record.stack.versions)
     own = coefficients.own_release if record.origin == "touchline" else None
-    return next((version for library, _, version in named if library == trainer), own)
+    # A package may have its makers' name before it: ms-swift.
+    return next((version for library, _, version in named if library.rpartition("-")[2] == trainer), own)
 
 
 def _loss_follows_version(record: RunRecord) -> bool:
