@@ -9,7 +9,7 @@ Few runs use Student's t.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,7 +32,7 @@ from touchline.estimate.coefficients_memory import (
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.parts import after_init_bytes, peak_parts, vocab_bytes
-from touchline.estimate.points import as_requested
+from touchline.estimate.points import as_requested, otherwise
 from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import (
     NORMAL_95,
@@ -114,6 +114,8 @@ class Computed:
     """Padded tokens of the micro-batch."""
     phase: str = ""
     """Phase of the peak."""
+    known: float = 1.0
+    """Standard deviation of the activations without any run, over the one in `errors`."""
 
     @property
     def total(self) -> float:
@@ -175,14 +177,18 @@ def fit_with(
         same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]
         same_run = [point for point in same_run if loss_of(point.measured.setup) == loss_of(setup)]
         target = computed(setup, batch, kind, outgrown)
+        # By which share a run may differ in each setting that a log does not state: one value is as likely as another.
+        unstated = sorted({name for point in of_kind for name in point.measured.unstated})
+        totals = {name: computed(otherwise(setup, name), batch, kind, outgrown).total for name in unstated}
+        unknown = {name: abs(total / target.total - 1) / 2 for name, total in totals.items()}
         if same_run:
             candidates.append(_observed(kind, same_run))
         elif same_model:
-            _add(candidates, refused, _from_model(kind, same_model, target))
+            _add(candidates, refused, _from_model(kind, same_model, target, unknown))
         others = [point for point in of_kind if _same_stack(point.measured.setup, setup) and point not in same_model]
         alike = [point for point in others if point.computed.phase == target.phase]
         if others:
-            _add(candidates, refused, _from_stack(kind, alike if len(alike) > 1 else others, target))
+            _add(candidates, refused, _from_stack(kind, alike if len(alike) > 1 else others, target, unknown))
     best = min((found.rung for found in candidates), default=EvidenceLevel.NOTHING)
     chosen = sorted((found for found in candidates if found.rung == best), key=_log_width)
     return {found.kind: found for found in chosen}, tuple(refused)
@@ -242,6 +248,7 @@ def _computed(
         noise=own * found.value,
         tokens=batch.tokens,
         phase=parts.phase,
+        known=relative_error(setup, coefficients)[0] / prior,
     )
 
 
@@ -337,10 +344,10 @@ def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], C
     return f"leave-one-out error is {ours:.0%}, the closed form's {theirs:.0%}"
 
 
-def _from_model(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
+def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> Fitted | str:
     """Return an estimate from runs of the same model."""
     names = tuple(point.measured.name for point in points)
-    found = _line(points, target)
+    found = _line(points, target, unknown)
     if isinstance(found, str):
         return f"{', '.join(names)}: {found}"
     width = half_width(found.spread, _FORMULA_WEIGHT + len(points))
@@ -353,9 +360,11 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     )
 
 
-def _line(points: list[_Point], target: Computed) -> _Line | str:
-    """Return the more certain of the formula, corrected by the points, and a line through them."""
-    found = _corrected(points, target)
+def _line(points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> _Line | str:
+    """Return the more certain of the formula, corrected by the points, and a line through them if all is stated."""
+    found = _corrected(points, target, unknown)
+    if any(point.measured.unstated for point in points):
+        return found
     if len({round(point.computed.activations, 6) for point in points}) > 1:
         line = _from_line(points, target)
         # Two runs that hardly differ tell less of a slope than the formula does.
@@ -394,16 +403,29 @@ def _from_line(points: list[_Point], target: Computed) -> _Line | str:
     return _Line(value=value, spread=math.hypot(again, own * lever / value), words=words)
 
 
-def _corrected(points: list[_Point], target: Computed) -> _Line | str:
+def _corrected(points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> _Line | str:
     """Correct the formula by runs of the model, by Bayesian updating (a Gaussian process).
 
     What a run lies above the formula is attributed, in proportion to their variances, to causes that are the same for
-    all runs of a model, to a drift with the size of the micro-batch (Kennedy and O'Hagan 2001), and to its own noise.
+    all runs of a model, to settings that their logs do not state, which the target does not share, to a drift with the
+    size of the micro-batch (Kennedy and O'Hagan 2001), and to its own noise.
     """
-    causes = np.array([point.computed.errors for point in points])
+    # A run of settings that are partly unknown says nothing of the formula that is not known without it.
+    partly = any(point.measured.unstated for point in points)
+    known = target.known if partly else 1.0
+    scales = np.array([1.0, *(known for _ in target.errors[1:])])
+    causes = np.array(
+        [
+            [
+                *(point.computed.errors * scales),
+                *(size * point.computed.total * (name in point.measured.unstated) for name, size in unknown.items()),
+            ]
+            for point in points
+        ]
+    )
     drifts = np.array([point.computed.drift for point in points])
     sizes = np.log([point.computed.tokens for point in points])
-    asked = np.array(target.errors)
+    asked = np.array([*(target.errors * scales), *(0.0 for _ in unknown)])
     excess = np.array([point.measured.peak_gib - point.computed.total for point in points])
     fading = np.exp(-np.abs(sizes[:, None] - sizes[None, :]))
     own = np.diag([point.computed.noise**2 for point in points])
@@ -414,7 +436,10 @@ def _corrected(points: list[_Point], target: Computed) -> _Line | str:
     off = causes.T @ solved
     factor = 1 + float(off[1:] @ asked[1:]) / target.activations
     value = target.total + float(common @ solved)
-    if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(off[0]) > _SHIFTS or value < target.resident / 2:
+    # Other values of what is not stated explain this much, and no more.
+    too_far = partly and bool(np.any(np.abs(excess) > _SHIFTS * np.sqrt(np.diag(covariance))))
+    plausible = _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] and abs(off[0]) <= _SHIFTS
+    if too_far or not plausible or value < target.resident / 2:
         wanted = math.fsum(point.factor for point in points) / len(points)
         return f"activations of {wanted:.2f} times the formula's contradict these settings"
     left = float(asked @ asked + target.drift**2 - common @ np.linalg.solve(covariance, common))
@@ -427,7 +452,7 @@ def _corrected(points: list[_Point], target: Computed) -> _Line | str:
     return _Line(value=value, spread=scale * math.hypot(target.noise, math.sqrt(max(left, 0.0))) / value, words=words)
 
 
-def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
+def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed, unknown: Mapping[str, float]) -> Fitted | str:
     """Fit one factor on activations for the trainer: the geometric mean over runs of other models."""
     sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
     if not sound:
@@ -445,7 +470,9 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     factor = math.exp(math.fsum(logs) / len(logs))
     sigma, freedom = _scatter(logs, SAME_STACK_ERROR)
     value = target.resident + factor * target.activations
-    error = math.hypot(target.errors[0], target.drift, sigma * factor * target.activations)
+    names_unstated = {name for point in sound for name in point.measured.unstated}
+    doubt = math.hypot(*(unknown[name] for name in names_unstated)) * target.total
+    error = math.hypot(target.errors[0], target.drift, sigma * factor * target.activations, doubt)
     width = half_width(error / value, freedom)
     return Fitted(
         kind=kind,

@@ -85,6 +85,27 @@ def doubts(point: _Measured, setup: TrainingSetup) -> tuple[str, ...]:
     )
 
 
+def otherwise(setup: TrainingSetup, name: str) -> TrainingSetup:
+    """Return a request with another usual value of a setting that a log does not state."""
+    every = tuple(linear.name for linear in setup.shape.linears)
+    fewer = every[: max(1, len(every) // 3)]
+    others: dict[str, object] = {
+        "adapter_dtype": "bfloat16" if setup.adapter_dtype == "float32" else "float32",
+        "dropout": 0.0 if setup.dropout else 0.05,
+        "target_modules": fewer if set(setup.target_modules) == set(every) else every,
+        "rank": 4 * setup.rank,
+        "nested_scales": not setup.nested_scales,
+        "accumulates": not setup.accumulates,
+        "gradient_checkpointing": not setup.gradient_checkpointing,
+        "attention": "fused" if setup.attention == "eager" else "eager",
+        "compiled": not setup.compiled,
+        "optimizer": "adamw" if setup.optimizer_family != "adamw" else "adamw_8bit",
+        # An old one.
+        "release": "0",
+    }
+    return replace(setup, **{name: others[name]})  # type: ignore[arg-type]
+
+
 def as_requested(points: Iterable[Point], setup: TrainingSetup) -> list[Point]:
     """Return measured points with the requested value of each setting that their logs do not state.
 
