@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from touchline.core.estimate import MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.outgrown import lengths_of_mean, outgrown_of, widths_of
+from touchline.plan.local.given_lengths import read_lengths
 
 pytestmark = pytest.mark.planning
 
@@ -126,3 +129,10 @@ def test_blocks_that_are_kept_change_reserved_memory_and_no_verdict() -> None:
     unknown, plain = estimate((1.0, 2.0)), estimate((1.0, 1.0))
     assert unknown[0] == plain[0]
     assert unknown[1] > plain[1]
+
+
+def test_lengths_are_not_waited_for(tmp_path: Path) -> None:
+    """From a pipe that nobody writes to, or from a file without an end."""
+    os.mkfifo(tmp_path / "pipe")
+    assert read_lengths(str(tmp_path / "pipe")) == "it is no text file"
+    assert read_lengths("/dev/zero") == "it is no text file"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.core.files import read_bytes
 from touchline.estimate.outgrown import NOT_TOLD, USUAL_COUNT, lengths_of_mean, outgrown_of, widths_of
 
 
@@ -18,7 +19,7 @@ def read_lengths(text: str) -> NDArray[np.int64] | str:
     """
     if not text.isdecimal():
         try:
-            text = Path(text).expanduser().read_text(encoding="utf-8")
+            text = read_bytes(Path(text).expanduser()).decode("utf-8")
         except (OSError, UnicodeDecodeError, RuntimeError, ValueError):
             if "," not in text:
                 return "it is no text file"
