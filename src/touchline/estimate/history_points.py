@@ -265,7 +265,7 @@ def _release(record: RunRecord) -> str | None:
         return None
     named = (each.partition("=") for each in record.stack.versions)
     own = coefficients.own_release if record.origin == "touchline" else None
-    # A package may have its makers' name before it: ms-swift.
+    # A package may have another word and a hyphen before the trainer's name.
     return next((version for library, _, version in named if library.rpartition("-")[2] == trainer), own)
 
 
