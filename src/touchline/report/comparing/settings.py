@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -45,7 +45,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
         run: the run.
     """
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
-    found |= {f"data.{key}": value for key, value in _flat(run.data)}
+    found |= {f"data.{key}": value for key, value in _flat(replace(run.data, test=None))}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
     found |= {key: PurePath(file).name for key, file in run.data.files.items()}
     found |= {f"evaluate.{key}": value for key, value in _flat(run.evaluate)}
