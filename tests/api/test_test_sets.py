@@ -26,6 +26,7 @@ from touchline.data.user_config import UserConfig
 from touchline.evaluate.wanted import find_pending_evaluations
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.tasks import set_items, task_notes, task_rows
+from touchline.report.comparing.settings import planned_settings
 from touchline.spec.plan import Plan
 
 SETS = {"5L": (5, 20), "9L": (9, 16), "13L": (13, 12)}
@@ -168,6 +169,46 @@ def test_further_tasks_ask_the_set_named_first(tmp_path: Path, settings: UserCon
     assert [task.label for task in config.tasks] == ["exact_match on 9L", "exact_match on 13L", "choice"]
     assert config.on(config.tasks[2]).data.test == config.on(None).data.test
     assert config.on(config.tasks[0]).data.test != config.on(None).data.test
+
+
+def test_a_set_with_fewer_items_than_are_asked_is_asked_whole(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the plan says, and not refused when all is trained."""
+    from touchline.evaluate.inspect_task import planned_items
+
+    folder = make(tmp_path / "x", evaluate="{max_new_tokens: 3, samples: 14}")
+    assert set_items(api.plan(folder, settings).plan) == [("5L", 14), ("9L", 14), ("13L", 12)]
+    api.prepare(folder, settings)
+    monkeypatch.chdir(folder / "1M_base")
+    config = read_evaluation_config(Path("eval.yaml"))
+    assert [len(planned_items(config.on(task))) for task in (None, *config.tasks)] == [14, 14, 12]
+
+
+@pytest.mark.planning
+def test_a_task_with_items_of_its_own_asks_no_test_set(tmp_path: Path, settings: UserConfig) -> None:
+    """Its items would count once as each set."""
+    folder = make(tmp_path / "x")
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("task: exact_match", "task: mine.py"))
+    (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine():\n    return None\n")
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    (finding,) = errors_of(caught.value.findings)
+    assert finding.code == "EX015"
+    assert "items of its own, so the test sets 5L, 9L, 13L are not asked" in finding.message
+    (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine(data):\n    return None\n")
+    assert api.plan(folder, settings).plan.own_task is not None
+
+
+@pytest.mark.planning
+def test_settings_that_are_compared_have_each_test_file_by_its_name(tmp_path: Path, settings: UserConfig) -> None:
+    plan = api.plan(make(tmp_path / "x"), settings).plan
+    found = planned_settings(plan, plan.runs[0])
+    assert {key: value for key, value in found.items() if key.startswith("data.test")} == {
+        "data.test": "-",
+        **{f"data.test.{name}": f"{name}_test.json" for name in SETS},
+    }
 
 
 @pytest.mark.planning
