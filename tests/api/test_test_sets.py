@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from pydantic import TypeAdapter
 from tests.api.folders import command, environment, touchline
 from tests.api.kills import kill_everything
 
@@ -21,12 +22,14 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.evaluations import read_evaluation_config, settings_sha256
+from touchline.data.evaluations import evaluation_name, read_evaluation_config, settings_sha256
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.data.user_config import UserConfig
 from touchline.evaluate.wanted import find_pending_evaluations
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.tasks import set_items, task_notes, task_rows
 from touchline.report.comparing.settings import planned_settings
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
 from touchline.spec.plan import Plan
 
 SETS = {"5L": (5, 20), "9L": (9, 16), "13L": (13, 12)}
@@ -91,6 +94,21 @@ def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
     api.plan(make(folder, test), settings)
     api.prepare(folder, settings)
     return folder
+
+
+def write_scores(run: Path, config: EvaluationConfig, task: EvaluationTask | None) -> None:
+    """A finished evaluation of a control, with one right answer."""
+    name = evaluation_name(config.task, "base", config.set_of(task))
+    record = EvaluationRecord(
+        experiment=config.experiment, run=config.run, task=config.task, checkpoint="base", log=f"{name}.eval",
+        log_sha256="0" * 64, adapter_sha256=None, base_sha256=config.model.weights_sha256,
+        data_sha256=config.on(task).data_sha256, settings_sha256=settings_sha256(config, task), decoding="greedy",
+        seconds=3.0, samples=(SampleScore(id="0", target="A", output="A", exact=True, match=True),),
+        test_set=config.set_of(task),
+    )  # fmt: skip
+    (run / "eval").mkdir(exist_ok=True)
+    (run / "eval" / f"{name}.eval").write_bytes(b"log")
+    (run / "eval" / f"{name}.scores.json").write_bytes(TypeAdapter(EvaluationRecord).dump_json(record))
 
 
 def seconds(plan: Plan) -> float:
@@ -199,6 +217,46 @@ def test_a_task_with_items_of_its_own_asks_no_test_set(tmp_path: Path, settings:
     assert "items of its own, so the test sets 5L, 9L, 13L are not asked" in finding.message
     (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine(data):\n    return None\n")
     assert api.plan(folder, settings).plan.own_task is not None
+
+
+@pytest.mark.planning
+def test_a_plan_that_evaluates_nothing_asks_no_set(tmp_path: Path, settings: UserConfig) -> None:
+    folder = make(tmp_path / "x", evaluate="{max_new_tokens: 3, epochs: []}")
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("controls: [base]\n", ""))
+    assert not any("Test sets" in note for note in task_notes(api.plan(folder, settings).plan))
+
+
+@pytest.mark.planning
+def test_a_strategy_tests_no_levels_on_the_other_sets(tmp_path: Path, settings: UserConfig) -> None:
+    """The report has none there, so the plan promises no family."""
+    folder = make(tmp_path / "x")
+    text = (folder / "experiment.yaml").read_text().replace("seeds: [1, 2]", "seeds: [1]")
+    text = text.replace(
+        "  data.train: [data/5L_train.json, data/9L_train.json, data/13L_train.json]", "  train.lora.rank: [2, 4]"
+    )
+    text += "strategy: {explore: {reference: {train.lora.rank: 2}}, confirm: {seeds: [2, 3]}}\n"
+    text = text.replace("  test:", "  validation: data/validation.json\n  test:")
+    (folder / "experiment.yaml").write_text(text.replace("lora: {rank: 4}", "validate_every_steps: 2"))
+    rows = [{"input": f"valid{number}", "output": "a"} for number in range(9)]
+    (folder / "data" / "validation.json").write_text(json.dumps(rows))
+    plan = api.plan(folder, settings).plan
+    notes = "\n".join(task_notes(plan))
+    assert plan.strategy is not None
+    assert "Claims are made on 5L" in notes
+    assert "family of their own" not in notes
+
+
+@pytest.mark.planning
+def test_what_is_no_longer_asked_is_not_announced_as_asked_again(tmp_path: Path, settings: UserConfig) -> None:
+    folder = planned(tmp_path / "x", settings)
+    config = read_evaluation_config(folder / "1M_base" / "eval.yaml")
+    for task in (None, *config.tasks):
+        write_scores(folder / "1M_base", config, task)
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace(", 13L: data/13L_test.json", ""))
+    (kept,) = api.plan(folder, settings).plan.kept_evaluations
+    assert kept == "1 evaluation on exact_match on 13L, which the plan no longer asks, stays, with logs and scores"
 
 
 @pytest.mark.planning
