@@ -68,6 +68,22 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
     assert load_examples(data, "test", folder) == load_examples(data, "test.5L", folder)
 
 
+@pytest.mark.parametrize(
+    ("test", "names"),
+    [
+        ("five.json", ["train", "test"]),
+        ({"5L": "five.json"}, ["train", "test 5L"]),
+        ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
+        ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
+    ],
+)
+def test_tables_have_every_set_whatever_it_is_called(
+    folder: Path, test: str | dict[str, str], names: list[str]
+) -> None:
+    found = load_dataset(DataConfig(train="train.json", test=test), folder)
+    assert [split.name for split in found.named_splits] == names
+
+
 def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     data = DataConfig(train="own.json", test={"own": "own.json", "9L": "nine.json"})
     found = load_dataset(data, folder)
