@@ -260,6 +260,19 @@ def test_what_is_no_longer_asked_is_not_announced_as_asked_again(tmp_path: Path,
 
 
 @pytest.mark.planning
+def test_a_control_is_compared_whatever_the_others_train_on(tmp_path: Path, settings: UserConfig) -> None:
+    """With test files it answers the same items in both experiments."""
+    folders = [make(tmp_path / name) for name in ("one", "two")]
+    text = (folders[1] / "experiment.yaml").read_text()
+    text = text.replace("train: data/5L", "train: data/9L").replace("[data/5L_train.json, ", "[")
+    (folders[1] / "experiment.yaml").write_text(text)
+    plans = [api.plan(folder, settings).plan for folder in folders]
+    one, two = (planned_settings(plan, next(run for run in plan.runs if run.train is None)) for plan in plans)
+    assert one == two
+    assert not any(key.startswith(("data.train", "train split")) for key in one)
+
+
+@pytest.mark.planning
 def test_settings_that_are_compared_have_each_test_file_by_its_name(tmp_path: Path, settings: UserConfig) -> None:
     plan = api.plan(make(tmp_path / "x"), settings).plan
     found = planned_settings(plan, plan.runs[0])

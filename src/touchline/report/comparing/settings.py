@@ -33,6 +33,7 @@ COLLECTED = {
     "epochs": "train.epochs",
 }
 """Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
+_TRAINED = ("data.train", "data.validation", "train split", "validation split")
 _DIGITS = 12
 """Number of hash digits shown."""
 
@@ -65,6 +66,9 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     for split in () if dataset is None else dataset.named_splits:
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)
+    if run.train is None and run.data.test is not None:
+        # With test files, what an untrained model is asked does not depend on what others train on.
+        found = {key: value for key, value in found.items() if not key.startswith(_TRAINED)}
     # A stage is a level and not a setting.
     return {level.factor: level.value for level in run.levels} | found
 
