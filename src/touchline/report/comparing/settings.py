@@ -33,7 +33,8 @@ COLLECTED = {
     "epochs": "train.epochs",
 }
 """Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
-_TRAINED = ("data.train", "data.validation", "train split", "validation split")
+_TRAINED = ("train", "validation")
+"""Splits that a training reads, and their keys under `data`."""
 _DIGITS = 12
 """Number of hash digits shown."""
 
@@ -63,12 +64,15 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     if model is not None:
         sha256 = model.weights_sha256
         found["base weights (sha256)"] = str(sha256) if isinstance(sha256, Missing) else sha256[:_DIGITS]
+    # With test files, what an untrained model is asked does not depend on what others train on.
+    unread = _TRAINED if run.train is None and run.data.test is not None else ()
+    for name in unread:
+        found.pop(f"data.{name}", None)
     for split in () if dataset is None else dataset.named_splits:
+        if split.name in unread:
+            continue
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)
-    if run.train is None and run.data.test is not None:
-        # With test files, what an untrained model is asked does not depend on what others train on.
-        found = {key: value for key, value in found.items() if not key.startswith(_TRAINED)}
     # A stage is a level and not a setting.
     return {level.factor: level.value for level in run.levels} | found
 
