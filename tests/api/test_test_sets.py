@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from pydantic import TypeAdapter
 from tests.api.folders import command, environment, touchline
 from tests.api.kills import kill_everything
 
@@ -21,11 +22,14 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.evaluations import read_evaluation_config, settings_sha256
+from touchline.data.evaluations import evaluation_name, read_evaluation_config, settings_sha256
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.data.user_config import UserConfig
 from touchline.evaluate.wanted import find_pending_evaluations
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.tasks import set_items, task_notes, task_rows
+from touchline.report.comparing.settings import planned_settings
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
 from touchline.spec.plan import Plan
 
 SETS = {"5L": (5, 20), "9L": (9, 16), "13L": (13, 12)}
@@ -90,6 +94,21 @@ def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
     api.plan(make(folder, test), settings)
     api.prepare(folder, settings)
     return folder
+
+
+def write_scores(run: Path, config: EvaluationConfig, task: EvaluationTask | None) -> None:
+    """A finished evaluation of a control, with one right answer."""
+    name = evaluation_name(config.task, "base", config.set_of(task))
+    record = EvaluationRecord(
+        experiment=config.experiment, run=config.run, task=config.task, checkpoint="base", log=f"{name}.eval",
+        log_sha256="0" * 64, adapter_sha256=None, base_sha256=config.model.weights_sha256,
+        data_sha256=config.on(task).data_sha256, settings_sha256=settings_sha256(config, task), decoding="greedy",
+        seconds=3.0, samples=(SampleScore(id="0", target="A", output="A", exact=True, match=True),),
+        test_set=config.set_of(task),
+    )  # fmt: skip
+    (run / "eval").mkdir(exist_ok=True)
+    (run / "eval" / f"{name}.eval").write_bytes(b"log")
+    (run / "eval" / f"{name}.scores.json").write_bytes(TypeAdapter(EvaluationRecord).dump_json(record))
 
 
 def seconds(plan: Plan) -> float:
@@ -168,6 +187,99 @@ def test_further_tasks_ask_the_set_named_first(tmp_path: Path, settings: UserCon
     assert [task.label for task in config.tasks] == ["exact_match on 9L", "exact_match on 13L", "choice"]
     assert config.on(config.tasks[2]).data.test == config.on(None).data.test
     assert config.on(config.tasks[0]).data.test != config.on(None).data.test
+
+
+def test_a_set_with_fewer_items_than_are_asked_is_asked_whole(
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the plan says, and not refused when all is trained."""
+    from touchline.evaluate.inspect_task import planned_items
+
+    folder = make(tmp_path / "x", evaluate="{max_new_tokens: 3, samples: 14}")
+    assert set_items(api.plan(folder, settings).plan) == [("5L", 14), ("9L", 14), ("13L", 12)]
+    api.prepare(folder, settings)
+    monkeypatch.chdir(folder / "1M_base")
+    config = read_evaluation_config(Path("eval.yaml"))
+    assert [len(planned_items(config.on(task))) for task in (None, *config.tasks)] == [14, 14, 12]
+
+
+@pytest.mark.planning
+def test_a_task_with_items_of_its_own_asks_no_test_set(tmp_path: Path, settings: UserConfig) -> None:
+    """Its items would count once as each set."""
+    folder = make(tmp_path / "x")
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("task: exact_match", "task: mine.py"))
+    (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine():\n    return None\n")
+    with pytest.raises(InputError) as caught:
+        api.plan(folder, settings)
+    (finding,) = errors_of(caught.value.findings)
+    assert finding.code == "EX015"
+    assert "items of its own, so the test sets 5L, 9L, 13L are not asked" in finding.message
+    (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine(data):\n    return None\n")
+    assert api.plan(folder, settings).plan.own_task is not None
+
+
+@pytest.mark.planning
+def test_a_plan_that_evaluates_nothing_asks_no_set(tmp_path: Path, settings: UserConfig) -> None:
+    folder = make(tmp_path / "x", evaluate="{max_new_tokens: 3, epochs: []}")
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("controls: [base]\n", ""))
+    assert not any("Test sets" in note for note in task_notes(api.plan(folder, settings).plan))
+
+
+@pytest.mark.planning
+def test_a_strategy_tests_no_levels_on_the_other_sets(tmp_path: Path, settings: UserConfig) -> None:
+    """The report has none there, so the plan promises no family."""
+    folder = make(tmp_path / "x")
+    text = (folder / "experiment.yaml").read_text().replace("seeds: [1, 2]", "seeds: [1]")
+    text = text.replace(
+        "  data.train: [data/5L_train.json, data/9L_train.json, data/13L_train.json]", "  train.lora.rank: [2, 4]"
+    )
+    text += "strategy: {explore: {reference: {train.lora.rank: 2}}, confirm: {seeds: [2, 3]}}\n"
+    text = text.replace("  test:", "  validation: data/validation.json\n  test:")
+    (folder / "experiment.yaml").write_text(text.replace("lora: {rank: 4}", "validate_every_steps: 2"))
+    rows = [{"input": f"valid{number}", "output": "a"} for number in range(9)]
+    (folder / "data" / "validation.json").write_text(json.dumps(rows))
+    plan = api.plan(folder, settings).plan
+    notes = "\n".join(task_notes(plan))
+    assert plan.strategy is not None
+    assert "Claims are made on 5L" in notes
+    assert "family of their own" not in notes
+
+
+@pytest.mark.planning
+def test_what_is_no_longer_asked_is_not_announced_as_asked_again(tmp_path: Path, settings: UserConfig) -> None:
+    folder = planned(tmp_path / "x", settings)
+    config = read_evaluation_config(folder / "1M_base" / "eval.yaml")
+    for task in (None, *config.tasks):
+        write_scores(folder / "1M_base", config, task)
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace(", 13L: data/13L_test.json", ""))
+    (kept,) = api.plan(folder, settings).plan.kept_evaluations
+    assert kept == "1 evaluation on exact_match on 13L, which the plan no longer asks, stays, with logs and scores"
+
+
+@pytest.mark.planning
+def test_a_control_is_compared_whatever_the_others_train_on(tmp_path: Path, settings: UserConfig) -> None:
+    """With test files it answers the same items in both experiments."""
+    folders = [make(tmp_path / name) for name in ("one", "two")]
+    text = (folders[1] / "experiment.yaml").read_text()
+    text = text.replace("train: data/5L", "train: data/9L").replace("[data/5L_train.json, ", "[")
+    (folders[1] / "experiment.yaml").write_text(text)
+    plans = [api.plan(folder, settings).plan for folder in folders]
+    one, two = (planned_settings(plan, next(run for run in plan.runs if run.train is None)) for plan in plans)
+    assert one == two
+    assert not {"data.train", "train split (sha256)"} & one.keys()
+
+
+@pytest.mark.planning
+def test_settings_that_are_compared_have_each_test_file_by_its_name(tmp_path: Path, settings: UserConfig) -> None:
+    plan = api.plan(make(tmp_path / "x"), settings).plan
+    found = planned_settings(plan, plan.runs[0])
+    assert {key: value for key, value in found.items() if key.startswith("data.test")} == {
+        "data.test": "-",
+        **{f"data.test.{name}": f"{name}_test.json" for name in SETS},
+    }
 
 
 @pytest.mark.planning

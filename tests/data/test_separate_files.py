@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,26 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
     assert first.sha256 != second.sha256
     assert found.splits[-1].name == "test"
     assert found.splits[-1].sha256 == first.sha256
-    ids = [[example.id for example in load_examples(data, "test", folder, test_set=name)] for name in data.test_sets]
+    ids = [[example.id for example in load_examples(data, split, folder)] for split in ("test", "test.9L")]
     assert [len(set(each)) for each in ids] == [10, 15]
     assert not set(ids[0]) & set(ids[1])
-    assert load_examples(data, "test", folder) == load_examples(data, "test", folder, test_set="5L")
+    assert load_examples(data, "test", folder) == load_examples(data, "test.5L", folder)
+
+
+@pytest.mark.parametrize(
+    ("test", "names"),
+    [
+        ("five.json", ["train", "test"]),
+        ({"5L": "five.json"}, ["train", "test 5L"]),
+        ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
+        ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
+    ],
+)
+def test_tables_have_every_set_whatever_it_is_called(
+    folder: Path, test: str | dict[str, str], names: list[str]
+) -> None:
+    found = load_dataset(DataConfig(train="train.json", test=test), folder)
+    assert [split.name for split in found.named_splits] == names
 
 
 def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
@@ -161,9 +178,10 @@ def test_test_files_do_not_belong_to_what_a_training_read(folder: Path) -> None:
 def test_clusters_are_of_one_test_set_and_other_rows_are_refused(folder: Path) -> None:
     data = DataConfig(train="train.json", test={"5L": "five.json", "9L": "nine.json"})
     first, second = load_dataset(data, folder).test_sets
-    assert len(load_clusters(data, folder, "topic", second.sha256, "9L")) == 15
-    with pytest.raises(PlanDriftError, match=r"test set 9L, 'nine.json'"):
-        load_clusters(data, folder, "topic", first.sha256, "9L")
+    nine = replace(data, test="nine.json")
+    assert len(load_clusters(nine, folder, "topic", second.sha256)) == 15
+    with pytest.raises(PlanDriftError, match=r"test split of 'nine\.json'"):
+        load_clusters(nine, folder, "topic", first.sha256)
 
 
 def test_the_cache_tells_orders_of_test_sets_apart(folder: Path) -> None:

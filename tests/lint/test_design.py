@@ -146,3 +146,22 @@ def test_a_stage_that_trains_on_another_stages_test(tmp_path: Path) -> None:
     files["hard.json"] = split([*hard[:30], *easy[34:]], hard[30:])
     (leak,) = [each for each in check_files(files, tmp_path / "leak") if each.code == "EX182"]
     assert "hard.json" in leak.message
+
+
+def test_a_stage_that_trains_on_another_stages_test_file(tmp_path: Path) -> None:
+    """So with files of their own, in any test set."""
+    easy, hard, more = (
+        [{"input": f"{name}{n:02d}", "output": f"{name.title()}{n:02d}"} for n in range(40)]
+        for name in ("easy", "hard", "more")
+    )
+    data = "data: {train: easy.json, test: {easy: easy_test.json, more: more.json}}"
+    files = {
+        "experiment.yaml": f"name: chain\nmodels: [tiny]\ntask: exact_match\n{data}\nstages:\n  - {{name: easy}}\n"
+        "  - {name: hard, parent: easy, continue: adapter, data: {train: hard.json, test: hard_test.json}}\n",
+        **{"easy.json": json.dumps(easy[:30]), "easy_test.json": json.dumps(easy[30:])},
+        **{"hard.json": json.dumps(hard[:30]), "hard_test.json": json.dumps(hard[30:]), "more.json": json.dumps(more)},
+    }
+    assert "EX182" not in codes(check_files(files, tmp_path / "apart"))
+    files["hard.json"] = json.dumps([*hard[:30], *more[:3]])
+    (leak,) = [each for each in check_files(files, tmp_path / "leak") if each.code == "EX182"]
+    assert leak.message.startswith("3 of the 50 test questions of easy_test.json, more.json are training rows of hard.")

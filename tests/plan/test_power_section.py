@@ -12,7 +12,7 @@ from tests.run.made_plans import DATA, made_control, made_plan, made_run
 
 from touchline.core.catalog import SplitInfo
 from touchline.core.levels import Level
-from touchline.plan.power import evaluated_items, power_lines, power_rows
+from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts, power_lines, power_rows
 from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.plan import Plan, PlannedRun
@@ -51,6 +51,19 @@ def design(
         "seeds": tuple(str(seed) for seed in seeds),
     }
     return replace(plan, factors=factors, datasets={DATA.path: data})
+
+
+def test_factors_that_change_together_are_one_contrast() -> None:
+    """As in the report: a training file and its validation file, or a rank and its rate."""
+    seeds, pairs = (1, 2, 3), (("4", "1e-3"), ("64", "1e-4"))
+    whole = design(seeds, ranks=("4", "64"), rates=("1e-3", "1e-4"))
+    runs = tuple(trained(rank, rate, seed) for rank, rate in pairs for seed in seeds)
+    plan = replace(whole, runs=runs)
+    assert number_of_contrasts(whole) == 2
+    assert conditions_per_level(whole) == 2
+    assert number_of_contrasts(plan) == 1
+    assert conditions_per_level(plan) == 1
+    assert [row[0] for row in power_rows(plan)] == ["does train.lora.rank matter? 64 vs. 4"]
 
 
 def row(plan: Plan, start: str) -> tuple[str, ...]:

@@ -259,6 +259,24 @@ def test_a_whole_model_is_one_of_transformers() -> None:
 
 
 @pytest.mark.planning
+def test_a_score_names_the_file_that_has_its_items() -> None:
+    """Where test rows have files of their own, not that of the training rows."""
+    from huggingface_hub import ModelCard
+
+    def datasets(test: str | dict[str, str], *names: str | None) -> list[str]:
+        inputs = card_inputs()
+        ((record, score), *_) = inputs.scores
+        data = replace(inputs.run.data.as_file(""), path=None, train="data/train.json", test=test)
+        scores = tuple((replace(record, test_set=name), score) for name in names)
+        card = ModelCard(model_card(replace(inputs, run=replace(inputs.run, data=data), scores=scores)))
+        return [each.dataset_name for each in card.data.eval_results]
+
+    assert datasets("data/test.json", None) == ["test.json"]
+    named = {"5L": "data/five.json", "9L": "data/nine.json"}
+    assert datasets(named, "5L", "9L", None) == ["five.json", "nine.json", "five.json"]
+
+
+@pytest.mark.planning
 @settings(max_examples=30)
 @given(st.text())
 def test_no_text_of_the_user_is_front_matter_or_markup(text: str) -> None:

@@ -114,6 +114,17 @@ def test_a_cell_is_the_mean_over_seeds_with_students_interval(seed: int) -> None
             assert (cell.value, cell.low, cell.high) == pytest.approx((sum(values) / 3, low, high))
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_items_of_a_set_are_those_that_every_run_answered(place: int) -> None:
+    """Whichever run was asked fewer, as with `evaluate.samples` as a factor."""
+    results = crossed()
+    (own,) = results[place].evaluations
+    results[place] = replace(results[place], evaluations=(replace(own, samples=own.samples[:11]),))
+    matrix = set_matrix(results)
+    assert matrix is not None
+    assert matrix.items == SETS | {"5L": 11}
+
+
 def test_a_single_seed_and_an_untrained_control_have_the_interval_over_items() -> None:
     matrix = set_matrix(crossed(seeds=(1,)))
     assert matrix is not None

@@ -159,6 +159,14 @@ def test_a_single_set_that_gets_a_name_is_not_evaluated_again(tmp_path: Path) ->
     assert values(collected(after, tmp_path)) == {"5L": 0.5, "9L": None, "13L": None}
 
 
+def test_a_set_that_loses_its_name_is_not_evaluated_again(tmp_path: Path) -> None:
+    all_three(tmp_path)
+    after = plan_of("nine.json")
+    assert is_evaluated(after, tmp_path)
+    assert pending(after, tmp_path) == []
+    assert collected(after, tmp_path).evaluations[0].label == "capitalization"
+
+
 def test_another_set_under_an_old_name_is_another_evaluation(tmp_path: Path) -> None:
     plan = plan_of({"5L": "five.json", "9L": "nine.json"})
     write(plan, tmp_path, True, True)

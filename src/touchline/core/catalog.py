@@ -205,8 +205,10 @@ class DatasetInfo:
     @property
     def named_splits(self) -> tuple[SplitInfo, ...]:
         """Return the splits for tables: test sets with names by them, `test 5L`."""
-        sets = [replace(each, name=f"test {each.name}") for each in self.test_sets if each.name != "test"]
-        return (*(split for split in self.splits if split.name != "test" or not sets), *sets)
+        if not any(file.key.startswith("data.test.") for file in self.files):
+            return self.splits
+        sets = (replace(each, name=f"test {each.name}") for each in self.test_sets)
+        return (*(split for split in self.splits if split.name != "test"), *sets)
 
     def test_set(self, name: str) -> SplitInfo | None:
         """Return a test set that has a file of its own. None without one of that name."""

@@ -68,24 +68,21 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     return _info(find_files(data, base), data, cache_dir)
 
 
-def load_examples(
-    data: DataConfig, split: str, base: Path, cluster: str | None = None, test_set: str | None = None
-) -> tuple[Example, ...]:
+def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None = None) -> tuple[Example, ...]:
     """Return the rows of one split as chats. Empty if the split does not exist.
 
     Args:
         data: files, columns, prompt.
-        split: its name.
+        split: its name, one of `split_names`.
         base: folder that a relative path is relative to.
         cluster: column that says which test rows belong together; none: they are not asked.
-        test_set: of the split `test`, which of the test sets that have files of their own; none: the one named first.
 
     Raises:
         InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
     """
     loaded = _sound(find_files(data, base), data, cluster)
-    return loaded.examples.get(_place(data, split, test_set), ())
+    return loaded.examples.get(_place(data, split), ())
 
 
 def split_names(data: DataConfig) -> tuple[str, ...]:
@@ -104,9 +101,7 @@ def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, 
     return _load(find_files(data, base), data, column).cluster_faults
 
 
-def load_clusters(
-    data: DataConfig, base: Path, column: str, sha256: str, test_set: str | None = None
-) -> Mapping[str, str | None]:
+def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Mapping[str, str | None]:
     """Return the cluster of each test item by id. None for an item without one.
 
     Args:
@@ -114,27 +109,21 @@ def load_clusters(
         base: folder that a relative path is relative to.
         column: the column that says it.
         sha256: `SplitInfo.sha256` of the test rows that are meant.
-        test_set: which of the test sets that have files of their own; none: the one named first.
 
     Raises:
         InputError: the dataset is missing or invalid; with findings.
         HostError: it may not be read, or needs a package that is not installed.
         PlanDriftError: its test rows are others.
     """
-    found, clusters = _clusters(find_files(data, base), data, column, test_set)
+    found, clusters = _clusters(find_files(data, base), data, column)
     if found != sha256:
-        raise PlanDriftError(
-            f"{words_of_test(data, test_set)} is not the one that was planned", expected=f"hash {sha256[:12]}"
-        )
+        raise PlanDriftError(f"{words_of_test(data)} is not the one that was planned", expected=f"hash {sha256[:12]}")
     return clusters
 
 
-def words_of_test(data: DataConfig, test_set: str | None = None) -> str:
-    """Return the test rows in words: `the test split of 'a.json'`, or `the test set 5L, 'five.json',`."""
-    if not isinstance(data.test, dict):
-        return f"the test split of {data.test or data.file!r}"
-    name = test_set or next(iter(data.test_sets))
-    return f"the test set {name}, {data.test_sets.get(name, name)!r},"
+def words_of_test(data: DataConfig) -> str:
+    """Return the test rows in words: `the test split of 'a.json'`; of several test sets the one named first."""
+    return f"the test split of {next(iter(data.test_sets.values()), data.file)!r}"
 
 
 def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, object], ...]:
@@ -145,7 +134,7 @@ def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, ob
         HostError: it may not be read, or needs a package that is not installed.
     """
     rows = _sound(find_files(data, base), data, None).rows
-    return tuple(row.values for row in rows.get(_place(data, split, None), ()))
+    return tuple(row.values for row in rows.get(_place(data, split), ()))
 
 
 def data_sha256(data: DataConfig, base: Path) -> str:
@@ -177,11 +166,9 @@ def _sound(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
     return loaded
 
 
-def _place(data: DataConfig, split: str, test_set: str | None) -> str:
+def _place(data: DataConfig, split: str) -> str:
     """Return the key of a split in `_Loaded`; `test` is the test set named first, of others `test.9L` is the key."""
-    if split != "test" or not isinstance(data.test, dict):
-        return split
-    return f"test.{test_set or next(iter(data.test))}"
+    return f"test.{next(iter(data.test))}" if split == "test" and isinstance(data.test, dict) else split
 
 
 # A plan of a thousand runs reads each file once. Rows are large, so few files stay; what is known of a file is small.
@@ -203,11 +190,9 @@ def _info(files: FoundFiles, data: DataConfig, cache_dir: Path | None) -> Datase
 
 # A report of a thousand runs asks for them a thousand times.
 @functools.lru_cache(maxsize=32)
-def _clusters(
-    files: FoundFiles, data: DataConfig, column: str, test_set: str | None
-) -> tuple[str, Mapping[str, str | None]]:
+def _clusters(files: FoundFiles, data: DataConfig, column: str) -> tuple[str, Mapping[str, str | None]]:
     """Return the hash of the test rows and the cluster of each of its items."""
-    loaded, place = _sound(files, data, column), _place(data, "test", test_set)
+    loaded, place = _sound(files, data, column), _place(data, "test")
     examples = loaded.examples.get(place, ())
     return _hash(loaded.rows.get(place, ())), {example.id: example.cluster for example in examples}
 
@@ -237,7 +222,9 @@ def _load(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
     hashes = {key: sha256_file(file.path) for key, file in files.by_key}
     splits = {name: SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows}
     sets = [
-        replace(splits[place], name=name) for name in data.test_sets if (place := _place(data, "test", name)) in rows
+        replace(splits[place], name=name)
+        for name in data.test_sets
+        if (place := f"test.{name}" if isinstance(data.test, dict) else "test") in rows
     ]
     findings += equal_sets(sets, path)
     info = DatasetInfo(

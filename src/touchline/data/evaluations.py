@@ -191,9 +191,7 @@ def finished_task(
         record = read_evaluation(run_folder / EVALUATIONS_FOLDER / f"{stem}{SCORES_SUFFIX}")
         if is_wanted(record):
             return record
-    if config.first_set is None:
-        return None
-    # Sets may have got their names, or others, after this one was evaluated.
+    # Sets may have got their names, or others, or lost them, after this one was evaluated.
     return next((record for record in read_evaluations(run_folder) if is_wanted(record)), None)
 
 

@@ -54,6 +54,7 @@ from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, Evalua
 from touchline.spec.tasks.classification import canonical_label
 from touchline.spec.tasks.protocol import Scores
 from touchline.spec.tasks.ready_made import get_task
+from touchline.spec.test_sets import asked_items
 from touchline.statistics.labels import LabelReport, label_report
 
 PARSED_KEY = "parsed"
@@ -184,10 +185,10 @@ def _require_model(config: EvaluationConfig, folder: Path) -> None:
 
 
 def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
-    """Return the items to evaluate, equal for every run: the first `samples` of the test split.
+    """Return the items to evaluate, equal for every run: the first `samples` of the test split, or all if it has fewer.
 
     Raises:
-        InputError: the split is empty or shorter than `samples`.
+        InputError: the split is empty.
         PlanDriftError: its hash differs from the plan.
     """
     here = Path()
@@ -201,14 +202,7 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
             expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
             hint="touchline plan",
         )
-    wanted = config.evaluate.samples
-    if wanted == "all":
-        return examples
-    if wanted > len(examples):
-        raise InputError(
-            f"evaluate.samples is {wanted}, the test split has {len(examples)} items", expected="fewer, or all"
-        )
-    return examples[:wanted]
+    return examples[: asked_items(config.evaluate, len(examples))]
 
 
 def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = None) -> dict[str, str]:

@@ -27,6 +27,7 @@ from touchline.statistics.power import (
 )
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, detectable, power
 from touchline.statistics.spread_inputs import End, spread_at
+from touchline.statistics.strata import tied_factors
 
 COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
 _USUAL_DIFFERENCE = 0.02
@@ -55,7 +56,7 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     contrasts = sum(len(levels) - 1 for levels in factors.values())
     for factor, levels in factors.items():
         seeds = _seeds(runs, factor)
-        conditions = _conditions(runs, factor)
+        conditions = _conditions(plan, runs, factor)
         kind = f"{plural(seeds, 'seed')} x {plural(conditions, 'condition')}"
         yield (
             f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
@@ -184,7 +185,7 @@ def number_of_contrasts(plan: Plan) -> int:
 def conditions_per_level(plan: Plan) -> int:
     """Return the fewest conditions of other factors that a level of any factor is averaged over; 1 without factors."""
     runs = plan.fine_tuned
-    return min((_conditions(runs, factor) for factor in _factors(plan, runs)), default=1)
+    return min((_conditions(plan, runs, factor) for factor in _factors(plan, runs)), default=1)
 
 
 def _has_control(plan: Plan, run: PlannedRun) -> bool:
@@ -195,12 +196,22 @@ def _has_control(plan: Plan, run: PlannedRun) -> bool:
 
 
 def _factors(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, tuple[str, ...]]:
-    """Return the factors that vary among the runs, seeds excluded."""
+    """Return the factors that vary among the runs, seeds excluded; of those that change together the first."""
+    followers = {factor for group in _tied(plan, runs) for factor in group[1:]}
     there = {(level.factor, level.value) for run in runs for level in run.levels}
     found = {
         factor: tuple(level for level in levels if (factor, level) in there) for factor, levels in plan.factors.items()
     }
-    return {factor: levels for factor, levels in found.items() if len(levels) > 1 and factor != SEEDS}
+    return {
+        factor: levels
+        for factor, levels in found.items()
+        if len(levels) > 1 and factor != SEEDS and factor not in followers
+    }
+
+
+def _tied(plan: Plan, runs: Sequence[PlannedRun]) -> tuple[tuple[str, ...], ...]:
+    """Return the factors that change together, as the report counts them: their levels are one contrast."""
+    return tied_factors([{level.factor: level.value for level in run.levels} for run in runs], list(plan.factors))
 
 
 def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
@@ -213,14 +224,10 @@ def _seeds(runs: Sequence[PlannedRun], factor: str) -> int:
     return min(len(each) for each in seeds.values())
 
 
-def _conditions(runs: Sequence[PlannedRun], factor: str) -> int:
+def _conditions(plan: Plan, runs: Sequence[PlannedRun], factor: str) -> int:
     """Return the largest number of conditions of the other factors that a level is averaged over."""
-    return len(
-        {
-            tuple((level.factor, level.value) for level in run.levels if level.factor not in (factor, SEEDS))
-            for run in runs
-        }
-    )
+    held = {SEEDS, factor, *(each for group in _tied(plan, runs) if group[0] == factor for each in group)}
+    return len({tuple((level.factor, level.value) for level in run.levels if level.factor not in held) for run in runs})
 
 
 def _points(items: int, flips: float, family: int) -> str:

@@ -43,7 +43,8 @@ def set_items(plan: Plan) -> list[tuple[str, int]]:
     found: dict[str, int] = {}
     for run in plan.runs:
         dataset = plan.datasets.get(run.dataset)
-        if dataset is None or not isinstance(run.data.test, dict):
+        is_asked = run.train is None or run.evaluate.epochs != ()
+        if dataset is None or not is_asked or not isinstance(run.data.test, dict):
             continue
         for each in dataset.test_sets:
             asked = asked_items(run.evaluate, each.num_examples)
@@ -59,7 +60,8 @@ def _about_sets(plan: Plan) -> Iterator[str]:
     first, further = sets[0][0], [name for name, _ in sets[1:]]
     asked = ", ".join(f"{name} ({plural(items, 'item')})" for name, items in sets)
     yield f"Test sets: every run is evaluated on {asked}, with a log each. Claims are made on {first}, named first"
-    if contrasts := number_of_contrasts(plan) * len(further):
+    # Where a strategy decides which runs are made, levels are not tested outside its own looks.
+    if plan.strategy is None and (contrasts := number_of_contrasts(plan) * len(further)):
         names = ", ".join(further)
         yield f"The same contrasts on {names} are one family of their own, of {plural(contrasts, 'contrast')}"
     if further and plan.further_tasks:

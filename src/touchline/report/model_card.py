@@ -111,7 +111,9 @@ def _front_matter(card: CardInputs) -> dict[str, object]:
 
 
 def _indexed(card: CardInputs, record: EvaluationRecord, score: RunScore) -> dict[str, object]:
-    data = _last_part(card.run.dataset)
+    # Further tasks ask the test set named first; without test files the dataset has the items.
+    sets = card.run.data.test_sets
+    data = _last_part(sets.get(record.test_set or "") or next(iter(sets.values()), card.run.dataset))
     interval = f"{100 * score.coverage:g}% CI {score.low:.4g} to {score.high:.4g}" if score.coverage else "no interval"
     return {
         "task": {"type": "text-generation", "name": record.label},

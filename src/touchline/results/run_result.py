@@ -247,7 +247,7 @@ class SetMatrix:
     test_sets: tuple[str, ...]
     """Names of the test sets, the one of the claims first."""
     items: dict[str, int]
-    """Number of evaluated items of each; a set without evaluations is left out."""
+    """Number of items of each that every run answered; a set without evaluations is left out."""
     metric: str
     """What the scores are."""
     share: bool

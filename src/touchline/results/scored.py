@@ -271,8 +271,8 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
 def _named_later(test_set: str, runs: Sequence[str]) -> Note:
     """Return the note that the set of the claims was chosen when answers were there."""
     return Note.stated(
-        f"{test_set} was named first after {plural(len(runs), 'run')} had been evaluated on it as a further test set: "
-        "a set that is chosen by its scores tests nothing"
+        f"{test_set or 'the test file'} was named first after {plural(len(runs), 'run')} had been evaluated on it as a "
+        "further test set: a set that is chosen by its scores tests nothing"
     )
 
 

@@ -86,13 +86,14 @@ def _training_set(result: RunResult, factor: str | None) -> str:
 
 
 def _items(results: Iterable[RunResult]) -> dict[str, int]:
-    """Return the number of distinct items of each set."""
-    return {
-        record.test_set: len({sample.id for sample in record.samples})
-        for result in results
-        for record in (*result.evaluations, *result.other_evaluations)
-        if record.test_set is not None
-    }
+    """Return the smallest number of items that a run answered of each set."""
+    found: dict[str, int] = {}
+    for result in results:
+        for record in (*result.evaluations, *result.other_evaluations):
+            if record.test_set is not None:
+                items = len({sample.id for sample in record.samples})
+                found[record.test_set] = min(found.get(record.test_set, items), items)
+    return found
 
 
 def _mean(scores: Sequence[tuple[int, Measured | None]]) -> Measured:

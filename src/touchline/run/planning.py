@@ -136,18 +136,24 @@ def plan_in_folder(
 
 
 def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
-    """Announce which evaluations will be made again by other settings, and that the earlier ones stay."""
-    earlier: dict[tuple[str, str, str], int] = {}
+    """Announce which evaluations will be made again by other settings or not at all, and that the earlier ones stay."""
+    earlier: dict[tuple[str, str, str | None], int] = {}
     for run_ in plan_.runs:
         if not folder.has_evaluations(run_.name):
             continue
         config = evaluation_config(plan_, run_)
+        asked = {config.label_of(task) for task in (None, *config.tasks)}
         for record in read_evaluations(folder.run(run_.name)):
             if not is_current(record, config, record.adapter_sha256):
-                key = (record.label, record.decoding, decoding_text(run_.evaluate))
+                now = decoding_text(run_.evaluate) if record.label in asked else None
+                key = (record.label, record.decoding, now)
                 earlier[key] = earlier.get(key, 0) + 1
     for (task, before, now), number in earlier.items():
         count = "1 evaluation" if number == 1 else f"{number} evaluations"
+        if now is None:
+            stay = "stays" if number == 1 else "stay"
+            yield f"{count} on {task}, which the plan no longer asks, {stay}, with logs and scores"
+            continue
         yield (
             f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
             f"the plan evaluates beside them ({now}), and no comparison mixes the two"

@@ -103,7 +103,8 @@ class EvaluateConfig:
     epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
     """Epochs whose checkpoints are evaluated: the last, all, or a list counted from 0."""
     samples: Literal["all"] | PositiveInt = "all"
-    """Number of test items, from the first on; the same for every run."""
+    """Number of test items, from the first on, of each test set; a set that has fewer is asked whole. The same for
+    every run."""
     batch_size: PositiveInt | Literal["auto"] = defaults.EVALUATE_BATCH_SIZE
     """Maximum number of prompts generated side by side; fewer where their tokens would not fit into memory. `auto`: as
     many as the device computes well, so that short prompts get larger batches. In float32 no answer depends on it; in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.errors import TouchlineError
 from touchline.core.finding import Finding, Severity
-from touchline.data.datasets import load_examples
+from touchline.data.datasets import load_examples, split_names
 from touchline.data.weights import read_shards
 from touchline.lint.local.inputs import ResolvedInputs
 from touchline.plan.build import data_key
@@ -78,11 +78,10 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
     if not seen.loaded.experiment.stages:
         return
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.file in seen.datasets}
-    trains, tests = (
-        {key: _questions(each, split, seen.root) for key, each in data.items()} for split in ("train", "test")
-    )
+    trains = {key: _questions(each, ("train",), seen.root) for key, each in data.items()}
+    tests = {key: _questions(each, _tests(each), seen.root) for key, each in data.items()}
     for (first, trained), (second, tested) in itertools.permutations(data.items(), 2):
-        if trained.path == tested.path:
+        if trained.file == tested.file:
             continue
         known, asked = trains[first], tests[second]
         both = [question for question in asked if question in known]
@@ -91,15 +90,20 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
                 code="EX182",
                 severity=Severity.ERROR,
                 subject="stages",
-                message=f"{len(both):,} of the {len(asked):,} test questions of {tested.path} are training rows of"
-                f" {trained.path}, which another stage trains on, for example {both[0][-60:]!r}",
+                message=f"{len(both):,} of the {len(asked):,} test questions of"
+                f" {', '.join(tested.test_sets.values()) or tested.file} are training rows of {trained.file}, which"
+                f" another stage trains on, for example {both[0][-60:]!r}",
                 where=seen.loaded.document.where(["stages"]),
                 hint="take these rows out of one of the two files",
             )
 
 
-def _questions(data: DataConfig, split: str, root: Path) -> dict[str, None]:
+def _tests(data: DataConfig) -> list[str]:
+    return [name for name in split_names(data) if name.startswith("test")]
+
+
+def _questions(data: DataConfig, splits: Sequence[str], root: Path) -> dict[str, None]:
     try:
-        return {example.prompt[-1].content: None for example in load_examples(data, split, root)}
+        return {each.prompt[-1].content: None for split in splits for each in load_examples(data, split, root)}
     except TouchlineError:
         return {}

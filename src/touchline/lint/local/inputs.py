@@ -255,7 +255,14 @@ def examples_of(seen: ResolvedInputs, specs: Iterable[RunSpec], date: str) -> tu
 
 def _see_tasks(seen: ResolvedInputs) -> None:
     """Resolve the further tasks of the evaluation; files are read, not run."""
-    document = seen.loaded.document
+    document, own = seen.loaded.document, seen.tasks.get(seen.loaded.experiment.task)
+    named = [spec for spec in seen.specs if isinstance(spec.data.test, dict)]
+    if named and own is not None and not own.takes_data:
+        message = (
+            f"{own.name} asks items of its own, so the test sets {', '.join(named[0].data.test_sets)} are not asked"
+        )
+        hint = "an argument `data` in its function: the path of each set's items; or no names: `test: FILE`"
+        seen.findings += of_runs([error("EX015", "task", message, document.where(["task"]), hint)], named)
     for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
         where = document.where(["evaluate", "tasks"])
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -33,6 +33,8 @@ COLLECTED = {
     "epochs": "train.epochs",
 }
 """Keys of run_metrics.yaml, some of which are known for runs that touchline did not plan."""
+_TRAINED = ("train", "validation")
+"""Splits that a training reads, and their keys under `data`."""
 _DIGITS = 12
 """Number of hash digits shown."""
 
@@ -45,7 +47,7 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
         run: the run.
     """
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
-    found |= {f"data.{key}": value for key, value in _flat(run.data)}
+    found |= {f"data.{key}": value for key, value in _flat(replace(run.data, test=None))}
     # The path of a file differs between experiments. The hashes of the splits identify its content.
     found |= {key: PurePath(file).name for key, file in run.data.files.items()}
     found |= {f"evaluate.{key}": value for key, value in _flat(run.evaluate)}
@@ -62,7 +64,13 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
     if model is not None:
         sha256 = model.weights_sha256
         found["base weights (sha256)"] = str(sha256) if isinstance(sha256, Missing) else sha256[:_DIGITS]
+    # With test files, what an untrained model is asked does not depend on what others train on.
+    unread = _TRAINED if run.train is None and run.data.test is not None else ()
+    for name in unread:
+        found.pop(f"data.{name}", None)
     for split in () if dataset is None else dataset.named_splits:
+        if split.name in unread:
+            continue
         found[f"{split.name} split (sha256)"] = split.sha256[:_DIGITS]
         found[f"{split.name} split (examples)"] = str(split.num_examples)
     # A stage is a level and not a setting.
