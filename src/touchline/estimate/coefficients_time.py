@@ -76,6 +76,9 @@ busy 20 % (reference, section 5)."""
 SLOTS_SIGMA: Final = 0.06
 """How far the gain from training in slots differs from that of a probe, which measures both within a minute: two
 medians of an idle CPU, 3 % each, and other batches. Not measured by itself."""
+SIDE_BY_SIDE_SIGMA: Final = 0.15
+"""How far the gain from training side by side may differ from what the rates of a GPU say, where nothing was measured
+on it. A choice: no GPU has trained runs side by side."""
 LAUNCH_RUN_SIGMA: Final = 0.15
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E), which
 are the ends of 90 % where it is 0.13."""

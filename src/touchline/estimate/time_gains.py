@@ -10,7 +10,7 @@ from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
-from touchline.estimate.coefficients_time import PRIOR_WEIGHT, SLOTS_SIGMA
+from touchline.estimate.coefficients_time import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
 from touchline.estimate.points import TimePoint, stack_key
 from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.terms import TERMS, place
@@ -97,6 +97,8 @@ def gain_side_by_side(
         ),
     )
     log_ratio, sigma = found.predict_ratio(alone, side_by_side)
+    if question.kind == "gpu" and not near:
+        sigma = math.hypot(sigma, SIDE_BY_SIDE_SIGMA)
     # One after the other is at most K times as slow.
     middle, half = min(count * math.exp(log_ratio), count), half_width(sigma, found.freedom)
     evidence = tuple(point.name for point in near)

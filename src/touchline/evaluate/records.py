@@ -213,7 +213,10 @@ def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
 
 def seconds_of(logs: Sequence[EvalLog]) -> float:
     """Return the wall-clock time from the first to the last item of logs, without model loading; 0 without items."""
-    spans = [(log.stats.started_at, log.stats.completed_at) for log in logs]
+    # Inspect writes its own times in whole seconds, and those of the items exactly.
+    spans = [(sample.started_at, sample.completed_at) for log in logs for sample in log.samples or ()]
+    if not all(all(span) for span in spans):
+        spans = [(log.stats.started_at, log.stats.completed_at) for log in logs]
     times = [[datetime.datetime.fromisoformat(each) for each in span] for span in spans if all(span)]
     if not times:
         return 0.0
