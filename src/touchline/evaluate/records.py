@@ -215,9 +215,9 @@ def seconds_of(logs: Sequence[EvalLog]) -> float:
     """Return the wall-clock time from the first to the last item of logs, without model loading; 0 without items."""
     # Inspect writes its own times in whole seconds, and those of the items exactly.
     spans = [(sample.started_at, sample.completed_at) for log in logs for sample in log.samples or ()]
-    if not all(all(span) for span in spans):
+    if not spans or any(None in span for span in spans):
         spans = [(log.stats.started_at, log.stats.completed_at) for log in logs]
-    times = [[datetime.datetime.fromisoformat(each) for each in span] for span in spans if all(span)]
+    times = [[datetime.datetime.fromisoformat(each) for each in span if each] for span in spans if all(span)]
     if not times:
         return 0.0
     return (max(ended for _, ended in times) - min(begun for begun, _ in times)).total_seconds()
