@@ -1,4 +1,4 @@
-"""Which past runs an estimate used, and why not the others, grouped by reason."""
+"""Past runs that an estimate used, and the reasons why it did not use the others."""
 
 from __future__ import annotations
 
