@@ -16,7 +16,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
 from touchline.spec.document import parse
 from touchline.spec.evaluation import PlannedModel, planned_model
-from touchline.spec.experiment import DataConfig, TrainConfig, as_written
+from touchline.spec.experiment import DataConfig, TrainConfig, as_written, is_test
 from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 from touchline.spec.runs import ControlKind
 from touchline.spec.write import to_yaml
@@ -132,7 +132,7 @@ def run_config(run: PlannedRun, plan: Plan) -> RunConfig:
         model=planned_model(plan.models[run.model]),
         data=replace(placed_data(run, from_run_folder), test=None),
         data_sha256=plan.datasets[run.dataset].sha256,
-        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if not split.startswith("test")},
+        images_sha256={split: sha256 for split, sha256 in run.images_sha256.items() if not is_test(split)},
         recipe_sha256=None if run.recipe is None else run.recipe.sha256,
         date=plan.date,
         train=train,

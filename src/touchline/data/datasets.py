@@ -33,7 +33,7 @@ from touchline.data.splits import (
     shown_split,
     split_of,
 )
-from touchline.spec.experiment import DataConfig
+from touchline.spec.experiment import TRAINING_KEYS, DataConfig, is_test
 
 _QUOTED = 60
 """Characters of a text that a message shows."""
@@ -151,7 +151,7 @@ def _joint_sha256(hashes: Mapping[str, str]) -> str:
     """Return the hash of the file with all rows, or one over those that a training reads."""
     if "data.path" in hashes:
         return hashes["data.path"]
-    read = [hashes.get(key, "") for key in ("data.train", "data.validation")]
+    read = [hashes.get(key, "") for key in TRAINING_KEYS]
     return hashlib.sha256("\n".join(read).encode()).hexdigest()
 
 
@@ -212,7 +212,7 @@ def _load(files: FoundFiles, data: DataConfig, cluster: str | None) -> _Loaded:
         name: _examples(name, rows[name], data, prompt, tallies[paths[name]], paths[name].parent) for name in rows
     }
     for name in rows:
-        if cluster is not None and name.partition(".")[0] == "test":
+        if cluster is not None and is_test(name):
             examples[name] = _clustered(name, examples[name], rows[name], cluster, clusters[paths[name]])
     columns = dict.fromkeys(name for each in rows.values() for row in each[:1] for name in row.values)
     findings += [*_all(tallies), *_prompt_faults(data, prompt, path, columns)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples, split_names
-from touchline.spec.experiment import DataConfig
+from touchline.spec.experiment import DataConfig, is_test
 from touchline.spec.labels import LabelSet
 from touchline.spec.tasks.classification import indistinct, label_key
 
@@ -108,7 +108,7 @@ def _faults(
             severity=Severity.WARNING,
         )
     trained = {label_key(answer) for answer in answers["train"]}
-    asked = {label_key(answer) for name, split in answers.items() if name.startswith("test") for answer in split}
+    asked = {label_key(answer) for name, split in answers.items() if is_test(name) for answer in split}
     if unseen := [label for label in labels if label_key(label) in asked - trained]:
         yield fault(f"labels of the test split that no training row has: {_shown(unseen)}", severity=Severity.WARNING)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.catalog import Example
+from touchline.core.catalog import Example, ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.datasets import load_dataset, load_examples
@@ -43,17 +43,18 @@ _TEMPLATE = 40
 class OtherTokenizer:
     """Counter of tokens in place of a tokenizer that is not here."""
 
-    folder: Path | None
-    """Folder of the other model; None: there is none, and characters are counted."""
+    model: ModelInfo | None
+    """The other model; None: there is none, and characters are counted."""
     is_same: bool = False
     """Whether it is of the same family, whose models share a tokenizer: its counts are taken as they are."""
 
     @property
     def words(self) -> str:
         """Return in words what counts, and how far it may be off."""
+        name = "" if self.model is None else Path(self.model.path).name
         if self.is_same:
-            return f"tokens as by that of {'' if self.folder is None else self.folder.name}, of the same family"
-        by = "from characters" if self.folder is None else f"by that of {self.folder.name}"
+            return f"tokens as by that of {name}, of the same family"
+        by = f"by that of {name}" if name else "from characters"
         (low, high), (lower, higher) = _ENDS, _ENDS_BEYOND_ASCII
         return (
             f"tokens counted {by}; the intervals hold {low:g} to {high:g} times as many ({lower:g} to {higher:g} where "
@@ -69,21 +70,21 @@ def find_other_tokenizer(name: str, models_dir: Path) -> OtherTokenizer:
         folders = []
     kind = _kind(name)
     for folder in sorted(folders, key=lambda each: (_kind(each.name) != kind, each.name)):
-        errors = (each for each in read_model(folder).findings if each.severity is Severity.ERROR)
-        if any(each.code.startswith("TK") for each in errors):
+        found = read_model(folder)
+        if any(each.code.startswith("TK") for each in found.findings if each.severity is Severity.ERROR):
             continue
-        return OtherTokenizer(folder=folder, is_same=_kind(folder.name) == kind)
-    return OtherTokenizer(folder=None)
+        return OtherTokenizer(model=found, is_same=_kind(folder.name) == kind)
+    return OtherTokenizer(model=None)
 
 
 def other_lengths(
     name: str,
+    other: OtherTokenizer,
     data: DataConfig,
     split: str,
     base: Path,
     date: str,
     cache_dir: Path,
-    models_dir: Path,
     on_progress: ProgressCallback | None = None,
 ) -> tuple[TokenLengths, tuple[TokenLengths, TokenLengths] | None]:
     """Return the token lengths of a split for a model whose tokenizer is not here, and their lower and upper ends.
@@ -99,12 +100,11 @@ def other_lengths(
             expected="its config.json, tokenizer and preprocessor_config.json under models_dir",
         )
     examples = load_examples(data, split, base)
-    other = find_other_tokenizer(name, models_dir)
-    if other.folder is None:
+    if other.model is None:
         prompts = _tokens("".join(turn.content for turn in each.prompt) for each in examples)
         found = TokenLengths(prompt=prompts + _TEMPLATE // 2, answer=_tokens(each.answer for each in examples) + 1)
     else:
-        found = token_lengths(read_model(other.folder), data, split, base, date, cache_dir, on_progress)
+        found = token_lengths(other.model, data, split, base, date, cache_dir, on_progress)
     if other.is_same:
         return found, None
     low, high = _ENDS_BEYOND_ASCII if _is_beyond_ascii(examples) else _ENDS

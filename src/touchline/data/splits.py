@@ -12,7 +12,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import shorten
 from touchline.data.data_files import FoundFiles
 from touchline.data.readers import WHOLE, RawDataset, SourceRow
-from touchline.spec.experiment import DataConfig
+from touchline.spec.experiment import DataConfig, is_test
 from touchline.spec.tasks.capitalization import split_sizes
 
 SPLITS = ("train", "validation", "test")
@@ -106,7 +106,7 @@ def separate_splits(
         else:
             rows[split_of(key)] = splits[part]
             parts += [] if part == WHOLE else [f"of {file.path.name} its split {part}"]
-    if not any(split_of(key).startswith("test") for key, _ in files.by_key):
+    if not any(is_test(split_of(key)) for key, _ in files.by_key):
         message = f"{files.path.name} comes without test rows, so its runs cannot be scored"
         hint = "data: {test: FILE} names them, or evaluate: {epochs: []} evaluates nothing"
         if "test" in raw[files.by_key[0][0]].splits:
@@ -131,7 +131,7 @@ def overlaps(
         made_here: whether the splits are random ones of one file.
     """
     prompts = {name: dict.fromkeys(example.prompt for example in items) for name, items in examples.items()}
-    tests = [name for name in examples if name.partition(".")[0] == "test"]
+    tests = [name for name in examples if is_test(name)]
     pairs = [("train", "validation"), *((first, name) for first in ("train", "validation") for name in tests)]
     for first, second in pairs:
         shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]

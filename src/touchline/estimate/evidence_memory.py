@@ -172,6 +172,8 @@ def fit_with(
     candidates: list[Fitted] = []
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
+        if not of_kind:
+            continue
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
         same_run = [point for point in same_model if _same_adapter(point.measured.setup, setup)]
         same_run = [point for point in same_run if point.measured.batch == batch and not point.measured.unstated]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients, traits_of
 from touchline.backends.traits import adapted
 from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
@@ -249,7 +250,7 @@ def unstated_settings(record: RunRecord) -> tuple[str, ...]:
         "gradient_checkpointing": isinstance(training.gradient_checkpointing, SourcedText),
         "attention": isinstance(training.attention, SourcedText),
         "compiled": isinstance(training.compiled, SourcedText),
-        "release": not _loss_follows_version(record) or _release(record) is not None,
+        "release": _with_releases(record) is None or _release(record) is not None,
     }
     return tuple(name for name, is_known in known.items() if not is_known)
 
@@ -259,9 +260,8 @@ def _release(record: RunRecord) -> str | None:
 
     touchline's own records hold no version of its trainers, and its programs take none before `own_release`.
     """
-    trainer = _word(record.stack.trainer)
-    coefficients = memory_coefficients(trainer or "")
-    if isinstance(coefficients, Missing) or not coefficients.releases:
+    trainer, coefficients = _word(record.stack.trainer), _with_releases(record)
+    if coefficients is None:
         return None
     named = (each.partition("=") for each in record.stack.versions)
     own = coefficients.own_release if record.origin == "touchline" else None
@@ -269,9 +269,10 @@ def _release(record: RunRecord) -> str | None:
     return next((version for library, _, version in named if library.rpartition("-")[2] == trainer), own)
 
 
-def _loss_follows_version(record: RunRecord) -> bool:
-    coefficients = memory_coefficients(_word(record.stack.trainer) or "")
-    return not isinstance(coefficients, Missing) and bool(coefficients.releases)
+def _with_releases(record: RunRecord) -> MemoryCoefficients | None:
+    """Return the coefficients of a trainer whose loss follows its version. None for every other trainer."""
+    found = memory_coefficients(_word(record.stack.trainer) or "")
+    return None if isinstance(found, Missing) or not found.releases else found
 
 
 def _passes(record: RunRecord) -> float | None:

@@ -9,6 +9,7 @@ from touchline.core.finding import Location, Severity
 from touchline.core.quantity import Missing
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
+from touchline.spec.test_sets import asked_items
 from touchline.statistics.power import (
     ENOUGH_SEEDS,
     USUAL_FLIPS,
@@ -210,7 +211,7 @@ def test_items(view: DesignView) -> int | None:
     for run in view.runs:
         facts, samples = view.dataset(run.data.file), run.evaluate.samples
         if facts is not None:
-            counts.append(facts.test if samples == "all" else min(samples, facts.test))
+            counts.append(asked_items(run.evaluate, facts.test))
         elif samples != "all":
             counts.append(samples)
     return min(counts, default=None)

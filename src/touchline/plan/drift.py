@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from touchline.core.catalog import DatasetInfo, changed_images
+from touchline.spec.experiment import TRAINING_KEYS
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
@@ -56,7 +57,7 @@ def _datasets(old: DatasetInfo, new: DatasetInfo) -> Iterator[tuple[str, bool]]:
         yield "the dataset", old.sha256 == new.sha256
         return
     before, after = ({file.key: file.sha256 for file in info.files} for info in (old, new))
-    for key in ("data.train", "data.validation"):
+    for key in TRAINING_KEYS:
         yield f"the file of {key}", before.get(key) == after.get(key)
 
 

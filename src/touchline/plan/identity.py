@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pydantic import TypeAdapter
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig
+from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig, is_test
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 
@@ -66,7 +66,7 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
         # The file may lie elsewhere.
         identity["train"] = _train_identity(replace(run.train, recipe=run.recipe.sha256))
     # A test file of its own is no part of a training.
-    tested = () if run.data.path is not None else tuple(name for name in run.images_sha256 if name.startswith("test"))
+    tested = () if run.data.path is not None else tuple(name for name in run.images_sha256 if is_test(name))
     if images := {name: sha256 for name, sha256 in run.images_sha256.items() if name not in tested}:
         identity["images"] = images
     if run.no_op is not None:

@@ -13,6 +13,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
+from touchline.data.splits import shown_split, split_of
 from touchline.estimate.evidence_used import evidence_line
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
@@ -232,7 +233,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from override_lines(plan)
     own = plan.own_task
     items = "the test split" if own is None or own.takes_data else "items of its own"
-    evaluated = any(run.train is None or run.evaluate.epochs != () for run in plan.runs)
+    evaluated = any(run.is_evaluated for run in plan.runs)
     how = f"evaluated with Inspect on {items}" if evaluated else "and nothing is evaluated (evaluate.epochs is empty)"
     yield f"Task: {plan.task}, {how}"
     machine = plan.machine
@@ -388,7 +389,7 @@ def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
         for file in data.all_files:
             # Several training files may have one test file.
             if file.path not in shown:
-                split = file.key.removeprefix("data.").replace(".", " ")
+                split = shown_split(split_of(file.key))
                 text = counts.get(split, "") if data.files else ", ".join(counts.values())
                 yield file.path, format_bytes(file.size_bytes), text, data.split_origin, file.sha256[:12]
             shown.add(file.path)

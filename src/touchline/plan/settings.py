@@ -13,6 +13,7 @@ from touchline.core.levels import SEEDS, STAGE
 from touchline.core.table import Column, Table, table_of
 from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_settings
 from touchline.spec.defaults import DEFAULTS
+from touchline.spec.experiment import TRAINING_KEYS
 from touchline.spec.plan import Plan, PlannedRun
 
 _MICRO, _PACKED, _RATE = "train.micro_batch_size", "train.packed", "train.learning_rate"
@@ -315,7 +316,7 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     if run.train is not None and run.train.warmup_steps is not None:
         unused |= {"train.warmup_fraction"}
     if run.train is None and run.data.test is not None:
-        unused |= {"data.train", "data.validation"}
+        unused |= {*TRAINING_KEYS}
     for key, value in flat.items():
         if key not in unused:
             yield key, _scalar(value)

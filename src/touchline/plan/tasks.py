@@ -43,8 +43,7 @@ def set_items(plan: Plan) -> list[tuple[str, int]]:
     found: dict[str, int] = {}
     for run in plan.runs:
         dataset = plan.datasets.get(run.dataset)
-        is_asked = run.train is None or run.evaluate.epochs != ()
-        if dataset is None or not is_asked or not isinstance(run.data.test, dict):
+        if dataset is None or not run.is_evaluated or not isinstance(run.data.test, dict):
             continue
         for each in dataset.test_sets:
             asked = asked_items(run.evaluate, each.num_examples)

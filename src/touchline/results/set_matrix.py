@@ -17,13 +17,12 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
+from touchline.spec.experiment import TRAINING_KEYS
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.student import t_quantile
 
-TRAINING_SET = "data.train"
-"""Factor whose levels are training sets."""
-_WITH_IT = ("data.validation",)
-"""Factors that go with a training set, and are no condition of their own."""
+TRAINING_SET = TRAINING_KEYS[0]
+"""Factor whose levels are training sets; its validation file goes with it, and is no condition of its own."""
 _COVERAGE = 0.95
 _NOT_ASKED = Missing(missing="not a test set of this run")
 _UNTRAINED = {ControlKind.BASE: "none (base model)", ControlKind.NO_OP: "none (no-op adapter)"}
@@ -42,7 +41,7 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
         return None
     factors = dict.fromkeys(level.factor for result in results for level in result.levels)
     factor = TRAINING_SET if TRAINING_SET in factors else None
-    held = (SEEDS, "models", *((TRAINING_SET, *_WITH_IT) if factor else ()))
+    held = (SEEDS, "models", *(TRAINING_KEYS if factor else ()))
     groups: dict[tuple[object, ...], list[RunResult]] = {}
     for result in results:
         condition = tuple(level for level in result.levels if level.factor not in held)

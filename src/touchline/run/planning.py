@@ -210,11 +210,8 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
     time in the queue.
     """
     old = planned.plan
-    changed = [
-        f"the dataset {path!r}"
-        for path, sha256 in _hashes(seen.datasets.values()).items()
-        if _hashes(old.datasets.values()).get(path, sha256) != sha256
-    ]
+    before, now_here = _hashes(old.datasets.values()), _hashes(seen.datasets.values())
+    changed = [f"the dataset {path!r}" for path, sha256 in now_here.items() if before.get(path, sha256) != sha256]
     changed += dict.fromkeys(
         f"the {found}"
         for spec in seen.specs

@@ -12,14 +12,13 @@ from dataclasses import replace
 
 from touchline.core.levels import STAGE, Level
 from touchline.spec.document import YamlDocument
-from touchline.spec.experiment import DataConfig, Experiment
+from touchline.spec.experiment import TRAINING_KEYS, DataConfig, Experiment
 from touchline.spec.names import ModelLabel, control_names, refuse_taken, stage_run_names
 from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.spec.validate import adapter
 
 _KEPT = ("data.", "evaluate.")
 """Factors whose levels a control has; it stands for all levels of the others."""
-_TRAINING_FILES = ("data.train", "data.validation")
 
 
 def untrained_controls(
@@ -97,7 +96,7 @@ def shuffled_controls(
 def _untrained(run: RunSpec, kind: ControlKind, seed: int) -> RunSpec:
     levels = _levels(run, ("models",))
     if run.data.test is not None:
-        levels = tuple(level for level in levels if level.factor not in _TRAINING_FILES)
+        levels = tuple(level for level in levels if level.factor not in TRAINING_KEYS)
     return replace(run, kind=RunKind.CONTROL, control=kind, seed=seed, link=None, levels=levels, phase=None)
 
 

@@ -14,7 +14,14 @@ from touchline.spec.value_types import Fraction, NonNegativeInt, Text
 
 DATASET_KEYS = ("data.path", "data.train")
 """Keys whose file names the dataset; an experiment has one of them."""
+TRAINING_KEYS = ("data.train", "data.validation")
+"""Keys of the separate files that a training reads."""
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+
+
+def is_test(split: str) -> bool:
+    """Return True for a split of test rows: `test`, or `test.9L` of a further test set."""
+    return split.partition(".")[0] == "test"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

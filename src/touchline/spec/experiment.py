@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, ge
 from annotated_types import Ge, Gt, Le, MinLen
 
 from touchline.spec import defaults
-from touchline.spec.data_config import DATASET_KEYS, DataConfig
+from touchline.spec.data_config import DATASET_KEYS, TRAINING_KEYS, DataConfig, is_test
 from touchline.spec.quantization import Quantization
 from touchline.spec.strategy import StrategyConfig
 from touchline.spec.training import (
@@ -433,6 +433,7 @@ def with_fields(experiment: Experiment, **values: object) -> Experiment:
 __all__ = [
     "CPU",
     "DATASET_KEYS",
+    "TRAINING_KEYS",
     "CheckpointConfig",
     "CheckpointInterval",
     "CheckpointKind",
@@ -446,5 +447,6 @@ __all__ = [
     "StageConfig",
     "TrainConfig",
     "as_written",
+    "is_test",
     "with_fields",
 ]

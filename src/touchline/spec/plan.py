@@ -144,6 +144,11 @@ class PlannedRun:
     digest: str
     """Hash over everything above that changes the work; drift is a changed digest."""
 
+    @property
+    def is_evaluated(self) -> bool:
+        """True for a control, and for a run that `evaluate.epochs` names epochs of."""
+        return self.train is None or self.evaluate.epochs != ()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownExample:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
-from touchline.backends.config_table import Keys, first_on, training_of
+from touchline.backends.config_table import Keys, first_on, inverted, training_of
 from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
@@ -55,20 +55,17 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         found["alpha"] = found["alpha"] or settings.default("lora_alpha", 2.0 * found["rank"].value)
     found["method"] = _method(settings, kind)
     pretrains = stage(settings) == "pt"
-    found["shuffle"] = _unless(settings, "disable_shuffling")
-    found["gradient_checkpointing"] = _unless(settings, "disable_gradient_checkpointing")
+    for field, switch in (
+        ("shuffle", "disable_shuffling"),
+        ("gradient_checkpointing", "disable_gradient_checkpointing"),
+    ):
+        found[field] = inverted(settings.flag(switch)) or settings.default(switch, True)
     found["trains_on_prompt"] = settings.flag("train_on_prompt") or settings.default("train_on_prompt", pretrains)
     # Neat packing counts, and pre-training packs by default.
     packed = first_on(settings, {"neat_packing": True}) or settings.flag("packing")
     found["packed"] = found["eval_packed"] = packed or settings.default("packing", pretrains)
     found["sources"] = tuple(_sources(settings))
     return training_of("llamafactory", settings, found)
-
-
-def _unless(settings: ConfigReader, key: str) -> Stated[bool]:
-    """Return what a switch switches off; it is on by default."""
-    off = settings.flag(key)
-    return settings.default(key, True) if off is None else Stated(not off.value, off.key, off.where)
 
 
 def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:

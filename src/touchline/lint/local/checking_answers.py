@@ -15,7 +15,7 @@ from touchline.data.datasets import load_examples, split_names
 from touchline.data.weights import read_shards
 from touchline.lint.local.inputs import ResolvedInputs
 from touchline.plan.build import data_key
-from touchline.spec.experiment import DataConfig
+from touchline.spec.experiment import DataConfig, is_test
 from touchline.spec.runs import RunKind
 
 _SOME = 0.01
@@ -99,7 +99,7 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
 
 
 def _tests(data: DataConfig) -> list[str]:
-    return [name for name in split_names(data) if name.startswith("test")]
+    return [name for name in split_names(data) if is_test(name)]
 
 
 def _questions(data: DataConfig, splits: Sequence[str], root: Path) -> dict[str, None]:

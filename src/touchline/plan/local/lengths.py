@@ -12,12 +12,9 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.data.lengths import TokenLengths, token_lengths
-from touchline.data.other_tokenizer import other_lengths
+from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
 from touchline.spec.experiment import DataConfig
-
-_TRAIN = "train"
-_TEST = "test"
 
 
 def training_lengths(
@@ -43,46 +40,25 @@ def training_lengths(
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.
     """
+    other = find_other_tokenizer(model.name, settings.models_dir) if "tokenizer" in model.absent else None
     cache = settings.cache_dir
-    if "tokenizer" not in model.absent:
-        found = _example_lengths(token_lengths(model, data, _TRAIN, base, date, cache, on_progress))
-        tests = [
-            _example_lengths(token_lengths(model, each, _TEST, base, date, cache, on_progress))
-            for each in _test_files(data)
-        ]
-        return replace(found, of_tests=_together(tests))
-    found, *tests = (
-        _by_another(model.name, each, split, base, date, settings, on_progress)
-        for each, split in ((data, _TRAIN), *((each, _TEST) for each in _test_files(data)))
-    )
-    asked = _together(tests)
-    if found.ends is None or asked is None:
-        return replace(found, of_tests=asked)
-    ends = zip(found.ends, zip(*(each.ends or (each, each) for each in tests), strict=True), strict=True)
-    low, high = (replace(end, of_tests=_together(of_tests)) for end, of_tests in ends)
-    return replace(found, of_tests=asked, ends=(low, high))
 
+    def counted(rows: DataConfig, split: str) -> ExampleLengths:
+        if other is None:
+            return _example_lengths(token_lengths(model, rows, split, base, date, cache, on_progress))
+        found, ends = other_lengths(model.name, other, rows, split, base, date, cache, on_progress)
+        low, high = (None, None) if ends is None else map(_example_lengths, ends)
+        return _example_lengths(found, None if low is None or high is None else (low, high))
 
-def _test_files(data: DataConfig) -> list[DataConfig]:
-    """Return the dataset with each of its test files as the only one."""
-    return [replace(data, test=file) for file in data.test_sets.values()]
-
-
-def _by_another(
-    name: str,
-    data: DataConfig,
-    split: str,
-    base: Path,
-    date: str,
-    settings: UserConfig,
-    on_progress: ProgressCallback | None,
-) -> ExampleLengths:
-    """Return lengths with ends, of a model whose tokenizer is not here."""
-    found, ends = other_lengths(name, data, split, base, date, settings.cache_dir, settings.models_dir, on_progress)
-    if ends is None:
-        return _example_lengths(found)
-    low, high = map(_example_lengths, ends)
-    return _example_lengths(found, (low, high))
+    found = counted(data, "train")
+    # Each test file as the only one.
+    tests = [counted(replace(data, test=file), "test") for file in data.test_sets.values()]
+    asked, ends = _together(tests), found.ends
+    if ends is not None and asked is not None:
+        of_ends = zip(*(each.ends or (each, each) for each in tests), strict=True)
+        low, high = (replace(end, of_tests=_together(each)) for end, each in zip(ends, of_ends, strict=True))
+        ends = (low, high)
+    return replace(found, of_tests=asked, ends=ends)
 
 
 def _together(tests: Sequence[ExampleLengths]) -> ExampleLengths | None:

@@ -257,14 +257,13 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
-    stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
-    models = sorted({each.settings.model or "" for each in stated})
-    names = {model: _one_name(model, models) for model in models}
+    written = sorted({each.settings.model or "" for each in _stated(read)})
+    names = {model: _one_name(model, written) for model in written}
     read = [
         replace(each, settings=replace(each.settings, model=names.get(each.settings.model or "", each.settings.model)))
         for each in read
     ]
-    stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
+    stated = _stated(read)
     models = sorted(set(names.values()))
     found: list[_Read] = []
     for each in read:
@@ -281,6 +280,11 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
             settings = replace(settings, dataset=data.pop() if len(data) == 1 else None)
         found.append(replace(each, settings=settings))
     return found
+
+
+def _stated(read: Sequence[_Read]) -> list[_Read]:
+    """Return the runs whose files state their model."""
+    return [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
 
 
 def _one_name(model: str, models: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Data files of imported trainings: separate ones, and stages whose file has no rows."""
+"""Data files of imported trainings: separate ones, all rows of one, and stages whose file has no rows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.backends.imports import Carried, ImportedTraining
-from touchline.core.errors import HostError, InputError
-from touchline.data.readers import FORMATS, read_rows
+from touchline.backends.imports import ALL_ROWS, Carried, ImportedTraining, NotCarried
+from touchline.core.errors import TouchlineError
+from touchline.data.readers import FORMATS, WHOLE, read_rows
 from touchline.spec.experiment import DATASET_KEYS
 
+_UNREADABLE = (TouchlineError, OSError, ValueError)
 _SMALL_BYTES = 1 << 12
 """Size from which a file has rows."""
 _ONE, _TRAIN = DATASET_KEYS
 _VALIDATION = "data.validation"
+_SHARE = "data.train_fraction"
+_NO_SHARE = "all rows of the file train: others have separate files"
+ALL_TRAIN = frozenset({ALL_ROWS.why, _NO_SHARE})
+"""Reasons of values that are no other training here: all rows train."""
+
+
+def with_rows(
+    trainings: Sequence[ImportedTraining], left: Sequence[NotCarried], folder: Path
+) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
+    """Return trainings that lose no row and are one design, the values that are not carried over, and notes.
+
+    Args:
+        trainings: the trainings of a source.
+        left: the values that are not carried over.
+        folder: folder of the new experiment, which files are relative to.
+    """
+    if any(_has_splits(each, folder) for each in trainings):
+        left = [each for each in left if each.why != ALL_ROWS.why]
+    elif all(any(each.why == ALL_ROWS.why for each in training.left) for training in trainings):
+        trainings = [_on_all_rows(each) for each in trainings]
+    shares = {(share.source, share.where) for each in trainings if (share := each.settings.get(_SHARE))}
+    found, notes = with_files(trainings, folder)
+    if not any(_SHARE in each.settings for each in found):
+        left = [replace(each, why=_NO_SHARE) if (each.key, each.where[0]) in shares else each for each in left]
+    return found, list(left), notes
 
 
 def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[list[ImportedTraining], list[str]]:
@@ -43,7 +69,7 @@ def _in_one_form(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTr
     notes: list[str] = []
     known: dict[str, Carried] = {}
     for each in trainings:
-        settings = {_TRAIN if key == _ONE else key: value for key, value in each.settings.items()}
+        settings = dict(_on_all_rows(each).settings)
         if (share := settings.pop("data.train_fraction", None)) is not None:
             notes.append(
                 f"{each.name}: trains on all rows, not on a share of {share.value}: others have separate files"
@@ -61,6 +87,11 @@ def _in_one_form(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTr
             )
             found[place] = replace(each, settings={**each.settings, _VALIDATION: other})
     return found, notes
+
+
+def _on_all_rows(training: ImportedTraining) -> ImportedTraining:
+    """Return a training with the file of all its rows as that of its training rows."""
+    return replace(training, settings={_TRAIN if key == _ONE else key: at for key, at in training.settings.items()})
 
 
 def stages_without_rows(trainings: Sequence[ImportedTraining], folder: Path) -> dict[str, str]:
@@ -91,11 +122,24 @@ def _without_empty_validation(
 
 def _has_no_rows(folder: Path, name: str) -> bool:
     """Return True for a data file without rows. What cannot be read may have some."""
-    # The folder of the new experiment need not exist yet.
-    path = Path(os.path.normpath(folder.absolute() / name))
+    path = _placed(folder, name)
     try:
         if not path.is_file() or path.stat().st_size > _SMALL_BYTES or path.suffix.lower() not in FORMATS:
             return False
         return path.stat().st_size == 0 or not any(read_rows(path).splits.values())
-    except (InputError, HostError, OSError, ValueError):
+    except _UNREADABLE:
         return False
+
+
+def _has_splits(training: ImportedTraining, folder: Path) -> bool:
+    """Return True if a training's data file is on this machine, and has splits of its own."""
+    file = training.settings.get(_ONE)
+    try:
+        return file is not None and WHOLE not in read_rows(_placed(folder, str(file.value))).splits
+    except _UNREADABLE:
+        return False
+
+
+def _placed(folder: Path, name: str) -> Path:
+    """Return the path of a file; the folder of the new experiment need not exist yet."""
+    return Path(os.path.normpath(folder.absolute() / name))

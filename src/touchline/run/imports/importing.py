@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,15 +11,14 @@ from pathlib import Path
 
 from touchline.backends.import_carrier import left_over
 from touchline.backends.import_training import carry_training
-from touchline.backends.imports import ALL_ROWS, Carried, ImportedTraining, NotCarried, Reason
+from touchline.backends.imports import ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
-from touchline.core.errors import InputError, PolicyError, TouchlineError
+from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic
 from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
-from touchline.data.readers import WHOLE, read_rows
-from touchline.run.imports.data_files import stages_without_rows, with_files
+from touchline.run.imports.data_files import ALL_TRAIN, stages_without_rows, with_files, with_rows
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
@@ -36,8 +34,6 @@ _UNSCORED = (
     "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
     "evaluate.epochs out"
 )
-_SHARE = "data.train_fraction"
-_ALL_TRAIN = "all rows of the file train: others have separate files"
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
@@ -112,20 +108,13 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
         return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
     choice = choose_trainer(trainings)
     trainings, left = list(choice.trainings), [*left, *choice.left]
-    if any(_has_splits(each, folder) for each in trainings):
-        left = [each for each in left if each.why != ALL_ROWS.why]
-    else:
-        trainings = _with_all_rows(trainings)
-    shares = [carried for each in trainings if (carried := each.settings.get(_SHARE))]
-    trainings, emptied = with_files(trainings, folder)
-    if not any(_SHARE in each.settings for each in trainings):
-        left = _without_shares(left, shares)
+    trainings, left, of_files = with_rows(trainings, left, folder)
     design, differences = design_of(trainings)
     data = {**data, **design}
     if model is not None:
         data["models"] = [model]
     data["name"] = experiment_name(Path(str(data["name"])))
-    notes = [*notes, *emptied, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
+    notes = [*notes, *of_files, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
     return _write(data, trainings, left, notes, target, source)
 
 
@@ -153,34 +142,6 @@ def import_stages(configs: Sequence[Path], target: Path, *, model: str | None, n
     trainings, left, notes = carry_configs(source, target.parent, [], Path.cwd())
     name = name or experiment_name(target.parent.absolute())
     return _write_stages(trainings, left, notes, target, source, name=name, model=model)
-
-
-def _with_all_rows(trainings: list[ImportedTraining]) -> list[ImportedTraining]:
-    """Return the trainings with their file in `data.train`, if all train on all rows: none is lost."""
-    if not all(any(left.why == ALL_ROWS.why for left in each.left) for each in trainings):
-        return trainings
-    names = {"data.path": "data.train"}
-    return [
-        replace(each, settings={names.get(key, key): value for key, value in each.settings.items()})
-        for each in trainings
-    ]
-
-
-def _without_shares(left: Sequence[NotCarried], shares: Sequence[Carried]) -> list[NotCarried]:
-    """Return the values with another reason where a share of rows gave way to separate files."""
-    places = {(each.source, each.where) for each in shares}
-    return [replace(each, why=_ALL_TRAIN) if (each.key, each.where[0]) in places else each for each in left]
-
-
-def _has_splits(training: ImportedTraining, folder: Path) -> bool:
-    """Return whether a training's data file is on this machine, and has splits of its own."""
-    path = training.settings.get("data.path")
-    try:
-        # The folder of the new experiment need not exist yet.
-        found = None if path is None else read_rows(Path(os.path.normpath(folder.absolute() / str(path.value))))
-    except (TouchlineError, OSError, ValueError):
-        return False
-    return found is not None and WHOLE not in found.splits
 
 
 def _write_stages(
@@ -289,7 +250,7 @@ def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) 
     """Return a note on keys that differ between trainings and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
-        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME) or each.why in (ALL_ROWS.why, _ALL_TRAIN):
+        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME) or each.why in ALL_TRAIN:
             continue
         own = _PARAMETER.fullmatch(each.key)
         if kind is SourceKind.CRUIJFF_KIT and own is None:

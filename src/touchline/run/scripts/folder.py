@@ -40,10 +40,11 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         # This machine runs the same scripts as SLURM.
         "scheduler": SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
         "pbs": plan.executor == "pbs",
-        "further": evaluation_config(plan, run).tasks,
     }
+    config = evaluation_config(plan, run)
+    values["further"] = config.tasks
     files = {
-        "eval.yaml": _evaluation(plan, run),
+        "eval.yaml": _evaluation(config),
         "eval.py": template("eval.py.j2").render(values),
         evaluation: template("eval.slurm.j2").render(
             values, script=evaluation, header=evaluation_header(plan, run, site)
@@ -125,8 +126,7 @@ def _from_run(task: EvaluationTask) -> EvaluationTask:
     return replace(task, file=from_run_folder(task.file), modules=modules)
 
 
-def _evaluation(plan: Plan, run: PlannedRun) -> str:
-    config = evaluation_config(plan, run)
+def _evaluation(config: EvaluationConfig) -> str:
     header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
     data = json.loads(adapter(EvaluationConfig).dump_json(config))
     drop_unset_files(data["data"])
