@@ -30,10 +30,8 @@ from touchline.data.splits import (
     file_splits,
     overlaps,
     separate_splits,
-    shown_split,
-    split_of,
 )
-from touchline.spec.experiment import TRAINING_KEYS, DataConfig, is_test
+from touchline.spec.data_config import TRAINING_KEYS, DataConfig, is_test, shown_split, split_of
 
 _QUOTED = 60
 """Characters of a text that a message shows."""

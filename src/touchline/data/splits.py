@@ -12,7 +12,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import shorten
 from touchline.data.data_files import FoundFiles
 from touchline.data.readers import WHOLE, RawDataset, SourceRow
-from touchline.spec.experiment import DataConfig, is_test
+from touchline.spec.data_config import DataConfig, is_test, shown_split, split_of
 from touchline.spec.tasks.capitalization import split_sizes
 
 SPLITS = ("train", "validation", "test")
@@ -21,16 +21,6 @@ WITHOUT_TEST = "data.test"
 _QUOTED = 60
 """Characters of a text that a message shows."""
 _SHOWN = 3
-
-
-def split_of(key: str) -> str:
-    """Return the split of a file by its dotted key: `train`, `test`, `test.5L`."""
-    return key.removeprefix("data.")
-
-
-def shown_split(name: str) -> str:
-    """Return a split as tables and messages show it: `test 5L` of `test.5L`."""
-    return name.replace(".", " ")
 
 
 def file_splits(

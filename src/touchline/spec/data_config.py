@@ -19,6 +19,16 @@ TRAINING_KEYS = ("data.train", "data.validation")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
+def split_of(key: str) -> str:
+    """Return the split of a file by its dotted key: `train`, `test`, `test.5L`."""
+    return key.removeprefix("data.")
+
+
+def shown_split(name: str) -> str:
+    """Return a split as tables and messages show it: `test 5L` of `test.5L`."""
+    return name.replace(".", " ")
+
+
 def is_test(split: str) -> bool:
     """Return True for a split of test rows: `test`, or `test.9L` of a further test set."""
     return split.partition(".")[0] == "test"
