@@ -38,9 +38,9 @@ from touchline.data.models import load_model, load_renderer
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.user_config import load_settings
 from touchline.data.words import load_words
-from touchline.spec.evaluation import EvaluationConfig, PlannedModel
-from touchline.spec.experiment import DataConfig, EvaluateConfig
-from touchline.spec.write import to_yaml
+from touchline.experiment.evaluation import EvaluationConfig, PlannedModel
+from touchline.experiment.experiment import DataConfig, EvaluateConfig
+from touchline.experiment.write import to_yaml
 
 RANKS = (4, 8, 16, 32)
 NEW_TOKENS = 12

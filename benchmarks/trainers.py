@@ -29,7 +29,7 @@ from touchline.data.metrics import Metrics, StepRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import load_settings
 from touchline.data.words import load_words
-from touchline.spec.plan import Plan
+from touchline.experiment.plan import Plan
 
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 3e-2}
 """Difference of the first losses by base dtype: attention, autocast and order of sums round differently."""

@@ -15,7 +15,7 @@ from touchline import api
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 EXPERIMENT = """\
 name: trainers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "touchline"
 ROOMS = (
-    *("core", "statistics", "slurm", "spec", "data", "backends", "history", "estimate", "plan", "lint"),
+    *("core", "statistics", "slurm", "experiment", "data", "backends", "history", "estimate", "plan", "lint"),
     *("train", "evaluate", "run", "results", "report", "api", "agent", "cli"),
 )
 """Rooms from the bottom up, as pyproject.toml has them for import-linter."""

@@ -52,8 +52,8 @@ class Format:
 
 
 FORMATS = (
-    Format(schema="experiment", type="spec.experiment:Experiment", what="experiment.yaml, as the user writes it"),
-    Format(schema="plan", type="spec.plan:Plan", what="plan.json, the resolved truth of an experiment"),
+    Format(schema="experiment", type="experiment.experiment:Experiment", what="experiment.yaml, as the user writes it"),
+    Format(schema="plan", type="experiment.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="ledger", type="run.ledger:LedgerEntry", what="a line of ledger.jsonl"),
     Format(schema="approval", type="run.budget:Approval", what=".touchline/approval.json, what an agent may run"),
     Format(schema="resources", type="run.resources:ResourceSummary", what="status/resources.<job>.<restart>.json"),
@@ -103,7 +103,7 @@ FORMATS = (
     Format(
         schema="pause", type="data.training_state:PauseRequest", what="pause.json, the step at which a training pauses"
     ),
-    Format(schema="eval", type="spec.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
+    Format(schema="eval", type="experiment.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="data.scores:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="core.status:AttemptStart", what="status/start.*.json, an attempt began"),
     Format(schema="attempt-exit", type="core.status:AttemptExit", what="status/exit.*.json, an attempt ended"),
@@ -165,7 +165,7 @@ FORMATS = (
         what="touchline init --json, beside the plan",
         answer="init",
     ),
-    Format(schema="answer-plan", type="spec.plan:Plan", what="touchline plan --json", answer="plan"),
+    Format(schema="answer-plan", type="experiment.plan:Plan", what="touchline plan --json", answer="plan"),
     Format(
         schema="answer-models",
         type="core.catalog:ModelInfo",
@@ -359,10 +359,10 @@ def _cell(text: str) -> str:
 
 def experiment_page() -> str:
     """Every key of experiment.yaml with type, default, bounds and meaning."""
-    from touchline.spec.experiment import Experiment, as_written
+    from touchline.experiment.experiment import Experiment, as_written
 
     lines = [
-        NOTE.format(source="src/touchline/spec/experiment.py") + "# experiment.yaml, key by key",
+        NOTE.format(source="src/touchline/experiment/experiment.py") + "# experiment.yaml, key by key",
         "",
         "An unknown key is an error with its line and column, and all errors of a file are reported at once. Any key",
         "can be overridden on the command line by its dotted name, `train.lora.rank=8`. The reasons for the defaults",
@@ -386,10 +386,10 @@ def experiment_page() -> str:
 
 def defaults_page() -> str:
     """Every default with its reason."""
-    from touchline.spec.defaults import DEFAULTS
+    from touchline.experiment.defaults import DEFAULTS
 
     lines = [
-        NOTE.format(source="src/touchline/spec/defaults.py") + "# Defaults, and why",
+        NOTE.format(source="src/touchline/experiment/defaults.py") + "# Defaults, and why",
         "",
         "No time, memory size or disk size has a default: such numbers come from measured runs, or they are missing.",
         "",

@@ -42,7 +42,7 @@ _VERBS: tuple[str, ...] = (
     *("estimate", "probe", "pack", "place", "optimize", "history", "doctor", "selftest"),
 )
 _CLASSES = {
-    "Experiment": "touchline.spec.experiment",
+    "Experiment": "touchline.experiment.experiment",
     **dict.fromkeys(
         ("TouchlineError", "InputError", "PolicyError", "HostError", "RunsFailedError"), "touchline.core.errors"
     ),

@@ -11,6 +11,8 @@ from touchline.core.errors import HostError as HostError, InputError as InputErr
 from touchline.core.finding import Finding
 from touchline.core.packing import PackingSummary
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import Experiment as Experiment
+from touchline.experiment.plan import Plan
 from touchline.history.listing import History
 from touchline.history.probe import ProbeReport
 from touchline.history.selftest import SelftestReport
@@ -39,8 +41,6 @@ from touchline.run.selection import JobProgressCallback
 from touchline.run.selftest import ProgressRows
 from touchline.run.submission import Submitted
 from touchline.slurm.doctor import DoctorReport
-from touchline.spec.experiment import Experiment as Experiment
-from touchline.spec.plan import Plan
 
 __version__: str
 _Path = str | PathLike[str]

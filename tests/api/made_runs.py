@@ -26,8 +26,8 @@ from touchline.data.metrics import (
     ValidationRow,
 )
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.run.scripts.folder import evaluation_config
-from touchline.spec.plan import Plan, PlannedRun
 
 START = AttemptRow(
     event="start", attempt=1, time_unix=1000.0, from_step=0, run="r", run_digest="d", steps=10,

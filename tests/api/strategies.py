@@ -16,11 +16,11 @@ from touchline.core.status import EXIT_DIVERGED
 from touchline.data.checkpoints import training_complete
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.strategy import StrategyDecision
 from touchline.run import launching
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan
-from touchline.spec.plan import PlannedRun
-from touchline.spec.strategy import StrategyDecision
 
 EXPERIMENT = """\
 name: tiny

@@ -19,12 +19,12 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
 from touchline.data.hub import how_to_get
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.plan.local.packing import PackRequest
 from touchline.plan.placement.types import Cluster
 from touchline.plan.sections import runs_plan_markdown
 from touchline.run.allocation import PlaceRequest
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.plan import Plan
 
 NAME = "Tiny-1M-Instruct"
 WEIGHTS = "model.safetensors"

@@ -305,8 +305,8 @@ NOT_PLANNING = {
     "plan/local/estimating.py": {"ME010"},  # options of `estimate`
     "plan/local/job_list.py": {"PL100", "PL101", "PL102", "PL103"},  # files of `place`
     "plan/placement/validation.py": {f"PL{number}" for number in range(103, 112)},
-    "spec/foreign.py": {"BK010"},  # configs of other tools
-    "spec/read.py": {"EX005"},  # overrides, which `check` has none of
+    "experiment/foreign.py": {"BK010"},  # configs of other tools
+    "experiment/read.py": {"EX005"},  # overrides, which `check` has none of
 }
 WARNINGS = {"CK105", "ME031", "PK002", "PK004", "TK104", "TK231", "TR057", "US134"}
 """Codes of planning that are never errors."""
@@ -315,7 +315,7 @@ WARNINGS = {"CK105", "ME031", "PK002", "PK004", "TK104", "TK231", "TR057", "US13
 def test_every_code_of_planning_has_a_fault() -> None:
     root = Path(touchline.__file__).parent
     found: set[str] = set()
-    for path in (*(each for room in ("spec", "data", "plan") for each in (root / room).rglob("*.py")), *BACKENDS):
+    for path in (*(each for room in ("experiment", "data", "plan") for each in (root / room).rglob("*.py")), *BACKENDS):
         found |= codes_of(root / path) - NOT_PLANNING.get(str((root / path).relative_to(root)), set())
     assert found - WARNINGS - {fault.code for fault in FAULTS.values()} == set()
 

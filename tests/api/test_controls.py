@@ -14,12 +14,12 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import GeneralConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.files import plan_from_json
 from touchline.run.scripts.experiment import wanted_checkpoints
-from touchline.spec.experiment import GeneralConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
 
 PLAIN = EXPERIMENT.format(ranks="[2, 4]")
 CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]")

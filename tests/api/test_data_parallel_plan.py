@@ -13,8 +13,8 @@ from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.lint.local.inputs import errors_of
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

@@ -22,6 +22,8 @@ from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.history.history import store_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
@@ -30,8 +32,6 @@ from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.plan.local.past_scores import past_scores
 from touchline.run.designing import parse_budget
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import DecisionKind, StrategyDecision
 from touchline.statistics.spread_types import SpreadKind, SpreadSource
 
 pytestmark = pytest.mark.planning

@@ -18,6 +18,7 @@ from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.core.units import GIB
 from touchline.data.user_config import UserConfig
+from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
 from touchline.run.doctor import run_doctor, trial_options
@@ -26,7 +27,6 @@ from touchline.run.doctor_host import inspect_folder, locks_hold_across_nodes, m
 from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
 from touchline.slurm.local.cluster import query_cluster
 from touchline.slurm.local.commands import CommandResult, RealCommands
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

@@ -10,11 +10,11 @@ import pytest
 from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
+from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Cluster, DeadlineVerdict
 from touchline.run.allocation import MEGA, SUBMIT, Placed, allocation_of, emit, place_experiment
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 SITE = SlurmSite(signal_seconds=120, partition="gpu")

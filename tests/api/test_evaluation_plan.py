@@ -17,7 +17,7 @@ from touchline.core.errors import FindingsError, InputError
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
-from touchline.spec.plan import Plan
+from touchline.experiment.plan import Plan
 
 pytestmark = pytest.mark.planning
 

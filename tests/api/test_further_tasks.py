@@ -19,13 +19,13 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
 from touchline.data.user_config import UserConfig
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.plan import Plan
 from touchline.lint.local.inputs import errors_of
 from touchline.plan import times
 from touchline.plan.files import plan_from_json
 from touchline.results.collect import collect_results
 from touchline.run.planning import refuse_findings
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.plan import Plan
 
 TASK = """from pathlib import Path
 

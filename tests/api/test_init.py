@@ -12,7 +12,7 @@ from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.data.models import load_model
 from touchline.data.user_config import UserConfig
-from touchline.spec.read import read_experiment
+from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

@@ -29,6 +29,8 @@ from touchline.cli.main import main as run_main
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.read import read_experiment
+from touchline.experiment.site import SlurmSite
 from touchline.history.history import store_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts
@@ -37,8 +39,6 @@ from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import AnswerSource, Interview
 from touchline.run.interview.questions import QUESTIONS
 from touchline.run.interview.templates import TEMPLATES
-from touchline.spec.read import read_experiment
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

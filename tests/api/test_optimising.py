@@ -14,6 +14,8 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
 from touchline.data import datasets
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import read_experiment
 from touchline.plan.build import PlanInputs
 from touchline.plan.optimization import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
@@ -22,8 +24,6 @@ from touchline.run import optimising
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
-from touchline.spec.plan import Plan
-from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

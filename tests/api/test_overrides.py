@@ -23,12 +23,12 @@ from touchline import api
 from touchline.api import running
 from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.plan.sections import left_text
 from touchline.run import launching
 from touchline.run.marks import LEFT, RunMark
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.preparing import write_folders
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 

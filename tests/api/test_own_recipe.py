@@ -14,11 +14,11 @@ from touchline.backends.torchtune.own_recipe import WRITTEN_KEYS
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.document import parse
+from touchline.experiment.experiment import TrainConfig
 from touchline.lint.local.recipes import read_recipe
 from touchline.run.planning import read_planned, refuse_findings
 from touchline.run.preparing import write_folders
-from touchline.spec.document import parse
-from touchline.spec.experiment import TrainConfig
 from touchline.train.external import run_external
 from touchline.train.run import Stop
 

@@ -14,10 +14,10 @@ from tests.faults.models_d import CHATML, jsonl, model_files
 from touchline.core.finding import Location, Severity
 from touchline.data import readers
 from touchline.data.rendering.rows import ShownRow, shown_row
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local import parity as steps
 from touchline.lint.local.parity import Parity, extremes, settings_of
-from touchline.spec.experiment import DataConfig
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 pytestmark = pytest.mark.planning
 

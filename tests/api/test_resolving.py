@@ -12,9 +12,9 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.lint.local.audit import audit
 from touchline.plan.sections import runs_plan_markdown
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 
@@ -99,8 +99,8 @@ def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, setting
     text = (run / "finetune.yaml").read_text()
     from touchline.backends.run_config import RunConfig  # what the trainer reads
     from touchline.data.datasets import load_examples
-    from touchline.spec.document import parse
-    from touchline.spec.validate import build
+    from touchline.experiment.document import parse
+    from touchline.experiment.validate import build
 
     document = parse(text, "finetune.yaml")
     config, faults = build(RunConfig, document.data, document)

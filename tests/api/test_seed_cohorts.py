@@ -17,6 +17,8 @@ from touchline.core.shape import ModelShape
 from touchline.core.units import GIB
 from touchline.data.shapes import shape_of_folder
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.plan import Cohort, Plan, TrainedAlone, WhyAlone
 from touchline.history.history import store_record
 from touchline.history.probe import (
     ProbeAnswer,
@@ -32,8 +34,6 @@ from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
 from touchline.plan.cohorts import WORTH
 from touchline.plan.sections import sections
-from touchline.spec.experiment import LoraConfig, TrainConfig
-from touchline.spec.plan import Cohort, Plan, TrainedAlone, WhyAlone
 
 __all__ = ["settings"]
 pytestmark = pytest.mark.planning

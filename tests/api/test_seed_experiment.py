@@ -24,10 +24,10 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
 from touchline.slurm.script import read_script
-from touchline.spec.plan import Plan, PlannedRun
 
 RANKS = (4, 64)
 PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_every_steps=2")

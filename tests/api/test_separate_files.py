@@ -15,7 +15,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.user_config import UserConfig
-from touchline.spec.plan import Plan
+from touchline.experiment.plan import Plan
 
 pytestmark = pytest.mark.planning
 

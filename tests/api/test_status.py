@@ -28,13 +28,13 @@ from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError
 from touchline.core.status import JobState, RunStatus
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.results.live import LiveRun
 from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Job
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
-from touchline.spec.plan import Plan
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

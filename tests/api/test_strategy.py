@@ -14,12 +14,12 @@ from touchline import api
 from touchline.api.by_strategy import submit_by_strategy
 from touchline.core.errors import InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import DecisionKind, StopReason, StrategyDecision
 from touchline.results.strategy import advance
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import with_micro_batches
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import DecisionKind, StopReason, StrategyDecision
 
 __all__ = ["settings"]
 CLEAR = by_rank(rank2=[10, 11, 9, 10, 12, 10], rank4=[10, 10, 11, 9, 12, 10], rank8=[30, 32, 30, 29, 31, 30])

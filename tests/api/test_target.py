@@ -19,10 +19,10 @@ from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.site import SlurmSite
 from touchline.plan.local.target import device_findings, request_type, resolve_target
 from touchline.slurm.local.commands import CommandResult
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.site import SlurmSite
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

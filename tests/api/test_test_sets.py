@@ -26,11 +26,11 @@ from touchline.data.evaluations import evaluation_name, read_evaluation_config, 
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.data.user_config import UserConfig
 from touchline.evaluate.wanted import find_pending_evaluations
+from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask
+from touchline.experiment.plan import Plan
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.tasks import set_items, task_notes, task_rows
 from touchline.report.comparing.settings import planned_settings
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
-from touchline.spec.plan import Plan
 
 SETS = {"5L": (5, 20), "9L": (9, 16), "13L": (13, 12)}
 """Letters of a set's words, and its items."""

@@ -34,7 +34,7 @@ from touchline.data.user_config import UserConfig
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.inspect_task import write_items
 from touchline.evaluate.job import resolve_job
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
 

@@ -6,8 +6,8 @@ import importlib
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding
-from touchline.spec.foreign import parse_foreign
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.foreign import parse_foreign
+from touchline.experiment.partial import StatedTraining
 
 
 def format_of(backend: str) -> ConfigFormat:

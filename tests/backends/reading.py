@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.reader import DocumentReader, LogReader
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.spec.document import parse
+from touchline.experiment.document import parse
 
 _WORD = re.compile(r"[a-z_]+")
 _ESCAPE = re.compile(r"\x1b\[[\d;]*m")

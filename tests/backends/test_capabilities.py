@@ -10,8 +10,8 @@ from touchline.backends.capabilities import Capabilities, setting_value, unsuppo
 from touchline.backends.registry import capabilities
 from touchline.backends.training_limits import adapter_faults
 from touchline.core.finding import Severity
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.plan.identity import _NEWER_KEYS
-from touchline.spec.experiment import LoraConfig, TrainConfig
 
 pytestmark = pytest.mark.planning
 

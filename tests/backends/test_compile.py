@@ -16,8 +16,8 @@ from touchline.backends.peft.layout import COMPILED_WIDTH, BatchLayout
 from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import Dimensions
 from touchline.data.packing.forecast import BatchSettings
+from touchline.experiment.experiment import ComputeConfig, TrainConfig
 from touchline.plan.local.target import compiler_findings
-from touchline.spec.experiment import ComputeConfig, TrainConfig
 
 pytestmark = pytest.mark.planning
 

@@ -8,7 +8,7 @@ from tests.faults.case import base, changed
 from touchline.backends.formats import ConfigReading
 from touchline.backends.peft.format import FinetuneFormat, SetupFormat
 from touchline.backends.registry import config_formats
-from touchline.spec.foreign import parse_foreign
+from touchline.experiment.foreign import parse_foreign
 
 pytestmark = pytest.mark.planning
 

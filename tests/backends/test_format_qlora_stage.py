@@ -12,8 +12,8 @@ from tests.faults.case import base, changed
 
 from touchline.backends.qlora_stage.format import QloraStageFormat
 from touchline.core.finding import Finding
-from touchline.spec.foreign import ForeignDocument, ForeignFileError, parse_foreign
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
+from touchline.experiment.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
 

@@ -18,8 +18,8 @@ from touchline.backends.torchtune.components import component, nearest_component
 from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
-from touchline.spec.foreign import ForeignDocument, parse_foreign
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.foreign import ForeignDocument, parse_foreign
+from touchline.experiment.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
 

@@ -22,8 +22,8 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
-from touchline.spec.experiment import LoraConfig, TrainConfig
-from touchline.spec.read import read_experiment
+from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning
 PROGRAMS = ("axolotl", "llamafactory")

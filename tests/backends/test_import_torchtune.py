@@ -18,8 +18,8 @@ from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.foreign import parse_foreign
 from touchline.run.imports.importing import ImportReport
-from touchline.spec.foreign import parse_foreign
 
 pytestmark = pytest.mark.planning
 

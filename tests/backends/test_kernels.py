@@ -14,8 +14,8 @@ from touchline.backends.kernels import needed_kernels
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import backend_names, get_backend, memory_coefficients, refused_settings
 from touchline.estimate.parts import vocab_bytes
+from touchline.experiment.experiment import ComputeConfig, TrainConfig
 from touchline.plan.local.target import kernel_findings
-from touchline.spec.experiment import ComputeConfig, TrainConfig
 
 pytestmark = pytest.mark.planning
 

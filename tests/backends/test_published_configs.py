@@ -21,11 +21,11 @@ from touchline.backends.import_carrier import dotted, leaves
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.foreign import ForeignDocument, parse_foreign
+from touchline.experiment.overlay import setting
+from touchline.experiment.read import read_experiment
 from touchline.run.imports.importing import ImportReport
-from touchline.spec.experiment import Experiment
-from touchline.spec.foreign import ForeignDocument, parse_foreign
-from touchline.spec.overlay import setting
-from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

@@ -13,7 +13,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
-from touchline.spec.read import read_experiment
+from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

@@ -19,10 +19,10 @@ from touchline.core.quantity import Missing
 from touchline.estimate.evidence_memory import stack_key
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.stated import SettingSource, stated_settings
 from touchline.lint.limits import sharing
 from touchline.plan.identity import _train_identity
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.stated import SettingSource, stated_settings
 
 pytestmark = pytest.mark.planning
 

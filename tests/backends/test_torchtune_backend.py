@@ -19,11 +19,11 @@ from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_f
 from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
+from touchline.experiment.foreign import parse_foreign
+from touchline.experiment.plan import Assumption, Plan, PlannedRun
 from touchline.plan.settings import collect_settings
 from touchline.plan.settings_table import Origin
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig, TrainConfig
-from touchline.spec.foreign import parse_foreign
-from touchline.spec.plan import Assumption, Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

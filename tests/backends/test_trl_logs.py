@@ -15,7 +15,7 @@ from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import handwritten_model
 from touchline.backends.trl.words import parameters
 from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
-from touchline.spec.document import parse
+from touchline.experiment.document import parse
 
 pytestmark = pytest.mark.planning
 

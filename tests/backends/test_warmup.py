@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from touchline.backends.package_files import package_text
-from touchline.spec.training import TrainConfig
+from touchline.experiment.training import TrainConfig
 from touchline.train.schedule import learning_rate
 
 pytestmark = pytest.mark.planning

@@ -22,7 +22,7 @@ from touchline.data.lengths import token_lengths
 from touchline.data.models import find_models, load_model
 from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.data.user_config import load_settings
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

@@ -21,7 +21,7 @@ from touchline.core.errors import HostError, InputError, install_hint
 from touchline.core.finding import Finding, Severity
 from touchline.data import datasets, readers
 from touchline.data.datasets import load_dataset, load_examples, load_rows
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

@@ -17,7 +17,7 @@ from touchline.data.lengths import token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.image_rule import ImageRule
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 DATE = "2026-01-01"
 ANSWER = {"role": "assistant", "content": "Red"}

@@ -12,9 +12,9 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.label_sets import label_set
 from touchline.data.task_files import resolve_task
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.experiment import DataConfig
 from touchline.lint.task_files import prompt_findings
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

@@ -12,7 +12,7 @@ import pytest
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
 from touchline.data.datasets import data_sha256, load_clusters, load_dataset, load_examples, load_rows
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

@@ -14,8 +14,8 @@ from touchline.data.create import create_capitalization
 from touchline.data.datasets import load_dataset
 from touchline.data.user_config import config_path, load_settings
 from touchline.data.words import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, load_words
-from touchline.spec.experiment import DataConfig
-from touchline.spec.site import SlurmSite
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

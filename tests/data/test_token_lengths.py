@@ -20,7 +20,7 @@ from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.rendering.prefix import common_prefix
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

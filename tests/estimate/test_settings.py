@@ -22,8 +22,8 @@ from touchline.estimate.parts import optimizer_bytes, peak_parts, weight_bytes
 from touchline.estimate.terms import TERMS, amounts
 from touchline.estimate.what_if import what_ifs
 from touchline.estimate.work import StepWork
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.training_form import method_fact, quantization_fact
-from touchline.spec.experiment import LoraConfig, TrainConfig
 
 pytestmark = pytest.mark.planning
 

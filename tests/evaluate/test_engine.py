@@ -18,7 +18,7 @@ from touchline.evaluate import engine as engine_module
 from touchline.evaluate.decoding import Generation, Prefix, read_prefix, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
-from touchline.spec.answer_batches import BatchLimits, BatchSize
+from touchline.experiment.answer_batches import BatchLimits, BatchSize
 
 CPU = torch.device("cpu")
 DECODING = Decoding(max_new_tokens=5, stop_ids=frozenset({2}), pad_id=0, batch_size=8)

@@ -15,7 +15,7 @@ from touchline.data.evaluations import read_asked, read_evaluation_config, read_
 from touchline.data.scores import EvaluationRecord
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import read_request
-from touchline.spec.experiment import EvaluateConfig
+from touchline.experiment.experiment import EvaluateConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = [

@@ -19,7 +19,7 @@ from touchline.data.task_files import resolve_task
 from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import read_request
-from touchline.spec.experiment import EvaluateConfig
+from touchline.experiment.experiment import EvaluateConfig
 
 # Inspect leaves its event loop's streams to the garbage collector, and a parameter of a library behind the times.
 pytestmark = pytest.mark.filterwarnings(

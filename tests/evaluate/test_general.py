@@ -28,8 +28,8 @@ from touchline.data.evaluations import read_evaluation_config
 from touchline.evaluate.general import LM_EVAL_PYTHON
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import EvaluationRequest, RequestedJob, find_pending_evaluations
+from touchline.experiment.experiment import EvaluateConfig, GeneralConfig
 from touchline.results.harness import read_items, read_results
-from touchline.spec.experiment import EvaluateConfig, GeneralConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

@@ -22,8 +22,8 @@ from touchline.data.scores import EvaluationRecord
 from touchline.evaluate.noop import WEIGHTS, write_no_op
 from touchline.evaluate.process import evaluate
 from touchline.evaluate.wanted import EvaluationRequest, RequestedJob, find_pending_evaluations
-from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.spec.experiment import EvaluateConfig, LoraConfig
+from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.experiment.experiment import EvaluateConfig, LoraConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

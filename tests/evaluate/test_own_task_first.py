@@ -16,8 +16,8 @@ from touchline.data.evaluations import finished_evaluation, read_evaluation_conf
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
 from touchline.evaluate.prompts import shared_difference, turns_difference
+from touchline.experiment.experiment import EvaluateConfig
 from touchline.results.current_evaluations import with_metric
-from touchline.spec.experiment import EvaluateConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"

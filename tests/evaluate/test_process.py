@@ -39,8 +39,8 @@ from touchline.data.models import load_renderer, read_model
 from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import SCRATCH, evaluate
 from touchline.evaluate.wanted import read_request
-from touchline.spec.experiment import EvaluateConfig
-from touchline.spec.tasks.ready_made import get_task
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.tasks.ready_made import get_task
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"), pytest.mark.slow]

@@ -11,6 +11,7 @@ from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import GIB
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.history import read_record, store_record
 from touchline.history.index import load_index
 from touchline.history.probe import (
@@ -27,7 +28,6 @@ from touchline.history.probes import probe_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.records import sealed
-from touchline.spec.experiment import LoraConfig, TrainConfig
 
 pytestmark = pytest.mark.planning
 

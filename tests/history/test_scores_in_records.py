@@ -18,6 +18,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import EndRow
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.flat import csv_text, facts
 from touchline.history.history import contents, read_record, store_record
@@ -36,7 +37,6 @@ from touchline.history.scores import (
     validation_points,
 )
 from touchline.plan.identity import condition_digest
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 

@@ -24,10 +24,10 @@ from tests.hostile.test_irregular_files import verbs
 from tests.hostile.values import TEXTS, VALUES, mutated, mutated_text, to_json
 
 from touchline.core.errors import InputError
-from touchline.spec.experiment import Experiment
-from touchline.spec.foreign import Dialect, ForeignFileError, parse_foreign
-from touchline.spec.read import read_experiment
-from touchline.spec.validate import dotted_keys
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.foreign import Dialect, ForeignFileError, parse_foreign
+from touchline.experiment.read import read_experiment
+from touchline.experiment.validate import dotted_keys
 
 SECONDS = float(os.environ.get("TOUCHLINE_HOSTILE_SECONDS", "0"))
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

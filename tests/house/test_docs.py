@@ -46,7 +46,7 @@ def test_every_command_says_what_it_does() -> None:
 
 def test_every_default_is_a_key_that_exists() -> None:
     """A default for a key that was renamed would be a lie."""
-    from touchline.spec.defaults import DEFAULTS
+    from touchline.experiment.defaults import DEFAULTS
 
     page = docs.experiment_page()
     assert len(DEFAULTS) == len({row.key for row in DEFAULTS})
@@ -69,7 +69,7 @@ def _versioned() -> set[str]:
 def test_every_versioned_format_has_a_schema() -> None:
     """Whoever gives a file a version gives it a schema; a new format cannot be forgotten."""
     versioned = _versioned()
-    assert "spec.plan:Plan" in versioned
+    assert "experiment.plan:Plan" in versioned
     assert versioned - {format_.type for format_ in docs.FORMATS} == set()
 
 

@@ -17,16 +17,16 @@ from tests.cases import some
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "touchline"
-PACKAGES = ("core", "spec", "plan", "estimate", "backends", "lint", "run/scripts")
+PACKAGES = ("core", "experiment", "plan", "estimate", "backends", "lint", "run/scripts")
 NO_ESTIMATES = ("backends/logtext", "plan/local", "lint/local", "core/files.py", "core/units.py")
 """Grammar of other programs' logs, time limits of programs that are started, and units."""
 
 ALLOWED = {
     ("core", "EXIT_OUT_OF_MEMORY"): "an exit code",
     ("core", "HEARTBEAT_STALE_SECONDS"): "when a heartbeat is no sign of life, a choice",
-    ("spec", "signal_seconds"): "when a job is told to save, a choice",
-    ("spec", "poll_seconds"): "how often somebody looks, a choice",
-    ("spec", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",
+    ("experiment", "signal_seconds"): "when a job is told to save, a choice",
+    ("experiment", "poll_seconds"): "how often somebody looks, a choice",
+    ("experiment", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",
 }
 """(package, name) -> why its number is no estimate."""
 
@@ -163,7 +163,7 @@ def test_a_coefficient_without_source_is_seen() -> None:
 
 def test_there_are_modules_to_look_at() -> None:
     """A wrong folder would make the tests below pass on nothing."""
-    assert {path.relative_to(SOURCE).parts[0] for path in _modules()} >= {"core", "spec", "plan", "backends"}
+    assert {path.relative_to(SOURCE).parts[0] for path in _modules()} >= {"core", "experiment", "plan", "backends"}
 
 
 def test_no_time_or_size_has_a_number_of_its_own(subtests: pytest.Subtests) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
 
-PURE_ROOMS = ("core", "statistics", "spec", "slurm", "backends", "estimate", "plan", "lint", "report")
+PURE_ROOMS = ("core", "statistics", "experiment", "slurm", "backends", "estimate", "plan", "lint", "report")
 """Rooms whose modules touch nothing but their arguments, those in `LOCAL` excepted."""
 PURE_PACKAGES = ("data/packing", "data/rendering", "run/scripts")
 """Packages of other rooms of which the same holds."""
@@ -267,7 +267,7 @@ def test_the_checker_lets_pass(subtests: pytest.Subtests) -> None:
         "import numpy as np\ndef f(generator: np.random.Generator) -> float:\n    return generator.random()",
         "import numpy as np\nx = np.random.Generator(np.random.PCG64(1))",
         "import numpy as np\nx = np.random.default_rng(seed=1)",
-        "from touchline.spec.plan import Plan\nfrom touchline.core.errors import InputError",
+        "from touchline.experiment.plan import Plan\nfrom touchline.core.errors import InputError",
         "from jinja2 import Environment, PackageLoader\nx = Environment(loader=PackageLoader('touchline.run.scripts'))",
         "def f(door):\n    return door.open()",
         "import json\nx = json.dumps({'time': 1, 'os': 'a'})",

@@ -31,7 +31,7 @@ ALIASES = {"llamafactory": "llama[-_ ]?factory", "litgpt": "lit[-_ ]?gpt", "swif
 BACKEND = re.compile(r"^peft$|backends?[.:/ ]+peft")
 
 ALLOWED = {
-    ("spec/defaults.py", "peft"): "the default of `train.backend`",
+    ("experiment/defaults.py", "peft"): "the default of `train.backend`",
     ("data/families.py", "olmo"): "a family of models",
     ("data/hub.py", "olmo"): "a family of models",
     ("estimate/layers.py", "olmo"): "a family of models",

@@ -14,15 +14,15 @@ from tests.faults.experiment_files import experiment_files
 from touchline.core.catalog import DatasetInfo, SplitInfo
 from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing
+from touchline.experiment.expand import expand
+from touchline.experiment.experiment import with_fields
+from touchline.experiment.names import label_of
+from touchline.experiment.read import read_experiment
+from touchline.experiment.stages import chain_faults
+from touchline.experiment.tasks.capitalization import split_sizes
+from touchline.experiment.write import to_yaml
 from touchline.lint.design import DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.rule import check_view
-from touchline.spec.expand import expand
-from touchline.spec.experiment import with_fields
-from touchline.spec.names import label_of
-from touchline.spec.read import read_experiment
-from touchline.spec.stages import chain_faults
-from touchline.spec.tasks.capitalization import split_sizes
-from touchline.spec.write import to_yaml
 
 
 def view_of(text: str, *, with_data: bool = True) -> DesignView:

@@ -13,11 +13,11 @@ from tests.lint.designs import merged
 
 from touchline.backends.registry import config_formats
 from touchline.core.finding import Finding, Location
+from touchline.experiment.foreign import parse_foreign
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.config_set import CheckpointOnDisk, DataFile, FolderView, Sibling, TextFile
 from touchline.lint.design import row_set_sha256
 from touchline.lint.rule import check_view
-from touchline.spec.foreign import parse_foreign
-from touchline.spec.partial import StatedTraining
 
 
 def files_of(lines: str) -> dict[str, str]:

@@ -14,9 +14,9 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchSettings
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.stated import SettingSource, stated_settings
 from touchline.lint.arithmetic import Arithmetic, Span, arithmetic, rows_of_split
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.stated import SettingSource, stated_settings
 
 pytestmark = pytest.mark.planning
 

@@ -17,8 +17,8 @@ from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
+from touchline.experiment.partial import Stated
 from touchline.lint.limits import Width, adapted, fitting, largest, setup_of, sharing, width_of
-from touchline.spec.partial import Stated
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

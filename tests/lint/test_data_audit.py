@@ -21,13 +21,13 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
+from touchline.experiment.experiment import DataConfig
 from touchline.lint import data_baselines
 from touchline.lint.audited import DataAudit
 from touchline.lint.data_view import DataView
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.report.figures import FIGURES_OFF
-from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

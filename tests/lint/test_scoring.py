@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from touchline.core.finding import Location, Severity
+from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import NONSENSE, ScoringView, made_up_outputs, plain, probes_of, tried
 from touchline.lint.task_files import TaskFileView, has_task, is_task_file
-from touchline.spec.tasks.ready_made import TASKS
 
 pytestmark = pytest.mark.planning
 

@@ -9,10 +9,10 @@ from tests.faults.case import base
 
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location, Severity
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView, Surroundings
 from touchline.slurm.script import read_script
-from touchline.spec.partial import Stated, StatedTraining
 
 pytestmark = pytest.mark.planning
 

@@ -10,7 +10,7 @@ import pytest
 from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
 
 from touchline.core.finding import Severity
-from touchline.spec.partial import Stated
+from touchline.experiment.partial import Stated
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

@@ -12,9 +12,9 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu, find_gpu
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.rule import check_view
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 WHERE = Location(path="config.yaml", line=1)
 PREFIXES = ("TR", "ME", "PK", "CK")

@@ -13,8 +13,8 @@ from tests.api.strategies import leave_scores, rank_of
 from tests.run.explore_stand_in import train_to_pause
 
 from touchline.core.status import EXIT_DIVERGED, EXIT_PARENT_NOT_READY, TrainingEnd
+from touchline.experiment.plan import PlannedRun
 from touchline.run.planning import read_planned
-from touchline.spec.plan import PlannedRun
 
 DIVERGES = "1M_rank2_seed14"
 

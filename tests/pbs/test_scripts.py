@@ -13,12 +13,12 @@ from tests.run.made_plans import GPU, SITE, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.data.user_config import load_settings
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.site import SlurmSite
 from touchline.plan.sections import folder_lines
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.plan import Plan
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 CLUSTER = replace(SITE, slurm=SlurmSite(account="lab", partition="gpu", cpus_per_run=4, options=("-m ae",)))

@@ -19,14 +19,14 @@ from touchline.core.catalog import Dimensions, SplitInfo
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.expand import expand
+from touchline.experiment.names import ModelLabel
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.read import read_experiment
 from touchline.lint.local.planned_experiment import planned_findings
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import gpu_target
-from touchline.spec.expand import expand
-from touchline.spec.names import ModelLabel
-from touchline.spec.plan import PlannedRun
-from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

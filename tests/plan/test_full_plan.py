@@ -23,10 +23,10 @@ from touchline.estimate.disk import disk_estimate, resume_bytes
 from touchline.estimate.flops import step_flops
 from touchline.estimate.parts import peak_parts
 from touchline.estimate.work import StepWork
+from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.plan import Plan
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
-from touchline.spec.experiment import LoraConfig, TrainConfig
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 

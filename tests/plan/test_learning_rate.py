@@ -23,15 +23,15 @@ from touchline import api
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
+from touchline.experiment.expand import expand
+from touchline.experiment.learning_rate import RuleRate, rate_text, rule_rate
+from touchline.experiment.names import label_of
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import read_experiment
+from touchline.experiment.runs import RunKind, RunSpec
 from touchline.lint.rule import check_view
 from touchline.lint.views import Surroundings, TrainingView
 from touchline.plan.learning_rate import with_learning_rates
-from touchline.spec.expand import expand
-from touchline.spec.learning_rate import RuleRate, rate_text, rule_rate
-from touchline.spec.names import label_of
-from touchline.spec.plan import Plan
-from touchline.spec.read import read_experiment
-from touchline.spec.runs import RunKind, RunSpec
 
 pytestmark = pytest.mark.planning
 

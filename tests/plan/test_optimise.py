@@ -11,6 +11,9 @@ from tests.run.made_plans import GPU, made_plan, made_run
 
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.site import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
     MICRO_BATCH,
@@ -24,9 +27,6 @@ from touchline.plan.optimize import (
 )
 from touchline.plan.placement.types import Cluster
 from touchline.plan.save_interval import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

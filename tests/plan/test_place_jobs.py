@@ -9,10 +9,10 @@ from tests.run.made_plans import CPU, GPU, made_control, made_memory, made_plan,
 
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.placement.types import Minutes
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 UNKNOWN = Missing(missing="no evidence")

@@ -12,11 +12,11 @@ from tests.run.made_plans import DATA, made_control, made_plan, made_run
 
 from touchline.core.catalog import SplitInfo
 from touchline.core.levels import Level
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts, power_lines, power_rows
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.spec.experiment import EvaluateConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.power import smallest_seed_difference
 from touchline.statistics.sample_sizes import detectable

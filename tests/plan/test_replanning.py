@@ -17,11 +17,11 @@ from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.notes import design_line
 from touchline.plan.sections import revision_text, runs_plan_markdown, sections
 from touchline.run.planning import RunMark
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

@@ -10,14 +10,14 @@ from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
 from touchline.core.estimate import PastRunsUsed
 from touchline.core.quantity import Quantity
+from touchline.experiment.defaults import DEFAULTS
+from touchline.experiment.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.experiment.plan import Assumption, Plan, PlannedRun
+from touchline.experiment.validate import dotted_keys
 from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.run.scripts.experiment import readme_text
-from touchline.spec.defaults import DEFAULTS
-from touchline.spec.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
-from touchline.spec.plan import Assumption, Plan, PlannedRun
-from touchline.spec.validate import dotted_keys
 
 pytestmark = pytest.mark.planning
 
@@ -64,7 +64,7 @@ def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default
 
 
 def _general() -> type:
-    from touchline.spec.experiment import GeneralConfig
+    from touchline.experiment.experiment import GeneralConfig
 
     return GeneralConfig
 

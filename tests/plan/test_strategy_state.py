@@ -10,14 +10,8 @@ from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.levels import Level
-from touchline.plan.sections import summary_line, summary_sections
-from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
-from touchline.plan.strategy.fixed_design import design_changes, design_digest
-from touchline.plan.strategy.section import strategy_sections
-from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
-from touchline.plan.strategy.text import decision_line, status_line, strategy_status
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import (
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import (
     Choice,
     Continuation,
     ContrastLook,
@@ -32,6 +26,12 @@ from touchline.spec.strategy import (
     StopReason,
     StrategyDecision,
 )
+from touchline.plan.sections import summary_line, summary_sections
+from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
+from touchline.plan.strategy.fixed_design import design_changes, design_digest
+from touchline.plan.strategy.section import strategy_sections
+from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
+from touchline.plan.strategy.text import decision_line, status_line, strategy_status
 from touchline.statistics.conclusions import Verdict
 from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, stopping_chances
 

@@ -12,9 +12,9 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.untrained import takes_over
-from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

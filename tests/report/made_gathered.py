@@ -9,10 +9,10 @@ from touchline.core.levels import Level
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, Setting
 from touchline.results.verification_types import StorageSummary, Verification
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Proportion
 from touchline.statistics.proportion import wilson
 

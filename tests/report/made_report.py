@@ -15,6 +15,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB, MIB
 from touchline.data.scores import AskedItem, CheckpointInfo, EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.facts import pareto
 from touchline.report.formatting import settings_words
 from touchline.report.report import (
@@ -42,7 +43,6 @@ from touchline.results.verification_types import (
     Verification,
     VerifiedCheckpoint,
 )
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Conclusion, Proportion, ScoreDifference
 
 TASK = "capitalization"

@@ -13,13 +13,8 @@ from tests.run.made_plans import made_control, made_plan, made_run
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.plan.strategy.state import started_plan, strategy_state
-from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import RunResult
-from touchline.results.scored import compared
-from touchline.results.strategy_record import StrategyRecord
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import (
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import (
     Choice,
     Continuation,
     ContrastLook,
@@ -37,6 +32,11 @@ from touchline.spec.strategy import (
     StrategyDecision,
     Verdict,
 )
+from touchline.plan.strategy.state import started_plan, strategy_state
+from touchline.results.report_inputs import ReportInputs
+from touchline.results.run_result import RunResult
+from touchline.results.scored import compared
+from touchline.results.strategy_record import StrategyRecord
 
 SEEDS = (11, 12, 13, 14, 15, 16)
 LOOKS = (3, 4, 6)

@@ -9,9 +9,9 @@ from numpy.random import PCG64, Generator
 from tests.report.made_gathered import RANK, TASK, control, record, rights, run
 
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses, compared, last_of_each, scored_run
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Conclusion
 
 pytestmark = pytest.mark.planning

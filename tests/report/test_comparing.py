@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.report.made_gathered import control, record, rights, run
 
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.runs import ControlKind
 from touchline.report.compared import ComparedExperiments, ExperimentSummary, PairedRuns
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import found_settings
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Conclusion
 from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired
 

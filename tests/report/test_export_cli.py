@@ -17,8 +17,8 @@ from tests.api.made_runs import START, evaluate, rows, steps, train
 from touchline import api
 from touchline.core.files import try_lock
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.report.trackers.protocol import TRACKERS
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.trackers
 

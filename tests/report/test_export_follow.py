@@ -14,7 +14,7 @@ from tests.api.made_runs import START, evaluate, rows, steps, train
 from tests.report.test_export_cli import clean, experiment  # noqa: F401
 from tests.report.test_tensorboard import read
 
-from touchline.spec.plan import Plan
+from touchline.experiment.plan import Plan
 
 pytestmark = pytest.mark.trackers
 

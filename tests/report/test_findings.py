@@ -18,6 +18,7 @@ from touchline.core.finding import Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
 from touchline.report.findings import FindingInputs, headline
@@ -27,7 +28,6 @@ from touchline.report.report import Report
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Conclusion
 
 pytestmark = pytest.mark.planning

@@ -10,6 +10,7 @@ from tests.report import made_gathered as made
 
 from touchline.data.scores import EvaluationRecord
 from touchline.data.versions import stack_versions
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.facts import compared_text
 from touchline.report.markdown import results_markdown
@@ -17,7 +18,6 @@ from touchline.report.page import report_html
 from touchline.report.report import Report
 from touchline.results.imported.sources import description_of
 from touchline.results.report_inputs import ReportInput
-from touchline.spec.runs import ControlKind, RunKind
 
 pytestmark = pytest.mark.planning
 

@@ -23,15 +23,7 @@ from touchline.core.quantity import Missing
 from touchline.data.checkpoints import read_export_marker
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
-from touchline.report.local import publishing
-from touchline.report.local.publishing import Published, PublishRequest
-from touchline.report.model_card import CardInputs, model_card, without_folders
-from touchline.results.collect import collect_results
-from touchline.results.scored import analyses, checkpoint_scores
-from touchline.run.folders import ExperimentFolder
-from touchline.run.ledger import STRATEGY, Ledger
-from touchline.run.selection import one_run
-from touchline.spec.strategy import (
+from touchline.experiment.strategy import (
     Choice,
     Cut,
     DecisionKind,
@@ -41,6 +33,14 @@ from touchline.spec.strategy import (
     RunLoss,
     StrategyDecision,
 )
+from touchline.report.local import publishing
+from touchline.report.local.publishing import Published, PublishRequest
+from touchline.report.model_card import CardInputs, model_card, without_folders
+from touchline.results.collect import collect_results
+from touchline.results.scored import analyses, checkpoint_scores
+from touchline.run.folders import ExperimentFolder
+from touchline.run.ledger import STRATEGY, Ledger
+from touchline.run.selection import one_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"

@@ -21,11 +21,11 @@ from tests.report.test_findings import DESIGNS, factorial
 
 from tools.tiny_model import write_tiny_model
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.runs import RunKind
 from touchline.report.build import build_report
 from touchline.report.local.samples import sample_rows
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import ResultsAnswer, RunResult
-from touchline.spec.runs import RunKind
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
 

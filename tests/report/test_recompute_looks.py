@@ -13,8 +13,7 @@ import pytest
 from numpy.random import PCG64, Generator
 from pydantic import TypeAdapter
 
-from touchline.run.ledger import Ledger
-from touchline.spec.strategy import (
+from touchline.experiment.strategy import (
     ContrastLook,
     DecisionKind,
     Look,
@@ -23,6 +22,7 @@ from touchline.spec.strategy import (
     StatedContrast,
     StrategyDecision,
 )
+from touchline.run.ledger import Ledger
 from touchline.statistics.conclusions import Verdict
 from touchline.statistics.looks import Evidence, take_look
 

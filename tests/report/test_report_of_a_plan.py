@@ -15,14 +15,14 @@ from touchline.core.packing import PackingSide, PackingSummary
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import GIB
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.plan import PlannedRun, Revision
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.plan import PlannedRun, Revision
 
 pytestmark = pytest.mark.planning
 

@@ -18,10 +18,10 @@ from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.trackers.series import run_id, run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
-from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

@@ -16,6 +16,7 @@ from tests.report import made_strategy as ms
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Table, value_text
+from touchline.experiment.strategy import Choice, Phase, RunLoss, StatedContrast, StopReason, Verdict
 from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
@@ -29,7 +30,6 @@ from touchline.report.tables.runs import runs_table
 from touchline.report.tables.strategy import strategy_section
 from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
-from touchline.spec.strategy import Choice, Phase, RunLoss, StatedContrast, StopReason, Verdict
 from touchline.statistics.group_sequential import efficacy_bounds, futility_bounds, stopping_chances
 
 pytestmark = pytest.mark.planning

@@ -11,6 +11,7 @@ from tests.report.made_sets import FILES, SETS, TRAIN, crossed
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import section_markdown, table_markdown
+from touchline.experiment.runs import ControlKind
 from touchline.report.build import build_report
 from touchline.report.report import Report
 from touchline.report.tables.scores import scores_section
@@ -18,7 +19,6 @@ from touchline.results.frame import Results
 from touchline.results.run_result import NOT_EVALUATED, RunResult
 from touchline.results.scored import analyses, compared
 from touchline.results.set_matrix import matrix_table, set_matrix, set_tables
-from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Analysis
 from touchline.statistics.paired import holm
 

@@ -13,7 +13,7 @@ from tests.results.made_checkpoints import write_trained_run
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.data.user_config import UserConfig
-from touchline.spec.plan import Plan
+from touchline.experiment.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_arrays
 
 from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
 from touchline.data.shards import Tensor, read_shard
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 Spec = dict[str, tuple[str, tuple[int, ...]]]
 """Element type and shape by name."""

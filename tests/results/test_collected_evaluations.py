@@ -17,14 +17,14 @@ from touchline.core.quantity import Quantity
 from touchline.data.datasets import load_dataset
 from touchline.data.evaluations import evaluation_name, settings_sha256
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.experiment import DataConfig, EvaluateConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.runs import RunKind
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
 from touchline.results.scored import compared
 from touchline.run.scripts.folder import evaluation_config
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig, EvaluateConfig
-from touchline.spec.plan import Plan
-from touchline.spec.runs import RunKind
 from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning

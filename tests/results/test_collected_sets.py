@@ -15,13 +15,13 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus
 from touchline.data.evaluations import evaluation_name, finished_evaluation, finished_task, settings_sha256
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.plan import Plan
 from touchline.results.collect import collect_results
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.run_result import RunResult
 from touchline.run.scripts.folder import evaluation_config
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 

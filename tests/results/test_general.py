@@ -25,13 +25,13 @@ from touchline.data.benchmarks import (
     wants_general,
 )
 from touchline.data.scores import CheckpointInfo
+from touchline.experiment.evaluation import EvaluationConfig, PlannedModel
+from touchline.experiment.experiment import DataConfig, EvaluateConfig, GeneralConfig, LoraConfig
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.general import read_general
 from touchline.results.harness import read_items, read_results
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
-from touchline.spec.evaluation import EvaluationConfig, PlannedModel
-from touchline.spec.experiment import DataConfig, EvaluateConfig, GeneralConfig, LoraConfig
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.paired import newcombe_paired
 from touchline.statistics.proportion import wilson
 

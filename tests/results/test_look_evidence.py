@@ -14,11 +14,11 @@ from tests.report import made_strategy as ms
 
 from touchline.core.errors import InputError
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import ContrastLook, Phase, Verdict
 from touchline.results import look_evidence
 from touchline.results.run_result import RunResult
 from touchline.run.planning import LoadedPlan
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import ContrastLook, Phase, Verdict
 
 pytestmark = pytest.mark.planning
 

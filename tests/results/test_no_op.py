@@ -10,9 +10,9 @@ from tests.results.test_general import made_result
 
 from touchline.core.finding import Severity
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.folder_issues import no_op_issues
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind, RunKind
 
 pytestmark = pytest.mark.planning
 

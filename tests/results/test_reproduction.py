@@ -17,6 +17,7 @@ from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import sha256_file
 from touchline.data.user_config import UserConfig
+from touchline.experiment.anchors import anchored
 from touchline.results.collect import collect_results
 from touchline.results.reproduction import (
     Outcome,
@@ -27,7 +28,6 @@ from touchline.results.reproduction import (
 )
 from touchline.run.planning import read_planned
 from touchline.run.reproducing import chain_of, write_reproduction
-from touchline.spec.anchors import anchored
 
 pytestmark = pytest.mark.planning
 

@@ -15,6 +15,7 @@ from touchline.core.status import (
     RunStatus,
     TrainingOutcome,
 )
+from touchline.experiment.runs import RunKind
 from touchline.run.run_status import (
     StatusInputs,
     drop_lock_conflicts,
@@ -23,7 +24,6 @@ from touchline.run.run_status import (
     training_outcome,
 )
 from touchline.slurm.job_view import JobView
-from touchline.spec.runs import RunKind
 
 pytestmark = pytest.mark.planning
 

@@ -31,11 +31,11 @@ from tests.results.made_checkpoints import (
     write_trained_run,
 )
 
+from touchline.experiment.experiment import LoraConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind
 from touchline.results.verification import verify_folders, verify_planned
 from touchline.results.verification_types import CheckpointKind, Verification
-from touchline.spec.experiment import LoraConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind
 
 pytestmark = pytest.mark.planning
 

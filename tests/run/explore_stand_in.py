@@ -23,11 +23,11 @@ from touchline.data.training_state import (
     saved_states,
     state_text,
 )
+from touchline.experiment.plan import PlannedRun
 from touchline.run import launching
 from touchline.run.jobs import is_training_done, is_training_to_end, training_jobs
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan
-from touchline.spec.plan import PlannedRun
 
 EXPERIMENT = """\
 name: tiny

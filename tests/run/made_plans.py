@@ -9,10 +9,10 @@ from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, Mem
 from touchline.core.levels import Level
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.spec.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.runs import ParentLink, RunKind
-from touchline.spec.site import Site, SlurmSite
+from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.runs import ParentLink, RunKind
+from touchline.experiment.site import Site, SlurmSite
 
 SITE = Site(python="/opt/env/bin/python", cache_dir="/scratch/cache", models_dir="/scratch/models")
 FULL_SITE = replace(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from touchline.core.finding import Finding, Severity
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 WORDS = [f"{a}{b}{c}ord" for a in "bdf" for b in "aeiou" for c in "mn"]
 SMART = """

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.run.allocation import make_run
 
+from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.mega import Array, ArrayTask, array_text, split_array, submit_arrays_text
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

@@ -16,6 +16,8 @@ from tests.run.made_plans import GPU, LIMIT, NO_RUNS, made_control, made_plan, m
 
 from touchline.core.errors import InputError, PolicyError, SubmissionRejectedError
 from touchline.core.status import AttemptExit, AttemptStart, JobState
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.plan import Plan
 from touchline.plan.files import plan_to_json
 from touchline.run.budget import (
     GRACE_SECONDS,
@@ -38,8 +40,6 @@ from touchline.run.statusfiles import write_exit, write_start
 from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 

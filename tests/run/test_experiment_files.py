@@ -12,12 +12,12 @@ import pytest
 from tests.cases import some
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.runs import ParentLink
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.experiment import experiment_files, parents_first, wanted_checkpoints
 from touchline.run.scripts.folder import run_files
-from touchline.spec.experiment import EvaluateConfig
-from touchline.spec.plan import Plan
-from touchline.spec.runs import ParentLink
 
 pytestmark = pytest.mark.planning
 

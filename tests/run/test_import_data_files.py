@@ -9,9 +9,9 @@ import pytest
 
 from touchline import api
 from touchline.backends.imports import Reason
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.read import read_experiment
 from touchline.run.imports.importing import ImportReport
-from touchline.spec.experiment import Experiment
-from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

@@ -29,16 +29,16 @@ from touchline.backends.trl import arguments
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.user_config import UserConfig
+from touchline.experiment.expand import expand
+from touchline.experiment.foreign import parse_foreign
+from touchline.experiment.names import ModelLabel
+from touchline.experiment.overlay import setting
+from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.write import to_yaml
 from touchline.run.imports.design import design_of
 from touchline.run.imports.importing import ImportReport
 from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import SourceKind
-from touchline.spec.expand import expand
-from touchline.spec.foreign import parse_foreign
-from touchline.spec.names import ModelLabel
-from touchline.spec.overlay import setting
-from touchline.spec.read import LoadedExperiment, read_experiment
-from touchline.spec.write import to_yaml
 
 pytestmark = pytest.mark.planning
 

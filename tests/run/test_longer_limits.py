@@ -13,6 +13,8 @@ from tests.run.scripted_slurm import START_UNIX, ScriptedSlurm, SimClock
 from touchline.core.quantity import Quantity
 from touchline.core.status import AttemptExit, AttemptStart, EndReason, JobState
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
+from touchline.experiment.plan import Plan
 from touchline.plan.recovery import RecoveryAction
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger
@@ -24,8 +26,6 @@ from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
-from touchline.spec.experiment import ComputeConfig, EvaluationCompute
-from touchline.spec.plan import Plan
 
 pytestmark = pytest.mark.planning
 RUN = "1M_rank4"

@@ -12,10 +12,10 @@ import pytest
 from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run, stage
 
 from touchline.core.errors import InputError
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.mega import TICK, Allocation, MegaStage, mega_text
 from touchline.run.scripts.shell import SlurmValueError
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.site import SlurmSite
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

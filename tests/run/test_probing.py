@@ -18,10 +18,10 @@ from touchline.core.errors import HostError, InputError, RunsFailedError, Touchl
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
+from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.probe_try import free_host_bytes, free_of_groups, run_try
 from touchline.run.probing import describe, probe, try_batch
-from touchline.spec.experiment import TrainConfig
 
 pytestmark = pytest.mark.planning
 
@@ -264,7 +264,7 @@ def test_a_try_whose_neighbor_ended_measured_nothing(tmp_path: Path) -> None:
 PARENT = """\
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests behind it ignores Ctrl-C for them
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
 from touchline.run.probe_try import run_try
 model = ProbedModel(name="m", path="m")

@@ -26,6 +26,10 @@ from tests.run.made_plans import (
 from touchline.backends.registry import launch_commands
 from touchline.core.finding import Finding, Location
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ParentLink
+from touchline.experiment.site import Site, SlurmSite
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
 from touchline.plan.jobs import place_jobs
@@ -35,10 +39,6 @@ from touchline.run.scripts.mega import Array, array_text
 from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value
 from touchline.slurm.directives import read_line
 from touchline.slurm.script import read_script
-from touchline.spec.experiment import ComputeConfig, EvaluationCompute
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ParentLink
-from touchline.spec.site import Site, SlurmSite
 
 pytestmark = pytest.mark.planning
 

@@ -9,9 +9,9 @@ import pytest
 from tests.run.made_scorers import SMART, WORDS, data, serious, write
 
 from touchline.core.finding import Severity
+from touchline.experiment.experiment import DataConfig
 from touchline.lint.local import scoring as launch
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
-from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
 

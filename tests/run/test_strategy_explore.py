@@ -17,6 +17,7 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
+from touchline.experiment.strategy import Cut, DecisionKind, Phase, StopReason, StrategyDecision
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.sections import summary_line
 from touchline.plan.strategy.costs import likely_runs
@@ -27,7 +28,6 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import failures_of
-from touchline.spec.strategy import Cut, DecisionKind, Phase, StopReason, StrategyDecision
 
 __all__ = ["settings"]
 RANK8 = by_rank(rank2=1.0, rank4=2.0, rank8=1.5, rank16=3.0)

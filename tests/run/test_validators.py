@@ -13,8 +13,8 @@ from tests.faults.case import base, changed
 from touchline.backends.torchtune.validator import VALIDATOR, checkpoint_names
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
+from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.lint.local.validators import checkpoint_findings, program_of, validate
-from touchline.spec.foreign import ForeignDocument, parse_foreign
 
 pytestmark = pytest.mark.planning
 

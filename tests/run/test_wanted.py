@@ -16,9 +16,9 @@ from touchline.core.errors import InputError
 from touchline.core.status import AttemptExit
 from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
 from touchline.evaluate.wanted import PendingEvaluations, find_pending_evaluations
+from touchline.experiment.experiment import EvaluateConfig
+from touchline.experiment.plan import PlannedRun
 from touchline.run.scripts.folder import run_files
-from touchline.spec.experiment import EvaluateConfig
-from touchline.spec.plan import PlannedRun
 
 pytestmark = pytest.mark.planning
 

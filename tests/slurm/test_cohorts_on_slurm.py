@@ -15,10 +15,10 @@ from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, 
 from touchline.core.quantity import Quantity
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
+from touchline.experiment.plan import Cohort
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.header import slurm_memory, slurm_time
 from touchline.run.statusfiles import read_attempts
-from touchline.spec.plan import Cohort
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm

@@ -11,8 +11,8 @@ import pytest
 from tests.run.allocation import make_run, stage
 from tests.slurm.cluster import Cluster
 
+from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
-from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.slurm
 SITE = SlurmSite(signal_seconds=20)

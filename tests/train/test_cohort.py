@@ -22,7 +22,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
-from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
+from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
 
 FLOAT32 = 1e-5

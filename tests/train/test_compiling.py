@@ -24,8 +24,8 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
+from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.history.probe import STEPS, ProbedModel, ProbeOutcome, ProbeRequest
-from touchline.spec.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train import compiling
 from touchline.train.machine import select_device
 from touchline.train.probe_steps import measure

@@ -13,7 +13,7 @@ from tests.train.tiny_run import make_config, tiny_train, write_config
 import touchline.backends
 from touchline.core.errors import HostError
 from touchline.data.metrics_file import read_metrics
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 from touchline.train.kernels import require_kernels
 from touchline.train.run import Stop, run_training
 

@@ -35,7 +35,7 @@ from touchline.core.errors import LineageError, ParentNotReadyError
 from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.machine import DtypeChoice
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
 from touchline.train.inherit import Factors, combine, combined_settings

@@ -25,8 +25,8 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.status import EXIT_STOPPED, RunStatus
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.parallel import ProcessLostError
 from touchline.train.run import Stop, run_training
 

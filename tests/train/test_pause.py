@@ -23,7 +23,7 @@ from touchline.core.errors import InputError, RunsFailedError
 from touchline.core.status import TrainingEnd
 from touchline.data.metrics_file import read_metrics
 from touchline.data.training_state import PAUSE_FILE, paused_step, read_pause, write_pause
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.run import Stop, run_cohort, run_training
 
 

@@ -25,9 +25,9 @@ from touchline.core.errors import InputError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.data.worker import prepare_worker
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReply, ProbeRequest
 from touchline.run.probing import probe
-from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.train import probe_steps
 from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable

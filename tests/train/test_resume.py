@@ -23,7 +23,7 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics_file import read_metrics
-from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.resume import STATE_FILE, find_resume
 from touchline.train.run import Stop, run_training
 

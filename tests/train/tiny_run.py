@@ -16,9 +16,9 @@ from touchline.core.files import sha256_file
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model
 from touchline.data.packing.batches import plan_batches
-from touchline.spec.evaluation import PlannedModel
-from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig
-from touchline.spec.write import to_yaml
+from touchline.experiment.evaluation import PlannedModel
+from touchline.experiment.experiment import DataConfig, LoraConfig, TrainConfig
+from touchline.experiment.write import to_yaml
 
 DATE = "2026-01-02"
 _ADAPTER = TypeAdapter(RunConfig)

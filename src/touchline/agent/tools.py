@@ -74,10 +74,10 @@ def plan(
     """Plan an experiment and write nothing: runs, predicted time, memory and disk, and what an approval covers."""
     from touchline import api
     from touchline.data.user_config import load_settings
+    from touchline.experiment.plan import Plan
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
     from touchline.run.budget import read_budget
-    from touchline.spec.plan import Plan
 
     planned = api.plan(experiment, load_settings(), overrides, dry_run=True)
     full = answer(
@@ -177,9 +177,9 @@ def estimate(
     """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
     from touchline import api
     from touchline.data.user_config import load_settings
+    from touchline.experiment.defaults import DEFAULT_BACKEND
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
-    from touchline.spec.defaults import DEFAULT_BACKEND
 
     request = EstimateRequest(
         model=model,
@@ -321,10 +321,10 @@ def edit(
 ) -> Data:
     """Set values in experiment.yaml, keeping its comments, if the result can be read."""
     from touchline.core.files import read_text_bounded, write_if_changed
+    from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+    from touchline.experiment.edit import with_values
+    from touchline.experiment.read import read_experiment
     from touchline.run.folders import ExperimentFolder
-    from touchline.spec.bounds import SIZE_LIMIT_BYTES
-    from touchline.spec.edit import with_values
-    from touchline.spec.read import read_experiment
 
     path = ExperimentFolder(experiment).yaml
     text = with_values(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), values)

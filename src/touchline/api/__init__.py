@@ -107,7 +107,7 @@ from touchline.api.sizing import (
     probe,
     selftest,
 )
-from touchline.spec.experiment import Experiment
+from touchline.experiment.experiment import Experiment
 
 __all__ = [
     "Experiment",

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
+from touchline.experiment.recorded import compare_with_plan
 from touchline.run.arrivals import refuse_absent, refuse_other_shapes
 from touchline.run.folders import ExperimentFolder
 from touchline.run.plan_inputs import decided_on_disk
 from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
 from touchline.run.recorded import change_lines, choose_overrides, explained_drift, read_file, recorded_lines
-from touchline.spec.recorded import compare_with_plan
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
+    from touchline.experiment.plan import Plan
     from touchline.lint.check import CheckReport
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.fixing import Changes
     from touchline.run.budget import Approval, Budget
-    from touchline.spec.plan import Plan
 
 
 def check(

@@ -12,7 +12,7 @@ from typing import Any
 from touchline import api
 from touchline.core.errors import InputError, TouchlineError, with_notes
 from touchline.data.user_config import UserConfig, load_settings
-from touchline.spec.experiment import Experiment
+from touchline.experiment.experiment import Experiment
 
 SOURCES = frozenset({"source", "sources", "paths"})
 """Parameters that also take an `Experiment`, which stands for its folder."""

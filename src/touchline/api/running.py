@@ -19,6 +19,9 @@ from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, remove_temporaries, write_if_changed
 from touchline.data.create import create_capitalization
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.read import read_experiment
+from touchline.experiment.recorded import override_lines
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
@@ -34,9 +37,6 @@ from touchline.run.recorded import recorded_lines
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
 from touchline.slurm.schedulers import SCHEDULERS
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.read import read_experiment
-from touchline.spec.recorded import override_lines
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from touchline.core.finding import Finding, Severity
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

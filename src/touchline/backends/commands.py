@@ -18,8 +18,8 @@ from touchline.backends.formats import ConfigReading
 from touchline.backends.llamafactory.format import LlamaFactoryFormat
 from touchline.backends.trl.format import TrlFormat, check_keys
 from touchline.core.finding import Location, Severity
-from touchline.spec.foreign import Doubled, ForeignDocument
-from touchline.spec.partial import Stated
+from touchline.experiment.foreign import Doubled, ForeignDocument
+from touchline.experiment.partial import Stated
 
 _LAUNCHERS = frozenset({"accelerate", "torchrun", "deepspeed", "python"})
 _PROGRAMS = frozenset({"trl", "llamafactory-cli", "lmf", "axolotl"}) | _LAUNCHERS

@@ -15,9 +15,9 @@ from typing import Literal, TypeVar
 from touchline.backends.argument_tables import ArgumentTable, Loader, expected_instead, flag_of, number_of
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.core.near import near_choice
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import Stated
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated
 
 T = TypeVar("T")
 

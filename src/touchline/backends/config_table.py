@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, cast
 
 from touchline.backends.config_reading import ConfigReader, subject_of
 from touchline.core.finding import Location
-from touchline.spec.partial import Cadence, Stated, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedTraining
 
 Kind = Literal["text", "number", "whole", "count", "flag", "words"]
 """Kind of a value, named as the reader's method for it."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from touchline.core.finding import Edit, Finding, Location, Severity
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import Stated
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

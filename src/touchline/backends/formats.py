@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from touchline.core.finding import Finding
-from touchline.spec.foreign import Dialect, ForeignDocument
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import StatedTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.simple import Filled
-from touchline.spec.training import optimizer_steps
+from touchline.experiment.training import optimizer_steps
 
 HF_LOOP_MEMORY = MemoryCoefficients(
     vocab_bytes=12.0,

@@ -36,9 +36,9 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import one_each
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.write import to_yaml
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.write import to_yaml
 
 _HEADER = """\
 # Training of run {run}, in the form of {title}. finetune.py starts it, in {title}'s own environment.

@@ -15,12 +15,12 @@ from touchline.backends.formats import ConfigReading
 from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Note, Reason
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
-from touchline.spec.document import Key, YamlDocument, parse_value
-from touchline.spec.experiment import DataConfig, Experiment, with_fields
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.overlay import with_settings
-from touchline.spec.partial import Stated
-from touchline.spec.validate import adapter
+from touchline.experiment.document import Key, YamlDocument, parse_value
+from touchline.experiment.experiment import DataConfig, Experiment, with_fields
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.overlay import with_settings
+from touchline.experiment.partial import Stated
+from touchline.experiment.validate import adapter
 
 _SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|api_?key)$", re.IGNORECASE)
 _NO_VALUE: tuple[object, ...] = (None, "", [], {})

@@ -23,9 +23,9 @@ from touchline.backends.imports import (
     Reason,
 )
 from touchline.core.finding import Location
-from touchline.spec import defaults
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment import defaults
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 _ALL_LAYERS = (("all-linear",), ("all",))
 _BFLOAT16: tuple[object, ...] = (True, "true", "full", "bfloat16", "bf16")

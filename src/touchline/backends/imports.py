@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.core.finding import Location
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource, StatedTraining
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource, StatedTraining
 
 MODEL, SEED = "models", "seeds"
 """Keys of a run's settings beside those of `data`, `train` and `evaluate`: its model and its seed."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from touchline.backends.fields import dotted
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
 
 _INNERMOST = re.compile(r"(?<!\\)\$\{([^{}]*)\}")
 _PART = re.compile(r"\[([^\]]+)\]|([^.\[\]]+)")

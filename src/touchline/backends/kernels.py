@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from touchline.backends.protocol import ExampleLengths
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import BatchSummary
-from touchline.spec.training import accumulation_steps
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary
+from touchline.experiment.training import accumulation_steps
 
 
 def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:

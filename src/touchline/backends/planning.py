@@ -15,7 +15,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings, settings_of
-from touchline.spec.experiment import LoraConfig, TrainConfig
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 
 _OPTIMIZER_SETTINGS = {
     "adafactor": (),

@@ -17,8 +17,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

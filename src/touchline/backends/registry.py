@@ -27,9 +27,9 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.slurm.launches import LaunchCommand
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import Plan, PlannedRun
 
 if TYPE_CHECKING:
     from touchline.backends.formats import ConfigFormat

@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
-from touchline.spec.document import parse
-from touchline.spec.evaluation import PlannedModel, planned_model
-from touchline.spec.experiment import DataConfig, TrainConfig, as_written, is_test
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.runs import ControlKind
-from touchline.spec.write import to_yaml
+from touchline.experiment.anchors import drop_unset_files, from_run_folder, placed_data
+from touchline.experiment.document import parse
+from touchline.experiment.evaluation import PlannedModel, planned_model
+from touchline.experiment.experiment import DataConfig, TrainConfig, as_written, is_test
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.runs import ControlKind
+from touchline.experiment.write import to_yaml
 
 FINETUNE_SCHEMA_VERSION = 1
 

@@ -8,7 +8,7 @@ from touchline.backends.capabilities import unsupported
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
 from touchline.data.packing.batches import largest_divisor
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 MOST_DEVICES = 8
 """Most devices of a training in data parallel: those of one node."""

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from touchline.core.finding import Finding
 from touchline.core.shape import ModelShape
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
 
 _ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

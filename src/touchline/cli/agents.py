@@ -73,7 +73,7 @@ def mcp_approve(
     from touchline.core.markup import measured
     from touchline.core.units import plural
     from touchline.data.user_config import load_settings
-    from touchline.spec.recorded import override_lines
+    from touchline.experiment.recorded import override_lines
 
     if not sys.stdin.isatty():
         raise PolicyError(

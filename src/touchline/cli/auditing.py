@@ -47,9 +47,9 @@ def audit(
 ) -> None:
     """Find problems: duplicates, leaks, labels, encoding, media."""
     from touchline.api import data_audit as run_audit
+    from touchline.experiment.experiment import DataConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
-    from touchline.spec.experiment import DataConfig
 
     stated = (input_column, output_column, messages, prompt)
     data = None

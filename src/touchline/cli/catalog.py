@@ -123,7 +123,7 @@ def data_show(
     from touchline.core.units import format_bytes
     from touchline.data.datasets import load_dataset
     from touchline.data.resolving import first_row, with_columns
-    from touchline.spec.experiment import DataConfig
+    from touchline.experiment.experiment import DataConfig
 
     stated = DataConfig(
         path=str(path), input=input_column or "input", output=output_column or "output", messages=messages

@@ -10,7 +10,7 @@ import typer
 from touchline.cli.completing import complete_run
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.units import percent
-from touchline.spec.defaults import DEFAULT_BACKEND
+from touchline.experiment.defaults import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured

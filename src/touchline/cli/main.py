@@ -138,13 +138,13 @@ def plan(
     from touchline.api.history import add_evidence
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
+    from touchline.experiment.plan import Plan
     from touchline.plan.sections import folder_lines, left_text, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
     from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
     from touchline.run.arrivals import downloads
     from touchline.run.marks import LEFT
-    from touchline.spec.plan import Plan
 
     settings = load_settings()
     if evidence and dry_run:

@@ -100,10 +100,10 @@ def init(
 def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> str:
     """Print the file, and what the plan makes of it; return the verb that starts it."""
     from touchline import api
+    from touchline.experiment.plan import Plan
     from touchline.plan.sections import folder_lines, summary_sections
     from touchline.run.arrivals import downloads
     from touchline.run.first_experiment import Start
-    from touchline.spec.plan import Plan
 
     folder = shlex.quote(str(made.path.parent))
     for note in made.notes:

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded, sha256_file
 from touchline.data.evaluations import finished_evaluation
-from touchline.spec.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_epochs
-from touchline.spec.experiment import GeneralConfig
+from touchline.experiment.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_epochs
+from touchline.experiment.experiment import GeneralConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

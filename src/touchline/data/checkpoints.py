@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.files import read_record, sha256_file
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.data.scores import CheckpointInfo
-from touchline.spec.evaluation import NO_OP_CHECKPOINT
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 
 MARKER = "touchline.json"
 _EXPORT = TypeAdapter(ExportMarker)

@@ -16,7 +16,7 @@ from typing import Literal
 from touchline.core.json_text import parse_json
 from touchline.data.candidates import COLUMNS as CANDIDATE_COLUMNS
 from touchline.data.rendering.rows import ROLES
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 Values = Mapping[str, object]
 Kind = Literal["chat", "columns", "text"]

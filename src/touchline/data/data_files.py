@@ -14,7 +14,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.data.readers import FORMATS
 from touchline.data.words import count_words
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 _GENERATED = re.compile(r"words_(\d+)L_(\d+(?:\.\d+)?)P_(\d+)\.json")
 _NAMES_SHOWN = 20

@@ -16,7 +16,7 @@ from touchline.core.catalog import DatasetInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.json_text import has_half_characters
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 _VERSION = 3
 """Version of the cache; it changes if the same file would be described differently."""

@@ -31,7 +31,7 @@ from touchline.data.splits import (
     overlaps,
     separate_splits,
 )
-from touchline.spec.data_config import TRAINING_KEYS, DataConfig, is_test, shown_split, split_of
+from touchline.experiment.data_config import TRAINING_KEYS, DataConfig, is_test, shown_split, split_of
 
 _QUOTED = 60
 """Characters of a text that a message shows."""

@@ -20,11 +20,11 @@ from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import FileCache, read_text_bounded
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
-from touchline.spec.document import parse
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, set_stem
-from touchline.spec.tasks.protocol import SCORER_VERSION
-from touchline.spec.tasks.ready_made import TASKS, get_task
-from touchline.spec.validate import build
+from touchline.experiment.document import parse
+from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask, set_stem
+from touchline.experiment.tasks.protocol import SCORER_VERSION
+from touchline.experiment.tasks.ready_made import TASKS, get_task
+from touchline.experiment.validate import build
 
 EVALUATION_FILE = "eval.yaml"
 EVALUATIONS_FOLDER = "eval"

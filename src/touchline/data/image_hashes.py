@@ -17,9 +17,9 @@ from touchline.core.files import read_text_bounded, sha256_file, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.data.rendering.chat import images_of
-from touchline.spec.anchors import from_run_folder
-from touchline.spec.evaluation import EvaluationConfig
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.anchors import from_run_folder
+from touchline.experiment.evaluation import EvaluationConfig
+from touchline.experiment.experiment import DataConfig
 
 _LIMIT_BYTES = 256 << 20
 

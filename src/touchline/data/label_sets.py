@@ -9,9 +9,9 @@ from pathlib import Path
 
 from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples, split_names
-from touchline.spec.experiment import DataConfig, is_test
-from touchline.spec.labels import LabelSet
-from touchline.spec.tasks.classification import indistinct, label_key
+from touchline.experiment.experiment import DataConfig, is_test
+from touchline.experiment.labels import LabelSet
+from touchline.experiment.tasks.classification import indistinct, label_key
 
 CODE = "EV304"
 LABELS_LIMIT = 500

@@ -33,7 +33,7 @@ from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.data.rendering.prefix import common_prefix
 from touchline.data.tokenizer import read_chat_template
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 _VERSION = 5
 """Version of the cache; it changes if the same rows would render differently or the format changes."""

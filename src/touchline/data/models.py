@@ -27,7 +27,7 @@ from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import TOKENIZER, read_tokenizer
 from touchline.data.user_config import load_settings
 from touchline.data.weights import model_fault, read_shards
-from touchline.spec.names import ModelLabel, label_of
+from touchline.experiment.names import ModelLabel, label_of
 
 _CONFIG_LIMIT_BYTES = 16 << 20
 # Older architectures have names of their own for the same things.

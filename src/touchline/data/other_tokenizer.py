@@ -24,8 +24,8 @@ from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.models import read_model
 from touchline.data.tokenizer import TOKENIZER
-from touchline.spec.experiment import DataConfig
-from touchline.spec.names import label_of
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.names import label_of
 
 _ENDS = (0.72, 1.4)
 """True tokens of a text in ASCII as a multiple of those counted otherwise, from the smallest to the largest measured

@@ -21,7 +21,7 @@ from touchline.data.public import PublicModel, is_stored_in_4_bits, near_models,
 from touchline.data.shapes import shape_of_config, shape_of_folder
 from touchline.data.tokenizer import TOKENIZER
 from touchline.data.weights import has_pickles
-from touchline.spec.names import label_of
+from touchline.experiment.names import label_of
 
 _DTYPE, _ELEMENT_BYTES = "bfloat16", {"bfloat16": 2, "float16": 2, "float32": 4}
 """Dtype of weights that nothing states, that of nearly all models of the catalog; bytes of an element."""

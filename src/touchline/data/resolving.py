@@ -16,8 +16,8 @@ from touchline.data.dataset_cache import Columns, keep_columns, known_columns
 from touchline.data.datasets import load_examples, load_rows
 from touchline.data.models import load_renderer
 from touchline.data.readers import read_rows
-from touchline.spec.experiment import DataConfig
-from touchline.spec.plan import ShownExample
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.plan import ShownExample
 
 _SHOWN_CHARACTERS = 3000
 _KEPT_AT_THE_END = 600

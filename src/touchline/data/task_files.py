@@ -16,8 +16,8 @@ from pathlib import Path
 from touchline.core.errors import InputError
 from touchline.core.files import read_bytes, read_text_bounded, sha256_file
 from touchline.core.near import near_names
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.tasks.ready_made import TASKS, get_task
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.tasks.ready_made import TASKS, get_task
 
 DATA_ARGUMENT = "data"
 """Argument of a task function that receives the path of the experiment's test items."""

@@ -19,10 +19,10 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.units import plural
-from touchline.spec.site import SlurmSite
+from touchline.experiment.site import SlurmSite
 
 if TYPE_CHECKING:
-    from touchline.spec.document import YamlDocument
+    from touchline.experiment.document import YamlDocument
 
 _FOLDERS = ("models_dir", "cache_dir", "history_dir")
 _CLUSTERS = ("slurm", "pbs")
@@ -101,7 +101,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], Backe
     if not path.exists():
         return nothing
     # Only who has a config file waits for the YAML reader to load.
-    from touchline.spec.document import parse
+    from touchline.experiment.document import parse
 
     text = read_text_bounded(path, _LIMIT_BYTES)
     if all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines()):
@@ -152,7 +152,7 @@ def _backends(data: object, document: YamlDocument, base: Path) -> tuple[Backend
 
 def _cluster(key: str, data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
     """Return the settings of a cluster, and all their problems."""
-    from touchline.spec.validate import build
+    from touchline.experiment.validate import build
 
     site, findings = build(SlurmSite, data, document, (key,))
     faults = [replace(finding, code=CODE) for finding in findings]

@@ -29,7 +29,7 @@ from touchline.estimate.points import TimePoint
 from touchline.estimate.residuals import half_width
 from touchline.estimate.time import seconds_of_work
 from touchline.estimate.work import StepWork
-from touchline.spec.answer_batches import SHARING_EVALUATIONS
+from touchline.experiment.answer_batches import SHARING_EVALUATIONS
 
 _PRODUCT = 2
 """Operations of a multiplication and its addition."""

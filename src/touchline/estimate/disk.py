@@ -22,7 +22,7 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.layers import FLOAT, norms_of, role_of, size_of
 from touchline.estimate.parts import state_bytes
-from touchline.spec.experiment import CheckpointKind
+from touchline.experiment.experiment import CheckpointKind
 
 _MEGA = 1e6
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

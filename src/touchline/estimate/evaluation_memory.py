@@ -1,7 +1,7 @@
 """Peak memory of an evaluation on one device: weights, adapters, keys and values, and the pass that reads the prompts.
 
-A batch is as large as memory allows (`spec.answer_batches`), and is halved where it does not fit. So the lower end of
-the interval holds one prompt at a time: where that does not fit, no batch does.
+A batch is as large as memory allows (`experiment.answer_batches`), and is halved where it does not fit. So the lower
+end of the interval holds one prompt at a time: where that does not fit, no batch does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from touchline.estimate.layers import FLOAT, size_of
 from touchline.estimate.memory import verdict
 from touchline.estimate.parts import weight_bytes
 from touchline.estimate.spreads import NORMAL_95, Range, contexts, weight_spread
-from touchline.spec.answer_batches import BatchLimits, BatchSize, TokenBytes, batch_limits, merges, token_bytes
+from touchline.experiment.answer_batches import BatchLimits, BatchSize, TokenBytes, batch_limits, merges, token_bytes
 
 _BALANCE = 1.25
 """Layers that a device of a balanced map may hold beyond its part (accelerate's `get_balanced_memory`)."""

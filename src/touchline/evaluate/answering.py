@@ -37,9 +37,9 @@ from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.provider import CONNECTIONS_LIMIT, connections_of
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import ActiveAdapter
-from touchline.spec.answer_batches import shares_batches
-from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
-from touchline.spec.experiment import EvaluateConfig
+from touchline.experiment.answer_batches import shares_batches
+from touchline.experiment.evaluation import EvaluationTask, decoding_text, errors_allowed
+from touchline.experiment.experiment import EvaluateConfig
 
 
 def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:

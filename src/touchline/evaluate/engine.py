@@ -37,7 +37,7 @@ from touchline.evaluate.decoding import (
 )
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
-from touchline.spec.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize, shares_batches
+from touchline.experiment.answer_batches import SHARING_EVALUATIONS, BatchLimits, BatchSize, shares_batches
 
 LOG = logging.getLogger("touchline.evaluate")
 

@@ -28,7 +28,7 @@ from touchline.data.worker import OFFLINE, QUIET
 from touchline.evaluate.children import run_program
 from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.weights import pick_device, pick_dtype
-from touchline.spec.experiment import GeneralConfig
+from touchline.experiment.experiment import GeneralConfig
 
 LM_EVAL_PYTHON = "TOUCHLINE_LM_EVAL_PYTHON"
 """Environment variable with the interpreter of an environment that has the harness."""

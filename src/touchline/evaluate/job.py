@@ -11,7 +11,7 @@ from touchline.core.files import inside, sha256_file
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.image_hashes import require_test_images
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
-from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 
 
 class EvaluationProgress:

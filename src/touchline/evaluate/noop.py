@@ -24,8 +24,8 @@ from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
 from touchline.evaluate.loading import DTYPES, class_of
-from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.spec.experiment import LoraConfig
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.experiment.experiment import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _SEED = 0

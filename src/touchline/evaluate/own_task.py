@@ -26,8 +26,8 @@ from touchline.core.files import sha256_file
 from touchline.data.task_files import DATA_ARGUMENT
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.task_file import TaskFailedError, line_of, load_file, said
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
-from touchline.spec.experiment import EvaluateConfig
+from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask
+from touchline.experiment.experiment import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

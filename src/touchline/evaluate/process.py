@@ -27,8 +27,8 @@ from touchline.evaluate.provider import release_engines, shared_engine
 from touchline.evaluate.records import seconds_of
 from touchline.evaluate.wanted import EvaluationRequest, RequestedJob
 from touchline.evaluate.weights import pick_device, pick_dtype
-from touchline.spec.answer_batches import SHARING_EVALUATIONS
-from touchline.spec.evaluation import EvaluationTask
+from touchline.experiment.answer_batches import SHARING_EVALUATIONS
+from touchline.experiment.evaluation import EvaluationTask
 
 SCRATCH = Path(".touchline", "evaluating")
 _LOCK_SUFFIX = ".lock"

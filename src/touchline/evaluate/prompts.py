@@ -11,7 +11,7 @@ from touchline.core.catalog import Message
 from touchline.core.text import shorten
 from touchline.core.units import plural
 from touchline.data.datasets import load_examples
-from touchline.spec.evaluation import EvaluationConfig
+from touchline.experiment.evaluation import EvaluationConfig
 
 _COMPARED = 200
 _TELLING = 3

@@ -47,8 +47,8 @@ from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
-from touchline.spec.answer_batches import BatchSize
-from touchline.spec.quantization import Quantization
+from touchline.experiment.answer_batches import BatchSize
+from touchline.experiment.quantization import Quantization
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256

@@ -21,8 +21,8 @@ from touchline.evaluate.inspect_task import LABEL_KEY, PARSED_KEY, planned_items
 from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of, task_metrics
 from touchline.evaluate.prompts import prompt_difference
 from touchline.evaluate.provider import PROMPT_KEY
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
-from touchline.spec.tasks.ready_made import get_task
+from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
+from touchline.experiment.tasks.ready_made import get_task
 
 _CANCELLATIONS = ("CancelledError", "Cancelled")
 """Classes of the exceptions that end a cancelled sample: of asyncio and trio."""

@@ -22,7 +22,7 @@ from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.scores import CheckpointInfo
-from touchline.spec.evaluation import EvaluationConfig, asked_epochs
+from touchline.experiment.evaluation import EvaluationConfig, asked_epochs
 
 _EXIT = TypeAdapter(AttemptExit)
 _LIMIT_BYTES = 1 << 16

@@ -38,7 +38,7 @@ from transformers import PreTrainedModel
 from touchline.core.errors import InputError
 from touchline.data.machine import DtypeChoice, choose_base_dtype
 from touchline.evaluate.loading import BaseForm, is_offloaded, keeping_places, load_base, places_of
-from touchline.spec.answer_batches import (
+from touchline.experiment.answer_batches import (
     MERGE_FROM_ITEMS,
     SHARING_EVALUATIONS,
     BatchLimits,

@@ -12,6 +12,8 @@ from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, SignKind
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
@@ -35,8 +37,6 @@ from touchline.history.tables import (
 )
 from touchline.history.wandb import arguments_of, plain_config
 from touchline.slurm.scripts import read_sbatch
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.document import parse
 
 __all__ = ["FileGroup", "LoggedRun", "SkippedFile", "find_runs", "group_files", "read_group"]
 

@@ -9,8 +9,8 @@ from touchline.backends.logtext.numbers import not_a_number, to_gib
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import AttemptRow, CheckpointRow, EndRow, MetricsRow, StepRow, ValidationRow
+from touchline.experiment.experiment import TrainConfig
 from touchline.history.segments import FileSegmenter
-from touchline.spec.experiment import TrainConfig
 
 OWN_TRAINER: Final[str] = TrainConfig().backend
 """Trainer that writes metrics.jsonl."""

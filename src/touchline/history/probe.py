@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from touchline.core.estimate import MicroBatch
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
 
 STEPS = 3
 """Optimizer steps of a try: the first makes the optimizer's state and warms up, the others are timed."""

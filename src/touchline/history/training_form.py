@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from touchline.core.quantity import Measured, Missing
+from touchline.experiment.experiment import TrainConfig
 from touchline.history.reading import OptionalText, SourcedText
-from touchline.spec.experiment import TrainConfig
 
 
 def method_fact(train: TrainConfig, where: str | None = None) -> SourcedText:

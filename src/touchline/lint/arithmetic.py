@@ -20,9 +20,9 @@ import numpy as np
 from touchline.backends.registry import batching_names, batching_of, traits_of
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.training import optimizer_steps
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
-from touchline.spec.training import optimizer_steps
 
 _SIMULATED_ROWS: Final = 200_000
 """Maximum number of rows for which packing is simulated during a check. With more, a bound is given."""

@@ -16,6 +16,7 @@ from touchline.core.finding import Severity
 from touchline.core.model_size import size_class
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.limits import (
     TABLE_GPU,
     TABLE_ROW,
@@ -32,7 +33,6 @@ from touchline.lint.limits import (
 )
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import StatedTraining
 
 _SMALL_SHARE: Final = 0.25
 """Share of a GPU's memory up to which states that could be sharded do not dominate."""

@@ -11,10 +11,10 @@ from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import StatedTraining
 
 MANY: Final = 10
 """Number of full models of one training above which most will have to be deleted."""

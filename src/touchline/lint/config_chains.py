@@ -14,6 +14,7 @@ from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
+from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
     FolderView,
     Sibling,
@@ -25,7 +26,6 @@ from touchline.lint.config_set import (
     together,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.spec.partial import Stated
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
 _LIKE = 0.6

@@ -11,6 +11,7 @@ from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
+from touchline.experiment.partial import StatedSource
 from touchline.lint.config_chains import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.lint.config_set import (
     DataFile,
@@ -24,7 +25,6 @@ from touchline.lint.config_set import (
     work_of,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.spec.partial import StatedSource
 
 T = TypeVar("T")
 

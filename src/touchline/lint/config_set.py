@@ -18,7 +18,7 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 NOT_READ = Missing(missing="not read")
 

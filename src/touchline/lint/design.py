@@ -16,10 +16,10 @@ from touchline.backends.registry import neutral_settings
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
-from touchline.spec.document import Path, YamlDocument
-from touchline.spec.experiment import Experiment, TrainConfig
-from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.validate import adapter
+from touchline.experiment.document import Path, YamlDocument
+from touchline.experiment.experiment import Experiment, TrainConfig
+from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.validate import adapter
 
 NO_DATASET = Missing(missing="the dataset was not read")
 

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
+from touchline.experiment.experiment import DATASET_KEYS
+from touchline.experiment.learning_rate import UNLIKE, RuleRate, rate_text
+from touchline.experiment.runs import RunSpec
+from touchline.experiment.training import optimizer_steps
 from touchline.lint.design import (
     MODEL,
     DesignView,
@@ -18,10 +22,6 @@ from touchline.lint.design import (
     swept,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.spec.experiment import DATASET_KEYS
-from touchline.spec.learning_rate import UNLIKE, RuleRate, rate_text
-from touchline.spec.runs import RunSpec
-from touchline.spec.training import optimizer_steps
 
 _ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w*)\b", re.IGNORECASE)
 _ABOUT_SIZE = re.compile(

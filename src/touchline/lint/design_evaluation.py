@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Location, Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.test_sets import asked_items
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
-from touchline.spec.test_sets import asked_items
 from touchline.statistics.power import (
     ENOUGH_SEEDS,
     USUAL_FLIPS,

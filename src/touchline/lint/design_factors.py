@@ -11,6 +11,10 @@ from touchline.core.finding import Severity
 from touchline.core.levels import level_text
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
+from touchline.experiment.expand import expand
+from touchline.experiment.experiment import DATASET_KEYS, with_fields
+from touchline.experiment.names import label_of
+from touchline.experiment.runs import RunSpec
 from touchline.lint.design import (
     MODEL,
     DesignView,
@@ -23,10 +27,6 @@ from touchline.lint.design import (
     work_digest,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.spec.expand import expand
-from touchline.spec.experiment import DATASET_KEYS, with_fields
-from touchline.spec.names import label_of
-from touchline.spec.runs import RunSpec
 
 _PATHS = frozenset({*DATASET_KEYS, MODEL})
 _SETS = frozenset({"train.lora.target_modules"})

@@ -20,7 +20,7 @@ from touchline.data.rendering.chat import images_of
 from touchline.data.rendering.rows import ShownRow
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.rendering.text import Ids, ModelText
-from touchline.spec.partial import Stated, StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
 
 THINK = ("<think>", "</think>")
 """Tags around a model's reasoning."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from touchline.core.finding import Edit, Finding, Location, Severity
-from touchline.spec.partial import Stated
+from touchline.experiment.partial import Stated
 
 V = TypeVar("V", contravariant=True)
 _CODE = re.compile(r"[A-Z]{2}\d{3}")

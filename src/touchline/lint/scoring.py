@@ -13,8 +13,8 @@ from typing import Literal
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
-from touchline.spec.tasks.protocol import MetricField, Task, score_text
-from touchline.spec.tasks.ready_made import TASKS, get_task
+from touchline.experiment.tasks.protocol import MetricField, Task, score_text
+from touchline.experiment.tasks.ready_made import TASKS, get_task
 
 ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
 """Kind of output: own target; formatted target; empty; one answer for all; another item's target; half the target;

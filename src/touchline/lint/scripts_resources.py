@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 from touchline.backends.registry import launch_commands, traits_of
 from touchline.core.finding import Severity
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView, said
 from touchline.slurm.launches import Launch
 from touchline.slurm.shell_words import ShellWord
-from touchline.spec.partial import StatedTraining
 
 _SITE_DECIDES = ("partition", "nodelist", "exclusive", "constraint", "reservation", "account", "qos", "licenses")
 _ON_GPU = re.compile(

@@ -8,13 +8,13 @@ from typing import Final
 
 from touchline.core.finding import Severity
 from touchline.core.near import did_you_mean, near_names
+from touchline.experiment import defaults
+from touchline.experiment.experiment import LoraConfig, StageConfig
+from touchline.experiment.overlay import setting
+from touchline.experiment.runs import RUN_NAME, ParentLink, RunSpec
+from touchline.experiment.stages import stage_settings
 from touchline.lint.design import DesignView, model_of, same_path
 from touchline.lint.rule import Violation, rule
-from touchline.spec import defaults
-from touchline.spec.experiment import LoraConfig, StageConfig
-from touchline.spec.overlay import setting
-from touchline.spec.runs import RUN_NAME, ParentLink, RunSpec
-from touchline.spec.stages import stage_settings
 
 
 @rule("EX121", Severity.ERROR)

@@ -10,10 +10,10 @@ from pathlib import PurePath
 from typing import Literal
 
 from touchline.core.finding import Finding, Location, Severity
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import Violation, rule
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig
-from touchline.spec.tasks.ready_made import get_task
 
 TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
 """Step at which building a task failed: the file; the task or named function; a missing column; a

@@ -13,11 +13,11 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import GIB
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, table_gpu, width_of
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import StatedTraining
 
 
 @rule("ME020", Severity.ERROR)

@@ -8,10 +8,10 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import Stated, StatedTraining
 
 OFTEN: Final = 100
 """Steps from which validation after every step is not a short trial."""

@@ -8,10 +8,10 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import StatedTraining
 
 LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "xglm", "biogpt", "openai-gpt"})
 """Families with learned position embeddings, which cannot be exceeded."""

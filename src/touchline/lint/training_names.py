@@ -14,9 +14,9 @@ from touchline.core.finding import Severity
 from touchline.core.model_size import size_of_name
 from touchline.core.near import misspelled
 from touchline.core.quantity import Missing
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import Stated, StatedTraining
 
 _LLAMA: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
 _GPT2: Final = frozenset({"c_attn", "c_proj", "c_fc"})

@@ -12,11 +12,11 @@ from touchline.backends.registry import traits_of
 from touchline.backends.traits import adapted
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.learning_rate import FAR, rate_text
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.rule import Violation, rule
 from touchline.lint.rule_pages import load_page
 from touchline.lint.views import TrainingView
-from touchline.spec.learning_rate import FAR, rate_text
-from touchline.spec.partial import Stated, StatedTraining
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
 """Range of adapter learning rates in some 500 published configs, including the low ones of preference training."""

@@ -9,10 +9,10 @@ from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-from touchline.spec.partial import StatedTraining
 
 FEW_STEPS: Final = 10
 """Steps below which a schedule has no effect."""

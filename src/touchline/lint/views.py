@@ -13,11 +13,11 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.slurm.directives import Directive
 from touchline.slurm.launches import Launch
 from touchline.slurm.resources import Requested, requested
 from touchline.slurm.script import Script
-from touchline.spec.partial import Stated, StatedTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from touchline.spec import defaults
-from touchline.spec.plan import Assumption, PlannedRun
+from touchline.experiment import defaults
+from touchline.experiment.plan import Assumption, PlannedRun
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
 """Settings that only apply if the dataset's file has no splits of its own."""

@@ -9,7 +9,7 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
 from touchline.core.text import first_of
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 _SHOWN = 8
 _WHAT_IFS = 3

@@ -16,6 +16,14 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
+from touchline.experiment.anchors import recorded_data
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
+from touchline.experiment.labels import LabelSet
+from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
+from touchline.experiment.runs import ControlKind, RunKind, RunSpec
+from touchline.experiment.strategy import PlannedStrategy
 from touchline.plan.assumptions import assumptions
 from touchline.plan.cohorts import SideBySide, plan_cohorts
 from touchline.plan.context import PlanningContext
@@ -30,14 +38,6 @@ from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import time_limit
 from touchline.plan.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
-from touchline.spec.anchors import recorded_data
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
-from touchline.spec.labels import LabelSet
-from touchline.spec.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
-from touchline.spec.runs import ControlKind, RunKind, RunSpec
-from touchline.spec.strategy import PlannedStrategy
 from touchline.statistics.derangement import derangement, label_generator
 
 _DATA = TypeAdapter(DataConfig)

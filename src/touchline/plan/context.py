@@ -20,8 +20,8 @@ from touchline.estimate.history_points import PastRun
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.outgrown import ONE_SIZE
 from touchline.estimate.points import TimePoint
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.site import SlurmSite
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.site import SlurmSite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from touchline.core.catalog import DatasetInfo, changed_images
-from touchline.spec.experiment import TRAINING_KEYS
-from touchline.spec.plan import Plan, PlannedRun, Revision
+from touchline.experiment.experiment import TRAINING_KEYS
+from touchline.experiment.plan import Plan, PlannedRun, Revision
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:

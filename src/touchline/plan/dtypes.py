@@ -11,7 +11,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
 from touchline.core.text import first_of
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 BACKEND = "train.backend"
 _COSTS = 1.5

@@ -13,15 +13,15 @@ from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, Traini
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.evaluation_memory import EvaluationWork, evaluation_memory
+from touchline.experiment.answer_batches import SHARING_EVALUATIONS
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.experiment import ComputeConfig, EvaluateConfig, LoraConfig
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.quantization import Quantization
+from touchline.experiment.test_sets import asked_items, further_sets
 from touchline.plan.context import PlanningContext
 from touchline.plan.spanning import spanning_memory
 from touchline.plan.times import count_evaluations
-from touchline.spec.answer_batches import SHARING_EVALUATIONS
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import ComputeConfig, EvaluateConfig, LoraConfig
-from touchline.spec.plan import PlannedRun
-from touchline.spec.quantization import Quantization
-from touchline.spec.test_sets import asked_items, further_sets
 
 _SMALLER: tuple[Quantization, ...] = ("int8", "nf4")
 """Stored forms that a remedy may name, the most exact first."""

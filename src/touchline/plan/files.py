@@ -6,8 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
-from touchline.spec.anchors import relative_datasets
-from touchline.spec.plan import PLAN_SCHEMA_VERSION, Plan
+from touchline.experiment.anchors import relative_datasets
+from touchline.experiment.plan import PLAN_SCHEMA_VERSION, Plan
 
 _ADAPTER = TypeAdapter(Plan)
 

@@ -10,9 +10,9 @@ from dataclasses import fields, replace
 from pydantic import TypeAdapter
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.spec.experiment import DataConfig, LoraConfig, TrainConfig, is_test
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
+from touchline.experiment.experiment import DataConfig, LoraConfig, TrainConfig, is_test
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
 
 _DATA = TypeAdapter(DataConfig)
 _TRAIN = TypeAdapter(TrainConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.finding import Finding, Severity
-from touchline.spec.runs import ControlKind, RunSpec
+from touchline.experiment.runs import ControlKind, RunSpec
 
 
 def length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:

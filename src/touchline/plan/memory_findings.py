@@ -9,8 +9,8 @@ from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
+from touchline.experiment.plan import PlannedRun
 from touchline.plan.batch_sections import computed_tokens, gib_text
-from touchline.spec.plan import PlannedRun
 
 _SHOWN_RUNS = 3
 _ROW = "ME020"

@@ -10,10 +10,10 @@ from touchline.core.estimate import MemoryEstimate, MemoryVerdict, MicroBatch, T
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.throughput import knee, shows_the_knee
+from touchline.experiment import defaults
+from touchline.experiment.experiment import TrainConfig
 from touchline.plan.batch_sections import gib_text
 from touchline.plan.context import PlanningContext
-from touchline.spec import defaults
-from touchline.spec.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,10 +8,10 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from touchline.backends.registry import recipe_text
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
-from touchline.spec.experiment import GeneralConfig
-from touchline.spec.learning_rate import rate_text
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
+from touchline.experiment.experiment import GeneralConfig
+from touchline.experiment.learning_rate import rate_text
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
 
 
 def design_line(plan: Plan) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from touchline.core.levels import SEEDS
 from touchline.core.markup import measured
 from touchline.core.units import plural
-from touchline.spec.evaluation import EvaluationTask
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
-from touchline.spec.test_sets import asked_items
+from touchline.experiment.evaluation import EvaluationTask
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
+from touchline.experiment.test_sets import asked_items
 from touchline.statistics.power import (
     COVERAGE,
     ENOUGH_SEEDS,

@@ -10,8 +10,8 @@ from typing import Protocol
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.experiment.experiment import TrainConfig
 from touchline.plan.context import PlanningContext
-from touchline.spec.experiment import TrainConfig
 
 Change = tuple[str, object]
 """A setting of the training, and its value."""

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import format_seconds, minutes_to_seconds, plural, seconds_to_minutes
+from touchline.experiment.experiment import CheckpointConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.site import SlurmSite
 from touchline.plan.optimization import Proposal
 from touchline.plan.placement.types import Cluster
-from touchline.spec.experiment import CheckpointConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.site import SlurmSite
 
 RESUME = "train.checkpoint.resume_minutes"
 EVERY = "train.checkpoint.every"

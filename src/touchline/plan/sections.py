@@ -14,6 +14,9 @@ from touchline.core.table import Column, Section, present, section_markdown, tab
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.evidence_used import evidence_line
+from touchline.experiment.data_config import DATASET_KEYS, shown_split, split_of
+from touchline.experiment.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
+from touchline.experiment.recorded import override_lines
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
 from touchline.plan.cohorts import WORTH
@@ -38,9 +41,6 @@ from touchline.plan.strategy.section import expected_lines, strategy_sections
 from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
-from touchline.spec.data_config import DATASET_KEYS, shown_split, split_of
-from touchline.spec.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
-from touchline.spec.recorded import override_lines
 
 _SHOWN = 8
 

@@ -11,10 +11,10 @@ from touchline.backends.protocol import FixedSetting
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.table import Column, Table, table_of
+from touchline.experiment.defaults import DEFAULTS
+from touchline.experiment.experiment import TRAINING_KEYS
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_settings
-from touchline.spec.defaults import DEFAULTS
-from touchline.spec.experiment import TRAINING_KEYS
-from touchline.spec.plan import Plan, PlannedRun
 
 _MICRO, _PACKED, _RATE = "train.micro_batch_size", "train.packed", "train.learning_rate"
 _EPOCHS = "evaluate.epochs"

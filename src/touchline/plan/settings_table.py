@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from touchline.spec.anchors import drop_unset_files
-from touchline.spec.plan import PlannedRun
-from touchline.spec.validate import adapter
+from touchline.experiment.anchors import drop_unset_files
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.validate import adapter
 
 Scalar = bool | int | float | str | None
 """Value of a setting. A list or a mapping is stored as text; None means that nothing is set."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from touchline.core.table import Column
 from touchline.core.units import plural
+from touchline.experiment.evaluation import EvaluationTask, set_label
+from touchline.experiment.plan import Plan
+from touchline.experiment.tasks.ready_made import TASKS, get_task
+from touchline.experiment.test_sets import asked_items
 from touchline.plan.power import evaluated_items, number_of_contrasts
-from touchline.spec.evaluation import EvaluationTask, set_label
-from touchline.spec.plan import Plan
-from touchline.spec.tasks.ready_made import TASKS, get_task
-from touchline.spec.test_sets import asked_items
 
 COLUMNS = ("task", "source", "scores (primary first)", Column("items", numeric=True), "sha256")
 _LABELS_SHOWN = 20

@@ -32,10 +32,10 @@ from touchline.estimate.run_time import (
 )
 from touchline.estimate.time import in_data_parallel, seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
+from touchline.experiment.answer_batches import batch_limits, shares_batches
+from touchline.experiment.experiment import EvaluateConfig, TrainConfig
+from touchline.experiment.site import SlurmSite
 from touchline.slurm.schedulers import GRAIN
-from touchline.spec.answer_batches import batch_limits, shares_batches
-from touchline.spec.experiment import EvaluateConfig, TrainConfig
-from touchline.spec.site import SlurmSite
 
 LEAST_LIMIT_SECONDS = minutes_to_seconds(15)
 """Least limit of a job on a cluster: imports from a cold file system take minutes, and a kill costs the whole job."""

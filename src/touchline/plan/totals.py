@@ -10,8 +10,8 @@ from typing import TypedDict
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural, seconds_to_hours
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.plan import Cohort, Plan, PlannedRun, devices_of
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.plan import Cohort, Plan, PlannedRun, devices_of
 
 
 class Totals(TypedDict):

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from touchline.backends.registry import get_backend
 from touchline.core.quantity import Measured, Quantity
+from touchline.experiment.plan import PlannedRun
 from touchline.plan.times import count_validations
-from touchline.spec.plan import PlannedRun
 
 _VALIDATION = "validation"
 

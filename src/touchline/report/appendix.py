@@ -8,14 +8,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from touchline.experiment.plan import Plan
+from touchline.experiment.runs import RunKind
 from touchline.plan.settings import collect_settings, leading_text
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Command
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.slurm.schedulers import SCHEDULERS, training_script
-from touchline.spec.plan import Plan
-from touchline.spec.runs import RunKind
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
 COMMIT = "Commit"

@@ -10,6 +10,7 @@ from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
+from touchline.experiment.runs import RunKind
 from touchline.plan.notes import design_line
 from touchline.plan.settings import collect_settings, setting_rows
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
@@ -38,7 +39,6 @@ from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
-from touchline.spec.runs import RunKind
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _NOT_RECORDED = Missing(missing="no version was recorded")

@@ -13,11 +13,11 @@ from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.formatting import at_least, factor_words, is_at_least, join_names, relative, settings_words
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Analysis
 
 RISEN = 1.05

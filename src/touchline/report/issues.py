@@ -14,6 +14,8 @@ from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import percent, plural
+from touchline.experiment.plan import Plan
+from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.formatting import capital
@@ -21,8 +23,6 @@ from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
-from touchline.spec.plan import Plan
-from touchline.spec.runs import RunKind
 from touchline.statistics.conclusions import Analysis
 
 FAILED_EXIT = "failed exit, complete training"

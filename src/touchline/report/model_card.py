@@ -17,14 +17,14 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind
+from touchline.experiment.strategy import Phase
+from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
 from touchline.report.findings.scores import sentence
 from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
 from touchline.results.run_result import RunResult
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind
-from touchline.spec.strategy import Phase
-from touchline.spec.write import to_yaml
 from touchline.statistics.conclusions import Analysis, Conclusion, RunScore, ScoreDifference
 
 CARD = "README.md"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.report.formatting import join_names, relative
 from touchline.report.report import PackingRow
 from touchline.results.run_result import RunResult
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 LOW_EFFICIENCY = 80.0
 """Share in per cent below which padding costs more than a fifth of the computation."""

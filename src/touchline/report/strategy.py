@@ -11,14 +11,8 @@ from dataclasses import dataclass, replace
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
-from touchline.plan.strategy.state import names_of_look
-from touchline.plan.totals import scale_quantity, totals_of
-from touchline.report.formatting import Scale, join_names, level_words, settings_words
-from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import StrategyRecord
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import (
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import (
     ContrastLook,
     Cut,
     Phase,
@@ -30,6 +24,12 @@ from touchline.spec.strategy import (
     Verdict,
     matches,
 )
+from touchline.plan.strategy.state import names_of_look
+from touchline.plan.totals import scale_quantity, totals_of
+from touchline.report.formatting import Scale, join_names, level_words, settings_words
+from touchline.results.report_inputs import ReportInputs
+from touchline.results.run_result import RunResult
+from touchline.results.strategy_record import StrategyRecord
 
 _NOT_CHOSEN = Missing(missing="explore has not chosen the conditions yet")
 _NO_CONFIRM = Missing(missing="nothing is confirmed")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_errors
+from touchline.experiment.plan import Plan
 from touchline.results.deletable import is_lost
 from touchline.results.verification import verify_planned
 from touchline.results.verification_types import Deletable, Depth, Verification
@@ -22,7 +23,6 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
 from touchline.run.selection import experiment_lock
 from touchline.run.statusfiles import read_attempts
-from touchline.spec.plan import Plan
 
 CLEAN_SCHEMA_VERSION = 1
 

@@ -18,6 +18,9 @@ from touchline.data.metrics import Metrics, StepRow, TrainingMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.data.training_state import paused_step
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.history.reading import RunReading
 from touchline.results.current_evaluations import labels_of_record, with_clusters, with_metric
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
@@ -36,9 +39,6 @@ from touchline.run.run_status import (
 from touchline.run.scripts.folder import evaluation_config
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobView
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 from touchline.core.errors import InputError, TouchlineError
 from touchline.data.datasets import load_clusters
 from touchline.data.scores import EvaluationRecord
-from touchline.spec.evaluation import EvaluationConfig
-from touchline.spec.tasks.classification import canonical_label
-from touchline.spec.tasks.ready_made import get_task
+from touchline.experiment.evaluation import EvaluationConfig
+from touchline.experiment.tasks.classification import canonical_label
+from touchline.experiment.tasks.ready_made import get_task
 from touchline.statistics.labels import LabelReport, label_report
 
 

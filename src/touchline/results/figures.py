@@ -11,10 +11,10 @@ from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.units import in_unit, seconds_to_minutes
 from touchline.data.metrics import Metrics, StepRow, steady_steps, timed_steps, token_rate
 from touchline.data.metrics_file import METRICS
+from touchline.experiment.plan import PlannedRun
 from touchline.history.reading import RunReading, SourcedText
 from touchline.history.record import PackingFacts
 from touchline.results.run_result import ON_CPU, EpochMetrics, RunFigures, Setting
-from touchline.spec.plan import PlannedRun
 
 _LAST_STEPS = 10
 """Steps that the final training loss is the mean of."""

@@ -24,11 +24,11 @@ from touchline.core.status import (
     TrainingOutcome,
 )
 from touchline.core.units import format_bytes, format_seconds
+from touchline.experiment.plan import PlannedRun
 from touchline.lint.checked import FindingRow
 from touchline.results.run_folder import RunFolderState
 from touchline.run.pace import ENOUGH_STEPS, measured_pace, steady
 from touchline.slurm.job_view import JobView
-from touchline.spec.plan import PlannedRun
 
 STALL_STEPS = 10
 """Multiple of the usual step time without a new step that counts as a stall."""

@@ -13,11 +13,11 @@ from touchline.core.finding import Severity
 from touchline.core.status import JobState
 from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.imported.folders import CHECKPOINT, newest_first
 from touchline.results.imported.text import below, clean_line, clean_text
 from touchline.results.report_inputs import Issue, IssueRole
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind, RunKind
 
 _TAIL_BYTES = 1 << 16
 _LAST_LINES = 4

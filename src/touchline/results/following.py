@@ -11,6 +11,8 @@ from pathlib import Path
 from touchline.core.errors import InputError, TouchlineError, quoted
 from touchline.core.status import TrainingOutcome
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.results.live_status import evaluation_job
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS
@@ -22,8 +24,6 @@ from touchline.run.selection import one_run
 from touchline.run.statusfiles import read_attempts
 from touchline.run.tails import Follower, last_lines
 from touchline.slurm.local.commands import RealCommands
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 FOLLOW_SECONDS = 0.5
 """Seconds between two reads of a followed file."""

@@ -21,10 +21,10 @@ from touchline.data.benchmarks import (
     HarnessScore,
     read_general_marker,
 )
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.harness import Items, read_items, read_results
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.paired import newcombe_paired
 from touchline.statistics.proportion import normal_quantile, wilson
 

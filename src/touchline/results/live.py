@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from touchline.core.quantity import Measured
 from touchline.core.status import JobState, RunStatus
+from touchline.experiment.runs import RunKind
 from touchline.lint.checked import FindingRow
 from touchline.slurm.job_view import JobView
-from touchline.spec.runs import RunKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

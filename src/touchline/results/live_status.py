@@ -18,6 +18,8 @@ from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import in_unit
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.plan.jobs import training_limit
 from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
@@ -31,8 +33,6 @@ from touchline.run.run_jobs import model_evaluation, run_evaluation, run_trainin
 from touchline.run.run_status import StatusInputs, job_view_from_files, run_status
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView, evaluation_name
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 _EVALUATED = re.compile(rb"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
 _OUTPUT_TAIL_BYTES = 8192

@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 
 from touchline.core.errors import InputError, quoted
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.strategy import ContrastLook, Look, SeedPair, StatedContrast
 from touchline.plan.strategy.state import ContrastCell, cells_of
 from touchline.results.collect import collect_results
 from touchline.results.scored import last_of_each, scored_run
 from touchline.run.planning import LoadedPlan
-from touchline.spec.plan import PlannedRun
-from touchline.spec.strategy import ContrastLook, Look, SeedPair, StatedContrast
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.clustered import squared_errors
 from touchline.statistics.conclusions import ScoredRun, SeedTestKind, Verdict

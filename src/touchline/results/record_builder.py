@@ -14,6 +14,7 @@ from touchline.core.levels import STAGE
 from touchline.core.quantity import Aggregation, Measured, Missing, Quantity
 from touchline.data.metrics import Metrics, steady_steps
 from touchline.data.metrics_file import METRICS, read_metrics
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
@@ -23,7 +24,6 @@ from touchline.history.training_form import adapter_facts, compiled_fact, method
 from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
 from touchline.results.scored import SEED, last_of_each, scored_run
-from touchline.spec.plan import Plan, PlannedRun
 from touchline.statistics.own_score import is_binary, run_scores
 
 _PLANNED = "as planned"

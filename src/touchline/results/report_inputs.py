@@ -8,10 +8,10 @@ from enum import StrEnum
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
+from touchline.experiment.plan import Plan
 from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import StrategyRecord
 from touchline.results.verification_types import Verification
-from touchline.spec.plan import Plan
 
 
 class IssueRole(StrEnum):

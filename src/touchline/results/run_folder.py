@@ -21,12 +21,12 @@ from touchline.core.status import Attempt, TrainingOutcome
 from touchline.data.checkpoints import export_state, read_training_marker
 from touchline.data.metrics import TrainingMarker
 from touchline.data.training_state import PAUSE_FILE, paused_step
+from touchline.experiment.evaluation import BASE_CHECKPOINT
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
 from touchline.run.run_status import drop_lock_conflicts, training_outcome
 from touchline.run.statusfiles import read_attempts
-from touchline.spec.evaluation import BASE_CHECKPOINT
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 _SCORES = ".scores.json"
 _HEAD_BYTES = 4096

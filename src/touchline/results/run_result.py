@@ -13,10 +13,10 @@ from touchline.data.scores import (
     CheckpointInfo,
     EvaluationRecord,
 )
+from touchline.experiment.runs import ControlKind, RunKind
+from touchline.experiment.strategy import Phase
 from touchline.history.record import PackingFacts
 from touchline.plan.strategy.text import StrategyStatus
-from touchline.spec.runs import ControlKind, RunKind
-from touchline.spec.strategy import Phase
 from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference
 from touchline.statistics.labels import LabelReport
 

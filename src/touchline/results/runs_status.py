@@ -14,12 +14,12 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.write import to_yaml
 from touchline.results.live import LiveRun
 from touchline.results.live_status import Opened
 from touchline.results.run_folder import RunFolderState
 from touchline.run.run_status import ENDED_WELL, started_and_completed
-from touchline.spec.plan import PlannedRun
-from touchline.spec.write import to_yaml
 
 if TYPE_CHECKING:
     from touchline.results.collected import RunMetrics

@@ -16,9 +16,9 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Table, Value, present, table_of
 from touchline.core.units import percent, plural
+from touchline.experiment.experiment import TRAINING_KEYS
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
-from touchline.spec.experiment import TRAINING_KEYS
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.student import t_quantile
 
 TRAINING_SET = TRAINING_KEYS[0]

@@ -13,6 +13,8 @@ from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.quantity import Quantity
 from touchline.core.units import plural
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.strategy import Continuation, DecisionKind, Phase, Stop, StopReason, StrategyDecision
 from touchline.plan.strategy.costs import explore_hours
 from touchline.plan.strategy.fixed_design import design_digest
 from touchline.plan.strategy.state import StrategyState, continued, strategy_state
@@ -27,8 +29,6 @@ from touchline.run.recorded import plan_command
 from touchline.run.spent import spent_device_hours
 from touchline.run.strategy_explore import explore_waits, next_explore_decision
 from touchline.slurm.job_view import JobName
-from touchline.spec.plan import PlannedRun
-from touchline.spec.strategy import Continuation, DecisionKind, Phase, Stop, StopReason, StrategyDecision
 
 
 def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import PlannedStrategy, StrategyDecision
 from touchline.plan.strategy.state import StrategyState, strategy_state
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import PlannedStrategy, StrategyDecision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,9 @@ from touchline.core.files import sha256_file
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.checkpoints import training_complete
 from touchline.estimate.disk import adapter_file_bytes
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import RunLocation, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
@@ -25,9 +28,6 @@ from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
 from touchline.results.verifying.missing import missing_of, missing_of_found
 from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
-from touchline.spec.evaluation import NO_OP_CHECKPOINT
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
 

@@ -10,6 +10,8 @@ from typing import Literal, cast, get_args
 from touchline.core.errors import InputError, quoted
 from touchline.core.quantity import Missing
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import (
     cpus_per_job,
     evaluation_limit,
@@ -35,8 +37,6 @@ from touchline.run.scripts.mega import (
     submit_arrays_text,
 )
 from touchline.slurm.job_view import JobKind, JobName
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.site import SlurmSite
 
 Emit = Literal["mega", "array"]
 MEGA = "mega_job.slurm"

@@ -11,10 +11,10 @@ from touchline.core.finding import Severity
 from touchline.data.hub import how_to_get
 from touchline.data.planned_models import load_planned_model, other_shape
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.recorded import plan_command, read_recorded
-from touchline.spec.plan import Plan
 
 
 def downloads(plan: Plan) -> str:

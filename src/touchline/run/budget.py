@@ -26,6 +26,7 @@ from touchline.core.files import read_record, write_atomic
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import first_of
 from touchline.core.units import hours_to_seconds, seconds_to_hours
+from touchline.experiment.plan import Plan
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.totals import totals_of
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
@@ -36,7 +37,6 @@ from touchline.run.statusfiles import read_attempts, read_exits
 from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.slurm.schedulers import GRAIN
-from touchline.spec.plan import Plan
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""

@@ -12,6 +12,11 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_device_hours, plural
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.edit import with_values
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import read_experiment
+from touchline.experiment.recorded import unused_override_lines
 from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.plan.design.answering import DesignQuestion, Sizing, answer_design, refused, unanswerable, with_change
 from touchline.plan.design.confirming import family_of, looks_for, with_likely_runs
@@ -21,11 +26,6 @@ from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import yaml_diff
 from touchline.run.planning import resolve
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.edit import with_values
-from touchline.spec.plan import Plan
-from touchline.spec.read import read_experiment
-from touchline.spec.recorded import unused_override_lines
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
 

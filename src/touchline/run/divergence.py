@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from touchline.core.status import EXIT_DIVERGED
+from touchline.experiment.plan import PlannedRun
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import is_training_complete
 from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts
-from touchline.spec.plan import PlannedRun
 
 
 def has_diverged(folder: ExperimentFolder, run: PlannedRun) -> bool:

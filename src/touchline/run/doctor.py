@@ -16,6 +16,8 @@ from touchline.core.quantity import Quantity
 from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.models import find_models
 from touchline.data.user_config import UserConfig, config_path, load_settings
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.site import SlurmSite
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.environments import backend_states
@@ -32,8 +34,6 @@ from touchline.slurm.doctor import (
 from touchline.slurm.local.cluster import ANSWER_SECONDS, query_cluster, said
 from touchline.slurm.local.commands import Commands
 from touchline.slurm.schedulers import PBS_CAUTION
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.site import SlurmSite
 
 LITTLE_LEFT = 0.02
 """Free fraction of a disk below which it counts as nearly full."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.units import GIB, MIB, format_bytes, format_seconds, plural
 from touchline.estimate.gpus import similar_gpus
+from touchline.experiment.site import SlurmSite
 from touchline.slurm.doctor import (
     AssociationFacts,
     ClusterFacts,
@@ -21,7 +22,6 @@ from touchline.slurm.doctor import (
     Status,
 )
 from touchline.slurm.site_facts import first_number
-from touchline.spec.site import SlurmSite
 
 CONFIG = "in the user's config file"
 

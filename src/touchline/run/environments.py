@@ -22,7 +22,7 @@ from touchline.core.errors import HostError, PolicyError, install_hint
 from touchline.core.files import disk_errors, try_lock
 from touchline.core.quantity import Missing
 from touchline.data.user_config import load_settings
-from touchline.spec.plan import PlannedRun
+from touchline.experiment.plan import PlannedRun
 
 _LAST_LINES = 5
 _TOGETHER = ("torch", "transformers", "peft")

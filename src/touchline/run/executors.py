@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from touchline.experiment.plan import Plan
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Executor
 from touchline.slurm.local.commands import Commands
-from touchline.spec.plan import Plan
 
 
 def executor_for(

@@ -19,13 +19,13 @@ from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
+from touchline.experiment.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NEW_TOKENS
+from touchline.experiment.read import read_experiment
+from touchline.experiment.write import to_yaml
 from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
 from touchline.run.interview.questions import QUESTIONS, question_named
 from touchline.run.interview.templates import TEMPLATES
-from touchline.spec.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NEW_TOKENS
-from touchline.spec.read import read_experiment
-from touchline.spec.write import to_yaml
 
 _LENGTH_STEP = 64
 """max_seq_len is rounded up to a multiple of this."""

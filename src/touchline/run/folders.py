@@ -26,13 +26,13 @@ from touchline.core.files import (
 )
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import StrategyDecision
 from touchline.plan.files import plan_from_json, plan_to_json
 from touchline.plan.strategy.state import started_plan
 from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, refuse_gaps, strategy_decisions
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import StrategyDecision
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(

@@ -13,14 +13,14 @@ from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
 from touchline.data.scores import CheckpointInfo
 from touchline.data.training_state import paused_step, read_pause
+from touchline.experiment.evaluation import asked_epochs
+from touchline.experiment.plan import Cohort, Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Job
 from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.run.scripts.folder import evaluation_config
-from touchline.spec.evaluation import asked_epochs
-from touchline.spec.plan import Cohort, Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 
 def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:

@@ -20,6 +20,7 @@ from touchline.core.files import try_lock
 from touchline.core.status import JobState
 from touchline.data.machine import slots, visible_gpus
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import PlannedRun
 from touchline.plan.local.target import refuse_elsewhere
 from touchline.run.budget import JobTotals, job_totals, with_budget
 from touchline.run.environments import require_environments
@@ -43,7 +44,6 @@ from touchline.run.trial import require_accepted
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.schedulers import SCHEDULERS
-from touchline.spec.plan import PlannedRun
 
 TotalsCallback = Callable[[JobTotals], None]
 """Called with the totals of the jobs that are about to be submitted."""

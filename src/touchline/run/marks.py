@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.plan import Plan, PlannedRun
 
 
 class RunMark(StrEnum):

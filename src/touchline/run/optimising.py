@@ -11,6 +11,13 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.document import parse
+from touchline.experiment.edit import with_values
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.recorded import unused_override_lines
 from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
 from touchline.plan.build import build_plan
 from touchline.plan.jobs import place_jobs
@@ -32,13 +39,6 @@ from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.plan_inputs import decided_by
 from touchline.run.planning import LoadedPlan, plan_in_folder
 from touchline.slurm.job_view import JobName
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.document import parse
-from touchline.spec.edit import with_values
-from touchline.spec.plan import Plan
-from touchline.spec.read import LoadedExperiment, read_experiment
-from touchline.spec.recorded import unused_override_lines
 
 NO_WORKERS = (
     f"data workers: the backend {DEFAULT_BACKEND} has none, since its rows are tokenised once before the first step "

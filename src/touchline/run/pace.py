@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from touchline.core.estimate import COVERAGE
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics import StepRow, timed_steps, token_rate
+from touchline.experiment.plan import PlannedRun
 from touchline.run.recent import NOT_MEASURED, Recent
-from touchline.spec.plan import PlannedRun
 
 ENOUGH_STEPS = 10
 """Number of steps from which only the measurement counts."""

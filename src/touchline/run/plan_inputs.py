@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from touchline.core.clock import today
 from touchline.core.errors import PlanDriftError
 from touchline.core.units import plural
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.slots import SlotChoice
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.experiment import Experiment
-from touchline.spec.plan import Plan, PlannedRun
 from touchline.statistics.spread_types import SpreadInput
 
 if TYPE_CHECKING:

@@ -18,6 +18,11 @@ from touchline.core.table import Section
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.evaluation import decoding_text
+from touchline.experiment.overlay import with_settings
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
 from touchline.plan.drift import changed_runs, describe_change, replanned, revise
@@ -30,11 +35,6 @@ from touchline.run.marks import RunMark, run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.evaluation import decoding_text
-from touchline.spec.overlay import with_settings
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
 from touchline.statistics.spread_types import SpreadInput
 
 if TYPE_CHECKING:

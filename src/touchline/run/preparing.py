@@ -11,12 +11,12 @@ from touchline.backends.external import RECIPE_MODULE
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_bytes
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.site import Site
 from touchline.lint.local.recipes import LIMIT_BYTES
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
-from touchline.spec.plan import PlannedRun
-from touchline.spec.site import Site
 
 
 def site_of(settings: UserConfig, executor: str) -> Site:

@@ -26,6 +26,8 @@ from touchline.estimate.bracket import divisors
 from touchline.estimate.local.past_runs import past_runs
 from touchline.estimate.points import TimePoint, model_key, stack_key
 from touchline.estimate.terms import place
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.history.history import store_record
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
@@ -37,8 +39,6 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 from touchline.run.probe_try import free_host_bytes
 from touchline.run.probing import describe, probe, try_batch
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.plan import Plan, PlannedRun
 
 PROBED = DEFAULT_BACKEND
 """Trainer used by a probe."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.recorded import FileChanges, compare_with_plan, is_as_planned, override_lines
 from touchline.run.folders import ExperimentFolder
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.plan import Plan
-from touchline.spec.read import LoadedExperiment, read_experiment
-from touchline.spec.recorded import FileChanges, compare_with_plan, is_as_planned, override_lines
 
 
 def plan_command(folder: ExperimentFolder, overrides: Sequence[str] = (), *options: str) -> str:

@@ -15,6 +15,7 @@ from touchline.data.evaluations import SCORES_SUFFIX
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import PlannedRun
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.recovery import (
     Decision,
@@ -36,7 +37,6 @@ from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.scripts.folder import run_files
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobKind, JobName, JobView
-from touchline.spec.plan import PlannedRun
 
 Shape = tuple[object, ...]
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import JobState
+from touchline.experiment.plan import PlannedRun
 from touchline.plan.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
 from touchline.run.jobs import is_training_done, is_training_to_end, missing_evaluations
 from touchline.run.pace import seconds_left
@@ -18,7 +19,6 @@ from touchline.run.protocol import Job
 from touchline.run.recent import ACTIVE_TAIL_BYTES, read_recent
 from touchline.run.selection import JobProgressCallback
 from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
-from touchline.spec.plan import PlannedRun
 
 TOTAL = "total"
 """Name of the total row."""

@@ -10,12 +10,12 @@ from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import read_text_bounded, sha256_file, write_if_changed
 from touchline.data.models import load_model, locate_model
 from touchline.data.user_config import UserConfig
+from touchline.experiment.anchors import anchored
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.files import plan_to_json
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, read_planned
-from touchline.spec.anchors import anchored
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.plan import Plan, PlannedRun
 
 REPRODUCED = "reproduced"
 """Default folder of reproductions in the experiment."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.core.status import EXIT_ALREADY_RUNNING, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
+from touchline.experiment.runs import RunKind
 from touchline.slurm.job_view import JobView
-from touchline.spec.runs import RunKind
 
 _WAITING = frozenset({JobState.PENDING, JobState.CONFIGURING, JobState.REQUEUED})
 _ENDED_BY_ITSELF = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY})

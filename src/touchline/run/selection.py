@@ -11,9 +11,9 @@ from touchline.core.errors import HostError, InputError, PolicyError, install_hi
 from touchline.core.files import try_lock
 from touchline.core.near import near_names
 from touchline.data.machine import absent_packages
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
-from touchline.spec.plan import Plan, PlannedRun
 
 JobProgressCallback = Callable[[Sequence[JobProgress]], None]
 

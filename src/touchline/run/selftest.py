@@ -25,6 +25,8 @@ from touchline.data.machine import absent_packages, machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.bracket import Search, Trial, search
 from touchline.estimate.gpus import Gpu, find_gpu
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.history import store_record
 from touchline.history.probe import ProbeOutcome, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
@@ -49,8 +51,6 @@ from touchline.run.selftest_loads import (
     write_public_model,
 )
 from touchline.run.selftest_steps import step_checks
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import LoraConfig, TrainConfig
 
 ProgressRows = Callable[[Sequence[JobProgress]], None]
 """Called with the row of the self-test."""

@@ -10,13 +10,13 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
 from touchline.core.units import plural
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
 from touchline.run.protocol import Job
 from touchline.run.scripts.header import slurm_time
 from touchline.slurm.answers import SbatchResult, read_trial
 from touchline.slurm.directives import read_line
 from touchline.slurm.local.cluster import ANSWER_SECONDS
 from touchline.slurm.local.commands import Commands
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
 
 REFUSED = "US131"
 _OF_ONE_JOB = ("job-name", "output")

@@ -8,7 +8,7 @@ import torch
 
 from touchline.backends.kernels import needed_kernels
 from touchline.core.errors import HostError
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 
 def require_kernels(train: TrainConfig) -> None:

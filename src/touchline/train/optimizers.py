@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
 from touchline.data.worker import require_bitsandbytes
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 OPTIMIZER_NAMES: Final = {
     "adamw": "AdamW, fused",

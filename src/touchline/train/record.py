@@ -25,7 +25,7 @@ from touchline.data.metrics import (
     ValidationRow,
 )
 from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
-from touchline.spec.training import accumulation_steps
+from touchline.experiment.training import accumulation_steps
 from touchline.train.checkpoints import drop_old_exports, write_checkpoint
 from touchline.train.completion import write_completion
 from touchline.train.failures import refuse_nonsense

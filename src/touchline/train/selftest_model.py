@@ -21,9 +21,9 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.files import sha256_file
 from touchline.data.models import load_model
 from touchline.data.packing.batches import plan_batches
+from touchline.experiment.evaluation import planned_model
+from touchline.experiment.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
-from touchline.spec.evaluation import planned_model
-from touchline.spec.experiment import CheckpointConfig, DataConfig, LoraConfig, TrainConfig
 from touchline.train.machine import Machine, select_device
 from touchline.train.model import attach_adapter, attention_for, load_base, trainable
 from touchline.train.target_loss import TargetLoss

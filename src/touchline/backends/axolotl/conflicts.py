@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from touchline.backends.axolotl.stated import ATTENTION, validates
 from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.partial import StatedTraining
 
 Refusal = tuple[str, str]
 """The setting, and why it is refused."""

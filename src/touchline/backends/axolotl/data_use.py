@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.backends.traits import ColumnsRead, DataUse
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 
 class AxolotlDataUse(DataUse):

@@ -17,7 +17,7 @@ from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Edit, Severity
 from touchline.core.near import near_choice, nearest
-from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.experiment.foreign import Dialect, ForeignDocument
 
 _OURS = frozenset(
     {

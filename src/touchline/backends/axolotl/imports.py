@@ -17,8 +17,8 @@ from touchline.backends.imports import (
     Reason,
     Refusal,
 )
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource, StatedTraining
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource, StatedTraining
 
 _LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
 _PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")

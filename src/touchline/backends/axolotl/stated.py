@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
 from touchline.backends.config_table import Keys, cadence, first_on, first_set, read_table, training_of
-from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model": ("text", "base_model", None),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from touchline.backends.config_reading import ConfigReader
 from touchline.backends.llamafactory.stated import finetuning_type, stage
 from touchline.core.finding import Severity
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.partial import StatedTraining
 
 Refusal = tuple[str, str]
 """The setting, and why it is refused."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from touchline.backends.traits import DataUse
 from touchline.core.finding import Finding, Severity
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 _STAGES = ("sft", "pt", "rm", "dpo", "kto", "ppo")
 

@@ -24,7 +24,7 @@ from touchline.backends.trl.trainer import check_trainer
 from touchline.core.finding import Edit, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import nearest
-from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.experiment.foreign import Dialect, ForeignDocument
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})
 _OURS = frozenset(

@@ -18,8 +18,8 @@ from touchline.backends.imports import (
     Refusal,
 )
 from touchline.backends.llamafactory.data_use import FactoryDataUse
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource
 
 _STAGES: Mapping[str, str] = {
     "pt": "on plain text, without answers",

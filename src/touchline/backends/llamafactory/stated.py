@@ -8,7 +8,7 @@ from typing import Literal
 from touchline.backends.config_reading import ConfigReader, source_kind
 from touchline.backends.config_table import Keys, first_on, inverted, training_of
 from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     **TRAINER_KEYS,

@@ -20,8 +20,8 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 
 _FEWEST_TOKENS = 2
 """Minimum tokens of an example: one prompt token and one answer token."""

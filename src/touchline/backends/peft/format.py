@@ -16,12 +16,12 @@ from touchline.backends.run_config import RunConfig, build_run_config, read_run_
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
-from touchline.spec.experiment import DataConfig, TrainConfig
-from touchline.spec.foreign import Dialect, ForeignDocument
-from touchline.spec.partial import Stated, StatedTraining
-from touchline.spec.read import read_settings
-from touchline.spec.stated import SettingSource, document_places, stated_settings
-from touchline.spec.validate import build
+from touchline.experiment.experiment import DataConfig, TrainConfig
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import Stated, StatedTraining
+from touchline.experiment.read import read_settings
+from touchline.experiment.stated import SettingSource, document_places, stated_settings
+from touchline.experiment.validate import build
 
 _OURS = frozenset({"schema_version", "run_digest", "batches", "data_sha256"})
 """Keys of finetune.yaml that no other trainer's config has."""

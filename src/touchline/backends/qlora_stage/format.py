@@ -15,9 +15,9 @@ from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, n
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
-from touchline.spec.document import Key
-from touchline.spec.foreign import Dialect, ForeignDocument
-from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 
 T = TypeVar("T")
 Path = tuple[Key, ...]

@@ -10,8 +10,8 @@ from touchline.backends.import_carrier import nested
 from touchline.backends.imports import MODEL, SEED, ImportedTraining
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
-from touchline.spec.experiment import DATASET_KEYS
-from touchline.spec.partial import Stated, StatedTraining
+from touchline.experiment.experiment import DATASET_KEYS
+from touchline.experiment.partial import Stated, StatedTraining
 
 
 def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:

@@ -32,9 +32,9 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.write import to_yaml
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.write import to_yaml
 
 _HEADER = """\
 # Training of run {run}, as torchtune 0.6.1 takes it: tune run {recipe} --config finetune.yaml

@@ -30,7 +30,7 @@ from touchline.core.units import plural
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
-from touchline.spec.training import optimizer_steps
+from touchline.experiment.training import optimizer_steps
 
 SAMPLER_SEED = 0
 """Fixed in the recipes: `StatefulDistributedSampler(..., seed=0)`."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.traits import ColumnsRead, DataUse
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 _SECTIONS: Final = ("dataset", "dataset_val")
 

@@ -20,7 +20,7 @@ from touchline.backends.torchtune.stated import stated_training
 from touchline.backends.torchtune.together import together_findings
 from touchline.backends.torchtune.values import value_findings
 from touchline.core.finding import Finding, Severity
-from touchline.spec.foreign import Dialect, Doubled, ForeignDocument
+from touchline.experiment.foreign import Dialect, Doubled, ForeignDocument
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3

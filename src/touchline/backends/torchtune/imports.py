@@ -12,8 +12,8 @@ from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource, StatedTraining
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource, StatedTraining
 
 NO_CLIPPING = 1e6
 """Norm that no gradient reaches: recipes clip nothing without `clip_grad_norm`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from touchline.core.catalog import Dimensions, ModelInfo
 from touchline.core.finding import Finding, Severity
-from touchline.spec.experiment import LoraConfig, TrainConfig
+from touchline.experiment.experiment import LoraConfig, TrainConfig
 
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "o_proj": "output_proj"}
 _FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")

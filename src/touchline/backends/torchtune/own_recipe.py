@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from touchline.backends.torchtune.recipes import RECIPES, VALIDATION_KEYS, recipe_for
-from touchline.spec.experiment import TrainConfig
+from touchline.experiment.experiment import TrainConfig
 
 WRITTEN_KEYS = frozenset(
     {

@@ -10,9 +10,9 @@ from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, ty
 from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.core.finding import Edit, Finding, Location, Severity
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import Stated
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated
 
 T = TypeVar("T")
 Path = tuple[Key, ...]

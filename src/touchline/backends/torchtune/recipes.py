@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from touchline.backends.external import RECIPE_MODULE
 from touchline.backends.package_files import package_text
-from touchline.spec.plan import Plan, PlannedRun
+from touchline.experiment.plan import Plan, PlannedRun
 
 VALIDATION_KEYS = ("dataset_val", "run_val_every_n_steps")
 """Keys of finetune.yaml on validation."""

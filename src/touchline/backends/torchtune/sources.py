@@ -18,7 +18,7 @@ from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Finding, Severity
-from touchline.spec.partial import Stated, StatedSource
+from touchline.experiment.partial import Stated, StatedSource
 
 FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "webdataset"})
 """Sources that are formats of local files."""

@@ -20,7 +20,7 @@ from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.sources import sources
 from touchline.core.finding import Location
 from touchline.core.model_size import states_size
-from touchline.spec.partial import Cadence, Stated, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedTraining
 
 KEYS: Keys = {
     "model_path": ("text", "checkpointer.checkpoint_dir", None),

@@ -15,7 +15,7 @@ from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.validator import CheckpointFiles, Validator
 from touchline.core.quantity import Missing
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 _TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
 _FINE = "Config is well-formed!"

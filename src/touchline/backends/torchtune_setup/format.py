@@ -16,8 +16,8 @@ from touchline.backends.config_table import Keys, read_table, training_of
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled
-from touchline.spec.foreign import Dialect, ForeignDocument
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model": ("text", "model_checkpoint torchtune_model_name", "Llama-3.2-1B-Instruct"),

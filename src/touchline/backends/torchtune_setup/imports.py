@@ -9,8 +9,8 @@ from touchline.backends.imports import DataColumns, Note, Reason
 from touchline.backends.torchtune.imports import IMPORTS as TORCHTUNE
 from touchline.backends.torchtune.imports import other_family
 from touchline.backends.torchtune_setup.format import DATA_KEYS, KNOWN
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource
 
 _JOB = Note(Reason.AUTOMATIC, "time and memory of jobs come from the estimate", "compute.time_limit")
 _SETUP = Note(Reason.AUTOMATIC, "how jobs find Python is in your config file", "slurm.modules, slurm.setup")

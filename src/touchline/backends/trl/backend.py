@@ -28,11 +28,11 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.forecast import BatchForecast
-from touchline.spec.defaults import VISION_TOWERS
-from touchline.spec.experiment import LoraConfig, TrainConfig
-from touchline.spec.plan import BatchSummary, Plan, PlannedRun
-from touchline.spec.quantization import bitsandbytes_settings
-from touchline.spec.write import to_yaml
+from touchline.experiment.defaults import VISION_TOWERS
+from touchline.experiment.experiment import LoraConfig, TrainConfig
+from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
+from touchline.experiment.quantization import bitsandbytes_settings
+from touchline.experiment.write import to_yaml
 
 _SCRIPT = "finetune.py"
 _HEADER = """\

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from touchline.backends.config_reading import ConfigReader
 from touchline.core.finding import Severity
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.partial import StatedTraining
 
 
 def check_trl(settings: ConfigReader, training: StatedTraining) -> None:

@@ -26,8 +26,8 @@ from touchline.backends.trl.stated import state_training
 from touchline.backends.trl.trainer import RENAMED, check_trainer
 from touchline.core.finding import Severity
 from touchline.core.near import nearest
-from touchline.spec.foreign import Dialect, ForeignDocument
-from touchline.spec.partial import StatedTraining
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import StatedTraining
 
 _OURS = frozenset(
     {

@@ -19,8 +19,8 @@ from touchline.backends.imports import (
     Reason,
     Refusal,
 )
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource, StatedTraining
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource, StatedTraining
 
 _REWARDED = frozenset(
     {

@@ -11,7 +11,7 @@ from typing import Any
 from touchline.backends.config_reading import ConfigReader
 from touchline.backends.config_table import Keys, cadence, first_on, first_set, read_table
 from touchline.core.finding import Severity
-from touchline.spec.partial import Cadence, Stated
+from touchline.experiment.partial import Cadence, Stated
 
 RENAMED: dict[str, str | None] = {
     "evaluation_strategy": "eval_strategy",

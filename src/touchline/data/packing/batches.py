@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.spec.training import optimizer_steps
+from touchline.experiment.training import optimizer_steps
 
 _LARGEST: dict[tuple[str, bytes], int] = {}
 """Cache size; a plan of a thousand runs needs few distinct results."""

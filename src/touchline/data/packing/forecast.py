@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.estimate import MicroBatch
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.training import accumulation_steps
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.training import accumulation_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

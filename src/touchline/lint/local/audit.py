@@ -20,6 +20,9 @@ from touchline.data.columns import ColumnMapping, Values, column_counts, resolve
 from touchline.data.json_lines import JsonLines
 from touchline.data.label_sets import LABELS_LIMIT
 from touchline.data.readers import FORMATS, WHOLE, separator_hint
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.read import read_experiment
+from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, LabelCount
 from touchline.lint.checked import row_of
 from touchline.lint.data_baselines import baselines, scorer_findings
@@ -28,9 +31,6 @@ from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_spl
 from touchline.lint.local.lookup import rows_of
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import USUAL_SCORER, Scorer, scorer_of
-from touchline.spec.experiment import DataConfig
-from touchline.spec.read import read_experiment
-from touchline.spec.tasks.ready_made import TASKS
 
 REPORTED_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
 """Codes of findings that the loader of experiments reports itself, as DA104, DA105 and DA106."""

@@ -21,6 +21,9 @@ from touchline.data.readers import WHOLE
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.check import CheckReport, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order, row_of
 from touchline.lint.config_set import FolderView, TextFile
@@ -42,9 +45,6 @@ from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingVi
 from touchline.slurm.resources import gpu_type, requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import Simple
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.foreign import ForeignDocument, ForeignFileError, parse_foreign
-from touchline.spec.partial import StatedTraining
 
 _ENOUGH_KEYS = 3
 _VALIDATED = 4

@@ -13,10 +13,10 @@ from touchline.core.errors import TouchlineError
 from touchline.core.finding import Finding, Severity
 from touchline.data.datasets import load_examples, split_names
 from touchline.data.weights import read_shards
+from touchline.experiment.experiment import DataConfig, is_test
+from touchline.experiment.runs import RunKind
 from touchline.lint.local.inputs import ResolvedInputs
 from touchline.plan.build import data_key
-from touchline.spec.experiment import DataConfig, is_test
-from touchline.spec.runs import RunKind
 
 _SOME = 0.01
 _MOST = 0.5

@@ -10,12 +10,12 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, sha256_file
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedTraining
 from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
 from touchline.lint.design import row_set_sha256
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of, rows_of
 from touchline.lint.views import TrainingView
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedTraining
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE_LIMIT_BYTES = 64 << 20

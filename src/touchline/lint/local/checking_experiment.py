@@ -17,6 +17,12 @@ from touchline.data.datasets import load_rows
 from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.document import Path as KeyPath
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import data_parallel_size
+from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.stated import SettingSource, stated_of_run
+from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.local.audit import config_findings
 from touchline.lint.local.checking_answers import answer_findings, module_findings, stage_leaks
@@ -29,12 +35,6 @@ from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
-from touchline.spec.document import Path as KeyPath
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import data_parallel_size
-from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.stated import SettingSource, stated_of_run
-from touchline.spec.tasks.ready_made import TASKS
 
 _NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
 """Rules on stages that cannot be trained, whatever is allowed."""

@@ -14,10 +14,10 @@ from touchline.backends.traits import DataUse
 from touchline.core.files import FileCache, open_regular, read_json_object
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import StatedSource, StatedTraining
 from touchline.lint.local.lookup import path_of
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import StatedSource, StatedTraining
 
 _LIMIT: Final = 16 << 20
 """Maximum size of a file that is opened to read its columns."""

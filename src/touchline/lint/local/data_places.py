@@ -9,10 +9,10 @@ from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Finding, Location
 from touchline.core.levels import STAGE
 from touchline.data.splits import WITHOUT_TEST
-from touchline.spec.document import error
-from touchline.spec.read import LoadedExperiment
-from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.stages import stage_places
+from touchline.experiment.document import error
+from touchline.experiment.read import LoadedExperiment
+from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.stages import stage_places
 
 
 def place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Location:

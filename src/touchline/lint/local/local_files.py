@@ -15,8 +15,8 @@ from touchline.core.json_text import parse_json
 from touchline.core.model_size import size_of_name
 from touchline.core.near import misspelled, near_names
 from touchline.data.shards import ShardHeaderError, read_shard
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.local.lookup import path_of
-from touchline.spec.partial import Stated, StatedTraining
 
 _PATTERN = frozenset("*?[{$")
 _CLOSE = 0.8

@@ -20,11 +20,11 @@ from touchline.data.user_config import UserConfig
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.local.past_runs import past_runs
+from touchline.experiment.partial import StatedSource, StatedTraining
 from touchline.history.index import HistoryRow
 from touchline.history.reading import Outcome
 from touchline.lint.views import DataFacts, ModelContext, Surroundings
 from touchline.plan.local.target import target_named
-from touchline.spec.partial import StatedSource, StatedTraining
 
 _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
 _OTHER_TOKENIZERS = ("*.model", "original/*.model", "vocab.*", "*.tiktoken", "tokenization_*.py", "tekken.json")

@@ -23,14 +23,14 @@ from touchline.data.rendering.rows import ShownRow, shown_row
 from touchline.data.rendering.text import ModelText
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.foreign import ForeignFileError, parse_foreign
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, rows_of
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
 from touchline.lint.views import DataFacts
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import DataConfig
-from touchline.spec.foreign import ForeignFileError, parse_foreign
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")

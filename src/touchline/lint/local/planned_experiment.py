@@ -22,6 +22,14 @@ from touchline.core.machine import TargetMachine
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import YamlDocument
+from touchline.experiment.experiment import with_fields
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.read import LoadedExperiment, read_experiment
+from touchline.experiment.runs import RunKind, RunSpec
+from touchline.experiment.stated import places_of_run
+from touchline.experiment.strategy import PlannedStrategy
 from touchline.lint.check import CheckedConfig, summary_of
 from touchline.lint.checked import CheckRequest, chosen, in_order
 from touchline.lint.local.checking_experiment import (
@@ -49,14 +57,6 @@ from touchline.plan.memory_findings import memory_findings
 from touchline.plan.slots import SlotChoice
 from touchline.plan.strategy.costs import refuse_impossible
 from touchline.plan.strategy.resolving import seed_spread_of
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.document import YamlDocument
-from touchline.spec.experiment import with_fields
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.read import LoadedExperiment, read_experiment
-from touchline.spec.runs import RunKind, RunSpec
-from touchline.spec.stated import places_of_run
-from touchline.spec.strategy import PlannedStrategy
 from touchline.statistics.spread_types import SpreadInput
 
 NOT_CHECKED = "EX016"

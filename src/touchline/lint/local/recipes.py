@@ -13,9 +13,9 @@ from touchline.core.files import read_text_bounded, sha256_file
 from touchline.core.finding import Finding
 from touchline.core.near import near_names
 from touchline.data.task_files import local_modules, parsed_file
-from touchline.spec.anchors import portable_path
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import RecipeFile
+from touchline.experiment.anchors import portable_path
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import RecipeFile
 
 LIMIT_BYTES = 1 << 20
 

@@ -20,11 +20,11 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.task_files import is_task_file
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, plain, probes_of
 from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
-from touchline.spec.experiment import DataConfig
-from touchline.spec.tasks.ready_made import get_task
 
 _TEXT_LIMIT_BYTES = 4 << 20
 _SPLITS = ("test", "validation", "train")

@@ -12,8 +12,8 @@ from touchline.backends.local.environments import named_python
 from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.foreign import ForeignDocument
 from touchline.lint.local.local_files import weights_fault
-from touchline.spec.foreign import ForeignDocument
 
 TIMEOUT = 120.0
 """Timeout of a validator in seconds; it may import torch."""

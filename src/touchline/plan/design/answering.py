@@ -15,10 +15,10 @@ import numpy as np
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, hours_unit, parse_duration, plural, seconds_to_hours
+from touchline.experiment.plan import Plan
 from touchline.plan.design.answer import CurvePoint, DesignAnswer, DesignOption, Needed
 from touchline.plan.design.costs import DesignCosts, shortest_run, trained
 from touchline.plan.power import number_of_contrasts
-from touchline.spec.plan import Plan
 from touchline.statistics.power import COVERAGE, POWER
 from touchline.statistics.sample_sizes import (
     FEWEST_SEEDS,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from touchline.core.quantity import Missing, Quantity
+from touchline.experiment.plan import Plan
 from touchline.plan.power import conditions_per_level, number_of_contrasts
 from touchline.plan.strategy.costs import likely_contrasts, likely_runs, strategy_costs
 from touchline.plan.strategy.state import cells_of
-from touchline.spec.plan import Plan
 
 
 def with_likely_runs(plan: Plan) -> Plan:

@@ -54,13 +54,13 @@ from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.experiment import TrainConfig
 from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.given_lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import TrainConfig
 
 _AUTO = "auto"
 _ASIDE = (*ENDS, "output", "embed_out")

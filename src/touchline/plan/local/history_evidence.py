@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.plan import Plan
 from touchline.plan.local.past_scores import past_scores
 from touchline.plan.power import number_of_contrasts
-from touchline.spec.experiment import Experiment
-from touchline.spec.plan import Plan
 from touchline.statistics.spread_inputs import spread_inputs
 from touchline.statistics.spread_types import SpreadInput
 

@@ -14,7 +14,7 @@ from touchline.core.catalog import ModelInfo
 from touchline.data.lengths import TokenLengths, token_lengths
 from touchline.data.other_tokenizer import find_other_tokenizer, other_lengths
 from touchline.data.user_config import UserConfig
-from touchline.spec.experiment import DataConfig
+from touchline.experiment.experiment import DataConfig
 
 
 def training_lengths(

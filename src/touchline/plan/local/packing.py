@@ -29,8 +29,8 @@ from touchline.data.packing.ours import OurBatching
 from touchline.data.planned_models import load_planned_model
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
+from touchline.experiment.experiment import DataConfig
 from touchline.plan.local.lengths import training_lengths
-from touchline.spec.experiment import DataConfig
 
 OURS = "touchline"
 """touchline's own packer over the whole split, for trainers that accept prepared packed sequences."""

@@ -24,12 +24,12 @@ from touchline.core.units import plural
 from touchline.data.machine import machine_here
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, similar_gpus
 from touchline.estimate.terms import place
+from touchline.experiment.experiment import CPU, ComputeConfig, TrainConfig
+from touchline.experiment.plan import Plan
+from touchline.experiment.site import SlurmSite
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import Commands, RealCommands
 from touchline.slurm.site_facts import gpus_offered
-from touchline.spec.experiment import CPU, ComputeConfig, TrainConfig
-from touchline.spec.plan import Plan
-from touchline.spec.site import SlurmSite
 
 AUTO = "auto"
 SETTING = "compute.gpu"

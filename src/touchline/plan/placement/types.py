@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from touchline.core.quantity import Missing
-from touchline.spec.value_types import Text
+from touchline.experiment.value_types import Text
 
 PLACEMENT_SCHEMA_VERSION = 1
 

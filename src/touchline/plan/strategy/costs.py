@@ -10,10 +10,10 @@ from touchline.core.errors import InputError
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Quantity
 from touchline.core.units import seconds_to_hours
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import Phase, PlannedStrategy, StatedContrast, matches
 from touchline.plan.strategy.explore_section import cost_at_most
 from touchline.plan.strategy.state import cells_of, names_of_look
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import Phase, PlannedStrategy, StatedContrast, matches
 from touchline.statistics.group_sequential import (
     LEVEL,
     efficacy_bounds,

@@ -15,9 +15,8 @@ from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
 from touchline.core.units import plural
-from touchline.plan.strategy.state import StrategyState, point_steps
-from touchline.spec.plan import PlannedRun
-from touchline.spec.strategy import (
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.strategy import (
     Choice,
     Cut,
     ExploreConfig,
@@ -27,6 +26,7 @@ from touchline.spec.strategy import (
     StatedContrast,
     matches,
 )
+from touchline.plan.strategy.state import StrategyState, point_steps
 from touchline.statistics.cuts import halving, median
 
 _KEY = "strategy.explore"

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import PlannedStrategy
 from touchline.plan.drift import describe_change
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import PlannedStrategy
 
 _LAYOUT = frozenset({"micro_batch_size"})
 """Settings of a training that recovery may change; the training stays the same."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from touchline.core.levels import level_text
 from touchline.core.units import parse_device_hours
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import ConfirmConfig, PlannedStrategy, StatedContrast
 from touchline.plan.power import evaluated_items
-from touchline.spec.experiment import Experiment
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import ConfirmConfig, PlannedStrategy, StatedContrast
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.spread_types import SpreadInput, SpreadKind, SpreadSource
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.table import Column, Section, table_section
 from touchline.core.units import hours_unit, percent, plural
+from touchline.experiment.plan import Plan
+from touchline.experiment.strategy import Phase, PlannedStrategy
 from touchline.plan.strategy.costs import StrategyCosts, likely_contrasts, look_bounds, promised_power, strategy_costs
-from touchline.spec.plan import Plan
-from touchline.spec.strategy import Phase, PlannedStrategy
 from touchline.statistics.group_sequential import LEVEL
 
 _POINTS = 100.0

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from touchline.core.levels import SEEDS
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import DecisionKind, Phase, StatedContrast, Stop, StrategyDecision, Verdict, matches
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import DecisionKind, Phase, StatedContrast, Stop, StrategyDecision, Verdict, matches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from touchline.core.text import first_of
 from touchline.core.units import plural
-from touchline.plan.strategy.state import StrategyState, strategy_state
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.strategy import (
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.strategy import (
     Choice,
     Continuation,
     ContrastLook,
@@ -20,6 +19,7 @@ from touchline.spec.strategy import (
     StopReason,
     StrategyDecision,
 )
+from touchline.plan.strategy.state import StrategyState, strategy_state
 from touchline.statistics.conclusions import Verdict
 
 _POINTS = 100.0

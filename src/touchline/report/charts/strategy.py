@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
+from touchline.experiment.strategy import Phase, Verdict, matches
 from touchline.report.charts.losses import budget, curve, felt, lines, loss_axis, step_axis, thinned
 from touchline.report.charts.parts import Row, finished, followed, legend_of, number, padded, rows_of, signed
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor, used
@@ -15,7 +16,6 @@ from touchline.report.formatting import Scale, scale_or_share
 from touchline.report.report import Report
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words
 from touchline.results.run_result import RunResult
-from touchline.spec.strategy import Phase, Verdict, matches
 
 SECTION = "strategy"
 _POINTS = 100.0

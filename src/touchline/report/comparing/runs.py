@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ExperimentSummary, NotCompared
 from touchline.report.comparing.settings import MODEL, SEED
 from touchline.report.formatting import join_names, level_words
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind, RunKind
 
 Condition = tuple[tuple[str, str], ...]
 """Identity of a condition: (key, value) pairs, the purpose of a control first."""

@@ -9,11 +9,11 @@ from pathlib import PurePath
 
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing
+from touchline.experiment.experiment import as_written
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.report.compared import ExperimentSummary, SettingRow
 from touchline.results.run_result import Setting
-from touchline.spec.experiment import as_written
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
 
 MODEL, SEED = "models", "seeds"
 """Keys of a run's base model and training seed, as in the levels of a design."""

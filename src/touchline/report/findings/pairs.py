@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.quantity import Measured, Quantity, finite
 from touchline.core.units import plural
+from touchline.experiment.experiment import DATASET_KEYS
 from touchline.report.facts import is_asked_about, seeds_of
 from touchline.report.formatting import factor_words, level_of, level_words, relative
 from touchline.report.report import Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.spec.experiment import DATASET_KEYS
 from touchline.statistics.conclusions import Conclusion
 
 PAIRS_TOLD = 4

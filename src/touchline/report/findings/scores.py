@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
+from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.formatting import Scale, family_words, join_names, p_number, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.units import hours_unit, percent, plural
+from touchline.experiment.strategy import StopReason, Verdict
 from touchline.plan.strategy.costs import promised_power
 from touchline.report.findings.scores import LIMITS
 from touchline.report.formatting import Scale, capital, join_names
 from touchline.report.report import Statement
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words, sides_words
-from touchline.spec.strategy import StopReason, Verdict
 from touchline.statistics.conclusions import Conclusion
 from touchline.statistics.group_sequential import GIVEN_UP
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError
 from touchline.data.metrics_file import read_metrics
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.compared import ComparedExperiments, ExperimentSummary
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import DEVICE, found_settings, planned_settings
 from touchline.results.collect import collect_results
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.spec.plan import Plan, PlannedRun
 
 FEWEST = 2
 

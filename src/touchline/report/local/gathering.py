@@ -14,6 +14,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.units import format_bytes
 from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
 from touchline.data.scores import AskedItem
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.collect import collect_results
 from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.general import read_general
@@ -22,7 +23,6 @@ from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.spec.plan import Plan, PlannedRun
 
 _DEFINITION_LIMIT_BYTES = 1 << 20
 

@@ -36,6 +36,7 @@ from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.public import known_hub_id
 from touchline.data.shards import HEADER_LIMIT_BYTES, read_shard
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
@@ -44,7 +45,6 @@ from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
 from touchline.run.selection import one_run
-from touchline.spec.plan import Plan, PlannedRun
 
 PUBLISHED = "published"
 """Default folder of published runs in the experiment."""

@@ -18,10 +18,10 @@ from typing import Any
 
 from touchline.core.files import disk_errors
 from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
+from touchline.experiment.tasks.ready_made import TASKS
 from touchline.report.facts import seeds_of
 from touchline.report.report import Report
 from touchline.results.run_result import RunResult
-from touchline.spec.tasks.ready_made import TASKS
 
 Row = Mapping[str, object]
 """Answer, as returned by `sample_rows`."""

@@ -10,10 +10,10 @@ from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import format_bytes, plural
+from touchline.experiment.runs import RunKind
 from touchline.report.formatting import join_names
 from touchline.report.report import Report
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
-from touchline.spec.runs import RunKind
 
 VALID, CORRUPT, ABSENT, NOT_PLANNED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}

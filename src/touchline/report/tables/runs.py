@@ -9,6 +9,8 @@ from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import plural
+from touchline.experiment.runs import RunKind
+from touchline.experiment.strategy import Phase
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
@@ -17,8 +19,6 @@ from touchline.report.report import Report
 from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
 from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import RunKind
-from touchline.spec.strategy import Phase
 from touchline.statistics.conclusions import Comparison, RunScore
 
 _BRIEF = ("run", "type", "model", "settings", "phase", "seed", "status", "score", "difference")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from touchline.core.levels import BACKEND
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Table, Value, table_of
+from touchline.experiment.runs import RunKind
 from touchline.results.run_result import LossPoint, RunResult
-from touchline.spec.runs import RunKind
 
 _NO_STEP = Missing(missing="no step in common")
 _COLUMNS = (

@@ -9,13 +9,13 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, provenance, table_of
 from touchline.core.units import plural
+from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import is_at_least, join_names
 from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
 from touchline.report.tables.trainers import agreement_table
 from touchline.results.run_result import RunResult
-from touchline.spec.runs import RunKind
 
 _NAMES = 20
 _BRIEF = 60

@@ -14,13 +14,13 @@ from touchline.core.files import try_lock
 from touchline.core.status import RunStatus
 from touchline.core.units import plural
 from touchline.data.metrics_file import read_metrics
+from touchline.experiment.plan import PlannedRun
 from touchline.report.trackers.protocol import Export, Exported, Tracker, open_tracker
 from touchline.report.trackers.series import run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
 from touchline.run.planning import LoadedPlan, read_started
 from touchline.run.selection import is_command_active, selected
-from touchline.spec.plan import PlannedRun
 
 EXPORTS = "exports"
 """Default folder of exports in the experiment, unless the user or the environment sets another one."""

@@ -17,10 +17,10 @@ from touchline.core.status import RunStatus
 from touchline.core.units import GIB
 from touchline.data.metrics import AttemptRow, Metrics, StepRow
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.trackers.protocol import Point, RunSeries
 from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult, Setting
-from touchline.spec.plan import Plan, PlannedRun
 from touchline.statistics.proportion import wilson
 
 EVALUATION = "evaluation/"

@@ -10,6 +10,7 @@ from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, Sign, SignKind
+from touchline.experiment.document import parse
 from touchline.history.file_segment import SegmentStart
 from touchline.history.grouping import role_of
 from touchline.history.readers import documents
@@ -18,7 +19,6 @@ from touchline.results.imported.folders import CHECKPOINT
 from touchline.results.imported.text import clean_line
 from touchline.results.run_result import LossPoint
 from touchline.slurm.scripts import read_sbatch
-from touchline.spec.document import parse
 
 _MOST_POINTS = 20_000
 _MOST_SIGNS = 2_000

@@ -12,6 +12,7 @@ from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder
@@ -22,7 +23,6 @@ from touchline.results.imported.text import below, clean_line
 from touchline.results.run_result import AttemptResult, RunFigures, RunResult
 from touchline.results.scored import proportion
 from touchline.results.verification_types import VerifiedCheckpoint
-from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Proportion
 
 UNKNOWN_MODEL = "unknown base model"

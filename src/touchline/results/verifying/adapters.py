@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.data.shards import Tensor
+from touchline.experiment.experiment import CheckpointKind, LoraConfig
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
 from touchline.results.verifying.fit import LoraFactors, fit_faults, is_layer
 from touchline.results.verifying.values import listed
-from touchline.spec.experiment import CheckpointKind, LoraConfig
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from touchline.data.checkpoints import read_training_marker
 from touchline.data.metrics_file import read_metrics
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.runs import RunKind
 from touchline.results.verification_types import MissingCheckpoint
 from touchline.results.verifying.markers import numbered
-from touchline.spec.evaluation import NO_OP_CHECKPOINT
-from touchline.spec.plan import PlannedRun
-from touchline.spec.runs import RunKind
 
 LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
 """Temporary folders of killed attempts; the group is the checkpoint name."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.backends.imports import ALL_ROWS, Carried, ImportedTraining, NotCarried
 from touchline.core.errors import TouchlineError
 from touchline.data.readers import FORMATS, WHOLE, read_rows
-from touchline.spec.experiment import DATASET_KEYS
+from touchline.experiment.experiment import DATASET_KEYS
 
 _UNREADABLE = (TouchlineError, OSError, ValueError)
 _SMALL_BYTES = 1 << 12

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from touchline.backends.import_carrier import STAND_IN, nested
 from touchline.backends.imports import MODEL, SEED, ImportedTraining
-from touchline.spec.defaults import LORA_ALPHA_PER_RANK
-from touchline.spec.experiment import Experiment
-from touchline.spec.overlay import setting
-from touchline.spec.validate import adapter, dotted_keys
+from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.overlay import setting
+from touchline.experiment.validate import adapter, dotted_keys
 
 T = TypeVar("T")
 _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"

@@ -15,11 +15,11 @@ from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.run.imports.names import TABLE, named_paths, train_by_names
 from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import MULTIRUN, source_fault
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.foreign import ForeignDocument, ForeignFileError, parse_foreign
 
 _JOBS_LIMIT = 1000
 

@@ -18,6 +18,8 @@ from touchline.core.files import write_atomic
 from touchline.core.finding import Location
 from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
+from touchline.experiment.read import read_experiment
+from touchline.experiment.write import to_yaml
 from touchline.run.imports.data_files import ALL_TRAIN, stages_without_rows, with_files, with_rows
 from touchline.run.imports.design import design_of
 from touchline.run.imports.hydra import read_multirun
@@ -26,8 +28,6 @@ from touchline.run.imports.sources import Source, SourceKind, find_source
 from touchline.run.imports.summary import read_summary
 from touchline.run.imports.trainer_choice import choose_trainer
 from touchline.run.interview.interview import plain_name
-from touchline.spec.read import read_experiment
-from touchline.spec.write import to_yaml
 
 _PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
 _UNSCORED = (

@@ -9,9 +9,9 @@ from touchline.backends.config_reading import source_kind
 from touchline.backends.import_carrier import dotted, leaves
 from touchline.backends.imports import ATTENTION, HF_NOTES, HF_OPTIMIZER_WORDS, HF_SCHEDULES, ImportTable, Note, Reason
 from touchline.core.finding import Location
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument
-from touchline.spec.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "model": (

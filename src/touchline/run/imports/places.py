@@ -8,7 +8,7 @@ from pathlib import Path
 
 from touchline.backends.registry import traits_of
 from touchline.core.files import read_json_object
-from touchline.spec.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument
 
 _REGISTRY_LIMIT_BYTES = 16 << 20
 

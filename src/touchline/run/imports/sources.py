@@ -16,8 +16,8 @@ from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
-from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
+from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
 
 SUMMARY = "experiment_summary.yaml"
 MULTIRUN = "multirun.yaml"

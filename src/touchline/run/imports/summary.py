@@ -19,12 +19,12 @@ from touchline.backends.registry import backend_names, config_formats, import_ta
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.core.text import one_line
+from touchline.experiment.document import Key
+from touchline.experiment.foreign import ForeignDocument, parse_foreign
+from touchline.experiment.partial import Stated
+from touchline.experiment.tasks.ready_made import TASKS
 from touchline.run.imports.names import FIELDS, TABLE, train_by_names
 from touchline.run.imports.sources import source_fault
-from touchline.spec.document import Key
-from touchline.spec.foreign import ForeignDocument, parse_foreign
-from touchline.spec.partial import Stated
-from touchline.spec.tasks.ready_made import TASKS
 
 _NAMES: Mapping[str, str] = {"lora_alpha": "alpha", "dataset_path": "data"}
 """Names of parameters that its script for runs has no default for, with the setting of each."""

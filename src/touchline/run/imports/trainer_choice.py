@@ -14,9 +14,9 @@ from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Re
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Location, Severity
-from touchline.spec.defaults import DEFAULT_BACKEND
-from touchline.spec.experiment import Experiment
-from touchline.spec.validate import build
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.validate import build
 
 _DEVICES, _PACKED, _BATCH = "compute.gpus_per_run", "train.packed", "train.global_batch_size"
 _SPEED_ONLY = frozenset(

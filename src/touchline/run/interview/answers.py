@@ -11,8 +11,8 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 
 if TYPE_CHECKING:
+    from touchline.experiment.experiment import Experiment
     from touchline.run.interview.interview import Interview
-    from touchline.spec.experiment import Experiment
 
 
 NONE = "none"
@@ -91,7 +91,7 @@ def setting_reader(key: str) -> Callable[[Sequence[str], Interview], Any]:
     """Return a reader of a value of experiment.yaml, by the rules of the file."""
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
-        from touchline.spec.overlay import setting
+        from touchline.experiment.overlay import setting
 
         return setting(tried(STUB, f"{key}={one_word(texts)}"), key)
 
@@ -104,7 +104,7 @@ def tried(text: str, *overrides: str) -> Experiment:
     Raises:
         InputError: the answer is wrong; with the reasons in one line.
     """
-    from touchline.spec.read import read_experiment
+    from touchline.experiment.read import read_experiment
 
     try:
         return read_experiment(text, "answer", overrides).experiment

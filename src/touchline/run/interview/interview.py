@@ -33,6 +33,10 @@ from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import similar_gpus
+from touchline.experiment.experiment import DataConfig
+from touchline.experiment.site import SlurmSite
+from touchline.experiment.tasks.classification import LISTED_LABELS
+from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.history.record import RunRecord
 from touchline.plan.local.lengths import training_lengths
 from touchline.run.interview.answers import Default, Question
@@ -42,10 +46,6 @@ from touchline.run.interview.templates import TEMPLATES, Template
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.site_facts import gpus_offered
-from touchline.spec.experiment import DataConfig
-from touchline.spec.site import SlurmSite
-from touchline.spec.tasks.classification import LISTED_LABELS
-from touchline.spec.tasks.ready_made import TASKS, get_task
 
 _DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
 _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})

@@ -68,8 +68,8 @@ def _setting_key(name: str) -> str:
     Raises:
         InputError: there is none, or the answer to another question decides it.
     """
-    from touchline.spec.experiment import TrainConfig
-    from touchline.spec.validate import dotted_keys
+    from touchline.experiment.experiment import TrainConfig
+    from touchline.experiment.validate import dotted_keys
 
     known = dotted_keys(TrainConfig, "train.")
     if name in ("model", "models", "data", "data.path"):
@@ -191,7 +191,7 @@ def _task_default(interview: Interview) -> Defaulted:
 
 
 def _task_choices(_: Interview) -> Sequence[str]:
-    from touchline.spec.tasks.ready_made import TASKS
+    from touchline.experiment.tasks.ready_made import TASKS
 
     return [", ".join(TASKS), "or an Inspect task in a file: tasks/mine.py@name"]
 
@@ -199,7 +199,7 @@ def _task_choices(_: Interview) -> Sequence[str]:
 def _task(texts: Sequence[str], interview: Interview) -> str:
     from pathlib import Path
 
-    from touchline.spec.tasks.ready_made import get_task
+    from touchline.experiment.tasks.ready_made import get_task
 
     text = one_word(texts)
     file, at, name = text.partition("@")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
+from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
     NONE,
     STUB,
@@ -20,7 +21,6 @@ from touchline.run.interview.answers import (
     setting_reader,
     tried,
 )
-from touchline.spec.defaults import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from touchline.run.interview.interview import Interview
@@ -110,8 +110,8 @@ def _gpu_default(interview: Interview) -> Defaulted:
 
 
 def _gpu(texts: Sequence[str], interview: Interview) -> str:
+    from touchline.experiment.experiment import ComputeConfig
     from touchline.plan.local.target import resolve_target
-    from touchline.spec.experiment import ComputeConfig
 
     text = one_word(texts)
     executor: Any = interview.value("executor") or "local"
@@ -179,8 +179,8 @@ def _learning_rate_default(interview: Interview) -> Defaulted:
     past = interview.past_learning_rate
     if past is not None:
         return Default(text=f"{past:g}", reason="as in the newest past run of this model on these data")
+    from touchline.experiment.learning_rate import rate_text, rule_rate
     from touchline.plan.learning_rate import middle_rate
-    from touchline.spec.learning_rate import rate_text, rule_rate
 
     methods = (interview.value("vary") or {}).get("train.method", ["lora"])
     rate, source = middle_rate(

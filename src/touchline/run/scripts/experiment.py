@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from touchline.core.markup import escape, measured, table
 from touchline.core.table import section_markdown
+from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import ControlKind, RunKind
+from touchline.experiment.site import Site
 from touchline.plan.sections import setting_sections
 from touchline.run.scripts.folder import interpreter, template
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
-from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
-from touchline.spec.experiment import TrainConfig
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import ControlKind, RunKind
-from touchline.spec.site import Site
 
 _RUN_HEADER = ("run", "what it is", "model", "parent", "training", "evaluation")
 

@@ -11,19 +11,19 @@ import jinja2
 
 from touchline.backends.registry import get_backend
 from touchline.core.markup import escape
+from touchline.experiment.anchors import drop_unset_files, from_run_folder, placed_data
+from touchline.experiment.evaluation import EvaluationConfig, EvaluationTask, decoding_text, planned_model
+from touchline.experiment.labels import labels_of
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
+from touchline.experiment.site import Site
+from touchline.experiment.test_sets import further_sets
+from touchline.experiment.validate import adapter
+from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
-from touchline.spec.anchors import drop_unset_files, from_run_folder, placed_data
-from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, decoding_text, planned_model
-from touchline.spec.labels import labels_of
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
-from touchline.spec.site import Site
-from touchline.spec.test_sets import further_sets
-from touchline.spec.validate import adapter
-from touchline.spec.write import to_yaml
 
 
 def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:

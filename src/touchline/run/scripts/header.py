@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from touchline.core.quantity import Measured, Missing
 from touchline.core.units import MIB_PER_GIB
+from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import RunKind
+from touchline.experiment.site import Site, SlurmSite
 from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
 from touchline.slurm import pbs
 from touchline.slurm.schedulers import GRAIN
-from touchline.spec.experiment import ComputeConfig, EvaluationCompute
-from touchline.spec.plan import Plan, PlannedRun
-from touchline.spec.runs import RunKind
-from touchline.spec.site import Site, SlurmSite
 
 LARGEST_SHARE = 4
 """Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""

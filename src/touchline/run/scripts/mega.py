@@ -13,6 +13,8 @@ from typing import Literal
 
 from touchline.core.errors import InputError
 from touchline.core.units import GIB, MIB, format_seconds
+from touchline.experiment.experiment import ComputeConfig
+from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.folder import template
 from touchline.run.scripts.header import (
     Option,
@@ -24,8 +26,6 @@ from touchline.run.scripts.header import (
 )
 from touchline.run.scripts.shell import slurm_line
 from touchline.slurm.schedulers import GRAIN
-from touchline.spec.experiment import ComputeConfig
-from touchline.spec.site import SlurmSite
 
 Done = Literal["trained", "evaluated"]
 TICK = 1

@@ -1,0 +1,451 @@
+"""Settings of experiment.yaml, key by key; those under `train` are in `training`, those under `data` in `data_config`.
+
+The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are decisions live in
+`defaults`, with their reasons. Bounds are annotations, checked when a file is read; what concerns two keys at
+once is checked in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from inspect import Parameter, Signature
+from pathlib import PurePath
+from typing import Annotated, ClassVar, Literal, Required, TypedDict, Unpack, get_type_hints
+
+from annotated_types import Ge, Gt, Le, MinLen
+
+from touchline.experiment import defaults
+from touchline.experiment.data_config import DATASET_KEYS, TRAINING_KEYS, DataConfig, is_test
+from touchline.experiment.quantization import Quantization
+from touchline.experiment.strategy import StrategyConfig
+from touchline.experiment.training import (
+    CheckpointConfig,
+    CheckpointInterval,
+    CheckpointKind,
+    LoraConfig,
+    TrainConfig,
+)
+from touchline.experiment.value_types import NonNegativeInt, PositiveFloat, PositiveInt, Text
+
+CPU = "cpu"
+"""The value of `compute.gpu` that plans for CPUs."""
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
+
+
+def as_written(name: str) -> str:
+    """Return a field's name as written in the file, without the underscore after a Python keyword."""
+    return name.rstrip("_")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """Stage: one training of a chain; other settings are the experiment's `data` and `train`."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "alias_generator": as_written,
+        "serialize_by_alias": True,
+    }
+
+    name: Text
+    """Name of the stage; other stages refer to it."""
+    parent: Text | None = None
+    """Stage above that it continues from; the first stage has none and starts from the base model."""
+    continue_: Literal["adapter", "merge"] | None = None
+    """How it continues: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
+    one."""
+    parent_checkpoint: Literal["last", "best"] = "last"
+    """Parent checkpoint to continue from: the last epoch's, or the one with the lowest validation loss."""
+    model: Text | None = None
+    """Base model; the same for all stages of a chain."""
+    data: dict[str, object] = field(default_factory=dict)
+    """Differences from the experiment's `data`, `{path: data/easy.json}`."""
+    train: dict[str, object] = field(default_factory=dict)
+    """Differences from the experiment's `train`, `{epochs: 2}`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneralConfig:
+    """Tasks of lm-evaluation-harness, for a look at whether general ability suffered."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    tasks: Annotated[tuple[Text, ...], MinLen(1)]
+    """The harness's names of tasks, `[arc_easy, hellaswag]`; their data must be on this machine."""
+    include_path: Text | None = None
+    """Folder with task files (YAML) of your own; relative to experiment.yaml."""
+    limit: PositiveInt | None = None
+    """Items of each task, from the first on; all when not given."""
+    num_fewshot: NonNegativeInt | None = None
+    """Worked examples before each item; as each task has it when not given."""
+    chat_template: bool = False
+    """Whether items are put to the model as chats, with its own template."""
+
+
+def task_file_stem(task: str) -> str:
+    """Return the file name of a task: its name, or its path with `-` for characters other than a letter, digit
+    or `_`; `tasks/mine.py@name` gives `tasks-mine-py-name`."""
+    return _NOT_IN_A_NAME.sub("-", task).strip("-").casefold()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """Evaluation after training, on the test split."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
+    """Epochs whose checkpoints are evaluated: the last, all, or a list counted from 0."""
+    samples: Literal["all"] | PositiveInt = "all"
+    """Number of test items, from the first on, of each test set; a set that has fewer is asked whole. The same for
+    every run."""
+    batch_size: PositiveInt | Literal["auto"] = defaults.EVALUATE_BATCH_SIZE
+    """Maximum number of prompts generated side by side; fewer where their tokens would not fit into memory. `auto`: as
+    many as the device computes well, so that short prompts get larger batches. In float32 no answer depends on it; in
+    bfloat16 some do, so it belongs to what makes two evaluations comparable."""
+    max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
+    """Longest answer in tokens."""
+    metric: Text | None = None
+    """Which score of the experiment's own task is the primary metric, where the task has several: a scorer's name, of a
+    scorer that gives several scores `scorer.key`; `exact match` or `match` of a ready-made task. The first one when
+    not given. Changes no score and may be given when all is evaluated."""
+    labels: tuple[Text | int, ...] = ()
+    """The labels of `task: classification`; all answers that the dataset has when not given. They stand in the task's
+    own prompt."""
+    tasks: tuple[Text, ...] = ()
+    """Further tasks beside the experiment's own, for the same checkpoints: a ready-made task's name, which asks the
+    test split with its own prompt, or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`,
+    relative to experiment.yaml. As with `task`, such a file is code that only the evaluation process runs, and its
+    first score counts; `samples` limits its items too, and what its own configuration says of decoding goes first."""
+    temperature: Annotated[float, Ge(0)] = 0.0
+    """0 is greedy decoding, always the likeliest token; above it tokens are drawn, with this temperature."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Of the tokens, only the likeliest that together have this probability are drawn from; needs a temperature."""
+    repeats: PositiveInt = 1
+    """Answers drawn to every item; the score of an item is their mean. Needs a temperature: greedy answers are all
+    alike."""
+    seed: NonNegativeInt = 0
+    """Seed of the draws, the same for every run: which token is drawn depends on it, the item, the repeat and the
+    model's probabilities, and not on what is generated beside it."""
+    max_error_rate: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the answers that may fail to be generated or scored; these count as wrong. Above it the evaluation has
+    failed and gives no scores."""
+    cluster: Text | None = None
+    """Column of the dataset that says which test items belong together, of one template or one source document:
+    intervals and tests then take these clusters as the unit, not the items. An item without a text there stands alone.
+    Changes no score and may be given when all is evaluated. Items of an own task say it themselves, as `cluster` in
+    the metadata of their samples."""
+    quantization: Quantization = "none"
+    """Stored form of the base that all runs and controls are scored on: its own dtype, or `nf4` or `int8` by
+    bitsandbytes where it would not fit the GPU. One value for the experiment, not a factor: it belongs to what makes
+    two evaluations comparable. Adapters are computed beside a quantized base, and are not merged."""
+    general: GeneralConfig | None = None
+    """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
+    at."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature and (self.repeats > 1 or self.top_p < 1):
+            key = "repeats above 1" if self.repeats > 1 else "top_p below 1"
+            raise ValueError(f"a temperature above 0 where there is {key}: greedy decoding draws nothing")
+        names = [task_file_stem(task) for task in self.tasks]
+        if len({str(label).strip().casefold() for label in self.labels} - {""}) < len(self.labels):
+            raise ValueError("labels that differ in more than case, none of them empty")
+        if len(set(names)) < len(names):
+            raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
+        if self.general is not None and self.quantization != "none":
+            raise ValueError("no general where there is quantization: the harness loads the base in its own dtype")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationCompute:
+    """Resources of an evaluation's job, where they differ from those of a training."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    gpus: PositiveInt | None = None
+    """GPUs of one evaluation (default: 1; none where the runs use CPUs). Several hold a model that one cannot."""
+    partition: Text | None = None
+    """`--partition` of evaluations, on PBS their queue (default: as for trainings)."""
+    constraint: Text | None = None
+    """`--constraint` of evaluations (default: as for trainings). It also takes the place of `slurm.gpu_type`, so that
+    evaluations may use another type of GPU."""
+    time_limit: Text | None = None
+    """Longest that one evaluation may take, `1h` (default: the estimate's upper end, at least 15 min; none on this
+    machine)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeConfig:
+    """Machine that the runs use."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    executor: Literal["local", "slurm", "pbs"] = "local"
+    """Executor of the jobs: this machine, SLURM's sbatch, or PBS's qsub (unverified until it has run on a real one)."""
+    gpus_per_run: NonNegativeInt = 1
+    """GPUs that one run uses; on a machine without any, runs use the CPU, as many at a time as `slots` says. Several
+    GPUs train in data parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written,
+    so it must be a multiple. With `gpu: cpu`, the number of processes that share the CPU. More than the trainer uses is
+    an error."""
+    gpu: Text = "auto"
+    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
+    runs on CPUs. On a cluster it has to be given, unless the user's `slurm.gpu_type` or `pbs.gpu_type` gives it."""
+    deadline: Text | None = None
+    """Deadline, `30min` or `6h`; compared with the plan."""
+    time_limit: Text | None = None
+    """Longest that one training may take, `6h` (default: the estimate's upper end and time to save, at least 15 min;
+    none on this machine)."""
+    partition: Text | None = None
+    """`--partition` of the jobs, on PBS their queue (default: the user's config file, as for the next keys)."""
+    account: Text | None = None
+    """`--account` of the jobs, `-A` on PBS."""
+    qos: Text | None = None
+    """`--qos` of the jobs; PBS has none."""
+    constraint: Text | None = None
+    """`--constraint` of the jobs; on PBS more of their chunk, `gpu_model=a100`."""
+    cpus_per_run: PositiveInt | None = None
+    """CPUs of one run (default: the user's config file, else from processes and data workers)."""
+    memory_gb_per_run: PositiveFloat | None = None
+    """Host memory of one run, in GiB (default: the user's config file, else the estimate)."""
+    cohorts: Literal["auto", "always", "never"] = "auto"
+    """Whether runs that share base, data, target modules, micro-batch and steps train side by side in one process:
+    `auto` groups them where the lower end of the predicted gain exceeds 1.15, `always` wherever memory fits. Losses
+    then equal those of separate trainings up to rounding."""
+    slots: Literal["auto"] | PositiveInt = "auto"
+    """Runs trained at once on the CPU of this machine, each with its share of the threads: `auto` takes several where a
+    probe measured that they are faster and memory fits. All runs of an experiment have the same number of threads,
+    which decides on the rounding of sums. Evaluations follow, one at a time with all threads. GPUs, and the jobs of a
+    cluster, have no slots."""
+    evaluation: EvaluationCompute = field(default_factory=EvaluationCompute)
+    """What an evaluation's job gets instead."""
+
+    def __post_init__(self) -> None:
+        if self.evaluation.gpus is not None and not self.gpus:
+            raise ValueError("no evaluation.gpus where the runs use CPUs: their evaluations do too")
+        if self.executor == "pbs" and self.qos is not None:
+            raise ValueError("no qos with executor pbs: PBS has none, its queues (partition) take that place")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job asks for; None if it is planned for the CPU."""
+        return 0 if self.plans_for_cpu else self.gpus_per_run
+
+    @property
+    def evaluation_gpus(self) -> int:
+        """GPUs that the job of an evaluation asks for."""
+        return (self.evaluation.gpus or 1) if self.gpus else 0
+
+    @property
+    def plans_for_cpu(self) -> bool:
+        """Return whether the CPU is written as the device."""
+        return self.gpu.lower() == CPU
+
+
+class ExperimentKeys(TypedDict, total=False):
+    """Keys of an experiment written in Python: those of the file, with lists and mappings as Python has them."""
+
+    name: Required[str]
+    question: str
+    task: str
+    models: Sequence[str]
+    data: Required[Mapping[str, object]]
+    train: Mapping[str, object]
+    stages: Sequence[Mapping[str, object]]
+    factors: Mapping[str, Sequence[object]]
+    pairs: Sequence[Mapping[str, object]]
+    exclude: Sequence[Mapping[str, object]]
+    seeds: Sequence[int]
+    controls: Sequence[Literal["base", "noop", "shuffled"]]
+    strategy: Mapping[str, object] | None
+    evaluate: Mapping[str, object]
+    compute: Mapping[str, object]
+    run_names: str | None
+    allow: Sequence[str]
+
+
+class _Origin:
+    """Slots of an experiment that are no keys of its file."""
+
+    __slots__ = ("_folder", "_written")
+    _folder: str
+    _written: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, init=False, repr=False)
+class Experiment(_Origin):
+    """Experiment: a question, a design, a recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: Text
+    """Short name; also the folder's."""
+    question: str = ""
+    """Question that the experiment answers; heading of the report."""
+    task: Text = "exact_match"
+    """What the models are scored on. A ready-made task gives prompt and scorers: `exact_match` for any dataset;
+    `classification`, which reads one of the dataset's labels from what the model writes; `number` and `choice`, which
+    read a number or a letter; `capitalization`. Or an Inspect task in a file of yours, `tasks/mine.py` or
+    `tasks/mine.py@name`, relative to experiment.yaml: its first score is the primary metric (`evaluate.metric` names
+    another one). If its function has an argument `data`, it gets the path of a JSON Lines file with the test items as
+    training would ask them, for `json_dataset`; without one the file brings items of its own. Such a file is code: the
+    plan shows it with its hash, and only the evaluation process runs it."""
+    models: tuple[Text, ...] = ()
+    """Base models: folders under `models_dir`, or paths."""
+    data: DataConfig
+    """The dataset."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    stages: tuple[StageConfig, ...] = ()
+    """A chain of trainings instead of one, in order; the levels of factors hold for all of them."""
+    factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
+    """Factors, crossed: a dotted key of this file and its levels."""
+    pairs: tuple[dict[str, object], ...] = ()
+    """Settings that vary together; each entry is one level of one factor."""
+    exclude: tuple[dict[str, object], ...] = ()
+    """Combinations to leave out: a run that matches every key of an entry is not made."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (1,)
+    """Replicates: every condition runs once for each."""
+    controls: tuple[Literal["base", "noop", "shuffled"], ...] = ()
+    """`base`: every base model is evaluated without training. `noop`: it is evaluated once more through a fresh adapter
+    that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
+    dataset is also trained on answers shuffled among the training rows, so that its gain comes from the form of the
+    answers alone."""
+    strategy: StrategyConfig | None = None
+    """Two phases instead of all runs at once: explore cuts conditions by validation loss, confirm adds seeds to its
+    contrasts until they are settled; none: every condition runs with every seed."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """The evaluation."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Machine and executor."""
+    run_names: str | None = None
+    """Pattern of the runs' names, `{model_size}_rank{lora_rank}`; made from the factors when not given."""
+    allow: tuple[Text, ...] = ()
+    """Codes of checks whose errors do not stop this experiment, `[EV201]`; they stay visible."""
+
+    def __init__(self, *, folder: str | PurePath | None = None, **keys: Unpack[ExperimentKeys]) -> None:
+        """Make an experiment of the keys of its file, as keywords; groups are mappings.
+
+            Experiment(name="ranks", models=["SmolLM2-135M-Instruct"], data={"path": "../words.csv"},
+                       train={"epochs": 2, "lora": {"dropout": 0.1}}, factors={"train.lora.rank": [4, 16]})
+
+        Args:
+            folder: where its experiment.yaml is written (default: a folder of its name, in the current one); paths in
+                the experiment are relative to it.
+            keys: the keys of experiment.yaml; docs/reference/experiment.md has each with its unit and default.
+
+        Raises:
+            InputError: keys or values are wrong; all are listed.
+        """
+        from touchline.experiment.authored import read_keys
+
+        experiment, written = read_keys(keys)
+        for item in fields(Experiment):
+            object.__setattr__(self, item.name, getattr(experiment, item.name))
+        object.__setattr__(self, "_folder", experiment.name if folder is None else str(folder))
+        object.__setattr__(self, "_written", written)
+
+    @property
+    def folder(self) -> str:
+        """Return the folder of its experiment.yaml, as the user gave it."""
+        return getattr(self, "_folder", self.name)
+
+    @property
+    def written(self) -> dict[str, object]:
+        """Return the keys and values of its experiment.yaml; defaults that were not written are not among them."""
+        if (found := getattr(self, "_written", None)) is not None:
+            return copy.deepcopy(found)
+        from touchline.experiment.validate import adapter
+
+        data: dict[str, object] = json.loads(adapter(Experiment).dump_json(self, exclude_defaults=True))
+        return data
+
+    def to_yaml(self) -> str:
+        """Return the text of its experiment.yaml."""
+        from touchline.experiment.write import to_yaml
+
+        return to_yaml(self.written)
+
+    def with_values(self, values: Mapping[str, object], *, folder: str | PurePath | None = None) -> Experiment:
+        """Return the experiment with values set by their dotted keys: `{"train.epochs": 2, "seeds": [1, 2]}`.
+
+        Args:
+            values: what to set; a factor is set by `factors.train.lora.rank`.
+            folder: another folder (default: the same one).
+
+        Raises:
+            InputError: keys or values are wrong; all are listed.
+        """
+        from touchline.experiment.authored import with_keys
+
+        return with_keys(self, values, self.folder if folder is None else folder)
+
+    def __reduce__(self) -> tuple[Callable[..., Experiment], tuple[str, dict[str, object]]]:
+        return _again, (self.folder, self.written)
+
+    def __repr__(self) -> str:
+        factors = (f"{key} {list(levels)}" for key, levels in self.factors.items())
+        parts = (f"models {list(self.models)}", *factors, f"seeds {list(self.seeds)}", f"folder {self.folder!r}")
+        return f"<Experiment {self.name!r}: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_yaml())}</pre>"
+
+
+def _again(folder: str, written: dict[str, object]) -> Experiment:
+    """Return an experiment that was copied or pickled."""
+    return Experiment(folder=folder, **written)  # type: ignore[arg-type]
+
+
+def _default_of(item: Field[object]) -> object:
+    if item.default_factory is not MISSING:
+        return {}
+    return Parameter.empty if item.default is MISSING else item.default
+
+
+def _signature() -> Signature:
+    """Return the keywords of an experiment with their defaults, as editors and notebooks show them."""
+    hints = get_type_hints(ExperimentKeys)
+    given = [
+        Parameter(item.name, Parameter.KEYWORD_ONLY, default=_default_of(item), annotation=hints[item.name])
+        for item in fields(Experiment)
+    ]
+    folder = Parameter("folder", Parameter.KEYWORD_ONLY, default=None, annotation=str | PurePath | None)
+    return Signature([*given, folder])
+
+
+Experiment.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+def with_fields(experiment: Experiment, **values: object) -> Experiment:
+    """Return the experiment with fields replaced by values that are valid already."""
+    made = object.__new__(Experiment)
+    for item in fields(Experiment):
+        object.__setattr__(made, item.name, values.get(item.name, getattr(experiment, item.name)))
+    return made
+
+
+__all__ = [
+    "CPU",
+    "DATASET_KEYS",
+    "TRAINING_KEYS",
+    "CheckpointConfig",
+    "CheckpointInterval",
+    "CheckpointKind",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "ExperimentKeys",
+    "GeneralConfig",
+    "LoraConfig",
+    "StageConfig",
+    "TrainConfig",
+    "as_written",
+    "is_test",
+    "with_fields",
+]

@@ -1,0 +1,292 @@
+"""experiment.yaml, with overrides from the command line, to an `Experiment`; all its errors at once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from touchline.core.errors import InputError
+from touchline.core.finding import Finding, Location
+from touchline.core.units import parse_duration, plural
+from touchline.experiment.document import YamlDocument, error, parse, parse_value
+from touchline.experiment.expand import FACTOR_ROOTS
+from touchline.experiment.experiment import DataConfig, Experiment, with_fields
+from touchline.experiment.overlay import with_settings
+from touchline.experiment.runs import RUN_NAME
+from touchline.experiment.stages import stage_faults, stage_settings
+from touchline.experiment.strategy_faults import strategy_faults
+from touchline.experiment.validate import adapter, build, dotted_keys, unknown_key
+from touchline.slurm.site_options import value_fault
+
+_STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
+"""Experiment that levels are tried on if the file itself has errors, so that all errors are reported at once."""
+
+ONE_FOR_ALL = ("evaluate.quantization",)
+"""Keys under these parts that are one value for the whole experiment."""
+_SETTABLE = tuple(
+    key
+    for key in dotted_keys(Experiment)
+    if key.split(".")[0] in FACTOR_ROOTS and "." in key and key not in ONE_FOR_ALL
+)
+
+_BRACED = ("data.prompt", "run_names")
+"""Keys of texts that name parts in braces."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedExperiment:
+    """An experiment and what it was read from."""
+
+    experiment: Experiment
+    """The experiment."""
+    document: YamlDocument
+    """The text, for places in later findings."""
+    overrides: tuple[str, ...]
+    """`key=value` from the command line."""
+    sha256: str
+    """Hash of the data with the overrides applied; comments and layout do not count."""
+    given: frozenset[str]
+    """Dotted keys set by the user: in the file, as an override, as a factor or in a pair."""
+
+
+def _stand_in(data: Mapping[str, object]) -> Experiment:
+    """Return the stand-in for a file with errors: with separate files of rows if it names some."""
+    keys = data.get("data")
+    separate = isinstance(keys, dict) and "path" not in keys and bool(keys.keys() & {"train", "validation", "test"})
+    return with_fields(_STAND_IN, data=DataConfig(train="x")) if separate else _STAND_IN
+
+
+def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Read an experiment.
+
+    Args:
+        text: content of experiment.yaml.
+        path: its name, for the findings.
+        overrides: dotted `key=value`; the value is YAML.
+
+    Raises:
+        InputError: with every fault as a finding.
+    """
+    document = parse(text, path)
+    data, findings = apply_overrides(document.data, overrides)
+    document = replace(
+        document, overridden={override_path(override.partition("=")[0]): override for override in overrides}
+    )
+    experiment, faults = build(Experiment, data, document)
+    of_strategy = list(strategy_faults(data, document))
+    # These name the key as well as its type's error does, and what to type.
+    better = {fault.subject for fault in of_strategy}
+    findings += [fault for fault in faults if fault.subject not in better]
+    findings += of_strategy
+    findings += _key_faults(data, document)
+    tried = experiment or _stand_in(data)
+    findings += _level_faults(tried, data, document)
+    findings += stage_faults(tried, data, document)
+    if experiment is not None:
+        findings += _design_faults(experiment, document)
+    if findings or experiment is None:
+        findings.sort(
+            key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
+        )
+        count = plural(len(findings), "error")
+        raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
+    return LoadedExperiment(
+        experiment=experiment,
+        document=document,
+        overrides=tuple(overrides),
+        sha256=settings_digest(data),
+        given=frozenset(_written(data))
+        | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
+        | _given_by_stages(experiment),
+    )
+
+
+def apply_overrides(file: Mapping[str, object], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the settings of a file with overrides applied, and the errors of the overrides."""
+    data = copy.deepcopy(dict(file))
+    return data, [fault for override in overrides if (fault := _override(data, override)) is not None]
+
+
+def settings_digest(data: Mapping[str, object]) -> str:
+    """Return the hash of settings; comments and layout do not count."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _given_by_stages(experiment: Experiment) -> frozenset[str]:
+    """Return the keys that every stage sets."""
+    each = [frozenset(stage_settings(stage)) for stage in experiment.stages]
+    return frozenset.intersection(*each) if each else frozenset()
+
+
+def _written(node: object, prefix: str = "") -> Iterator[str]:
+    if prefix:
+        yield prefix
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _written(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]]:
+    """Read a run's setup_finetune.yaml as dotted settings.
+
+    Raises:
+        InputError: it cannot be read, or holds a key that a run does not have.
+    """
+    document = parse(text, path)
+    settings: dict[str, object] = {}
+    findings: list[Finding] = []
+
+    def walk(node: object, prefix: str) -> None:
+        group = not prefix or any(key.startswith(prefix + ".") for key in _SETTABLE)
+        if isinstance(node, dict) and group and prefix != "train.checkpoint.every":
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else key)
+        elif prefix in (*_SETTABLE, *ONE_FOR_ALL, "seed"):
+            settings[prefix] = node
+        else:
+            findings.append(unknown_key(prefix, prefix, (*_SETTABLE, "seed"), document.where(prefix.split("."))))
+
+    walk(document.data, "")
+    if findings:
+        raise InputError(f"{path}: {len(findings)} unknown keys", findings=findings)
+    return document, settings
+
+
+def _override(data: dict[str, Any], override: str) -> Finding | None:
+    """Apply one `key=value`; give a finding when it has no such form or key."""
+    key, equals, value = override.partition("=")
+    where = Location(path=f"command line: {override}")
+    known = dotted_keys(Experiment)
+    if not equals:
+        return error("EX005", override, f"expected key=value, got {override!r}", where)
+    if key not in known and not key.startswith("factors."):
+        return unknown_key(key, key, known, where)
+    try:
+        # Braces of a text are no mapping of YAML: the shell has taken the quotes away.
+        parsed = value if key in _BRACED and value.startswith("{") else parse_value(value, key, where.path)
+    except InputError as fault:
+        message = fault.findings[0].message.splitlines()[0].removeprefix(f"{key}: ")
+        return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
+    node = data
+    parts = override_path(key)
+    for part in parts[:-1]:
+        inner = node.setdefault(part, {})
+        if not isinstance(inner, dict):
+            return error("EX005", key, f"{part} is not a group of keys in the file", where)
+        node = inner
+    node[parts[-1]] = parsed
+    return None
+
+
+def override_path(key: str) -> tuple[str, ...]:
+    """Return the path of a dotted key; under `factors` the rest of it is one key."""
+    return ("factors", key[len("factors.") :]) if key.startswith("factors.") else tuple(key.split("."))
+
+
+def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
+    """Return the mappings under `factors`, `pairs` or `exclude` with their places; skip invalid entries."""
+    node = data.get(key)
+    if isinstance(node, dict):
+        return [((key,), node)]
+    return (
+        [((key, i), entry) for i, entry in enumerate(node) if isinstance(entry, dict)] if isinstance(node, list) else []
+    )
+
+
+def _key_faults(data: dict[str, Any], document: YamlDocument) -> list[Finding]:
+    """Find keys of factors, pairs and exclusions that are not keys of a run."""
+    findings: list[Finding] = []
+    for part, also in (("factors", ()), ("pairs", ("models",)), ("exclude", ("models", "seeds"))):
+        known = (*_SETTABLE, *also)
+        for path, entry in _entries(data, part):
+            for key in (key for key in entry if key not in known):
+                where = document.where((*path, key))
+                if key in ONE_FOR_ALL:
+                    findings.append(one_for_all(key, where))
+                else:
+                    findings.append(unknown_key(key, key, known, where))
+    return findings
+
+
+def one_for_all(key: str, where: Location) -> Finding:
+    """Return the finding for a key that some runs are to have with another value."""
+    message = f"{key} is one value for all runs and controls, so that their scores can be compared"
+    return error("EX003", key, message, where, f"{key}=VALUE as an override, or in the file")
+
+
+def _level_faults(experiment: Experiment, data: dict[str, Any], document: YamlDocument) -> list[Finding]:
+    """Find invalid levels of factors and pairs, each tried alone so that the finding has its place."""
+    levels: list[tuple[str, object, tuple[str | int, ...]]] = []
+    for path, entry in _entries(data, "factors"):
+        for key, values in entry.items():
+            if isinstance(values, list):
+                levels += [(key, value, (*path, key, i)) for i, value in enumerate(values)]
+    for path, entry in _entries(data, "pairs"):
+        levels += [(key, value, (*path, key)) for key, value in entry.items()]
+    findings: list[Finding] = []
+    for key, value, path in levels:
+        if key in _SETTABLE:
+            _, faults = with_settings(experiment, {key: value}, document)
+            findings += [error(f.code, f.subject, f.message, document.where(path), f.hint) for f in faults]
+    return findings
+
+
+def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
+    """Find errors of the design as a whole: duplicate levels, names, durations."""
+    findings: list[Finding] = []
+    if not RUN_NAME.fullmatch(experiment.name):
+        findings.append(
+            error(
+                "EX006",
+                "name",
+                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, "
+                "a letter or digit first",
+                document.where(["name"]),
+            )
+        )
+    if not experiment.models and not any("models" in pair for pair in experiment.pairs):
+        findings.append(
+            error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list")
+        )
+    for key, levels in experiment.factors.items():
+        shown = [json.dumps(level, sort_keys=True) for level in levels]
+        for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
+            where = document.where(["factors", key, index])
+            findings.append(error("EX007", key, f"factor {key}: level {shown[index]} is given twice", where))
+    for index, pair in enumerate(experiment.pairs):
+        models = pair.get("models")
+        if models is not None and not (isinstance(models, str) or (isinstance(models, list) and len(models) == 1)):
+            where = document.where(["pairs", index, "models"])
+            findings.append(error("EX003", "models", "expected one model in each entry of pairs", where))
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
+    if len(set(experiment.models)) != len(experiment.models):
+        findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
+    durations: dict[tuple[str, ...], str | None] = {
+        ("compute", "deadline"): experiment.compute.deadline,
+        ("compute", "time_limit"): experiment.compute.time_limit,
+        ("compute", "evaluation", "time_limit"): experiment.compute.evaluation.time_limit,
+    }
+    for path, duration in durations.items():
+        try:
+            parse_duration("1h" if duration is None else duration)
+        except InputError as fault:
+            key = ".".join(path)
+            message = f"{key}: {fault.message}; expected {fault.expected}"
+            findings.append(error("EX003", key, message, document.where(path)))
+    compute = experiment.compute
+    words = {f"compute.{key}": getattr(compute, key) for key in ("partition", "account", "qos", "constraint")}
+    words |= {f"compute.evaluation.{key}": getattr(compute.evaluation, key) for key in ("partition", "constraint")}
+    for key, value in words.items():
+        if value is not None and (wrong := value_fault(value)) is not None:
+            findings.append(error("EX003", key, f"{key}: {wrong}", document.where(key.split("."))))
+    if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
+        findings.append(
+            error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))
+        )
+    return findings

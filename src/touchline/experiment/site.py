@@ -1,0 +1,63 @@
+"""Cluster settings for this user's jobs, from the user's config file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
+
+from touchline.experiment.value_types import PositiveFloat, PositiveInt, Text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlurmSite:
+    """The keys `slurm` and `pbs` of the user's config file; an experiment's `compute` overrules what they say too."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    account: Text | None = None
+    """`--account`; on PBS `-A`."""
+    partition: Text | None = None
+    """`--partition`; on PBS the queue, `-q`."""
+    qos: Text | None = None
+    """`--qos`; PBS has none."""
+    constraint: Text | None = None
+    """`--constraint`, which nodes: `a100&80gb`; on PBS more of the job's chunk: `gpu_model=a100`."""
+    gpu_type: Text | None = None
+    """GPU type: `a100` requests `--gpus=a100:1` (default: the planned one, where sinfo lists it); on PBS it is planned
+    for only, and `constraint` asks for it."""
+    cpus_per_run: PositiveInt | None = None
+    """`--cpus-per-task`; on PBS `ncpus` (default: from processes and data workers)."""
+    memory_gb: PositiveFloat | None = None
+    """`--mem` of the host, in GiB (default: from the estimate, on GPUs from the weights that each process reads)."""
+    modules: tuple[Text, ...] = ()
+    """Environment modules to load, `module load` each."""
+    setup: tuple[Text, ...] = ()
+    """Shell lines before the work, `source /opt/env.sh`; copied into the scripts."""
+    python: Text | None = None
+    """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
+    options: tuple[Text, ...] = ()
+    """Further options, as written after `#SBATCH `: `--mail-type=FAIL`; or after `#PBS `: `-m ae`."""
+    signal_seconds: PositiveInt = 120
+    """Time before the time limit at which a job saves its state; on SLURM it requeues then."""
+    max_restarts: Annotated[int, Ge(0)] = 20
+    """Maximum number of requeues of a job at its time limit, as long as it makes progress."""
+    max_submitted: PositiveInt | None = None
+    """Most jobs of ours in the queue at once; the others are submitted as those end."""
+    poll_seconds: PositiveFloat = 30.0
+    """Interval between two queries of the queue."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """Machine facts that the scripts need."""
+
+    python: str
+    """The interpreter that has touchline, absolute."""
+    slurm: SlurmSite = SlurmSite()
+    """Cluster configuration."""
+    cache_dir: str | None = None
+    """The folder of caches that runs share; none: as the user's environment says."""
+    models_dir: str | None = None
+    """The folder of models."""

@@ -1,0 +1,259 @@
+"""Our own settings in the words of all trainers, with the place in the file that gives each its value.
+
+A run's value comes from a factor's level, from a pair, from the file's own key, or is touchline's default; a finding
+must point at that place, not at the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from touchline.core.finding import Location
+from touchline.core.levels import STAGE, level_text
+from touchline.experiment.document import Path, YamlDocument
+from touchline.experiment.experiment import CheckpointInterval, DataConfig, TrainConfig
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.runs import RunSpec
+from touchline.experiment.stages import stage_places
+from touchline.experiment.training import accumulation_steps
+
+T = TypeVar("T")
+_BITS = {"nf4": 4, "int8": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingSource:
+    """Source of a setting's value."""
+
+    where: Location
+    """The place."""
+    is_default: bool = False
+    """Whether it is not set in the file."""
+
+
+def stated_of_run(
+    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None, devices: int = 1
+) -> StatedTraining:
+    """Return the training settings of a run, each with its place in experiment.yaml.
+
+    Args:
+        spec: a run that trains.
+        document: the experiment's file.
+        known: places that were found for other runs of the same file; what is found is put there.
+        devices: data-parallel size of the run.
+    """
+    place = places_of_run(spec, document, known)
+    stated = stated_settings(
+        backend=spec.train.backend,
+        subject=spec.name,
+        where=Location(path=document.path),
+        model=spec.model,
+        data=spec.data,
+        train=spec.train,
+        seed=spec.seed,
+        place=lambda key: place("models" if key == "model" else key),
+        devices=devices,
+    )
+    rate = stated.learning_rate
+    if rate is not None and spec.learning_rate_reason is not None:
+        rate = replace(rate, is_default=True)
+    varies = any(level.factor == "train.learning_rate" for level in spec.levels)
+    return replace(stated, learning_rate=rate, rule_rate=None if varies else spec.rule_rate)
+
+
+def places_of_run(
+    spec: RunSpec, document: YamlDocument, known: dict[Path, SettingSource] | None = None
+) -> Callable[[str], SettingSource]:
+    """Return the places where a dotted key gets a run's value: a level's, a stage's, or the key's own.
+
+    Args:
+        spec: the run.
+        document: the experiment's file.
+        known: places that were found for other runs of the same file; what is found is put there.
+    """
+    places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
+    for level in spec.levels:
+        if level.factor == STAGE:
+            # A stage's own settings win over the levels of factors.
+            places |= stage_places(document, level.value)
+    found = {} if known is None else known
+    return lambda key: _place(document, places, key, found)
+
+
+def document_places(document: YamlDocument) -> Callable[[str], SettingSource]:
+    """Return the places of the keys in a file with the settings of one run."""
+    return lambda key: _place(document, {}, key, {})
+
+
+def stated_settings(
+    *,
+    backend: str,
+    subject: str,
+    where: Location,
+    model: str | None,
+    data: DataConfig | None,
+    train: TrainConfig,
+    seed: int | None,
+    place: Callable[[str], SettingSource],
+    devices: int | None = None,
+) -> StatedTraining:
+    """Return touchline's settings in the vocabulary of all trainers.
+
+    Args:
+        backend: who trains.
+        subject: what to call the training.
+        where: the file.
+        model: the base, where the file says it.
+        data: the dataset, where the file says it.
+        train: the training.
+        seed: the seed, where the file says it.
+        place: where a dotted key, `train.epochs`, gets its value; `model`, `seed` and the like as well.
+        devices: data-parallel size; None where the file does not say it.
+    """
+
+    def stated(value: T, key: str) -> Stated[T]:
+        found = place(key)
+        return Stated(value, key, found.where, found.is_default)
+
+    def fixed(value: T, key: str) -> Stated[T]:
+        return Stated(value, key, where, is_default=True)
+
+    micro = train.micro_batch_size
+    every = train.checkpoint.every
+    keep = train.checkpoint.keep
+    validates = train.validate_every_steps
+    alpha = train.lora.alpha
+    interval = every if isinstance(every, CheckpointInterval) else None
+    cadence: Cadence = "steps" if interval is not None and interval.steps is not None else "epoch"
+    return StatedTraining(
+        backend=backend,
+        where=where,
+        subject=subject,
+        model=None if model is None else stated(model, "model"),
+        method=stated("qlora", "train.quantization")
+        if train.quantization == "nf4"
+        else stated("full", "train.method")
+        if train.method == "full"
+        else fixed("lora", "train.lora"),
+        quantization_bits=None
+        if train.quantization == "none"
+        else stated(_BITS[train.quantization], "train.quantization"),
+        rank=stated(train.lora.rank, "train.lora.rank"),
+        alpha=None if alpha is None else stated(float(alpha), "train.lora.alpha"),
+        dropout=stated(train.lora.dropout, "train.lora.dropout"),
+        target_modules=stated(train.lora.target_modules, "train.lora.target_modules"),
+        epochs=stated(float(train.epochs), "train.epochs"),
+        micro_batch_size=None if micro == "auto" else stated(micro, "train.micro_batch_size"),
+        gradient_accumulation_steps=None
+        if micro == "auto"
+        else stated(accumulation_steps(train.global_batch_size, micro, devices or 1), "train.micro_batch_size"),
+        devices=None if devices is None else stated(devices, "compute.gpus_per_run"),
+        distributed=stated("fsdp", "train.sharding") if train.is_sharded else None,
+        global_batch_size=stated(train.global_batch_size, "train.global_batch_size"),
+        learning_rate=None
+        if train.learning_rate == "auto"
+        else stated(train.peak_learning_rate, "train.learning_rate"),
+        schedule=stated(str(train.schedule), "train.schedule"),
+        warmup_steps=None if train.warmup_steps is None else stated(train.warmup_steps, "train.warmup_steps"),
+        warmup_fraction=stated(train.warmup_fraction, "train.warmup_fraction") if train.warmup_steps is None else None,
+        weight_decay=stated(train.weight_decay, "train.weight_decay"),
+        optimizer=fixed("AdamW", "train") if train.optimizer == "adamw" else stated(train.optimizer, "train.optimizer"),
+        max_grad_norm=stated(train.max_grad_norm, "train.max_grad_norm"),
+        seed=None if seed is None else stated(seed, "seed"),
+        shuffle=fixed(True, "train"),
+        max_seq_len=stated(train.max_seq_len, "train.max_seq_len"),
+        packed=None if train.packed == "auto" else stated(train.packed, "train.packed"),
+        trains_on_prompt=fixed(False, "train"),
+        dtype=None if train.base_dtype == "auto" else stated(train.base_dtype, "train.base_dtype"),
+        gradient_checkpointing=stated(train.gradient_checkpointing, "train.gradient_checkpointing"),
+        sources=() if data is None else tuple(_sources(data, stated)),
+        overwrites_output=fixed(False, "train.checkpoint"),
+        save_cadence=None
+        if interval is not None and interval.steps is None
+        else stated(cadence, "train.checkpoint.every"),
+        save_steps=None
+        if interval is None or interval.steps is None
+        else stated(float(interval.steps), "train.checkpoint.every"),
+        save_limit=stated(keep, "train.checkpoint.keep") if isinstance(keep, int) else None,
+        save_adapter_only=stated(train.saves == "adapter", "train.checkpoint.save"),
+        # The optimizer's state is in the training state alone, which goes when the training is complete.
+        save_only_model=fixed(True, "train.checkpoint") if train.trains_all else None,
+        eval_cadence=stated("epoch" if validates is None else "steps", "train.validate_every_steps"),
+        eval_steps=None if validates is None else stated(float(validates), "train.validate_every_steps"),
+    )
+
+
+def _sources(data: DataConfig, stated: Callable[[str, str], Stated[str]]) -> Iterator[StatedSource]:
+    """Yield the files that a training reads."""
+    for key, file in data.files.items():
+        if not key.startswith("data.test"):
+            yield _source(stated(file, key), "validation" if key == "data.validation" else "train")
+
+
+def _source(path: Stated[str], role: Literal["train", "validation"]) -> StatedSource:
+    suffix = path.value.lower().rpartition(".")[2]
+    known = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}.get(suffix)
+    return StatedSource(
+        name=path,
+        kind="file",
+        role=role,
+        format=None if known is None else Stated(known, path.key, path.where, path.is_default),
+    )
+
+
+def _place(
+    document: YamlDocument, levels: dict[str, Path], key: str, known: dict[Path, SettingSource]
+) -> SettingSource:
+    """Return the source of a key's value: a level, the key itself, or nothing in the file."""
+    if key == "seed" and "seed" not in document.data:
+        key = "seeds"
+    path: Path = levels.get(key) or tuple(key.split("."))
+    if path not in known:
+        there = _exists(document.data, path)
+        known[path] = (
+            SettingSource(document.where(path))
+            if there
+            else SettingSource(Location(path=document.path), is_default=True)
+        )
+    return known[path]
+
+
+def _exists(node: object, path: Path) -> bool:
+    for key in path:
+        inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
+        if not inside:
+            return False
+        node = node[key]  # type: ignore[index]
+    return True
+
+
+def _level_path(document: YamlDocument, factor: str, spec: RunSpec) -> list[Path]:
+    """Return the paths in the file that set a run's level of a factor."""
+    texts = {level.factor: level.value for level in spec.levels}
+    if factor == "seeds":
+        return _matching(document, ("seeds",), texts[factor])
+    found = _matching(document, ("factors", factor), texts[factor])
+    pairs = document.data.get("pairs")
+    for index, pair in enumerate(pairs if isinstance(pairs, list) else []):
+        if isinstance(pair, dict) and factor in pair and all(_is_level(pair[key], texts.get(key)) for key in pair):
+            # A pair wins over a factor of the same key, as in the expansion.
+            found.insert(0, ("pairs", index, factor))
+    if factor == "models":
+        found += _matching(document, ("models",), texts[factor])
+    return found
+
+
+def _matching(document: YamlDocument, path: Path, text: str) -> list[Path]:
+    node: object = document.data
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    levels: Sequence[object] = node if isinstance(node, list) else []
+    return [(*path, index) for index, level in enumerate(levels) if level_text(level) == text]
+
+
+def _is_level(value: object, text: str | None) -> bool:
+    """Return True if a pair's value is the run's level; a pair names its model alone or in a list."""
+    each = [value, *value] if isinstance(value, list) else [value]
+    return text in [level_text(one) for one in each]

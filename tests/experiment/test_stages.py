@@ -1,0 +1,246 @@
+"""Stages in experiment.yaml: read, checked key by key where they stand, and each a run of its own."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import pytest
+
+from touchline.core.errors import InputError
+from touchline.core.levels import STAGE
+from touchline.experiment.expand import expand
+from touchline.experiment.experiment import Experiment
+from touchline.experiment.names import label_of
+from touchline.experiment.read import read_experiment
+from touchline.experiment.runs import RUN_NAME, ParentLink, RunKind, RunSpec
+from touchline.experiment.stages import stage_experiment, stage_settings
+from touchline.experiment.stated import stated_of_run
+from touchline.experiment.validate import adapter, dotted_keys_at
+
+pytestmark = pytest.mark.planning
+
+PLAIN = "name: words\nmodels: [m-1B]\ndata: {path: all.json, input: word}\ntrain: {lora: {rank: 8}}\n"
+CHAIN = (
+    PLAIN
+    + """\
+stages:
+  - {name: easy, data: {path: easy.json}}
+  - name: hard
+    parent: easy
+    continue: adapter
+    data: {path: hard.json}
+    train: {epochs: 2, lora: {dropout: 0.1}, checkpoint: {every: {steps: 5}}}
+"""
+)
+
+
+def faults_of(text: str) -> list[tuple[int | None, int | None, str, str, str | None]]:
+    """(line, column, code, subject, hint) of everything that is wrong with a text."""
+    with pytest.raises(InputError) as caught:
+        read_experiment(text, "experiment.yaml")
+    places = [finding.where for finding in caught.value.findings]
+    return [
+        (where and where.line, where and where.column, finding.code, finding.subject, finding.hint)
+        for where, finding in zip(places, caught.value.findings, strict=True)
+    ]
+
+
+def test_a_chain_is_read_as_written() -> None:
+    """`continue` is a key of the file, though no name in Python."""
+    easy, hard = read_experiment(CHAIN, "e.yaml").experiment.stages
+    assert (easy.name, easy.parent, easy.continue_) == ("easy", None, None)
+    assert (hard.parent, hard.continue_) == ("easy", "adapter")
+    assert stage_settings(hard) == {
+        "data.path": "hard.json",
+        "train.epochs": 2,
+        "train.lora.dropout": 0.1,
+        "train.checkpoint.every": {"steps": 5},
+    }
+
+
+def test_what_a_stage_does_not_say_is_the_experiments() -> None:
+    """Columns, rank and all else stay; nothing of the stages is left in it."""
+    loaded = read_experiment(CHAIN, "e.yaml")
+    own = stage_experiment(loaded.experiment, loaded.experiment.stages[1], loaded.document)
+    assert (own.data.path, own.data.input) == ("hard.json", "word")
+    assert (own.train.epochs, own.train.lora.rank, own.train.lora.dropout) == (2, 8, 0.1)
+    assert own.stages == ()
+
+
+def test_a_chain_survives_being_written_and_read() -> None:
+    """As JSON the key is the file's."""
+    experiment = read_experiment(CHAIN, "e.yaml").experiment
+    text = adapter(Experiment).dump_json(experiment)
+    assert json.loads(text)["stages"][1]["continue"] == "adapter"
+    assert adapter(Experiment).validate_json(text) == experiment
+
+
+def test_faults_of_stages_are_told_where_they_stand() -> None:
+    """Misspelt keys of a stage and of its settings, and values out of bounds, all in one go."""
+    text = PLAIN + (
+        "stages:\n"
+        "  - {name: a, parnet: b}\n"
+        "  - {name: b, parent: a, continue: adaptor}\n"
+        "  - {name: c, train: {epochs: 0, lora: {rnk: 3}}}\n"
+        "  - {name: d, data: {colour: x}}\n"
+    )
+    assert faults_of(text) == [
+        (6, 15, "EX002", "stages.0.parnet", "did you mean 'parent'?"),
+        (7, 26, "EX003", "stages.1.continue", None),
+        (8, 23, "EX003", "train.epochs", None),
+        (8, 41, "EX002", "stages.2.train.lora.rnk", "did you mean 'train.lora.rank'?"),
+        (9, 22, "EX002", "stages.3.data.colour", faults_of(text)[-1][-1]),
+    ]
+
+
+def test_the_keys_of_a_stage_are_known_by_the_files_names() -> None:
+    """Through the list, and without Python's underscore."""
+    assert dotted_keys_at(Experiment, ("stages", 0)) == (
+        *("name", "parent", "continue", "parent_checkpoint", "model", "data", "train"),
+    )
+    assert dotted_keys_at(Experiment, ("stages", "x")) == ()
+    assert dotted_keys_at(Experiment, (0,)) == ()
+
+
+def runs_of(text: str) -> list[RunSpec]:
+    """The runs of an experiment."""
+    loaded = read_experiment(text, "e.yaml")
+    labels = {model: label_of(model) for model in loaded.experiment.models}
+    return list(expand(loaded.experiment, labels, loaded.document))
+
+
+def links(text: str) -> dict[str, str | None]:
+    """What each training goes on from."""
+    return {run.name: run.link.parent if run.link else None for run in runs_of(text) if run.kind is RunKind.FINE_TUNED}
+
+
+def test_every_stage_is_a_run_that_goes_on_from_its_parent() -> None:
+    """Parents first; data and settings of its own; its stage among its levels."""
+    easy, hard = runs_of(CHAIN)
+    assert (easy.name, hard.name) == ("1B_rank8_easy", "1B_rank8_hard")
+    assert (easy.data.path, hard.data.path) == ("easy.json", "hard.json")
+    assert (easy.train.epochs, hard.train.epochs, hard.train.lora.rank, hard.train.lora.alpha) == (1, 2, 8, 16.0)
+    assert easy.link is None
+    assert hard.link == ParentLink(stage="hard", parent="1B_rank8_easy", continue_="adapter", parent_checkpoint="last")
+    assert [level.value for run in (easy, hard) for level in run.levels if level.factor == STAGE] == ["easy", "hard"]
+
+
+def test_levels_hold_for_all_stages_and_chains_do_not_cross() -> None:
+    """Every condition and seed has a chain of its own."""
+    text = CHAIN + "factors: {train.learning_rate: [1e-3, 1e-4]}\nseeds: [1, 2]\n"
+    found = links(text)
+    assert len(found) == 8
+    for child, parent in found.items():
+        assert parent == (child.replace("_hard", "_easy") if child.endswith("_hard") else None)
+    rates = {run.name: run.train.learning_rate for run in runs_of(text)}
+    assert all(rates[child] == rates[parent] for child, parent in found.items() if parent is not None)
+    assert list(found).index("1B_rank8_lr0.001_easy") < list(found).index("1B_rank8_lr0.001_hard")
+
+
+def test_stages_may_be_a_tree() -> None:
+    """Any stage above may be the parent, by its last checkpoint or its best."""
+    text = (
+        CHAIN + "  - {name: other, parent: easy, continue: merge, parent_checkpoint: best, train: {lora: {rank: 2}}}\n"
+    )
+    assert links(text) == {"1B_rank8_easy": None, "1B_rank8_hard": "1B_rank8_easy", "1B_rank8_other": "1B_rank8_easy"}
+    other = runs_of(text)[-1]
+    assert other.link is not None
+    assert (other.link.continue_, other.link.parent_checkpoint) == ("merge", "best")
+    assert (other.train.lora.rank, other.train.lora.alpha) == (2, 4.0)
+
+
+def test_what_a_stage_sets_wins_over_a_level() -> None:
+    """As the check says of it (EX129)."""
+    text = (
+        CHAIN.replace("epochs: 2", "epochs: 2, learning_rate: 0.5") + "factors: {train.learning_rate: [1e-3, 1e-4]}\n"
+    )
+    assert {run.train.learning_rate for run in runs_of(text) if run.link} == {0.5}
+
+
+def test_names_of_stages_stay_unique() -> None:
+    """Whatever run_names and stages are put together; a parent is found by the name that it got."""
+    text = (
+        CHAIN.replace("name: easy", "name: x_y").replace("parent: easy", "parent: x_y").replace("name: hard", "name: y")
+    )
+    text += "run_names: 'r{epochs}'\nfactors: {train.epochs: [1]}\n"
+    assert links(text) == {"r1_x_y": None, "r1_y": "r1_x_y"}
+    clash = (
+        text.replace("r{epochs}", "{epochs}")
+        .replace("train.epochs: [1]", "data.system: [a, a_x]")
+        .replace("{epochs}", "{system}")
+    )
+    found = links(clash)
+    assert len({name.casefold() for name in found}) == len(found) == 4
+    assert all(parent in found for parent in found.values() if parent is not None)
+    assert all(RUN_NAME.fullmatch(name) for name in found)
+
+
+def test_a_long_name_keeps_its_parent() -> None:
+    """Names are cut to what a folder may be called."""
+    long = "s" * 80
+    found = links(CHAIN.replace("hard\n", long + "\n"))
+    assert len(found) == 2
+    assert all(RUN_NAME.fullmatch(name) for name in found)
+
+
+def test_controls_are_of_the_base_on_each_stages_items() -> None:
+    """They go on from nothing and have no stage."""
+    controls = [run for run in runs_of(CHAIN + "controls: [base]\n") if run.kind is RunKind.CONTROL]
+    assert [(run.data.path, run.link) for run in controls] == [("easy.json", None), ("hard.json", None)]
+    assert all(level.factor != STAGE for run in controls for level in run.levels)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("parent: easy", "parent: esay", "EX121"),
+        ("parent: easy", "parent: hard", "EX121"),
+        ("    parent: easy\n", "", "EX126"),
+        ("    continue: adapter\n", "", "EX126"),
+        ("name: hard", "name: Easy", "EX125"),
+        ("name: hard", "name: ../hard", "EX125"),
+    ],
+)
+def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:
+    """Nothing is trained from the base model that was to go on from something."""
+    with pytest.raises(InputError) as caught:
+        runs_of(CHAIN.replace(old, new))
+    assert code in {finding.code for finding in caught.value.findings}
+    assert all(finding.where is not None and finding.where.line for finding in caught.value.findings)
+
+
+def test_a_stages_setting_is_found_where_it_stands() -> None:
+    """A finding about a run points into its stage; of what the stage does not say, at the experiment's own key."""
+    loaded = read_experiment(CHAIN, "e.yaml")
+    hard = stated_of_run(runs_of(CHAIN)[1], loaded.document)
+    assert hard.epochs is not None
+    assert hard.rank is not None
+    assert (hard.epochs.where.line, hard.sources[0].name.where.line) == (11, 10)
+    assert hard.rank.where.line == 4
+
+
+def test_what_every_stage_says_is_given() -> None:
+    """It is no setting that nobody wrote."""
+    assert "data.path" in read_experiment(CHAIN, "e.yaml").given
+    assert "train.epochs" not in read_experiment(CHAIN, "e.yaml").given
+    both = CHAIN.replace("data: {path: easy.json}", "data: {path: easy.json}, train: {epochs: 1}")
+    assert "train.epochs" in read_experiment(both, "e.yaml").given
+
+
+def test_an_experiment_without_stages_is_the_one_that_it_was() -> None:
+    """The hash of the file's data does not know of keys that nobody wrote."""
+    loaded = read_experiment(PLAIN, "e.yaml")
+    assert loaded.experiment.stages == ()
+    assert loaded.sha256 == "d552bbe5d81fc1bfdb2fd3f5e4de388088e79d4afebc1aa65d9e38dff204ab80"
+
+
+def test_the_example_is_a_chain() -> None:
+    """As it comes with the package: short words, then long ones."""
+    text = (resources.files("touchline.examples") / "curriculum" / "experiment.yaml").read_text(encoding="utf-8")
+    trained = [run for run in runs_of(text) if run.kind is RunKind.FINE_TUNED]
+    assert [(run.name, run.data.path) for run in trained] == [
+        ("135M_rank8_easy", "data/words_5L_80P_400.json"),
+        ("135M_rank8_hard", "data/words_10L_80P_400.json"),
+    ]
+    assert trained[1].link == ParentLink(stage="hard", parent="135M_rank8_easy", continue_="adapter")
