@@ -135,7 +135,7 @@ test-main: export OMP_NUM_THREADS := 1
 test-main: export TOKENIZERS_PARALLELISM := false
 test-main: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete
 	@mkdir -p $(dir $(SLURM_LOG))
-	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
+	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) $(if $(filter tests/%,$(PYTEST_ARGS)),,tests/slurm) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm' INT TERM; \
 	$(BIN)/pytest -m 'not slurm' $(PYTEST_BESIDE) $(PYTEST_ARGS); others=$$?; \
 	wait $$slurm; slurm=$$?; \

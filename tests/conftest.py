@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first: whole files go to the processes, and a long one must not begin last."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw figures only for files that name them: each report takes seconds for pictures that no other test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        if any(word in request.path.read_text(encoding="utf-8") for word in ("figure", "report.html", ".png")):
+            patch.delenv(sitecustomize.NO_FIGURES, raising=False)
+        else:
+            patch.setenv(sitecustomize.NO_FIGURES, "1")
+        sitecustomize.hide_figures()
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,8 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     for number, descriptor in enumerate(descriptors, 1):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if hide := getattr(sys.modules.get("sitecustomize"), "hide_figures", None):
+        hide()
     sys.argv = ["touchline", *request["arguments"]]
     from touchline.cli.main import main
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 SERVER = "TOUCHLINE_TEST_FORKS"
 """Variable that names the server's socket; empty or not set: every program starts by itself."""
+NO_FIGURES = "TOUCHLINE_TEST_NO_FIGURES"
+"""Variable that hides the library that draws, as where the extra `report` is not installed."""
 MODULES = ("touchline.train", "touchline.evaluate", "inspect_ai", "touchline.report.local.draw")
 SCRIPT = "finetune.py"
 """TRL's program in a run folder."""
@@ -99,5 +101,16 @@ def _is_open(number: int) -> bool:
     return True
 
 
+def hide_figures() -> None:
+    """Hide the library that draws, or show it, as the variable says."""
+    hidden = "vl_convert" in sys.modules and sys.modules["vl_convert"] is None
+    if os.environ.get(NO_FIGURES) and "vl_convert" not in sys.modules:
+        sys.modules["vl_convert"] = None  # type: ignore[assignment]
+    elif not os.environ.get(NO_FIGURES) and hidden:
+        del sys.modules["vl_convert"]
+
+
+if __name__ == "sitecustomize":
+    hide_figures()
 if os.environ.get(SERVER) and __name__ == "sitecustomize" and _forkable(sys.orig_argv[1:]):
     _fork(sys.orig_argv[1:])
