@@ -107,12 +107,13 @@ demo: $(VENV)/.complete ## Plan, train, evaluate and report a small real experim
 
 # ---- changing it -----------------------------------------------------------------------------------------------------
 
-check: $(VENV)/.complete ## Format, lint, types, layers, generated pages
+check: $(VENV)/.complete ## Format, lint, types, layers, generated pages, lines
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
+	$(BIN)/python tools/line_budgets.py
 
 # The planning tests that take no time, where torch is not installed; over three minutes is a failure.
 QUICK_LIMIT := 180
