@@ -39,7 +39,7 @@ MaxJobCount             = 10000
 MinJobAge               = 300 sec
 SLURM_VERSION           = 22.05.8
 """
-SINFO = "gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4|a100\ncpu|down|2:00|n/a|1|8|16000|(null)|(null)\n"
+SINFO = "gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4\ncpu|down|2:00|n/a|1|8|16000|(null)\n"
 
 
 @dataclass
@@ -54,10 +54,10 @@ class Cluster:
         self.asked.append(tuple(words))
         known = {
             "sinfo": SINFO,
-            "scontrol --oneliner": "PartitionName=gpu GraceTime=60 DefMemPerNode=UNLIMITED\n",
+            "scontrol --oneliner": "PartitionName=gpu DefMemPerNode=UNLIMITED\n",
             "scontrol show": CONFIG,
-            "sacctmgr assoc": "chem||normal,short|||\n",
-            "sacctmgr qos": "normal|||\nshort|10||01:00:00\nvip|||\n",
+            "sacctmgr assoc": "chem|normal,short|\n",
+            "sacctmgr qos": "normal|\nshort|\nvip|\n",
             "sbatch": CommandResult(code=0, out="", err="sbatch: Job 7 to start at 2026-01-02T00:00:00"),
         } | self.answers
         key = {"scontrol": " ".join(words[:2]), "sacctmgr": f"sacctmgr {words[4] if len(words) > 4 else ''}"}
@@ -71,7 +71,7 @@ def look(
     """The checks by name; of those with one name the worst."""
     site = site or SlurmSite()
     cluster = Cluster({name.replace("_", " ", 1): said for name, said in answers.items()})
-    facts = query_cluster(cluster, "me", trial_options(site, gpus=0))
+    facts = query_cluster(cluster, "me", trial_options(site, gpus=0), site.account, site.qos)
     found: dict[str, DoctorCheck] = {}
     for each in check_cluster(facts, site, gpus_here=gpus_here, largest_model_bytes=int(model_gib * GIB)):
         if each.name not in found or each.status != "ok":
@@ -89,7 +89,6 @@ def test_a_cluster_that_will_do() -> None:
     found = look(SlurmSite(account="chem", partition="gpu", qos="normal", gpu_type="a100"))
     assert verdicts(found) == {}
     assert "at most 24:00:00, 1:00:00 where none is asked for" in found["partition"].message
-    assert "30.0 s when it is cancelled (KillWait), 1:00 more when it is preempted" in found["saving"].message
     assert "4 a100 GPUs" in found["GPUs"].message
 
 
@@ -101,9 +100,6 @@ def test_a_cluster_that_will_do() -> None:
         (SlurmSite(gpu_type="a100s"), {"GPUs": "error US122"}, "did you mean 'a100'?"),
         (SlurmSite(partition="cpu", gpu_type="a100"), {"GPUs": "error US122"}, "no slurm.gpu_type"),
         (SlurmSite(partition="cpu"), {"GPUs": "warning US122"}, "gpus_per_run=0"),
-        (SlurmSite(account="chemistry"), {"account": "error US123"}, "did you mean 'chem'?"),
-        (SlurmSite(qos="vip"), {"qos": "error US124"}, "one of normal, short"),
-        (SlurmSite(qos="shor"), {"qos": "error US124"}, "did you mean 'short'?"),
     ],
 )
 def test_a_setting_that_the_cluster_does_not_have(site: SlurmSite, expected: dict[str, str], words: str) -> None:
@@ -113,10 +109,8 @@ def test_a_setting_that_the_cluster_does_not_have(site: SlurmSite, expected: dic
     assert words in str(found[name].hint)
 
 
-def test_a_partition_that_is_down_or_has_short_jobs() -> None:
-    found = look(SlurmSite(partition="cpu"))
-    assert verdicts(found) == {"partition": "warning US121", "GPUs": "warning US122", "saving": "warning US127"}
-    assert verdicts(look(SlurmSite(partition="cpu", signal_seconds=30))).keys() == {"partition", "GPUs"}
+def test_a_partition_that_is_down() -> None:
+    assert verdicts(look(SlurmSite(partition="cpu"))) == {"partition": "warning US121", "GPUs": "warning US122"}
 
 
 def test_without_a_default_partition_one_must_be_named() -> None:
@@ -125,27 +119,19 @@ def test_without_a_default_partition_one_must_be_named() -> None:
     assert "partition" not in verdicts(look(SlurmSite(partition="gpu"), **answers))
 
 
-def test_where_accounts_are_not_enforced_they_are_warned_of() -> None:
-    loose = CONFIG.replace("associations,limits,qos", "none")
-    assert verdicts(look(SlurmSite(account="x"), scontrol_show=loose)) == {"account": "warning US123"}
-    assert verdicts(look(SlurmSite(qos="vip"), scontrol_show=loose)) == {"qos": "warning US124"}
-    assert verdicts(look(SlurmSite(qos="nix"), scontrol_show=loose)) == {"qos": "error US124"}
-    assert verdicts(look(sacctmgr_assoc="")) == {"account": "error US123"}
-    assert verdicts(look(sacctmgr_assoc="", scontrol_show=loose)) == {}
-
-
 def test_a_limit_of_submitted_jobs_is_to_be_told() -> None:
     """Of the account, of the quality of service, whichever is less."""
-    limited = {"sacctmgr_assoc": "chem||normal||500|\n", "sacctmgr_qos": "normal|8|100|02:00:00\nother||1|\n"}
-    found = look(**limited)
+    limited = {"sacctmgr_assoc": "chem|normal|500\nbio|other|50\n", "sacctmgr_qos": "normal|100\nother|1\n"}
+    found = look(SlurmSite(account="chem"), **limited)
     assert verdicts(found) == {"jobs": "warning US125"}
     assert found["jobs"].hint is not None
     assert found["jobs"].hint.startswith("slurm.max_submitted: 100 ")
-    assert verdicts(look(SlurmSite(max_submitted=200), **limited)) == {"jobs": "warning US125"}
-    found = look(SlurmSite(max_submitted=100), **limited)
+    assert "at most 1 of" in look(**limited)["jobs"].message
+    assert "at most 50 of" in look(SlurmSite(account="bio", qos="normal"), **limited)["jobs"].message
+    assert verdicts(look(SlurmSite(account="chem", max_submitted=200), **limited)) == {"jobs": "warning US125"}
+    found = look(SlurmSite(account="chem", max_submitted=100), **limited)
     assert verdicts(found) == {}
-    assert found["jobs"].message == "at most 100 in the queue, 8 running at once"
-    assert found["limits"].message.endswith("at most 2:00:00")
+    assert found["jobs"].message == "at most 100 in the queue"
 
 
 def test_memory_of_jobs_that_ask_for_none_is_compared_with_the_weights() -> None:
@@ -163,8 +149,6 @@ def test_without_accounting_silent_deaths_are_told_of() -> None:
     found = look(scontrol_show=off)
     assert verdicts(found) == {"accounting": "warning US129"}
     assert "5:00 (MinJobAge)" in found["accounting"].message
-    short = off.replace("300 sec", "10 sec")
-    assert verdicts(look(scontrol_show=short))["polling"] == "warning US128"
     down = CommandResult(code=1, out="", err="sacctmgr: error: Connection refused")
     assert "Connection refused" in look(sacctmgr_assoc=down)["accounting"].message
 
@@ -303,7 +287,7 @@ def test_a_laptop_needs_no_cluster(settings: UserConfig, tmp_path: Path) -> None
     assert by_name(report)["sbatch"].status == "ok"
     assert [folder.name for folder in report.folders] == ["models_dir", "cache_dir", "history_dir", "experiments"]
     data = json.loads(TypeAdapter(DoctorReport).dump_json(report))
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert TypeAdapter(DoctorReport).validate_python(data).checks == report.checks
 
 

@@ -18,7 +18,6 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.neutral import NEUTRAL_UNKNOWN, NeutralSettings
 from touchline.backends.protocol import Backend
 from touchline.backends.rendering import TrainingRow
-from touchline.backends.step_probe import StepProbe
 from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
 from touchline.backends.validator import Validator
 from touchline.core.catalog import ModelInfo
@@ -173,11 +172,6 @@ def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
     coefficients: MemoryCoefficients | None = _member(name, "memory", "MEMORY")
     return coefficients or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
-
-
-def step_probes() -> dict[str, StepProbe]:
-    """Return the programs that try training steps of trainers other than our own, by backend."""
-    return {name: _member(name, "probe", "PROBE") for name in _folders_with("probe")}
 
 
 def get_backend(name: str) -> Backend:

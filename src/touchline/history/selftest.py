@@ -42,7 +42,6 @@ class StepCheck(StrEnum):
     DEVICE = "device"
     BFLOAT16 = "bfloat16"
     KERNELS = "SDPA kernels"
-    PRODUCTS = "matrix products"
     LLAMA_FLOAT32 = "llama-like, float32"
     QWEN_FLOAT32 = "qwen-like, float32"
     GEMMA_FLOAT32 = "gemma-like, float32"

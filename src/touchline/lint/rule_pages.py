@@ -35,6 +35,7 @@ _RETIRED = {
     "EX": (111, 112, 135, 154, 184),
     "SL": (1, 2, 33, 43, 44, 48, 51, 53, 54, 55, 56),
     "TR": (42, 56, 61, 62),
+    "US": (123, 124, 127, 128),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
 """Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""

@@ -88,7 +88,8 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
 def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
     if shutil.which("sbatch") is None:
         return None
-    return query_cluster(commands, getpass.getuser(), trial_options(site, gpus=1 if site.gpu_type else 0))
+    options = trial_options(site, gpus=1 if site.gpu_type else 0)
+    return query_cluster(commands, getpass.getuser(), options, site.account, site.qos)
 
 
 def _pbs(commands: Commands) -> Iterator[DoctorCheck]:

@@ -14,11 +14,9 @@ from touchline.core.units import GIB, MIB, format_bytes, format_seconds, plural
 from touchline.estimate.gpus import similar_gpus
 from touchline.experiment.site import SlurmSite
 from touchline.slurm.doctor import (
-    AssociationFacts,
     ClusterFacts,
     DoctorCheck,
     PartitionFacts,
-    QosFacts,
     Status,
 )
 from touchline.slurm.site_facts import first_number
@@ -51,12 +49,9 @@ def check_cluster(
     yield from _partition(facts, site)
     chosen = chosen_partitions(facts, site)
     yield from _gpus(chosen, site, gpus_here)
-    yield from _account(facts, site)
-    yield from _qos(facts, site)
     yield from _limits(facts, site)
     yield from _memory(facts, chosen, site, largest_model_bytes)
-    yield from _saving(facts, chosen, site)
-    yield from _accounting(facts, site)
+    yield from _accounting(facts)
     yield from _taken(facts)
 
 
@@ -140,75 +135,19 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
         )
 
 
-def _account(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    if facts.associations is None:
-        return
-    accounts = list(dict.fromkeys(association.account for association in facts.associations))
-    # Where the cluster does not enforce accounts, sbatch takes any.
-    status: Status = "error" if "associations" in _enforced(facts) else "warning"
-    if not accounts:
-        if status == "error" or site.account is not None:
-            message = f"the accounting knows no account of user {facts.user}"
-            yield _found("account", status, message, "US123", "ask the site's support for an account")
-        return
-    if site.account is None:
-        yield _ok("account", f"none is named: the user's default one of {', '.join(accounts)}")
-    elif site.account.lower() in accounts or site.account in accounts:
-        yield _ok("account", site.account)
-    else:
-        near = near_names(site.account, accounts, most=1)
-        hint = did_you_mean(near, f"slurm.account {CONFIG}, one of {', '.join(accounts)}")
-        message = f"user {facts.user} may not use account {site.account!r}"
-        yield _found("account", status, message, "US123", hint)
-
-
-def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    if site.qos is None or facts.qos is None:
-        return
-    known = [each.name for each in facts.qos]
-    allowed = (
-        list(dict.fromkeys(name for association in _associations(facts, site) for name in association.qos)) or known
-    )
-    if site.qos in allowed and site.qos in known:
-        yield _ok("qos", site.qos)
-        return
-    # Without enforced limits sbatch takes any that exists.
-    strict = "qos" in _enforced(facts) or site.qos not in known
-    near = near_names(site.qos, allowed, most=1)
-    yield _found(
-        "qos",
-        "error" if strict else "warning",
-        f"there is no quality of service {site.qos!r}"
-        if site.qos not in known
-        else f"user {facts.user} may not use {site.qos!r}",
-        "US124",
-        did_you_mean(near, f"slurm.qos {CONFIG}, one of {', '.join(allowed)}"),
-    )
-
-
 def _limits(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    associations = _associations(facts, site)
-    names = {site.qos} if site.qos is not None else {name for association in associations for name in association.qos}
-    limits: list[AssociationFacts | QosFacts] = [*associations, *(q for q in facts.qos or () if q.name in names)]
-    submitted = [limit.max_submitted for limit in limits if limit.max_submitted is not None]
-    running = [limit.max_jobs for limit in limits if limit.max_jobs is not None]
-    walls = [limit.max_wall_seconds for limit in limits if limit.max_wall_seconds is not None]
-    most = min(submitted, default=first_number(facts.config.get("MaxJobCount", "")))
-    if submitted and (site.max_submitted is None or site.max_submitted > min(submitted)):
-        wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"
-        yield _found(
-            "jobs",
-            "warning",
-            f"at most {min(submitted)} of this user's jobs may be in the queue at once, and {wants}",
-            "US125",
-            f"slurm.max_submitted: {min(submitted)} {CONFIG}: the others are submitted as those end",
-        )
-    else:
-        parts = [f"at most {most} in the queue" if most is not None else "no limit in the queue"]
-        parts += [f"{min(running)} running at once"] if running else []
-        yield _ok("jobs", ", ".join(parts))
-    if walls:
-        yield _ok("limits", f"account and quality of service allow at most {format_seconds(min(walls))}")
+    most = facts.max_submitted
+    if most is None or (site.max_submitted is not None and site.max_submitted <= most):
+        yield _ok("jobs", "no limit in the queue" if most is None else f"at most {most} in the queue")
+        return
+    wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"
+    yield _found(
+        "jobs",
+        "warning",
+        f"at most {most} of this user's jobs may be in the queue at once, and {wants}",
+        "US125",
+        f"slurm.max_submitted: {most} {CONFIG}: the others are submitted as those end",
+    )
 
 
 def _memory(
@@ -246,48 +185,21 @@ def _default_mib(facts: ClusterFacts, part: PartitionFacts, cpus: int) -> int | 
     return whole if whole is not None else None if per_cpu is None else per_cpu * cpus
 
 
-def _saving(facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSite) -> Iterator[DoctorCheck]:
-    shortest = min((part.max_seconds for part in chosen if part.max_seconds is not None), default=None)
-    if shortest is not None and 4 * site.signal_seconds > shortest:
-        yield _found(
-            "saving",
-            "warning",
-            f"slurm.signal_seconds is {site.signal_seconds}, and the longest job of {chosen[0].name} has "
-            f"{format_seconds(shortest)}: little of it would be left for work",
-            "US127",
-            f"a smaller slurm.signal_seconds {CONFIG}",
-        )
-        return
-    kill = first_number(facts.config.get("KillWait", ""))
-    times = "" if kill is None else f", {format_seconds(float(kill))} when it is cancelled (KillWait)"
-    grace = min((part.grace_seconds for part in chosen if part.grace_seconds), default=None)
-    times += "" if grace is None else f", {format_seconds(grace)} more when it is preempted (GraceTime)"
-    yield _ok("saving", f"a job has {site.signal_seconds} s before its limit to save (slurm.signal_seconds){times}")
-
-
-def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    age = first_number(facts.config.get("MinJobAge", ""))
-    if facts.associations is not None:
+def _accounting(facts: ClusterFacts) -> Iterator[DoctorCheck]:
+    if facts.accounting:
         yield _ok("accounting", "sacct reports how finished jobs ended")
-    else:
-        problem = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
-        kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
-        yield _found(
-            "accounting",
-            "warning",
-            f"there is no accounting to ask how a job ended that was killed{kept}"
-            + ("" if problem is None else f" ({problem})"),
-            "US129",
-            "nothing need be done: jobs write their own exit record; without one they are shown as UNKNOWN",
-        )
-    if age is not None and age < 2 * site.poll_seconds and facts.associations is None:
-        yield _found(
-            "polling",
-            "warning",
-            f"the queue forgets ended jobs after {age} s, and is looked at every {site.poll_seconds:g} s",
-            "US128",
-            f"slurm.poll_seconds {CONFIG}: less than half of that",
-        )
+        return
+    problem = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
+    age = first_number(facts.config.get("MinJobAge", ""))
+    kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
+    yield _found(
+        "accounting",
+        "warning",
+        f"there is no accounting to ask how a job ended that was killed{kept}"
+        + ("" if problem is None else f" ({problem})"),
+        "US129",
+        "nothing need be done: jobs write their own exit record; without one they are shown as UNKNOWN",
+    )
 
 
 def _taken(facts: ClusterFacts) -> Iterator[DoctorCheck]:
@@ -298,15 +210,6 @@ def _taken(facts: ClusterFacts) -> Iterator[DoctorCheck]:
         yield _found("sbatch", "warning", f"gave no answer: {facts.answer}", "US120", f"try again: {words}")
     else:
         yield _found("sbatch", "error", f"refuses a job with these settings: {facts.answer}", "US131", words)
-
-
-def _associations(facts: ClusterFacts, site: SlurmSite) -> list[AssociationFacts]:
-    """Return the associations of this user's jobs: under the named account, or under any."""
-    return [each for each in facts.associations or () if site.account in (None, each.account)]
-
-
-def _enforced(facts: ClusterFacts) -> str:
-    return facts.config.get("AccountingStorageEnforce", "").lower()
 
 
 def _listed(partitions: Sequence[PartitionFacts]) -> str:

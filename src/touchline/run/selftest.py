@@ -7,25 +7,22 @@ of machine are based on them.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from touchline import __version__
-from touchline.backends.registry import get_backend, step_probes
+from touchline.backends.registry import get_backend
 from touchline.core.estimate import Estimate, MemoryEstimate
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import GIB, format_bytes
-from touchline.data.machine import absent_packages, machine_here
+from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.bracket import Search, Trial, search
 from touchline.estimate.gpus import Gpu, find_gpu
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.history.history import store_record
 from touchline.history.probe import ProbeOutcome, ProbeRequest, ProbeTry
@@ -69,9 +66,8 @@ _NEEDS_GPU = Missing(missing="needs a GPU")
 _TIMEOUT_SECONDS = {"cpu": 300.0, "gpu": 180.0}
 _TIMED_STEPS = {"cpu": 6, "gpu": 20}
 _BUDGET_SECONDS = 4.0
-_STEP_SECONDS = 3.0
-_TRY_SECONDS = {"cpu": 12.0, "gpu": 25.0}
-"""Expected seconds of a check, for the time left."""
+_FIRST_SECONDS = {"cpu": 4.0, "gpu": 8.0}
+"""Expected seconds of a check, for the time left before the first one ended."""
 _MOST_TRIES = 6
 
 
@@ -134,6 +130,19 @@ class _Node:
         # A CPU trains the smallest one in seconds, the others in minutes.
         self._here = self.sizes if self.kind == "gpu" else self.sizes[:1]
 
+    @property
+    def count(self) -> int:
+        """Return the number of checks, as far as it is known before: a ladder may end earlier."""
+        ladders = len(self._ladders) * (_MOST_TRIES + 1) if self.kind == "gpu" else len(RUNGS[self._quick]) + 1
+        gpu_loads = 1 + len(PACKED["gpu", self._quick])
+        timed = len(self._here) * len(self.loads()) + (len(self.sizes) - len(self._here)) * gpu_loads
+        return len(StepCheck) + ladders + timed + len(self._sampled)
+
+    @property
+    def _ladders(self) -> Sequence[MeasuredModel]:
+        """Return the second size and the last: small enough to have a ladder, large enough to matter."""
+        return self._here if len(self._here) == 1 else self._here[1 : 2 if self._quick else None : 2]
+
     def checks(self) -> Iterator[NodeCheck]:
         """Run the checks one after the other."""
         broken = False
@@ -152,8 +161,7 @@ class _Node:
 
     def _memory(self) -> Iterator[NodeCheck]:
         if self.kind == "gpu":
-            # The second size and the last: small enough to have a ladder, large enough to matter.
-            for size in self._here if len(self._here) == 1 else self._here[1 : 2 if self._quick else None : 2]:
+            for size in self._ladders:
                 yield from self._largest(size)
             return
         (size,) = self._here
@@ -243,37 +251,23 @@ class _Node:
     def _speed(self) -> Iterator[NodeCheck]:
         for size in self._here:
             for load in self.loads():
-                own = self._timed(size, load, DEFAULT_BACKEND)
+                own = self._timed(size, load)
                 yield own
                 if load is self.loads()[0] and size in self._sampled:
                     yield self._together(size, load, own)
-                for trainer in self._peers(size, load):
-                    yield self._timed(size, load, trainer)
         for size in self.sizes[len(self._here) :]:
             for load in (SHORT["gpu"], *PACKED["gpu", self._quick]):
                 yield _not_run(Section.SPEED, f"{size.label}, {load.name}", _NEEDS_GPU)
-        for trainer, probe in step_probes().items():
-            if absent := absent_packages(probe.packages):
-                yield _not_run(Section.SPEED, trainer, Missing(missing=f"not installed: {', '.join(absent)}"))
 
     @property
     def _sampled(self) -> Sequence[MeasuredModel]:
-        """Return the sizes at which more than the own step alone is timed: in a quick test every second one."""
+        """Return the sizes at which runs side by side are timed: in a quick test every second one."""
         return self._here[1::2] if self._quick and len(self._here) > 1 else self._here
 
-    def _peers(self, size: MeasuredModel, load: MeasuredBatch) -> list[str]:
-        """Return the other trainers whose speed is measured: in a quick test at every second size of a GPU, and
-        unpacked on a CPU."""
-        if size not in self._sampled:
-            return []
-        if self._quick and self.kind == "cpu" and load.examples_per_row > 1:
-            return []
-        return [name for name, probe in step_probes().items() if not absent_packages(probe.packages)]
-
-    def _timed(self, size: MeasuredModel, load: MeasuredBatch, trainer: str, side_by_side: int = 1) -> NodeCheck:
+    def _timed(self, size: MeasuredModel, load: MeasuredBatch, side_by_side: int = 1) -> NodeCheck:
         together = f", {side_by_side} side by side" if side_by_side > 1 else ""
-        name = f"{size.label}, {load.name}, {trainer}{together}"
-        one = self._try(size, load, trainer=trainer, steps=_TIMED_STEPS[self.kind], side_by_side=side_by_side)
+        name = f"{size.label}, {load.name}{together}"
+        one = self._try(size, load, steps=_TIMED_STEPS[self.kind], side_by_side=side_by_side)
         if one.outcome.out_of_memory:
             return _not_run(Section.SPEED, name, Missing(missing="needs more memory than there is"))
         seconds, rate = one.seconds_per_step, one.tokens_per_second
@@ -290,7 +284,7 @@ class _Node:
 
     def _together(self, size: MeasuredModel, load: MeasuredBatch, own: NodeCheck) -> NodeCheck:
         """Time runs side by side, against the step of one of them."""
-        check = self._timed(size, load, DEFAULT_BACKEND, side_by_side=COHORT)
+        check = self._timed(size, load, side_by_side=COHORT)
         alone, beside = (each.figures.get("speed") for each in (own, check))
         if not isinstance(alone, Quantity) or not isinstance(beside, Quantity):
             return check
@@ -311,7 +305,7 @@ class _Node:
 
     # ---- tries -------------------------------------------------------------------------------------------------------
 
-    def _train(self, load: MeasuredBatch, trainer: str = DEFAULT_BACKEND) -> TrainConfig:
+    def _train(self, load: MeasuredBatch) -> TrainConfig:
         examples = load.rows * load.examples_per_row
         return TrainConfig(
             learning_rate=LEARNING_RATE,
@@ -320,7 +314,6 @@ class _Node:
             max_seq_len=load.width,
             packed=load.examples_per_row > 1,
             lora=LoraConfig(rank=RANK),
-            backend=trainer,
         )
 
     def _try(
@@ -328,14 +321,13 @@ class _Node:
         size: MeasuredModel,
         load: MeasuredBatch,
         *,
-        trainer: str = DEFAULT_BACKEND,
         steps: int | None = None,
         side_by_side: int = 1,
     ) -> ProbeTry:
         """Run steps in a separate process, once for equal requests, and store what they show in the history."""
         request = ProbeRequest(
             model=size.model,
-            train=self._train(load, trainer),
+            train=self._train(load),
             seed=1,
             weights="real" if size.real else "random",
             width=load.width,
@@ -353,7 +345,6 @@ class _Node:
             load.batch,
             self._limit_bytes,
             _TIMEOUT_SECONDS[self.kind],
-            self._program(trainer),
         )
         if fault is not None:
             one = replace(one, message=fault.message)
@@ -363,45 +354,20 @@ class _Node:
         self._tries[request] = one
         return one
 
-    def _program(self, trainer: str) -> list[str] | None:
-        """Return the command of a trainer's program, written here; None for our own."""
-        if trainer == DEFAULT_BACKEND:
-            return None
-        path = self._folder / f"{trainer}_probe.py"
-        path.write_text(step_probes()[trainer].script, encoding="utf-8")
-        return [sys.executable, str(path), "--attached"]
-
-    # ---- progress ----------------------------------------------------------------------------------------------------
-
-    def expected(self) -> dict[Section, tuple[int, float]]:
-        """Return the number of checks of each section, and the expected seconds of each."""
-        each = _TRY_SECONDS[self.kind]
-        ladders = len(self._here[1 : 2 if self._quick else None : 2]) or 1
-        rungs = ladders * (_MOST_TRIES + 1) if self.kind == "gpu" else len(RUNGS[self._quick])
-        return {
-            Section.CORRECTNESS: (len(StepCheck), _STEP_SECONDS),
-            Section.MEMORY: (rungs, each),
-            Section.SPEED: (
-                len(self._sampled) + sum(1 + len(self._peers(*timed)) for timed in product(self._here, self.loads())),
-                each,
-            ),
-        }
-
 
 class _Progress:
-    """Row of the self-test, with the time left by the expected seconds of the checks."""
+    """Row of the self-test, with the time left by the checks so far."""
 
     def __init__(self, on_progress: ProgressRows | None, node: _Node) -> None:
         self._on_progress = on_progress
-        self._expected = node.expected()
-        self._done = dict.fromkeys(Section, 0)
+        self._done, self._total = 0, node.count
+        self._first_seconds = _FIRST_SECONDS[node.kind]
         self._began = time.monotonic()
         self._show("starting")
 
     def ended(self, check: NodeCheck) -> None:
-        """Count a check; one that was not run took no time."""
-        if check.verdict is not Verdict.NOT_RUN or check.section is Section.CORRECTNESS:
-            self._done[check.section] += 1
+        """Count a check."""
+        self._done += 1
         self._show(check.name)
 
     def close(self) -> None:
@@ -412,19 +378,10 @@ class _Progress:
     def _show(self, text: str) -> None:
         if self._on_progress is None:
             return
-        spent = sum(self._done[section] * each for section, (_, each) in self._expected.items())
-        left = sum(max(count - self._done[section], 0) * each for section, (count, each) in self._expected.items())
-        # Its own pace corrects the expectation once there is one.
-        pace = (time.monotonic() - self._began) / spent if spent > 10 * _STEP_SECONDS else 1.0
-        total = sum(count for count, _ in self._expected.values())
-        row = JobProgress(
-            name="selftest",
-            done=min(sum(self._done.values()), total),
-            total=total,
-            text=text,
-            left=Quantity(value=left * pace, unit="s"),
-        )
-        self._on_progress([row])
+        total = max(self._total, self._done)
+        pace = (time.monotonic() - self._began) / self._done if self._done else self._first_seconds
+        left = Quantity(value=pace * (total - self._done), unit="s")
+        self._on_progress([JobProgress(name="selftest", done=self._done, total=total, text=text, left=left)])
 
 
 def _memory_figures(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from touchline.core.quantity import Measured
 
-DOCTOR_SCHEMA_VERSION = 1
+DOCTOR_SCHEMA_VERSION = 2
 Area = Literal["python", "folders", "GPUs", "SLURM", "PBS"]
 Status = Literal["ok", "warning", "error"]
 
@@ -94,46 +94,10 @@ class PartitionFacts:
     """Memory of a node in MiB, of the largest kind."""
     gpus: dict[str, int]
     """GPUs of a node by type, `{"a100": 4}`; the type is empty where the cluster names none."""
-    features: tuple[str, ...]
-    """Features for `--constraint`."""
     default_mib_per_cpu: int | None = None
     """Memory of jobs that ask for none, in MiB for each CPU; none: not limited so."""
     default_mib_per_node: int | None = None
     """The same for each node."""
-    grace_seconds: float | None = None
-    """Grace time of a preempted job; None if unknown."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AssociationFacts:
-    """Limits of this user under one account."""
-
-    account: str
-    """The account."""
-    partition: str
-    """The partition that it is for; empty: all."""
-    qos: tuple[str, ...]
-    """Qualities of service that it may use."""
-    max_jobs: int | None
-    """Most jobs that run at once; none: not limited."""
-    max_submitted: int | None
-    """Most jobs in the queue at once; none: not limited."""
-    max_wall_seconds: float | None
-    """Longest limit; none: not limited."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QosFacts:
-    """A quality of service, and what it limits for each user."""
-
-    name: str
-    """Its name."""
-    max_jobs: int | None
-    """Most jobs that run at once; none: not limited."""
-    max_submitted: int | None
-    """Most jobs in the queue at once; none: not limited."""
-    max_wall_seconds: float | None
-    """Longest limit; none: not limited."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +112,10 @@ class ClusterFacts:
     """The partitions that this user sees."""
     config: dict[str, str]
     """`scontrol show config`, the keys that matter here."""
-    associations: tuple[AssociationFacts, ...] | None
-    """Limits of this user by the accounting; empty without accounting."""
-    qos: tuple[QosFacts, ...] | None
-    """Qualities of service; empty without accounting."""
+    accounting: bool
+    """Whether the accounting answers."""
+    max_submitted: int | None
+    """Most jobs of this user in the queue, by account and quality of service; None if unlimited or unknown."""
     tried: tuple[str, ...]
     """The words of `sbatch --test-only` with this user's settings."""
     taken: bool | None

@@ -15,16 +15,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from touchline.slurm.doctor import AssociationFacts, PartitionFacts, QosFacts
+from touchline.slurm.doctor import PartitionFacts
 from touchline.slurm.scripts import time_limit_seconds
 
-SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G|%f"
-ASSOCIATION_FORMAT = "Account,Partition,QOS,MaxJobs,MaxSubmitJobs,MaxWall"
-QOS_FORMAT = "Name,MaxJobsPerUser,MaxSubmitJobsPerUser,MaxWall"
+SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G"
+ASSOCIATION_FORMAT = "Account,QOS,MaxSubmitJobs"
+QOS_FORMAT = "Name,MaxSubmitJobsPerUser"
 CONFIG_KEYS = (
-    *("ClusterName", "SLURM_VERSION", "AccountingStorageType", "AccountingStorageEnforce", "MaxArraySize"),
-    *("MaxJobCount", "KillWait", "MinJobAge", "JobRequeue", "PreemptMode", "DefMemPerCPU", "DefMemPerNode"),
-    *("EnforcePartLimits", "SelectType"),
+    *("ClusterName", "SLURM_VERSION", "AccountingStorageType", "MinJobAge", "DefMemPerCPU", "DefMemPerNode"),
 )
 """Keys to keep of `scontrol show config`."""
 _GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
@@ -38,7 +36,7 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
     found: dict[str, PartitionFacts] = {}
     for line in sinfo.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) != 9 or not cells[0]:
+        if len(cells) != 8 or not cells[0]:
             continue
         name = cells[0].removesuffix("*")
         part = PartitionFacts(
@@ -51,7 +49,6 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
             cpus_per_node=_number(cells[5]) or 0,
             memory_mib_per_node=_number(cells[6]) or 0,
             gpus=read_gpus(cells[7]),
-            features=tuple(word for word in cells[8].split(",") if word not in _NOTHING),
         )
         found[name] = part if name not in found else _together(found[name], part)
     for line in scontrol.splitlines():
@@ -62,7 +59,6 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
                 found[name],
                 default_mib_per_cpu=_number(facts.get("DefMemPerCPU", "")),
                 default_mib_per_node=_number(facts.get("DefMemPerNode", "")),
-                grace_seconds=_number(facts.get("GraceTime", "")),
             )
     return tuple(found.values())
 
@@ -102,34 +98,22 @@ def read_config(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs if name.strip() in CONFIG_KEYS}
 
 
-def read_associations(text: str) -> tuple[AssociationFacts, ...]:
-    """Read the user's associations."""
-    return tuple(
-        AssociationFacts(
-            account=cells[0],
-            partition=cells[1],
-            qos=tuple(word for word in cells[2].split(",") if word),
-            max_jobs=_number(cells[3]),
-            max_submitted=_number(cells[4]),
-            max_wall_seconds=_limit(cells[5]),
-        )
-        for cells in (line.split("|") for line in text.splitlines())
-        if len(cells) == 6 and cells[0]
-    )
+def least_submitted(associations: str, qualities: str, account: str | None, qos: str | None) -> int | None:
+    """Return the most jobs that this user may have in the queue; None if unlimited.
 
-
-def read_qos(text: str) -> tuple[QosFacts, ...]:
-    """Read all qualities of service."""
-    return tuple(
-        QosFacts(
-            name=cells[0],
-            max_jobs=_number(cells[1]),
-            max_submitted=_number(cells[2]),
-            max_wall_seconds=_limit(cells[3]),
-        )
-        for cells in (line.split("|") for line in text.splitlines())
-        if len(cells) == 4 and cells[0]
-    )
+    Args:
+        associations: sacctmgr's rows of this user.
+        qualities: sacctmgr's rows of all qualities of service.
+        account: account of the jobs; None: any.
+        qos: their quality of service; None: any that the associations name.
+    """
+    rows = [cells for line in associations.splitlines() if len(cells := line.split("|")) == 3]
+    own = [cells for cells in rows if account in (None, cells[0])]
+    names = {name for cells in own for name in cells[1].split(",")} if qos is None else {qos}
+    limits = [_number(cells[2]) for cells in own]
+    pairs = (line.split("|") for line in qualities.splitlines())
+    limits += [_number(cells[1]) for cells in pairs if len(cells) == 2 and cells[0] in names]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def first_number(text: str) -> int | None:
@@ -158,5 +142,4 @@ def _together(one: PartitionFacts, other: PartitionFacts) -> PartitionFacts:
         cpus_per_node=max(one.cpus_per_node, other.cpus_per_node),
         memory_mib_per_node=max(one.memory_mib_per_node, other.memory_mib_per_node),
         gpus=gpus,
-        features=tuple(dict.fromkeys([*one.features, *other.features])),
     )

@@ -7,17 +7,17 @@ CPU: no hook, no mask, no packing. The CUDA parts are not verified on a GPU.
 from __future__ import annotations
 
 import importlib.util
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend
 
 from touchline.backends.local.compilers import missing_compiler
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, arrange
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SequenceBatch, arrange
 from touchline.backends.run_config import run_config_text
 from touchline.core.files import read_bytes
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -29,19 +29,20 @@ from touchline.history.selftest import NodeCheck, Section, StepCheck, Verdict
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove
-from touchline.train.machine import Stopwatch, select_device
+from touchline.train.machine import select_device
 from touchline.train.run import Stop, run_cohort, run_training
 from touchline.train.selftest_model import (
     FAMILIES,
     PACKED,
     PREFIX,
+    Reference,
     load_on,
     make_examples,
     make_reference,
     make_training,
     read_gradient,
 )
-from touchline.train.target_loss import add_gradient
+from touchline.train.target_loss import TargetLoss, add_gradient
 
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
 """Largest difference of the loss in nats, and of the gradient as a fraction of its length, that rounding explains.
@@ -49,6 +50,7 @@ LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.1)}
 A mask that shows packed examples each other changes the gradient by more than half of its length."""
 QLORA_LIMIT_NATS = 0.5
 """Largest change of the loss by 4-bit weights."""
+LAYOUTS = (PADDED, PACKED, PREFIX)
 CHUNK = 3
 """Label positions with logits at once, where that is tested."""
 COHORT_RANKS = (4, 8, 2, 4)
@@ -62,8 +64,6 @@ _SUBJECTS = {
     StepCheck.QWEN_BFLOAT16: ("qwen", torch.bfloat16),
     StepCheck.GEMMA_BFLOAT16: ("gemma", torch.bfloat16),
 }
-_PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}
-_PRODUCT_TIMES = 5
 _KERNEL_PACKAGES = ("flash_attn", "liger_kernel")
 _CONFIG = "finetune.yaml"
 
@@ -131,27 +131,6 @@ def _kernel(kernel: SDPBackend) -> str:
     return str(kernel.name).lower().removesuffix("_attention")
 
 
-def _products(name: StepCheck, folder: Path) -> NodeCheck:
-    """Time square matrix products."""
-    del folder
-    machine = select_device("auto")
-    size = _PRODUCT_SIZE[machine.kind]
-    figures: dict[str, Measured] = {}
-    for label, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        matrix = torch.ones((size, size), dtype=dtype, device=machine.device)
-        seconds = []
-        for _ in range(_PRODUCT_TIMES + 1):
-            watch = Stopwatch()
-            matrix @ matrix
-            if machine.kind == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(watch.seconds())
-        rate = 2 * size**3 / statistics.median(seconds[1:]) / 1e12
-        how = f"median of {_PRODUCT_TIMES} products of {size} x {size}"
-        figures[label] = Quantity(value=rate, unit="TFLOP/s", aggregation="median", method=how)
-    return _ok(name, figures)
-
-
 # ---- losses and gradients --------------------------------------------------------------------------------------------
 
 
@@ -163,17 +142,25 @@ def _compare(name: StepCheck, folder: Path) -> NodeCheck:
     machine = select_device("bfloat16" if dtype is torch.bfloat16 else "float32")
     reference = make_reference(family, folder)
     model, target_loss = load_on(machine, reference)
-    examples = make_examples()
-    targets = sum(len(example.answer_ids) for example in examples)
+    steps = [_difference(model, target_loss, arrange(make_examples(), each), reference) for each in LAYOUTS]
+    return _judged(name, steps, dtype)
+
+
+def _difference(model: PeftModel, loss: TargetLoss, rows: SequenceBatch, reference: Reference) -> tuple[float, float]:
+    """Return by how much a step differs from the reference: loss in nats, gradient as a fraction of its length."""
+    model.zero_grad(set_to_none=True)
+    found = add_gradient(loss, rows, sum(len(example.answer_ids) for example in make_examples())).item()
+    gradient = float((read_gradient(model) - reference.gradient).norm() / reference.gradient.norm())
+    return abs(found - reference.loss), gradient
+
+
+def _judged(name: StepCheck, steps: Sequence[tuple[float, float]], dtype: torch.dtype = torch.float32) -> NodeCheck:
+    """Judge the largest differences of some steps."""
     loss, gradient = 0.0, 0.0
-    for layout in (PADDED, PACKED, PREFIX):
-        model.zero_grad(set_to_none=True)
-        found = add_gradient(target_loss, arrange(examples, layout), targets).item()
-        difference = read_gradient(model) - reference.gradient
-        loss = _worse(loss, abs(found - reference.loss))
-        gradient = _worse(gradient, float(difference.norm() / reference.gradient.norm()))
+    for step_loss, step_gradient in steps:
+        loss, gradient = _worse(loss, step_loss), _worse(gradient, step_gradient)
     figures: dict[str, Measured] = {
-        "loss": Quantity(value=loss, unit="nats", method="largest difference over the layouts"),
+        "loss": Quantity(value=loss, unit="nats", method="largest difference"),
         "gradient": Quantity(value=100 * gradient, unit="%", method="length of the difference over the length"),
     }
     most_loss, most_gradient = LIMITS[dtype]
@@ -206,29 +193,16 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
 
 def _chunks(name: StepCheck, folder: Path) -> NodeCheck:
     """Compare loss and gradient with the reference on every family, with logits of few label positions at a time."""
-    machine = select_device("float32")
-    examples = make_examples()
-    targets = sum(len(example.answer_ids) for example in examples)
-    loss, gradient, whole = 0.0, 0.0, []
+    steps, whole = [], []
     for family in FAMILIES:
         reference = make_reference(family, folder)
-        model, target_loss = load_on(machine, reference)
+        model, target_loss = load_on(select_device("float32"), reference)
         target_loss.set_label_chunk(CHUNK)
-        found = add_gradient(target_loss, arrange(examples, PADDED), targets).item()
-        difference = read_gradient(model) - reference.gradient
-        loss = _worse(loss, abs(found - reference.loss))
-        gradient = _worse(gradient, float(difference.norm() / reference.gradient.norm()))
+        steps.append(_difference(model, target_loss, arrange(make_examples(), PADDED), reference))
         whole += [] if target_loss.label_chunk == CHUNK else [family]
-    figures: dict[str, Measured] = {
-        "loss": Quantity(value=loss, unit="nats", method="largest difference over the models"),
-        "gradient": Quantity(value=100 * gradient, unit="%", method="length of the difference over the length"),
-    }
     if whole:
-        return _failed(name, figures, f"all logits are computed at once: {', '.join(whole)}")
-    most_loss, most_gradient = LIMITS[torch.float32]
-    if loss <= most_loss and gradient <= most_gradient:
-        return _ok(name, figures)
-    return _failed(name, figures, f"differs by more than {most_loss:g} nats or {100 * most_gradient:g} %")
+        return _failed(name, {}, f"all logits are computed at once: {', '.join(whole)}")
+    return _judged(name, steps)
 
 
 def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
@@ -286,19 +260,7 @@ def _compiled(name: StepCheck, folder: Path) -> NodeCheck:
     model, target_loss = load_on(machine, reference)
     compile_layers(model)
     model.train()
-    rows = arrange(make_examples(), PADDED)
-    loss = abs(add_gradient(target_loss, rows, len(rows.labels)).item() - reference.loss)
-    gradient = float((read_gradient(model) - reference.gradient).norm() / reference.gradient.norm())
-    figures: dict[str, Measured] = {
-        "loss": Quantity(value=loss, unit="nats", method="difference to uncompiled layers"),
-        "gradient": Quantity(value=100 * gradient, unit="%", method="length of the difference over the length"),
-    }
-    most_loss, most_gradient = LIMITS[torch.float32]
-    if loss <= most_loss and gradient <= most_gradient:
-        return _ok(name, figures)
-    return _failed(
-        name, figures, f"differs from uncompiled by more than {most_loss:g} nats or {100 * most_gradient:g} %"
-    )
+    return _judged(name, [_difference(model, target_loss, arrange(make_examples(), PADDED), reference)])
 
 
 @dataclass
@@ -400,7 +362,6 @@ _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     StepCheck.DEVICE: _device,
     StepCheck.BFLOAT16: _bfloat16,
     StepCheck.KERNELS: _kernels,
-    StepCheck.PRODUCTS: _products,
     **dict.fromkeys(_SUBJECTS, _compare),
     StepCheck.PACKED: _isolated,
     StepCheck.PREFIX: _isolated,

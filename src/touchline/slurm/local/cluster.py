@@ -11,10 +11,9 @@ from touchline.slurm.site_facts import (
     ASSOCIATION_FORMAT,
     QOS_FORMAT,
     SINFO_FORMAT,
-    read_associations,
+    least_submitted,
     read_config,
     read_partitions,
-    read_qos,
 )
 
 ANSWER_SECONDS = 30.0
@@ -24,13 +23,17 @@ LISTING_SECONDS = 10.0
 """Timeout for the list of partitions while planning."""
 
 
-def query_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
+def query_cluster(
+    commands: Commands, user: str, options: Sequence[str], account: str | None = None, qos: str | None = None
+) -> ClusterFacts:
     """Query the cluster's partitions, this user's limits, and whether sbatch accepts a job.
 
     Args:
         commands: how SLURM is asked.
         user: this user's name.
         options: what a job of this user asks for, as words for sbatch.
+        account: account of the jobs; None: the user's default one.
+        qos: their quality of service; None: the default one.
     """
     problems: dict[str, str] = {}
     silent: list[CommandResult] = []
@@ -57,7 +60,7 @@ def query_cluster(commands: Commands, user: str, options: Sequence[str]) -> Clus
     accounting = config.get("AccountingStorageType", "") not in ("", "(null)", "accounting_storage/none")
     plain = ("sacctmgr", "--noheader", "--parsable2", "show")
     associations = ask(*plain, "assoc", "where", f"user={user}", f"format={ASSOCIATION_FORMAT}") if accounting else ""
-    qos = ask(*plain, "qos", f"format={QOS_FORMAT}") if accounting else ""
+    qualities = ask(*plain, "qos", f"format={QOS_FORMAT}") if accounting else ""
     asked = accounting and not any(command.startswith("sacctmgr") for command in problems)
     tried = ("sbatch", "--test-only", *options, "--wrap=true")
     taken = run(*tried)
@@ -66,8 +69,8 @@ def query_cluster(commands: Commands, user: str, options: Sequence[str]) -> Clus
         version=config.get("SLURM_VERSION", ""),
         partitions=partitions,
         config=config,
-        associations=read_associations(associations) if asked else None,
-        qos=read_qos(qos) if asked else None,
+        accounting=asked,
+        max_submitted=least_submitted(associations, qualities, account, qos),
         tried=tried,
         taken=_taken(taken),
         answer=said(taken),
