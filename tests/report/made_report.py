@@ -307,8 +307,6 @@ def _curves(steps: int) -> StepCurves:
     return StepCurves(
         steps=tuple(numbers),
         learning_rate=tuple(1e-3 * min(step / 10, 1 - step / (steps + 1)) for step in numbers),
-        gradient_norm=tuple(0.1 + 30 / (step + 3) for step in numbers),
-        tokens_per_second=tuple(1200.0 + 40 * math.sin(step) for step in numbers),
     )
 
 

@@ -116,7 +116,7 @@ def test_what_a_model_wrote_is_shown_and_does_nothing(tab: Tab, report: Report) 
 
 
 def test_a_run_is_followed_from_the_table_through_the_figures(tab: Tab) -> None:
-    faint = opacities("cost", ".mark-symbol path") + ".filter((opacity) => opacity < 0.5).length"
+    faint = opacities("estimates", ".mark-symbol path") + ".filter((opacity) => opacity < 0.5).length"
     assert tab.evaluate(faint) == 0
     tab.move(*tab.middle(f'#runs tr[data-run="{RUN}"]'))
     assert followed(tab) == RUN
@@ -128,7 +128,7 @@ def test_a_run_is_followed_from_the_table_through_the_figures(tab: Tab) -> None:
 
 
 def test_a_run_is_followed_from_a_mark_into_tables_and_other_figures(tab: Tab) -> None:
-    tab.move(*tab.middle(f'#figure-cost .mark-symbol path[aria-label*="{RUN}"]'))
+    tab.move(*tab.middle(f'#figure-estimates .mark-symbol path[aria-label*="{RUN}"]'))
     tab.wait(f"document.documentElement.dataset.followed === '{RUN}'")
     assert tab.evaluate(f"document.querySelector('#runs tr[data-run=\"{RUN}\"]').className") == "followed"
     assert RUN in tab.evaluate("document.querySelector('#tip').textContent")

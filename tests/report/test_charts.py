@@ -28,7 +28,7 @@ REPORTS = {
 }
 ALL = {
     "scores", "differences", "effect_train_lora_rank", "contrasts", "score_by_epoch", "train_loss", "validation_loss",
-    "learning_rate", "gradient_norm", "tokens_per_second", "cost", "estimates", "storage",
+    "estimates",
 }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def rows(chart: Chart) -> Iterator[dict[str, object]]:
 def test_a_report_with_everything_has_every_figure() -> None:
     found = charts(made_report(REPORTS["fourteen runs"]))
     assert {chart.name for chart in found} == ALL
-    assert {chart.section for chart in found} == {"findings", "training", "cost", "estimates", "storage"}
+    assert {chart.section for chart in found} == {"findings", "training", "estimates"}
 
 
 def test_every_spec_is_valid_and_every_figure_has_data(drawn: tuple[Chart, ...]) -> None:
@@ -81,16 +81,7 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
     trained = {run.name for run in report.runs if run.train_losses}
     assert trained
     assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
-    for name in (
-        "differences",
-        "train_loss",
-        "validation_loss",
-        "learning_rate",
-        "gradient_norm",
-        "tokens_per_second",
-        "cost",
-        "estimates",
-    ):
+    for name in ("differences", "train_loss", "validation_loss", "estimates"):
         assert {row["run"] for row in rows(by_name[name]) if "run" in row} == trained, name
 
 

@@ -279,8 +279,6 @@ def test_a_rate_that_vanished_while_the_loss_still_fell_asks_for_another_schedul
         curves = StepCurves(
             steps=(1, 2, 3),
             learning_rate=(1e-4, 1e-3, last),
-            gradient_norm=(1.0, 1.0, 1.0),
-            tokens_per_second=(1.0, 1.0, 1.0),
         )
         gathered = made.gathered([made.run("a", validation_losses=points, curves=curves)])
         assert "Train for longer" in titles(gathered)

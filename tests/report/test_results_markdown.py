@@ -220,7 +220,7 @@ def test_figures_stand_in_their_sections_and_their_absence_has_its_reason() -> N
     report = build_report(evaluated())
     charts = [
         Chart(name=name, section=name, title=f"The {name}", caption=f"What {name} shows.", spec={})
-        for name in ("findings", "training", "cost", "storage")
+        for name in ("findings", "training", "estimates")
     ]
     text = results_markdown(report, charts)
     for chart in some(charts):

@@ -17,7 +17,7 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.formatting import at_least, factor_words, is_at_least, join_names, relative, settings_words
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import AttemptResult, LossPoint, RunResult, StepCurves
+from touchline.results.run_result import AttemptResult, LossPoint, RunResult
 from touchline.statistics.conclusions import Analysis
 
 RISEN = 1.05
@@ -308,15 +308,6 @@ def generalization_gap(run: RunResult) -> Measured:
 def not_finite(run: RunResult) -> int:
     """Return the number of non-finite losses."""
     return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))
-
-
-def curves_missing(runs: Sequence[RunResult]) -> str:
-    """Say why no run has learning rate, gradient norm and speed by step; empty if one has them."""
-    asked = [run.curves for run in runs if is_asked_about(run)]
-    reasons = list(dict.fromkeys(curves.missing for curves in asked if isinstance(curves, Missing)))
-    if not reasons or any(isinstance(curves, StepCurves) for curves in asked):
-        return ""
-    return f"Learning rate, gradient norm and tokens/s by step: n/a ({'; '.join(reasons)})."
 
 
 def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) -> Iterator[str]:

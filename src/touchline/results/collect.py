@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,8 +257,6 @@ def _curves(steps: Sequence[StepRow], nothing: Missing) -> StepCurves | Missing:
     return StepCurves(
         steps=tuple(row.step for row in steps),
         learning_rate=tuple(row.learning_rate for row in steps),
-        gradient_norm=tuple(row.grad_norm for row in steps),
-        tokens_per_second=tuple(row.real_tokens / row.seconds if row.seconds > 0 else math.nan for row in steps),
     )
 
 

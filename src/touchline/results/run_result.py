@@ -35,16 +35,12 @@ class LossPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepCurves:
-    """Measurements of each optimizer step, side by side."""
+    """Learning rate by optimizer step."""
 
     steps: tuple[int, ...]
     """Number of each step, from 1."""
     learning_rate: tuple[float, ...]
     """Learning rate of its update."""
-    gradient_norm: tuple[float, ...]
-    """Norm of its gradient before clipping."""
-    tokens_per_second: tuple[float, ...]
-    """Non-padding tokens over its wall-clock time, all devices together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

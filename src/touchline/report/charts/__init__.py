@@ -15,13 +15,11 @@ def charts(report: Report) -> tuple[Chart, ...]:
 
 def _drawn(report: Report) -> Iterator[Chart | None]:
     # These modules import altair, which may be missing.
-    from touchline.report.charts.cost import cost, storage
     from touchline.report.charts.effects import contrasts, effect
     from touchline.report.charts.epochs import score_by_epoch
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
-    from touchline.report.charts.steps import step_charts
     from touchline.report.charts.strategy import explore_losses, looks
     from touchline.report.colors import inks
 
@@ -39,8 +37,4 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
             yield score_by_epoch(report, analysis, colours)
     yield training_loss(report, colours)
     yield validation_loss(report, colours)
-    yield from step_charts(report, colours)
-    if own is not None:
-        yield cost(report, own, colours)
     yield estimates(report, colours)
-    yield storage(report, colours)

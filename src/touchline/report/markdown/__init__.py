@@ -14,7 +14,6 @@ from touchline.core.units import hours_unit, plural
 from touchline.plan.settings import leading_text
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.findings.training import COST
 from touchline.report.formatting import factor_words, is_at_least, join_names
 from touchline.report.markdown.appendix import appendix_section, figures, link, sources
 from touchline.report.report import Report, Statement
@@ -164,10 +163,6 @@ def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
     for topic, statements in topics.items():
         yield f"### {_heading(report, topic)}\n"
         yield "\n".join(f"- {escape(each.text)}{sources(each.where)}" for each in statements) + "\n"
-        if topic == COST:
-            yield from figures(charts, "cost")
-    if COST not in topics:
-        yield from figures(charts, "cost")
 
 
 def section_parts(section: Section, charts: Sequence[Chart]) -> Iterator[str]:

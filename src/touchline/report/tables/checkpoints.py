@@ -54,12 +54,11 @@ def storage_section(report: Report, *, brief: bool = False) -> Section:
     """
     storage = report.verification.storage
     if not storage.runs and not storage.adapters and not storage.bases:
-        return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",), figures=("storage",))
+        return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",))
     return Section(
         title="Storage",
         paragraphs=(_totals(report),),
         tables=present(_sizes(report), _storage(report), _deletable(report, brief=brief)),
-        figures=("storage",),
     )
 
 

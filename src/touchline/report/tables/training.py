@@ -11,7 +11,7 @@ from touchline.core.table import Cell, Column, Mark, Section, Table, Value, pres
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
-from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
+from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import is_at_least, join_names
 from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
 from touchline.report.tables.trainers import agreement_table
@@ -32,8 +32,6 @@ def training_section(report: Report) -> Section:
     paragraphs = [] if trained else ["n/a (no run trains anything)"]
     if silent:
         paragraphs.append(f"n/a (nothing was measured yet): {join_names(silent, _NAMES)}.")
-    if trained and (missing := curves_missing(report.runs)):
-        paragraphs.append(missing)
     spoken = [each for each in trained if not _is_silent(each[0])]
     return Section(
         title="Training results",
