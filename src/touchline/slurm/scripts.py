@@ -7,7 +7,10 @@ import shlex
 from collections.abc import Mapping
 
 from touchline.core.observation import Event, Observation, ObservationName
+from touchline.core.units import minutes_to_seconds
 
+GRAIN = minutes_to_seconds(1)
+"""SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
 _DIRECTIVE = re.compile(r"#SBATCH\s+(?P<options>\S.*)")
 _TIME = re.compile(
     r"(?:(?P<days>\d{1,4})-(?P<day_hours>\d{1,3})(?::(?P<day_minutes>\d{1,2}))?(?::(?P<day_seconds>\d{1,2}))?"
