@@ -18,7 +18,7 @@ from touchline.experiment.runs import RunKind
 from touchline.experiment.site import Site, SlurmSite
 from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
-from touchline.slurm.scripts import GRAIN
+from touchline.slurm.resources import GRAIN
 
 LARGEST_SHARE = 4
 """Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""
