@@ -8,7 +8,6 @@ no option is refused.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +15,11 @@ from enum import StrEnum
 from touchline.slurm.options import OPTIONS, SHORT, OptionArity, resolve
 
 _DIRECTIVE = "#SBATCH"
+_SINGLE, _DOUBLE = r"'(?P<single>(?:[^'\\]|\\.)*)'", r'"(?P<double>(?:[^"\\]|\\.)*)"'
+_QUOTED = re.compile(rf"{_SINGLE}|{_DOUBLE}|(?P<bare>\\.?)")
+"""A backslash escapes in single quotes too, and outside of quotes it does not join a blank."""
+_WORD = re.compile(rf"\s*(?P<word>(?:{_SINGLE}|{_DOUBLE}|\\(?:\S|(?=\s|$))|[^\s#'\"\\])+)")
+_ESCAPED = re.compile(r"\\(.?)")
 _NEXT_JOB = re.compile(r"#SBATCH\s+(?:het|pack)job\s*$")
 
 
@@ -76,21 +80,24 @@ def read_line(line: str, number: int) -> Iterator[Directive]:
     """Yield the options of one line; none if it does not begin with `#SBATCH`."""
     if not line.startswith(_DIRECTIVE) or separates_jobs(line):
         return
-    try:
-        words = shlex.split(line.removeprefix(_DIRECTIVE), comments=True)
-    except ValueError:
-        column = len(_DIRECTIVE) + 2
-        written = line[column - 1 :].strip()
-        yield Directive(
-            option=None, written=written, value=None, line=number, column=column, fault=DirectiveFault.QUOTE
-        )
-        return
+    at, words = len(_DIRECTIVE), list[str]()
+    while (match := _WORD.match(line, at)) is not None:
+        at = match.end()
+        words.append(_QUOTED.sub(_unquoted, match["word"]))
+    rest = line[at:].strip()
     at = len(_DIRECTIVE)
     while words:
         word = words.pop(0)
         for option, written, value, fault in _options(word, words):
             at = max(line.find(written, at), at)
             yield Directive(option=option, written=written, value=value, line=number, column=at + 1, fault=fault)
+    if rest and not rest.startswith("#"):
+        column = len(line.rstrip()) - len(rest) + 1
+        yield Directive(option=None, written=rest, value=None, line=number, column=column, fault=DirectiveFault.QUOTE)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    return _ESCAPED.sub(r"\1", match["single"] or match["double"] or match["bare"] or "")
 
 
 _Option = tuple[str | None, str, str | None, DirectiveFault | None]
