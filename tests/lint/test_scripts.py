@@ -130,7 +130,6 @@ def test_options_of_plugins_short_forms_and_newer_options_are_known(line: str) -
 def test_a_misspelt_option_has_its_one_answer() -> None:
     (finding,) = [each for each in look(HEADER + "#SBATCH --ntask-per-node=1\n") if each.code == "SL005"]
     assert finding.hint == "did you mean --ntasks-per-node?"
-    assert [edit.new for edit in finding.edits] == ["#SBATCH --ntasks-per-node=1"]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ class Life:
 class FakeJob:
     """One job."""
 
-    raw: int
+    raw: int | str
+    """Its id; of an array task or a step a text such as `14_3` or `20.1`."""
     name: str
     comment: str
     folder: Path

@@ -41,9 +41,9 @@ def _end(job: FakeJob, life: Life) -> float | None:
 
 _SQUEUE: dict[str, tuple[str, Callable[[FakeJob, Life], str]]] = {
     "jobarrayid": ("JOBID", lambda job, life: str(job.raw)),
-    "jobid": ("JOBID", lambda job, life: str(job.raw)),
-    "arrayjobid": ("ARRAY_JOB_ID", lambda job, life: str(job.raw)),
-    "arraytaskid": ("ARRAY_TASK_ID", lambda job, life: "N/A"),
+    "jobid": ("JOBID", lambda job, life: str(job.raw).replace("_", "")),
+    "arrayjobid": ("ARRAY_JOB_ID", lambda job, life: str(job.raw).partition("_")[0]),
+    "arraytaskid": ("ARRAY_TASK_ID", lambda job, life: str(job.raw).partition("_")[2] or "N/A"),
     "state": ("STATE", lambda job, life: life.state),
     "reason": ("REASON", lambda job, life: life.reason),
     "comment": ("COMMENT", lambda job, life: job.comment or "(null)"),

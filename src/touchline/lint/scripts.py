@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from touchline.backends.registry import traits_of
-from touchline.core.finding import Edit, Severity
+from touchline.core.finding import Severity
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView
@@ -69,16 +69,12 @@ def unknown_option(view: ScriptView) -> Iterator[Violation]:
         meant = near(name)
         slip = meant is not None and is_slip(name, meant)
         sure = is_short or slip or any(option.startswith(name) for option in OPTIONS)
-        line = view.script.lines[directive.line - 1]
-        before, after = line[: directive.column - 1], line[directive.column - 1 + len(directive.written) :]
-        edit = Edit(path=view.script.path, line=directive.line, old=line, new=f"{before}--{meant}{after}")
         yield Violation(
             message=f"sbatch has no option `{directive.written}`",
             at=view.script.where(directive.line, directive.column),
             hint=None if meant is None else f"did you mean --{meant}?",
             subject=directive.written,
             severity=None if sure else Severity.INFO if meant is None else Severity.WARNING,
-            edits=(edit,) if slip and not is_short else (),
         )
 
 
