@@ -49,36 +49,12 @@ def test_no_text_breaks_a_rule(text: str) -> None:
 
 
 WORDS = [
-    *(
-        "#SBATCH ",
-        "--time=",
-        "--mem=",
-        "--output=",
-        "--gres=gpu:4",
-        "$X",
-        "~/x",
-        "5",
-        "\n",
-        " ",
-        "|",
-        "&",
-        "&&",
-        "(",
-        ")",
-    ),
-    *("'", '"', "$(", "`", "<<E", "\nE\n", "python train.py", "wait", "torchrun --nproc_per_node=8 ", "srun "),
-    *(
-        "sbatch a.slurm",
-        "cd x",
-        "cd ..",
-        "mv a .",
-        "sed -i s/a/b/ c.yaml",
-        "x=",
-        "for i in 1; do ",
-        "done",
-        "if a; then ",
-    ),
-    *("fi", "exec ", "set -e", "\r\n"),
+    *("#SBATCH ", "--time=", "--mem=", "--output=", "--gres=gpu:4", "$X", "~/x", "5", "\n", "\\\n", " ", "|"),
+    *("&", "&&", "||", ";;", "(", ")", "((", "))", "{", "}", "'", '"', "$(", "${", "`", "<<E", "\nE\n", "<<<"),
+    *(">", "2>&1", "# x", "python train.py", "python -m ", "wait", "torchrun --nproc_per_node=8 "),
+    *("accelerate launch ", "srun -n ", "sbatch a.slurm", "cd x", "cd ..", "mv a .", "sed -i s/a/b/ c.yaml"),
+    *("x=", "for i in 1; do ", "done", "case x in ", "esac", "if a; then ", "else", "fi", "f() "),
+    *("function g ", "exec ", "set -e", "\r\n"),
 ]
 
 

@@ -144,57 +144,6 @@ def test_any_text_can_be_read(text: str) -> None:
     requested(script.effective)
 
 
-PIECES = [
-    *(
-        "#SBATCH ",
-        "--time=",
-        "--gres=gpu:",
-        "5",
-        "\n",
-        "\\\n",
-        " ",
-        "'",
-        '"',
-        "`",
-        "$(",
-        "${",
-        "((",
-        "))",
-        "(",
-        ")",
-        "{",
-    ),
-    *(
-        "}",
-        "[[",
-        "if ",
-        "then",
-        "else",
-        "fi",
-        "for x in a",
-        "; do ",
-        "done",
-        "case x in ",
-        "esac",
-        ";;",
-        ";",
-        "&",
-        "&&",
-    ),
-    *("||", "|", "<<EOF", "EOF", "<<<", ">", "2>&1", "# x", "srun -n ", "python -m ", "torchrun ", "train.py", "x="),
-    *("accelerate launch ", "--nproc_per_node=", "cd ", "wait", "f() ", "function g ", "!"),
-]
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
-def test_any_pieces_of_a_script_can_be_read(text: str) -> None:
-    script = read_script("#!/bin/bash\n" + text, "x.sh", launch_commands())
-    for step in script.steps:
-        assert 1 <= step.line <= len(script.lines)
-    for launch in script.launches:
-        assert launch.step in script.steps
-
-
 @pytest.mark.parametrize("text", ["(" * 5000, "x=" + '"$(' * 5000, "${" * 20_000, "if true; then " * 3000, "'" * 999])
 def test_text_that_no_shell_would_run_is_read_at_once(text: str) -> None:
     begun = time.monotonic()
