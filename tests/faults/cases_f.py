@@ -115,13 +115,6 @@ CASES: list[FaultCase] = [
         f"{_TRAIN} > train.log 2>&1 &\nwait $!",
     ),
     _case(
-        "the job looks for its files beside SLURM's copy of the script",
-        "SL042",
-        _PLACE,
-        'cd "$(dirname "${BASH_SOURCE[0]}")"',
-        'cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"',
-    ),
-    _case(
         "the job changes a config that others read",
         "SL046",
         _TRAIN,

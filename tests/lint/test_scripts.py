@@ -20,23 +20,17 @@ HEADER = "#!/bin/bash\n#SBATCH --gres=gpu:1\n#SBATCH --mem=64G\n#SBATCH --time=0
 
 
 def look(
-    text: str,
-    *there: str,
-    path: str = "train.slurm",
-    configs: tuple[StatedTraining, ...] = (),
-    known: bool = True,
-    cpus: int | None = None,
+    text: str, *, path: str = "train.slurm", configs: tuple[StatedTraining, ...] = (), cpus: int | None = None
 ) -> list[Finding]:
-    """Every finding of a script that lies beside some files."""
+    """Every finding of a script."""
     script = read_script(text, path, launch_commands())
-    siblings = frozenset({path, *there}) if known else None
-    view = ScriptView(script=script, siblings=siblings, configs=configs, around=Surroundings(cpus=cpus))
+    view = ScriptView(script=script, configs=configs, around=Surroundings(cpus=cpus))
     return list(check_view(view, Location(path=path), path))
 
 
-def said(text: str, *there: str) -> dict[str, Severity]:
+def said(text: str) -> dict[str, Severity]:
     """Codes and severities."""
-    return {finding.code: finding.severity for finding in look(text, *there)}
+    return {finding.code: finding.severity for finding in look(text)}
 
 
 def job(*lines: str) -> dict[str, Severity]:
@@ -55,31 +49,12 @@ def test_no_text_breaks_a_rule(text: str) -> None:
 
 
 WORDS = [
-    *(
-        "#SBATCH ",
-        "# SBATCH ",
-        "--time=",
-        "--mem=",
-        "--output=",
-        "--array=0-3",
-        "--gres=gpu:4",
-        "--signal=B:USR1@60",
-        "$X",
-    ),
-    *("~/x", "5", "\n", " ", "|", "&", "&&", "(", ")", "'", '"', "$(", "`", "<<E", "\nE\n", "python train.py", "wait"),
-    *("torchrun --nproc_per_node=8 ", "srun ", "sbatch a.slurm", "cd x", "cd ..", "mv a .", "sed -i s/a/b/ c.yaml"),
-    *(
-        "trap 'x' USR1",
-        "x=",
-        "for i in 1; do ",
-        "done",
-        "if a; then ",
-        "fi",
-        "exec ",
-        "set -e",
-        "conda activate x",
-        "\r\n",
-    ),
+    *("#SBATCH ", "--time=", "--mem=", "--output=", "--gres=gpu:4", "$X", "~/x", "5", "\n", "\\\n", " ", "|"),
+    *("&", "&&", "||", ";;", "(", ")", "((", "))", "{", "}", "'", '"', "$(", "${", "`", "<<E", "\nE\n", "<<<"),
+    *(">", "2>&1", "# x", "python train.py", "python -m ", "wait", "torchrun --nproc_per_node=8 "),
+    *("accelerate launch ", "srun -n ", "sbatch a.slurm", "cd x", "cd ..", "mv a .", "sed -i s/a/b/ c.yaml"),
+    *("x=", "for i in 1; do ", "done", "case x in ", "esac", "if a; then ", "else", "fi", "f() "),
+    *("function g ", "exec ", "set -e", "\r\n"),
 ]
 
 
@@ -109,26 +84,6 @@ def test_a_late_directive_that_only_repeats_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("line", "severity"),
     [
-        ("# SBATCH --nodelist=n1", Severity.INFO),
-        ("#sbatch --nodelist=n1", Severity.WARNING),
-        ("#SABTCH --nodelist=n1", Severity.WARNING),
-        ("SBATCH --nodelist=n1", Severity.ERROR),
-    ],
-)
-def test_a_misspelt_directive_is_found(line: str, severity: Severity) -> None:
-    assert job(line)["SL004"] is severity
-
-
-@pytest.mark.parametrize(
-    "line", ["##SBATCH --nodelist=n1", "# SBATCH --mem=16G", "# SBATCH is what sbatch reads", "# see sbatch -h"]
-)
-def test_a_directive_that_is_switched_off_is_left_alone(line: str) -> None:
-    assert job(line) == {}
-
-
-@pytest.mark.parametrize(
-    ("line", "severity"),
-    [
         ("#SBATCH --tiem=5", Severity.ERROR),
         ("#SBATCH --gpu=1", Severity.ERROR),
         ("#SBATCH --cpu-per-task=4", Severity.ERROR),
@@ -151,28 +106,28 @@ def test_options_of_plugins_short_forms_and_newer_options_are_known(line: str) -
 def test_a_misspelt_option_has_its_one_answer() -> None:
     (finding,) = [each for each in look(HEADER + "#SBATCH --ntask-per-node=1\n") if each.code == "SL005"]
     assert finding.hint == "did you mean --ntasks-per-node?"
-    assert [edit.new for edit in finding.edits] == ["#SBATCH --ntasks-per-node=1"]
 
 
 @pytest.mark.parametrize(
-    ("line", "hint"),
+    ("line", "code"),
     [
-        ("#SBATCH --time=1h30m", "--time=01:30:00"),
-        ("#SBATCH --time=2days", "--time=2-00:00:00"),
-        ("#SBATCH --gres=gpu:2:a100", "--gres=gpu:a100:2"),
-        ("#SBATCH --mem=64GiB", "--mem=64G"),
-        ("#SBATCH -t=5", "-t 5"),
-        ("#SBATCH -p=gpu", "-p gpu"),
+        ("#SBATCH --time=1h30m", "SL006"),
+        ("#SBATCH --gres=gpu:2:a100", "SL006"),
+        ("#SBATCH -p=gpu", "SL006"),
+        ("#SBATCH --comment=a b", "SL007"),
+        ("#SBATCH --comment='a", "SL007"),
+        ("#SBATCH --partition", "SL007"),
+        ("#SBATCH --requeue=1", "SL007"),
+        ("#SBATCH --mem-per-cpu=1G", "SL012"),
     ],
 )
-def test_a_refused_value_says_what_to_write(line: str, hint: str) -> None:
-    (finding,) = [each for each in look(HEADER + line + "\n") if each.code == "SL006"]
-    assert (finding.severity, finding.hint) == (Severity.ERROR, hint)
+def test_what_sbatch_refuses_is_an_error(line: str, code: str) -> None:
+    assert job(line) == {code: Severity.ERROR}
 
 
 @pytest.mark.parametrize("value", ["<account>", "YOUR_ACCOUNT", "{{ account }}", "XXX"])
-def test_a_placeholder_is_only_a_note(value: str) -> None:
-    assert job(f"#SBATCH --account='{value}'") == {"SL006": Severity.INFO}
+def test_a_placeholder_is_left_alone(value: str) -> None:
+    assert job(f"#SBATCH --account='{value}'") == {}
 
 
 @pytest.mark.parametrize(
@@ -189,22 +144,9 @@ def test_a_variable_in_a_directive_is_found(line: str, severity: Severity) -> No
     assert job(line)["SL008"] is severity
 
 
-def test_slurm_s_own_pattern_is_proposed_for_a_variable() -> None:
-    (finding,) = [each for each in look(HEADER + "#SBATCH --output=log_${SLURM_JOB_ID}.out\n") if each.code == "SL008"]
-    assert finding.hint == "--output=log_%j.out"
-
-
 def test_a_directive_s_variable_in_a_script_that_is_written_out_is_expanded() -> None:
     text = "#!/bin/bash\nN=4\nsbatch <<EOF\n#!/bin/bash\n#SBATCH --ntasks=$N\n#SBATCH --output=$HOME/x\nEOF\n"
     assert said(text) == {}
-
-
-def test_two_numbers_are_minutes_and_seconds() -> None:
-    (finding,) = [each for each in look(HEADER + "#SBATCH --time=90:00\n") if each.code == "SL010"]
-    assert finding.message == "--time=90:00 is 90 minutes and 0 seconds"
-    assert job("#SBATCH --time=0") == {"SL010": Severity.INFO}
-    assert "SL010" in job("#SBATCH --time=8", "torchrun --nproc_per_node=1 train.py")
-    assert "SL010" not in job("#SBATCH --time=90")
 
 
 # ---- resources
@@ -220,15 +162,8 @@ def test_two_numbers_are_minutes_and_seconds() -> None:
         (["#SBATCH --gpus=8 --nodes=2", "torchrun --nproc_per_node=4 train.py"], {}),
         (["#SBATCH --exclusive", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
         (["export CUDA_VISIBLE_DEVICES=0,1", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
-        (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py"], {"SL017": Severity.INFO}),
         (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py &", "vllm serve m &", "wait"], {}),
-        (["#SBATCH --gres=gpu:2", "CUDA_VISIBLE_DEVICES=0 python train.py"], {"SL017": Severity.INFO}),
-        (
-            ["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "srun torchrun --nproc_per_node=4 t.py"],
-            {"SL018": Severity.WARNING},
-        ),
-        (["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "torchrun --nproc_per_node=4 t.py"], {}),
-        (["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "srun -n1 torchrun --nproc_per_node=4 t.py"], {}),
+        (["#SBATCH --ntasks=4 --gres=gpu:4", "srun -n1 llamafactory-cli train x"], {}),
         (["#SBATCH --ntasks=4", "srun python train.py"], {"SL019": Severity.WARNING}),
         (["#SBATCH --ntasks=4", "python train.py"], {}),
         (["#SBATCH --ntasks=4 --gres=gpu:4", "srun python train.py"], {}),
@@ -240,13 +175,6 @@ def test_two_numbers_are_minutes_and_seconds() -> None:
 )
 def test_what_is_started_is_set_against_what_is_asked_for(lines: list[str], codes: dict[str, Severity]) -> None:
     assert job(*lines) == codes
-
-
-def test_a_training_without_a_gpu_is_a_warning_only_where_nothing_can_bring_one() -> None:
-    plain = "#!/bin/bash\n#SBATCH --time=5:00:00\n{}torchrun --nproc_per_node=4 train.py\n"
-    assert said(plain.format(""))["SL013"] is Severity.WARNING
-    assert said(plain.format("#SBATCH --partition=gpu\n"))["SL013"] is Severity.INFO
-    assert said("#!/bin/bash\n#SBATCH --time=5:00:00\npython train.py\n")["SL013"] is Severity.INFO
 
 
 def test_data_workers_come_from_the_configs_that_are_named() -> None:
@@ -267,16 +195,15 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
         )
         for gpu in range(4)
     )
-    there = ("train.py", *(f"exp{gpu}.yaml" for gpu in range(4)))
-    (finding,) = look(text, *there, configs=configs)
+    (finding,) = look(text, configs=configs)
     assert finding.code == "SL020"
     assert finding.message == "4 trainings at once with their data workers make 64 processes on 32 cores"
-    assert look(text, *there) == []
+    assert look(text) == []
     # Without its own number the job has the CPUs that the user names; with one they change nothing.
     unsaid = text.replace("#SBATCH -c 32\n", "")
-    assert [each.message for each in look(unsaid, *there, configs=configs, cpus=32)] == [finding.message]
-    assert look(unsaid, *there, configs=configs, cpus=64) == look(unsaid, *there, configs=configs) == []
-    assert look(text, *there, configs=configs, cpus=64) == [finding]
+    assert [each.message for each in look(unsaid, configs=configs, cpus=32)] == [finding.message]
+    assert look(unsaid, configs=configs, cpus=64) == look(unsaid, configs=configs) == []
+    assert look(text, configs=configs, cpus=64) == [finding]
 
 
 # ---- endings
@@ -304,7 +231,6 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
         (["python train.py & wait"], {}),
         (["run() { python train.py & }", "run", "wait"], {}),
         (["python train.py &", "tail -f log"], {}),
-        (["for s in 1 2; do python train.py --seed $s & done", "wait"], {"SL032": Severity.INFO}),
         (["python train.py --s 1 & a=$!", "python train.py --s 2 & b=$!", "wait $a; wait $b"], {}),
         (["set -e", "python train.py --s 1", "python evaluate.py"], {}),
         (["python train.py --s 1 && python evaluate.py"], {}),
@@ -314,11 +240,8 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
         (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.ERROR}),
         (["set -e", "python train.py", "cp -r out /project/x"], {}),
         (["python train.py", "cp -r out /project/x"], {"SL035": Severity.INFO}),
-        (["#SBATCH --signal=B:USR1@60", "python train.py"], {"SL036": Severity.WARNING}),
-        (["#SBATCH --signal=B:USR1@60", "source scripts/common.sh", "python train.py"], {"SL036": Severity.INFO}),
         (["#SBATCH --signal=B:USR1@60", "exec python train.py"], {}),
         (["#SBATCH --signal=USR1@60", "srun python train.py"], {}),
-        (["#SBATCH --signal=B:SIGUSR1@60", "trap 'x' SIGUSR1", "python train.py"], {"SL037": Severity.WARNING}),
         (["#SBATCH --signal=B:USR1@60", "trap 'x' USR1", "python train.py & wait $!"], {}),
     ],
 )
@@ -329,40 +252,9 @@ def test_how_a_job_ends_is_known(lines: list[str], codes: dict[str, Severity]) -
 # ---- commands
 
 
-def test_an_output_folder_is_missed_where_the_script_is_evidently_submitted_from_here() -> None:
-    text = HEADER + "#SBATCH --output=logs/%j.out\nmkdir -p logs\npython train.py\n"
-    assert said(text) == {"SL040": Severity.INFO}
-    assert said(text, "train.py") == {"SL040": Severity.ERROR}
-    assert said(text, "train.py", "logs") == {}
-    assert look(text, known=False) == []
-    (finding,) = look(text, "train.py")
-    assert "the mkdir in the script comes too late" in finding.message
-
-
-@pytest.mark.parametrize("pattern", ["/abs/%j.out", "slurm-%j.out", "%x/%j.out", "../logs/%j.out"])
-def test_other_output_files_are_left_alone(pattern: str) -> None:
-    assert said(HEADER + f"#SBATCH --output={pattern}\npython train.py\n", "train.py") == {}
-
-
 @pytest.mark.parametrize(
     ("lines", "codes"),
     [
-        (["#SBATCH --array=0-3", "#SBATCH --output=x-%A.out"], {"SL041": Severity.WARNING}),
-        (["#SBATCH --array=0-3", "#SBATCH --output=x.out --open-mode=append"], {"SL041": Severity.INFO}),
-        (["#SBATCH --array=0-3", "#SBATCH --output=x-%j.out"], {}),
-        (["#SBATCH --array=0-3", "#SBATCH --output=x-%A_%2a.out"], {}),
-        (["#SBATCH --array=0-3", "#SBATCH --output=/dev/null"], {}),
-        (["#SBATCH --array=0-0%1", "#SBATCH --output=x.out"], {}),
-        (["#SBATCH --array=0-3"], {}),
-        (['DIR=$(cd "$(dirname "$0")" && pwd)'], {"SL042": Severity.WARNING}),
-        (['source "${BASH_SOURCE[0]%/*}/common.sh"'], {"SL042": Severity.WARNING}),
-        (['cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"'], {}),
-        (['DIR="${DIR:-$(dirname "$0")}"'], {}),
-        (['echo "usage: $0 config"'], {}),
-        (['eval "$(conda shell.bash hook)"', "conda activate llm"], {}),
-        (["module load anaconda3", "conda activate llm"], {}),
-        (["#SBATCH --requeue", "python train.py"], {"SL045": Severity.INFO}),
-        (["#SBATCH --requeue", "python train.py --resume auto"], {}),
         (["sed -i 's/a/b/' conf.yaml"], {"SL046": Severity.WARNING}),
         (["cp base.yaml run.yaml", "sed -i 's/a/b/' run.yaml"], {}),
         (["C=$(mktemp)", 'sed -i s/a/b/ "$C"'], {}),
@@ -389,23 +281,3 @@ def test_what_a_job_relies_on_is_looked_at(lines: list[str], codes: dict[str, Se
 def test_scripts_that_submit_are_looked_at(text: str, codes: dict[str, Severity]) -> None:
     findings = look("#!/bin/bash\n" + text, path="submit_all.sh")
     assert {each.code: each.severity for each in findings} == codes
-
-
-@pytest.mark.parametrize(
-    ("lines", "there", "codes"),
-    [
-        (["python train.py --config conf/exp1.yaml"], (), {"SL050": Severity.INFO}),
-        (["python train.py --config conf/exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
-        (["tune run lora --config finetun.yaml"], ("finetune.yaml",), {"SL050": Severity.WARNING}),
-        (["python train.py --config conf/exp1.yaml"], ("train.py", "conf/exp1.yaml"), {}),
-        (["cd /project", "python train.py --config conf/exp1.yaml"], ("train.py",), {}),
-        (['cd "$SLURM_SUBMIT_DIR"', "python train.py --config exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
-        (["python train.py --config $CONFIG"], ("train.py",), {}),
-        (["sed s/a/b/ base.yaml > run.yaml", "python train.py --config run.yaml"], ("train.py",), {}),
-        (["python train.py --config /abs/run.yaml"], ("train.py",), {}),
-    ],
-)
-def test_a_config_that_is_not_there_is_found(
-    lines: list[str], there: tuple[str, ...], codes: dict[str, Severity]
-) -> None:
-    assert said(HEADER + "\n".join(lines) + "\n", *there) == codes

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.slurm.fake_jobs import End, FakeJob, Life
+from tests.slurm.fake_text import sacct_lines, squeue_lines
+
 from touchline.core.status import AttemptExit, AttemptStart
 from touchline.run.protocol import Job
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
@@ -21,24 +24,6 @@ LOST = CommandResult(
     code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 )
 FINE = CommandResult(code=0, out="", err="")
-HEADERS = {
-    "JobArrayID": "JOBID",
-    "JobID": "JOBID",
-    "ArrayJobID": "ARRAY_JOB_ID",
-    "ArrayTaskID": "ARRAY_TASK_ID",
-    "State": "STATE",
-    "Reason": "REASON",
-    "RestartCnt": "RESTART_COUNT",
-    "exit_code": "EXIT_CODE",
-    "Comment": "COMMENT",
-    "Name": "NAME",
-    "WorkDir": "WORK_DIR",
-    "Command": "COMMAND",
-    "SubmitTime": "SUBMIT_TIME",
-    "StartTime": "START_TIME",
-    "EndTime": "END_TIME",
-    "TimeLimit": "TIME_LIMIT",
-}
 
 
 class SimClock:
@@ -75,42 +60,30 @@ class Row:
     submit: float = START_UNIX
     ended: float | None = None
 
-    def queue_cell(self, field_name: str) -> str:
+    def listed(self) -> tuple[FakeJob, Life]:
+        """As the simulated cluster keeps a job."""
         code, _, signal = self.exit_code.partition(":")
-        array, _, task = self.job_id.partition("_")
-        cells = {
-            "JobArrayID": self.job_id,
-            "JobID": self.job_id.replace("_", ""),
-            "ArrayJobID": array,
-            "ArrayTaskID": task or "N/A",
-            "State": self.state,
-            "Reason": self.reason,
-            "RestartCnt": str(self.restarts),
-            "exit_code": str(int(code) * 256 + int(signal)),
-            "Comment": self.comment or "(null)",
-            "Name": self.name,
-            "WorkDir": self.folder,
-            "Command": f"{self.folder}/{self.script}" if self.script else "(null)",
-            "SubmitTime": f"{self.submit:.0f}",
-            "TimeLimit": "1:00:00",
-        }
-        return cells.get(field_name, "N/A")
-
-    def accounting_cell(self, field_name: str) -> str:
-        cells = {
-            "JobID": self.job_id,
-            "JobIDRaw": self.job_id,
-            "ExitCode": self.exit_code,
-            "Submit": f"{self.submit:.0f}",
-            "Start": f"{self.submit:.0f}",
-            "End": "Unknown" if self.ended is None else f"{self.ended:.0f}",
-            "JobName": self.name,
-            "WorkDir": self.folder,
-            "SubmitLine": f"sbatch --parsable --comment={self.comment} {self.script}",
-            "State": self.state,
-            "TimelimitRaw": "60",
-        }
-        return cells.get(field_name, "")
+        end = End(code=int(code), signal=int(signal))
+        life = Life(submitted=self.submit, ended=self.ended, state=self.state, reason=self.reason, end=end)
+        life.started = None if self.state == "PENDING" else self.submit
+        script = Path(self.folder, self.script) if self.script else Path("(null)")
+        job = FakeJob(
+            raw=self.job_id,
+            name=self.name,
+            comment=self.comment,
+            folder=Path(self.folder),
+            script=script,
+            text="",
+            line=f"sbatch --parsable --comment={self.comment} {self.script}",
+            partition="gpu",
+            qos="normal",
+            limit_seconds=3600.0,
+            requeue=True,
+            gpus=0,
+            restarts=self.restarts,
+            life=life,
+        )
+        return job, life
 
 
 @dataclass(kw_only=True)
@@ -159,22 +132,18 @@ class ScriptedSlurm:
         raise AssertionError(words)
 
     def _squeue(self, words: Sequence[str]) -> CommandResult:
-        fields = words[-1].removeprefix("--Format=").split(",")
-        names = [each.partition(":")[0] for each in fields]
-        bar = fields[0].partition(":")[2]
-        table = [[HEADERS.get(name, name.upper()) for name in names]]
-        table += [[row.queue_cell(name) for name in names] for row in self.queue]
         return CommandResult(
-            code=0, out="".join("".join(f"{cell}{bar}" for cell in row) + "\n" for row in table), err=""
+            code=0, out=squeue_lines([row.listed() for row in self.queue], words[-1].removeprefix("--Format=")), err=""
         )
 
     def _sacct(self, words: Sequence[str]) -> CommandResult:
         options = dict(word.partition("=")[::2] for word in words)
-        names, bar = options["--format"].split(","), options["--delimiter"]
         asked = options["--jobs"].split(",") if "--jobs" in options else None
-        rows = [row for row in self.accounting if asked is None or row.job_id.partition(".")[0] in asked]
-        table = [names, *([row.accounting_cell(name) for name in names] for row in rows)]
-        return CommandResult(code=0, out="".join(f"{bar.join(row)}\n" for row in table), err="")
+        rows = [row.listed() for row in self.accounting if asked is None or row.job_id.partition(".")[0] in asked]
+        stubs = [False] * len(rows)
+        return CommandResult(
+            code=0, out=sacct_lines(rows, stubs, options["--format"].split(","), options["--delimiter"]), err=""
+        )
 
     def _scontrol(self, job_id: str) -> CommandResult:
         if self.squeue is not None:

@@ -31,7 +31,6 @@ from touchline.run.budget import (
 )
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger
-from touchline.run.pbs import PbsExecutor
 from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
 from touchline.run.run_jobs import model_evaluation, run_training
@@ -248,7 +247,7 @@ class Commands(RuleBasedStateMachine):
     def _job(self, name: str) -> Job:
         if name == MODEL:
             return model_evaluation(self.folder, MODEL, Path("request.json"))
-        return run_training(self.folder, name, "local")
+        return run_training(self.folder, name)
 
     def teardown(self) -> None:
         if hasattr(self, "place"):
@@ -268,7 +267,7 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     executor = with_budget(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
-    job_id = executor.start(run_training(folder, "a", "local"), "t1", ())
+    job_id = executor.start(run_training(folder, "a"), "t1", ())
     ledger.record("submitted", "a", token="t1", job_id=job_id)
     limit = world.jobs[0].job.time_limit_seconds
     assert limit is not None
@@ -288,7 +287,7 @@ def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) ->
     approve(folder, 0.5)
     executor = BudgetedExecutor(FakeExecutor(World(1), ""), folder)
     with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ device-hours.* 0\.5 are 0\.5 left"):
-        executor.start(run_training(folder, "a", "local"), "t1", ())
+        executor.start(run_training(folder, "a"), "t1", ())
 
 
 def test_an_approval_holds_for_its_plan_and_its_folder_alone(tmp_path: Path) -> None:
@@ -324,24 +323,18 @@ class Recorder:
 
     def run(self, words: Sequence[str], **options: object) -> CommandResult:
         self.words = list(words)
-        return CommandResult(code=0, out="76.server\n" if words[0] == "qsub" else "76\n", err="")
+        return CommandResult(code=0, out="76\n", err="")
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [(SlurmExecutor, ["--time=3:11:00", "--no-requeue"]), (PbsExecutor, ["-l", "walltime=3:11:00", "-r", "n"])],
-)
-def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(
-    tmp_path: Path, kind: type[SlurmExecutor | PbsExecutor], options: list[str]
-) -> None:
+def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(tmp_path: Path) -> None:
     """What stands in the script holds for jobs that no budget limits: up to 20 times the limit."""
     plan = planned(known=False)
-    folder = folder_with(tmp_path, replace(plan, executor=kind.name))
+    folder = folder_with(tmp_path, replace(plan, executor="slurm"))
     approve(folder, GPUS * (3 + 14 / 60))
     commands = Recorder()
-    executor = with_budget(kind(commands, folder.ledger), folder)
-    assert executor.start(run_training(folder, "a", kind.name), "t1", ()) == "76"
-    assert all(option in commands.words for option in options), commands.words
+    executor = with_budget(SlurmExecutor(commands, folder.ledger), folder)
+    assert executor.start(run_training(folder, "a"), "t1", ()) == "76"
+    assert {"--time=3:11:00", "--no-requeue"} <= set(commands.words), commands.words
     assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)
     assert read_budget(folder).left_hours < GPUS * 2 / 60
     assert isinstance(executor, FindsByToken)

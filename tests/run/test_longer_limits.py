@@ -93,7 +93,7 @@ def test_it_is_retried_once_with_twice_the_limit_whatever_command_comes_next(
     cluster: Cluster, *, evaluates: bool
 ) -> None:
     plan = made_plan(made_run(limit=Quantity(value=LIMIT, unit="s")))
-    job = (run_evaluation if evaluates else run_training)(cluster.folder, RUN, "slurm")
+    job = (run_evaluation if evaluates else run_training)(cluster.folder, RUN)
     recovery = cluster.command(plan)
     (first,) = recovery.admit([job])
     (again,) = recovery.after(first, cluster.time_out(first, LIMIT))
@@ -122,7 +122,7 @@ def test_an_evaluation_that_scored_a_checkpoint_continues_with_the_limit_that_it
     """What is evaluated is kept, so that the next attempt gets further."""
     plan = made_plan(made_run(limit=Quantity(value=LIMIT, unit="s")))
     recovery = cluster.command(plan)
-    (job,) = recovery.admit([run_evaluation(cluster.folder, RUN, "slurm")])
+    (job,) = recovery.admit([run_evaluation(cluster.folder, RUN)])
     view = cluster.time_out(job, LIMIT)
     scores = cluster.folder.run(RUN) / "eval" / "capitalization_epoch_0.scores.json"
     scores.write_text("{}")

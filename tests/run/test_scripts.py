@@ -56,11 +56,7 @@ def asked(text: str) -> dict[str, str | None]:
 
 
 def findings(text: str, name: str) -> list[Finding]:
-    view = ScriptView(
-        script=read_script(text, name, launch_commands()),
-        siblings=frozenset({name, "finetune.yaml", "eval.yaml"}),
-        configs=(),
-    )
+    view = ScriptView(script=read_script(text, name, launch_commands()))
     return list(check_view(view, Location(path=name), name))
 
 

@@ -18,9 +18,8 @@ from touchline.run.ledger import Ledger
 from touchline.run.protocol import Executor, Job
 from touchline.run.statusfiles import read_attempts
 from touchline.run.submission import begin
-from touchline.slurm.job_view import JobView
+from touchline.slurm.job_view import TRAINING_SCRIPT, JobView
 from touchline.slurm.local.commands import CommandResult, Commands
-from touchline.slurm.schedulers import training_script
 
 WORK = Path(__file__).with_name("work.py")
 SCRIPT = """\
@@ -37,17 +36,6 @@ exec {python} -m touchline.run.attempt -- {python} work.py {work}
 """
 
 
-PBS_SCRIPT = """\
-#!/bin/bash
-#PBS -r y
-{directives}
-set -euo pipefail
-cd -- "${{PBS_O_WORKDIR:-$PWD}}"
-exec >> "slurm-${{PBS_JOBID%%.*}}.out" 2>&1
-exec {python} -m touchline.run.attempt -- {python} work.py {work}
-"""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What came of one row."""
@@ -60,10 +48,7 @@ class Outcome:
     """What another process's executor says, when all is over."""
 
 
-LOST_WORDS = {
-    "sbatch": "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",
-    "qsub": "qsub: End of File\n",
-}
+LOST_WORDS = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 """What a submission says whose answer is lost."""
 
 
@@ -97,9 +82,9 @@ class Recorder:
         """Run one command, or pretend to."""
         lose = ""
         with self._guard:
-            if words[0] in LOST_WORDS:
+            if words[0] == "sbatch":
                 lose, self._lose = self._lose, ""
-        lost = CommandResult(code=1, out="", err=LOST_WORDS.get(words[0], ""))
+        lost = CommandResult(code=1, out="", err=LOST_WORDS)
         if lose == "request":
             return lost
         answer = self._commands.run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=environment, keep=keep)
@@ -126,17 +111,14 @@ def write_run(
     *,
     name: str = "",
     limit_seconds: float | None = None,
-    executor: str = "slurm",
 ) -> Job:
     """A run's folder, as touchline prepares one, and its job, which is called as the folder is, or by a name."""
     folder.mkdir()
     shutil.copyfile(WORK, folder / WORK.name)
-    script = training_script(executor)
-    mark, text = ("#PBS", PBS_SCRIPT) if executor == "pbs" else ("#SBATCH", SCRIPT)
-    (folder / script).write_text(
-        text.format(
+    (folder / TRAINING_SCRIPT).write_text(
+        SCRIPT.format(
             name=shlex.quote(name or folder.name),
-            directives="\n".join(f"{mark} {line}" for line in directives),
+            directives="\n".join(f"#SBATCH {line}" for line in directives),
             python=shlex.quote(sys.executable),
             work=shlex.quote(work),
         )
@@ -145,18 +127,17 @@ def write_run(
         name=name or folder.name,
         folder=folder,
         status=folder / "status",
-        script=script,
-        command=("bash", script),
+        script=TRAINING_SCRIPT,
+        command=("bash", TRAINING_SCRIPT),
         output="slurm-{job}.out",
         time_limit_seconds=limit_seconds,
     )
 
 
-def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None, executor: str = "slurm") -> Job:
+def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None) -> Job:
     """The folder and the job of a row; `names` fill what its directives leave open."""
-    lines = row.pbs_lines if executor == "pbs" else row.directives
-    directives = [line.format_map(names or {}) for line in lines]
-    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds, executor=executor)
+    directives = [line.format_map(names or {}) for line in row.directives]
+    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds)
 
 
 class Bench:
@@ -188,7 +169,7 @@ class Bench:
         """Write a row's folder and submit it."""
         self.rows[row.name] = row
         if row.name not in self.jobs:
-            self.jobs[row.name] = write_row(self.root, row, names, self.executor.name)
+            self.jobs[row.name] = write_row(self.root, row, names)
         self.ids[row.name] = begin(self.jobs[row.name], self.executor, self._ledger)
         return self.ids[row.name]
 
@@ -268,9 +249,9 @@ def files_of(job: Job) -> set[str]:
     return {name.replace(next(iter(ids)), "{job}") for name in names} if len(ids) == 1 else names
 
 
-def expected_files(told: Told, executor: str = "slurm") -> set[str]:
+def expected_files(told: Told) -> set[str]:
     """The files that a run's folder must hold in the end."""
-    files = {training_script(executor), "work.py", *told.leaves}
+    files = {TRAINING_SCRIPT, "work.py", *told.leaves}
     if told.attempts:
         files |= {"ran.txt", "slurm-{job}.out", "status/lock"}
     for restart, end in enumerate(told.attempts):

@@ -100,8 +100,6 @@ class FakeCluster:
         """scancel."""
         if job.state == "PENDING":
             self._end(job, now, "CANCELLED", job.life.reason)
-            # A waiting task that was never a job of its own leaves no line in squeue.
-            job.listed = job.raw != 0
         elif job.state == "RUNNING":
             self._stop(job, now, "CANCELLED", "None")
         elif job.state == "COMPLETING" and job.after == "REQUEUE":
@@ -218,9 +216,6 @@ class FakeCluster:
         job.start_due = NEVER
         if node is None:
             return
-        if job.array is not None and job.raw == 0:
-            left = [each for each in self.jobs if each.array and each.array[0] == job.array[0] and each.raw == 0]
-            job.raw = job.array[0] if len(left) == 1 else self.take_id()
         job.life.state, job.life.reason, job.life.node, job.life.started = "RUNNING", "None", node, now
         limit = now + job.limit_seconds
         job.limit_at = limit + (-limit % self.limit_grain if self.limit_grain else 0.0)
@@ -331,19 +326,13 @@ class FakeCluster:
             return "Dependency"
         if job.begin > now:
             return "BeginTime"
-        if job.array is not None and job.array[2]:
-            same = [each for each in self.jobs if each.array is not None and each.array[0] == job.array[0]]
-            waiting = [each for each in same if each.state == "PENDING" and each.start_due < NEVER and each is not job]
-            running = [each for each in same if each.state in ("RUNNING", "COMPLETING")]
-            if job.start_due == NEVER and len(running) + len(waiting) >= job.array[2]:
-                return "JobArrayTaskLimit"
         if self._room(job) is None:
             self._make_room(job, now)
             return "Resources"
         return ""
 
     def _depends(self, kind: str, other: int) -> str:
-        jobs = [each for each in self.jobs if each.listed and other in (each.raw, each.array[0] if each.array else -1)]
+        jobs = [each for each in self.jobs if each.listed and other == each.raw]
         if any(each.active for each in jobs):
             return "wait"
         good = all(each.state == "COMPLETED" for each in jobs)

@@ -92,9 +92,10 @@ class Life:
 
 @dataclass(kw_only=True, slots=True)
 class FakeJob:
-    """One job, or one task of an array."""
+    """One job."""
 
-    raw: int
+    raw: int | str
+    """Its id; of an array task or a step a text such as `14_3` or `20.1`."""
     name: str
     comment: str
     folder: Path
@@ -102,19 +103,15 @@ class FakeJob:
     text: str
     line: str
     partition: str
-    account: str
     qos: str
     limit_seconds: float
     requeue: bool
     gpus: int
-    nodes: int = 1
     node_wanted: str = ""
     depends: list[tuple[str, int]] = field(default_factory=list)
     kill_on_invalid: bool = False
     begin: float = 0.0
     held: bool = False
-    array: tuple[int, int, int] | None = None
-    """(array's id, task, most at a time); 0: no such limit."""
     signal_seconds: float | None = None
     restarts: int = 0
     life: Life
@@ -138,11 +135,6 @@ class FakeJob:
     def taken(self) -> float:
         """When it was first submitted."""
         return self.earlier[0].submitted if self.earlier else self.life.submitted
-
-    @property
-    def shown(self) -> str:
-        """Its id as people write it."""
-        return str(self.raw) if self.array is None else f"{self.array[0]}_{self.array[1]}"
 
     @property
     def state(self) -> str:

@@ -71,14 +71,10 @@ class PlainScript:
         """Nothing is left behind."""
 
     def _do(self, line: str, now: float) -> None:
-        task = str(self._job.array[1]) if self._job.array is not None else ""
-        conditional = re.fullmatch(r"\[ (\S+) (\S+) (\S+) \] \|\| (.+)", line)
+        conditional = re.fullmatch(r'\[ "\$\{SLURM_RESTART_COUNT:-0\}" -gt (\d+) \] \|\| (.+)', line)
         if conditional is not None:
-            left, operator, right, rest = conditional.groups()
-            value = {'"$SLURM_ARRAY_TASK_ID"': task}.get(left, str(self._job.restarts))
-            holds = int(value) > int(right) if operator == "-gt" else value != right
-            if not holds:
-                self._do(rest, now)
+            if self._job.restarts <= int(conditional[1]):
+                self._do(conditional[2], now)
         elif line.startswith("sleep "):
             self._until = now + float(line.split()[1])
         elif line.startswith("exit "):
@@ -169,7 +165,7 @@ class Training:
         self._status = job.folder / "status"
         self._plan = machines.plans[job.folder.name]
         self._start = AttemptStart(
-            job_id=job.shown,
+            job_id=str(job.raw),
             restart=job.restarts,
             token=_token(job.line),
             host=f"{job.life.node}.fake",
@@ -230,15 +226,15 @@ class Training:
         claim = machines.claims.get(self._status)
         node = self._job.life.node
         # A node knows of its own processes whether they live; of another node's only the age of a heartbeat tells.
-        stranger = claim is not None and claim[0] != self._job.shown and claim[1] != node
+        stranger = claim is not None and claim[0] != str(self._job.raw) and claim[1] != node
         stranger = stranger and claim is not None and now - claim[2] <= HEARTBEAT_STALE_SECONDS
         if other is not None or stranger:
-            machines.held.append(f"{self._job.shown}.{self._job.restarts}")
+            machines.held.append(f"{self._job.raw}.{self._job.restarts}")
             self._over = True
             self._finish(now, EXIT_ALREADY_RUNNING, "another attempt holds the run")
             return
         machines.living[self._status] = self
-        machines.claims[self._status] = (self._job.shown, node, now)
+        machines.claims[self._status] = (str(self._job.raw), node, now)
         if not self._write(lambda: write_start(self._status, self._start)):
             self._finish_without_words(now + 0.5)
             return

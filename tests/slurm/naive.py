@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tests.slurm.fake_jobs import ACTIVE
 from tests.slurm.history import History
 
 from touchline.core.errors import SubmissionRejectedError, SubmissionUnknownError
@@ -41,8 +42,10 @@ class AbsentIsOver:
             for entry in read_ledger(self._history.root / "ledger.jsonl")
             if entry.event == "submitted"
         }
-        answer = self._history.fake.run(["squeue", "--me", "-h", "-o", "%i"], timeout_seconds=30.0)
-        living = answer.out.split()
+        words = ["squeue", "--me", "--states=all", "--Format=JobArrayID:|,State:|"]
+        answer = self._history.fake.run(words, timeout_seconds=30.0)
+        rows = [line.split("|") for line in answer.out.splitlines()]
+        living = [row[0] for row in rows if row[1] in ACTIVE]
         return {
             job.name: JobView(
                 job_id=last[job.name],

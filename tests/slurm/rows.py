@@ -59,10 +59,6 @@ class Row:
     """What the SLURM executor says."""
     local: Told | NotHere | None = None
     """What the local executor says; None: the same."""
-    pbs: Told | NotHere | None = None
-    """What the PBS executor says; None: the same as SLURM's."""
-    pbs_lines: tuple[str, ...] = ()
-    """More lines for qsub."""
 
     @property
     def here(self) -> Told | NotHere:
@@ -71,9 +67,7 @@ class Row:
 
     def told(self, executor: str) -> Told | NotHere:
         """What an executor says."""
-        if executor == "local":
-            return self.here
-        return self.slurm if executor == "slurm" or self.pbs is None else self.pbs
+        return self.here if executor == "local" else self.slurm
 
     @property
     def name(self) -> str:
@@ -100,16 +94,6 @@ class _Here:
 _DIED = (None,)
 
 
-class _OnPbs:
-    """Why not, on PBS."""
-
-    rerun = NotHere(reason="touchline's jobs may be run again")
-    afterok = NotHere(reason="touchline asks for afterany")
-    absent = NotHere(reason="without a history only absence tells, for five minutes")
-
-
-_KILLED_ON_PBS = Told(state=JobState.UNKNOWN, reason="signal 9", attempts=(KILLED,))
-
 ROWS = (
     Row(scenario="completed", work="finish", slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,))),
     Row(scenario="failed", work="fail", slurm=Told(state=JobState.FAILED, attempts=(FAILED,))),
@@ -117,7 +101,6 @@ ROWS = (
         scenario="timeout",
         work="wait",
         directives=("--time=1",),
-        pbs_lines=("-l walltime=00:00:24",),
         limit_seconds=2,
         local=Told(state=JobState.TIMEOUT, attempts=("75 stopped at its time limit",), leaves=SAVED),
         slurm=Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED),
@@ -126,7 +109,6 @@ ROWS = (
         scenario="cancelled pending",
         work="finish",
         directives=("--begin=now+1hour",),
-        pbs_lines=("-h",),
         slurm=Told(state=JobState.CANCELLED),
     ),
     Row(
@@ -146,7 +128,6 @@ ROWS = (
         work="allocate",
         directives=("--mem=300M",),
         local=Told(state=JobState.UNKNOWN, reason="SIGKILL", attempts=(KILLED,)),
-        pbs=_KILLED_ON_PBS,
         slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=(KILLED,)),
     ),
     Row(
@@ -156,7 +137,6 @@ ROWS = (
         directives=("--mem=300M",),
         bench="no cgroup",
         local=Told(state=JobState.UNKNOWN, reason="SIGKILL", attempts=(KILLED,)),
-        pbs=_KILLED_ON_PBS,
         slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
@@ -176,7 +156,6 @@ ROWS = (
         work="wait",
         directives=("--nodelist={second}", "--no-requeue"),
         local=_Here.node,
-        pbs=_OnPbs.rerun,
         slurm=Told(state=JobState.NODE_FAIL, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
@@ -199,7 +178,6 @@ ROWS = (
         work="finish",
         directives=("--dependency=afterok:{failed}",),
         local=_Here.afterok,
-        pbs=_OnPbs.afterok,
         slurm=Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
     ),
     Row(
@@ -208,7 +186,6 @@ ROWS = (
         work="finish",
         directives=("--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes"),
         local=_Here.afterok,
-        pbs=_OnPbs.afterok,
         slurm=Told(state=JobState.CANCELLED),
     ),
     Row(
@@ -224,7 +201,6 @@ ROWS = (
         work="die in silence",
         bench="no accounting",
         local=_Here.accounts,
-        pbs=_OnPbs.absent,
         slurm=Told(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(

@@ -25,8 +25,6 @@ from touchline.slurm.queue import queue_format
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts.json")
 SMALL_IDS = 100
-STATES = "%i|%T|%r|%K|%F|%N"
-FIELDS = "JobID,JobName,State,ExitCode,NodeList,TimelimitRaw,Partition,WorkDir,SubmitLine,Comment"
 
 
 Scenario = Callable[[Talk], None]
@@ -40,19 +38,15 @@ def scenario(function: Scenario) -> Scenario:
 
 
 def _queue(talk: Talk) -> None:
-    """What squeue knows of our jobs, in two forms, of which the product uses the second."""
-    ids = ",".join(talk.ids)
-    talk.ask("squeue", "--me", "-h", "-t", "all", "-o", STATES, "-j", ids)
-    if not any("array" in line for line in talk.submitted):
-        talk.ask("squeue", "--me", "--states=all", f"--Format={queue_format('#')}", "-j", ids)
+    """What squeue knows of our jobs, in the form that the product asks for."""
+    talk.ask("squeue", "--me", "--states=all", f"--Format={queue_format('#')}", "-j", ",".join(talk.ids))
 
 
-def _book(talk: Talk, *more: str) -> None:
-    ids = ",".join(talk.ids)
-    talk.ask("sacct", "-n", "-P", "-X", *more, "-j", ids, "-o", FIELDS)
-    if not any("array" in line for line in talk.submitted):
-        fields = f"--format={accounting_format()}"
-        talk.ask("sacct", "--parsable2", "--allocations", "--duplicates", "--delimiter=#", fields, f"--jobs={ids}")
+def _book(talk: Talk) -> None:
+    """What sacct knows of them."""
+    fields = f"--format={accounting_format()}"
+    words = ("--parsable2", "--allocations", "--duplicates", "--delimiter=#", fields)
+    talk.ask("sacct", *words, f"--jobs={','.join(talk.ids)}")
 
 
 @scenario
@@ -61,50 +55,9 @@ def taken(talk: Talk) -> None:
     script = talk.script("finetune.slurm", "sleep 1", options=("--job-name=from_script", "--time=10"))
     talk.ask("sbatch", "--parsable", f"--nodelist={talk.nodes[0]}", "--comment=tok-1", "--job-name=a run", script)
     talk.until(J1="COMPLETED")
-    talk.ask(
-        "squeue", "--me", "-h", "-t", "all", "-o", "%i|%T|%r|%k|%j|%Z|%o|%P|%N|%l|%A|%F|%K|%u|%D", "-j", talk.ids[0]
-    )
-    talk.ask("squeue", "--me", "-t", "all", "-o", "%i|%A|%F|%K|%r|%k|%j|%Z|%o|%P|%N|%V|%S|%e|%l|%T", "-j", talk.ids[0])
-    talk.ask("squeue", "-h", "-o", "%T", "-j", talk.ids[0])
     talk.booked("COMPLETED")
-    talk.ask(
-        "sacct",
-        "--parsable2",
-        "--allocations",
-        "--duplicates",
-        "--delimiter=#",
-        f"--format={FIELDS}",
-        f"--jobs={talk.ids[0]}",
-    )
-    talk.ask("sacct", "-n", "-P", "-j", talk.ids[0], "-o", "JobID,JobName,State,ExitCode,NodeList")
-    talk.ask(
-        "scontrol",
-        "show",
-        "job",
-        talk.ids[0],
-        only="JobState|Reason|Restarts|Requeue|ExitCode|WorkDir|Command|Comment|Partition",
-    )
     talk.ask("scancel", talk.ids[0])
     _queue(talk)
-
-
-@scenario
-def said_in_full(talk: Talk) -> None:
-    """Without --parsable; from the script's own lines."""
-    script = talk.script("s.sh", "true", options=("--comment=inside", "--time=0-00:30:00"))
-    talk.ask("sbatch", f"--nodelist={talk.nodes[0]}", script)
-    talk.until(J1="COMPLETED")
-    talk.ask(
-        "squeue",
-        "--me",
-        "-h",
-        "-t",
-        "all",
-        "-O",
-        "JobArrayID:|,State:|,Comment:|,RestartCnt:|,Name:|",
-        "-j",
-        talk.ids[0],
-    )
 
 
 @scenario
@@ -114,7 +67,7 @@ def refused(talk: Talk) -> None:
     (talk.folder / "plain.txt").write_text("echo hello\n")
     for option in (
         *("--partition=nowhere", "--account=nobody", "--qos=none", "--gres=gpu:99", "--mem=9999G", "--time=soon"),
-        *("--constraint=zz", "--array=0-5000", "--bogus", "--bogus=1", "--dependency=nonsense", "--gpus=a100:1"),
+        *("--constraint=zz", "--bogus", "--dependency=nonsense", "--gpus=a100:1"),
     ):
         talk.ask("sbatch", "--parsable", option, script)
     talk.ask("sbatch", "--parsable", "nothing.sh")
@@ -137,26 +90,8 @@ def unknown_ids(talk: Talk) -> None:
     """Questions about jobs that are not there."""
     known = talk.submit(talk.script("s.sh", "sleep 60"))
     talk.until(J1="RUNNING")
-    talk.ask("squeue", "-h", "-o", "%T", "-j", "7777777")
-    talk.ask("squeue", "-h", "-o", "%T", "-j", f"7777777,{known}")
-    talk.ask("squeue", "-h", "-o", "%T", "-j", "abc")
-    talk.ask("squeue", "-t", "bogus")
-    talk.ask("squeue", "--bogus")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", "7777777", "-o", "JobID,State")
-    talk.ask("sacct", "-P", "-X", "-j", "7777777", "-o", "JobID,State")
-    talk.ask("sacct", "-n", "-P", "-j", "abc", "-o", "JobID")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", known, "-o", "JobID,Bogus")
-    talk.ask("sacct", "--bogus")
     talk.ask("scancel", "7777777")
-    talk.ask("scancel", "abc")
-    talk.ask("scancel", "--bogus")
-    talk.ask("scancel")
-    talk.ask("scancel", "--name=nothing")
     talk.ask("scontrol", "show", "job", "7777777")
-    talk.ask("scontrol", "show", "job", "abc")
-    talk.ask("scontrol", "requeue", "7777777")
-    talk.ask("scontrol", "hold", "7777777")
-    talk.ask("scontrol", "show", "nonsense")
     talk.ask("scancel", known)
 
 
@@ -168,7 +103,6 @@ def failed(talk: Talk) -> None:
     _queue(talk)
     talk.booked("FAILED")
     _book(talk)
-    talk.ask("scontrol", "show", "job", talk.ids[0], only="JobState|Reason|Restarts|ExitCode")
 
 
 @scenario
@@ -179,7 +113,6 @@ def killed(talk: Talk) -> None:
     _queue(talk)
     talk.booked("FAILED")
     _book(talk)
-    talk.ask("sacct", "-n", "-P", "-j", talk.ids[0], "-o", "JobID,State,ExitCode")
 
 
 @scenario
@@ -197,7 +130,6 @@ def cancelled(talk: Talk) -> None:
     _queue(talk)
     talk.booked(*["CANCELLED"] * 4)
     _book(talk)
-    talk.ask("sacct", "-n", "-P", "-j", ",".join(talk.ids), "-o", "JobID,State,ExitCode,TimelimitRaw")
 
 
 @scenario
@@ -225,8 +157,6 @@ def requeued(talk: Talk) -> None:
     _queue(talk)
     talk.booked("COMPLETED")
     _book(talk)
-    _book(talk, "-D")
-    talk.ask("scontrol", "show", "job", talk.ids[0], only="JobState|Reason|Restarts|ExitCode")
 
 
 @scenario
@@ -238,7 +168,7 @@ def requeues_itself(talk: Talk) -> None:
     talk.until(J1="FAILED")
     _queue(talk)
     talk.booked("FAILED")
-    _book(talk, "-D")
+    _book(talk)
 
 
 @scenario
@@ -251,9 +181,8 @@ def requeued_after_its_end(talk: Talk) -> None:
     talk.ask("scontrol", "requeue", talk.ids[0])
     talk.ask("scontrol", "requeue", talk.ids[1])
     talk.until(J1="COMPLETED")
-    talk.ask("squeue", "--me", "-h", "-t", "all", "-o", STATES, "-j", talk.ids[0])
     talk.booked("COMPLETED", "RUNNING")
-    _book(talk, "-D")
+    _book(talk)
     talk.run("scancel", talk.ids[1])
 
 
@@ -269,11 +198,9 @@ def dependencies(talk: Talk) -> None:
     talk.until(J1="FAILED", J2="PENDING DependencyNeverSatisfied", J3="COMPLETED", J4="CANCELLED", J5="COMPLETED")
     _queue(talk)
     talk.booked("FAILED", "PENDING", "COMPLETED", "CANCELLED", "COMPLETED")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", ",".join(talk.ids), "-o", "JobID,State,ExitCode")
     talk.ask("scancel", talk.ids[1])
     talk.until(J2="CANCELLED")
     talk.booked("FAILED", "CANCELLED", "COMPLETED", "CANCELLED", "COMPLETED")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", ",".join(talk.ids), "-o", "JobID,State,ExitCode")
 
 
 @scenario
@@ -288,32 +215,6 @@ def dependency_on_the_forgotten(talk: Talk) -> None:
 
 
 @scenario
-def array(talk: Talk) -> None:
-    """Four tasks, two at a time, one of which fails."""
-    talk.submit("--array=0-3%2", talk.script("s.sh", "sleep 2", '[ "$SLURM_ARRAY_TASK_ID" != 2 ] || exit 1'))
-    talk.until(J1_0="COMPLETED", J1_1="COMPLETED", J1_2="FAILED", J1_3="COMPLETED")
-    _queue(talk)
-    talk.booked("COMPLETED", "COMPLETED", "FAILED", "COMPLETED")
-    _book(talk)
-    talk.ask("squeue", "-h", "-t", "all", "-o", "%i|%T|%K|%F", "-j", f"{talk.ids[0]}_2")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", f"{talk.ids[0]}_2", "-o", "JobID,State,ExitCode")
-
-
-@scenario
-def array_that_waits(talk: Talk) -> None:
-    """Held tasks are one line; a cancelled one leaves it."""
-    talk.submit("--array=0-5%2", "--hold", talk.script("s.sh", "true"))
-    talk.until(**{"J1_[0-5%2]": "PENDING"})
-    _queue(talk)
-    talk.booked("PENDING")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", talk.ids[0], "-o", "JobID,State,ExitCode")
-    talk.ask("scancel", f"{talk.ids[0]}_4")
-    talk.until(**{"J1_[0-3,5%2]": "PENDING"})
-    _queue(talk)
-    talk.ask("scancel", talk.ids[0])
-
-
-@scenario
 def node_down(talk: Talk) -> None:
     """A node fails under two jobs: one is queued again, the other is not."""
     talk.submit("--requeue", talk.script("s.sh", '[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 300', "true"), node=1)
@@ -322,68 +223,10 @@ def node_down(talk: Talk) -> None:
     talk.clock.sleep(1.0)
     talk.ask("scontrol", "update", f"nodename={talk.nodes[1]}", "state=down", "reason=test")
     talk.until(J1="PENDING", J2="NODE_FAIL")
-    talk.ask("squeue", "--me", "-h", "-t", "all", "-o", "%i|%T|%r", "-j", talk.ids[1])
     # It may be back already: it answers.
     talk.run("scontrol", "update", f"nodename={talk.nodes[1]}", "state=resume")
     talk.until(J1="COMPLETED")
     talk.booked("COMPLETED", "NODE_FAIL")
-    talk.ask("sacct", "-n", "-P", "-X", "-D", "-j", ",".join(talk.ids), "-o", "JobID,State,ExitCode")
-    talk.ask("scontrol", "show", "job", talk.ids[0], only="JobState|Restarts|ExitCode")
-
-
-@scenario
-def held_and_released(talk: Talk) -> None:
-    """scontrol hold and release."""
-    talk.submit("--hold", talk.script("s.sh", "true"))
-    talk.until(J1="PENDING JobHeldUser")
-    _queue(talk)
-    talk.ask("scontrol", "release", talk.ids[0])
-    talk.until(J1="COMPLETED")
-    _queue(talk)
-
-
-@scenario
-def too_large(talk: Talk) -> None:
-    """More nodes than there are: it waits for ever."""
-    script = talk.script("s.sh", "true")
-    talk.ask("sbatch", "--parsable", "--nodes=99", script)
-    talk.until(J1="PENDING PartitionConfig")
-    _queue(talk)
-    talk.ask("scancel", talk.ids[0])
-    talk.until(J1="CANCELLED")
-    _queue(talk)
-
-
-@scenario
-def odd_names(talk: Talk) -> None:
-    """Blanks, quotes and bars in names and comments."""
-    script = talk.script("a script.sh", "true")
-    talk.submit('--job-name=it\'s a "run" | 1', "--comment=a|b c", script)
-    talk.until(J1="COMPLETED")
-    talk.ask("squeue", "--me", "-h", "-t", "all", "-o", "%i#%j#%k#%o", "-j", talk.ids[0])
-    talk.booked("COMPLETED")
-    talk.ask("sacct", "-n", "-P", "-X", "-j", talk.ids[0], "--delimiter=#", "-o", "JobID,JobName,SubmitLine")
-
-
-@scenario
-def by_name(talk: Talk) -> None:
-    """Looking for a job by its name, as far back as two days."""
-    talk.submit("--job-name=wanted-9f3", talk.script("s.sh", "true"))
-    talk.until(J1="COMPLETED")
-    talk.booked("COMPLETED")
-    talk.ask("squeue", "--me", "-h", "-t", "all", "-n", "wanted-9f3", "-o", "%i|%j")
-    talk.ask("sacct", "-n", "-P", "-X", "--name=wanted-9f3", "-S", "now-2days", "-o", "JobID,JobName,State")
-
-
-@scenario
-def site(talk: Talk) -> None:
-    """What the cluster says of itself."""
-    talk.ask("scontrol", "ping", only="nothing")
-    words = talk.run("scontrol", "show", "config").out
-    for key in ("AccountingStorageType", "MaxArraySize", "MinJobAge", "SLURM_VERSION"):
-        match = re.search(rf"^{key}\s*= .*$", words, re.MULTILINE)
-        talk.lines.append(match[0] if match else f"no {key}")
-    talk.ask("sinfo", "-h", "-o", "%P|%a|%l|%D|%G")
 
 
 def converse(name: str, commands: Commands, clock: Clock, folder: Path, nodes: Sequence[str]) -> list[str]:

@@ -28,7 +28,6 @@ class Talk:
     nodes: Sequence[str]
     lines: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    submitted: list[str] = field(default_factory=list)
 
     def script(self, name: str, *body: str, options: Sequence[str] = ()) -> str:
         """Write a script into the folder."""
@@ -46,26 +45,24 @@ class Talk:
         if answer.code != 0:
             raise WaitTimeoutError(answer.err)
         self.ids.append(answer.out.strip())
-        self.submitted += words
         return answer.out.strip()
 
-    def ask(self, *words: str, only: str | None = None) -> CommandResult:
-        """Run a command and write down what it said; `only` picks `Key=value` words out of it."""
+    def ask(self, *words: str) -> CommandResult:
+        """Run a command and write down what it said."""
         answer = self.run(*words)
         if words[0] == "sbatch" and answer.code == 0:
             self.ids += re.findall(r"^(?:Submitted batch job )?(\d+)$", answer.out, re.MULTILINE)
         self.lines.append(self.neutral("$ " + " ".join(words)))
         self.lines.append(f"code {answer.code}")
-        out = sorted(re.findall(rf"(?:{only})=\S*", answer.out)) if only else sorted(answer.out.splitlines())
-        self.lines += [f"out {self.neutral(line)}" for line in out]
+        self.lines += [f"out {self.neutral(line)}" for line in sorted(answer.out.splitlines())]
         self.lines += [f"err {self.neutral(line)}" for line in answer.err.splitlines()]
         return answer
 
     def states(self) -> dict[str, str]:
         """squeue's word for each of our jobs."""
-        answer = self.run("squeue", "--me", "-h", "-t", "all", "-o", "%i|%T|%r")
+        answer = self.run("squeue", "--me", "--states=all", "--Format=JobArrayID:|,State:|,Reason:|")
         rows = [line.split("|") for line in answer.out.splitlines()]
-        return {row[0]: f"{row[1]} {row[2]}" for row in rows if re.split(r"[_\[]", row[0])[0] in self.ids}
+        return {row[0]: f"{row[1]} {row[2]}" for row in rows if row[0] in self.ids}
 
     def until(self, **wanted: str) -> None:
         """Wait until squeue says of each job what it should: `until(J1="RUNNING", J2="FAILED NonZero")`."""
@@ -75,8 +72,9 @@ class Talk:
         """Wait until sacct says of our jobs what it should, and knows all of them: at first it has no names."""
 
         def there() -> bool:
-            answer = self.run("sacct", "-n", "-X", "-P", "-j", ",".join(self.ids), "-o", "WorkDir,State")
-            rows = [line.partition("|") for line in answer.out.splitlines()]
+            words = ("--parsable2", "--allocations", "--delimiter=|", "--format=WorkDir,State")
+            answer = self.run("sacct", *words, f"--jobs={','.join(self.ids)}")
+            rows = [line.partition("|") for line in answer.out.splitlines()[1:]]
             return all(row[0] for row in rows) and sorted(row[2].split()[0] for row in rows) == sorted(wanted)
 
         self._wait(there, f"sacct: {wanted}")

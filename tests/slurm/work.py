@@ -12,11 +12,8 @@ from pathlib import Path
 
 RAN = Path("ran.txt")
 PARENT = os.getppid()
-PBS = os.environ.get("PBS_JOBID", "").partition(".")[0]
-JOB = os.environ.get("SLURM_JOB_ID") or PBS or os.environ["TOUCHLINE_JOB_ID"]
-# PBS does not say how often a job was queued again.
-EARLIER = len(RAN.read_text().splitlines()) if PBS and RAN.exists() else 0
-RESTART = int(os.environ.get("SLURM_RESTART_COUNT") or EARLIER)
+JOB = os.environ.get("SLURM_JOB_ID") or os.environ["TOUCHLINE_JOB_ID"]
+RESTART = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 PATIENCE_SECONDS = 300
 OVER_LIMIT = "slurmstepd: error: StepId=1.batch exceeded memory limit (419430400 > 157286400), being killed"
 

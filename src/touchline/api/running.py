@@ -36,7 +36,6 @@ from touchline.run.preparing import write_folders
 from touchline.run.recorded import recorded_lines
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
-from touchline.slurm.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -118,7 +117,7 @@ def submit(
     on_totals: launching.TotalsCallback = launching.ignore_totals,
     on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
-    """Submit unfinished runs that are not in the queue to SLURM or PBS, and return.
+    """Submit unfinished runs that are not in the queue to SLURM, and return.
 
     Args:
         source: experiment.yaml or its folder, planned.
@@ -138,12 +137,10 @@ def submit(
         if planned.plan.executor == "local":
             raise PolicyError(
                 "this plan runs on this machine",
-                expected="compute.executor: slurm, or pbs",
+                expected="compute.executor: slurm",
                 hint="in experiment.yaml, under compute: `executor: slurm`; then: "
                 f"touchline plan {shlex.quote(str(source))}",
             )
-        if caution := SCHEDULERS[planned.plan.executor].caution:
-            on_message(caution)
         runs = active_runs(planned, only)
         if planned.plan.strategy is not None:
             again = partial(_prepared, settings=settings, accepted=False)

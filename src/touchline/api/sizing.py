@@ -219,7 +219,7 @@ def place_experiment(
         # Without scripts, a schedule needs no models on this machine.
         prepare(source, settings)
         planned = read_started(source)
-    placement, jobs, files, notes = carry_out(planned, settings.cluster(planned.plan.executor), request)
+    placement, jobs, files, notes = carry_out(planned, settings.slurm, request)
     if plot is not None:
         _draw(placement, jobs, request.cluster, plot)
     return placement, files, notes

@@ -29,7 +29,7 @@ def submit(
     yes: Annotated[bool, typer.Option("--yes", help="Submit without asking, as outside a terminal.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Submit unfinished runs to SLURM or PBS and return.
+    """Submit unfinished runs to SLURM and return.
 
     In a terminal it shows the totals of the jobs and asks first."""
     from touchline import api

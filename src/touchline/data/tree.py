@@ -21,7 +21,6 @@ _ENDINGS: dict[str, FileKind] = {
     ".yml": "yaml",
     ".json": "json",
     ".slurm": "script",
-    ".pbs": "script",
     ".sbatch": "script",
     ".sh": "script",
     ".jsonl": "rows",

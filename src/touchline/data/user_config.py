@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from touchline.experiment.document import YamlDocument
 
 _FOLDERS = ("models_dir", "cache_dir", "history_dir")
-_CLUSTERS = ("slurm", "pbs")
+_SLURM = "slurm"
 _BACKENDS = "backends"
-_KEYS = (*_FOLDERS, *_CLUSTERS, _BACKENDS)
+_KEYS = (*_FOLDERS, _SLURM, _BACKENDS)
 _LIMIT_BYTES = 1 << 20
 CODE = "US101"
 
@@ -55,14 +55,8 @@ class UserConfig:
     possibly shared by a group."""
     slurm: SlurmSite = field(default_factory=SlurmSite)
     """Settings for this user's jobs on SLURM."""
-    pbs: SlurmSite = field(default_factory=SlurmSite)
-    """Settings for this user's jobs on PBS."""
     backends: BackendsConfig = field(default_factory=BackendsConfig)
     """Environments of trainers."""
-
-    def cluster(self, executor: str) -> SlurmSite:
-        """Return the settings of the cluster that an executor submits to; for `local` SLURM's."""
-        return self.pbs if executor == "pbs" else self.slurm
 
 
 def config_path() -> Path:
@@ -82,7 +76,7 @@ def load_settings() -> UserConfig:
         "cache_dir": platformdirs.user_cache_path("touchline"),
         "history_dir": data / "history",
     }
-    written, clusters, backends = _from_file(config_path())
+    written, slurm, backends = _from_file(config_path())
     found = usual | written
     for key in _FOLDERS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
@@ -92,12 +86,12 @@ def load_settings() -> UserConfig:
         cache_dir=found["cache_dir"],
         history_dir=found["history_dir"],
         backends=backends,
-        **clusters,
+        slurm=slurm,
     )
 
 
-def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], BackendsConfig]:
-    nothing: tuple[dict[str, Path], dict[str, SlurmSite], BackendsConfig] = {}, {}, BackendsConfig()
+def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite, BackendsConfig]:
+    nothing: tuple[dict[str, Path], SlurmSite, BackendsConfig] = {}, SlurmSite(), BackendsConfig()
     if not path.exists():
         return nothing
     # Only who has a config file waits for the YAML reader to load.
@@ -109,7 +103,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], Backe
     document = parse(text, str(path))
     faults: list[Finding] = []
     found: dict[str, Path] = {}
-    clusters: dict[str, SlurmSite] = {}
+    slurm = SlurmSite()
     backends = BackendsConfig()
     for key, value in document.data.items():
         where = document.where([key])
@@ -117,8 +111,8 @@ def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], Backe
             near = near_names(str(key), _KEYS, most=1)
             hint = did_you_mean(near)
             faults.append(_fault(key, f"unknown key {key!r}, expected one of {', '.join(_KEYS)}", where, hint))
-        elif key in _CLUSTERS:
-            clusters[key], wrong = _cluster(key, value, document)
+        elif key == _SLURM:
+            slurm, wrong = _cluster(value, document)
             faults += wrong
         elif key == _BACKENDS:
             backends, wrong = _backends(value, document, path.parent)
@@ -129,7 +123,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], dict[str, SlurmSite], Backe
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
         raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=faults)
-    return found, clusters, backends
+    return found, slurm, backends
 
 
 def _backends(data: object, document: YamlDocument, base: Path) -> tuple[BackendsConfig, list[Finding]]:
@@ -150,33 +144,28 @@ def _backends(data: object, document: YamlDocument, base: Path) -> tuple[Backend
     return BackendsConfig(folder=folder, python=python), faults
 
 
-def _cluster(key: str, data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
+def _cluster(data: object, document: YamlDocument) -> tuple[SlurmSite, list[Finding]]:
     """Return the settings of a cluster, and all their problems."""
     from touchline.experiment.validate import build
 
-    site, findings = build(SlurmSite, data, document, (key,))
+    site, findings = build(SlurmSite, data, document, (_SLURM,))
     faults = [replace(finding, code=CODE) for finding in findings]
     if site is None:
         return SlurmSite(), faults
-    return site, list(_unusable(key, site, document))
+    return site, list(_unusable(site, document))
 
 
-def _unusable(cluster: str, site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
+def _unusable(site: SlurmSite, document: YamlDocument) -> Iterator[Finding]:
     """Yield texts that a script cannot hold or that touchline sets itself."""
-    from touchline.slurm import pbs, site_options
-
-    option_fault = pbs.option_fault if cluster == "pbs" else site_options.option_fault
-    value_fault = site_options.value_fault
+    from touchline.slurm.site_options import option_fault, value_fault
 
     def fault(key: str, message: str, where: Sequence[str | int], hint: str | None = None) -> Finding:
-        return _fault(f"{cluster}.{key}", f"{cluster}.{key}: {message}", document.where([cluster, *where]), hint)
+        return _fault(f"{_SLURM}.{key}", f"{_SLURM}.{key}: {message}", document.where([_SLURM, *where]), hint)
 
     for key in ("account", "partition", "qos", "constraint", "gpu_type", "python"):
         value = getattr(site, key)
         if value is not None and (wrong := value_fault(value)) is not None:
             yield fault(key, wrong, [key])
-    if cluster == "pbs" and site.qos is not None:
-        yield fault("qos", "PBS has none", ["qos"], "pbs.partition: the queue, which takes that place")
     for number, module in enumerate(site.modules):
         if (wrong := value_fault(module)) is not None:
             yield fault("modules", wrong, ["modules", number])

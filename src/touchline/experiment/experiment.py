@@ -170,7 +170,7 @@ class EvaluationCompute:
     gpus: PositiveInt | None = None
     """GPUs of one evaluation (default: 1; none where the runs use CPUs). Several hold a model that one cannot."""
     partition: Text | None = None
-    """`--partition` of evaluations, on PBS their queue (default: as for trainings)."""
+    """`--partition` of evaluations (default: as for trainings)."""
     constraint: Text | None = None
     """`--constraint` of evaluations (default: as for trainings). It also takes the place of `slurm.gpu_type`, so that
     evaluations may use another type of GPU."""
@@ -185,8 +185,8 @@ class ComputeConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    executor: Literal["local", "slurm", "pbs"] = "local"
-    """Executor of the jobs: this machine, SLURM's sbatch, or PBS's qsub (unverified until it has run on a real one)."""
+    executor: Literal["local", "slurm"] = "local"
+    """Executor of the jobs: this machine, or SLURM's sbatch."""
     gpus_per_run: NonNegativeInt = 1
     """GPUs that one run uses; on a machine without any, runs use the CPU, as many at a time as `slots` says. Several
     GPUs train in data parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written,
@@ -194,20 +194,20 @@ class ComputeConfig:
     an error."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
-    runs on CPUs. On a cluster it has to be given, unless the user's `slurm.gpu_type` or `pbs.gpu_type` gives it."""
+    runs on CPUs. On a cluster it has to be given, unless the user's `slurm.gpu_type` gives it."""
     deadline: Text | None = None
     """Deadline, `30min` or `6h`; compared with the plan."""
     time_limit: Text | None = None
     """Longest that one training may take, `6h` (default: the estimate's upper end and time to save, at least 15 min;
     none on this machine)."""
     partition: Text | None = None
-    """`--partition` of the jobs, on PBS their queue (default: the user's config file, as for the next keys)."""
+    """`--partition` of the jobs (default: the user's config file, as for the next keys)."""
     account: Text | None = None
-    """`--account` of the jobs, `-A` on PBS."""
+    """`--account` of the jobs."""
     qos: Text | None = None
-    """`--qos` of the jobs; PBS has none."""
+    """`--qos` of the jobs."""
     constraint: Text | None = None
-    """`--constraint` of the jobs; on PBS more of their chunk, `gpu_model=a100`."""
+    """`--constraint` of the jobs."""
     cpus_per_run: PositiveInt | None = None
     """CPUs of one run (default: the user's config file, else from processes and data workers)."""
     memory_gb_per_run: PositiveFloat | None = None
@@ -227,8 +227,6 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if self.evaluation.gpus is not None and not self.gpus:
             raise ValueError("no evaluation.gpus where the runs use CPUs: their evaluations do too")
-        if self.executor == "pbs" and self.qos is not None:
-            raise ValueError("no qos with executor pbs: PBS has none, its queues (partition) take that place")
 
     @property
     def gpus(self) -> int:

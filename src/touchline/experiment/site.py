@@ -12,23 +12,22 @@ from touchline.experiment.value_types import PositiveFloat, PositiveInt, Text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlurmSite:
-    """The keys `slurm` and `pbs` of the user's config file; an experiment's `compute` overrules what they say too."""
+    """The key `slurm` of the user's config file; an experiment's `compute` takes precedence."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     account: Text | None = None
-    """`--account`; on PBS `-A`."""
+    """`--account`."""
     partition: Text | None = None
-    """`--partition`; on PBS the queue, `-q`."""
+    """`--partition`."""
     qos: Text | None = None
-    """`--qos`; PBS has none."""
+    """`--qos`."""
     constraint: Text | None = None
-    """`--constraint`, which nodes: `a100&80gb`; on PBS more of the job's chunk: `gpu_model=a100`."""
+    """`--constraint`, which nodes: `a100&80gb`."""
     gpu_type: Text | None = None
-    """GPU type: `a100` requests `--gpus=a100:1` (default: the planned one, where sinfo lists it); on PBS it is planned
-    for only, and `constraint` asks for it."""
+    """GPU type: `a100` requests `--gpus=a100:1` (default: the planned one, where sinfo lists it)."""
     cpus_per_run: PositiveInt | None = None
-    """`--cpus-per-task`; on PBS `ncpus` (default: from processes and data workers)."""
+    """`--cpus-per-task` (default: from processes and data workers)."""
     memory_gb: PositiveFloat | None = None
     """`--mem` of the host, in GiB (default: from the estimate, on GPUs from the weights that each process reads)."""
     modules: tuple[Text, ...] = ()
@@ -38,9 +37,9 @@ class SlurmSite:
     python: Text | None = None
     """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
     options: tuple[Text, ...] = ()
-    """Further options, as written after `#SBATCH `: `--mail-type=FAIL`; or after `#PBS `: `-m ae`."""
+    """Further options, as written after `#SBATCH `: `--mail-type=FAIL`."""
     signal_seconds: PositiveInt = 120
-    """Time before the time limit at which a job saves its state; on SLURM it requeues then."""
+    """Time before the time limit at which a job saves its state and requeues."""
     max_restarts: Annotated[int, Ge(0)] = 20
     """Maximum number of requeues of a job at its time limit, as long as it makes progress."""
     max_submitted: PositiveInt | None = None

@@ -36,7 +36,7 @@ from touchline.history.tables import (
     read_metrics_table,
 )
 from touchline.history.wandb import arguments_of, plain_config
-from touchline.slurm.scripts import read_sbatch
+from touchline.slurm.resources import read_sbatch
 
 __all__ = ["FileGroup", "LoggedRun", "SkippedFile", "find_runs", "group_files", "read_group"]
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.slurm.scripts import time_limit_seconds
+from touchline.slurm.resources import time_limit_seconds
 
 _TEXT_LIMIT = 300
 _OWN_WORDS = re.compile(r"\bs(?:lurmstepd\S*|run|alloc): |\*\*\* (?:JOB|STEP) ")

@@ -13,8 +13,8 @@ from touchline.backends.registry import launch_commands
 from touchline.core.finding import Severity
 from touchline.lint.config_set import FolderView, Sibling, TextFile, planned_runs, run_name, runs_of
 from touchline.lint.rule import Violation, rule
+from touchline.slurm.resources import time_limit_seconds
 from touchline.slurm.script import Script, read_script
-from touchline.slurm.scripts import time_limit_seconds
 
 _UNITS: Final = dict(zip("dhms", (86400.0, 3600.0, 60.0, 1.0), strict=True))
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from touchline.core.finding import Edit, Finding, Location, Severity
+from touchline.core.finding import Finding, Location, Severity
 from touchline.experiment.partial import Stated
 
 V = TypeVar("V", contravariant=True)
@@ -39,8 +39,6 @@ class Violation:
     """Key, run or column concerned, if `at` is not a setting."""
     severity: Severity | None = None
     """Severity, if not the rule's."""
-    edits: tuple[Edit, ...] = ()
-    """Line edits of the safe fix, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +124,4 @@ def _finding(rule: Rule, violation: Violation, where: Location, subject: str) ->
         message=violation.message,
         where=at.where if isinstance(at, Stated) else at or where,
         hint=violation.hint,
-        edits=violation.edits,
     )

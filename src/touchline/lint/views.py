@@ -8,13 +8,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.finding import Edit, Location
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
-from touchline.experiment.partial import Stated, StatedTraining
-from touchline.slurm.directives import Directive
+from touchline.experiment.partial import StatedTraining
 from touchline.slurm.launches import Launch
 from touchline.slurm.resources import Requested, requested
 from touchline.slurm.script import Script
@@ -95,12 +93,7 @@ class ScriptView:
     """Job script with its known context."""
 
     script: Script
-    """Existing files: names in the script's own folder, and existing paths of `script.mentions()`, relative, with `/`.
-    None: unknown.
-    """
-    siblings: frozenset[str] | None = None
-    """Existing files: names in the script's own folder, and those of `script.mentions()` that exist from there;
-    relative, with `/`. None: not known."""
+    """The script."""
     configs: tuple[StatedTraining, ...] = ()
     """Trainings whose configs it names."""
     around: Surroundings = field(default_factory=Surroundings)
@@ -109,49 +102,9 @@ class ScriptView:
     @cached_property
     def requested(self) -> Requested:
         """Return its requested resources, per node."""
-        return requested(self.script)
+        return requested(self.script.effective)
 
     @cached_property
     def trainings(self) -> tuple[Launch, ...]:
         """Return commands that train, or that start several processes."""
         return tuple(launch for launch in self.script.launches if launch.is_long)
-
-    @cached_property
-    def is_started_here(self) -> bool:
-        """Return True if the script is evidently submitted from its own folder: a program that it names
-        exists there."""
-        names = (launch.program for launch in self.script.launches if launch.program is not None)
-        programs = {word.text.removeprefix("./") for word in names if word.text.endswith(".py")}
-        return self.siblings is not None and bool(programs & self.siblings)
-
-    def is_there(self, path: str) -> bool:
-        """Return True if a relative path exists beside the script. False if nothing is known."""
-        return self.siblings is not None and path in self.siblings
-
-
-def said(view: ScriptView, directive: Directive) -> Stated[str]:
-    """Convert a directive to a setting with its location."""
-    key = directive.option or directive.written
-    where = view.script.where(directive.line, directive.value_column)
-    return Stated(directive.value or "", key, where)
-
-
-def at_option(view: ScriptView, directive: Directive) -> Location:
-    """Return the location of an option."""
-    return view.script.where(directive.line, directive.column)
-
-
-def shown(directive: Directive) -> str:
-    """Format a directive as a user would write it."""
-    if directive.value is None:
-        return directive.written
-    joint = "=" if directive.written.startswith("--") else " "
-    return f"{directive.written}{joint}{directive.value}"
-
-
-def replaced(view: ScriptView, directive: Directive, old: str, new: str) -> tuple[Edit, ...]:
-    """Return the edit that changes one part of a directive's line; none if that part occurs more than once."""
-    line = view.script.lines[directive.line - 1]
-    if line.count(old) != 1:
-        return ()
-    return (Edit(path=view.script.path, line=directive.line, old=line, new=line.replace(old, new)),)

@@ -17,7 +17,7 @@ from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.plan.totals import sum_quantities
 from touchline.slurm.job_view import evaluation_name
-from touchline.slurm.schedulers import GRAIN
+from touchline.slurm.resources import GRAIN
 
 CPUS_PER_PROCESS = 2
 """CPUs of a process on a GPU, besides its data workers: one feeds the GPU, one tokenises, saves and writes logs."""

@@ -40,7 +40,7 @@ from touchline.plan.strategy.explore_section import explore_section
 from touchline.plan.strategy.section import expected_lines, strategy_sections
 from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
-from touchline.slurm.schedulers import evaluation_script, training_script
+from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT
 
 _SHOWN = 8
 
@@ -445,17 +445,16 @@ def folder_lines(plan: Plan, folder: str = ".") -> list[str]:
     width = max(len(run.name) for run in plan.runs) + 1
     return [
         f"{folder}/",
-        *(f"  {run.name + '/':<{width}}  {_contents(run, plan.executor)}" for run in plan.runs),
+        *(f"  {run.name + '/':<{width}}  {_contents(run)}" for run in plan.runs),
     ]
 
 
-def _contents(run: PlannedRun, executor: str) -> str:
-    training, evaluation = training_script(executor), evaluation_script(executor)
+def _contents(run: PlannedRun) -> str:
     if run.train is None:
-        return f"eval.py  {evaluation}  eval/"
+        return f"eval.py  {EVALUATION_SCRIPT}  eval/"
     last = run.train.epochs - 1
     epochs = "epoch_0/" if last == 0 else f"epoch_0/ ... epoch_{last}/"
-    return f"setup_finetune.yaml  finetune.yaml  {training}  eval.py  {evaluation}  {epochs}  eval/"
+    return f"setup_finetune.yaml  finetune.yaml  {TRAINING_SCRIPT}  eval.py  {EVALUATION_SCRIPT}  {epochs}  eval/"
 
 
 def runs_plan_markdown(plan: Plan) -> str:

@@ -35,7 +35,7 @@ from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.experiment.answer_batches import batch_limits, shares_batches
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.site import SlurmSite
-from touchline.slurm.schedulers import GRAIN
+from touchline.slurm.resources import GRAIN
 
 LEAST_LIMIT_SECONDS = minutes_to_seconds(15)
 """Least limit of a job on a cluster: imports from a cold file system take minutes, and a kill costs the whole job."""

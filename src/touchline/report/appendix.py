@@ -15,7 +15,7 @@ from touchline.report.facts import is_asked_about
 from touchline.report.report import Command
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.slurm.schedulers import SCHEDULERS, training_script
+from touchline.slurm.job_view import TRAINING_SCRIPT
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
 COMMIT = "Commit"
@@ -57,13 +57,12 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
         )
     yield _command(RETRAIN, "what is missing, here or on the cluster; nothing twice", "touchline run .")
     own = leading_text(collect_settings(plan), example)
-    script = training_script(plan.executor)
     with_settings = f" ({example}: {own})" if own else ""
-    yield _command(RETRAIN, f"one training on this machine, by hand{with_settings}", f"cd {folder} && bash {script}")
-    if (scheduler := SCHEDULERS.get(plan.executor)) is not None:
-        by_hand = f"cd {folder} && {scheduler.submit} {script}"
-        yield _command(RETRAIN, "one training on the cluster, by hand", by_hand)
+    yield _command(
+        RETRAIN, f"one training on this machine, by hand{with_settings}", f"cd {folder} && bash {TRAINING_SCRIPT}"
+    )
     if plan.executor == "slurm":
+        yield _command(RETRAIN, "one training on the cluster, by hand", f"cd {folder} && sbatch {TRAINING_SCRIPT}")
         yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")
     if command := with_setting(plan, "seeds", "[1, 2, 3]"):
         yield _command(RETRAIN, "the design with three seeds", command)

@@ -127,7 +127,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
         plan=plan,
         folder=folder,
         run=one,
-        job=evaluation_job(plan, folder, one) if whole else run_training(folder, one.name, plan.executor),
+        job=evaluation_job(plan, folder, one) if whole else run_training(folder, one.name),
     )
 
 
@@ -135,10 +135,8 @@ def _follow(
     output: _Output, follower: Follower | None, settings: UserConfig, stop: threading.Event
 ) -> Iterator[OutputLine]:
     """Yield added output, file by file."""
-    executor = executor_for(
-        output.plan, output.folder, settings.cluster(output.plan.executor).poll_seconds, RealCommands()
-    )
-    pause = 1.0 if output.plan.executor == "local" else settings.cluster(output.plan.executor).poll_seconds
+    executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
+    pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
     asked, quiet_since, active, last = float("-inf"), time.monotonic(), True, ""
     while not stop.is_set():
         path = newest(output)

@@ -90,10 +90,10 @@ def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]
         over = found.outcome is TrainingOutcome.COMPLETE or run.kind is RunKind.CONTROL
         begun = bool(found.attempts) and found.attempts[-1].exit is None
         if run.batches is not None and (begun or not (local or (over and found.evaluated))):
-            jobs.append(run_training(opened.folder, run.name, opened.plan.executor))
+            jobs.append(run_training(opened.folder, run.name))
         evaluating = bool(found.evaluation_attempts) and found.evaluation_attempts[-1].exit is None
         if evaluating or not (local or found.evaluated):
-            jobs.append(run_evaluation(opened.folder, run.name, opened.plan.executor))
+            jobs.append(run_evaluation(opened.folder, run.name))
     if local:
         jobs += [job for model in opened.plan.models if (job := _shared(opened.folder, model)) is not None]
     return jobs
@@ -103,7 +103,7 @@ def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job
     """Return the job that evaluates a run: its own on a cluster, that of the base model locally."""
     if plan.executor == "local" and (shared := _shared(folder, run.model)) is not None:
         return shared
-    return run_evaluation(folder, run.name, plan.executor)
+    return run_evaluation(folder, run.name)
 
 
 def live(

@@ -116,7 +116,7 @@ class Watcher:
         self._look = look
         self._heard = _Heard(commands or RealCommands())
         self._plan = self.folder.started_plan()
-        self.poll_seconds = settings.cluster(self._plan.executor).poll_seconds
+        self.poll_seconds = settings.slurm.poll_seconds
         self._executor: Executor | None = None
         self._views: dict[str, JobView] = {}
         self._finished: dict[str, RunFolderState] = {}

@@ -127,12 +127,6 @@ def carry_out(
     Returns:
         The placement, what was placed, the files that were written, and what the reader should know.
     """
-    if request.emit is not None and planned.plan.executor == "pbs":
-        raise InputError(
-            "place writes scripts for SLURM, and this plan's executor is pbs",
-            expected="no --write-scripts: the schedule alone",
-            hint="touchline submit submits each run as a job of its own",
-        )
     placed = place_experiment(
         planned,
         site,

@@ -11,9 +11,8 @@ A cohort's training covers further run folders, which TOUCHLINE_COHORT names: th
 writes start, heartbeat and exit there. The command gets `--with DIR` for each that no other attempt holds.
 
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock is held until the work ends.
-Environment: SLURM_*, PBS_JOBID, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
-TOUCHLINE_TIME_LIMIT_SECONDS (local time limit; on PBS, which sends no signal before the end of a job, what
-the job script sets), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS,
+Environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (id and intent of the local executor),
+TOUCHLINE_TIME_LIMIT_SECONDS (local time limit), TOUCHLINE_KILL_SECONDS (time to save then), TOUCHLINE_MAX_RESTARTS,
 TOUCHLINE_STRICT_LIMIT (set: never requeue), TOUCHLINE_COHORT (names of the other runs of the cohort, separated by
 colons).
 """
@@ -43,7 +42,6 @@ from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
 from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
-from touchline.slurm.pbs import read_number
 
 HEARTBEAT_SECONDS = 5.0
 ORPHAN_PATIENCE_SECONDS = 120.0
@@ -137,7 +135,7 @@ def _take(folder: Path, status: Path) -> _Place | None:
     job_id = own_job_id(os.environ) or f"local-{secrets.token_hex(4)}"
     start = AttemptStart(
         job_id=job_id,
-        restart=_restart(os.environ, status, job_id),
+        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         token=os.environ.get("TOUCHLINE_TOKEN", ""),
         host=me.host,
         boot_id=me.boot_id,
@@ -159,7 +157,7 @@ def _take(folder: Path, status: Path) -> _Place | None:
 
 
 def own_job_id(environment: Mapping[str, str]) -> str:
-    """Return the id of this job: SLURM's, `14_3` for an array task, `76.1` for a step; PBS's number; or the local one.
+    """Return the id of this job: SLURM's, `14_3` for an array task, `76.1` for a step; or the local one.
 
     A batch script is a step too, but only programs started by srun have a step id.
     """
@@ -169,14 +167,7 @@ def own_job_id(environment: Mapping[str, str]) -> str:
     step = environment.get("SLURM_STEP_ID", "")
     if job and step.isdigit():
         job = f"{job}.{step}"
-    return job or read_number(environment.get("PBS_JOBID", "")) or environment.get("TOUCHLINE_JOB_ID", "")
-
-
-def _restart(environment: Mapping[str, str], status: Path, job_id: str) -> int:
-    """Return how often this job was queued again. PBS does not say it to its jobs: earlier starts are counted."""
-    if "SLURM_JOB_ID" in environment or not environment.get("PBS_JOBID"):
-        return int(environment.get("SLURM_RESTART_COUNT") or 0)
-    return sum(1 for _ in status.glob(f"start.{job_id}.*.json"))
+    return job or environment.get("TOUCHLINE_JOB_ID", "")
 
 
 def _may_queue_again(folder: Path, start: AttemptStart) -> bool:

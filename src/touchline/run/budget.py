@@ -36,7 +36,7 @@ from touchline.run.protocol import Executor, Job
 from touchline.run.statusfiles import read_attempts, read_exits
 from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobKind, JobName, JobView
-from touchline.slurm.schedulers import GRAIN
+from touchline.slurm.resources import GRAIN
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""

@@ -31,9 +31,8 @@ from touchline.slurm.doctor import (
     PythonFacts,
     Status,
 )
-from touchline.slurm.local.cluster import ANSWER_SECONDS, query_cluster, said
+from touchline.slurm.local.cluster import query_cluster
 from touchline.slurm.local.commands import Commands
-from touchline.slurm.schedulers import PBS_CAUTION
 
 LITTLE_LEFT = 0.02
 """Free fraction of a disk below which it counts as nearly full."""
@@ -73,7 +72,6 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
         checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus), largest_model_bytes=largest)
     else:
         checks.append(_check("SLURM", "sbatch", "ok", "not on PATH: runs are started on this machine"))
-    checks += _pbs(commands)
     return DoctorReport(
         touchline_version=touchline.__version__,
         config_file=str(config_path()),
@@ -90,19 +88,6 @@ def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
         return None
     options = trial_options(site, gpus=1 if site.gpu_type else 0)
     return query_cluster(commands, getpass.getuser(), options, site.account, site.qos)
-
-
-def _pbs(commands: Commands) -> Iterator[DoctorCheck]:
-    """Check that PBS answers, where it is; nothing is said elsewhere."""
-    if shutil.which("qsub") is None:
-        return
-    asked = ("qselect", "-u", getpass.getuser())
-    answer = commands.run(asked, timeout_seconds=ANSWER_SECONDS)
-    if not answer.ok:
-        message = f"qselect does not answer: {said(answer)}"
-        yield _check("PBS", "qselect", "error", message, "US120", "pbs.conf and PBS_CONF_FILE name the server")
-        return
-    yield _check("PBS", "qsub", "ok", PBS_CAUTION)
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:

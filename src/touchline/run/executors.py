@@ -25,10 +25,6 @@ def executor_for(
         from touchline.run.local import LocalExecutor
 
         return LocalExecutor()
-    if plan.executor == "pbs":
-        from touchline.run.pbs import PbsExecutor
-
-        return PbsExecutor(commands, folder.ledger, poll_seconds=poll_seconds, lock=lock)
     from touchline.run.slurm import SlurmExecutor
 
     return SlurmExecutor(commands, folder.ledger, poll_seconds=poll_seconds, lock=lock)

@@ -42,7 +42,7 @@ GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "run.yaml", "eval.yaml"})
 """Files that only touchline writes; the user may change the others."""
 WHOLE = "."
 """Key in prepared.json for files of the whole experiment; no run can have this name."""
-_SCRIPTS = (".slurm", ".pbs", ".sh")
+_SCRIPTS = (".slurm", ".sh")
 
 
 def _parse_plan(path: Path) -> Plan:

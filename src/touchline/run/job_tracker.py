@@ -1,13 +1,12 @@
-"""Views of a scheduler's jobs over many looks: of those that its queue lists, and of those that it no longer does."""
+"""Views of SLURM's jobs over many looks: of those that its queue lists, and of those that it no longer does."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from touchline.core.clock import Clock
 from touchline.core.errors import TouchlineError
@@ -17,7 +16,7 @@ from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
 from touchline.run.slurm_jobs import JobMatches
-from touchline.run.slurm_queries import Queue, SacctJob
+from touchline.run.slurm_queries import SlurmQueries
 from touchline.run.slurm_views import JobEvidence, exited_on_its_own, is_alive, last_view, view_of
 from touchline.slurm.job_view import JobView
 from touchline.slurm.queue import QueueRow
@@ -30,49 +29,20 @@ _NOTED_SECONDS = 60.0
 _TAIL_BYTES = 1 << 16
 
 
-class Queries(Protocol):
-    """Queries of a scheduler with their last answers."""
-
-    queue: Queue
-    """Last complete answer."""
-    fault: str
-    """Error of the last query of the queue; empty if it succeeded."""
-    is_absent: bool
-    """Whether the scheduler's commands are missing on this machine."""
-
-    def accounted(self, job_id: str) -> SacctJob | None:
-        """Return what the accounting says of a job; None if nothing, or if there is none."""
-        ...
-
-    def is_unaccounted(self, job_id: str) -> bool:
-        """Return True if the accounting has no more to report on a job."""
-        ...
-
-    def knows(self, job_id: str) -> bool | None:
-        """Return True if the scheduler knows a job; None if it gave no answer."""
-        ...
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str] | None:
-        """Return the ids of jobs submitted with these tokens; None if unknown."""
-        ...
-
-
 class JobTracker:
     """Views of jobs by the scheduler's last answers and the run folders, and what earlier looks have seen."""
 
-    def __init__(self, queries: Queries, ledger: Ledger, clock: Clock, *, scheduler: str) -> None:
+    def __init__(self, queries: SlurmQueries, ledger: Ledger, clock: Clock) -> None:
         """Create a tracker for one experiment.
 
         Args:
             queries: the scheduler's queries, with their last answers.
             ledger: records jobs that the queue lacks, so that later processes continue counting.
             clock: time functions.
-            scheduler: its name for people.
         """
         self._queries = queries
         self._ledger = ledger
         self._clock = clock
-        self._title = scheduler
         self._submitted: dict[str, float] = {}
         self._beats: dict[tuple[Path, str], tuple[float | None, float]] = {}
         self._missing: dict[str, list[float]] = {}
@@ -81,7 +51,7 @@ class JobTracker:
 
     def view(self, each: JobMatches) -> JobView | None:
         """Return the view of one of our jobs; None if there was none."""
-        by_hand = [_by_hand(attempt, self._title, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
+        by_hand = [_by_hand(attempt, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
         if not each.ids:
             return max(by_hand, key=lambda view: view.active, default=None)
         queue = self._queries.queue
@@ -144,9 +114,9 @@ class JobTracker:
                 )
         gone = self._gone_seconds(each, job_id)
         if gone is not None and gone >= _LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
-            reason = f"lost: not in {self._title} for {format_seconds(gone)}, and no heartbeat"
+            reason = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
             return last_view(known, reason)
-        return replace(view, reason=f"{self._title} does not list it{f'; {view.reason}' if view.reason else ''}")
+        return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
 
     def submitted(self, job_id: str) -> None:
         """Note a submission: the queue may list the job only after some seconds."""
@@ -212,11 +182,11 @@ def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
     return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
 
 
-def _by_hand(attempt: Attempt, scheduler: str, alive: bool) -> JobView:
+def _by_hand(attempt: Attempt, alive: bool) -> JobView:
     """Return the view of an attempt without the scheduler, `bash finetune.slurm` on a login node."""
     start, end = attempt.start, attempt.exit
     if alive:
-        state, reason = JobState.RUNNING, f"started without {scheduler}"
+        state, reason = JobState.RUNNING, "started without SLURM"
     else:
         state = JobState.UNKNOWN if end is None else end.state
         reason = "killed (no exit record)" if end is None else end.reason

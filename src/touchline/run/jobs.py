@@ -67,7 +67,7 @@ def _training(planned: LoadedPlan, run: PlannedRun, leads: Mapping[str, str]) ->
     # A cluster has the limit from the script.
     limit = planned.plan.compute.time_limit if planned.plan.executor == "local" else None
     return replace(
-        run_training(planned.folder, run.name, planned.plan.executor),
+        run_training(planned.folder, run.name),
         after=(leads[run.link.parent],) if run.link is not None and run.link.parent in leads else (),
         time_limit_seconds=None if limit is None else parse_duration(limit),
     )
@@ -82,7 +82,7 @@ def evaluation_job(planned: LoadedPlan, run: PlannedRun, lead: str | None = None
         lead: job that trains it; None for its own.
     """
     after = () if is_training_complete(planned.folder, run) else (lead or run.name,)
-    return replace(run_evaluation(planned.folder, run.name, planned.plan.executor), after=after)
+    return replace(run_evaluation(planned.folder, run.name), after=after)
 
 
 def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:

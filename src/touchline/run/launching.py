@@ -43,7 +43,6 @@ from touchline.run.submission import Submitted, begin
 from touchline.run.trial import require_accepted
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import RealCommands
-from touchline.slurm.schedulers import SCHEDULERS
 
 TotalsCallback = Callable[[JobTotals], None]
 """Called with the totals of the jobs that are about to be submitted."""
@@ -67,7 +66,7 @@ class ExecutionResult:
 def _executor(
     planned: LoadedPlan, settings: UserConfig, lock: int | None = None, *, within_budget: bool = False
 ) -> Executor:
-    site = settings.cluster(planned.plan.executor)
+    site = settings.slurm
     found = executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
     return with_budget(found, planned.folder) if within_budget else found
 
@@ -123,7 +122,7 @@ def work(
         close_ended(ledger, seen)
         if not executor.trouble:
             _try_first(planned, [job for job in jobs if not _is_active(seen.get(job.name))])
-        most = settings.cluster(planned.plan.executor).max_submitted or len(jobs)
+        most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
             run_jobs(
@@ -149,7 +148,7 @@ def work(
 
 
 def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
-    """Refuse to submit anything where SLURM would refuse some of it; PBS has no such question."""
+    """Refuse to submit anything where SLURM would refuse some of it."""
     if planned.plan.executor == "slurm":
         require_accepted(jobs, RealCommands())
 
@@ -216,7 +215,7 @@ def submit(
     jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}
-    room = settings.cluster(planned.plan.executor).max_submitted
+    room = settings.slurm.max_submitted
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     new = [job for job in jobs if job.name not in recovery.called_back and not _is_active(seen.get(job.name))]
@@ -302,7 +301,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
         raise HostError(
-            f"cannot query the {SCHEDULERS[executor.name].title} queue: {executor.trouble}",
+            f"cannot query the SLURM queue: {executor.trouble}",
             hint="the same command later",
         )
     close_ended(ledger, seen)

@@ -37,7 +37,7 @@ class LocalExecutor:
         del after
         job_id = f"local-{token}"
         output = job.output_path(job_id)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "PBS_"))}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token} | job.environment
         if job.time_limit_seconds is not None:
             environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"

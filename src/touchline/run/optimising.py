@@ -99,7 +99,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         unknown += [f"{each.key} stays {each.before}: {len(started)} runs have started with it" for each in saving]
         saving = []
     found += saving
-    shares = list(share_proposals(before, request.cluster, settings.cluster(before.executor)))
+    shares = list(share_proposals(before, request.cluster, settings.slurm))
     found += [share for share in shares if share.key not in fixed]
     values = {each.key: _parsed(each.after) for each in found}
     after = planner.plan(values) if values else before
@@ -217,7 +217,7 @@ def _placed(
     try:
         jobs = place_jobs(
             planned.plan,
-            settings.cluster(planned.plan.executor),
+            settings.slurm,
             trainings=trainings,
             evaluations=evaluations,
             evaluation_minutes=request.evaluation_minutes,

@@ -23,7 +23,7 @@ def site_of(settings: UserConfig, executor: str) -> Site:
     """Return the host settings of an executor's scripts from the user config and this interpreter."""
     return Site(
         python=sys.executable,
-        slurm=settings.cluster(executor),
+        slurm=settings.slurm,
         cache_dir=str(settings.cache_dir),
         models_dir=str(settings.models_dir),
     )

@@ -54,7 +54,7 @@ class Executor(Protocol):
     """Executor of jobs that derives their state from files, independent of who started them."""
 
     name: str
-    """`local`, `slurm` or `pbs`."""
+    """`local` or `slurm`."""
     waits_itself: bool
     """Whether it is a scheduler: it holds jobs back until their dependencies have ended, and its jobs outlive the
     command. Otherwise the command's queue does this, and stops running jobs.

@@ -78,7 +78,7 @@ def refuse_other_machine(folder: ExperimentFolder, plan: Plan, settings: UserCon
     if plan.executor != "local" and plan.machine.kind == "cpu" and plan.compute.gpus:
         from touchline.plan.local.target import resolve_target
 
-        resolve_target(plan.compute, settings.cluster(plan.executor))
+        resolve_target(plan.compute, settings.slurm)
         raise PlanDriftError(
             "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
             expected="a plan for the GPU of the nodes",

@@ -7,20 +7,19 @@ from pathlib import Path
 
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Job
-from touchline.slurm.job_view import evaluation_name
-from touchline.slurm.schedulers import evaluation_script, training_script
+from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT, evaluation_name
 
 
-def run_training(folder: ExperimentFolder, run: str, executor: str) -> Job:
-    """Return the training job of a run on an executor."""
+def run_training(folder: ExperimentFolder, run: str) -> Job:
+    """Return the training job of a run."""
     place = folder.run(run)
-    return _scripted(run, place, training_script(executor), place / "status", "slurm-{job}.out")
+    return _scripted(run, place, TRAINING_SCRIPT, place / "status", "slurm-{job}.out")
 
 
-def run_evaluation(folder: ExperimentFolder, run: str, executor: str) -> Job:
+def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
     """Return the evaluation job of a run by its own script."""
-    place, script = folder.run(run), evaluation_script(executor)
-    return _scripted(evaluation_name(run), place, script, place / "eval" / "status", "slurm-eval-{job}.out")
+    place = folder.run(run)
+    return _scripted(evaluation_name(run), place, EVALUATION_SCRIPT, place / "eval" / "status", "slurm-eval-{job}.out")
 
 
 def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job:

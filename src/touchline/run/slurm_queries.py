@@ -17,14 +17,14 @@ from touchline.slurm.local.commands import CommandResult, Commands
 from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
 from touchline.slurm.states import read_job_id, waiting_tasks
 
-QUERY_SECONDS = 60.0
+_QUERY_SECONDS = 60.0
 """Timeout of a query."""
 LONGEST_WAIT_SECONDS = 180.0
 """Maximum interval of queries; it doubles after each failure."""
 SETTLED_SECONDS = 120.0
 """Seconds after a job's end at which sacct's exit code is final, even if missing."""
 TOKEN_SECONDS = 10.0
-SECOND_LOOK_SECONDS = 3.0
+_SECOND_LOOK_SECONDS = 3.0
 """Seconds after a submission within which a job may still appear: squeue shows it at once, sacct took 5 s."""
 _TOKEN_PAUSE_SECONDS = 3.0
 _IDS_AT_ONCE = 1000
@@ -186,7 +186,7 @@ class SlurmQueries:
         left = (
             TOKEN_SECONDS - age
             if 0 <= age < TOKEN_SECONDS
-            else SECOND_LOOK_SECONDS
+            else _SECOND_LOOK_SECONDS
             if age >= TOKEN_SECONDS
             else TOKEN_SECONDS
         )
@@ -256,7 +256,7 @@ class SlurmQueries:
         return known is not None and known.is_final
 
     def _ask(self, words: Sequence[str]) -> CommandResult:
-        return self._commands.run(words, timeout_seconds=QUERY_SECONDS)
+        return self._commands.run(words, timeout_seconds=_QUERY_SECONDS)
 
 
 def _separator() -> str:

@@ -1,33 +1,36 @@
-"""The `#SBATCH` lines of a job script, with the place of every option: read word by word as sbatch and getopt do.
+"""The `#SBATCH` lines of a job script, with the place of every option: read as sbatch and getopt do.
 
-Source: `_get_argument` and `_opt_batch_script` of SLURM's src/sbatch/opt.c, tried with `sbatch --test-only`: words end
-at blanks, quotes and backslashes join, an unquoted `#` ends the line; the first line that is neither blank nor a
-comment ends the header; a word that belongs to no option is refused.
+Source: `_get_argument` and `_opt_batch_script` of SLURM's src/sbatch/opt.c, tried with `sbatch --test-only`: an
+unquoted `#` ends the line; the first line that is neither blank nor a comment ends the header; a word that belongs to
+no option is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from touchline.slurm.options import OPTIONS, SHORT, OptionArity, resolve
 
-_WORD = "#SBATCH"
-_HET = frozenset({"hetjob", "packjob"})
+_DIRECTIVE = "#SBATCH"
+_SINGLE, _DOUBLE = r"'(?P<single>(?:[^'\\]|\\.)*)'", r'"(?P<double>(?:[^"\\]|\\.)*)"'
+_QUOTED = re.compile(rf"{_SINGLE}|{_DOUBLE}|(?P<bare>\\.?)")
+"""A backslash escapes in single quotes too, and outside of quotes it does not join a blank."""
+_WORD = re.compile(rf"\s*(?P<word>(?:{_SINGLE}|{_DOUBLE}|\\(?:\S|(?=\s|$))|[^\s#'\"\\])+)")
+_ESCAPED = re.compile(r"\\(.?)")
+_NEXT_JOB = re.compile(r"#SBATCH\s+(?:het|pack)job\s*$")
 
 
 class DirectiveFault(StrEnum):
     """Reason why sbatch rejects a directive."""
 
     UNKNOWN = "unknown option"
-    AMBIGUOUS = "ambiguous"
     NO_VALUE = "no value"
     NEEDS_NO_VALUE = "takes no value"
     STRAY = "stray word"
     QUOTE = "quote without an end"
-    COLON = "colon"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,183 +47,96 @@ class Directive:
     """The line, from 1."""
     column: int
     """Column of the option, from 1."""
-    value_column: int
-    """Where its value begins, from 1; without one where the option begins."""
     fault: DirectiveFault | None = None
     """Reason why sbatch rejects it."""
 
+    @property
+    def shown(self) -> str:
+        """The option as a user would write it."""
+        joint = "" if self.value is None else "=" if self.written.startswith("--") else " "
+        return f"{self.written}{joint}{self.value or ''}"
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    text: str
-    column: int
+
+def ends_header(line: str) -> bool:
+    """Return True if a line is the first command, below which sbatch reads nothing."""
+    stripped = line.strip()
+    return bool(stripped) and not stripped.startswith("#")
 
 
-def read_line(line: str, number: int) -> Iterator[Directive]:
-    """Return the options of one line that begins with `#SBATCH`."""
-    words, fault = _words(line, len(_WORD))
-    if [word.text for word in words] in ([name] for name in _HET):
-        return
-    yield from _options(words, number)
-    if fault is not None:
-        kind, column = fault
-        yield Directive(
-            option=None,
-            written=line[column - 1 :].strip(),
-            value=None,
-            line=number,
-            column=column,
-            value_column=column,
-            fault=kind,
-        )
+def read_header(lines: Sequence[str]) -> Iterator[Directive]:
+    """Yield the options that sbatch reads in a script."""
+    for number, line in enumerate(lines, 1):
+        if ends_header(line):
+            return
+        yield from read_line(line, number)
 
 
 def separates_jobs(line: str) -> bool:
     """Return True if a directive starts the next part of a heterogeneous job."""
-    words, _ = _words(line, len(_WORD))
-    return [word.text for word in words] in ([name] for name in _HET)
+    return _NEXT_JOB.match(line) is not None
 
 
-def _words(line: str, start: int) -> tuple[list[_Word], tuple[DirectiveFault, int] | None]:
-    """Split a line into words as sbatch does; return them and the error at which it stops."""
-    found: list[_Word] = []
-    at, end = start, len(line)
-    while True:
-        while at < end and line[at].isspace():
-            at += 1
-        if at >= end or line[at] == "#":
-            return found, None
-        if line[at] == ":":
-            return found, (DirectiveFault.COLON, at + 1)
-        text: list[str] = []
-        begun, quote = at, ""
-        while at < end and (quote or not line[at].isspace()):
-            mark = line[at]
-            if mark == "\\":  # in single quotes too, and it does not join a blank
-                escaped = line[at + 1 : at + 2]
-                if quote or not escaped.isspace():
-                    text.append(escaped)
-                    at += 1
-            elif quote:
-                if mark == quote:
-                    quote = ""
-                else:
-                    text.append(mark)
-            elif mark in "\"'":
-                quote = mark
-            elif mark == "#":
-                break
-            else:
-                text.append(mark)
-            at += 1
-        if quote:
-            return found, (DirectiveFault.QUOTE, begun + 1)
-        if not any(text):
-            return found, None  # sbatch takes an empty word for the line's end
-        found.append(_Word("".join(text), begun + 1))
+def read_line(line: str, number: int) -> Iterator[Directive]:
+    """Yield the options of one line; none if it does not begin with `#SBATCH`."""
+    if not line.startswith(_DIRECTIVE) or separates_jobs(line):
+        return
+    at, words = len(_DIRECTIVE), list[str]()
+    while (match := _WORD.match(line, at)) is not None:
+        at = match.end()
+        words.append(_QUOTED.sub(_unquoted, match["word"]))
+    rest = line[at:].strip()
+    at = len(_DIRECTIVE)
+    while words:
+        word = words.pop(0)
+        for option, written, value, fault in _options(word, words):
+            at = max(line.find(written, at), at)
+            yield Directive(option=option, written=written, value=value, line=number, column=at + 1, fault=fault)
+    if rest and not rest.startswith("#"):
+        column = len(line.rstrip()) - len(rest) + 1
+        yield Directive(option=None, written=rest, value=None, line=number, column=column, fault=DirectiveFault.QUOTE)
 
 
-def _options(words: list[_Word], number: int) -> Iterator[Directive]:
-    at = 0
-    while at < len(words):
-        word = words[at]
-        at += 1
-        following = words[at] if at < len(words) else None
-        if word.text == "--":
-            yield from (_stray(rest, number) for rest in words[at:])
-            return
-        if word.text.startswith("--"):
-            found, took = _long(word, following, number)
-            at += took
-            yield found
-        elif word.text.startswith("-") and len(word.text) > 1:
-            for found, took in _short(word, following, number):
-                at += took
-                yield found
-        else:
-            yield _stray(word, number)
+def _unquoted(match: re.Match[str]) -> str:
+    return _ESCAPED.sub(r"\1", match["single"] or match["double"] or match["bare"] or "")
 
 
-def _long(word: _Word, following: _Word | None, number: int) -> tuple[Directive, int]:
-    name, equals, value = word.text[2:].partition("=")
-    option = resolve(name)
-    in_place = word.column + len(name) + 3
+_Option = tuple[str | None, str, str | None, DirectiveFault | None]
+"""Full name, written name, value and fault."""
+
+
+def _options(word: str, following: list[str]) -> Iterator[_Option]:
+    """Yield the options of a word; a value is taken from the words that follow."""
+    if word.startswith("--"):
+        yield _long(word, following)
+    elif word.startswith("-") and len(word) > 1:
+        yield from _short(word, following)
+    else:
+        yield None, word, None, DirectiveFault.STRAY
+
+
+def _long(word: str, following: list[str]) -> _Option:
+    written, equals, value = word.partition("=")
+    option = resolve(written[2:])
+    given = value if equals else None
     if option is None:
-        several = sum(each.startswith(name) for each in OPTIONS) > 1 and bool(name)
-        fault = DirectiveFault.AMBIGUOUS if several else DirectiveFault.UNKNOWN
-        takes = not equals and following is not None and not following.text.startswith("-")
-        if takes and following is not None:
-            value, in_place = following.text, following.column
-        given = value if equals or takes else None
-        return _made(None, f"--{name}", given, word, number, in_place, fault), int(takes)
+        takes = not equals and bool(following) and not following[0].startswith("-")
+        return None, written, following.pop(0) if takes else given, DirectiveFault.UNKNOWN
     kind = OPTIONS[option]
     if kind is OptionArity.FLAG and equals:
-        return _made(option, f"--{name}", value, word, number, in_place, DirectiveFault.NEEDS_NO_VALUE), 0
+        return option, written, value, DirectiveFault.NEEDS_NO_VALUE
     if equals or kind is not OptionArity.VALUE:
-        return _made(option, f"--{name}", value if equals else None, word, number, in_place), 0
-    if following is None:
-        return _made(option, f"--{name}", None, word, number, word.column, DirectiveFault.NO_VALUE), 0
-    return _made(option, f"--{name}", following.text, word, number, following.column), 1
+        return option, written, given, None
+    return (option, written, following.pop(0), None) if following else (option, written, None, DirectiveFault.NO_VALUE)
 
 
-def _short(word: _Word, following: _Word | None, number: int) -> Iterator[tuple[Directive, int]]:
-    for offset, letter in enumerate(word.text[1:], 1):
+def _short(word: str, following: list[str]) -> Iterator[_Option]:
+    for offset, letter in enumerate(word[1:], 2):
         written, option = f"-{letter}", SHORT.get(letter)
         if option is None:
-            yield _made(None, word.text, None, word, number, word.column, DirectiveFault.UNKNOWN), 0
+            yield None, word, None, DirectiveFault.UNKNOWN
             return
-        if OPTIONS[option] is not OptionArity.VALUE:
-            yield _made(option, written, None, word, number, word.column), 0
-            continue
-        rest = word.text[offset + 1 :]
-        if rest:
-            yield _made(option, written, rest, word, number, word.column + offset + 1), 0
-        elif following is None:
-            yield _made(option, written, None, word, number, word.column, DirectiveFault.NO_VALUE), 0
-        else:
-            yield _made(option, written, following.text, word, number, following.column), 1
-        return
-
-
-def _stray(word: _Word, number: int) -> Directive:
-    return _made(None, word.text, None, word, number, word.column, DirectiveFault.STRAY)
-
-
-def _made(
-    option: str | None,
-    written: str,
-    value: str | None,
-    word: _Word,
-    number: int,
-    value_column: int,
-    fault: DirectiveFault | None = None,
-) -> Directive:
-    return Directive(
-        option=option,
-        written=written,
-        value=value,
-        line=number,
-        column=word.column,
-        value_column=value_column,
-        fault=fault,
-    )
-
-
-_MEANT = re.compile(
-    r"\s*#\s*(?P<word>S-?BATCH|SBATHC|SABTCH|SBTACH|SBACTH|SBATC|SBATHCH|SBACH|BATCH|SBATCHS)(?P<colon>:?)\s+-",
-    re.IGNORECASE,
-)
-
-
-def meant_as_directive(line: str) -> str | None:
-    """Return the misspelled `#SBATCH` of a line; None for a directive or a plain comment.
-
-    Two `#` are how a directive is switched off, so they are no mistake.
-    """
-    match = _MEANT.match(line)
-    if match is None or line.startswith(_WORD):
-        return None
-    # `#   sbatch --partition=gpu train.slurm` tells how to submit; a directive in small letters touches the `#`.
-    if match["word"] == "sbatch" and not match["colon"] and not line.lstrip().startswith("#sbatch"):
-        return None
-    return line[: match.end("colon")]
+        if OPTIONS[option] is OptionArity.VALUE:
+            value = word[offset:] or (following.pop(0) if following else None)
+            yield option, written, value, DirectiveFault.NO_VALUE if value is None else None
+            return
+        yield option, written, None, None

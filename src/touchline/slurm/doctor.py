@@ -8,7 +8,7 @@ from typing import Literal
 from touchline.core.quantity import Measured
 
 DOCTOR_SCHEMA_VERSION = 2
-Area = Literal["python", "folders", "GPUs", "SLURM", "PBS"]
+Area = Literal["python", "folders", "GPUs", "SLURM"]
 Status = Literal["ok", "warning", "error"]
 
 

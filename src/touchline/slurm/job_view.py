@@ -8,6 +8,10 @@ from typing import Literal
 
 from touchline.core.status import JobState
 
+TRAINING_SCRIPT = "finetune.slurm"
+"""Script of a run's training, for sbatch and for bash, to which its directives are comments."""
+EVALUATION_SCRIPT = "eval.slurm"
+"""Script of a run's evaluation."""
 _EVALUATION_PREFIX = "evaluate "
 """Prefix of the name of an evaluation. The name of a run has no blank, so that it cannot be mistaken for one."""
 
@@ -40,7 +44,7 @@ def evaluation_name(subject: str) -> str:
     return _EVALUATION_PREFIX + subject
 
 
-Source = Literal["exit file", "process", "heartbeat", "squeue", "qstat", "sacct", "scontrol", "ledger", "none"]
+Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
 """Source of a state, the strongest first: the job's exit file, its process, the scheduler."""
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.slurm.options import OPTIONS, SHORT, OptionArity
-from touchline.slurm.shell import ShellStatement
-from touchline.slurm.shell_words import ShellWord
+from touchline.slurm.directives import read_line
+from touchline.slurm.shell import ShellCommand, ShellWord
 
 _PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof")
 _DISTRIBUTED = frozenset(
@@ -24,30 +24,26 @@ _NOT_TRAINING = re.compile(
     r"create_|check|aggregate|collect|summar|analy|count|cache|embed|score|export|visual|data_|_data\b|dataset\.py",
     re.IGNORECASE,
 )
-_FLAG_NAMES = (
-    "standalone multi_gpu use_fsdp no_python run_path module m cpu debug quiet use_env same_network "
-    "no_ssh elastic_training"
+_FLAGS_OF_LAUNCHERS = frozenset(
+    {
+        *("standalone", "multi_gpu", "use_fsdp", "no_python", "run_path", "cpu", "debug", "quiet", "use_env"),
+        *("same_network", "no_ssh", "elastic_training"),
+    }
 )
-_FLAGS_OF_LAUNCHERS = frozenset(_FLAG_NAMES.split())
 _NPROC = ("nproc_per_node", "nproc-per-node")
 _CONFIG_OPTIONS = frozenset(
     {
-        "config",
-        "c",
-        "cfg",
-        "conf",
-        "config_file",
-        "config-file",
-        "config_path",
-        "yaml",
-        "config_yaml",
-        "cfg-path",
-        "cfg_path",
+        *("config", "c", "cfg", "conf", "config_file", "config-file", "config_path", "yaml", "config_yaml"),
+        *("cfg-path", "cfg_path"),
     }
 )
-_CONFIG = re.compile(r"[^\s=]+\.(?:ya?ml|toml)", re.IGNORECASE)
-_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*(?:\[[^\]]*\])?\})")
+_CONFIG = re.compile(r"[^\s=]+\.(?:ya?ml|toml)|\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*(?:\[[^\]]*\])?\})", re.IGNORECASE)
+"""A config file, or a variable that may stand for one."""
 _NAMING = frozenset({"echo", "printf", "which", "command", "type", "module", "ml", "pip", "ls", "test", "[", "[["})
+_WRAPPING = frozenset(
+    {"srun", "exec", "time", "nohup", "uv", "poetry", "conda", "singularity", "apptainer", "env", "pixi"}
+)
+"""Commands that start another one."""
 _DATA_WORKERS = ("dataloader_num_workers", "num_workers", "num-workers", "dataloader-num-workers", "data_workers")
 
 
@@ -78,28 +74,14 @@ class LaunchCommand:
 _PYTHON_COMMAND = LaunchCommand(name="python", starts_any=True)
 _ACCELERATE = LaunchCommand(name="accelerate", starts_any=True, has_options=True)
 _TORCHRUN = LaunchCommand(name="torchrun", starts_any=True, has_options=True, nproc=_NPROC)
-_KNOWN = (_ACCELERATE, _TORCHRUN, LaunchCommand(name="touchline"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConfigReference:
-    """A config file that a command names."""
-
-    path: str
-    """Text as written, without quotes."""
-    is_literal: bool
-    """Whether the shell leaves it as it is."""
-    line: int
-    """The line, from 1."""
-    column: int
-    """The column, from 1."""
+_KNOWN = (_ACCELERATE, _TORCHRUN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
     """Command that starts a Python program or a trainer."""
 
-    step: ShellStatement
+    step: ShellCommand
     """The command where it stands."""
     command: LaunchCommand
     """Program that starts it: Python, a launcher such as `torchrun`, or a trainer's own."""
@@ -111,8 +93,8 @@ class Launch:
     """Options of the launcher."""
     srun: Mapping[str, str | None] | None
     """Options of the `srun` before it, by long name; None without one."""
-    configs: tuple[ConfigReference, ...]
-    """Config files that it names."""
+    configs: tuple[str, ...]
+    """Config files that it names, as they are written, without quotes."""
 
     @property
     def launcher(self) -> str:
@@ -120,14 +102,9 @@ class Launch:
         return self.command.name
 
     @property
-    def is_launched(self) -> bool:
-        """True if a launcher of many processes starts it."""
-        return self.command.starts_any and self.command.has_options
-
-    @property
     def line(self) -> int:
         """The line, from 1."""
-        return self.step.command.line
+        return self.step.line
 
     @property
     def is_training(self) -> bool:
@@ -142,8 +119,8 @@ class Launch:
 
     @property
     def is_long(self) -> bool:
-        """Return True if it is the main work of a job: training, or many processes."""
-        return self.is_training or self.is_launched
+        """Return True if it is the main work of a job: training, or a launcher of many processes."""
+        return self.is_training or (self.command.starts_any and self.command.has_options)
 
     @property
     def nproc(self) -> ShellWord | None:
@@ -160,92 +137,70 @@ class Launch:
         return next((word for name in _DATA_WORKERS if (word := self.arguments.get(name)) is not None), None)
 
 
-def read_launch(step: ShellStatement, commands: Sequence[LaunchCommand]) -> Launch | None:
+def read_launch(step: ShellCommand, commands: Sequence[LaunchCommand]) -> Launch | None:
     """Return the program that a command starts; None if it is neither Python nor a trainer.
 
     Args:
         step: the command.
         commands: programs of trainers.
     """
-    words = step.command.words
+    words = step.words
     known = {each.name: each for each in (*_KNOWN, *commands)}
-    start = next((index for index, word in enumerate(words) if _launches(word, index, words, known)), None)
+    start = next((index for index in range(len(words)) if _launches(words, index, known)), None)
     if start is None:
         return None
-    srun = _srun(words[:start])
-    name = words[start].text.rpartition("/")[2]
-    rest = list(words[start + 1 :])
-    launcher = known.get(name, _PYTHON_COMMAND)
+    launcher = known.get(words[start].text.rpartition("/")[2], _PYTHON_COMMAND)
+    rest = words[start + 1 :]
     if launcher is _PYTHON_COMMAND:
-        while rest and rest[0].text.startswith("-") and rest[0].text != "-m" and rest[0].text != "-c":
-            taken = 2 if rest[0].text in ("-W", "-X") else 1
-            rest = rest[taken:]
+        while rest and rest[0].text.startswith("-") and rest[0].text not in ("-m", "-c"):
+            rest = rest[2 if rest[0].text in ("-W", "-X") else 1 :]
         if rest and rest[0].text == "-c":
             return None
         if rest and rest[0].text == "-m":
             rest = rest[1:]
-            module = rest[0].text if rest else ""
-            if module in _DISTRIBUTED:
+            if rest and (module := rest[0].text) in _DISTRIBUTED:
                 launcher = _ACCELERATE if module.startswith("accelerate") else _TORCHRUN
                 rest = rest[1:]
-    if launcher is _ACCELERATE and rest and rest[0].text == "launch":
+    verb = "launch" if launcher is _ACCELERATE else launcher.verb
+    if verb is not None and rest and rest[0].text == verb:
         rest = rest[1:]
-    if launcher.verb is not None:
-        if not rest or rest[0].text != launcher.verb:
-            return None
-        rest = rest[1:]
+    elif launcher.verb is not None:
+        return None
     options: dict[str, ShellWord | None] = {}
     if launcher.has_options:
-        flags = _FLAGS_OF_LAUNCHERS.union(*(command.flags for command in commands))
-        options, rest = _launcher_options(rest, flags)
-    program, rest = (rest[0], rest[1:]) if rest else (None, [])
-    arguments = _arguments(rest)
+        options, rest = _launcher_options(rest, _FLAGS_OF_LAUNCHERS.union(*(command.flags for command in commands)))
+    arguments = _arguments(rest[1:])
+    given = [word for found in (options, arguments) for name, word in found.items() if name in _CONFIG_OPTIONS]
+    given += rest[1:2] if launcher.config_first else []
     return Launch(
         step=step,
         command=launcher,
-        program=program,
+        program=rest[0] if rest else None,
         arguments=arguments,
         options=options,
-        srun=srun,
-        configs=tuple(_configs(launcher, options, arguments, rest)),
+        srun=_srun([word.text for word in words[:start]]),
+        configs=tuple(word.text for word in given if word is not None and _CONFIG.fullmatch(word.text)),
     )
 
 
-def _launches(word: ShellWord, index: int, words: tuple[ShellWord, ...], known: Mapping[str, LaunchCommand]) -> bool:
-    name = word.text.rpartition("/")[2]
+def _launches(words: Sequence[ShellWord], index: int, known: Mapping[str, LaunchCommand]) -> bool:
+    """Return True if a word is a program that starts a launch, not one that another command only names."""
+    name = words[index].text.rpartition("/")[2]
     if index and words[0].text in _NAMING:
         return False
     if index and words[0].text in ("conda", "mamba", "micromamba") and words[1].text != "run":
         return False
     if name not in known:
         return _PYTHON.fullmatch(name) is not None
-    return known[name].starts_any or index == 0 or _wraps(words[:index])
+    return known[name].starts_any or index == 0 or words[0].text.rpartition("/")[2] in _WRAPPING
 
 
-def _wraps(words: tuple[ShellWord, ...]) -> bool:
-    """Return True if words begin a command that starts another one."""
-    names = ("srun", "exec", "time", "nohup", "uv", "poetry", "conda", "singularity", "apptainer", "env", "pixi")
-    return words[0].text.rpartition("/")[2] in names
-
-
-def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
-    """Return the options of srun by their long names, as far as sbatch has them too."""
-    names = [word.text for word in words]
-    if "srun" not in names:
+def _srun(words: list[str]) -> dict[str, str | None] | None:
+    """Return the options of srun by their long names, as far as sbatch has them too; None without one."""
+    if "srun" not in words:
         return None
-    found: dict[str, str | None] = {}
-    rest = names[names.index("srun") + 1 :]
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            break
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            takes = OPTIONS.get(name) is OptionArity.VALUE and not equals
-            found[name] = rest.pop(0) if takes and rest else value or None
-        elif (option := SHORT.get(word[1:2])) is not None and OPTIONS[option] is OptionArity.VALUE:
-            found[option] = word[2:] or (rest.pop(0) if rest else None)
-    return found
+    line = shlex.join(words[words.index("srun") + 1 :])
+    return {each.option: each.value for each in read_line(f"#SBATCH {line}", 1) if each.option is not None}
 
 
 def _launcher_options(
@@ -256,65 +211,28 @@ def _launcher_options(
     rest = list(words)
     while rest and rest[0].text.startswith("-"):
         word = rest.pop(0)
-        name, equals, value = word.text.lstrip("-").partition("=")
+        name, equals, _ = word.text.lstrip("-").partition("=")
         if name in ("m", "module"):
             break
         if equals:
-            found[name] = _part(word, value)
-        elif name in flags or not rest or rest[0].text.startswith("-"):
-            found[name] = None
+            found[name] = _value(word)
         else:
-            found[name] = rest.pop(0)
+            found[name] = None if name in flags or not rest or rest[0].text.startswith("-") else rest.pop(0)
     return found, rest
 
 
-def _part(word: ShellWord, value: str) -> ShellWord:
-    offset = word.raw.find("=") + 1
-    return ShellWord(word.raw[offset:], value, word.is_literal, word.line, word.column + offset)
-
-
 def _arguments(words: list[ShellWord]) -> dict[str, ShellWord | None]:
+    """Return the options of a program, and its `key=value` words."""
     found: dict[str, ShellWord | None] = {}
-    for index, word in enumerate(words):
-        name, equals, value = word.text.partition("=")
-        if word.text.startswith("-"):
-            following = words[index + 1] if index + 1 < len(words) else None
-            if equals:
-                found[name.lstrip("-")] = _part(word, value)
-            else:
-                found[name.lstrip("-")] = None if following is None or following.text.startswith("-") else following
-        elif equals and re.fullmatch(r"[\w.+~/@]+", name):
-            found[name] = _part(word, value)
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        name, equals, _ = word.text.partition("=")
+        if equals and (word.text.startswith("-") or re.fullmatch(r"[\w.+~/@]+", name)):
+            found[name.lstrip("-")] = _value(word)
+        elif word.text.startswith("-"):
+            found[name.lstrip("-")] = None if following is None or following.text.startswith("-") else following
     return found
 
 
-def _configs(
-    launcher: LaunchCommand,
-    options: Mapping[str, ShellWord | None],
-    arguments: Mapping[str, ShellWord | None],
-    rest: list[ShellWord],
-) -> list[ConfigReference]:
-    found: list[ConfigReference] = []
-    for given in (options, arguments):
-        for name, word in given.items():
-            if word is not None and name in _CONFIG_OPTIONS and _names_config(word):
-                found.append(_reference(word))
-    first = _config_first(launcher, rest)
-    if first is not None:
-        found.append(_reference(first))
-    return found
-
-
-def _config_first(launcher: LaunchCommand, rest: list[ShellWord]) -> ShellWord | None:
-    """Return the config that a trainer's command takes without an option."""
-    if not launcher.config_first or not rest:
-        return None
-    return rest[0] if _names_config(rest[0]) else None
-
-
-def _names_config(word: ShellWord) -> bool:
-    return _CONFIG.fullmatch(word.text) is not None or _VARIABLE.fullmatch(word.text) is not None
-
-
-def _reference(word: ShellWord) -> ConfigReference:
-    return ConfigReference(path=word.text, is_literal=word.is_literal, line=word.line, column=word.column)
+def _value(word: ShellWord) -> ShellWord:
+    written = word.text if word.raw[:1] in ("'", '"') else word.raw
+    return ShellWord(written.partition("=")[2], word.line)

@@ -1,4 +1,4 @@
-"""The options of sbatch: their names, whether they take a value, and which values it refuses.
+"""The options of sbatch: their names, whether they take a value, and which values of the usual ones it refuses.
 
 Names and kinds are those of sbatch's own getopt table in SLURM 22.05, asked for one by one, with those that SLURM 23.02
 to 25.05 added (man page sbatch(1)). Refusals were seen with `sbatch --test-only`; where versions differ, the wider rule
@@ -103,28 +103,6 @@ def is_slip(name: str, meant: str) -> bool:
     return plain == meant or swapped or difflib.SequenceMatcher(a=plain, b=meant).ratio() >= 0.87
 
 
-_TIME = re.compile(r"\d+-(?:\d+(?::\d+){0,2})?|\d+(?::\d+){0,2}|-1|UNLIMITED|INFINITE", re.IGNORECASE)
-_MEMORY = re.compile(r"\d+(?:[kmgtp]b?)?", re.IGNORECASE)
-_COUNT = re.compile(r"\d+")
-_NODES = re.compile(r"\d+[km]?(?:-\d+[km]?)?(?::\d+)?(?:,\d+[km]?(?:-\d+[km]?)?(?::\d+)?)*", re.IGNORECASE)
-_ARRAY = re.compile(r"\[?\d+(?:-\d+(?::\d+)?)?(?:,\d+(?:-\d+(?::\d+)?)?)*,?\]?(?:%\d*)?")
-_SIGNAL = re.compile(r"(?:[RB]{1,2}:)?(?:SIG)?(?P<name>[A-Z]+\d?|\d+)(?:@(?P<early>\d+))?", re.IGNORECASE)
-_SIGNAL_NAMES = "HUP INT QUIT ABRT KILL ALRM TERM USR1 USR2 URG CONT STOP TSTP TTIN TTOU CHLD PIPE SEGV XCPU XFSZ BUS"
-_SIGNALS = frozenset(_SIGNAL_NAMES.split())
-_MAIL_TYPES = (
-    "NONE BEGIN END FAIL REQUEUE ALL INVALID_DEPEND STAGE_OUT TIME_LIMIT TIME_LIMIT_90 TIME_LIMIT_80 TIME_LIMIT_50 "
-    "ARRAY_TASKS"
-)
-_MAIL = frozenset(_MAIL_TYPES.split())
-_GRES = re.compile(
-    r"(?:gres[/:])?[A-Za-z_][\w./-]*(?::[A-Za-z0-9][\w.-]*)?(?:[:=]\d+[kmgtp]?)?(?:\(S:[\d,-]+\))?", re.IGNORECASE
-)
-_COUNTED = (
-    "ntasks cpus-per-task ntasks-per-node ntasks-per-core ntasks-per-socket ntasks-per-gpu cpus-per-gpu mincpus "
-    "sockets-per-node cores-per-socket threads-per-core core-spec thread-spec"
-)
-_COUNTS = frozenset(_COUNTED.split())
-_FROM_ONE = frozenset({"ntasks", "cpus-per-task"})
 PLACEHOLDER = re.compile(
     r"<[^<>]+>|\{\{.*?\}\}|\{%.*?%\}|\{\w*\}|%\(\w+\)s|@\w+@|\b(?:YOUR|CHANGE|FILL|TODO|REPLACE|INSERT)|\b[XYZ]{1,4}\b|\?\?|\.\.\.|__\w+__"
     r"|\b[HMSD]{2}:[HMSD]{2}"
@@ -132,90 +110,35 @@ PLACEHOLDER = re.compile(
 """A value that waits to be filled in."""
 
 
+_AMOUNT = (re.compile(r"\d+(?:[kmgtp]b?)?", re.IGNORECASE), "a whole number with K, M, G or T, `64G`")
+_TIME = (
+    re.compile(r"\d+-(?:\d+(?::\d+){0,2})?|\d+(?::\d+){0,2}|-1|UNLIMITED|INFINITE", re.IGNORECASE),
+    "minutes, HH:MM:SS or D-HH:MM:SS",
+)
+_COUNT = (re.compile(r"\d+"), "a whole number")
+_COUNT_FROM_ONE = (re.compile(r"0*[1-9]\d*"), "a whole number from 1")
+_GRES = r"(?:gres[/:])?[a-z_][\w./-]*(?::[a-z0-9][\w.-]*)?(?:[:=]\d+[kmgtp]?)?(?:\(S:[\d,-]+\))?"
+_MAIL = r"(?:NONE|BEGIN|END|FAIL|REQUEUE|ALL|INVALID_DEPEND|STAGE_OUT|TIME_LIMIT(?:_[985]0)?|ARRAY_TASKS)"
+_FORMS: dict[str, tuple[re.Pattern[str], str]] = {
+    **dict.fromkeys(("time", "time-min"), _TIME),
+    **dict.fromkeys(("mem", "mem-per-cpu", "mem-per-gpu", "tmp"), _AMOUNT),
+    **dict.fromkeys(("ntasks", "cpus-per-task"), _COUNT_FROM_ONE),
+    **dict.fromkeys(("ntasks-per-node", "cpus-per-gpu", "ntasks-per-gpu"), _COUNT),
+    "nodes": (re.compile(r"\d+[km]?(?:-\d+[km]?)?", re.IGNORECASE), "a number of nodes, or a range such as 2-4"),
+    "array": (
+        re.compile(r"\[?\d+(?:-\d+(?::\d+)?)?(?:,\d+(?:-\d+(?::\d+)?)?)*\]?(?:%\d*)?"),
+        "indices such as 0-9, 1,3,5 or 0-15%4",
+    ),
+    "gres": (
+        re.compile(rf"{_GRES}(?:,{_GRES})*", re.IGNORECASE),
+        "name:count or name:type:count, `gpu:2` or `gpu:a100:2`",
+    ),
+    "mail-type": (re.compile(rf"{_MAIL}(?:,{_MAIL})*", re.IGNORECASE), "NONE, BEGIN, END, FAIL, ALL, with commas"),
+}
+"""The form of an option's value, as an expression and in words."""
+
+
 def refused(option: str, value: str) -> str | None:
     """Return the expected form of a value that sbatch rejects; None if it is accepted or site-specific."""
-    if option in _COUNTS:
-        if not _COUNT.fullmatch(value):
-            return "a whole number"
-        return "a number from 1" if option in _FROM_ONE and int(value[:9]) == 0 else None
-    check = _CHECKS.get(option)
-    return None if check is None else check(value)
-
-
-def _time(value: str) -> str | None:
-    return None if _TIME.fullmatch(value) else "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
-
-
-def _memory(value: str) -> str | None:
-    return None if _MEMORY.fullmatch(value) else "a whole number with K, M, G or T, `64G`"
-
-
-def _nodes(value: str) -> str | None:
-    if not _NODES.fullmatch(value):
-        return "a number of nodes, or a range such as 2-4"
-    low, dash, high = value.partition("-")
-    if dash and low.isdigit() and high.isdigit() and int(low[:9]) > int(high[:9]):
-        return "a range that begins with the smaller number"
-    return None
-
-
-def _array(value: str) -> str | None:
-    if value and not _ARRAY.fullmatch(value):
-        return "indices such as 0-9, 1,3,5 or 0-15%4"
-    for part in value.partition("%")[0].strip("[]").split(","):
-        low, dash, high = part.partition(":")[0].partition("-")
-        if dash and int(low[:9]) > int(high[:9]):
-            return "ranges that begin with the smaller number"
-    return None
-
-
-def _dependency(value: str) -> str | None:
-    if not value or value == "singleton" or all(_AFTER.fullmatch(part) for part in re.split(r"[,?]", value)):
-        return None
-    return "afterok:JOBID, afterany, afternotok, after, aftercorr, or singleton"
-
-
-def _signal(value: str) -> str | None:
-    match = _SIGNAL.fullmatch(value)
-    name = "" if match is None else match["name"].upper()
-    fits = match is not None and (name.isdigit() or name in _SIGNALS) and int((match["early"] or "0")[:9]) <= 0xFFFF
-    return None if fits else "a signal and seconds before the end, `B:USR1@120`"
-
-
-def _mail(value: str) -> str | None:
-    wrong = [part for part in value.split(",") if part.upper() not in _MAIL]
-    return None if not wrong else "NONE, BEGIN, END, FAIL, REQUEUE, ALL, TIME_LIMIT, ... with commas between them"
-
-
-def _gres(value: str) -> str | None:
-    if value.upper() == "NONE" or all(_GRES.fullmatch(part) for part in value.split(",")):
-        return None
-    return "name:count or name:type:count, `gpu:2` or `gpu:a100:2`"
-
-
-def _gpus(value: str) -> str | None:
-    return None if re.fullmatch(r"[\w.:,/-]+", value) else "a number, or type:number"
-
-
-def _exclusive(value: str) -> str | None:
-    return None if value.lower() in ("user", "mcs", "topo") else "nothing, `user`, `mcs` or `topo`"
-
-
-def _yes_or_no(value: str) -> str | None:
-    return None if value.lower() in ("yes", "no") else "yes or no"
-
-
-def _mode(value: str) -> str | None:
-    return None if value[:1].lower() in ("a", "t") else "append or truncate"
-
-
-_AFTER = re.compile(
-    r"(?:after(?:any|ok|notok|corr|burstbuffer)?|expand|afterok)(?::\d+(?:_(?:\d+|\*))?(?:\+\d+)?)+|singleton",
-    re.IGNORECASE,
-)
-_CHECKS = {
-    **{"time": _time, "time-min": _time, "nodes": _nodes, "array": _array, "signal": _signal, "mail-type": _mail},
-    **{"mem": _memory, "mem-per-cpu": _memory, "mem-per-gpu": _memory, "tmp": _memory, "gres": _gres},
-    **{"open-mode": _mode, "exclusive": _exclusive, "kill-on-invalid-dep": _yes_or_no, "dependency": _dependency},
-    **{"gpus": _gpus, "gpus-per-node": _gpus, "gpus-per-task": _gpus},
-}
+    form = _FORMS.get(option)
+    return None if form is None or form[0].fullmatch(value) else form[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from touchline.core.status import JobState
 from touchline.slurm.job_view import Source
-from touchline.slurm.scripts import time_limit_seconds
+from touchline.slurm.resources import time_limit_seconds
 from touchline.slurm.states import ExitCode, read_exit_code, read_seconds, read_state, read_text
 from touchline.slurm.table import read_closed_table
 

@@ -1,4 +1,4 @@
-"""Resources of a job per node, as far as its directives give plain numbers.
+"""Resources that a job's directives request, as far as they give plain numbers.
 
 Options that only a site can complete (a whole node, a partition's default) leave a number unknown, never zero.
 Source: sbatch(1): `--gres` and `--gpus-per-node` count per node, `--gpus` per job, `--gpus-per-task` per task.
@@ -7,16 +7,36 @@ Source: sbatch(1): `--gres` and `--gpus-per-node` count per node, `--gpus` per j
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.slurm.directives import Directive
-from touchline.slurm.script import Script
+from touchline.core.observation import Event, Observation
+from touchline.core.units import minutes_to_seconds
+from touchline.slurm.directives import Directive, read_header
 
-_GPU_ENTRY = re.compile(
-    r"(?:gres[/:])?gpu(?::(?P<type>[A-Za-z_][\w.-]*|\d+[a-z][\w.-]*))?(?:[:=](?P<count>\d+))?(?:\(.*\))?"
+GRAIN = minutes_to_seconds(1)
+"""SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""
+_TIME = re.compile(
+    r"(?:(?P<days>\d{1,4})-(?P<day_hours>\d{1,3})(?::(?P<day_minutes>\d{1,2}))?(?::(?P<day_seconds>\d{1,2}))?"
+    r"|(?:(?P<hours>\d{1,5}):(?=\d{1,2}:))?(?P<minutes>\d{1,7})(?::(?P<seconds>\d{1,2}))?)"
 )
-_GPUS = re.compile(r"(?:[A-Za-z_][\w.-]*:)?(?P<count>\d+)")
+_GRES = re.compile(
+    r"(?:gres[/:])?gpu(?::(?P<type>[A-Za-z_][\w.-]*|\d+[a-z][\w.-]*))?(?:[:=](?P<count>\d{1,5}))?(?:\(.*\))?"
+)
+_GPUS = re.compile(r"(?:(?P<type>[A-Za-z_][\w.-]*)(?::|$))?(?P<count>\d{1,5})?")
 _GPU_OPTIONS = ("gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket", "gres", "tres-per-task")
+
+
+def time_limit_seconds(text: str) -> float | None:
+    """Return seconds of SLURM's `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM`, `D-HH:MM:SS`; None for `UNLIMITED`."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        return None
+    part = {name: int(value or 0) for name, value in match.groupdict().items()}
+    hours = part["days"] * 24 + part["day_hours"] + part["hours"]
+    minutes = part["day_minutes"] + part["minutes"]
+    seconds = hours * 3600.0 + minutes * 60.0 + part["day_seconds"] + part["seconds"]
+    return seconds or None  # a time of 0 asks for no limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,103 +53,113 @@ class Requested:
     """GPUs on each node; None if not requested or unknown."""
     gpus: int | None
     """GPUs of the whole job; None if unknown."""
+    gpu_type: str | None
+    """GPU type by the site's name; None if it requests any, or several."""
     gpu_directive: Directive | None
     """Directive that requests GPUs."""
     has_whole_nodes: bool
     """Whether it has nodes for itself, with what a site gives with them."""
 
 
-def requested(script: Script) -> Requested:
-    """Return the resources that a job's directives request."""
-    nodes = _number(script, "nodes", 1)
-    tasks = _number(script, "ntasks", None)
-    per_node = _number(script, "ntasks-per-node", None)
+def requested(asked: Mapping[str, Directive]) -> Requested:
+    """Return the resources that a job requests.
+
+    Args:
+        asked: the directive in effect for each option.
+    """
+    nodes = _number(asked, "nodes", 1)
+    tasks = _number(asked, "ntasks", None)
+    per_node = _number(asked, "ntasks-per-node", None)
     if per_node is None and nodes is not None:
         per_node = 1 if tasks is None else (tasks if nodes == 1 else None)
-    directive = next((found for name in _GPU_OPTIONS if (found := _gpus_asked(script, name)) is not None), None)
-    each, all_gpus = _gpus(directive, nodes, per_node, tasks)
-    exclusive = script.asked("exclusive")
+    directive = next((found for name in _GPU_OPTIONS if (found := _gpus_asked(asked, name)) is not None), None)
+    count, kind = (None, None) if directive is None else _gpus(directive)
+    each, all_gpus = _shared_out(directive, count, nodes, per_node, tasks)
+    cpus, of_gpu = _number(asked, "cpus-per-task", None), _number(asked, "cpus-per-gpu", None)
+    if cpus is not None:
+        cpus = None if per_node is None else cpus * per_node
+    elif of_gpu is not None:
+        cpus = None if each is None else of_gpu * each
+    elif asked.keys() & {"ntasks", "ntasks-per-node"}:
+        cpus = per_node
+    exclusive = asked.get("exclusive")
     return Requested(
         nodes=nodes,
         tasks_per_node=per_node,
-        cpus_per_node=_cpus(script, per_node, each),
+        cpus_per_node=cpus,
         gpus_per_node=each,
         gpus=all_gpus,
+        gpu_type=kind,
         gpu_directive=directive,
         has_whole_nodes=exclusive is not None and exclusive.value in (None, "topo"),
     )
 
 
-def gpu_type(script: Script) -> str | None:
-    """Return the GPU type that a job requests, by the site's name; None if it requests any."""
-    directive = next((found for name in _GPU_OPTIONS if (found := _gpus_asked(script, name)) is not None), None)
-    for part in (directive.value or "").split(",") if directive is not None else ():
-        entry = _GPU_ENTRY.fullmatch(part)
-        if entry is not None and entry["type"]:
-            return entry["type"]
-        named = re.fullmatch(r"([A-Za-z][\w.-]*)(?::\d+)?", part)
-        if directive is not None and directive.option != "gres" and named is not None:
-            return named[1]
-    constraint = script.value("constraint") or ""
-    words = re.findall(r"[A-Za-z]\w*(?:-\w+)*", constraint)
-    return words[0] if len(words) == 1 else None
+def read_sbatch(text: str) -> tuple[Event, ...]:
+    """Return the requested time limit, GPUs and GPU type of a script; a job may use fewer."""
+    asked = effective(tuple(read_header(text.splitlines())))
+    found: list[Event] = []
+    limit = asked.get("time")
+    if limit is not None and (seconds := time_limit_seconds(limit.value or "")) is not None:
+        found.append(Observation(name="time_limit_seconds", value=seconds, unit="s", line=limit.line, certain=True))
+    resources = requested(asked)
+    if (directive := resources.gpu_directive) is not None:
+        if resources.gpus:
+            found.append(
+                Observation(name="gpus", value=float(resources.gpus), unit="1", line=directive.line, certain=False)
+            )
+        if resources.gpu_type is not None:
+            found.append(
+                Observation(name="gpu", value=resources.gpu_type, unit="1", line=directive.line, certain=False)
+            )
+    return tuple(found)
 
 
-def _number(script: Script, option: str, absent: int | None) -> int | None:
-    value = script.value(option)
-    if value is None:
+def effective(directives: Sequence[Directive]) -> dict[str, Directive]:
+    """Return the directive in effect for each option: the last one that sbatch accepts."""
+    return {each.option: each for each in directives if each.option is not None and each.fault is None}
+
+
+def _number(asked: Mapping[str, Directive], option: str, absent: int | None) -> int | None:
+    directive = asked.get(option)
+    if directive is None:
         return absent
-    return int(value) if re.fullmatch(r"0*[1-9]\d{0,5}", value) else None
+    return int(directive.value) if re.fullmatch(r"0*[1-9]\d{0,5}", directive.value or "") and directive.value else None
 
 
-def _gpus_asked(script: Script, option: str) -> Directive | None:
-    found = script.asked(option)
+def _gpus_asked(asked: Mapping[str, Directive], option: str) -> Directive | None:
+    found = asked.get(option)
     if found is None or found.value is None:
         return None
-    if option in ("gres", "tres-per-task") and not re.search(r"(?:^|[,/:])gpu(?:[:=,]|$)", found.value):
-        return None
-    return found
+    is_gres = option in ("gres", "tres-per-task")
+    return None if is_gres and not re.search(r"(?:^|[,/:])gpu(?:[:=,]|$)", found.value) else found
 
 
-def _gpus(
-    directive: Directive | None, nodes: int | None, per_node: int | None, tasks: int | None
+def _gpus(directive: Directive) -> tuple[int | None, str | None]:
+    """Return number and type of GPUs in `gpu:a100:2`, `a100:2`, `2`, `gpu`; several types are summed."""
+    is_gres = directive.option in ("gres", "tres-per-task")
+    total, kinds = 0, set[str]()
+    for part in (directive.value or "").split(","):
+        match = (_GRES if is_gres else _GPUS).fullmatch(part)
+        if match is not None:
+            total += int(match["count"] or 1)
+            kinds.update(() if match["type"] is None else (match["type"],))
+        elif not is_gres:
+            return None, None
+    return total, kinds.pop() if len(kinds) == 1 else None
+
+
+def _shared_out(
+    directive: Directive | None, count: int | None, nodes: int | None, per_node: int | None, tasks: int | None
 ) -> tuple[int | None, int | None]:
     """Return the GPUs per node and per job."""
-    if directive is None or directive.value is None:
-        return None, None
-    is_gres = directive.option in ("gres", "tres-per-task")
-    count = _count(directive.value, is_gres=is_gres)
-    if count is None:
+    if directive is None or count is None:
         return None, None
     match directive.option:
         case "gres" | "gpus-per-node":
             return count, None if nodes is None else count * nodes
         case "gpus":
-            if nodes is not None and count % nodes == 0:
-                return count // nodes, count
-            return None, count
+            return (count // nodes if nodes is not None and count % nodes == 0 else None), count
         case "gpus-per-task" if per_node is not None:
             return count * per_node, None if tasks is None else count * tasks
     return None, None
-
-
-def _count(value: str, *, is_gres: bool) -> int | None:
-    total = 0
-    for part in value.split(","):
-        match = (_GPU_ENTRY if is_gres else _GPUS).fullmatch(part)
-        if match is not None:
-            total += int(match["count"] or 1)
-        elif not is_gres:
-            return 1 if re.fullmatch(r"[A-Za-z][\w.-]*", part) and "," not in value else None
-    return total
-
-
-def _cpus(script: Script, per_node: int | None, gpus: int | None) -> int | None:
-    """Return the CPU cores per node if the script gives them; a hyper-threaded core may count twice."""
-    if (each := _number(script, "cpus-per-task", None)) is not None:
-        return None if per_node is None else each * per_node
-    if (each := _number(script, "cpus-per-gpu", None)) is not None:
-        return None if gpus is None else each * gpus
-    if script.asked("ntasks") is not None or script.asked("ntasks-per-node") is not None:
-        return per_node
-    return None

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from touchline.slurm.doctor import PartitionFacts
-from touchline.slurm.scripts import time_limit_seconds
+from touchline.slurm.resources import time_limit_seconds
 
 SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G"
 ASSOCIATION_FORMAT = "Account,QOS,MaxSubmitJobs"

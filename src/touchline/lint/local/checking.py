@@ -42,9 +42,9 @@ from touchline.lint.local.validators import checkpoint_findings, validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
-from touchline.slurm.resources import gpu_type, requested
+from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
-from touchline.slurm.shell import Simple
+from touchline.slurm.shell import ShellCommand
 
 _ENOUGH_KEYS = 3
 _VALIDATED = 4
@@ -294,10 +294,10 @@ class _Checker:
         named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
         if len(named) != 1:
             return self._around
-        asked = requested(named[0])
+        asked = requested(named[0].effective)
         gpu, source = self._around.gpu, self._around.source
         if self._request.gpu == "auto":
-            similar = similar_gpus(gpu_type(named[0]) or "")
+            similar = similar_gpus(asked.gpu_type or named[0].value("constraint") or "")
             found = find_gpu(similar[-1]) if similar else None  # of a name with two memories the larger one
             gpu, source = (found, "the job's script") if isinstance(found, Gpu) else (gpu, source)
         alone = len(named[0].launches) == 1
@@ -378,17 +378,17 @@ class _Checker:
             script = read_script(text, str(file.path), launch_commands())
             self._scripts.append((script, file.path))
             for launch in script.launches:
-                self._command(script, launch.step.command, file.path.parent)
+                self._command(script, launch.step, file.path.parent)
         else:
             self.found.files -= 1
 
-    def _command(self, script: Script, command: Simple, folder: Path) -> None:
+    def _command(self, script: Script, command: ShellCommand, folder: Path) -> None:
         """Check a training whose settings are in a command; variables make it unknown."""
         words = [script.resolved(word) for word in command.words]
         known = [word for word in words if word is not None]
         if len(known) < len(words):
             return
-        reading = read_command(known, script.where(command.line, command.column))
+        reading = read_command(known, script.where(command.line))
         if reading is not None:
             self.found.findings += reading.findings
             for training in reading.trainings:
@@ -399,7 +399,6 @@ class _Checker:
         named = _configs_of(script, path)
         view = ScriptView(
             script=script,
-            siblings=_beside(path, script.mentions()),
             configs=tuple(stated for name, stated in configs.items() if _same(name, named)),
             around=self._around,
         )
@@ -481,18 +480,9 @@ def _agrees(training: StatedTraining, asked: tuple[object, ...]) -> bool:
     return all(found in (None, wanted) for name, found, wanted in pairs if name not in _NAMED_BY_TRAINERS)
 
 
-def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:
-    """Return names in a script's folder, and which of its mentioned paths exist. None without read permission."""
-    try:
-        names = {path.name for path in script.parent.iterdir()}
-        return frozenset(names | {each for each in mentioned if (script.parent / each).exists()})
-    except OSError:
-        return None
-
-
 def _configs_of(script: Script, place: Path) -> list[str]:
     """Return where the configs that a script names may be: beside it, in the folder above, or where it is called."""
-    paths = [path for launch in script.launches for config in launch.configs for path in script.possible(config.path)]
+    paths = [path for launch in script.launches for config in launch.configs for path in script.possible(config)]
     folders = (place.parent, *place.parent.parents[:1], Path())
     return [str(folder / path) for path in dict.fromkeys(paths) for folder in folders]
 

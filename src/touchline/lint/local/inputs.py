@@ -212,7 +212,7 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     """Find the target machine of the runs and the reasons against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
-        seen.target = resolve_target(compute, settings.cluster(compute.executor))
+        seen.target = resolve_target(compute, settings.slurm)
     except InputError as fault:
         key = "gpu" if compute.gpu.lower() != "auto" else "executor"
         seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
@@ -220,9 +220,7 @@ def _see_target(seen: ResolvedInputs, settings: UserConfig) -> None:
     trainers = [train.backend for train in trainings]
     machine = None if seen.target is None else seen.target.machine
     if seen.target is not None:
-        seen.target, found = request_type(
-            seen.target, compute, settings.cluster(compute.executor), document.where(["compute", "gpu"])
-        )
+        seen.target, found = request_type(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
         seen.findings += found
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
     seen.findings += slot_findings(compute, machine, document.where(["compute", "slots"]))

@@ -40,7 +40,7 @@ def build_planning_context(
         time_points=past.time,
         past_runs=past.runs,
         other_runs=past.others,
-        cluster=None if executor == "local" else settings.cluster(executor),
+        cluster=None if executor == "local" else settings.slurm,
     )
 
 

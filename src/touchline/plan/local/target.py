@@ -72,12 +72,6 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
         return local_target(compute.gpus)
     if site.gpu_type is not None:
         return _of_type(site.gpu_type, compute, site)
-    if compute.executor == "pbs":
-        raise _not_named(
-            compute.executor,
-            "PBS has no common word for a GPU's type, so it is not asked",
-            f"compute.gpu={_EXAMPLE}, or another of {', '.join(gpu_names())}",
-        )
     partition = compute.partition or site.partition
     raise _not_named(compute.executor, *_offered(commands or RealCommands(), partition))
 

@@ -18,7 +18,7 @@ from touchline.history.segments import FileSegmenter
 from touchline.results.imported.folders import CHECKPOINT
 from touchline.results.imported.text import clean_line
 from touchline.results.run_result import LossPoint
-from touchline.slurm.scripts import read_sbatch
+from touchline.slurm.resources import read_sbatch
 
 _MOST_POINTS = 20_000
 _MOST_SIGNS = 2_000

@@ -270,12 +270,7 @@ class Interview:
     @property
     def has_cluster(self) -> bool:
         """Return whether jobs of a cluster can be submitted here, or the user's config file has settings for one."""
-        return self.has_slurm or self.is_slurm_configured or self.is_pbs_configured
-
-    @property
-    def is_pbs_configured(self) -> bool:
-        """Return whether jobs can be submitted to PBS here, and the user's config file has settings for it."""
-        return self.settings.pbs != SlurmSite() and shutil.which("qsub") is not None
+        return self.has_slurm or self.is_slurm_configured
 
     @functools.cached_property
     def offered_gpus(self) -> list[str] | Missing:

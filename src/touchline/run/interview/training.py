@@ -39,8 +39,6 @@ _CONTROLS = {
 
 
 def _executor_default(interview: Interview) -> Defaulted:
-    if interview.is_pbs_configured:
-        return Default(text="pbs", reason="qsub is here, and your config file has settings for PBS")
     if not interview.has_slurm:
         return Default(text="local", reason="there is no sbatch on this machine")
     if not interview.is_slurm_configured:
@@ -97,10 +95,8 @@ def _gpu_default(interview: Interview) -> Defaulted:
     if (executor := str(interview.value("executor") or "local")) == "local":
         memory = "" if isinstance(machine.memory, Missing) else f", {machine.memory.value:.0f} GiB"
         return Default(text="auto", reason=f"this machine: {machine.name.strip()}{memory}")
-    if (own := interview.settings.cluster(executor).gpu_type) is not None:
+    if (own := interview.settings.slurm.gpu_type) is not None:
         return Default(text="auto", reason=f"{executor}.gpu_type of your config file: {own}")
-    if executor == "pbs":
-        return Missing(missing="PBS has no common word for a GPU's type: for example A100-80GB, or cpu")
     offered = interview.offered_gpus
     if isinstance(offered, Missing):
         return Missing(missing=f"the cluster's GPUs are unknown ({offered.missing}): for example A100-80GB, or cpu")
@@ -115,7 +111,7 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
 
     text = one_word(texts)
     executor: Any = interview.value("executor") or "local"
-    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.cluster(executor))
+    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.slurm)
     return text
 
 
@@ -263,12 +259,12 @@ def _text(texts: Sequence[str], _: Interview) -> str:
 TRAINING_QUESTIONS: tuple[Question, ...] = (
     Question(
         name="executor",
-        metavar="local|slurm|pbs",
+        metavar="local|slurm",
         text="Where do the runs train?",
-        help="This machine, SLURM, or PBS.",
+        help="This machine, or SLURM.",
         default=_executor_default,
         parse=setting_reader("compute.executor"),
-        choices=fixed_choices("local: this machine", "slurm: jobs of a cluster", "pbs: jobs of a PBS cluster"),
+        choices=fixed_choices("local: this machine", "slurm: jobs of a cluster"),
         key="compute.executor",
     ),
     Question(

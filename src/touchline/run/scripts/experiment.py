@@ -13,15 +13,13 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.site import Site
 from touchline.plan.sections import setting_sections
 from touchline.run.scripts.folder import interpreter, template
-from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
 
 _RUN_HEADER = ("run", "what it is", "model", "parent", "training", "evaluation")
 
 
 def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
-    """Return README.md and submit_all.sh, by name. The latter asks squeue; on PBS there is none."""
-    by_hand = {} if plan.executor == "pbs" else {"submit_all.sh": submit_text(plan)}
-    return {"README.md": readme_text(plan, site), **by_hand}
+    """Return README.md and submit_all.sh, by name."""
+    return {"README.md": readme_text(plan, site), "submit_all.sh": submit_text(plan)}
 
 
 def submit_text(plan: Plan) -> str:
@@ -65,10 +63,6 @@ def readme_text(plan: Plan, site: Site) -> str:
         saved=" or ".join(dict.fromkeys(_saved(run.train) for run in plan.runs if run.train is not None)) or "adapter",
         chains=any(run.link is not None for run in plan.runs),
         python=interpreter(plan, site),
-        scheduler=SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
-        pbs=plan.executor == "pbs",
-        training=training_script(plan.executor),
-        evaluation=evaluation_script(plan.executor),
     )
 
 

@@ -23,7 +23,7 @@ from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
-from touchline.slurm.schedulers import SCHEDULERS, evaluation_script, training_script
+from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT
 
 
 def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
@@ -34,20 +34,14 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
     """
     python = interpreter(plan, site)
     values: dict[str, object] = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}
-    training, evaluation = training_script(plan.executor), evaluation_script(plan.executor)
-    values |= {
-        "decoding": decoding_text(run.evaluate),
-        # This machine runs the same scripts as SLURM.
-        "scheduler": SCHEDULERS.get(plan.executor, SCHEDULERS["slurm"]),
-        "pbs": plan.executor == "pbs",
-    }
+    values["decoding"] = decoding_text(run.evaluate)
     config = evaluation_config(plan, run)
     values["further"] = config.tasks
     files = {
         "eval.yaml": _evaluation(config),
         "eval.py": template("eval.py.j2").render(values),
-        evaluation: template("eval.slurm.j2").render(
-            values, script=evaluation, header=evaluation_header(plan, run, site)
+        EVALUATION_SCRIPT: template("eval.slurm.j2").render(
+            values, script=EVALUATION_SCRIPT, header=evaluation_header(plan, run, site)
         ),
     }
     if run.kind is RunKind.FINE_TUNED and run.train is not None:
@@ -56,9 +50,9 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         files |= {
             "setup_finetune.yaml": setup_text(run),
             **backend.files(run, plan, python),
-            training: template("finetune.slurm.j2").render(
+            TRAINING_SCRIPT: template("finetune.slurm.j2").render(
                 values,
-                script=training,
+                script=TRAINING_SCRIPT,
                 header=training_header(plan, run, site),
                 command=" ".join(quote(word) for word in backend.command(python)),
                 cohort=() if cohort is None else [name for name in cohort.runs if name != run.name],

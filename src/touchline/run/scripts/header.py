@@ -1,4 +1,4 @@
-"""Header of a run's scripts, `#SBATCH` or `#PBS` lines with comments for the non-obvious ones.
+"""Header of a run's scripts, `#SBATCH` lines with comments for the non-obvious ones.
 
 An experiment's `compute` overrides the user's settings of the cluster, and both override predictions. Unknown values
 are not requested: a comment states the reason, and the cluster's default applies.
@@ -18,8 +18,7 @@ from touchline.experiment.runs import RunKind
 from touchline.experiment.site import Site, SlurmSite
 from touchline.plan.jobs import cpus_per_job, evaluation_limit, memory_per_job, training_limit, with_planned_type
 from touchline.run.scripts.shell import comment, slurm_line, slurm_value
-from touchline.slurm import pbs
-from touchline.slurm.schedulers import GRAIN
+from touchline.slurm.resources import GRAIN
 
 LARGEST_SHARE = 4
 """Divisor of a limit for the longest time-limit signal, so that most of a short job is left for work."""
@@ -36,11 +35,9 @@ class Header:
     """Header lines of a script."""
 
     lines: tuple[str, ...]
-    """Lines `#SBATCH ...` or `#PBS ...`, and `# ...`."""
+    """Lines `#SBATCH ...`, and `# ...`."""
     signal_seconds: int | None
     """Seconds before the limit at which the job is signalled to save; None without a signal."""
-    limit_seconds: int | None = None
-    """Time limit; None where there is none."""
 
 
 def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluates: bool = False) -> list[Option]:
@@ -82,10 +79,9 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         *_time(limit, why_not),
         "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
         ("requeue", None),
-        *(() if plan.executor == "pbs" else _signal(signal, limit, site.slurm)),
+        *_signal(signal, limit, site.slurm),
     ]
-    whole = None if limit is None else int(math.ceil(limit / GRAIN) * GRAIN)
-    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=signal, limit_seconds=whole)
+    return Header(lines=_lines(entries, site.slurm), signal_seconds=signal)
 
 
 def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
@@ -99,18 +95,13 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         "# Nothing is saved within a checkpoint's evaluation, so no warning is asked for before the limit.",
         ("requeue", None),
     ]
-    return Header(lines=_lines(plan, entries, site.slurm), signal_seconds=None)
+    return Header(lines=_lines(entries, site.slurm), signal_seconds=None)
 
 
-def _lines(plan: Plan, entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
-    """Return the lines of options and comments, in the words of the plan's scheduler, then the user's own options."""
-    if plan.executor == "pbs":
-        # All of a job's place is one line, whose parts come from several options.
-        options = [entry for entry in entries if not isinstance(entry, str)]
-        comments = [entry for entry in entries if isinstance(entry, str)]
-        return (*pbs.directives(options), *comments, *_own(site, "pbs", "#PBS"))
+def _lines(entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
+    """Return the lines of options and comments, then the user's own options."""
     lines = [line for each in entries for line in ([each] if isinstance(each, str) else directives([each]))]
-    return (*lines, *_own(site, "slurm", "#SBATCH"))
+    return (*lines, *_own(site))
 
 
 def seconds_or_reason(limit: Measured) -> tuple[float | None, str]:
@@ -186,10 +177,10 @@ def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterato
     yield "signal", f"B:USR1@{signal}"
 
 
-def _own(site: SlurmSite, key: str, mark: str) -> Iterator[str]:
+def _own(site: SlurmSite) -> Iterator[str]:
     if site.options:
-        yield f"# Options of your own, from the config file's {key}.options."
-        yield from (f"{mark} {slurm_line(option)}" for option in site.options)
+        yield "# Options of your own, from the config file's slurm.options."
+        yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
 
 
 def parent_name(run: PlannedRun) -> str | None:

@@ -25,7 +25,7 @@ from touchline.run.scripts.header import (
     warning_seconds,
 )
 from touchline.run.scripts.shell import slurm_line
-from touchline.slurm.schedulers import GRAIN
+from touchline.slurm.resources import GRAIN
 
 Done = Literal["trained", "evaluated"]
 TICK = 1

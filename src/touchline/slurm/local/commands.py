@@ -68,9 +68,9 @@ class RealCommands:
         keep: Sequence[int] = (),
     ) -> CommandResult:
         """Run one command; times as seconds since 1970, words in English."""
-        # sbatch, and qsub with -V, hands its environment on to the job, which must find there what its user has set and
+        # sbatch hands its environment on to the job, which must find there what its user has set and
         # nothing of ours.
-        inherited = {} if words[0] in ("sbatch", "qsub") else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+        inherited = {} if words[0] == "sbatch" else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
         try:
             done = subprocess.run(  # noqa: S603 (an argument list of our own words)
                 list(words),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.history.sound import assert_sound
 
 from touchline.core.observation import Observation
-from touchline.slurm.scripts import read_sbatch, time_limit_seconds
+from touchline.slurm.resources import read_sbatch, time_limit_seconds
 
 pytestmark = pytest.mark.planning
 
