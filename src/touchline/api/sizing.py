@@ -179,8 +179,6 @@ def place(
     cluster: Cluster,
     deadline: str | None,
     *,
-    seed: int = 0,
-    correlation: float = 0.0,
     plot: Path | None = None,
 ) -> Placement:
     """Schedule the jobs of a file on GPUs against a deadline; `plot` is a file for a figure of the schedule.
@@ -193,7 +191,7 @@ def place(
     from touchline.plan.placement.answer import place as place_jobs
 
     read = read_jobs(jobs)
-    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline), seed=seed, correlation=correlation)
+    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline))
     if plot is not None:
         _draw(placement, read, cluster, plot)
     return placement
@@ -229,7 +227,7 @@ def _draw(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path
     from touchline.report.gantt import gantt_figure
     from touchline.report.local.draw_process import write_picture
 
-    write_picture(gantt_figure(placement, jobs, cluster.gpus, cluster.gpus_per_node), path)
+    write_picture(gantt_figure(placement, jobs, cluster.gpus), path)
 
 
 def pack(

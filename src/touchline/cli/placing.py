@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
 """Old option names -> new names."""
-_PICTURE_COLUMNS = 72
-_PICTURE_ROWS = 64
-"""Largest number of GPUs that is drawn on a terminal."""
 
 GpusPerNode = Annotated[
     Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
@@ -53,11 +50,6 @@ def place(
         Optional[str],  # noqa: UP045
         typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
     ] = None,
-    correlation: Annotated[
-        float,
-        typer.Option("--correlation", min=0.0, max=1.0, help="Correlation of job durations within a chain (0 to 1)."),
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the search.")] = 0,
     write_scripts: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--write-scripts", metavar="mega|array", help="Write mega_job.slurm or submit_arrays.sh."),
@@ -87,25 +79,24 @@ def place(
         from touchline.data.user_config import load_settings
         from touchline.run.allocation import request_of
 
-        request = request_of(cluster, deadline, evaluation_minutes, seed, write_scripts, time, max_array_size)
+        request = request_of(cluster, deadline, evaluation_minutes, write_scripts, time, max_array_size)
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
         if write_scripts is not None:
             raise InputError("--write-scripts needs an experiment", expected="its folder, or its experiment.yaml")
-        found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
+        found = api.place(jobs, cluster, deadline, plot=plot)
     if json:
         print_object(Placement, found)
     else:
-        _show(found, cluster.gpus)
+        _show(found)
     for note in notes:
         print_status(f"note: {note}")
     for path in (*files, *([] if plot is None else [plot])):
         print_status(f"wrote {path}")
 
 
-def _show(found: Placement, gpus: int) -> None:
+def _show(found: Placement) -> None:
     from touchline.core.quantity import Missing
-    from touchline.plan.placement.picture import text_gantt
     from touchline.plan.placement.verdict import duration_text
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
@@ -131,8 +122,6 @@ def _show(found: Placement, gpus: int) -> None:
         for slot in found.schedule
     ]
     print_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
-    if gpus <= _PICTURE_ROWS:
-        print_output("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
     for note in found.notes:
         print_output(f"- {note}")
 

@@ -23,7 +23,6 @@ def parse_json(
     *,
     allow_half_characters: bool = False,
     allow_control_characters: bool = False,
-    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     constant: Callable[[str], Any] | None = None,
 ) -> Any:
     """Return the value that a JSON text holds.
@@ -32,14 +31,13 @@ def parse_json(
         text: the text; bytes are UTF-8, UTF-16 or UTF-32.
         allow_half_characters: whether a string may hold half of a surrogate pair, which no file can be written with.
         allow_control_characters: whether a string may hold line breaks and tabs as they are.
-        pairs: makes an object of its pairs.
         constant: makes a value of NaN and the infinities.
 
     Raises:
         ValueError: it is no JSON, is nested too deep, or holds half of a surrogate pair.
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, strict=not allow_control_characters)
+        value = json.loads(text, parse_constant=constant, strict=not allow_control_characters)
     except RecursionError:
         raise _too_deep(text) from None
     if _brackets(text) > NESTING_LIMIT and is_nested_deeper(value, NESTING_LIMIT):

@@ -22,7 +22,6 @@ from touchline.plan.jobs import (
 )
 from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.problem import compile_problem
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan
@@ -81,8 +80,6 @@ class PlaceRequest:
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user; predicted if None."""
-    seed: int = 0
-    """Seed of the search."""
     emit: Emit | None = None
     """Kind of scripts to write."""
     time_minutes: float | None = None
@@ -95,7 +92,6 @@ def request_of(
     cluster: Cluster,
     deadline: str | None,
     evaluation_minutes: float | None,
-    seed: int,
     emit: str | None,
     time: str | None,
     max_array_size: int,
@@ -112,7 +108,6 @@ def request_of(
         cluster=cluster,
         deadline_minutes=parse_deadline(deadline),
         evaluation_minutes=evaluation_minutes,
-        seed=seed,
         emit=cast("Emit | None", emit),
         time_minutes=parse_deadline(time),
         max_array_size=max_array_size,
@@ -139,7 +134,6 @@ def carry_out(
         request.cluster,
         deadline_minutes=request.deadline_minutes,
         evaluation_minutes=request.evaluation_minutes,
-        seed=request.seed,
     )
     notes = list(placed.notes)
     own = planned.plan.compute.evaluation
@@ -160,7 +154,6 @@ def place_experiment(
     *,
     deadline_minutes: float | None,
     evaluation_minutes: float | None = None,
-    seed: int = 0,
 ) -> Placed:
     """Place the remaining trainings and evaluations.
 
@@ -170,7 +163,6 @@ def place_experiment(
         cluster: available GPUs.
         deadline_minutes: deadline; that of the experiment if None.
         evaluation_minutes: minutes per evaluation given by the user; predicted if None.
-        seed: seed of the search.
 
     Raises:
         InputError: nothing is left, or a job has no estimate.
@@ -191,7 +183,7 @@ def place_experiment(
     notes += _workers_beyond(planned.plan, cluster, given)
     if deadline_minutes is None and planned.plan.deadline is not None:
         deadline_minutes = seconds_to_minutes(parse_duration(planned.plan.deadline))
-    placement = place(jobs, cluster, deadline_minutes=deadline_minutes, seed=seed)
+    placement = place(jobs, cluster, deadline_minutes=deadline_minutes)
     return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(notes))
 
 
@@ -243,10 +235,7 @@ def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[s
         )
     plan = placed.planned.plan
     allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
-    kept = placed.placement.kept_gpus
-    pooled = compile_problem(placed.jobs, placed.cluster).pooled
-    text = mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute, kept_gpus=kept, pooled=pooled)
-    return {MEGA: text}
+    return {MEGA: mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute)}
 
 
 def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allocation:
@@ -283,7 +272,6 @@ def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
         cpus=job.cpus,
         memory_gb=job.memory_gb,
         upper_seconds=minutes_to_seconds(upper_minutes(job)),
-        predicted_seconds=minutes_to_seconds(job.minutes.value),
         done="trained" if training else "evaluated",
         digest=run.digest if training else "",
         checkpoint=f"epoch_{run.train.epochs - 1}" if training and run.train is not None else "",

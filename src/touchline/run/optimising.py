@@ -60,8 +60,6 @@ class OptimiseRequest:
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user, if it has no estimate."""
-    seed: int = 0
-    """Seed of the placement search."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +224,7 @@ def _placed(
         return Missing(missing=fault.message), notes
     if not jobs:
         return Missing(missing="nothing is left to place"), notes
-    return place(jobs, request.cluster, deadline_minutes=deadline_minutes, seed=request.seed), notes
+    return place(jobs, request.cluster, deadline_minutes=deadline_minutes), notes
 
 
 def _of_backends(plan: Plan) -> Iterator[str]:

@@ -52,8 +52,6 @@ class MegaStage:
     """Host memory in GiB; 0 if unknown, and then no stage's memory is counted."""
     upper_seconds: float
     """Upper end of its predicted time; it starts only if at least this much is left."""
-    predicted_seconds: float | None = None
-    """Predicted time, used to reserve GPUs for a wide stage; the upper end if None."""
     done: Done
     """Evidence of completion: `trained`, the marker of this training; `evaluated`, the exit file."""
     digest: str = ""
@@ -89,7 +87,6 @@ class _Row:
     cpus: str
     memory_mib: str
     upper_seconds: str
-    predicted_seconds: str
     parents: str
     done: str
     digest: str
@@ -103,9 +100,6 @@ def mega_text(
     allocation: Allocation,
     site: SlurmSite,
     compute: ComputeConfig | None = None,
-    *,
-    kept_gpus: int | None = None,
-    pooled: bool = False,
 ) -> str:
     """Return the text of mega_job.slurm.
 
@@ -115,9 +109,6 @@ def mega_text(
         allocation: resources to request.
         site: cluster settings.
         compute: experiment settings, which take precedence.
-        kept_gpus: scheduling rule, as in `Placement.kept_gpus`: whatever fits, in order; or a waiting wide stage keeps
-            a reservation.
-        pooled: reserve that many GPUs of the single node, because CPUs and memory suffice; otherwise reserve a node.
 
     Raises:
         InputError: a stage could never start, two have one name, or there is none.
@@ -157,8 +148,6 @@ def mega_text(
         memory_mib=_mib(memory) if counts and memory is not None else None,
         seconds=math.ceil(allocation.seconds),
         kept=kept,
-        kept_gpus=kept_gpus,
-        by_node=allocation.nodes > 1 or not pooled,
         tick=TICK,
     )
 
@@ -182,7 +171,6 @@ def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, c
         cpus=str(_cpus(stage, allocation, cpus)),
         memory_mib=str(_mib(stage.memory_gb)),
         upper_seconds=str(math.ceil(stage.upper_seconds)),
-        predicted_seconds=str(math.ceil(stage.predicted_seconds or stage.upper_seconds)),
         parents=" ".join(numbers[name] for name in stage.after if name in numbers),
         done=stage.done,
         digest=stage.digest or "-",
