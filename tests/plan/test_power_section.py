@@ -165,14 +165,14 @@ def test_the_section_stands_in_the_plan() -> None:
 
 def test_a_known_spread_gives_points_and_the_seeds_that_two_of_them_need() -> None:
     """The numbers are those of `touchline design`, at the expected spread and at both ends of its interval."""
-    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), (), points=1.0, flips_percent=12.0))
+    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), ()))
     low, value, high = (
         100 * float(detectable(np.asarray(4.0), np.asarray(float(ITEMS)), spread_at(plan.spread, end, 1)))
         for end in (End.LOW, End.VALUE, End.HIGH)
     )
     assert row(plan, "does train.lora.rank matter?")[2] == f"{value:.1f} points ({low:.1f} to {high:.1f})"
     text = " ".join(power_lines(plan))
-    assert "spread between seeds 1 points (stated)" in text
+    assert "spread between seeds 1 points (0.3 to 3) (prior range, not measured)" in text
     assert "2 points need more than 32 seeds on these 200 items" in text
     assert "standard deviation between seeds" not in text
     one = replace(design([1]), spread=plan.spread)

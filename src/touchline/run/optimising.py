@@ -85,7 +85,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     planner = _Planner(folder, settings, text)
     before = planner.plan({})
-    started = {run.name for run in before.runs if planner.has_started(run.name)}
+    started = {run.name for run in before.runs if has_begun(folder, run.name)}
     fixed = planner.fixed
     tried, refused = planner.variants(list_variants(planner.train, fixed))
     way, notes = choose_variant(before, tried, started)
@@ -167,13 +167,6 @@ class _Planner:
         decided = decided_by(folder, old, accepted)
         return plan_in_folder(loaded, folder, self._settings, old, decided, refuses_memory=False)
 
-    def has_started(self, name: str) -> bool:
-        """Return True if a run has started or is queued."""
-        folder = self._folder
-        if not (folder.root / name).is_dir():
-            return False
-        return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
-
     def notes(self) -> Iterator[str]:
         settings = ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
         for key in sorted(self.fixed):
@@ -185,6 +178,13 @@ class _Planner:
     def _read(self, changes: Mapping[str, object]) -> LoadedExperiment:
         own = [f"{key}={_written(value)}" for key, value in changes.items()]
         return read_experiment(self._text, str(self._folder.yaml), own)
+
+
+def has_begun(folder: ExperimentFolder, name: str) -> bool:
+    """Return True if a run has started, has been evaluated or is queued."""
+    if not (folder.root / name).is_dir():
+        return False
+    return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
 
 
 def _written(value: object) -> str:
