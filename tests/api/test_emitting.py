@@ -12,7 +12,7 @@ from tests.run.made_plans import GPU, made_plan
 from touchline.core.errors import InputError
 from touchline.experiment.site import SlurmSite
 from touchline.plan.placement.types import Cluster, DeadlineVerdict
-from touchline.run.allocation import MEGA, SUBMIT, Placed, allocation_of, emit, place_experiment
+from touchline.run.allocation import MEGA, SUBMIT, Placed, PlaceRequest, allocation_of, emit, place_experiment
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
 
@@ -35,7 +35,7 @@ def planned(tmp_path: Path) -> LoadedPlan:
 
 
 def _placed(planned: LoadedPlan, deadline: float | None = 360) -> Placed:
-    return place_experiment(planned, SITE, CLUSTER, deadline_minutes=deadline)
+    return place_experiment(planned, SITE, PlaceRequest(cluster=CLUSTER, deadline_minutes=deadline))
 
 
 def test_all_that_is_left_is_placed(planned: LoadedPlan) -> None:
@@ -47,9 +47,9 @@ def test_all_that_is_left_is_placed(planned: LoadedPlan) -> None:
 
 def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:
     placed = _placed(planned)
-    emitted = emit(placed, SITE, "mega")
-    assert [path.name for path in emitted.files] == [MEGA]
-    text = emitted.files[0].read_text()
+    files, _ = emit(placed, SITE, "mega")
+    assert [path.name for path in files] == [MEGA]
+    text = files[0].read_text()
     assert "#SBATCH --time=6:00:00" in text
     assert "#SBATCH --gpus-per-node=2" in text
     assert "#SBATCH --partition=gpu" in text
@@ -57,15 +57,15 @@ def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:
     ranks = {slot.id: slot.priority for slot in placed.placement.schedule}
     in_order = sorted(ranks, key=lambda name: ranks[name])
     assert [name.strip("'").split("'")[0] for name in names] == [name.split(" ")[0] for name in in_order]
-    assert subprocess.run(["bash", "-n", str(emitted.files[0])], check=False).returncode == 0
-    assert emitted.files[0].stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", str(files[0])], check=False).returncode == 0
+    assert files[0].stat().st_mode & 0o111
 
 
 def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
     placed = _placed(planned, None)
     with pytest.raises(InputError, match="needs a time"):
         emit(placed, SITE, "mega")
-    text = emit(placed, SITE, "mega", time_minutes=240).files[0].read_text()
+    text = emit(placed, SITE, "mega", time_minutes=240)[0][0].read_text()
     assert "#SBATCH --time=4:00:00" in text
     with pytest.raises(InputError, match="never be started"):
         emit(placed, SITE, "mega", time_minutes=60)
@@ -76,12 +76,12 @@ def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
 
 def test_arrays_follow_the_levels_of_the_chains(planned: LoadedPlan) -> None:
     """Trainings without a parent, then their evaluations and the stage behind them, then that stage's evaluation."""
-    emitted = emit(_placed(planned), SITE, "array")
-    names = [path.name for path in emitted.files]
+    files, _ = emit(_placed(planned), SITE, "array")
+    names = [path.name for path in files]
     assert names[0] == SUBMIT
-    lines = [line for line in emitted.files[0].read_text().splitlines() if line.startswith("submit array")]
+    lines = [line for line in files[0].read_text().splitlines() if line.startswith("submit array")]
     found = {}
-    for path in emitted.files[1:]:
+    for path in files[1:]:
         inside = path.read_text().split("folders=(")[1].split(")")[0]
         found[path.name] = [line.split(" #")[0].strip() for line in inside.strip().splitlines()]
         assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
@@ -102,8 +102,8 @@ def test_arrays_follow_the_levels_of_the_chains(planned: LoadedPlan) -> None:
 
 
 def test_arrays_are_split_where_the_cluster_wants_it(planned: LoadedPlan) -> None:
-    emitted = emit(_placed(planned), SITE, "array", max_array_size=1)
-    lines = [line for line in emitted.files[0].read_text().splitlines() if line.startswith("submit array")]
+    files, _ = emit(_placed(planned), SITE, "array", max_array_size=1)
+    lines = [line for line in files[0].read_text().splitlines() if line.startswith("submit array")]
     assert 'submit array_1_part1.slurm ""' in lines
     assert 'submit array_4_part2.slurm "1"' in lines
 
@@ -117,9 +117,9 @@ def test_what_is_not_prepared_is_not_emitted(planned: LoadedPlan) -> None:
 
 def test_a_file_that_somebody_has_changed_is_left(planned: LoadedPlan) -> None:
     placed = _placed(planned)
-    [path] = emit(placed, SITE, "mega").files
+    [path], _ = emit(placed, SITE, "mega")
     path.write_text("mine\n")
-    assert emit(placed, SITE, "mega").notes != ()
+    assert emit(placed, SITE, "mega")[1] == [MEGA]
     assert path.read_text() == "mine\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -51,8 +51,8 @@ def place(
         typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
     ] = None,
     write_scripts: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--write-scripts", metavar="mega|array", help="Write mega_job.slurm or submit_arrays.sh."),
+        Optional[Literal["mega", "array"]],  # noqa: UP045
+        typer.Option("--write-scripts", help="Write mega_job.slurm or submit_arrays.sh."),
     ] = None,
     time: Annotated[
         Optional[str],  # noqa: UP045
@@ -77,9 +77,17 @@ def place(
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
         from touchline.data.user_config import load_settings
-        from touchline.run.allocation import request_of
+        from touchline.plan.local.job_list import parse_deadline
+        from touchline.run.allocation import PlaceRequest
 
-        request = request_of(cluster, deadline, evaluation_minutes, write_scripts, time, max_array_size)
+        request = PlaceRequest(
+            cluster=cluster,
+            deadline_minutes=parse_deadline(deadline),
+            evaluation_minutes=evaluation_minutes,
+            emit=write_scripts,
+            time_minutes=parse_deadline(time),
+            max_array_size=max_array_size,
+        )
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
         if write_scripts is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal
 
 from touchline.core.errors import InputError, quoted
 from touchline.core.quantity import Missing
@@ -20,7 +20,6 @@ from touchline.plan.jobs import (
     upper_minutes,
     with_planned_type,
 )
-from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
@@ -61,16 +60,6 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratedScripts:
-    """Scripts that execute a placement."""
-
-    files: tuple[Path, ...]
-    """Written files, the one to submit first."""
-    notes: tuple[str, ...]
-    """Files kept because the user had edited them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PlaceRequest:
     """Settings of a placement."""
 
@@ -88,32 +77,6 @@ class PlaceRequest:
     """MaxArraySize of the cluster."""
 
 
-def request_of(
-    cluster: Cluster,
-    deadline: str | None,
-    evaluation_minutes: float | None,
-    emit: str | None,
-    time: str | None,
-    max_array_size: int,
-) -> PlaceRequest:
-    """Return a request from command-line values.
-
-    Raises:
-        InputError: a duration or kind is invalid.
-    """
-    kinds = get_args(Emit)
-    if emit is not None and emit not in kinds:
-        raise InputError(f"--write-scripts {emit}", expected=f"one of {', '.join(kinds)}")
-    return PlaceRequest(
-        cluster=cluster,
-        deadline_minutes=parse_deadline(deadline),
-        evaluation_minutes=evaluation_minutes,
-        emit=cast("Emit | None", emit),
-        time_minutes=parse_deadline(time),
-        max_array_size=max_array_size,
-    )
-
-
 def carry_out(
     planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
 ) -> tuple[Placement, tuple[PlaceJob, ...], list[Path], list[str]]:
@@ -128,13 +91,7 @@ def carry_out(
             expected="no --write-scripts: the schedule alone",
             hint="touchline submit submits each run as a job of its own",
         )
-    placed = place_experiment(
-        planned,
-        site,
-        request.cluster,
-        deadline_minutes=request.deadline_minutes,
-        evaluation_minutes=request.evaluation_minutes,
-    )
+    placed = place_experiment(planned, site, request)
     notes = list(placed.notes)
     own = planned.plan.compute.evaluation
     if request.emit == "mega" and (own.partition or own.constraint):
@@ -143,48 +100,42 @@ def carry_out(
         )
     if request.emit is None:
         return placed.placement, placed.jobs, [], notes
-    emitted = emit(placed, site, request.emit, time_minutes=request.time_minutes, max_array_size=request.max_array_size)
-    return placed.placement, placed.jobs, list(emitted.files), [*notes, *emitted.notes]
+    files, kept = emit(
+        placed, site, request.emit, time_minutes=request.time_minutes, max_array_size=request.max_array_size
+    )
+    notes += [f"{name} is not as touchline would write it, and is left as it is" for name in kept]
+    return placed.placement, placed.jobs, files, notes
 
 
-def place_experiment(
-    planned: LoadedPlan,
-    site: SlurmSite,
-    cluster: Cluster,
-    *,
-    deadline_minutes: float | None,
-    evaluation_minutes: float | None = None,
-) -> Placed:
+def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> Placed:
     """Place the remaining trainings and evaluations.
 
     Args:
         planned: experiment.
         site: defaults of the user's jobs.
-        cluster: available GPUs.
-        deadline_minutes: deadline; that of the experiment if None.
-        evaluation_minutes: minutes per evaluation given by the user; predicted if None.
+        request: the GPUs, the deadline, and what an evaluation takes.
 
     Raises:
         InputError: nothing is left, or a job has no estimate.
     """
-    runs = planned.plan.runs
-    trainings = {job.name for job in training_jobs(planned, runs)}
-    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
+    plan, cluster = planned.plan, request.cluster
+    trainings = {job.name for job in training_jobs(planned, plan.runs)}
+    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, plan.runs)}
     if not trainings and not evaluations:
         raise InputError("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
-        planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
+        plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=request.evaluation_minutes
     )
-    given = planned.plan.compute.cpus_per_run or site.cpus_per_run
-    notes = list(_notes(planned.plan))
+    given = plan.compute.cpus_per_run or site.cpus_per_run
     if cluster.cpus is not None and given is None:
         # Nothing asks for a number: each job has its share of the node by its GPUs.
         jobs = [replace(job, cpus=0) for job in jobs]
-    notes += _workers_beyond(planned.plan, cluster, given)
-    if deadline_minutes is None and planned.plan.deadline is not None:
-        deadline_minutes = seconds_to_minutes(parse_duration(planned.plan.deadline))
-    placement = place(jobs, cluster, deadline_minutes=deadline_minutes)
-    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(notes))
+    deadline = request.deadline_minutes
+    if deadline is None and plan.deadline is not None:
+        deadline = seconds_to_minutes(parse_duration(plan.deadline))
+    placement = place(jobs, cluster, deadline_minutes=deadline)
+    notes = (*_notes(plan), *_workers_beyond(plan, cluster, given))
+    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=notes)
 
 
 def emit(
@@ -194,7 +145,7 @@ def emit(
     *,
     time_minutes: float | None = None,
     max_array_size: int = MAX_ARRAY_SIZE,
-) -> GeneratedScripts:
+) -> tuple[list[Path], list[str]]:
     """Write `mega_job.slurm`, or arrays with their submission script, into the experiment folder.
 
     Args:
@@ -203,6 +154,9 @@ def emit(
         what: one allocation, or arrays.
         time_minutes: time limit of the allocation; the deadline if None.
         max_array_size: MaxArraySize of the cluster (`scontrol show config`).
+
+    Returns:
+        The written files, the one to submit first, and the names of files kept because the user had edited them.
 
     Raises:
         InputError: a stage could never start, a run's scripts are missing, or no time is given.
@@ -213,10 +167,7 @@ def emit(
     files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
     folder = placed.planned.folder
     kept = folder.write_experiment(files)
-    return GeneratedScripts(
-        files=tuple(folder.root / name for name in files),
-        notes=tuple(f"{name} is not as touchline would write it, and is left as it is" for name in kept),
-    )
+    return [folder.root / name for name in files], list(kept)
 
 
 def stages_of(placed: Placed) -> list[MegaStage]:
@@ -366,11 +317,9 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
             )
 
 
-def _notes(plan: Plan) -> list[str]:
-    notes = []
+def _notes(plan: Plan) -> Iterator[str]:
     if plan.machine.kind == "cpu" and plan.gpus_per_run:
-        notes.append(
+        yield (
             f"the durations are those of a CPU ({plan.machine.name}), since the plan was made for it; "
             "compute.gpu=A100-80GB plans for that GPU"
         )
-    return notes
