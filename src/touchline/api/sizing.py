@@ -195,7 +195,7 @@ def place_experiment(
     from touchline.run.planning import read_started
 
     planned = read_started(source)
-    if request.emit is not None or not any(model.absent for model in planned.plan.models.values()):
+    if request.writes_script or not any(model.absent for model in planned.plan.models.values()):
         # Without scripts, a schedule needs no models on this machine.
         prepare(source, settings)
         planned = read_started(source)

@@ -51,17 +51,14 @@ def place(
         typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
     ] = None,
     write_scripts: Annotated[
-        Optional[Literal["mega", "array"]],  # noqa: UP045
-        typer.Option("--write-scripts", help="Write mega_job.slurm or submit_arrays.sh."),
+        Optional[Literal["mega"]],  # noqa: UP045
+        typer.Option("--write-scripts", help="Write mega_job.slurm."),
     ] = None,
     time: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
     ] = None,
     evaluation_minutes: EvaluationMinutes = None,
-    max_array_size: Annotated[
-        int, typer.Option("--max-array-size", min=1, help="MaxArraySize of `scontrol show config`.")
-    ] = 1001,
     plot: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--plot", metavar="FILE.png", help="Draw the schedule."),
@@ -84,9 +81,8 @@ def place(
             cluster=cluster,
             deadline_minutes=parse_deadline(deadline),
             evaluation_minutes=evaluation_minutes,
-            emit=write_scripts,
+            writes_script=write_scripts is not None,
             time_minutes=parse_deadline(time),
-            max_array_size=max_array_size,
         )
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
