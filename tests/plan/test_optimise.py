@@ -134,15 +134,11 @@ def test_without_an_estimate_nothing_is_proposed_and_the_reason_is_told() -> Non
     assert "its memory is unknown" in notes[0]
 
 
-def test_each_proposal_says_what_it_comes_to_and_what_it_does_to_results() -> None:
-    before = made_plan(_run(seconds=100))
+def test_each_proposal_says_what_it_does_to_results() -> None:
     both = _way(_run(seconds=20, digest="2"), checkpointing=False, micro="auto")
-    tried = [_way(_run(seconds=60, digest="3"), checkpointing=False), both]
-    first, second = proposals(before, both, tried)
+    first, second = proposals(made_plan(_run(seconds=100)), both)
     assert (first.key, first.before, first.after) == (CHECKPOINTING, "true", "false")
     assert (second.key, second.before, second.after) == (MICRO_BATCH, "1", "auto")
-    totals = [each.training_seconds for each in (first, second)]
-    assert [total.value for total in totals if isinstance(total, Quantity)] == [60, 20]
     assert first.effect.startswith("none")
     assert "rounding" in second.effect
 
@@ -157,7 +153,7 @@ def test_before_and_after_stand_side_by_side_with_what_they_rest_on() -> None:
     [row] = compare(made_plan(run), made_plan(measured), {"a": "it has started"})
     assert (row.before.time_basis, row.before.memory_basis) == ("assumed", "assumed")
     assert (row.after.time_basis, row.after.memory_basis) == ("measured", "measured")
-    assert (row.kept, row.global_batch_size, row.learning_rate) == ("it has started", 8, run.train.learning_rate)  # type: ignore[union-attr]
+    assert row.kept == "it has started"
     assert to_run_option(replace(run, train=None)) is None
 
 

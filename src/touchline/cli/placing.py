@@ -184,24 +184,12 @@ def optimize(
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
     from touchline.core.markup import measured
-    from touchline.core.quantity import Missing
     from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
     if answer.proposals:
-        header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
-        rows = [
-            (
-                proposal.key,
-                proposal.before,
-                proposal.after,
-                "-" if isinstance(proposal.training_seconds, Missing) else measured(proposal.training_seconds),
-                proposal.why,
-                proposal.effect,
-            )
-            for proposal in answer.proposals
-        ]
-        print_table(header, rows, title="Proposals")
+        rows = [(each.key, each.before, each.after, each.why, each.effect) for each in answer.proposals]
+        print_table(("setting", "now", "proposed", "why", "effect on results"), rows, title="Proposals")
     else:
         print_output("Nothing to propose.")
     sides: list[tuple[str, ...]] = []

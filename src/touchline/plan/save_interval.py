@@ -19,7 +19,6 @@ CPUS = "compute.cpus_per_run"
 MEMORY = "compute.memory_gb_per_run"
 _SAVING_SHARE = 0.02
 """Fraction of the training time that saving may take before a longer interval is proposed."""
-_UNTOLD = Missing(missing="not part of the predicted training time")
 
 
 def saving_proposals(plan: Plan, fixed: Collection[str]) -> tuple[list[Proposal], list[str]]:
@@ -75,7 +74,6 @@ def _proposal(key: str, plan: Plan, needs: list[float]) -> Proposal:
             before=f"{train.checkpoint.resume_minutes:g}",
             after=f"{math.ceil(most)}",
             why=f"saving then takes at most {_SAVING_SHARE:.0%} of the time; a killed run loses at most one interval",
-            training_seconds=_UNTOLD,
             effect="none",
         )
     every = train.checkpoint.every
@@ -87,7 +85,6 @@ def _proposal(key: str, plan: Plan, needs: list[float]) -> Proposal:
         before=written,
         after="epoch",
         why=f"a save takes {format_seconds(most * _SAVING_SHARE)}, more than {_SAVING_SHARE:.0%} of the interval",
-        training_seconds=_UNTOLD,
         effect="none on the last checkpoint; there are fewer to choose the best from",
     )
 
@@ -113,6 +110,5 @@ def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[P
                 before="not set" if asked is None else f"{asked:g}",
                 after=f"{share:g}",
                 why=f"{there:g} {unit} per node for {at_once} concurrent runs",
-                training_seconds=_UNTOLD,
                 effect="none",
             )

@@ -90,7 +90,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     tried, refused = planner.variants(list_variants(planner.train, fixed))
     way, notes = choose_variant(before, tried, started)
     notes = [*refused, *notes]
-    found = [] if way is None else proposals(before, way, tried)
+    found = [] if way is None else proposals(before, way)
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
     if started and saving:
         # A run is another one with another cadence.
