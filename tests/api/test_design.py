@@ -11,7 +11,6 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
 from tests.api.folders import environment, make_experiment, touchline
-from tests.history.made import make_record
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
@@ -20,12 +19,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.history.history import store_record
-from touchline.history.reading import SourcedText
-from touchline.history.record import RunRecord
-from touchline.history.scores import ScoreFacts
 from touchline.plan.design.answer import DesignAnswer, DesignOption
-from touchline.plan.local.past_scores import past_scores
 from touchline.statistics.spread_types import SpreadKind, SpreadSource
 
 pytestmark = pytest.mark.planning
@@ -160,14 +154,6 @@ def test_own_seeds_measure_spread_and_flips(folder: Path, settings: UserConfig) 
     assert spread.quantity.high > 1.5 * spread.quantity.value
     assert 4 < flips.quantity.value < 20
     assert isinstance(answer.now.power, Quantity)
-
-
-def test_one_past_seed_gives_flips_and_no_spread(folder: Path, settings: UserConfig) -> None:
-    finish(folder, settings, [1])
-    answer = api.design(folder, settings)
-    assert sources(answer)[SpreadKind.SEEDS] is SpreadSource.PRIOR
-    assert sources(answer)[SpreadKind.FLIPS] is SpreadSource.OWN_RUNS
-    assert "one seed each" in answer.inputs[1].basis
 
 
 def test_runs_of_another_experiment_count_from_the_history(folder: Path, settings: UserConfig, tmp_path: Path) -> None:
@@ -325,39 +311,6 @@ def test_items_that_are_right_in_part_give_a_spread_from_the_history(
     for mine, past in zip(own.inputs, answer.inputs, strict=True):
         assert past.quantity.value == pytest.approx(mine.quantity.value, rel=0.01)
         assert past.kind is SpreadKind.EFFECT or past.quantity.value > 0
-
-
-def test_why_the_history_gives_nothing_is_said(folder: Path, settings: UserConfig, tmp_path: Path) -> None:
-    assert "has been evaluated" in api.design(folder, settings).inputs[0].basis
-    record = make_scored(Missing(missing="the record is an older one"))
-    store_record(settings.history_dir, record)
-    found = past_scores(settings.history_dir, "capitalization", ["base"])
-    assert isinstance(found, Missing)
-    assert found.missing == "1 past run of this task and base model cannot be used: the record is an older one"
-
-
-def make_scored(item_scores: Missing) -> RunRecord:
-    """Return a record of a run whose items are right in part."""
-    score_ = ScoreFacts(
-        task="capitalization",
-        score="f1",
-        checkpoint="epoch_0",
-        value=Quantity(value=0.5, unit="1"),
-        items=4,
-        comparable="c" * 64,
-        outcomes=Missing(missing="an item can be right in part"),
-        item_scores=item_scores,
-    )
-    made = make_record()
-    return replace(
-        made,
-        origin="touchline",
-        task="capitalization",
-        seed=1,
-        condition="d" * 64,
-        scores=(score_,),
-        model=replace(made.model, name=SourcedText(value="base")),
-    )
 
 
 def test_the_command_prints_json_and_ends_with_1_where_nothing_is_proposed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import combinations
 
@@ -86,15 +85,6 @@ def test_how_much_faster_it_would_have_to_be(name: str, enough: float) -> None:
     jobs = _jobs(name)
     assert _place(_trained_at(jobs, enough)).makespan_minutes <= DEADLINE
     assert _place(_trained_at(jobs, enough - 0.1)).makespan_minutes > DEADLINE
-
-
-def test_the_pinned_jobs_are_the_same_jobs() -> None:
-    free = {job.id: job for job in _jobs("jobs.json")}
-    pinned = {job.id: job for job in _jobs("jobs_pinned.json")}
-    assert {name: job.minutes for name, job in free.items()} == {name: job.minutes for name, job in pinned.items()}
-    assert {job.pin for job in pinned.values()} == {0, 1, 2, 3}
-    assert pinned["exp5"].after == ("exp1",)
-    assert json.loads((FOLDER / "jobs.json").read_text())[0]["id"] == "exp1"
 
 
 @pytest.mark.slow

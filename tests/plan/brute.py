@@ -1,12 +1,8 @@
 """Brute force and a checker of schedules, written without anything of `touchline.plan.placement`.
 
-Why this is exact for the makespan. Take a shortest schedule, and put its jobs in the order of their starts, with the
-GPUs that they hold there. Now build a schedule from that list alone: each job, in order, at the earliest moment, not
-before the one in front of it in the list started, at which its parents have ended and its GPUs, CPUs and memory are
-free. By induction no job starts later than it did in the shortest schedule: whatever is in front of it started, and
-therefore ended, no later, so at its old start everything it needs is free. Each of these starts is 0 or the end of a
-job. So trying every order of the jobs that respects their parents, with every choice of GPUs for each, finds a
-shortest schedule. GPUs of a node to which no job is pinned are alike; only one choice of so many of them is tried.
+A shortest schedule starts its jobs in some order, each as soon as the one in front has started, its parents have ended
+and its GPUs, CPUs and memory are free. So every order that respects parents is tried, with every choice of GPUs; those
+of a node to which no job is pinned are alike.
 """
 
 from __future__ import annotations

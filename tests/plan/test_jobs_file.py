@@ -119,28 +119,6 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
     assert "a node has 240 GiB of memory" in said["PL107"][0]
 
 
-@pytest.mark.parametrize("minutes", [float("nan"), float("inf"), -1.0])
-def test_numbers_that_are_none_are_refused_from_python_too(minutes: float) -> None:
-    with pytest.raises(InputError) as caught:
-        place([PlaceJob(id="a", minutes=Minutes(value=minutes))], Cluster(gpus=1), deadline_minutes=None)
-    assert caught.value.findings[0].code == "PL103"
-
-
-@pytest.mark.parametrize(
-    ("cluster", "deadline"),
-    [
-        (Cluster(gpus=0), None),
-        (Cluster(gpus=1, gpus_per_node=0), None),
-        (Cluster(gpus=1), 0.0),
-        (Cluster(gpus=1), -5.0),
-    ],
-)
-def test_no_cluster_and_no_deadline(cluster: Cluster, deadline: float | None) -> None:
-    with pytest.raises(InputError) as caught:
-        place([PlaceJob(id="a", minutes=Minutes(value=1))], cluster, deadline_minutes=deadline)
-    assert {finding.code for finding in caught.value.findings} == {"PL111"}
-
-
 @pytest.mark.parametrize(
     "text", ['"gpus": 1' + 400 * "0", '"pin": 1' + 400 * "0", '"minutes": 1e400', '"memory_gb": 1e300']
 )
@@ -151,13 +129,24 @@ def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
     assert all("a number that is too large" in message for _, message, _ in found)
 
 
-def test_a_job_that_waits_for_itself(tmp_path: Path) -> None:
-    [(code, message, _)] = faults(tmp_path, [{"id": "a", "after": ["a"], "minutes": 5}])
-    assert (code, message) == ("PL106", "1 job depends on itself and can never start: 'a' after 'a'")
-
-
-def test_no_jobs(tmp_path: Path) -> None:
-    assert [code for code, _, _ in faults(tmp_path, [])] == ["PL110"]
+@pytest.mark.parametrize(
+    ("job", "cluster", "deadline", "code"),
+    [
+        (PlaceJob(id="a", minutes=Minutes(value=float("nan"))), Cluster(gpus=1), None, "PL103"),
+        (PlaceJob(id="a", minutes=Minutes(value=-1.0)), Cluster(gpus=1), None, "PL103"),
+        (PlaceJob(id="a", minutes=Minutes(value=1), after=("a",)), Cluster(gpus=1), None, "PL106"),
+        (None, Cluster(gpus=1), None, "PL110"),
+        (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=0), None, "PL111"),
+        (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=1, gpus_per_node=0), None, "PL111"),
+        (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=1), -5.0, "PL111"),
+    ],
+)
+def test_what_is_no_placement_is_refused_from_python_too(
+    job: PlaceJob | None, cluster: Cluster, deadline: float | None, code: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        place([] if job is None else [job], cluster, deadline_minutes=deadline)
+    assert {finding.code for finding in caught.value.findings} == {code}
 
 
 @pytest.fixture

@@ -77,16 +77,6 @@ def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster]
     assert place(mixed, cluster, deadline_minutes=deadline) == found
 
 
-@pytest.mark.parametrize(("jobs", "gpus", "per_node"), [(60, 8, None), (60, 16, 8), (150, 64, 8), (60, 10, 4)])
-def test_the_same_jobs_have_the_same_plan_and_keep_the_rules(jobs: int, gpus: int, per_node: int | None) -> None:
-    made = chains(jobs, min(gpus, per_node or gpus), 7, spread=0.3)
-    cluster = Cluster(gpus=gpus, gpus_per_node=per_node, cpus=32, memory_gb=256.0)
-    made = [replace(job, cpus=4 * job.gpus, memory_gb=32.0 * job.gpus) for job in made]
-    found = place(made, cluster, deadline_minutes=3000.0)
-    assert broken_rules(found, made, cluster) == []
-    assert place(made[::-1], cluster, deadline_minutes=3000.0) == found
-
-
 def test_more_time_is_never_less_likely_to_do() -> None:
     made = chains(40, 4, 3, spread=0.4)
     shortest = place(made, Cluster(gpus=4), deadline_minutes=None).makespan_minutes
