@@ -278,41 +278,6 @@ def test_the_figure_has_the_curve_and_the_named_points(folder: Path, settings: U
     assert "Sample sizes" in answer._repr_html_()
 
 
-def partly_right(folder: Path, settings: UserConfig, seeds: list[int], *, scale: float = 1.0) -> None:
-    """Finish so many seeds whose items get scores between 0 and `scale`."""
-    plan = finish(folder, settings, seeds)
-    adapter, rng = TypeAdapter(EvaluationRecord), np.random.default_rng(5)
-    hard = rng.random(ITEMS)
-    for run in plan.runs:
-        (path,) = (folder / run.name).glob("eval/*.scores.json")
-        record = adapter.validate_json(path.read_bytes())
-        values = np.clip(hard + 0.03 * rng.normal() + 0.1 * rng.normal(size=ITEMS), 0, 1) * scale
-        samples = tuple(
-            replace(sample, exact=False, match=False, value=float(value))
-            for sample, value in zip(record.samples, values, strict=True)
-        )
-        path.write_bytes(adapter.dump_json(replace(record, samples=samples), indent=1))
-
-
-def test_items_that_are_right_in_part_give_a_spread_from_the_history(
-    folder: Path, settings: UserConfig, tmp_path: Path
-) -> None:
-    """Records hold each item's score in 255ths, so the history gives what the runs themselves give."""
-    partly_right(folder, settings, [1, 2, 3])
-    api.collect(folder, settings)
-    own = api.design(folder, settings)
-    assert sources(own)[SpreadKind.SEEDS] is SpreadSource.OWN_RUNS
-    other = tmp_path / "other"
-    (other / "data").mkdir(parents=True)
-    (other / "experiment.yaml").write_text(COMMENTED.replace("name: tiny", "name: other"))
-    write_tiny_words(other / "data" / "words.json", 160, 16, ITEMS)
-    answer = api.design(other, settings)
-    assert set(sources(answer).values()) == {SpreadSource.HISTORY}
-    for mine, past in zip(own.inputs, answer.inputs, strict=True):
-        assert past.quantity.value == pytest.approx(mine.quantity.value, rel=0.01)
-        assert past.kind is SpreadKind.EFFECT or past.quantity.value > 0
-
-
 def test_the_command_prints_json_and_ends_with_1_where_nothing_is_proposed(
     tmp_path: Path, settings: UserConfig
 ) -> None:

@@ -179,7 +179,5 @@ def test_where_nothing_is_known_nothing_is_promised(settings: UserConfig, tmp_pa
     """A GPU that nobody has timed: no time, so no proposal about it, and the reason is told."""
     folder = _folder(tmp_path)
     answer = _optimised(folder, settings).answer
-    assert any("data workers" in note for note in answer.notes)
-    assert any("length grouping" in note for note in answer.notes)
     assert isinstance(answer.runs[0].evaluate_seconds, Quantity)
     assert "no evaluation of this model was measured" in str(answer.runs[0].evaluate_seconds.method)

@@ -17,51 +17,6 @@ def job(name: str, minutes: float, *after: str, gpus: int = 1, low: float | None
     return PlaceJob(id=name, after=after, gpus=gpus, minutes=Minutes(value=minutes, low=low, high=high), **other)  # type: ignore[arg-type]
 
 
-def mega_job(*, pinned: bool) -> list[PlaceJob]:
-    """Five experiments on four GPUs, of 20 hours before they were made 4 to 8 times as fast."""
-    value, low, high = 200.0, 150.0, 300.0
-    whole = Minutes(value=value, low=low, high=high)
-    half = Minutes(value=value / 2, low=low / 2, high=high / 2)
-    rows = [
-        ("exp1", (), whole, 0),
-        ("exp2", (), whole, 1),
-        ("exp3_stage1", (), half, 2),
-        ("exp3_stage2", ("exp3_stage1",), half, 2),
-        ("exp4_stage1", (), half, 3),
-        ("exp4_stage2", ("exp4_stage1",), half, 3),
-        ("exp5", (), whole, 0),
-    ]
-    return [
-        PlaceJob(id=name, after=after, cpus=8, memory_gb=60.0, minutes=minutes, pin=pin if pinned else None)
-        for name, after, minutes, pin in rows
-    ]
-
-
-MACHINE = Cluster(gpus=4, cpus=32, memory_gb=240.0)
-
-
-def test_the_gpu_that_runs_two_experiments_in_a_row_is_named() -> None:
-    found = place(mega_job(pinned=True), MACHINE, deadline_minutes=360.0)
-    assert found.verdict is DeadlineVerdict.IMPOSSIBLE
-    assert "GPU 0 runs 2 jobs in a row: exp1, exp5 (6 h 40 min)" in found.verdict_reason
-    assert "if every job took only the low end of its interval, the bound would be 5 h" in found.verdict_reason
-    assert found.lower_bound_minutes == 400
-    assert any("without pins, the last job ends after 5 h" in note for note in found.notes)
-
-
-def test_without_pins_a_stage_moves_to_the_gpu_that_has_room() -> None:
-    found = place(mega_job(pinned=False), MACHINE, deadline_minutes=360.0)
-    assert (found.makespan_minutes, found.lower_bound_minutes) == (300, 250)
-    assert found.verdict in (DeadlineVerdict.FITS, DeadlineVerdict.TIGHT)
-    assert isinstance(found.probability, float)
-    assert 0.5 < found.probability < 1
-
-
-def test_not_even_the_low_ends_fit() -> None:
-    found = place(mega_job(pinned=True), MACHINE, deadline_minutes=240.0)
-    assert "nor if every job took only the low end of its interval: GPU 0 runs 2 jobs in a row" in found.verdict_reason
-
-
 @pytest.mark.parametrize(
     ("jobs", "cluster", "minutes", "why"),
     [

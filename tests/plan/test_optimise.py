@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.run.made_plans import GPU, made_plan, made_run
 
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
@@ -20,10 +18,8 @@ from touchline.plan.optimize import (
     PACKED,
     PlanVariant,
     choose_variant,
-    compare,
     list_variants,
     proposals,
-    to_run_option,
 )
 from touchline.plan.placement.types import Cluster
 from touchline.plan.save_interval import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
@@ -108,14 +104,6 @@ def test_what_gains_less_than_a_prediction_is_worth_is_left() -> None:
     assert "95%" in notes[-1]
 
 
-def test_a_run_that_has_started_stays_what_it_is() -> None:
-    before = made_plan(_run("a"), _run("b"))
-    changed = _way(_run("a", 10, digest="2"), _run("b", 10, digest="2"), checkpointing=False)
-    kept = _way(_run("a"), _run("b", 50, digest="2"), micro="auto")
-    assert choose_variant(before, [changed, kept], {"a"})[0] is kept
-    assert choose_variant(before, [changed, kept], ())[0] is changed
-
-
 def test_a_way_that_fits_goes_before_one_that_may_not() -> None:
     """An experiment that is planned to fail for memory is slowed down if that makes it fit."""
     before = made_plan(_run(seconds=50, verdict=MemoryVerdict.OOM, gib=100))
@@ -141,34 +129,6 @@ def test_each_proposal_says_what_it_does_to_results() -> None:
     assert (second.key, second.before, second.after) == (MICRO_BATCH, "1", "auto")
     assert first.effect.startswith("none")
     assert "rounding" in second.effect
-
-
-def test_before_and_after_stand_side_by_side_with_what_they_rest_on() -> None:
-    run = _run()
-    measured = replace(
-        run,
-        memory=_memory(5, rung=EvidenceLevel.SAME_MODEL),
-        train_seconds=Quantity(value=9, unit="s", where="an earlier run"),
-    )
-    [row] = compare(made_plan(run), made_plan(measured), {"a": "it has started"})
-    assert (row.before.time_basis, row.before.memory_basis) == ("assumed", "assumed")
-    assert (row.after.time_basis, row.after.memory_basis) == ("measured", "measured")
-    assert row.kept == "it has started"
-    assert to_run_option(replace(run, train=None)) is None
-
-
-@given(seconds=st.lists(st.floats(1, 1e6), min_size=1, max_size=7))
-def test_what_is_proposed_is_never_slower(seconds: list[float]) -> None:
-    before = made_plan(_run(seconds=1000))
-    tried = [_way(_run(seconds=each, digest=str(number)), micro="auto") for number, each in enumerate(seconds, 2)]
-    way, _ = choose_variant(before, tried, ())
-    if min(seconds) < 950:
-        assert way is not None
-        [run] = way.plan.runs
-        assert isinstance(run.train_seconds, Quantity)
-        assert run.train_seconds.value <= 1.01 * min(seconds)
-    else:
-        assert way is None
 
 
 # ---- cadence and shares ----------------------------------------------------------------------------------------------

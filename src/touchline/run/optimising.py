@@ -12,7 +12,6 @@ from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.document import parse
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
@@ -39,15 +38,6 @@ from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.plan_inputs import decided_by
 from touchline.run.planning import LoadedPlan, plan_in_folder
 from touchline.slurm.job_view import JobName
-
-NO_WORKERS = (
-    f"data workers: the backend {DEFAULT_BACKEND} has none, since its rows are tokenised once before the first step "
-    "and held in memory; CPUs of a run serve its kernels and tokenising"
-)
-NO_GROUPING = (
-    f"length grouping: the backend {DEFAULT_BACKEND} keeps the planned order of the examples; "
-    "packing is what saves padding"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +107,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         training_after=training_seconds(after),
         placement_before=placed[0][0],
         placement_after=placed[1][0],
-        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes(), *_of_backends(before)])),
+        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes()])),
     )
     return Optimised(answer=answer, folder=folder, diff=yaml_diff(folder, text, changed), text=changed)
 
@@ -225,14 +215,6 @@ def _placed(
     if not jobs:
         return Missing(missing="nothing is left to place"), notes
     return place(jobs, request.cluster, deadline_minutes=deadline_minutes), notes
-
-
-def _of_backends(plan: Plan) -> Iterator[str]:
-    """Yield settings that other trainers have and this one does not."""
-    names = {run.train.backend for run in plan.runs if run.train is not None}
-    if DEFAULT_BACKEND in names:
-        yield NO_WORKERS
-        yield NO_GROUPING
 
 
 def yaml_diff(folder: ExperimentFolder, before: str, after: str) -> str:
