@@ -18,16 +18,13 @@ pytestmark = pytest.mark.planning
 
 def instance(generator: np.random.Generator, jobs: int, kind: str) -> tuple[list[PlaceJob], Cluster]:
     """A few jobs that get in one another's way."""
-    gpus = int(generator.integers(1, 5 if kind in ("pins", "nodes") else 9))
-    per_node = int(generator.integers(1, gpus + 1)) if kind == "nodes" else None
+    gpus = int(generator.integers(1, 9))
     cpus = int(generator.integers(4, 13)) if kind == "cpus" else None
     memory = float(generator.integers(8, 33)) if kind == "cpus" else None
-    room = min(per_node or gpus, gpus)
     made = []
     for number in range(jobs):
-        width = min(int(generator.choice([0, 1, 1, 2, 4, 8])), room)
+        width = min(int(generator.choice([0, 1, 1, 2, 4, 8])), gpus)
         minutes = float(generator.integers(0, 7)) if generator.random() < 0.6 else round(90 * generator.random(), 2)
-        pin = int(generator.integers(0, gpus)) if kind == "pins" and width and generator.random() < 0.5 else None
         made.append(
             PlaceJob(
                 id=f"j{number}",
@@ -36,17 +33,16 @@ def instance(generator: np.random.Generator, jobs: int, kind: str) -> tuple[list
                 cpus=int(generator.integers(0, (cpus or 0) + 1)),
                 memory_gb=float(generator.integers(0, 10 * int(memory or 0) + 1)) / 10,
                 minutes=Minutes(value=minutes),
-                pin=pin,
             )
         )
-    return made, Cluster(gpus=gpus, gpus_per_node=per_node, cpus=cpus, memory_gb=memory)
+    return made, Cluster(gpus=gpus, cpus=cpus, memory_gb=memory)
 
 
-@pytest.mark.parametrize("kind", ["plain", "nodes", "cpus", "pins"])
+@pytest.mark.parametrize("kind", ["plain", "cpus"])
 def test_a_few_jobs_end_within_five_percent_of_the_shortest_schedule(kind: str) -> None:
     """One in fifty may take longer: dispatch never leaves a GPU idle on purpose."""
     ratios = []
-    for jobs, seed in itertools.product((1, 3, 5, 6), range(15)):
+    for jobs, seed in itertools.product((1, 3, 5, 6), range(25)):
         made, cluster = instance(np.random.Generator(np.random.PCG64([jobs, seed, len(kind)])), jobs, kind)
         found = place(made, cluster, deadline_minutes=None)
         shortest = brute_force(made, cluster)

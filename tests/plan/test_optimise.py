@@ -22,7 +22,7 @@ from touchline.plan.optimize import (
     proposals,
 )
 from touchline.plan.placement.types import Cluster
-from touchline.plan.save_interval import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
+from touchline.plan.save_interval import CPUS, EVERY, MEMORY, saving_proposals, share_proposals
 
 pytestmark = pytest.mark.planning
 
@@ -140,14 +140,6 @@ def _saving(seconds_each: float, checkpoint: CheckpointConfig) -> Plan:
     train = replace(run.train, checkpoint=checkpoint)
     spent = Quantity(value=seconds_each * train.epochs, unit="s")
     return made_plan(replace(run, train=train, time_parts={"saving": spent}))
-
-
-def test_saving_takes_at_most_a_fiftieth() -> None:
-    """33 s a save, as in one published log, every two minutes: a quarter of the training."""
-    found, notes = saving_proposals(_saving(33, CheckpointConfig(resume_minutes=2)), ())
-    assert [(each.key, each.after) for each in found] == [(RESUME, "28")]
-    assert notes == []
-    assert saving_proposals(_saving(1, CheckpointConfig(resume_minutes=10)), ()) == ([], [])
 
 
 def test_exports_that_come_too_often_go_back_to_the_epochs_ends() -> None:
