@@ -11,7 +11,7 @@ from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
 from touchline.experiment.site import SlurmSite
-from touchline.plan.placement.types import Cluster, DeadlineVerdict
+from touchline.plan.placement.types import Cluster
 from touchline.run.allocation import MEGA, Placed, PlaceRequest, allocation_of, place_experiment, write_allocation
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
@@ -36,13 +36,6 @@ def planned(tmp_path: Path) -> LoadedPlan:
 
 def _placed(planned: LoadedPlan, deadline: float | None = 360) -> Placed:
     return place_experiment(planned, SITE, PlaceRequest(cluster=CLUSTER, deadline_minutes=deadline))
-
-
-def test_all_that_is_left_is_placed(planned: LoadedPlan) -> None:
-    placed = _placed(planned)
-    assert len(placed.placement.schedule) == 7
-    assert placed.placement.verdict is DeadlineVerdict.FITS
-    assert placed.placement.makespan_minutes == pytest.approx(130, abs=20)
 
 
 def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:

@@ -173,11 +173,3 @@ def test_runs_that_have_started_stay_what_they_are(settings: UserConfig, tmp_pat
     assert rows[first].before == rows[first].after
     other = next(run for run in answer.runs if run.name != first)
     assert other.after.micro_batch_size > 1
-
-
-def test_where_nothing_is_known_nothing_is_promised(settings: UserConfig, tmp_path: Path) -> None:
-    """A GPU that nobody has timed: no time, so no proposal about it, and the reason is told."""
-    folder = _folder(tmp_path)
-    answer = _optimised(folder, settings).answer
-    assert isinstance(answer.runs[0].evaluate_seconds, Quantity)
-    assert "no evaluation of this model was measured" in str(answer.runs[0].evaluate_seconds.method)

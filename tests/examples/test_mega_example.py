@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import pytest
-from tests.examples.mega_readme import FOLDER, README, filled
 
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement
 
 pytestmark = pytest.mark.planning
+FOLDER = Path(__file__).resolve().parents[2] / "src" / "touchline" / "examples" / "mega_job"
 DEADLINE = 360.0
 FOUR = Cluster(gpus=4, cpus=32, memory_gb=240)
 
@@ -60,6 +65,11 @@ def test_one_more_gpu_makes_it() -> None:
 
 @pytest.mark.slow
 def test_the_readme_shows_what_its_commands_print() -> None:
-    """`python -m tests.examples.mega_readme` writes it anew."""
-    text = README.read_text(encoding="utf-8")
-    assert filled(text) == text
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?<!<!-- slow -->\n)```console\n\$ touchline (.*?)\n(.*?)```\n", text, re.DOTALL)
+    assert len(blocks) == 3
+    for command, shown in blocks:
+        words = [sys.executable, "-m", "touchline.cli.main", *command.split()]
+        environment = os.environ | {"COLUMNS": "200"}
+        done = subprocess.run(words, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout == shown, done.stderr

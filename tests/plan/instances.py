@@ -6,9 +6,6 @@ import numpy as np
 
 from touchline.plan.placement.types import Minutes, PlaceJob
 
-SEEDS = (0, 1, 2, 3, 4)
-SIZES = (20, 100, 500)
-GPUS = (4, 8, 16, 64)
 WIDTHS, SHARES = (1, 2, 4, 8), (0.5, 0.2, 0.15, 0.15)
 
 

@@ -182,35 +182,22 @@ def test_a_node_is_never_left(tmp_path: Path) -> None:
     assert nodes["a"] == nodes["b"] != nodes["w"]
 
 
-def _make_two_together_and_one(root: Path) -> None:
-    """Of `a` and `b`, neither ends before the other has begun."""
+@pytest.mark.parametrize(
+    ("gpus", "asked"),
+    [(0, {"gpus_per_node": 0, "cpus_per_node": 4}), (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0})],
+    ids=["CPUs", "memory"],
+)
+def test_of_three_stages_two_have_room_at_once(tmp_path: Path, gpus: int, asked: dict[str, float]) -> None:
+    """CPUs decide without GPUs, and memory where it is told; of `a` and `b`, neither ends before the other began."""
+    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": gpus})
     for name, until in (("a", "../b/began"), ("b", "../a/began"), ("c", ".")):
         make_run(root, name, until=until)
-
-
-def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 0})
-    _make_two_together_and_one(root)
-    stages = [stage(name, gpus=0, cpus=2) for name in ("a", "b", "c")]
-    _write(root, stages, gpus_per_node=0, cpus_per_node=4)
+    stages = [stage(name, gpus=min(gpus, 1), cpus=1 if gpus else 2) for name in ("a", "b", "c")]
+    _write(root, [replace(each, memory_gb=1.5 if gpus else 0.0) for each in stages], **asked)
     done = stand_in.run(root)
     assert done.returncode == 0, done.stdout
-    kinds = ["start" if "start" in event else "end" for event in stand_in.events()]
-    assert kinds[:2] == ["start", "start"]
-    assert kinds[2] == "end"
-    assert "gpus" not in (root / "mega_job.slurm").read_text().split("set -uo")[0]
-    [log] = (root / "a").glob("slurm-7.*.out")
-    assert "GPUs none" in log.read_text()
-
-
-def test_memory_is_counted_where_it_is_told(tmp_path: Path) -> None:
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 4})
-    _make_two_together_and_one(root)
-    stages = [replace(stage(name), memory_gb=1.5) for name in ("a", "b", "c")]
-    _write(root, stages, gpus_per_node=4, memory_gb_per_node=4.0)
-    assert stand_in.run(root).returncode == 0
-    kinds = ["start" if "start" in event else "end" for event in stand_in.events()]
-    assert kinds[:3] == ["start", "start", "end"]
+    assert ["start" if "start" in event else "end" for event in stand_in.events()][:3] == ["start", "start", "end"]
+    assert ("gpus" in (root / "mega_job.slurm").read_text().split("set -uo")[0]) is (gpus > 0)
 
 
 def test_an_evaluation_is_done_again_when_what_it_evaluates_is_newer(tmp_path: Path) -> None:
