@@ -149,30 +149,19 @@ def test_what_is_no_placement_is_refused_from_python_too(
     assert {finding.code for finding in caught.value.findings} == {code}
 
 
-@pytest.fixture
-def app() -> typer.Typer:
-    from touchline.cli.placing import place as command
-
-    made = typer.Typer()
-    made.command()(command)
-    return made
-
-
-def test_the_command_answers_in_json(tmp_path: Path, app: typer.Typer) -> None:
-    path = written(tmp_path, GOOD)
-    result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "2h", "--json"])
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
-    assert {"verdict", "makespan_minutes", "lower_bound_minutes", "probability", "schedule"} <= set(answer)
-    assert (answer["verdict"], answer["makespan_minutes"], answer["lower_bound_minutes"]) == ("fits", 90, 90)
-    assert [slot["id"] for slot in answer["schedule"]] == ["a", "b"]
-
-
-def test_the_command_answers_in_words_and_draws(tmp_path: Path, app: typer.Typer) -> None:
+def test_the_command_answers_in_json_and_in_words_and_draws(tmp_path: Path) -> None:
     pytest.importorskip("altair")
     pytest.importorskip("vl_convert")
-    path = written(tmp_path, [*GOOD, {"id": "\x1b[31mred", "minutes": 5}])
-    picture = tmp_path / "out" / "gantt.png"
+    from touchline.cli.placing import place as command
+
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(written(tmp_path, GOOD)), "--gpus", "4", "--deadline", "2h", "--json"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["verdict"], answer["makespan_minutes"], answer["lower_bound_minutes"]) == ("fits", 90, 90)
+    assert [slot["id"] for slot in answer["schedule"]] == ["a", "b"]
+    path, picture = written(tmp_path, [*GOOD, {"id": "\x1b[31mred", "minutes": 5}]), tmp_path / "out" / "gantt.png"
     result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "1h", "--plot", str(picture)])
     assert result.exit_code == 0, result.output
     assert "impossible: no schedule ends within 1 h as predicted: the longest chain: a, b" in result.stdout

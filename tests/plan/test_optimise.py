@@ -27,17 +27,14 @@ from touchline.plan.save_interval import CPUS, EVERY, MEMORY, saving_proposals, 
 pytestmark = pytest.mark.planning
 
 
-def _memory(
-    gib: float, verdict: MemoryVerdict = MemoryVerdict.FITS, rung: EvidenceLevel = EvidenceLevel.NOTHING
-) -> MemoryEstimate:
-    found = Estimate(value=gib, unit="GiB", low=gib, high=gib, method="closed form", rung=rung)
-    capacity = Quantity(value=80, unit="GiB")
+def _memory(gib: float, verdict: MemoryVerdict) -> MemoryEstimate:
+    found = Estimate(value=gib, unit="GiB", low=gib, high=gib, method="closed form", rung=EvidenceLevel.NOTHING)
     return MemoryEstimate(
         allocated=found,
         reserved=found,
         process=found,
         breakdown={},
-        capacity_gib=capacity,
+        capacity_gib=Quantity(value=80, unit="GiB"),
         verdict=verdict,
         assumption="",
     )

@@ -85,6 +85,7 @@ def test_items_that_belong_together_are_said_to_show_less() -> None:
 def test_three_seeds_and_two_hundred_items() -> None:
     """The numbers are those of the functions that the analysis and the checks use."""
     plan = design([1, 2, 3])
+    assert not any(each[0].startswith("is a checkpoint") for each in power_rows(design([1, 2, 3], control=False)))
     usual = [each for each in power_rows(plan) if "15% discordant" in each[1]]
     alone, family = smallest_shown(ITEMS, 0.15), smallest_shown(ITEMS, 0.15, coverage=1 - 0.05 / 6)
     assert alone is not None
@@ -121,10 +122,6 @@ def test_one_seed_shows_nothing_of_the_setting() -> None:
     lines = list(power_lines(plan))
     assert "With one seed, a difference between levels describes these checkpoints, not the settings." in lines
     assert any("3 seeds detect 4.6 standard deviations" in line for line in lines)
-
-
-def test_without_a_control_no_checkpoint_is_compared() -> None:
-    assert not any(each[0].startswith("is a checkpoint") for each in power_rows(design([1, 2, 3], control=False)))
 
 
 def test_only_the_base_model_is_a_control_to_compare_with() -> None:
