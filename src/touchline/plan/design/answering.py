@@ -37,6 +37,8 @@ _FEW_SEEDS: Final = 1e9
 """Weight of a seed against an item where costs are not known: seeds come first."""
 _ALTERNATIVES: Final = (2, 3, 5, 8, 12, 20)
 _CURVE_POINTS: Final = 24
+_BEYOND: Final = 2.5
+"""Last device-hours of the curve, relative to those of the cheapest design."""
 
 PlanWith = Callable[[int, int], Plan]
 """Plan with so many seeds and items."""
@@ -223,10 +225,11 @@ def answer_design(
     best = within if isinstance(within, Missing | None) else option(*within)
     shown = _not_shown(sizing) if found is None else option(*found)
     chosen = shown if best is None else best
-    hours = [each.device_hours.value for each in alternatives if isinstance(each.device_hours, Quantity)]
+    last = max((each.device_hours.value for each in alternatives if isinstance(each.device_hours, Quantity)), default=0)
     if isinstance(shown, DesignOption) and isinstance(shown.device_hours, Quantity):
-        hours = [2.5 * shown.device_hours.value]
-    most_hours = max([*hours, 1.2 * (budget_hours or 0.0)])
+        last = _BEYOND * shown.device_hours.value
+    if budget_hours is not None:
+        last = max(last, 1.2 * budget_hours)
     return DesignAnswer(
         experiment=now.experiment,
         detect_points=100 * detect,
@@ -238,7 +241,7 @@ def answer_design(
         cheapest=shown,
         within_budget=best,
         alternatives=alternatives,
-        curve=() if isinstance(costs, Missing) else tuple(sizing.curve(costs, most_hours)),
+        curve=() if isinstance(costs, Missing) else tuple(sizing.curve(costs, last)),
         notes=tuple(_notes(now, costs, chosen)),
     )
 

@@ -39,7 +39,7 @@ _EXPECTED = {
     "dataclass_type": "an object",
     "dataclass_exact_type": "an object",
 }
-"""What is expected of a value, by the type of the fault."""
+"""What is expected of a value, by the type of the problem."""
 
 
 def read_jobs(path: Path) -> list[PlaceJob]:
