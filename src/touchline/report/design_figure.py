@@ -40,8 +40,10 @@ def design_figure(answer: DesignAnswer) -> Figure:
     points = altair.Chart(altair.InlineData(values=list(_points(answer, last)))).encode(x=x, y=y)
     goal = altair.Chart(altair.InlineData(values=[{"power": POWER}]))
     layers: list[Any] = [
-        curve.mark_area(color=_BEST, opacity=0.15).encode(y=altair.Y("low:Q", title=title), y2="high:Q"),
-        curve.mark_line(color=_BEST, strokeWidth=2).encode(y=y),
+        curve.mark_area(color=_BEST, opacity=0.15, interpolate="step-after").encode(
+            y=altair.Y("low:Q", title=title), y2="high:Q"
+        ),
+        curve.mark_line(color=_BEST, strokeWidth=2, interpolate="step-after").encode(y=y),
         goal.mark_rule(color=MUTED, strokeDash=[4, 4]).encode(y=y),
         points.mark_point(filled=True, size=60, color=_OPTIONS, opacity=1),
         points.mark_text(align="left", dx=7, dy=12, color=INK, fontSize=11).encode(text="label:N"),

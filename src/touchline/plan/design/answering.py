@@ -5,7 +5,7 @@ A pure function of plans of the experiment with several numbers of seeds and ite
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -153,10 +153,14 @@ class _Sizing:
         spread = self.spreads[End.VALUE]
         return best_within(hours, spread, costs, most_items=self.most_items, coverage=self.coverage)
 
-    def curve(self, costs: DesignCosts, most_hours: float) -> Iterator[CurvePoint]:
-        """Yield the power of the best use of device-hours, up to a number of hours."""
+    def curve(self, costs: DesignCosts, most_hours: float, pairs: Collection[tuple[int, int]]) -> Iterator[CurvePoint]:
+        """Yield the power of the best use of device-hours, up to a number of hours, at the cost of each pair too."""
         least = float(costs(np.array(2.0), np.array(1.0)))
-        for hours in np.geomspace(least, max(most_hours, 1.2 * least), _CURVE_POINTS):
+        last = max(most_hours, 1.2 * least)
+        own = (float(costs(np.array(float(seeds)), np.array(float(items)))) for seeds, items in pairs)
+        for hours in sorted(
+            {*np.geomspace(least, last, _CURVE_POINTS), *(each for each in own if least < each < last)}
+        ):
             if (best := self.best_within(float(hours), costs)) is not None:
                 low, value, high = (self.power(*best, end) for end in (End.HIGH, End.VALUE, End.LOW))
                 yield CurvePoint(device_hours=float(hours), power=value, low=low, high=high)
@@ -241,7 +245,7 @@ def answer_design(
         cheapest=shown,
         within_budget=best,
         alternatives=alternatives,
-        curve=() if isinstance(costs, Missing) else tuple(sizing.curve(costs, last)),
+        curve=() if isinstance(costs, Missing) else tuple(sizing.curve(costs, last, pairs)),
         notes=tuple(_notes(now, costs, chosen)),
     )
 
