@@ -140,12 +140,9 @@ def test_no_pair_within_the_budget_shows_less(spread: Spread, budget: float, ite
     )
 
 
-def test_a_budget_below_two_seeds_buys_nothing() -> None:
-    assert best_within(19.0, USUAL, costs(10.0, 0.001), most_items=300) is None
-
-
-def test_what_no_design_shows_is_said() -> None:
+def test_what_nothing_shows_and_what_nothing_buys_is_none() -> None:
     assert cheapest(0.001, USUAL, costs(1.0, 0.01), most_items=100) is None
+    assert best_within(19.0, USUAL, costs(10.0, 0.001), most_items=300) is None
 
 
 def test_power_is_that_of_simulated_tests() -> None:
