@@ -180,7 +180,6 @@ bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/held_out.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/read_logs.py
-	$(BIN)/python benchmarks/placement.py
 	OMP_NUM_THREADS=1 TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python \
 	  $(BIN)/python benchmarks/trainers.py --backends peft trl torchtune
 	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(FACT)/bin/python \

@@ -23,7 +23,7 @@ from scipy.special import ndtri
 
 from touchline.statistics.conclusions import SeedTestKind
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
-from touchline.statistics.sample_sizes import Cost, Spread, balanced_items, cheapest
+from touchline.statistics.sample_sizes import Cost, Spread, cheapest
 
 Floats = NDArray[np.float64]
 LEVEL = 0.05
@@ -72,8 +72,6 @@ class Choice:
     """Chosen seeds."""
     items: int
     """Chosen items."""
-    balanced_items: float
-    """Items by the closed form."""
     power: float
     """Simulated power of the choice."""
     error: float
@@ -126,7 +124,7 @@ def row_text(row: Choice) -> str:
     return (
         f"{'  ' if row.holds else '! '}{row.name:18} chosen {row.seeds:2} seeds x {row.items:4} items, power "
         f"{100 * row.power:.1f}% (+- {100 * 2 * row.error:.1f}); best {row.best_seeds:2} x {row.best_items:4}, "
-        f"cost ratio {row.cost_ratio:.3f}; I* {row.balanced_items:.0f}"
+        f"cost ratio {row.cost_ratio:.3f}"
     )
 
 
@@ -140,8 +138,9 @@ def choices(rng: Generator, repeats: int) -> Iterator[Choice]:
     for each in TRUTHS:
         truth = as_answered(each, rng) if each.binary else each
         cost = truth.cost()
-        found = cheapest(truth.delta, truth.spread, cost, most_items=truth.most_items, most_seeds=MOST_SEEDS)
+        found = cheapest(truth.delta, truth.spread, cost, most_items=truth.most_items)
         assert found is not None
+        seeds_chosen, items_chosen = found
         best = (np.inf, 0, 0)
         for seeds in range(2, MOST_SEEDS + 1):
             if float(cost(np.array(seeds), np.array(1))) >= best[0]:
@@ -149,17 +148,16 @@ def choices(rng: Generator, repeats: int) -> Iterator[Choice]:
             first = _fewest(seeds, each, repeats, rng)
             if first is not None:
                 best = min(best, (float(cost(np.array(seeds), np.array(first))), seeds, round(first)))
-        share = float(_powers(found.seeds, np.array([found.items]), each, 2 * repeats, rng)[0])
+        share = float(_powers(seeds_chosen, np.array([items_chosen]), each, 2 * repeats, rng)[0])
         yield Choice(
             name=truth.name,
-            seeds=found.seeds,
-            items=found.items,
-            balanced_items=min(balanced_items(truth.training, truth.item, truth.spread), 1e6),
+            seeds=seeds_chosen,
+            items=items_chosen,
             power=share,
             error=float(np.sqrt(share * (1 - share) / (2 * repeats))),
             best_seeds=best[1],
             best_items=best[2],
-            cost_ratio=found.cost / best[0],
+            cost_ratio=float(cost(np.array(seeds_chosen), np.array(items_chosen))) / best[0],
         )
 
 

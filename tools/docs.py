@@ -77,8 +77,6 @@ FORMATS = (
         type="estimate.local.calibration:Calibration",
         what="what `touchline history calibration --json` prints",
     ),
-    Format(schema="trends", type="plan.trends:Trends", what="what `touchline history trends --json` prints"),
-    Format(schema="replay", type="plan.replay.types:Replay", what="what `touchline history replay --json` prints"),
     Format(
         schema="answer-probe",
         type="history.probe:ProbeReport",

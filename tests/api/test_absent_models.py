@@ -275,4 +275,4 @@ def test_a_schedule_needs_no_model(experiment: Path, settings: UserConfig) -> No
     request = PlaceRequest(cluster=Cluster(gpus=1, gpus_per_node=1))
     assert api.place_experiment(experiment, settings, request)[0].makespan_minutes > 0
     with pytest.raises(HostError, match="planned before it was here"):
-        api.place_experiment(experiment, settings, replace(request, emit="mega"))
+        api.place_experiment(experiment, settings, replace(request, writes_script=True))

@@ -301,7 +301,6 @@ NOT_PLANNING = {
     "data/readers.py": {"DA107"},  # 2 GB of rows
     "data/tree.py": {"EX011", "EX012"},  # a walk through folders
     "data/user_config.py": {"US101"},  # the user's config, which every command reads first
-    "plan/design/answering.py": {"DS001", "DS002", "DS003", "DS004"},  # what `design` says
     "plan/local/estimating.py": {"ME010"},  # options of `estimate`
     "plan/local/job_list.py": {"PL100", "PL101", "PL102", "PL103"},  # files of `place`
     "plan/placement/validation.py": {f"PL{number}" for number in range(103, 112)},

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+import os
+import re
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import pytest
-from tests.examples.mega_readme import FOLDER, README, filled
 
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob, Placement
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement
 
 pytestmark = pytest.mark.planning
+FOLDER = Path(__file__).resolve().parents[2] / "src" / "touchline" / "examples" / "mega_job"
 DEADLINE = 360.0
 FOUR = Cluster(gpus=4, cpus=32, memory_gb=240)
 
@@ -26,35 +29,14 @@ def _place(jobs: list[PlaceJob], cluster: Cluster = FOUR) -> Placement:
     return place(jobs, cluster, deadline_minutes=DEADLINE)
 
 
-def _trained_at(jobs: list[PlaceJob], factor: float) -> list[PlaceJob]:
-    """The jobs with trainings `factor` times as fast as before, which took 20 hours an experiment."""
-    found = []
-    for job in jobs:
-        minutes = job.minutes
-        if not job.id.startswith("evaluate") and minutes.low is not None:
-            minutes = Minutes(value=8 * minutes.low / factor)
-        found.append(replace(job, minutes=replace(minutes, low=None, high=None)))
-    return found
-
-
-def test_the_durations_are_those_of_the_summary() -> None:
-    """20 h at 4 to 8 times the speed, stages by their examples, evaluations of 1 to 2 hours in all."""
-    jobs = {job.id: job.minutes for job in _jobs("jobs.json")}
-    assert (jobs["exp1"].low, jobs["exp1"].high) == (20 * 60 / 8, 20 * 60 / 4)
-    assert jobs["exp1"].value == pytest.approx(20 * 60 / (4 * 8) ** 0.5, abs=0.1)
-    for name in ("exp3", "exp4"):
-        parts = [jobs[f"{name}_stage{number}"] for number in (1, 2)]
-        assert sum(part.value for part in parts) == pytest.approx(jobs["exp1"].value, abs=0.2)
-        assert parts[0].value / jobs["exp1"].value == pytest.approx(1341 / 5364, abs=1e-3)
-    evaluations = [minutes for name, minutes in jobs.items() if name.startswith("evaluate")]
-    assert sum(each.low or 0 for each in evaluations) == 60
-    assert sum(each.high or 0 for each in evaluations) == 120
-
-
 def test_two_in_a_row_cannot_make_it() -> None:
     placed = _place(_jobs("jobs_pinned.json"))
     assert placed.verdict is DeadlineVerdict.IMPOSSIBLE
     assert placed.bounds[0].why.startswith("GPU 0 runs 4 jobs in a row")
+    assert "if every job took only the low end of its interval, the bound would be 5 h 24 min" in placed.verdict_reason
+    assert any("without pins, the last job ends after 7 h 21 min" in note for note in placed.notes)
+    never = place(_jobs("jobs_pinned.json"), FOUR, deadline_minutes=240.0).verdict_reason
+    assert "nor if every job took only the low end of its interval: GPU 0 runs 4 jobs in a row" in never
     assert placed.makespan_minutes == pytest.approx(2 * 212.1 + 2 * 17, abs=0.1)
 
 
@@ -81,24 +63,13 @@ def test_one_more_gpu_makes_it() -> None:
     assert placed.verdict is DeadlineVerdict.FITS
 
 
-@pytest.mark.parametrize(("name", "enough"), [("jobs_pinned.json", 7.4), ("jobs.json", 6.15)])
-def test_how_much_faster_it_would_have_to_be(name: str, enough: float) -> None:
-    jobs = _jobs(name)
-    assert _place(_trained_at(jobs, enough)).makespan_minutes <= DEADLINE
-    assert _place(_trained_at(jobs, enough - 0.1)).makespan_minutes > DEADLINE
-
-
-def test_the_pinned_jobs_are_the_same_jobs() -> None:
-    free = {job.id: job for job in _jobs("jobs.json")}
-    pinned = {job.id: job for job in _jobs("jobs_pinned.json")}
-    assert {name: job.minutes for name, job in free.items()} == {name: job.minutes for name, job in pinned.items()}
-    assert {job.pin for job in pinned.values()} == {0, 1, 2, 3}
-    assert pinned["exp5"].after == ("exp1",)
-    assert json.loads((FOLDER / "jobs.json").read_text())[0]["id"] == "exp1"
-
-
 @pytest.mark.slow
 def test_the_readme_shows_what_its_commands_print() -> None:
-    """`python -m tests.examples.mega_readme` writes it anew."""
-    text = README.read_text(encoding="utf-8")
-    assert filled(text) == text
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?<!<!-- slow -->\n)```console\n\$ touchline (.*?)\n(.*?)```\n", text, re.DOTALL)
+    assert len(blocks) == 3
+    for command, shown in blocks:
+        words = [sys.executable, "-m", "touchline.cli.main", *command.split()]
+        environment = os.environ | {"COLUMNS": "200"}
+        done = subprocess.run(words, cwd=FOLDER, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout == shown, done.stderr

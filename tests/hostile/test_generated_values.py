@@ -331,8 +331,6 @@ def test_records_of_the_history(copied: Path, tmp_path: Path) -> None:
                     ("history", "list"),
                     ("history", "list", "--json"),
                     ("history", "calibration"),
-                    ("history", "replay", "--policy", "halving"),
-                    ("history", "replay", "--policy", "time-limit", "--json"),
                     ("history", "rebuild"),
                     ("history", "export"),
                     ("plan", copied, "--dry-run"),

@@ -1,24 +1,11 @@
-"""Brute force and a checker of schedules, written without anything of `touchline.plan.placement`.
-
-Why this is exact for the makespan. Take a shortest schedule, and put its jobs in the order of their starts, with the
-GPUs that they hold there. Now build a schedule from that list alone: each job, in order, at the earliest moment, not
-before the one in front of it in the list started, at which its parents have ended and its GPUs, CPUs and memory are
-free. By induction no job starts later than it did in the shortest schedule: whatever is in front of it started, and
-therefore ended, no later, so at its old start everything it needs is free. Each of these starts is 0 or the end of a
-job. So trying every order of the jobs that respects their parents, with every choice of GPUs for each, finds a
-shortest schedule. GPUs of a node to which no job is pinned are alike; only one choice of so many of them is tried.
-"""
+"""Brute force and a checker of schedules, written without anything of `touchline.plan.placement`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import combinations
 
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
-
-Busy = tuple[Fraction, PlaceJob, int, frozenset[int]]
-"""An end, a job, its node and its GPUs."""
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:
@@ -27,64 +14,43 @@ def nodes_of(cluster: Cluster) -> list[list[int]]:
     return [list(range(k, min(k + size, cluster.gpus))) for k in range(0, cluster.gpus, size)]
 
 
-def exact(number: float) -> Fraction:
-    """A decimal number as it is written."""
-    return Fraction(str(number))
-
-
 def brute_force(jobs: Sequence[PlaceJob], cluster: Cluster) -> float:
-    """The shortest makespan, by trying everything."""
-    best: list[Fraction] = [sum((exact(job.minutes.value) for job in jobs), Fraction(0))]
+    """The shortest makespan on one node without pins.
 
-    def extend(now: Fraction, running: list[Busy], ended: dict[str, Fraction], left: tuple[PlaceJob, ...]) -> None:
-        known = {**ended, **{busy[1].id: busy[0] for busy in running}}
-        latest = max(known.values(), default=now)
-        if not left:
-            best[0] = min(best[0], latest)
-            return
-        if latest >= best[0]:
+    A shortest schedule starts its jobs in some order, each as soon as the one in front has started, its parents have
+    ended and its GPUs, CPUs and memory are free. So every order that respects parents is tried.
+    """
+    best = [sum((_exact(job.minutes.value) for job in jobs), Fraction(0))]
+
+    def fits(job: PlaceJob, running: list[PlaceJob]) -> bool:
+        held = [*running, job]
+        return (
+            sum(each.gpus for each in held) <= cluster.gpus
+            and (cluster.cpus is None or sum(each.cpus for each in held) <= cluster.cpus)
+            and (cluster.memory_gb is None or sum(_exact(each.memory_gb) for each in held) <= _exact(cluster.memory_gb))
+        )
+
+    def extend(now: Fraction, ends: dict[str, Fraction], left: tuple[PlaceJob, ...]) -> None:
+        latest = max(ends.values(), default=now)
+        if not left or latest >= best[0]:
+            best[0] = min(best[0], latest) if not left else best[0]
             return
         for job in left:
-            if not all(parent in known for parent in job.after):
-                continue
-            rest = tuple(other for other in left if other is not job)
-            ready = max([now, *(known[parent] for parent in job.after)])
-            tried = set()
-            for moment in sorted({ready, *(busy[0] for busy in running if busy[0] > ready)}):
-                still = [busy for busy in running if busy[0] > moment]
-                over = {**ended, **{busy[1].id: busy[0] for busy in running if busy[0] <= moment}}
-                for kind, node, gpus in _choices(job, still, jobs, cluster):
-                    # The same GPUs at a later moment are no help.
-                    if kind not in tried:
-                        tried.add(kind)
-                        extend(moment, [*still, (moment + exact(job.minutes.value), job, node, gpus)], over, rest)
+            if all(parent in ends for parent in job.after):
+                ready = max([now, *(ends[parent] for parent in job.after)])
+                for moment in sorted({ready, *(end for end in ends.values() if end > ready)}):
+                    if fits(job, [each for each in jobs if ends.get(each.id, moment) > moment]):
+                        rest = tuple(other for other in left if other is not job)
+                        extend(moment, {**ends, job.id: moment + _exact(job.minutes.value)}, rest)
+                        break
 
-    extend(Fraction(0), [], {}, tuple(jobs))
+    extend(Fraction(0), {}, tuple(jobs))
     return float(best[0])
 
 
-Kind = tuple[int, frozenset[int]]
-
-
-def _choices(
-    job: PlaceJob, running: Sequence[Busy], jobs: Sequence[PlaceJob], cluster: Cluster
-) -> Iterator[tuple[Kind, int, frozenset[int]]]:
-    """Where a job fits now: what makes the choice different from others, the node, and the GPUs."""
-    pinned = {job.pin for job in jobs}
-    for node, gpus in enumerate(nodes_of(cluster)):
-        here = [busy for busy in running if busy[2] == node]
-        if cluster.cpus is not None and sum(busy[1].cpus for busy in here) + job.cpus > cluster.cpus:
-            continue
-        held = sum((exact(busy[1].memory_gb) for busy in here), exact(job.memory_gb))
-        if cluster.memory_gb is not None and held > exact(cluster.memory_gb):
-            continue
-        idle = [gpu for gpu in gpus if not any(gpu in busy[3] for busy in here)]
-        seen = set()
-        for taken in combinations(idle, job.gpus):
-            kind = (node, frozenset(gpu for gpu in taken if gpu in pinned))
-            if (job.pin is None or job.pin in taken) and kind not in seen:
-                seen.add(kind)
-                yield kind, node, frozenset(taken)
+def _exact(number: float) -> Fraction:
+    """A decimal number as it is written."""
+    return Fraction(str(number))
 
 
 def broken_rules(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster) -> list[str]:

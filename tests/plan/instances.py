@@ -1,4 +1,4 @@
-"""Published instances: the benchmark measures on them and the tests hold a part of them to the requirement."""
+"""Instances of many jobs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import numpy as np
 
 from touchline.plan.placement.types import Minutes, PlaceJob
 
-SEEDS = (0, 1, 2, 3, 4)
-SIZES = (20, 100, 500)
-GPUS = (4, 8, 16, 64)
 WIDTHS, SHARES = (1, 2, 4, 8), (0.5, 0.2, 0.15, 0.15)
 
 
@@ -30,15 +27,9 @@ def chains(jobs: int, gpus: int, seed: int, *, spread: float = 0.0) -> list[Plac
             minutes = float(np.clip(60 * np.exp(generator.standard_normal()), 5, 720))
             width = min(int(generator.choice(WIDTHS, p=SHARES)), gpus)
             name = f"chain{chain:03d}_stage{stage}"
-            made.append(PlaceJob(id=name, after=parent, gpus=width, minutes=spread_by(minutes, spread)))
+            factor = float(np.exp(1.6448536269514722 * spread))
+            ends = {"low": minutes / factor, "high": minutes * factor} if spread else {}
+            made.append(PlaceJob(id=name, after=parent, gpus=width, minutes=Minutes(value=minutes, **ends)))
             parent = (name,)
         chain += 1
     return made
-
-
-def spread_by(minutes: float, spread: float) -> Minutes:
-    """A duration with its 90 % interval."""
-    if not spread:
-        return Minutes(value=minutes)
-    factor = float(np.exp(1.6448536269514722 * spread))
-    return Minutes(value=minutes, low=minutes / factor, high=minutes * factor)

@@ -17,51 +17,6 @@ def job(name: str, minutes: float, *after: str, gpus: int = 1, low: float | None
     return PlaceJob(id=name, after=after, gpus=gpus, minutes=Minutes(value=minutes, low=low, high=high), **other)  # type: ignore[arg-type]
 
 
-def mega_job(*, pinned: bool) -> list[PlaceJob]:
-    """Five experiments on four GPUs, of 20 hours before they were made 4 to 8 times as fast."""
-    value, low, high = 200.0, 150.0, 300.0
-    whole = Minutes(value=value, low=low, high=high)
-    half = Minutes(value=value / 2, low=low / 2, high=high / 2)
-    rows = [
-        ("exp1", (), whole, 0),
-        ("exp2", (), whole, 1),
-        ("exp3_stage1", (), half, 2),
-        ("exp3_stage2", ("exp3_stage1",), half, 2),
-        ("exp4_stage1", (), half, 3),
-        ("exp4_stage2", ("exp4_stage1",), half, 3),
-        ("exp5", (), whole, 0),
-    ]
-    return [
-        PlaceJob(id=name, after=after, cpus=8, memory_gb=60.0, minutes=minutes, pin=pin if pinned else None)
-        for name, after, minutes, pin in rows
-    ]
-
-
-MACHINE = Cluster(gpus=4, cpus=32, memory_gb=240.0)
-
-
-def test_the_gpu_that_runs_two_experiments_in_a_row_is_named() -> None:
-    found = place(mega_job(pinned=True), MACHINE, deadline_minutes=360.0)
-    assert found.verdict is DeadlineVerdict.IMPOSSIBLE
-    assert "GPU 0 runs 2 jobs in a row: exp1, exp5 (6 h 40 min)" in found.verdict_reason
-    assert "if every job took only the low end of its interval, the bound would be 5 h" in found.verdict_reason
-    assert found.lower_bound_minutes == 400
-    assert any("without pins, the last job ends after 5 h" in note for note in found.notes)
-
-
-def test_without_pins_a_stage_moves_to_the_gpu_that_has_room() -> None:
-    found = place(mega_job(pinned=False), MACHINE, deadline_minutes=360.0)
-    assert found.makespan_minutes == found.lower_bound_minutes == 300
-    assert found.verdict in (DeadlineVerdict.FITS, DeadlineVerdict.TIGHT)
-    assert isinstance(found.probability, float)
-    assert 0.5 < found.probability < 1
-
-
-def test_not_even_the_low_ends_fit() -> None:
-    found = place(mega_job(pinned=True), MACHINE, deadline_minutes=240.0)
-    assert "nor if every job took only the low end of its interval: GPU 0 runs 2 jobs in a row" in found.verdict_reason
-
-
 @pytest.mark.parametrize(
     ("jobs", "cluster", "minutes", "why"),
     [
@@ -71,7 +26,6 @@ def test_not_even_the_low_ends_fit() -> None:
         ([job(name, 60, gpus=3) for name in "abc"], Cluster(gpus=4), 180, "one after the other"),
         ([job(name, 60, gpus=2) for name in "abcd"], Cluster(gpus=5), 120, "at most 2 run at once (limited by GPUs)"),
         ([job(name, 60, cpus=20) for name in "abc"], Cluster(gpus=4, cpus=32), 180, "(CPUs), one after the other"),
-        ([job(name, 60, memory_gb=0.1) for name in "abcdefghijk"], Cluster(gpus=20, memory_gb=1.0), 120, "every order"),
         (
             [job("x", 10), job("a", 60, "x", pin=1), job("b", 60, pin=1), job("y", 5, "b")],
             Cluster(gpus=2),
@@ -79,14 +33,13 @@ def test_not_even_the_low_ends_fit() -> None:
             "GPU 1",
         ),
     ],
-    ids=["job", "chain", "area", "half", "third", "cpus", "memory", "pin"],
+    ids=["job", "chain", "area", "half", "third", "cpus", "pin"],
 )
 def test_the_bound_that_decides_is_told(jobs: list[PlaceJob], cluster: Cluster, minutes: float, why: str) -> None:
     found = place(jobs, cluster, deadline_minutes=None)
     assert found.makespan_minutes == minutes
-    if len(jobs) <= 10:
-        assert found.lower_bound_minutes == minutes
-        assert why in found.bounds[0].why
+    assert found.lower_bound_minutes == minutes
+    assert why in found.bounds[0].why
     assert found.probability == Missing(missing="no deadline was given")
 
 
@@ -103,16 +56,6 @@ def test_a_schedule_within_the_deadline_that_durations_may_break_is_tight() -> N
     assert found.verdict is DeadlineVerdict.TIGHT
     assert isinstance(found.probability, float)
     assert 0.4 < found.probability < 0.65
-
-
-def test_errors_that_a_chain_shares_make_the_outcome_less_certain() -> None:
-    chain = [job("a", 60, low=30), job("b", 60, "a", low=30), job("c", 60, "b", low=30), job("d", 60, "c", low=30)]
-    alone = place(chain, Cluster(gpus=1), deadline_minutes=330.0).probability
-    shared = place(chain, Cluster(gpus=1), deadline_minutes=330.0, correlation=1.0)
-    assert isinstance(alone, float)
-    assert isinstance(shared.probability, float)
-    assert shared.probability < alone - 0.03
-    assert any("with correlation 1 within a chain" in note for note in shared.notes)
 
 
 def test_a_chain_stays_on_its_gpus() -> None:

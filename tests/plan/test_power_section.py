@@ -85,6 +85,7 @@ def test_items_that_belong_together_are_said_to_show_less() -> None:
 def test_three_seeds_and_two_hundred_items() -> None:
     """The numbers are those of the functions that the analysis and the checks use."""
     plan = design([1, 2, 3])
+    assert not any(each[0].startswith("is a checkpoint") for each in power_rows(design([1, 2, 3], control=False)))
     usual = [each for each in power_rows(plan) if "15% discordant" in each[1]]
     alone, family = smallest_shown(ITEMS, 0.15), smallest_shown(ITEMS, 0.15, coverage=1 - 0.05 / 6)
     assert alone is not None
@@ -121,10 +122,6 @@ def test_one_seed_shows_nothing_of_the_setting() -> None:
     lines = list(power_lines(plan))
     assert "With one seed, a difference between levels describes these checkpoints, not the settings." in lines
     assert any("3 seeds detect 4.6 standard deviations" in line for line in lines)
-
-
-def test_without_a_control_no_checkpoint_is_compared() -> None:
-    assert not any(each[0].startswith("is a checkpoint") for each in power_rows(design([1, 2, 3], control=False)))
 
 
 def test_only_the_base_model_is_a_control_to_compare_with() -> None:
@@ -165,14 +162,14 @@ def test_the_section_stands_in_the_plan() -> None:
 
 def test_a_known_spread_gives_points_and_the_seeds_that_two_of_them_need() -> None:
     """The numbers are those of `touchline design`, at the expected spread and at both ends of its interval."""
-    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), (), points=1.0, flips_percent=12.0))
+    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), ()))
     low, value, high = (
         100 * float(detectable(np.asarray(4.0), np.asarray(float(ITEMS)), spread_at(plan.spread, end, 1)))
         for end in (End.LOW, End.VALUE, End.HIGH)
     )
     assert row(plan, "does train.lora.rank matter?")[2] == f"{value:.1f} points ({low:.1f} to {high:.1f})"
     text = " ".join(power_lines(plan))
-    assert "spread between seeds 1 points (stated)" in text
+    assert "spread between seeds 1 points (0.3 to 3) (prior range, not measured)" in text
     assert "2 points need more than 32 seeds on these 200 items" in text
     assert "standard deviation between seeds" not in text
     one = replace(design([1]), spread=plan.spread)

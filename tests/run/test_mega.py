@@ -22,11 +22,9 @@ pytestmark = [pytest.mark.planning, pytest.mark.slow]
 SITE = SlurmSite(signal_seconds=20)
 
 
-def _write(
-    root: Path, stages: list[MegaStage], *, kept: int | None = None, pooled: bool = False, **allocation: object
-) -> None:
+def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
     asked = {"gpus_per_node": 2, "cpus_per_node": 8, "seconds": 600.0} | allocation
-    text = mega_text("seed4", stages, Allocation(**asked), SITE, kept_gpus=kept, pooled=pooled)  # type: ignore[arg-type]
+    text = mega_text("seed4", stages, Allocation(**asked), SITE)  # type: ignore[arg-type]
     quicker = text.replace(f"read -r -t {TICK} ", "read -r -t 0.1 ")
     assert quicker != text
     (root / "mega_job.slurm").write_text(quicker)
@@ -184,91 +182,22 @@ def test_a_node_is_never_left(tmp_path: Path) -> None:
     assert nodes["a"] == nodes["b"] != nodes["w"]
 
 
-def test_in_order_nothing_starts_before_the_one_in_front(tmp_path: Path) -> None:
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2})
-    for name in ("a", "wide", "b"):
-        make_run(root, name, seconds=0.3)
-    _write(root, [stage("a"), stage("wide", gpus=2), stage("b")], kept=0)
-    done = stand_in.run(root)
-    assert done.returncode == 0, done.stdout
-    assert _started(done.stdout) == ["a", "wide", "b"]
-
-
-@pytest.mark.parametrize("pooled", [True, False])
-def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: Path, pooled: bool) -> None:
-    """While `a` runs for a minute, as predicted, a short stage may use the free GPU, and a long one may not."""
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2})
-    for name in ("a", "wide", "long", "short"):
-        make_run(root, name, seconds=1.0 if name == "a" else 0.2)
-    predicted = {"a": 60.0, "wide": 60.0, "long": 120.0, "short": 1.0}
-    stages = [
-        replace(
-            # Of stages that ask for the same, the first one waits for all.
-            stage(name, gpus=2 if name == "wide" else 1, cpus=2 if name == "short" else 1, upper=200),
-            predicted_seconds=seconds,
-        )
-        for name, seconds in predicted.items()
-    ]
-    _write(root, stages, kept=2, pooled=pooled)
-    done = stand_in.run(root)
-    assert done.returncode == 0, done.stdout
-    assert _started(done.stdout) == ["a", "short", "wide", "long"]
-    assert stand_in.faults() == []
-
-
-@pytest.mark.parametrize("kept", [2, None])
-def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: int | None) -> None:
-    """`b` is predicted to end first, and does: its node is kept for the wide stage, the other is for what is behind."""
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2, "n2": 2})
-    predicted = {"b": 60.0, "a": 300.0, "wide": 60.0, "long": 120.0, "short": 1.0}
-    # Two stages of five of a node's eight CPUs are never on one node.
-    cpus = {"b": 5, "a": 5, "short": 2}
-    stages = []
-    for name, seconds in predicted.items():
-        make_run(root, name, until="../wide/began" if name == "a" else ".")
-        one = stage(name, gpus=2 if name == "wide" else 1, cpus=cpus.get(name, 1), upper=400)
-        stages.append(replace(one, predicted_seconds=seconds))
-    _write(root, stages, kept=kept, nodes=2)
-    done = stand_in.run(root)
-    assert done.returncode == 0, done.stdout
-    assert stand_in.faults() == []
-    node = {event["name"]: event["node"] for event in stand_in.events() if "node" in event}
-    assert node["a"] != node["b"]
-    if kept is None:
-        assert node["long"] == node["b"]
-    else:
-        assert (node["long"], node["short"], node["wide"]) == (node["a"], node["b"], node["b"])
-
-
-def _make_two_together_and_one(root: Path) -> None:
-    """Of `a` and `b`, neither ends before the other has begun."""
+@pytest.mark.parametrize(
+    ("gpus", "asked"),
+    [(0, {"gpus_per_node": 0, "cpus_per_node": 4}), (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0})],
+    ids=["CPUs", "memory"],
+)
+def test_of_three_stages_two_have_room_at_once(tmp_path: Path, gpus: int, asked: dict[str, float]) -> None:
+    """CPUs decide without GPUs, and memory where it is told; of `a` and `b`, neither ends before the other began."""
+    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": gpus})
     for name, until in (("a", "../b/began"), ("b", "../a/began"), ("c", ".")):
         make_run(root, name, until=until)
-
-
-def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 0})
-    _make_two_together_and_one(root)
-    stages = [stage(name, gpus=0, cpus=2) for name in ("a", "b", "c")]
-    _write(root, stages, gpus_per_node=0, cpus_per_node=4)
+    stages = [stage(name, gpus=min(gpus, 1), cpus=1 if gpus else 2) for name in ("a", "b", "c")]
+    _write(root, [replace(each, memory_gb=1.5 if gpus else 0.0) for each in stages], **asked)
     done = stand_in.run(root)
     assert done.returncode == 0, done.stdout
-    kinds = ["start" if "start" in event else "end" for event in stand_in.events()]
-    assert kinds[:2] == ["start", "start"]
-    assert kinds[2] == "end"
-    assert "gpus" not in (root / "mega_job.slurm").read_text().split("set -uo")[0]
-    [log] = (root / "a").glob("slurm-7.*.out")
-    assert "GPUs none" in log.read_text()
-
-
-def test_memory_is_counted_where_it_is_told(tmp_path: Path) -> None:
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 4})
-    _make_two_together_and_one(root)
-    stages = [replace(stage(name), memory_gb=1.5) for name in ("a", "b", "c")]
-    _write(root, stages, gpus_per_node=4, memory_gb_per_node=4.0)
-    assert stand_in.run(root).returncode == 0
-    kinds = ["start" if "start" in event else "end" for event in stand_in.events()]
-    assert kinds[:3] == ["start", "start", "end"]
+    assert ["start" if "start" in event else "end" for event in stand_in.events()][:3] == ["start", "start", "end"]
+    assert ("gpus" in (root / "mega_job.slurm").read_text().split("set -uo")[0]) is (gpus > 0)
 
 
 def test_an_evaluation_is_done_again_when_what_it_evaluates_is_newer(tmp_path: Path) -> None:
@@ -361,6 +290,6 @@ def test_cpus_follow_from_the_gpus_where_nobody_said() -> None:
     """Every GPU of a node can be used at once, whatever is known of CPUs."""
     stages = [replace(stage(name), cpus=0) for name in "abcd"]
     text = mega_text("x", stages, Allocation(gpus_per_node=4, cpus_per_node=32, seconds=600), SITE)
-    assert text.count("finetune.slurm 1 8 0 30 30") == len(stages)
+    assert text.count("finetune.slurm 1 8 0 30") == len(stages)
     text = mega_text("x", stages, Allocation(gpus_per_node=4, seconds=600), SITE)
     assert "#SBATCH --cpus-per-task=4" in text

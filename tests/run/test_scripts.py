@@ -35,7 +35,6 @@ from touchline.lint.views import ScriptView
 from touchline.plan.jobs import place_jobs
 from touchline.run.scripts.folder import run_files
 from touchline.run.scripts.header import slurm_memory, slurm_time, warning_seconds
-from touchline.run.scripts.mega import Array, array_text
 from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value
 from touchline.slurm.directives import read_line
 from touchline.slurm.script import read_script
@@ -112,7 +111,7 @@ def test_an_experiment_overrules_the_site() -> None:
     ],
 )
 def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wanted: dict[str, str]) -> None:
-    """Its training, its job in a placement and its task in an array too say what is theirs."""
+    """Its training and its job in a placement say what is theirs."""
     compute = ComputeConfig(executor="slurm", evaluation=EvaluationCompute(**own))  # type: ignore[arg-type]
     plan = made_plan(compute=compute, machine=GPU)
     training, evaluation = (asked(script(name, plan=plan, site=FULL_SITE)) for name in ("finetune.slurm", "eval.slurm"))
@@ -121,9 +120,6 @@ def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wan
     placed = {job.id: job.gpus for job in place_jobs(plan, FULL_SITE.slurm)}
     assert placed["1M_rank4"] == 1
     assert placed["evaluate 1M_rank4"] == plan.evaluation_devices == own.get("gpus", 1)
-    array = Array(file="a.slurm", tasks=(), script="eval.slurm", gpus=plan.compute.evaluation_gpus, evaluates=True)
-    found = asked(array_text("exp", array, FULL_SITE.slurm, compute))
-    assert {key: value for key, value in wanted.items() if key != "time"}.items() <= found.items()
 
 
 def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:

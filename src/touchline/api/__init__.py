@@ -55,9 +55,7 @@ from touchline.api.history import (
     history_list,
     history_read,
     history_rebuild,
-    history_replay,
     history_show,
-    history_trends,
 )
 from touchline.api.outcomes import (
     analyses,
@@ -137,9 +135,7 @@ __all__ = [
     "history_list",
     "history_read",
     "history_rebuild",
-    "history_replay",
     "history_show",
-    "history_trends",
     "import_experiment",
     "init",
     "logs",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import NamedProgressCallback, ProgressCallback
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.data.user_config import UserConfig, load_settings
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from touchline.history.index import Index
     from touchline.history.listing import History
     from touchline.history.record import RunRecord
-    from touchline.plan.replay.types import Replay
-    from touchline.plan.trends import Trends
 
 _OF_RUNS = frozenset({"log", "table", "notebook"})
 """Roles of files that may hold a run by themselves."""
@@ -169,61 +167,6 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
         figure = calibration_figure(calibration.marks)
         write_picture(figure, plot)
     return calibration
-
-
-def history_replay(
-    history_dir: Path,
-    policy: str,
-    *,
-    at: Sequence[float] = (0.25, 0.5),
-    keep: float = 0.5,
-    gpus: Sequence[int] = (2, 4, 8),
-    on_progress: ProgressCallback | None = None,
-) -> Replay:
-    """Replay a policy over finished past runs: what it would have cost and saved, with intervals and counts.
-
-    Args:
-        history_dir: the history.
-        policy: `median`, `halving`, `time-limit`, `packing` or `placement`.
-        at: points of median and halving, as increasing fractions of the optimizer steps.
-        keep: share of the runs that halving keeps at each point.
-        gpus: numbers of GPUs of the placement.
-        on_progress: receives the number of items done and their total.
-
-    Raises:
-        InputError: an unknown policy, a parameter out of its range, or the history is not a folder.
-    """
-    from touchline.plan.local.replaying import policy_of, replay_history
-
-    settings = replace(load_settings(), history_dir=history_dir)
-    return replay_history(settings, policy_of(policy), at=at, keep=keep, gpus=gpus, on_progress=on_progress)
-
-
-def history_trends(
-    history_dir: Path, *, out: Path | None = None, on_progress: ProgressCallback | None = None
-) -> tuple[Trends, str]:
-    """Return the trends over past experiments: best scores and costs by base model and task, and how estimates held.
-
-    Args:
-        history_dir: the history.
-        out: file for them: a page if it ends in .html, Markdown if it ends in .md; none by default.
-        on_progress: receives the number of runs done and their total.
-
-    Returns:
-        The trends, and the reason why the page has no figures; empty if it has some or none was written.
-
-    Raises:
-        InputError: the history is not a folder, or `out` has another suffix.
-        HostError: `out` cannot be written.
-    """
-    from touchline.plan.local import trending
-    from touchline.report.local.trending import check_target, write_trends
-
-    if out is not None:
-        check_target(out)
-    settings = load_settings()
-    found = trending.history_trends(replace(settings, history_dir=history_dir), on_progress)
-    return found, "" if out is None else write_trends(found, out, cache=settings.cache_dir)
 
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:

@@ -6,7 +6,6 @@ Each verb imports what it needs when it is called, to keep other commands fast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,14 +116,10 @@ def design(
     source: Path,
     settings: UserConfig,
     *,
-    detect: float | None = None,
+    detect: float = 2.0,
     budget: str | None = None,
-    items: Sequence[int] = (),
-    seed_spread: float | None = None,
-    flips: float | None = None,
     apply: bool = False,
-    history_dir: Path | None = None,
-    out: Path | None = None,
+    plot: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> DesignAnswer:
     """Find the numbers of seeds and items that show a difference, and what they cost.
@@ -132,20 +127,15 @@ def design(
     Args:
         source: experiment.yaml or its folder.
         settings: where models, caches and the history are.
-        detect: difference between two levels to establish with 80% power, in points (default: that of
-            `strategy.confirm`, else 2).
+        detect: difference between two levels to establish with 80% power, in points.
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
-        items: numbers of test items to choose from (default: any that the test split has).
-        seed_spread: spread between seeds in points, instead of a measured one.
-        flips: items that flip between seeds in percent, instead of measured ones.
-        apply: write the numbers of seeds and items into experiment.yaml; with `strategy.confirm` its seeds and looks.
-        history_dir: another history.
-        out: file for a figure of power against device-hours: .html or .png.
+        apply: write the numbers of seeds and items into experiment.yaml.
+        plot: file for a figure of power against device-hours.
         on_progress: receives the number of plans made and their total.
 
     Raises:
         InputError: the experiment or an option is wrong, or there is nothing to apply.
-        PolicyError: runs have started that the change would leave out or evaluate differently.
+        PolicyError: the experiment has a strategy, or runs have started that the change would alter.
         HostError: the package that draws figures is not installed.
     """
     from touchline.results.collect import collect_results
@@ -153,24 +143,16 @@ def design(
     from touchline.run import designing
 
     folder = ExperimentFolder(source)
-    request = designing.DesignRequest(
-        detect_points=detect,
-        budget=budget,
-        items=tuple(items),
-        seed_spread_points=seed_spread,
-        flips_percent=flips,
-    )
     old = folder.read_plan()
     own = () if old is None else own_item_scores(collect_results(old, folder.root))
-    if history_dir is not None:
-        settings = replace(settings, history_dir=history_dir)
-    found = designing.design(folder, settings, request, own, on_progress=on_progress)
+    found = designing.design(folder, settings, own, detect_points=detect, budget=budget, on_progress=on_progress)
     if apply:
         found = designing.apply(found, settings)
-    if out is not None:
-        from touchline.report.local.design_page import write_design
+    if plot is not None:
+        from touchline.report.design_figure import design_figure
+        from touchline.report.local.draw_process import write_picture
 
-        write_design(found.answer, out)
+        write_picture(design_figure(found.answer), plot)
     return found.answer
 
 
@@ -179,8 +161,6 @@ def place(
     cluster: Cluster,
     deadline: str | None,
     *,
-    seed: int = 0,
-    correlation: float = 0.0,
     plot: Path | None = None,
 ) -> Placement:
     """Schedule the jobs of a file on GPUs against a deadline; `plot` is a file for a figure of the schedule.
@@ -193,7 +173,7 @@ def place(
     from touchline.plan.placement.answer import place as place_jobs
 
     read = read_jobs(jobs)
-    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline), seed=seed, correlation=correlation)
+    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline))
     if plot is not None:
         _draw(placement, read, cluster, plot)
     return placement
@@ -215,7 +195,7 @@ def place_experiment(
     from touchline.run.planning import read_started
 
     planned = read_started(source)
-    if request.emit is not None or not any(model.absent for model in planned.plan.models.values()):
+    if request.writes_script or not any(model.absent for model in planned.plan.models.values()):
         # Without scripts, a schedule needs no models on this machine.
         prepare(source, settings)
         planned = read_started(source)
@@ -229,7 +209,7 @@ def _draw(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path
     from touchline.report.gantt import gantt_figure
     from touchline.report.local.draw_process import write_picture
 
-    write_picture(gantt_figure(placement, jobs, cluster.gpus, cluster.gpus_per_node), path)
+    write_picture(gantt_figure(placement, jobs, cluster.gpus), path)
 
 
 def pack(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from touchline.cli import history_evidence, stating
+from touchline.cli import stating
 from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.callbacks import NamedProgressCallback
@@ -218,10 +218,6 @@ def history_calibration(
             print_status(_text(f"{count} not scored: {reason}"))
     if plot is not None:
         print_status(f"wrote {plot}")
-
-
-history_app.command("replay")(history_evidence.replay)
-history_app.command("trends")(history_evidence.trends)
 
 
 @history_app.command("export", cls=with_old_names({"--all": "--include-superseded"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
 """Old option names -> new names."""
-_PICTURE_COLUMNS = 72
-_PICTURE_ROWS = 64
-"""Largest number of GPUs that is drawn on a terminal."""
 
 GpusPerNode = Annotated[
     Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
@@ -53,23 +50,15 @@ def place(
         Optional[str],  # noqa: UP045
         typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
     ] = None,
-    correlation: Annotated[
-        float,
-        typer.Option("--correlation", min=0.0, max=1.0, help="Correlation of job durations within a chain (0 to 1)."),
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the search.")] = 0,
     write_scripts: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--write-scripts", metavar="mega|array", help="Write mega_job.slurm or submit_arrays.sh."),
+        Optional[Literal["mega"]],  # noqa: UP045
+        typer.Option("--write-scripts", help="Write mega_job.slurm."),
     ] = None,
     time: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
     ] = None,
     evaluation_minutes: EvaluationMinutes = None,
-    max_array_size: Annotated[
-        int, typer.Option("--max-array-size", min=1, help="MaxArraySize of `scontrol show config`.")
-    ] = 1001,
     plot: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--plot", metavar="FILE.png", help="Draw the schedule."),
@@ -85,27 +74,33 @@ def place(
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
         from touchline.data.user_config import load_settings
-        from touchline.run.allocation import request_of
+        from touchline.plan.local.job_list import parse_deadline
+        from touchline.run.allocation import PlaceRequest
 
-        request = request_of(cluster, deadline, evaluation_minutes, seed, write_scripts, time, max_array_size)
+        request = PlaceRequest(
+            cluster=cluster,
+            deadline_minutes=parse_deadline(deadline),
+            evaluation_minutes=evaluation_minutes,
+            writes_script=write_scripts is not None,
+            time_minutes=parse_deadline(time),
+        )
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
         if write_scripts is not None:
             raise InputError("--write-scripts needs an experiment", expected="its folder, or its experiment.yaml")
-        found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
+        found = api.place(jobs, cluster, deadline, plot=plot)
     if json:
         print_object(Placement, found)
     else:
-        _show(found, cluster.gpus)
+        _show(found)
     for note in notes:
         print_status(f"note: {note}")
     for path in (*files, *([] if plot is None else [plot])):
         print_status(f"wrote {path}")
 
 
-def _show(found: Placement, gpus: int) -> None:
+def _show(found: Placement) -> None:
     from touchline.core.quantity import Missing
-    from touchline.plan.placement.picture import text_gantt
     from touchline.plan.placement.verdict import duration_text
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
@@ -131,8 +126,6 @@ def _show(found: Placement, gpus: int) -> None:
         for slot in found.schedule
     ]
     print_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
-    if gpus <= _PICTURE_ROWS:
-        print_output("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
     for note in found.notes:
         print_output(f"- {note}")
 
@@ -191,24 +184,12 @@ def optimize(
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
     from touchline.core.markup import measured
-    from touchline.core.quantity import Missing
     from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
     if answer.proposals:
-        header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
-        rows = [
-            (
-                proposal.key,
-                proposal.before,
-                proposal.after,
-                "-" if isinstance(proposal.training_seconds, Missing) else measured(proposal.training_seconds),
-                proposal.why,
-                proposal.effect,
-            )
-            for proposal in answer.proposals
-        ]
-        print_table(header, rows, title="Proposals")
+        rows = [(each.key, each.before, each.after, each.why, each.effect) for each in answer.proposals]
+        print_table(("setting", "now", "proposed", "why", "effect on results"), rows, title="Proposals")
     else:
         print_output("Nothing to propose.")
     sides: list[tuple[str, ...]] = []

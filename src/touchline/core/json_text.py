@@ -22,7 +22,6 @@ def parse_json(
     text: str | bytes,
     *,
     allow_half_characters: bool = False,
-    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     constant: Callable[[str], Any] | None = None,
 ) -> Any:
     """Return the value that a JSON text holds.
@@ -30,14 +29,13 @@ def parse_json(
     Args:
         text: the text; bytes are UTF-8, UTF-16 or UTF-32.
         allow_half_characters: whether a string may hold half of a surrogate pair, which no file can be written with.
-        pairs: makes an object of its pairs.
         constant: makes a value of NaN and the infinities.
 
     Raises:
         ValueError: it is no JSON, is nested too deep, or holds half of a surrogate pair.
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(text, parse_constant=constant)
     except RecursionError:
         raise _too_deep(text) from None
     if _brackets(text) > NESTING_LIMIT and is_nested_deeper(value, NESTING_LIMIT):

@@ -329,8 +329,6 @@ class Plan:
     """Runs that train side by side."""
     strategy: PlannedStrategy | None = None
     """Strategy that decides which of the runs are started; None where all are."""
-    pruning_evidence: str = ""
-    """What the past sweeps of the model and task say of explore's policy; empty without explore."""
     alone: tuple[TrainedAlone, ...] = ()
     """Other runs that train, by the reason why they are trained alone."""
     slots_reason: str = ""

@@ -84,8 +84,6 @@ class PlanInputs:
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
     """Started runs of the old plan, by name. Their decisions and predictions are kept, so that the same work keeps
     the same plan and no prediction is made after the fact."""
-    pruning_evidence: str = ""
-    """What the past sweeps of the model and task say of explore's policy; empty without explore."""
     fixed_strategy: PlannedStrategy | None = None
     """Strategy of the old plan if its first decision has been taken: what it left open stays as it was decided."""
     seed_spread: SeedSpread | None = None
@@ -194,7 +192,6 @@ def build_plan(inputs: PlanInputs) -> Plan:
         cohorts=cohorts,
         alone=alone,
         strategy=strategy,
-        pruning_evidence=inputs.pruning_evidence,
         slots_reason=slots.reason,
         slots_gain=slots.gain,
     )

@@ -27,8 +27,6 @@ class Proposal:
     """Proposed value."""
     why: str
     """Reason."""
-    training_seconds: Measured
-    """Time of all trainings with this change and those above it; missing if it does not affect training time."""
     effect: str
     """Effect on the results."""
 
@@ -65,10 +63,6 @@ class RunChange:
     """Name of the run."""
     kept: str
     """Reason why it stays unchanged; empty if it may change."""
-    global_batch_size: int
-    """Examples per optimizer step, the same before and after."""
-    learning_rate: float
-    """Learning rate, the same before and after."""
     before: RunOption
     """With the current experiment.yaml."""
     after: RunOption
@@ -86,7 +80,7 @@ class Optimization:
     experiment: str
     """Name of the experiment."""
     proposals: tuple[Proposal, ...]
-    """Proposed changes, in the order in which the effects add up."""
+    """Proposed changes."""
     runs: tuple[RunChange, ...]
     """All trainings."""
     training_before: Measured

@@ -95,45 +95,19 @@ def choose_variant(
     return None, [*notes, f"no other settings are predicted to take less than {WORTH:.0%} of the current time"]
 
 
-def proposals(before: Plan, way: PlanVariant, tried: Sequence[PlanVariant]) -> list[Proposal]:
-    """Return the variant's changes one after the other, each with the cumulative training time.
-
-    The change that saves most comes first. A change that pays off only together with later ones has no time of its
-    own.
-    """
-    plans = {frozenset(each.changes): each.plan for each in tried}
-    keys = [key for key in _ORDER if key in way.changes]
-    found: list[Proposal] = []
-    done: list[str] = []
-    last = training_seconds(before)
-    while keys:
-        key = min(keys, key=lambda key: _seconds_with(plans, [*done, key]))
-        keys.remove(key)
-        done.append(key)
-        plan = plans.get(frozenset(done))
-        total = Missing(missing="not planned by itself") if plan is None else training_seconds(plan)
-        slower = isinstance(total, Quantity) and isinstance(last, Quantity) and total.value > last.value
-        if slower and keys:
-            total = Missing(missing="saves time only together with the changes below")
-        elif isinstance(total, Quantity):
-            last = total
-        found.append(
-            Proposal(
-                key=key,
-                before=_value(_written(before, key)),
-                after=_value(way.changes[key]),
-                why=_why(key, way),
-                training_seconds=total,
-                effect=_effect(key, way.plan),
-            )
+def proposals(before: Plan, way: PlanVariant) -> list[Proposal]:
+    """Return the variant's changes."""
+    return [
+        Proposal(
+            key=key,
+            before=_value(_written(before, key)),
+            after=_value(way.changes[key]),
+            why=_why(key, way),
+            effect=_effect(key, way.plan),
         )
-    return found
-
-
-def _seconds_with(plans: Mapping[frozenset[str], Plan], keys: Sequence[str]) -> float:
-    plan = plans.get(frozenset(keys))
-    total = None if plan is None else training_seconds(plan)
-    return total.value if isinstance(total, Quantity) else float("inf")
+        for key in _ORDER
+        if key in way.changes
+    ]
 
 
 def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:
@@ -148,14 +122,12 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
     for run in before.runs:
         other = after.run(run.name)
         first, second = to_run_option(run), None if other is None else to_run_option(other)
-        if first is None or second is None or run.train is None:
+        if first is None or second is None:
             continue
         found.append(
             RunChange(
                 name=run.name,
                 kept=kept.get(run.name, ""),
-                global_batch_size=run.train.global_batch_size,
-                learning_rate=run.train.peak_learning_rate,
                 before=first,
                 after=second,
                 evaluate_seconds=run.evaluate_seconds,

@@ -110,9 +110,10 @@ def _counted_on(plan: Plan, items: int) -> Iterator[str]:
     )
     family, conditions = number_of_contrasts(plan), conditions_per_level(plan)
     needed = [_seeds_for(plan, items, end, conditions, family) for end in (End.VALUE, End.LOW, End.HIGH)]
+    more = "" if plan.strategy else f" Costs, other items and budgets: touchline design {plan.experiment}"
     yield (
         f"{100 * _USUAL_DIFFERENCE:g} points need {needed[0]} on these {items:,} items after Holm (small spread "
-        f"{needed[1]}, large spread {needed[2]}). Costs, other items and budgets: touchline design {plan.experiment}"
+        f"{needed[1]}, large spread {needed[2]}).{more}"
     )
 
 

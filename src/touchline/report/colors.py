@@ -69,25 +69,6 @@ def inks(report: Report) -> dict[str, SeriesColor]:
     return {run.name: made[settings[run.name]] if run.name in settings else CONTROL for run in report.runs}
 
 
-def series_colors(labels: Sequence[str]) -> dict[str, SeriesColor]:
-    """Return a color of its own hue for each label; hues repeat after eight."""
-    made: dict[str, SeriesColor] = {}
-    for label in labels:
-        hue = sum(_HUES[len(made) % len(_HUES)]) / 2
-        made.setdefault(
-            label,
-            SeriesColor(
-                number=len(made) + 1,
-                label=label,
-                model="",
-                light=_hex(_ALONE_LIGHT, _CHROMA, hue),
-                dark=_hex(_ALONE_DARK, _CHROMA, hue),
-                shape=SHAPES[len(made) % len(SHAPES)],
-            ),
-        )
-    return made
-
-
 def used(given: dict[str, SeriesColor]) -> tuple[SeriesColor, ...]:
     """Return the distinct colors, in order."""
     return tuple(sorted({ink.number: ink for ink in given.values()}.values(), key=lambda ink: ink.number))

@@ -1,48 +1,32 @@
-"""Placement of an experiment's remaining jobs, and the scripts of one allocation or of arrays."""
+"""Placement of an experiment's remaining jobs, and the script of one allocation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 from touchline.core.errors import InputError, quoted
-from touchline.core.quantity import Missing
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import (
-    cpus_per_job,
-    evaluation_limit,
     place_jobs,
-    training_limit,
     upper_minutes,
     with_planned_type,
 )
-from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.problem import compile_problem
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.mega import (
     Allocation,
-    Array,
-    ArrayTask,
     MegaStage,
-    array_text,
     mega_text,
-    split_array,
-    submit_arrays_text,
 )
-from touchline.slurm.job_view import JobKind, JobName
+from touchline.slurm.job_view import JobName
 
-Emit = Literal["mega", "array"]
 MEGA = "mega_job.slurm"
-SUBMIT = "submit_arrays.sh"
-MAX_ARRAY_SIZE = 1001
-"""SLURM's default MaxArraySize (slurm.conf(5)); the largest index is one less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +46,6 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratedScripts:
-    """Scripts that execute a placement."""
-
-    files: tuple[Path, ...]
-    """Written files, the one to submit first."""
-    notes: tuple[str, ...]
-    """Files kept because the user had edited them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PlaceRequest:
     """Settings of a placement."""
 
@@ -81,42 +55,10 @@ class PlaceRequest:
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user; predicted if None."""
-    seed: int = 0
-    """Seed of the search."""
-    emit: Emit | None = None
-    """Kind of scripts to write."""
+    writes_script: bool = False
+    """Whether `mega_job.slurm` is written."""
     time_minutes: float | None = None
     """Time limit of the allocation; the deadline if None."""
-    max_array_size: int = MAX_ARRAY_SIZE
-    """MaxArraySize of the cluster."""
-
-
-def request_of(
-    cluster: Cluster,
-    deadline: str | None,
-    evaluation_minutes: float | None,
-    seed: int,
-    emit: str | None,
-    time: str | None,
-    max_array_size: int,
-) -> PlaceRequest:
-    """Return a request from command-line values.
-
-    Raises:
-        InputError: a duration or kind is invalid.
-    """
-    kinds = get_args(Emit)
-    if emit is not None and emit not in kinds:
-        raise InputError(f"--write-scripts {emit}", expected=f"one of {', '.join(kinds)}")
-    return PlaceRequest(
-        cluster=cluster,
-        deadline_minutes=parse_deadline(deadline),
-        evaluation_minutes=evaluation_minutes,
-        seed=seed,
-        emit=cast("Emit | None", emit),
-        time_minutes=parse_deadline(time),
-        max_array_size=max_array_size,
-    )
 
 
 def carry_out(
@@ -127,120 +69,81 @@ def carry_out(
     Returns:
         The placement, what was placed, the files that were written, and what the reader should know.
     """
-    placed = place_experiment(
-        planned,
-        site,
-        request.cluster,
-        deadline_minutes=request.deadline_minutes,
-        evaluation_minutes=request.evaluation_minutes,
-        seed=request.seed,
-    )
-    notes = list(placed.notes)
-    own = planned.plan.compute.evaluation
-    if request.emit == "mega" and (own.partition or own.constraint):
-        notes.append(
-            "evaluations run in the same allocation: compute.evaluation's partition and constraint do not apply"
-        )
-    if request.emit is None:
-        return placed.placement, placed.jobs, [], notes
-    emitted = emit(placed, site, request.emit, time_minutes=request.time_minutes, max_array_size=request.max_array_size)
-    return placed.placement, placed.jobs, list(emitted.files), [*notes, *emitted.notes]
+    placed = place_experiment(planned, site, request)
+    if not request.writes_script:
+        return placed.placement, placed.jobs, [], list(placed.notes)
+    path, notes = write_allocation(placed, site, request.time_minutes)
+    return placed.placement, placed.jobs, [path], [*placed.notes, *notes]
 
 
-def place_experiment(
-    planned: LoadedPlan,
-    site: SlurmSite,
-    cluster: Cluster,
-    *,
-    deadline_minutes: float | None,
-    evaluation_minutes: float | None = None,
-    seed: int = 0,
-) -> Placed:
+def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> Placed:
     """Place the remaining trainings and evaluations.
 
     Args:
         planned: experiment.
         site: defaults of the user's jobs.
-        cluster: available GPUs.
-        deadline_minutes: deadline; that of the experiment if None.
-        evaluation_minutes: minutes per evaluation given by the user; predicted if None.
-        seed: seed of the search.
+        request: the GPUs, the deadline, and what an evaluation takes.
 
     Raises:
         InputError: nothing is left, or a job has no estimate.
     """
-    runs = planned.plan.runs
-    trainings = {job.name for job in training_jobs(planned, runs)}
-    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
+    plan, cluster = planned.plan, request.cluster
+    trainings = {job.name for job in training_jobs(planned, plan.runs)}
+    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, plan.runs)}
     if not trainings and not evaluations:
         raise InputError("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
-        planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
+        plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=request.evaluation_minutes
     )
-    given = planned.plan.compute.cpus_per_run or site.cpus_per_run
-    notes = list(_notes(planned.plan))
+    given = plan.compute.cpus_per_run or site.cpus_per_run
     if cluster.cpus is not None and given is None:
         # Nothing asks for a number: each job has its share of the node by its GPUs.
         jobs = [replace(job, cpus=0) for job in jobs]
-    notes += _workers_beyond(planned.plan, cluster, given)
-    if deadline_minutes is None and planned.plan.deadline is not None:
-        deadline_minutes = seconds_to_minutes(parse_duration(planned.plan.deadline))
-    placement = place(jobs, cluster, deadline_minutes=deadline_minutes, seed=seed)
-    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(notes))
+    deadline = request.deadline_minutes
+    if deadline is None and plan.deadline is not None:
+        deadline = seconds_to_minutes(parse_duration(plan.deadline))
+    placement = place(jobs, cluster, deadline_minutes=deadline)
+    notes = (*_notes(plan), *_workers_beyond(plan, cluster, given))
+    return Placed(planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=notes)
 
 
-def emit(
-    placed: Placed,
-    site: SlurmSite,
-    what: Emit,
-    *,
-    time_minutes: float | None = None,
-    max_array_size: int = MAX_ARRAY_SIZE,
-) -> GeneratedScripts:
-    """Write `mega_job.slurm`, or arrays with their submission script, into the experiment folder.
+def write_allocation(placed: Placed, site: SlurmSite, time_minutes: float | None = None) -> tuple[Path, list[str]]:
+    """Write `mega_job.slurm` into the experiment folder.
 
     Args:
         placed: placement to execute.
         site: cluster settings.
-        what: one allocation, or arrays.
         time_minutes: time limit of the allocation; the deadline if None.
-        max_array_size: MaxArraySize of the cluster (`scontrol show config`).
+
+    Returns:
+        The file, and what the reader should know.
 
     Raises:
         InputError: a stage could never start, a run's scripts are missing, or no time is given.
         SlurmValueError: a setting is not valid on an #SBATCH line.
     """
-    site = with_planned_type(placed.planned.plan, site)
+    plan, folder = placed.planned.plan, placed.planned.folder
     _require_scripts(placed)
-    files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
-    folder = placed.planned.folder
-    kept = folder.write_experiment(files)
-    return GeneratedScripts(
-        files=tuple(folder.root / name for name in files),
-        notes=tuple(f"{name} is not as touchline would write it, and is left as it is" for name in kept),
-    )
+    minutes = time_minutes if time_minutes is not None else placed.placement.deadline_minutes
+    if minutes is None:
+        raise InputError(
+            "an allocation needs a time", expected="a deadline, or a time of its own", hint="--deadline 6h"
+        )
+    allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
+    text = mega_text(plan.experiment, stages_of(placed), allocation, with_planned_type(plan, site), plan.compute)
+    kept, own = folder.write_experiment({MEGA: text}), plan.compute.evaluation
+    notes = [f"{name} is not as touchline would write it, and is left as it is" for name in kept]
+    if own.partition or own.constraint:
+        notes.append(
+            "evaluations run in the same allocation: compute.evaluation's partition and constraint do not apply"
+        )
+    return folder.root / MEGA, notes
 
 
 def stages_of(placed: Placed) -> list[MegaStage]:
     """Return the jobs as stages, in order of priority."""
     ranks = {slot.id: slot.priority for slot in placed.placement.schedule}
     return [_stage(placed.planned.plan, job) for job in sorted(placed.jobs, key=lambda job: ranks[job.id])]
-
-
-def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[str, str]:
-    minutes = time_minutes if time_minutes is not None else placed.placement.deadline_minutes
-    if minutes is None:
-        raise InputError(
-            "an allocation needs a time",
-            expected="a deadline, or a time of its own",
-            hint="--deadline 6h",
-        )
-    plan = placed.planned.plan
-    allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
-    kept = placed.placement.kept_gpus
-    pooled = compile_problem(placed.jobs, placed.cluster).pooled
-    text = mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute, kept_gpus=kept, pooled=pooled)
-    return {MEGA: text}
 
 
 def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allocation:
@@ -277,7 +180,6 @@ def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
         cpus=job.cpus,
         memory_gb=job.memory_gb,
         upper_seconds=minutes_to_seconds(upper_minutes(job)),
-        predicted_seconds=minutes_to_seconds(job.minutes.value),
         done="trained" if training else "evaluated",
         digest=run.digest if training else "",
         checkpoint=f"epoch_{run.train.epochs - 1}" if training and run.train is not None else "",
@@ -289,55 +191,6 @@ def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
     if found is None:
         raise ValueError(f"{job.id} is no job of {plan.experiment}")
     return found
-
-
-def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
-    """Return arrays of jobs with equal requests per dependency level."""
-    plan = placed.planned.plan
-    levels = _levels(placed.jobs)
-    groups: dict[tuple[int, bool, int, int, float], list[PlaceJob]] = {}
-    for job in placed.jobs:
-        training = JobName.parse(job.id).kind is JobKind.TRAINING
-        groups.setdefault((levels[job.id], not training, job.gpus, job.cpus, job.memory_gb), []).append(job)
-    arrays: list[Array] = []
-    file_of: dict[str, str] = {}
-    for number, ((_, evaluates, gpus, cpus, memory_gb), jobs) in enumerate(sorted(groups.items()), 1):
-        limits = [_limit(plan, job) for job in jobs]
-        whole = Array(
-            file=f"array_{number}.slurm",
-            tasks=tuple(ArrayTask(name=job.id, folder=_run(plan, job).name) for job in jobs),
-            script="eval.slurm" if evaluates else "finetune.slurm",
-            gpus=gpus,
-            # A task is a job of its own, without a share of a node.
-            cpus=cpus or cpus_per_job(plan, site, _run(plan, jobs[0]), evaluates=evaluates),
-            memory_gb=memory_gb,
-            seconds=max((limit for limit in limits if limit is not None), default=None) if all(limits) else None,
-            evaluates=evaluates,
-            at_once=max(placed.cluster.gpus // gpus, 1) if gpus else None,
-        )
-        for piece in split_array(whole, most):
-            # A piece waits only for the pieces that its own runs build on.
-            names = {task.name for task in piece.tasks}
-            parents = dict.fromkeys(file_of[parent] for job in jobs if job.id in names for parent in job.after)
-            arrays.append(replace(piece, after=tuple(parents)))
-            file_of |= dict.fromkeys(names, piece.file)
-    files = {SUBMIT: submit_arrays_text(plan.experiment, arrays)}
-    return files | {array.file: array_text(plan.experiment, array, site, plan.compute) for array in arrays}
-
-
-def _limit(plan: Plan, job: PlaceJob) -> float | None:
-    """Return the time limit of a job, as in its own script."""
-    run = _run(plan, job)
-    limit = training_limit(plan, run) if job.id == run.name else evaluation_limit(plan, run)
-    return None if isinstance(limit, Missing) else limit.value
-
-
-def _levels(jobs: Sequence[PlaceJob]) -> dict[str, int]:
-    """Return the dependency depth of each job; parents precede their children in the list."""
-    levels: dict[str, int] = {}
-    for job in jobs:
-        levels[job.id] = 1 + max((levels[parent] for parent in job.after), default=-1)
-    return levels
 
 
 def _require_scripts(placed: Placed) -> None:
@@ -372,11 +225,9 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
             )
 
 
-def _notes(plan: Plan) -> list[str]:
-    notes = []
+def _notes(plan: Plan) -> Iterator[str]:
     if plan.machine.kind == "cpu" and plan.gpus_per_run:
-        notes.append(
+        yield (
             f"the durations are those of a CPU ({plan.machine.name}), since the plan was made for it; "
             "compute.gpu=A100-80GB plans for that GPU"
         )
-    return notes

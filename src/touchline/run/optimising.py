@@ -12,7 +12,6 @@ from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.document import parse
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
@@ -40,15 +39,6 @@ from touchline.run.plan_inputs import decided_by
 from touchline.run.planning import LoadedPlan, plan_in_folder
 from touchline.slurm.job_view import JobName
 
-NO_WORKERS = (
-    f"data workers: the backend {DEFAULT_BACKEND} has none, since its rows are tokenised once before the first step "
-    "and held in memory; CPUs of a run serve its kernels and tokenising"
-)
-NO_GROUPING = (
-    f"length grouping: the backend {DEFAULT_BACKEND} keeps the planned order of the examples; "
-    "packing is what saves padding"
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiseRequest:
@@ -60,8 +50,6 @@ class OptimiseRequest:
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user, if it has no estimate."""
-    seed: int = 0
-    """Seed of the placement search."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +75,12 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     planner = _Planner(folder, settings, text)
     before = planner.plan({})
-    started = {run.name for run in before.runs if planner.has_started(run.name)}
+    started = {run.name for run in before.runs if has_begun(folder, run.name)}
     fixed = planner.fixed
     tried, refused = planner.variants(list_variants(planner.train, fixed))
     way, notes = choose_variant(before, tried, started)
     notes = [*refused, *notes]
-    found = [] if way is None else proposals(before, way, tried)
+    found = [] if way is None else proposals(before, way)
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
     if started and saving:
         # A run is another one with another cadence.
@@ -119,7 +107,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         training_after=training_seconds(after),
         placement_before=placed[0][0],
         placement_after=placed[1][0],
-        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes(), *_of_backends(before)])),
+        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes()])),
     )
     return Optimised(answer=answer, folder=folder, diff=yaml_diff(folder, text, changed), text=changed)
 
@@ -169,13 +157,6 @@ class _Planner:
         decided = decided_by(folder, old, accepted)
         return plan_in_folder(loaded, folder, self._settings, old, decided, refuses_memory=False)
 
-    def has_started(self, name: str) -> bool:
-        """Return True if a run has started or is queued."""
-        folder = self._folder
-        if not (folder.root / name).is_dir():
-            return False
-        return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
-
     def notes(self) -> Iterator[str]:
         settings = ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
         for key in sorted(self.fixed):
@@ -187,6 +168,13 @@ class _Planner:
     def _read(self, changes: Mapping[str, object]) -> LoadedExperiment:
         own = [f"{key}={_written(value)}" for key, value in changes.items()]
         return read_experiment(self._text, str(self._folder.yaml), own)
+
+
+def has_begun(folder: ExperimentFolder, name: str) -> bool:
+    """Return True if a run has started, has been evaluated or is queued."""
+    if not (folder.root / name).is_dir():
+        return False
+    return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
 
 
 def _written(value: object) -> str:
@@ -226,15 +214,7 @@ def _placed(
         return Missing(missing=fault.message), notes
     if not jobs:
         return Missing(missing="nothing is left to place"), notes
-    return place(jobs, request.cluster, deadline_minutes=deadline_minutes, seed=request.seed), notes
-
-
-def _of_backends(plan: Plan) -> Iterator[str]:
-    """Yield settings that other trainers have and this one does not."""
-    names = {run.train.backend for run in plan.runs if run.train is not None}
-    if DEFAULT_BACKEND in names:
-        yield NO_WORKERS
-        yield NO_GROUPING
+    return place(jobs, request.cluster, deadline_minutes=deadline_minutes), notes
 
 
 def yaml_diff(folder: ExperimentFolder, before: str, after: str) -> str:

@@ -43,7 +43,6 @@ def decided_by(
         accepted=accepted,
         started=started,
         strategy=fixed,
-        pruning_evidence=None if fixed is None else old.pruning_evidence,
         slots=SlotChoice(count=old.machine.slots, reason=old.slots_reason, gain=old.slots_gain) if trained else None,
         spread=old.spread if spread is None and old.spread and started else spread,
     )

@@ -93,39 +93,6 @@ def bootstrap_intervals(
     return [Interval(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def bootstrap_ratio(
-    parts: Floats,
-    wholes: Floats,
-    rng: Generator,
-    *,
-    resamples: int = RESAMPLES,
-    clusters: Sequence[str] | None = None,
-    coverage: float = 0.95,
-) -> Interval:
-    """Return the interval of a ratio of two sums, `parts.sum() / wholes.sum()`, by the expanded percentile bootstrap.
-
-    Args:
-        parts: shape [items], in the order of `wholes`.
-        wholes: shape [items], each above zero.
-        rng: where chance comes from.
-        resamples: draws.
-        clusters: what each item belongs to, as in `bootstrap_intervals`.
-        coverage: how often such intervals hold the truth.
-
-    Raises:
-        ValueError: fewer than two items or clusters, or a whole that is not above zero.
-    """
-    if not (wholes > 0).all():
-        raise ValueError("a ratio to nothing")
-    units = len(parts) if clusters is None else len(set(clusters))
-    if units < 2:
-        raise ValueError("one item or cluster alone has no spread")
-    tail = _expanded_tail(units, coverage)
-    means = bootstrap_means(np.stack([parts, wholes], axis=1), rng, resamples=resamples, clusters=clusters)
-    low, high = np.quantile(means[:, 0] / means[:, 1], [tail, 1 - tail])
-    return Interval(float(low), float(high))
-
-
 def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
     """Return the number of each item's cluster, from 0, shape [items].
 

@@ -7,10 +7,10 @@ for few flips, and what a report says could have been shown must hold for the te
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from touchline.statistics.power import COVERAGE, POWER, smallest_paired_difference
 
@@ -47,26 +47,23 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
         return None if approximate is None else min(approximate + 1 / items, flips)
     level = 1 - coverage
     if flips > 0 and mcnemar_power(items, flips, flips, level=level) >= power:
-        low, high = 0.0, flips
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            enough = mcnemar_power(items, middle, flips, level=level) >= power
-            low, high = (low, middle) if enough else (middle, high)
-        return high
+        return _smallest(0.0, flips, lambda share: mcnemar_power(items, share, flips, level=level) >= power)
     if mcnemar_power(items, 1.0, 1.0, level=level) < power:
         return None
-    low, high = flips, 1.0
+    return _smallest(flips, 1.0, lambda share: mcnemar_power(items, share, share, level=level) >= power)
+
+
+def _smallest(low: float, high: float, is_enough: Callable[[float], bool]) -> float:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        enough = mcnemar_power(items, middle, middle, level=level) >= power
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
 
 
 def mcnemar_power(items: int, difference: float, flips: float, *, level: float) -> float:
     """Return the power of the exact McNemar test for a difference in its true direction.
 
-    Summed over the number of flips, which is binomial, and over how many of them are losses.
+    Summed over the number of flips, which is binomial; as many of them are losses as leave a gain significant.
 
     Args:
         items: items that both models answer.
@@ -77,39 +74,22 @@ def mcnemar_power(items: int, difference: float, flips: float, *, level: float) 
     Raises:
         ValueError: not 0 <= difference <= flips <= 1, or no flips.
     """
+    from scipy.special import bdtr
+
     if not 0 <= difference <= flips <= 1 or not flips:
         raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
     mean, spread = items * flips, (items * flips * (1 - flips)) ** 0.5
     fewest, most = max(int(mean - _WIDE * spread), 0), min(int(mean + _WIDE * spread) + 1, items)
     counts = np.arange(fewest, most + 1)
-    factorials = _log_factorials(items)
-    losing = (flips - difference) / (2 * flips)
-    losses = np.arange(int(_most_losses(factorials, int(counts[-1]), level)) + 1)
-    if not len(losses):
-        return 0.0
-    by_chance = _binomial(factorials, counts[:, None], losses, 0.5).cumsum(axis=1)
-    shows = (2 * by_chance < level) & (losses <= counts[:, None])
-    chance = (_binomial(factorials, counts[:, None], losses, losing) * shows).sum(axis=1)
-    return float((_binomial(factorials, items, counts, flips) * chance).sum())
+    allowed = np.array([_significant_losses(int(count), level) for count in counts]) - 1
+    chance = np.where(allowed < 0, 0.0, bdtr(np.maximum(allowed, 0), counts, (flips - difference) / (2 * flips)))
+    below = np.append(0.0 if fewest == 0 else bdtr(fewest - 1, items, flips), bdtr(counts, items, flips))
+    return float((np.diff(below) * chance).sum())
 
 
-def _most_losses(factorials: NDArray[np.float64], count: int, level: float) -> int:
-    """Return the most losses among the discordant items with which a gain is significant; -1 if there are none."""
-    tails = _binomial(factorials, count, np.arange(count // 2 + 1), 0.5).cumsum()
-    return int((2 * tails < level).sum()) - 1
+@functools.lru_cache(maxsize=65536)
+def _significant_losses(count: int, level: float) -> int:
+    """Return how many numbers of losses among the discordant items, from 0 on, leave a gain significant."""
+    from scipy.special import bdtr
 
-
-def _binomial(
-    factorials: NDArray[np.float64], count: int | NDArray[np.int64], hits: NDArray[np.int64], share: float
-) -> NDArray[np.float64]:
-    """Return the probabilities of numbers of hits; 0 for more hits than trials."""
-    misses = np.maximum(count - hits, 0)
-    log = factorials[count] - factorials[np.minimum(hits, len(factorials) - 1)] - factorials[misses]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_share = np.where(hits > 0, hits * np.log(share), 0.0) + np.where(misses > 0, misses * np.log1p(-share), 0.0)
-    return np.where(hits <= count, np.exp(log + log_share), 0.0)
-
-
-@functools.lru_cache(maxsize=16)
-def _log_factorials(most: int) -> NDArray[np.float64]:
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
+    return int((2 * bdtr(np.arange(count // 2 + 1), count, 0.5) < level).sum())

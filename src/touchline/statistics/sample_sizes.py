@@ -53,22 +53,6 @@ class Spread:
     """Of what neither seed nor item explains: answers that change from seed to seed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleSize:
-    """Number of seeds and items, with what they show."""
-
-    seeds: int
-    """Training seeds per level."""
-    items: int
-    """Test items."""
-    power: float
-    """Chance to establish the difference that was asked for."""
-    detectable: float
-    """Difference established with the wanted power; a share."""
-    cost: float
-    """In the unit of the costs."""
-
-
 def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, coverage: float = COVERAGE) -> Floats:
     """Return the chance that the report establishes a difference, in its true direction.
 
@@ -101,50 +85,44 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
     return np.asarray((ndtr(reach) * weights).sum(axis=-1))
 
 
-def detectable(
-    seeds: Floats, items: Floats, spread: Spread, *, wanted: float = POWER, coverage: float = COVERAGE
-) -> Floats:
-    """Return the smallest difference that is established with the wanted power, as a share.
+def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float = COVERAGE) -> Floats:
+    """Return the smallest difference that is established with 80% power, as a share.
 
     Args:
         seeds: training seeds per level, at least 2.
         items: test items, at least 1.
         spread: variances of the difference.
-        wanted: power, at least 0.5.
         coverage: one minus the level of the test.
     """
     seeds, items = np.broadcast_arrays(np.asarray(seeds, dtype=np.float64), np.asarray(items, dtype=np.float64))
     high = np.sqrt(_between(seeds, items, spread) + spread.items / items) + _TINY
     for _ in range(_DOUBLINGS):
-        short = power(seeds, items, high, spread, coverage=coverage) < wanted
+        short = power(seeds, items, high, spread, coverage=coverage) < POWER
         if not short.any():
             break
         high = np.where(short, 2 * high, high)
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        enough = power(seeds, items, middle, spread, coverage=coverage) >= wanted
+        enough = power(seeds, items, middle, spread, coverage=coverage) >= POWER
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return high
 
 
-def fewest_items(
-    seeds: Floats, delta: float, spread: Spread, most: int, *, wanted: float = POWER, coverage: float = COVERAGE
-) -> Floats:
-    """Return the fewest items with which each number of seeds has the wanted power; NaN where `most` are too few.
+def fewest_items(seeds: Floats, delta: float, spread: Spread, most: int, *, coverage: float = COVERAGE) -> Floats:
+    """Return the fewest items with which each number of seeds has 80% power; NaN where `most` are too few.
 
     Args:
         seeds: training seeds per level, at least 2.
         delta: difference, as a share.
         spread: variances of the difference.
         most: items that there are.
-        wanted: power.
         coverage: one minus the level of the test.
     """
     seeds = np.asarray(seeds, dtype=np.float64)
 
     def is_enough(items: Floats) -> Floats:
-        return np.asarray(power(seeds, items, np.asarray(delta), spread, coverage=coverage) >= wanted)
+        return np.asarray(power(seeds, items, np.asarray(delta), spread, coverage=coverage) >= POWER)
 
     low, high = np.zeros(seeds.shape), np.full(seeds.shape, float(most))
     possible = is_enough(high)
@@ -156,160 +134,49 @@ def fewest_items(
 
 
 def cheapest(
-    delta: float,
-    spread: Spread,
-    cost: Cost,
-    *,
-    most_items: int,
-    most_seeds: int = MOST_SEEDS,
-    wanted: float = POWER,
-    coverage: float = COVERAGE,
-) -> SampleSize | None:
+    delta: float, spread: Spread, cost: Cost, *, most_items: int, coverage: float = COVERAGE
+) -> tuple[int, int] | None:
     """Return the cheapest numbers of seeds and items that establish a difference; None if none are enough.
 
     Every number of seeds is looked at, with the fewest items that are enough for it: power grows with items and the
-    cost does not fall, so no cheaper pair is left out. `balanced_items` says near which one it lies.
+    cost does not fall, so no cheaper pair is left out.
 
     Args:
         delta: difference to establish, as a share.
         spread: variances of the difference.
         cost: of numbers of seeds and items.
         most_items: items that there are.
-        most_seeds: most seeds that are looked at.
-        wanted: power.
         coverage: one minus the level of the test.
     """
-    seeds = np.arange(FEWEST_SEEDS, most_seeds + 1, dtype=np.float64)
-    items = fewest_items(seeds, delta, spread, most_items, wanted=wanted, coverage=coverage)
+    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
+    items = fewest_items(seeds, delta, spread, most_items, coverage=coverage)
     costs = np.where(np.isnan(items), np.inf, cost(seeds, np.nan_to_num(items, nan=1.0)))
     best = int(np.argmin(costs))
-    if not math.isfinite(costs[best]):
-        return None
-    return sample_size(
-        int(seeds[best]), int(items[best]), delta, spread, float(costs[best]), wanted=wanted, coverage=coverage
-    )
+    return (int(seeds[best]), int(items[best])) if math.isfinite(costs[best]) else None
 
 
 def best_within(
-    budget: float,
-    delta: float,
-    spread: Spread,
-    cost: Cost,
-    *,
-    most_items: int,
-    most_seeds: int = MOST_SEEDS,
-    wanted: float = POWER,
-    coverage: float = COVERAGE,
-) -> SampleSize | None:
+    budget: float, spread: Spread, cost: Cost, *, most_items: int, coverage: float = COVERAGE
+) -> tuple[int, int] | None:
     """Return the numbers of seeds and items whose detectable difference is the smallest within a budget.
 
     Args:
         budget: in the unit of the costs.
-        delta: difference whose power is given with the answer, as a share.
         spread: variances of the difference.
         cost: of numbers of seeds and items.
         most_items: items that there are.
-        most_seeds: most seeds that are looked at.
-        wanted: power.
         coverage: one minus the level of the test.
 
     Returns:
         None if two seeds with one item cost more.
     """
-    seeds, items = _affordable(budget, cost, most_items, most_seeds)
+    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
+    items = _most_items(seeds, budget, cost, most_items)
+    seeds, items = seeds[items > 0], items[items > 0]
     if not seeds.size:
         return None
-    shown = detectable(seeds, items, spread, wanted=wanted, coverage=coverage)
-    best = int(np.argmin(shown))
-    cost_of_best = float(cost(seeds[best : best + 1], items[best : best + 1])[0])
-    return sample_size(
-        int(seeds[best]), int(items[best]), delta, spread, cost_of_best, wanted=wanted, coverage=coverage
-    )
-
-
-def most_power(
-    budget: float,
-    delta: float,
-    spread: Spread,
-    cost: Cost,
-    *,
-    most_items: int,
-    most_seeds: int = MOST_SEEDS,
-    coverage: float = COVERAGE,
-) -> tuple[int, int, float] | None:
-    """Return the seeds and items with the most power for a difference within a budget, and that power.
-
-    Args:
-        budget: in the unit of the costs.
-        delta: difference, as a share.
-        spread: variances of the difference.
-        cost: of numbers of seeds and items.
-        most_items: items that there are.
-        most_seeds: most seeds that are looked at.
-        coverage: one minus the level of the test.
-
-    Returns:
-        None if two seeds with one item cost more.
-    """
-    seeds, items = _affordable(budget, cost, most_items, most_seeds)
-    if not seeds.size:
-        return None
-    chances = power(seeds, items, np.asarray(delta), spread, coverage=coverage)
-    best = int(np.argmax(chances))
-    return int(seeds[best]), int(items[best]), float(chances[best])
-
-
-def sample_size(
-    seeds: int,
-    items: int,
-    delta: float,
-    spread: Spread,
-    cost: float,
-    *,
-    wanted: float = POWER,
-    coverage: float = COVERAGE,
-) -> SampleSize:
-    """Return what numbers of seeds and items show.
-
-    Args:
-        seeds: training seeds per level; one shows nothing of a setting.
-        items: test items.
-        delta: difference whose power is asked for, as a share.
-        spread: variances of the difference.
-        cost: their cost.
-        wanted: power of the detectable difference.
-        coverage: one minus the level of the test.
-    """
-    if seeds < FEWEST_SEEDS:
-        return SampleSize(seeds=seeds, items=items, power=0.0, detectable=math.inf, cost=cost)
-    many, asked = np.array([float(seeds)]), np.array([float(items)])
-    return SampleSize(
-        seeds=seeds,
-        items=items,
-        power=float(power(many, asked, np.array([delta]), spread, coverage=coverage)[0]),
-        detectable=float(detectable(many, asked, spread, wanted=wanted, coverage=coverage)[0]),
-        cost=cost,
-    )
-
-
-def balanced_items(training: float, item: float, spread: Spread) -> float:
-    """Return the items at which a seed more and items more lower the variance by as much per cost.
-
-    Of all S and I with the same cost S (training + I item) the variance (seeds + flips / I) / S is smallest at
-    I = sqrt(training / item x flips / seeds): items are worth more the more a training costs, and the more answers
-    flip against the spread between seeds (Cochran 1977, Sampling Techniques, 3rd edition, section 10.6).
-
-    Args:
-        training: cost of one more seed at all levels, without its items.
-        item: cost of one more item for that seed.
-        spread: variances of the difference.
-
-    Returns:
-        Infinity where items cost nothing or seeds do not differ.
-    """
-    if item <= 0 or spread.seeds <= 0:
-        return math.inf
-    return math.sqrt(training / item * spread.flips / spread.seeds)
+    best = int(np.argmin(detectable(seeds, items, spread, coverage=coverage)))
+    return int(seeds[best]), int(items[best])
 
 
 def _between(seeds: Floats, items: Floats, spread: Spread) -> Floats:
@@ -328,13 +195,6 @@ def _added_over_items(seeds: Floats, items: Floats, spread: Spread) -> Floats:
     flips = spread.flips / (seeds * items)
     error = np.sqrt(2 / freedom * (mean + flips) ** 2 + flips**2 / ((seeds - 1) * freedom)) + _TINY**2
     return np.asarray(mean * ndtr(mean / error) + error * np.exp(-((mean / error) ** 2) / 2) / math.sqrt(2 * math.pi))
-
-
-def _affordable(budget: float, cost: Cost, most_items: int, most_seeds: int) -> tuple[Floats, Floats]:
-    """Return the numbers of seeds that a budget allows with an item or more, each with its most items."""
-    seeds = np.arange(FEWEST_SEEDS, most_seeds + 1, dtype=np.float64)
-    items = _most_items(seeds, budget, cost, most_items)
-    return seeds[items > 0], items[items > 0]
 
 
 def _most_items(seeds: Floats, budget: float, cost: Cost, most: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Spread that a design counts on, each value with its source: own runs, the history, the user, or a prior range.
+"""Spread that a design counts on, each value with its source: own runs, the history, or a prior range.
 
 The first source that has measured a value gives it. The prior range is not a measurement: seeds of a fine-tuned model
 often differ by 0.3 to 3 points, and two trainings judge 5 to 30% of the items differently, of which four fifths are
@@ -47,36 +47,26 @@ _ONE_SEED: Final = "no run of this task and base model has a second seed"
 _SINGLE_RUNS: Final = "no run of this task and base model has a second seed or condition"
 
 
-def spread_inputs(
-    own: Sequence[ItemScores],
-    past: Sequence[ItemScores] | Missing,
-    *,
-    points: float | None = None,
-    flips_percent: float | None = None,
-) -> tuple[SpreadInput, ...]:
+def spread_inputs(own: Sequence[ItemScores], past: Sequence[ItemScores] | Missing) -> tuple[SpreadInput, ...]:
     """Return the spread between seeds, the flips, and the variation of an effect, each from its best source.
 
     Args:
         own: scores of this experiment's finished runs.
         past: scores of the history's runs of the same task and base; Missing with the reason where there are none.
-        points: spread between seeds, in points, as stated.
-        flips_percent: items that flip between seeds, in percent, as stated.
     """
     known, reason = ((), past.missing) if isinstance(past, Missing) else (past, "")
     if own:
         reason = ""
     sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
-    flips = _flips(sources, flips_percent, reason)
-    return _seeds(sources, points, reason), flips, _effect(sources, flips)
+    flips = _flips(sources, reason)
+    return _seeds(sources, reason), flips, _effect(sources, flips)
 
 
 Sources = Sequence[tuple[SpreadSource, Sequence[ItemScores]]]
 
 
-def _seeds(sources: Sources, stated: float | None, reason: str) -> SpreadInput:
+def _seeds(sources: Sources, reason: str) -> SpreadInput:
     kind = SpreadKind.SEEDS
-    if stated is not None:
-        return _stated(kind, stated, "points")
     for source, found in sources:
         if (observed := seed_spread(found)) is not None:
             basis = f"{_counted(found)}, {plural(observed.count, 'degree')} of freedom"
@@ -86,10 +76,8 @@ def _seeds(sources: Sources, stated: float | None, reason: str) -> SpreadInput:
     return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=reason or _ONE_SEED)
 
 
-def _flips(sources: Sources, stated: float | None, reason: str) -> SpreadInput:
+def _flips(sources: Sources, reason: str) -> SpreadInput:
     kind = SpreadKind.FLIPS
-    if stated is not None:
-        return _stated(kind, stated, "%")
     for source, found in sources:
         if (observed := seed_flips(found)) is not None:
             return _measured(kind, observed, "%", source, f"{_counted(found)}, {observed.count:,} items")
@@ -149,11 +137,6 @@ def _counted(found: Sequence[ItemScores]) -> str:
     seeds = [len(matrix) for scores in found for matrix in scores.conditions.values() if len(matrix) > 1]
     several = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(seeds[0])
     return f"{plural(len(seeds), 'condition')} x {several} seeds"
-
-
-def _stated(kind: SpreadKind, value: float, unit: str) -> SpreadInput:
-    quantity = Quantity(value=value, unit=unit)
-    return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.STATED, basis="given by option")
 
 
 def _measured(kind: SpreadKind, observed: Observed, unit: str, source: SpreadSource, basis: str) -> SpreadInput:

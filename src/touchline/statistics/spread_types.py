@@ -21,7 +21,6 @@ class SpreadSource(StrEnum):
 
     OWN_RUNS = "this experiment's runs"
     HISTORY = "history"
-    STATED = "stated"
     PRIOR = "prior range, not measured"
 
 

@@ -52,7 +52,7 @@ from touchline.lint.views import TrainingView
 from touchline.plan.build import PlanInputs, build_plan, data_key, plan_runs, run_faults, with_decided_dtype
 from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context
-from touchline.plan.local.history_evidence import past_spread, pruning_evidence
+from touchline.plan.local.past_scores import past_spread
 from touchline.plan.memory_findings import memory_findings
 from touchline.plan.slots import SlotChoice
 from touchline.plan.strategy.costs import refuse_impossible
@@ -74,8 +74,6 @@ class Decided:
     """Runs whose decisions stay, by name."""
     strategy: PlannedStrategy | None = None
     """Strategy whose first decision has been taken."""
-    pruning_evidence: str | None = None
-    """What past sweeps said of this strategy; None: it is read from the history."""
     slots: SlotChoice | None = None
     """Slots that started runs were planned for."""
     spread: tuple[SpreadInput, ...] | None = None
@@ -362,7 +360,6 @@ def _plan_inputs(
     """Return what the planner needs of some runs, read from the disk."""
     seen, loaded = found.seen, found.seen.loaded
     assert seen.target is not None
-    evidence = decided.pruning_evidence
     return PlanInputs(
         experiment=loaded.experiment,
         experiment_sha256=loaded.sha256,
@@ -388,7 +385,6 @@ def _plan_inputs(
         images=images_of_runs(seen, specs, settings),
         accepted=decided.accepted,
         fixed_strategy=decided.strategy,
-        pruning_evidence=pruning_evidence(loaded.experiment, settings) if evidence is None else evidence,
         started=decided.started,
         started_slots=decided.slots,
     )

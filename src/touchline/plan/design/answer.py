@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from touchline.core.finding import Finding
+from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.table import Section
-from touchline.statistics.spread_inputs import End
-from touchline.statistics.spread_types import SpreadInput
-
-if TYPE_CHECKING:
-    import pandas
+from touchline.core.table import Column, Section, table_section
+from touchline.core.units import digits_that_keep, format_seconds, plural
+from touchline.statistics.power import POWER
+from touchline.statistics.spread_types import SpreadInput, SpreadSource
 
 DESIGN_SCHEMA_VERSION = 1
+_NO_POWER, _FULL_POWER = 0.5, 99.5
+"""Power in % below and above which a whole number would read as never and always."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +25,6 @@ class DesignOption:
     """Training seeds per condition."""
     items: int
     """Test items per run."""
-    runs: int
-    """Runs of their plan, controls included."""
     power: Measured
     """Chance to establish the wanted difference, in %; the interval is over the ends of the inputs' intervals."""
     detectable: Measured
@@ -38,27 +36,11 @@ class DesignOption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needed:
-    """Cheapest numbers for one end of the inputs' intervals."""
-
-    end: End
-    """End that is counted with: small, expected or large spread."""
-    seeds: int | Missing
-    """Training seeds."""
-    items: int | Missing
-    """Test items."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """Best power for a number of device-hours."""
+    """Power of the best use of a number of device-hours."""
 
     device_hours: float
     """Device-hours."""
-    seeds: int
-    """Seeds that use them best."""
-    items: int
-    """Items that use them best."""
     power: float
     """Chance to establish the wanted difference, from 0 to 1."""
     low: float
@@ -83,78 +65,101 @@ class DesignAnswer:
     """Unit of the hours: `GPU-hours`, `device-hours (CPU)`."""
     contrasts: int
     """Contrasts of settings, over which p values are adjusted (Holm)."""
-    conditions: int
-    """Conditions that a level is averaged over."""
-    most_items: int
-    """Items that there are."""
     inputs: tuple[SpreadInput, ...]
     """Spread that is counted on, each value with its source."""
     now: DesignOption
     """The experiment as it is."""
     cheapest: DesignOption | Missing
     """Cheapest numbers that establish the difference with 80% power."""
-    needed: tuple[Needed, ...]
-    """The same numbers for small, expected and large spread."""
     within_budget: DesignOption | Missing | None
     """Numbers that show the smallest difference within the budget; None without a budget."""
     alternatives: tuple[DesignOption, ...]
     """Other numbers, by seeds."""
-    balance: Measured
-    """Items at which one more seed and more items are worth the same, by the closed form."""
     curve: tuple[CurvePoint, ...]
     """Best power by device-hours; empty where costs are not known."""
-    findings: tuple[Finding, ...]
-    """Reasons why there is no usable design; empty if there is one."""
     notes: tuple[str, ...]
     """Remarks."""
-    looks: tuple[int, ...] = ()
-    """Looks of `strategy.confirm` that need the fewest seeds on average and show what the proposed seeds show without
-    looks; the last is the number of its seeds. Empty without such a strategy."""
     diff: str = ""
     """Unified diff of experiment.yaml with the chosen numbers; empty if it has them."""
     applied: bool = False
     """Whether the change has been written."""
 
     @property
-    def chosen(self) -> DesignOption | None:
-        """The numbers that are proposed: within the budget if there is one, else the cheapest; None without any."""
-        found = self.cheapest if self.within_budget is None else self.within_budget
-        return None if isinstance(found, Missing) else found
+    def chosen(self) -> DesignOption | Missing:
+        """The numbers that are proposed: within the budget if there is one, else the cheapest."""
+        return self.cheapest if self.within_budget is None else self.within_budget
 
-    def to_rows(self) -> list[dict[str, float | int | None]]:
-        """Return one row per alternative; None stands for what is not known."""
-        return [
-            {
-                "seeds": each.seeds,
-                "items": each.items,
-                "runs": each.runs,
-                **_columns("power_percent", each.power),
-                **_columns("detectable_points", each.detectable),
-                **_columns("device_hours", each.device_hours),
-                "wall_seconds": _value(each.wall_seconds),
-            }
-            for each in self.alternatives
-        ]
-
-    def to_frame(self) -> pandas.DataFrame:
-        """Return the rows of `to_rows` as a DataFrame, indexed by seeds.
-
-        Raises:
-            HostError: pandas is not installed.
-        """
-        from touchline.core.data_frame import data_frame
-
-        return data_frame(self.to_rows(), index="seeds")
+    def mark(self, option: DesignOption) -> str:
+        """Return what an option is: `now`, `cheapest`, `budget`, several of them, or nothing."""
+        named = (("now", self.now), ("cheapest", self.cheapest), ("budget", self.within_budget))
+        return ", ".join(name for name, other in named if other == option)
 
     def sections(self) -> tuple[Section, ...]:
         """Return the sections that commands and notebooks show."""
-        from touchline.plan.design.sections import design_sections
+        header = ("design", "power (%)", "detects", self.hours_unit, Column("time", is_wide=True), "")
+        rows = (self._row(each) for each in self.alternatives)
+        return (
+            Section(title="Sample sizes", lines=tuple(self._lines())),
+            table_section("Alternatives", header, rows, self._about()),
+            Section(title="Notes", lines=self.notes),
+        )
 
-        return design_sections(self)
+    def _lines(self) -> Iterator[str]:
+        target, holm = f"{100 * POWER:.0f}%", ""
+        if self.contrasts > 1:
+            holm = f", after Holm over {plural(self.contrasts, 'contrast')}"
+        yield (
+            f"Question: which numbers of seeds and items establish a true difference of {self.detect_points:g} points "
+            f"between two levels with {target} power? Established: by both tests of the report at 5%{holm}"
+        )
+        for each in self.inputs:
+            yield f"Counted on: {each.kind.value} {measured(each.quantity, 3)} ({each.source.value}; {each.basis})"
+        if prior := [each.kind.value for each in self.inputs if each.source is SpreadSource.PRIOR]:
+            yield (
+                f"Not measured: {', '.join(prior)}. Two seeds of one condition, trained first, would measure them and "
+                "narrow all ranges below"
+            )
+        yield f"Now: {self._words(self.now)}"
+        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
+        if self.within_budget is not None:
+            hours = f"{self.budget_hours:.3g} {self.hours_unit}"
+            yield f"Smallest difference within {hours}: {self._words(self.within_budget)}"
+
+    def _words(self, option: DesignOption | Missing) -> str:
+        if isinstance(option, Missing):
+            return f"none ({option.missing})"
+        shown, hours = option.detectable, option.device_hours
+        detects = f"nothing ({shown.missing})" if isinstance(shown, Missing) else f"{self._points(shown)} points"
+        cost = f"hours n/a ({hours.missing})" if isinstance(hours, Missing) else f"{_hours(hours)} {self.hours_unit}"
+        return f"{plural(option.seeds, 'seed')} x {plural(option.items, 'item')}; detects {detects}; {cost}"
+
+    def _row(self, option: DesignOption) -> tuple[str | None, ...]:
+        power, shown, time = option.power, option.detectable, option.wall_seconds
+        return (
+            f"{option.seeds} x {option.items:,}",
+            "-" if isinstance(power, Missing) else _between(power, power_text),
+            "-" if isinstance(shown, Missing) else self._points(shown),
+            _hours(option.device_hours),
+            "n/a" if isinstance(time, Missing) else format_seconds(time.value),
+            self.mark(option) or None,
+        )
+
+    def _points(self, shown: Quantity) -> str:
+        """Return a detectable difference; one above the wanted difference never reads as that."""
+        most = self.detect_points * (1 + 1e-9)
+        return _between(shown, lambda points: digits_that_keep(points, lambda value: value <= most))
+
+    def _about(self) -> Iterator[str]:
+        yield (
+            f"Design: seeds x items. Power: for {self.detect_points:g} points. Detects: the difference, in points, "
+            f"that is established with {100 * POWER:.0f}% power. Each row has the fewest items that give its seeds "
+            "this power, or all items where these are too few. Values are for the expected spread; in parentheses, all "
+            "inputs at once at the ends of their intervals. Hours are those of a plan with these numbers."
+        )
 
     def __repr__(self) -> str:
         chosen = self.chosen
-        found = "none" if chosen is None else f"{chosen.seeds} seeds x {chosen.items} items"
+        found = "none" if isinstance(chosen, Missing) else f"{chosen.seeds} seeds x {chosen.items} items"
         return f"<design of {self.experiment!r} for {self.detect_points:g} points: {found}>"
 
     def _repr_html_(self) -> str:
@@ -163,11 +168,22 @@ class DesignAnswer:
         return notebook_html(f"Design of {self.experiment}", self.sections())
 
 
-def _value(value: Measured) -> float | None:
-    return value.value if isinstance(value, Quantity) else None
+def power_text(power: float) -> str:
+    """Return a power in %; one below the target never reads as the target, nor any other as 0 or 100%."""
+    if not _NO_POWER <= power <= _FULL_POWER:
+        return "<1" if power < _NO_POWER else ">99"
+    return digits_that_keep(power, lambda value: value >= 100 * POWER, 1 if power < 10 - _NO_POWER else 2)
 
 
-def _columns(name: str, value: Measured) -> dict[str, float | int | None]:
-    if isinstance(value, Missing):
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+def _between(quantity: Quantity, text: Callable[[float], str]) -> str:
+    """Return a value with its interval, `5.1 (2.3 to 9)`."""
+    if quantity.low is None or quantity.high is None:
+        return text(quantity.value)
+    return f"{text(quantity.value)} ({text(quantity.low)} to {text(quantity.high)})"
+
+
+def _hours(hours: Measured) -> str:
+    if isinstance(hours, Missing):
+        return "n/a"
+    between = "" if hours.low is None or hours.high is None else f" ({hours.low:.2g} to {hours.high:.2g})"
+    return f"{hours.value:.3g}{between}"

@@ -1,4 +1,4 @@
-"""Scores of past runs by item, from the history."""
+"""Scores of past runs by item, from the history, and the spread in them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import numpy as np
 
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
+from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import Plan
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import load_index
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.scores import read_item_scores
+from touchline.plan.power import number_of_contrasts
 from touchline.statistics.spread import ItemScores
+from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread_types import SpreadInput
 
 
 def past_scores(
@@ -60,6 +65,13 @@ def past_scores(
         )
         for conditions in found.values()
     )
+
+
+def past_spread(plan: Plan, settings: UserConfig) -> tuple[SpreadInput, ...]:
+    """Return the spread of the history's runs of the task and base; nothing where no settings are compared."""
+    if not number_of_contrasts(plan):
+        return ()
+    return spread_inputs((), past_scores(settings.history_dir, plan.task, plan.models))
 
 
 def _unusable(reasons: Sequence[str]) -> str:

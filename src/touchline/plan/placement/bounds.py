@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush
 
 from touchline.plan.placement.problem import Problem, ticks_to_minutes
 from touchline.plan.placement.types import Bound
@@ -70,8 +69,6 @@ def _side_by_side(problem: Problem) -> Iterator[tuple[float, str]]:
 
 def _lanes_bound(problem: Problem, jobs: Sequence[int], lanes: int) -> float:
     """Return the bound for jobs of which at most `lanes` run at once."""
-    if lanes == 1:
-        return _in_a_row(problem, jobs)
     work = sum(problem.ticks[j] for j in jobs) / lanes
     return min(problem.heads[j] for j in jobs) + work + min(problem.tails[j] - problem.ticks[j] for j in jobs)
 
@@ -92,36 +89,7 @@ def _pinned(problem: Problem) -> Iterator[tuple[float, str]]:
         if len(jobs) == 1:
             continue
         inner = sorted(jobs, key=lambda j: (problem.heads[j], -problem.tails[j], j))
-        yield _in_a_row(problem, jobs), f"GPU {gpu} runs {len(jobs)} jobs in a row: {_names(problem, inner)}"
-
-
-def _in_a_row(problem: Problem, jobs: Sequence[int]) -> float:
-    """Return the shortest time in which these jobs run one after the other, each after its head and before its tail.
-
-    Jackson's rule: at any time the available job with the longest tail runs, and is preempted by one with a longer
-    tail. No schedule without interruptions is shorter.
-    """
-    coming = sorted((problem.heads[j], j) for j in jobs)
-    ready: list[tuple[float, int]] = []
-    left = {j: problem.ticks[j] for j in jobs}
-    now = last = 0.0
-    place = 0
-    while place < len(coming) or ready:
-        if not ready:
-            now = max(now, coming[place][0])
-        while place < len(coming) and coming[place][0] <= now:
-            j = coming[place][1]
-            heappush(ready, (-(problem.tails[j] - problem.ticks[j]), j))
-            place += 1
-        after, j = ready[0]
-        until = coming[place][0] if place < len(coming) else float("inf")
-        ran = min(left[j], until - now)
-        now += ran
-        left[j] -= ran
-        if not left[j]:
-            heappop(ready)
-            last = max(last, now - after)
-    return last
+        yield _lanes_bound(problem, jobs, 1), f"GPU {gpu} runs {len(jobs)} jobs in a row: {_names(problem, inner)}"
 
 
 def _names(problem: Problem, jobs: Sequence[int]) -> str:

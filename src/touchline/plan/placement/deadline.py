@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.plan.placement.problem import TICKS, Problem
-from touchline.plan.placement.schedule import dispatch, makespan_of
+from touchline.plan.placement.schedule import dispatch
 from touchline.plan.placement.types import Minutes
 
 SAMPLES = 400
@@ -33,31 +33,20 @@ def samples_for(problem: Problem) -> int:
     return min(SAMPLES, max(FEWEST_SAMPLES, STARTS // problem.size))
 
 
-def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator, correlation: float) -> list[list[float]]:
+def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator) -> list[list[float]]:
     """Draw durations of all jobs, `samples` times, in ticks.
 
     Args:
         problem: the jobs.
         samples: how many.
         generator: where chance comes from; each draw is followed by its mirror image, which steadies their mean.
-        correlation: the share of the spread that the jobs of one chain have in common, 0 to 1.
     """
     half = -(-samples // 2)
     normal = generator.standard_normal((half, problem.size))
-    if correlation > 0:
-        shared = generator.standard_normal((half, problem.size))[:, _chain_numbers(problem)]
-        normal = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * normal
     both = np.concatenate([normal, -normal])[:samples]
     columns = [_spread(job.minutes, both[:, j]) for j, job in enumerate(problem.jobs)]
     drawn: list[list[float]] = np.rint(np.stack(columns, axis=1) * TICKS).tolist()
     return drawn
-
-
-def chance(
-    problem: Problem, ranks: Sequence[int], kept: int | None, deadline: float, draws: Sequence[Sequence[float]]
-) -> float:
-    """Return the fraction of draws in which the last job ends before the deadline, in ticks."""
-    return sum(makespan_of(problem, ranks, ticks, kept) <= deadline for ticks in draws) / len(draws)
 
 
 def chance_within(minutes: Minutes, limit: float) -> float:
@@ -70,11 +59,9 @@ def chance_within(minutes: Minutes, limit: float) -> float:
     return NormalDist(0, spread).cdf(math.log(limit) - math.log(minutes.value))
 
 
-def drawn_ends(
-    problem: Problem, ranks: Sequence[int], kept: int | None, draws: Sequence[Sequence[float]]
-) -> NDArray[np.float64]:
+def drawn_ends(problem: Problem, ranks: Sequence[int], draws: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """Return the end of each job in each draw, in ticks; shape [draws, jobs]."""
-    starts = np.array([dispatch(problem, ranks, ticks, kept).starts for ticks in draws])
+    starts = np.array([dispatch(problem, ranks, ticks).starts for ticks in draws])
     ends: NDArray[np.float64] = starts + np.array(draws)
     return ends
 
@@ -92,17 +79,3 @@ def _spread(minutes: Minutes, normal: NDArray[np.float64]) -> NDArray[np.float64
         return longer * np.exp(below * (math.log(value) - math.log(low)))
     # An interval that begins at zero has no logarithm there.
     return np.maximum(longer + below * value, 0.0)
-
-
-def _chain_numbers(problem: Problem) -> list[int]:
-    """Return for each job a number that it shares with all jobs of its chain."""
-    number = list(range(problem.size))
-    changed = True
-    while changed:
-        changed = False
-        for j in range(problem.size):
-            for parent in problem.parents[j]:
-                least = min(number[j], number[parent])
-                changed = changed or number[j] != number[parent]
-                number[j] = number[parent] = least
-    return number

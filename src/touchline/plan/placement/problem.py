@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 from touchline.plan.placement.types import Cluster, PlaceJob
 from touchline.plan.placement.validation import check_placement_input
@@ -64,8 +65,6 @@ class Problem:
     """Longest chain before each job, without it."""
     tails: tuple[float, ...]
     """Longest chain from each job on, including it."""
-    pooled: bool
-    """Whether only the number of free GPUs decides what may start: one node, no pins, enough CPUs and memory."""
 
     @property
     def size(self) -> int:
@@ -83,10 +82,6 @@ class Problem:
             found.append(max(shares) * len(node.gpus))
         return tuple(found)
 
-    def unpinned(self) -> Problem:
-        """Return the same jobs without pins."""
-        return compile_problem([replace(job, pin=None) for job in self.jobs], self.cluster)
-
 
 def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
     """Validate and number jobs and cluster.
@@ -103,7 +98,7 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
         for parent in above:
             children[parent].append(j)
     ticks = tuple(float(round(job.minutes.value * TICKS)) for job in ordered)
-    order = _topological(parents, children)
+    order = tuple(TopologicalSorter(dict(enumerate(parents))).static_order())
     heads, tails = _heads_and_tails(ticks, parents, children, order)
     nodes = _nodes(cluster)
     counted_cpus = tuple(job.cpus if cluster.cpus is not None else 0 for job in ordered)
@@ -125,7 +120,6 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
         order=order,
         heads=heads,
         tails=tails,
-        pooled=_pooled(nodes, ordered, counted_cpus, counted_memory),
     )
 
 
@@ -140,32 +134,6 @@ def _nodes(cluster: Cluster) -> tuple[Node, ...]:
 
 def _parts(gib: float) -> int:
     return round(gib * _MEMORY_PARTS)
-
-
-def _pooled(nodes: Sequence[Node], jobs: Sequence[PlaceJob], cpus: Sequence[int], memory: Sequence[int]) -> bool:
-    if len(nodes) > 1 or any(job.pin is not None for job in jobs):
-        return False
-    [node] = nodes
-    enough_cpus = node.cpus is None or _most_at_once(cpus, jobs, len(node.gpus)) <= node.cpus
-    return enough_cpus and (node.memory is None or _most_at_once(memory, jobs, len(node.gpus)) <= node.memory)
-
-
-def _most_at_once(amounts: Sequence[int], jobs: Sequence[PlaceJob], gpus: int) -> int:
-    """Return a bound on what concurrent jobs take: all jobs without GPUs, and one other job per GPU."""
-    free = sum(amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus == 0)
-    others = sorted((amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus > 0), reverse=True)
-    return free + sum(others[:gpus])
-
-
-def _topological(parents: Sequence[Sequence[int]], children: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    waiting = [len(above) for above in parents]
-    order = [j for j, count in enumerate(waiting) if count == 0]
-    for j in order:  # grows while it is read
-        for child in children[j]:
-            waiting[child] -= 1
-            if waiting[child] == 0:
-                order.append(child)
-    return tuple(order)
 
 
 def _heads_and_tails(

@@ -127,8 +127,5 @@ class Placement:
     """Name of the rule that found the order."""
     schedule: tuple[ScheduledJob, ...]
     """Jobs by start, then by name."""
-    kept_gpus: int | None = None
-    """Dispatch mode. None: any job that fits starts, by priority. A number: a waiting job of at least that many GPUs
-    is not delayed by later jobs, as far as predicted. 0: no job starts before the previous one in the order."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from touchline.plan.placement.bounds import lower_bounds
 from touchline.plan.placement.problem import Problem, compile_problem
@@ -12,18 +12,10 @@ CONFIDENT = 0.9
 """Chance from which on a deadline fits; equal to the coverage of the intervals."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadlineResult:
-    """Verdict with its reason."""
-
-    verdict: DeadlineVerdict
-    reason: str
-
-
 def judge(
     problem: Problem, bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
-) -> DeadlineResult:
-    """Judge whether the deadline can be met.
+) -> tuple[DeadlineVerdict, str]:
+    """Return whether the deadline can be met, and why.
 
     Args:
         problem: the jobs.
@@ -32,26 +24,21 @@ def judge(
         deadline_minutes: the deadline; none: there is nothing to judge.
         chance: to meet it.
     """
+    span, least = duration_text(makespan_minutes), duration_text(bound.minutes)
     if deadline_minutes is None or chance is None:
-        span = duration_text(makespan_minutes)
-        return DeadlineResult(
-            verdict=DeadlineVerdict.NO_DEADLINE, reason=f"no deadline was given; the last job ends after {span}"
-        )
-    limit, span, least = duration_text(deadline_minutes), duration_text(makespan_minutes), duration_text(bound.minutes)
+        return DeadlineVerdict.NO_DEADLINE, f"no deadline was given; the last job ends after {span}"
+    limit = duration_text(deadline_minutes)
     if bound.minutes > deadline_minutes:
         reason = f"no schedule ends within {limit} as predicted: {bound.why} ({least})"
-        return DeadlineResult(
-            verdict=DeadlineVerdict.IMPOSSIBLE, reason=f"{reason}; {_low_ends(problem, deadline_minutes)}"
-        )
+        return DeadlineVerdict.IMPOSSIBLE, f"{reason}; {_low_ends(problem, deadline_minutes)}"
     if makespan_minutes > deadline_minutes:
-        reason = f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
-        return DeadlineResult(verdict=DeadlineVerdict.TIGHT, reason=reason)
+        return DeadlineVerdict.TIGHT, (
+            f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
+        )
     reason = f"ends after {span} as predicted, within {limit}; the chance to meet it is {100 * chance:.0f}%"
     if chance >= CONFIDENT:
-        return DeadlineResult(verdict=DeadlineVerdict.FITS, reason=reason)
-    return DeadlineResult(
-        verdict=DeadlineVerdict.TIGHT, reason=f"{reason}, below {100 * CONFIDENT:.0f}%, because durations vary"
-    )
+        return DeadlineVerdict.FITS, reason
+    return DeadlineVerdict.TIGHT, f"{reason}, below {100 * CONFIDENT:.0f}%, because durations vary"
 
 
 def _low_ends(problem: Problem, deadline_minutes: float) -> str:

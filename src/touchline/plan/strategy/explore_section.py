@@ -49,8 +49,6 @@ def _lines(plan: Plan, runs: Sequence[PlannedRun], counts: Sequence[int]) -> Ite
         else "those of the others whose validation loss is not above their median"
     )
     yield f"Policy {explore.policy}: the reference {reference} continues, and {rule}. Runs that diverge are cut."
-    if plan.pruning_evidence:
-        yield f"Past sweeps: {plan.pruning_evidence}."
     points = len(counts) - 1
     if points < len(explore.at):
         used = "1 is" if points == 1 else f"{points} are"

@@ -180,25 +180,6 @@ def _refuse_foreign(path: Path, source: Path) -> None:
         )
 
 
-def drawing_program(cache: Path | None) -> tuple[str | None, str]:
-    """Return the program that draws figures in a browser, and the reason why it is missing; empty if it is there.
-
-    Args:
-        cache: directory in which it is kept; None: not cached.
-    """
-    from touchline.report.local.draw_process import draw
-
-    place = _script_cache(cache)
-    if (script := _kept(place)) is not None:
-        return script, ""
-    made = draw({}, script=True)
-    if made.script is not None and place is not None:
-        # A failed cache write only costs time.
-        with suppress(OSError, TouchlineError):
-            write_atomic(place, made.script)
-    return made.script, made.fault
-
-
 def _script_cache(cache: Path | None) -> Path | None:
     """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"

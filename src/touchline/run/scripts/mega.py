@@ -1,4 +1,4 @@
-"""One allocation for many runs: `mega_job.slurm`, which starts each stage as a step, and job arrays.
+"""One allocation for many runs: `mega_job.slurm`, which starts each stage as a step.
 
 A stage is a run's own script, `finetune.slurm` or `eval.slurm`, in the run folder under its own supervisor: its files,
 output and exit records equal those of a separate job.
@@ -52,8 +52,6 @@ class MegaStage:
     """Host memory in GiB; 0 if unknown, and then no stage's memory is counted."""
     upper_seconds: float
     """Upper end of its predicted time; it starts only if at least this much is left."""
-    predicted_seconds: float | None = None
-    """Predicted time, used to reserve GPUs for a wide stage; the upper end if None."""
     done: Done
     """Evidence of completion: `trained`, the marker of this training; `evaluated`, the exit file."""
     digest: str = ""
@@ -89,7 +87,6 @@ class _Row:
     cpus: str
     memory_mib: str
     upper_seconds: str
-    predicted_seconds: str
     parents: str
     done: str
     digest: str
@@ -103,9 +100,6 @@ def mega_text(
     allocation: Allocation,
     site: SlurmSite,
     compute: ComputeConfig | None = None,
-    *,
-    kept_gpus: int | None = None,
-    pooled: bool = False,
 ) -> str:
     """Return the text of mega_job.slurm.
 
@@ -115,9 +109,6 @@ def mega_text(
         allocation: resources to request.
         site: cluster settings.
         compute: experiment settings, which take precedence.
-        kept_gpus: scheduling rule, as in `Placement.kept_gpus`: whatever fits, in order; or a waiting wide stage keeps
-            a reservation.
-        pooled: reserve that many GPUs of the single node, because CPUs and memory suffice; otherwise reserve a node.
 
     Raises:
         InputError: a stage could never start, two have one name, or there is none.
@@ -157,8 +148,6 @@ def mega_text(
         memory_mib=_mib(memory) if counts and memory is not None else None,
         seconds=math.ceil(allocation.seconds),
         kept=kept,
-        kept_gpus=kept_gpus,
-        by_node=allocation.nodes > 1 or not pooled,
         tick=TICK,
     )
 
@@ -182,7 +171,6 @@ def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, c
         cpus=str(_cpus(stage, allocation, cpus)),
         memory_mib=str(_mib(stage.memory_gb)),
         upper_seconds=str(math.ceil(stage.upper_seconds)),
-        predicted_seconds=str(math.ceil(stage.predicted_seconds or stage.upper_seconds)),
         parents=" ".join(numbers[name] for name in stage.after if name in numbers),
         done=stage.done,
         digest=stage.digest or "-",
@@ -254,99 +242,3 @@ def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memo
             expected="room for each stage by itself, up to the upper end of its predicted time and the time to save",
             hint="a longer time, faster runs (touchline optimize), or jobs of their own (touchline submit)",
         )
-
-
-# ---- arrays ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArrayTask:
-    """Task of an array."""
-
-    name: str
-    """Run name."""
-    folder: str
-    """Its folder, relative to the experiment's."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Array:
-    """Runs with equal resource requests."""
-
-    file: str
-    """Name of the script: `array_1.slurm`."""
-    tasks: tuple[ArrayTask, ...]
-    """Tasks, in order of their numbers."""
-    script: str
-    """Script in each run folder."""
-    gpus: int
-    """GPUs per task."""
-    cpus: int = 0
-    """CPUs per task; 0 for the cluster's default."""
-    memory_gb: float = 0.0
-    """Host memory per task in GiB; 0 for the cluster's default."""
-    seconds: float | None = None
-    """Time limit of a task; None for the cluster's default."""
-    evaluates: bool = False
-    """Whether its tasks are evaluations, which save nothing before their limit."""
-    at_once: int | None = None
-    """Maximum number of concurrent tasks; None for no limit."""
-    after: tuple[str, ...] = ()
-    """Files of the arrays that must have ended first."""
-
-
-def split_array(array: Array, most: int) -> tuple[Array, ...]:
-    """Split an array into pieces of at most `most` tasks, SLURM's MaxArraySize; dependencies stay the same.
-
-    Raises:
-        ValueError: a piece would be empty.
-    """
-    if most < 1:
-        raise ValueError("an array has at least one task")
-    if len(array.tasks) <= most:
-        return (array,)
-    stem = array.file.removesuffix(".slurm")
-    pieces = [array.tasks[start : start + most] for start in range(0, len(array.tasks), most)]
-    return tuple(
-        replace(array, file=f"{stem}_part{number}.slurm", tasks=tasks) for number, tasks in enumerate(pieces, 1)
-    )
-
-
-def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeConfig | None = None) -> str:
-    """Return the text of one array's script.
-
-    Raises:
-        SlurmValueError: a value is not valid on an #SBATCH line.
-    """
-    throttle = "" if array.at_once is None else f"%{array.at_once}"
-    signal = warning_seconds(array.seconds, site.signal_seconds) if not array.evaluates else None
-    asked: list[Option] = [
-        ("job-name", f"{experiment}-{array.file.removesuffix('.slurm')}"),
-        ("array", f"0-{len(array.tasks) - 1}{throttle}"),
-        ("output", ".touchline/slurm-array-%A_%a.out"),
-        ("open-mode", "append"),
-        *asked_options(site, compute or ComputeConfig(), gpus=array.gpus, evaluates=array.evaluates),
-        *([("cpus-per-task", str(array.cpus))] if array.cpus else []),
-        *([("mem", slurm_memory(array.memory_gb))] if array.memory_gb else []),
-        *([] if array.seconds is None else [("time", slurm_time(array.seconds))]),
-        ("requeue", None),
-        *([] if signal is None else [("signal", f"B:USR1@{signal}")]),
-    ]
-    return template("array.slurm.j2").render(experiment=experiment, array=array, header=_header(asked, site))
-
-
-def submit_arrays_text(experiment: str, arrays: Sequence[Array]) -> str:
-    """Return the text of submit_arrays.sh: every array after its dependencies.
-
-    Args:
-        experiment: experiment name.
-        arrays: arrays, each after its dependencies.
-    """
-    known: list[str] = []
-    for array in arrays:
-        if missing := [name for name in array.after if name not in known]:
-            raise ValueError(f"{array.file} waits for {missing[0]}, which is not submitted before it")
-        known.append(array.file)
-    numbers = {array.file: number for number, array in enumerate(arrays)}
-    rows = [(array.file, " ".join(str(numbers[name]) for name in array.after)) for array in arrays]
-    return template("submit_arrays.sh.j2").render(experiment=experiment, rows=rows)
