@@ -63,6 +63,7 @@ def check(
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
     from touchline.lint.checked import CheckRequest
+    from touchline.lint.rule_pages import retired_line
 
     if explain is not None:
         _explain(explain)
@@ -72,6 +73,8 @@ def check(
     request = CheckRequest(
         gpu=gpu, cpus=cpus_per_job, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow)
     )
+    if line := retired_line((*request.select, *request.ignore, *request.allow)):
+        print_status(f"note: {line}")
     if fix or diff:
         changes = api.check_fix(paths, load_settings(), request, print_status, write=fix)
         print_output(changes.text or "no safe fixes")
@@ -170,12 +173,12 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _explain(code: str) -> None:
-    from touchline.lint.rule_pages import all_codes, load_page
+    from touchline.lint.rule_pages import all_codes, load_page, retired_line
 
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]
     if not pages:
-        print_output(f"{prefix}: retired code; no rule reports it any more")
+        print_output(retired_line([prefix]) or prefix)
         return
     if len(pages) > 1:
         print_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])

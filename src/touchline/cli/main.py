@@ -43,6 +43,7 @@ from touchline.cli.output import (
     print_json,
     print_object,
     print_output,
+    print_removed,
     print_section,
     print_status,
     print_table,
@@ -344,6 +345,7 @@ def results(source: Source, json: Json = False) -> None:
     from touchline.results.set_matrix import set_matrix
 
     found = api.results(source)
+    print_removed(source)
     if json:
         tests = api.analyses(source, found)
         answer = ResultsAnswer(
