@@ -44,7 +44,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("run/claim_file.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",
     ("run/local.py", "fdopen"): "a descriptor that touchline.core.files opened",
-    ("report/trackers/to_tensorboard.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("run/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
     ("train/folders.py", "open"): "a folder, whose entries are put on the disk",
     ("train/external.py", "open"): NEW,

@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import RunStatus
@@ -18,35 +19,66 @@ from touchline.core.units import GIB
 from touchline.data.metrics import AttemptRow, Metrics, StepRow
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.report.trackers.protocol import Point, RunSeries
 from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult, Setting
 from touchline.statistics.proportion import wilson
 
 EVALUATION = "evaluation/"
 """Prefix of the names of scores."""
-_AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _ID_NAME_LETTERS = 40
 _ID_HASH_LETTERS = 16
 
 
-def run_series(
-    plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics, *, may_grow: bool = False
-) -> RunSeries:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """Values measured at one step."""
+
+    step: int
+    """Optimizer steps done; 0 is before the first."""
+    time_unix: float
+    """Time in seconds since 1970."""
+    values: dict[str, float]
+    """Values by name, such as `train/loss`; a non-finite value stays NaN."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSeries:
+    """Run in a form that any tracker accepts. Both series only grow at their end while the same training continues."""
+
+    experiment: str
+    """Name of the experiment: a project, in most trackers."""
+    run: str
+    """Name of the run."""
+    id: str
+    """Stable id of a training, independent of the user and the folder; at most 64 characters of `[A-Za-z0-9._-]`."""
+    question: str
+    """Question of the experiment; empty if none was given."""
+    config: dict[str, Setting]
+    """Settings by dotted key, and the identity of the run: model, dataset, seed, levels."""
+    started_unix: float
+    """Start time."""
+    training: tuple[Point, ...]
+    """Training and validation values, one point per step."""
+    evaluations: tuple[Point, ...]
+    """Scores of evaluated checkpoints, in order of their steps."""
+    summary: dict[str, float | str]
+    """Results as numbers and text: scores with their intervals, losses, durations, status."""
+    failed: bool
+    """Whether it ended without completing its plan."""
+
+
+def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
     """Return the data of a run for a tracker.
+
+    The last step of an active run is held back, since its validation may still follow and a step is exported only once.
 
     Args:
         plan: the plan.
         run: as planned.
         result: the results so far.
         metrics: its metrics.jsonl; without rows for a control.
-        may_grow: whether rows may follow although no attempt is active.
-
-    Returns:
-        The series. The last step of an active run is held back, since its validation may still follow and a
-        step is exported only once.
     """
     begin = _begin(metrics)
     started = begin.time_unix if begin is not None else _midnight(plan.date)
@@ -57,10 +89,9 @@ def run_series(
         question=plan.question,
         config=_config(plan, run, metrics),
         started_unix=started,
-        training=tuple(_training(metrics, hold_back=may_grow or result.status is RunStatus.RUNNING)),
+        training=tuple(_training(metrics, hold_back=result.status is RunStatus.RUNNING)),
         evaluations=tuple(_evaluations(result, metrics, started)),
         summary=_summary(result),
-        ended=result.status not in _AT_WORK,
         failed=result.status in _FAILED,
     )
 
