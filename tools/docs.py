@@ -136,11 +136,6 @@ FORMATS = (
         what="what `touchline reproduce --json` prints",
     ),
     Format(
-        schema="general",
-        type="data.benchmarks:GeneralMarker",
-        what="general/*.touchline.json, whose scores a results file of lm-evaluation-harness holds",
-    ),
-    Format(
         schema="answer-status",
         type="results.live:LiveRun",
         what="touchline status --json",

@@ -39,7 +39,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",
     ("report/local/samples.py", "open"): NEW,
-    ("evaluate/children.py", "open"): NEW,
     ("run/claim_file.py", "open"): NEW,
     ("run/claim_file.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",

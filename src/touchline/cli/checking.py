@@ -53,7 +53,6 @@ def check(
         typer.Option("--explain", metavar="CODE", help="Explain a code: meaning, reason and fix."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0 on stdout, for code review tools.")] = False,
 ) -> None:
     """Check experiments, configs, job scripts and data.
 
@@ -83,11 +82,7 @@ def check(
         if diff:
             return
     report, findings = api.check(paths, load_settings(), request, print_status)
-    if sarif:
-        from touchline.report.sarif import sarif_text
-
-        print_output(sarif_text(findings))
-    elif json:
+    if json:
         from touchline.lint.check import CheckReport
 
         print_object(CheckReport, report)

@@ -18,7 +18,6 @@ from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.collect import collect_results
 from touchline.results.folder_issues import folder_issues, no_op_issues
-from touchline.results.general import read_general
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import strategy_record
@@ -56,7 +55,6 @@ def collect_report_inputs(
         runs=tuple(runs),
         factors=dict(plan.factors),
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
-        general=read_general(folder.root, runs),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
         issues=(*_removed(folder), *folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
