@@ -47,7 +47,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("train/folders.py", "open"): "a folder, whose entries are put on the disk",
     ("train/external.py", "open"): NEW,
     ("cli/main.py", "open"): "/dev/null",
-    ("cli/watch.py", "fdopen"): "a descriptor that touchline.core.files opened",
+    ("cli/watch_app.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("agent/server.py", "fdopen"): "a descriptor that touchline.core.files opened",
 }
 """(module, name of what is called) -> why it is no file of somebody else."""
