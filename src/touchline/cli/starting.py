@@ -36,14 +36,6 @@ def init(
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
     ] = None,
-    template: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--template",
-            metavar="NAME",
-            help="capitalization, classification, instruction, chat, curriculum or vision: example data and defaults.",
-        ),
-    ] = None,
     configs: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--from", metavar="FILE", help="Instead: stage config of a QLoRA project (repeatable)."),
@@ -79,7 +71,6 @@ def init(
             target,
             settings,
             configs=configs or (),
-            template=template,
             answers=given,
             ask=terminal,
             defaults=yes,
@@ -177,7 +168,7 @@ class _Terminal:
         self.interview = interview
         if problem is None:
             self._number += 1
-            total = self._number + len(interview.open_questions()) - 1
+            total = self._number + sum(each.is_asked for each in interview.open_questions() if each is not question)
             print_status(f"\n{self._number}/{total}  {question.text}  ({question.flag})")
             for line in question.choices(interview):
                 _print_wrapped(f"- {line}", "     ", "       ")
