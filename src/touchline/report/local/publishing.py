@@ -131,7 +131,9 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
     _refuse_invalid(folder, plan, planned, name)
     target = request.out or folder.root / PUBLISHED / planned.name
-    base = request.base_model or _base_id(plan, planned)
+    model = plan.models[planned.model]
+    known = known_hub_id(planned.model, model.path) or known_hub_id(model.name, model.path)
+    base = request.base_model or known or PurePath(model.name).name
     results = collect_results(plan, folder.root)
     result = next(each for each in results if each.name == planned.name)
     card = CardInputs(
@@ -202,11 +204,6 @@ def _refuse_invalid(folder: ExperimentFolder, plan: Plan, run: PlannedRun, name:
             expected="files whose hashes are those of touchline.json",
             hint=f"touchline report {quoted(str(folder.root))} --deep",
         )
-
-
-def _base_id(plan: Plan, run: PlannedRun) -> str:
-    model = plan.models[run.model]
-    return known_hub_id(run.model, model.path) or known_hub_id(model.name, model.path) or PurePath(model.name).name
 
 
 def _notes(card: CardInputs, request: PublishRequest) -> Iterator[str]:
