@@ -35,10 +35,8 @@ def test_a_removed_thing_is_refused_by_its_name(
     assert f"`{row.name}`" in DOCS
     folder = make_experiment(tmp_path / "tiny")
     match row.kind:
-        case RemovedKind.COMMAND:
-            words = [*row.name.split(), "x"]
-        case RemovedKind.OPTION:
-            words = [*row.name.split()[:-1], str(folder), f"{row.name.split()[-1]}=x"]
+        case RemovedKind.COMMAND | RemovedKind.OPTION | RemovedKind.ADAPTER:
+            words = [*row.typed, "x"]
         case RemovedKind.KEY:
             words = ["plan", str(folder), f"{row.name}=1"]
         case RemovedKind.EXPORT_TARGET:

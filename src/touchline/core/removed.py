@@ -34,11 +34,19 @@ class Removed:
     instead: str
     """What to use instead; empty if there is nothing."""
 
+    @property
+    def typed(self) -> list[str]:
+        """Return the words of a command line with it; empty if it is not typed there."""
+        return _TYPED.get(self.kind, "").format(self.name).split()
+
     def __str__(self) -> str:
-        name = self.name.split()[-1] if self.kind is RemovedKind.OPTION else self.name
-        return f"`{name}` was removed after 0.1.0{f'; use {self.instead}' if self.instead else ''}"
+        words = self.name.split()
+        begins = next((place for place, word in enumerate(words) if word.startswith("-")), 0)
+        return f"`{' '.join(words[begins:])}` was removed after 0.1.0{f'; use {self.instead}' if self.instead else ''}"
 
 
+_TYPED = {RemovedKind.COMMAND: "{}", RemovedKind.OPTION: "{}", RemovedKind.ADAPTER: "estimate --adapter {}"}
+"""Command lines that name a thing of a kind."""
 REMOVED = tuple(
     Removed(RemovedKind(kind), name, instead)
     for kind, name, instead in (
@@ -72,7 +80,7 @@ def refuse_removed(kind: RemovedKind, name: str) -> None:
 
 
 def refuse_removed_words(words: Sequence[str]) -> None:
-    """Refuse a command line with a removed command or option.
+    """Refuse a command line with a removed command, option or value.
 
     Args:
         words: the words after `touchline`.
@@ -80,12 +88,12 @@ def refuse_removed_words(words: Sequence[str]) -> None:
     Raises:
         InputError: one is removed.
     """
-    for row in REMOVED:
-        *path, last = row.name.split()
-        if row.kind is RemovedKind.COMMAND and list(words[: len(path) + 1]) == [*path, last]:
-            raise InputError(str(row))
-        options = [word.partition("=")[0] for word in words[len(path) :]]
-        if row.kind is RemovedKind.OPTION and list(words[: len(path)]) == path and last in options:
+    apart = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for row in (row for row in REMOVED if row.typed):
+        begins = next((place for place, word in enumerate(row.typed) if word.startswith("-")), len(row.typed))
+        path, option = row.typed[:begins], row.typed[begins:]
+        places = range(begins, len(apart) - len(option) + 1)
+        if apart[:begins] == path and (not option or any(apart[n : n + len(option)] == option for n in places)):
             raise InputError(str(row))
 
 
