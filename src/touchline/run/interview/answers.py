@@ -25,7 +25,7 @@ STUB = "name: x\nmodels: [x]\ndata: {path: x}\n"
 """Experiment that answers are tried on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Default:
     """Default answer."""
 
@@ -38,6 +38,8 @@ class Default:
 
 
 Defaulted = Default | Missing
+Reader = Callable[[Sequence[str], "Interview"], Any]
+"""Reads an answer; raises InputError if it is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,7 @@ class Question:
     """Help of the flag."""
     default: Callable[[Interview], Defaulted]
     """Returns the default, or why there is none."""
-    parse: Callable[[Sequence[str], Interview], object]
+    parse: Reader
     """Reads the answer; raises InputError if it is wrong."""
     choices: Callable[[Interview], Sequence[str]] = lambda _: ()
     """Returns possible answers, each with what it is."""
@@ -88,7 +90,7 @@ def one_word(texts: Sequence[str]) -> str:
     return texts[0].strip()
 
 
-def setting_reader(key: str, unset: str | None = None) -> Callable[[Sequence[str], Interview], Any]:
+def setting_reader(key: str, unset: str | None = None) -> Reader:
     """Return a reader of a value of experiment.yaml, by the rules of the file.
 
     Args:

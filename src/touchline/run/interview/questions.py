@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from touchline.run.interview.answers import (
     Default,
     Defaulted,
     Question,
+    Reader,
     factors,
     one_word,
     parts_of,
@@ -47,9 +48,9 @@ _PACKING: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 def _data_default(interview: Interview) -> Defaulted:
     found = interview.data_files
     if not found:
-        return Default(text=CREATE, reason="no data file in this folder: words to capitalize, as an example")
+        return Default(CREATE, "no data file in this folder: words to capitalize, as an example")
     others = "the only data file here" if len(found) == 1 else f"the largest of {len(found)} data files here"
-    return Default(text=found[0].name, reason=others)
+    return Default(found[0].name, others)
 
 
 def _data_choices(interview: Interview) -> Sequence[str]:
@@ -67,7 +68,7 @@ def _input_default(interview: Interview) -> Defaulted:
         return Missing(missing=f"no column has a known name: {shown_names(interview.column_names)}")
     inputs = interview.columns.input
     inputs = (inputs,) if isinstance(inputs, str) else inputs
-    return Default(text=", ".join(inputs), reason="found by name", texts=inputs)
+    return Default(", ".join(inputs), "found by name", texts=inputs)
 
 
 def _input(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
@@ -79,10 +80,10 @@ def _input(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
 
 def _output_default(interview: Interview) -> Defaulted:
     if interview.has_columns:
-        return Default(text=interview.columns.output, reason="found by name")
+        return Default(interview.columns.output, "found by name")
     rest = [name for name in interview.column_names if name not in (interview.value("input") or ())]
     if interview.value("input") and len(rest) == 1:
-        return Default(text=rest[0], reason="the only other column")
+        return Default(rest[0], "the only other column")
     return Missing(missing=f"no column has a known name: {shown_names(interview.column_names)}")
 
 
@@ -107,7 +108,7 @@ def _model_default(interview: Interview) -> Defaulted:
         return Missing(missing=f"there is no model in {str(where)!r}: {get}")
     smallest = min(found, key=lambda model: (not model.has_chat_template, model.num_parameters))
     reason = "the only model in models_dir" if len(found) == 1 else f"the smallest of {len(found)} in models_dir"
-    return Default(text=smallest.name, reason=reason)
+    return Default(smallest.name, reason)
 
 
 def _model_choices(interview: Interview) -> Sequence[str]:
@@ -126,11 +127,11 @@ def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
 
 def _task_default(interview: Interview) -> Defaulted:
     if interview.has_example_data:
-        return Default(text="capitalization", reason="example data")
+        return Default("capitalization", "example data")
     if labels := len(interview.labels):
         rows = interview.split_rows("train")
-        return Default(text="classification", reason=f"{rows:,} training rows have {labels} different answers")
-    return Default(text="exact_match", reason="the answers are not a few labels")
+        return Default("classification", f"{rows:,} training rows have {labels} different answers")
+    return Default("exact_match", "the answers are not a few labels")
 
 
 def _task(texts: Sequence[str], interview: Interview) -> str:
@@ -150,7 +151,7 @@ def _task(texts: Sequence[str], interview: Interview) -> str:
 
 def _vary_default(_: Interview) -> Defaulted:
     reason = "a comparison costs two trainings per seed; the rank is a common first one"
-    return Default(text="rank=8,32", reason=reason)
+    return Default("rank=8,32", reason)
 
 
 def _vary_choices(_: Interview) -> Sequence[str]:
@@ -165,10 +166,10 @@ def _vary_choices(_: Interview) -> Sequence[str]:
 
 def _executor_default(interview: Interview) -> Defaulted:
     if not interview.has_slurm:
-        return Default(text="local", reason="there is no sbatch on this machine")
+        return Default("local", "there is no sbatch on this machine")
     if not interview.is_slurm_configured:
-        return Default(text="local", reason="your config file has no settings for SLURM")
-    return Default(text="slurm", reason="your config file has settings for SLURM")
+        return Default("local", "your config file has no settings for SLURM")
+    return Default("slurm", "your config file has settings for SLURM")
 
 
 def _trainers(interview: Interview) -> list[str]:
@@ -196,9 +197,9 @@ def _trainer_default(interview: Interview) -> Defaulted:
 
     found = _trainers(interview)
     if not found:
-        return Default(text=DEFAULT_BACKEND, reason="none can train here: touchline backend list says what is missing")
+        return Default(DEFAULT_BACKEND, "none can train here: touchline backend list says what is missing")
     on_cluster = interview.has_cluster and traits_of(found[0]).cluster_rank
-    return Default(text=found[0], reason="installed here, for runs on a cluster" if on_cluster else "can train here")
+    return Default(found[0], "installed here, for runs on a cluster" if on_cluster else "can train here")
 
 
 def _trainer(texts: Sequence[str], _: Interview) -> str:
@@ -215,16 +216,16 @@ def _gpu_default(interview: Interview) -> Defaulted:
     if not _is_on_cluster(interview):
         machine = interview.machine
         memory = "" if isinstance(machine.memory, Missing) else f", {machine.memory.value:.0f} GiB"
-        return Default(text="auto", reason=f"this machine: {machine.name.strip()}{memory}")
+        return Default("auto", f"this machine: {machine.name.strip()}{memory}")
     executor = str(interview.value("executor"))
     if (own := interview.settings.cluster(executor).gpu_type) is not None:
-        return Default(text="auto", reason=f"{executor}.gpu_type of your config file: {own}")
+        return Default("auto", f"{executor}.gpu_type of your config file: {own}")
     offered = interview.offered_gpus
     if isinstance(offered, Missing):
         return Missing(missing=f"the cluster's GPUs are unknown ({offered.missing}): for example A100-80GB, or cpu")
     if not offered:
-        return Default(text="cpu", reason="the cluster lists no known GPUs")
-    return Default(text=offered[0], reason=f"the cluster has {', '.join(offered)}")
+        return Default("cpu", "the cluster lists no known GPUs")
+    return Default(offered[0], f"the cluster has {', '.join(offered)}")
 
 
 def _gpu(texts: Sequence[str], interview: Interview) -> str:
@@ -240,8 +241,8 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
 def _gpus_default(interview: Interview) -> Defaulted:
     machine = interview.machine
     if _is_on_cluster(interview):
-        return Default(text="1", reason="one per run: the jobs of all runs queue side by side")
-    return Default(text="1", reason=f"one per run: {machine.count} here train as many runs at once")
+        return Default("1", "one per run: the jobs of all runs queue side by side")
+    return Default("1", f"one per run: {machine.count} here train as many runs at once")
 
 
 def _uses_gpus(interview: Interview) -> bool:
@@ -255,8 +256,20 @@ def _uses_gpus(interview: Interview) -> bool:
 def _validation_default(interview: Interview) -> Defaulted:
     rows = interview.split_rows("validation")
     if not rows:
-        return Default(text="epoch", reason="the data has no validation rows: no validation loss")
-    return Default(text="epoch", reason=f"{rows:,} validation rows; one pass per epoch costs least")
+        return Default("epoch", "the data has no validation rows: no validation loss")
+    return Default("epoch", f"{rows:,} validation rows; one pass per epoch costs least")
+
+
+def _controls_default(_: Interview) -> Defaulted:
+    return Default("base", "without the base no gain of training can be seen")
+
+
+def _control_choices(_: Interview) -> Sequence[str]:
+    return [*(f"{name}: {shows}" for name, shows in _CONTROLS.items()), NONE]
+
+
+def _epochs_default(_: Interview) -> Defaulted:
+    return Default("1", "more passes are a choice to make")
 
 
 def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
@@ -270,7 +283,7 @@ def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
 def _packing_default(interview: Interview) -> Defaulted:
     shortest, mean, longest = interview.row_tokens
     reason = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average; packs if predicted faster"
-    return Default(text="auto", reason=reason)
+    return Default("auto", reason)
 
 
 def _packing(texts: Sequence[str], _: Interview) -> bool | str:
@@ -282,179 +295,75 @@ def _packing(texts: Sequence[str], _: Interview) -> bool | str:
 
 def _seeds_default(interview: Interview) -> Defaulted:
     rows = interview.split_rows("test")
-    return Default(text="1,2", reason=f"with one seed a difference may be chance; {rows:,} test rows")
+    return Default("1,2", f"with one seed a difference may be chance; {rows:,} test rows")
 
 
 def _seeds(texts: Sequence[str], interview: Interview) -> object:
     return setting_reader("seeds")((f"[{','.join(parts_of(texts))}]",), interview)
 
 
+def _name_default(interview: Interview) -> Defaulted:
+    return Default(interview.folder_name, "the folder's name")
+
+
 def _name(texts: Sequence[str], _: Interview) -> str:
     return tried(STUB, f"name={json.dumps(one_word(texts))}").name
 
 
-def _always(text: str, reason: str) -> Default:
-    return Default(text=text, reason=reason)
+_WORDS = """\
+data|FILE|Which dataset?|JSON, JSONL, CSV or parquet, or create (repeatable).
+input|COLUMN|Which column is shown to the model?|Column of the prompt (default: found; repeatable).
+output|COLUMN|Which column is the answer to learn?|Column of the answer (default: found).
+model|NAME|Which base models?|Base model (default: from models_dir; repeatable).
+task|TASK|What are the models scored on?|Ready-made task, or tasks/mine.py@name.
+vary|KEY=A,B|What do you want to vary?|Setting to compare: rank=8,32, or none (repeatable).
+executor|NAME|Where do the runs train?|local (this machine), or slurm.
+trainer|NAME|Which trainer?|Trainer of the runs (touchline backend list).
+gpu|TYPE|On which type of GPU?|auto, cpu, or a type such as A100-80GB.
+gpus|N|How many GPUs per run?|GPUs per run; several train in data parallel.
+validation|WHEN|When is the validation loss computed?|epoch (at the end of each), or every N steps.
+controls|LIST|Which controls?|Of base, noop, shuffled; or none.
+epochs|N|How many epochs?|Passes over the training rows.
+packing|WORD|Do several examples share a sequence (packing)?|auto, yes or no.
+seeds|LIST|Which seeds?|Seeds; every condition is trained with each.
+name|NAME|What is the experiment's name?|Name of the experiment.
+"""
+"""Name, placeholder of the value, question, and help of the flag."""
+
+
+def _question(name: str, default: Callable[[Interview], Defaulted], parse: Reader, **more: Any) -> Question:
+    """Return a question with its words."""
+    (words,) = (line.split("|") for line in _WORDS.splitlines() if line.startswith(f"{name}|"))
+    _, metavar, text, help_ = words
+    return Question(name=name, metavar=metavar, text=text, help=help_, default=default, parse=parse, **more)
+
+
+def _by_columns(interview: Interview) -> bool:
+    return interview.is_by_columns
 
 
 QUESTIONS: tuple[Question, ...] = (
-    Question(
-        name="data",
-        metavar="FILE",
-        text="Which dataset?",
-        help="JSON, JSONL, CSV or parquet, or create (repeatable).",
-        default=_data_default,
-        parse=_data,
-        choices=_data_choices,
-        is_list=True,
-    ),
-    Question(
-        name="input",
-        metavar="COLUMN",
-        text="Which column is shown to the model?",
-        help="Column of the prompt (default: found; repeatable).",
-        default=_input_default,
-        parse=_input,
-        choices=lambda interview: [shown_names(interview.column_names, 12)],
-        applies=lambda interview: interview.is_by_columns,
-        is_asked=False,
-        is_list=True,
-    ),
-    Question(
-        name="output",
-        metavar="COLUMN",
-        text="Which column is the answer to learn?",
-        help="Column of the answer (default: found).",
-        default=_output_default,
-        parse=_output,
-        applies=lambda interview: interview.is_by_columns,
-        is_asked=False,
-    ),
-    Question(
-        name="model",
-        metavar="NAME",
-        text="Which base models?",
-        help="Base model (default: from models_dir; repeatable).",
-        default=_model_default,
-        parse=_models,
-        choices=_model_choices,
-        is_list=True,
-    ),
-    Question(
-        name="task",
-        metavar="TASK",
-        text="What are the models scored on?",
-        help="Ready-made task, or tasks/mine.py@name.",
-        default=_task_default,
-        parse=_task,
-        is_asked=False,
-    ),
-    Question(
-        name="vary",
-        metavar="KEY=A,B",
-        text="What do you want to vary?",
-        help="Setting to compare: rank=8,32, or none (repeatable).",
-        default=_vary_default,
-        parse=factors,
-        choices=_vary_choices,
-        is_list=True,
-    ),
-    Question(
-        name="executor",
-        metavar="local|slurm",
-        text="Where do the runs train?",
-        help="This machine, or SLURM.",
-        default=_executor_default,
-        parse=setting_reader("compute.executor"),
-        is_asked=False,
-        key="compute.executor",
-    ),
-    Question(
-        name="trainer",
-        metavar="NAME",
-        text="Which trainer?",
-        help="Trainer of the runs (touchline backend list).",
-        default=_trainer_default,
-        parse=_trainer,
-        choices=lambda interview: [", ".join(_trainers(interview))],
-        key="train.backend",
-    ),
-    Question(
-        name="gpu",
-        metavar="TYPE",
-        text="On which type of GPU?",
-        help="auto, cpu, or a type such as A100-80GB.",
-        default=_gpu_default,
-        parse=_gpu,
-        is_asked=False,
-        key="compute.gpu",
-    ),
-    Question(
-        name="gpus",
-        metavar="N",
-        text="How many GPUs per run?",
-        help="GPUs per run; several train in data parallel.",
-        default=_gpus_default,
-        parse=setting_reader("compute.gpus_per_run"),
-        applies=_uses_gpus,
-        key="compute.gpus_per_run",
-    ),
-    Question(
-        name="validation",
-        metavar="epoch|STEPS",
-        text="When is the validation loss computed?",
-        help="At the end of each epoch, or every STEPS steps.",
-        default=_validation_default,
-        parse=setting_reader("train.validate_every_steps", unset="epoch"),
-        choices=lambda _: ("epoch, or a number of steps for a finer curve",),
+    _question("data", _data_default, _data, choices=_data_choices, is_list=True),
+    _question("input", _input_default, _input, applies=_by_columns, is_asked=False, is_list=True),
+    _question("output", _output_default, _output, applies=_by_columns, is_asked=False),
+    _question("model", _model_default, _models, choices=_model_choices, is_list=True),
+    _question("task", _task_default, _task, is_asked=False),
+    _question("vary", _vary_default, factors, choices=_vary_choices, is_list=True),
+    _question("executor", _executor_default, setting_reader("compute.executor"), is_asked=False),
+    _question("trainer", _trainer_default, _trainer, choices=_trainers, key="train.backend"),
+    _question("gpu", _gpu_default, _gpu, is_asked=False, key="compute.gpu"),
+    _question("gpus", _gpus_default, setting_reader("compute.gpus_per_run"), applies=_uses_gpus),
+    _question(
+        "validation",
+        _validation_default,
+        setting_reader("train.validate_every_steps", unset="epoch"),
         key="train.validate_every_steps",
     ),
-    Question(
-        name="controls",
-        metavar="LIST",
-        text="Which controls?",
-        help="Of base, noop, shuffled; or none.",
-        default=lambda _: _always("base", "without the base no gain of training can be seen"),
-        parse=_controls,
-        choices=lambda _: [*(f"{name}: {shows}" for name, shows in _CONTROLS.items()), NONE],
-        is_list=True,
-    ),
-    Question(
-        name="epochs",
-        metavar="N",
-        text="How many epochs?",
-        help="Passes over the training rows.",
-        default=lambda _: _always("1", "more passes are a choice to make"),
-        parse=setting_reader("train.epochs"),
-        key="train.epochs",
-    ),
-    Question(
-        name="packing",
-        metavar="auto|yes|no",
-        text="Do several examples share a sequence (packing)?",
-        help="Packing of several examples into a sequence.",
-        default=_packing_default,
-        parse=_packing,
-        key="train.packed",
-    ),
-    Question(
-        name="seeds",
-        metavar="LIST",
-        text="Which seeds?",
-        help="Seeds; every condition is trained with each.",
-        default=_seeds_default,
-        parse=_seeds,
-        is_asked=False,
-        is_list=True,
-    ),
-    Question(
-        name="name",
-        metavar="NAME",
-        text="What is the experiment's name?",
-        help="Name of the experiment.",
-        default=lambda interview: _always(interview.folder_name, "the folder's name"),
-        parse=_name,
-    ),
+    _question("controls", _controls_default, _controls, choices=_control_choices, is_list=True),
+    _question("epochs", _epochs_default, setting_reader("train.epochs"), key="train.epochs"),
+    _question("packing", _packing_default, _packing, key="train.packed"),
+    _question("seeds", _seeds_default, _seeds, is_asked=False, is_list=True),
+    _question("name", _name_default, _name),
 )
 """Questions in the order of the interview."""
 
