@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from tests.cli.made_live import FakeReader, completed, failed, queued, running, snapshot
 from textual.pilot import Pilot
-from textual.widgets import OptionList, RichLog, Static
+from textual.widgets import OptionList, Static
 
 from touchline.cli import watch_app
-from touchline.cli.watch_app import LogView, Question, WatchApp
+from touchline.cli.watch_app import Question, WatchApp
 from touchline.core.errors import PolicyError
 from touchline.data.user_config import UserConfig
-from touchline.results.following import OutputLine
 
 NOWHERE = Path("/nowhere")
 SETTINGS = UserConfig(models_dir=NOWHERE, cache_dir=NOWHERE, history_dir=NOWHERE)
@@ -245,42 +244,12 @@ def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(mo
 
 
 @pytest.mark.parametrize("key", ["l", "enter"])
-def test_logs_follow_the_run_until_they_are_left(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    more = threading.Event()
-
-    def logs(source: Path, settings: UserConfig, **options: Any) -> Any:
-        asked.append({"source": source, **options})
-        yield OutputLine(file=Path("exp/a/slurm-76.out"))
-        yield OutputLine(line="first \x1b[31mline" + " long" * 30)
-        yield OutputLine(unfinished=" 10%|#")
-        while not options["stop"].wait(0.02):
-            if more.is_set():
-                more.clear()
-                yield OutputLine(line="second line")
-
-    monkeypatch.setattr("touchline.api.logs", logs)
-
-    def text(app: WatchApp) -> str:
-        return "\n".join(strip.text for strip in app.screen.query_one(RichLog).lines)
+def test_logs_are_those_of_the_selected_run(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(WatchApp, "_show_log", lambda self, *words: asked.append(words))
 
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
-        await pilot.press(key)
-        assert isinstance(app.screen, LogView)
-        await until(pilot, lambda: "slurm-76.out" in str(app.screen.query_one("#title", Static).content))
-        await until(pilot, lambda: "first line" in text(app))
-        assert "10%" in str(app.screen.query_one("#unfinished", Static).content)
-        more.set()
-        await until(pilot, lambda: "second line" in text(app))
-        await pilot.resize_terminal(40, 24)
-        await until(pilot, lambda: max(len(line.rstrip()) for line in text(app).splitlines()) <= 40)
-        assert "second line" in text(app)
-        await pilot.press("e")
-        await until(pilot, lambda: len(asked) == 2)
-        assert [each["evaluation"] for each in asked] == [False, True]
-        assert {each["run"] for each in asked} == {"a"}
-        await pilot.press("escape")
-        assert len(app.screen_stack) == 1
-        await until(pilot, lambda: all(each["stop"].is_set() for each in asked))
+        await pilot.press("down", key)
+        assert asked == [("b",)]
 
     drive(sweep(), driver)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,15 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.message import Message
-from textual.screen import ModalScreen, Screen
-from textual.widgets import OptionList, RichLog, Static
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from touchline.cli.watch_text import Line, LossCurves, description, lines
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_append
 from touchline.core.status import RunStatus
-from touchline.core.text import one_line, without_controls
+from touchline.core.text import one_line
 from touchline.results.watching import Snapshot
 
 if TYPE_CHECKING:
@@ -35,16 +35,11 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 5.0
 """Seconds between two reads."""
-TICK_SECONDS = 0.2
-"""Seconds between two looks at what other threads have done."""
-LOG_LINES = 2000
-"""Lines of a log that are kept on the screen."""
-_FIRST_LOG_LINES = 200
+_TOUCHLINE = (sys.executable, "-m", "touchline.cli.main")
 _RESUMING: list[subprocess.Popen[bytes]] = []
 """Commands that were started and outlive the view."""
 _KEYS = "↑↓ select  l logs  c cancel  r resume  q quit"
 _SHORT_KEYS = "l logs c cancel r resume q quit"
-_LOG_KEYS = "↑↓ scroll  End follow  e evaluation  Esc back"
 _DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.CUT})
 
 
@@ -86,114 +81,13 @@ class Question(ModalScreen[bool]):
             self.dismiss(answer)
 
 
-class LogView(Screen[None]):
-    """Newest log of a run, followed until the run ends."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l", "back", "back"),
-        Binding("e", "other", "evaluation"),
-    ]
-
-    def __init__(self, source: Path, settings: UserConfig, run: str, *, evaluation: bool) -> None:
-        self._source, self._settings, self._run, self._evaluation = source, settings, run, evaluation
-        super().__init__()
-        self._lines: deque[str] = deque(maxlen=LOG_LINES)
-        self._title = Static(id="title", markup=False)
-        self._log = RichLog(wrap=True, min_width=1, max_lines=LOG_LINES)
-        self._unfinished = Static(id="unfinished", markup=False)
-        self._follow()
-
-    def compose(self) -> ComposeResult:
-        """Show a title, the lines, a line that is still being written, and the keys."""
-        yield from (self._title, self._log, self._unfinished, Static(_LOG_KEYS, classes="keys", markup=False))
-
-    def on_mount(self) -> None:
-        """Look at intervals at what the thread has read."""
-        self._log.focus()
-        self.set_interval(TICK_SECONDS, self._take)
-
-    def on_resize(self) -> None:
-        """Wrap the lines again."""
-        self._log.clear()
-        for line in self._lines:
-            self._log.write(Text(line), scroll_end=True)
-
-    def on_unmount(self) -> None:
-        """Stop following."""
-        self._stop.set()
-
-    def action_back(self) -> None:
-        """Close; a second key comes too late."""
-        if self.is_current:
-            self.dismiss(None)
-
-    def action_other(self) -> None:
-        """Change between the logs of the training and of the evaluation."""
-        self._stop.set()
-        self._evaluation = not self._evaluation
-        self._lines.clear()
-        self._log.clear()
-        self._follow()
-
-    def _follow(self) -> None:
-        """Start a thread that follows; it ends with the view, whatever it waits for."""
-        self._stop = threading.Event()
-        self._read: deque[tuple[str, str]] = deque()
-        named = (self._source, self._settings, self._run, self._evaluation)
-        threading.Thread(target=_follow_log, args=(*named, self._stop, self._read), daemon=True).start()
-        self._state = "no output yet"
-
-    def _take(self) -> None:
-        while self._read:
-            what, text = self._read.popleft()
-            if what == "line":
-                self._lines.append(text)
-                self._log.write(Text(text))
-                self._unfinished.display = False
-            elif what == "unfinished":
-                self._unfinished.update(one_line(text))
-                self._unfinished.display = True
-            else:
-                self._state = text
-        what = "evaluation log" if self._evaluation else "log"
-        self._title.update(f"{what} of {self._run}: {self._state}")
-
-
-def _follow_log(
-    source: Path,
-    settings: UserConfig,
-    run: str,
-    evaluation: bool,
-    stop: threading.Event,
-    read: deque[tuple[str, str]],
-) -> None:
-    """Append what a log says to `read`, as (kind, text), until the run ends or `stop` is set."""
-    from touchline import api
-
-    state = "no output"
-    try:
-        for said in api.logs(
-            source, settings, run=run, evaluation=evaluation, lines=_FIRST_LOG_LINES, follow=True, stop=stop
-        ):
-            if said.file is not None:
-                state = said.file.name
-                read.append(("state", state))
-            if said.line is not None:
-                read.append(("line", without_controls(said.line)))
-            elif said.unfinished is not None:
-                read.append(("unfinished", without_controls(said.unfinished)))
-        read.append(("state", f"{state} (ended)"))
-    except (TouchlineError, OSError) as error:
-        read.append(("state", f"error: {one_line(str(error))}"))
-
-
 class WatchApp(App[None]):
     """Runs of an experiment, the selected one described below them."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     Screen { background: ansi_default; color: ansi_default; }
-    #columns, #title { height: 1; }
+    #columns { height: 1; }
     OptionList { height: 1fr; border: none; padding: 0; background: ansi_default; scrollbar-size-vertical: 1; }
     OptionList:focus { border: none; background: ansi_default; background-tint: ansi_default 0%; }
     OptionList > .option-list--option { padding: 0; }
@@ -204,8 +98,6 @@ class WatchApp(App[None]):
     #about { height: auto; max-height: 40%; border-top: ascii ansi_default; }
     #said { display: none; height: auto; max-height: 3; text-style: bold; }
     .keys { height: 1; text-style: reverse; }
-    RichLog { height: 1fr; background: ansi_default; scrollbar-size-vertical: 1; }
-    #unfinished { display: none; height: auto; max-height: 2; }
     Question { align: center middle; background: ansi_default; }
     Question > Static {
         width: auto; max-width: 100%; height: auto; max-height: 100%; border: ascii ansi_default; padding: 0 1;
@@ -360,7 +252,21 @@ class WatchApp(App[None]):
         if (run := self._run()) is not None:
             at_evaluation = run.evaluation is not None and run.evaluation.active
             evaluation = at_evaluation and not (run.job is not None and run.job.active)
-            self.push_screen(LogView(self._source, self._settings, run.name, evaluation=evaluation))
+            self._show_log(run.name, *(["--eval"] if evaluation else []))
+
+    def _show_log(self, run: str, *options: str) -> None:
+        """Leave the terminal to `touchline logs -f` until it ends, or until Ctrl-C, which reaches that command too."""
+        words = [*_TOUCHLINE, "logs", str(self._source), "--run", run, "--follow", *options]
+        with self.suspend():
+            kept = signal.signal(signal.SIGINT, lambda *_: None)
+            try:
+                sys.stderr.write(f"log of {run}; Ctrl-C goes back\n")
+                subprocess.run(words, check=False)  # noqa: S603 (our own words)
+                input("Enter goes back ")
+            except EOFError:
+                pass
+            finally:
+                signal.signal(signal.SIGINT, kept)
 
     def action_cancel(self) -> None:
         """Ask, then cancel the selected run."""
@@ -422,7 +328,7 @@ def resume_run(source: Path, settings: UserConfig, run: str) -> str:
     output = folder.internal / f"resume-{run}.log"
     with os.fdopen(open_append(output), "ab") as stream:
         process = subprocess.Popen(  # noqa: S603 (our own words)
-            [sys.executable, "-m", "touchline.cli.main", "resume", str(folder.yaml), "--run", run],
+            [*_TOUCHLINE, "resume", str(folder.yaml), "--run", run],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
