@@ -87,10 +87,10 @@ class Terminal:
         self.seen = ""
 
     def question(self) -> str | None:
-        """Read up to a prompt; give the name of its question, `again` after an error, None for yes or no or the end."""
-        found = self.process.expect([r"> $", r"\[y/N\] $", pexpect.EOF])
+        """Read up to a prompt; give the name of its question, `again` after an error, None at the end."""
+        found = self.process.expect([r"> $", pexpect.EOF])
         text = self.process.before
-        self.seen += text + (self.process.after if found < 2 else "")
+        self.seen += text + ("" if found else self.process.after)
         if found:
             return None
         asked = re.findall(r"^\d+/\d+ .*\((--[a-z-]+)\)\s*$", text, re.MULTILINE)
@@ -145,10 +145,9 @@ def test_answers_by_keyboard_and_by_flags_write_the_same_file(
     asked = terminal.answer(ANSWERS)
     assert asked == [*ANSWERS]
     assert max(int(total) for total in re.findall(r"^\d+/(\d+) ", terminal.seen, re.MULTILINE)) <= MOST_QUESTIONS
-    terminal.process.sendline("")
     assert terminal.end() == 0
     assert max(len(line) for line in re.sub(r"\x1b\[[0-9;]*m", "", terminal.seen).splitlines()) <= 80
-    assert "Nothing has been started. Start it now with touchline run? [y/N]" in terminal.seen
+    assert "next: touchline run exp" in terminal.seen
     text = (tmp_path / "exp" / "experiment.yaml").read_text()
     assert [path.name for path in (tmp_path / "exp").iterdir()] == ["experiment.yaml"]
     (tmp_path / "exp" / "experiment.yaml").unlink()
@@ -169,7 +168,6 @@ def test_enter_alone_and_yes_write_the_same_file_which_passes_check(
     """From an own CSV to a reviewed plan with one command; every default has a reason in the file or the document."""
     terminal = Terminal()
     terminal.answer({})
-    terminal.process.sendline("n")
     assert terminal.end() == 0
     file = tmp_path / "reviews" / "experiment.yaml"
     text = file.read_text()
@@ -211,24 +209,19 @@ def test_a_wrong_answer_is_asked_again_and_ctrl_c_leaves_nothing(settings: UserC
     line = re.sub(r"\r\n", "\n", terminal.seen).partition("with these answers: ")[2].strip()
     words = shlex.split(line)
     assert words == [*("touchline", "init", "exp", "--data", "reviews.csv", "--vary", "rank=8,16")]
-    resumed = Terminal(*words[2:], "--no-start")
+    resumed = Terminal(*words[2:])
     assert resumed.answer({})[0] == "model"
     assert resumed.end() == 0
     assert (tmp_path / "exp" / "experiment.yaml").exists()
 
 
 def test_an_experiment_is_replaced_only_when_that_is_allowed(settings: UserConfig, tmp_path: Path) -> None:
-    """Asked on a terminal before the other questions, refused elsewhere, and allowed by a flag."""
+    """Refused before the first question, and allowed by a flag."""
     file = tmp_path / "exp" / "experiment.yaml"
     file.parent.mkdir()
     file.write_text("name: mine\n")
-    terminal = Terminal("exp")
-    assert terminal.question() is None
-    terminal.process.sendline("")
-    assert terminal.end() == 3
-    assert file.read_text() == "name: mine\n"
     with pytest.raises(PolicyError):
-        api.init(file.parent, settings, defaults=True)
+        api.init(file.parent, settings, ask=lambda *_: pytest.fail("asked"))
     assert file.read_text() == "name: mine\n"
     api.init(file.parent, settings, defaults=True, replace_existing=True)
     assert "factors:" in file.read_text()
@@ -305,19 +298,6 @@ def test_the_folder_has_the_experiments_name_and_the_tree_the_folders(
     assert "lr2/\n" not in (tmp_path / "moved" / "runs_plan.md").read_text()
 
 
-def test_starting_needs_a_flag_or_a_yes(
-    settings: UserConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    started: list[Path] = []
-    monkeypatch.setattr("touchline.cli.main.run", started.append)
-    assert _run(monkeypatch, "init", "--yes") == 0
-    assert started == []
-    assert _run(monkeypatch, "init", "again", "--yes", "--start") == 0
-    assert started == [Path("again")]
-    assert _run(monkeypatch, "init", "more", "--yes", "--start", "--json") == 2
-    capfd.readouterr()
-
-
 def test_data_without_rows_to_train_on_is_an_error(settings: UserConfig, tmp_path: Path) -> None:
     """One row, no training split, a folder, another model: refused, or written and planned, never a traceback."""
     (tmp_path / "folder.csv").mkdir()
@@ -371,21 +351,12 @@ def test_on_a_cluster_the_type_of_gpu_comes_from_the_config_or_is_named(
 
 
 def test_a_name_typed_at_the_end_never_replaces_another_folder(settings: UserConfig, tmp_path: Path) -> None:
-    """The user agreed to replace the folder named after the data, and then named another one that exists."""
-    for name in ("reviews", "lr2"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "experiment.yaml").write_text("name: mine\n")
-    asked: list[Path] = []
+    (tmp_path / "lr2").mkdir()
+    (tmp_path / "lr2" / "experiment.yaml").write_text("name: mine\n")
 
-    class User:
-        def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
-            return "lr2" if question.name == "name" else ""
-
-        def may_replace(self, path: Path) -> bool:
-            asked.append(path)
-            return path.parent.name == "reviews"
+    def ask(interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
+        return "lr2" if question.name == "name" else ""
 
     with pytest.raises(PolicyError):
-        api.init(None, settings, data=Path("reviews.csv"), ask=User())
-    assert asked == [Path("reviews/experiment.yaml"), Path("lr2/experiment.yaml")]
+        api.init(None, settings, data=Path("reviews.csv"), ask=ask)
     assert (tmp_path / "lr2" / "experiment.yaml").read_text() == "name: mine\n"

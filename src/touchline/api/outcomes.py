@@ -19,8 +19,6 @@ from touchline.run.folders import is_experiment
 from touchline.run.planning import read_started
 
 if TYPE_CHECKING:
-    import threading
-
     import altair
 
     from touchline.core.table import Section
@@ -190,7 +188,6 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
-    stop: threading.Event | None = None,
 ) -> Iterator[OutputLine]:
     """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
@@ -201,7 +198,6 @@ def logs(
         evaluation: the evaluation's output instead of the training's.
         lines: number of lines to start with.
         follow: continue until the run ends.
-        stop: ends the following when set.
 
     Raises:
         InputError: there is no plan, no such run, or no output to wait for.
@@ -209,10 +205,10 @@ def logs(
     if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
         from touchline.results.following import logs as own_logs
 
-        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow, stop=stop)
+        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
     from touchline.report.local.foreign import logs as foreign_logs
 
-    return foreign_logs(source, run=run, lines=lines, follow=follow, stop=stop)
+    return foreign_logs(source, run=run, lines=lines, follow=follow)
 
 
 def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]:

@@ -6,10 +6,9 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError, PolicyError
@@ -34,21 +33,8 @@ _ANSWER_STEP = 16
 """evaluate.max_new_tokens is rounded up to a multiple of this."""
 
 
-class Ask(Protocol):
-    """User who answers the questions of the interview."""
-
-    def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
-        """Return the typed answer; empty for the default.
-
-        Args:
-            interview: the answers so far.
-            question: the question.
-            default: its default.
-            problem: error of the answer before this one.
-        """
-
-    def may_replace(self, path: Path) -> bool:
-        """Return whether an experiment.yaml may be replaced."""
+Ask = Callable[[Interview, Question, Defaulted, InputError | None], str]
+"""Returns the typed answer to a question with its default, empty for the default; after an error, with that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,12 +75,10 @@ def start(
     interview = Interview(target, settings)
     try:
         _take(interview, given)
-        may_replace = replace_existing
         if interview.is_folder_known:
-            may_replace = _replaces(interview, ask, may_replace)
-        agreed = interview.folder
+            _refuse_existing(interview.folder, replace_existing)
         _ask_open_questions(interview, ask)
-        _replaces(interview, ask, may_replace if interview.folder == agreed else replace_existing)
+        _refuse_existing(interview.folder, replace_existing)
         return _write(interview)
     finally:
         interview.close()
@@ -115,53 +99,33 @@ def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
         raise InputError(f"{plural(len(findings), 'answer')} cannot be used", findings=findings)
 
 
-def _replaces(interview: Interview, ask: Ask | None, may_replace: bool) -> bool:
-    """Return whether the experiment.yaml that is there may be replaced. False if there is none.
+def _refuse_existing(folder: Path, replace_existing: bool) -> None:
+    """Refuse a folder with an experiment.yaml that may not be replaced.
 
     Raises:
-        PolicyError: it may not.
+        PolicyError: it is there.
     """
-    folder = interview.folder
     path = folder / "experiment.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise PolicyError(f"{str(folder)!r} exists", expected="a new folder, or one without experiment.yaml")
-    if not path.exists() or may_replace:
-        return may_replace
-    if ask is not None and ask.may_replace(path):
-        return True
-    raise PolicyError(
-        f"{str(path)!r} exists",
-        expected="a new folder, or one without experiment.yaml",
-        hint=f"touchline init {shlex.quote(str(folder) + '-2')}, or --replace",
-    )
+    is_other = folder.exists() and not folder.is_dir()
+    if is_other or (path.exists() and not replace_existing):
+        raise PolicyError(
+            f"{str(folder if is_other else path)!r} exists",
+            expected="a new folder, or one without experiment.yaml",
+            hint=f"touchline init {shlex.quote(str(folder) + '-2')}, or --replace",
+        )
 
 
 def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
     """Ask the open questions in order, or take their defaults."""
-    missing: list[tuple[Question, Missing]] = []
-    passed: set[str] = set()
-    while open_questions := [each for each in interview.open_questions() if each.name not in passed]:
+    while open_questions := interview.open_questions():
         question = open_questions[0]
-        try:
-            default = question.default(interview)
-        except InputError:
-            if missing:
-                break  # it depends on an answer that is missing
-            raise
+        default = question.default(interview)
         if isinstance(default, Missing) and ask is None:
-            missing.append((question, default))
-            passed.add(question.name)
-            continue
-        if missing:
-            break
+            message = f"{question.flag}: {default.missing}"
+            finding = Finding(code="EX004", severity=Severity.ERROR, subject=question.flag, message=message)
+            hint = f"name the answer: {question.flag} {question.metavar}"
+            raise InputError("a question without a default", findings=[finding], hint=hint)
         _ask_one(interview, question, default, ask)
-    if missing:
-        findings = [
-            Finding(code="EX004", severity=Severity.ERROR, subject=each.flag, message=f"{each.flag}: {why.missing}")
-            for each, why in missing
-        ]
-        hint = "name the answer: " + " ".join(f"{each.flag} {each.metavar}" for each, _ in missing)
-        raise InputError(f"{plural(len(missing), 'question')} without a default", findings=findings, hint=hint)
 
 
 def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: Ask | None) -> None:
@@ -169,7 +133,7 @@ def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: 
     problem: InputError | None = None
     while True:
         is_asked = question.is_asked or problem is not None or isinstance(default, Missing)
-        text = "" if ask is None or not is_asked else ask.ask(interview, question, default, problem)
+        text = "" if ask is None or not is_asked else ask(interview, question, default, problem)
         try:
             if text:
                 interview.answer(question, (text,), AnswerSource.KEYBOARD)
