@@ -7,8 +7,8 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from touchline.core.files import disk_errors, read_bytes, try_lock, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.removed import RemovedKind, refuse_removed
 from touchline.data.metrics_file import read_metrics
-from touchline.report.trackers.series import Point, RunSeries, run_series
+from touchline.report.trackers.series import RunSeries, run_series
 from touchline.results.collect import collect_results
 from touchline.run.planning import LoadedPlan
 from touchline.run.selection import selected
@@ -63,20 +63,6 @@ class Export:
     """Results by run, in the plan's order."""
     skipped: tuple[str, ...]
     """Runs without any data yet, each with the reason."""
-
-
-@dataclass(kw_only=True, slots=True)
-class _Held:
-    """Points of a run that earlier exports wrote; the file of it is written last."""
-
-    points: int = 0
-    """Number of points."""
-    training: int = -1
-    """Last step of the training; negative without any."""
-    scores: list[str] = field(default_factory=list)
-    """Exported scores, each as text."""
-    ended: str = ""
-    """Status and results of the run."""
 
 
 def open_tracker(name: str) -> Any:
@@ -154,32 +140,18 @@ def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
 
 
 def _exported(module: Any, place: Path, run: RunSeries) -> Exported:
-    """Write the points of a run that earlier exports have not written."""
+    """Write the points of a run that no earlier export has written; the note about them is written last."""
     note = place / f"{run.id}.touchline.json"
-    held = _read(note)
-    training = [point for point in run.training if point.step > held.training]
-    scores = [point for point in run.evaluations if _text(point) not in held.scores]
-    ended = json.dumps([run.failed, sorted(run.summary.items())])
-    new = (*training, *scores)
-    if new or ended != held.ended:
-        module.write(place, run, new, held.points)
-        held.points += len(new)
-        held.training = max([held.training, *(point.step for point in training)])
-        held.scores += [_text(point) for point in scores]
-        held.ended = ended
-        data = {"points": held.points, "training": held.training, "scores": held.scores, "ended": held.ended}
-        write_atomic(note, json.dumps(data, indent=1) + "\n")
+    held: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):
+        held = dict(parse_json(read_bytes(note)))
+    points = {f"{point.step}": point for point in run.training}
+    points |= {f"{point.step}: {sorted(point.values.items())}": point for point in run.evaluations}
+    new = {key: point for key, point in points.items() if key not in held}
+    if new or run.status != held.get("status"):
+        first = len(held) - ("status" in held)
+        module.write(place, run, tuple(new.values()), first)
+        held |= dict.fromkeys(new, "") | {"status": run.status}
+        write_atomic(note, json.dumps(held) + "\n")
     command = module.command(place, run)
-    return Exported(run=run.run, id=run.id, added=len(new), total=held.points, command=command)
-
-
-def _read(path: Path) -> _Held:
-    try:
-        return _Held(**parse_json(read_bytes(path)))
-    except (OSError, ValueError, TypeError):
-        return _Held()
-
-
-def _text(point: Point) -> str:
-    """Return the scores at a step as text, so that equal scores give equal text."""
-    return f"{point.step}: {sorted(point.values.items())}"
+    return Exported(run=run.run, id=run.id, added=len(new), total=len(held) - 1, command=command)

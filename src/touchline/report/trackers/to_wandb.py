@@ -74,7 +74,7 @@ def write(directory: Path, run: RunSeries, new: tuple[Point, ...], first: int) -
     handle.define_metric("*", step_metric=STEP)
     for number, point in enumerate(new, first):
         handle.log({**point.values, STEP: point.step, "_timestamp": point.time_unix}, step=number)
-    handle.summary.update(run.summary)
+    handle.summary.update({"status": run.status})
     handle.finish(exit_code=1 if run.failed else 0)
 
 
