@@ -4,7 +4,6 @@
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
-TRACK  := .venv-trackers
 TUNE   := .venv-torchtune
 FACT   := .venv-llamafactory
 AXO    := .venv-axolotl
@@ -23,7 +22,7 @@ PYTEST_BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env trackers-env torchtune-env llamafactory-env axolotl-env demo check quick test test-main test-core test-trackers test-axolotl test-lowest docs site pictures budgets bench clean-env
+.PHONY: help env core-env torchtune-env llamafactory-env axolotl-env demo check quick test test-main test-core test-axolotl test-lowest docs site pictures budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,14 +53,6 @@ $(LOW)/.complete: pyproject.toml tools/lowest.py
 	test -x $(LOW)/bin/python || $(PYTHON) -m venv $(LOW)
 	$(LOW)/bin/python tools/lowest.py > $(LOW)/lowest.txt
 	$(LOW)/bin/python -m pip install --quiet -c $(LOW)/lowest.txt -e . $(FOR_TESTS)
-	touch $@
-
-trackers-env: $(TRACK)/.complete ## Make .venv-trackers: core dependencies and every tracker that `export` writes
-
-# Nobody who trains or evaluates needs four trackers, so they live apart: a login node, with what an export takes.
-$(TRACK)/.complete: pyproject.toml constraints.txt
-	test -x $(TRACK)/bin/python || $(PYTHON) -m venv $(TRACK)
-	$(TRACK)/bin/python -m pip install --quiet -c constraints.txt -e '.[trackers]' $(FOR_TESTS)
 	touch $@
 
 torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: torchtune, which trains in an environment of its own
@@ -98,7 +89,7 @@ $(AXO)/.complete: benchmarks/peers-axolotl.txt
 	touch $@
 
 clean-env: ## Remove all environments
-	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT) $(AXO) $(LOW)
+	rm -rf $(VENV) $(CORE) $(TUNE) $(FACT) $(AXO) $(LOW)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -124,9 +115,8 @@ quick: $(CORE)/.complete ## The quick tests: no torch, no SLURM, under two minut
 	timeout --foreground $(QUICK_LIMIT) $(CORE)/bin/pytest -q -m 'planning and not slow' $(PYTEST_BESIDE) $(PYTEST_ARGS); \
 	code=$$?; echo "make quick: $$(($$(date +%s) - begun)) s; the limit is $(QUICK_LIMIT) s"; exit $$code
 
-# All tests in .venv; a few more where torch is not installed; those that read trackers back, where they are.
-test: test-main ## All tests
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-core test-trackers
+# All tests in .venv; a few more where torch is not installed.
+test: test-main test-core ## All tests
 
 # One thread for each process: the tests start several at once, and threads that fight for two cores only slow them.
 # The tests on a real SLURM mostly wait for it, so they run beside the others, and what they say is shown last. pytest
@@ -148,10 +138,6 @@ test-main: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete
 test-core: $(CORE)/.complete
 	OMP_NUM_THREADS=1 TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest $(PYTEST_ARGS) $(CORE_TESTS)
 CORE_TESTS := tests/house/test_core_planning.py tests/house/test_imports.py tests/house/test_wheel.py
-
-# TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
-test-trackers: $(TRACK)/.complete
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/report
 
 # Not a part of `make test`: the environment is large.
 test-axolotl: $(VENV)/.complete $(AXO)/.complete ## Train with axolotl for real (makes .venv-axolotl)

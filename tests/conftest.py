@@ -23,8 +23,6 @@ settings.load_profile("touchline")
 
 CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
 """Set by `make quick` and `make test-core`, which run where only the core dependencies are installed."""
-TRACKERS = os.environ.get("TOUCHLINE_TRACKERS") == "1"
-"""Set by `make test-trackers`, which runs the tests that read exports back where every tracker is installed."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,15 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave files unopened that may import what is not installed: in a core-only run those that hold no planning test,
-    and everywhere but among the trackers those that need them."""
-    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+    """Leave files unopened in a core-only run that hold no planning test: they may import what is not installed."""
+    if not CORE_ONLY or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    text = collection_path.read_text(encoding="utf-8")
-    wanted = "mark.trackers" in text if TRACKERS else "mark.trackers" not in text
-    if CORE_ONLY:
-        wanted = wanted and "mark.planning" in text
-    return None if wanted else True
+    return None if "mark.planning" in collection_path.read_text(encoding="utf-8") else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -126,17 +126,12 @@ FORMATS = (
     ),
     Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
     Format(schema="compare", type="report.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
-    Format(schema="export", type="report.trackers.protocol:Export", what="what `touchline export --json` prints"),
+    Format(schema="export", type="report.trackers.exporting:Export", what="what `touchline export --json` prints"),
     Format(schema="publish", type="report.local.publishing:Published", what="what `touchline publish --json` prints"),
     Format(
         schema="reproduce",
         type="results.reproduction:Reproduction",
         what="what `touchline reproduce --json` prints",
-    ),
-    Format(
-        schema="general",
-        type="data.benchmarks:GeneralMarker",
-        what="general/*.touchline.json, whose scores a results file of lm-evaluation-harness holds",
     ),
     Format(
         schema="answer-status",

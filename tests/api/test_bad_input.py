@@ -215,7 +215,7 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     assert wrong.returncode == 2
     assert "setup_finetune.yaml" in wrong.stderr
     text = setup.read_text().replace("epochs: 0", "epochs: 3")
-    setup.write_text(text.replace('quantization: "none"\n  general', 'quantization: "int8"\n  general'))
+    setup.write_text(text.replace('quantization: "none"', 'quantization: "int8"'))
     wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
     assert wrong.returncode == 2
     assert "evaluate.quantization is one value for all runs" in wrong.stderr

@@ -1,4 +1,4 @@
-"""`touchline check` as people type it: exit codes, JSON, SARIF, fixes, and input that is no input."""
+"""`touchline check` as people type it: exit codes, JSON, fixes, and input that is no input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
-from tests.cases import some
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
@@ -79,22 +78,6 @@ def test_codes_are_selected_ignored_and_allowed(call: Call, tmp_path: Path) -> N
     wrong = call("check", "stage.yaml", "--allow", "BK999")
     assert wrong.returncode == 2
     assert "unknown code 'BK999'" in wrong.stderr
-
-
-def test_sarif_names_every_rule_that_its_results_are_of(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "stage 1.yaml").write_text(WRONG, encoding="utf-8")
-    done = call("check", "stage 1.yaml", "--sarif")
-    log = json.loads(done.stdout)
-    (run,) = log["runs"]
-    rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
-    assert log["version"] == "2.1.0"
-    assert done.returncode == 1
-    assert run["results"]
-    for result in some(run["results"]):
-        assert rules[result["ruleIndex"]] == result["ruleId"]
-        assert result["level"] in {"error", "warning", "note"}
-        (place,) = result["locations"]
-        assert place["physicalLocation"]["artifactLocation"]["uri"] == "stage%201.yaml"
 
 
 def test_what_has_one_safe_answer_is_fixed_and_shown(call: Call, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
-from touchline.experiment.experiment import GeneralConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.lint.local.inputs import errors_of
@@ -163,29 +162,6 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     (finding,) = errors_of(caught.value.findings)
     assert (finding.code, finding.subject, finding.runs) == ("DA201", "train.max_seq_len", ("1M_shuffled",))
     assert "with shuffled answers" in finding.message
-
-
-@pytest.mark.planning
-def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, settings: UserConfig) -> None:
-    """The folder of task files must be there; the plan says what will be asked, and no digest changes."""
-    text = PLAIN.replace(
-        "max_new_tokens: 12}", "max_new_tokens: 12, general: {tasks: [sums, hellaswag], include_path: tasks, limit: 9}}"
-    )
-    plain = planned(tmp_path / "plain", settings, PLAIN)
-    make(tmp_path / "with", text)
-    with pytest.raises(InputError, match="1 error") as caught:
-        api.plan(tmp_path / "with", settings)
-    assert [finding.subject for finding in caught.value.findings if finding.severity.value == "error"] == [
-        "evaluate.general.include_path"
-    ]
-    (tmp_path / "with" / "tasks").mkdir()
-    plan = api.plan(tmp_path / "with", settings).plan
-    assert run_of(plan, "1M_base").evaluate.general == GeneralConfig(
-        tasks=("sums", "hellaswag"), include_path="tasks", limit=9
-    )
-    assert {run.name: run.digest for run in plan.runs} == {run.name: run.digest for run in plain.runs}
-    words = (tmp_path / "with" / "runs_plan.md").read_text()
-    assert "on sums, hellaswag, some from tasks, which may contain your own code, the first 9 items" in words
 
 
 def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: UserConfig) -> None:

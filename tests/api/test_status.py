@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -337,34 +335,6 @@ def test_nothing_at_work_ends_a_watch_at_once(folder: Path) -> None:
     shown = call("status", str(folder), "--watch")
     assert shown.exit_code == 0
     assert shown.stdout.splitlines()[-1] == "3 runs: 2 prepared · 1 completed"
-
-
-def test_a_terminal_gets_a_live_view_with_bars(
-    folder: Path, settings: UserConfig, job: subprocess.Popen[bytes]
-) -> None:
-    controller, terminal = pty.openpty()
-    env = environment(settings.models_dir, settings.cache_dir) | {"TERM": "xterm-256color", "LINES": "40"}
-    watch = subprocess.Popen(
-        [sys.executable, "-c", STATUS, str(folder), "--watch"],
-        env=env, stdout=terminal, stderr=terminal, stdin=terminal, start_new_session=True,
-    )  # fmt: skip
-    os.close(terminal)
-    seen = b""
-    try:
-        while b"Ctrl-C stops watching" not in seen:
-            assert select.select([controller], [], [], 60)[0]
-            seen += os.read(controller, 65536)
-        watch.send_signal(signal.SIGINT)
-        watch.wait(timeout=60)
-    finally:
-        watch.kill()
-        watch.wait()
-        os.close(controller)
-    shown = seen.decode(errors="replace")
-    assert "1M_rank2" in shown
-    assert "20/40" in shown
-    assert "━" in shown
-    assert job.poll() is None
 
 
 # ---- logs -----------------------------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ class Laptop:
         for file in (home / "interrupted" / INTERRUPTED / "status").iterdir():
             file.write_text(file.read_text().replace('"laptop"', json.dumps(platform.node())))
 
-    def touchline(self, *arguments: str, expect: int = 0) -> str:
-        """Run a command to its end and give what it printed."""
-        done = subprocess.run(
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
             [sys.executable, "-m", "touchline.cli.main", *arguments],
             cwd=self.home,
             env=os.environ
@@ -58,6 +58,10 @@ class Laptop:
             text=True,
             check=False,
         )
+
+    def touchline(self, *arguments: str, expect: int = 0) -> str:
+        """Run a command to its end and give what it printed."""
+        done = self.run(*arguments)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout
 
@@ -166,3 +170,23 @@ def test_resume_ends_the_interrupted_training(tmp_path: Path) -> None:
     assert run["attempts"] == 2
     steps = [point["step"] for point in run["train_losses"]]
     assert steps == list(range(1, 81))
+
+
+@pytest.mark.planning
+@pytest.mark.slow
+def test_an_experiment_with_a_removed_key_is_read_and_a_line_says_what_is_not_shown(tmp_path: Path) -> None:
+    """Only a new plan is refused."""
+    laptop = Laptop(tmp_path)
+    for name in ("experiment.yaml", "plan.json", "1M_rank1/eval.yaml"):
+        path = laptop.home / "finished" / name
+        key = '"general": {"tasks": ["arc_easy"], "limit": 9}'
+        text = path.read_text().replace("max_new_tokens: 4, batch", f"max_new_tokens: 4, {key}, batch")
+        path.write_text(text.replace('"general": null', key).replace("  general: null", f"  {key}"))
+        assert "arc_easy" in path.read_text()
+    line = "`evaluate.general` was removed after 0.1.0; use an Inspect task under evaluate.tasks"
+    for words in (("status",), ("results",), ("report",)):
+        done = laptop.run(*words, "finished")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count(line) == 1
+    assert "was removed after 0.1.0" in (laptop.home / "finished" / "RESULTS.md").read_text()
+    assert line in laptop.run("plan", "finished").stderr

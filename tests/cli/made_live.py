@@ -1,11 +1,10 @@
-"""States of runs, and a reader that gives them, for the views of many experiments."""
+"""States of runs, and a reader that returns them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tests.api.made_runs import STEP
 
@@ -73,15 +72,16 @@ def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: Strategy
 
 
 class FakeReader:
-    """Reader that gives what a test puts into `found`, and waits while `gate` is closed."""
+    """Reader that returns what a test puts into `found`, and waits while `gate` is closed."""
 
-    def __init__(self, **found: Snapshot | str) -> None:
-        self.sources = tuple(Path(name) for name in found)
+    def __init__(self, found: Snapshot | Exception) -> None:
         self.found = found
         self.gate = threading.Event()
         self.gate.set()
 
-    def read(self, source: Path) -> Snapshot | str:
-        """Give the state of an experiment."""
+    def __call__(self) -> Snapshot:
+        """Return the state of the experiment."""
         self.gate.wait(60)
-        return self.found[source.name]
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found

@@ -1,23 +1,23 @@
-"""`touchline watch` without its screen: lines that fit, curves of losses, one frame, and what it refuses."""
+"""`touchline status --watch` without its screen: lines that fit, curves of losses, and what it says without textual."""
 
 from __future__ import annotations
 
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.made_live import completed, failed, queued, rows, running, snapshot
 
-from touchline.cli import watch as command
 from touchline.cli.main import main
-from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, cells, curve, description, lines
+from touchline.cli.watch_text import LOSSES, LossCurves, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
 from touchline.experiment.strategy import Phase
 from touchline.plan.strategy.text import StrategyStatus, status_line
+from touchline.results import watching
+from touchline.results.watching import Snapshot
 from touchline.statistics.conclusions import Verdict
 
 pytestmark = pytest.mark.planning
@@ -25,15 +25,10 @@ pytestmark = pytest.mark.planning
 FINITE = st.floats(-1e6, 1e6)
 
 
-def watched(*snapshots: object) -> list[Watched]:
-    found = [Watched(source=Path(f"exp{place}")) for place in range(len(snapshots))]
-    for each, state in zip(found, snapshots, strict=True):
-        each.take(state)  # type: ignore[arg-type]
-    return found
-
-
-def texts(found: list[Watched], width: int, selected: tuple[int, str] | None = None) -> list[str]:
-    head, below = lines(found, width, selected)
+def texts(found: Snapshot, width: int, selected: str | None = None, error: str = "") -> list[str]:
+    curves = LossCurves()
+    curves.add(found.steps)
+    head, below = lines(found, error, curves, width, selected)
     return [line.text for line in (head, *below)]
 
 
@@ -49,43 +44,38 @@ def texts(found: list[Watched], width: int, selected: tuple[int, str] | None = N
 )
 def test_lines_of_runs_fit_the_terminal(width: int, names: list[str], kind: object, steps: int, status: object) -> None:
     made = [replace(kind(name), steps_planned=steps, steps_done=steps, status=status) for name in names]  # type: ignore[operator]
-    head, below = lines(watched(snapshot("sweep", *made)), width)
+    head, below = lines(snapshot("sweep", *made), "", LossCurves(), width)
     shown = [line for line in below if line.run is not None]
-    assert [line.run for line in shown] == [(0, name) for name in names]
+    assert [line.run for line in shown] == names
     assert max(len(line.text) for line in (head, *shown)) <= width
     for line in shown:
         assert f"{steps}/{steps}" in line.text
 
 
 def test_at_80_columns_a_run_shows_everything_and_a_waiting_one_its_reason() -> None:
-    shown = texts(watched(snapshot("sweep", running("8B_rank4"), queued("8B_rank8"))), 80)
+    shown = texts(snapshot("sweep", running("8B_rank4"), queued("8B_rank8")), 80)
     assert "running" in shown[2]
     assert all(each in shown[2] for each in ("500/1000", "0.51", "██▅▅▁▁", " 50:00 to 1:10:00 ", "12.5 GiB"))
     assert "waits: Priority" in shown[3]
 
 
 def test_at_40_columns_runs_keep_name_status_and_steps() -> None:
-    shown = texts(watched(snapshot("sweep", running("70B_rank64_lr1e-3_seed2"), failed("70B_rank4"))), 40)
+    shown = texts(snapshot("sweep", running("70B_rank64_lr1e-3_seed2"), failed("70B_rank4")), 40)
     assert shown[2].split()[-2:] == ["running", "500/1000"]
     assert shown[3].split()[-2:] == ["failed", "500/1000"]
 
 
 def test_the_selected_run_and_one_with_an_error_are_marked_by_signs() -> None:
-    shown = texts(watched(snapshot("sweep", running("a"), failed("b"))), 80, (0, "b"))
+    shown = texts(snapshot("sweep", running("a"), failed("b")), 80, "b")
     assert shown[2].startswith("  a ")
     assert shown[3].startswith(">!b ")
 
 
 def test_an_experiment_that_cannot_be_read_keeps_its_last_state_and_says_why() -> None:
-    found = watched(snapshot("one", running("a")), "no plan.json")
-    found[0].take("it vanished")
-    shown = texts(found, 80)
+    shown = texts(snapshot("one", running("a"), note="no queue"), 80, error="it vanished")
     assert shown[1].startswith("one  1 run: 1 running")
-    assert shown[2].split("error: ")[1] == "it vanished"
-    assert shown[3].startswith("  a ")
-    assert shown[4:] == ["exp1", "  error: no plan.json"]
-    found[0].take(snapshot("one", running("a")))
-    assert not any("vanished" in line for line in texts(found, 80))
+    assert shown[2:4] == ["  error: it vanished", "  no queue"]
+    assert shown[4].startswith("  a ")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -101,19 +91,17 @@ def test_the_state_of_a_strategy_stands_below_its_experiment_and_is_never_cut(wi
         budget_device_hours=None,
         decisions=(),
     )
-    shown = texts(watched(snapshot("one", running("a"), strategy=strategy), snapshot("two", running("b"))), width)
-    start, run = next(n for n, line in enumerate(shown) if "strategy:" in line), shown.index(shown[-3])
+    shown = texts(snapshot("one", running("a"), strategy=strategy), width)
+    start, run = next(n for n, line in enumerate(shown) if "strategy:" in line), len(shown) - 1
     assert start == 2, "the columns, the heading, the strategy"
     assert " ".join(line.strip() for line in shown[start:run]) == status_line(strategy)
     assert all(len(line) <= width for line in shown)
-    assert sum("strategy:" in line for line in shown) == 1, "the other experiment has none"
 
 
 def test_foreign_words_cannot_draw_on_the_terminal() -> None:
     bad = "\x1b[2Jx\ny"
     evil = replace(queued("a"), queue_reason=bad)
-    found = watched(snapshot(bad, evil, note=bad), bad)
-    shown = [*texts(found, 200), *description(evil, bad)]
+    shown = [*texts(snapshot(bad, evil, note=bad), 200, error=bad), *description(evil, bad)]
     assert not any(sign in line for line in shown for sign in "\x1b\n")
 
 
@@ -180,56 +168,34 @@ def test_a_training_that_goes_back_to_a_saved_state_draws_its_new_losses() -> No
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
-    monkeypatch.setattr("sys.argv", ["touchline", "watch", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
-def test_experiments_are_found_in_a_folder_of_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("b", "a"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "experiment.yaml").write_text("name: x\n")
-    (tmp_path / "other").mkdir()
-    assert command.find_experiments([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
-    assert command.find_experiments([tmp_path / "a", tmp_path]) == [tmp_path / "a", tmp_path / "b"]
-    assert command.find_experiments([tmp_path / "other"]) == [tmp_path / "other"]
-    monkeypatch.chdir(tmp_path)
-    assert command.find_experiments([Path()]) == [Path("a"), Path("b")]
-
-
-def test_one_frame_shows_what_can_be_read_and_why_the_rest_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_textual_a_line_says_what_the_screen_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "experiment.yaml").write_text("name: x\n")
-    monkeypatch.setitem(sys.modules, "textual", None)
-    assert call(monkeypatch, str(tmp_path), "--once") == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [line for line in shown if "error" in line] == [
-        f"  error: '{tmp_path / name}' has no plan.json" for name in ("a", "b")
-    ]
-
-
-@pytest.mark.parametrize(("words", "code", "said"), [((".",), 2, "needs a terminal"), (("gone",), 2, "does not exist")])
-def test_what_cannot_be_watched_is_refused(
-    words: tuple[str, ...], code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *words) == code
-    assert said in capsys.readouterr().err
-
-
-def test_without_textual_the_command_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    """And lines follow, as in a pipe."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     monkeypatch.setitem(sys.modules, "textual", None)
     for name in [name for name in sys.modules if name.startswith("textual.") or name == "touchline.cli.watch_app"]:
         monkeypatch.delitem(sys.modules, name)
-    assert call(monkeypatch, str(tmp_path)) == 4
-    told = capsys.readouterr().err
-    assert "textual" in told
-    assert ".[watch]" in told
+    shown = [snapshot("one", running("a")), replace(snapshot("one", completed("a")), active=False)]
+
+    class Seen:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def now(self) -> Snapshot:
+            return shown.pop(0) if len(shown) > 1 else shown[0]
+
+        def is_anything_left(self, found: Snapshot) -> bool:
+            return found.active
+
+    monkeypatch.setattr(watching, "Watcher", Seen)
+    monkeypatch.setattr(watching, "FILES_SECONDS", 0.01)
+    monkeypatch.setattr("touchline.run.folders.is_experiment", lambda source: True)
+    monkeypatch.setattr("sys.argv", ["touchline", "status", "one", "--watch"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    assert "lines only" in printed.err
+    assert ".[watch]" in printed.err
+    assert "1 run: 1 completed" in printed.out

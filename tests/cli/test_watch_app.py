@@ -1,4 +1,4 @@
-"""The screen of `touchline watch`, driven by its keys: what it shows, asks and calls, and that it never waits."""
+"""The screen of `touchline status --watch`, driven by its keys: what it shows and calls, and that it never waits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from tests.cli.made_live import FakeReader, completed, failed, queued, running, snapshot
 from textual.pilot import Pilot
-from textual.widgets import OptionList, RichLog, Static
+from textual.widgets import OptionList, Static
 
 from touchline.cli import watch_app
-from touchline.cli.watch_app import LogView, Question, WatchApp
+from touchline.cli.watch_app import Question, WatchApp
 from touchline.core.errors import PolicyError
 from touchline.data.user_config import UserConfig
-from touchline.results.following import OutputLine
 
 NOWHERE = Path("/nowhere")
 SETTINGS = UserConfig(models_dir=NOWHERE, cache_dir=NOWHERE, history_dir=NOWHERE)
@@ -27,19 +26,16 @@ Driver = Callable[[WatchApp, Pilot[None]], Coroutine[Any, Any, None]]
 
 
 def sweep() -> FakeReader:
-    return FakeReader(
-        one=snapshot("one", running("a"), failed("b"), completed("c")),
-        two=snapshot("two", queued("d"), note="no queue"),
-    )
+    return FakeReader(snapshot("one", running("a"), failed("b"), completed("c"), note="no queue"))
 
 
-def drive(reader: FakeReader, driver: Driver, size: tuple[int, int] = (80, 24), interval: float = 0.1) -> WatchApp:
+def drive(reader: FakeReader, driver: Driver, size: tuple[int, int] = (80, 24)) -> WatchApp:
     """Run the view without a terminal until the driver ends."""
-    app = WatchApp(reader, SETTINGS, interval)  # type: ignore[arg-type]
+    app = WatchApp(reader, Path("one"), SETTINGS, 0.1)
 
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
-            await until(pilot, lambda: all(each.snapshot or each.error for each in app.watched))
+            await until(pilot, lambda: app.snapshot.experiment == "one" or app._error)
             await driver(app, pilot)
 
     asyncio.run(run())
@@ -70,30 +66,19 @@ def question(app: WatchApp) -> str:
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
 
-def test_runs_of_all_experiments_stand_below_their_headings_and_the_first_is_selected() -> None:
+def test_runs_stand_below_a_heading_and_the_selected_one_is_described() -> None:
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         shown = listed(app)
         assert shown[0] == "one  3 runs: 1 running · 1 failed · 1 completed"
-        assert shown[1].startswith("> a ")
-        assert shown[2].startswith(" !b ")
-        assert shown[4] == "two  1 run: 1 queued"
-        assert shown[5] == "  no queue"
-        assert "waits: Priority" in shown[6]
+        assert shown[1] == "  no queue"
+        assert shown[2].startswith("> a ")
+        assert shown[3].startswith(" !b ")
         assert "a of one: running, job 76 RUNNING" in said(app, "about")
-
-    drive(sweep(), driver)
-
-
-def test_up_and_down_move_over_headings_and_describe_the_run() -> None:
-    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.press("down")
-        assert app.selected == (0, "b")
+        assert app.selected == "b"
         assert "error RN111: exit code 1" in said(app, "about")
-        await pilot.press("down", "down")
-        assert app.selected == (1, "d")
-        assert listed(app)[6].startswith("> d ")
         await pilot.press("up")
-        assert app.selected == (0, "c")
+        assert app.selected == "a"
 
     drive(sweep(), driver)
 
@@ -103,51 +88,31 @@ def test_the_selection_stays_at_its_run_while_runs_come_and_go() -> None:
 
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.press("down")
-        reader.found["one"] = snapshot("one", queued("new"), running("a"), completed("b"))
-        await until(pilot, lambda: len(app._shown) == 7 and "new" in listed(app)[1])
-        assert app.selected == (0, "b")
+        reader.found = snapshot("one", queued("new"), running("a"), completed("b"))
+        await until(pilot, lambda: "new" in listed(app)[1])
+        assert app.selected == "b"
         assert listed(app)[3].startswith("> b ")
-        await pilot.press("up")
-        assert app.selected == (0, "a")
-        reader.found["one"] = snapshot("one", queued("new"))
-        await until(pilot, lambda: app.selected == (0, "new"))
+        reader.found = snapshot("one", queued("new"))
+        await until(pilot, lambda: app.selected == "new")
 
     drive(reader, driver)
 
 
-def test_an_experiment_that_vanishes_is_an_error_line_and_may_come_back() -> None:
+@pytest.mark.parametrize(
+    ("error", "words"), [(PolicyError("it vanished"), "it vanished"), (RuntimeError("odd"), "RuntimeError: odd")]
+)
+def test_a_reading_that_fails_is_a_line_and_may_come_back(error: Exception, words: str) -> None:
     reader = sweep()
-    before = reader.found["two"]
+    before = reader.found
 
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
-        reader.found["two"] = "two does not exist"
-        await until(pilot, lambda: any(line == "  error: two does not exist" for line in listed(app)))
-        assert "> a " in listed(app)[1]
-        reader.found["two"] = before
-        await until(pilot, lambda: not any("error: two" in line for line in listed(app)))
+        reader.found = error
+        await until(pilot, lambda: f"  error: {words}" in listed(app))
+        assert "> a " in listed(app)[3]
+        reader.found = before
+        await until(pilot, lambda: not any("error: " in line for line in listed(app)))
 
     drive(reader, driver)
-
-
-def test_a_fault_of_the_reading_ends_neither_the_view_nor_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = sweep()
-    read, broken = reader.read, threading.Event()
-
-    def faulty(source: Path) -> object:
-        if source.name == "two" and broken.is_set():
-            raise RuntimeError("odd")
-        return read(source)
-
-    monkeypatch.setattr(reader, "read", faulty)
-
-    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
-        broken.set()
-        await until(pilot, lambda: "  error: internal error: RuntimeError: odd" in listed(app))
-        broken.clear()
-        await until(pilot, lambda: not any("internal" in line for line in listed(app)))
-
-    app = drive(reader, driver)
-    assert [each.error for each in app.watched] == ["", ""]
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
@@ -156,12 +121,12 @@ def test_columns_follow_the_width_of_the_terminal(width: int) -> None:
         await pilot.resize_terminal(width, 24)
         await until(pilot, lambda: app._width == width)
         shown = listed(app)
-        assert "500/1000" in shown[1]
-        assert len(shown[1]) < width
+        assert "500/1000" in shown[2]
+        assert len(shown[2]) < width
         assert len(said(app, "keys")) <= width
-        assert ("50:00 to 1:10:00" in shown[1]) == (width >= 80)
-        assert ("1:00:00 (50:00 to 1:10:00)" in shown[1]) == (width >= 100)
-        assert ("█████░░░░░" in shown[1]) == (width > 40)
+        assert ("50:00 to 1:10:00" in shown[2]) == (width >= 80)
+        assert ("1:00:00 (50:00 to 1:10:00)" in shown[2]) == (width >= 100)
+        assert ("█████░░░░░" in shown[2]) == (width > 40)
 
     drive(sweep(), driver, size=(60, 24))
 
@@ -202,7 +167,7 @@ def test_keys_are_answered_while_a_verb_works_and_its_error_is_shown(monkeypatch
 
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.press("c", "y", "down")
-        assert app.selected == (0, "b")
+        assert app.selected == "b"
         assert said(app, "said") == "cancel a: at work ..."
         ending.set()
         await until(pilot, lambda: said(app, "said") == "error: another command works on this folder (hint: wait)")
@@ -234,7 +199,7 @@ def test_quitting_waits_for_no_queue_that_does_not_answer() -> None:
         reader.gate.clear()
         await pilot.pause(0.3)
         await pilot.press("down")
-        assert app.selected == (0, "b")
+        assert app.selected == "b"
         await pilot.press("q")
 
     begun = time.monotonic()
@@ -248,12 +213,8 @@ def test_keys_on_an_experiment_without_runs_do_nothing() -> None:
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.press("l", "c", "r", "enter", "down", "up")
         assert len(app.screen_stack) == 1
-        await pilot.press("question_mark")
-        assert "Enter, l" in str(app.screen.query_one(Static).content)
-        await pilot.press("x")
-        assert len(app.screen_stack) == 1
 
-    drive(FakeReader(one="no plan.json"), driver)
+    drive(FakeReader(PolicyError("no plan.json")), driver)
 
 
 def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +235,7 @@ def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(mo
             app.simulate_key(key)
         await until(pilot, lambda: said(app, "said") == "done")
         assert called == ["b"]
-        await pilot.press("question_mark")
-        for key in ("x", "x"):
-            app.simulate_key(key)
-        await until(pilot, lambda: len(app.screen_stack) == 1)
+        assert len(app.screen_stack) == 1
 
     drive(sweep(), driver)
 
@@ -286,42 +244,12 @@ def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(mo
 
 
 @pytest.mark.parametrize("key", ["l", "enter"])
-def test_logs_follow_the_run_until_they_are_left(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    more = threading.Event()
-
-    def logs(source: Path, settings: UserConfig, **options: Any) -> Any:
-        asked.append({"source": source, **options})
-        yield OutputLine(file=Path("exp/a/slurm-76.out"))
-        yield OutputLine(line="first \x1b[31mline" + " long" * 30)
-        yield OutputLine(unfinished=" 10%|#")
-        while not options["stop"].wait(0.02):
-            if more.is_set():
-                more.clear()
-                yield OutputLine(line="second line")
-
-    monkeypatch.setattr("touchline.api.logs", logs)
-
-    def text(app: WatchApp) -> str:
-        return "\n".join(strip.text for strip in app.screen.query_one(RichLog).lines)
+def test_logs_are_those_of_the_selected_run(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(WatchApp, "_show_log", lambda self, *words: asked.append(words))
 
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
-        await pilot.press(key)
-        assert isinstance(app.screen, LogView)
-        await until(pilot, lambda: "slurm-76.out" in str(app.screen.query_one("#title", Static).content))
-        await until(pilot, lambda: "first line" in text(app))
-        assert "10%" in str(app.screen.query_one("#unfinished", Static).content)
-        more.set()
-        await until(pilot, lambda: "second line" in text(app))
-        await pilot.resize_terminal(40, 24)
-        await until(pilot, lambda: max(len(line.rstrip()) for line in text(app).splitlines()) <= 40)
-        assert "second line" in text(app)
-        await pilot.press("e")
-        await until(pilot, lambda: len(asked) == 2)
-        assert [each["evaluation"] for each in asked] == [False, True]
-        assert {each["run"] for each in asked} == {"a"}
-        await pilot.press("escape")
-        assert len(app.screen_stack) == 1
-        await until(pilot, lambda: all(each["stop"].is_set() for each in asked))
+        await pilot.press("down", key)
+        assert asked == [("b",)]
 
     drive(sweep(), driver)

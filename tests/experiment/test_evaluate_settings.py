@@ -213,7 +213,7 @@ def test_an_eval_yaml_of_before_is_still_read() -> None:
     document = json.loads(TypeAdapter(EvaluationConfig).dump_json(CONFIG))
     for key in ("tasks", "no_op"):
         document.pop(key)
-    for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "general", "cluster"):
+    for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "cluster"):
         document["evaluate"].pop(key)
     assert TypeAdapter(EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
 

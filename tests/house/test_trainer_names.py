@@ -38,7 +38,6 @@ ALLOWED = {
     ("data/public.py", "unsloth"): "the end of names of models",
     ("history/scan.py", "swift"): "a word of ordinary English",
     ("evaluate/checkpoint.py", "peft"): "the library",
-    ("evaluate/general.py", "peft"): "the library's argument",
     ("evaluate/records.py", "peft"): "the library",
     ("report/model_card.py", "peft"): "the library",
     ("run/doctor.py", "peft"): "the library",

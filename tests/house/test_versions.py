@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tests.cases import some
 
 import touchline
-from touchline.report.trackers.protocol import TRACKERS
+from touchline.report.trackers.exporting import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -53,10 +53,9 @@ def test_what_is_asked_for_is_pinned_within_its_bounds(subtests: pytest.Subtests
 
 
 def test_everything_is_in_the_extra_all_but_what_nobody_needs_together() -> None:
-    """`all` is every extra but the developers' and the trackers; `trackers` has one for each that `export` knows."""
-    (everything,), (trackers,) = EXTRAS["all"], EXTRAS["trackers"]
-    assert Requirement(trackers).extras == set(TRACKERS)
-    assert Requirement(everything).extras == set(EXTRAS) - {"all", "dev", "trackers", *TRACKERS}
+    """`all` is every extra but the developers' and the trackers."""
+    (everything,) = EXTRAS["all"]
+    assert Requirement(everything).extras == set(EXTRAS) - {"all", "dev", *TRACKERS}
 
 
 def test_the_makefile_installs_the_pinned_versions() -> None:

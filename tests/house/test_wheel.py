@@ -74,7 +74,7 @@ def test_three_commands_lead_to_a_plan_to_review(wheel: Path, tmp_path: Path) ->
     # The dependencies are those of this environment, which has no more than the core's.
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
     touchline = str(site / "bin" / "touchline")
-    summary = run(touchline, "init", "mine", "--data", "words.csv", "--yes", "--no-start")
+    summary = run(touchline, "init", "mine", "--data", "words.csv", "--yes")
     shown = run(touchline, "plan", "mine")
 
     plan = json.loads((tmp_path / "mine" / "plan.json").read_text())

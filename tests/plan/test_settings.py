@@ -51,8 +51,7 @@ def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default
         for key in dotted_keys(kind)
     }
     groups = {"train.lora", "train.checkpoint"}
-    inner = {f"evaluate.general.{field.name}" for field in dataclasses.fields(_general())}
-    inner |= {"train.checkpoint.every.steps", "train.checkpoint.every.minutes"}
+    inner = {"train.checkpoint.every.steps", "train.checkpoint.every.minutes"}
     files = {"data.train", "data.validation", "data.test"}
     assert wanted - shown - groups - inner == {"data.messages", *files}, "a chat column is shown where there is one"
     data = DataConfig(train="a.json", validation="b.json", test={"5L": "c.json"})
@@ -61,12 +60,6 @@ def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default
     optional = wanted - groups - inner - {"data.path", "data.messages", *files}
     assert optional - {row.key for row in DEFAULTS} == set()
     assert CheckpointConfig().every == "epoch"
-
-
-def _general() -> type:
-    from touchline.experiment.experiment import GeneralConfig
-
-    return GeneralConfig
 
 
 def test_the_table_begins_with_what_a_reader_asks_for_first() -> None:

@@ -10,7 +10,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
+from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, Setting
 from touchline.results.verification_types import StorageSummary, Verification
 from touchline.statistics.conclusions import Proportion
@@ -161,7 +161,6 @@ def gathered(
     factors: dict[str, tuple[str, ...]] | None = None,
     verification: Verification = NOTHING,
     issues: Sequence[Issue] = (),
-    general: Sequence[GeneralScore] = (),
     sources: Sequence[ReportInput] = (),
     files: dict[str, tuple[tuple[str, str], ...]] | None = None,
 ) -> ReportInputs:
@@ -180,7 +179,6 @@ def gathered(
         runs=tuple(runs),
         factors=factors,
         verification=verification,
-        general=tuple(general),
         files=files or {},
         issues=tuple(issues),
         sources=tuple(sources),

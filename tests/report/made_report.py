@@ -28,7 +28,7 @@ from touchline.report.report import (
     RunFacts,
     Statement,
 )
-from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
+from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.scored import analyses
 from touchline.results.verification_types import (
@@ -148,7 +148,6 @@ def made_report(make: Make = Make()) -> Report:
         factors=factors,
         analyses=found,
         answers=tuple(_answers(run) for run in runs if run.evaluations),
-        general=tuple(_general(run) for run in runs[:3]),
         verification=_verification(runs, make),
         findings=_findings(best),
         packing=tuple(_packing(run) for run in runs if run.kind is RunKind.FINE_TUNED),
@@ -480,17 +479,6 @@ def _answers(run: RunResult) -> AnswerCounts:
         cut=0,
         errors=0,
         parsed=len(record.samples) - 1,
-    )
-
-
-def _general(run: RunResult) -> GeneralScore:
-    base = run.kind is RunKind.CONTROL
-    return GeneralScore(
-        run=run.name,
-        task="hellaswag",
-        metric="acc_norm",
-        score=Quantity(value=0.602 if base else 0.595, unit="1", low=0.59, high=0.61),
-        change=Missing(missing="it is the control") if base else Quantity(value=-0.007, unit="1"),
     )
 
 

@@ -25,7 +25,7 @@ from touchline.report.findings import FindingInputs, headline
 from touchline.report.formatting import factor_words, level_of, p_text, relative
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
-from touchline.results.report_inputs import GeneralScore, Issue, ReportInputs
+from touchline.results.report_inputs import Issue, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses
 from touchline.statistics.conclusions import Conclusion
@@ -237,55 +237,6 @@ def test_losses_that_are_not_numbers_stop_no_report() -> None:
     assert texts(report, "Losses") == []
     (issue,) = [each for each in report.issues if each.title == "losses that are not numbers"]
     assert issue.text.startswith("2 losses of the run are NaN or infinite, the first at step 2")
-
-
-def test_general_ability_is_told_with_its_interval() -> None:
-    """A change whose interval holds 0 is not established."""
-    change = Quantity(value=-0.007, unit="1", low=-0.02, high=0.006)
-    clear = Quantity(value=-0.05, unit="1", low=-0.07, high=-0.03)
-    scores = [
-        GeneralScore(
-            run=run,
-            task="hellaswag",
-            metric="acc",
-            score=Quantity(value=0.6, unit="1"),
-            change=each,
-            higher_is_better=True,
-        )
-        for run, each in (("1B_rank4", change), ("1B_rank64", clear), ("1B_base", Missing(missing="it is the control")))
-    ]
-    report = build_report(made.gathered([made.run("1B_rank4")], general=scores))
-    assert texts(report, "General ability") == [
-        "hellaswag (acc) of 1B_rank4: 0.6, -0.007 (-0.020 to +0.006) against the control: a change is not established.",
-        "hellaswag (acc) of 1B_rank64: 0.6, -0.050 (-0.070 to -0.030) against the control: lower than its control.",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("higher", "low", "high", "words"),
-    [
-        (False, 0.5, 1.5, "higher than its control, which is worse: of ppl lower is better."),
-        (False, -1.5, -0.5, "lower than its control, which is better: of ppl lower is better."),
-        (False, -0.5, 1.5, "a change is not established."),
-        (True, 0.5, 1.5, "higher than its control."),
-        (None, 0.5, 1.5, "higher than its control; the harness does not report whether higher is better."),
-    ],
-)
-def test_a_lower_perplexity_is_better(higher: bool | None, low: float, high: float, words: str) -> None:
-    """The sentence tells which way is better where that is not a matter of course; so does the table."""
-    change = Quantity(value=(low + high) / 2, unit="1", low=low, high=high)
-    score = GeneralScore(
-        run="1B_rank4",
-        task="wiki",
-        metric="ppl",
-        score=Quantity(value=12.5, unit="1"),
-        change=change,
-        higher_is_better=higher,
-    )
-    report = build_report(made.gathered([made.run("1B_rank4")], general=[score]))
-    (sentence,) = texts(report, "General ability")
-    assert sentence.endswith(f"against the control: {words}")
-    assert ("ppl (lower is better)" in results_markdown(report, (), "")) == (higher is False)
 
 
 def test_what_no_file_tells_is_not_said() -> None:

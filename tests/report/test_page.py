@@ -186,7 +186,6 @@ def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
         sources=(),
         estimates=(),
         packing=(),
-        general=(),
         verification=nothing,
     )
     text = report_html(empty, ())

@@ -22,7 +22,7 @@ from touchline.report.build import build_report
 from touchline.report.figures import Chart
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
-from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
+from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import AdapterSize, MissingCheckpoint, RunStorage, StorageSummary
 
@@ -177,15 +177,6 @@ def test_foreign_text_is_text() -> None:
                     text=HOSTILE,
                     lines=("````", "```", HOSTILE),
                     where=f"{HOSTILE}:12",
-                )
-            ],
-            general=[
-                GeneralScore(
-                    run=HOSTILE,
-                    task=HOSTILE,
-                    metric=HOSTILE,
-                    score=Quantity(value=0.5, unit=HOSTILE),
-                    change=Missing(missing=HOSTILE),
                 )
             ],
             sources=[ReportInput(kind=HOSTILE, name=HOSTILE, facts=((HOSTILE, HOSTILE),))],

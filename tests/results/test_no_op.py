@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tests.results.test_general import made_result
+from tests.report import made_gathered
 
 from touchline.core.finding import Severity
 from touchline.data.scores import EvaluationRecord, SampleScore
@@ -47,7 +46,7 @@ def runs(noop: EvaluationRecord, base: EvaluationRecord | None) -> list[RunResul
 
 
 def made_result_of(name: str) -> RunResult:
-    return replace(made_result(Path("/nowhere"), name), kind=RunKind.CONTROL)
+    return replace(made_gathered.run(name, "tiny"), kind=RunKind.CONTROL, control=ControlKind.BASE)
 
 
 def test_the_same_answers_are_no_issue() -> None:

@@ -13,7 +13,7 @@ from touchline.data.machine import cpu_name
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm
-INIT = ("--template", "capitalization", "--model", "Tiny-1M-Instruct", "--vary", "rank=2,4", "--trainer", "torchtune")
+INIT = ("--task", "capitalization", "--model", "Tiny-1M-Instruct", "--vary", "rank=2,4", "--trainer", "torchtune")
 
 
 def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
@@ -21,7 +21,7 @@ def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
     require_trainer("torchtune")
     words = write_tiny_words(site.root / "words.json", 48, 8, 8)
     folder = site.root / "sweep"
-    target = ("--executor", "slurm", "--gpu", "cpu", "--batch-size", "8", "--epochs", "2", "--seeds", "1")
+    target = ("--executor", "slurm", "--gpu", "cpu", "--epochs", "2", "--seeds", "1")
     site.call("init", folder, *INIT, *target, "--data", str(words), "--yes")
     site.call("check", folder)
     plan = site.call("plan", folder).stdout

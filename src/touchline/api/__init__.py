@@ -20,7 +20,7 @@
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
     figures   run folders                 -> altair charts                 for notebooks
-    export    metrics.jsonl               -> a tracker                     `export_follow` while runs train
+    export    metrics.jsonl               -> TensorBoard or W&B
     publish   a finished run              -> a folder for the Hub          weights and model card; uploads nothing
     approve   a plan                      -> approval.json                 budget of an agent; `approved_budget`
     reproduce a finished run              -> the same, or what differs     trains it again in a folder of its own
@@ -64,7 +64,6 @@ from touchline.api.outcomes import (
     compare,
     data_audit,
     export,
-    export_follow,
     failures,
     figures,
     logs,
@@ -125,7 +124,6 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
-    "export_follow",
     "failures",
     "figures",
     "history",

@@ -84,7 +84,6 @@ def init(
     output_column: str | None = None,
     model: str | None = None,
     name: str | None = None,
-    template: str | None = None,
     answers: Mapping[str, Sequence[str]] | None = None,
     ask: Ask | None = None,
     defaults: bool = False,
@@ -101,7 +100,6 @@ def init(
         output_column: column of the answer, as the answer `output`.
         model: base model, as the answer `model`.
         name: name of the experiment, as the answer `name`.
-        template: name of a template: example data and defaults.
         answers: answers by the names of their questions, as typed.
         ask: answers the other questions; None for their defaults.
         defaults: take a default for the dataset too.
@@ -124,7 +122,7 @@ def init(
     ):
         if texts:
             given[key] = tuple(texts)
-    has_source = "data" in given or template is not None
+    has_source = "data" in given
     if configs and (has_source or given.keys() - {"model", "name"}):
         raise InputError("give either a dataset or stage configs", expected="--data FILE, or --from FILE")
     if configs:
@@ -135,9 +133,9 @@ def init(
     if not has_source and ask is None and not defaults:
         raise InputError(
             "give either a dataset or stage configs",
-            expected="--data FILE, --from FILE or --template NAME; or --yes for all defaults",
+            expected="--data FILE or --from FILE; or --yes for all defaults",
         )
-    return start(target, settings, given=given, template=template, ask=ask, replace_existing=replace_existing)
+    return start(target, settings, given=given, ask=ask, replace_existing=replace_existing)
 
 
 def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: str | None = None) -> ImportReport:

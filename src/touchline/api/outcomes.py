@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.core.errors import InputError
 from touchline.results import collecting
 from touchline.results.collect import collect_results
@@ -19,8 +19,6 @@ from touchline.run.folders import is_experiment
 from touchline.run.planning import read_started
 
 if TYPE_CHECKING:
-    import threading
-
     import altair
 
     from touchline.core.table import Section
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
-    from touchline.report.trackers.protocol import Export
+    from touchline.report.trackers.exporting import Export
     from touchline.results.cleaning import Cleaned
     from touchline.results.failed_jobs import FailedJob
     from touchline.results.following import OutputLine
@@ -190,7 +188,6 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
-    stop: threading.Event | None = None,
 ) -> Iterator[OutputLine]:
     """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
@@ -201,7 +198,6 @@ def logs(
         evaluation: the evaluation's output instead of the training's.
         lines: number of lines to start with.
         follow: continue until the run ends.
-        stop: ends the following when set.
 
     Raises:
         InputError: there is no plan, no such run, or no output to wait for.
@@ -209,10 +205,10 @@ def logs(
     if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
         from touchline.results.following import logs as own_logs
 
-        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow, stop=stop)
+        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
     from touchline.report.local.foreign import logs as foreign_logs
 
-    return foreign_logs(source, run=run, lines=lines, follow=follow, stop=stop)
+    return foreign_logs(source, run=run, lines=lines, follow=follow)
 
 
 def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]:
@@ -254,7 +250,7 @@ def export(
 
     Args:
         source: experiment.yaml or its folder, planned.
-        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
+        tracker: `tensorboard` or `wandb`.
         directory: the tracker's folder (default: its own variable, or a folder of the experiment).
         only: one run (default: all).
         on_progress: receives the number of runs exported and their total.
@@ -267,37 +263,6 @@ def export(
     from touchline.report.trackers.exporting import export_runs
 
     return export_runs(read_started(source), tracker, directory=directory, only=only, on_progress=on_progress)
-
-
-def export_follow(
-    source: Path,
-    tracker: str,
-    *,
-    directory: Path | None = None,
-    only: str | None = None,
-    every_seconds: float | None = None,
-    on_message: MessageCallback = ignore_message,
-) -> Iterator[Export]:
-    """Export to a tracker while runs train, until all are done. Yield each export that added points.
-
-    Args:
-        source: experiment.yaml or its folder, planned.
-        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
-        directory: the tracker's folder (default: its own variable, or a folder of the experiment).
-        only: one run (default: all).
-        every_seconds: pause between two exports (default: a minute).
-        on_message: receives what is waited for.
-
-    Raises:
-        InputError: there is no plan, no such run or tracker.
-        HostError: the tracker's package is not installed, or its folder cannot be written.
-        PolicyError: another export to the tracker is active.
-    """
-    from touchline.report.trackers.exporting import follow_runs
-
-    yield from follow_runs(
-        source, tracker, directory=directory, only=only, every_seconds=every_seconds, on_message=on_message
-    )
 
 
 def publish(

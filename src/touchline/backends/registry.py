@@ -25,6 +25,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
+from touchline.core.removed import RemovedKind, refuse_removed
 from touchline.data.packing.forecast import Batching
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
@@ -133,6 +134,7 @@ def _required(folder: str, module: str, name: str, *, message: str, option: str)
     """
     known = _folders_with(module)
     if folder not in known:
+        refuse_removed(RemovedKind.TRAINER, folder)
         near = near_names(folder, known, most=1)
         hint = f"{option}{near[0] if near else known[0]}"
         raise InputError(message, expected=f"one of {', '.join(known)}", hint=hint)

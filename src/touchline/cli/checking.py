@@ -53,7 +53,6 @@ def check(
         typer.Option("--explain", metavar="CODE", help="Explain a code: meaning, reason and fix."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0 on stdout, for code review tools.")] = False,
 ) -> None:
     """Check experiments, configs, job scripts and data.
 
@@ -63,6 +62,7 @@ def check(
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
     from touchline.lint.checked import CheckRequest
+    from touchline.lint.rule_pages import retired_line
 
     if explain is not None:
         _explain(explain)
@@ -72,6 +72,8 @@ def check(
     request = CheckRequest(
         gpu=gpu, cpus=cpus_per_job, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow)
     )
+    if line := retired_line((*request.select, *request.ignore, *request.allow)):
+        print_status(f"note: {line}")
     if fix or diff:
         changes = api.check_fix(paths, load_settings(), request, print_status, write=fix)
         print_output(changes.text or "no safe fixes")
@@ -80,11 +82,7 @@ def check(
         if diff:
             return
     report, findings = api.check(paths, load_settings(), request, print_status)
-    if sarif:
-        from touchline.report.sarif import sarif_text
-
-        print_output(sarif_text(findings))
-    elif json:
+    if json:
         from touchline.lint.check import CheckReport
 
         print_object(CheckReport, report)
@@ -170,12 +168,12 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _explain(code: str) -> None:
-    from touchline.lint.rule_pages import all_codes, load_page
+    from touchline.lint.rule_pages import all_codes, load_page, retired_line
 
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]
     if not pages:
-        print_output(f"{prefix}: retired code; no rule reports it any more")
+        print_output(retired_line([prefix]) or prefix)
         return
     if len(pages) > 1:
         print_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])

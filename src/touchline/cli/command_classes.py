@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from touchline.core.removed import refuse_removed_words
+
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
@@ -24,6 +26,11 @@ SUMMARY_CHARACTERS = 60
 
 class GroupedCommands(TyperGroup):
     """Group whose help lists its commands under the headings of `GROUPS`, each in the order of its registration."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse the words of a command line; refuse what was removed by its name."""
+        refuse_removed_words(args)
+        return list(super().parse_args(ctx, args))
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write one section per group."""

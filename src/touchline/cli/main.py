@@ -43,6 +43,7 @@ from touchline.cli.output import (
     print_json,
     print_object,
     print_output,
+    print_removed,
     print_section,
     print_status,
     print_table,
@@ -57,7 +58,6 @@ from touchline.cli.selftesting import selftest
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.submitting import submit
-from touchline.cli.watch import watch
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
 
@@ -344,6 +344,7 @@ def results(source: Source, json: Json = False) -> None:
     from touchline.results.set_matrix import set_matrix
 
     found = api.results(source)
+    print_removed(source)
     if json:
         tests = api.analyses(source, found)
         answer = ResultsAnswer(
@@ -398,7 +399,7 @@ def _say_report(source: Path, json: bool) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, import_, demo, check, plan, design, prepare, run, resume, evaluate, reproduce, clean),
-    LOOK: (status, watch, logs, results, report, compare, collect, export, publish),
+    LOOK: (status, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
     EVIDENCE: (estimate, probe, optimize),
 }

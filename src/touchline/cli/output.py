@@ -13,6 +13,8 @@ from touchline.core.json_answer import answer, answer_object, json_text
 from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from touchline.core.finding import Finding
     from touchline.core.table import Section, Table
 
@@ -122,6 +124,15 @@ def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: st
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return "\n".join([*([without_controls(title)] if title else []), *lines])
+
+
+def print_removed(source: Path) -> None:
+    """Name on stderr the settings of an experiment whose results this version no longer shows."""
+    from touchline.run.folders import ExperimentFolder, is_experiment
+    from touchline.run.recorded import removed_lines
+
+    for line in removed_lines(ExperimentFolder(source)) if is_experiment(source) else ():
+        print_status(f"note: {line}")
 
 
 def show_findings(findings: Sequence[Finding]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import print_json, print_output, print_status
+from touchline.cli.output import print_json, print_output, print_removed, print_status
 
 if TYPE_CHECKING:
     from touchline.report.local.reporting import ReportFiles
@@ -49,6 +49,7 @@ def report(
         _watch(source, target, deep=deep, every=every)
         return
     written = _write(source, target, deep=deep, parquet=parquet)
+    print_removed(source)
     if json:
         print_json(Report, written.report, "report")
         return

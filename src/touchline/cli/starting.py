@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -36,36 +36,21 @@ def init(
         Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
     ] = None,
-    template: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--template",
-            metavar="NAME",
-            help="capitalization, classification, instruction, chat, curriculum or vision: example data and defaults.",
-        ),
-    ] = None,
     configs: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--from", metavar="FILE", help="Instead: stage config of a QLoRA project (repeatable)."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; take the defaults of the other questions.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an existing experiment.yaml.")] = False,
-    start: Annotated[
-        Optional[bool],  # noqa: UP045
-        typer.Option("--start/--no-start", help="Run or submit it afterwards (default: asked; else no)."),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Ask nothing; print the answers and the plan as JSON.")] = False,
     **answers: Any,
 ) -> None:
     """Ask what to compare and write a commented experiment.yaml.
 
-    Every question has a default and is also an option. Without a terminal the defaults are taken. Nothing is started
-    without --start or a yes."""
+    Every question has a default and is also an option. Without a terminal the defaults are taken."""
     from touchline import api
     from touchline.data.user_config import load_settings
 
-    if json and start:
-        raise InputError("--json prints one document, and --start prints results", expected="one of them")
     settings = load_settings()
     given = {
         name: tuple(answer) if isinstance(answer, list | tuple) else (answer,)
@@ -79,26 +64,24 @@ def init(
             target,
             settings,
             configs=configs or (),
-            template=template,
             answers=given,
-            ask=terminal,
+            ask=None if terminal is None else terminal.ask,
             defaults=yes,
             replace_existing=replace,
         )
-        verb = _show(made, settings, json, has_plan=not configs)
-        if start is None and terminal is not None:
-            start = _confirmed(f"\nNothing has been started. Start it now with touchline {verb}?")
+        _show(made, settings, json, has_plan=not configs)
     except (KeyboardInterrupt, EOFError):
-        _interrupted(made, terminal)
+        written = "no experiment was written" if made is None else f"{made.path} is written"
+        print_status(f"\ninterrupted; {written}")
+        _print_continuation(terminal)
+        raise SystemExit(_INTERRUPTED) from None
     except TouchlineError:
         _print_continuation(terminal)
         raise
-    if start:
-        _start(made.path.parent, verb)
 
 
-def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> str:
-    """Print the file, and what the plan makes of it; return the verb that starts it."""
+def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> None:
+    """Print the file, and what the plan makes of it."""
     from touchline import api
     from touchline.experiment.plan import Plan
     from touchline.plan.sections import folder_lines, summary_sections
@@ -112,35 +95,24 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> s
         print_output(str(made.path))
     if not has_plan:
         print_status(f"next: touchline plan {folder}")
-        return "run"
+        return
     try:
         plan = api.plan(made.path, settings, dry_run=True).plan
     except TouchlineError as error:
         show_error(error)
         print_status(f"{made.path} is written but cannot be planned yet; edit it, then: touchline check {folder}")
         raise typer.Exit(error.exit_code) from None
-    verb = "submit" if plan.executor != "local" else "run"
     if json:
         print_json(Start, made, "init", plan=(Plan, plan))
-        return verb
+        return
     for section in summary_sections(plan):
         print_section(section)
     print_output("\nFolders")
     for line in folder_lines(plan, made.path.absolute().parent.name):
         print_output(textwrap.fill(line, _width(), subsequent_indent="      ") if sys.stdout.isatty() else line)
     print_status(f"all of the plan: touchline plan {folder} --dry-run")
+    verb = "submit" if plan.executor != "local" else "run"
     print_status(f"next: {downloads(plan) or f'touchline {verb} {folder}'}")
-    return verb
-
-
-def _start(folder: Path, verb: str) -> None:
-    from touchline.cli.main import run
-    from touchline.cli.submitting import submit
-
-    if verb == "submit":
-        submit(folder)
-    else:
-        run(folder)
 
 
 def _signature() -> inspect.Signature:
@@ -177,7 +149,7 @@ class _Terminal:
         self.interview = interview
         if problem is None:
             self._number += 1
-            total = self._number + len(interview.open_questions()) - 1
+            total = self._number + sum(each.is_asked for each in interview.open_questions() if each is not question)
             print_status(f"\n{self._number}/{total}  {question.text}  ({question.flag})")
             for line in question.choices(interview):
                 _print_wrapped(f"- {line}", "     ", "       ")
@@ -189,10 +161,6 @@ class _Terminal:
             show_error(problem)
         return unquoted(_read("> "))
 
-    def may_replace(self, path: Path) -> bool:
-        """Return whether an experiment.yaml may be replaced."""
-        return _confirmed(f"\n{path} exists. Replace it at the end?")
-
 
 def _read(prompt: str) -> str:
     sys.stderr.write(prompt)
@@ -203,33 +171,12 @@ def _read(prompt: str) -> str:
     return line.rstrip("\n")
 
 
-def _confirmed(question: str) -> bool:
-    """Return whether the user agrees; the default is no."""
-    while True:
-        answer = _read(f"{question} [y/N] ").strip().casefold()
-        if answer in ("", "n", "no"):
-            return False
-        if answer in ("y", "yes"):
-            return True
-        question = "y or n?"
-
-
 def _width() -> int:
     return min(_WIDTH, shutil.get_terminal_size().columns)
 
 
 def _print_wrapped(text: str, first: str, rest: str) -> None:
     print_status(textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False))
-
-
-def _interrupted(made: Start | None, terminal: _Terminal | None) -> NoReturn:
-    """Print what was written and how to continue, and exit."""
-    if made is not None:
-        print_status(f"\ninterrupted; {made.path} is written, nothing was started")
-    else:
-        print_status("\ninterrupted; no experiment was written")
-        _print_continuation(terminal)
-    raise SystemExit(_INTERRUPTED)
 
 
 def _print_continuation(terminal: _Terminal | None) -> None:

@@ -1,9 +1,12 @@
-"""Screen of `touchline watch`. Threads read and call verbs, so that keys are answered at any time."""
+"""Screen of `touchline status --watch`. Threads read and call verbs, so that keys are answered at any time."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,63 +18,44 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.message import Message
-from textual.screen import ModalScreen, Screen
-from textual.widgets import OptionList, RichLog, Static
+from textual.screen import ModalScreen
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from touchline.cli.watch import Reader, Resuming, cancel_run, resume_run
-from touchline.cli.watch_text import Line, Watched, description, lines
+from touchline.cli.watch_text import Line, LossCurves, description, lines
 from touchline.core.errors import TouchlineError
+from touchline.core.files import open_append
 from touchline.core.status import RunStatus
-from touchline.core.text import one_line, without_controls
+from touchline.core.text import one_line
+from touchline.results.watching import Snapshot
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
-    from touchline.results.watching import Snapshot
 
-TICK_SECONDS = 0.2
-"""Seconds between two looks at what other threads and commands have done."""
-LOG_LINES = 2000
-"""Lines of a log that are kept on the screen."""
-_FIRST_LOG_LINES = 200
-_KEYS = "↑↓ select  l logs  c cancel  r resume  ? help  q quit"
-_SHORT_KEYS = "l logs c cancel r resume ? help q quit"
-_LOG_KEYS = "↑↓ scroll  End follow  e evaluation  Esc back"
+REFRESH_SECONDS = 5.0
+"""Seconds between two reads."""
+_TOUCHLINE = (sys.executable, "-m", "touchline.cli.main")
+_RESUMING: list[subprocess.Popen[bytes]] = []
+"""Commands that were started and outlive the view."""
+_KEYS = "↑↓ select  l logs  c cancel  r resume  q quit"
+_SHORT_KEYS = "l logs c cancel r resume q quit"
 _DONE = frozenset({RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.CUT})
-HELP = """\
-up, down   select a run
-Enter, l   its logs; Esc goes back
-c          cancel it (asks first)
-r          resume it (asks first)
-q          quit; jobs keep running
-
->          selected
-!          warning or error
-done       of steps or test items
-curve      losses from old to new;
-           × is not a number
-left       time left, low to high
-memory     peak so far, on the GPU
-           where there is one
-
-any key closes this help"""
-"""Short lines, for narrow terminals."""
 
 
 class Found(Message):
-    """An experiment was read."""
+    """The experiment was read, or could not be read."""
 
-    def __init__(self, place: int, found: Snapshot | str) -> None:
-        self.place, self.found = place, found
+    def __init__(self, found: Snapshot | str) -> None:
+        self.found = found
         super().__init__()
 
 
 class Said(Message):
-    """A verb has ended, or a command was started."""
+    """A verb has ended."""
 
-    def __init__(self, text: str, resuming: Resuming | None = None) -> None:
-        self.text, self.resuming = text, resuming
+    def __init__(self, text: str) -> None:
+        self.text = text
         super().__init__()
 
 
@@ -97,127 +81,13 @@ class Question(ModalScreen[bool]):
             self.dismiss(answer)
 
 
-class Help(ModalScreen[None]):
-    """Keys and columns; any key closes it."""
-
-    def compose(self) -> ComposeResult:
-        """Show the text."""
-        yield Static(HELP, markup=False)
-
-    def on_key(self) -> None:
-        """Close; a second key comes too late."""
-        if self.is_current:
-            self.dismiss(None)
-
-
-class LogView(Screen[None]):
-    """Newest log of a run, followed until the run ends."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l", "back", "back"),
-        Binding("e", "other", "evaluation"),
-    ]
-
-    def __init__(self, source: Path, settings: UserConfig, run: str, *, evaluation: bool) -> None:
-        self._source, self._settings, self._run, self._evaluation = source, settings, run, evaluation
-        super().__init__()
-        self._lines: deque[str] = deque(maxlen=LOG_LINES)
-        self._title = Static(id="title", markup=False)
-        self._log = RichLog(wrap=True, min_width=1, max_lines=LOG_LINES)
-        self._unfinished = Static(id="unfinished", markup=False)
-        self._follow()
-
-    def compose(self) -> ComposeResult:
-        """Show a title, the lines, a line that is still being written, and the keys."""
-        yield from (self._title, self._log, self._unfinished, Static(_LOG_KEYS, classes="keys", markup=False))
-
-    def on_mount(self) -> None:
-        """Look at intervals at what the thread has read."""
-        self._log.focus()
-        self.set_interval(TICK_SECONDS, self._take)
-
-    def on_resize(self) -> None:
-        """Wrap the lines again."""
-        self._log.clear()
-        for line in self._lines:
-            self._log.write(Text(line), scroll_end=True)
-
-    def on_unmount(self) -> None:
-        """Stop following."""
-        self._stop.set()
-
-    def action_back(self) -> None:
-        """Close; a second key comes too late."""
-        if self.is_current:
-            self.dismiss(None)
-
-    def action_other(self) -> None:
-        """Change between the logs of the training and of the evaluation."""
-        self._stop.set()
-        self._evaluation = not self._evaluation
-        self._lines.clear()
-        self._log.clear()
-        self._follow()
-
-    def _follow(self) -> None:
-        """Start a thread that follows; it ends with the view, whatever it waits for."""
-        self._stop = threading.Event()
-        self._read: deque[tuple[str, str]] = deque()
-        named = (self._source, self._settings, self._run, self._evaluation)
-        threading.Thread(target=_follow_log, args=(*named, self._stop, self._read), daemon=True).start()
-        self._state = "no output yet"
-
-    def _take(self) -> None:
-        while self._read:
-            what, text = self._read.popleft()
-            if what == "line":
-                self._lines.append(text)
-                self._log.write(Text(text))
-                self._unfinished.display = False
-            elif what == "unfinished":
-                self._unfinished.update(one_line(text))
-                self._unfinished.display = True
-            else:
-                self._state = text
-        what = "evaluation log" if self._evaluation else "log"
-        self._title.update(f"{what} of {self._run}: {self._state}")
-
-
-def _follow_log(
-    source: Path,
-    settings: UserConfig,
-    run: str,
-    evaluation: bool,
-    stop: threading.Event,
-    read: deque[tuple[str, str]],
-) -> None:
-    """Append what a log says to `read`, as (kind, text), until the run ends or `stop` is set."""
-    from touchline import api
-
-    state = "no output"
-    try:
-        for said in api.logs(
-            source, settings, run=run, evaluation=evaluation, lines=_FIRST_LOG_LINES, follow=True, stop=stop
-        ):
-            if said.file is not None:
-                state = said.file.name
-                read.append(("state", state))
-            if said.line is not None:
-                read.append(("line", without_controls(said.line)))
-            elif said.unfinished is not None:
-                read.append(("unfinished", without_controls(said.unfinished)))
-        read.append(("state", f"{state} (ended)"))
-    except (TouchlineError, OSError) as error:
-        read.append(("state", f"error: {one_line(str(error))}"))
-
-
 class WatchApp(App[None]):
-    """Runs of all experiments, the selected one described below them."""
+    """Runs of an experiment, the selected one described below them."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     Screen { background: ansi_default; color: ansi_default; }
-    #columns, #title { height: 1; }
+    #columns { height: 1; }
     OptionList { height: 1fr; border: none; padding: 0; background: ansi_default; scrollbar-size-vertical: 1; }
     OptionList:focus { border: none; background: ansi_default; background-tint: ansi_default 0%; }
     OptionList > .option-list--option { padding: 0; }
@@ -228,10 +98,8 @@ class WatchApp(App[None]):
     #about { height: auto; max-height: 40%; border-top: ascii ansi_default; }
     #said { display: none; height: auto; max-height: 3; text-style: bold; }
     .keys { height: 1; text-style: reverse; }
-    RichLog { height: 1fr; background: ansi_default; scrollbar-size-vertical: 1; }
-    #unfinished { display: none; height: auto; max-height: 2; }
-    Question, Help { align: center middle; background: ansi_default; }
-    Question > Static, Help > Static {
+    Question { align: center middle; background: ansi_default; }
+    Question > Static {
         width: auto; max-width: 100%; height: auto; max-height: 100%; border: ascii ansi_default; padding: 0 1;
     }
     """
@@ -240,23 +108,27 @@ class WatchApp(App[None]):
         Binding("l", "logs", "logs"),
         Binding("c", "cancel", "cancel"),
         Binding("r", "resume", "resume"),
-        Binding("question_mark,h", "help", "help"),
     ]
 
-    def __init__(self, reader: Reader, settings: UserConfig, interval: float) -> None:
-        """Take the experiments.
+    def __init__(
+        self, read: Callable[[], Snapshot], source: Path, settings: UserConfig, seconds: float = REFRESH_SECONDS
+    ) -> None:
+        """Take the experiment.
 
         Args:
-            reader: reads them.
+            read: returns the present state.
+            source: experiment.yaml or its folder, for verbs.
             settings: user config, for verbs.
-            interval: seconds between two reads.
+            seconds: pause between two reads.
         """
         # The terminal's own colors: it may be light or dark. Said here too, because NO_COLOR is obeyed from here on.
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"
-        self.watched = [Watched(source=source) for source in reader.sources]
-        self.selected: tuple[int, str] | None = None
-        self._reader, self._settings, self._interval = reader, settings, interval
+        self.snapshot = Snapshot(experiment="reading ...", runs=(), note="", active=True)
+        self.selected: str | None = None
+        self._error, self._curves = "", LossCurves()
+        self._source, self._settings, self._seconds = source, settings, seconds
+        self._reads = read
         self._due, self._ended = threading.Event(), threading.Event()
         self._columns = Static(id="columns", markup=False)
         self._runs = OptionList(id="runs", markup=False)
@@ -265,7 +137,6 @@ class WatchApp(App[None]):
         self._keys = Static(id="keys", classes="keys", markup=False)
         self._width = self.size.width
         self._shown: list[Line] = []
-        self._resuming: list[Resuming] = []
 
     def compose(self) -> ComposeResult:
         """Show column names, runs, the selected run, what was said last, and the keys."""
@@ -274,7 +145,6 @@ class WatchApp(App[None]):
     def on_mount(self) -> None:
         """Start to read."""
         self._show()
-        self.set_interval(TICK_SECONDS, self._look_at_commands)
         # A thread of its own, not a worker: quitting does not wait for a queue that does not answer.
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -291,25 +161,29 @@ class WatchApp(App[None]):
     def _read(self) -> None:
         while not self._ended.is_set():
             self._due.clear()
-            for place, each in enumerate(self.watched):
-                try:
-                    found = self._reader.read(each.source)
-                except Exception as error:  # noqa: BLE001 (one experiment must not end the view of the others)
-                    found = f"internal error: {type(error).__name__}: {error}"
-                if self._ended.is_set():
-                    return
-                self.post_message(Found(place, found))
-            self._due.wait(self._interval)
+            found: Snapshot | str
+            try:
+                found = self._reads()
+            except TouchlineError as error:
+                found = error.message
+            except Exception as error:  # noqa: BLE001 (a failed reading must not end the view)
+                found = f"{type(error).__name__}: {error}"
+            if self._ended.is_set():
+                return
+            self.post_message(Found(found))
+            self._due.wait(self._seconds)
 
     def on_found(self, message: Found) -> None:
-        """Show what was read."""
-        self.watched[message.place].take(message.found)
+        """Show what was read; after an error the last state stays."""
+        if isinstance(message.found, str):
+            self._error = message.found
+        else:
+            self.snapshot, self._error = message.found, ""
+            self._curves.add(message.found.steps)
         self._show()
 
     def on_said(self, message: Said) -> None:
         """Show what a verb did, and read again."""
-        if message.resuming is not None:
-            self._resuming.append(message.resuming)
         self._say(message.text)
         self._due.set()
 
@@ -317,26 +191,18 @@ class WatchApp(App[None]):
         self._said.update(one_line(text))
         self._said.display = True
 
-    def _look_at_commands(self) -> None:
-        for each in list(self._resuming):
-            said = each.ended()
-            if said is not None:
-                self._resuming.remove(each)
-                self._say(said)
-                self._due.set()
-
     # ---- what is shown -----------------------------------------------------------------------------------------------
 
     def _show(self) -> None:
         """Draw what has changed; the selection stays at its run."""
         self._select()
-        runs = [(place, run.name) for place, each in enumerate(self.watched) for run in _runs(each)]
+        runs = [run.name for run in self.snapshot.runs]
         if self.selected not in runs:
             self.selected = runs[0] if runs else None
         # One column is the scroll bar's.
-        head, below = lines(self.watched, self._width - 1, self.selected)
+        head, below = lines(self.snapshot, self._error, self._curves, self._width - 1, self.selected)
         keys = _KEYS if self._width > len(_KEYS) else _SHORT_KEYS
-        clock = f" {strftime('%H:%M:%S')}, every {self._interval:g} s"
+        clock = f" {strftime('%H:%M:%S')}, every {self._seconds:g} s"
         room = self._width - len(keys)
         self._keys.update(keys + (clock.rjust(room) if len(clock) <= room else ""))
         self._columns.update(_text(head))
@@ -344,8 +210,7 @@ class WatchApp(App[None]):
         chosen = self._run()
         self._about.display = chosen is not None
         if chosen is not None:
-            snapshot = self.watched[chosen[0]].snapshot
-            self._about.update("\n".join(description(chosen[1], "" if snapshot is None else snapshot.experiment)))
+            self._about.update("\n".join(description(chosen, self.snapshot.experiment)))
 
     def _show_lines(self, below: list[Line]) -> None:
         listed = self._runs
@@ -371,13 +236,10 @@ class WatchApp(App[None]):
         run = self._shown[at].run if at is not None and at < len(self._shown) else None
         self.selected = run or self.selected
 
-    def _run(self) -> tuple[int, LiveRun] | None:
-        """Return the selected run and the place of its experiment."""
+    def _run(self) -> LiveRun | None:
+        """Return the selected run."""
         self._select()
-        if self.selected is None:
-            return None
-        place, name = self.selected
-        return next(((place, run) for run in _runs(self.watched[place]) if run.name == name), None)
+        return next((run for run in self.snapshot.runs if run.name == self.selected), None)
 
     # ---- keys --------------------------------------------------------------------------------------------------------
 
@@ -387,72 +249,93 @@ class WatchApp(App[None]):
 
     def action_logs(self) -> None:
         """Show the logs of the selected run."""
-        chosen = self._run()
-        if chosen is None:
-            return
-        place, run = chosen
-        at_evaluation = run.evaluation is not None and run.evaluation.active
-        evaluation = at_evaluation and not (run.job is not None and run.job.active)
-        self.push_screen(LogView(self.watched[place].source, self._settings, run.name, evaluation=evaluation))
+        if (run := self._run()) is not None:
+            at_evaluation = run.evaluation is not None and run.evaluation.active
+            evaluation = at_evaluation and not (run.job is not None and run.job.active)
+            self._show_log(run.name, *(["--eval"] if evaluation else []))
 
-    def action_help(self) -> None:
-        """Show the keys."""
-        self.push_screen(Help())
+    def _show_log(self, run: str, *options: str) -> None:
+        """Leave the terminal to `touchline logs -f` until it ends, or until Ctrl-C, which reaches that command too."""
+        words = [*_TOUCHLINE, "logs", str(self._source), "--run", run, "--follow", *options]
+        with self.suspend():
+            kept = signal.signal(signal.SIGINT, lambda *_: None)
+            try:
+                sys.stderr.write(f"log of {run}; Ctrl-C goes back\n")
+                subprocess.run(words, check=False)  # noqa: S603 (our own words)
+                input("Enter goes back ")
+            except EOFError:
+                pass
+            finally:
+                signal.signal(signal.SIGINT, kept)
 
     def action_cancel(self) -> None:
         """Ask, then cancel the selected run."""
-        chosen = self._run()
-        if chosen is None:
+        if (run := self._run()) is None:
             return
-        run = chosen[1]
         if run.status in _DONE:
             self._say(f"{run.name} is {run.status.value}: nothing to cancel")
             return
-        self._ask("Cancel", "A running job saves its state first.", cancel_run)
+        self._ask("Cancel", run.name, "A running job saves its state first.", cancel_run)
 
     def action_resume(self) -> None:
         """Ask, then resume the selected run."""
-        chosen = self._run()
-        if chosen is None:
+        if (run := self._run()) is None:
             return
-        run = chosen[1]
         at_work = any(job is not None and job.active for job in (run.job, run.evaluation))
         if run.status in _DONE or at_work:
             self._say(f"{run.name} is {'active' if at_work else run.status.value}: nothing to resume")
             return
-        self._ask("Resume", f"It is {run.status.value}.", resume_run)
+        self._ask("Resume", run.name, f"It is {run.status.value}.", resume_run)
 
-    def _ask(self, what: str, remark: str, verb: Callable[[Path, UserConfig, str], str | Resuming]) -> None:
-        chosen = self._run()
-        assert chosen is not None
-        each, run = self.watched[chosen[0]], chosen[1].name
-        experiment = each.source if each.snapshot is None else each.snapshot.experiment
-
+    def _ask(self, what: str, run: str, remark: str, verb: Callable[[Path, UserConfig, str], str]) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
                 self._say(f"{what.lower()} {run}: at work ...")
-                self.run_worker(partial(self._call, verb, each.source, run), thread=True)
+                self.run_worker(partial(self._call, verb, run), thread=True)
 
-        self.push_screen(Question(one_line(f"{what} {run} of {experiment}? {remark}")), answered)
+        self.push_screen(Question(one_line(f"{what} {run} of {self.snapshot.experiment}? {remark}")), answered)
 
-    def _call(self, verb: Callable[[Path, UserConfig, str], str | Resuming], source: Path, run: str) -> None:
+    def _call(self, verb: Callable[[Path, UserConfig, str], str], run: str) -> None:
         """Call a verb in a thread and post what it did."""
         try:
-            done = verb(source, self._settings, run)
+            said = verb(self._source, self._settings, run)
         except TouchlineError as error:
-            hint = f" (hint: {error.hint})" if error.hint else ""
-            self.post_message(Said(f"error: {error.message}{hint}"))
+            said = f"error: {error.message}" + (f" (hint: {error.hint})" if error.hint else "")
         except OSError as error:
-            self.post_message(Said(f"error: {error}"))
-        else:
-            resuming = done if isinstance(done, Resuming) else None
-            self.post_message(
-                Said(f"resuming {run}; its output: {resuming.output}" if resuming else str(done), resuming)
-            )
+            said = f"error: {error}"
+        self.post_message(Said(said))
 
 
-def _runs(watched: Watched) -> tuple[LiveRun, ...]:
-    return () if watched.snapshot is None else watched.snapshot.runs
+def cancel_run(source: Path, settings: UserConfig, run: str) -> str:
+    """Cancel the jobs of a run; return what was done."""
+    from touchline import api
+
+    names = api.cancel(source, settings, only=run)
+    return f"cancel requested: {', '.join(names)}" if names else f"{run} has no active or queued job"
+
+
+def resume_run(source: Path, settings: UserConfig, run: str) -> str:
+    """Submit a run again, or resume it on this machine by a command that outlives the view; return what was done."""
+    from touchline import api
+    from touchline.run.folders import ExperimentFolder
+
+    folder = ExperimentFolder(source)
+    if folder.planned().executor != "local":
+        jobs = api.submit(source, settings, only=run)
+        said = [" ".join(part for part in (job.job, job.word, job.job_id, job.reason) if part) for job in jobs]
+        return "; ".join(said) if said else f"nothing to submit: {run} is trained and evaluated"
+    folder.internal.mkdir(parents=True, exist_ok=True)
+    output = folder.internal / f"resume-{run}.log"
+    with os.fdopen(open_append(output), "ab") as stream:
+        process = subprocess.Popen(  # noqa: S603 (our own words)
+            [*_TOUCHLINE, "resume", str(folder.yaml), "--run", run],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _RESUMING.append(process)
+    return f"resuming {run}; its output: {output}"
 
 
 def _text(line: Line) -> Text:

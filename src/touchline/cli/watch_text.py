@@ -1,16 +1,14 @@
-"""Lines of `touchline watch`: runs of several experiments in columns that fit the terminal, in the words of status."""
+"""Lines of `touchline status --watch`: runs in columns that fit the terminal, in the words of status."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from touchline.cli import status_text as text
-from touchline.cli.watching import STATUS_STYLES
 from touchline.core.text import one_line, shorten
 
 if TYPE_CHECKING:
@@ -34,6 +32,17 @@ _STATUS_CELLS = 12
 _LEAST_NAME_CELLS = 8
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
+_STATUS_STYLES = {
+    "running": "green",
+    "queued": "yellow",
+    "failed": "red",
+    "interrupted": "red",
+    "paused": "yellow",
+    "cut": "dim",
+    "completed": "dim",
+    "trained": "cyan",
+    "completed, failed exit": "yellow",
+}
 LOSSES = 256
 """Losses kept per run while its curve grows; then every second one is dropped."""
 
@@ -169,36 +178,14 @@ def description(run: LiveRun, experiment: str) -> list[str]:
     return [one_line(line) for line in lines if line]
 
 
-@dataclass(kw_only=True, slots=True)
-class Watched:
-    """Experiment in the view: its last state, or the reason why there is none."""
-
-    source: Path
-    """experiment.yaml or its folder, as the user named it."""
-    snapshot: Snapshot | None = None
-    """Last state that was read."""
-    error: str = ""
-    """Reason why the last reading failed; empty otherwise."""
-    curves: LossCurves = field(default_factory=LossCurves)
-    """Losses of its runs."""
-
-    def take(self, found: Snapshot | str) -> None:
-        """Take a state, or the reason why there is none; the last state stays on the screen then."""
-        if isinstance(found, str):
-            self.error = found
-        else:
-            self.snapshot, self.error = found, ""
-            self.curves.add(found.steps)
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """Line of the view."""
 
     parts: tuple[tuple[str, str], ...]
     """Texts with their styles."""
-    run: tuple[int, str] | None = None
-    """Place of the experiment and name of the run; None for a line that is not a run."""
+    run: str | None = None
+    """Name of the run; None for a line that is not a run."""
 
     @property
     def text(self) -> str:
@@ -206,38 +193,29 @@ class Line:
         return "".join(part for part, _ in self.parts).rstrip()
 
 
-def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | None = None) -> tuple[Line, list[Line]]:
+def lines(
+    snapshot: Snapshot, error: str, curves: LossCurves, width: int, selected: str | None = None
+) -> tuple[Line, list[Line]]:
     """Return the names of the columns, and the lines below them.
 
     Args:
-        watched: the experiments.
+        snapshot: last state that was read.
+        error: reason why the last reading failed; empty otherwise.
+        curves: losses of the runs.
         width: columns of the terminal.
         selected: the run that is marked.
     """
-    rows = {
-        (place, run.name): cells(run, each.curves.of(run.name), wide=width >= _WIDE)
-        for place, each in enumerate(watched)
-        for run in (each.snapshot.runs if each.snapshot is not None else ())
-    }
+    rows = {run.name: cells(run, curves.of(run.name), wide=width >= _WIDE) for run in snapshot.runs}
     columns = layout(list(rows.values()), width)
-    below: list[Line] = []
-    for place, each in enumerate(watched):
-        name = one_line(str(each.source) if each.snapshot is None else each.snapshot.experiment)
-        runs = () if each.snapshot is None else each.snapshot.runs
-        below.append(Line(((name, "bold"), (f"  {text.counts(runs)}" if runs else "", ""))))
-        if each.error:
-            below.append(Line(((f"  error: {one_line(each.error)}", "red"),)))
-        elif each.snapshot is None:
-            below.append(Line((("  reading ...", "dim"),)))
-        elif each.snapshot.note:
-            below.append(Line(((f"  {one_line(each.snapshot.note)}", "yellow"),)))
-        if each.snapshot is not None and each.snapshot.strategy is not None:
-            below += [Line(((f"  {line}", "dim"),)) for line in _strategy_lines(each.snapshot.strategy, width - 2)]
-        for run in runs:
-            key = (place, run.name)
-            marks = (">" if key == selected else " ") + ("!" if is_flagged(run) else " ")
-            parts = [(value, _style(name, run)) for value, name in columns.line(rows[key], marks)]
-            below.append(Line(tuple(parts), key))
+    below = [Line(((one_line(snapshot.experiment), "bold"), (f"  {text.counts(snapshot.runs)}", "")))]
+    below += [Line(((f"  error: {one_line(error)}", "red"),))] if error else []
+    below += [Line(((f"  {one_line(line)}", "yellow"),)) for line in (snapshot.note, *snapshot.lines) if line]
+    if snapshot.strategy is not None:
+        below += [Line(((f"  {line}", "dim"),)) for line in _strategy_lines(snapshot.strategy, width - 2)]
+    for run in snapshot.runs:
+        marks = (">" if run.name == selected else " ") + ("!" if is_flagged(run) else " ")
+        parts = [(value, _style(name, run)) for value, name in columns.line(rows[run.name], marks)]
+        below.append(Line(tuple(parts), run.name))
     return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
 
 
@@ -249,5 +227,5 @@ def _strategy_lines(strategy: StrategyStatus, width: int) -> list[str]:
 
 def _style(column: str, run: LiveRun) -> str:
     if column == "status":
-        return STATUS_STYLES.get(run.status.value, "")
+        return _STATUS_STYLES.get(run.status.value, "")
     return "yellow" if column == "left or waits for" and run.queue_reason else ""

@@ -1,4 +1,4 @@
-"""`touchline status` and `touchline logs`: states of runs, as a table or a live view, and their output."""
+"""`touchline status` and `touchline logs`: states of runs, as a table, a screen or lines, and their output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,6 @@ from touchline.cli.output import print_json, print_output, print_plain_table, pr
 from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot, Watcher
@@ -35,7 +33,7 @@ BAR_SECONDS = 10.0
 
 def status(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no job is active.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh: a screen with keys, else lines.")] = False,
     no_queue: Annotated[bool, typer.Option("--no-queue", help="Read only the run folders, not the queue.")] = (False),
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
@@ -51,9 +49,7 @@ def status(
         raise InputError("--watch and --json cannot be combined")
     settings = load_settings()
     if watch and is_experiment(source):
-        from touchline.results.watching import Watcher
-
-        _watch(Watcher(source, settings, look=not no_queue))
+        _watch(source, settings, look=not no_queue)
         return
     with _uncollected():
         snapshot = snapshots(source, settings, look=not no_queue)()
@@ -175,26 +171,26 @@ def _strategy(snapshot: Snapshot) -> list[str]:
     return [without_controls(status_line(snapshot.strategy))]
 
 
-def _watch(watcher: Watcher) -> None:
-    """Refresh until no job is active, or until Ctrl-C."""
-    try:
-        if sys.stdout.isatty():
-            _draw(watcher)
+def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
+    """Show the screen with keys and curves; without a terminal or textual, print lines until no job is active."""
+    from touchline.core.errors import install_hint
+    from touchline.results.watching import Watcher
+
+    watcher = Watcher(source, settings, look=look)
+    if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        try:
+            from touchline.cli.watch_app import WatchApp
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "textual":
+                raise
+            print_status(f"lines only: the screen with keys and curves needs {install_hint('watch')}")
         else:
-            _repeat(watcher)
+            WatchApp(watcher.now, source, settings).run()
+            return
+    try:
+        _repeat(watcher)
     except KeyboardInterrupt:
         print_status("stopped watching; jobs keep running")
-
-
-def _draw(watcher: Watcher) -> None:
-    """Draw a live view; the table remains when it ends."""
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(file=sys.stdout)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
-        for snapshot in _snapshots(watcher):
-            screen.update(view(snapshot, console.size.height, console.size.width), refresh=True)
 
 
 def _repeat(watcher: Watcher) -> None:
@@ -248,117 +244,3 @@ def _snapshots(watcher: Watcher) -> Iterator[Snapshot]:
             return
         first = False
         time.sleep(FILES_SECONDS)
-
-
-BAR_WIDTH = 24
-NARROW_BAR_WIDTH = 10
-_WIDE = 130
-"""Columns from which on a long bar takes nothing from what stands beside it."""
-STATUS_STYLES = {
-    "running": "green",
-    "queued": "yellow",
-    "failed": "red",
-    "interrupted": "red",
-    "paused": "yellow",
-    "cut": "dim",
-    "completed": "dim",
-    "trained": "cyan",
-    "completed, failed exit": "yellow",
-}
-_NUMBERS = frozenset({"step", "loss", "tokens/s", "memory"})
-_SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
-_BAR_AT = 2
-"""Place of the bar: behind the run and its status."""
-_FRAME_ROWS = 7
-"""Rows of a screen that are no runs and no flags."""
-
-
-def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
-    """Return the screen.
-
-    Args:
-        snapshot: the runs.
-        height: rows of the terminal; runs beyond are counted, not shown.
-        width: its columns; narrow ones leave out what matters least.
-    """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    flagged = text.flag_lines(snapshot.runs)
-    room = max(height - _FRAME_ROWS, 4)
-    shown_runs = flagged[: max(2, room // 3 // 2)]
-    chosen = chosen_runs(snapshot.runs, max(room - 2 * len(shown_runs), 3))
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold", expand=False)
-    bar = BAR_WIDTH if width >= _WIDE else NARROW_BAR_WIDTH
-    rows = [text.cells(run) for run in chosen]
-    kept = text.fitting_columns(rows, width, spare=bar + 2)
-    for place, name in enumerate(text.HEADER[n] for n in kept):
-        if place == _BAR_AT:
-            table.add_column("")
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name in _NUMBERS else "left")
-    for run, row in zip(chosen, rows, strict=True):
-        cells = [_text(row[n], _style(text.HEADER[n], run)) for n in kept]
-        table.add_row(*cells[:_BAR_AT], _bar(run, bar), *cells[_BAR_AT:])
-    head = Text(f"{without_controls(snapshot.experiment)}  ", style="bold")
-    head.append(text.counts(snapshot.runs), style="not bold")
-    head.append(f"   {time.strftime('%H:%M:%S')}", style="dim not bold")
-    parts: list[RenderableType] = [head, table]
-    if len(chosen) < len(snapshot.runs):
-        parts.append(Text(f"and {len(snapshot.runs) - len(chosen)} more", style="dim"))
-    parts += [Text(line) for line in _strategy(snapshot)]
-    if shown_runs:
-        parts.append(Text(""))
-    for severity, sentence, hint in shown_runs:
-        parts.append(Text(without_controls(sentence), style=_SEVERITIES.get(severity, ""), overflow="fold"))
-        if hint:
-            parts.append(Text(f"    hint: {without_controls(hint)}", style="dim", overflow="fold"))
-    if len(flagged) > len(shown_runs):
-        parts.append(Text(f"and {len(flagged) - len(shown_runs)} more: touchline status shows all", style="dim"))
-    parts += [Text(without_controls(line), style="yellow") for line in (snapshot.note, *snapshot.lines) if line]
-    parts.append(Text("Ctrl-C stops watching; jobs keep running", style="dim"))
-    return Group(*parts)
-
-
-def chosen_runs(runs: Sequence[LiveRun], most: int) -> list[LiveRun]:
-    """Return active runs first, then failed, queued and finished ones, each in the plan's order."""
-    ranks = {
-        "running": 0,
-        "failed": 1,
-        "interrupted": 1,
-        "queued": 2,
-        "paused": 2,
-        "trained": 3,
-        "prepared": 4,
-        "planned": 4,
-    }
-
-    def rank(run: LiveRun) -> int:
-        at_work = any(job is not None and job.active for job in (run.job, run.evaluation))
-        return 0 if at_work and run.status.value != "queued" else ranks.get(run.status.value, 5)
-
-    return sorted(runs, key=rank)[:most]
-
-
-def _style(column: str, run: LiveRun) -> str:
-    if column == "status":
-        return STATUS_STYLES.get(run.status.value, "")
-    return "dim" if column == "job" else "yellow" if column == "waits for" and run.queue_reason else ""
-
-
-def _bar(run: LiveRun, width: int) -> RenderableType:
-    from rich.progress_bar import ProgressBar
-
-    total, done = run.steps_planned, run.steps_done or 0
-    if run.items_planned is not None and not (run.job is not None and run.job.active):
-        total, done = run.items_planned, run.items_done or 0
-    if not total:
-        return _text("")
-    style = STATUS_STYLES.get(run.status.value, "").replace("dim", "green") or "cyan"
-    return ProgressBar(total=total, completed=min(done, total), width=width, complete_style=style, finished_style=style)
-
-
-def _text(value: str, style: str = "") -> RenderableType:
-    from rich.text import Text
-
-    return Text(without_controls(value), style=style)

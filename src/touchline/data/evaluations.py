@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import FileCache, read_text_bounded
+from touchline.core.removed import drop_removed
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
 from touchline.experiment.document import parse
@@ -45,6 +46,7 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
         InputError: it is missing, or not such a file; with findings.
     """
     document = parse(read_text_bounded(path, _CONFIG_LIMIT_BYTES), str(path))
+    drop_removed(document.data)
     config, findings = build(EvaluationConfig, document.data, document)
     if config is None:
         raise InputError(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)

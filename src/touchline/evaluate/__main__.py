@@ -21,7 +21,6 @@ from types import FrameType
 from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.status import EXIT_PARENT_NOT_READY, EXIT_STOPPED
 from touchline.data.worker import bitsandbytes_left_out, prepare_worker, tell_fault
-from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import (
     EvaluationRequest,
     RequestedJob,
@@ -90,7 +89,6 @@ def _listen() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        stop_children()
         os.write(2, f"touchline: stopped by {signal.Signals(number).name}\n".encode())
         os._exit(EXIT_STOPPED)
 

@@ -20,7 +20,6 @@ from touchline.core.files import disk_errors, inside, try_lock
 from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import Asked, answered, groups_of, prepared, publish, said
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.general import score_general
 from touchline.evaluate.job import EvaluationJob, resolve_job, say
 from touchline.evaluate.loading import BaseForm
 from touchline.evaluate.provider import release_engines, shared_engine
@@ -91,26 +90,13 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
     """
     failed: list[str] = []
     faults: list[TouchlineError] = []
-    whole: list[RequestedJob] = []
     with scratch_folder(experiment) as scratch:
         jobs = tuple(dict.fromkeys(request.jobs))
         for start in range(0, len(jobs), SHARING_EVALUATIONS):
             some = jobs[start : start + SHARING_EVALUATIONS]
-            for wanted, found in _do(experiment, some, request.dtype, scratch).items():
+            for found in _do(experiment, some, request.dtype, scratch).values():
                 failed += found
                 faults += found.values()
-                whole += [] if found else [wanted]
-        # The harness loads the model by itself, and there may be no room for both.
-        release_engines()
-        for wanted in whole:
-            try:
-                score_general(experiment, wanted.run, wanted.checkpoint, request.dtype, scratch)
-            except HostError:
-                raise
-            except TouchlineError as error:
-                failed.append(f"{said(wanted.run, wanted.checkpoint)}: general ability")
-                faults.append(error)
-                say(f"{failed[-1]}: failed: {error.message}")
     if len(request.jobs) == 1 and len(faults) == 1:
         raise faults[0]
     if failed:

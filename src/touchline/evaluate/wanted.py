@@ -18,9 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import InputError
 from touchline.core.files import inside, open_regular, read_text_bounded
 from touchline.core.status import AttemptExit
-from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
-from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.data.evaluations import EVALUATION_FILE, finished_evaluation, read_evaluation_config
 from touchline.data.scores import CheckpointInfo
 from touchline.experiment.evaluation import EvaluationConfig, asked_epochs
 
@@ -100,13 +99,13 @@ def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
     if config.control:
         name = config.control_checkpoint
         adapter = None if config.no_op is None else export_state(folder, name)[1]
-        done = is_evaluated(folder, config, name, adapter)
+        done = finished_evaluation(folder, config, name, adapter) is not None
         return PendingEvaluations(checkpoints=() if done else (name,), missing=None)
     found = read_checkpoints(folder)
     complete = {item.epoch: item for item in found if item.complete and item.epoch is not None}
     epochs = _epochs(folder, config, complete)
     there = [complete[epoch] for epoch in epochs if epoch in complete]
-    todo = [item.name for item in there if not is_evaluated(folder, config, item.name, item.adapter_sha256)]
+    todo = [item.name for item in there if finished_evaluation(folder, config, item.name, item.adapter_sha256) is None]
     absent = [f"epoch_{epoch}" for epoch in epochs if epoch not in complete]
     trained = _is_trained(folder, config)
     # Of a finished training, a checkpoint that is not there was not kept; only when none is left is that a fault.

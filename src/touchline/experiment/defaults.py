@@ -132,7 +132,6 @@ DEFAULTS: Final = (
         "a label that no row has cannot be learned",
     ),
     _row("evaluate.quantization", "none", "scores on the base in its own dtype, as users of a checkpoint load it"),
-    _row("evaluate.general", "none", "general ability costs time and needs lm-evaluation-harness"),
     _row("evaluate.max_error_rate", "0", "an answer that could not be generated is an error, not a score"),
     _row("compute.executor", "local", "this machine"),
     _row("compute.gpus_per_run", 1, "one GPU per run; the CPU where there is no GPU"),

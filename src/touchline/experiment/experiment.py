@@ -69,24 +69,6 @@ class StageConfig:
     """Differences from the experiment's `train`, `{epochs: 2}`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GeneralConfig:
-    """Tasks of lm-evaluation-harness, for a look at whether general ability suffered."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
-
-    tasks: Annotated[tuple[Text, ...], MinLen(1)]
-    """The harness's names of tasks, `[arc_easy, hellaswag]`; their data must be on this machine."""
-    include_path: Text | None = None
-    """Folder with task files (YAML) of your own; relative to experiment.yaml."""
-    limit: PositiveInt | None = None
-    """Items of each task, from the first on; all when not given."""
-    num_fewshot: NonNegativeInt | None = None
-    """Worked examples before each item; as each task has it when not given."""
-    chat_template: bool = False
-    """Whether items are put to the model as chats, with its own template."""
-
-
 def task_file_stem(task: str) -> str:
     """Return the file name of a task: its name, or its path with `-` for characters other than a letter, digit
     or `_`; `tasks/mine.py@name` gives `tasks-mine-py-name`."""
@@ -144,9 +126,6 @@ class EvaluateConfig:
     """Stored form of the base that all runs and controls are scored on: its own dtype, or `nf4` or `int8` by
     bitsandbytes where it would not fit the GPU. One value for the experiment, not a factor: it belongs to what makes
     two evaluations comparable. Adapters are computed beside a quantized base, and are not merged."""
-    general: GeneralConfig | None = None
-    """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
-    at."""
 
     def __post_init__(self) -> None:
         if not self.temperature and (self.repeats > 1 or self.top_p < 1):
@@ -157,8 +136,6 @@ class EvaluateConfig:
             raise ValueError("labels that differ in more than case, none of them empty")
         if len(set(names)) < len(names):
             raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
-        if self.general is not None and self.quantization != "none":
-            raise ValueError("no general where there is quantization: the harness loads the base in its own dtype")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -439,7 +416,6 @@ __all__ = [
     "EvaluateConfig",
     "Experiment",
     "ExperimentKeys",
-    "GeneralConfig",
     "LoraConfig",
     "StageConfig",
     "TrainConfig",

@@ -12,6 +12,7 @@ from typing import Any
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location
+from touchline.core.removed import drop_removed
 from touchline.core.units import parse_duration, plural
 from touchline.experiment.document import YamlDocument, error, parse, parse_value
 from touchline.experiment.expand import FACTOR_ROOTS
@@ -151,6 +152,7 @@ def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]
         else:
             findings.append(unknown_key(prefix, prefix, (*_SETTABLE, "seed"), document.where(prefix.split("."))))
 
+    drop_removed(document.data)
     walk(document.data, "")
     if findings:
         raise InputError(f"{path}: {len(findings)} unknown keys", findings=findings)

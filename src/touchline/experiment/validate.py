@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from touchline.core.finding import Finding
 from touchline.core.near import did_you_mean, near_names
+from touchline.core.removed import RemovedKind, find_removed
 from touchline.core.text import shorten
 from touchline.experiment.document import Key, YamlDocument, error
 from touchline.experiment.experiment import as_written
@@ -124,6 +125,8 @@ def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewh
         where: that place.
         elsewhere: keys of other places, where one of the same name may be meant.
     """
+    if row := find_removed(RemovedKind.KEY, subject):
+        return error("EX002", subject, str(row), where)
     near = near_names(key, known, most=1, cutoff=0.6)
     near = near or [each for each in (*known, *elsewhere) if each.endswith(f".{key}")][:1]
     hint = did_you_mean(near, f"known here: {', '.join(known)}")

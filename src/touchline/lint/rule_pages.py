@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jinja2
@@ -41,7 +42,8 @@ _RETIRED = {
     "US": (123, 124, 127, 128),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
-"""Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""
+"""Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` accept them with a line that says
+so."""
 _PAGES = jinja2.PackageLoader("touchline.lint", "pages")
 _TITLE = re.compile(r"# ([A-Z]{2}\d{3}): ([a-z0-9-]+)")
 
@@ -75,6 +77,13 @@ def all_codes() -> tuple[str, ...]:
 def is_known(prefix: str) -> bool:
     """Return True if a code, also a retired one, begins with these characters."""
     return any(code.startswith(prefix) for code in (*all_codes(), *RETIRED))
+
+
+def retired_line(codes: Iterable[str]) -> str | None:
+    """Return the line that names the removed codes among some; None without any."""
+    found = [code for code in dict.fromkeys(codes) if code in RETIRED]
+    said = "was" if len(found) == 1 else "were"
+    return f"{', '.join(found)} {said} removed after 0.1.0; no rule reports it" if found else None
 
 
 @functools.cache

@@ -118,7 +118,7 @@ def _predicted(
             if memory(evaluate.quantization, more).verdict is MemoryVerdict.FITS:
                 yield f"compute.evaluation.gpus={more}"
                 break
-        if evaluate.quantization == "none" and evaluate.general is None:
+        if evaluate.quantization == "none":
             smaller = (form for form in _SMALLER if memory(form, gpus).verdict is MemoryVerdict.FITS)
             yield from (f"evaluate.quantization={form}" for form in list(smaller)[:1])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
+from touchline.core.removed import drop_removed
 from touchline.experiment.anchors import relative_datasets
 from touchline.experiment.plan import PLAN_SCHEMA_VERSION, Plan
 
@@ -26,7 +29,10 @@ def plan_from_json(text: str, path: str) -> Plan:
     hint = "move it and run `touchline plan` again"
     try:
         # Once, and not a second time for its version: a thousand runs take a tenth of a second.
-        plan = _ADAPTER.validate_json(text)
+        try:
+            plan = _ADAPTER.validate_json(text)
+        except ValidationError:
+            plan = _ADAPTER.validate_json(_without_removed(text))
     except ValidationError as fault:
         version = _version(text)
         if version is None:
@@ -39,6 +45,17 @@ def plan_from_json(text: str, path: str) -> Plan:
     if plan.schema_version != PLAN_SCHEMA_VERSION:
         raise _other_version(path, plan.schema_version, hint)
     return relative_datasets(plan)
+
+
+def _without_removed(text: str) -> str:
+    """Return the text of a plan of version 0.1.0, which wrote defaults too, without keys that were removed."""
+    try:
+        data = parse_json(text)
+        for settings in (data, *data["runs"]):
+            drop_removed(settings)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return text
+    return json.dumps(data)
 
 
 def _version(text: str) -> object:

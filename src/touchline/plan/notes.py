@@ -1,4 +1,4 @@
-"""Design of a plan in words: the summary line, and notes on controls and on general ability."""
+"""Design of a plan in words: the summary line, and notes on controls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from touchline.backends.registry import recipe_text
 from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
-from touchline.experiment.experiment import GeneralConfig
 from touchline.experiment.learning_rate import rate_text
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
@@ -147,23 +146,4 @@ def method_notes(plan: Plan) -> Iterator[str]:
         yield (
             f"Method: full trains all parameters ({sizes}) in {dtype}{rounded}; every checkpoint is the whole model in "
             "that dtype"
-        )
-
-
-def general_ability_notes(plan: Plan) -> Iterator[str]:
-    """Yield a note on the tasks of the evaluation harness, if any are requested."""
-    asked: dict[GeneralConfig, None] = {}
-    for run in plan.runs:
-        if run.evaluate.general is not None:
-            asked[run.evaluate.general] = None
-    for general in asked:
-        own = (
-            ""
-            if general.include_path is None
-            else f", some from {general.include_path}, which may contain your own code"
-        )
-        limit = "" if general.limit is None else f", the first {general.limit:,} items of each"
-        yield (
-            f"General ability: lm-evaluation-harness scores the base and the last checkpoints on "
-            f"{', '.join(general.tasks)}{own}{limit}; its time is not predicted"
         )

@@ -25,7 +25,6 @@ from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import (
     control_notes,
     design_line,
-    general_ability_notes,
     learning_rate_notes,
     method_notes,
     quantization_notes,
@@ -252,7 +251,6 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from recipe_notes(plan)
     yield from quantization_notes(plan)
     yield from dtype_notes(plan)
-    yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (
         f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; rename them before the first run: "

@@ -131,7 +131,6 @@ _ROWS = (
     _Row("evaluate.metric", "primary metric", unset="the task's first"),
     _Row("evaluate.labels", "labels", unset="all answers of the dataset"),
     _Row("evaluate.quantization", "quantization in evaluation"),
-    _Row("evaluate.general", "general ability", unset="not evaluated"),
 )
 _DECLARED = {row.key: row for row in _ROWS}
 _ORDER = {key: place for place, key in enumerate(_DECLARED)}

@@ -81,7 +81,6 @@ def build_report(gathered: ReportInputs) -> Report:
         factors=gathered.factors,
         analyses=analyses,
         answers=answers,
-        general=gathered.general,
         verification=gathered.verification,
         findings=findings(concluded),
         packing=packing,

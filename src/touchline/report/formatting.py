@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from touchline.core.levels import SEEDS, Level
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.units import format_seconds, hours_to_seconds, percent, plural
-from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 
@@ -91,11 +90,6 @@ def duration(hours: Measured, value: float | None = None) -> str:
         return str(known)
     least = "at least " if value is None and is_at_least(known) else ""
     return least + format_seconds(hours_to_seconds(known.value if value is None else value))
-
-
-def metric_words(score: GeneralScore) -> str:
-    """Return a metric's name, and its direction if that is not the usual one."""
-    return f"{score.metric} (lower is better)" if score.higher_is_better is False else score.metric
 
 
 def relative(value: float, reference: float) -> str:

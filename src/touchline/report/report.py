@@ -12,7 +12,7 @@ from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import RunSetting
 from touchline.report.strategy import StrategyReport
 from touchline.results.collected import RunMetrics
-from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
+from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis, Conclusion
@@ -176,8 +176,6 @@ class Report:
     """Analyses, one per task and score, the experiment's own first; empty if nothing was evaluated."""
     answers: tuple[AnswerCounts, ...]
     """Counts of suspicious answers."""
-    general: tuple[GeneralScore, ...]
-    """Scores of general ability; empty if it was not evaluated."""
     verification: Verification
     """Verified checkpoints and their sizes."""
     findings: tuple[Statement, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +63,6 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
-    stop: threading.Event | None = None,
 ) -> Iterator[OutputLine]:
     """Yield the last lines of a run's newest output, then added lines.
 
@@ -75,7 +73,6 @@ def logs(
         evaluation: show the evaluation's output instead of the training's; a control has no other.
         lines: number of initial lines.
         follow: continue until the run ends.
-        stop: ends the following when set.
 
     Raises:
         InputError: there is no plan, no such run, or no output.
@@ -93,7 +90,7 @@ def logs(
         yield from (OutputLine(line=line) for line in shown)
         follower = Follower(path, end)
     if follow:
-        yield from _follow(output, follower, settings, stop or threading.Event())
+        yield from _follow(output, follower, settings)
 
 
 def newest(output: _Output) -> Path | None:
@@ -131,14 +128,12 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     )
 
 
-def _follow(
-    output: _Output, follower: Follower | None, settings: UserConfig, stop: threading.Event
-) -> Iterator[OutputLine]:
+def _follow(output: _Output, follower: Follower | None, settings: UserConfig) -> Iterator[OutputLine]:
     """Yield added output, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
     asked, quiet_since, active, last = float("-inf"), time.monotonic(), True, ""
-    while not stop.is_set():
+    while True:
         path = newest(output)
         if path is not None and (follower is None or path != follower.path):
             if follower is not None:
@@ -161,7 +156,7 @@ def _follow(
                 yield from (OutputLine(line=line) for line in _drain(follower))
             return
         if not lines:
-            stop.wait(FOLLOW_SECONDS)
+            time.sleep(FOLLOW_SECONDS)
 
 
 def _drain(follower: Follower) -> list[str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from touchline.core.finding import Severity
-from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan
 from touchline.results.run_result import RunResult
@@ -56,24 +55,6 @@ class ReportInput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GeneralScore:
-    """Score of lm-evaluation-harness, a measure of general ability."""
-
-    run: str
-    """Run name."""
-    task: str
-    """Task of the harness."""
-    metric: str
-    """Metric of the harness."""
-    score: Measured
-    """Score with an interval from the harness's standard error."""
-    change: Measured
-    """Change from the run's control."""
-    higher_is_better: bool | None = None
-    """Whether larger values are better; None if the harness does not state it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportInputs:
     """Inputs of a report, before any conclusion."""
 
@@ -93,8 +74,6 @@ class ReportInputs:
     """Factors and levels, from the plan or from configs and names."""
     verification: Verification
     """Verified checkpoints."""
-    general: tuple[GeneralScore, ...]
-    """Empty if general ability was not measured."""
     files: dict[str, tuple[tuple[str, str], ...]]
     """(label, path relative to the folder) per run."""
     issues: tuple[Issue, ...]

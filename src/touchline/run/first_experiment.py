@@ -6,16 +6,14 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic
 from touchline.core.finding import Finding, Severity
-from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
@@ -25,29 +23,18 @@ from touchline.experiment.write import to_yaml
 from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
 from touchline.run.interview.questions import QUESTIONS, question_named
-from touchline.run.interview.templates import TEMPLATES
 
+_BATCHES = (16, 8, 4, 2, 1)
+_STEPS_PER_EPOCH = 20
+"""Minimum steps per epoch; the batch is halved until it is reached."""
 _LENGTH_STEP = 64
 """max_seq_len is rounded up to a multiple of this."""
 _ANSWER_STEP = 16
 """evaluate.max_new_tokens is rounded up to a multiple of this."""
 
 
-class Ask(Protocol):
-    """User who answers the questions of the interview."""
-
-    def ask(self, interview: Interview, question: Question, default: Defaulted, problem: InputError | None) -> str:
-        """Return the typed answer; empty for the default.
-
-        Args:
-            interview: the answers so far.
-            question: the question.
-            default: its default.
-            problem: error of the answer before this one.
-        """
-
-    def may_replace(self, path: Path) -> bool:
-        """Return whether an experiment.yaml may be replaced."""
+Ask = Callable[[Interview, Question, Defaulted, InputError | None], str]
+"""Returns the typed answer to a question with its default, empty for the default; after an error, with that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +56,6 @@ def start(
     settings: UserConfig,
     *,
     given: Mapping[str, Sequence[str]],
-    template: str | None = None,
     ask: Ask | None = None,
     replace_existing: bool = False,
 ) -> Start:
@@ -79,7 +65,6 @@ def start(
         target: experiment folder; None for one here with the name of the data file.
         settings: user config with models and caches.
         given: answers by the names of their questions.
-        template: name of the template.
         ask: answers the other questions; None for their defaults.
         replace_existing: replace an experiment.yaml that is there.
 
@@ -87,22 +72,13 @@ def start(
         InputError: answers are wrong, with every one of them; or a question has no default.
         PolicyError: there is an experiment.yaml already.
     """
-    if template is not None and template not in TEMPLATES:
-        near = near_names(template, TEMPLATES)
-        raise InputError(
-            f"there is no template {template!r}",
-            expected=f"one of {', '.join(TEMPLATES)}",
-            hint=f"--template {near[0]}" if near else None,
-        )
-    interview = Interview(target, settings, None if template is None else TEMPLATES[template])
+    interview = Interview(target, settings)
     try:
         _take(interview, given)
-        may_replace = replace_existing
         if interview.is_folder_known:
-            may_replace = _replaces(interview, ask, may_replace)
-        agreed = interview.folder
+            _refuse_existing(interview.folder, replace_existing)
         _ask_open_questions(interview, ask)
-        _replaces(interview, ask, may_replace if interview.folder == agreed else replace_existing)
+        _refuse_existing(interview.folder, replace_existing)
         return _write(interview)
     finally:
         interview.close()
@@ -123,60 +99,41 @@ def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
         raise InputError(f"{plural(len(findings), 'answer')} cannot be used", findings=findings)
 
 
-def _replaces(interview: Interview, ask: Ask | None, may_replace: bool) -> bool:
-    """Return whether the experiment.yaml that is there may be replaced. False if there is none.
+def _refuse_existing(folder: Path, replace_existing: bool) -> None:
+    """Refuse a folder with an experiment.yaml that may not be replaced.
 
     Raises:
-        PolicyError: it may not.
+        PolicyError: it is there.
     """
-    folder = interview.folder
     path = folder / "experiment.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise PolicyError(f"{str(folder)!r} exists", expected="a new folder, or one without experiment.yaml")
-    if not path.exists() or may_replace:
-        return may_replace
-    if ask is not None and ask.may_replace(path):
-        return True
-    raise PolicyError(
-        f"{str(path)!r} exists",
-        expected="a new folder, or one without experiment.yaml",
-        hint=f"touchline init {shlex.quote(str(folder) + '-2')}, or --replace",
-    )
+    is_other = folder.exists() and not folder.is_dir()
+    if is_other or (path.exists() and not replace_existing):
+        raise PolicyError(
+            f"{str(folder if is_other else path)!r} exists",
+            expected="a new folder, or one without experiment.yaml",
+            hint=f"touchline init {shlex.quote(str(folder) + '-2')}, or --replace",
+        )
 
 
 def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
     """Ask the open questions in order, or take their defaults."""
-    missing: list[tuple[Question, Missing]] = []
-    passed: set[str] = set()
-    while open_questions := [each for each in interview.open_questions() if each.name not in passed]:
+    while open_questions := interview.open_questions():
         question = open_questions[0]
-        try:
-            default = question.default(interview)
-        except InputError:
-            if missing:
-                break  # it depends on an answer that is missing
-            raise
+        default = question.default(interview)
         if isinstance(default, Missing) and ask is None:
-            missing.append((question, default))
-            passed.add(question.name)
-            continue
-        if missing:
-            break
+            message = f"{question.flag}: {default.missing}"
+            finding = Finding(code="EX004", severity=Severity.ERROR, subject=question.flag, message=message)
+            hint = f"name the answer: {question.flag} {question.metavar}"
+            raise InputError("a question without a default", findings=[finding], hint=hint)
         _ask_one(interview, question, default, ask)
-    if missing:
-        findings = [
-            Finding(code="EX004", severity=Severity.ERROR, subject=each.flag, message=f"{each.flag}: {why.missing}")
-            for each, why in missing
-        ]
-        hint = "name the answer: " + " ".join(f"{each.flag} {each.metavar}" for each, _ in missing)
-        raise InputError(f"{plural(len(missing), 'question')} without a default", findings=findings, hint=hint)
 
 
 def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: Ask | None) -> None:
     """Ask until the answer can be used."""
     problem: InputError | None = None
     while True:
-        text = "" if ask is None else ask.ask(interview, question, default, problem)
+        is_asked = question.is_asked or problem is not None or isinstance(default, Missing)
+        text = "" if ask is None or not is_asked else ask(interview, question, default, problem)
         try:
             if text:
                 interview.answer(question, (text,), AnswerSource.KEYBOARD)
@@ -217,11 +174,6 @@ def _listed(columns: object) -> str:
     return columns if isinstance(columns, str) else " + ".join(columns) if isinstance(columns, tuple) else str(columns)
 
 
-def _quoted_text(text: str) -> str:
-    """Return a sentence as YAML, plain where no reader could take it for something else."""
-    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9 ,?.'-]*", text) and " " in text else _quoted(text)
-
-
 def _quoted(value: object) -> str:
     """Return a value as portable YAML: JSON, or a plain word."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", value) and value.lower() not in _WORDS:
@@ -247,7 +199,7 @@ def _yaml(interview: Interview) -> str:
     base = interview.folder.absolute()
     paths = [os.path.relpath(path.absolute(), base) for path in interview.written_data()]
     factors = dict(value("vary"))
-    if len(paths) > 1 and not interview.is_chain:
+    if len(paths) > 1:
         factors["data.path"] = paths
     labels = interview.labels if value("task") == "classification" else ()
     about = f"{len(labels)} labels: {', '.join(labels)}" if labels else _about_task(value("task"))
@@ -255,12 +207,11 @@ def _yaml(interview: Interview) -> str:
         "# An experiment. Every key is explained in docs/reference/experiment.md.",
         "# Check and estimate it with `touchline plan`, then train with `touchline run`.",
         f"name: {_quoted(value('name'))}",
-        f"question: {_quoted_text(value('question'))}   # your question",
+        f"question: {interview.question}   # your question",
         f"task: {_quoted(value('task'))}   # {' '.join(about.split())}",
         _line("models", f"[{', '.join(map(_quoted, value('model')))}]", interview.reason("model")),
         *_data_lines(interview, paths[-1]),
         *_train_lines(interview),
-        *_stage_lines(interview, paths),
         *_factor_lines(factors),
         _line("seeds", _flow(value("seeds")), interview.reason("seeds")),
         _line("controls", _flow(value("controls")), interview.reason("controls")),
@@ -284,24 +235,29 @@ def _flow(value: object) -> str:
 def _data_lines(interview: Interview, path: str) -> Iterator[str]:
     data = interview.columns
     yield "data:"
-    yield f"  path: {_quoted(path)}   # {interview.rows:,} training rows; splits: {interview.info.split_origin}"
+    rows, origin = interview.split_rows("train"), interview.info.split_origin
+    yield f"  path: {_quoted(path)}   # {rows:,} training rows; splits: {origin}"
     if data.messages is not None:
         yield f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"
     else:
         yield f"  input: {_flow(data.input)}   # shown to the model as {{input}}"
         yield f"  output: {_quoted(data.output)}   # the answer to learn"
         yield '  # prompt: "Question: {input}"   # your own wording; any column may stand in braces'
-    if data.images is not None:
-        yield f"  images: {_quoted(data.images)}   # column with the files of the images"
 
 
 def _train_lines(interview: Interview) -> Iterator[str]:
     value, longest, context = interview.value, interview.row_tokens[2], _context(interview.models)
-    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    rows = interview.split_rows("train")
+    batch = next((size for size in _BATCHES if rows >= _STEPS_PER_EPOCH * size), 1)
     yield "train:"
-    for key, name in (("epochs", "epochs"), ("global_batch_size", "batch_size"), ("learning_rate", "learning_rate")):
-        if value(name) is not None:
-            yield "  " + _line(key, _flow(value(name)), interview.reason(name))
+    if value("epochs") is not None:
+        yield "  " + _line("epochs", _flow(value("epochs")), interview.reason("epochs"))
+    if "train.global_batch_size" not in value("vary"):
+        yield f"  global_batch_size: {batch}   # {rows:,} training rows: {-(-rows // batch):,} steps per epoch"
+    if "train.learning_rate" not in value("vary"):
+        rate = "1e-3" if interview.has_example_data else "auto   # by a published rule, which the plan names"
+        yield f"  learning_rate: {rate}"
+    length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     length = min(length, context) if context else length
     yield f"  max_seq_len: {length}   # the longest training row has {longest} tokens"
     if value("packing") is not None:
@@ -310,24 +266,9 @@ def _train_lines(interview: Interview) -> Iterator[str]:
         yield f"  validate_every_steps: {value('validation')}"
     elif "validation" in interview.answers:
         yield "  # validate_every_steps: 50   # not set: the validation loss is computed at the end of each epoch"
-    if value("alpha") is not None:
-        yield f"  lora: {{alpha: {value('alpha'):g}}}"
-    else:
-        yield f"  # lora: {{rank: {LORA_RANK}, alpha: {LORA_RANK * LORA_ALPHA_PER_RANK}}}   # the defaults"
+    yield f"  # lora: {{rank: {LORA_RANK}, alpha: {LORA_RANK * LORA_ALPHA_PER_RANK}}}   # the defaults"
     if value("trainer") is not None:
         yield "  " + _line("backend", value("trainer"), interview.reason("trainer"))
-
-
-def _stage_lines(interview: Interview, paths: Sequence[str]) -> Iterator[str]:
-    if not interview.is_chain:
-        return
-    yield "stages:   # a chain: each stage continues training the adapter of the one above"
-    parent = ""
-    for number, path in enumerate(paths, start=1):
-        name = f"stage{number}"
-        link = f", parent: {parent}, continue: adapter" if parent else ""
-        yield f"  - {{name: {name}{link}, data: {{path: {_quoted(path)}}}}}"
-        parent = name
 
 
 def _factor_lines(factors: Mapping[str, Sequence[object]]) -> Iterator[str]:
@@ -353,7 +294,4 @@ def _compute_lines(interview: Interview) -> Iterator[str]:
         yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
     if value("gpus") is not None:
         yield "  " + _line("gpus_per_run", str(value("gpus")), interview.reason("gpus"))
-    if value("deadline") is not None:
-        yield f"  deadline: {_quoted(value('deadline'))}"
-    else:
-        yield "  # deadline: 6h   # compared with the predicted time"
+    yield "  # deadline: 6h   # compared with the predicted time"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from touchline.core.errors import InputError
 from touchline.core.units import parse_duration
-from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
+from touchline.data.evaluations import finished_evaluation
 from touchline.data.scores import CheckpointInfo
 from touchline.data.training_state import paused_step, read_pause
 from touchline.experiment.evaluation import asked_epochs
@@ -129,12 +129,12 @@ def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> l
     if run.kind is RunKind.CONTROL:
         name = config.control_checkpoint
         adapter = None if config.no_op is None else export_state(folder, name)[1]
-        return [] if is_evaluated(folder, config, name, adapter) else [name]
+        return [] if finished_evaluation(folder, config, name, adapter) is not None else [name]
     complete = [item for item in read_checkpoints(folder) if item.complete and item.epoch is not None]
     return [
         item.name
         for item in _chosen(complete, run, epochs)
-        if not is_evaluated(folder, config, item.name, item.adapter_sha256)
+        if finished_evaluation(folder, config, item.name, item.adapter_sha256) is None
     ]
 
 

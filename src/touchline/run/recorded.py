@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded
+from touchline.core.removed import drop_removed
 from touchline.data.user_config import UserConfig
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import parse
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.recorded import FileChanges, compare_with_plan, is_as_planned, override_lines
@@ -46,9 +48,22 @@ def file_changes(folder: ExperimentFolder, plan: Plan) -> FileChanges | None:
     return found if found.any else None
 
 
+def removed_lines(folder: ExperimentFolder) -> Iterator[str]:
+    """Yield the line that names what experiment.yaml sets and this version no longer shows; none without such keys."""
+    try:
+        data = parse(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml)).data
+    except InputError:
+        return
+    if found := drop_removed(data):
+        yield f"not shown: {'; '.join(map(str, found))}"
+
+
 def recorded_lines(folder: ExperimentFolder, plan: Plan) -> Iterator[str]:
-    """Yield a line that names the overrides of the plan on disk, and one if the file was edited since."""
+    """Yield a line that names the overrides of the plan on disk, one if the file was edited since, and one of its keys
+    that were removed.
+    """
     yield from override_lines(plan)
+    yield from removed_lines(folder)
     try:
         found = file_changes(folder, plan)
     except InputError as error:

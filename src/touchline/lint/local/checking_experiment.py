@@ -18,6 +18,7 @@ from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.document import Path as KeyPath
+from touchline.experiment.document import error
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import data_parallel_size
 from touchline.experiment.runs import RunKind, RunSpec
@@ -30,7 +31,7 @@ from touchline.lint.local.inputs import ResolvedInputs, errors_of, labels_of_spe
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scoring import task_findings
 from touchline.lint.rule import check_view
-from touchline.lint.rule_pages import is_known
+from touchline.lint.rule_pages import is_known, retired_line
 from touchline.lint.task_files import prompt_findings
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
@@ -66,16 +67,14 @@ def _environment_findings(seen: ResolvedInputs) -> Iterator[Finding]:
             )
 
 
-def _unknown_codes(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield codes under `allow` that no check has."""
-    for code in seen.loaded.experiment.allow:
-        if not is_known(code):
-            where = seen.loaded.document.where(["allow"])
-            message = f"unknown code {code!r}"
-            hint = "touchline check --explain CODE"
-            yield Finding(
-                code="EX003", severity=Severity.ERROR, subject="allow", message=message, where=where, hint=hint
-            )
+def _codes_without_rule(seen: ResolvedInputs) -> Iterator[Finding]:
+    """Yield codes under `allow` that no check has, and those that were removed."""
+    allow = seen.loaded.experiment.allow
+    where = seen.loaded.document.where(["allow"])
+    for code in (code for code in allow if not is_known(code)):
+        yield error("EX003", "allow", f"unknown code {code!r}", where, "touchline check --explain CODE")
+    if line := retired_line(allow):
+        yield Finding(code="EX003", severity=Severity.INFO, subject="allow", message=f"allow: {line}", where=where)
 
 
 def launch_findings(
@@ -94,7 +93,7 @@ def launch_findings(
         settings: where models and caches are.
         date: ISO date for templates that print one.
     """
-    yield from _unknown_codes(seen)
+    yield from _codes_without_rule(seen)
     if not seen.specs:
         return
     document = seen.loaded.document

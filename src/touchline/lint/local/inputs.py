@@ -141,7 +141,6 @@ def resolve_inputs(
     _see_tasks(seen)
     _see_recipes(seen)
     seen.findings += _cluster_findings(seen)
-    seen.findings += _general_findings(seen)
     return seen
 
 
@@ -358,19 +357,6 @@ def _cluster_findings(seen: ResolvedInputs) -> list[Finding]:
         if spec.evaluate.cluster is not None and spec.data.file in seen.datasets:
             faults = cluster_faults(spec.data, seen.root, spec.evaluate.cluster)
             found += [problem for problem in faults if problem not in found]
-    return found
-
-
-def _general_findings(seen: ResolvedInputs) -> list[Finding]:
-    """Return findings for missing folders with harness tasks. A job would fail after the training."""
-    found: list[Finding] = []
-    for path in dict.fromkeys(
-        spec.evaluate.general.include_path for spec in seen.specs if spec.evaluate.general is not None
-    ):
-        if path is not None and not (seen.root / path).is_dir():
-            where = seen.loaded.document.where(["evaluate", "general", "include_path"])
-            message = f"evaluate.general.include_path: {path!r} is not a folder beside experiment.yaml"
-            found.append(error("EX003", "evaluate.general.include_path", message, where))
     return found
 
 

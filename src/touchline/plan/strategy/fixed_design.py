@@ -19,7 +19,7 @@ from touchline.plan.drift import describe_change
 
 _LAYOUT = frozenset({"micro_batch_size"})
 """Settings of a training that recovery may change; the training stays the same."""
-_BESIDE = frozenset({"tasks", "general"})
+_BESIDE = frozenset({"tasks"})
 """Settings of an evaluation that do not concern the score of the looks."""
 
 

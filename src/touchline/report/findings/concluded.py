@@ -7,11 +7,9 @@ tested.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from touchline.core.markup import bare
-from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounded_scores, ties
@@ -27,14 +25,11 @@ from touchline.report.findings.training import (
 from touchline.report.formatting import scale_or_share
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.report.strategy import StrategyReport
-from touchline.results.report_inputs import GeneralScore, ReportInputs
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Conclusion
+from touchline.statistics.conclusions import Analysis
 
-GENERAL = "General ability"
 COMPLETION = "Completeness"
-_GENERAL_TOLD = 8
-"""Maximum number of general-ability scores listed one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +66,6 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
         if number == 0 and not analysis.effects and concluded.strategy is None:
             statements += _one_seed(gathered, analysis)
         found += statements if number == 0 else [_of_task(analysis, each) for each in statements]
-    found += _general(gathered.general)
     found += loss_findings(gathered)
     found += speed_findings(gathered)
     found += cost_findings(gathered, concluded.facts, concluded.analyses[0] if concluded.analyses else None)
@@ -104,48 +98,6 @@ def _of_task(analysis: Analysis, statement: Statement) -> Statement:
         shown=statement.shown,
         where=statement.where,
     )
-
-
-def _general(scores: Sequence[GeneralScore]) -> Iterator[Statement]:
-    """Yield changes of general ability, one by one. With many, only the established ones and a count of the others."""
-    changed = [score for score in scores if isinstance(score.score, Quantity) and isinstance(score.change, Quantity)]
-    statements = [_general_statement(each) for each in changed]
-    shown = [statement for statement in statements if statement.shown in (Conclusion.HIGHER, Conclusion.LOWER)]
-    yield from statements if len(statements) <= _GENERAL_TOLD else shown[:_GENERAL_TOLD]
-    if len(statements) > _GENERAL_TOLD:
-        open_ = len(statements) - len(shown)
-        text = f"Of {len(statements)} scores a change is established for {len(shown)} and not for {open_}."
-        yield Statement(topic=GENERAL, text=text)
-
-
-def _general_statement(each: GeneralScore) -> Statement:
-    change = each.change
-    if isinstance(change, Missing):
-        raise TypeError("only known changes are reported")
-    ends = ""
-    if change.low is None or change.high is None:
-        shown, words = Conclusion.NOT_TESTABLE, "without an interval nothing is said of it"
-    else:
-        ends = f" ({change.low:+.3f} to {change.high:+.3f})"
-        shown, words = Conclusion.NOT_ESTABLISHED, "a change is not established"
-        if not change.low <= 0 <= change.high:
-            shown = Conclusion.HIGHER if change.low > 0 else Conclusion.LOWER
-            words = f"{shown.value} than its control{_which_way(each, shown)}"
-    where = each.score.where if isinstance(each.score, Quantity) else None
-    text = (
-        f"{each.task} ({each.metric}) of {each.run}: {bare(each.score)}, {change.value:+.3f}{ends} against the "
-        f"control: {words}."
-    )
-    return Statement(topic=GENERAL, text=text, shown=shown, where=() if where is None else (where,))
-
-
-def _which_way(each: GeneralScore, shown: Conclusion) -> str:
-    """Return the meaning of a higher or lower score, if it is not the usual one."""
-    if each.higher_is_better is None:
-        return "; the harness does not report whether higher is better"
-    if each.higher_is_better:
-        return ""
-    return f", which is {'worse' if shown is Conclusion.HIGHER else 'better'}: of {each.metric} lower is better"
 
 
 def _scored_in(facts: RunFacts) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ There is no plan, and nothing is written into these folders. All information com
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,10 +123,8 @@ def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallb
     return Cleaned(experiment=found.experiment, depth=depth, performed=False, items=items, size_bytes=size, kept=kept)
 
 
-def logs(
-    source: Path, *, run: str | None, lines: int, follow: bool, stop: threading.Event | None = None
-) -> Iterator[OutputLine]:
-    """Yield the last lines of a run's newest log and, with `follow`, the lines added later until `stop` is set.
+def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator[OutputLine]:
+    """Yield the last lines of a run's newest log and, with `follow`, the lines added later.
 
     Raises:
         InputError: no run, several runs and no name, an unknown run, or a run without a log.
@@ -136,14 +134,13 @@ def logs(
     shown, end = last_lines(path, lines)
     yield from (OutputLine(line=line) for line in shown)
     follower = Follower(path, end)
-    stopped = stop or threading.Event()
-    while follow and not stopped.is_set():
+    while follow:
         more, unfinished = follower.read()
         yield from (OutputLine(line=line) for line in more)
         if unfinished:
             yield OutputLine(unfinished=unfinished)
         if not more:
-            stopped.wait(FOLLOW_SECONDS)
+            time.sleep(FOLLOW_SECONDS)
 
 
 def newest_log(found: ReportInputs, run: str | None) -> str:

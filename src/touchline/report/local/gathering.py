@@ -11,18 +11,19 @@ from pathlib import Path
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
+from touchline.core.finding import Severity
 from touchline.core.units import format_bytes
 from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.collect import collect_results
 from touchline.results.folder_issues import folder_issues, no_op_issues
-from touchline.results.general import read_general
-from touchline.results.report_inputs import ReportInput, ReportInputs
+from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.run.recorded import removed_lines
 
 _DEFINITION_LIMIT_BYTES = 1 << 20
 
@@ -54,14 +55,18 @@ def collect_report_inputs(
         runs=tuple(runs),
         factors=dict(plan.factors),
         verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
-        general=read_general(folder.root, runs),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
-        issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
+        issues=(*_removed(folder), *folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
         definition=_definition(folder),
         strategy=strategy_record(folder.planned(), folder.decisions()),
     )
+
+
+def _removed(folder: ExperimentFolder) -> Iterator[Issue]:
+    for line in removed_lines(folder):
+        yield Issue(weight=Severity.INFO, subject="experiment", title="removed settings", text=line)
 
 
 def _definition(folder: ExperimentFolder) -> str:

@@ -25,7 +25,6 @@ from touchline.core.files import (
     read_head,
     read_json_object,
     remove_temporaries,
-    try_lock,
     write_atomic,
 )
 from touchline.core.units import plural
@@ -129,9 +128,18 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     strategy = strategy_record(plan, folder.decisions())
     cut = None if strategy is None else strategy.state.cut.get(planned.name)
     name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
-    _refuse_invalid(folder, plan, planned, name)
+    verified = verify_checkpoint(plan, planned, folder.run(planned.name) / name)
+    if not verified.sound:
+        faults = "; ".join(f"{fault.file or name}: {fault.message}" for fault in verified.faults)
+        raise PolicyError(
+            f"checkpoint {name} of {planned.name} is not valid: {faults}",
+            expected="files whose hashes are those of touchline.json",
+            hint=f"touchline report {quoted(str(folder.root))} --deep",
+        )
     target = request.out or folder.root / PUBLISHED / planned.name
-    base = request.base_model or _base_id(plan, planned)
+    model = plan.models[planned.model]
+    known = known_hub_id(planned.model, model.path) or known_hub_id(model.name, model.path)
+    base = request.base_model or known or PurePath(model.name).name
     results = collect_results(plan, folder.root)
     result = next(each for each in results if each.name == planned.name)
     card = CardInputs(
@@ -147,10 +155,10 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         base=base,
         license=request.license,
     )
-    private = _private(folder, plan, settings)
-    texts = _texts(folder.run(planned.name) / name, marker, base) | {CARD: model_card(card)}
-    _refuse_leaks(texts, _headers(folder.run(planned.name) / name, marker), private)
-    _write(folder, target, folder.run(planned.name) / name, marker, texts)
+    checkpoint = folder.run(planned.name) / name
+    texts = _texts(checkpoint, marker, base) | {CARD: model_card(card)}
+    _refuse_leaks(texts | _headers(checkpoint, marker), _hidden(folder, plan, settings))
+    _write(target, checkpoint, marker, texts)
     repo = request.repo or f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
     return Published(
         experiment=plan.experiment,
@@ -172,18 +180,12 @@ def _checkpoint(
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
+    why = "the training of {} is not finished"
     if cut_after_step is not None:
-        raise PolicyError(
-            f"{run.name} was cut after step {cut_after_step:,} by the strategy: its training was not finished",
-            expected="a run that was not cut",
-            hint=f"touchline results {quoted(str(folder.root))}",
-        )
-    if not training_complete(place, run.digest):
-        raise PolicyError(
-            f"the training of {run.name} is not finished",
-            expected="a run whose training is complete and whose last checkpoint exists",
-            hint=f"touchline resume {quoted(str(folder.root))} --run {run.name}",
-        )
+        why = f"{{}} was cut after step {cut_after_step:,} by the strategy: its training was not finished"
+    if cut_after_step is not None or not training_complete(place, run.digest):
+        expected = "a run whose training is complete and whose last checkpoint exists"
+        raise PolicyError(why.format(run.name), expected=expected, hint=f"touchline status {quoted(str(folder.root))}")
     training = read_training_marker(place)
     kept = () if training is None else training.checkpoints
     name = wanted or kept[-1]
@@ -191,22 +193,6 @@ def _checkpoint(
     if marker is None or name != PurePath(name).name:
         raise InputError(f"{run.name} has no checkpoint {name!r}", expected=f"one of {', '.join(kept)}")
     return name, marker
-
-
-def _refuse_invalid(folder: ExperimentFolder, plan: Plan, run: PlannedRun, name: str) -> None:
-    found = verify_checkpoint(plan, run, folder.run(run.name) / name)
-    if not found.sound:
-        faults = "; ".join(f"{fault.file or name}: {fault.message}" for fault in found.faults)
-        raise PolicyError(
-            f"checkpoint {name} of {run.name} is not valid: {faults}",
-            expected="files whose hashes are those of touchline.json",
-            hint=f"touchline report {quoted(str(folder.root))} --deep",
-        )
-
-
-def _base_id(plan: Plan, run: PlannedRun) -> str:
-    model = plan.models[run.model]
-    return known_hub_id(run.model, model.path) or known_hub_id(model.name, model.path) or PurePath(model.name).name
 
 
 def _notes(card: CardInputs, request: PublishRequest) -> Iterator[str]:
@@ -231,129 +217,83 @@ def _names(marker: ExportMarker) -> list[str]:
 def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
     """Return the text files of a checkpoint by name, with the base model's id in place of its folder."""
     found: dict[str, str] = {}
-    for name in _names(marker):
-        if name.endswith(WEIGHTS):
-            continue
+    for name in (name for name in _names(marker) if not name.endswith(WEIGHTS)):
         with suppress(UnicodeDecodeError):
             found[name] = read_bytes(checkpoint / name, _CONFIG_LIMIT_BYTES).decode()
-        if name.endswith(".json") and name not in _VOCABULARY:
-            content = read_json_object(checkpoint / name, _CONFIG_LIMIT_BYTES)
-            if content is not None and any(isinstance(content.get(key), str) for key in _BASE_KEYS):
-                named = {key: base for key in _BASE_KEYS if isinstance(content.get(key), str)}
-                found[name] = json.dumps(content | named, indent=2, ensure_ascii=False) + "\n"
+        content = read_json_object(checkpoint / name, _CONFIG_LIMIT_BYTES) if name.endswith(".json") else None
+        named = {key: base for key in _BASE_KEYS if isinstance((content or {}).get(key), str)}
+        if content is not None and named and name not in _VOCABULARY:
+            found[name] = json.dumps(content | named, indent=2, ensure_ascii=False) + "\n"
     return found
 
 
 def _headers(checkpoint: Path, marker: ExportMarker) -> dict[str, str]:
     """Return the headers of the weights, which hold free text, by file."""
     found: dict[str, str] = {}
-    for name in _names(marker):
-        if name.endswith(WEIGHTS):
-            length = read_shard(checkpoint / name).header_bytes
-            found[name] = read_head(checkpoint / name, min(length, HEADER_LIMIT_BYTES))[8:].decode(errors="replace")
+    for name in (name for name in _names(marker) if name.endswith(WEIGHTS)):
+        length = min(read_shard(checkpoint / name).header_bytes, HEADER_LIMIT_BYTES)
+        found[name] = read_head(checkpoint / name, length)[8:].decode(errors="replace")
     return found
 
 
-def _write(
-    folder: ExperimentFolder, target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[str, str]
-) -> None:
+def _write(target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[str, str]) -> None:
     """Write the folder beside its place and rename it, so that it is whole or not there."""
+    if target.exists() or target.is_symlink():
+        expected = "a folder that does not exist, so that nothing of it is overwritten"
+        raise PolicyError(f"{str(target)!r} exists", expected=expected, hint="choose another one with --out")
     temporary = target.parent / f".{target.name}.publishing"
-    lock = try_lock(folder.internal / "publish.lock")
-    if lock is None:
-        raise PolicyError(f"another run of {str(folder.root)!r} is being published", expected="one at a time")
-    try:
-        if target.exists() or target.is_symlink():
-            raise PolicyError(
-                f"{str(target)!r} exists",
-                expected="a folder that does not exist, so that nothing of it is overwritten",
-                hint="move it away, or choose another one with --out",
-            )
-        with disk_errors("folder", target):
-            if temporary.exists():
-                shutil.rmtree(temporary)
-            temporary.mkdir(parents=True)
-            for name in _names(marker):
-                if name not in texts:
-                    _link(checkpoint / name, temporary / name)
-            for name, text in texts.items():
-                write_atomic(temporary / name, text)
-            remove_temporaries(temporary, texts)
-            temporary.rename(target)
-    finally:
-        os.close(lock)
+    with disk_errors("folder", target):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        for name in (name for name in _names(marker) if name not in texts):
+            try:
+                # Weights are never written again; on another disk they are copied.
+                (temporary / name).hardlink_to((checkpoint / name).resolve())
+            except OSError:
+                shutil.copyfile(checkpoint / name, temporary / name)
+        for name, text in texts.items():
+            write_atomic(temporary / name, text)
+        remove_temporaries(temporary, texts)
+        temporary.rename(target)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Link a weights file, which is never written again; copy it to another disk."""
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-# ---- what may not leave this machine ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Private:
-    """Texts that may not be published, each with what it is."""
-
-    anywhere: Mapping[str, str]
-    """Folders and secrets."""
-    names: Mapping[str, str]
-    """Names of the user and the host, which may be words of a vocabulary."""
-
-
-def _private(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> _Private:
-    folders = {str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)}
-    folders |= {model.path for model in plan.models.values()}
-    folders |= {
-        str(PurePath(path).parent)
-        for info in plan.datasets.values()
-        for file in info.all_files
-        if PurePath(path := file.path).is_absolute()
-    }
+def _hidden(folder: ExperimentFolder, plan: Plan, settings: UserConfig) -> dict[str, str]:
+    """Return folders and secrets that may not be published, each with what it is."""
+    folders = [str(Path.home()), str(folder.root), str(settings.models_dir), str(settings.cache_dir)]
+    folders += [model.path for model in plan.models.values()]
+    files = [PurePath(file.path) for info in plan.datasets.values() for file in info.all_files]
+    folders += [str(file.parent) for file in files if file.is_absolute()]
     found = {path: "a folder of this machine" for path in folders if len(PurePath(path).parts) > 2}
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _SECRET_CHARACTERS and not value.startswith("/"):
             found[value] = f"the value of {name}"
-    names = {socket.gethostname(): "the name of this host"}
-    with suppress(OSError, KeyError):
-        names[getpass.getuser()] = "the name of this user"
-    return _Private(found, {name: what for name, what in names.items() if len(name) > 2 and name not in _COMMON})
+    return found
 
 
-def _refuse_leaks(texts: Mapping[str, str], headers: Mapping[str, str], private: _Private) -> None:
-    """Refuse files that name this machine, its user or a secret.
+def _refuse_leaks(texts: Mapping[str, str], hidden: Mapping[str, str]) -> None:
+    """Refuse files that name this machine, its user or a secret, which is not repeated.
 
     Raises:
         PolicyError: with every file that does.
     """
-    found = {
-        name: leak for name, text in {**texts, **headers}.items() if (leak := _leak(name, text, private)) is not None
-    }
-    if found:
-        what = "; ".join(f"{name} holds {leak}" for name, leak in found.items())
+    names = {socket.gethostname(): "the name of this host"}
+    with suppress(OSError, KeyError):
+        names[getpass.getuser()] = "the name of this user"
+    leaks = []
+    for file, text in texts.items():
+        found = [what for value, what in hidden.items() if value in text]
+        found += ["an access token"] if _TOKEN.search(text) else []
+        # A vocabulary may hold any word.
+        if file not in _VOCABULARY and not file.endswith((".jinja", WEIGHTS)):
+            found += ["a home folder"] if _HOME.search(text) else []
+            for name, what in names.items():
+                is_own = len(name) > 2 and name not in _COMMON
+                found += [what] if is_own and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) else []
+        leaks += [f"{file} holds {found[0]}"] if found else []
+    if leaks:
         raise PolicyError(
-            f"{plural(len(found), 'file')} would be published with private text: {what}",
+            f"{plural(len(leaks), 'file')} would be published with private text: {'; '.join(leaks)}",
             expected="no folder, user, host or token of this machine in what is published",
             hint="take it out of the question, the overrides or the checkpoint's file, then publish again",
         )
-
-
-def _leak(name: str, text: str, private: _Private) -> str | None:
-    """Return what a text holds that is private. The secret itself is not repeated."""
-    for value, what in private.anywhere.items():
-        if value in text:
-            return what
-    if _TOKEN.search(text):
-        return "an access token"
-    if name in _VOCABULARY or name.endswith((".jinja", WEIGHTS)):
-        return None
-    if _HOME.search(text):
-        return "a home folder"
-    for value, what in private.names.items():
-        if re.search(rf"(?<![\w-]){re.escape(value)}(?![\w-])", text):
-            return what
-    return None

@@ -1,4 +1,4 @@
-"""Tables of scores: by analysis, checkpoint, seed, label, metric and decoding; answers; general ability."""
+"""Tables of scores: by analysis, checkpoint, seed, label, metric and decoding; answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from touchline.core.quantity import Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, family_words, metric_words, p_number, p_text, scale_of
+from touchline.report.formatting import Scale, family_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.report.tables.labels import label_tables
 from touchline.report.tables.seed_tests import seed_test_tables
@@ -44,7 +44,6 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
             _metrics(report.runs),
             _evaluations(report.runs),
             _answers(report.answers, brief=brief),
-            _general(report),
         ),
         figures=("findings",),
     )
@@ -263,19 +262,3 @@ def _suspicious(number: int | None) -> Value:
     if number is None:
         return Missing(missing="not recorded")
     return Cell(f"{number:,}", number, mark=Mark.WARN if number else None)
-
-
-def _general(report: Report) -> Table | None:
-    """Return the changes of general ability."""
-    labels = ("score", "change against the control")
-    columns: tuple[Column | str, ...] = (
-        _RUN,
-        "task",
-        "metric",
-        *(Column(label, numeric=True, interval=True) for label in labels),
-    )
-    rows = [
-        (benchmark.run, benchmark.task, metric_words(benchmark), benchmark.score, benchmark.change)
-        for benchmark in report.general
-    ]
-    return table_of(columns, rows, "General ability", by_run=True)

@@ -1,5 +1,4 @@
-"""Export of runs to experiment trackers from metrics.jsonl, with one lazily loaded module per tracker.
+"""Export of runs to TensorBoard or Weights & Biases from metrics.jsonl.
 
-Jobs need no tracker and no network. Users export runs to TensorBoard, Weights & Biases, trackio or MLflow at any time,
-also from a login node and repeatedly.
+Jobs need no tracker and no network. Users export runs at any time, also from a login node and repeatedly.
 """

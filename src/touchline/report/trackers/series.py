@@ -11,45 +11,79 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from touchline.core.quantity import Measured, Quantity
+from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus
 from touchline.core.units import GIB
 from touchline.data.metrics import AttemptRow, Metrics, StepRow
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.report.trackers.protocol import Point, RunSeries
 from touchline.results.figures import static_config
 from touchline.results.run_result import RunResult, Setting
 from touchline.statistics.proportion import wilson
 
 EVALUATION = "evaluation/"
 """Prefix of the names of scores."""
-_AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.PAUSED})
 _FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _ID_NAME_LETTERS = 40
 _ID_HASH_LETTERS = 16
 
 
-def run_series(
-    plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics, *, may_grow: bool = False
-) -> RunSeries:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """Values measured at one step."""
+
+    step: int
+    """Optimizer steps done; 0 is before the first."""
+    time_unix: float
+    """Time in seconds since 1970."""
+    values: dict[str, float]
+    """Values by name, such as `train/loss`; a non-finite value stays NaN."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSeries:
+    """Run in a form that any tracker accepts. Both series only grow at their end while the same training continues."""
+
+    experiment: str
+    """Name of the experiment: a project, in most trackers."""
+    run: str
+    """Name of the run."""
+    id: str
+    """Stable id of a training, independent of the user and the folder; at most 64 characters of `[A-Za-z0-9._-]`."""
+    question: str
+    """Question of the experiment; empty if none was given."""
+    config: dict[str, Setting]
+    """Settings by dotted key, and the identity of the run: model, dataset, seed, levels."""
+    started_unix: float
+    """Start time."""
+    training: tuple[Point, ...]
+    """Training and validation values, one point per step."""
+    evaluations: tuple[Point, ...]
+    """Scores of evaluated checkpoints, in order of their steps."""
+    status: str
+    """Status of the run."""
+    failed: bool
+    """Whether it ended without completing its plan."""
+
+
+def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
     """Return the data of a run for a tracker.
+
+    The last step of an active run is held back, since its validation may still follow and a step is exported only once.
 
     Args:
         plan: the plan.
         run: as planned.
         result: the results so far.
         metrics: its metrics.jsonl; without rows for a control.
-        may_grow: whether rows may follow although no attempt is active.
-
-    Returns:
-        The series. The last step of an active run is held back, since its validation may still follow and a
-        step is exported only once.
     """
     begin = _begin(metrics)
-    started = begin.time_unix if begin is not None else _midnight(plan.date)
+    day = datetime.datetime.fromisoformat(plan.date).replace(tzinfo=datetime.UTC)
+    # Controls, which do not train, use the plan's day.
+    started = day.timestamp() if begin is None else begin.time_unix
     return RunSeries(
         experiment=plan.experiment,
         run=run.name,
@@ -57,10 +91,9 @@ def run_series(
         question=plan.question,
         config=_config(plan, run, metrics),
         started_unix=started,
-        training=tuple(_training(metrics, hold_back=may_grow or result.status is RunStatus.RUNNING)),
+        training=tuple(_training(metrics, hold_back=result.status is RunStatus.RUNNING)),
         evaluations=tuple(_evaluations(result, metrics, started)),
-        summary=_summary(result),
-        ended=result.status not in _AT_WORK,
+        status=result.status.value,
         failed=result.status in _FAILED,
     )
 
@@ -103,10 +136,8 @@ def _step_values(row: StepRow) -> Iterator[tuple[str, float]]:
     yield "train/grad_norm", row.grad_norm
     yield "train/epoch", float(row.epoch)
     yield "train/seconds_per_step", row.seconds
-    yield "train/elapsed_seconds", row.elapsed_seconds
     if row.seconds > 0:
         yield "train/tokens_per_second", row.real_tokens / row.seconds
-        yield "train/examples_per_second", row.examples / row.seconds
     if isinstance(row.peak_memory, Quantity) and row.peak_memory.unit == "B":
         kind = row.peak_memory.kind or "peak"
         yield f"train/peak_memory_{kind}_gib", row.peak_memory.value / GIB
@@ -162,40 +193,3 @@ def _config(plan: Plan, run: PlannedRun, metrics: Metrics) -> dict[str, Setting]
         config |= {"device": row.device, "base_dtype": row.base_dtype, "layout": row.layout, "optimizer": row.optimizer}
         config |= {f"version.{name}": version for name, version in sorted(row.versions.items())}
     return config
-
-
-def _summary(result: RunResult) -> dict[str, float | str]:
-    summary: dict[str, float | str] = {"status": result.status.value, "training": result.outcome.value}
-    figures: dict[str, Measured] = {
-        "final_train_loss": result.final_train_loss,
-        "final_validation_loss": result.final_val_loss,
-        "train_seconds": result.train_seconds,
-        "evaluate_seconds": result.evaluate_seconds,
-        "real_tokens_per_second": result.tokens_per_second,
-        "adapter_bytes": result.adapter_size,
-    }
-    summary |= {name: figure.value for name, figure in figures.items() if isinstance(figure, Quantity)}
-    if result.steps_planned is not None:
-        summary |= {"steps_done": float(result.steps_done or 0), "steps_planned": float(result.steps_planned)}
-    if isinstance(result.score, Quantity) and result.metric is not None:
-        name = _UNSAFE.sub("_", result.metric)
-        ends = {f"{name}_low": result.score.low, f"{name}_high": result.score.high}
-        summary |= {name: result.score.value} | {key: end for key, end in ends.items() if end is not None}
-    if result.exact_match is not None:
-        share = result.exact_match
-        summary |= {"exact_match": share.value, "exact_match_low": share.low, "exact_match_high": share.high}
-        summary |= {"exact_match_items": float(share.n)}
-    if result.difference is not None:
-        found = result.difference
-        summary |= {"control": found.control, "difference_to_control": found.value}
-        summary |= {"difference_low": found.low, "difference_high": found.high, "p_adjusted": found.p_adjusted}
-    return summary
-
-
-def _midnight(date: str) -> float:
-    """Return the beginning of a day in UTC, in seconds since 1970. Controls, which do not train, use the plan's day."""
-    try:
-        day = datetime.date.fromisoformat(date)
-    except ValueError:
-        return 0.0
-    return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()

@@ -1,125 +1,60 @@
-"""Export to TensorBoard: one event file for a run's training and one for its scores, reproducible byte for byte.
-
-    <directory>/<run>/events.out.tfevents.<begun>.touchline              train/..., validation/..., hyperparameters
-    <directory>/<run>/evaluation/events.out.tfevents.<begun>.touchline   evaluation/...
-
-The existing file is compared with the expected one. If it is the beginning of it, the rest is appended. An open
-TensorBoard then continues to read, and an interrupted write is completed. Any other file, such as that of an earlier
-training, is replaced atomically.
-"""
+"""Export to TensorBoard: one event file per run with its losses and scores, and the record of the HPARAMS page."""
 
 from __future__ import annotations
 
-import io
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+import tempfile
 from pathlib import Path
 
-from touchline.core.files import disk_errors, inside, open_append, read_bytes, write_atomic
-from touchline.report.trackers.protocol import Exported, Point, RunSeries
+from touchline.core.files import disk_errors, inside, read_bytes, write_atomic
+from touchline.report.trackers.series import Point, RunSeries
+
+VARIABLE = None
+"""Environment variable of the folder; TensorBoard has none."""
 
 
-def open_at(directory: Path | None, default: Path) -> TensorBoard:
-    """Open TensorBoard's log folder."""
-    return TensorBoard(directory or default)
+def view(directory: Path) -> str | None:
+    """Return the command that shows the runs of a folder."""
+    return f"tensorboard --logdir {shlex.quote(str(directory))}"
 
 
-class TensorBoard:
-    """TensorBoard log folder."""
+def write(directory: Path, run: RunSeries, new: tuple[Point, ...], first: int) -> None:
+    """Write the event file of a run with all its points, in place of an earlier one.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory.resolve()
-        self.where = str(self._directory)
-        self.view = f"tensorboard --logdir {shlex.quote(self.where)}"
-
-    def export(self, run: RunSeries) -> Exported:
-        """Update both files of a run."""
-        folder = inside(self._directory, run.run)
-        name = f"events.out.tfevents.{int(run.started_unix)}.touchline"
-        header = _hyperparameters(run)
-        added = _update(folder / name, [_version(run.started_unix), header, *_events(run.training)], lead=2)
-        if run.evaluations:
-            events = [_version(run.started_unix), *_events(run.evaluations)]
-            added += _update(folder / "evaluation" / name, events, lead=1)
-        return Exported(
-            run=run.run,
-            id=run.run,
-            where=str(folder),
-            added=added,
-            total=len(run.training) + len(run.evaluations),
-        )
-
-
-def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
-    """Write exactly these records. Return the number added, not counting the first `lead`."""
-    whole = b"".join(events)
-    with disk_errors("event file", path):
-        stale = [other for other in path.parent.glob("events.out.tfevents.*.touchline") if other != path]
-        try:
-            there = read_bytes(path)
-        except FileNotFoundError:
-            there = b""
-        if there != whole:
-            if there and whole.startswith(there):
-                with os.fdopen(open_append(path), "ab") as stream:
-                    stream.write(whole[len(there) :])
-            else:
-                write_atomic(path, whole)
-                there = b""
-        # The file is of an older training of this run. TensorBoard would draw both as one line.
-        for other in stale:
-            other.unlink()
-    ends = _ends(events)
-    return sum(len(there) < end for end in ends[lead:])
-
-
-def _ends(events: Sequence[bytes]) -> list[int]:
-    """Return the end offset of each record."""
-    ends: list[int] = []
-    position = 0
-    for event in events:
-        position += len(event)
-        ends.append(position)
-    return ends
-
-
-def _events(points: Sequence[Point]) -> Iterator[bytes]:
-    """Yield one record per point."""
+    Args:
+        directory: log folder.
+        run: the run.
+        new: points that no earlier export has.
+        first: number of points before them.
+    """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import summary_v2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    for point in points:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in sorted(point.values.items())]
-        yield _record(Event(wall_time=point.time_unix, step=point.step, summary=Summary(value=values)))
-
-
-def _version(started_unix: float) -> bytes:
-    """Return the first record of every event file."""
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    return _record(Event(wall_time=started_unix, file_version="brain.Event:2"))
-
-
-def _hyperparameters(run: RunSeries) -> bytes:
-    """Return the record of the HPARAMS page. It contains only values that do not change during training."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
-
+    del new, first
+    folder = inside(directory, run.run)
     settings = {key: value for key, value in run.config.items() if value is not None}
-    start = summary_v2.hparams_pb(settings, trial_id=run.id, start_time_secs=run.started_unix)
-    for value in start.value:
-        # It contains a serialized message, whose settings are ordered differently in every process.
-        plugin = value.metadata.plugin_data
-        data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
-        plugin.content = data.SerializeToString(deterministic=True)
-    return _record(Event(wall_time=run.started_unix, summary=start))
+    path = folder / f"events.out.tfevents.{int(run.started_unix)}.touchline"
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = EventFileWriter(scratch)
+        header = summary_v2.hparams_pb(settings, trial_id=run.id, start_time_secs=run.started_unix)
+        writer.add_event(Event(wall_time=run.started_unix, summary=header))
+        for point in (*run.training, *run.evaluations):
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in sorted(point.values.items())]
+            writer.add_event(Event(wall_time=point.time_unix, step=point.step, summary=Summary(value=values)))
+        writer.close()
+        (written,) = Path(scratch).iterdir()
+        data = read_bytes(written)
+    with disk_errors("event file", path):
+        # A file of an older training of this run: TensorBoard would draw both as one line.
+        for other in folder.glob("events.out.tfevents.*.touchline"):
+            if other != path:
+                other.unlink()
+        write_atomic(path, data)
 
 
-def _record(event: object) -> bytes:
-    """Return a record of an event file: length, both checksums, content."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    buffer = io.BytesIO()
-    RecordWriter(buffer).write(event.SerializeToString(deterministic=True))  # type: ignore[attr-defined]
-    return buffer.getvalue()
+def command(directory: Path, run: RunSeries) -> str | None:
+    """Return the command that uploads a run; None, as there is nothing to upload."""
+    del directory, run
+    return None

@@ -19,7 +19,6 @@ from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
 from touchline.history.run_view import agree
-from touchline.results.general import read_general
 from touchline.results.imported.claims import CheckedRun, claims_of, sizes_of
 from touchline.results.imported.design import Design, design_of, together_issues
 from touchline.results.imported.documents import read_documents
@@ -121,7 +120,6 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         runs=tuple(results),
         factors=design.factors,
         verification=verification,
-        general=read_general(root, results),
         files={run.folder.name: tuple(files_of(root, run)) for run in runs},
         issues=tuple(sorted(issues, key=lambda issue: _ORDER.index(issue.weight))),
         sources=tuple(sources_of(runs)),

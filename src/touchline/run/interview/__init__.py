@@ -1,1 +1,1 @@
-"""Interview: the questions of `touchline init`, their defaults from evidence, and templates with example data."""
+"""Interview: the questions of `touchline init`, and their defaults from the data and this machine."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import InputError
+from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 NONE = "none"
 """Answer for nothing."""
 CREATE = "create"
-"""Answer for the template's example data."""
+"""Answer for example data."""
+_SHORT_KEYS = {"lr": "train.learning_rate", "batch": "train.global_batch_size", "packing": "train.packed"}
 STUB = "name: x\nmodels: [x]\ndata: {path: x}\n"
 """Experiment that answers are tried on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Default:
     """Default answer."""
 
@@ -36,6 +38,8 @@ class Default:
 
 
 Defaulted = Default | Missing
+Reader = Callable[[Sequence[str], "Interview"], Any]
+"""Reads an answer; raises InputError if it is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +56,14 @@ class Question:
     """Help of the flag."""
     default: Callable[[Interview], Defaulted]
     """Returns the default, or why there is none."""
-    parse: Callable[[Sequence[str], Interview], object]
+    parse: Reader
     """Reads the answer; raises InputError if it is wrong."""
     choices: Callable[[Interview], Sequence[str]] = lambda _: ()
     """Returns possible answers, each with what it is."""
-    is_asked: Callable[[Interview], bool] = lambda _: True
-    """Whether the question applies, given the answers before it."""
+    applies: Callable[[Interview], bool] = lambda _: True
+    """Whether there is something to answer, given the answers before it."""
+    is_asked: bool = True
+    """Whether it is asked where it has a default; otherwise the default is taken."""
     is_list: bool = False
     """Whether the flag is repeatable, and an answer a list."""
     key: str | None = None
@@ -67,9 +73,6 @@ class Question:
     def flag(self) -> str:
         """Return the flag."""
         return f"--{self.name.replace('_', '-')}"
-
-
-# ---- readers of answers ---------------------------------------------------------------------------------------------
 
 
 def parts_of(texts: Sequence[str]) -> tuple[str, ...]:
@@ -87,13 +90,19 @@ def one_word(texts: Sequence[str]) -> str:
     return texts[0].strip()
 
 
-def setting_reader(key: str) -> Callable[[Sequence[str], Interview], Any]:
-    """Return a reader of a value of experiment.yaml, by the rules of the file."""
+def setting_reader(key: str, unset: str | None = None) -> Reader:
+    """Return a reader of a value of experiment.yaml, by the rules of the file.
+
+    Args:
+        key: dotted key.
+        unset: answer that leaves the key unset.
+    """
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
         from touchline.experiment.overlay import setting
 
-        return setting(tried(STUB, f"{key}={one_word(texts)}"), key)
+        word = one_word(texts)
+        return None if word == unset else setting(tried(STUB, f"{key}={word}"), key)
 
     return parse
 
@@ -114,9 +123,42 @@ def tried(text: str, *overrides: str) -> Experiment:
         raise InputError("; ".join(dict.fromkeys(reasons)), hint=hint) from None
 
 
-def fixed_choices(*lines: str) -> Callable[[Interview], Sequence[str]]:
-    """Return a function that gives the same choices in every interview."""
-    return lambda _: lines
+def factors(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
+    """Return the factors of an answer: dotted keys with their levels."""
+    found: dict[str, list[object]] = {}
+    for word in " ".join(texts).split():
+        if word == NONE:
+            continue
+        name, equals, levels = word.partition("=")
+        if not equals or not levels:
+            raise InputError(f"{word!r} is not KEY=LEVEL,LEVEL", expected="for example rank=8,32")
+        key = _setting_key(name)
+        several = tried(f"{STUB}factors:\n  {key}: [{levels}]\n").factors[key]
+        if len(several) < 2:
+            raise InputError(f"{word!r} is one level, which does not vary", expected=f"{name}={levels},LEVEL")
+        found[key] = several
+    return found
+
+
+def _setting_key(name: str) -> str:
+    """Return the dotted key of a setting named by its last part.
+
+    Raises:
+        InputError: there is none, or the answer to another question decides it.
+    """
+    from touchline.experiment.experiment import TrainConfig
+    from touchline.experiment.validate import dotted_keys
+
+    known = dotted_keys(TrainConfig, "train.")
+    if name in ("model", "models", "data", "data.path"):
+        raise InputError(f"{name!r} varies by naming several", expected="--model A --model B, --data A --data B")
+    if name in _SHORT_KEYS or name in known or name.startswith(("data.", "evaluate.")):
+        return _SHORT_KEYS.get(name, name)
+    ends = [key for key in known if key.endswith(f".{name}")]
+    if not ends:
+        near = near_names(name, [key.rpartition(".")[2] for key in known])
+        raise InputError(f"{name!r} is not a setting", expected=f"one like {near[0]!r}" if near else "such as rank")
+    return min(ends, key=len)
 
 
 def shown_names(names: Sequence[str], most: int = 6) -> str:

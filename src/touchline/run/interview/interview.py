@@ -1,7 +1,7 @@
 """State of an interview: the answers so far, and the evidence for the defaults of the next ones.
 
-Evidence is the user's config, models and data on this machine, the machine itself and the history of runs. It is read
-when a default needs it, and once.
+Evidence is the user's config, models and data on this machine, and the machine itself. It is read when a default needs
+it, and once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import Any
 
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.clock import today
-from touchline.core.errors import InputError, PolicyError
-from touchline.core.files import read_bytes, write_atomic
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
-from touchline.core.quantity import Missing, Quantity
-from touchline.data.columns import column_counts, find_layout
+from touchline.core.quantity import Missing
+from touchline.data.create import create_capitalization
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.machine import machine_here
 from touchline.data.models import find_models
@@ -37,12 +36,9 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
-from touchline.history.record import RunRecord
 from touchline.plan.local.lengths import training_lengths
-from touchline.run.interview.answers import Default, Question
-from touchline.run.interview.own_runs import OwnRuns
+from touchline.run.interview.answers import Question
 from touchline.run.interview.questions import QUESTIONS
-from touchline.run.interview.templates import TEMPLATES, Template
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.site_facts import gpus_offered
@@ -52,6 +48,8 @@ _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsc
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
 _LABEL_CHARACTERS = 60
+_DATA = "data"
+"""Folder of example data in an experiment's folder."""
 
 
 class AnswerSource(StrEnum):
@@ -81,10 +79,9 @@ class Answer:
 class Interview:
     """Answers so far, and evidence for the next defaults."""
 
-    def __init__(self, target: Path | None, settings: UserConfig, template: Template | None = None) -> None:
+    def __init__(self, target: Path | None, settings: UserConfig) -> None:
         self.target = target
         self.settings = settings
-        self.template = template
         self.answers: dict[str, Answer] = {}
         self.columns_are_given = False
         """Whether answers name the columns, so that errors of other columns do not count."""
@@ -119,11 +116,8 @@ class Interview:
         return [
             question
             for question in QUESTIONS
-            if question.name not in self.answers and question.key not in varied and self._is_asked(question)
+            if question.name not in self.answers and question.key not in varied and question.applies(self)
         ]
-
-    def _is_asked(self, question: Question) -> bool:
-        return question.is_asked(self)
 
     def reason(self, name: str) -> str:
         """Return the evidence for an answer that is a default. Empty for other answers."""
@@ -132,26 +126,13 @@ class Interview:
     def command(self) -> str:
         """Return the command that gives the answers so far, without the defaults."""
         words = ["touchline", "init", *([] if self.target is None else [str(self.target)])]
-        words += [] if self.template is None else ["--template", self.template.name]
         for question in QUESTIONS:
             answer = self.answers.get(question.name)
             if answer is not None and answer.source is not AnswerSource.DEFAULT:
                 words += [word for text in answer.texts for word in (answer.flag, text)]
         return " ".join(map(shlex.quote, words))
 
-    # ---- template and folder ----------------------------------------------------------------------------------------
-
-    def template_default(self, name: str) -> Default | None:
-        """Return the default of a question in the template. None if it has none."""
-        template = TEMPLATES["capitalization"] if self.template is None and self.has_example_data else self.template
-        if template is None or name not in template.defaults:
-            return None
-        return Default(text=template.defaults[name], reason=f"of the template {template.name}")
-
-    @property
-    def has_images(self) -> bool:
-        """Return whether the template has images."""
-        return self.template is not None and self.template.has_images
+    # ---- folder -----------------------------------------------------------------------------------------------------
 
     @property
     def has_example_data(self) -> bool:
@@ -165,11 +146,8 @@ class Interview:
             return self.target
         if (name := self.value("name")) is not None:
             return Path(name)
-        return Path(
-            plain_name("capitalization" if self.template is None else self.template.name)
-            if self.has_example_data or not self._data
-            else plain_name(self._data[0].stem)
-        )
+        is_own = self._data and not self.has_example_data
+        return Path(plain_name(self._data[0].stem if is_own else "capitalization"))
 
     @property
     def is_folder_known(self) -> bool:
@@ -189,8 +167,6 @@ class Interview:
         names += ["base model"] if len(self.value("model") or ()) > 1 else []
         if [*factors] == ["train.lora.rank"] and len(names) == 1:
             return "Does a higher LoRA rank give better answers on rows that were not trained on?"
-        if self.is_chain:
-            return "Does training on easier rows first give better answers?"
         names += ["dataset"] if len(self._data) > 1 else []
         if not names:
             return "Does training give better answers on rows that were not trained on?"
@@ -201,8 +177,7 @@ class Interview:
     @functools.cached_property
     def usable_models(self) -> list[ModelInfo]:
         """Models under models_dir that can be trained on such data."""
-        found = [model for model in find_models(self.settings.models_dir) if not model_errors(model)]
-        return [model for model in found if model.vision or not self.has_images]
+        return [model for model in find_models(self.settings.models_dir) if not model_errors(model)]
 
     def load_model(self, name: str) -> ModelInfo:
         """Return a model by name or path.
@@ -221,34 +196,6 @@ class Interview:
     def models(self) -> list[ModelInfo]:
         """Return the base models of the answer."""
         return [self.load_model(name) for name in self.value("model")]
-
-    # ---- history ----------------------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def own_runs(self) -> OwnRuns:
-        """Past runs of touchline."""
-        return OwnRuns(self.settings.history_dir)
-
-    @functools.cached_property
-    def _newest_run(self) -> RunRecord | None:
-        """Newest past run with the only base model on the only dataset and the task."""
-        if len(self.models) > 1 or len(self._data) > 1:
-            return None
-        return self.own_runs.newest(self.models[0].name, self.info.sha256, self.value("task"))
-
-    @property
-    def past_learning_rate(self) -> float | None:
-        """Return the learning rate of the newest past run with this model, data and task."""
-        record = self._newest_run
-        rate = None if record is None else record.training.learning_rate
-        return rate.value if isinstance(rate, Quantity) and rate.value > 0 else None
-
-    @property
-    def past_epochs(self) -> int | None:
-        """Return the epochs of the newest past run with this model, data and task."""
-        record = self._newest_run
-        epochs = None if record is None else record.course.epochs
-        return round(epochs.value) if isinstance(epochs, Quantity) and epochs.value >= 1 else None
 
     # ---- machine ----------------------------------------------------------------------------------------------------
 
@@ -293,22 +240,13 @@ class Interview:
         return sorted((path for path in sizes if sizes[path]), key=lambda path: (-sizes[path], path.name))
 
     def read_data(self, paths: Sequence[Path] | None) -> tuple[Path, ...]:
-        """Take datasets; create the template's example data in a temporary folder for None.
+        """Take datasets; create example data in a temporary folder for None.
 
         Raises:
             InputError: a dataset has errors that naming its columns does not fix.
         """
-        if paths is None:
-            template = self.template or TEMPLATES["capitalization"]
-            drafts = self._drafts or tempfile.TemporaryDirectory(prefix="touchline-init-")
-            found = template.create(Path(drafts.name))
-        else:
-            drafts, found = None, tuple(paths)
-            if self.is_chain and len(found) < 2:
-                raise InputError(
-                    f"a chain of stages needs two datasets or more, got {len(found)}",
-                    expected="--data EASY --data HARD, in the order of the stages",
-                )
+        drafts = None if paths is not None else tempfile.TemporaryDirectory(prefix="touchline-init-")
+        found = (_create_words(Path(drafts.name)),) if drafts is not None else tuple(paths or ())
         for path in found:
             columns = self._columns_of(path, None, None)
             errors = self._errors(columns)
@@ -321,11 +259,6 @@ class Interview:
     def data(self) -> tuple[Path, ...]:
         """Return the datasets."""
         return self._data
-
-    @property
-    def is_chain(self) -> bool:
-        """Return whether the datasets are stages of a chain."""
-        return self.template is not None and self.template.is_chain
 
     @property
     def column_names(self) -> list[str]:
@@ -359,12 +292,7 @@ class Interview:
         if output is not None:
             data = replace(data, output=output)
             given.add("data.output")
-        found = with_columns(data, given, Path(), self.settings.cache_dir)
-        if not self.has_images:
-            return found
-        _, kinds = column_counts(row.values for rows in read_rows(path).splits.values() for row in rows)
-        layout = find_layout({name: sum(each.values()) for name, each in kinds.items()}, kinds)
-        return replace(found, images=layout.media[0]) if layout is not None and layout.media else found
+        return with_columns(data, given, Path(), self.settings.cache_dir)
 
     def _names_columns(self, columns: DataConfig) -> bool:
         """Return False if a file has several columns but not those of the prompt and the answer."""
@@ -393,11 +321,6 @@ class Interview:
         """Return the rows of a split of the last dataset."""
         return next((each.num_examples for each in self.info.splits if each.name == split), 0)
 
-    @property
-    def rows(self) -> int:
-        """Return the training rows of the last dataset."""
-        return self.split_rows("train")
-
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Distinct answers, if they are a few labels; else empty."""
@@ -405,11 +328,6 @@ class Interview:
         labels = sorted(set(answers))
         is_few = 1 < len(labels) <= LISTED_LABELS and len(answers) >= _ROWS_PER_LABEL * len(labels)
         return tuple(labels) if is_few and all(len(label) <= _LABEL_CHARACTERS for label in labels) else ()
-
-    @property
-    def label_count(self) -> int:
-        """Return the number of labels; 0 if the answers are not labels."""
-        return len(self.labels)
 
     @functools.cached_property
     def _lengths(self) -> list[Any]:
@@ -443,9 +361,7 @@ class Interview:
 
     def written_data(self) -> list[Path]:
         """Return where the datasets will be: example data in the experiment's folder, others where they are."""
-        if self._drafts is None:
-            return list(self._data)
-        return [self.folder / path.relative_to(self._drafts.name) for path in self._data]
+        return [self.folder / _DATA / path.name if self.has_example_data else path for path in self._data]
 
     def write_example_data(self) -> None:
         """Write the example data into the experiment's folder.
@@ -453,21 +369,18 @@ class Interview:
         Raises:
             PolicyError: there is a file of that name with other content.
         """
-        if self._drafts is None:
-            return
-        drafts = sorted(path for path in Path(self._drafts.name).rglob("*") if path.is_file())
-        pairs = [(path, self.folder / path.relative_to(self._drafts.name)) for path in drafts]
-        for draft, path in pairs:
-            if path.exists() and (not path.is_file() or read_bytes(path) != read_bytes(draft)):
-                raise PolicyError(f"{str(path)!r} exists with other content", expected="a new folder")
-        for draft, path in pairs:
-            if not path.exists():
-                write_atomic(path, read_bytes(draft))
+        if self.has_example_data:
+            _create_words(self.folder / _DATA)
 
     def close(self) -> None:
         """Delete the temporary folder of example data."""
         if self._drafts is not None:
             self._drafts.cleanup()
+
+
+def _create_words(folder: Path) -> Path:
+    """Write words to capitalize, the same in every call."""
+    return create_capitalization(folder, word_length=8, num_words=400, train_fraction=0.8, seed=14)
 
 
 def plain_name(text: str) -> str:

@@ -1,9 +1,12 @@
-"""From metrics.jsonl and results to what trackers get: names, steps, ids; it only grows at its end."""
+"""From metrics.jsonl and results to TensorBoard and W&B: names, steps, ids; nothing is exported twice."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +17,15 @@ from tests.api.folders import make_experiment
 from tests.api.made_runs import START, VALIDATION, evaluate, rows, steps, train
 
 from touchline import api
+from touchline.core.errors import HostError, InputError, PolicyError, install_hint
+from touchline.core.files import try_lock
 from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.report.trackers.series import run_id, run_series
+from touchline.report.trackers import exporting
+from touchline.report.trackers.series import Point, RunSeries, run_id, run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
 
@@ -75,8 +81,7 @@ def test_a_training_and_its_scores_are_all_there(planned: tuple[Plan, Path]) -> 
     assert score.values["evaluation/capitalization/items"] == 24
     assert found.config["lora_rank"] == run.train.lora.rank  # type: ignore[union-attr]
     assert found.config["train.lora.rank"] == str(run.train.lora.rank)  # type: ignore[union-attr]
-    assert found.summary["exact_match"] == 1.0
-    assert found.ended
+    assert found.status == "completed"
     assert not found.failed
 
 
@@ -181,15 +186,121 @@ def test_an_id_is_one_that_every_tracker_takes(planned: tuple[Plan, Path], name:
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", run_id(plan.experiment, replace(run, name=name), START))
 
 
-def test_a_run_that_waits_is_at_work_and_one_that_was_killed_failed(planned: tuple[Plan, Path], tmp_path: Path) -> None:
-    plan, run, result, _ = trained(planned)
-    for status, ended, failed in [
-        (RunStatus.QUEUED, False, False),
-        (RunStatus.RUNNING, False, False),
-        (RunStatus.INTERRUPTED, True, True),
-        (RunStatus.FAILED, True, True),
-        (RunStatus.TRAINED, True, False),
-        (RunStatus.COMPLETED_FAILED_EXIT, True, False),
-    ]:
-        found = run_series(plan, run, replace(result, status=status), NO_METRICS)
-        assert (found.ended, found.failed) == (ended, failed)
+class Kept:
+    """A tracker that keeps what it is given."""
+
+    VARIABLE = "KEPT_DIR"
+
+    def __init__(self) -> None:
+        self.written: dict[str, list[tuple[int, tuple[Point, ...]]]] = {}
+
+    def view(self, directory: Path) -> str | None:
+        return str(directory)
+
+    def write(self, directory: Path, run: RunSeries, new: tuple[Point, ...], first: int) -> None:
+        assert directory.is_dir()
+        self.written.setdefault(run.run, []).append((first, new))
+
+    def command(self, directory: Path, run: RunSeries) -> str | None:
+        return f"upload {run.id}"
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
+    tracker = Kept()
+    monkeypatch.setattr(exporting, "open_tracker", lambda name: tracker)
+    return tracker
+
+
+def test_every_run_gets_there_and_nothing_twice(planned: tuple[Plan, Path], kept: Kept, tmp_path: Path) -> None:
+    plan, folder = planned
+    assert plan.runs[0].batches is not None
+    first = api.export(folder, "wandb", directory=tmp_path)
+    counts = {run.name: (0 if run.batches is None else run.batches.steps) + 1 for run in plan.runs}
+    assert {run.run: run.added for run in first.runs} == counts
+    assert {name: len(new) for name, [(_, new)] in kept.written.items()} == counts
+    again = api.export(folder, "wandb", directory=tmp_path)
+    assert [(run.added, run.total, run.command) for run in again.runs] == [
+        (0, run.total, f"upload {run.id}") for run in first.runs
+    ]
+    assert {len(writes) for writes in kept.written.values()} == {1}
+
+
+@pytest.mark.parametrize("note", [None, "", "[]", '{"points": 3'])
+def test_what_came_since_is_added(
+    planned: tuple[Plan, Path], kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str | None
+) -> None:
+    """In parts without a gap; a spoiled note about earlier parts begins again."""
+    plan, folder = planned
+    run = plan.runs[1]
+    monkeypatch.setenv("KEPT_DIR", str(tmp_path))
+    whole = (folder / run.name / "metrics.jsonl").read_bytes()
+    begun = rows([START, *steps(7)])
+    (folder / run.name / "metrics.jsonl").write_bytes(begun)
+    try:
+        api.export(folder, "wandb", only=run.name)
+        (written,) = tmp_path.glob("*.touchline.json")
+        if note is not None:
+            written.write_text(note)
+        (folder / run.name / "metrics.jsonl").write_bytes(rows([START, *steps(9)]))
+        (done,) = api.export(folder, "wandb", only=run.name).runs
+    finally:
+        (folder / run.name / "metrics.jsonl").write_bytes(whole)
+    assert done.added == (2 if note is None else 10)
+
+
+def test_a_run_without_data_is_named_and_two_exports_at_once_are_refused(
+    planned: tuple[Plan, Path], kept: Kept, tmp_path: Path
+) -> None:
+    plan, folder = planned
+    control = plan.runs[-1].name
+    (folder / control / "eval").rename(tmp_path / "eval")
+    try:
+        done = api.export(folder, "wandb", directory=tmp_path)
+    finally:
+        (tmp_path / "eval").rename(folder / control / "eval")
+    assert [text.split(":")[0] for text in done.skipped] == [control]
+    lock = try_lock(folder / ".touchline" / "export-wandb.lock")
+    assert lock is not None
+    try:
+        with pytest.raises(PolicyError, match="being exported to wandb by another command"):
+            api.export(folder, "wandb", directory=tmp_path)
+    finally:
+        os.close(lock)
+
+
+@pytest.mark.parametrize("tracker", exporting.TRACKERS)
+def test_a_tracker_that_is_not_installed_or_unknown_is_named(tracker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(HostError) as told:
+        exporting.open_tracker(tracker)
+    assert told.value.hint == install_hint(tracker)
+    with pytest.raises(InputError, match="there is no tracker 'aim'"):
+        exporting.open_tracker("aim")
+
+
+def test_tensorboard_reads_an_export_back(planned: tuple[Plan, Path], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan, folder = planned
+    done = api.export(folder, "tensorboard", directory=tmp_path)
+    assert done.view is not None
+    run = run_series(*trained(planned)[:3], read_metrics(folder / plan.runs[0].name / "metrics.jsonl"))
+    seen = EventAccumulator(str(tmp_path / run.run)).Reload()
+    events = seen.Scalars("train/loss")
+    assert [(event.step, event.wall_time) for event in events] == [(p.step, p.time_unix) for p in run.training]
+    assert [event.value for event in events] == pytest.approx([p.values["train/loss"] for p in run.training])
+    assert seen.Scalars("evaluation/capitalization/exact_match")[0].value == 1.0
+
+
+def test_wandb_writes_an_offline_run_of_each_part(planned: tuple[Plan, Path], tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    plan, folder = planned
+    name = plan.runs[0].name
+    for _ in range(2):
+        (done,) = api.export(folder, "wandb", directory=tmp_path, only=name).runs
+        assert done.command is not None
+        program, sync, *places = shlex.split(done.command)
+        assert (program, sync) == ("wandb", "sync")
+        assert [path.parent for path in tmp_path.rglob("*.wandb")] == [Path(place) for place in places]
