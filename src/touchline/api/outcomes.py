@@ -156,30 +156,21 @@ def figures(source: Path) -> dict[str, altair.LayerChart]:
     return {chart.name: altair_chart(chart) for chart in charts(build_report(collect_report_inputs(source)))}
 
 
-def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:
+def data_audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     """Audit a dataset: duplicates, leaks between splits, labels, encoding, media.
 
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             its folder.
-        request: columns, task and scorer.
-        plot: file for a figure of lengths and answers (default: none).
+        request: columns and task.
 
     Raises:
         InputError: the path or an option is wrong.
-        HostError: a file is not readable, a package is missing, or the figure cannot be drawn.
+        HostError: a file is not readable, or a package is missing.
     """
     from touchline.lint.local.audit import audit
 
-    found, rows = audit(path, request)
-    if plot is not None:
-        from touchline.report.command_figures import audit_figure
-        from touchline.report.figures import Figure
-        from touchline.report.local.draw_process import write_picture
-
-        empty = Figure(spec=None, note="There are no rows to draw.")
-        write_picture(empty if rows is None else audit_figure(rows), plot)
-    return found
+    return audit(path, request)
 
 
 def logs(

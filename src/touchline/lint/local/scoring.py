@@ -24,7 +24,7 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, plain, probes_of
-from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
+from touchline.lint.task_files import TaskFault, TaskFileView
 
 _TEXT_LIMIT_BYTES = 4 << 20
 _SPLITS = ("test", "validation", "train")
@@ -151,7 +151,7 @@ def find_task_file(path: Path) -> Path:
         InputError: it is a folder, or does not exist.
     """
     if path.is_dir():
-        there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
+        there = next((path / name for name in (TASK_NAME, "inspect.py") if (path / name).is_file()), None)
         hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
         raise InputError(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
     if not path.is_file():
