@@ -38,6 +38,7 @@ _RETIRED = {
     "EV": (202, 203, 204, 205, 209, 211, 213, 214, 215, 216, 218, 219, 230),
     "EX": (111, 112, 135, 154, 184),
     "SL": (1, 2, 33, 43, 44, 48, 51, 53, 54, 55, 56),
+    "TK": (210, 214, 231),
     "TR": (42, 56, 61, 62),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
