@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
-from touchline.core.errors import InputError
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
@@ -186,7 +185,7 @@ def logs(
     """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
     Args:
-        source: experiment.yaml, its folder, a run's folder, or a folder of another tool.
+        source: experiment.yaml, its folder, or a run's folder.
         settings: how often a queue may be queried.
         run: the run, if `source` is not its folder.
         evaluation: the evaluation's output instead of the training's.
@@ -197,13 +196,9 @@ def logs(
     Raises:
         InputError: there is no plan, no such run, or no output to wait for.
     """
-    if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
-        from touchline.results.following import logs as own_logs
+    from touchline.results.following import logs as own_logs
 
-        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow, stop=stop)
-    from touchline.report.local.foreign import logs as foreign_logs
-
-    return foreign_logs(source, run=run, lines=lines, follow=follow, stop=stop)
+    return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow, stop=stop)
 
 
 def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]:
@@ -319,19 +314,15 @@ def clean(
     """List the files of an experiment that are safe to delete; delete them if asked to.
 
     Args:
-        source: experiment.yaml or its folder, planned, or a folder of another tool.
-        perform: delete the files; never those of other tools.
+        source: experiment.yaml or its folder, planned.
+        perform: delete the files.
         deep: read every value of every checkpoint before calling it valid.
         on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
-        InputError: there is no plan and no run of another tool.
-        PolicyError: runs or another command are active, or the files are another tool's.
+        InputError: there is no plan.
+        PolicyError: runs or another command are active.
     """
-    if not is_experiment(source):
-        from touchline.report.local import foreign
-
-        return foreign.clean(source, perform=perform, deep=deep, on_progress=on_progress)
     from touchline.results.cleaning import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
@@ -360,26 +351,19 @@ def status(
     return own_status(source, settings, look=look, on_message=on_message)
 
 
-def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
+def collect(source: Path, settings: UserConfig) -> tuple[list[RunMetrics], list[str]]:
     """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
 
     Args:
-        source: experiment.yaml or its folder, or a folder that another tool made, into which nothing is written.
+        source: experiment.yaml or its folder.
         settings: where the history is.
-        out: where to write the files of another tool's folder (default: nowhere).
 
     Returns:
         The metrics of every run, and notes on runs that could not be stored.
 
     Raises:
-        InputError: there is neither an experiment nor any run, or `out` was given for an experiment.
+        InputError: there is no experiment.
     """
-    if not is_experiment(source):
-        from touchline.report.local import foreign
-
-        return foreign.collect(source, out)
-    if out is not None:
-        raise InputError("--out is for folders of other tools; an experiment's files are in its own folder")
     planned = read_started(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.observation import SignKind
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
-from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
+from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.files import shows_training
 from touchline.history.lines import NotTextError
@@ -19,7 +19,6 @@ from touchline.history.run_view import RunSegment, RunView, align, runs_of
 from touchline.history.scan import Scan
 from touchline.results.imported.documents import Curve, Curves, JobEndSign, SideFile
 from touchline.results.imported.folders import job_id
-from touchline.results.imported.text import bounded
 
 _SUMMARY_LIMIT_BYTES = 64 << 20
 _SUMMARY = re.compile(r"^(?:wandb:)? +Run summary:\s*$", re.MULTILINE)
@@ -149,7 +148,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     return JobLog(
         path=own,
         job=job_id(own),
-        reading=_with_summary(reading, own),
+        reading=reading,
         signs=tuple(curves[0].signs),
         curves=with_losses.curves,
         started_unix=stamps[0][0].unix if stamps else None,
@@ -180,31 +179,3 @@ def _is_run(segment: RunSegment) -> bool:
     """Return True if a segment describes a run."""
     progressed = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in segment.parts)
     return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
-
-
-def _with_summary(reading: RunReading, log: Path) -> RunReading:
-    """Fill a missing last loss from the W&B summary, with its rounding interval."""
-    if not isinstance(reading.last_loss, Missing) or reading.last_loss == LOSS_NOT_A_NUMBER:
-        return reading
-    text = bounded(log, _SUMMARY_LIMIT_BYTES) or ""
-    summaries = list(_SUMMARY.finditer(text))
-    if not summaries:
-        return reading
-    first = text.count("\n", 0, summaries[-1].end()) + 2
-    for number, entry in enumerate(text[summaries[-1].end() :].split("\n")[1:40], first):
-        match = _ENTRY.match(entry)
-        if match is None:
-            break
-        if match["key"] in ("loss", "train/loss", "train_loss"):
-            value = float(match["value"])
-            loss = Quantity(
-                value=value,
-                unit="nats",
-                low=max(value - _ROUNDED_TO, 0.0),
-                high=value + _ROUNDED_TO,
-                aggregation="last",
-                method="W&B's summary, five decimals",
-                where=f"{log.name}:{number}",
-            )
-            return replace(reading, last_loss=loss)
-    return reading
