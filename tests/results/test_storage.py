@@ -177,7 +177,7 @@ def test_of_a_foreign_run_nothing_was_forecast(tmp_path: Path, trained_once: Tra
     write_adapter(
         tmp_path / "gone" / "epoch_0", trained_once.base, 4, base_model_name_or_path="meta-llama/Llama-3.2-1B"
     )
-    found = verify_folders(tmp_path, {"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
+    found = verify_folders({"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
     assert found.forecast == Missing(missing="nothing was planned")
     assert isinstance(found.bases["Tiny-1M-Instruct"], Quantity)
     assert found.bases["Llama-3.2-1B"] == Missing(missing="the base is not on this disk")

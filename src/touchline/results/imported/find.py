@@ -87,7 +87,7 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
 
 
 def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> ReportInputs:
-    verification = verify_folders(root, {each.folder.name: each.folder.weights for each in read}, deep=deep)
+    verification = verify_folders({each.folder.name: each.folder.weights for each in read}, deep=deep)
     trained = {each.folder.name: each.settings for each in read if not each.settings.is_control}
     design = design_of(trained)
     runs = [_run(each, verification, design) for each in read]

@@ -113,7 +113,7 @@ def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
-    """Yield top-level settings, and those of the sections `model` and `optimizer`; of PEFT's adapter_config.json `r`."""
+    """Yield top-level settings, those of the sections `model` and `optimizer`, and PEFT's `r`."""
     sections = [data, *(each for key in ("model", "optimizer") if isinstance(each := data.get(key), Mapping))]
     for section in sections:
         for key, ours in _SAME.items():

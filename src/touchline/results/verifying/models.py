@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from touchline.core.files import open_regular
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, read_object
-from touchline.results.verifying.values import listed, read_values
+from touchline.results.verifying.values import listed
 from touchline.results.verifying.weights import WeightFile
 
 SINGLE = "model.safetensors"
@@ -27,7 +26,6 @@ def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[Chec
         files: safetensors files of the model by name.
         folder: checkpoint folder.
     """
-    yield from _twice(files)
     index = folder / INDEX
     if index.is_file() and index.stat().st_size:
         yield from _indexed(files, index)
@@ -45,11 +43,10 @@ def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | 
 
     Args:
         tensors: tensors of all shards.
-        base: base with its tensors, or only its dimensions.
+        base: its base; not compared without its tensors.
         file: file to report; None if there are several.
     """
     if base.tensors is None:
-        yield from _by_count(tensors, base, file)
         return
     absent = sorted(name for name in base.tensors if name not in tensors and not _OPTIONAL.fullmatch(name))
     strange = sorted(name for name in tensors if name not in base.tensors and not _OPTIONAL.fullmatch(name))
@@ -72,56 +69,6 @@ def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | 
             message = f"{name} is {list(tensor.shape)}, and in {base.name} it is {list(known.shape)}"
             yield CheckpointFault(code="wrong-shape", file=file, message=message)
             break
-
-
-def type_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """Yield problems if matrices of one dtype in the base have several dtypes here.
-
-    Args:
-        tensors: tensors of all shards.
-        base: base model; no problems without its tensors.
-        file: file to report; None if there are several.
-    """
-    became: dict[str, set[str]] = {}
-    for name, tensor in tensors.items():
-        known = (base.tensors or {}).get(name)
-        if known is not None and len(tensor.shape) > 1:
-            became.setdefault(known.dtype, set()).add(tensor.dtype)
-    for dtype, types in sorted(became.items()):
-        if len(types) > 1 or ("float" in dtype and not all("float" in name for name in types)):
-            message = f"matrices that are {dtype} in {base.name} are {', '.join(sorted(types))}"
-            yield CheckpointFault(code="wrong-dtype", file=file, message=message)
-
-
-def is_zero_in(base: BaseTensors | None, name: str, files: Mapping[str, Path]) -> bool:
-    """Return True if a tensor is all zeros in the base.
-
-    Args:
-        base: base model.
-        name: tensor name.
-        files: file of the base per tensor.
-    """
-    tensor = None if base is None or base.tensors is None else base.tensors.get(name)
-    if tensor is None or name not in files:
-        return False
-    try:
-        with open_regular(files[name]) as stream:
-            header = int.from_bytes(stream.read(8), "little")
-            values = read_values(stream, 8 + header, tensor)
-    except OSError:
-        return False
-    return values is not None and values.zero
-
-
-def _twice(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
-    seen: dict[str, str] = {}
-    for file, weights in sorted(files.items()):
-        for name in weights.tensors:
-            if name in seen:
-                message = f"{name} is in {seen[name]} too: loaders would take one of the two"
-                yield CheckpointFault(code="duplicate-tensor", file=file, message=message)
-                return
-            seen[name] = file
 
 
 def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[CheckpointFault]:
@@ -168,23 +115,3 @@ def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
     if absent:
         message = f"shard {absent[0]} of {most}" + (f" and {len(absent) - 1} more are missing" if absent[1:] else "")
         yield CheckpointFault(code="missing-file", file=None, message=message)
-
-
-def _by_count(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """Yield a problem if the number of parameters does not match the dimensions."""
-    shape = base.shape
-    if shape is None or shape.extrapolated is not None or any("float" not in t.dtype for t in tensors.values()):
-        return
-    found = sum(tensor.elements for name, tensor in tensors.items() if not _OPTIONAL.fullmatch(name))
-    head = shape.vocab_size * shape.hidden_size
-    least = shape.num_parameters - (0 if shape.tied_embeddings else head)
-    if not 0.999 * least <= found <= 1.001 * least + head:
-        message = f"{found:,} parameters, and {base.name} has {shape.num_parameters:,} by config.json"
-        yield CheckpointFault(code="missing-tensor" if found < least else "extra-tensor", file=file, message=message)
-
-
-def files_of(base: BaseTensors | None) -> Sequence[Path]:
-    """Return the base's safetensors files."""
-    if base is None or base.path is None:
-        return ()
-    return [Path(base.path) / name for name in sorted(base.files) if name.endswith(".safetensors")]

@@ -1,11 +1,14 @@
-"""Check of one safetensors file: its header must be readable and match the data."""
+"""Check of one file of weights: the header of safetensors must match the data, the directory of torch.save be whole."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from touchline.core.files import open_regular
 from touchline.data.shards import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
 from touchline.results.verification_types import CheckpointFault
 
@@ -24,6 +27,7 @@ ELEMENT_BYTES: Mapping[str, int] = {
     "bool": 1,
 }
 """Bytes per element; sizes of other dtypes cannot be checked."""
+_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +88,12 @@ def unreadable(name: str, error: OSError) -> CheckpointFault:
     return CheckpointFault(code="unreadable", file=name, message=f"it cannot be read: {reason}")
 
 
-def dtypes_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the dtypes of tensors, joined; None if there are none."""
-    return ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or None
-
-
 def _unreadable(path: Path, size: int, fault: CheckpointFault) -> WeightFile:
     return WeightFile(path=path, size_bytes=size, readable=False, faults=(fault,))
 
 
 def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
-    """Yield problems of the data layout: wrong length, gaps, overlaps, impossible shapes.
+    """Yield problems of the data layout: wrong length, gaps, overlaps.
 
     Loaders reject such files, because a tensor would be read from another's bytes.
     """
@@ -107,24 +106,42 @@ def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
         )
     end = 0
     for tensor_name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].size_bytes)):
-        if tensor.begin != end:
-            said = "overlaps the tensor before it" if tensor.begin < end else "leaves a gap before it"
-            yield CheckpointFault(
-                code="bad-offsets", file=name, message=f"{tensor_name} begins at byte {tensor.begin:,} and {said}"
+        element = ELEMENT_BYTES.get(tensor.dtype)
+        if tensor.begin != end or (element is not None and element * tensor.elements != tensor.size_bytes):
+            message = (
+                f"{tensor_name}, {tensor.dtype} {list(tensor.shape)}, does not fit its bytes from {tensor.begin:,}"
             )
+            yield CheckpointFault(code="bad-offsets", file=name, message=message)
             break
         end = tensor.begin + tensor.size_bytes
-    for tensor_name, tensor in shard.tensors.items():
-        element = ELEMENT_BYTES.get(tensor.dtype)
-        if element is not None and element * tensor.elements != tensor.size_bytes:
-            yield CheckpointFault(
-                code="bad-header",
-                file=name,
-                message=(
-                    f"{tensor_name} is {tensor.dtype} {list(tensor.shape)}, {element * tensor.elements:,} bytes, "
-                    f"and has {tensor.size_bytes:,}"
-                ),
-            )
-            break
     if not shard.tensors:
         yield CheckpointFault(code="no-weights", file=name, message="its header names no tensor")
+
+
+def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
+    """Yield problems of a torch.save file (`.pt`, `.pth`, `.bin`) by its zip directory; the pickle is never loaded.
+
+    Args:
+        path: archive.
+        deep: read every entry and compare its checksum.
+    """
+    try:
+        if path.stat().st_size == 0:
+            yield CheckpointFault(code="zero-byte", file=path.name, message="the file is empty")
+            return
+        with open_regular(path) as stream:
+            begins = stream.read(len(_MAGIC))
+        if begins != _MAGIC:
+            message = "it does not begin as an archive of torch.save does; its content is unknown without loading"
+            yield CheckpointFault(code="not-a-zip", file=path.name, message=message)
+            return
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            torn = archive.testzip() if deep else None
+        if torn is not None:
+            message = f"bytes that do not fit their checksum in {torn}"
+            yield CheckpointFault(code="changed", file=path.name, message=message)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        message = f"its directory, which lies at the end, cannot be read: {error}; it was cut off or written over"
+        yield CheckpointFault(code="truncated", file=path.name, message=message)
+    except OSError as error:
+        yield unreadable(path.name, error)
