@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.results.made_seed002 import NAME, RUNS, log_of, make, write_checkpoint
 
-from touchline.core.errors import HostError, InputError
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.history import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.results.imported import evaluations, find, folders
@@ -69,15 +68,6 @@ def test_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
         find(tmp_path / "gone")
 
 
-def test_a_folder_that_may_not_be_read_is_one_clear_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> object:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(HostError, match="Permission denied"):
-        find(folder)
-
-
 # ---- parts that cannot be read ---------------------------------------------------------------------------------------
 
 
@@ -95,22 +85,6 @@ def test_a_run_folder_that_may_not_be_read_leaves_the_others(folder: Path, monke
     (issue,) = [each for each in gathered.issues if each.title == "folder cannot be read"]
     assert "3B_rank4" in issue.text
     assert "Permission denied" in issue.text
-
-
-def test_a_log_that_may_not_be_opened_is_an_issue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = lines.open_regular
-
-    def refuse(path: Path) -> object:
-        if path.name == "slurm-61000503.out":
-            raise PermissionError(13, "Permission denied", str(path))
-        return plain(path)
-
-    monkeypatch.setattr(lines, "open_regular", refuse)
-    gathered = find(folder)
-    assert len(gathered.runs) == 4
-    assert one(gathered, "3B_rank4").outcome is TrainingOutcome.NOT_STARTED
-    assert "a file cannot be read" in titles(gathered, "3B_rank4")
-    assert isinstance(one(gathered, "3B_rank4").final_train_loss, Missing)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +117,6 @@ def test_a_config_that_is_no_yaml_is_an_issue(folder: Path) -> None:
     as_json(gathered)
 
 
-def test_a_named_pipe_is_not_waited_for(folder: Path) -> None:
-    os.mkfifo(folder / "1B_rank4" / "slurm-99.out")
-    os.mkfifo(folder / "README.txt")
-    assert one(find(folder), "1B_rank4").outcome is TrainingOutcome.COMPLETE
-
-
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 STRANGE = (
@@ -167,16 +135,6 @@ def test_strange_folder_names_are_text(tmp_path: Path, name: str) -> None:
     assert found.outcome is TrainingOutcome.COMPLETE
     assert all(ch.isprintable() or ch == "\ufffd" for ch in found.name)
     as_json(gathered)
-
-
-def test_names_that_are_no_utf8_stay_apart(tmp_path: Path) -> None:
-    for raw in (b"run\xff", b"run\xfe"):
-        path = tmp_path / os.fsdecode(raw)
-        path.mkdir()
-        (path / "slurm-1.out").write_text(log_of(RUNS[0]))
-    gathered = find(tmp_path)
-    assert len({run.name for run in gathered.runs}) == 2
-    assert as_json(gathered).encode()
 
 
 def test_what_a_log_prints_cannot_be_markup_or_secret(folder: Path) -> None:
@@ -317,15 +275,6 @@ def test_a_hugging_face_run_of_states_alone(tmp_path: Path) -> None:
     assert len(found.train_losses) == 10
     assert [point.loss for point in found.validation_losses] == [1.25]
     assert found.seed == 3
-
-
-def test_a_deep_tree_ends(tmp_path: Path) -> None:
-    deep = tmp_path
-    for _ in range(60):
-        deep /= "d"
-    deep.mkdir(parents=True)
-    (tmp_path / "slurm-1.out").write_text(log_of(RUNS[0]))
-    assert len(find(tmp_path).runs) == 1
 
 
 # ---- anything at all -------------------------------------------------------------------------------------------------

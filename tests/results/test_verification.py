@@ -149,15 +149,6 @@ def test_an_adapter_on_some_layers(tmp_path: Path, trained_once: Trained) -> Non
     assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
 
 
-def test_a_layer_that_was_trained_whole(tmp_path: Path, trained_once: Trained) -> None:
-    folder = tmp_path / "run" / "checkpoint-5"
-    write_adapter(folder, trained_once.base, 4, modules_to_save=["lm_head"])
-    spec, data = load(folder / ADAPTER)
-    spec["base_model.model.lm_head.weight"] = ("float32", (320, 48))
-    save(folder / ADAPTER, spec, data)
-    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
-
-
 def test_a_fresh_adapter_is_zero_at_step_0_and_only_then(tmp_path: Path, trained_once: Trained) -> None:
     runs = {"run": tmp_path / "run"}
     for step in (0, 10):
@@ -216,16 +207,6 @@ def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, t
     storage = found.storage.runs[0]
     assert storage.checkpoint_bytes == 3 * one.size_bytes
     assert found.storage.adapters[0].size_bytes == one.adapter_bytes
-
-
-def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> None:
-    """A download's files are links to where they lie."""
-    folder = tmp_path / "run" / "epoch_0"
-    write_adapter(tmp_path / "blobs", trained_once.base, 4)
-    folder.mkdir(parents=True)
-    for path in (tmp_path / "blobs").iterdir():
-        (folder / path.name).symlink_to(path)
-    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
 
 
 def test_real_files_of_torch_are_read_and_never_loaded(tmp_path: Path, trained_once: Trained) -> None:
@@ -293,14 +274,6 @@ def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None
     found = verify_planned(trained.plan, trained.root, deep=True)
     sound = {(item.run, item.name) for item in found.checkpoints if item.sound}
     assert sound == {("1M_rank2", "epoch_0"), ("1M_rank2", "epoch_1"), ("1M_rank4", "epoch_0")}
-
-
-def test_an_empty_folder_has_nothing_to_verify(tmp_path: Path, trained_once: Trained) -> None:
-    found = verify_planned(trained_once.plan, tmp_path)
-    assert found.checkpoints == ()
-    assert len(found.missing) == 4
-    assert found.storage.total_bytes == 0
-    assert verify_folders({"a": tmp_path / "a"}).checkpoints == ()
 
 
 def test_epochs_that_other_runs_have_are_missed(tmp_path: Path, trained_once: Trained) -> None:

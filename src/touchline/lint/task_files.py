@@ -46,11 +46,6 @@ _FAILURES: dict[TaskFault, str] = {
 def task_file_fails(view: TaskFileView) -> Iterator[Violation]:
     """Report a task file that is not Python, cannot be imported, has no task, or whose task cannot be built."""
     name = PurePath(view.path).name
-    if view.failed is not None:
-        kind, said = view.failed
-        message = f"{name} {_FAILURES[kind]}{said}" if kind in _FAILURES else said
-        yield Violation(message=message, at=Location(path=view.path, line=view.line))
-        return
     try:
         tree = ast.parse(view.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -58,6 +53,11 @@ def task_file_fails(view: TaskFileView) -> Iterator[Violation]:
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         where = Location(path=view.path, line=line, column=column)
         yield Violation(message=f"{name} is not Python: {said}", at=where)
+        return
+    if view.failed is not None:
+        kind, said = view.failed
+        message = f"{name} {_FAILURES[kind]}{said}" if kind in _FAILURES else said
+        yield Violation(message=message, at=Location(path=view.path, line=view.line))
         return
     if uses_inspect(tree) and not has_task(tree):
         yield Violation(message=f"{name} has no function with @task", at=Location(path=view.path))

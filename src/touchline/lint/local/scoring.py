@@ -203,7 +203,9 @@ def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     """Parse the program's answer, or the reason why there is none."""
     # -P keeps modules in the working directory from being imported. Task folders may have an inspect.py.
     command = [sys.executable, "-P", "-m", _PROGRAM, target]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    # A scorer that asks a model for its verdict is not tried.
+    environment = {key: value for key, value in (os.environ | quiet).items() if key != "INSPECT_EVAL_MODEL"}
     try:
         done = subprocess.run(  # noqa: S603 (our own words, and a path)
             command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
