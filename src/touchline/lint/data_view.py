@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.finding import Location, Severity
@@ -28,8 +28,6 @@ from touchline.data.columns import (
 from touchline.data.text import template_of
 from touchline.lint.rule import Violation
 
-Locate = Callable[[str, int], int | None]
-"""Function that returns the line of a split's n-th row, from 1."""
 _LABEL_LENGTH = 60
 _LABELS = 500
 _SHORT_WORDS = 5
@@ -46,7 +44,7 @@ class DataRow:
     number: int
     """Number of the row in its split, from 1."""
     line: int | None
-    """Line in the file, from 1, in formats that provide it directly."""
+    """Line in the file, from 1, in formats that have one row per line."""
     values: Values
     """Values by column."""
     prompt: str
@@ -106,15 +104,10 @@ class DataView:
     """Meaning of the columns."""
     media: MissingMedia | None = None
     """Results on media; None: not looked for."""
-    locate: Locate | None = None
-    """Function that finds lines in formats that do not provide them directly."""
 
     def where(self, row: DataRow) -> Location:
         """Return the row's location."""
-        line = row.line
-        if line is None and self.locate is not None:
-            line = self.locate(row.split, row.number)
-        return Location(path=self.files.get(row.split, self.path), line=line)
+        return Location(path=self.files.get(row.split, self.path), line=row.line)
 
     @property
     def rows(self) -> Iterator[DataRow]:

@@ -25,7 +25,7 @@ from touchline.results.verifying.adapters import ADAPTER_CONFIG, Expected
 from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import numbered
-from touchline.results.verifying.missing import missing_of, missing_of_found
+from touchline.results.verifying.missing import missing_of
 from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
@@ -94,7 +94,6 @@ def verify_folders(
         for path in checkpoint_folders(folder)
     ]
     checkpoints = _beside(_verify(work, deep=deep, on_progress=on_progress))
-    names = {name: {item.name for item in checkpoints if item.run == name} for name in runs}
     places = [
         RunLocation(
             run=name,
@@ -110,7 +109,7 @@ def verify_folders(
     return Verification(
         depth="values" if deep else "headers",
         checkpoints=checkpoints,
-        missing=tuple(missing_of_found(names)),
+        missing=(),
         storage=summarise(places, checkpoints, _NOTHING_PLANNED, ()),
     )
 

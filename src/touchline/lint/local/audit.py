@@ -19,7 +19,6 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
-from touchline.data.json_lines import JsonLines
 from touchline.data.readers import FORMATS, WHOLE, separator_hint
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
@@ -210,8 +209,6 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
     if layout is None:
         return AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
-    readers = {path: JsonLines(path) for path in set(origin.values()) if path.suffix.lower() == ".json"}
-    located = {split: readers[path] for split, path in origin.items() if path in readers}
     view = DataView(
         path=str(shown),
         format=", ".join(forms),
@@ -219,7 +216,6 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
         splits=rows,
         layout=layout,
         media=_media(rows, files, request),
-        locate=lambda split, number: _line(located[split], files, split, number) if split in located else None,
     )
     found = [*findings, *check_view(view, where, "data")]
     if any(finding.code == "DA102" for finding in findings):
@@ -255,13 +251,6 @@ def _unknown(splits: Read, where: Location) -> Finding:
         where=where,
         hint=hint,
     )
-
-
-def _line(lines: JsonLines, files: DatasetFiles, split: str, number: int) -> int | None:
-    """Return the line of a split's row in its own file, where the split is `all` if the file is one of the dataset."""
-    within = WHOLE if split in files.files and split != WHOLE else split
-    found = lines.line(within, number)
-    return lines.line(split.partition(" ")[0], number) if found is None and files.one_split_each else found
 
 
 def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], dict[str, Path]]:

@@ -114,7 +114,7 @@ def _members(path: Path, *names: str) -> list[object]:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             return [_member(archive, name) for name in names]
     except zipfile.BadZipFile:
-        raise EvalLogError(_broken(path)) from None
+        raise EvalLogError("not a whole .eval archive: its end is missing, or it is another file") from None
     except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
         raise EvalLogError(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
 
@@ -167,17 +167,6 @@ def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
     if len(data) < limit and zlib.crc32(data) != entry.CRC:
         raise zipfile.BadZipFile
     return data
-
-
-def _broken(path: Path) -> str:
-    try:
-        with open_regular(path) as stream:
-            start = stream.read(4)
-    except OSError as fault:
-        return fault.strerror or "it cannot be read"
-    if not start:
-        return "an empty file"
-    return "truncated: the end of the archive is missing" if start == b"PK\3\4" else "not an .eval archive"
 
 
 def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> FoundEvaluation:

@@ -261,9 +261,8 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
     """Add epochs that a run trained without a checkpoint."""
-    known = {(each.run, each.name) for each in verification.missing}
-    known |= {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
-    missing = list(verification.missing)
+    known = {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
+    missing: list[MissingCheckpoint] = []
     for run in runs:
         epochs = run.settings.values.get("epochs")
         saved = [checkpoint for checkpoint in run.checkpoints if checkpoint.name.startswith("epoch_")]

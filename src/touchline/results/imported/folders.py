@@ -22,7 +22,7 @@ from touchline.results.report_inputs import Issue
 DEEPEST = 8
 """Maximum depth below the given folder."""
 MOST_FOLDERS = 50_000
-"""Maximum number of folders; the report mentions when it is reached."""
+"""Maximum number of folders that are searched."""
 CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint|ckpt)[_-](\d{1,12})")
 SLURM_LOG = re.compile(r"slurm-(?P<job>\d{1,10}(?:_\d{1,10})?)(?:[.-][\w.-]*)?\.(?:out|err)")
 _LOG_SUFFIXES = (".out", ".err", ".log")
@@ -104,15 +104,6 @@ def walk(root: Path) -> Walk:
     found = Walk(root=root)
     seen = _look(found, root, 0)
     found.runs = sorted(_runs(found, seen), key=lambda run: _natural(run.name))
-    if found.folders > MOST_FOLDERS:
-        found.issues.append(
-            Issue(
-                weight=Severity.WARNING,
-                subject="experiment",
-                title="too many folders",
-                text=f"More than {MOST_FOLDERS:,} folders lie here; the others were not looked into.",
-            )
-        )
     return found
 
 

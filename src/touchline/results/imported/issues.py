@@ -23,7 +23,6 @@ def issues_of(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """Yield the issues of one run."""
     yield from _exit(run, root)
     yield from _jobs(run, root)
-    yield from _checkpoints(run)
 
 
 def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
@@ -127,24 +126,6 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
             text=(f"{logs}: no line of a training. " if logs else "No job output is in this folder. ")
             + "Losses, steps, durations and memory are not known.",
             where=below(root, run.folder.path),
-        )
-
-
-def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
-    """Yield an issue for checkpoints missing by the run's own number of epochs."""
-    epochs = run.settings.values.get("epochs")
-    if run.outcome is not TrainingOutcome.COMPLETE or not isinstance(epochs, int) or not run.checkpoints:
-        return
-    saved = {checkpoint.epoch for checkpoint in run.checkpoints if checkpoint.epoch is not None}
-    named = any(checkpoint.name.startswith("epoch") for checkpoint in run.checkpoints)
-    missing = [epoch for epoch in range(epochs) if epoch not in saved] if named and epochs <= 10_000 else []
-    if missing:
-        listed = ", ".join(f"epoch_{epoch}" for epoch in missing[:8])
-        yield Issue(
-            weight=Severity.WARNING if epochs - 1 in missing else Severity.INFO,
-            subject=run.folder.name,
-            title="checkpoints missing",
-            text=f"{epochs} epochs were trained, and {listed} {'are' if len(missing) > 1 else 'is'} not there.",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,6 @@ from touchline.history.scan import Scan
 from touchline.results.imported.documents import Curve, Curves, JobEndSign, SideFile
 from touchline.results.imported.folders import job_id
 
-_SUMMARY_LIMIT_BYTES = 64 << 20
-_SUMMARY = re.compile(r"^(?:wandb:)? +Run summary:\s*$", re.MULTILINE)
-_ENTRY = re.compile(r"^(?:wandb:)? +(?P<key>[\w./-]+) +(?P<value>-?\d[\d.eE+-]*)\s*$")
-_ROUNDED_TO = 5e-6
-"""Half a unit of the fifth decimal, to which W&B rounds."""
 _STATES = {
     Outcome.TIMEOUT: JobState.TIMEOUT,
     Outcome.CANCELLED: JobState.CANCELLED,
