@@ -264,10 +264,6 @@ MODELS_DEEP: dict[str, tuple[str, Spoil]] = {
 PT = "adapter_model.pt"
 
 
-def _storages(folder: Path) -> list[bytes]:
-    return [data for _, data in sorted(load(folder / ADAPTER)[1].items())]
-
-
 ARCHIVES: dict[str, tuple[str, Spoil]] = {
     "an archive cut off": ("truncated", lambda folder: cut(folder / PT, 0.8)),
     "an archive that is none": ("not-a-zip", lambda folder: (folder / PT).write_bytes(b"\x80\x02}q\0." * 50) and None),

@@ -16,7 +16,7 @@ from inspect_ai.solver import TaskState
 from inspect_ai.util import registry_info
 
 from touchline.evaluate.own_task import required_arguments, task_functions
-from touchline.evaluate.task_file import ScorerAnswer, TaskFailedError, failure, said, unreachable
+from touchline.evaluate.task_file import ScorerAnswer, TaskFailedError, line_of, said, unreachable
 from touchline.lint.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 
 MODEL = "mockllm/model"
@@ -51,7 +51,7 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
     except Exception as error:
         if unreachable(error) or type(error).__name__ == "PrerequisiteError":
             return [ScorerAnswer(task=short, scorer=short, items=0, missing=said(error))]
-        raise failure(error, path, "build") from error
+        raise TaskFailedError("build", said(error), line_of(error, path)) from error
     if not isinstance(task, Task):
         raise TaskFailedError("build", f"{short} returns {type(task).__name__}, expected a Task")
     shown = [(_asked(sample), _target(sample)) for sample in samples[:PROBED_ITEMS]]

@@ -20,6 +20,8 @@ MANY: Final = 10
 """Number of full models of one training above which most will have to be deleted."""
 NOTICED: Final = 200 * 10**9
 """Bytes of one training that affect other users of a shared disk."""
+HUNDREDS: Final = 100
+"""Number of checkpoints of one training above which the setting is probably a mistake."""
 SOME: Final = 5
 """Number of checkpoints of one training from which it is reported."""
 TWENTY: Final = 20
@@ -130,6 +132,15 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     )
 
 
+@rule("CK012", Severity.WARNING)
+def many_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report a hundred or more kept checkpoints."""
+    stated = view.stated
+    count = checkpoints_of(view)
+    if not isinstance(count, Missing) and count >= HUNDREDS:
+        yield Violation(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
+
+
 @rule("BK022", Severity.WARNING)
 def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     """Report step checkpoints that are never deleted."""
@@ -145,6 +156,9 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
         return
     if cadence is None or cadence.value != "steps":
         return
+    exact = checkpoints_of(view)
+    if not isinstance(exact, Missing) and exact >= HUNDREDS:
+        return  # CK012 reports it
     count, severity = _piled(view, every)
     if severity is None:
         return
@@ -203,6 +217,14 @@ def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
             at=only,
             hint=f"{only.key}: false",
         )
+
+
+@rule("CK014", Severity.INFO)
+def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a training that saves nothing before its end."""
+    cadence = view.stated.save_cadence
+    if cadence is not None and cadence.value == "no":
+        yield Violation(message="no checkpoint is written on the way", at=cadence)
 
 
 def _small_states(stated: StatedTraining) -> bool:

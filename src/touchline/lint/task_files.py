@@ -15,8 +15,8 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import Violation, rule
 
-TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
-"""Step at which building a task failed: the file; the task or function; a missing column; a missing file; other."""
+TaskFault = Literal["import", "no task", "build"]
+"""Step at which a task failed: importing the file, finding the task or function, building it."""
 _DECORATOR = re.compile(r"^@(?:\w+\.)*task\b", re.MULTILINE)
 
 
@@ -37,8 +37,6 @@ class TaskFileView:
 _FAILURES: dict[TaskFault, str] = {
     "import": "cannot be imported: ",
     "build": "does not build its task: ",
-    "columns": "reads a column that is not there: ",
-    "data": "reads a file or split that is not there: ",
 }
 
 

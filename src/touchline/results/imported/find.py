@@ -21,11 +21,10 @@ from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
 from touchline.results.general import read_general
 from touchline.results.imported.design import Design, design_of, together_issues
-from touchline.results.imported.documents import read_documents
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
 from touchline.results.imported.folders import RunFolder, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself
-from touchline.results.imported.logs import JobLog, read_job
+from touchline.results.imported.logs import JobLog, read_documents, read_job
 from touchline.results.imported.result import ImportedRun, result_of
 from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of
 from touchline.results.imported.text import below, clean_text

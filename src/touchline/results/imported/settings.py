@@ -14,7 +14,7 @@ from touchline.backends.registry import all_traits
 from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Quantity
 from touchline.history.reading import OptionalText, RunReading, SourcedText
-from touchline.results.imported.documents import SideFile
+from touchline.results.imported.logs import SideFile
 from touchline.results.imported.text import clean_text
 from touchline.results.run_result import Setting
 

@@ -15,7 +15,7 @@ from touchline.data.shards import Tensor
 from touchline.experiment.experiment import CheckpointKind, LoraConfig
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
-from touchline.results.verifying.values import listed
+from touchline.results.verifying.weights import listed
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
