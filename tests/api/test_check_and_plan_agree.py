@@ -307,7 +307,7 @@ NOT_PLANNING = {
     "experiment/foreign.py": {"BK010"},  # configs of other tools
     "experiment/read.py": {"EX005"},  # overrides, which `check` has none of
 }
-WARNINGS = {"CK105", "ME031", "PK002", "PK004", "TK104", "TK231", "TR057", "US134"}
+WARNINGS = {"CK105", "ME031", "PK002", "PK004", "TK104", "TR057", "US134"}
 """Codes of planning that are never errors."""
 
 

@@ -259,17 +259,6 @@ def test_a_loss_of_nan_is_an_error(experiment: Experiment) -> None:
     json.dumps(seen.loss.missing, allow_nan=False)
 
 
-def test_a_loss_of_exactly_zero_over_several_steps_is_an_error_and_once_is_none(experiment: Experiment) -> None:
-    running(experiment, steps=5)
-    zero = [replace(step, loss=0.0) for step in made.steps(3, first=6, since=NOW - 7)]
-    with (experiment.place / "metrics.jsonl").open("ab") as stream:
-        stream.write(made.rows(zero[:2]))
-    assert codes(usual_speed(experiment).look()) == []
-    with (experiment.place / "metrics.jsonl").open("ab") as stream:
-        stream.write(made.rows(zero[2:]))
-    assert codes(usual_speed(experiment).look()) == ["RN101"]
-
-
 def stalled(experiment: Experiment, seconds: float) -> Experiment:
     """The last step so many seconds ago, the heartbeat now."""
     made.begin(experiment.place, at=NOW - seconds - 100)
@@ -319,14 +308,6 @@ def test_no_first_step_is_a_stall_after_long_enough(experiment: Experiment) -> N
     assert codes(experiment.look()) == ["RN102"]
 
 
-def test_far_slower_than_planned(experiment: Experiment) -> None:
-    running(experiment)
-    assert codes(usual_speed(experiment, 1.0).look()) == []
-    assert codes(usual_speed(experiment, 0.5).look()) == ["RN103"]
-    running(experiment, steps=5)
-    assert codes(usual_speed(experiment, 0.5).look()) == []
-
-
 def test_a_limit_that_comes_before_the_end(experiment: Experiment) -> None:
     running(experiment)
     slurm = usual_speed(experiment).on_slurm()
@@ -353,16 +334,6 @@ def test_a_dependency_that_is_never_satisfied_offers_cancel(experiment: Experime
     assert "touchline cancel" in (seen.flags[0].hint or "")
     evaluation = {f"evaluate {experiment.run.name}": job}
     assert codes(experiment.on_slurm().look(evaluation)) == ["RN106"]
-
-
-@pytest.mark.parametrize("reason", ["JobHeldUser", "ReqNodeNotAvail, UnavailableNodes:n1", "QOSTimeLimit"])
-def test_what_does_not_start_by_itself(experiment: Experiment, reason: str) -> None:
-    seen = experiment.on_slurm().look({experiment.run.name: view(JobState.PENDING, reason=reason)})
-    assert codes(seen) == ["RN112"]
-    usual = experiment.on_slurm().look({experiment.run.name: view(JobState.PENDING, reason="Resources")})
-    assert usual.flags == ()
-    none = experiment.on_slurm().look({experiment.run.name: view(JobState.PENDING, reason="None")})
-    assert none.queue_reason == ""
 
 
 def test_a_job_that_is_gone_and_one_that_shows_no_life(experiment: Experiment) -> None:

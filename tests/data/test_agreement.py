@@ -1,4 +1,4 @@
-"""Files of one model's folder that are of two models, and answers that end at two tokens."""
+"""Files of one model's folder that are of two models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def found(folder: Path, code: str) -> list[Finding]:
 
 def test_a_whole_model_agrees_with_itself(model: Path) -> None:
     assert found(model, "TK230") == []
-    assert found(model, "TK231") == []
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,6 @@ def test_a_whole_model_agrees_with_itself(model: Path) -> None:
         ({"model_type": None}, "no model_type"),
         ({"vocab_size": 31}, "vocab_size 31"),
         ({"num_hidden_layers": 90}, "num_hidden_layers 90"),
-        ({"num_attention_heads": 5, "head_dim": None}, "not divisible by num_attention_heads 5"),
     ],
 )
 def test_a_config_of_another_model_is_told(model: Path, values: dict[str, object], said: str) -> None:
@@ -58,11 +56,3 @@ def test_weights_that_were_cut_off_are_not_compared(model: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:40])
     assert found(model, "TK230") == []
-
-
-def test_a_tokenizer_that_names_no_end_is_told_where_generation_has_one(model: Path) -> None:
-    changed(model / "generation_config.json", eos_token_id=1)
-    changed(model / "tokenizer_config.json", eos_token=None)
-    changed(model / "special_tokens_map.json", eos_token=None)
-    codes = {each.code for each in read_model(model).findings}
-    assert codes & {"TK231", "TK102"}

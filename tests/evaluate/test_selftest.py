@@ -62,12 +62,10 @@ def task(scorer: str, *, imports: str | None = None, solver: str = "generate()",
     return own + TASK.format(imports=names, words=WORDS, solver=solver, scorer=scorer, more=more)
 
 
-def test_a_legacy_inspect_py_is_tried_and_told_to_be_renamed(tmp_path: Path) -> None:
-    """It does not hide the standard module; its scorers are fine, so the name is all that is told."""
+def test_a_file_named_inspect_py_is_tried(tmp_path: Path) -> None:
+    """It does not hide the standard module, and its scorers are fine."""
     write(tmp_path / "tasks" / "words" / "inspect.py", task("[match(), includes()]", imports="match, includes"))
-    findings = list(file_findings(str(tmp_path / "tasks" / "words" / "inspect.py")))
-    assert [finding.code for finding in findings] == ["EV216"]
-    assert "task.py" in (findings[0].hint or "")
+    assert list(file_findings(str(tmp_path / "tasks" / "words" / "inspect.py"))) == []
 
 
 @pytest.mark.usefixtures("in_process")
@@ -94,23 +92,23 @@ def test_forms_choices_and_judges_are_no_false_alarms(tmp_path: Path) -> None:
         for name, text in (("pattern", pattern), ("choices", choices), ("judge", judge))
     }
     assert {name: [f.code for f in each] for name, each in found.items()} == {
-        "pattern": ["EV219"],
-        "choices": ["EV219"],
+        "pattern": [],
+        "choices": ["EV217"],
         "judge": ["EV217"],
     }
-    assert "asks a model" in found["judge"][0].message
+    assert "own solver marks" in found["choices"][0].message
 
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("name", "text", "code", "line"),
     [
-        ("no_python", "from inspect_ai import task\n\n@task\ndef words()\n", "EV218", 4),
+        ("no_python", "from inspect_ai import task\n\n@task\ndef words()\n", "EV210", 4),
         ("no_module", "import no_such_module_here\n", "EV210", 1),
-        ("no_task", "from inspect_ai import Task\n", "EV211", None),
+        ("no_task", "from inspect_ai import Task\n", "EV210", None),
         ("raises", "from inspect_ai import task\n\n@task\ndef words():\n    return 1 / 0\n", "EV210", 5),
-        ("column", "from inspect_ai import task\n\n@task\ndef words():\n    return {}['question']\n", "EV213", 5),
-        ("file", "from inspect_ai import task\n\n@task\ndef words():\n    open('x.json')\n", "EV213", 5),
+        ("column", "from inspect_ai import task\n\n@task\ndef words():\n    return {}['question']\n", "EV210", 5),
+        ("file", "from inspect_ai import task\n\n@task\ndef words():\n    open('x.json')\n", "EV210", 5),
         ("exits", "import sys\nsys.exit(3)\n", "EV210", None),
     ],
 )

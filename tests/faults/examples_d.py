@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -36,12 +35,6 @@ def _scorer(lines: str) -> object:
     )
 
 
-def _targets(lines: str) -> object:
-    targets = json.loads(lines)
-    probes = tried(lambda output, target: float(output == target), targets)
-    return ScoringView(task="example", scorer="score", kind="function", items=len(targets), probes=probes)
-
-
 def _seen(lines: str) -> object:
     seen = tuple(YAML(typ="safe", pure=True).load(lines).items())
     probes = tuple(Probe(kind="right", item=index, output="a", target="a", score=1.0) for index in range(8))
@@ -58,10 +51,6 @@ def _task(lines: str) -> object:
     return TaskFileView(path="tasks/words/task.py", text=lines)
 
 
-def _legacy(lines: str) -> object:
-    return TaskFileView(path="tasks/words/inspect.py", text=lines)
-
-
 def _failing(lines: str) -> object:
     ((kind, said),) = YAML(typ="safe", pure=True).load(lines).items()
     return TaskFileView(path="tasks/words/task.py", text="", failed=(kind, said), line=3)
@@ -70,11 +59,9 @@ def _failing(lines: str) -> object:
 VIEWS: dict[str, Callable[[str], object]] = {
     "rendering": _rendering,
     "scorer": _scorer,
-    "targets": _targets,
     "seen": _seen,
     "missing": _missing,
     "task": _task,
-    "task inspect.py": _legacy,
     "task failing": _failing,
 }
 """What makes a view of an example, by its kind."""

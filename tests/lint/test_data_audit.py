@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +14,13 @@ from typer.testing import CliRunner
 
 from touchline.api import data_audit as audit
 from touchline.cli.auditing import audit as audit_command
-from touchline.core.errors import HostError, InputError
-from touchline.core.finding import Finding
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
 from touchline.experiment.experiment import DataConfig
-from touchline.lint import data_baselines
 from touchline.lint.audited import DataAudit
-from touchline.lint.data_view import DataView
 from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
-from touchline.report.figures import FIGURES_OFF
 
 pytestmark = pytest.mark.planning
 
@@ -73,7 +66,7 @@ def test_prompt_and_answer_are_found_in_every_usual_layout(name: str, tmp_path: 
     path = write(tmp_path / "data.jsonl", [TURNS[name]])
     assert is_dataset(path)
     found = audit(path)
-    assert [finding.code for finding in found.findings if finding.code != "DA300"] == []
+    assert [finding.code for finding in found.findings] == []
     assert found.splits[0].answer_characters is not None
     assert found.splits[0].answer_characters.most == 1
     assert found.labels[0].label == "A"
@@ -102,17 +95,14 @@ def test_what_is_no_dataset_is_passed_over_in_a_tree(tmp_path: Path) -> None:
     assert tree_findings(tmp_path.iterdir()) == ()
 
 
-def test_files_of_splits_are_one_dataset_and_lines_are_of_the_own_file(tmp_path: Path) -> None:
+def test_files_of_splits_are_one_dataset(tmp_path: Path) -> None:
     write(tmp_path / "words_train.json", [{"input": f"w{n}", "output": f"W{n}"} for n in range(5)])
     test = write(tmp_path / "words_test.json", [{"input": f"w{n}", "output": f"W{n}"} for n in (8, 9, 4)])
     found = audit(tmp_path)
     assert [(split.name, split.examples) for split in found.splits] == [("train", 5), ("test", 3)]
     (overlap,) = [finding for finding in found.findings if finding.code == "DA312"]
     assert overlap.path == str(test)
-    assert test.read_text().splitlines()[(overlap.line or 0) - 1 : (overlap.line or 0) + 1] == [
-        "  {",
-        '    "input": "w4",',
-    ]
+    assert "(test row 3)" in overlap.message
     write(tmp_path / "other.jsonl", [{"input": "a", "output": "b"}])
     with pytest.raises(InputError, match="holds 2 datasets"):
         audit(tmp_path)
@@ -140,21 +130,6 @@ def test_the_four_constants_of_the_surgical_project_are_an_error_before_any_trai
     assert (score.value, found.baselines.majority_per_question.examples) == (1.0, 240)
     assert isinstance(found.baselines.majority.score, Quantity)
     assert found.baselines.majority.score.value == 0.25
-    assert found.answer_entropy_bits == 2.0
-
-
-def test_a_scorer_that_takes_either_within_the_other_is_refused(tmp_path: Path) -> None:
-    rows = [{"input": f"frame {n}", "output": ["no", "none", "kidney"][n % 3]} for n in range(12)]
-    path = write(tmp_path / "data.jsonl", rows)
-    found = audit(path, AuditRequest(scorer="either"))
-    assert {"DA340", "DA341", "DA331"} <= set(codes(found))
-    assert found.baselines is not None
-    assert isinstance(found.baselines.empty.score, Quantity)
-    assert found.baselines.empty.score.value == 1.0
-    for name in ("match", "exact", "capitalization"):
-        assert not {"DA340", "DA341", "DA331"} & set(codes(audit(path, AuditRequest(scorer=name))))
-    with pytest.raises(InputError, match="unknown scorer"):
-        audit(path, AuditRequest(scorer="smart"))
 
 
 def test_the_nearest_candidate_is_told_with_the_line(tmp_path: Path) -> None:
@@ -173,11 +148,9 @@ def test_the_nearest_candidate_is_told_with_the_line(tmp_path: Path) -> None:
     [
         ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
         ("Which? Candidate answers: [small, large]", ("small", "large")),
-        ("Which?\nOptions: a, b, c", ("a", "b", "c")),
         ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
         ("(A) red\n(B) green", ("red", "green")),
         ("What are my options here?", None),
-        ("Options: there is one", None),
         ("List [1, 2] reversed", None),
         ("The choices: [broken", None),
     ],
@@ -220,7 +193,7 @@ def test_answers_by_letter_and_number_are_within_their_list(row: dict[str, objec
 def test_a_picture_tells_questions_apart_and_missing_ones_are_told(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name in ("a.png", "b.png"):
-        (tmp_path / "images" / name).write_bytes(b"x")
+        (tmp_path / "images" / name).write_bytes(b"\x89PNG\r\n\x1a\nIEND")
     (tmp_path / "images" / "empty.png").write_bytes(b"")
     rows = [
         {"question": "Describe it.", "answer": answer, "image_path": f"images/{name}"}
@@ -232,7 +205,7 @@ def test_a_picture_tells_questions_apart_and_missing_ones_are_told(tmp_path: Pat
     assert "DA371" not in codes(found)
     (media,) = [finding for finding in found.findings if finding.code == "DA373"]
     assert (media.severity, media.line) == ("error", 3)
-    assert "1 of 4 are not there and 1 are empty" in media.message
+    assert "1 of 4 are not there and 1 cannot be read" in media.message
     (elsewhere,) = [
         finding
         for finding in audit(path, AuditRequest(media_root=tmp_path / "sub")).findings
@@ -249,10 +222,9 @@ def test_a_picture_tells_questions_apart_and_missing_ones_are_told(tmp_path: Pat
     assert unknown.message.startswith("not checked (")
 
 
-def test_numbers_as_answers_are_text_and_kinds_are_told(tmp_path: Path) -> None:
+def test_numbers_as_answers_are_text(tmp_path: Path) -> None:
     rows = [{"input": "2 + 3", "output": 5}, {"input": "2 + 3", "output": "5"}, {"input": "1 + 3", "output": "4"}]
     found = codes(audit(write(tmp_path / "data.jsonl", rows)))
-    assert found["DA302"] == 1
     assert "DA311" not in found
     assert found["DA310"] == 2
 
@@ -298,9 +270,7 @@ def test_a_row_of_megabytes_and_strange_values_are_read(tmp_path: Path) -> None:
         {"input": True, "output": 1e300},
     ]
     found = codes(audit(write(tmp_path / "data.jsonl", rows)))
-    assert found["DA302"] in (1, 3, 5)
     assert found["DA303"] == found["DA304"] == 4
-    assert "DA363" not in found
 
 
 def test_an_experiment_says_the_columns_the_prompt_and_the_task(tmp_path: Path) -> None:
@@ -310,7 +280,6 @@ def test_an_experiment_says_the_columns_the_prompt_and_the_task(tmp_path: Path) 
         "name: a\nmodels: [m]\ntask: capitalization\ndata: {path: words.jsonl, input: word, output: upper}\n"
     )
     found = audit(tmp_path)
-    assert found.scorer == "capitalization"
     assert found.columns == "'word' as the prompt, 'upper' as the answer"
     assert codes(found) == {}
     assert audit(tmp_path / "experiment.yaml").splits == found.splits
@@ -336,28 +305,6 @@ def test_what_was_found_of_a_large_file_is_kept_until_the_file_changes(tmp_path:
     assert data_findings(files, cache_dir=cache) == first
     write(path, rows)
     assert data_findings(files, cache_dir=cache) == ()
-
-
-def test_wrong_answers_are_scored_in_pairs_once_for_each_data_and_task(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """200 test answers are 40,000 pairs, which every plan of the demo scored again."""
-    rows = [{"input": f"w{n}", "output": f"W{n}"} for n in range(40)]
-    (tmp_path / "d.json").write_text(json.dumps({"train": rows[:20], "test": rows[20:]}))
-    data = DataConfig(path="d.json")
-    scored: list[object] = []
-    real = data_baselines._wrong_answers
-
-    def counting(view: DataView, targets: Counter[str]) -> Iterator[Finding]:
-        scored.append(view.scorer)
-        return real(view, targets)
-
-    monkeypatch.setattr(data_baselines, "_wrong_answers", counting)
-    for _ in range(3):
-        config_findings(data, tmp_path, "capitalization", tmp_path / "cache")
-    assert len(scored) == 1
-    config_findings(data, tmp_path, "exact_match", tmp_path / "cache")
-    assert len(scored) == 2
 
 
 def test_what_was_found_is_kept_for_the_next_process(tmp_path: Path) -> None:
@@ -393,37 +340,22 @@ def test_the_command_answers_in_words_in_json_and_by_its_exit_code(tmp_path: Pat
     code, words, _ = run(str(bad), "--json")
     assert code == 1
     answer = json.loads(words)
-    assert answer["schema_version"] == 1
+    assert answer["schema_version"] == 2
     assert {frozenset(finding) for finding in answer["findings"]} == {
         frozenset({"code", "severity", "path", "line", "column", "message", "hint"})
     }
     assert [(each["code"], each["line"]) for each in answer["findings"] if each["severity"] == "error"] == [
         ("DA301", 2)
     ]
-    assert set(answer["baselines"]) == {"majority", "majority_per_question", "empty", "shuffled", "first_candidate"}
+    assert set(answer["baselines"]) == {"majority", "majority_per_question"}
     with pytest.raises(InputError, match="does not exist"):
         audit(tmp_path / "gone.jsonl")
 
 
-def test_the_picture_is_a_png_or_says_what_is_not_installed(tmp_path: Path) -> None:
-    rows: list[dict[str, object]] = [
-        {"split": ["train", "test"][n % 4 == 0], "input": f"w{n}", "output": ["yes", "no"][n % 2]} for n in range(20)
-    ]
-    path = write(tmp_path / "data.jsonl", rows)
-    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        with pytest.raises(HostError) as caught:
-            audit(path, plot=tmp_path / "data.png")
-        assert caught.value.message == FIGURES_OFF
-    else:
-        audit(path, plot=tmp_path / "data.png")
-        assert (tmp_path / "data.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_baselines_without_answers_or_lists_are_missing_and_not_zero(tmp_path: Path) -> None:
+def test_baselines_without_answers_are_missing_and_not_zero(tmp_path: Path) -> None:
     found = audit(write(tmp_path / "data.jsonl", [{"input": "a", "output": "b"}]))
     assert found.baselines is not None
-    for each in (found.baselines.majority_per_question, found.baselines.shuffled, found.baselines.first_candidate):
-        assert isinstance(each.score, Missing)
+    assert isinstance(found.baselines.majority_per_question.score, Missing)
     assert audit(write(tmp_path / "texts.jsonl", [{"text": "a whole text"}])).baselines is None
 
 

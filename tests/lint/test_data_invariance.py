@@ -1,24 +1,15 @@
-"""What is found in data depends on the rows and not on their order, and lines are those of an editor."""
+"""What is found in data depends on the rows and not on their order."""
 
 from __future__ import annotations
-
-import json
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from touchline.core.finding import Location
-from touchline.core.quantity import Quantity
-from touchline.data.columns import ColumnMapping
-from touchline.data.json_lines import JsonLines
 from touchline.data.text import mojibake, normal, repaired, short
-from touchline.lint.data_baselines import baselines
 from touchline.lint.data_view import DataView, data_rows, layout_of
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import SCORERS, Scorer
 
 pytestmark = pytest.mark.planning
 
@@ -92,78 +83,6 @@ def test_an_overlap_is_found_exactly_when_there_is_one(train: list[str], test: l
     shared = set(train) & set(test)
     # One prompt for all rows is another fault, and told as that.
     assert ("DA312" in {code for code, _ in told(view)}) == (bool(shared) and len(set(train)) > 1)
-
-
-@given(
-    st.lists(st.sampled_from(["yes", "no", "none", "not sure"]), min_size=2, max_size=25),
-    st.sampled_from(sorted(SCORERS)),
-)
-@settings(max_examples=60, deadline=None)
-def test_baselines_are_those_of_counting_every_pair(answers: list[str], name: str) -> None:
-    rows = [({"input": f"q {n}", "output": answer}, n) for n, answer in enumerate(answers)]
-    layout = ColumnMapping(kind="columns", prompts=("input",), answer="output")
-    right = SCORERS[name]
-    view = DataView(
-        path="d",
-        format="jsonl",
-        files={"all": "d"},
-        splits=data_rows({"all": rows}, layout),
-        layout=layout,
-        scorer=Scorer(name=name, right=right, stated=True),
-    )
-    found = baselines(view)
-    count = len(answers)
-    constant = found.majority.answer
-    assert constant is not None
-    assert answers.count(constant) == max(map(answers.count, answers))
-    expected = {
-        "majority": sum(right(constant, target) for target in answers),
-        "empty": sum(right("", target) for target in answers),
-        "shuffled": round(
-            sum(right(answers[i], answers[j]) for i in range(count) for j in range(count) if i != j) / (count - 1)
-        ),
-    }
-    for which, k in expected.items():
-        score = getattr(found, which).score
-        assert isinstance(score, Quantity)
-        assert (which, round(score.value * count)) == (which, k)
-        assert score.low is not None
-        assert score.high is not None
-        assert score.low <= score.value <= score.high
-
-
-JSON_ROWS = st.lists(
-    st.one_of(
-        st.dictionaries(st.text(max_size=3), st.one_of(st.none(), st.text(max_size=5), st.lists(st.integers()))),
-        st.integers(),
-        st.text(max_size=3),
-    ),
-    max_size=12,
-)
-
-
-@given(st.dictionaries(st.sampled_from(["train", "val", "test", "about"]), JSON_ROWS), st.sampled_from([None, 0, 1, 3]))
-@settings(max_examples=100, deadline=None)
-def test_lines_in_json_are_where_the_rows_begin(splits: dict[str, list[object]], indent: int | None) -> None:
-    text = "\n\n" + json.dumps(splits, indent=indent)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "data.json"
-        path.write_text(text, encoding="utf-8")
-        reader = JsonLines(path)
-        for name, entries in splits.items():
-            rows = [entry for entry in entries if isinstance(entry, dict)]
-            split = {"val": "validation"}.get(name, name)
-            if name == "about":
-                assert reader.line(split, 1) is None
-                continue
-            found = [reader.line(split, number) for number in range(1, len(rows) + 1)]
-            if indent is None:
-                assert found == [3] * len(rows)
-            else:
-                lines = text.splitlines() if "\x85" not in text else text.split("\n")
-                assert all(line is not None and lines[line - 1].strip().startswith("{") for line in found)
-                assert found == sorted(set(found))  # type: ignore[type-var]
-            assert reader.line(split, len(rows) + 1) is None
 
 
 @given(st.text(max_size=40))

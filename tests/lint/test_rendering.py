@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +13,8 @@ from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
 from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Location, Severity
-from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import Form, ShownRow, shown_row
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
-from touchline.lint.rendering_labels import IGNORED, extreme_batch, micro_batch
 from touchline.lint.rendering_parity import difference
 from touchline.lint.rule import check_view
 
@@ -120,22 +117,6 @@ def test_a_limit_that_cuts_the_answer_is_told(limit: int, found: set[str]) -> No
     row = chat("Capitalize the word", "Quantity of", form="messages")
     view = view_of("torchtune", [row], RowSettings(model="llama3_2_1b", max_seq_len=limit), eos="<|eot_id|>")
     assert {f.code for f in told(view)} & {"TK206", "TK207", "TK209"} == found
-
-
-def test_the_micro_batch_of_the_extremes_holds_every_token_and_every_label() -> None:
-    """Padded on the right, padding without labels and without attention."""
-    view = view_of("peft", [chat("hi", "Ho"), chat("a much longer question than that", "Quantity Quantity")])
-    batch = extreme_batch(view)
-    rows = [row.trained for row in view.rows if not isinstance(row.trained, Missing)]
-    assert batch.ids.shape == (2, max(len(row.ids) for row in rows))
-    for index, row in enumerate(rows):
-        assert tuple(batch.ids[index][batch.mask[index]]) == row.ids
-        assert tuple(batch.labels[index][batch.labels[index] != IGNORED]) == row.trained_ids
-        assert batch.predicted[index] == sum(row.labels)
-    assert (batch.labels[~batch.mask] == IGNORED).all()
-    assert batch.padding == pytest.approx(1 - sum(len(row.ids) for row in rows) / batch.ids.size)
-    assert micro_batch([], 0).ids.size == 0
-    assert np.isfinite(micro_batch([], 0).padding)
 
 
 @pytest.mark.parametrize(

@@ -44,19 +44,19 @@ def test_seed_004s_match_is_caught_on_the_empty_string() -> None:
     found = {finding.code: finding for finding in check_view(view, Location(path="x.py"), "t")}
     assert found["EV201"].severity is Severity.ERROR
     assert "scores 1.00 on average" in found["EV201"].message
-    assert {"EV204", "EV205"} & set(found)
+    assert "EV207" in found
 
 
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=60)
 @given(st.lists(TEXTS, min_size=5, max_size=12, unique_by=plain))
 def test_our_own_tasks_pass_on_whatever_targets(name: str, targets: list[str]) -> None:
-    """Nothing is found in their scorers: only that there are few items."""
+    """Nothing is found in their scorers."""
     views = list(probes_of(TASKS[name], targets))
     assert views
     assert all(view.probes for view in views)
     for view in views:
-        assert codes(view) <= {"EV215"}
+        assert codes(view) == set()
 
 
 def test_our_own_tasks_pass_on_common_answers() -> None:
@@ -74,13 +74,11 @@ def test_our_own_tasks_pass_on_common_answers() -> None:
         (lambda output, target: target in output, set()),
         (lambda output, target: output.strip().lower() == target.strip().lower(), set()),
         (lambda output, target: difflib.SequenceMatcher(None, output, target).ratio(), set()),
-        (lambda output, target: -abs(len(output) - len(target)), {"EV209"}),
         (lambda output, target: output in target, {"EV201"}),
         (lambda output, target: 1 / len(output), {"EV208"}),
         (lambda output, target: True, {"EV201", "EV207"}),
         (lambda output, target: False, {"EV206"}),
         (lambda output, target: output == target.upper(), {"EV206"}),
-        (lambda output, target: 5 * (output == target), {"EV209"}),
     ],
 )
 def test_what_is_wrong_is_found_and_what_is_right_is_not(score: object, expected: set[str]) -> None:
@@ -105,7 +103,6 @@ def test_the_same_answers_are_made_up_every_time() -> None:
         "right",
         "formatted",
         "empty",
-        "constant",
         "shuffled",
         "truncated",
         "wrong",
@@ -141,7 +138,7 @@ def test_a_file_of_hostile_text_is_a_finding_and_no_crash() -> None:
     """Deep nesting, null bytes, no text at all."""
     for text in ("(" * 5000, "\0", "def f(:", "\ud800"):
         view = TaskFileView(path="task.py", text=text)
-        assert "EV218" in {finding.code for finding in check_view(view, Location(path="task.py"), "task.py")}
+        assert "EV210" in {finding.code for finding in check_view(view, Location(path="task.py"), "task.py")}
 
 
 def test_a_task_that_is_made_without_a_decorator_counts() -> None:

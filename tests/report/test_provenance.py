@@ -1,4 +1,4 @@
-"""What a report rests on and compares: versions, levels, the README of runs that touchline did not plan."""
+"""What a report rests on and compares: versions, levels, the data of runs that were not evaluated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from touchline.report.facts import compared_text
 from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
 from touchline.report.report import Report
-from touchline.results.imported.sources import description_of
 from touchline.results.report_inputs import ReportInput
 
 pytestmark = pytest.mark.planning
@@ -94,22 +93,9 @@ def test_what_was_compared_names_levels_seeds_and_controls() -> None:
     assert report.compared in results_markdown(report, ()).split("## Overview")[1].split("## ")[0]
 
 
-def test_runs_that_nobody_evaluated_still_have_a_task(tmp_path: Path) -> None:
-    """What their dataset and README tell, as a quote; tables, code and pictures are no prose."""
-    cases = {
-        "# Ranks\\n\\nCapitalize words of\\n8 letters.\\n\\nMore.\\n": 'README.md: "Capitalize words of 8 letters."',
-        "# Only a title\\n": 'README.md: "Only a title"',
-        "![a](b)\\n| a | b |\\n```\\ncode\\n```\\n# Title\\n": 'README.md: "Title"',
-        "\\n\\n": "",
-        "text \\x00\\u202e more\\n": 'README.md: "text \ufffd\ufffd more"',
-    }
-    for text, wanted in cases.items():
-        (tmp_path / "README.md").write_text(text.encode().decode("unicode_escape"), encoding="utf-8")
-        assert description_of(tmp_path) == wanted
-    (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
-    description_of(tmp_path)
+def test_runs_that_nobody_evaluated_still_have_a_task() -> None:
     gathered = made.gathered([made.run("a")])
     source = ReportInput(kind="dataset", name="words_8L.json", facts=())
-    told = build_report(replace(gathered, sources=(source,), description='README.md: "Capitalize words."'))
-    assert told.task == 'not evaluated; trained on words_8L.json; README.md: "Capitalize words."'
+    told = build_report(replace(gathered, sources=(source,)))
+    assert told.task == "not evaluated; trained on words_8L.json"
     assert build_report(replace(gathered, sources=())).task == "n/a (nothing was evaluated)"

@@ -2,7 +2,7 @@
 
 Losses, steps, durations, rates and sizes are those that such a report was once made of; whatever is not known of them
 (memory, loss curves, job ids) is made up. Weights are sparse files with true headers: 18 GiB by their sizes, nearly
-nothing on the disk. Run as a program it writes the texts into `tests/fixtures/seed002`.
+nothing on the disk.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 import struct
-import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,194 +80,10 @@ RUNS = (
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 
-def write_texts(root: Path) -> None:
-    """Logs, configs, a README, and the report that somebody has written by hand."""
-    for run in RUNS:
-        folder = root / run.name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"slurm-{run.job}.out").write_text(log_of(run))
-        (folder / "finetune.yaml").write_text(config_of(run))
-        (folder / "setup_finetune.yaml").write_text(
-            f"torchtune_model_name: {run.base.name}\ndataset_label: words_8L_80P_10000\ndataset_ext: .json\n"
-            f"lora_rank: {run.rank}\nbatch_size: {run.batch}\nepochs: {EPOCHS}\nrun_val_every_n_steps: 50\n"
-        )
-        (folder / "finetune.slurm").write_text(
-            f"#!/bin/bash\n#SBATCH --job-name={run.name}\n#SBATCH --gres=gpu:1\n#SBATCH --time=00:59:00\n\n"
-            "tune run lora_finetune_single_device --config finetune.yaml\n"
-            f"mv slurm-${{SLURM_JOB_ID}}.out {_HOME}/{run.name}/\n"
-        )
-        (folder / "eval.py").write_text("# an Inspect task\n")
-        (folder / "logs" / "wandb" / f"offline-run-20251018_1{run.job % 10}2207-k{run.job}").mkdir(
-            parents=True, exist_ok=True
-        )
-        (folder / "logs" / "wandb" / f"offline-run-20251018_1{run.job % 10}2207-k{run.job}" / "run.wandb").write_text(
-            ""
-        )
-    (root / "3B_rank64" / "slurm-61000412.out").write_text(_out_of_memory())
-    (root / "README.md").write_text(
-        "# Ranks 4 and 64 on two models\n\nCapitalise words of 8 letters; 10,000 training samples, 3 epochs.\n"
-    )
-    (root / "EXPERIMENT_SUMMARY.md").write_text(_summary())
-
-
-def config_of(run: Run) -> str:
-    """The torchtune config of a run, which its log repeats."""
-    shards = [f"model-{k:05}-of-{run.base.shards:05}.safetensors" for k in range(1, run.base.shards + 1)]
-    files = "\n".join(f"  - {name}" for name in (shards if run.base.shards > 1 else ["model.safetensors"]))
-    return f"""batch_size: {run.batch}
-checkpointer:
-  _component_: torchtune.training.FullModelHFCheckpointer
-  checkpoint_dir: /scratch/ada/models/{run.base.name}/
-  checkpoint_files:
-{files}
-  model_type: LLAMA3_2
-  output_dir: {_HOME}/{run.name}
-compile: false
-dataset:
-  _component_: torchtune.datasets.instruct_dataset
-  data_files: /scratch/ada/data/words_8L_80P_10000.json
-  field: train
-  packed: false
-  source: json
-device: cuda
-dtype: bf16
-enable_activation_checkpointing: false
-epochs: {EPOCHS}
-gradient_accumulation_steps: 1
-log_every_n_steps: 1
-max_steps_per_epoch: null
-metric_logger:
-  _component_: torchtune.training.metric_logging.WandBLogger
-  project: cap
-model:
-  _component_: torchtune.models.llama3_2.{run.base.component}
-  apply_lora_to_mlp: true
-  apply_lora_to_output: false
-  lora_alpha: {2 * run.rank}
-  lora_attn_modules:
-  - q_proj
-  - v_proj
-  - output_proj
-  lora_dropout: 0.0
-  lora_rank: {run.rank}
-optimizer:
-  _component_: torch.optim.AdamW
-  fused: true
-  lr: 0.0003
-output_dir: {_HOME}/{run.name}
-resume_from_checkpoint: false
-run_val_every_n_steps: 50
-seed: null
-tokenizer:
-  _component_: torchtune.models.llama3.llama3_tokenizer
-  max_seq_len: 2048
-  path: /scratch/ada/models/{run.base.name}/original/tokenizer.model
-"""
-
-
 def log_of(run: Run, *, failing: bool = True) -> str:
     """The job's output: banner, bars, W&B's summary, and the command that failed."""
-    parts = [
-        "INFO:torchtune.utils._logging:Running LoRAFinetuneRecipeSingleDevice with resolved config:\n\n",
-        config_of(run),
-        "\nINFO:torchtune.utils._logging:Model is initialized with precision torch.bfloat16.\n",
-        "INFO:torchtune.utils._logging:Memory stats after model init:\n",
-        f"\tGPU peak memory allocation: {2.41 if run.base is B1 else 6.12:.2f} GiB\n",
-        *_epochs(run),
-        *_wandb(run),
-    ]
-    if failing:
-        name = f"slurm-{run.job}.out"
-        parts.append(f"mv: '{name}' and '{_HOME}/{run.name}/{name}' are the same file\n")
-    return "".join(parts)
-
-
-def _epochs(run: Run) -> Iterator[str]:
-    each, before = run.steps // EPOCHS, 0
-    for epoch in range(EPOCHS):
-        lasts = run.seconds * (epoch + 1) // EPOCHS - before
-        before += lasts
-        bar: list[str] = []
-        for done in range(_EVERY, each + 1, _EVERY):
-            step, elapsed = epoch * each + done, max(1, lasts * done // each)
-            share = 100 * done // each
-            bar.append(
-                f"{epoch + 1}|{step}|Loss: {_loss(run, step)}: {share:3d}%|{'█' * (share // 10):<10}| {done}/{each} "
-                f"[{elapsed // 60:02d}:{elapsed % 60:02d}<{(lasts - elapsed) // 60:02d}:{(lasts - elapsed) % 60:02d}, "
-                f"{done / elapsed:5.2f}it/s]"
-            )
-            if done % 250 == 0 and done < each:
-                yield "\r".join(bar) + f"\nINFO:torchtune.utils._logging:Validation loss: {_validation(run, step)}\n"
-                bar = []
-        yield "\r".join(bar) + f"\nINFO:torchtune.utils._logging:Validation loss: {_validation(run, step)}\n"
-        yield f"INFO:torchtune.utils._logging:Starting checkpoint save for epoch {epoch}...\n"
-        yield "INFO:torchtune.utils._logging:Checkpoint saved in 11.75 seconds.\n"
-
-
-def _loss(run: Run, step: int) -> str:
-    """Falls from 2.3 to the run's last loss."""
-    share = step / run.steps
-    wobble = 1 + 0.2 * math.sin(step * 0.7) * (1 - share)
-    return f"{run.loss * (2.3 / run.loss) ** ((1 - share) ** 2) * wobble:.7f}"
-
-
-def _validation(run: Run, step: int) -> str:
-    share = step / run.steps
-    return f"{run.validation * (1.2 / run.validation) ** ((1 - share) ** 8):.5f}"
-
-
-def _wandb(run: Run) -> Iterator[str]:
-    rows = {
-        "global_step": str(run.steps),
-        "loss": f"{run.loss:.5f}",
-        "lr": "0",
-        "peak_memory_active": f"{run.memory + 0.03:.3f}",
-        "peak_memory_alloc": f"{run.memory:.3f}",
-        "peak_memory_reserved": f"{run.memory + 1.4:.3f}",
-        "tokens_per_second_per_gpu": f"{run.rate:g}",
-        "val_loss": f"{run.validation:.5f}",
-    }
-    yield "wandb:\nwandb: Run history:\nwandb:               global_step ▁▂▃▄▅▆▇█\nwandb:\nwandb: Run summary:\n"
-    for key, value in rows.items():
-        yield f"wandb: {key:>25} {value}\n"
-    yield "wandb:\nwandb: You can sync this run to the cloud by running:\n"
-    yield f"wandb: wandb sync {_HOME}/{run.name}/logs/wandb/offline-run-20251018_1{run.job % 10}2207-k{run.job}\n"
-
-
-def _out_of_memory() -> str:
-    """An attempt before, with twice the batch."""
-    run = RUNS[3]
-    return (
-        "INFO:torchtune.utils._logging:Running LoRAFinetuneRecipeSingleDevice with resolved config:\n\n"
-        + config_of(run).replace(f"batch_size: {run.batch}", "batch_size: 16")
-        + "\nINFO:torchtune.utils._logging:Model is initialized with precision torch.bfloat16.\n"
-        "1|1|Loss: 2.4107:   0%|          | 1/500 [00:01<08:19,  1.00it/s]\n"
-        'Traceback (most recent call last):\n  File "/home/ada/recipe.py", line 701, in train\n    loss.backward()\n'
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.91 GiB. GPU 0 has a total capacity of 39.39 "
-        "GiB of which 1.20 GiB is free.\n"
-    )
-
-
-def _summary() -> str:
-    """A report by hand, with the numbers that such reports hold, right and wrong ones."""
-    return """# Rank 4 and rank 64
-
-| Experiment | Steps | Final Loss | Val Loss | Tokens/sec/GPU |
-|---|---|---|---|---|
-| 1B_rank4 | 1500 | 0.00154 | 0.02345 | 1224 |
-| 1B_rank64 | 1500 | 0.00036 | 0.02336 | 1252 |
-| 3B_rank4 | 3000 | 0.00031 | 0.01656 | 321 |
-| 3B_rank64 | 3000 | 0.00027 | 0.01830 | 486 |
-
-| Experiment | 3 Epochs (Full Model) | 3 Epochs (Adapter Only) |
-|---|---|---|
-| 1B_rank4 | ~7.2 GB | ~16 MB |
-| 1B_rank64 | ~7.5 GB | ~246 MB |
-| 3B_rank4 | ~18.3 GB | ~33 MB |
-| 3B_rank64 | ~19.3 GB | ~516 MB |
-
-- On 3B, rank 64 trained faster than rank 4 (15.8 against 22.6 minutes): better GPU utilization.
-"""
+    text = (TEXTS / run.name / f"slurm-{run.job}.out").read_bytes().decode()
+    return text if failing else text[: text.rindex("mv: ")]
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -409,11 +225,7 @@ def _crc_of_zeros(size: int) -> int:
 def make(root: Path, *, weights: bool = True, archives: bool = True) -> Path:
     """The whole folder under `root`."""
     folder = root / NAME
-    write_texts(folder)
+    shutil.copytree(TEXTS, folder)
     if weights:
         write_weights(folder, archives=archives)
     return folder
-
-
-if __name__ == "__main__":
-    write_texts(Path(sys.argv[1]) if len(sys.argv) > 1 else TEXTS)

@@ -43,14 +43,6 @@ def test_cut_logs_and_broken_scores(tmp_path: Path, run: RunResult) -> None:
     assert found["an evaluation's log is cut"].where == "1B_rank4/eval/cut_epoch_0.eval"
 
 
-def test_links_are_named(tmp_path: Path, run: RunResult) -> None:
-    (tmp_path / run.name / "epoch_0").symlink_to("/")
-    (tmp_path / run.name / "notes").symlink_to("/")
-    (issue,) = folder_issues(tmp_path, [run])
-    assert "epoch_0" in issue.text
-    assert "notes" not in issue.text
-
-
 def test_a_failed_job_shows_its_last_lines(tmp_path: Path, run: RunResult) -> None:
     path = tmp_path / run.name / "slurm-2.out"
     path.write_bytes(

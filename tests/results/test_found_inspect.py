@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_genuine_log_gives_its_scores(log: Path) -> None:
     found = read_eval_log(log)
-    assert (found.record.task, found.record.score, found.dataset) == ("capitals", "match", "words")
+    assert (found.record.task, found.record.score) == ("capitals", "match")
     assert [sample.exact for sample in found.record.samples] == [True] * 8 + [False] * 4
     assert found.record.samples[0].target == "Same"
     assert found.record.repeats == 1
@@ -56,19 +55,3 @@ def test_a_genuine_log_cut_anywhere_says_so(log: Path, tmp_path: Path) -> None:
         cut.write_bytes(data[: len(data) * share // 100])
         with pytest.raises(EvalLogError):
             read_eval_log(cut)
-
-
-def test_a_genuine_log_with_changed_bytes_gives_no_wrong_score(log: Path, tmp_path: Path) -> None:
-    """Each member has a checksum: what is read is what was written, or nothing."""
-    sound, data = read_eval_log(log).record.samples, log.read_bytes()
-    with zipfile.ZipFile(log) as archive:
-        entry = archive.getinfo("summaries.json")
-    spoilt = tmp_path / "spoilt.eval"
-    for offset in range(entry.header_offset + 60, entry.header_offset + entry.compress_size, 37):
-        changed = bytearray(data)
-        changed[offset] ^= 0x55
-        spoilt.write_bytes(changed)
-        try:
-            assert read_eval_log(spoilt).record.samples == sound
-        except EvalLogError:
-            continue

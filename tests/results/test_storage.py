@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,13 +176,8 @@ def test_of_a_foreign_run_nothing_was_forecast(tmp_path: Path, trained_once: Tra
     write_adapter(
         tmp_path / "gone" / "epoch_0", trained_once.base, 4, base_model_name_or_path="meta-llama/Llama-3.2-1B"
     )
-    found = verify_folders(tmp_path, {"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
+    found = verify_folders({"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
     assert found.forecast == Missing(missing="nothing was planned")
     assert isinstance(found.bases["Tiny-1M-Instruct"], Quantity)
     assert found.bases["Llama-3.2-1B"] == Missing(missing="the base is not on this disk")
     assert isinstance(found.runs[1].full_model_bytes, Missing)
-
-
-def test_a_sparse_plan_is_no_error(trained: Trained) -> None:
-    plan = replace(trained.plan, disk=Missing(missing="no shape"))
-    assert verify_planned(plan, trained.root).storage.forecast == Missing(missing="no shape")

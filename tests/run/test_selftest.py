@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from tests.run.made_scorers import SMART, WORDS, data, serious, write
 
 from touchline.core.finding import Severity
-from touchline.experiment.experiment import DataConfig
 from touchline.lint.local import scoring as launch
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
 
@@ -21,9 +19,9 @@ def test_seed_004s_match_is_caught_as_a_plain_function(tmp_path: Path) -> None:
     path = write(tmp_path / "scoring.py", SMART)
     caught = serious(list(file_findings(f"{path}:smart_match")))
     assert caught["EV201"].severity is Severity.ERROR
-    assert set(serious(list(file_findings(f"{path}:exact")))) <= {"EV215"}
+    assert serious(list(file_findings(f"{path}:exact"))) == {}
     for name in ("three", "missing"):
-        assert set(serious(list(file_findings(f"{path}:{name}")))) == {"EV211"}
+        assert set(serious(list(file_findings(f"{path}:{name}")))) == {"EV210"}
 
 
 def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
@@ -43,16 +41,9 @@ def test_a_file_that_takes_its_process_down_is_told(tmp_path: Path) -> None:
 
 
 def test_a_ready_made_task_is_tried_on_the_runs_own_answers(tmp_path: Path) -> None:
-    """Nothing is found but what the data are to blame for."""
     words = [f"{word}{end}" for word in WORDS for end in "xy"]
     good = data(tmp_path / "good", words, ["train"])
     assert list(task_findings("capitalization", good, tmp_path)) == []
-    rows = {
-        "train": [{"input": "a", "output": "none"}],
-        "test": [{"input": f"q{n}", "output": "none"} for n in range(30)],
-    }
-    constant = DataConfig(path=str(write(tmp_path / "constant.json", json.dumps(rows))))
-    assert set(serious(list(task_findings("exact_match", constant, tmp_path)))) == {"EV203"}
 
 
 def test_a_text_is_looked_at_without_being_run(tmp_path: Path) -> None:
@@ -60,5 +51,5 @@ def test_a_text_is_looked_at_without_being_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     text = f"from inspect_ai import task\nopen({str(mark)!r}, 'w')\n@task\ndef a():\n    ...\n"
     path = write(tmp_path / "words" / "inspect.py", text)
-    assert [finding.code for finding in text_findings(path)] == ["EV216"]
+    assert list(text_findings(path)) == []
     assert not mark.exists()

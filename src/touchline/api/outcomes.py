@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import MessageCallback, ProgressCallback
-from touchline.core.errors import InputError
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
@@ -154,30 +153,21 @@ def figures(source: Path) -> dict[str, altair.LayerChart]:
     return {chart.name: altair_chart(chart) for chart in charts(build_report(collect_report_inputs(source)))}
 
 
-def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:
+def data_audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     """Audit a dataset: duplicates, leaks between splits, labels, encoding, media.
 
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             its folder.
-        request: columns, task and scorer.
-        plot: file for a figure of lengths and answers (default: none).
+        request: columns and task.
 
     Raises:
         InputError: the path or an option is wrong.
-        HostError: a file is not readable, a package is missing, or the figure cannot be drawn.
+        HostError: a file is not readable, or a package is missing.
     """
     from touchline.lint.local.audit import audit
 
-    found, rows = audit(path, request)
-    if plot is not None:
-        from touchline.report.command_figures import audit_figure
-        from touchline.report.figures import Figure
-        from touchline.report.local.draw_process import write_picture
-
-        empty = Figure(spec=None, note="There are no rows to draw.")
-        write_picture(empty if rows is None else audit_figure(rows), plot)
-    return found
+    return audit(path, request)
 
 
 def logs(
@@ -192,7 +182,7 @@ def logs(
     """Yield the last lines of a run's latest log; with `follow`, also new lines until the run ends.
 
     Args:
-        source: experiment.yaml, its folder, a run's folder, or a folder of another tool.
+        source: experiment.yaml, its folder, or a run's folder.
         settings: how often a queue may be queried.
         run: the run, if `source` is not its folder.
         evaluation: the evaluation's output instead of the training's.
@@ -202,13 +192,9 @@ def logs(
     Raises:
         InputError: there is no plan, no such run, or no output to wait for.
     """
-    if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
-        from touchline.results.following import logs as own_logs
+    from touchline.results.following import logs as own_logs
 
-        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
-    from touchline.report.local.foreign import logs as foreign_logs
-
-    return foreign_logs(source, run=run, lines=lines, follow=follow)
+    return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
 
 
 def failures(source: Path, settings: UserConfig, *, run: str) -> list[FailedJob]:
@@ -293,19 +279,15 @@ def clean(
     """List the files of an experiment that are safe to delete; delete them if asked to.
 
     Args:
-        source: experiment.yaml or its folder, planned, or a folder of another tool.
-        perform: delete the files; never those of other tools.
+        source: experiment.yaml or its folder, planned.
+        perform: delete the files.
         deep: read every value of every checkpoint before calling it valid.
         on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
-        InputError: there is no plan and no run of another tool.
-        PolicyError: runs or another command are active, or the files are another tool's.
+        InputError: there is no plan.
+        PolicyError: runs or another command are active.
     """
-    if not is_experiment(source):
-        from touchline.report.local import foreign
-
-        return foreign.clean(source, perform=perform, deep=deep, on_progress=on_progress)
     from touchline.results.cleaning import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)
@@ -334,26 +316,19 @@ def status(
     return own_status(source, settings, look=look, on_message=on_message)
 
 
-def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
+def collect(source: Path, settings: UserConfig) -> tuple[list[RunMetrics], list[str]]:
     """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history.
 
     Args:
-        source: experiment.yaml or its folder, or a folder that another tool made, into which nothing is written.
+        source: experiment.yaml or its folder.
         settings: where the history is.
-        out: where to write the files of another tool's folder (default: nowhere).
 
     Returns:
         The metrics of every run, and notes on runs that could not be stored.
 
     Raises:
-        InputError: there is neither an experiment nor any run, or `out` was given for an experiment.
+        InputError: there is no experiment.
     """
-    if not is_experiment(source):
-        from touchline.report.local import foreign
-
-        return foreign.collect(source, out)
-    if out is not None:
-        raise InputError("--out is for folders of other tools; an experiment's files are in its own folder")
     planned = read_started(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)

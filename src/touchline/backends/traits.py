@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from touchline.core.finding import Finding
 from touchline.core.shape import ModelShape
@@ -143,8 +143,6 @@ class TrainerTraits:
     """Keys with the model's name in files that its users keep beside a config."""
     own_headers: bool = False
     """Whether prompts end with headers of its own, whatever the model's template writes."""
-    prints_date: Literal["never", "without template", "always"] = "never"
-    """When prompts have the date of the training's day, if the model's template prints it."""
     plain_rows: bool = False
     """Whether rows of plain text are trained on unchanged."""
     masked_end_hint: str | None = None

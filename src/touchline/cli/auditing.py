@@ -30,18 +30,9 @@ def audit(
     output_column: Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")] = None,  # noqa: UP045
     messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
     prompt: Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")] = None,  # noqa: UP045
-    task: Annotated[Optional[str], typer.Option("--task", help="Task with the prompt and the scorer.")] = None,  # noqa: UP045
-    scorer: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--scorer", help="match, exact, includes or either, for the baselines."),
-    ] = None,
     media_root: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--media-root", metavar="FOLDER", help="Root folder of images, videos and sounds."),
-    ] = None,
-    plot: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--plot", metavar="FILE.png", help="Draw lengths and answers."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
@@ -64,17 +55,13 @@ def audit(
     request = AuditRequest(
         data=data,
         given=stated_columns(input_column, output_column),
-        task=task,
-        scorer=scorer,
         media_root=media_root,
     )
-    found = run_audit(path, request, plot=plot)
+    found = run_audit(path, request)
     if json:
         print_object(DataAudit, found)
     else:
         _show(found)
-    if plot is not None:
-        print_status(f"wrote {plot}")
     if found.failed:
         raise typer.Exit(1)
 
@@ -117,7 +104,7 @@ def _show(found: DataAudit) -> None:
                 )
                 for label in found.labels[:_LABELS]
             ],
-            title=f"{found.distinct_answers:,} different answers, {found.answer_entropy_bits:.2f} bits",
+            title=f"{found.distinct_answers:,} different answers",
         )
     if found.baselines is not None:
         each = found.baselines
@@ -127,11 +114,8 @@ def _show(found: DataAudit) -> None:
             [
                 ("always the most frequent" + _quoted(each.majority.answer), *_baseline(each.majority)),
                 ("the most frequent of each question", *_baseline(each.majority_per_question)),
-                ("nothing", *_baseline(each.empty)),
-                ("another row's", *_baseline(each.shuffled)),
-                ("the first allowed", *_baseline(each.first_candidate)),
             ],
-            title=f"baselines on {found.scored_split}, scored by {found.scorer}",
+            title=f"baselines on {found.scored_split}",
         )
     _show_findings(found.findings)
 

@@ -298,10 +298,6 @@ def evaluate(
 
 def collect(
     source: Source,
-    target: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Output folder for the results of another tool."),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Update status files; add finished runs to the history."""
@@ -310,7 +306,7 @@ def collect(
     from touchline.data.user_config import load_settings
     from touchline.results.collected import RunMetrics
 
-    found, notes = api.collect(source, load_settings(), out=target)
+    found, notes = api.collect(source, load_settings())
     for note in notes:
         print_status(f"note: {note}")
     if json:

@@ -17,7 +17,6 @@ _NAMES = (
     r"(?:candidate answers|candidates?|options|choices|answer (?:choices|options)|possible answers|allowed answers)"
 )
 _LISTED = re.compile(rf"(?<![\w-]){_NAMES}\s*[:=]\s*(\[[^\[\]\n]{{1,3000}}\])", re.IGNORECASE)
-_INLINE = re.compile(rf"(?<![\w-]){_NAMES}\s*[:=]\s*([^\[\]\n:.?!]{{1,600}}?)(?:[.?!]?\s*(?:\n|$))", re.IGNORECASE)
 _LETTERED = re.compile(r"^\s*\(?([A-J])[.):]\s*(\S[^\n]{0,300})$", re.MULTILINE)
 _LETTER = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
 _MANY = re.compile(r"\s*(?:;|,|/|\||\band\b)\s*")
@@ -42,7 +41,7 @@ def candidates_in(values: Mapping[str, object], column: str | None) -> Candidate
 
 
 def candidates_of_prompt(prompt: str) -> Candidates | None:
-    """Return the list in a prompt: `Candidates: ['a', 'b']`, `Options: a, b, c`, or lines `A. ...`."""
+    """Return the list in a prompt: `Candidates: ['a', 'b']`, or lines `A. ...`."""
     tail = prompt[-_TAIL:]
     if (match := _LISTED.search(tail)) is not None:
         found = _literal(match.group(1))
@@ -53,9 +52,6 @@ def candidates_of_prompt(prompt: str) -> Candidates | None:
     lettered = _LETTERED.findall(tail)
     if len(lettered) >= 2 and [letter for letter, _ in lettered] == list("ABCDEFGHIJ"[: len(lettered)]):
         return _several([text for _, text in lettered])
-    if (match := _INLINE.search(tail)) is not None:
-        parts = re.split(r"\s*(?:[,;|/]|\bor\b)\s*", match.group(1))
-        return _several([part.strip(" '\"") for part in parts if part.strip(" '\"")])
     return None
 
 

@@ -81,7 +81,7 @@ def read_model(folder: Path) -> ModelInfo:
     config_text, config = _config(folder, findings)
     shards = read_shards(folder, findings)
     tokenizer = read_tokenizer(folder, findings)
-    findings += disagreements(folder, config, shards, tokenizer, whole=not findings)
+    findings += disagreements(folder, config, shards, whole=not findings)
     parameters = _parameters(shards, config)
     label = label_of(folder.name)
     return ModelInfo(

@@ -7,8 +7,6 @@ import re
 from touchline.core.text import shorten
 
 _SHOWN = 60
-_TOLD_LETTERS = 3
-_LONG_LABEL = 6
 _DIGITS = re.compile(r"\d+")
 _NOT_WORD = re.compile(r"[\W_]+")
 _SPACE = re.compile(r"\s+")
@@ -20,15 +18,11 @@ _CLOSING = "\"'”’)]}»」』*`"
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _CONTINUED = f"[\x80-\xbf{_CP1252}]"
 _MOJIBAKE = re.compile(f"[Â-ß]{_CONTINUED}|[à-ï]{_CONTINUED}{{2}}|ð{_CONTINUED}{{3}}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-# Joiners and direction marks belong to Persian, Indic scripts, Hebrew, Arabic and emoji; these belong to none.
-_INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHAT_MARK = re.compile(
     r"<\|(?:im_start|im_end|eot_id|begin_of_text|end_of_text|start_header_id|end_header_id|endoftext|eom_id|end|user"
     r"|assistant|system)\|>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>|^<s>|</s>\s*$"
 )
-_FENCE = re.compile(r"^ {0,3}```", re.MULTILINE)
 
 
 def normal(text: str) -> str:
@@ -48,25 +42,6 @@ def squeezed(text: str) -> str:
     """Return a label without case, white space and punctuation, to compare spellings."""
     folded = text.casefold()
     return _NOT_WORD.sub("", folded) or folded.strip()
-
-
-def misspells(label: str, meant: str) -> bool:
-    """Return True if a label is another one with one letter changed, missing, added or moved, or its beginning.
-
-    Only of words: `left 1` and `left 2` are two labels.
-    """
-    first, second = label.casefold(), meant.casefold()
-    letters = (first + second).replace(" ", "").replace("-", "")
-    if first == second or not letters.isalpha() or min(len(first), len(second)) < _TOLD_LETTERS:
-        return False
-    if second.startswith(first) and len(second) - len(first) >= _TOLD_LETTERS:
-        return True
-    same = next((n for n, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), len(first))
-    if len(second) < _LONG_LABEL or same == 0:
-        return False
-    rest, other = first[same:], second[same:]
-    swapped = rest[:2] == other[1::-1] and rest[2:] == other[2:] and len(rest) > 1
-    return rest[1:] == other or rest == other[1:] or rest[1:] == other[1:] or swapped
 
 
 def template_of(prompt: str) -> str:
@@ -109,28 +84,6 @@ def _byte(character: str) -> bytes:
     return character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
 
 
-def replaced(text: str) -> str | None:
-    """Return U+FFFD if the text contains it, which marks undecodable bytes. None if not."""
-    return "\ufffd" if "\ufffd" in text else None
-
-
-def control(text: str) -> str | None:
-    """Return the first control character that is neither a tab nor a newline."""
-    match = _CONTROL.search(text)
-    if match is None:
-        return None
-    # Such characters are part of text read in another encoding, which is reported as that.
-    return None if match.group() > "\x7f" and mojibake(text) is not None else match.group()
-
-
-def invisible(text: str) -> str | None:
-    """Return the first zero-width or direction-changing character."""
-    if text.isascii():
-        return None
-    match = _INVISIBLE.search(text)
-    return None if match is None else match.group()
-
-
 def surrogate(text: str) -> bool:
     """Return True if the text has a lone surrogate, which UTF-8 cannot encode."""
     return not text.isascii() and _SURROGATE.search(text) is not None
@@ -148,13 +101,3 @@ def ends_whole(text: str) -> bool:
     """Return True if a text ends like a sentence, list or code block, not within a word."""
     tail = text.rstrip().rstrip(_CLOSING)
     return len(tail) < len(text.rstrip()) or tail[-1:] in _ENDS or not tail[-1:].isalpha()
-
-
-def open_thought(text: str) -> bool:
-    """Return True if a thought block is opened and not closed."""
-    return text.count("<think>") > text.count("</think>")
-
-
-def open_fence(text: str) -> bool:
-    """Return True if a code block is opened and not closed."""
-    return "```" in text and len(_FENCE.findall(text)) % 2 == 1

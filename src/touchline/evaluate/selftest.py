@@ -89,11 +89,11 @@ def parse_target(target: str) -> tuple[Path, str | None, str | None]:
 def _function(module: ModuleType, name: str, path: Path, targets: list[str]) -> ScorerAnswer:
     score: Callable[[str, str], Any] | None = getattr(module, name, None)
     if not callable(score):
-        raise TaskFailedError("no function", f"{path.name} has no function {name!r}")
+        raise TaskFailedError("no task", f"{path.name} has no function {name!r}")
     try:
         inspect.signature(score).bind("output", "target")
     except TypeError as error:
-        raise TaskFailedError("no function", f"{name} takes other arguments than (output, target): {error}") from error
+        raise TaskFailedError("no task", f"{name} takes other arguments than (output, target): {error}") from error
 
     def number(output: str, target: str) -> float:
         value = score(output, target)

@@ -48,16 +48,6 @@ class TaskFailedError(Exception):
         self.line = line
 
 
-def failure(error: Exception, path: Path, otherwise: TaskFault) -> TaskFailedError:
-    """Classify an exception of a task file."""
-    kind: TaskFault = otherwise
-    if isinstance(error, KeyError):
-        kind = "columns"
-    elif isinstance(error, FileNotFoundError) or (isinstance(error, ValueError) and "split" in str(error).lower()):
-        kind = "data"
-    return TaskFailedError(kind, said(error), line_of(error, path))
-
-
 def unreachable(error: Exception) -> bool:
     """Return True if an exception reports an unreachable hub."""
     text = f"{type(error).__name__} {error}".lower()
@@ -101,7 +91,7 @@ def load_file(path: Path) -> ModuleType:
     except SystemExit as error:
         raise TaskFailedError("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
     except Exception as error:
-        raise failure(error, path, "import") from error
+        raise TaskFailedError("import", said(error), line_of(error, path)) from error
     return module
 
 

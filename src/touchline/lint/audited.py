@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from touchline.core.finding import Severity
-from touchline.core.quantity import Measured
+from touchline.core.quantity import Missing, Quantity
 from touchline.lint.checked import FindingRow
 
-AUDIT_SCHEMA_VERSION = 1
+AUDIT_SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """Scores of model-free answers."""
+    """Share of the rows that an answer without a model gets right."""
 
-    score: Measured
-    """Share that the scorer calls right, with Wilson's interval, or the reason why it is missing."""
+    score: Quantity | Missing
+    """The share with Wilson's interval, or the reason why it is missing."""
     examples: int = 0
     """Number of rows that it was computed on."""
     answer: str | None = None
@@ -31,12 +31,6 @@ class Baselines:
     """Most frequent answer, given to every row."""
     majority_per_question: Baseline
     """Most frequent answer of each kind of question; kinds with less than five rows are left out."""
-    empty: Baseline
-    """Empty text."""
-    shuffled: Baseline
-    """Answers of other rows."""
-    first_candidate: Baseline
-    """First allowed answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +89,6 @@ class DataAudit:
     """`json`, `jsonl`, `csv`, `parquet`; several are separated by commas."""
     columns: str
     """Meaning of the columns."""
-    scorer: str
-    """Scorer of the baselines."""
     scored_split: str
     """Split of the baselines."""
     splits: tuple[AuditedSplit, ...]
@@ -105,8 +97,6 @@ class DataAudit:
     """Most frequent answers."""
     distinct_answers: int
     """Number of different answers in all splits."""
-    answer_entropy_bits: float
-    """Entropy of the answers of all splits."""
     baselines: Baselines | None
     """Baselines without a model; null if there are no rows."""
     findings: tuple[FindingRow, ...]

@@ -1,15 +1,16 @@
-"""Rules on single answers: contained in the prompt, truncated, or unlike the others."""
+"""Rules on answers: constants, spellings, lists of allowed answers, and answers given away or cut off."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
-from touchline.data.text import ends_whole, open_fence, open_thought, short
-from touchline.lint.data_view import DataRow, DataView, percent, violation_in_rows
+from touchline.data.candidates import Candidates, chosen, is_place, nearest
+from touchline.data.text import ends_whole, short, squeezed
+from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
 from touchline.lint.rule import Violation, rule
 
 _MARKER = re.compile(
@@ -18,19 +19,165 @@ _MARKER = re.compile(
 _BEFORE = 40
 _LEAK_ROWS = 4
 _LEAK_SHARE = 0.05
-_LONG = 50
 _CUT_ROWS = 3
 _CUT_WORDS = 4
 _CUT_LENGTH = 36
-_LABELS = 60
-_CANNED_LENGTH = 15
-_CANNED_ROWS = 4
-_CANNED = 0.04
-_TELLING = 0.95
-_TOLD_ROWS = 20
-_MOST = 0.9
-_SLOT = re.compile(r"\{\{\s*(\w+)\s*\}\}|\{(\w+)\}")
-_SLOTS = frozenset({"input", "text", "question", "context", "instruction", "answer", "prompt", "output", "sentence"})
+_CERTAIN_ROWS = 10
+_SOME_ROWS = 4
+_HIGH = 0.9
+_LISTED = 3
+_PLACES = 0.05
+"""Share of the rows below which a letter is no way of this dataset to name its choice."""
+_LISTS = 0.3
+"""Minimum share of rows with a list of allowed answers."""
+
+
+def most_frequent(counts: Counter[str]) -> str | None:
+    """Return the most frequent text, the alphabetically first of several. None if there is none."""
+    return min(counts, key=lambda text: (-counts[text], text), default=None)
+
+
+@rule("DA320", Severity.ERROR)
+def constant_answer(view: DataView) -> Iterator[Violation]:
+    """Report a split whose answers are all the same."""
+    if view.layout.kind == "text":
+        return
+    for split, labels in view.labels.items():
+        rows = sum(labels.values())
+        different = len({row.key for row in view.splits[split]})
+        if len(labels) == 1 and rows >= _SOME_ROWS and different >= _SOME_ROWS:
+            (label,) = labels
+            severity = None if rows >= _CERTAIN_ROWS else Severity.WARNING
+            message = f"{split}: the answer is {short(label)} in all {rows:,} rows"
+            yield Violation(message=message, at=at_file(view, split), subject=split, severity=severity)
+
+
+@rule("DA321", Severity.ERROR)
+def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
+    """Report data where every question has one answer, whatever image or text it is about."""
+    questions = view.questions
+    if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
+        return
+    constant = [question for question, rows in questions.items() if len({row.label for row in rows}) == 1]
+    covered = sum(len(rows) for rows in questions.values())
+    in_all = sum(1 for row in view.splits[view.scored] if row.label)
+    if not constant:
+        return
+    one = constant[0]
+    example = f"{short(one)} is always answered {short(questions[one][0].label)}"
+    if len(constant) == len(questions) >= 2 and covered >= _HIGH * in_all:
+        message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each; {example}"
+        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored)
+        return
+    rows = sum(len(questions[question]) for question in constant)
+    if len(questions) >= 2 and rows >= 2 * _CERTAIN_ROWS:
+        message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer; for example {example}"
+        severity = Severity.WARNING if rows * 2 >= covered else Severity.INFO
+        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
+
+
+@rule("DA322", Severity.WARNING)
+def majority_label(view: DataView) -> Iterator[Violation]:
+    """Report an answer that nearly all rows share."""
+    if view.layout.kind == "text":
+        return
+    for split, labels in view.labels.items():
+        label = most_frequent(labels)
+        rows = sum(labels.values())
+        if label is None or rows < _CERTAIN_ROWS or len(labels) == 1 or labels[label] < _HIGH * rows:
+            continue
+        message = f"{split}: {percent(labels[label], rows)} of the answers are {short(label)}"
+        yield Violation(message=message, at=at_file(view, split), subject=split)
+
+
+@rule("DA323", Severity.WARNING)
+def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
+    """Report one label written in several ways."""
+    if not view.closed:
+        return
+    by_bare: defaultdict[str, list[str]] = defaultdict(list)
+    for label, _ in sorted(view.all_labels.items(), key=lambda item: (-item[1], item[0])):
+        by_bare[squeezed(label)].append(label)
+    spellings = {bare: labels for bare, labels in by_bare.items() if len(labels) > 1}
+    if not spellings:
+        return
+    counts = view.all_labels
+    rare = {label for labels in spellings.values() for label in labels[1:]}
+    listed = "; ".join(
+        ", ".join(f"{short(label)} {counts[label]:,} times" for label in labels[:4])
+        for labels in list(spellings.values())[:3]
+    )
+    odd = [row for row in view.rows if row.label in rare]
+    usual = next(iter(spellings.values()))[0]
+    yield violation_in_rows(
+        view, odd, f"one label, several spellings: {listed}", hint=f"write {short(usual)} everywhere"
+    )
+
+
+@rule("DA324", Severity.WARNING)
+def untrained_label(view: DataView) -> Iterator[Violation]:
+    """Report labels of the validation or test split that no training row has."""
+    if not view.closed:
+        return
+    trained = view.labels.get(view.trained, Counter())
+    for name in view.held_out:
+        new = {label: count for label, count in view.labels.get(name, Counter()).items() if label not in trained}
+        rows = [row for row in view.splits[name] if row.label in new]
+        if not rows:
+            continue
+        listed = ", ".join(f"{short(label)} ({count:,})" for label, count in sorted(new.items())[:5])
+        severity = None if len(rows) >= len(view.splits[name]) / 100 else Severity.INFO
+        yield violation_in_rows(
+            view, rows, f"{name} has answers that {view.trained} never has: {listed}", severity=severity
+        )
+
+
+@rule("DA330", Severity.ERROR)
+def answer_outside_candidates(view: DataView) -> Iterator[Violation]:
+    """Report answers that are not among the row's allowed answers."""
+    rows = [row for row in view.rows if row.candidates and row.label]
+    # A list in few prompts is a sentence that happens to look like one.
+    if not rows or (view.layout.candidates is None and len(rows) < _LISTS * view.count):
+        return
+    by_place = _by_place(rows)
+    known: dict[tuple[Candidates, str], bool] = {}
+    outside: list[DataRow] = []
+    for row in rows:
+        assert row.candidates is not None
+        pair = (row.candidates, row.label)
+        if pair not in known:
+            known[pair] = chosen(row.label, row.candidates, by_place) is not None
+        if not known[pair]:
+            outside.append(row)
+    if outside:
+        yield _outside(view, rows, outside)
+
+
+def _by_place(rows: list[DataRow]) -> bool:
+    """Return True if most answers that quote nothing from the list are letters or numbers of its entries."""
+    unsaid = [row for row in rows if row.label not in (row.candidates or ())]
+    places = sum(is_place(row.label) for row in unsaid)
+    return places * 2 > len(unsaid) and places >= min(_CERTAIN_ROWS, _PLACES * len(rows))
+
+
+def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Violation:
+    counts = Counter((row.label, row.candidates or ()) for row in outside)
+    most = sorted(counts, key=lambda pair: (-counts[pair], pair))[:_LISTED]
+    near = [(label, nearest(label, candidates)) for label, candidates in most]
+    named = ", ".join(f"{short(label)} ({counts[pair]:,} times)" for pair, (label, _) in zip(most, near, strict=True))
+    hints = [f"{short(label)}: did you mean {short(meant)}?" for label, meant in near if meant is not None]
+    severity = None
+    if view.layout.candidates is None:
+        # The list was found in running text, where a sentence can look like one.
+        severity = Severity.WARNING
+    if len(outside) * 2 > len(rows) and not any(
+        meant is not None and squeezed(label) == squeezed(meant) for label, meant in near
+    ):
+        # Most answers are explanations and not choices.
+        severity = Severity.INFO if severity is not None or not view.short else Severity.WARNING
+    share = percent(len(outside), len(rows))
+    message = f"{share} of the answers are not in their row's list of allowed answers: {named}"
+    return violation_in_rows(view, outside, message, hint="; ".join(hints) or None, severity=severity)
 
 
 @rule("DA350", Severity.WARNING)
@@ -74,54 +221,20 @@ def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
 @rule("DA352", Severity.WARNING)
 def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
     """Report answers cut within a sentence at one common length."""
-    found = _cut_at_the_greatest(view) or _cut_at_one(view)
-    if found is not None:
-        cut, message = found
-        yield violation_in_rows(view, cut, message, hint="make them again without the limit")
-
-
-def _cut_at_the_greatest(view: DataView) -> tuple[list[DataRow], str] | None:
-    """Return answers of the maximum length, if nearly all of them stop within a sentence."""
-    lengths = Counter(len(row.answer) for row in view.rows if row.answer)
-    most = max(lengths, default=0)
-    if most < _CUT_LENGTH or lengths[most] < max(_CUT_ROWS, view.count // 100):
-        return None
-    longest = [row for row in view.rows if row.answer and len(row.answer) == most]
-    others = [row for row in view.rows if row.answer and len(row.answer) != most]
-    cut = [row for row in longest if not ends_whole(row.answer or "")]
-    whole = sum(ends_whole(row.answer or "") for row in others)
-    if len({row.label for row in cut}) < _CUT_ROWS or len(cut) * 10 < len(longest) * 7 or whole * 10 < len(others) * 7:
-        return None
-    # Codes and hashes have one length too. Truncated answers contain words.
-    if others or all(row.label.count(" ") >= _CUT_WORDS for row in cut):
-        return cut, f"answers stop within a sentence at exactly {most:,} characters, the greatest length"
-    return None
-
-
-def _cut_at_one(view: DataView) -> tuple[list[DataRow], str] | None:
-    """Return answers of one length that stop within a sentence, if nearly all others end with a full sentence."""
     worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
     cut = [row for row in worded if not ends_whole(row.label)]
-    if len(cut) < _CUT_ROWS or len(cut) * 2 > len(worded):
-        return None
-    length, count = Counter(len(row.answer or "") for row in cut).most_common(1)[0]
-    if length < _CUT_LENGTH or count < _CUT_ROWS or count * 10 < len(cut) * 8:
-        return None
-    return cut, f"answers stop within a sentence at exactly {length:,} characters, where the others end"
-
-
-@rule("DA353", Severity.INFO)
-def answer_ends_mid_sentence(view: DataView) -> Iterator[Violation]:
-    """Report long answers that stop within a sentence or a block of code."""
-    if view.layout.kind == "text":
+    if len(cut) < _CUT_ROWS:
         return
-    long = [row for row in view.rows if len(row.label) >= _LONG]
-    cut = [row for row in long if open_fence(row.label) or open_thought(row.label) or not ends_whole(row.label)]
-    if cut and len(cut) * 10 <= len(long):
-        message = f"{percent(len(cut), len(long))} of the long answers stop within a sentence or a block of code"
-        severity = Severity.WARNING if any(open_thought(row.label) for row in cut) else None
-        example = f"for example {short(cut[0].label[-50:])}"
-        yield violation_in_rows(view, cut, f"{message}, {example}", severity=severity)
+    length, count = Counter(len(row.answer or "") for row in cut).most_common(1)[0]
+    longest = length == max(len(row.answer or "") for row in worded)
+    if (
+        length >= _CUT_LENGTH
+        and count >= _CUT_ROWS
+        and count * 10 >= len(cut) * 8
+        and (longest or len(cut) * 2 <= len(worded))
+    ):
+        message = f"answers stop within a sentence at exactly {length:,} characters"
+        yield violation_in_rows(view, cut, message, hint="make them again without the limit")
 
 
 @rule("DA354", Severity.WARNING)
@@ -143,73 +256,3 @@ def _reads(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-@rule("DA387", Severity.WARNING)
-def unfilled_placeholder(view: DataView) -> Iterator[Violation]:
-    """Report prompts with a template's placeholder not filled in."""
-    if view.layout.kind == "text":
-        return
-    columns = {*_SLOTS, *view.layout.prompts, view.layout.answer or "input"}
-    rows: list[DataRow] = []
-    first = ""
-    for row in view.rows:
-        for text in (row.asked, row.label):
-            slot = next((m for m in _SLOT.finditer(text) if (m.group(1) or m.group(2)) in columns), None)
-            if slot is not None:
-                first = first or slot.group()
-                rows.append(row)
-                break
-    if rows:
-        yield violation_in_rows(view, rows, f"unfilled placeholder {short(first)} in the text", hint="fill it in")
-
-
-@rule("DA390", Severity.WARNING)
-def uneven_white_space(view: DataView) -> Iterator[Violation]:
-    """Report answers of which only some begin or end with white space."""
-    answered = [row for row in view.rows if row.label and row.answer is not None]
-    if not answered or view.layout.kind == "text":
-        return
-    rows = [row for row in answered if row.answer != row.label]
-    if not rows or len(rows) == len(answered):
-        return
-    usual = view.closed or view.short
-    if len(rows) * 2 > len(answered):
-        rows = [row for row in answered if row.answer == row.label]
-        message = f"the answer {short(rows[0].label)} has no white space around it, the others do"
-    else:
-        message = f"white space around the answer {short(rows[0].answer or '')}"
-    yield violation_in_rows(view, rows, message, severity=None if usual else Severity.INFO)
-
-
-@rule("DA392", Severity.WARNING)
-def prompt_contains_label(view: DataView) -> Iterator[Violation]:
-    """Report data whose prompts nearly all contain their own label and no other."""
-    labels = list(view.all_labels)
-    rows = [row for row in view.rows if row.label and row.candidates is None]
-    if not view.closed or not 2 <= len(labels) <= _LABELS or len(rows) < _TOLD_ROWS:
-        return
-    if min(map(len, labels)) < 3 or not all(label.replace(" ", "").isalpha() for label in labels):
-        return
-    anywhere = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(labels, key=len, reverse=True)))})(?!\w)")
-    telling = [row for row in rows if set(anywhere.findall(row.asked)) == {row.label}]
-    if len(telling) >= _TELLING * len(rows):
-        share = percent(len(telling), len(rows))
-        message = f"{share} of the prompts contain their own label and no other, for example {short(telling[0].asked)}"
-        yield violation_in_rows(view, telling, message, hint="take the label out of the prompt")
-
-
-@rule("DA393", Severity.WARNING)
-def repeated_long_answer(view: DataView) -> Iterator[Violation]:
-    """Report one long answer that many rows share while all others differ."""
-    labels = view.all_labels
-    total = sum(labels.values())
-    if view.closed or view.layout.kind == "text" or total < 2 * _CANNED_ROWS:
-        return
-    ((most, count),) = labels.most_common(1)
-    others = Counter({label: n for label, n in labels.items() if label != most})
-    apart = sum(1 for n in others.values() if n == 1) >= _MOST * sum(others.values()) > 0
-    if len(most) >= _CANNED_LENGTH and " " in most and apart and count >= max(_CANNED_ROWS, _CANNED * total):
-        rows = [row for row in view.rows if row.label == most]
-        if len({row.key for row in rows}) >= _CANNED_ROWS:
-            yield violation_in_rows(view, rows, f"{percent(count, total)} of the answers are {short(most)}")

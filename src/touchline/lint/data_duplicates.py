@@ -17,8 +17,6 @@ _SMALL = 500
 _LEAKED = 0.10
 """Share of seen rows in a split from which its score is not valid."""
 _FEW = 0.01
-_PICTURES = 10
-"""Minimum number of different pictures before their sharing is reported."""
 
 
 @rule("DA310", Severity.INFO)
@@ -64,17 +62,26 @@ def conflicting_answers(view: DataView) -> Iterator[Violation]:
 
 @rule("DA312", Severity.WARNING)
 def train_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report validation or test questions that also occur in the training split."""
+    """Report held-out questions that also occur in the training split, or test questions in the validation split."""
     trained = {row.key for row in view.splits.get(view.trained, ())}
     for name in view.held_out:
         rows = view.splits[name]
         seen = [row for row in rows if row.key in trained]
-        if not seen or len(trained) == 1:
-            continue
-        severity = Severity.ERROR if len(seen) >= _LEAKED * len(rows) else None
-        share = percent(len(seen), len(rows))
-        message = f"{share} of {name} is in {view.trained} too, for example {short(seen[0].asked or seen[0].label)}"
-        yield violation_in_rows(view, seen, message, severity=severity, hint=f"take these rows out of {name}")
+        if seen and len(trained) > 1:
+            severity = Severity.ERROR if len(seen) >= _LEAKED * len(rows) else None
+            yield _overlap(view, name, view.trained, seen, severity)
+    if view.trained in ("validation", "test") or view.layout.kind == "text":
+        return
+    validated = {row.key for row in view.splits.get("validation", ())} - trained
+    both = [row for row in view.splits.get("test", ()) if row.key in validated]
+    if both and len({row.key for row in view.rows}) > 1:
+        yield _overlap(view, "test", "validation", both, None)
+
+
+def _overlap(view: DataView, name: str, other: str, rows: list[DataRow], severity: Severity | None) -> Violation:
+    share = percent(len(rows), len(view.splits[name]))
+    message = f"{share} of {name} is in {other} too, for example {short(rows[0].asked or rows[0].label)}"
+    return violation_in_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
 
 
 @rule("DA313", Severity.INFO)
@@ -116,31 +123,3 @@ def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:
 
 def _normal_key(row: DataRow) -> int:
     return hash((normal(row.prompt), row.beside))
-
-
-@rule("DA314", Severity.INFO)
-def shared_media(view: DataView) -> Iterator[Violation]:
-    """Report media of the validation or test split that also occur in the training split."""
-    trained = {path for row in view.splits.get(view.trained, ()) for path in row.media}
-    if len(trained) < _PICTURES:
-        return
-    known = {row.key for row in view.splits.get(view.trained, ())}
-    for name in view.held_out:
-        rows = view.splits[name]
-        shared = [row for row in rows if row.key not in known and any(path in trained for path in row.media)]
-        if shared:
-            message = f"{percent(len(shared), len(rows))} of {name} asks about pictures that {view.trained} shows too"
-            yield violation_in_rows(view, shared, message, hint="split by picture")
-
-
-@rule("DA391", Severity.WARNING)
-def validation_test_overlap(view: DataView) -> Iterator[Violation]:
-    """Report questions that are in both the validation and the test split."""
-    if view.trained in ("validation", "test") or view.layout.kind == "text":
-        return
-    seen = {row.key for row in view.splits.get("validation", ())}
-    tested = view.splits.get("test", ())
-    rows = [row for row in tested if row.key in seen]
-    if rows and len({row.key for row in view.rows}) > 1:
-        message = f"{percent(len(rows), len(tested))} of test is in validation too, for example {short(rows[0].asked)}"
-        yield violation_in_rows(view, rows, message, hint="take these rows out of one of the two")

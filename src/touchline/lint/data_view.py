@@ -1,15 +1,14 @@
 """View of the rules on data: the rows of all splits by one layout, and counts shared by all rules.
 
-Counts need one pass over the rows, or over distinct answers. Slower computations use a bounded sample of the rows, and
-the finding says so. The order of the rows only affects which of them is shown as an example.
+Counts need one pass over the rows, or over distinct answers. The order of the rows only affects which of them is shown
+as an example.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.finding import Location, Severity
@@ -26,12 +25,9 @@ from touchline.data.columns import (
     text_of,
     turns_of,
 )
-from touchline.data.text import squeezed, template_of
+from touchline.data.text import template_of
 from touchline.lint.rule import Violation
-from touchline.lint.scoring import USUAL_SCORER, Scorer
 
-Locate = Callable[[str, int], int | None]
-"""Function that returns the line of a split's n-th row, from 1."""
 _LABEL_LENGTH = 60
 _LABELS = 500
 _SHORT_WORDS = 5
@@ -48,7 +44,7 @@ class DataRow:
     number: int
     """Number of the row in its split, from 1."""
     line: int | None
-    """Line in the file, from 1, in formats that provide it directly."""
+    """Line in the file, from 1, in formats that have one row per line."""
     values: Values
     """Values by column."""
     prompt: str
@@ -84,10 +80,8 @@ class MissingMedia:
     """Number of distinct paths that were looked up."""
     missing: tuple[str, ...]
     """Paths that do not exist."""
-    empty: tuple[str, ...] = ()
-    """Files of 0 bytes."""
     broken: tuple[tuple[str, str], ...] = ()
-    """Invalid pictures, each with the reason."""
+    """Empty files and invalid pictures, each with the reason."""
     root: str | None = None
     """Folder that they are relative to; None if it was not given and no folder contains any of them."""
     stated: bool = False
@@ -108,19 +102,12 @@ class DataView:
     """Rows by split."""
     layout: ColumnMapping
     """Meaning of the columns."""
-    scorer: Scorer = USUAL_SCORER
-    """Scorer of the answers."""
     media: MissingMedia | None = None
     """Results on media; None: not looked for."""
-    locate: Locate | None = None
-    """Function that finds lines in formats that do not provide them directly."""
 
     def where(self, row: DataRow) -> Location:
         """Return the row's location."""
-        line = row.line
-        if line is None and self.locate is not None:
-            line = self.locate(row.split, row.number)
-        return Location(path=self.files.get(row.split, self.path), line=line)
+        return Location(path=self.files.get(row.split, self.path), line=row.line)
 
     @property
     def rows(self) -> Iterator[DataRow]:
@@ -182,17 +169,6 @@ class DataView:
         return self.layout.kind != "text" and brief * 10 >= sum(labels.values()) * 9 > 0
 
     @functools.cached_property
-    def spellings(self) -> dict[str, list[str]]:
-        """Return labels that differ only in case, white space or punctuation, most frequent first.
-        Closed answers only."""
-        if not self.closed:
-            return {}
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for label, _ in sorted(self.all_labels.items(), key=lambda item: (-item[1], item[0])):
-            found[squeezed(label)].append(label)
-        return {bare: labels for bare, labels in found.items() if len(labels) > 1}
-
-    @functools.cached_property
     def questions(self) -> dict[str, list[DataRow]]:
         """Return the frequent kinds of questions of the scored split, whose rows differ in their media or text."""
         return questions_of(self.splits.get(self.scored, ()))
@@ -213,12 +189,6 @@ def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
         for question, asked in sorted(found.items())
         if len(asked) >= _QUESTION_ROWS and len({row.key for row in asked}) >= _QUESTION_ROWS
     }
-
-
-def entropy_bits(counts: Counter[str]) -> float:
-    """Return the entropy of a distribution, in bits. 0 for a constant."""
-    total = sum(counts.values())
-    return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0 if total else 0.0
 
 
 def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> ColumnMapping | None:

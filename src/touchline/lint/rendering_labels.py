@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
 
 from touchline.backends.registry import traits_of
 from touchline.backends.rendering import TrainedRow
@@ -80,21 +76,6 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
         return
 
 
-@rule("TK210", Severity.INFO)
-def loss_on_prompt(view: RenderingView) -> Iterator[Violation]:
-    """Report a loss on more than the answer."""
-    for row, trained in _trained(view):
-        before = row.label_text.partition(row.row.example.answer.strip())[0]
-        if not before.strip() or trained.marker_lost or _cut(trained):
-            continue
-        yield Violation(
-            message=f"the loss is taken on {short(before, 80)} before the answer too"
-            f" ({sum(trained.labels)} of {len(trained.ids)} tokens of {row.name})",
-            at=view.at("trains_on_prompt"),
-        )
-        return
-
-
 @rule("TK211", Severity.ERROR)
 def padding_masks_stop(view: RenderingView) -> Iterator[Violation]:
     """Report a padding token that ends answers and that the trainer masks."""
@@ -129,12 +110,9 @@ def label_span(view: RenderingView) -> Iterator[Violation]:
         system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
         own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "none"
-        batch = extreme_batch(view)
-        rows, width = batch.ids.shape
-        beside = f"; {rows} rows, the longest too: {width} wide, {batch.padding:.0%} padding" if rows > 1 else ""
         yield Violation(
             message=f"{view.backend} takes the loss on {short(row.label_text, 100)}:"
-            f" {sum(trained.labels)} of {len(trained.ids)} tokens of {row.name} (system turn: {own}){beside}",
+            f" {sum(trained.labels)} of {len(trained.ids)} tokens of {row.name} (system turn: {own})",
         )
 
 
@@ -192,56 +170,6 @@ def _stop_hint(view: RenderingView, masked: bool) -> str:
             or "a trainer or template that takes the loss on the end of the turn"
         )
     return "a template that closes the answer's turn"
-
-
-IGNORED = -100
-"""Label without a loss."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class PaddedBatch:
-    """Padded rows."""
-
-    ids: NDArray[np.int64]
-    """Tokens, padded on the right; shape [rows, width]."""
-    labels: NDArray[np.int64]
-    """The token, or `IGNORED`; shape [rows, width]."""
-    mask: NDArray[np.bool_]
-    """Whether a token is not padding; shape [rows, width]."""
-
-    @property
-    def padding(self) -> float:
-        """Return the share of padding."""
-        return float(1 - self.mask.mean()) if self.mask.size else 0.0
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """Return the number of predicted labels per row; shape [rows]. The first token's label is not predicted."""
-        return np.asarray((self.labels[:, 1:] != IGNORED).sum(axis=1), dtype=np.int64)
-
-
-def micro_batch(rows: Sequence[TrainedRow], pad_id: int) -> PaddedBatch:
-    """Return rows padded to the longest of them."""
-    width = max((len(row.ids) for row in rows), default=0)
-    shape = (len(rows), width)
-    ids = np.full(shape, pad_id, np.int64)
-    labels = np.full(shape, IGNORED, np.int64)
-    mask = np.zeros(shape, np.bool_)
-    for index, row in enumerate(rows):
-        length = len(row.ids)
-        ids[index, :length] = row.ids
-        labels[index, :length] = np.where(np.asarray(row.labels, np.bool_), ids[index, :length], IGNORED)
-        mask[index, :length] = True
-    return PaddedBatch(ids=ids, labels=labels, mask=mask)
-
-
-def extreme_batch(view: RenderingView) -> PaddedBatch:
-    """Return a batch of the shortest and the longest row for this trainer."""
-    rows = [row.trained for row in view.rows if not isinstance(row.trained, Missing)]
-    taken = [row for row in rows if not row.left_out and not row.refused] or rows
-    chosen = [taken[0], taken[-1]] if len(taken) > 1 else taken
-    pad = view.text.id(view.text.tokens.pad or view.text.tokens.eos)
-    return micro_batch(chosen, 0 if pad is None else pad)
 
 
 @rule("TK215", Severity.WARNING)

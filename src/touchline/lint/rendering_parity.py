@@ -133,19 +133,6 @@ def template_refuses_system(view: RenderingView) -> Iterator[Violation]:
         )
 
 
-@rule("TK214", Severity.INFO)
-def template_prints_date(view: RenderingView) -> Iterator[Violation]:
-    """Report a template that prints the current date."""
-    when = traits_of(view.backend).prints_date
-    uses_own = when == "always" or (when == "without template" and not view.settings.template)
-    if uses_own and view.rows and not view.asks_own_way and "strftime_now" in (view.text.template or ""):
-        yield Violation(
-            message=f"the template of {view.model} prints the date, and {view.backend} prints that of the day it runs",
-            at=view.where_model,
-            hint="the prompts of a later evaluation have another date",
-        )
-
-
 @rule("TK218", Severity.ERROR)
 def template_error(view: RenderingView) -> Iterator[Violation]:
     """Report a template that refuses a row, or writes answers that cannot be trained."""

@@ -1,25 +1,19 @@
 """Scorers: plain functions (output, target) -> right, and the trial of a scorer on made-up answers with known scores.
 
-The made-up answers are right, empty, one for all items, those of other items, the first half of the right ones, or
-nonsense.
+The made-up answers are right, empty, those of other items, the first half of the right ones, or nonsense.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.core.errors import InputError
 from touchline.core.finding import Location
-from touchline.experiment.tasks.protocol import MetricField, Task, score_text
-from touchline.experiment.tasks.ready_made import TASKS, get_task
+from touchline.experiment.tasks.protocol import MetricField, Task
 
-ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
-"""Kind of output: own target; formatted target; empty; one answer for all; another item's target; half the target;
-nonsense.
-"""
+ProbeKind = Literal["right", "formatted", "empty", "shuffled", "truncated", "wrong"]
+"""Kind of output: own target; formatted target; empty; another item's target; half the target; nonsense."""
 ScorerKind = Literal["ready-made", "function", "inspect"]
 """Origin of a scorer: a task of touchline; a function of (output, target); an Inspect task."""
 
@@ -29,8 +23,6 @@ FORMS = ("ANSWER: {}", "Answer: {}", "\\boxed{{{}}}", "#### {}", "<answer>{}</an
 """Forms in which scorers look for an answer."""
 NONSENSE = "zqxv 7301 jkwp"
 """Answer that is right for no item."""
-CONSTANTS = 2
-"""Number of most frequent targets that are tried as one answer for all."""
 _LONG_ENOUGH = 6
 """Minimum number of characters from which half a word is distinguished from the whole."""
 PROBED_ITEMS = 24
@@ -109,7 +101,6 @@ class ScoringView:
 def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
     """Make up outputs for items with these targets, always the same ones."""
     outputs: list[MadeUp] = []
-    common = [target for target, _ in Counter(targets).most_common(CONSTANTS)]
     for item, target in enumerate(targets):
 
         def add(kind: ProbeKind, output: str, item: int = item) -> None:
@@ -118,11 +109,6 @@ def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
         add("right", target)
         add("empty", "")
         add("wrong", NONSENSE)
-        backwards = target.strip()[::-1]
-        if len(backwards) >= _LONG_ENOUGH and backwards.isalpha() and plain(backwards) != plain(target):
-            add("wrong", backwards)
-        for constant in common:
-            add("constant", constant)
         other = next((each for each in (*targets[item + 1 :], *targets[:item]) if plain(each) != plain(target)), None)
         if other is not None:
             add("shuffled", other)
@@ -197,67 +183,3 @@ def _tried(score: Callable[[str, str], float], made: MadeUp, target: str) -> Pro
     except Exception as fault:  # noqa: BLE001 (a scorer is foreign code; any exception is recorded)
         error = f"{type(fault).__name__}: {fault}"[:200]
     return Probe(kind=made.kind, item=made.item, output=made.output, target=target, score=value, error=error)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scorer:
-    """Rule for right answers."""
-
-    name: str
-    """`match`, or a task's name."""
-    right: Callable[[str, str], bool]
-    """Function that returns True if an output is right for a target."""
-    stated: bool = False
-    """Whether the experiment or the user named it."""
-
-
-def _match(output: str, target: str) -> bool:
-    try:
-        return score_text(output, target).match
-    except InputError:  # an empty target
-        return False
-
-
-def _exact(output: str, target: str) -> bool:
-    return output.strip() == target.strip()
-
-
-def _includes(output: str, target: str) -> bool:
-    return target.casefold() in output.casefold()
-
-
-def _either(output: str, target: str) -> bool:
-    return _includes(output, target) or _includes(target, output)
-
-
-SCORERS: dict[str, Callable[[str, str], bool]] = {
-    "match": _match,
-    "exact": _exact,
-    "includes": _includes,
-    "either": _either,
-}
-"""Scorers by name: equal except punctuation and white space, equal, target in the output, either in the other."""
-USUAL_SCORER = Scorer(name="match", right=_match)
-"""Default scorer if none is given."""
-
-
-def scorer_of(name: str, labels: Sequence[str] = ()) -> Scorer | None:
-    """Return the scorer, or the one of the task of that name; None if there is none.
-
-    Args:
-        name: its name.
-        labels: the labels of the dataset, for a task that reads one of them.
-    """
-    if name in SCORERS:
-        return Scorer(name=name, right=SCORERS[name], stated=True)
-    if name in TASKS:
-        score = get_task(name, labels).score
-
-        def right(output: str, target: str) -> bool:
-            try:
-                return score(output, target).match
-            except InputError:
-                return False
-
-        return Scorer(name=name, right=right, stated=True)
-    return None

@@ -1,4 +1,4 @@
-"""Rules: a task file is Python, contains a task, and can be built. It is first read as text, without execution."""
+"""Rule: a task file is Python, contains a task, and can be built. It is first read as text, without execution."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import Violation, rule
 
-TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
-"""Step at which building a task failed: the file; the task or named function; a missing column; a
-missing file; other."""
-LEGACY_NAME = "inspect.py"
+TaskFault = Literal["import", "no task", "build"]
+"""Step at which a task failed: importing the file, finding the task or function, building it."""
 _DECORATOR = re.compile(r"^@(?:\w+\.)*task\b", re.MULTILINE)
 
 
@@ -36,58 +34,31 @@ class TaskFileView:
     """Line of the file where it failed."""
 
 
+_FAILURES: dict[TaskFault, str] = {
+    "import": "cannot be imported: ",
+    "build": "does not build its task: ",
+}
+
+
 @rule("EV210", Severity.ERROR)
-def task_import_error(view: TaskFileView) -> Iterator[Violation]:
-    """Report a task file that cannot be imported, or whose task cannot be built."""
-    if view.failed is not None and view.failed[0] in ("import", "build"):
-        what = "cannot be imported" if view.failed[0] == "import" else "does not build its task"
-        yield Violation(message=f"{PurePath(view.path).name} {what}: {view.failed[1]}", at=_at(view, view.line))
-
-
-@rule("EV211", Severity.ERROR)
-def no_task_in_file(view: TaskFileView) -> Iterator[Violation]:
-    """Report a file without a task, or without the one that was named."""
-    if view.failed is not None:
-        if view.failed[0] in ("no task", "no function"):
-            yield Violation(message=view.failed[1], at=_at(view, None))
-        return
-    tree = _tree(view)
-    if tree is not None and uses_inspect(tree) and not has_task(tree):
-        yield Violation(message=f"{PurePath(view.path).name} has no function with @task", at=_at(view, None))
-
-
-@rule("EV213", Severity.ERROR)
-def task_input_missing(view: TaskFileView) -> Iterator[Violation]:
-    """Report a task that reads a file, split or column that does not exist."""
-    if view.failed is not None and view.failed[0] in ("columns", "data"):
-        what = "a column" if view.failed[0] == "columns" else "a file or split"
-        yield Violation(
-            message=f"{PurePath(view.path).name} reads {what} that is not there: {view.failed[1]}",
-            at=_at(view, view.line),
-        )
-
-
-@rule("EV216", Severity.INFO)
-def legacy_task_name(view: TaskFileView) -> Iterator[Violation]:
-    """Report a task file named `inspect.py`."""
-    if PurePath(view.path).name == LEGACY_NAME:
-        yield Violation(
-            message="a task file called inspect.py hides the standard module of that name",
-            at=_at(view, None),
-            hint=f"mv {view.path} {PurePath(view.path).with_name('task.py')}",
-        )
-
-
-@rule("EV218", Severity.ERROR)
-def task_syntax_error(view: TaskFileView) -> Iterator[Violation]:
-    """Report a task file that is not valid Python."""
+def task_file_fails(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file that is not Python, cannot be imported, has no task, or whose task cannot be built."""
+    name = PurePath(view.path).name
     try:
-        ast.parse(view.text)
+        tree = ast.parse(view.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line, column = (error.lineno, error.offset) if isinstance(error, SyntaxError) else (None, None)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         where = Location(path=view.path, line=line, column=column)
-        yield Violation(message=f"{PurePath(view.path).name} is no Python: {said}", at=where)
+        yield Violation(message=f"{name} is not Python: {said}", at=where)
+        return
+    if view.failed is not None:
+        kind, said = view.failed
+        message = f"{name} {_FAILURES[kind]}{said}" if kind in _FAILURES else said
+        yield Violation(message=message, at=Location(path=view.path, line=view.line))
+        return
+    if uses_inspect(tree) and not has_task(tree):
+        yield Violation(message=f"{name} has no function with @task", at=Location(path=view.path))
 
 
 def uses_inspect(tree: ast.AST) -> bool:
@@ -129,17 +100,6 @@ def _is_task(node: ast.expr) -> bool:
     target = node.func if isinstance(node, ast.Call) else node
     name = target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
     return name == "task"
-
-
-def _tree(view: TaskFileView) -> ast.AST | None:
-    try:
-        return ast.parse(view.text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _at(view: TaskFileView, line: int | None) -> Location:
-    return Location(path=view.path, line=line)
 
 
 CODE = "EV305"

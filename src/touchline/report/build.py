@@ -137,8 +137,7 @@ def _task(gathered: ReportInputs) -> str:
     if tasks:
         return join_names(list(tasks))
     datasets = dict.fromkeys(source.name for source in gathered.sources if source.kind == "dataset")
-    parts = [*([f"trained on {join_names(list(datasets))}"] if datasets else []), gathered.description]
-    return "; ".join(["not evaluated", *filter(None, parts)]) if any(parts) else str(_NOTHING_EVALUATED)
+    return f"not evaluated; trained on {join_names(list(datasets))}" if datasets else str(_NOTHING_EVALUATED)
 
 
 def _decoding(runs: Sequence[RunResult]) -> str:

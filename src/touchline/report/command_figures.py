@@ -1,121 +1,18 @@
-"""Figures of commands beside the report: lengths and answers of a dataset, calibration of estimates."""
+"""Figures of commands beside the report: lengths of examples, calibration of estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.packing import PackingSummary
-from touchline.core.text import shorten
-from touchline.core.units import plural
 from touchline.estimate.calibration import CalibrationMark
-from touchline.lint.data_view import DataView
 from touchline.report.figures import Figure, figures_off
 
-BINS = 50
-"""Number of bars of a histogram of characters."""
 _LENGTH_BINS = 60
 """Number of bars of the histogram of tokens."""
-LABELS = 15
-"""Number of answers shown."""
-_LABEL_CHARACTERS = 28
-_COLOURS = ["#4c78a8", "#f58518", "#54a24b", "#b279a2"]
-
-
-def audit_figure(view: DataView) -> Figure:
-    """Return histograms of prompt and answer lengths in characters, and bars of the most frequent answers, by split.
-
-    Args:
-        view: the dataset; the figure is empty if it has no rows.
-    """
-    if not view.count:
-        return Figure(spec=None, note="There are no rows to draw.")
-    if off := figures_off():
-        return Figure(spec=None, note=off)
-    import altair
-
-    splits = [name for name, rows in view.splits.items() if rows]
-    colour = altair.Color(
-        "split:N",
-        title="split",
-        scale=altair.Scale(domain=splits, range=_COLOURS[: len(splits)]),
-        legend=altair.Legend(orient="top") if len(splits) > 1 else None,
-    )
-    lengths = altair.hconcat(
-        *(
-            altair.Chart(altair.InlineData(values=rows))
-            .mark_bar()
-            .encode(
-                x=altair.X("from:Q", bin="binned", title=f"characters of {what}", scale=altair.Scale(zero=True)),
-                x2="to:Q",
-                y=altair.Y("rows:Q", title="rows"),
-                color=colour,
-            )
-            .properties(width=300, height=200)
-            for what, rows in (("a prompt", _histogram(view, "prompt")), ("an answer", _histogram(view, "answer")))
-        )
-    )
-    labels = (
-        altair.Chart(altair.InlineData(values=_labels(view)))
-        .mark_bar()
-        .encode(
-            x=altair.X("share:Q", title="share of the split's answers", axis=altair.Axis(format="%")),
-            y=altair.Y("label:N", title=None, sort=None, axis=altair.Axis(labelLimit=220)),
-            yOffset=altair.YOffset("split:N", sort=splits),
-            color=colour,
-        )
-        .properties(width=500, height=altair.Step(9 if len(splits) > 1 else 16))
-    )
-    distinct = len(view.all_labels)
-    shown = f"the {LABELS} most frequent of {distinct:,}" if distinct > LABELS else f"{distinct:,} different ones"
-    # Bars of one row each are not informative if almost all answers are unique.
-    if distinct * 2 > view.count:
-        shown = f"{distinct:,} different ones, too many to draw"
-    title = altair.Title(
-        f"{view.count:,} rows in {plural(len(splits), 'split')}",
-        subtitle=f"answers: {shown}",
-        anchor="start",
-    )
-    parts = (lengths,) if distinct * 2 > view.count else (lengths, labels)
-    chart = altair.vconcat(*parts).properties(title=title)
-    return Figure(spec=chart.to_dict(), note="Lengths and answers of a dataset.")
-
-
-def _histogram(view: DataView, what: str) -> list[dict[str, Any]]:
-    """Return the histogram of one text's lengths. Lengths beyond the 99th percentile share the last bar."""
-    by_split = {
-        name: np.asarray([len(getattr(row, what) or "") for row in rows]) for name, rows in view.splits.items() if rows
-    }
-    everything = np.concatenate(list(by_split.values()))
-    end = max(float(np.quantile(everything, 0.99)), 1.0)
-    end = float(everything.max()) if everything.max() <= 2 * end else end
-    rows: list[dict[str, Any]] = []
-    for name, lengths in by_split.items():
-        counts, edges = np.histogram(np.minimum(lengths, end), bins=BINS, range=(0.0, max(end, 1.0)))
-        rows += [
-            {"split": name, "from": float(low), "to": float(high), "rows": int(count)}
-            for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-            if count
-        ]
-    return rows
-
-
-def _labels(view: DataView) -> list[dict[str, Any]]:
-    most = sorted(view.all_labels.items(), key=lambda item: (-item[1], item[0]))[:LABELS]
-    rows: list[dict[str, Any]] = []
-    for place, (label, _) in enumerate(most):
-        text = " ".join(label.split())
-        cut = shorten(text, _LABEL_CHARACTERS)
-        # Two long answers may begin alike. Each has its own bar.
-        name = cut if cut == text else f"{cut} [{place + 1}]"
-        for split, counts in view.labels.items():
-            total = sum(counts.values())
-            if total:
-                rows.append({"split": split, "label": name or "(empty)", "share": counts[label] / total})
-    return rows
 
 
 def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figure:

@@ -14,19 +14,17 @@ from pathlib import Path
 from touchline.results.storage import RunLocation
 from touchline.results.verification_types import Deletable, VerifiedCheckpoint
 from touchline.results.verifying.adapters import Expected
-from touchline.results.verifying.bases import read_object
 from touchline.results.verifying.files import role_of, tree_bytes
 from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import STATE, numbered
+from touchline.results.verifying.markers import numbered
 from touchline.results.verifying.missing import LEFTOVER
 
 RESUME = "resume"
 _TEMPORARY = re.compile(r"\..{1,40}\.[0-9a-f]{8}\.tmp")
-_NO_OP_LEFT = re.compile(r"\.noop\.[0-9a-f]{8}")
 _LOST = frozenset(
     {
         *("truncated", "zero-byte", "bad-header", "overlong", "bad-offsets", "no-weights", "missing-file", "changed"),
-        *("nan", "infinite", "all-zero", "missing-tensor", "not-a-zip", "bad-archive", "wrong-size"),
+        *("nan", "infinite", "all-zero", "missing-tensor", "not-a-zip", "wrong-size"),
     }
 )
 """Problems of a weights file that cannot be repaired."""
@@ -66,8 +64,6 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
         for path in (place.folder / RESUME, *sorted(place.folder.glob(f"superseded/*/{RESUME}"))):
             if path.is_dir() and not path.is_symlink():
                 yield _entry(place, path, root, f"training state of a {training}; {last.name} is valid")
-    if last is not None:
-        yield from _trainer_states(place, own, last, root)
 
 
 def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
@@ -90,29 +86,11 @@ def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path
                 yield _entry(place, path, root, f"left by a killed attempt; {name} is valid")
             elif better is not None and not kept:
                 yield _entry(place, path, root, f"left by a killed attempt; {better.name} is valid")
-        elif _NO_OP_LEFT.fullmatch(path.name) and "noop" in sound:
-            yield _entry(place, path, root, "left by a killed evaluation; noop is valid")
     for folder in (place.folder, place.folder / "eval", place.folder / "status", place.folder / "eval" / "status"):
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.glob(".*.tmp")):
                 if path.is_file() and not path.is_symlink() and _TEMPORARY.fullmatch(path.name):
                     yield _entry(place, path, root, "partial file of a killed process")
-
-
-def _trainer_states(
-    place: RunLocation, own: Sequence[VerifiedCheckpoint], last: VerifiedCheckpoint, root: Path
-) -> Iterator[Deletable]:
-    """Yield optimizer states that the transformers Trainer leaves in every checkpoint of a complete training."""
-    state = read_object(place.folder / last.name / STATE)
-    done, most = (None, None) if state is None else (state.get("global_step"), state.get("max_steps"))
-    if not isinstance(done, int) or not isinstance(most, int) or not 0 < most <= done:
-        return
-    for item in own:
-        for file in item.files:
-            path = place.folder / item.name / file.name
-            if role_of(file.name) == "optimizer" and file.name != "training_args.bin" and not path.is_symlink():
-                why = f"training state of a finished training; {last.name} is valid"
-                yield _entry(place, path, root, why)
 
 
 def is_lost(item: VerifiedCheckpoint) -> bool:
@@ -164,8 +142,4 @@ def _at(name: str, step: int | None) -> tuple[int, int] | None:
 
 def _entry(place: RunLocation, path: Path, root: Path, why: str) -> Deletable:
     size = tree_bytes(path) if path.is_dir() else path.stat().st_size
-    try:
-        relative = path.relative_to(root)
-    except ValueError:
-        relative = path
-    return Deletable(run=place.run, path=str(relative), size_bytes=size, why=why)
+    return Deletable(run=place.run, path=str(path.relative_to(root)), size_bytes=size, why=why)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.finding import Severity
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import (
     EXIT_STOPPED,
     HEARTBEAT_STALE_SECONDS,
@@ -27,7 +27,7 @@ from touchline.core.units import format_bytes, format_seconds
 from touchline.experiment.plan import PlannedRun
 from touchline.lint.checked import FindingRow
 from touchline.results.run_folder import RunFolderState
-from touchline.run.pace import ENOUGH_STEPS, measured_pace, steady
+from touchline.run.pace import measured_pace, steady
 from touchline.slurm.job_view import JobView
 
 STALL_STEPS = 10
@@ -36,19 +36,6 @@ STALL_LEAST_SECONDS = 120.0
 """Shortest stall in seconds, because short steps are easily delayed."""
 START_LEAST_SECONDS = 900.0
 """Seconds allowed for data, libraries and weights before the first step, unless the plan predicts more."""
-SLOW_FACTOR = 1.5
-"""Multiple of the upper end of the planned interval that counts as far slower than planned."""
-ZERO_STEPS = 3
-"""Number of consecutive steps with a loss of exactly zero that is reported."""
-HELD_REASONS = frozenset(
-    {
-        *("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue", "BadConstraints"),
-        *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig"),
-        *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "QOSTimeLimit", "InvalidQoS"),
-        *("AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "ReqNodeNotAvail"),
-    }
-)
-"""Pending reasons that do not resolve by waiting, or need an administrator."""
 NEVER = "DependencyNeverSatisfied"
 
 
@@ -95,33 +82,20 @@ def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
         if NEVER in job.reason:
             message = f"{what} (job {job.job_id}) waits for a dependency that can never be satisfied"
             yield _row(seen, "RN106", Severity.ERROR, message, f"touchline cancel {_target(seen)}, then run it again")
-        elif _word(job.reason) in HELD_REASONS:
-            message = f"{what} (job {job.job_id}) will not start without intervention: {job.reason}"
-            yield _row(seen, "RN112", Severity.WARNING, message, f"scontrol show job {job.job_id}")
-
-
-def _word(reason: str) -> str:
-    """Return `ReqNodeNotAvail` for `ReqNodeNotAvail, UnavailableNodes:n1`."""
-    return reason.partition(",")[0].strip("() ")
 
 
 def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield flags of a training that learns nothing."""
+    """Yield a flag of a training whose loss is not finite."""
     steps = seen.glance.recent.steps
     broken = [step.step for step in steps if not math.isfinite(step.loss)]
     if broken:
         message = f"the loss is not finite (NaN or infinite) at step {broken[0]}"
         hint = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
         yield _row(seen, "RN100", Severity.ERROR, message, hint, "metrics.jsonl")
-    last = steps[-ZERO_STEPS:]
-    if len(last) == ZERO_STEPS and all(step.loss == 0 for step in last):
-        message = f"the loss is exactly 0 over the last {ZERO_STEPS} steps: no token has a loss"
-        hint = "label_text in metrics.jsonl shows what is learned; touchline check looks at the data"
-        yield _row(seen, "RN101", Severity.ERROR, message, hint, "metrics.jsonl")
 
 
 def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield flags of a running job without progress, or far slower than planned."""
+    """Yield flags of a running job without progress."""
     if seen.status is not RunStatus.RUNNING or seen.job is None or not seen.job.active:
         return
     attempt = seen.glance.attempts[-1] if seen.glance.attempts else None
@@ -134,17 +108,6 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
         yield _row(seen, "RN108", Severity.WARNING, message, hint, "status")
         return
     yield from _stall(seen, attempt)
-    pace, plan = measured_pace(steady(seen.glance.recent)), seen.run.seconds_per_step
-    if pace is None or pace.steps < ENOUGH_STEPS or isinstance(plan, Missing):
-        return
-    high = plan.high if plan.high is not None else plan.value
-    if pace.seconds > SLOW_FACTOR * high > 0:
-        message = (
-            f"step time {format_seconds(pace.seconds)}, predicted {format_seconds(plan.value)}, "
-            f"at most {format_seconds(high)}"
-        )
-        hint = "check that machine for other load; the finished run improves the next plan"
-        yield _row(seen, "RN103", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
 def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:

@@ -14,7 +14,7 @@ from touchline.core.status import JobState
 from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.results.imported.folders import CHECKPOINT, newest_first
+from touchline.results.imported.folders import newest_first
 from touchline.results.imported.text import below, clean_line, clean_text
 from touchline.results.report_inputs import Issue, IssueRole
 from touchline.results.run_result import RunResult
@@ -44,19 +44,10 @@ def _of_run(root: Path, run: RunResult) -> Iterator[Issue]:
         unread = _issue(run, "folder cannot be read", f"{_why(fault)}; what is in it is missing here", root, folder)
         yield replace(unread, role=IssueRole.EXPLAINS_NO_SCORE)
         return
-    links = [entry.name for entry in entries if entry.is_symlink() and _matters(entry.name)]
-    if links:
-        listed = ", ".join(clean_text(name) for name in links[:5])
-        text = f"{listed}: what a link leads to may be of another run"
-        yield _issue(run, "links in the run's folder", text, root, folder)
     yield from _evaluations(root, run, folder / EVALUATIONS_FOLDER)
     if run.job_state in _BADLY:
         logs = [folder / e.name for e in entries if e.name.startswith("slurm-") and e.is_file(follow_symlinks=False)]
         yield from _last_lines(root, run, newest_first(logs)[:1])
-
-
-def _matters(name: str) -> bool:
-    return CHECKPOINT.fullmatch(name) is not None or name.startswith("slurm-") or name == EVALUATIONS_FOLDER
 
 
 def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:

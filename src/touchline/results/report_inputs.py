@@ -82,8 +82,6 @@ class ReportInputs:
     """Datasets and models, if known."""
     definition: str = ""
     """Text of experiment.yaml; empty for imported runs."""
-    description: str = ""
-    """Quote from the README of imported runs; empty if there is none."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Prompted items by `EvaluationRecord.asked_key` and item id."""
     strategy: StrategyRecord | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,30 +125,26 @@ def _run(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint], base: Me
 
 def _as_full_models(checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> Measured:
     """Return the size of the checkpoints as full models; existing ones with their adapter, others like the base."""
-    if not checkpoints:
-        return Missing(missing="no checkpoint")
-    whole = [item for item in checkpoints if item.model_bytes is not None]
-    taken = sum((item.model_bytes or 0) + (item.adapter_bytes or 0) for item in whole)
-    others = len(checkpoints) - len(whole)
-    if others and isinstance(base, Missing):
-        return base
-    would = others * base.value if isinstance(base, Quantity) else 0.0
-    said = f"{len(whole)} as they are" if whole else ""
-    wished = f"{others} x the base's weights" if others else ""
-    return Quantity(value=taken + would, unit="B", aggregation="sum", method=", ".join(filter(None, (said, wished))))
+    whole = [
+        (item.model_bytes or 0) + (item.adapter_bytes or 0) for item in checkpoints if item.model_bytes is not None
+    ]
+    return _as_if(checkpoints, whole, base, "x the base's weights")
 
 
 def _as_adapters(checkpoints: Sequence[VerifiedCheckpoint], merged: Measured) -> Measured:
     """Return the size of the checkpoints as adapters only; of merged models by the adapter's dimensions."""
+    alone = [item.adapter_bytes for item in checkpoints if item.adapter_bytes is not None]
+    return _as_if(checkpoints, alone, merged, "by their dimensions")
+
+
+def _as_if(checkpoints: Sequence[VerifiedCheckpoint], there: Sequence[int], each: Measured, how: str) -> Measured:
+    """Return the sum of what is there and of what the other checkpoints would take."""
+    others = len(checkpoints) - len(there)
     if not checkpoints:
         return Missing(missing="no checkpoint")
-    alone = [item.adapter_bytes for item in checkpoints if item.adapter_bytes is not None]
-    others = len(checkpoints) - len(alone)
-    if others and isinstance(merged, Missing):
-        return merged
-    would = others * merged.value if isinstance(merged, Quantity) else 0.0
-    said = f"{len(alone)} as they are" if alone else ""
-    wished = f"{others} by their dimensions" if others else ""
-    return Quantity(
-        value=math.fsum(alone) + would, unit="B", aggregation="sum", method=", ".join(filter(None, (said, wished)))
-    )
+    if others and isinstance(each, Missing):
+        return each
+    would = others * each.value if isinstance(each, Quantity) else 0.0
+    method = [f"{len(there)} as they are"] if there else []
+    method += [f"{others} {how}"] if others else []
+    return Quantity(value=sum(there) + would, unit="B", aggregation="sum", method=", ".join(method))

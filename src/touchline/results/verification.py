@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.files import sha256_file
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.checkpoints import training_complete
 from touchline.estimate.disk import adapter_file_bytes
@@ -22,11 +21,11 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import RunLocation, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Expected
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, Expected
 from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
 from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import named_by, numbered
-from touchline.results.verifying.missing import missing_of, missing_of_found
+from touchline.results.verifying.markers import numbered
+from touchline.results.verifying.missing import missing_of
 from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
@@ -76,7 +75,7 @@ def verify_checkpoint(plan: Plan, run: PlannedRun, folder: Path, *, deep: bool =
 
 
 def verify_folders(
-    root: Path, runs: Mapping[str, Path], *, deep: bool = False, on_progress: ProgressCallback | None = None
+    runs: Mapping[str, Path], *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Verification:
     """Verify checkpoints in run folders that touchline did not make.
 
@@ -84,7 +83,6 @@ def verify_folders(
     of the run's other checkpoints.
 
     Args:
-        root: parent folder; returned paths are relative to it.
         runs: run folders by run name.
         deep: read every value too.
         on_progress: called with the number of verified checkpoints and their total.
@@ -96,7 +94,6 @@ def verify_folders(
         for path in checkpoint_folders(folder)
     ]
     checkpoints = _beside(_verify(work, deep=deep, on_progress=on_progress))
-    names = {name: {item.name for item in checkpoints if item.run == name} for name in runs}
     places = [
         RunLocation(
             run=name,
@@ -112,8 +109,8 @@ def verify_folders(
     return Verification(
         depth="values" if deep else "headers",
         checkpoints=checkpoints,
-        missing=tuple(missing_of_found(names)),
-        storage=summarise(places, checkpoints, _NOTHING_PLANNED, deletable_of(places, checkpoints, root)),
+        missing=(),
+        storage=summarise(places, checkpoints, _NOTHING_PLANNED, ()),
     )
 
 
@@ -138,37 +135,15 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _verify(
     work: Sequence[tuple[Path, Expected]], *, deep: bool, on_progress: ProgressCallback | None
 ) -> tuple[VerifiedCheckpoint, ...]:
-    """Verify each checkpoint, then compare those of one run with each other."""
+    """Verify each checkpoint."""
     found: list[VerifiedCheckpoint] = []
-    seen: dict[tuple[str, str], VerifiedCheckpoint] = {}
     for done, (path, expected) in enumerate(work):
         if on_progress is not None:
             on_progress(done, len(work))
-        item = verify_folder(path, expected, deep=deep)
-        digest = _weights_digest(path, deep=deep)
-        earlier = None if digest is None else seen.setdefault((expected.run, digest), item)
-        if earlier is not None and earlier is not item and (earlier.step, earlier.epoch) != (item.step, item.epoch):
-            message = f"the very weights of {earlier.name}: no learning in between, or the wrong file was saved"
-            item = _with(item, CheckpointFault(code="same-weights", file=None, message=message))
-        found.append(item)
+        found.append(verify_folder(path, expected, deep=deep))
     if on_progress is not None and work:
         on_progress(len(work), len(work))
     return tuple(found)
-
-
-def _weights_digest(path: Path, *, deep: bool) -> str | None:
-    """Return a digest of a checkpoint's weights: the recorded one, else that of the file in deep mode."""
-    marker = named_by(path).marker
-    if marker is not None:
-        return marker.adapter_sha256
-    try:
-        return sha256_file(path / ADAPTER_FILE) if deep and (path / ADAPTER_FILE).is_file() else None
-    except OSError:
-        return None
-
-
-def _with(item: VerifiedCheckpoint, fault: CheckpointFault) -> VerifiedCheckpoint:
-    return replace(item, sound=False, faults=(*item.faults, fault))
 
 
 def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoint, ...]:
@@ -209,8 +184,6 @@ def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
         base=base,
         wanted=run.train.lora,
         saves=run.train.saves,
-        steps=run.batches.steps,
-        steps_per_epoch=run.batches.steps_per_epoch,
     )
 
 

@@ -14,6 +14,5 @@ TRAITS = TrainerTraits(
     sharding_settings=("deepspeed", "fsdp"),
     many_epochs=5,
     parent_key="lora_model_dir",
-    prints_date="without template",
     data_use=AxolotlDataUse(),
 )

@@ -12,5 +12,4 @@ TRAITS = TrainerTraits(
     parent_key="prev_checkpoint",
     resumes_by_itself=True,
     folder_is_chain=True,
-    prints_date="always",
 )

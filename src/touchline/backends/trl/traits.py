@@ -11,6 +11,5 @@ TRAITS = TrainerTraits(
     cluster_rank=2,
     many_epochs=5,
     validates_on_split=True,
-    prints_date="always",
     plain_rows=True,
 )

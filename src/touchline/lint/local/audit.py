@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,24 +16,23 @@ from pydantic_core import PydanticSerializationError
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
 from touchline.core.finding import Finding, Location, Severity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
-from touchline.data.json_lines import JsonLines
-from touchline.data.label_sets import LABELS_LIMIT
 from touchline.data.readers import FORMATS, WHOLE, separator_hint
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.lint.audited import AuditedSplit, CharacterStats, DataAudit, LabelCount
+from touchline.lint.audited import AuditedSplit, Baseline, Baselines, CharacterStats, DataAudit, LabelCount
 from touchline.lint.checked import row_of
-from touchline.lint.data_baselines import baselines, scorer_findings
-from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
+from touchline.lint.data_answers import most_frequent
+from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, files_of, group_splits, is_dataset
 from touchline.lint.local.lookup import rows_of
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import USUAL_SCORER, Scorer, scorer_of
+from touchline.statistics.proportion import wilson
 
-REPORTED_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
+REPORTED_BY_LOADER = frozenset({"DA301", "DA304", "DA312", "DA376"})
 """Codes of findings that the loader of experiments reports itself, as DA104, DA105 and DA106."""
 LABELS_SHOWN = 20
 MEDIA_LIMIT = 20_000
@@ -43,9 +43,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
 _PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
-_VERSION = 5
+_VERSION = 6
 """Version of the rules; increase it if the result for the same file changes."""
 _YAML_LIMIT = 1 << 20
+_COVERAGE = 0.95
 _SEPARATOR = "separator"
 """Subject of the finding that columns are unknown because of another separator."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
@@ -58,16 +59,14 @@ Read = dict[str, list[tuple[Values, int | None]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditRequest:
-    """Columns, task and scorer of an audit."""
+    """Columns and task of an audit."""
 
     data: DataConfig | None = None
     """Columns and prompt of an experiment; None: derived from the column names."""
     given: frozenset[str] = ALL_GIVEN
     """Dotted keys of `data` that were given; other columns are derived by name."""
     task: str | None = None
-    """Task that provides the prompt and the scorer."""
-    scorer: str | None = None
-    """Name of a scorer instead: `match`, `exact`, `includes`, `either`."""
+    """Task that provides the prompt."""
     media_root: Path | None = None
     """Folder of media files; None: the data's own folder, or one above it."""
 
@@ -84,16 +83,13 @@ class AuditInputs:
     """Formats of its files."""
 
 
-def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, DataView | None]:
+def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     """Audit a file, a folder of split files, or the data of an experiment.
 
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             folder that it is in.
-        request: columns, task and scorer.
-
-    Returns:
-        The audit, and the rows that it used; None if none could be read.
+        request: columns and task.
 
     Raises:
         InputError: the path is none of these, or an option is wrong.
@@ -101,7 +97,7 @@ def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, D
     """
     files, wanted = _source(path, request or AuditRequest())
     seen = load_audit_inputs(files, wanted, path)
-    return to_data_audit(seen, path), seen.view
+    return to_data_audit(seen, path)
 
 
 def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
@@ -113,12 +109,10 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
             path=str(path),
             format=", ".join(seen.forms),
             columns="none",
-            scorer=USUAL_SCORER.name,
             scored_split="",
             splits=(),
             labels=(),
             distinct_answers=0,
-            answer_entropy_bits=0.0,
             baselines=None,
             findings=findings,
         )
@@ -128,7 +122,6 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
         path=str(path),
         format=", ".join(seen.forms),
         columns=view.layout.named(),
-        scorer=view.scorer.name,
         scored_split=view.scored,
         splits=tuple(_split(view, name) for name in view.splits),
         labels=tuple(
@@ -140,8 +133,7 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
             for label, count in shown
         ),
         distinct_answers=len(view.all_labels),
-        answer_entropy_bits=entropy_bits(view.all_labels),
-        baselines=baselines(view) if view.layout.kind != "text" and view.all_labels else None,
+        baselines=_baselines(view) if view.layout.kind != "text" and view.all_labels else None,
         findings=findings,
     )
 
@@ -155,7 +147,7 @@ def data_findings(
 
     Args:
         files: the dataset.
-        request: columns, task and scorer.
+        request: columns and task.
         cache_dir: where what was found is kept under the files' hashes; none: nowhere.
     """
     wanted = request or AuditRequest()
@@ -209,7 +201,6 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
         InputError: an option is wrong.
         HostError: a file may not be read, or needs a package that is not installed.
     """
-    scorer = _scorer(request)
     splits, findings, forms, origin = _read(files)
     if not splits:
         return AuditInputs(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
@@ -218,24 +209,18 @@ def load_audit_inputs(files: DatasetFiles, request: AuditRequest, shown: Path) -
     if layout is None:
         return AuditInputs(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
-    labels = sorted({row.label for split in rows.values() for row in split if row.label})
-    scorer = _scorer(request, labels) if len(labels) <= LABELS_LIMIT else scorer
-    readers = {path: JsonLines(path) for path in set(origin.values()) if path.suffix.lower() == ".json"}
-    located = {split: readers[path] for split, path in origin.items() if path in readers}
     view = DataView(
         path=str(shown),
         format=", ".join(forms),
         files={split: str(path) for split, path in origin.items()},
         splits=rows,
         layout=layout,
-        scorer=scorer,
         media=_media(rows, files, request),
-        locate=lambda split, number: _line(located[split], files, split, number) if split in located else None,
     )
-    found = [*findings, *check_view(view, where, "data"), *scorer_findings(view)]
+    found = [*findings, *check_view(view, where, "data")]
     if any(finding.code == "DA102" for finding in findings):
         # Invalid UTF-8 was reported by line. The replacement characters are the reader's and not the file's.
-        found = [finding for finding in found if finding.code != "DA361"]
+        found = [finding for finding in found if finding.code != "DA360"]
     if findings and not view.count:
         # The reason for missing rows was already reported.
         found = list(findings)
@@ -266,13 +251,6 @@ def _unknown(splits: Read, where: Location) -> Finding:
         where=where,
         hint=hint,
     )
-
-
-def _line(lines: JsonLines, files: DatasetFiles, split: str, number: int) -> int | None:
-    """Return the line of a split's row in its own file, where the split is `all` if the file is one of the dataset."""
-    within = WHOLE if split in files.files and split != WHOLE else split
-    found = lines.line(within, number)
-    return lines.line(split.partition(" ")[0], number) if found is None and files.one_split_each else found
 
 
 def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], dict[str, Path]]:
@@ -314,18 +292,6 @@ def _layout(splits: Read, request: AuditRequest) -> ColumnMapping | None:
     return stated_layout(counts, inputs=data.input, output=data.output, messages=data.messages, template=template)
 
 
-def _scorer(request: AuditRequest, labels: Sequence[str] = ()) -> Scorer:
-    name = request.scorer or request.task
-    if name is None:
-        return USUAL_SCORER
-    found = scorer_of(name, labels)
-    if found is not None:
-        return found
-    if request.scorer is not None:
-        raise InputError(f"unknown scorer {name!r}", expected="match, exact, includes, either, or a task's name")
-    return replace(USUAL_SCORER, name=f"{USUAL_SCORER.name} ({name!r} is not ready-made)")
-
-
 def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: AuditRequest) -> MissingMedia | None:
     """Find which media files exist, under the folder that has most of the first ones."""
     paths = sorted({path for each in rows.values() for row in each for path in row.media})[:MEDIA_LIMIT]
@@ -343,8 +309,10 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
     return MissingMedia(
         checked=len(paths),
         missing=missing,
-        empty=tuple(path for path, size in sizes.items() if size == 0),
-        broken=_broken(root, [path for path, size in sizes.items() if size][:OPENED_MEDIA]),
+        broken=(
+            *((path, "is empty") for path, size in sizes.items() if size == 0),
+            *_broken(root, [path for path, size in sizes.items() if size][:OPENED_MEDIA]),
+        ),
         root=str(root) if known else None,
         stated=stated is not None,
     )
@@ -371,9 +339,9 @@ def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
         except OSError:
             continue
         if not head.startswith(_PICTURES):
-            found.append((path, f"it begins with {head[:12].decode('latin-1')!r}"))
+            found.append((path, f"begins with {head[:12].decode('latin-1')!r}"))
         elif head.startswith(_PNG) and b"IEND" not in tail:
-            found.append((path, "its end is missing"))
+            found.append((path, "is cut off"))
     return tuple(found)
 
 
@@ -414,6 +382,26 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
         expected="one dataset: a file, or train, validation and test files of one name",
         hint=f"touchline data audit {next(iter(found[0].files.values()))}" if found else None,
     )
+
+
+def _baselines(view: DataView) -> Baselines:
+    labels = view.labels.get(view.scored, Counter())
+    questions = [Counter(row.label for row in rows) for rows in view.questions.values()]
+    right = sum(max(counts.values()) for counts in questions)
+    return Baselines(
+        majority=_share(max(labels.values(), default=0), sum(labels.values()), "no answers", most_frequent(labels)),
+        majority_per_question=_share(
+            right, sum(counts.total() for counts in questions), "no question has five rows that differ"
+        ),
+    )
+
+
+def _share(right: int, total: int, absent: str, answer: str | None = None) -> Baseline:
+    if not total:
+        return Baseline(score=Missing(missing=absent))
+    ends = wilson(right, total, _COVERAGE)
+    score = Quantity(value=right / total, unit="1", low=ends.low, high=ends.high, coverage=_COVERAGE, method="Wilson")
+    return Baseline(score=score, examples=total, answer=None if answer is None else answer[:200])
 
 
 def _split(view: DataView, name: str) -> AuditedSplit:

@@ -24,7 +24,7 @@ from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
 from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, plain, probes_of
-from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
+from touchline.lint.task_files import TaskFault, TaskFileView
 
 _TEXT_LIMIT_BYTES = 4 << 20
 _SPLITS = ("test", "validation", "train")
@@ -151,7 +151,7 @@ def find_task_file(path: Path) -> Path:
         InputError: it is a folder, or does not exist.
     """
     if path.is_dir():
-        there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
+        there = next((path / name for name in (TASK_NAME, "inspect.py") if (path / name).is_file()), None)
         hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
         raise InputError(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
     if not path.is_file():
@@ -203,7 +203,9 @@ def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     """Parse the program's answer, or the reason why there is none."""
     # -P keeps modules in the working directory from being imported. Task folders may have an inspect.py.
     command = [sys.executable, "-P", "-m", _PROGRAM, target]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    # A scorer that asks a model for its verdict is not tried.
+    environment = {key: value for key, value in (os.environ | quiet).items() if key != "INSPECT_EVAL_MODEL"}
     try:
         done = subprocess.run(  # noqa: S603 (our own words, and a path)
             command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,

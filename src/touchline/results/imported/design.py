@@ -45,11 +45,6 @@ class Together:
     pairs: tuple[tuple[str, str], ...]
     """(level of the factor, value of the setting)."""
 
-    @property
-    def costs(self) -> bool:
-        """Return True if the setting affects training speed."""
-        return self.setting in _COSTS
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
@@ -103,7 +98,9 @@ def together_issues(design: Design) -> list[Issue]:
         setting, factor = _WORDS[each.setting], _WORDS[each.factor]
         named = "" if each.factor in (MODELS, "data.path") else f"{factor} "
         pairs = ", ".join(f"{value} with {named}{level}" for level, value in each.pairs)
-        costs = " For the same reason times and rates are not comparable between them." if each.costs else ""
+        costs = (
+            " For the same reason times and rates are not comparable between them." if each.setting in _COSTS else ""
+        )
         usual = each.setting == _AS_USUAL
         issues.append(
             Issue(
@@ -115,11 +112,6 @@ def together_issues(design: Design) -> list[Issue]:
             )
         )
     return issues
-
-
-def words_of(dotted: str) -> str:
-    """Return the label of a setting."""
-    return _WORDS.get(dotted, dotted)
 
 
 def _follows(column: Mapping[str, str | None], factor: Mapping[str, str | None]) -> bool:

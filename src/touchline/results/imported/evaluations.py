@@ -18,13 +18,15 @@ from datetime import datetime
 from pathlib import Path
 
 from touchline.core.files import open_regular, sha256_file
+from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.evaluations import question_of
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
-from touchline.results.imported.text import clean_text
+from touchline.results.imported.folders import RunFolder, named_run
+from touchline.results.imported.text import below, clean_text
+from touchline.results.report_inputs import Issue
 
-_HEADER_LIMIT_BYTES = 32 << 20
-_SUMMARIES_LIMIT_BYTES = 256 << 20
+_LIMITS_BYTES = {"header.json": 32 << 20, "summaries.json": 256 << 20}
 _CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint)[_-]\d+")
 _RIGHT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Inspect's letters: correct, incorrect, partially correct, no answer."""
@@ -49,8 +51,6 @@ class FoundEvaluation:
     """Its scores; the run is still unknown."""
     model: str
     """Model as named in the log, with its path if any; it identifies the run."""
-    dataset: str
-    """Dataset as named in the log."""
 
 
 def read_eval_log(path: Path) -> FoundEvaluation:
@@ -59,15 +59,7 @@ def read_eval_log(path: Path) -> FoundEvaluation:
     Raises:
         EvalLogError: it is truncated, not an Inspect log, unfinished, or has no scores.
     """
-    try:
-        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
-            header = _member(archive, "header.json", _HEADER_LIMIT_BYTES)
-            summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
-        digest = sha256_file(path)
-    except zipfile.BadZipFile:
-        raise EvalLogError(_broken(path)) from None
-    except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
-        raise EvalLogError(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
+    header, summaries = _members(path, "header.json", "summaries.json")
     if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
         raise EvalLogError("it has no header of Inspect's")
     status = header.get("status")
@@ -75,19 +67,16 @@ def read_eval_log(path: Path) -> FoundEvaluation:
         raise EvalLogError(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
     if not isinstance(summaries, list) or not summaries:
         raise EvalLogError("it holds no samples")
-    return _found(path, header, [summary for summary in summaries if isinstance(summary, dict)], digest)
+    return _found(path, header, [summary for summary in summaries if isinstance(summary, dict)])
 
 
 def read_asked(path: Path) -> dict[str, AskedItem]:
     """Read the question of each item, by id, from an .eval log. Empty if the log cannot be read."""
     try:
-        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
-            summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
-    except (EvalLogError, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        (summaries,) = _members(path, "summaries.json")
+    except EvalLogError:
         return {}
-    return (
-        _asked([summary for summary in summaries if isinstance(summary, dict)]) if isinstance(summaries, list) else {}
-    )
+    return _asked([each for each in summaries if isinstance(each, dict)]) if isinstance(summaries, list) else {}
 
 
 def _asked(summaries: Sequence[dict[str, object]]) -> dict[str, AskedItem]:
@@ -115,7 +104,23 @@ def _turn_text(content: object) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
+def _members(path: Path, *names: str) -> list[object]:
+    """Return the parsed members of a log, none of them larger than its limit.
+
+    Raises:
+        EvalLogError: it is not a whole archive, or lacks one of them.
+    """
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            return [_member(archive, name) for name in names]
+    except zipfile.BadZipFile:
+        raise EvalLogError("not a whole .eval archive: its end is missing, or it is another file") from None
+    except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
+        raise EvalLogError(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> object:
+    limit = _LIMITS_BYTES[name]
     try:
         entry = archive.getinfo(name)
     except KeyError:
@@ -164,20 +169,7 @@ def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
     return data
 
 
-def _broken(path: Path) -> str:
-    try:
-        with open_regular(path) as stream:
-            start = stream.read(4)
-    except OSError as fault:
-        return fault.strerror or "it cannot be read"
-    if not start:
-        return "an empty file"
-    return "truncated: the end of the archive is missing" if start == b"PK\3\4" else "not an .eval archive"
-
-
-def _found(
-    path: Path, header: Mapping[str, object], summaries: Sequence[dict[str, object]], digest: str
-) -> FoundEvaluation:
+def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> FoundEvaluation:
     evaluation = _dict(header.get("eval"))
     scorer = _scorer(header, summaries)
     samples = tuple(_sample(summary, scorer) for summary in summaries)
@@ -208,14 +200,13 @@ def _found(
     return FoundEvaluation(
         path=path,
         model=model,
-        dataset=clean_text(str(_dict(evaluation.get("dataset")).get("name") or "")),
         record=EvaluationScores(
             experiment="",
             run="",
             task=clean_text(str(evaluation.get("task") or "unnamed task"))[:200],
             checkpoint=checkpoint[-1],
             log=path.name,
-            log_sha256=digest,
+            log_sha256=sha256_file(path),
             adapter_sha256=None,
             base_sha256="",
             data_sha256=_hash(data),
@@ -304,3 +295,31 @@ def _dict(value: object) -> dict[str, object]:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[list[FoundEvaluation], list[Issue]]:
+    """Read the scores of Inspect logs; return them with an issue for each log without scores."""
+    found: list[FoundEvaluation] = []
+    issues: list[Issue] = []
+    for path in paths:
+        try:
+            found.append(read_eval_log(path))
+        except EvalLogError as fault:
+            issues.append(
+                Issue(
+                    weight=Severity.WARNING,
+                    subject=subject,
+                    title="an evaluation gives no score",
+                    text=f"{path.name}: {fault}. Its scores are missing from this report.",
+                    where=below(root, path),
+                )
+            )
+    return found, issues
+
+
+def evaluations_of(
+    folder: RunFolder, folders: Sequence[RunFolder], loose: Sequence[FoundEvaluation]
+) -> list[FoundEvaluation]:
+    """Return the loose evaluations whose model names this run's folder."""
+    names = [each.name for each in folders]
+    return [each for each in loose if named_run(each.model, names) == folder.name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,36 +14,27 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.core.model_size import size_text
 from touchline.core.notes import Note
-from touchline.core.quantity import Missing, Quantity
-from touchline.data.public import known_name
+from touchline.core.quantity import Quantity
+from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
-from touchline.history.run_view import agree
-from touchline.results.imported.claims import CheckedRun, claims_of, sizes_of
 from touchline.results.imported.design import Design, design_of, together_issues
-from touchline.results.imported.documents import read_documents
-from touchline.results.imported.evaluations import FoundEvaluation
-from touchline.results.imported.folders import RunFolder, walk
+from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
+from touchline.results.imported.folders import RunFolder, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself
-from touchline.results.imported.logs import JobLog, read_job
-from touchline.results.imported.loose_files import (
-    SavedSacctJob,
-    accounting_of,
-    evaluations_of,
-    read_evaluations,
-    with_loose,
-)
+from touchline.results.imported.logs import JobLog, read_documents, read_job
 from touchline.results.imported.result import ImportedRun, result_of
 from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of
-from touchline.results.imported.sources import date_of, description_of, files_of, sources_of
 from touchline.results.imported.text import below, clean_text
-from touchline.results.report_inputs import Issue, ReportInputs
+from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.verification import verify_folders
 from touchline.results.verification_types import MissingCheckpoint, Verification
 
 ORIGIN = "found: run folders that touchline did not make"
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+_DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +85,10 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
 
 
 def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> ReportInputs:
-    verification = verify_folders(root, {each.folder.name: each.folder.weights for each in read}, deep=deep)
+    verification = verify_folders({each.folder.name: each.folder.weights for each in read}, deep=deep)
     trained = {each.folder.name: each.settings for each in read if not each.settings.is_control}
     design = design_of(trained)
-    accounted = accounting_of(root)
-    runs = [_run(each, verification, design, accounted) for each in read]
+    runs = [_run(each, verification, design) for each in read]
     verification = _counted_once(_with_missing(verification, runs))
     tasks = Counter(record.label for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
@@ -105,25 +96,21 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         result_of(run, root, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
         for run in runs
     ]
-    held = [CheckedRun(run=run, result=result) for run, result in zip(runs, results, strict=True)]
     issues += [issue for each in read for issue in each.issues]
     issues += [issue for run in runs for issue in issues_of(run, root)]
     issues += onto_itself(runs)
     issues += together_issues(design)
-    issues += claims_of(root, held, design)
     return ReportInputs(
         experiment=clean_text(root.resolve().name) or "experiment",
         origin=ORIGIN,
-        date=date_of(root, runs),
+        date=_date(root, runs),
         root=clean_text(str(root)),
         plan=None,
         runs=tuple(results),
         factors=design.factors,
         verification=verification,
-        files={run.folder.name: tuple(files_of(root, run)) for run in runs},
         issues=tuple(sorted(issues, key=lambda issue: _ORDER.index(issue.weight))),
-        sources=tuple(sources_of(runs)),
-        description=description_of(root),
+        sources=tuple(_sources(runs)),
         asked={record.asked_key: record.asked for each in read for record in each.evaluations},
     )
 
@@ -177,36 +164,20 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
 
 
 def _apart(root: Path, read: _Read) -> list[_Read]:
-    """Return the runs of a folder that holds only logs: one per log, unless they are attempts at one run.
-
-    Attempts have the settings of the first, and only the last of them finishes.
-    """
+    """Return the runs of a folder that holds only logs: one per log if several trainings finished, else one."""
     folder = read.folder
-    paths = [job.path for job in read.jobs]
-    if folder.checkpoints or folder.documents or folder.evaluations or len(paths) < 2:
-        return [read]
-    readings = [job.reading for job in read.jobs]
-    finished = sum(reading.outcome.value == Outcome.COMPLETED for reading in readings)
-    stated = (
-        (reading.model for reading in readings),
-        (reading.lora_rank for reading in readings),
-        (reading.micro_batch_size for reading in readings),
-        (reading.steps_total for reading in readings),
-    )
-    differ = any(len({fact.value for fact in facts if not isinstance(fact, Missing)}) > 1 for facts in stated)
-    if finished < 2 and not differ:
+    finished = sum(job.reading.outcome.value == Outcome.COMPLETED for job in read.jobs)
+    if folder.checkpoints or folder.documents or folder.evaluations or finished < 2:
         return [read]
     prefix = "" if folder.path == root else f"{folder.name}/"
-    parts = [
-        replace(folder, name=prefix + clean_text(path.name.partition(".")[0]), logs=(path,))
-        for path in sorted(paths, key=lambda path: path.name)
-    ]
-    names = Counter(part.name for part in parts)
-    parts = [
-        part if names[part.name] == 1 else replace(part, name=prefix + clean_text(part.logs[0].name)) for part in parts
-    ]
-    first, *others = [_read(root, part, ()) for part in parts]
-    return [replace(first, issues=(*read.issues, *first.issues)), *others]
+    paths = sorted((job.path for job in read.jobs), key=lambda path: path.name)
+    stems = Counter(path.name.partition(".")[0] for path in paths)
+    parts = []
+    for path in paths:
+        stem = path.name.partition(".")[0]
+        name = prefix + clean_text(stem if stems[stem] == 1 else path.name)
+        parts.append(_read(root, replace(folder, name=name, logs=(path,)), ()))
+    return [replace(parts[0], issues=(*read.issues, *parts[0].issues)), *parts[1:]]
 
 
 def _by_weight(documents: Sequence[Path]) -> list[Path]:
@@ -236,9 +207,7 @@ def _is_run(read: _Read) -> bool:
     return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
 
 
-def _run(
-    read: _Read, verification: Verification, design: Design, accounted: Mapping[str, SavedSacctJob]
-) -> ImportedRun:
+def _run(read: _Read, verification: Verification, design: Design) -> ImportedRun:
     return ImportedRun(
         folder=read.folder,
         jobs=read.jobs,
@@ -246,7 +215,6 @@ def _run(
         evaluations=read.evaluations,
         checkpoints=tuple(checkpoint for checkpoint in verification.checkpoints if checkpoint.run == read.folder.name),
         levels=design.levels.get(read.folder.name, ()),
-        accounted=accounted,
     )
 
 
@@ -255,14 +223,8 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
-    written = sorted({each.settings.model or "" for each in _stated(read)})
-    names = {model: _one_name(model, written) for model in written}
-    read = [
-        replace(each, settings=replace(each.settings, model=names.get(each.settings.model or "", each.settings.model)))
-        for each in read
-    ]
-    stated = _stated(read)
-    models = sorted(set(names.values()))
+    stated = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
+    models = sorted({each.settings.model or "" for each in stated})
     found: list[_Read] = []
     for each in read:
         settings = each.settings
@@ -280,18 +242,6 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
     return found
 
 
-def _stated(read: Sequence[_Read]) -> list[_Read]:
-    """Return the runs whose files state their model."""
-    return [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
-
-
-def _one_name(model: str, models: Sequence[str]) -> str:
-    """Return the name that a run of the same folder has for a model: `Llama-3.2-1B` where a trainer's word is
-    `llama3_2_1b`. Where several fit, it is not known which."""
-    named = [name for name in models if agree("model", name, model) and known_name(name) is None]
-    return named[0] if len({name.lower() for name in named}) == 1 else model
-
-
 def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
     return Issue(
         weight=Severity.WARNING,
@@ -307,9 +257,8 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
     """Add epochs that a run trained without a checkpoint."""
-    known = {(each.run, each.name) for each in verification.missing}
-    known |= {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
-    missing = list(verification.missing)
+    known = {(checkpoint.run, checkpoint.name) for checkpoint in verification.checkpoints}
+    missing: list[MissingCheckpoint] = []
     for run in runs:
         epochs = run.settings.values.get("epochs")
         saved = [checkpoint for checkpoint in run.checkpoints if checkpoint.name.startswith("epoch_")]
@@ -332,13 +281,63 @@ def _counted_once(verification: Verification) -> Verification:
     """Count every adapter once in the storage sizes, also if a trainer saved it in two files."""
     runs = []
     for run in verification.storage.runs:
-        sizes = sizes_of([item for item in verification.checkpoints if item.run == run.run])
-        method = f"{sizes.count} checkpoints, each adapter counted once"
-        if sizes.copies and isinstance(run.adapter_only_bytes, Quantity):
-            adapters = replace(run.adapter_only_bytes, value=sizes.adapters, method=method)
-            run = replace(run, adapter_only_bytes=adapters)  # noqa: PLW2901
-        if sizes.copies and sizes.models and isinstance(run.full_model_bytes, Quantity):
-            full = replace(run.full_model_bytes, value=sizes.once, method=method)
+        checkpoints = [item for item in verification.checkpoints if item.run == run.run]
+        models = sum(file.size_bytes for item in checkpoints for file in item.files if file.role == "model")
+        adapters = copies = 0
+        for item in checkpoints:
+            own = [file for file in item.files if file.role == "adapter"]
+            own.sort(key=lambda file: (not file.name.endswith(".safetensors"), -file.size_bytes))
+            adapters += sum(file.size_bytes for file in own[:1])
+            copies += sum(file.size_bytes for file in own[1:])
+        method = f"{len(checkpoints)} checkpoints, each adapter counted once"
+        if copies and isinstance(run.adapter_only_bytes, Quantity):
+            run = replace(run, adapter_only_bytes=replace(run.adapter_only_bytes, value=adapters, method=method))  # noqa: PLW2901
+        if copies and models and isinstance(run.full_model_bytes, Quantity):
+            full = replace(run.full_model_bytes, value=models + adapters, method=method)
             run = replace(run, full_model_bytes=full)  # noqa: PLW2901
         runs.append(run)
     return replace(verification, storage=replace(verification.storage, runs=tuple(runs)))
+
+
+def _date(root: Path, runs: Sequence[ImportedRun]) -> str:
+    """Return the day of the first log by its timestamps, else from the name of the folder or of W&B runs."""
+    begun = [job.started_unix for run in runs for job in run.jobs if job.started_unix is not None]
+    if begun:
+        return datetime.datetime.fromtimestamp(min(begun), datetime.UTC).date().isoformat()
+    names = [root.resolve().name, *sorted(path.name for run in runs for path in run.folder.wandb)]
+    match = next((found for name in names if (found := _DATE.search(name)) is not None), None)
+    return "" if match is None else "-".join(match.groups())
+
+
+def _files(root: Path, run: ImportedRun) -> Iterator[tuple[str, str]]:
+    """Yield (kind, path) of a run's files; the decisive log comes last."""
+    kinds = {"finetune.yaml": "settings", "setup_finetune.yaml": "settings", "adapter_config.json": "adapter settings"}
+    counts = None if run.job is None else run.job.path
+    for path in sorted(reversed(run.folder.logs), key=lambda each: each == counts):
+        yield "log", below(root, path)
+    for path in run.folder.documents:
+        script = path.suffix in (".slurm", ".sbatch")
+        yield kinds.get(path.name, "job script" if script else "trainer's state"), below(root, path)
+    for path in (run.folder.path / name for name in _EVALUATION_SCRIPTS):
+        if path.is_file() and not path.is_symlink():
+            yield "evaluation script", below(root, path)
+    for path in run.folder.evaluations:
+        yield "evaluation", below(root, path)
+    for path in run.folder.wandb:
+        yield "wandb", below(root, path)
+
+
+def _sources(runs: Sequence[ImportedRun]) -> Iterator[ReportInput]:
+    """Yield datasets and base models named by the runs' files."""
+    datasets, models = Counter(run.settings.dataset for run in runs), Counter(run.settings.model for run in runs)
+    for name, used in datasets.items():
+        if name is not None:
+            yield ReportInput(kind="dataset", name=name, facts=(("used by", plural(used, "run")),))
+    for name, used in models.items():
+        if name is not None:
+            places = sorted({run.settings.model_where or "" for run in runs if run.settings.model == name} - {""})
+            yield ReportInput(
+                kind="base model",
+                name=name,
+                facts=(("used by", plural(used, "run")), *((("read from", ", ".join(places[:3])),) if places else ())),
+            )

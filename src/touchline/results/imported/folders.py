@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.core.finding import Severity
-from touchline.core.units import plural
 from touchline.history.grouping import SKIPPED_FOLDERS
-from touchline.results.imported.text import clean_text
+from touchline.results.imported.text import below, bounded, clean_text
 from touchline.results.report_inputs import Issue
 
 DEEPEST = 8
 """Maximum depth below the given folder."""
 MOST_FOLDERS = 50_000
-"""Maximum number of folders; the report mentions when it is reached."""
+"""Maximum number of folders that are searched."""
 CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint|ckpt)[_-](\d{1,12})")
 SLURM_LOG = re.compile(r"slurm-(?P<job>\d{1,10}(?:_\d{1,10})?)(?:[.-][\w.-]*)?\.(?:out|err)")
 _LOG_SUFFIXES = (".out", ".err", ".log")
@@ -36,6 +36,7 @@ _OF_A_RUN = frozenset(
 """Folders inside a run folder."""
 _NEVER = SKIPPED_FOLDERS | {"figures"}
 _OURS = frozenset({"samples.jsonl", "metrics.jsonl"})
+_LOOSE_LIMIT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,28 +97,13 @@ class Walk:
     """Folders that could not be read."""
     folders: int = 0
     """Number of folders searched."""
-    links: list[Path] = field(default_factory=list)
-    """Symbolic links not followed."""
 
 
 def walk(root: Path) -> Walk:
     """Return every run folder under `root`, itself included."""
     found = Walk(root=root)
     seen = _look(found, root, 0)
-    for run in _runs(found, seen):
-        found.runs.append(run)
-    found.runs.sort(key=lambda run: _natural(run.name))
-    if found.links:
-        found.issues.append(_links(found))
-    if found.folders > MOST_FOLDERS:
-        found.issues.append(
-            Issue(
-                weight=Severity.WARNING,
-                subject="experiment",
-                title="too many folders",
-                text=f"More than {MOST_FOLDERS:,} folders lie here; the others were not looked into.",
-            )
-        )
+    found.runs = sorted(_runs(found, seen), key=lambda run: _natural(run.name))
     return found
 
 
@@ -168,10 +154,7 @@ def _look(found: Walk, folder: Path, depth: int) -> _Seen:
     below: list[Path] = []
     for entry in entries:
         path = folder / entry.name
-        if entry.is_symlink():
-            if not entry.name.startswith("."):
-                found.links.append(path)
-        elif entry.is_dir(follow_symlinks=False):
+        if entry.is_dir(follow_symlinks=False):
             below.append(path)
         elif entry.is_file(follow_symlinks=False):
             _file(seen, path)
@@ -264,20 +247,20 @@ def _take(own: _Seen, other: _Seen) -> None:
 
 
 def _run(found: Walk, own: _Seen, output: RunFolder | None) -> RunFolder:
-    more = output
+    parts: tuple[_Seen | RunFolder, ...] = (own,) if output is None else (own, output)
     return RunFolder(
         name=_name(found.root, own.path),
         path=own.path,
-        weights=own.path if more is None else more.weights,
+        weights=own.path if output is None else output.weights,
         logs=newest_first(own.logs),
-        documents=_distinct((*own.documents, *(() if more is None else more.documents))),
-        evaluations=_distinct((*own.evaluations, *(() if more is None else more.evaluations))),
-        checkpoints=_distinct((*own.checkpoints, *(() if more is None else more.checkpoints))),
-        wandb=_distinct((*own.wandb, *(() if more is None else more.wandb))),
+        documents=_distinct(path for part in parts for path in part.documents),
+        evaluations=_distinct(path for part in parts for path in part.evaluations),
+        checkpoints=_distinct(path for part in parts for path in part.checkpoints),
+        wandb=_distinct(path for part in parts for path in part.wandb),
     )
 
 
-def _distinct(paths: Sequence[Path]) -> tuple[Path, ...]:
+def _distinct(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(sorted(dict.fromkeys(paths), key=lambda path: _natural(str(path))))
 
 
@@ -297,14 +280,42 @@ def _unreadable(root: Path, folder: Path, fault: OSError) -> Issue:
     )
 
 
-def _links(found: Walk) -> Issue:
-    names = [clean_text(path.relative_to(found.root).as_posix()) for path in found.links]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return Issue(
-        weight=Severity.WARNING,
-        subject="experiment",
-        title="links not followed",
-        text=f"{plural(len(names), 'symbolic link')} ({', '.join(names[:5])}{more}): what they "
-        "lead to is not in this report. Make a report of the folders themselves.",
-        where=names[0],
+def named_run(text: str, names: Sequence[str]) -> str | None:
+    """Return the run name that a text contains most often, as a path part or word; None if none or two tie."""
+    counts = Counter(
+        {name: len(re.findall(rf"(?<![\w.-]){re.escape(name.rpartition('/')[2])}(?![\w.-])", text)) for name in names}
     )
+    ranked = counts.most_common(2)
+    if not ranked or not ranked[0][1] or (len(ranked) > 1 and ranked[1][1] == ranked[0][1]):
+        return None
+    return ranked[0][0]
+
+
+def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
+    """Return the runs with the logs beside their folders, assigned by the run names in their text."""
+    runs = {run.name: run for run in _named_apart(seen.runs)}
+    issues: list[Issue] = []
+    for logs, names in seen.loose:
+        for path in logs:
+            owner = named_run(bounded(path, _LOOSE_LIMIT_BYTES) or "", names)
+            if owner is None:
+                issues.append(
+                    Issue(
+                        weight=Severity.INFO,
+                        subject="experiment",
+                        title="a log of no known run",
+                        text=f"{below(seen.root, path)} is beside several runs and names none of them, or two.",
+                        where=below(seen.root, path),
+                    )
+                )
+            else:
+                runs[owner] = replace(runs[owner], logs=newest_first((*runs[owner].logs, path)))
+    return list(runs.values()), issues
+
+
+def _named_apart(runs: Iterable[RunFolder]) -> Iterator[RunFolder]:
+    """Yield runs with distinct names; undecodable bytes may make two names equal."""
+    taken: Counter[str] = Counter()
+    for run in runs:
+        taken[run.name] += 1
+        yield run if taken[run.name] == 1 else replace(run, name=f"{run.name}~{taken[run.name]}")

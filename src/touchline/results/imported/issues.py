@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.core.finding import Severity
-from touchline.core.model_size import size_text
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import plural
@@ -18,38 +17,31 @@ from touchline.results.imported.text import below, clean_line
 from touchline.results.report_inputs import Issue, IssueRole
 
 _SAME_FILE = re.compile(r"mv: .* are the same file")
-_PLACE_OF_A_NAME = {"lora_rank": "rank", "seed": "seed"}
 
 
 def issues_of(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """Yield the issues of one run."""
     yield from _exit(run, root)
     yield from _jobs(run, root)
-    yield from _checkpoints(run)
-    yield from _names(run)
 
 
 def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """Yield an issue for a failed job with complete training, or for incomplete training."""
     job = run.job
-    if job is None:
+    if job is None or (run.outcome is TrainingOutcome.COMPLETE and run.state in (None, JobState.COMPLETED)):
         return
-    failed = run.state not in (None, JobState.COMPLETED)
-    known = run.accounted.get(job.job or "")
     lines = tuple(sign.text for sign in job.failed_commands[-3:])
     ending = job.reading.exit
-    where = None if isinstance(ending, Missing) else relocated(job, root, ending.where)
-    if run.outcome is TrainingOutcome.COMPLETE and failed:
+    if run.outcome is TrainingOutcome.COMPLETE:
         yield Issue(
             weight=Severity.WARNING,
             subject=run.folder.name,
             title="failed exit, complete training",
             text=_failed_exit(run, job, lines),
-            lines=(*lines, *(() if known is None else (known.line,)))
-            or (() if isinstance(ending, Missing) else (clean_line(ending.value),)),
-            where=where or (None if known is None else known.where),
+            lines=lines or (() if isinstance(ending, Missing) else (clean_line(ending.value),)),
+            where=None if isinstance(ending, Missing) else relocated(job, root, ending.where),
         )
-    elif job.is_complete and run.outcome is not TrainingOutcome.COMPLETE:
+    elif job.is_complete:
         yield Issue(
             weight=Severity.ERROR,
             subject=run.folder.name,
@@ -59,7 +51,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
             f"{_faults(run)}. The run does not count as complete.",
             where=below(root, job.path),
         )
-    elif run.outcome is not TrainingOutcome.COMPLETE:
+    else:
         proofs = job.reading.proofs
         yield Issue(
             weight=Severity.ERROR,
@@ -76,7 +68,10 @@ def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
     saved = sum(checkpoint.sound for checkpoint in run.checkpoints)
     kept = f", {saved} valid checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
     how = "a command of its script failed afterwards" if lines else "its job ended badly afterwards"
-    return f"The training is complete{_progress(job)}{kept}; {how}, {_listed(run, job)}. Its results count."
+    return (
+        f"The training is complete{_progress(job)}{kept}; {how}, "
+        "and SLURM will list the job as FAILED (exit code 1:0). Its results count."
+    )
 
 
 def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
@@ -95,14 +90,6 @@ def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
         )
 
 
-def _listed(run: ImportedRun, job: JobLog) -> str:
-    known = run.accounted.get(job.job or "")
-    if known is None:
-        return "and SLURM will list the job as FAILED (exit code 1:0)"
-    code = "" if known.exit_code is None else f" (exit code {known.exit_code.code}:{known.exit_code.signal})"
-    return f"and the accounting lists the job as {known.state.value}{code}"
-
-
 def _progress(job: JobLog) -> str:
     done, total = job.reading.steps_done, job.reading.steps_total
     if isinstance(done, Quantity) and isinstance(total, Quantity):
@@ -111,19 +98,7 @@ def _progress(job: JobLog) -> str:
 
 
 def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
-    """Yield issues of older attempts and of logs read only in part."""
-    if run.job is not None:
-        order = run.folder.logs
-        newer = [each for each in run.jobs[1:] if each.path in order and order.index(each.path) < _at(order, run.job)]
-        if newer:
-            yield Issue(
-                weight=Severity.WARNING,
-                subject=run.folder.name,
-                title="the newest log shows no step",
-                text=f"{', '.join(each.path.name for each in newer)}: {reason_of(newer[0])}. The figures are those of "
-                f"{run.job.path.name}, the newest log with a training step in it.",
-                where=below(root, newer[0].path),
-            )
+    """Yield issues of logs read only in part, and of losses that are not finite."""
     for job in run.jobs[:1]:
         for note in job.reading.notes[:10]:
             yield Issue(
@@ -151,43 +126,6 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
             text=(f"{logs}: no line of a training. " if logs else "No job output is in this folder. ")
             + "Losses, steps, durations and memory are not known.",
             where=below(root, run.folder.path),
-        )
-
-
-def _at(order: Sequence[Path], job: JobLog) -> int:
-    return order.index(job.path) if job.path in order else len(order)
-
-
-def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
-    """Yield an issue for checkpoints missing by the run's own number of epochs."""
-    epochs = run.settings.values.get("epochs")
-    if run.outcome is not TrainingOutcome.COMPLETE or not isinstance(epochs, int) or not run.checkpoints:
-        return
-    saved = {checkpoint.epoch for checkpoint in run.checkpoints if checkpoint.epoch is not None}
-    named = any(checkpoint.name.startswith("epoch") for checkpoint in run.checkpoints)
-    missing = [epoch for epoch in range(epochs) if epoch not in saved] if named and epochs <= 10_000 else []
-    if missing:
-        listed = ", ".join(f"epoch_{epoch}" for epoch in missing[:8])
-        yield Issue(
-            weight=Severity.WARNING if epochs - 1 in missing else Severity.INFO,
-            subject=run.folder.name,
-            title="checkpoints missing",
-            text=f"{epochs} epochs were trained, and {listed} {'are' if len(missing) > 1 else 'is'} not there.",
-        )
-
-
-def _names(run: ImportedRun) -> Iterator[Issue]:
-    """Yield issues for names that contradict the run's files."""
-    contradictions = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
-    size, model = size_text(run.folder.name), run.settings.model
-    if size is not None and model is not None and (own := size_text(model)) is not None and own != size:
-        contradictions.append(("model size", own, size))
-    for what, inside, said in contradictions:
-        yield Issue(
-            weight=Severity.WARNING,
-            subject=run.folder.name,
-            title=f"name and files disagree on the {what}",
-            text=f"The run's name says {what} {said}, its files say {inside}. The files are believed.",
         )
 
 

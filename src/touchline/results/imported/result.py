@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.levels import Level
@@ -17,7 +17,6 @@ from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_cod
 from touchline.results.figures import figures_of_log, no_figures, own_fields
 from touchline.results.imported.folders import RunFolder
 from touchline.results.imported.logs import JobLog
-from touchline.results.imported.loose_files import SavedSacctJob
 from touchline.results.imported.settings import ImportedSettings
 from touchline.results.imported.text import below, clean_line
 from touchline.results.run_result import AttemptResult, RunFigures, RunResult
@@ -61,8 +60,6 @@ class ImportedRun:
     """Verified checkpoints, in order."""
     levels: tuple[Level, ...]
     """Levels of the factors."""
-    accounted: Mapping[str, SavedSacctJob] = field(default_factory=dict)
-    """Saved SLURM accounting by job id."""
 
     @property
     def job(self) -> JobLog | None:
@@ -93,13 +90,8 @@ class ImportedRun:
 
     @property
     def state(self) -> JobState | None:
-        """Final job state from the accounting, else from the output."""
-        return None if self.job is None else self.state_of(self.job)
-
-    def state_of(self, job: JobLog) -> JobState | None:
-        """Return the final state of one of its jobs."""
-        known = self.accounted.get(job.job or "")
-        return job.state if known is None else known.state
+        """Final job state from the output."""
+        return None if self.job is None else self.job.state
 
     @property
     def status(self) -> RunStatus:
@@ -191,7 +183,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
             AttemptResult(
                 job_id=name,
                 restart=max(len(job.reading.segment_list) - 1, 0),
-                state=run.state_of(job) or JobState.UNKNOWN,
+                state=job.state or JobState.UNKNOWN,
                 reason=reason_of(job),
                 started_unix=began,
                 seconds=_placed(job.reading.train_seconds, job),

@@ -1,6 +1,6 @@
 """Settings of an imported run: from its log first, then its configs, then its name.
 
-A name counts only if nothing else states the value, and a contradiction with a config is reported. Nothing is guessed.
+A name counts only if nothing else states the value. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from touchline.backends.registry import all_traits
 from touchline.core.model_size import size_text
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Quantity
 from touchline.history.reading import OptionalText, RunReading, SourcedText
-from touchline.results.imported.documents import SideFile
+from touchline.results.imported.logs import SideFile
 from touchline.results.imported.text import clean_text
 from touchline.results.run_result import Setting
 
@@ -49,6 +49,13 @@ _SAME: Mapping[str, str] = {
     "task": "task",
 }
 """Top-level config keys of any trainer, and their names here."""
+_IN_SECTIONS = frozenset({"lora_rank", "lora_alpha", "lr"})
+_MEASURED = {
+    **{key: key for key in ("gradient_accumulation_steps", "max_seq_len", "lora_rank", "lora_alpha", "learning_rate")},
+    **{"epochs": "epochs", "gpus": "gpus", "steps": "steps_total"},
+    **{"batch_size": "micro_batch_size", "effective_batch_size": "global_batch_size"},
+}
+"""Settings that a log states, and their fields of a reading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +72,6 @@ class ImportedSettings:
     """Whether its name says base model and no file shows a training."""
     values: dict[str, Setting]
     """Settings under the keys of run_metrics.yaml, plus `gpus`."""
-    contradictions: tuple[tuple[str, str, str], ...]
-    """(setting, value in files, value in the name)."""
-    trainable: float | None
-    """Number of trainable parameters."""
 
 
 def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[SideFile]) -> ImportedSettings:
@@ -89,9 +92,6 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
             stated.setdefault(key, value)
     named = dict(_of_name(name))
     known = {**stated, **values}
-    contradictions = tuple(
-        (key, str(known[key]), str(named[key])) for key in named if key in known and known[key] != named[key]
-    )
     model, where = _model(name, readings, configs)
     trained = bool(readings) or any(key in known for key in ("lora_rank", "epochs"))
     return ImportedSettings(
@@ -100,51 +100,27 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
         dataset=next((text for _, data in configs if (text := _dataset(data)) is not None), None),
         is_control=not trained and _BASE.search(name) is not None,
         values=_completed({**named, **known}),
-        contradictions=contradictions,
-        trainable=_number(readings[0].trainable_parameters) if readings else None,
     )
 
 
-# ---- one source each -------------------------------------------------------------------------------------------------
-
-
 def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
-    numbers: dict[str, Measured] = {
-        "batch_size": reading.micro_batch_size,
-        "gradient_accumulation_steps": reading.gradient_accumulation_steps,
-        "effective_batch_size": reading.global_batch_size,
-        "max_seq_len": reading.max_seq_len,
-        "lora_rank": reading.lora_rank,
-        "lora_alpha": reading.lora_alpha,
-        "learning_rate": reading.learning_rate,
-        "epochs": reading.epochs,
-        "steps": reading.steps_total,
-        "gpus": reading.gpus,
-    }
-    for key, measured in numbers.items():
-        number = _number(measured)
-        if number is not None:
-            yield key, _plain(key, number)
+    for key, field in _MEASURED.items():
+        measured: Measured = getattr(reading, field)
+        if isinstance(measured, Quantity):
+            yield key, _plain(key, measured.value)
     if isinstance(reading.packed, SourcedText):
         yield "packed", reading.packed.value == "true"
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
-    """Yield top-level settings, those of the sections `model` and `optimizer`, and those of PEFT's
-    adapter_config.json."""
-    for key, value in data.items():
-        if key in _SAME and (found := _scalar(_SAME[key], value)) is not None:
-            yield _SAME[key], found
-    model, optimizer = data.get("model"), data.get("optimizer")
-    for section, keys in ((model, ("lora_rank", "lora_alpha")), (optimizer, ("lr",))):
-        if isinstance(section, Mapping):
-            for key in keys:
-                if (found := _scalar(_SAME[key], section.get(key))) is not None:
-                    yield _SAME[key], found
-    if "peft_type" in data:
-        for key, ours in (("r", "lora_rank"), ("lora_alpha", "lora_alpha")):
-            if (found := _scalar(ours, data.get(key))) is not None:
+    """Yield top-level settings, those of the sections `model` and `optimizer`, and PEFT's `r`."""
+    sections = [data, *(each for key in ("model", "optimizer") if isinstance(each := data.get(key), Mapping))]
+    for section in sections:
+        for key, ours in _SAME.items():
+            if (section is data or key in _IN_SECTIONS) and (found := _scalar(ours, section.get(key))) is not None:
                 yield ours, found
+    if "peft_type" in data and (rank := _scalar("lora_rank", data.get("r"))) is not None:
+        yield "lora_rank", rank
 
 
 def _of_name(name: str) -> Iterator[tuple[str, Setting]]:
@@ -206,9 +182,6 @@ def _dataset(data: Mapping[str, object]) -> str | None:
     return None
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
-
-
 def _completed(values: dict[str, Setting]) -> dict[str, Setting]:
     """Add the effective batch size if all its factors are known."""
     micro, accumulation, gpus = (values.get(key) for key in ("batch_size", "gradient_accumulation_steps", "gpus"))
@@ -235,7 +208,3 @@ def _plain(key: str, number: float) -> Setting:
     if number != number or number in (float("inf"), float("-inf")):
         return None
     return int(number) if key in _WHOLE and number == int(number) else number
-
-
-def _number(measured: Measured) -> float | None:
-    return None if isinstance(measured, Missing) else measured.value

@@ -15,8 +15,7 @@ from touchline.data.shards import Tensor
 from touchline.experiment.experiment import CheckpointKind, LoraConfig
 from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import BaseTensors, finite
-from touchline.results.verifying.fit import LoraFactors, fit_faults, is_layer
-from touchline.results.verifying.values import listed
+from touchline.results.verifying.weights import listed
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -24,6 +23,17 @@ _PREFIX = "base_model.model."
 """Prefix that PEFT puts before a base's tensor names."""
 _PART = re.compile(r"(.+)\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight")
 _PLAIN = re.compile(r"[\w.-]+")
+_LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d{1,6})\.")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFactors:
+    """The two LoRA factors of one layer."""
+
+    a: Tensor | None
+    """Shape [rank, inputs]."""
+    b: Tensor | None
+    """Shape [outputs, rank]."""
 
 
 def is_b(name: str) -> bool:
@@ -74,11 +84,10 @@ def adapter_faults(
     whole = {layer: (pair.a, pair.b) for layer, pair in pairs.items() if pair.a is not None and pair.b is not None}
     flat = {layer: (a, b) for layer, (a, b) in whole.items() if len(a.shape) == len(b.shape) == 2}
     yield from _inner(flat, file)
-    yield from _types(pairs, wanted, file)
     if config is not None:
         yield from _configured(flat, config, wanted)
     if base is not None:
-        yield from fit_faults(flat, pairs, config or {}, base, file)
+        yield from _fit(flat, pairs, base, file)
 
 
 def _halves(pairs: Mapping[str, LoraFactors], file: str) -> Iterator[CheckpointFault]:
@@ -101,28 +110,10 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
             return
 
 
-def _types(pairs: Mapping[str, LoraFactors], wanted: LoraConfig | None, file: str) -> Iterator[CheckpointFault]:
-    """Yield a problem unless all factors have the same, planned floating-point dtype."""
-    types = sorted({part.dtype for pair in pairs.values() for part in (pair.a, pair.b) if part is not None})
-    if not all("float" in name for name in types):
-        message = f"its factors are {', '.join(types)}, and a layer adds floating-point numbers"
-        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
-    elif len(types) > 1:
-        message = f"its factors are of several types: {', '.join(types)}"
-        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
-    elif wanted is not None and types != [wanted.dtype]:
-        message = f"its factors are {types[0]}, planned was {wanted.dtype}"
-        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
-
-
 def _configured(
     flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: LoraConfig | None
 ) -> Iterator[CheckpointFault]:
     """Yield problems of the configuration: another rank or scale changes the model."""
-    if config.get("peft_type", "LORA") != "LORA":
-        message = f"its factors are those of LoRA, and peft_type is {str(config.get('peft_type'))[:40]}"
-        yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
-        return
     for layer, (a, _) in sorted(flat.items()):
         rank = _rank_by_config(layer, config)
         if rank is not None and rank != a.shape[0]:
@@ -139,7 +130,6 @@ def _configured(
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
     if wanted is not None:
         yield from _as_wanted(flat, wanted)
-    yield from _targeted(flat, config)
 
 
 def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: LoraConfig) -> Iterator[CheckpointFault]:
@@ -153,22 +143,6 @@ def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: LoraConfig) ->
         yield CheckpointFault(code="wrong-targets", file=ADAPTER_FILE, message=message)
 
 
-def _targeted(flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object]) -> Iterator[CheckpointFault]:
-    """Yield problems of target modules that do not match the factors; libraries ignore the others silently."""
-    targets = config.get("target_modules")
-    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
-        return
-    named = [str(name) for name in targets]
-    strange = sorted(layer for layer in flat if not any(is_layer(layer, name) for name in named))
-    if strange:
-        message = f"it does not list {listed(strange)}, which have factors: a library would leave them out"
-        yield CheckpointFault(code="wrong-targets", file=ADAPTER_CONFIG, message=message)
-    unmet = sorted(name for name in named if not any(is_layer(layer, name) for layer in flat))
-    if unmet:
-        message = f"it lists {listed(unmet)}, which have no factors"
-        yield CheckpointFault(code="wrong-targets", file=ADAPTER_CONFIG, message=message)
-
-
 def _rank_by_config(layer: str, config: Mapping[str, object]) -> int | None:
     """Return a layer's rank by `r` and `rank_pattern`; None if that needs a regular expression."""
     pattern = config.get("rank_pattern")
@@ -180,6 +154,60 @@ def _rank_by_config(layer: str, config: Mapping[str, object]) -> int | None:
                 return rank if isinstance(rank, int) else None
     rank = config.get("r")
     return rank if isinstance(rank, int) and not isinstance(rank, bool) else None
+
+
+def is_layer(layer: str, name: str) -> bool:
+    """Return True if an entry of `target_modules` matches a layer."""
+    return layer == name or layer.endswith(f".{name}")
+
+
+def _fit(
+    flat: Mapping[str, tuple[Tensor, Tensor]],
+    pairs: Mapping[str, LoraFactors],
+    base: BaseTensors,
+    file: str,
+) -> Iterator[CheckpointFault]:
+    """Yield the mismatches between an adapter and its base.
+
+    Names are compared from the block number on, because libraries put different prefixes before it.
+
+    Args:
+        flat: (A, B) of the layers whose factors are matrices.
+        pairs: factors of all layers.
+        base: known facts of the base.
+        file: weights file of the adapter.
+    """
+    numbers = {int(match[1]) for layer in pairs if (match := _LAYER.search(f".{layer}")) is not None}
+    if base.layers is not None and (beyond := sorted(number for number in numbers if number >= base.layers)):
+        message = f"it has factors on layer {beyond[0]}, and {base.name} has {base.layers} layers, counted from 0"
+        yield CheckpointFault(code="other-base", file=file, message=message)
+        return
+    known: dict[str, list[Tensor]] = {}
+    for name, tensor in (base.tensors or {}).items():
+        if name.endswith(".weight"):
+            known.setdefault(_tail(name.removesuffix(".weight")), []).append(tensor)
+    strange = sorted(layer for layer in pairs if known and ".experts" not in layer and _tail(layer) not in known)
+    if strange:
+        code = "other-base" if len(strange) == len(pairs) else "extra-tensor"
+        yield CheckpointFault(code=code, file=file, message=f"{base.name} has no {listed(strange)}")
+        return
+    for layer, (a, b) in sorted(flat.items()):
+        exact = (base.tensors or {}).get(f"{layer}.weight")
+        named = [exact] if exact is not None else known.get(_tail(layer), [])
+        # Quantized layers have other shapes, and some names are those of two layers.
+        if len(named) != 1 or len(named[0].shape) != 2 or "float" not in named[0].dtype:
+            continue
+        size, found = tuple(named[0].shape), (b.shape[0], a.shape[1])
+        if found not in (size, size[::-1]):
+            message = f"{layer} is made for {list(found)}, and in {base.name} it is {list(size)}"
+            yield CheckpointFault(code="wrong-shape", file=file, message=message)
+            return
+
+
+def _tail(layer: str) -> str:
+    """Return `layers.3.mlp.up_proj`; a name without a block stays unchanged."""
+    match = _LAYER.search(f".{layer}")
+    return layer if match is None else layer[match.start() :]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,9 +226,5 @@ class Expected:
     """Planned adapter."""
     saves: CheckpointKind | None = None
     """Planned form."""
-    steps: int | None = None
-    """Optimizer steps of the whole training."""
-    steps_per_epoch: int | None = None
-    """Optimizer steps per epoch."""
     untrained: bool = False
     """Whether its adapter is untrained by intention, as in a no-op control."""

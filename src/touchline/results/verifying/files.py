@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchline.core.files import open_regular, read_bytes, read_record
+from touchline.core.files import read_bytes, read_record
 from touchline.core.json_text import parse_json
 from touchline.results.verification_types import CheckpointFault, CheckpointFile
 from touchline.results.verifying.weights import unreadable
@@ -31,9 +31,8 @@ _PATTERNS: tuple[tuple[str, Role], ...] = (
 )
 _ROLES = tuple((re.compile(pattern), role) for pattern, role in _PATTERNS)
 _SMALL_BYTES = 256 << 10
-"""Size above which JSON files are only checked at both ends, unless in deep mode."""
+"""Size above which JSON files are only parsed in deep mode."""
 _DEEP_BYTES = 256 << 20
-_ENDS_BYTES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,11 +107,7 @@ def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointF
 def _json_fault(entry: Entry, *, deep: bool) -> str | None:
     size = entry.file.size_bytes
     if size > (_DEEP_BYTES if deep else _SMALL_BYTES):
-        with open_regular(entry.path) as stream:
-            first = stream.read(_ENDS_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-            stream.seek(-_ENDS_BYTES, os.SEEK_END)
-            last = stream.read().rstrip(b" \t\r\n")[-1:]
-        return None if (first, last) == (b"{", b"}") else "it does not end as it begins: cut off or written over"
+        return None
     try:
         content = read_record(entry.path) if size <= _SMALL_BYTES else read_bytes(entry.path)
         found = parse_json(content.decode("utf-8-sig"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault, CheckpointKind, VerifiedCheckpoint
 from touchline.results.verifying.adapters import (
     ADAPTER_CONFIG,
@@ -16,20 +17,115 @@ from touchline.results.verifying.adapters import (
     is_b,
     rank_of,
 )
-from touchline.results.verifying.archives import Archive, read_archive
-from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, read_object, read_shape
+from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, read_object
 from touchline.results.verifying.files import Entry, list_folder, text_faults, tree_bytes
 from touchline.results.verifying.markers import Named, marker_faults, named_by
-from touchline.results.verifying.models import (
-    files_of,
-    is_zero_in,
-    model_tensors,
-    shard_faults,
-    tensor_faults,
-    type_faults,
-)
-from touchline.results.verifying.values import value_faults
-from touchline.results.verifying.weights import WeightFile, dtypes_of, read_weights
+from touchline.results.verifying.weights import WeightFile, archive_faults, listed, read_weights, value_faults
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
+_OPTIONAL = re.compile(r"lm_head\.weight|.*\.(?:inv_freq|masked_bias|attn\.bias)")
+"""Tied to the embedding or computed; not all libraries save them."""
+
+
+def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[CheckpointFault]:
+    """Yield problems between the shards of a model and their index.
+
+    Args:
+        files: safetensors files of the model by name.
+        folder: checkpoint folder.
+    """
+    index = folder / INDEX
+    if index.is_file() and index.stat().st_size:
+        yield from _indexed(files, index)
+    else:
+        yield from _numbered(files)
+
+
+def model_tensors(files: Mapping[str, WeightFile]) -> dict[str, Tensor]:
+    """Return the tensors of all shards."""
+    return {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
+
+
+def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
+    """Yield differences between a model's tensors and those of its base.
+
+    Args:
+        tensors: tensors of all shards.
+        base: its base; not compared without its tensors.
+        file: file to report; None if there are several.
+    """
+    if base.tensors is None:
+        return
+    absent = sorted(name for name in base.tensors if name not in tensors and not _OPTIONAL.fullmatch(name))
+    strange = sorted(name for name in tensors if name not in base.tensors and not _OPTIONAL.fullmatch(name))
+    if len(absent) > len(base.tensors) / 2 and strange:
+        message = f"{len(strange)} of its {len(tensors)} tensors are none of {base.name}: {listed(strange)}"
+        yield CheckpointFault(code="other-base", file=file, message=message)
+        return
+    if absent:
+        message = f"{len(absent)} tensors of {base.name} are missing: {listed(absent)}"
+        yield CheckpointFault(code="missing-tensor", file=file, message=message)
+    if strange:
+        message = f"{base.name} has no {listed(strange)}"
+        yield CheckpointFault(code="extra-tensor", file=file, message=message)
+    packed = any("float" not in tensor.dtype for tensor in base.tensors.values() if len(tensor.shape) > 1)
+    if packed:
+        return
+    for name, tensor in sorted(tensors.items()):
+        known = base.tensors.get(name)
+        if known is not None and known.shape != tensor.shape:
+            message = f"{name} is {list(tensor.shape)}, and in {base.name} it is {list(known.shape)}"
+            yield CheckpointFault(code="wrong-shape", file=file, message=message)
+            break
+
+
+def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[CheckpointFault]:
+    content = read_object(path)
+    mapped = None if content is None else content.get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
+        yield CheckpointFault(code="broken-index", file=INDEX, message="it is no JSON object with a weight_map")
+        return
+    promised: dict[str, set[str]] = {}
+    for tensor, name in mapped.items():
+        promised.setdefault(str(name), set()).add(tensor)
+    absent = sorted(set(promised) - set(files))
+    if absent and len(absent) == len(promised) and files:
+        message = f"it names {listed(absent)}, and there is {listed(sorted(files))}: it is of another save"
+        yield CheckpointFault(code="stale-index", file=INDEX, message=message)
+        return
+    for name in absent:
+        yield CheckpointFault(
+            code="missing-file", file=name, message=f"the index names {len(promised[name])} tensors in it"
+        )
+    for name, weights in sorted(files.items()):
+        if not weights.readable:
+            continue
+        if name not in promised:
+            message = f"the index does not name {name}, so that its tensors are not loaded"
+            yield CheckpointFault(code="stale-index", file=INDEX, message=message)
+            continue
+        lacks, more = sorted(promised[name] - set(weights.tensors)), sorted(set(weights.tensors) - promised[name])
+        if lacks or more:
+            said = f"{name} has no {listed(lacks)}" if lacks else f"{name} has {listed(more)} too"
+            yield CheckpointFault(code="stale-index", file=INDEX, message=f"by it and not so in the file: {said}")
+
+
+def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
+    """Yield problems of shards without an index; their names state their number."""
+    matches = [match for name in files if (match := _NUMBERED.fullmatch(name))]
+    if not matches:
+        return
+    most = max(int(match[3]) for match in matches)
+    if most == 1:
+        return
+    yield CheckpointFault(code="missing-file", file=INDEX, message=f"{len(matches)} shards, found only by their index")
+    absent = sorted(set(range(1, min(most, 1000) + 1)) - {int(match[2]) for match in matches})
+    if absent:
+        message = f"shard {absent[0]} of {most}" + (f" and {len(absent) - 1} more are missing" if absent[1:] else "")
+        yield CheckpointFault(code="missing-file", file=None, message=message)
+
 
 _ARCHIVES = (".pt", ".pth", ".bin")
 
@@ -44,69 +140,36 @@ class Read:
     """Safetensors files of adapters."""
     models: Mapping[str, WeightFile]
     """Safetensors files of a whole model."""
-    archives: Mapping[str, Archive]
-    """torch.save files."""
     config: dict[str, object] | None
     """adapter_config.json."""
     named: Named
     """Epoch and step."""
 
 
-def read_checkpoint(path: Path, listed: Sequence[Entry], *, deep: bool) -> Read:
-    """Read the headers of a checkpoint's weights; in deep mode also the bytes of its archives.
-
-    Args:
-        path: checkpoint folder.
-        listed: files of the folder.
-        deep: read every byte of torch.save files.
-    """
+def read_checkpoint(path: Path, listed: Sequence[Entry]) -> Read:
+    """Read the headers of a checkpoint's weights."""
     entries = {entry.file.name: entry for entry in listed}
     weights = {
         name: read_weights(entry.path)
         for name, entry in entries.items()
         if name.endswith(".safetensors") and entry.file.role in ("adapter", "model")
     }
-    adapters = {name: file for name, file in weights.items() if entries[name].file.role == "adapter"}
-    plain = adapters.get(ADAPTER_FILE)
-    types = dtypes_of(plain.tensors) if plain is not None and plain.usable else None
-    archives = {
-        name: read_archive(
-            entry.path,
-            deep=deep,
-            dtype=types if entry.file.role == "adapter" and types is not None and "," not in types else None,
-        )
-        for name, entry in entries.items()
-        if name.endswith(_ARCHIVES) and entry.file.role in ("adapter", "model", "optimizer")
-    }
     return Read(
         entries=entries,
-        adapters=adapters,
+        adapters={name: file for name, file in weights.items() if entries[name].file.role == "adapter"},
         models={name: file for name, file in weights.items() if entries[name].file.role == "model"},
-        archives=archives,
         config=read_object(path / ADAPTER_CONFIG) if ADAPTER_CONFIG in entries else None,
         named=named_by(path),
     )
 
 
-def weight_faults(read: Read) -> list[CheckpointFault]:
-    """Return the problems of each weights file, and between the two formats of one adapter."""
-    faults = [
-        fault for files in (read.adapters, read.models, read.archives) for f in files.values() for fault in f.faults
-    ]
-    adapter = read.adapters.get(ADAPTER_FILE)
-    if adapter is None or not adapter.usable:
-        return faults
-    for name, archive in read.archives.items():
-        if read.entries[name].file.role != "adapter" or archive.faults:
-            continue
-        sizes = sorted(tensor.size_bytes for tensor in adapter.tensors.values())
-        if sorted(archive.storages) != sizes:
-            message = (
-                f"{len(archive.storages)} storages of {sum(archive.storages):,} bytes, and {ADAPTER_FILE} beside it "
-                f"has {len(sizes)} tensors of {sum(sizes):,}: not of one save"
-            )
-            faults.append(CheckpointFault(code="differs", file=name, message=message))
-    return faults
+def weight_faults(read: Read, *, deep: bool) -> Iterator[CheckpointFault]:
+    """Yield the problems of each weights file."""
+    for file in (*read.adapters.values(), *read.models.values()):
+        yield from file.faults
+    for name, entry in read.entries.items():
+        if name.endswith(_ARCHIVES) and entry.file.role in ("adapter", "model", "optimizer"):
+            yield from archive_faults(entry.path, deep=deep)
 
 
 STAGE_FILE = "stage_adapter.safetensors"
@@ -124,8 +187,8 @@ def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> Veri
         deep: read every value and compare every hash too.
     """
     listed, faults = list_folder(path)
-    read = read_checkpoint(path, listed, deep=deep)
-    faults += weight_faults(read)
+    read = read_checkpoint(path, listed)
+    faults += weight_faults(read, deep=deep)
     faults += text_faults(listed, deep=deep)
     faults += marker_faults(path, read.named, expected, {entry.file.name: entry for entry in listed}, deep=deep)
     faults += _completeness(read, expected)
@@ -166,43 +229,20 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
 
 def _contents(path: Path, read: Read, expected: Expected) -> Iterator[CheckpointFault]:
     """Yield problems of tensors against configuration, plan and base."""
-    base = expected.base or _own_base(path, read)
-    yield from shard_faults(read.models, path)
-    if read.models and all(file.usable for file in read.models.values()):
-        tensors = model_tensors(read.models)
+    shards = list(shard_faults(read.models, path))
+    yield from shards
+    whole = all(file.usable for file in read.models.values()) and not any(
+        fault.code in ("missing-file", "stale-index") for fault in shards
+    )
+    if read.models and whole and expected.base is not None:
         file = next(iter(read.models)) if len(read.models) == 1 else None
-        whole = not _incomplete(read, path)
-        if expected.base is not None and whole:
-            yield from type_faults(tensors, expected.base, file)
-            yield from tensor_faults(tensors, expected.base, file)
-        elif base is not None and whole:
-            # Itself it fits in any case: by its dimensions alone.
-            yield from tensor_faults(tensors, BaseTensors(name=base.name, shape=base.shape), file)
+        yield from tensor_faults(model_tensors(read.models), expected.base, file)
     staged = STAGE_FILE in read.adapters
     for name, weights in read.adapters.items():
-        if not weights.usable:
-            continue
-        wanted = expected.wanted if (name == STAGE_FILE) == staged else None
-        yield from adapter_faults(weights.tensors, None if name == STAGE_FILE else read.config, base, wanted, name)
-
-
-def _incomplete(read: Read, path: Path) -> bool:
-    """Return True if shards are missing, which makes missing tensors redundant."""
-    return any(fault.code in ("missing-file", "stale-index") for fault in shard_faults(read.models, path))
-
-
-def _own_base(path: Path, read: Read) -> BaseTensors | None:
-    """Return the base described by the checkpoint itself: its whole model, or its config.json."""
-    shape = read_shape(path) if CONFIG_FILE in read.entries else None
-    whole = bool(read.models) and all(file.usable for file in read.models.values()) and not _incomplete(read, path)
-    if not whole and shape is None:
-        return None
-    return BaseTensors(
-        name="the model beside it" if whole else "its config.json",
-        tensors=model_tensors(read.models) if whole else None,
-        layers=shape.num_layers if shape is not None else None,
-        shape=shape,
-    )
+        if weights.usable:
+            wanted = expected.wanted if (name == STAGE_FILE) == staged else None
+            config = None if name == STAGE_FILE else read.config
+            yield from adapter_faults(weights.tensors, config, expected.base, wanted, name)
 
 
 def _values(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
@@ -215,15 +255,8 @@ def _values(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
 
     for name, weights in read.adapters.items():
         yield from value_faults(weights, name, may_be_zero)
-    homes = {tensor: file for file in files_of(expected.base) for tensor in read_weights(file).tensors}
     for name, weights in read.models.items():
-        vectors = {key for key, tensor in weights.tensors.items() if len(tensor.shape) < 2}
-        yield from value_faults(weights, name, partial(_was_zero, vectors, expected.base, homes))
-
-
-def _was_zero(vectors: Set[str], base: BaseTensors | None, homes: Mapping[str, Path], name: str) -> bool:
-    """Return True if zeros are expected: in a bias, or where the base has them too."""
-    return name in vectors or is_zero_in(base, name, homes)
+        yield from value_faults(weights, name, lambda _: True)
 
 
 def _verified(

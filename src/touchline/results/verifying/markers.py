@@ -80,11 +80,9 @@ def marker_faults(
         elif expected.planned:
             message = "it is written last and is not there: the checkpoint was being written when its attempt ended"
             yield CheckpointFault(code="half-written", file=MARKER, message=message)
-        if STATE in entries:
-            yield from _state_faults(path, named)
         return
     yield from _identity(marker, expected)
-    yield from _place(path, marker, expected)
+    yield from _place(path, marker)
     for name, saved in sorted(marker.files.items()):
         entry = entries.get(name)
         if entry is None:
@@ -101,10 +99,6 @@ def marker_faults(
                 continue
             if changed:
                 yield CheckpointFault(code="changed", file=name, message="another content than was saved, by its hash")
-    for name, entry in entries.items():
-        if entry.file.role in ("adapter", "model", "index") and name not in marker.files:
-            message = "it was not saved with the others, and a library may load it instead"
-            yield CheckpointFault(code="stray-file", file=name, message=message)
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
@@ -130,8 +124,8 @@ def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFa
         yield CheckpointFault(code="broken-marker", file=MARKER, message=message)
 
 
-def _place(path: Path, marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
-    """Yield a problem if name, epoch and step disagree."""
+def _place(path: Path, marker: ExportMarker) -> Iterator[CheckpointFault]:
+    """Yield a problem if the name and the marker disagree."""
     match = numbered(path.name)
     if match is not None:
         kind, number = match
@@ -139,21 +133,6 @@ def _place(path: Path, marker: ExportMarker, expected: Expected) -> Iterator[Che
         if says != number:
             message = f"it says {kind} {says}, the folder is called {path.name}"
             yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
-            return
-    per_epoch, last = expected.steps_per_epoch, expected.steps
-    if marker.epoch is not None and per_epoch is not None and marker.step != (marker.epoch + 1) * per_epoch:
-        message = f"step {marker.step:,} at the end of epoch {marker.epoch}, planned are {per_epoch:,} steps per epoch"
-        yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
-    elif last is not None and marker.step > last:
-        message = f"step {marker.step:,} of {last:,} planned"
-        yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
-
-
-def _state_faults(path: Path, named: Named) -> Iterator[CheckpointFault]:
-    match = numbered(path.name)
-    if match is not None and match[0] == "checkpoint" and named.step is not None and named.step != match[1]:
-        message = f"it says step {named.step:,}, the folder is called {path.name}"
-        yield CheckpointFault(code="wrong-place", file=STATE, message=message)
 
 
 def _evaluated(state: Mapping[str, object], step: object) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from touchline.data.checkpoints import read_training_marker
@@ -12,12 +12,9 @@ from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.results.verification_types import MissingCheckpoint
-from touchline.results.verifying.markers import numbered
 
 LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
 """Temporary folders of killed attempts; the group is the checkpoint name."""
-_MOST = 1000
-"""Maximum number of reported epochs per run, whatever the folders are called."""
 
 
 def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bool) -> Iterator[MissingCheckpoint]:
@@ -47,21 +44,6 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
                 yield _of_finished(run, name, named=name in kept)
     elif absent := [name for name in wanted if name not in present]:
         yield from _of_unfinished(run, folder, absent)
-
-
-def missing_of_found(present: Mapping[str, Set[str]]) -> Iterator[MissingCheckpoint]:
-    """Yield missing epochs of imported runs: gaps, and epochs that other runs have.
-
-    Args:
-        present: names of existing checkpoints, by run.
-    """
-    epochs = {run: set(_epochs(names)) for run, names in present.items()}
-    everywhere = {number for own in epochs.values() for number in own}
-    for run, own in epochs.items():
-        for number in sorted(everywhere - own)[:_MOST]:
-            between = any(number < other for other in own)
-            reason = "later epochs are there" if between else "other runs have it"
-            yield MissingCheckpoint(run=run, name=f"epoch_{number}", reason=reason, expected=False)
 
 
 def _of_finished(run: PlannedRun, name: str, *, named: bool) -> MissingCheckpoint:
@@ -106,10 +88,3 @@ def _so_far(folder: Path) -> tuple[int, dict[str, int], set[str]]:
         return 0, {}, set()
     saved = {row.name: row.step for row in metrics.checkpoints if row.kind == "export"}
     return metrics.steps[-1].step if metrics.steps else 0, saved, half
-
-
-def _epochs(names: Set[str]) -> Iterator[int]:
-    for name in names:
-        match = numbered(name)
-        if match is not None and match[0] == "epoch":
-            yield match[1]

@@ -1,11 +1,18 @@
-"""Check of one safetensors file: its header must be readable and match the data."""
+"""Check of one file of weights: headers and sizes, and in deep mode every value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.core.files import open_regular
 from touchline.data.shards import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
 from touchline.results.verification_types import CheckpointFault
 
@@ -24,6 +31,7 @@ ELEMENT_BYTES: Mapping[str, int] = {
     "bool": 1,
 }
 """Bytes per element; sizes of other dtypes cannot be checked."""
+_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +92,12 @@ def unreadable(name: str, error: OSError) -> CheckpointFault:
     return CheckpointFault(code="unreadable", file=name, message=f"it cannot be read: {reason}")
 
 
-def dtypes_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the dtypes of tensors, joined; None if there are none."""
-    return ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or None
-
-
 def _unreadable(path: Path, size: int, fault: CheckpointFault) -> WeightFile:
     return WeightFile(path=path, size_bytes=size, readable=False, faults=(fault,))
 
 
 def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
-    """Yield problems of the data layout: wrong length, gaps, overlaps, impossible shapes.
+    """Yield problems of the data layout: wrong length, gaps, overlaps.
 
     Loaders reject such files, because a tensor would be read from another's bytes.
     """
@@ -107,24 +110,143 @@ def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
         )
     end = 0
     for tensor_name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].size_bytes)):
-        if tensor.begin != end:
-            said = "overlaps the tensor before it" if tensor.begin < end else "leaves a gap before it"
-            yield CheckpointFault(
-                code="bad-offsets", file=name, message=f"{tensor_name} begins at byte {tensor.begin:,} and {said}"
+        element = ELEMENT_BYTES.get(tensor.dtype)
+        if tensor.begin != end or (element is not None and element * tensor.elements != tensor.size_bytes):
+            message = (
+                f"{tensor_name}, {tensor.dtype} {list(tensor.shape)}, does not fit its bytes from {tensor.begin:,}"
             )
+            yield CheckpointFault(code="bad-offsets", file=name, message=message)
             break
         end = tensor.begin + tensor.size_bytes
-    for tensor_name, tensor in shard.tensors.items():
-        element = ELEMENT_BYTES.get(tensor.dtype)
-        if element is not None and element * tensor.elements != tensor.size_bytes:
-            yield CheckpointFault(
-                code="bad-header",
-                file=name,
-                message=(
-                    f"{tensor_name} is {tensor.dtype} {list(tensor.shape)}, {element * tensor.elements:,} bytes, "
-                    f"and has {tensor.size_bytes:,}"
-                ),
-            )
-            break
     if not shard.tensors:
         yield CheckpointFault(code="no-weights", file=name, message="its header names no tensor")
+
+
+def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
+    """Yield problems of a torch.save file (`.pt`, `.pth`, `.bin`) by its zip directory; the pickle is never loaded.
+
+    Args:
+        path: archive.
+        deep: read every entry and compare its checksum.
+    """
+    try:
+        if path.stat().st_size == 0:
+            yield CheckpointFault(code="zero-byte", file=path.name, message="the file is empty")
+            return
+        with open_regular(path) as stream:
+            begins = stream.read(len(_MAGIC))
+        if begins != _MAGIC:
+            message = "it does not begin as an archive of torch.save does; its content is unknown without loading"
+            yield CheckpointFault(code="not-a-zip", file=path.name, message=message)
+            return
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            torn = archive.testzip() if deep else None
+        if torn is not None:
+            message = f"bytes that do not fit their checksum in {torn}"
+            yield CheckpointFault(code="changed", file=path.name, message=message)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        message = f"its directory, which lies at the end, cannot be read: {error}; it was cut off or written over"
+        yield CheckpointFault(code="truncated", file=path.name, message=message)
+    except OSError as error:
+        yield unreadable(path.name, error)
+
+
+_CHUNK_BYTES = 32 << 20
+_SHOWN = 3
+"""Maximum number of names in a message."""
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3", "float8_e5m2"})
+Bits = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorValueSummary:
+    """Summary of the elements of one tensor."""
+
+    nan: int
+    """Number of NaN elements."""
+    infinite: int
+    """Number of infinite elements."""
+    zero: bool
+    """Whether all are zero; False for an empty tensor."""
+
+
+def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bool]) -> Iterator[CheckpointFault]:
+    """Yield `nan`, `infinite` and `all-zero` problems of a file, with the first tensor names.
+
+    Args:
+        weights: weights file; skipped if not usable.
+        name: reported file name.
+        may_be_zero: predicate for tensors that may be all zero.
+    """
+    if not weights.usable:
+        return
+    found: dict[str, list[str]] = {"nan": [], "infinite": [], "all-zero": []}
+    try:
+        with open_regular(weights.path) as stream:
+            for tensor_name, tensor in sorted(weights.tensors.items(), key=lambda item: item[1].begin):
+                values = read_values(stream, weights.header_bytes, tensor)
+                if values is None:
+                    continue
+                if values.nan:
+                    found["nan"].append(f"{tensor_name} ({values.nan:,} of {tensor.elements:,})")
+                if values.infinite:
+                    found["infinite"].append(f"{tensor_name} ({values.infinite:,} of {tensor.elements:,})")
+                if values.zero and not may_be_zero(tensor_name):
+                    found["all-zero"].append(tensor_name)
+    except OSError as error:
+        yield unreadable(name, error)
+    said = {"nan": "NaN elements", "infinite": "infinite elements", "all-zero": "nothing but zeros"}
+    for code, names in found.items():
+        if names:
+            yield CheckpointFault(code=code, file=name, message=f"{said[code]} in {listed(names)}")
+
+
+def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> TensorValueSummary | None:
+    """Read every element of a tensor in chunks. Return None for dtypes without special values.
+
+    Raises:
+        OSError: the file ends early or cannot be read.
+    """
+    if tensor.dtype not in _FLOATS or not tensor.elements:
+        return None
+    stream.seek(header_bytes + tensor.begin)
+    left, nan, infinite, zero = tensor.size_bytes, 0, 0, True
+    step = _CHUNK_BYTES - _CHUNK_BYTES % ELEMENT_BYTES[tensor.dtype]
+    while left > 0:
+        data = stream.read(min(step, left))
+        if not data:
+            raise OSError("it ends before its header says")
+        left -= len(data)
+        part = classify_values(data, tensor.dtype)
+        nan, infinite, zero = nan + part.nan, infinite + part.infinite, zero and part.zero
+    return TensorValueSummary(nan, infinite, zero)
+
+
+def classify_values(data: bytes, dtype: str) -> TensorValueSummary:
+    """Summarize elements by their exponent bits, which also works for dtypes unknown to numpy."""
+    width = ELEMENT_BYTES[dtype]
+    bits: Bits = np.frombuffer(data, dtype=f"<u{width}")
+    sign = 1 << (8 * width - 1)
+    magnitude = bits & bits.dtype.type(sign - 1)
+    zero = not bool(magnitude.any())
+    if dtype == "float8_e4m3":
+        # No infinity; only all bits set is not a number (OCP 8-bit floating point, section 5.2).
+        return TensorValueSummary(int((magnitude == 0x7F).sum()), 0, zero)
+    infinity = magnitude.dtype.type(_INFINITY[dtype])
+    return TensorValueSummary(int((magnitude > infinity).sum()), int((magnitude == infinity).sum()), zero)
+
+
+_INFINITY = {
+    "float64": 0x7FF0_0000_0000_0000,
+    "float32": 0x7F80_0000,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8_e5m2": 0x7C,
+}
+"""Bits of infinity; larger magnitudes are NaN."""
+
+
+def listed(names: list[str]) -> str:
+    """Join the first names and the number of the others."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
