@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from touchline.plan.replay.types import Replay
     from touchline.plan.trends import Trends
 
-_OF_RUNS = frozenset({"log", "table", "notebook"})
+_OF_RUNS = frozenset({"log", "table"})
 """Roles of files that may hold a run by themselves."""
 
 

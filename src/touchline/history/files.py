@@ -18,7 +18,6 @@ from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
 from touchline.history.lines import NotTextError
-from touchline.history.notebooks import arguments, is_notebook, printed_text
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
@@ -107,21 +106,13 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
         try:
             own = _own(path, notes)
             role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
-            given: list[FileSegment] = []
-            if own is not None:
-                segmenter = own
-            elif role == "notebook":
-                segmenter, given = _notebook(path, notes)
-            else:
-                segmenter = _scan(path, notes) if role == "log" else _document(path, role, group)
+            segmenter = own or (_scan(path, notes) if role == "log" else _document(path, role, group))
         except (NotTextError, InputError, OSError) as fault:
             refused.append(SkippedFile(path=path, reason=_reason(fault)))
             continue
         parts = [part for part in segmenter.parts if part.has_evidence or part.advance_line]
         if parts:
-            (logs if role in ("log", "table", "notebook") else beside).append(parts)
-        if given:
-            beside.append(given)
+            (logs if role in ("log", "table") else beside).append(parts)
     found: list[LoggedRun | SkippedFile] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
@@ -148,24 +139,6 @@ def _is_table(path: Path) -> bool:
     return begins_exported_rows(head) if path.suffix.lower() == ".jsonl" else begins_table(head)
 
 
-def _notebook(path: Path, notes: list[str]) -> tuple[FileSegmenter, list[FileSegment]]:
-    """Return what a notebook's cells printed, and what they were given."""
-    raw = _bounded(path, _JSON_LIMIT_BYTES)
-    try:
-        data: object = parse_json(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"no JSON: {error}") from None
-    if not is_notebook(data):
-        raise InputError("no notebook: it has no cells")
-    assert isinstance(data, dict)
-    segmenter = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
-    given = FileSegmenter(path.name)
-    for event in _read_document(path.name, arguments(data)):
-        given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
-    given.close()
-    return segmenter, given.parts
-
-
 def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
     """Return the course of touchline's own metrics.jsonl; None for every other file."""
     if path.name != METRICS and (path.suffix != ".jsonl" or OWN_MARK not in read_head(path, _HEADER_BYTES)):
@@ -178,8 +151,8 @@ def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
     return own_segments(path.name, found.rows)
 
 
-def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSegmenter:
-    scan = Scan(path, path.name, content)
+def _scan(path: Path, notes: list[str]) -> FileSegmenter:
+    scan = Scan(path, path.name)
     segmenter = scan.run()
     notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
     if scan.file.cut_lines:
@@ -275,6 +248,6 @@ def _nothing(path: Path) -> str:
         return "does not exist"
     if path.stat().st_size == 0:
         return "an empty file"
-    if role_of(path) not in ("log", "table", "notebook"):
+    if role_of(path) not in ("log", "table"):
         return "a configuration or document without a run; name the run's log with it"
     return "no line of a training in it"

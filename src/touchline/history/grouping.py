@@ -19,7 +19,6 @@ LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", "
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 TABLE_NAMES = frozenset({"history.csv", "metrics.csv", "log_history.csv", "train_log.csv", "training_log.csv"})
 """Tables of metrics that trainers write; any other one is read when it is named."""
-NOTEBOOK_SUFFIX = ".ipynb"
 SCRIPT_SUFFIXES = frozenset({".slurm", ".sbatch", ".sh"})
 _SCHEDULER = re.compile(r"\.[oe](\d+)(?:[.-]\d+)?$")
 _ROLE = re.compile(
@@ -64,12 +63,10 @@ class FileGroup:
 
 
 def role_of(path: Path) -> str:
-    """Return `log`, `table`, `notebook`, `document`, `script` or `accounting`, by the name alone."""
+    """Return `log`, `table`, `document`, `script` or `accounting`, by the name alone."""
     if SAVED_SACCT.fullmatch(path.name):
         return "accounting"
     suffix = _plain(path).suffix.lower()
-    if suffix == NOTEBOOK_SUFFIX:
-        return "notebook"
     if suffix == ".csv":
         return "table"
     if suffix in DOCUMENT_SUFFIXES:
@@ -81,7 +78,7 @@ def key_of(path: Path) -> str:
     """Return a file's name without its extension and without words for a stream or a role; may be empty."""
     name = _SCHEDULER.sub(r".\1", _plain(path).name)
     stem = Path(name)
-    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv", NOTEBOOK_SUFFIX}:
+    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv"}:
         stem = stem.with_suffix("")
     return _ROLE.sub("", stem.name)
 
@@ -183,7 +180,7 @@ def _readable(folder: Path) -> Iterable[Path]:
         known = (
             path.name in TABLE_NAMES
             or (suffix == ".csv" and path.name.startswith("wandb_export"))
-            or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {NOTEBOOK_SUFFIX}
+            or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES
             or _SCHEDULER.search(path.name)
         )
         if known and path.name not in NOT_OURS and not path.name.startswith(".") and path.is_file():
@@ -220,11 +217,11 @@ def _folder_name(path: Path) -> str:
 
 
 def _tells_course(path: Path) -> bool:
-    return role_of(path) in ("log", "table", "notebook") or bool(_STATE.search(_plain(path).stem))
+    return role_of(path) in ("log", "table") or bool(_STATE.search(_plain(path).stem))
 
 
 def _order(path: Path) -> int:
-    return ("log", "table", "notebook", "document", "script", "accounting").index(role_of(path))
+    return ("log", "table", "document", "script", "accounting").index(role_of(path))
 
 
 def _plain(path: Path) -> Path:
