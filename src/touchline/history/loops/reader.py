@@ -18,7 +18,7 @@ from touchline.history.loops.bars import LossBarReader
 from touchline.history.loops.dict_rows import DictRowParser
 from touchline.history.loops.facts import WORDS as FACT_WORDS
 from touchline.history.loops.facts import FactReader
-from touchline.history.loops.rows import LoopReader
+from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
 from touchline.history.loops.vocabulary import EPOCH_WORDS, LOSS_WORDS
 
 _LONG = 4096
@@ -29,7 +29,11 @@ class TrainingLines:
     """Reader of one file's lines of trainers and loops without a reader of their own."""
 
     words: ClassVar[frozenset[str]] = (
-        LOSS_WORDS | EPOCH_WORDS | FACT_WORDS | frozenset(word for reader in form_readers() for word in reader.words)
+        LOSS_WORDS
+        | EPOCH_WORDS
+        | HELD_OUT_WORDS
+        | FACT_WORDS
+        | frozenset(word for reader in form_readers() for word in reader.words)
     )
 
     def __init__(self) -> None:

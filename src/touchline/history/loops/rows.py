@@ -31,6 +31,16 @@ _OF_EXAMPLES = re.compile(
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
 """Thousands or a decimal comma; both look the same."""
+_HELD_OUT = re.compile(
+    r"\W*(?:final |overall )?(?:val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?|dev)(?: set)?"
+    r"(?: (?:errors?|results?|metrics|summary))?\W*",
+    re.IGNORECASE,
+)
+"""A line that names the data which the lines below it are of: `Test Error:`, `Evaluation results:`."""
+HELD_OUT_WORDS = frozenset({"evaluation", "validation", "test", "eval"})
+"""Words of such lines."""
+_BLOCK_LINES = 8
+"""Lines below such a line that may belong to it."""
 _MOST_EPOCHS = 100_000
 _PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
 """Names of how many epochs are planned."""
@@ -134,6 +144,7 @@ class LoopReader:
         self._epoch: float | None = None
         self._epochs: float | None = None
         self._is_named_behind = False
+        self._block = -_BLOCK_LINES
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Yield the events of a line."""
@@ -144,6 +155,8 @@ class LoopReader:
             yield from self._of_examples(match, text, number)
         elif (match := _TEST_SET.match(rest)) is not None:
             yield from self._emitter.eval_loss(match["loss"], number, certain=False)
+        elif _HELD_OUT.fullmatch(rest):
+            self._block = number
         elif (parsed := parse(rest)) is not None and parsed.items:
             yield from self._items(parsed, text, number)
 
@@ -168,6 +181,9 @@ class LoopReader:
                 yield from self._emitter.once("epochs", epoch.total, number, certain=False)
             return
         if epoch is None and is_summary and parsed.lead is None:
+            if number <= self._block + _BLOCK_LINES:
+                yield from self._below(losses, number)
+                return
             steps_have_losses = self._emitter.last_step is not None
             plain = all(item in training and not item.meaning.is_mean for item in losses)
             if self._epoch is None or (plain and steps_have_losses):
@@ -188,6 +204,12 @@ class LoopReader:
             yield from self._emitter.once("epochs", self._epochs, number, certain=False)
             yield from self._emitter.once("steps_total", place.planned, number, certain=False)
             yield from self._measures(parsed, place.step, number)
+
+    def _below(self, losses: list[Item], number: int) -> Iterator[Event]:
+        """Yield the loss of a block of held-out data, below the line that names the data."""
+        held_out = next((item.value for item in losses if item.meaning.split is not Split.TRAIN), None)
+        done = None if self._epoch is None or self._epoch != int(self._epoch) else self._counter.index(self._epoch) + 1
+        yield from self._emitter.eval_loss(held_out, number, epoch=done, certain=False)
 
     def _begin_epoch(self, epoch: Item, *, is_summary: bool) -> None:
         if is_summary and self._epoch is None and self._emitter.last_step is not None:
