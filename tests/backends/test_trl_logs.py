@@ -423,15 +423,10 @@ def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
     events = read_file("models.log")
     # A judge that is loaded after the first training belongs to no training.
     assert facts(events, "model") == [
-        ("model", "harbour-lab/Tide-Qwen2-7B", 1),
         ("model", "harbour-lab/tide-bert-base", 2),
         ("model", "harbour-lab/Tide-Gemma-2B", 7),
     ]
-    assert [each.certain for each in events if isinstance(each, Observation) and each.name == "model"] == [
-        False,
-        True,
-        False,
-    ]
+    assert [each.certain for each in events if isinstance(each, Observation) and each.name == "model"] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -439,13 +434,11 @@ def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
     [
         ("Loading base model: harbour-lab/Qwen2.5-3B-Instruct", "harbour-lab/Qwen2.5-3B-Instruct"),
         ("🚀 Loading model and tokenizer from /models/Llama-3.2-1B...", "/models/Llama-3.2-1B"),
-        ("2024-05-02 09:00:00,123 - INFO - Using model: tiny-gpt2", "tiny-gpt2"),
         ("2024-05-02 09:00:00,123 - INFO - Base model: Llama-3.2-1B", "Llama-3.2-1B"),
         ("Training harbour-lab/tiny-gpt2", "harbour-lab/tiny-gpt2"),
         ("  Model:       google/gemma-2-2b", "google/gemma-2-2b"),
         ("model_name_or_path: Qwen/Qwen2-7B", "Qwen/Qwen2-7B"),
         ("Modelo: Qwen/Qwen2-7B", None),
-        ("unsloth/tide-8b does not have a padding token! Will use pad_token = <|x|>.", "unsloth/tide-8b"),
         ("Loading dataset: harbour-lab/llama-7b-tides", None),
         ("Loading model from ./outputs/llama-7b", None),
         ("Loading model weights...", None),

@@ -80,7 +80,6 @@ def assert_told(events: Iterable[Event], expected: str) -> None:
 
 TOLD: dict[str, str] = {
     "tutorial.out": """
-        2 model northwind/tern-1.4B-base ~
         3 train_examples 4800 examples ~
         5 micro_batch_size 8 ~
         6 gradient_accumulation_steps 1 ~
@@ -105,7 +104,6 @@ TOLD: dict[str, str] = {
         18 peak_memory 17.25 GB step allocated peak ~
     """,
     "pipes.log": """
-        1 model tern-labs/Tern-0.6B ~
         2 lora_rank 16 ~
         2 lora_alpha 32 ~
         3 trainable_parameters 3407872 parameters ~
@@ -328,8 +326,6 @@ def test_epochs_done() -> None:
 
 def test_printed_facts_are_guesses() -> None:
     for line, expected in [
-        ("Model: northwind/tern-1.4B", "model northwind/tern-1.4B"),
-        ("🤖 Base model: tern-2.5-7B (4-bit)", "model tern-2.5-7B"),
         ("- **Batch size**: 4", "micro_batch_size 4"),
         ("Per-device batch size: 4", "micro_batch_size 4"),
         ("Gradient accumulation: 8", "gradient_accumulation_steps 8"),

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
 from touchline.backends.logtext.prefixes import strip_decoration
-from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.history.loops.vocabulary import words_of
 
@@ -43,7 +42,7 @@ _NAMES: dict[ObservationName, str] = {
 _FACTS: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
 WORDS: frozenset[str] = words_of(
     "accum accumulation alpha batch completed dataset epochs examples finished gpu gpus iterations length lora loss lr"
-    " max_memory_allocated max_memory_reserved model parameters params peak peak_gpu_memory peak_memory"
+    " max_memory_allocated max_memory_reserved parameters params peak peak_gpu_memory peak_memory"
     " peak_memory_allocated peak_memory_reserved max maximum rank rate rows samples size steps time took train"
     " trainable tuned world"
 )
@@ -57,9 +56,6 @@ _COUNT = re.compile(
 )
 _TRAINERS_OWN = re.compile(r"[a-z]+(?: [a-z]+)* = ")
 """With an equals sign names are the Hugging Face Trainer's, or those of a trainer on top of it."""
-_MODEL = re.compile(r"(?:base |student |pretrained )?model(?: name| id| path)?|(?:loading|using) (?:base )?model")
-_MODEL_ID = re.compile(r"[`'\"]?(?P<id>[\w.~-]*(?:/[\w.~-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+)[`'\"]?(?:\s*\(.*\))?/?")
-_NO_MODEL = re.compile(r"\.(?:py|json|ya?ml|txt|csv|pth?|bin|ckpt|safetensors)$|Model$|LM$")
 _GPU_NAME = re.compile(r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|RTX|[AHLTV]\d{1,3}S?\b)[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?")
 _LOSS = re.compile(r"(?:(?P<final>final|last) )?(?P<split>train(?:ing)?|eval(?:uation)?|val(?:id(?:ation)?)?)? ?loss")
 _COUNTED = r"(?P<train_examples>\d{1,3}(?:[,_]\d{3})+|\d+)"
@@ -152,10 +148,6 @@ class FactReader:
         elif fact is not None:
             if figure and figure >= 1 and abs(figure - round(figure)) < 1e-6:
                 yield from once(fact, round(figure), number, certain=False)
-        elif _MODEL.fullmatch(name):
-            found = _MODEL_ID.fullmatch(value.rstrip("."))
-            if found is not None and not _NO_MODEL.search(found["id"]) and ("/" in found["id"] or states_size(value)):
-                yield from once("model", found["id"], number, certain=False)
         elif name in ("gpu", "gpu name", "using gpu"):
             gpu = _GPU_NAME.fullmatch(value)
             yield from once("gpu", gpu["name"].strip() if gpu is not None else None, number, certain=False)
