@@ -423,10 +423,15 @@ def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
     events = read_file("models.log")
     # A judge that is loaded after the first training belongs to no training.
     assert facts(events, "model") == [
+        ("model", "harbour-lab/Tide-Qwen2-7B", 1),
         ("model", "harbour-lab/tide-bert-base", 2),
         ("model", "harbour-lab/Tide-Gemma-2B", 7),
     ]
-    assert [each.certain for each in events if isinstance(each, Observation) and each.name == "model"] == [True, False]
+    assert [each.certain for each in events if isinstance(each, Observation) and each.name == "model"] == [
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

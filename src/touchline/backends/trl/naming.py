@@ -28,7 +28,7 @@ _INITIALIZED = re.compile(
 )
 _SKIPPED_FILES = ("adapter_config.json", "preprocessor_config.json", "processor_config.json")
 _SAID = re.compile(
-    r"(?:(?:loading|load|using|downloading)(?: (?:the|base|student|pre-?trained|quantized))* model"
+    r"(?:(?:loading|load|using|downloading)(?: (?:the|base|student|pre-?trained|quantized))* (?:model|tokenizer)"
     r"(?:(?: and| &| \+|/) ?tokenizer)?(?: from(?: pretrained)?| for)?\s*[:=]?\s*"
     r"|(?:(?:base|student|pre-?trained)[ _-])?model(?:[ _-]?(?:name|id|path))?(?:_or_path)?\s*[:=]\s*"
     r"|(?:fine-?tuning|training)\s+(?=[\w.-]+/))"
@@ -87,7 +87,8 @@ class Naming:
             # Judges and the like are loaded before the next training's own model.
             self._waiting = [seen]
         elif not (self._certain or (self._guessed and not certain)):
-            self._certain, self._guessed = certain, True
+            # A tokenizer's name is that of the model as a rule, until a line names the model itself.
+            self._certain, self._guessed = certain, "tokenizer: " not in text
             yield seen
 
     def _certain_name(self, text: str, number: int) -> str | None:
