@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.backends.reading import Readers, facts, only, signs
 
 from touchline.backends.axolotl.logs import DOCUMENTS, READERS
@@ -194,27 +192,3 @@ def test_the_trainer_is_certain_in_every_log(name: str) -> None:
     named = [event for event in read_file(name) if isinstance(event, Observation) and event.name == "trainer"]
     assert named
     assert all(event.certain and event.value == "axolotl" for event in named)
-
-
-@pytest.mark.parametrize("name", LOGS)
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_log_cut_anywhere_says_nothing_that_the_whole_does_not(name: str, data: st.DataObject) -> None:
-    text = (FIXTURES / name).read_text(encoding="utf-8")
-    cut = text[: data.draw(st.integers(min_value=0, max_value=len(text)))]
-    read(cut)
-    whole_lines = cut[: cut.rfind("\n") + 1]
-    events = read(whole_lines)
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=300), st.integers(min_value=1))
-def test_other_text_says_nothing(text: str, number: int) -> None:
-    for reader in READERS:
-        assert list(reader().line(text, number)) == []
-
-
-@given(st.dictionaries(st.text(max_size=20), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
-def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
-    assert DOCUMENTS[0]("config.yaml", mapping) is None
-    assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]

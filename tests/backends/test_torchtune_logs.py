@@ -6,10 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ruamel.yaml import YAML
-from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.torchtune.logs import DOCUMENTS, READERS, TorchtuneLines
@@ -262,18 +259,3 @@ def test_other_documents(document: dict[str, object]) -> None:
 def test_the_words_offer_every_line_that_says_something(name: str) -> None:
     assert list(READERS) == [TorchtuneLines]
     assert read(fixture(name)) == read(fixture(name), offered=False)
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    whole = text[:end].rpartition("\n")[0]
-    events = read(whole)
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=200))
-def test_any_text(text: str) -> None:
-    whole = f"Running LoRAFinetuneRecipeSingleDevice with resolved config:\n{text}"
-    assert_sound(read(whole, offered=False), whole.count("\n") + 1)

@@ -6,9 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
@@ -580,63 +577,3 @@ def test_configs_tell_the_plan() -> None:
 )
 def test_files_of_others_are_left_to_them(text: str) -> None:
     assert document("some.json", text) is None
-
-
-# ----------------------------------------------------------------------------------------------------------- properties
-
-
-@given(st.sampled_from(LOGS).flatmap(lambda name: st.sampled_from(fixture(name).splitlines())), st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_line_that_is_cut_anywhere_is_read_or_not(line: str, data: st.DataObject) -> None:
-    end = data.draw(st.integers(0, len(line)))
-    start = data.draw(st.integers(0, end))
-    for event in read(line[start:end], every_line=True):
-        assert event.line == 1
-
-
-@given(st.sampled_from(LOGS), st.data())
-@settings(max_examples=100, deadline=None)
-def test_a_file_that_is_cut_says_nothing_else(name: str, data: st.DataObject) -> None:
-    text = fixture(name)
-    lines = text.splitlines(keepends=True)
-    kept = data.draw(st.integers(0, len(lines)))
-    whole, part = read(text), read("".join(lines[:kept]))
-    before = [event for event in whole if event.line <= kept]
-    # A number that needs its neighbour waits for it.
-    assert [event for event in part if event not in before] == []
-
-
-@given(st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
-def test_any_text_is_read_without_a_fault(text: str) -> None:
-    assert_sound(read(text, every_line=True), text.count("\n") + 1)
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-_KEYS = st.sampled_from(
-    [
-        *("log_history", "global_step", "max_steps", "num_train_epochs", "train_batch_size", "epoch", "loss", "step"),
-        *("learning_rate", "grad_norm", "train_runtime", "train_loss", "eval_loss", "eval_runtime", "peft_type", "r"),
-        *(
-            "per_device_train_batch_size",
-            "model_name_or_path",
-            "model_name",
-            "lora",
-            "train",
-            "target_modules",
-            "optim",
-        ),
-    ]
-)
-
-
-@given(st.dictionaries(_KEYS, _JSON, max_size=12))
-@settings(max_examples=300, deadline=None)
-def test_any_document_and_any_row_is_read_without_a_fault(data: dict[str, object]) -> None:
-    for reader in DOCUMENTS:
-        assert_sound(reader("some.json", data), 0)
-    assert_sound(READERS[0]().row(data, str(data), 1), 1)

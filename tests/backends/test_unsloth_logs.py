@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.backends.unsloth.logs import READERS
 from touchline.core.observation import Event, Observation, Sign, SignKind
@@ -121,17 +118,3 @@ def test_a_gpu_without_a_name_has_none_and_round_parameters_are_a_guess() -> Non
 
 def test_lines_of_others_tell_nothing() -> None:
     assert read(fixture("foreign.txt")) == []
-
-
-@given(st.sampled_from(LOGS).flatmap(lambda name: st.sampled_from(fixture(name).splitlines())), st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_line_that_is_cut_anywhere_is_read_or_not(line: str, data: st.DataObject) -> None:
-    end = data.draw(st.integers(0, len(line)))
-    for event in read(line[:end], every_line=True):
-        assert event.line == 1
-
-
-@given(st.text(max_size=200))
-@settings(max_examples=100, deadline=None)
-def test_any_text_is_read_without_a_fault(text: str) -> None:
-    assert_sound(read(text, every_line=True), text.count("\n") + 1)

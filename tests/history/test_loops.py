@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import textwrap
 from collections.abc import Iterable
@@ -14,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.backends.logtext.dicts import read_row
-from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.loops.facts import duration
-from touchline.history.loops.grammar import parse
 from touchline.history.loops.reader import TrainingLines
 from touchline.history.loops.rows import StepCounter
 from touchline.history.loops.vocabulary import Concept, Split, meaning_of
@@ -51,12 +47,6 @@ def read(content: bytes) -> list[Event]:
             if row is not None:
                 events += reader.row(row, text, number)
     return events
-
-
-def assert_finite(events: Iterable[Event]) -> None:
-    for event in events:
-        assert event.line in (1, 2)
-        assert isinstance(event, Sign) or isinstance(event.value, str) or math.isfinite(event.value), event
 
 
 def told(event: Event) -> str:
@@ -468,34 +458,6 @@ def test_readings_of_fixtures(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
     (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, LoggedRun))
     assert run.reading.segments.value == 1, "nothing goes back within a run"
-
-
-@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
-def test_a_cut_log_never_raises_and_says_what_the_whole_one_says(name: str, share: float) -> None:
-    content = (FIXTURES / name).read_bytes()
-    cut = content[: int(share * len(content))]
-    whole_lines = cut[: cut.rfind(b"\n") + 1]
-    read(cut)
-    events = [told(event) for event in read(whole_lines)]
-    assert events == [told(event) for event in read(content)][: len(events)]
-
-
-@given(st.text(st.sampled_from("0123456789.,:;=/|[](){}-_ \tepochstlrain%█'\"\\nNaE+"), max_size=200))
-def test_any_text_gives_finite_numbers_of_its_lines_or_nothing(text: str) -> None:
-    reader = TrainingLines()
-    for number in (1, 2):
-        assert_finite(reader.line(text, number))
-    parse(strip_decoration(text)[1])
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["step", "loss", "epoch", "val_loss", "peak_mem_gb", "tps", "split", "max_steps", "event"]),
-        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers())),
-    )
-)
-def test_any_row_gives_finite_numbers_or_nothing(row: dict[str, object]) -> None:
-    assert_finite(TrainingLines().row(row, json.dumps(row), 1))
 
 
 def test_words_are_words() -> None:

@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
 from touchline.history.packing_words import PackingLines
@@ -140,16 +137,3 @@ def test_the_words_offer_every_line_that_says_something() -> None:
     for name in LOGS:
         assert read(fixture(name)) == read(fixture(name), offered=False), name
         assert list(PackingLines().row({"loss": 0.5}, "", 1)) == [], name
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    events = read(text[:end].rpartition("\n")[0])
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=200))
-def test_any_text(text: str) -> None:
-    assert_sound(read(text, offered=False), text.count("\n") + 1)

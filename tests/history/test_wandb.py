@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.history.wandb import WandbLines, read_metadata, read_summary
@@ -155,20 +152,3 @@ def test_other_documents() -> None:
 
 def test_dictionaries_are_not_read() -> None:
     assert list(WandbLines().row({"loss": 0.5}, "", 1)) == []
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    events = read(text[:end].rpartition("\n")[0])
-    assert events == read(text)[: len(events)]
-
-
-@given(st.dictionaries(st.sampled_from(["_wandb", "_step", "_runtime", "_timestamp", "train_loss", "loss", "gpu_nvidia",
-    "train_runtime", "gpu", "gpu_count"]), st.none() | st.floats() | st.text(max_size=4) | st.lists(st.integers())
-    | st.just({"memoryTotal": "x"})))  # fmt: skip
-def test_any_document(content: dict[str, object]) -> None:
-    for reader in (read_summary, read_metadata):
-        for name in ("wandb-summary.json", "wandb-metadata.json", "x.json"):
-            assert_sound(reader(name, content), 0)

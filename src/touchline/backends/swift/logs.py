@@ -46,6 +46,7 @@ _SETTINGS: Mapping[str, ObservationName] = {
     **dict.fromkeys(("target_modules", "lora_target_modules"), "target_modules"),
     **{"global_world_size": "gpus", "swift_version": "version"},
 }
+_OF_LORA = ("lora_rank", "lora_alpha", "target_modules", "lora_target_modules")
 _UNITS = {"max_seq_len": "tokens", "steps_total": "steps", "epochs": "epochs"}
 _WORDS = {"flash_attn": "flash_attention_2", "bf16": "bfloat16", "fp16": "float16", "True": "true", "False": "false"}
 
@@ -61,6 +62,7 @@ class SwiftLines:
         """Start with a new file."""
         self._arguments: dict[str, tuple[object, int]] | None = None
         self._known = False
+        self._trains = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Yield the events of one line."""
@@ -80,7 +82,8 @@ class SwiftLines:
             for each in _ONE_LINE.finditer(message):
                 self._arguments.setdefault(each["key"], (each["value"], number))
         for beginning, kind in _SIGNS:
-            if message.startswith(beginning):
+            if message.startswith(beginning) and (self._trains or kind is not SignKind.DONE):
+                self._trains = self._trains or kind is SignKind.START
                 yield Sign(kind=kind, line=number, text=text[:300], step=_step(message))
         facts = _FACTS.match(message)
         for name, value in facts.groupdict().items() if facts is not None else ():
@@ -142,6 +145,9 @@ def _settings(values: Mapping[str, tuple[object, int]]) -> Iterator[Event]:
     if (count := to_count(bits)) is not None and count > 0:
         word = str(known.get("bnb_4bit_quant_type", ("nf4", 0))[0]) if count == 4 else f"int{count}"
         yield Observation(name="quantization", value=word, line=at)
+    if "lora" not in next((str(known[key][0]) for key in _TUNERS if key in known), "lora"):
+        # Arguments of LoRA are printed for a full fine-tuning as well.
+        known = {key: value for key, value in known.items() if key not in _OF_LORA}
     for key, (value, line) in known.items():
         name, figure = _SETTINGS.get(key), to_number(value)
         if name is None or (figure is not None and figure <= 0):

@@ -31,13 +31,15 @@ _FORMS: tuple[tuple[SignKind, str], ...] = (
     (
         SignKind.TRAINED,
         rf"{_WHAT}{_TRAINING}(?:\s+(?:process|run|loop|phase|job))?(?:\s+(?:is|has|was)(?: been)?)?\s+(?:now )?"
-        rf"(?:complete[d]?|finished|done|ended)\b{_TAIL}|(?:finished|completed|done|end of)\s+{_WHAT}{_TRAINING}\b{_TAIL}",
+        rf"(?:complete[d]?|finished|done|ended)\b{_TAIL}"
+        rf"|(?:finished|completed|done|end of)\s+{_WHAT}{_TRAINING}\b{_TAIL}",
     ),
     (
         SignKind.STOPPED,
         r"early[ -]?stop(?:ping|ped)?(?: (?:is |was |has been )?(?:triggered|activated|reached)| since "
         r"| (?:training )?(?:at|after|in) (?:epoch|step|iteration|\d)|[!.]*$"
-        r"|[.:!,(] ?(?:no|val|best|patience|after|at)\b)[^?]{0,160}$|epoch \d+: early stopping$|[^?]{0,160}signaling trainer to stop[^?]{0,40}$|stopping_early: "
+        r"|[.:!,(] ?(?:no|val|best|patience|after|at)\b)[^?]{0,160}$"
+        r"|epoch \d+: early stopping$|[^?]{0,160}signaling trainer to stop[^?]{0,40}$|stopping_early: "
         r"|(?:max(?:imum)? )?patience (?:was |has been )?(?:reached|exceeded|exhausted)\b[^?]{0,80}$"
         r"|no improvement (?:for|in|after) \d+ [^?]{0,60}\bstopping\b[^?]{0,40}$"
         r"|(?:stop(?:ping|ped)|training (?:was )?(?:stopped|halted)) (?:training )?early\b[^?]{0,160}$",
