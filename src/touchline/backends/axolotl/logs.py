@@ -163,7 +163,7 @@ class AxolotlLines:
         elif (found := _WORDS.match(message)) is not None:
             for name in ("dtype", "target_modules"):
                 if word := ",".join(re.findall(r"[\w.]+", found[name] or "")):
-                    yield Observation(name=name, value=word, line=number)  # type: ignore[arg-type]
+                    yield Observation(name=name, value=word, line=number)
 
     def _packing(self, message: str, number: int) -> Iterator[Event]:
         """Read the non-padding share of the tokens. The second form is the first, rounded up to a hundredth."""

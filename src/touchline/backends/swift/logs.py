@@ -40,7 +40,7 @@ _SETTINGS: Mapping[str, ObservationName] = {
     **dict.fromkeys(("per_device_train_batch_size", "batch_size"), "micro_batch_size"),
     **dict.fromkeys(_TUNERS, "method"),
     **dict.fromkeys(("torch_dtype", "dtype"), "dtype"),
-    **{name: name for name in ("gradient_accumulation_steps", "learning_rate", "lora_rank", "lora_alpha")},  # type: ignore[dict-item]
+    **{name: name for name in ("gradient_accumulation_steps", "learning_rate", "lora_rank", "lora_alpha")},
     **{"max_length": "max_seq_len", "max_steps": "steps_total", "num_train_epochs": "epochs", "packing": "packed"},
     **{"optim": "optimizer", "attn_impl": "attention", "gradient_checkpointing": "gradient_checkpointing"},
     **dict.fromkeys(("target_modules", "lora_target_modules"), "target_modules"),
