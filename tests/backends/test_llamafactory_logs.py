@@ -82,59 +82,6 @@ def test_rows_of_the_first_versions_hold_nulls() -> None:
     assert signs(events) == []
 
 
-def test_lines_tell_method_and_devices() -> None:
-    events = read_file("qlora_two_gpus.out")
-    assert facts(events) == [
-        ("gpus", 2, 1),
-        ("process", "RANK:0", 2),
-        ("dtype", "bfloat16", 2),
-        ("gpus", 2, 2),
-        ("process", "RANK:1", 3),
-        ("dtype", "bfloat16", 3),
-        ("gpus", 2, 3),
-        ("quantization", "4-bit", 11),
-        ("gradient_checkpointing", "true", 12),
-        ("attention", "sdpa", 13),
-        ("method", "qlora", 14),
-        ("target_modules", "gate_proj,q_proj,v_proj", 15),
-        ("tokens_per_second", 2048.5, 19),
-        ("tokens_per_second", 1234.5678, 21),
-    ]
-    devices = [each for each in events if isinstance(each, Observation) and each.name == "gpus"]
-    assert [each.certain for each in devices] == [False, True, True]
-    rates = [each for each in events if isinstance(each, Observation) and each.name == "tokens_per_second"]
-    assert [each.token_unit for each in rates] == ["padded", "real"]
-    assert signs(events) == [(SignKind.RESUMED, 4, 500)]
-
-
-def test_the_first_versions_print_their_arguments() -> None:
-    assert facts(read_file("first_versions.out")) == [
-        ("process", "RANK:0", 1),
-        ("dtype", "float16", 1),
-        ("gpus", 1, 1),
-        ("learning_rate", 5e-05, 7),
-        ("micro_batch_size", 4, 11),
-        ("gradient_accumulation_steps", 8, 6),
-        ("epochs", 3, 9),
-        ("optimizer", "adamw_torch", 10),
-        ("dtype", "float16", 5),
-        ("gradient_checkpointing", "true", 13),
-        ("attention", "flash_attention_2", 14),
-        ("method", "lora", 15),
-    ]
-
-
-def test_the_boards_log_has_a_prefix_of_its_own() -> None:
-    assert facts(read_file("running_log.txt")) == [
-        ("process", "RANK:0", 1),
-        ("dtype", "bfloat16", 1),
-        ("gpus", 1, 1),
-        ("quantization", "int8", 2),
-        ("method", "dora", 3),
-        ("tokens_per_second", 512.25, 4),
-    ]
-
-
 def test_one_device_of_several_is_not_the_number_of_devices() -> None:
     line = "[INFO|2025-01-01 00:00:00] llamafactory.hparams.parser:9 >> Process rank: 0, device: {}, n_gpu: {}, "
     line += "distributed training: {}, compute dtype: torch.float16"

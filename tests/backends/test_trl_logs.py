@@ -11,23 +11,12 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import handwritten_model
 from touchline.backends.trl.words import parameters
-from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
+from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.experiment.document import parse
 
 pytestmark = pytest.mark.planning
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "trl"
-LOGS = [
-    "sft_v4.log",
-    "sft_v5.out",
-    "run_clm.err",
-    "run_clm.out",
-    "notebook.txt",
-    "pretty.log",
-    "arguments.log",
-    "models.log",
-    "foreign.log",
-]
 _WORDS = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if 97 <= byte <= 122 or byte == 95 or byte >= 128 else 32
     for byte in range(256)
@@ -99,33 +88,6 @@ def only(events: list[Event] | tuple[Event, ...] | None, name: str) -> Observati
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
-
-
-def test_rows_of_losses_evaluations_and_the_end() -> None:
-    events = read_file("sft_v4.log")
-    assert facts(events) == [
-        ("model", "harbour-lab/Qwen2.5-1.5B-Tide", 1),
-        ("trainable_parameters", 18464768, 3),
-        ("total_parameters", 1562179072, 3),
-        ("loss", 2.125, 4),
-        ("loss", 1.75, 5),
-        ("eval_loss", 1.625, 6),
-        ("eval_seconds", 8.5, 6),
-        ("eval_loss", 1.625, 7),
-        ("loss", 1.5, 8),
-        ("train_seconds", 243.5, 9),
-        ("mean_train_loss", 1.7916, 9),
-        ("train_samples_per_second", 7.885, 9),
-        ("train_steps_per_second", 0.493, 9),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 9, None)]
-    assert trainers(events) == {"trl"}
-    assert guesses(events) == {"model"}
-    seconds = only(events, "train_seconds")
-    assert (seconds.unit, seconds.inside, seconds.aggregation) == ("s", ("evaluation", "saving"), None)
-    assert only(events, "mean_train_loss").aggregation == "mean"
-    losses = [each for each in events if isinstance(each, Observation) and each.name == "loss"]
-    assert [each.epoch for each in losses] == [0.67, 1.0, 2.0]
 
 
 def test_numbers_may_be_text_and_tokens_are_counted_in_two_ways() -> None:
@@ -287,52 +249,6 @@ def test_parameters_with_a_gradient(line: str, part: float | None, whole: float 
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-
-
-def test_a_table_of_metrics_is_the_last_row() -> None:
-    events = read_file("run_clm.out")
-    assert facts(events) == [
-        ("train_seconds", 1030.5, 5),
-        ("mean_train_loss", 1.3125, 4),
-        ("train_examples", 1920, 6),
-        ("train_samples_per_second", 5.589, 5),
-        ("train_steps_per_second", 0.087, 5),
-        ("eval_loss", 1.2188, 12),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 5, None)]
-
-
-def test_a_dictionary_may_take_several_lines() -> None:
-    events = read_file("pretty.log")
-    assert facts(events) == [
-        ("eval_loss", 1.4375, 2),
-        ("train_seconds", 480.5, 6),
-        ("mean_train_loss", 1.5625, 10),
-        ("train_samples_per_second", 4.162, 6),
-        ("train_steps_per_second", 0.26, 6),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 10, None)]
-
-
-def test_a_notebook_shows_a_bar_a_table_and_a_tuple() -> None:
-    events = read_file("notebook.txt")
-    # While it trains, the bar shows the step that comes next.
-    assert [event for event in events if isinstance(event, ProgressBarEvent)] == [
-        ProgressBarEvent("training", 30, 60, 310.0, 1),
-        ProgressBarEvent("training", 60, 60, 620.0, 6),
-    ]
-    assert facts(events, "steps_total", "step", "epochs", "train_seconds", "mean_train_loss") == [
-        ("steps_total", 60, 1),
-        ("step", 30, 1),
-        ("epochs", 1, 1),
-        ("steps_total", 60, 6),
-        ("step", 60, 6),
-        ("epochs", 1, 6),
-        ("step", 60, 7),
-        ("train_seconds", 620.5, 7),
-        ("mean_train_loss", 1.6875, 7),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 7, 60)]
 
 
 def test_tables_and_banners_whose_title_is_cut_off_are_known_by_their_lines() -> None:

@@ -6,12 +6,10 @@ import re
 
 import pytest
 
-from touchline.core.observation import Sign, SignKind
+from touchline.core.observation import Sign
 from touchline.history.failures.reader import Faults
 
 pytestmark = pytest.mark.planning
-
-MILESTONES = (SignKind.TRAINED, SignKind.EVALUATING, SignKind.SAVING, SignKind.SAVED, SignKind.EXPORTING)
 
 
 def kinds(text: str) -> list[str]:
