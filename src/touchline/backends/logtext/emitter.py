@@ -81,8 +81,6 @@ class EventEmitter:
         """Start a file."""
         self.has_trained = False
         """Whether a loss or a step was logged. Memory and learning rates have another meaning before and after."""
-        self.has_losses = False
-        """Whether a loss was logged."""
         self.accumulation: float | None = None
         """Forward passes per optimizer step, if known."""
         self.epoch: tuple[float, float] | None = None
@@ -138,12 +136,12 @@ class EventEmitter:
         step = more.get("step")
         loss = to_number(value)
         if not_a_number(value):
-            self.has_trained = self.has_losses = True
+            self.has_trained = True
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text.strip()[:_TEXT_LIMIT], step=step)
         elif loss is None or abs(loss) > _LARGEST_LOSS:
             return
         else:
-            self.has_trained = self.has_losses = True
+            self.has_trained = True
             if self._goes_back(step, more.get("epoch")):
                 self._settings.clear()
             if step is not None:
