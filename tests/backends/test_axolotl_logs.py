@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.backends.reading import Readers, facts, only, signs
 
 from touchline.backends.axolotl.logs import DOCUMENTS, READERS
@@ -18,33 +16,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "axolotl"
 LOGS = ["packed_qlora.out", "rows_with_memory.log", "first_versions.out"]
 HERE = Readers(READERS, DOCUMENTS, FIXTURES)
 read, read_file, document = HERE.read, HERE.read_file, HERE.document
-
-
-def test_memory_is_told_apart_by_when_it_was_measured() -> None:
-    events = read_file("packed_qlora.out")
-    assert facts(events, "memory_before_training", "peak_memory") == [
-        ("memory_before_training", 4.21, 12),
-        ("memory_before_training", 4.4, 12),
-        ("memory_before_training", 4.295, 17),
-        ("memory_before_training", 4.4, 17),
-        ("peak_memory", 5.125, 24),
-        ("peak_memory", 11.325, 24),
-    ]
-    sizes = [each for each in events if isinstance(each, Observation) and each.name.endswith(("memory", "training"))]
-    assert [each.kind for each in sizes] == ["allocated", "reserved"] * 3
-    assert [each.phase for each in sizes] == ["after_init"] * 4 + ["step"] * 2
-    assert {each.unit for each in sizes} == {"GiB"}
-    # What is in use between two steps is no peak.
-    assert {each.aggregation for each in sizes} == {"last"}
-
-
-def test_packing_is_read_before_it_is_rounded_and_not_from_the_samplers() -> None:
-    events = read_file("packed_qlora.out")
-    found = only(events, "packing_efficiency")
-    assert found.value == pytest.approx(96.91)
-    assert (found.unit, found.aggregation) == ("%", "mean")
-    assert facts(events, "packed") == [("packed", "true", 8), ("packed", "true", 9)]
-    assert only(read_file("first_versions.out"), "packing_efficiency").value == pytest.approx(94)
 
 
 def test_numpy_wraps_its_numbers() -> None:
@@ -80,30 +51,6 @@ def test_the_course_of_a_run() -> None:
         (SignKind.EVALUATING, 33, None),
         (SignKind.TRAINED, 36, None),
     ]
-
-
-def test_settings_that_it_prints_are_read_with_their_lines() -> None:
-    events = read_file("rows_with_memory.log")
-    assert facts([each for each in events if each.line < 28]) == [
-        ("model", "harbour/Mast-1B", 5),
-        ("method", "lora", 4),
-        ("dtype", "bfloat16", 7),
-        ("lora_rank", 16, 18),
-        ("lora_alpha", 32, 17),
-        ("learning_rate", 0.0003, 16),
-        ("max_seq_len", 1024, 25),
-        ("micro_batch_size", 2, 21),
-        ("gradient_accumulation_steps", 4, 14),
-        ("gpus", 2, 26),
-        ("steps_total", 40, 20),
-        ("target_modules", "all-linear", 19),
-        ("optimizer", "adamw_torch_fused", 23),
-        ("gradient_checkpointing", "true", 15),
-        ("packed", "false", 24),
-        ("attention", "flash_attention_2", 13),
-    ]
-    planned = [each for each in events if isinstance(each, Observation) and each.name == "steps_total"]
-    assert [(each.value, each.line, each.certain) for each in planned] == [(40, 20, False), (40, 28, True)]
 
 
 def test_rows_hold_peaks_and_token_counts() -> None:
@@ -194,27 +141,3 @@ def test_the_trainer_is_certain_in_every_log(name: str) -> None:
     named = [event for event in read_file(name) if isinstance(event, Observation) and event.name == "trainer"]
     assert named
     assert all(event.certain and event.value == "axolotl" for event in named)
-
-
-@pytest.mark.parametrize("name", LOGS)
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_log_cut_anywhere_says_nothing_that_the_whole_does_not(name: str, data: st.DataObject) -> None:
-    text = (FIXTURES / name).read_text(encoding="utf-8")
-    cut = text[: data.draw(st.integers(min_value=0, max_value=len(text)))]
-    read(cut)
-    whole_lines = cut[: cut.rfind("\n") + 1]
-    events = read(whole_lines)
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=300), st.integers(min_value=1))
-def test_other_text_says_nothing(text: str, number: int) -> None:
-    for reader in READERS:
-        assert list(reader().line(text, number)) == []
-
-
-@given(st.dictionaries(st.text(max_size=20), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
-def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
-    assert DOCUMENTS[0]("config.yaml", mapping) is None
-    assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.backends.reading import Readers, facts, only, signs
 
 from touchline.backends.llamafactory.logs import DOCUMENTS, READERS
@@ -84,59 +82,6 @@ def test_rows_of_the_first_versions_hold_nulls() -> None:
     assert signs(events) == []
 
 
-def test_lines_tell_method_and_devices() -> None:
-    events = read_file("qlora_two_gpus.out")
-    assert facts(events) == [
-        ("gpus", 2, 1),
-        ("process", "RANK:0", 2),
-        ("dtype", "bfloat16", 2),
-        ("gpus", 2, 2),
-        ("process", "RANK:1", 3),
-        ("dtype", "bfloat16", 3),
-        ("gpus", 2, 3),
-        ("quantization", "4-bit", 11),
-        ("gradient_checkpointing", "true", 12),
-        ("attention", "sdpa", 13),
-        ("method", "qlora", 14),
-        ("target_modules", "gate_proj,q_proj,v_proj", 15),
-        ("tokens_per_second", 2048.5, 19),
-        ("tokens_per_second", 1234.5678, 21),
-    ]
-    devices = [each for each in events if isinstance(each, Observation) and each.name == "gpus"]
-    assert [each.certain for each in devices] == [False, True, True]
-    rates = [each for each in events if isinstance(each, Observation) and each.name == "tokens_per_second"]
-    assert [each.token_unit for each in rates] == ["padded", "real"]
-    assert signs(events) == [(SignKind.RESUMED, 4, 500)]
-
-
-def test_the_first_versions_print_their_arguments() -> None:
-    assert facts(read_file("first_versions.out")) == [
-        ("process", "RANK:0", 1),
-        ("dtype", "float16", 1),
-        ("gpus", 1, 1),
-        ("learning_rate", 5e-05, 7),
-        ("micro_batch_size", 4, 11),
-        ("gradient_accumulation_steps", 8, 6),
-        ("epochs", 3, 9),
-        ("optimizer", "adamw_torch", 10),
-        ("dtype", "float16", 5),
-        ("gradient_checkpointing", "true", 13),
-        ("attention", "flash_attention_2", 14),
-        ("method", "lora", 15),
-    ]
-
-
-def test_the_boards_log_has_a_prefix_of_its_own() -> None:
-    assert facts(read_file("running_log.txt")) == [
-        ("process", "RANK:0", 1),
-        ("dtype", "bfloat16", 1),
-        ("gpus", 1, 1),
-        ("quantization", "int8", 2),
-        ("method", "dora", 3),
-        ("tokens_per_second", 512.25, 4),
-    ]
-
-
 def test_one_device_of_several_is_not_the_number_of_devices() -> None:
     line = "[INFO|2025-01-01 00:00:00] llamafactory.hparams.parser:9 >> Process rank: 0, device: {}, n_gpu: {}, "
     line += "distributed training: {}, compute dtype: torch.float16"
@@ -208,30 +153,6 @@ def test_the_trainer_is_certain_in_every_log(name: str) -> None:
     named = [event for event in read_file(name) if isinstance(event, Observation) and event.name == "trainer"]
     assert named
     assert all(event.certain and event.value == "llamafactory" for event in named)
-
-
-@pytest.mark.parametrize("name", LOGS)
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_log_cut_anywhere_says_nothing_that_the_whole_does_not(name: str, data: st.DataObject) -> None:
-    text = (FIXTURES / name).read_text(encoding="utf-8")
-    cut = text[: data.draw(st.integers(min_value=0, max_value=len(text)))]
-    read(cut)
-    whole_lines = cut[: cut.rfind("\n") + 1]
-    events = read(whole_lines)
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=300), st.integers(min_value=1))
-def test_other_text_says_nothing(text: str, number: int) -> None:
-    for reader in READERS:
-        assert list(reader().line(text, number)) == []
-
-
-@given(st.dictionaries(st.text(max_size=20), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
-def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
-    assert DOCUMENTS[0]("config.yaml", mapping) is None
-    assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]
 
 
 @pytest.mark.parametrize("said", ["Upcasting", "DeepSpeed ZeRO3 detected, remaining"])

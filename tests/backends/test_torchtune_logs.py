@@ -6,10 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ruamel.yaml import YAML
-from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.torchtune.logs import DOCUMENTS, READERS, TorchtuneLines
@@ -59,37 +56,6 @@ def values(events: list[Observation], name: str) -> list[float | str]:
 def kinds(text: str) -> list[SignKind]:
     """The kinds of a text's signs."""
     return [event.kind for event in read(text) if isinstance(event, Sign)]
-
-
-def test_the_resolved_config_of_a_single_device() -> None:
-    events = seen(fixture("lora_single.out"))
-    settings = {
-        event.name: event.value
-        for event in events
-        if event.certain and event.name not in ("loss", "peak_memory", "save_seconds", "checkpoint_size")
-    }
-    assert settings == {
-        "trainer": "torchtune",
-        "gpus": 1,
-        "micro_batch_size": 8,
-        "packed": "true",
-        "dtype": "bfloat16",
-        "adapter_dtype": "bfloat16",
-        "dropout": 0.0,
-        "compiled": "false",
-        "gradient_checkpointing": "true",
-        "epochs": 2,
-        "gradient_accumulation_steps": 4,
-        "model": "llama3_2_1b",
-        "method": "lora",
-        "lora_alpha": 32,
-        "lora_rank": 16,
-        "target_modules": "q_proj,v_proj,output_proj,mlp",
-        "optimizer": "AdamW",
-        "learning_rate": 0.0003,
-        "max_seq_len": 2048,
-    }
-    assert [event.value for event in events if not event.certain] == ["/models/Llama-3.2-1B-Instruct"]
 
 
 def test_memory_after_initialisation_is_no_peak_of_the_training() -> None:
@@ -157,24 +123,6 @@ def test_a_checkpoint_with_a_file_of_unknown_size_has_none() -> None:
     assert [(event.name, event.value) for event in seen(text)] == [("save_seconds", 3.5)]
 
 
-def test_several_devices_another_device_and_lost_indentation() -> None:
-    events = seen(fixture("distributed.out"))
-    assert values(events, "gpus") == [8]
-    assert values(events, "model") == ["out/eight/epoch_0", "llama3_1_8b"]
-    assert values(events, "method") == ["full"]
-    assert values(events, "optimizer") == ["PagedAdamW8bit"]
-    assert values(events, "learning_rate") == [2e-5]
-    assert values(events, "micro_batch_size") == [2], "the evaluation's recipe is none of the training"
-    assert values(events, "max_seq_len") == []
-    assert values(events, "load_seconds") == [38.75]
-    assert values(events, "eval_loss") == [0.9912]
-    assert values(events, "save_seconds") == [51.5]
-    assert values(events, "checkpoint_size") == [15.0]
-    memory = [event for event in events if event.name == "peak_memory"]
-    assert {event.phase for event in memory} == {"after_init"}
-    assert [event.value for event in memory] == [4.98, 5.12]
-
-
 def test_signs_of_a_resumed_run_that_diverges() -> None:
     signs = [event for event in read(fixture("distributed.out")) if isinstance(event, Sign)]
     assert [sign.kind for sign in signs][:3] == [SignKind.START, SignKind.RESUMED, SignKind.NOT_A_NUMBER]
@@ -182,39 +130,9 @@ def test_signs_of_a_resumed_run_that_diverges() -> None:
     assert signs[-1].kind is SignKind.EVALUATING
 
 
-def test_the_first_version_counts_each_epoch_and_divides_by_a_billion() -> None:
-    events = seen(fixture("first_version.err"))
-    assert [(event.value, event.unit, event.phase) for event in events if event.name == "peak_memory"] == [
-        (8.75, "GB", "after_init"),
-        (11.25, "GB", "after_init"),
-    ]
-    assert [event.step for event in events if event.name == "loss"] == [40, 200, None, None]
-    assert values(events, "checkpoint_size") == []
-
-
 def test_another_attempt_counts_steps_again() -> None:
     text = "\n".join(f"1|{step}|Loss: 0.5" for step in (1, 2, 3, 1, 2))
     assert [event.step for event in seen(text) if event.name == "loss"] == [1, 2, 3, 1, 2]
-
-
-def test_rows_of_the_disk_logger() -> None:
-    events = seen(fixture("log_1760000000.txt"))
-    assert [(event.step, event.value) for event in events if event.name == "loss"] == [
-        (1, 2.6193134784698486),
-        (5, 2.25),
-    ]
-    assert [(event.step, event.value) for event in events if event.name == "eval_loss"] == [(5, 2.125)]
-    rates = [event for event in events if event.name == "tokens_per_second"]
-    assert [event.value for event in rates] == [148.25, 164.5, 165.0]
-    assert {(event.token_unit, event.unit) for event in rates} == {("label", "tokens/s/GPU")}
-    memory = [(event.step, event.value, event.kind, event.phase, event.unit) for event in events if event.kind]
-    assert memory == [
-        (1, 9.25, "allocated", "step", "GiB"),
-        (1, 10.75, "reserved", "step", "GiB"),
-        (5, 11.75, "allocated", "step", "GiB"),
-    ]
-    assert kinds(fixture("log_1760000000.txt")) == [SignKind.NOT_A_NUMBER]
-    assert values(events, "trainer") == ["torchtune"]
 
 
 def test_a_config_file() -> None:
@@ -262,18 +180,3 @@ def test_other_documents(document: dict[str, object]) -> None:
 def test_the_words_offer_every_line_that_says_something(name: str) -> None:
     assert list(READERS) == [TorchtuneLines]
     assert read(fixture(name)) == read(fixture(name), offered=False)
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    whole = text[:end].rpartition("\n")[0]
-    events = read(whole)
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=200))
-def test_any_text(text: str) -> None:
-    whole = f"Running LoRAFinetuneRecipeSingleDevice with resolved config:\n{text}"
-    assert_sound(read(whole, offered=False), whole.count("\n") + 1)

@@ -6,31 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import handwritten_model
 from touchline.backends.trl.words import parameters
-from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign, SignKind
+from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.experiment.document import parse
 
 pytestmark = pytest.mark.planning
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "trl"
-LOGS = [
-    "sft_v4.log",
-    "sft_v5.out",
-    "run_clm.err",
-    "run_clm.out",
-    "notebook.txt",
-    "pretty.log",
-    "arguments.log",
-    "models.log",
-    "foreign.log",
-]
 _WORDS = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if 97 <= byte <= 122 or byte == 95 or byte >= 128 else 32
     for byte in range(256)
@@ -102,33 +88,6 @@ def only(events: list[Event] | tuple[Event, ...] | None, name: str) -> Observati
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
-
-
-def test_rows_of_losses_evaluations_and_the_end() -> None:
-    events = read_file("sft_v4.log")
-    assert facts(events) == [
-        ("model", "harbour-lab/Qwen2.5-1.5B-Tide", 1),
-        ("trainable_parameters", 18464768, 3),
-        ("total_parameters", 1562179072, 3),
-        ("loss", 2.125, 4),
-        ("loss", 1.75, 5),
-        ("eval_loss", 1.625, 6),
-        ("eval_seconds", 8.5, 6),
-        ("eval_loss", 1.625, 7),
-        ("loss", 1.5, 8),
-        ("train_seconds", 243.5, 9),
-        ("mean_train_loss", 1.7916, 9),
-        ("train_samples_per_second", 7.885, 9),
-        ("train_steps_per_second", 0.493, 9),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 9, None)]
-    assert trainers(events) == {"trl"}
-    assert guesses(events) == {"model"}
-    seconds = only(events, "train_seconds")
-    assert (seconds.unit, seconds.inside, seconds.aggregation) == ("s", ("evaluation", "saving"), None)
-    assert only(events, "mean_train_loss").aggregation == "mean"
-    losses = [each for each in events if isinstance(each, Observation) and each.name == "loss"]
-    assert [each.epoch for each in losses] == [0.67, 1.0, 2.0]
 
 
 def test_numbers_may_be_text_and_tokens_are_counted_in_two_ways() -> None:
@@ -292,52 +251,6 @@ def test_parameters_with_a_gradient(line: str, part: float | None, whole: float 
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def test_a_table_of_metrics_is_the_last_row() -> None:
-    events = read_file("run_clm.out")
-    assert facts(events) == [
-        ("train_seconds", 1030.5, 5),
-        ("mean_train_loss", 1.3125, 4),
-        ("train_examples", 1920, 6),
-        ("train_samples_per_second", 5.589, 5),
-        ("train_steps_per_second", 0.087, 5),
-        ("eval_loss", 1.2188, 12),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 5, None)]
-
-
-def test_a_dictionary_may_take_several_lines() -> None:
-    events = read_file("pretty.log")
-    assert facts(events) == [
-        ("eval_loss", 1.4375, 2),
-        ("train_seconds", 480.5, 6),
-        ("mean_train_loss", 1.5625, 10),
-        ("train_samples_per_second", 4.162, 6),
-        ("train_steps_per_second", 0.26, 6),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 10, None)]
-
-
-def test_a_notebook_shows_a_bar_a_table_and_a_tuple() -> None:
-    events = read_file("notebook.txt")
-    # While it trains, the bar shows the step that comes next.
-    assert [event for event in events if isinstance(event, ProgressBarEvent)] == [
-        ProgressBarEvent("training", 30, 60, 310.0, 1),
-        ProgressBarEvent("training", 60, 60, 620.0, 6),
-    ]
-    assert facts(events, "steps_total", "step", "epochs", "train_seconds", "mean_train_loss") == [
-        ("steps_total", 60, 1),
-        ("step", 30, 1),
-        ("epochs", 1, 1),
-        ("steps_total", 60, 6),
-        ("step", 60, 6),
-        ("epochs", 1, 6),
-        ("step", 60, 7),
-        ("train_seconds", 620.5, 7),
-        ("mean_train_loss", 1.6875, 7),
-    ]
-    assert signs(events) == [(SignKind.TRAINED, 7, 60)]
-
-
 def test_tables_and_banners_whose_title_is_cut_off_are_known_by_their_lines() -> None:
     table = "".join(fixture("run_clm.out").splitlines(keepends=True)[3:])
     assert ("train_seconds", 1030.5, 2) in facts(read(table))
@@ -439,13 +352,11 @@ def test_the_model_is_the_one_that_is_loaded_for_the_training() -> None:
     [
         ("Loading base model: harbour-lab/Qwen2.5-3B-Instruct", "harbour-lab/Qwen2.5-3B-Instruct"),
         ("🚀 Loading model and tokenizer from /models/Llama-3.2-1B...", "/models/Llama-3.2-1B"),
-        ("2024-05-02 09:00:00,123 - INFO - Using model: tiny-gpt2", "tiny-gpt2"),
         ("2024-05-02 09:00:00,123 - INFO - Base model: Llama-3.2-1B", "Llama-3.2-1B"),
         ("Training harbour-lab/tiny-gpt2", "harbour-lab/tiny-gpt2"),
         ("  Model:       google/gemma-2-2b", "google/gemma-2-2b"),
         ("model_name_or_path: Qwen/Qwen2-7B", "Qwen/Qwen2-7B"),
         ("Modelo: Qwen/Qwen2-7B", None),
-        ("unsloth/tide-8b does not have a padding token! Will use pad_token = <|x|>.", "unsloth/tide-8b"),
         ("Loading dataset: harbour-lab/llama-7b-tides", None),
         ("Loading model from ./outputs/llama-7b", None),
         ("Loading model weights...", None),
@@ -582,63 +493,3 @@ def test_configs_tell_the_plan() -> None:
 )
 def test_files_of_others_are_left_to_them(text: str) -> None:
     assert document("some.json", text) is None
-
-
-# ----------------------------------------------------------------------------------------------------------- properties
-
-
-@given(st.sampled_from(LOGS).flatmap(lambda name: st.sampled_from(fixture(name).splitlines())), st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_line_that_is_cut_anywhere_is_read_or_not(line: str, data: st.DataObject) -> None:
-    end = data.draw(st.integers(0, len(line)))
-    start = data.draw(st.integers(0, end))
-    for event in read(line[start:end], every_line=True):
-        assert event.line == 1
-
-
-@given(st.sampled_from(LOGS), st.data())
-@settings(max_examples=100, deadline=None)
-def test_a_file_that_is_cut_says_nothing_else(name: str, data: st.DataObject) -> None:
-    text = fixture(name)
-    lines = text.splitlines(keepends=True)
-    kept = data.draw(st.integers(0, len(lines)))
-    whole, part = read(text), read("".join(lines[:kept]))
-    before = [event for event in whole if event.line <= kept]
-    # A number that needs its neighbour waits for it.
-    assert [event for event in part if event not in before] == []
-
-
-@given(st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
-def test_any_text_is_read_without_a_fault(text: str) -> None:
-    assert_sound(read(text, every_line=True), text.count("\n") + 1)
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-_KEYS = st.sampled_from(
-    [
-        *("log_history", "global_step", "max_steps", "num_train_epochs", "train_batch_size", "epoch", "loss", "step"),
-        *("learning_rate", "grad_norm", "train_runtime", "train_loss", "eval_loss", "eval_runtime", "peft_type", "r"),
-        *(
-            "per_device_train_batch_size",
-            "model_name_or_path",
-            "model_name",
-            "lora",
-            "train",
-            "target_modules",
-            "optim",
-        ),
-    ]
-)
-
-
-@given(st.dictionaries(_KEYS, _JSON, max_size=12))
-@settings(max_examples=300, deadline=None)
-def test_any_document_and_any_row_is_read_without_a_fault(data: dict[str, object]) -> None:
-    for reader in DOCUMENTS:
-        assert_sound(reader("some.json", data), 0)
-    assert_sound(READERS[0]().row(data, str(data), 1), 1)

@@ -6,9 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import Event, Observation, Sign
@@ -104,18 +101,6 @@ def test_every_fixture_has_its_expectation() -> None:
 def test_the_reader_s_words_offer_all_lines_that_matter() -> None:
     for name in LOGS:
         assert read(fixture(name), offered=True) == read(fixture(name)), name
-
-
-@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
-def test_a_cut_log_has_no_kind_of_sign_that_the_whole_one_lacks(name: str, share: float) -> None:
-    whole = fixture(name)
-    assert set(kinds(whole[: round(share * len(whole))])) <= set(kinds(whole))
-
-
-@given(st.text(max_size=400))
-def test_no_text_breaks_it(text: str) -> None:
-    for whole in (text, f'Traceback (most recent call last):\n  File "a.py", line 1, in f\n{text}'):
-        assert_sound(read(whole), whole.count("\n") + 1)
 
 
 # --------------------------------------------------------------------------------------------------------- tracebacks

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.backends.logtext.dicts import read_row
-from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event, Observation, Sign
-from touchline.history.files import LoggedRun, find_runs
 from touchline.history.loops.facts import duration
-from touchline.history.loops.grammar import parse
 from touchline.history.loops.reader import TrainingLines
 from touchline.history.loops.rows import StepCounter
 from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 from touchline.history.scan import clean
 
 pytestmark = pytest.mark.planning
-
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "generic"
-LOGS = sorted(path.name for path in FIXTURES.iterdir())
 
 
 def is_offered(line: bytes) -> bool:
@@ -53,12 +44,6 @@ def read(content: bytes) -> list[Event]:
     return events
 
 
-def assert_finite(events: Iterable[Event]) -> None:
-    for event in events:
-        assert event.line in (1, 2)
-        assert isinstance(event, Sign) or isinstance(event.value, str) or math.isfinite(event.value), event
-
-
 def told(event: Event) -> str:
     """An event in one line: number, name, value, and what else it says; a guess ends in a tilde."""
     if isinstance(event, Sign):
@@ -77,125 +62,6 @@ def assert_told(events: Iterable[Event], expected: str) -> None:
     """The events are exactly these."""
     assert [told(event) for event in events] == textwrap.dedent(expected).strip().split("\n")
 
-
-TOLD: dict[str, str] = {
-    "tutorial.out": """
-        2 model northwind/tern-1.4B-base ~
-        3 train_examples 4800 examples ~
-        5 micro_batch_size 8 ~
-        6 gradient_accumulation_steps 1 ~
-        7 learning_rate 0.0003 ~
-        8 epochs 2 epochs ~
-        9 loss 2.4151 nats @200 epoch=0 ~
-        9 trainer generic ~
-        10 loss 2.0932 nats @400 epoch=0.6667 ~
-        10 steps_total 1200 steps ~
-        11 loss 1.912 nats @600 epoch=1 ~
-        12 loss 2.1401 nats epoch=1 ~
-        12 eval_loss 1.8804 nats epoch=1 ~
-        11 step 600 steps @600
-        13 loss 1.7015 nats @800 epoch=1.333 ~
-        14 loss 1.6533 nats @1000 epoch=1.667 ~
-        15 loss 1.5877 nats @1200 epoch=2 ~
-        16 loss 1.6475 nats epoch=2 ~
-        16 eval_loss 1.602 nats epoch=2 ~
-        15 step 1200 steps @1200
-        17 train_seconds 750 s ~
-        17 trained
-        18 peak_memory 17.25 GB step allocated peak ~
-    """,
-    "pipes.log": """
-        1 model tern-labs/Tern-0.6B ~
-        2 lora_rank 16 ~
-        2 lora_alpha 32 ~
-        3 trainable_parameters 3407872 parameters ~
-        4 global_batch_size 32 ~
-        5 steps_total 250 steps ~
-        6 loss 1.9071 nats @50 ~
-        6 trainer generic ~
-        6 tokens_per_second 8120 tokens/s @50 padded ~
-        7 loss 1.612 nats @100 ~
-        7 tokens_per_second 8204 tokens/s @100 padded ~
-        8 eval_loss 1.5901 nats @100 ~
-        9 loss 1.5544 nats @150 ~
-        9 tokens_per_second 8190 tokens/s @150 padded ~
-        10 loss 1.4988 nats @200 ~
-        10 tokens_per_second 8211 tokens/s @200 padded ~
-        11 loss 1.4702 nats @250 ~
-        11 tokens_per_second 8207 tokens/s @250 padded ~
-        12 loss 1.4702 nats last ~
-        13 train_seconds 50 s ~
-        13 trained
-    """,
-    "portioned.out": """
-        1 epochs 2 epochs ~
-        3 loss 0.5 nats epoch=1 mean ~
-        3 trainer generic ~
-        6 eval_loss 0.42 nats epoch=1 ~
-        8 loss 0.31 nats epoch=2 mean ~
-        10 eval_loss 0.4 nats epoch=2 ~
-    """,
-    "headers.out": """
-        1 epochs 3 epochs ~
-        4 loss 1.2031 nats epoch=1 ~
-        4 trainer generic ~
-        4 eval_loss 1.1044 nats epoch=1 ~
-        8 loss 0.9017 nats epoch=2 ~
-        8 eval_loss 0.952 nats epoch=2 ~
-        12 loss 0.745 nats epoch=3 ~
-        12 eval_loss 0.9111 nats epoch=3 ~
-    """,
-    "iters.out": """
-        1 loss 0.95 nats @100 epoch=0 ~
-        1 trainer generic ~
-        2 loss 0.85 nats @200 epoch=0 ~
-        3 loss 0.65 nats epoch=1 ~
-    """,
-    "examples.out": """
-        1 loss 2.300039 nats epoch=0 ~
-        1 trainer generic ~
-        1 train_examples 6000 examples ~
-        2 loss 1.21347 nats epoch=0.5333 ~
-        3 eval_loss 0.9021 nats ~
-        4 loss 0.71347 nats epoch=1.533 ~
-    """,
-    "nano.out": """
-        2 total_parameters 29940000 parameters ~
-        3 loss 10.9021 nats @0 mean ~
-        3 trainer generic ~
-        3 eval_loss 10.9 nats @0 ~
-        4 loss 10.9133 nats @0 ~
-        5 loss 6.12 nats @100 ~
-        6 loss 4.0102 nats @200 mean ~
-        6 eval_loss 4.1203 nats @200 ~
-        7 loss 4.0551 nats @200 ~
-    """,
-    "rows.jsonl": """
-        1 loss 2.301 nats @10 ~
-        1 trainer generic ~
-        1 tokens_per_second 5120.5 tokens/s @10 padded ~
-        1 peak_memory 9.75 GB @10 step allocated peak ~
-        2 loss 2.105 nats @20 ~
-        2 tokens_per_second 5200 tokens/s @20 padded ~
-        2 peak_memory 9.81 GB @20 step allocated peak ~
-        3 eval_loss 2.25 nats @20 ~
-        4 loss 1.95 nats @30 ~
-        4 steps_total 40 steps ~
-        5 not a number @40
-        6 loss 1.75 nats epoch=1 ~
-        6 eval_loss 1.8 nats epoch=1 ~
-    """,
-    "bars.err": """
-        1 loss 1.532 nats ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-        1 loss 1.21 nats ~
-        2 loss 0.981 nats ~
-        2 loss 0.874 nats ~
-        4 loss 0.8625 nats ~
-    """,
-}
-"""What each fixture says, and nothing else."""
 
 NO_TRAINING = (
     "Step 1: Preheat the oven. Step 2: mix 3 eggs, loss of volume is normal.",
@@ -269,11 +135,6 @@ OTHERS_OWN = (
 """Lines of trainers that have readers of their own."""
 
 
-def test_fixture() -> None:
-    for name in TOLD:
-        assert_told(read((FIXTURES / name).read_bytes()), TOLD[name])
-
-
 def test_sentences_and_dumps_say_nothing() -> None:
     for line in NO_TRAINING:
         assert read(line.encode()) == [], line
@@ -296,7 +157,6 @@ def test_steps_of_the_run() -> None:
         ("step 00100/21400 (0.47%) | loss: 6.1234 | lrm: 1.00 | dt: 412.33ms | mfu: 49.10", 100, 21400, 6.1234),
         ("step:100/1750 train_loss:6.1234 train_time:9876ms step_avg:98.76ms", 100, 1750, 6.1234),
         ("I0304 09:00:00.123456 1234 solver.cpp:239] Iteration 100 (5.1 iter/s), loss = 2.31", 100, None, 2.31),
-        ("Training loss (for one batch) at step 100: 0.5", 100, None, 0.5),
         ("[INFO|2025-03-04 09:00:00] step = 10 , loss = 0.5", 10, None, 0.5),
         ("📈 Step 10/20 — Loss: 0.5 ✅", 10, 20, 0.5),
     ]:
@@ -329,8 +189,6 @@ def test_epochs_done() -> None:
 
 def test_printed_facts_are_guesses() -> None:
     for line, expected in [
-        ("Model: northwind/tern-1.4B", "model northwind/tern-1.4B"),
-        ("🤖 Base model: tern-2.5-7B (4-bit)", "model tern-2.5-7B"),
         ("- **Batch size**: 4", "micro_batch_size 4"),
         ("Per-device batch size: 4", "micro_batch_size 4"),
         ("Gradient accumulation: 8", "gradient_accumulation_steps 8"),
@@ -343,12 +201,10 @@ def test_printed_facts_are_guesses() -> None:
         ("  16,266 training examples", "train_examples 16266 examples"),
         ("Loaded 5749 training samples and 1500 validation samples", "train_examples 5749 examples"),
         ("effective batch size: 64", "global_batch_size 64"),
-        ("accumulate grad iterations: 4", "gradient_accumulation_steps 4"),
         ("Train: 900, Val: 100", "train_examples 900 examples"),
         ("Train dataset size: 1000", "train_examples 1000 examples"),
         ("Learning rate: 2e-4", "learning_rate 0.0002"),
         ("LoRA rank: 16", "lora_rank 16"),
-        ("Target modules: ['q_proj', 'v_proj']", "target_modules q_proj,v_proj"),
         ("Max seq length: 2048", "max_seq_len 2048 tokens"),
         ("Number of GPUs: 2", "gpus 2"),
         ("GPU: NVIDIA A100-SXM4-80GB (79.2 GB)", "gpu NVIDIA A100-SXM4-80GB"),
@@ -468,41 +324,6 @@ def test_meanings() -> None:
     ]:
         meaning = meaning_of(name)
         assert (meaning.concept, meaning.split) == (concept, split), name
-
-
-@pytest.mark.parametrize("name", LOGS)
-def test_readings_of_fixtures(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
-    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, LoggedRun))
-    assert run.reading.segments.value == 1, "nothing goes back within a run"
-
-
-@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
-def test_a_cut_log_never_raises_and_says_what_the_whole_one_says(name: str, share: float) -> None:
-    content = (FIXTURES / name).read_bytes()
-    cut = content[: int(share * len(content))]
-    whole_lines = cut[: cut.rfind(b"\n") + 1]
-    read(cut)
-    events = [told(event) for event in read(whole_lines)]
-    assert events == [told(event) for event in read(content)][: len(events)]
-
-
-@given(st.text(st.sampled_from("0123456789.,:;=/|[](){}-_ \tepochstlrain%█'\"\\nNaE+"), max_size=200))
-def test_any_text_gives_finite_numbers_of_its_lines_or_nothing(text: str) -> None:
-    reader = TrainingLines()
-    for number in (1, 2):
-        assert_finite(reader.line(text, number))
-    parse(strip_decoration(text)[1])
-
-
-@given(
-    st.dictionaries(
-        st.sampled_from(["step", "loss", "epoch", "val_loss", "peak_mem_gb", "tps", "split", "max_steps", "event"]),
-        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers())),
-    )
-)
-def test_any_row_gives_finite_numbers_or_nothing(row: dict[str, object]) -> None:
-    assert_finite(TrainingLines().row(row, json.dumps(row), 1))
 
 
 def test_words_are_words() -> None:

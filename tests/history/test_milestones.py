@@ -5,16 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from touchline.core.observation import Sign, SignKind
-from touchline.history.failures.milestones import milestone
+from touchline.core.observation import Sign
 from touchline.history.failures.reader import Faults
 
 pytestmark = pytest.mark.planning
-
-MILESTONES = (SignKind.TRAINED, SignKind.EVALUATING, SignKind.SAVING, SignKind.SAVED, SignKind.EXPORTING)
 
 
 def kinds(text: str) -> list[str]:
@@ -86,9 +81,3 @@ def test_a_script_that_says_so_after_a_fault_is_not_believed() -> None:
 
 def test_long_after_a_fault_it_is_believed_again() -> None:
     assert kinds(FAILED + "\n" * 100 + "Training complete!") == ["EXCEPTION", "TRAINED"]
-
-
-@given(st.text(max_size=300))
-def test_no_text_breaks_it(text: str) -> None:
-    for whole in (text, f"Training complete {text}"):
-        assert milestone(whole) in {None, *MILESTONES}

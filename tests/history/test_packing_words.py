@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
 from touchline.history.packing_words import PackingLines
@@ -48,20 +45,6 @@ def seen(text: str) -> list[tuple[str, float | str, str, bool]]:
     ]
 
 
-def test_stated_packing() -> None:
-    assert seen(fixture("stated.out")) == [
-        ("total_examples", 8000, "examples", False),
-        ("max_seq_len", 2048, "tokens", True),
-        ("packed", "true", "1", True),
-        ("total_examples", 8000, "examples", True),
-        ("total_sequences", 2857, "sequences", True),
-        ("packed", "true", "1", True),
-        ("packing_density", 2.8, "examples/sequence", True),
-        ("packing_efficiency", 87, "%", True),
-        ("peak_memory", 45.2, "GB", True),
-    ]
-
-
 def test_begin_and_end_carry_their_times() -> None:
     events = [event for event in read(fixture("stated.out")) if not isinstance(event, Observation)]
     assert [event.kind if isinstance(event, Sign) else "stamp" for event in events] == [
@@ -72,20 +55,6 @@ def test_begin_and_end_carry_their_times() -> None:
     assert first.unix == datetime.datetime(2025, 10, 20, 14, 30, tzinfo=datetime.UTC).timestamp()
     assert last.unix - first.unix == 127 * 60
     assert (first.line, last.line) == (9, 11)
-
-
-def test_counted_packing_and_variants() -> None:
-    assert seen(fixture("counted.out")) == [
-        ("total_examples", 6000, "examples", False),
-        ("total_sequences", 2400, "sequences", True),
-        ("packed", "true", "1", True),
-        ("peak_memory", 71.5, "GiB", True),
-        ("packing_efficiency", 93.5, "%", True),
-        ("packing_density", 2.5, "examples/sequence", True),
-    ]
-    others = [event for event in read(fixture("counted.out")) if not isinstance(event, Observation)]
-    assert [event.kind for event in others if isinstance(event, Sign)] == [SignKind.START]
-    assert not any(isinstance(event, Stamp) for event in others), "a time at the beginning is read with all others"
 
 
 def test_peaks() -> None:
@@ -140,16 +109,3 @@ def test_the_words_offer_every_line_that_says_something() -> None:
     for name in LOGS:
         assert read(fixture(name)) == read(fixture(name), offered=False), name
         assert list(PackingLines().row({"loss": 0.5}, "", 1)) == [], name
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    events = read(text[:end].rpartition("\n")[0])
-    assert events == read(text)[: len(events)]
-
-
-@given(st.text(max_size=200))
-def test_any_text(text: str) -> None:
-    assert_sound(read(text, offered=False), text.count("\n") + 1)

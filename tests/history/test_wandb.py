@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.history.wandb import WandbLines, read_metadata, read_summary
@@ -17,7 +14,6 @@ from touchline.history.wandb import WandbLines, read_metadata, read_summary
 pytestmark = pytest.mark.planning
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "wandb"
-LOGS = sorted(path.name for path in FIXTURES.glob("*.out"))
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -59,41 +55,9 @@ def document(name: str) -> list[Observation]:
     return [event for event in found[0] if isinstance(event, Observation)]
 
 
-def test_a_summary_is_the_last_of_everything() -> None:
-    assert seen(fixture("torchtune.out")) == [
-        ("step", 320, "last", 11),
-        ("loss", 0.19375, "last", 12),
-        ("peak_memory", 14.48828, "last", 15),
-        ("peak_memory", 15.95508, "last", 16),
-        ("tokens_per_second", 212.4375, "last", 17),
-        ("eval_loss", 0.25025, "last", 18),
-    ]
-    events = [event for event in read(fixture("torchtune.out")) if isinstance(event, Observation)]
-    assert [(event.phase, event.kind, event.unit) for event in events if event.name == "peak_memory"] == [
-        ("step", "allocated", "GiB"),
-        ("step", "reserved", "GiB"),
-    ]
-    assert [event.token_unit for event in events if event.name == "tokens_per_second"] == ["label"]
-
-
 def test_memory_in_use_stands_in_for_memory_allocated() -> None:
     text = "wandb: Run summary:\nwandb: peak_memory_active 18.5\nwandb:\n"
     assert seen(text) == [("peak_memory", 18.5, "last", 2)]
-
-
-def test_what_a_trainer_logs_once_is_of_the_whole_run() -> None:
-    assert seen(fixture("trainer.out")) == [
-        ("eval_loss", 1.3125, "last", 6),
-        ("epoch", 2.98, "last", 9),
-        ("step", 447, "last", 10),
-        ("loss", 1.1875, "last", 12),
-        ("mean_train_loss", 1.4375, "mean", 13),
-        ("train_seconds", 1803.25, None, 14),
-        ("train_samples_per_second", 3.97, "mean", 15),
-        ("train_steps_per_second", 0.248, "mean", 16),
-    ]
-    events = [event for event in read(fixture("trainer.out")) if isinstance(event, Observation)]
-    assert {event.inside for event in events if event.name.startswith("train_")} == {("evaluation", "saving")}
 
 
 def test_other_loops_log_the_loss_of_a_step_under_the_same_key() -> None:
@@ -155,20 +119,3 @@ def test_other_documents() -> None:
 
 def test_dictionaries_are_not_read() -> None:
     assert list(WandbLines().row({"loss": 0.5}, "", 1)) == []
-
-
-@given(st.data())
-def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
-    text = fixture(data.draw(st.sampled_from(LOGS)))
-    end = data.draw(st.integers(0, len(text)))
-    events = read(text[:end].rpartition("\n")[0])
-    assert events == read(text)[: len(events)]
-
-
-@given(st.dictionaries(st.sampled_from(["_wandb", "_step", "_runtime", "_timestamp", "train_loss", "loss", "gpu_nvidia",
-    "train_runtime", "gpu", "gpu_count"]), st.none() | st.floats() | st.text(max_size=4) | st.lists(st.integers())
-    | st.just({"memoryTotal": "x"})))  # fmt: skip
-def test_any_document(content: dict[str, object]) -> None:
-    for reader in (read_summary, read_metadata):
-        for name in ("wandb-summary.json", "wandb-metadata.json", "x.json"):
-            assert_sound(reader(name, content), 0)

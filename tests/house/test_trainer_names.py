@@ -143,7 +143,7 @@ def test_every_trainer_has_a_pattern() -> None:
         ("from touchline.backends.litgpt.memory import MEMORY", "litgpt"),
         ("def f(unsloth=None): ...", "unsloth"),
         ("x = 1  # DeepSpeed shards it", "deepspeed"),
-        ("x = view.mlx", "mlx"),
+        ("x = view.olmo", "olmo"),
         ('x = "ms-swift"', "swift"),
         ('if backend == "peft": pass', "peft"),
         ('hint = "backend: peft"', "peft"),

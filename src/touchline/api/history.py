@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from touchline.history.listing import History
     from touchline.history.record import RunRecord
 
-_OF_RUNS = frozenset({"log", "table", "notebook"})
+_OF_RUNS = frozenset({"log", "table"})
 """Roles of files that may hold a run by themselves."""
 
 

@@ -352,6 +352,7 @@ def _peak_memory(view: RunView) -> Measured:
 def _memory_after_init(view: RunView) -> Measured:
     found = [each for each in view.measured("peak_memory") if each.seen.phase == "after_init"]
     found += view.measured("memory_before_training")
+    found = [each for each in found if each.seen.certain] or found
     numbers = [each for each in found if each.number is not None]
     return numbers[0].quantity() if numbers else Missing(missing="not in the log")
 

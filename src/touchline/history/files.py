@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
-from touchline.core.observation import Event, Observation, SignKind
+from touchline.core.observation import Event, SignKind
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
 from touchline.experiment.document import parse
@@ -18,24 +18,15 @@ from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
 from touchline.history.lines import NotTextError
-from touchline.history.notebooks import arguments, is_notebook, printed_text
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
 from touchline.history.reading import RunReading
 from touchline.history.run_view import RunSegment, RunView, align, runs_of
-from touchline.history.saved_sacct import machine_events
 from touchline.history.scan import Scan
 from touchline.history.segments import FileSegmenter
 from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
-from touchline.history.tables import (
-    begins_exported_rows,
-    begins_table,
-    read_exported_rows,
-    read_metrics_rows,
-    read_metrics_table,
-)
-from touchline.history.wandb import arguments_of, plain_config
+from touchline.history.tables import begins_table, read_metrics_table
 from touchline.slurm.resources import read_sbatch
 
 __all__ = ["FileGroup", "LoggedRun", "SkippedFile", "find_runs", "group_files", "read_group"]
@@ -107,21 +98,13 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
         try:
             own = _own(path, notes)
             role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
-            given: list[FileSegment] = []
-            if own is not None:
-                segmenter = own
-            elif role == "notebook":
-                segmenter, given = _notebook(path, notes)
-            else:
-                segmenter = _scan(path, notes) if role == "log" else _document(path, role, group)
+            segmenter = own or (_scan(path, notes) if role == "log" else _document(path, role))
         except (NotTextError, InputError, OSError) as fault:
             refused.append(SkippedFile(path=path, reason=_reason(fault)))
             continue
         parts = [part for part in segmenter.parts if part.has_evidence or part.advance_line]
         if parts:
-            (logs if role in ("log", "table", "notebook") else beside).append(parts)
-        if given:
-            beside.append(given)
+            (logs if role in ("log", "table") else beside).append(parts)
     found: list[LoggedRun | SkippedFile] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
@@ -144,26 +127,7 @@ def _is_table(path: Path) -> bool:
     """Return True if a log is a table of metrics, whatever its name."""
     if role_of(path) != "log" or path.suffix.lower() == ".gz":
         return False
-    head = read_head(path, _HEADER_BYTES).decode("utf-8", "replace")
-    return begins_exported_rows(head) if path.suffix.lower() == ".jsonl" else begins_table(head)
-
-
-def _notebook(path: Path, notes: list[str]) -> tuple[FileSegmenter, list[FileSegment]]:
-    """Return what a notebook's cells printed, and what they were given."""
-    raw = _bounded(path, _JSON_LIMIT_BYTES)
-    try:
-        data: object = parse_json(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"no JSON: {error}") from None
-    if not is_notebook(data):
-        raise InputError("no notebook: it has no cells")
-    assert isinstance(data, dict)
-    segmenter = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
-    given = FileSegmenter(path.name)
-    for event in _read_document(path.name, arguments(data)):
-        given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
-    given.close()
-    return segmenter, given.parts
+    return begins_table(read_head(path, _HEADER_BYTES).decode("utf-8", "replace"))
 
 
 def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
@@ -178,8 +142,8 @@ def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
     return own_segments(path.name, found.rows)
 
 
-def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSegmenter:
-    scan = Scan(path, path.name, content)
+def _scan(path: Path, notes: list[str]) -> FileSegmenter:
+    scan = Scan(path, path.name)
     segmenter = scan.run()
     notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
     if scan.file.cut_lines:
@@ -189,17 +153,10 @@ def _scan(path: Path, notes: list[str], content: bytes | None = None) -> FileSeg
     return segmenter
 
 
-def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
+def _document(path: Path, role: str) -> FileSegmenter:
     segmenter = FileSegmenter(path.name)
-    if role == "accounting":
-        names = [file.name for file in group.files if file != path]
-        for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
-            segmenter.feed(event)
-        return segmenter
     if role == "table":
-        text = _bounded(path, _JSON_LIMIT_BYTES)
-        lines = path.suffix.lower() == ".jsonl"
-        for event in (read_exported_rows(text) if lines else read_metrics_table(text)) or ():
+        for event in read_metrics_table(_bounded(path, _JSON_LIMIT_BYTES)) or ():
             segmenter.feed(event)
         segmenter.close()
         return segmenter
@@ -221,23 +178,9 @@ def _document(path: Path, role: str, group: FileGroup) -> FileSegmenter:
 
 
 def _read_document(name: str, data: object) -> tuple[Event, ...]:
-    """Return what the first reader that knows a document says of it; W&B's arguments are read as those of a config."""
-    if not isinstance(data, dict):
-        return read_metrics_rows(data) or ()
-    data = plain_config(data)
-    given = arguments_of(name, data)
-    if given:
-        others = _first_reader(name, given)
-        return (*_first_reader(name, data), *(replace(e, certain=False) for e in others if isinstance(e, Observation)))
-    return _first_reader(name, data) or read_metrics_rows(data) or ()
-
-
-def _first_reader(name: str, data: dict[str, object]) -> tuple[Event, ...]:
-    for reader in documents():
-        events = reader(name, data)
-        if events is not None:
-            return events
-    return ()
+    """Return what the first reader that knows a document says of it."""
+    found = (reader(name, data) for reader in documents()) if isinstance(data, dict) else ()
+    return next((events for events in found if events is not None), ())
 
 
 def _bounded(path: Path, limit: int) -> str:
@@ -275,6 +218,6 @@ def _nothing(path: Path) -> str:
         return "does not exist"
     if path.stat().st_size == 0:
         return "an empty file"
-    if role_of(path) not in ("log", "table", "notebook"):
+    if role_of(path) not in ("log", "table"):
         return "a configuration or document without a run; name the run's log with it"
     return "no line of a training in it"

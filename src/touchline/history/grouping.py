@@ -19,7 +19,6 @@ LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", "
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 TABLE_NAMES = frozenset({"history.csv", "metrics.csv", "log_history.csv", "train_log.csv", "training_log.csv"})
 """Tables of metrics that trainers write; any other one is read when it is named."""
-NOTEBOOK_SUFFIX = ".ipynb"
 SCRIPT_SUFFIXES = frozenset({".slurm", ".sbatch", ".sh"})
 _SCHEDULER = re.compile(r"\.[oe](\d+)(?:[.-]\d+)?$")
 _ROLE = re.compile(
@@ -32,8 +31,6 @@ _STATE = re.compile(
     r"(?:^|[._-])(?:trainer_state|all_results|train_results|eval_results|wandb-summary|wandb-metadata)$", re.IGNORECASE
 )
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_WANDB_FILES = frozenset({"wandb-metadata.json", "config.yaml"})
-_WANDB_FOLDER = re.compile(r"wandb/(?:offline-)?run-[^/]+/files")
 SKIPPED_FOLDERS = frozenset({".git", "__pycache__", "node_modules", ".venv", "venv", "site-packages", "superseded"})
 NOT_OURS = frozenset(
     {
@@ -64,12 +61,8 @@ class FileGroup:
 
 
 def role_of(path: Path) -> str:
-    """Return `log`, `table`, `notebook`, `document`, `script` or `accounting`, by the name alone."""
-    if SAVED_SACCT.fullmatch(path.name):
-        return "accounting"
+    """Return `log`, `table`, `document` or `script`, by the name alone."""
     suffix = _plain(path).suffix.lower()
-    if suffix == NOTEBOOK_SUFFIX:
-        return "notebook"
     if suffix == ".csv":
         return "table"
     if suffix in DOCUMENT_SUFFIXES:
@@ -81,7 +74,7 @@ def key_of(path: Path) -> str:
     """Return a file's name without its extension and without words for a stream or a role; may be empty."""
     name = _SCHEDULER.sub(r".\1", _plain(path).name)
     stem = Path(name)
-    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv", NOTEBOOK_SUFFIX}:
+    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv"}:
         stem = stem.with_suffix("")
     return _ROLE.sub("", stem.name)
 
@@ -102,37 +95,7 @@ def group_files(paths: Sequence[Path]) -> tuple[FileGroup, ...]:
         for group in _in_folder(files | companions):
             if any(path in files for path in group.files) and _is_wanted(group, wanted, files):
                 groups.append(replace(group, facts=facts))
-    return tuple(_with_machines(groups))
-
-
-def _with_machines(groups: list[FileGroup]) -> list[FileGroup]:
-    """Return the groups with W&B's files of a run's machine and settings at the run that they are of.
-
-    W&B keeps them in a folder below that of the log: `wandb/run-.../files`. They are of the one run above it. Files
-    that were named beside one log are of that log.
-    """
-    found = list(groups)
-    for group in groups:
-        of_wandb = tuple(path for path in group.files if path.name in _WANDB_FILES)
-        if not of_wandb:
-            continue
-        lies_below = _WANDB_FOLDER.fullmatch("/".join(group.files[0].parts[-4:-1]))
-        above = group.files[0].parents[3] if lies_below and len(group.files[0].parents) > 3 else None
-        if above is None and len(of_wandb) < len(group.files):
-            continue
-        others = [each for each in found if each is not group and (above is None or each.files[0].parent == above)]
-        beside = [each for each in groups if above is not None and each is not group and _is_below(each, above)]
-        if len(others) != 1 or beside or not any(_tells_course(path) for path in others[0].files):
-            continue
-        # What W&B copied of the console is in the log already.
-        found.remove(group)
-        found[found.index(others[0])] = replace(others[0], files=(*others[0].files, *of_wandb))
-    return found
-
-
-def _is_below(group: FileGroup, above: Path) -> bool:
-    """Return True if a group is of another of W&B's folders below the same folder."""
-    return above / "wandb" in group.files[0].parents
+    return tuple(groups)
 
 
 def _facts_above(folder: Path, roots: Sequence[Path]) -> list[Path]:
@@ -182,11 +145,11 @@ def _readable(folder: Path) -> Iterable[Path]:
         suffix = _plain(path).suffix.lower()
         known = (
             path.name in TABLE_NAMES
-            or (suffix == ".csv" and path.name.startswith("wandb_export"))
-            or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {NOTEBOOK_SUFFIX}
+            or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES
             or _SCHEDULER.search(path.name)
         )
-        if known and path.name not in NOT_OURS and not path.name.startswith(".") and path.is_file():
+        is_ours = path.name not in NOT_OURS and SAVED_SACCT.fullmatch(path.name) is None
+        if known and is_ours and not path.name.startswith(".") and path.is_file():
             yield path
 
 
@@ -197,8 +160,6 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
         by_key[key_of(path)].append(path)
     runs = {key: found for key, found in by_key.items() if any(_tells_course(path) for path in found)}
     others = [path for key, found in by_key.items() if key not in runs for path in found]
-    accounts = [path for path in others if role_of(path) == "accounting"]
-    rest = [path for path in others if path not in accounts]
     if "" in runs and len(runs) == 2:
         # State files of the folder, and one log with a name of its own: one run.
         key = next(run for run in runs if run)
@@ -208,8 +169,8 @@ def _in_folder(files: set[Path]) -> list[FileGroup]:
     groups = []
     for key, found in runs.items():
         # A config of another name is of the folder's only run, or of all of them when it is the only config.
-        shared = rest if len(runs) == 1 or [role_of(path) for path in rest] == ["document"] else []
-        files_of = sorted({*found, *shared, *accounts}, key=lambda path: (_order(path), path.name))
+        shared = others if len(runs) == 1 or [role_of(path) for path in others] == ["document"] else []
+        files_of = sorted({*found, *shared}, key=lambda path: (_order(path), path.name))
         groups.append(FileGroup(key=key or _folder_name(found[0]), files=tuple(files_of)))
     return groups
 
@@ -220,11 +181,11 @@ def _folder_name(path: Path) -> str:
 
 
 def _tells_course(path: Path) -> bool:
-    return role_of(path) in ("log", "table", "notebook") or bool(_STATE.search(_plain(path).stem))
+    return role_of(path) in ("log", "table") or bool(_STATE.search(_plain(path).stem))
 
 
 def _order(path: Path) -> int:
-    return ("log", "table", "notebook", "document", "script", "accounting").index(role_of(path))
+    return ("log", "table", "document", "script").index(role_of(path))
 
 
 def _plain(path: Path) -> Path:

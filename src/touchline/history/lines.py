@@ -7,7 +7,6 @@ those of an editor. A line over 1 MiB is cut to its head and tail. gzip is read 
 from __future__ import annotations
 
 import codecs
-import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,8 +35,6 @@ class LineFile:
 
     path: Path
     """The file."""
-    content: bytes | None = None
-    """Text to read in place of the file's own, as for the outputs of a notebook."""
     cut_lines: int = 0
     """Lines over the limit."""
     last_number: int = 0
@@ -56,7 +53,7 @@ class LineFile:
             NotTextError: the file is binary.
             OSError: it cannot be read.
         """
-        with open_regular(self.path) if self.content is None else io.BytesIO(self.content) as raw:
+        with open_regular(self.path) as raw:
             stream = _decompressed(raw)
             first = self._read(stream)
             encoding = _encoding(first)

@@ -12,7 +12,7 @@ from touchline.history.packing_words import PackingLines
 from touchline.history.slurm_lines import SlurmLines
 from touchline.history.wandb import WandbLines, read_metadata, read_summary
 
-READERS_VERSION = 7
+READERS_VERSION = 8
 """Raised when a reader reads something else than before: files are then read again."""
 
 

@@ -40,6 +40,14 @@ from touchline.history.record import (
 )
 
 _UNSAID = Missing(missing="not said in the files")
+_SHAPE = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocab_size")
+_RENAMED = {
+    **{"rank": "lora_rank", "alpha": "lora_alpha", "base_dtype": "dtype", "segments": "segment_list"},
+    **{"examples": "total_examples", "sequences": "total_sequences"},
+    **{"density": "packing_density", "efficiency": "packing_efficiency"},
+}
+"""Names of a record's facts that differ from the reading's."""
+_OF_SEVERAL = ("tokens_per_second", "peak_memory")
 _NO_NUMBER = Missing(missing="not a finite number")
 _RECORD = TypeAdapter(RunRecord)
 _PART = r"[^\s/'\"`:,;()\[\]{}<>|=]+"
@@ -88,16 +96,16 @@ def record_of(
         origin="imported",
         name=r.name,
         part=part,
-        model=_model_facts(r),
-        training=_training_facts(r),
+        model=ModelFacts(name=model_name(r.model), parameters=r.total_parameters, **dict.fromkeys(_SHAPE, _UNSAID)),
+        training=TrainingFacts(**_named(r, TrainingFacts)),
         stack=StackFacts(trainer=r.trainer, versions=tuple(sorted(set(r.versions)))),
         machine=MachineFacts(gpu=r.gpu, gpu_memory=r.gpu_memory_total, gpus=r.gpus),
-        batching=_batch_facts(r),
-        packing=_packing_facts(r),
-        costs=_cost_facts(r),
+        batching=BatchFacts(**_named(r, BatchFacts)),
+        packing=PackingFacts(**_named(r, PackingFacts)),
+        costs=CostFacts(**_named(r, CostFacts)),
         losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
         validation=r.validation,
-        course=_course_facts(r),
+        course=CourseFacts(**_named(r, CourseFacts)),
         dataset=DatasetFacts(name=model_name(r.dataset)),
         fingerprint="",
         fingerprint_unknown=(),
@@ -107,93 +115,11 @@ def record_of(
     return sealed(_placed(record, {path: source.name for path, source in sources.items()}))
 
 
-def _model_facts(reading: RunReading) -> ModelFacts:
-    """Return what a reading shows of the model. Log files do not print its shape."""
-    return ModelFacts(
-        name=model_name(reading.model),
-        parameters=reading.total_parameters,
-        layers=_UNSAID,
-        hidden_size=_UNSAID,
-        intermediate_size=_UNSAID,
-        heads=_UNSAID,
-        kv_heads=_UNSAID,
-        vocab_size=_UNSAID,
-    )
-
-
-def _training_facts(reading: RunReading) -> TrainingFacts:
-    """Return the method and its settings."""
-    return TrainingFacts(
-        method=reading.method,
-        rank=reading.lora_rank,
-        alpha=reading.lora_alpha,
-        target_modules=reading.target_modules,
-        trainable_parameters=reading.trainable_parameters,
-        base_dtype=reading.dtype,
-        adapter_dtype=reading.adapter_dtype,
-        quantization=reading.quantization,
-        optimizer=reading.optimizer,
-        learning_rate=reading.learning_rate,
-        gradient_checkpointing=reading.gradient_checkpointing,
-        attention=reading.attention,
-        compiled=reading.compiled,
-        dropout=reading.dropout,
-    )
-
-
-def _batch_facts(reading: RunReading) -> BatchFacts:
-    """Return the settings and lengths of the batches."""
-    return BatchFacts(
-        micro_batch_size=reading.micro_batch_size,
-        gradient_accumulation_steps=reading.gradient_accumulation_steps,
-        global_batch_size=reading.global_batch_size,
-        max_seq_len=reading.max_seq_len,
-        mean_tokens=reading.mean_tokens,
-        longest_tokens=reading.longest_tokens,
-        grouped_by_length=reading.grouped_by_length,
-    )
-
-
-def _packing_facts(reading: RunReading) -> PackingFacts:
-    """Return the settings and effects of packing."""
-    return PackingFacts(
-        packed=reading.packed,
-        examples=reading.total_examples,
-        sequences=reading.total_sequences,
-        density=reading.packing_density,
-        efficiency=reading.packing_efficiency,
-    )
-
-
-def _cost_facts(reading: RunReading) -> CostFacts:
-    """Return times, rates, memory and disk space."""
-    return CostFacts(
-        seconds_per_step=reading.seconds_per_step,
-        seconds_per_step_without_pauses=reading.seconds_per_step_without_pauses,
-        tokens_per_second=_several(reading.tokens_per_second),
-        examples_per_second=reading.examples_per_second,
-        peak_memory=_several(reading.peak_memory),
-        memory_after_init=reading.memory_after_init,
-        mean_memory=reading.mean_memory,
-        gpu_utilization_percent=reading.gpu_utilization_percent,
-        train_seconds=reading.train_seconds,
-        evaluate_seconds=reading.evaluate_seconds,
-        save_seconds=reading.save_seconds,
-        checkpoint_size=reading.checkpoint_size,
-    )
-
-
-def _course_facts(reading: RunReading) -> CourseFacts:
-    """Return how far the run came, and how it ended."""
-    return CourseFacts(
-        steps_done=reading.steps_done,
-        steps_total=reading.steps_total,
-        epochs=reading.epochs,
-        outcome=reading.outcome,
-        exit=reading.exit,
-        segments=reading.segment_list,
-        proofs=reading.proofs,
-    )
+def _named(reading: RunReading, group: type) -> dict[str, Any]:
+    """Return the members of a group of facts, which have the names of the reading or those of `_RENAMED`."""
+    names = (member.name for member in dataclasses.fields(group))
+    facts = {name: getattr(reading, _RENAMED.get(name, name)) for name in names}
+    return {name: _several(fact) if name in _OF_SEVERAL else fact for name, fact in facts.items()}
 
 
 def sealed(record: RunRecord) -> RunRecord:

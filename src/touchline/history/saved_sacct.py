@@ -6,15 +6,10 @@ Columns are parted by `|`, by the dashes under the header, or by blanks, as sacc
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-
-from touchline.core.observation import Event, Observation
-from touchline.slurm.states import read_job_id
+from collections.abc import Iterable, Iterator, Mapping
 
 SAVED_SACCT = re.compile(r"sacct[\w.-]*\.(?:txt|csv|tsv|out|log)", re.IGNORECASE)
 """Names of such files."""
-_GPUS = re.compile(r"gres/gpu(?::(?P<kind>[\w.-]+))?[=:](?P<count>\d{1,5})")
-_TRES = ("alloctres", "reqtres", "allocgres", "reqgres")
 
 
 def saved_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -31,30 +26,6 @@ def saved_rows(lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
         elif header and line.strip():
             # Of columns with one name the first counts.
             yield number, dict(reversed(list(zip(header, cells, strict=False))))
-
-
-def machine_events(text: str, names: Collection[str]) -> tuple[Event, ...]:
-    """Return the GPUs that SLURM gave to a job: what it gives need not be used.
-
-    Args:
-        text: the file's text.
-        names: names of the job's logs; its id stands in one of them. The only job of a file is the logs' in any case.
-    """
-    jobs: dict[str, list[Observation]] = {}
-    for number, row in saved_rows(text.splitlines()):
-        job = read_job_id(row.get("jobid", ""))
-        if job is None or job.step is not None:
-            continue
-        found = jobs.setdefault(job.whole, [])
-        given = [match for name in _TRES for match in _GPUS.finditer(row.get(name, ""))]
-        for match in given[:1]:
-            found.append(Observation(name="gpus", value=float(match["count"]), line=number, certain=False))
-        kind = next((match["kind"] for match in given if match["kind"]), None)
-        if kind is not None:
-            found.append(Observation(name="gpu", value=kind, line=number, certain=False))
-    ids = {digits for name in names for digits in re.findall(r"\d+(?:_\d+)?", name)}
-    wanted = [job for job in jobs if job in ids] or (list(jobs) if len(jobs) == 1 else [])
-    return tuple(jobs[wanted[-1]]) if wanted else ()
 
 
 def _cells(line: str, widths: list[tuple[int, int]]) -> list[str]:

@@ -76,9 +76,9 @@ _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
 class Scan:
     """Pass over one file."""
 
-    def __init__(self, path: Path, name: str, content: bytes | None = None) -> None:
-        """Start a file; `name` stands for it in `where`, and `content` replaces its text."""
-        self.file = LineFile(path=path, content=content)
+    def __init__(self, path: Path, name: str) -> None:
+        """Start a file; `name` stands for it in `where`."""
+        self.file = LineFile(path=path)
         self.segmenter = FileSegmenter(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
         self._readers = [made() for made in line_readers()]

@@ -72,7 +72,6 @@ _EXIT_CODE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_SAGEMAKER_CODE = re.compile(r"^ExitCode (?P<code>\d{1,3})$")
 
 # Lines that are one fact, in the order in which they are tried.
 _LINES: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
@@ -117,10 +116,6 @@ _LINES: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
         # Grid Engine
         (r'exceeds job (?:hard|soft) limit "[hs]_rt"', SignKind.TIME_LIMIT),
         (r'exceeds job (?:hard|soft) limit "[hs]_(?:vmem|rss|data)"', SignKind.HOST_OOM),
-        # containers in a cloud
-        (r"^(?:\s*[Rr]eason:\s*|.{0,80}\breason[=:] ?\"?)OOMKilled\b", SignKind.HOST_OOM),
-        (r"^.{0,60}\bINFO\s+Reporting training SUCCESS$", SignKind.DONE),
-        (r"^.{0,60}\bERROR\s+Reporting training FAILURE$", SignKind.TASK_FAILED),
     )
 )
 # srun says that it ends a step, and not why. Where something else has said it, that is enough.
@@ -137,7 +132,7 @@ class SlurmLines:
         {
             *("slurmstepd", "srun", "salloc", "sbatch", "slurmd", "cancelled", "oom_kill", "out_of_memory"),
             *("exceeded", "exceeds", "batch", "state", "jobstate", "timelimit", "pbs", "successfully", "exited"),
-            *("exitcode", "exit_code", "exit_status", "exit", "oomkilled", "reporting", "uncorrectable"),
+            *("exitcode", "exit_code", "exit_status", "exit", "uncorrectable"),
             *("term_runlimit", "term_cpulimit", "term_deadline", "term_memlimit", "term_swap", "term_owner"),
             *("term_admin", "term_force_owner", "term_force_admin", "term_preempt", "term_requeue_owner"),
             *("term_requeue_admin", "term_requeue_rc", "return"),
@@ -229,10 +224,10 @@ def _limit(seconds: float, number: int) -> Observation:
 
 
 def _code(text: str, number: int) -> tuple[Event, ...]:
-    """Return the exit code that a script, LSF or a container's launcher prints, as the whole of a short line."""
+    """Return the exit code that a script or LSF prints, as the whole of a short line."""
     if len(text) > _TEXT_LIMIT:
         return ()
-    match = _EXIT_CODE.match(text) or _SAGEMAKER_CODE.match(text)
+    match = _EXIT_CODE.match(text)
     return () if match is None else (_exit_code(int(match.group("code")), number),)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from statistics import fmean
 from typing import ClassVar
 
@@ -39,11 +40,13 @@ _ESTIMATED_STEPS = re.compile(r"(?:total_num_tokens: [\d_]+, )?total_num_steps: 
 _EFFICIENCIES = re.compile(r"sample_packing_eff_est across ranks: \[(?P<shares>.*)\]\s*$")
 _EFFICIENCY = re.compile(r"sample_packing_eff_est: (?P<share>[01]\.\d+)\s*$")
 _SHARE = re.compile(r"(?<![\w.])[01]\.\d+(?:e-\d+)?")
-_RESUMED = re.compile(r"(?:Using Auto-resume functionality to start with|Resuming from) checkpoint\b.*")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
-_DTYPE = re.compile(r"Converting modules to torch\.(?P<dtype>\w+)\s*$")
-_MODULES = re.compile(r"found linear modules: \[(?P<modules>[^\]]*)\]\s*$")
+_WORDS = re.compile(
+    r"Converting modules to torch\.(?P<dtype>\w+)\s*$|found linear modules: \[(?P<target_modules>[^\]]*)\]\s*$"
+)
 _SIGNS: tuple[tuple[str, SignKind], ...] = (
+    ("Using Auto-resume functionality to start with checkpoint", SignKind.RESUMED),
+    ("Resuming from checkpoint", SignKind.RESUMED),
     ("Training completed! Saving ", SignKind.TRAINED),
     ("Training Completed!!! Saving ", SignKind.TRAINED),
     ("Running evaluation step...", SignKind.EVALUATING),
@@ -51,35 +54,18 @@ _SIGNS: tuple[tuple[str, SignKind], ...] = (
     ("Model successfully saved to ", SignKind.SAVED),
     ("Running merge of LoRA with base model...", SignKind.EXPORTING),
 )
-_SAYINGS: tuple[tuple[str, ObservationName, str], ...] = (
-    ("gather_len_batches: ", "packed", "true"),
-    ("bf16 support detected, enabling for this configuration.", "dtype", "bfloat16"),
-    ("Initializing LoRA weights using dora.", "method", "dora"),
-)
 _SETTING = re.compile(r'  "(?P<key>\w+)": (?P<value>.+)')
+_TEXT = 300
 _BLOCK_LINES = 800
 """A printed config has some two hundred lines."""
-_ROW_MEMORY: tuple[tuple[MemoryKind, tuple[str, ...]], ...] = (
-    (
-        "allocated",
-        (
-            "memory/max_allocated (GiB)",
-            "memory/max_mem_allocated(gib)",
-            "memory/max_mem_allocated(GiB)",
-            "memory/max_active (GiB)",
-            "memory/max_mem_active(gib)",
-            "memory/max_mem_active(GiB)",
-        ),
-    ),
-    (
-        "reserved",
-        ("memory/device_reserved (GiB)", "memory/device_mem_reserved(gib)", "memory/device_mem_reserved(GiB)"),
-    ),
-)
+_ROW_MEMORY: dict[str, MemoryKind] = {
+    **dict.fromkeys(("memory/max_allocated (GiB)", "memory/max_mem_allocated(gib)"), "allocated"),
+    **dict.fromkeys(("memory/max_active (GiB)", "memory/max_mem_active(gib)"), "allocated"),
+    **dict.fromkeys(("memory/device_reserved (GiB)", "memory/device_mem_reserved(gib)"), "reserved"),
+}
 """Of what is allocated and what is active, which torch counts alike, the first that is there."""
 _ROW_RATES = ("tokens/train_per_sec_per_gpu", "tokens_per_second_per_gpu")
 _ROW_TOKENS: tuple[tuple[str, TokenUnit], ...] = (("tokens/total", "padded"), ("tokens/trainable", "label"))
-_TEXT = 300
 
 
 class AxolotlLines:
@@ -87,14 +73,10 @@ class AxolotlLines:
 
     words: ClassVar[frozenset[str]] = frozenset(
         {
-            "axolotl",
-            *("max_allocated", "max_active", "max_mem_allocated", "max_mem_active"),
+            *("axolotl", "max_allocated", "max_active", "max_mem_allocated", "max_mem_active"),
             *("train_per_sec_per_gpu", "tokens_per_second_per_gpu"),
             # keys of a printed config; digits part words
-            *("base_model", "adapter", "load_in_", "bf", "fp", "optimizer", "gradient_checkpointing"),
-            *("attn_implementation", "flash_attention", "sdp_attention", "xformers_attention", "sample_packing"),
-            *("num_epochs", "max_steps", "lora_r", "lora_alpha", "lora_target_linear", "learning_rate"),
-            *("sequence_len", "micro_batch_size", "gradient_accumulation_steps", "world_size", "peft_use_dora"),
+            *(word for key in KEYS for word in re.split(r"\d+", key) if len(word) > 1),
         }
     )
 
@@ -104,7 +86,7 @@ class AxolotlLines:
         self._block: dict[str, object] = {}
         self._block_lines: dict[str, int] = {}
         self._block_start = 0
-        self._steps: tuple[float, int] | None = None
+        self._steps: Observation | None = None
         self._has_efficiency = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -120,95 +102,91 @@ class AxolotlLines:
             self._block_start = number
         events = list(self._message(message, found, text, number))
         process = " ".join(f"{name}:{found[name.lower()]}" for name in ("PID", "RANK") if found[name.lower()])
-        is_new = bool(process) and process not in self._processes
+        is_new = process not in self._processes
         # A sign may begin another segment, to which the rest then belongs.
         yield from events
-        if events or is_new or not self._processes:
+        if events or is_new:
             yield Observation(name="trainer", value="axolotl", line=number)
-        if is_new or not self._processes:
-            self._processes.add(process)
-        if is_new:
+        if is_new and process:
             yield Observation(name="process", value=process, line=number)
+        self._processes.add(process)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield memory, token rate and token counts of a row."""
         del text
-        if not any(key in row for _, keys in _ROW_MEMORY for key in keys) and not any(key in row for key in _ROW_RATES):
-            return
+        sizes: dict[MemoryKind, float | None] = {}
+        for key, kind in _ROW_MEMORY.items():
+            if key in row:
+                sizes.setdefault(kind, to_number(row[key]))
+        rate = next((rate for key in _ROW_RATES if (rate := to_number(row.get(key)))), None)
         epoch = to_number(row.get("epoch"))
         phase: Phase = "eval" if any(key.startswith("eval_") for key in row) else "step"
-        known = False
-        for kind, keys in _ROW_MEMORY:
-            sizes = [size for key in keys if (size := to_number(row.get(key)))]
-            known = known or any(key in row for key in keys)
-            if sizes:
-                yield _memory("peak_memory", sizes[0], number, phase, kind, "peak", epoch)
+        for kind, size in sizes.items():
+            yield from _memory("peak_memory", size, number, phase, kind, "peak", epoch)
         # torchtune writes a rate of that name as well, in rows without the Trainer's own numbers.
-        if known or {"loss", "grad_norm", "learning_rate"} <= row.keys():
-            yield Observation(name="trainer", value="axolotl", line=number)
-            yield from _tokens(row, number, epoch)
+        if not sizes and (rate is None or not {"loss", "grad_norm", "learning_rate"} <= row.keys()):
+            return
+        yield Observation(name="trainer", value="axolotl", line=number)
+        # The closing row repeats a counter that has just been set to zero.
+        if rate is not None and rate > 0 and "train_runtime" not in row:
+            yield observed("tokens_per_second", rate, number, epoch=epoch, token_unit="label")
+        for key, unit in _ROW_TOKENS:
+            if count := to_count(row.get(key)):
+                yield observed("tokens_seen", count, number, epoch=epoch, token_unit=unit, aggregation="last")
 
     def _message(self, message: str, prefix: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        kind = next((kind for beginning, kind in _SIGNS if message.startswith(beginning)), None)
         if message == "Starting trainer...":
-            if prefix["rank"] not in (None, "0"):
-                return
-            yield Sign(kind=SignKind.START, line=number, text=text[:_TEXT])
-            if self._steps is not None:
-                steps, line = self._steps
-                # Counted before the training from lengths; the Trainer's own count differs by some steps an epoch.
-                yield Observation(name="steps_total", value=steps, line=line, unit="steps", certain=False)
+            if prefix["rank"] in (None, "0"):
+                yield Sign(kind=SignKind.START, line=number, text=text[:_TEXT])
+                yield from () if self._steps is None else (self._steps,)
                 self._steps = None
-        elif (kind := _sign_kind(message)) is not None:
-            step = _step(message) if kind in (SignKind.SAVING, SignKind.RESUMED) else None
-            yield Sign(kind=kind, line=number, text=text[:_TEXT], step=step)
+        elif kind is not None:
+            steps = _CHECKPOINT.findall(message) if kind in (SignKind.SAVING, SignKind.RESUMED) else []
+            yield Sign(kind=kind, line=number, text=text[:_TEXT], step=int(steps[-1]) if steps else None)
         elif "GB" in message:
             yield from _memory_line(message, number)
-        elif "steps" in message:
-            yield from self._planned_steps(message, number)
+        elif found := _MOST_STEPS.match(message):
+            self._steps = None
+            yield Observation(name="steps_total", value=float(found["steps"]), line=number, unit="steps")
+        elif found := _ESTIMATED_STEPS.match(message):
+            # Counted from lengths, evaluation data first: the last one counts; the Trainer's own count differs a bit.
+            self._steps = Observation(
+                name="steps_total", value=float(found["steps"]), line=number, unit="steps", certain=False
+            )
         elif "sample_packing_eff_est" in message:
             # The samplers print it again for all data, evaluation data included.
             if "samplers" not in prefix["logger"]:
                 yield from self._packing(message, number)
-        else:
-            yield from _words(message, number)
-
-    def _planned_steps(self, message: str, number: int) -> Iterator[Event]:
-        if found := _MOST_STEPS.match(message):
-            self._steps = None
-            yield Observation(name="steps_total", value=float(found["steps"]), line=number, unit="steps")
-        elif found := _ESTIMATED_STEPS.match(message):
-            # The evaluation data is counted first, in the same words: only the last one counts.
-            self._steps = (float(found["steps"]), number)
+        elif message.startswith("gather_len_batches: "):
+            yield Observation(name="packed", value="true", line=number)
+        elif (found := _WORDS.match(message)) is not None:
+            for name in ("dtype", "target_modules"):
+                if word := ",".join(re.findall(r"[\w.]+", found[name] or "")):
+                    yield Observation(name=name, value=word, line=number)
 
     def _packing(self, message: str, number: int) -> Iterator[Event]:
         """Read the non-padding share of the tokens. The second form is the first, rounded up to a hundredth."""
         if found := _EFFICIENCIES.match(message):
             shares = [float(share) for share in _SHARE.findall(found["shares"])]
-            aggregation: Aggregation | None = "mean" if len(shares) > 1 else None
             self._has_efficiency = bool(shares)
         elif (found := _EFFICIENCY.match(message)) and not self._has_efficiency:
-            shares, aggregation = [float(found["share"])], None
+            shares = [float(found["share"])]
         else:
             return
         yield Observation(name="packed", value="true", line=number)
         if shares and 0 < fmean(shares) <= 1:
-            yield Observation(
-                name="packing_efficiency", value=fmean(shares) * 100, line=number, unit="%", aggregation=aggregation
-            )
+            percent, several = fmean(shares) * 100, len(shares) > 1
+            yield observed("packing_efficiency", percent, number, unit="%", aggregation="mean" if several else None)
 
     def _collect(self, text: str, number: int) -> None:
         """Collect a line of the printed config, which has no end marker."""
         if number - self._block_start > _BLOCK_LINES:
             self._block_start = 0
-            return
-        found = _SETTING.fullmatch(text.rstrip())
-        if found is None or found["key"] not in KEYS or found["key"] in self._block:
-            return
-        try:
-            self._block[found["key"]] = parse_json(found["value"].removesuffix(","))
-        except ValueError:
-            return
-        self._block_lines[found["key"]] = number
+        elif (found := _SETTING.fullmatch(text.rstrip())) and found["key"] in KEYS and found["key"] not in self._block:
+            with suppress(ValueError):
+                self._block[found["key"]] = parse_json(found["value"].removesuffix(","))
+                self._block_lines[found["key"]] = number
 
     def _settings(self) -> Iterator[Event]:
         """Yield the settings of the printed config, once another line shows that it is complete."""
@@ -218,75 +196,34 @@ class AxolotlLines:
             yield from settings(values, lines)
 
 
-def _sign_kind(message: str) -> SignKind | None:
-    if _RESUMED.match(message):
-        return SignKind.RESUMED
-    return next((kind for beginning, kind in _SIGNS if message.startswith(beginning)), None)
-
-
-def _words(message: str, number: int) -> Iterator[Event]:
-    """Yield the dtype and class of the loaded model, from messages with a single fact each."""
-    for beginning, name, word in _SAYINGS:
-        if message.startswith(beginning):
-            yield Observation(name=name, value=word, line=number)
-            return
-    if found := _DTYPE.match(message):
-        yield Observation(name="dtype", value=found["dtype"], line=number)
-    elif found := _MODULES.match(message):
-        modules = ",".join(re.findall(r"'([\w.]+)'", found["modules"]))
-        if modules:
-            yield Observation(name="target_modules", value=modules, line=number)
-
-
 def _memory_line(message: str, number: int) -> Iterator[Event]:
+    sizes: tuple[tuple[MemoryKind, float], ...]
     if found := _PEAK.match(message):
         peak: Aggregation = "peak"
-        sizes: tuple[tuple[MemoryKind, float], ...] = (
-            ("allocated", float(found["allocated"])),
-            ("reserved", float(found["reserved"] or 0)),
-        )
+        sizes = (("allocated", float(found["allocated"])), ("reserved", float(found["reserved"] or 0)))
     elif found := _USED.match(message):
         # What is in use between two steps is less than the peak within one; the cache holds what the peak needed.
-        peak = "last"
-        used = float(found["used"])
-        sizes = (("allocated", used), ("reserved", round(used + float(found["cache"]), 3) if found["cache"] else 0.0))
+        used, cache = float(found["used"]), float(found["cache"] or 0)
+        peak, sizes = "last", (("allocated", used), ("reserved", round(used + cache, 3) if cache else 0.0))
     else:
         return
     training = found["when"] == "while training"
     for kind, size in sizes:
-        if size > 0:
-            name: ObservationName = "peak_memory" if training else "memory_before_training"
-            yield _memory(name, size, number, "step" if training else "after_init", kind, peak)
+        name: ObservationName = "peak_memory" if training else "memory_before_training"
+        yield from _memory(name, size, number, "step" if training else "after_init", kind, peak)
 
 
 def _memory(
     name: ObservationName,
-    size: float,
+    size: float | None,
     line: int,
     phase: Phase,
     kind: MemoryKind,
     aggregation: Aggregation,
     epoch: float | None = None,
-) -> Observation:
-    return Observation(
-        name=name, value=size, line=line, unit="GiB", epoch=epoch, phase=phase, kind=kind, aggregation=aggregation
-    )
-
-
-def _tokens(row: Row, number: int, epoch: float | None) -> Iterator[Event]:
-    # The closing row repeats a counter that has just been set to zero.
-    rate = next((rate for key in _ROW_RATES if (rate := to_number(row.get(key)))), None)
-    if rate is not None and rate > 0 and "train_runtime" not in row:
-        yield observed("tokens_per_second", rate, number, epoch=epoch, token_unit="label")
-    for key, unit in _ROW_TOKENS:
-        count = to_count(row.get(key))
-        if count:
-            yield observed("tokens_seen", count, number, epoch=epoch, token_unit=unit, aggregation="last")
-
-
-def _step(message: str) -> int | None:
-    steps = _CHECKPOINT.findall(message)
-    return int(steps[-1]) if steps else None
+) -> Iterator[Observation]:
+    if size:
+        yield observed(name, size, line, unit="GiB", epoch=epoch, phase=phase, kind=kind, aggregation=aggregation)
 
 
 READERS: tuple[type[LogReader], ...] = (AxolotlLines,)

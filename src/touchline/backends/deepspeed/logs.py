@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import re
 
-from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.forms import VALUE, Figure, Form, FormReader, memory
 from touchline.backends.logtext.numbers import NUMBER
-from touchline.backends.logtext.settings import setting_events
-from touchline.core.observation import Event
 
-_CONFIG_LINE = re.compile(r"\[config\.py:\d+:\w+\] +(?P<key>[a-z]\w+) \.{3,} ?(?P<value>\S.*?)\s*$")
-_JSON_BEGIN = re.compile(r"\[config\.py:\d+:print_user_config\]\s+json = \{")
-_JSON_ENTRY = re.compile(
-    r'\s*"(?P<key>train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps)": (?P<value>\d+),?\s*$'
-)
-_JSON_LINES = 100
 _RATE = Figure(name="train_samples_per_second", aggregation="mean")
 
 
@@ -29,8 +20,7 @@ class DeepSpeedLines(FormReader):
     trainer = "deepspeed"
     words = frozenset(
         {"skipped", "runningavgsamplespersec", "max_ma", "latency", "rank", "ppl", "perplexity", "batch", "loss"}
-        | {"micro", "print_user_config", "world_size", "train_batch_size", "train_micro_batch_size_per_gpu"}
-        | {"gradient_accumulation_steps"}
+        | {"micro"}
     )
     forms = (
         Form(hint="skipped=", pattern=re.compile(r"\[Rank 0\] step=(?P<step>\d+), skipped=\d+, lr=\[")),
@@ -92,28 +82,6 @@ class DeepSpeedLines(FormReader):
             after_prefix=True,
         ),
     )
-
-    def __init__(self, emitter: EventEmitter) -> None:
-        """Start a file."""
-        super().__init__(emitter)
-        self._json_line: int | None = None
-
-    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
-        """Return the events of a line, or of one of the configuration, which is shown as a table and as JSON."""
-        events = super().line(text, rest, number)
-        if events is not None or self.emitter.has_trained:
-            return events
-        if _JSON_BEGIN.search(text) is not None:
-            self._json_line = number
-        match = _CONFIG_LINE.search(text)
-        if match is None and self._json_line is not None and number - self._json_line < _JSON_LINES:
-            match = _JSON_ENTRY.match(text)
-        if match is None:
-            return None
-        key = "global_batch_size" if match["key"] == "train_batch_size" else match["key"]
-        if key == "world_size":
-            return []  # counts the data-parallel processes of a group
-        return list(setting_events(self.emitter, key, match["value"], number, certain=True))
 
 
 FORMS: tuple[type[FormReader], ...] = (DeepSpeedLines,)

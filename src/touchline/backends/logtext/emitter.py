@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict, Unpack
 
 from touchline.backends.logtext.numbers import not_a_number, to_number
 from touchline.core.observation import Event, Inside, Observation, ObservationName, Sign, SignKind
@@ -15,6 +16,8 @@ _RANK_LINES = 16
 """Lines within which several ranks print the same step."""
 
 UNITS: dict[ObservationName, str] = {
+    "loss": "nats",
+    "eval_loss": "nats",
     "epochs": "epochs",
     "steps_total": "steps",
     "train_examples": "examples",
@@ -41,34 +44,34 @@ SIZES: dict[str, tuple[float, str]] = {
 """Factor and unit of a printed size. GB and MB may be decimal or binary, so they stay GB."""
 
 
+class Attributes(TypedDict, total=False):
+    """What an observation says beside its name, value, line and unit."""
+
+    step: int | None
+    epoch: float | None
+    token_unit: TokenUnit | None
+    aggregation: Aggregation | None
+    inside: tuple[Inside, ...]
+    certain: bool
+
+
+class AttributesOfMemory(Attributes, total=False):
+    """The same of a measurement of memory too."""
+
+    phase: Phase | None
+    kind: MemoryKind | None
+
+
 def observed(
     name: ObservationName,
-    value: float,
+    value: float | str,
     line: int,
     *,
     unit: str | None = None,
-    step: int | None = None,
-    epoch: float | None = None,
-    phase: Phase | None = None,
-    kind: MemoryKind | None = None,
-    token_unit: TokenUnit | None = None,
-    aggregation: Aggregation | None = None,
-    inside: tuple[Inside, ...] = (),
+    **more: Unpack[AttributesOfMemory],
 ) -> Observation:
-    """Return a number of a line, in the unit of its name."""
-    return Observation(
-        name=name,
-        value=value,
-        line=line,
-        unit=UNITS.get(name, "1") if unit is None else unit,
-        step=step,
-        epoch=epoch,
-        phase=phase,
-        kind=kind,
-        token_unit=token_unit,
-        aggregation=aggregation,
-        inside=inside,
-    )
+    """Return what a line says, in the unit of its name where none is given."""
+    return Observation(name=name, value=value, line=line, unit=unit or UNITS.get(name, "1"), **more)
 
 
 class EventEmitter:
@@ -78,8 +81,6 @@ class EventEmitter:
         """Start a file."""
         self.has_trained = False
         """Whether a loss or a step was logged. Memory and learning rates have another meaning before and after."""
-        self.has_losses = False
-        """Whether a loss was logged."""
         self.accumulation: float | None = None
         """Forward passes per optimizer step, if known."""
         self.epoch: tuple[float, float] | None = None
@@ -106,8 +107,7 @@ class EventEmitter:
         self._settings[name] = (value, certain)
         if name == "gradient_accumulation_steps" and not isinstance(value, str):
             self.accumulation = value
-        unit = UNITS.get(name, "1") if unit is None else unit
-        yield Observation(name=name, value=value, line=number, unit=unit, certain=certain)
+        yield observed(name, value, number, unit=unit, certain=certain)
 
     def is_echo(self, step: int | None, number: int) -> bool:
         """Return True if another process printed this step just before the last one, so that it seems to go back."""
@@ -130,40 +130,23 @@ class EventEmitter:
         return back
 
     def loss(
-        self,
-        value: object,
-        number: int,
-        text: str,
-        *,
-        trainer: str | None = None,
-        step: int | None = None,
-        epoch: float | None = None,
-        aggregation: Aggregation | None = None,
-        certain: bool = True,
+        self, value: object, number: int, text: str, *, trainer: str | None = None, **more: Unpack[Attributes]
     ) -> Iterator[Event]:
         """Yield a training loss, or a sign that it is not a number; then the trainer of a new attempt."""
+        step = more.get("step")
         loss = to_number(value)
         if not_a_number(value):
-            self.has_trained = self.has_losses = True
+            self.has_trained = True
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text.strip()[:_TEXT_LIMIT], step=step)
         elif loss is None or abs(loss) > _LARGEST_LOSS:
             return
         else:
-            self.has_trained = self.has_losses = True
-            if self._goes_back(step, epoch):
+            self.has_trained = True
+            if self._goes_back(step, more.get("epoch")):
                 self._settings.clear()
             if step is not None:
                 self.last_step = (step, number)
-            yield Observation(
-                name="loss",
-                value=loss,
-                line=number,
-                unit="nats",
-                step=step,
-                epoch=epoch,
-                aggregation=aggregation,
-                certain=certain,
-            )
+            yield observed("loss", loss, number, **more)
         if trainer is not None:
             yield from self.once("trainer", trainer, number, certain=trainer != "generic")
 
@@ -172,17 +155,13 @@ class EventEmitter:
         self.has_trained = self.has_trained or step > 0
         if self._settings.get("step") != (step, True):
             self._settings["step"] = (step, True)
-            yield Observation(name="step", value=step, line=line, unit="steps", step=step)
+            yield observed("step", step, line, unit="steps", step=step)
 
-    def eval_loss(
-        self, value: object, number: int, *, step: int | None = None, epoch: float | None = None, certain: bool = True
-    ) -> Iterator[Event]:
+    def eval_loss(self, value: object, number: int, **more: Unpack[Attributes]) -> Iterator[Event]:
         """Yield a validation loss."""
         loss = to_number(value)
         if loss is not None and abs(loss) <= _LARGEST_LOSS:
-            yield Observation(
-                name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch, certain=certain
-            )
+            yield observed("eval_loss", loss, number, **more)
 
     def measured(
         self,
@@ -191,23 +170,11 @@ class EventEmitter:
         number: int,
         *,
         unit: str | None = None,
-        step: int | None = None,
-        aggregation: Aggregation | None = None,
-        token_unit: TokenUnit | None = None,
-        certain: bool = True,
+        **more: Unpack[AttributesOfMemory],
     ) -> Iterator[Event]:
-        """Yield a rate, a count or a duration above zero."""
+        """Yield a rate, a count, a size or a duration above zero."""
         if value is not None and value > 0:
-            yield Observation(
-                name=name,
-                value=value,
-                line=number,
-                unit=UNITS.get(name, "1") if unit is None else unit,
-                step=step,
-                aggregation=aggregation,
-                token_unit=token_unit,
-                certain=certain,
-            )
+            yield observed(name, value, number, unit=unit, **more)
 
     def memory(
         self,
@@ -216,25 +183,13 @@ class EventEmitter:
         unit: str,
         kind: MemoryKind,
         *,
-        step: int | None = None,
         phase: Phase | None = None,
-        certain: bool = True,
+        **more: Unpack[Attributes],
     ) -> Iterator[Event]:
         """Yield a peak of the GPU's memory; without a phase, that of training once a loss was logged."""
-        if value is None or value <= 0:
-            return
+        more["aggregation"] = "peak"
         when: Phase = phase or ("step" if self.has_trained else "after_init")
-        yield Observation(
-            name="peak_memory",
-            value=value,
-            line=number,
-            unit=unit,
-            step=step,
-            phase=when,
-            kind=kind,
-            aggregation="peak",
-            certain=certain,
-        )
+        yield from self.measured("peak_memory", value, number, unit=unit, phase=when, kind=kind, **more)
 
 
 def to_sign(kind: SignKind, text: str, number: int, step: int | None = None) -> Sign:

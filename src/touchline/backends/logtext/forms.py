@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from touchline.backends.logtext.emitter import UNITS, EventEmitter, to_sign
+from touchline.backends.logtext.emitter import UNITS, Attributes, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
@@ -169,43 +169,25 @@ class FormReader:
             yield from self.emitter.at_step(step, number)
         for figure, value in found:
             if figure.name == "loss":
-                yield from self.emitter.loss(
-                    value,
-                    number,
-                    text,
-                    trainer=self.trainer,
-                    step=step,
-                    epoch=epoch,
-                    aggregation=figure.aggregation,
-                    certain=figure.certain,
-                )
+                place = Attributes(step=step, epoch=epoch, aggregation=figure.aggregation, certain=figure.certain)
+                yield from self.emitter.loss(value, number, text, trainer=self.trainer, **place)
             else:
                 yield from self._figure(figure, value, number, step)
 
     def _figure(self, figure: Figure, text: str, number: int, step: int | None) -> Iterator[Event]:
-        value = _to_value(figure, text)
-        name, unit = figure.name, figure.unit
+        value, name, unit = _to_value(figure, text), figure.name, figure.unit
+        more = Attributes(step=step, certain=figure.certain)
         if name == "eval_loss":
-            yield from self.emitter.eval_loss(text, number, step=step, certain=figure.certain)
+            yield from self.emitter.eval_loss(text, number, **more)
         elif value is None or value <= 0 or name == "step":
             return
         elif figure.kind is not None:
-            yield from self.emitter.memory(
-                value, number, unit or "GiB", figure.kind, step=step, phase=figure.phase, certain=figure.certain
-            )
+            yield from self.emitter.memory(value, number, unit or "GiB", figure.kind, phase=figure.phase, **more)
         elif name in _SETTINGS:
             yield from self.emitter.once(name, value, number, unit=unit, certain=figure.certain)
         elif step != 0:
-            yield from self.emitter.measured(
-                name,
-                value,
-                number,
-                unit=unit,
-                step=step,
-                aggregation=figure.aggregation,
-                token_unit=figure.token_unit,
-                certain=figure.certain,
-            )
+            more |= Attributes(aggregation=figure.aggregation, token_unit=figure.token_unit)
+            yield from self.emitter.measured(name, value, number, unit=unit, **more)
 
     def _is_of_another_rank(self, rank: str | None) -> bool:
         """Return True for a row of another process than the first one that printed such a row."""

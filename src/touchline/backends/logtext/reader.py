@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Protocol
@@ -61,7 +61,3 @@ class LoggedTrainer:
     """Pattern of functions that export the trained model, beside the usual ones."""
     bar: BarCount | None = None
     """Unit of its progress bar, if known."""
-    bar_key: str | None = None
-    """Name that only its bars show behind their clock."""
-    step_of_bar: Callable[[Mapping[str, str], str], int | None] | None = None
-    """Steps done, by the names behind the clock of a bar and the line; None if they do not count steps."""

@@ -16,100 +16,90 @@ from touchline.core.observation import Event, Observation, ObservationName, Sign
 from touchline.core.units import GIB
 
 _OUT_OF_MEMORY = "out of memory"
+_CASTS = "run_info.train_config.autocast_adapter_dtype"
+_WORDS = frozenset(
+    {
+        *("model", "dtype", "attention", "optimizer", "target_modules", "gpu"),
+        *("gradient_checkpointing", "compiled"),
+    }
+)
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+_FACTS: tuple[tuple[ObservationName, str, str], ...] = (
+    ("model", "run_info.train_config.model_id", "1"),
+    ("gradient_checkpointing", "run_info.train_config.use_gc", "1"),
+    ("compiled", "run_info.train_config.compile", "1"),
+    ("dtype", "run_info.train_config.dtype", "1"),
+    ("attention", "run_info.train_config.attn_implementation", "1"),
+    ("optimizer", "run_info.train_config.optimizer_type", "1"),
+    ("micro_batch_size", "run_info.train_config.batch_size", "1"),
+    ("global_batch_size", "run_info.train_config.batch_size", "1"),
+    ("max_seq_len", "run_info.train_config.max_seq_length", "tokens"),
+    ("longest_tokens", "run_info.train_config.max_seq_length", "tokens"),
+    ("steps_total", "run_info.train_config.max_steps", "steps"),
+    ("learning_rate", "run_info.train_config.optimizer_kwargs.lr", "1"),
+    ("dropout", "run_info.peft_config.lora_dropout", "1"),
+    ("lora_rank", "run_info.peft_config.r", "1"),
+    ("lora_alpha", "run_info.peft_config.lora_alpha", "1"),
+    ("target_modules", "run_info.peft_config.target_modules", "1"),
+    ("trainable_parameters", "train_info.num_trainable_params", "1"),
+    ("total_parameters", "train_info.num_total_params", "1"),
+    ("gpu", "meta_info.system_info.accelerator", "1"),
+)
+"""Observations, their places in the file, and their units."""
 
 
 def read_comparison(name: str, document: Row) -> tuple[Event, ...] | None:
     """Return the events of a result of the comparison. Return None for any other mapping."""
     del name
-    run, train = document.get("run_info"), document.get("train_info")
-    if not isinstance(run, Mapping) or not isinstance(train, Mapping):
+    train = document.get("train_info")
+    if not isinstance(train, Mapping) or not isinstance(_at(document, "run_info.train_config.model_id"), str):
         return None
-    settings = run.get("train_config")
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("model_id"), str):
-        return None
-    rows = train.get("metrics")
-    return (
-        *_settings(settings),
-        *_adapter(run.get("peft_config"), settings),
-        *_machine(document.get("meta_info")),
-        *_measured(train, [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []),
-        *_end(run, train),
-    )
+    return (*_facts(document), *_method(document), *_measured(train), *_end(document))
 
 
-def _settings(settings: Row) -> Iterator[Event]:
-    yield _fact("trainer", "plain")
-    yield _fact("model", str(settings["model_id"]))
-    yield _fact("gradient_accumulation_steps", 1.0)
+def _at(document: object, path: str) -> object:
+    for key in path.split("."):
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document
+
+
+def _facts(document: Row) -> Iterator[Event]:
+    yield from (_fact("trainer", "plain"), _fact("gradient_accumulation_steps", 1.0))
     yield _fact("grouped_by_length", "true")
-    for key, name in (("use_gc", "gradient_checkpointing"), ("compile", "compiled")):
-        if isinstance(settings.get(key), bool):
-            yield _fact(name, str(settings[key]).lower())  # type: ignore[arg-type]
-    for key, name in (("dtype", "dtype"), ("attn_implementation", "attention"), ("optimizer_type", "optimizer")):
-        value = settings.get(key)
-        if isinstance(value, str) and value:
-            yield _fact(name, value if name != "optimizer" else value.lower())  # type: ignore[arg-type]
-    for key, name, unit in (
-        ("batch_size", "micro_batch_size", "1"),
-        ("batch_size", "global_batch_size", "1"),
-        ("max_seq_length", "max_seq_len", "tokens"),
-        ("max_steps", "steps_total", "steps"),
-    ):
-        count = to_count(settings.get(key))
-        if count:
-            yield _fact(name, count, unit)  # type: ignore[arg-type]
-    limit = to_count(settings.get("max_seq_length"))
-    if limit:
-        yield Observation(name="longest_tokens", value=limit, line=0, unit="tokens", certain=False)
-    options = settings.get("optimizer_kwargs")
-    rate = to_number(options.get("lr")) if isinstance(options, Mapping) else None
-    if rate:
-        yield _fact("learning_rate", rate)
+    for name, path, unit in _FACTS:
+        found = _at(document, path)
+        if isinstance(found, list):
+            found = ",".join(sorted(str(each) for each in found))
+        value = str(found).lower() if isinstance(found, bool) or name == "optimizer" else found
+        known = value if name in _WORDS and isinstance(value, str) else None if name in _WORDS else to_number(value)
+        if known or (known is not None and name == "dropout"):
+            yield Observation(name=name, value=known, line=0, unit=unit, certain=name != "longest_tokens")
+    if _at(document, "meta_info.system_info.accelerator"):
+        yield _fact("gpus", 1.0)
+    for package in _PACKAGES:
+        if version := _at(document, f"meta_info.package_info.{package}-version"):
+            yield _fact("version", f"{package}={version}")
+    data = _at(document, "meta_info.dataset_info")
+    if isinstance(data, Mapping) and data:
+        yield _fact("dataset", str(next(iter(data))))
 
 
-def _adapter(config: object, settings: Row) -> Iterator[Event]:
-    dtype, casts = settings.get("dtype"), settings.get("autocast_adapter_dtype")
-    if isinstance(dtype, str) and (casts is False or not isinstance(config, Mapping)):
+def _method(document: Row) -> Iterator[Event]:
+    kind, casts = _at(document, "run_info.peft_config.peft_type"), _at(document, _CASTS)
+    dtype = _at(document, "run_info.train_config.dtype")
+    if not isinstance(kind, str):
+        yield _fact("method", "full")
+    else:
+        yield _fact("method", "dora" if _at(document, "run_info.peft_config.use_dora") is True else kind.lower())
+    if isinstance(dtype, str) and (casts is False or not isinstance(kind, str)):
         yield _fact("adapter_dtype", dtype)
     elif casts is True:
         yield _fact("adapter_dtype", "float32")
-    if not isinstance(config, Mapping):
-        yield _fact("method", "full")
-        return
-    kind = config.get("peft_type")
-    if isinstance(kind, str) and kind:
-        yield _fact("method", "dora" if config.get("use_dora") is True else kind.lower())
-    dropout = to_number(config.get("lora_dropout"))
-    if dropout is not None:
-        yield _fact("dropout", dropout)
-    targets = config.get("target_modules")
-    if isinstance(targets, list) and targets and all(isinstance(target, str) for target in targets):
-        yield _fact("target_modules", ",".join(sorted(targets)))
-    for key, name in (("r", "lora_rank"), ("lora_alpha", "lora_alpha")):
-        number = to_number(config.get(key))
-        if number:
-            yield _fact(name, number)  # type: ignore[arg-type]
 
 
-def _machine(meta: object) -> Iterator[Event]:
-    if not isinstance(meta, Mapping):
-        return
-    system, packages, data = meta.get("system_info"), meta.get("package_info"), meta.get("dataset_info")
-    gpu = system.get("accelerator") if isinstance(system, Mapping) else None
-    if isinstance(gpu, str) and gpu:
-        yield _fact("gpu", gpu)
-        yield _fact("gpus", 1.0)
-    for package in _PACKAGES if isinstance(packages, Mapping) else ():
-        version = packages.get(f"{package}-version")  # type: ignore[union-attr]
-        if isinstance(version, str) and version:
-            yield _fact("version", f"{package}={version}")
-    first = next(iter(data), None) if isinstance(data, Mapping) else None
-    if isinstance(first, str):
-        yield _fact("dataset", first)
-
-
-def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
+def _measured(train: Row) -> Iterator[Event]:
+    logged = train.get("metrics")
+    rows = [row for row in logged if isinstance(row, Mapping)] if isinstance(logged, list) else []
     before, seconds, evaluated = 0, 0.0, 0.0
     for row in rows:
         step, took, loss = to_count(row.get("step")), to_number(row.get("train time")), to_number(row.get("train loss"))
@@ -124,30 +114,23 @@ def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
         tokens, examples = to_number(row.get("train total tokens")), to_number(row.get("train samples"))
         if tokens and examples:
             yield _fact("mean_tokens", tokens / examples, "tokens")
-    done = max((step for row in rows if (step := to_count(row.get("step"))) is not None), default=None)
-    if done is not None:
-        yield Observation(name="step", value=done, line=0, unit="steps", aggregation="last")
+    done = [step for row in rows if (step := to_count(row.get("step"))) is not None]
+    if done:
+        yield Observation(name="step", value=max(done), line=0, unit="steps", aggregation="last")
     if seconds:
         yield Observation(name="train_seconds", value=seconds, line=0, unit="s", aggregation="sum")
     if evaluated:
         yield Observation(name="eval_seconds", value=evaluated, line=0, unit="s", aggregation="sum")
-    peak = next(
-        (found for key in ("accelerator", "cuda") if (found := to_number(train.get(f"{key}_memory_max")))), None
-    )
+    peak = to_number(train.get("accelerator_memory_max")) or to_number(train.get("cuda_memory_max"))
     if peak:
         yield observed("peak_memory", peak / GIB, 0, unit="GiB", phase="step", kind="reserved", aggregation="peak")
-    for key, name in (("num_trainable_params", "trainable_parameters"), ("num_total_params", "total_parameters")):
-        count = to_count(train.get(key))
-        if count:
-            yield _fact(name, count)  # type: ignore[arg-type]
-    size = to_number(train.get("file_size"))
-    if size:
+    if size := to_number(train.get("file_size")):
         yield _fact("checkpoint_size", size / GIB, "GiB")
 
 
-def _end(run: Row, train: Row) -> Iterator[Event]:
-    status, message = train.get("status"), run.get("error_msg")
-    if status == "success":
+def _end(document: Row) -> Iterator[Event]:
+    message = _at(document, "run_info.error_msg")
+    if _at(document, "train_info.status") == "success":
         yield Sign(kind=SignKind.TRAINED, line=0, text="status: success")
     elif isinstance(message, str) and message:
         kind = SignKind.GPU_OOM if _OUT_OF_MEMORY in message.lower() else SignKind.EXCEPTION

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.model_size import states_size
 from touchline.core.observation import Observation
 
@@ -25,48 +26,21 @@ _INITIALIZED = re.compile(
     r"Some weights of (?:the model checkpoint at (?P<used>\S+) were not used when initializing"
     r"|\w+ were not initialized from the model checkpoint at (?P<made>\S+) and are newly initialized)"
 )
-_NO_PADDING = re.compile(
-    r"^\s*(?:Unsloth: )?(?P<model>[\w.-]+/[\w.-]+) does not have a padding token! Will use pad_token"
-)
 _SKIPPED_FILES = ("adapter_config.json", "preprocessor_config.json", "processor_config.json")
-_QUOTE = r"['\"`“]?"
-_NAME = rf"{_QUOTE}(?P<model>[\w~./][\w./~@+-]{{2,200}}){_QUOTE}"
-_END = (
-    r"(?:\s*(?:\.\.\.|…|[.!,;])?\s*$|\s*\([^()]{0,80}\)\s*(?:\.\.\.|…)?\s*$|\s*(?:\.\.\.|…)"
-    r"|,? (?:with|in|on|for|using|to|onto)\b.{0,120}$)"
+_SAID = re.compile(
+    r"(?:(?:loading|load|using|downloading)(?: (?:the|base|student|pre-?trained|quantized))* (?:model|tokenizer)"
+    r"(?:(?: and| &| \+|/) ?tokenizer)?(?: from(?: pretrained)?| for)?\s*[:=]?\s*"
+    r"|(?:(?:base|student|pre-?trained)[ _-])?model(?:[ _-]?(?:name|id|path))?(?:_or_path)?\s*[:=]\s*"
+    r"|(?:fine-?tuning|training)\s+(?=[\w.-]+/))"
+    r"['\"`]?(?P<model>[\w~./][\w./~@+-]{2,200})['\"`]?\s*(?:\.\.\.|…|[.!,;])?\s*(?:\([^()]{0,80}\)[\s.…]*)?$",
+    re.IGNORECASE,
 )
-_LOAD = r"(?:loading|load|using|downloading|fetching)"
-_ADJECTIVES = r"(?: (?:the|pre-?trained|base|student|policy|hf|huggingface|4-bit|8-bit|quantized|language))*"
-_SAID = tuple(
-    re.compile(pattern + _NAME + _END, re.IGNORECASE)
-    for pattern in (
-        rf"{_LOAD}{_ADJECTIVES} (?:model|llm)(?:(?: and| &| \+|/) ?tokenizer)?(?: from(?: pretrained)?)?\s*[:=]?\s*",
-        rf"{_LOAD} tokenizer(?: from| for)?\s*[:=]?\s*",
-        r"(?:(?:base|student|pre-?trained|hf|policy|backbone)[ _-])?model"
-        r"(?:[ _-]?(?:name|id|path|checkpoint))?(?:_or_path)?\s*[:=]\s*",
-        r"(?:fine-?tuning|training|starting training of)(?: (?:of|model|base model))?\s*:?\s+",
-    )
-)
-_PREFIX = re.compile(
-    r"\s+|[^\w\s'\"`(./~]+|\[[^\]]{1,80}\]|\([^()]{0,40}(?:pid|rank)[^()]{0,40}\)|\d{1,4}[-/:.][\d\-/:.,TZ+]*"
-    r"|(?:INFO|WARNING|WARN|DEBUG|ERROR|NOTE)\b|(?:__\w+__|[A-Za-z_]\w*(?:\.\w+)+)(?=\s*(?:[:|-]|$))|\d{1,2}(?=[.)]\s)"
-)
-_MOST_PREFIXES = 16
 _LINE_LIMIT = 300
-_FAMILY = re.compile(
-    r"llama|qwen|mi[sx]tral|ministral|codestral|gemma|phi|gpt|bert|(?<![a-z])t5|bloom|falcon|(?<![a-z])opt(?![a-z])|pythia"
-    r"|smol|deepseek|(?<![a-z])yi(?![a-z])|baichuan|glm|internlm|vicuna|zephyr|starcoder|granite|olmo|(?<![a-z])mpt"
-    r"|stablelm|electra|(?<![a-z])xlm|minicpm|nemotron|command-r|(?<![a-z])aya|hunyuan|ernie|whisper|wav2vec|llava"
-    r"|(?<![a-z])vit(?![a-z])|bart(?![a-z])|solar|openchat|hermes|kimi|exaone|jamba|mamba|rwkv|lfm",
-    re.IGNORECASE,
-)
-_SIZE_WORD = re.compile(r"(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])", re.IGNORECASE)
 _FILES = re.compile(
-    r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|toml|out|err|arrow|zip|gz|pdf|bin|pt|safetensors|pth)$",
-    re.IGNORECASE,
+    r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|out|err|zip|gz|bin|pt|pth|safetensors)$", re.IGNORECASE
 )
 _OWN_WORK = re.compile(
-    r"(?:^|/)(?:outputs?|results?|runs?|logs?|data|datasets?|checkpoints?|ckpts?|saves?|exps?|experiments?)(?:/|$)"
+    r"(?:^|/)(?:outputs?|results?|runs?|logs?|data|datasets?|checkpoints?|saves?|exps?|experiments?)(?:/|$)"
     r"|checkpoint|adapter|lora|fine-?tun|merged|(?<!pre)(?<!pre-)trained",
     re.IGNORECASE,
 )
@@ -113,7 +87,8 @@ class Naming:
             # Judges and the like are loaded before the next training's own model.
             self._waiting = [seen]
         elif not (self._certain or (self._guessed and not certain)):
-            self._certain, self._guessed = certain, True
+            # A tokenizer's name is that of the model as a rule, until a line names the model itself.
+            self._certain, self._guessed = certain, "tokenizer: " not in text
             yield seen
 
     def _certain_name(self, text: str, number: int) -> str | None:
@@ -154,30 +129,15 @@ def _of_file(found: re.Match[str]) -> str | None:
 
 def handwritten_model(text: str) -> str | None:
     """Return the model of a hand-written line, or None."""
-    padding = _NO_PADDING.match(text)
-    if padding is not None:
-        return padding["model"]
-    rest = text
-    for _ in range(_MOST_PREFIXES):
-        for pattern in _SAID:
-            found = pattern.match(rest)
-            if found is not None:
-                model = found["model"].rstrip(".,/")
-                return model if is_model(model) else None
-        prefix = _PREFIX.match(rest)
-        if prefix is None:
-            return None
-        rest = rest[prefix.end() :]
-    return None
+    found = _SAID.match(strip_decoration(text)[1].strip())
+    model = found["model"].rstrip(".,/") if found is not None else ""
+    return model if is_model(model) else None
 
 
 def is_model(name: str) -> bool:
-    """Return True if a word looks like a base model: a hub name, a folder with such a name, or a name with a size."""
-    parts = name.split("/")
-    last = parts[-1]
-    if len(last) < 3 or _FILES.search(name) or _OWN_WORK.search(name) or "//" in name:
+    """Return True if a word looks like a base model: a hub name with a number, or a name with a size."""
+    owner, _, last = name.rpartition("/")
+    if _FILES.search(name) or _OWN_WORK.search(name) or "//" in name:
         return False
-    family, size = bool(_FAMILY.search(name)), states_size(last) or bool(_SIZE_WORD.search(last))
-    if len(parts) == 2 and parts[0] and parts[0][0] not in ".~":
-        return family or size
-    return family and (size or bool(re.search(r"\d", last)))
+    on_the_hub = bool(owner) and "/" not in owner and owner[0] not in ".~"
+    return states_size(last) or (on_the_hub and any(character.isdigit() for character in last))

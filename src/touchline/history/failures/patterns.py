@@ -91,39 +91,24 @@ _ALONE = re.compile(
 )
 _COMMANDS = "|".join(re.escape(each.name) for each in launch_commands())
 _LAUNCHED = rf"(?:python[\d.]*|conda|mamba|micromamba|torchrun|accelerate|mpirun|{_COMMANDS}|uv)"
-_FATAL_LINES: tuple[tuple[str, During | None], ...] = (
-    (
-        rf"(?:{_BY_SHELL})?(?:Segmentation fault|Illegal instruction|Bus error|Floating point exception|Aborted)"
-        r"(?:\s+\(core dumped\)(?:\s|$)|$)",
-        None,
-    ),
-    (rf"{_BY_SHELL}(?:Segmentation fault|Illegal instruction|Bus error|Aborted)\s", None),
-    (r"(?:libc\+\+abi: )?terminating (?:due to|with) uncaught exception of type ", None),
-    (r"Fatal Python error: |terminate called after throwing an instance of|!{3,} Segfault encountered", None),
-    (
-        r"(?:free|munmap_chunk|malloc)\(\): (?:invalid|corrupt)|double free or corruption|corrupted size",
-        None,
-    ),
-    (r".{0,200}Watchdog caught collective operation timeout", None),
-    (r".{0,200}Process group watchdog thread terminated with exception", None),
-    (
-        r"[\w./ -]{1,80}: error: (?:unrecognized arguments|the following arguments are required|argument \S"
-        r"|ambiguous option|one of the arguments|too few arguments|invalid choice)",
-        "load",
-    ),
-    (
-        r"Error: (?:No such (?:option|command)|Missing (?:option|argument)|Invalid value for|Got unexpected extra)",
-        "load",
-    ),
-    (rf"(?:\S*/)?{_LAUNCHED}: (?:can't open file|No module named |Error while finding module)", "load"),
-    (
-        rf"\S+: (?:line \d+: )?(?:\S*/)?{_LAUNCHED}: (?:command not found|not found|No such file or directory)$",
-        "load",
-    ),
-    (rf"zsh(?::\d+)?: command not found: {_LAUNCHED}$", "load"),
-    (r"CommandNotFoundError: |EnvironmentNameNotFound: |EnvironmentLocationNotFound: ", "load"),
+_CRASHES = re.compile(
+    rf"(?:{_BY_SHELL})?(?:Segmentation fault|Illegal instruction|Bus error|Floating point exception|Aborted)"
+    r"(?:\s+\(core dumped\)(?:\s|$)|$)"
+    rf"|{_BY_SHELL}(?:Segmentation fault|Illegal instruction|Bus error|Aborted)\s"
+    r"|Fatal Python error: |terminate called after throwing an instance of|!{3,} Segfault encountered"
+    r"|(?:free|munmap_chunk|malloc)\(\): (?:invalid|corrupt)|double free or corruption|corrupted size"
+    r"|.{0,200}(?:Watchdog caught collective operation timeout|watchdog thread terminated with exception)"
 )
-_FATAL = tuple((re.compile(pattern), during) for pattern, during in _FATAL_LINES)
+_NEVER_BEGAN = re.compile(
+    r"[\w./ -]{1,80}: error: (?:unrecognized arguments|the following arguments are required|argument \S"
+    r"|ambiguous option|one of the arguments|too few arguments|invalid choice)"
+    r"|Error: (?:No such (?:option|command)|Missing (?:option|argument)|Invalid value for|Got unexpected extra)"
+    rf"|(?:\S*/)?{_LAUNCHED}: (?:can't open file|No module named |Error while finding module)"
+    rf"|\S+: (?:line \d+: )?(?:\S*/)?{_LAUNCHED}: (?:command not found|not found|No such file or directory)$"
+    rf"|zsh(?::\d+)?: command not found: {_LAUNCHED}$"
+    r"|CommandNotFoundError: |EnvironmentNameNotFound: |EnvironmentLocationNotFound: "
+)
+"""A program that was not found, or refused its arguments."""
 COMMANDS = re.compile(
     r"(?:/usr)?(?:/bin/)?(?:mv|cp|rm|ln|mkdir|rmdir|cat|tar|rsync|scp|sftp|ls|cd|touch|chmod|chgrp|chown|gzip|gunzip|unzip"
     r"|zip|sed|grep|find|wget|source|module|gsutil|head|tail|tee|stat): "
@@ -166,10 +151,9 @@ def fatal(rest: str) -> tuple[bool, During | None]:
     """Return whether a line without a traceback reports a program's end by an error."""
     if _ALONE.match(rest) is not None:
         return True, "load" if rest.startswith(("ModuleNotFoundError", "ImportError")) else None
-    for pattern, during in _FATAL:
-        if pattern.match(rest) is not None:
-            return True, during
-    return False, None
+    if _NEVER_BEGAN.match(rest) is not None:
+        return True, "load"
+    return _CRASHES.match(rest) is not None, None
 
 
 def step_of(text: str) -> int | None:

@@ -62,28 +62,13 @@ _WORDS = """
     same cannot denied permitted exists omitting rsync recoverable curl unbound lmod modulefile failed directory
     execute make missing commandnotfounderror environmentnamenotfound environmentlocationnotfound
 """
-# The last line of a traceback holds no other word that is known beforehand. Those that are missing here are read where
-# the scan heeds `inside`.
+# Below a traceback's first line every line is read (`inside`): these are of exceptions whose first line is cut off.
 _EXCEPTIONS = """
-    accelerator actordied arithmetic _arraymemory arrow arrowmemory assertion attribute axis backendcompilerfailed
-    blockingio brokenpipe buffer calledprocess cast checkpoint childfailed childprocess chunkedencoding client comm
-    configattribute configkey connect connection connectionaborted connectionrefused connectionreset constructor
-    cppcompile datafilesnotfound datasetgeneration datasetgenerationcast datasetnotfound distbackend distnetwork
-    distributed diststore engine enginedead entrynotfound environment eof expectedmoresplits fileexists filenotfound
-    floatingpoint gatedrepo hfhubhttp hfvalidation http import indentation index inductor instantiation
-    internaltorchdynamo interpolationkey io isadirectory jaxruntime jsondecode key linalg localentrynotfound lookup
-    maxretry memory missingmandatoryvalue modulenotfound name newconnection nonmatchingsplitssizes notadirectory
-    notimplemented os outofmemory overflow overrideparse parser permission protocol proxy pydanticschemageneration
-    pydanticuser rayactor raytask readtimeout recursion reference repositorynotfound retry revisionnotfound runtime
-    safetensor scanner serverdisconnected ssl storage strictdataclassfieldvalidation syntax system tab template timeout
-    torchruntime type unboundlocal undefined unicode unicodedecode unicodeencode unpickling usage validation value
-    xlaruntime zerodivision
+    accelerator assertion attribute calledprocess childfailed connection distbackend eof filenotfound floatingpoint
+    import index io key memory modulenotfound name notimplemented os outofmemory permission repositorynotfound runtime
+    syntax type unboundlocal unicodedecode value zerodivision
 """
-_OTHER_EXCEPTIONS = """
-    exception keyboardinterrupt systemexit stopiteration timeoutexpired signalexception processraisedexception
-    processexitedexception requestexception connecttimeout readtimeout omegaconfbaseexception pipelineexception
-    parseexception distributedoperationexception arrowinvalid
-"""
+_OTHER_EXCEPTIONS = "exception keyboardinterrupt systemexit signalexception processraisedexception"
 
 
 class Faults:

@@ -37,19 +37,8 @@ _FRAMES = (
 _CELL = re.compile(r"^(?:Input )?Cell (?:In ?)?\[\d+\](?:, line \d+|$)")
 """The outermost frame in a notebook."""
 _LAST = re.compile(r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?::(?: (?P<message>.*))?)?$")
-_SUFFIXES = (
-    "Error",
-    "Exception",
-    "Interrupt",
-    "Exit",
-    "Failure",
-    "TracebackEnd",
-    "Expired",
-    "Timeout",
-    "StopIteration",
-    "Abort",
-)
-_NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "TracebackEnd", "Abort"})
+_SUFFIXES = (*("Error", "Exception", "Interrupt", "Exit", "Failure", "Expired", "Timeout", "StopIteration", "Abort"),)
+_NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "Abort"})
 
 _OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
 _MOST_OPEN = 64

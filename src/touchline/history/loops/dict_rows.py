@@ -1,5 +1,4 @@
-"""Dictionaries that training loops print or write as JSON lines: `{"step": 10, "loss": 2.3,"
-" "tokens_per_second": 900}`.
+"""Dictionaries that training loops print or write as JSON lines: `{"step": 10, "loss": 2.3, "tokens_per_second": 9}`.
 
 Rows of the trainers that have readers of their own are left to these.
 """
@@ -15,7 +14,7 @@ from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event
 from touchline.history.loops.grammar import parse
-from touchline.history.loops.vocabulary import Concept
+from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 
 _OTHERS_OWN = frozenset(
     {
@@ -26,20 +25,8 @@ _OTHERS_OWN = frozenset(
     }
 )
 """Keys of rows of known trainers, and of data."""
-_STEPS = ("global_step", "step", "train_step", "optimizer_step", "iteration", "iter", "update", "trainer/global_step")
-_EPOCHS = ("epoch", "Epoch")
-_LOSSES = (
-    *("loss", "train_loss", "train/loss", "training_loss", "lm_loss", "train/lm_loss", "Loss", "Train Loss"),
-    *("avg_loss", "train_avg_loss", "avg_train_loss", "loss_train", "trn_loss", "mean_loss"),
-)
-_VALIDATIONS = (
-    *("eval_loss", "val_loss", "valid_loss", "validation_loss", "eval/loss", "val/loss", "dev_loss", "Val Loss"),
-    *("avg_val_loss", "loss_val", "validation/loss", "valid/loss"),
-)
-_TOKEN_RATES = ("tokens_per_second", "tokens_per_sec", "tok_per_sec", "tokens/sec", "tokens/s", "tok/s", "tps")
 _TOTALS = ("total_steps", "max_steps", "steps_total")
 _PEAKS = re.compile(r"(?:peak|max)_(?:gpu_|cuda_)?(?:mem|memory)(?:_allocated)?_(?P<unit>gb|gib|mb|mib)")
-_HELD_OUT = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
 _SPLITS = ("split", "phase", "mode", "stage", "type", "kind")
 
 
@@ -52,57 +39,58 @@ class DictRowParser:
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield the events of a row."""
-        if not _OTHERS_OWN.isdisjoint(row) or _is_the_trainers(row):
+        if not _OTHERS_OWN.isdisjoint(row):
             return
-        before = text.partition("{")[0]
-        step, epoch = to_count(_first(row, _STEPS)), to_number(_first(row, _EPOCHS))
-        if step is None and epoch is None and before.strip():
-            step, epoch = _anchored(before)
+        found = _by_concept(row)
+        step, epoch = to_count(found.get(Concept.STEP)), to_number(found.get(Concept.EPOCH))
+        if step is None and _is_the_trainers(row):
+            return
         if step is None and epoch is None:
+            step, epoch = _anchored(text.partition("{")[0])
+        if (step is None and epoch is None) or self._emitter.is_echo(step, number):
             return
-        loss, validation = _first(row, _LOSSES), _first(row, _VALIDATIONS)
-        if any(str(row.get(key, "")).lower() in _HELD_OUT for key in _SPLITS):
-            loss, validation = None, validation if validation is not None else loss
-        if self._emitter.is_echo(step, number):
-            return
+        loss, validation = found.get(Split.TRAIN), found.get(Split.VALIDATION)
+        if any(meaning_of(str(row.get(key, ""))).split in (Split.VALIDATION, Split.TEST) for key in _SPLITS):
+            loss, validation = None, loss if validation is None else validation
         if to_number(loss) is not None or not_a_number(loss):
-            yield from self._emitter.loss(
-                loss, number, text, trainer="generic", step=step, epoch=epoch if step is None else None, certain=False
-            )
-            yield from self._measures(row, step, number)
+            at = epoch if step is None else None
+            yield from self._emitter.loss(loss, number, text, trainer="generic", step=step, epoch=at, certain=False)
+            yield from self._measures(row, found, step, number)
         yield from self._emitter.eval_loss(validation, number, step=step, epoch=epoch, certain=False)
 
-    def _measures(self, row: Row, step: int | None, number: int) -> Iterator[Event]:
-        total = to_count(_first(row, _TOTALS))
+    def _measures(
+        self, row: Row, found: dict[Concept | Split, object], step: int | None, number: int
+    ) -> Iterator[Event]:
+        total = next((count for key in _TOTALS if (count := to_count(row.get(key)))), None)
         if step is not None and total and total >= step:
             yield from self._emitter.once("steps_total", total, number, certain=False)
+        rate = to_number(found.get(Concept.TOKEN_RATE))
         yield from self._emitter.measured(
-            "tokens_per_second",
-            to_number(_first(row, _TOKEN_RATES)),
-            number,
-            step=step,
-            token_unit="padded",
-            certain=False,
+            "tokens_per_second", rate, number, step=step, token_unit="padded", certain=False
         )
         for key, value in row.items():
-            match = _PEAKS.fullmatch(key.lower())
-            size = to_number(value)
+            match, size = _PEAKS.fullmatch(key.lower()), to_number(value)
             if match is not None and size is not None:
-                scale, unit = SIZES[match.group("unit")]
+                scale, unit = SIZES[match["unit"]]
                 yield from self._emitter.memory(
                     size * scale, number, unit, "allocated", step=step, phase="step", certain=False
                 )
 
 
+def _by_concept(row: Row) -> dict[Concept | Split, object]:
+    """Return the values by what their keys mean, losses by their data; of two the plain loss or the first counts."""
+    found: dict[Concept | Split, object] = {}
+    for key, value in sorted(row.items(), key=lambda entry: meaning_of(entry[0]).is_mean):
+        meaning = meaning_of(key)
+        concept = Concept.STEP if meaning.concept is Concept.GLOBAL_STEP else meaning.concept
+        if concept is not None and value is not None:
+            found.setdefault((meaning.split or Split.TRAIN) if concept is Concept.LOSS else concept, value)
+    return found
+
+
 def _is_the_trainers(row: Row) -> bool:
     """Return True if it is a row of the Hugging Face Trainer, which has no step but an epoch."""
-    if any(key in row for key in _STEPS):
-        return False
     return ("loss" in row and ("learning_rate" in row or "grad_norm" in row)) or "eval_steps_per_second" in row
-
-
-def _first(row: Row, keys: tuple[str, ...]) -> object:
-    return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
 def _anchored(before: str) -> tuple[int | None, float | None]:

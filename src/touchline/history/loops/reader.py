@@ -16,12 +16,13 @@ from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
 from touchline.history.loops.bars import LossBarReader
 from touchline.history.loops.dict_rows import DictRowParser
-from touchline.history.loops.dumps import WORDS as DUMP_WORDS
-from touchline.history.loops.dumps import DumpReader
-from touchline.history.loops.fact_names import WORDS as FACT_WORDS
+from touchline.history.loops.facts import WORDS as FACT_WORDS
 from touchline.history.loops.facts import FactReader
 from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
 from touchline.history.loops.vocabulary import EPOCH_WORDS, LOSS_WORDS
+
+_LONG = 4096
+_BEHIND_A_BAR = re.compile(r".*(?:it/s|s/it)[^\]%]{0,200}\](?P<rest>[^\]%|]{12,})$")
 
 
 class TrainingLines:
@@ -31,7 +32,6 @@ class TrainingLines:
         LOSS_WORDS
         | EPOCH_WORDS
         | HELD_OUT_WORDS
-        | DUMP_WORDS
         | FACT_WORDS
         | frozenset(word for reader in form_readers() for word in reader.words)
     )
@@ -44,7 +44,6 @@ class TrainingLines:
         self._loops = LoopReader(self._emitter)
         self._rows = DictRowParser(self._emitter)
         self._facts = FactReader(self._emitter)
-        self._dumps = DumpReader(self._emitter)
         self._rank: str | None = None
 
     def line(self, text: str, number: int) -> Iterable[Event]:
@@ -61,22 +60,13 @@ class TrainingLines:
             events = reader.line(text, rest, number)
             if events is not None:
                 return events
-        if "%|" in text or "it [" in text or "━" in text:
+        if "%|" in text or "it [" in text:
             events = list(self._bars.line(text, number))
             behind = _BEHIND_A_BAR.search(text)
             # What follows a bar on its line was printed by something else.
-            return events if behind is None else [*events, *self.line(behind.group("rest"), number)]
-        events = list(self._loops.line(text, number))
-        dumped = [] if events else list(self._dumps.line(text, number))
-        if events or self._dumps.is_source(text, number):
-            return events
-        return list(self._facts.line(text, number)) or dumped
+            return events if behind is None else [*events, *self.line(behind["rest"], number)]
+        return list(self._loops.line(text, number)) or list(self._facts.line(text, number))
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
         """Return the events of a dictionary."""
-        events = list(self._rows.row(row, text, number))
-        return events or (list(self._dumps.row(row, number)) if text[:1] == "{" and "'" in text[:12] else events)
-
-
-_LONG = 4096
-_BEHIND_A_BAR = re.compile(r".*(?:it/s|s/it)[^\]%]{0,200}\](?P<rest>[^\]%|]{12,})$")
+        return self._rows.row(row, text, number)
