@@ -12,13 +12,13 @@ from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.import_carrier import dotted, leaves
 from touchline.backends.imports import Reason
 from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.foreign import parse_foreign
+from touchline.run.imports.carrier import dotted, leaves
 from touchline.run.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning
@@ -138,17 +138,17 @@ def test_a_key_is_carried_over_with_torchtunes_meaning(
         ("clip_grad_norm: 1.0", "clip_grad_norm: null", "clip_grad_norm", Reason.CHANGED),
         ("seed: 14", "seed: null", "seed", Reason.CHANGED),
         ("max_seq_len: 2048", "max_seq_len: null", "tokenizer.max_seq_len", Reason.CHANGED),
-        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.NO_COUNTERPART),
-        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.REFUSED),
+        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.CHANGED),
+        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.CHANGED),
         ("CEWithChunkedOutputLoss", "ForwardKLLoss", "loss._component_", Reason.CHANGED),
         ("  num_warmup_steps: 10", "  num_cycles: 2.0", "lr_scheduler.num_cycles", Reason.CHANGED),
-        ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NO_COUNTERPART),
-        ("shuffle: True", "shuffle: False", "shuffle", Reason.NO_COUNTERPART),
+        ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NOT_TAKEN),
+        ("shuffle: True", "shuffle: False", "shuffle", Reason.CHANGED),
         ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
-        ("split: train", "max_samples: 100", "dataset.max_samples", Reason.NO_COUNTERPART),
-        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NO_COUNTERPART),
+        ("split: train", "max_samples: 100", "dataset.max_samples", Reason.CHANGED),
+        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NOT_TAKEN),
         ("instruct_dataset", "alpaca_dataset", "dataset.train_on_input", Reason.CHANGED),
-        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NO_COUNTERPART),
+        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NOT_TAKEN),
         (MODEL, "  _component_: mine.model\n", "model._component_", Reason.CHANGED),
         ("device: cuda", "device: cuda\nfsdp_cpu_offload: True", "fsdp_cpu_offload", Reason.CHANGED),
         ("device: cuda", "device: cuda\nmy_note: 7", "my_note", Reason.UNKNOWN),
@@ -177,7 +177,7 @@ def test_the_line_of_several_devices_says_what_to_write(here: Path) -> None:
     text = "# tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml\n" + BASE
     report = report_of(write(here / "f.yaml", text))
     (line,) = [each for each in report.not_carried if each.key == "batch_size"]
-    assert line.instead == "compute.gpus_per_run: 4 and train.global_batch_size: 64"
+    assert line.why.endswith("compute.gpus_per_run: 4 and train.global_batch_size: 64")
     assert not any("does not say how many" in note for note in report.notes)
 
 

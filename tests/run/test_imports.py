@@ -19,26 +19,24 @@ from tests.backends.config_files import format_of
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.import_carrier import dotted, leaves, left_over
-from touchline.backends.import_training import carry_training
 from touchline.backends.imports import Carried, ImportedTraining, Reason
 from touchline.backends.registry import import_table
 from touchline.backends.trl import arguments
 from touchline.core.errors import InputError, PolicyError
-from touchline.core.finding import Finding, Location, Severity
-from touchline.data.user_config import UserConfig
+from touchline.core.finding import Finding, Location
 from touchline.experiment.expand import expand
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
 from touchline.experiment.overlay import setting
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.write import to_yaml
+from touchline.run.imports.carrier import dotted, leaves, left_over
 from touchline.run.imports.design import design_of
 from touchline.run.imports.importing import ImportReport
 from touchline.run.imports.places import LocalPlaces
 from touchline.run.imports.sources import SourceKind
+from touchline.run.imports.training import carry_training
 
 pytestmark = pytest.mark.planning
 
@@ -86,23 +84,6 @@ def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportRepo
     return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
 
 
-def write_jobs(folder: Path) -> None:
-    """Write a Hydra multirun of two learning rates and two seeds."""
-    write(folder / "multirun.yaml", "hydra:\n  launcher: {}\n")
-    for job, (rate, seed) in enumerate((rate, seed) for rate in ("1e-4", "3e-4") for seed in (1, 2)):
-        text = f"""\
-model: {{name: org/Tiny-1M, hidden: 8}}
-lora: {{r: 8, alpha: 16}}
-trainer: {{lr: {rate}, epochs: 1, batch_size: 4, grad_accum: 2, scheduler: cosine, max_length: 128}}
-data: {{path: "${{root}}/rows.jsonl"}}
-root: data
-seed: {seed}
-dropout_schedule: s{job}
-"""
-        write(folder / str(job) / ".hydra" / "config.yaml", text)
-        write(folder / str(job) / ".hydra" / "overrides.yaml", f"- trainer.lr={rate}\n- seed={seed}\n- gone=1\n")
-
-
 # ------------------------------------------------------------------------------------------------ nothing is dropped
 
 EXTRA = st.dictionaries(
@@ -133,7 +114,7 @@ def test_every_value_is_carried_over_or_listed(
         if path[0] in extra or path[0] == "zz":
             assert listed[key].value == value
             assert listed[key].where[0].line is not None
-            assert listed[key].reason in (Reason.UNKNOWN, Reason.OFF)
+            assert listed[key].reason is Reason.UNKNOWN
         else:
             assert any(dotted(path[:end]) in {*listed, *training.seen} for end in range(1, len(path) + 1)), key
     assert {each.source for each in training.settings.values() if not each.is_default} != set()
@@ -261,25 +242,6 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     assert any("mood" in note for note in report.notes)
 
 
-def test_a_multirun_can_be_checked_and_planned(here: Path) -> None:
-    """Paths follow the folder that the multirun lies in; what its data and model allow, the plan accepts."""
-    write_jobs(here / "multirun")
-    rows = [{"input": f"what is {n}", "output": f"{n % 7}"} for n in range(60)]
-    write(here / "multirun" / "data" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_tiny_model(here / "models" / "Tiny-1M")
-    report, loaded = imported(here / "multirun")
-    assert loaded.experiment.factors == {"train.learning_rate": [1e-4, 3e-4]}
-    assert loaded.experiment.seeds == (1, 2)
-    assert report.kind is SourceKind.HYDRA
-    assert any("dropout_schedule" in note for note in report.notes)
-    assert any("gone=1" in note for note in report.notes)
-    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
-    checked, findings = api.check([Path(report.path)], settings)
-    assert [each for each in findings if each.severity is Severity.ERROR] == []
-    assert checked.errors == 0
-    assert len(api.plan(Path(report.path), settings, dry_run=True).plan.runs) == 4
-
-
 # ------------------------------------------------------------------------------------------------ hostile input
 
 HOSTILE = {
@@ -349,21 +311,14 @@ def test_sources_of_several_kinds_are_an_error_that_names_each(here: Path) -> No
     with pytest.raises(InputError, match="2 kinds") as caught:
         api.import_experiment([here / "mixed"])
     assert len(caught.value.findings) == 2
-    write_jobs(here / "both")
-    write(here / "both" / "experiment_summary.yaml", SUMMARY)
+    write(here / "kit.yaml", SUMMARY)
     with pytest.raises(InputError, match="2 experiments"):
-        api.import_experiment([here / "both"])
+        api.import_experiment([here / "kit.yaml", here / "mixed" / "a.yaml"])
     (here / "none").mkdir()
-    for source in (here / "none", here / "multirun.yaml"):
+    for source in (here / "none", here / "absent.yaml"):
         with pytest.raises(InputError) as caught:
             api.import_experiment([source])
         assert caught.value.findings
-    (here / "both" / "experiment_summary.yaml").unlink()
-    write(here / "both" / "2" / ".hydra" / "config.yaml", "- a\n")
-    (here / "both" / "3" / ".hydra" / "config.yaml").unlink()
-    with pytest.raises(InputError) as caught:
-        api.import_experiment([here / "both"])
-    assert len(caught.value.findings) == 2
 
 
 def test_an_existing_file_is_never_replaced(here: Path) -> None:
@@ -485,7 +440,7 @@ def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
     assert loaded.experiment.data.train is not None
     assert loaded.experiment.data.path is None
     (left,) = (each for each in report.not_carried if each.key == "val_size")
-    assert "data.test" in left.instead
+    assert "data.test" in left.why
     # Beside a training that holds rows back, the file is split for both, and the list says so.
     other = write(here / "held.yaml", base("llamafactory"))
     report, loaded = imported(source, other, out="both/experiment.yaml")

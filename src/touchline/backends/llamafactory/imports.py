@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
+    HF_AUTOMATIC,
     HF_KEYS,
-    HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Note,
-    Reason,
     Refusal,
 )
 from touchline.backends.llamafactory.data_use import FactoryDataUse
@@ -83,13 +81,7 @@ IMPORTS = ImportTable(
         "use_cpu": (False,),
         "predict_with_generate": (True,),
     },
-    notes={
-        **HF_NOTES,
-        "dataset_dir": Note(Reason.NO_COUNTERPART, "data.path names the file itself"),
-        "tokenized_path": Note(Reason.AUTOMATIC, "data is tokenized once and cached"),
-        "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
-        "do_predict": Note(Reason.AUTOMATIC, "the test split is scored after training"),
-    },
+    automatic=(*HF_AUTOMATIC, "tokenized_path", "do_predict"),
     unset={"train.warmup_fraction": 0.0},
     bfloat16_weights=frozenset({"pure_bf16"}),
     refuses=_refuses,

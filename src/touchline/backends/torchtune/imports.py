@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable, Note, Reason, Refusal
+from touchline.backends.imports import DataColumns, ImportTable, Refusal
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
@@ -24,20 +24,11 @@ _CROSS_ENTROPY = (
     "torch.nn.CrossEntropyLoss",
 )
 _PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
+PLAIN_TEXT = "a row is put into the model's chat template if it has one, not joined as plain text"
 _PLAIN_TEXT = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
-_REFERENCE = re.compile(r"\$\{(\w+)\}")
-_ROWS = Note(Reason.NO_COUNTERPART, "rows are read by their columns", "name the columns: data.input, data.output")
-_OWN_TURNS = Note(
-    Reason.CHANGED,
-    "the model's own chat template puts the marks around turns, not torchtune's tokenizer",
-    "`touchline plan` shows the first example",
-)
 _OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
-_OTHER_TRAINER = Note(
-    Reason.CHANGED, "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
-)
-_MODELS_OWN = Note(Reason.AUTOMATIC, "the model's own tokenizer is used")
+_OTHER_TRAINER = "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
 
 
 def plans(training: StatedTraining) -> bool:
@@ -45,7 +36,7 @@ def plans(training: StatedTraining) -> bool:
     return training.model is None or _OTHER_FAMILIES.search(training.model.value) is None
 
 
-def other_family(training: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def other_family(training: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield the model of another family, which another trainer trains."""
     if training.model is not None and not plans(training):
         path = training.model.key.split(".")
@@ -80,8 +71,8 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     if builder in ("alpaca_dataset", "alpaca_cleaned_dataset"):
         pair = [str(names.get(each, each)) for each in ("instruction", "input")]
         found.settings = {"data.input": pair, "data.output": str(names.get("output", "output"))}
-        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them"
-        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, "data.prompt: the words of the user's turn")
+        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them (data.prompt)"
+        found.changed[f"{section}.{COMPONENT}"] = why
     elif builder in ("instruct_dataset", "grammar_dataset", "samsum_dataset"):
         usual = ("dialogue", "summary") if builder == "samsum_dataset" else ("input", "output")
         pair = [str(names.get(each, other)) for each, other in zip(("input", "output"), usual, strict=True)]
@@ -125,9 +116,7 @@ def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: b
     if chats:
         found.sources[f"{section}.{COMPONENT}"] = "data.input"
     else:
-        why = "a row is put into the model's chat template if it has one, not joined as plain text"
-        hint = "models: a base model without a chat template"
-        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, hint)
+        found.changed[f"{section}.{COMPONENT}"] = PLAIN_TEXT
 
 
 def _same_keys(config: Config) -> Iterator[str]:
@@ -140,34 +129,34 @@ def _same_keys(config: Config) -> Iterator[str]:
                 yield f"dataset_val.{key}"
 
 
-def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
     config = Config(document, resolve(document).data)
-    for key, note in _whole_file(config):
-        yield key, document.get(*key.split(".")), note
+    for key, why in _whole_file(config):
+        yield key, document.get(*key.split(".")), why
 
 
-def _whole_file(config: Config) -> Iterator[tuple[str, Note]]:
-    used = {name for line in config.document.lines for name in _REFERENCE.findall(line)}
-    for key in sorted(used & config.data.keys() - _known_keys()):
-        if isinstance(config.data[key], str | int | float):
-            yield key, Note(Reason.AUTOMATIC, f"used where ${{{key}}} stands")
-    if config.has("tokenizer", COMPONENT):
-        own = config.last("dataset") != "chat_completion_dataset"
-        yield f"tokenizer.{COMPONENT}", _OWN_TURNS if own else _MODELS_OWN
-    if config.has("model", "apply_lora_to_mlp"):
-        yield "model.apply_lora_to_mlp", Note(Reason.SAME, "in train.lora.target_modules")
+def _whole_file(config: Config) -> Iterator[tuple[str, str]]:
+    for key, value in config.data.items():
+        reference = "${" + key + "}"
+        if (
+            not _knows(key)
+            and not isinstance(value, dict | list)
+            and any(reference in line for line in config.document.lines)
+        ):
+            yield key, f"used where {reference} stands"
+    if config.has("tokenizer", COMPONENT) and config.last("dataset") != "chat_completion_dataset":
+        why = "the model's own chat template puts the marks around turns, not torchtune's tokenizer"
+        yield f"tokenizer.{COMPONENT}", why
     named = config.component("model")
     if named is not None and component(named) is None and not config.has("model", "lora_rank"):
-        why = "whether your builder trains an adapter or all weights is not known, and an adapter is written"
-        yield f"model.{COMPONENT}", Note(Reason.CHANGED, why, "train.method: full, if it is all weights")
-    if config.get("profiler", "enabled") is False:
-        yield "profiler", Note(Reason.OFF, "switched off")
+        why = "whether your builder trains an adapter or all weights is not known; an adapter is written (train.method)"
+        yield f"model.{COMPONENT}", why
     yield from _devices(config)
 
 
-def _devices(config: Config) -> Iterator[tuple[str, Note]]:
+def _devices(config: Config) -> Iterator[tuple[str, str]]:
     """Yield the rows of a step where a command in a comment of the file starts several devices."""
     micro, passes = config.count("batch_size"), config.count("gradient_accumulation_steps")
     if micro is None or any(config.has(key) for key in SHARDING_KEYS):
@@ -176,28 +165,16 @@ def _devices(config: Config) -> Iterator[tuple[str, Note]]:
         started = _STARTS.match(line)
         if started is not None and int(started[1]) > 1:
             whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
-            why = f"rows of one device; the command on line {number} starts {started[1]}"
             instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
-            yield "batch_size", Note(Reason.CHANGED, why, instead)
+            yield "batch_size", f"rows of one device; the command on line {number} starts {started[1]}; {instead}"
             return
 
 
-def _known_keys() -> frozenset[str]:
-    return recipe_keys() | frozenset(NEEDED)
+def _knows(key: str) -> bool:
+    name = key.partition(".")[0]
+    return name in recipe_keys() or name in NEEDED
 
 
-_SCRIPTS = Note(Reason.AUTOMATIC, "written by setup_finetune.py, and read by no recipe")
-_FOLDERS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
-_FILES = Note(Reason.AUTOMATIC, "read from the model's own folder")
-_METRICS = Note(
-    Reason.AUTOMATIC, "every step is logged to metrics.jsonl", "`touchline export` sends metrics to a tracker"
-)
-_MEMORY = Note(Reason.AUTOMATIC, "it saves memory, and the training is the same")
-_SHARDED = Note(
-    Reason.NO_COUNTERPART,
-    "devices are used as compute.gpus_per_run says",
-    "with N devices train.global_batch_size counts the rows of all N",
-)
 IMPORTS = ImportTable(
     schedules={
         "constant": "constant",
@@ -225,38 +202,25 @@ IMPORTS = ImportTable(
         "optimizer.betas": ([0.9, 0.999],),
         "optimizer.eps": (1e-8,),
         "device": ("cuda",),
+        "model.apply_lora_to_mlp": (True, False),
+        "model.apply_lora_to_output": (False,),
     },
     unset={"train.max_grad_norm": NO_CLIPPING},
-    notes={
-        "seed": Note(Reason.CHANGED, "each start draws another seed; here it is `seeds: [1]`", "seeds: [1, 2, 3]"),
-        "tokenizer.max_seq_len": Note(
-            Reason.CHANGED, "rows are as long as they are; here the longest is an error", "set train.max_seq_len"
-        ),
-        "clip_grad_norm": Note(
-            Reason.CHANGED, f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}"
-        ),
-        **dict.fromkeys(("output_dir", "checkpointer.output_dir"), _FOLDERS),
-        "loss*": Note(Reason.CHANGED, "the loss is cross-entropy over the tokens of the answers"),
-        "lr_scheduler.*": Note(Reason.CHANGED, "the schedule has no such setting"),
-        "model.apply_lora_to_output": Note(Reason.REFUSED, "an adapter on the output layer is not exported"),
-        "resume_from_checkpoint": Note(Reason.AUTOMATIC, "`touchline resume` finds it"),
-        **dict.fromkeys(("checkpointer.*", "model.*"), _FILES),
-        "tokenizer.*": _MODELS_OWN,
-        **dict.fromkeys(("metric_logger*", "log_*", "my_wandb_*"), _METRICS),
-        "profiler*": Note(Reason.NO_COUNTERPART, "steps are not profiled", "`touchline probe` measures a few"),
-        **dict.fromkeys(
-            ("optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "enable_async_checkpointing"), _MEMORY
-        ),
-        **dict.fromkeys((*SHARDING_KEYS, "tensor_parallel_plan.*", "context_parallel_rotate_method"), _SHARDED),
-        "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
-        "dataset_val*": Note(Reason.AUTOMATIC, "validation is on the dataset's own split"),
-        "dataset*": _ROWS,
-        "input_formatting": Note(Reason.AUTOMATIC, "data.path names the file itself"),
-        "hf_token": Note(Reason.AUTOMATIC, "models are read from this machine"),
-        **dict.fromkeys(("config_file", "venv", "modules", "custom_recipe"), _SCRIPTS),
-        "collate_fn": Note(Reason.AUTOMATIC, "rows are padded to the longest of their forward pass"),
+    changed={
+        "seed": "each start draws another seed; here it is `seeds: [1]`",
+        "tokenizer.max_seq_len": "rows are as long as they are; here the longest is an error: set train.max_seq_len",
+        "clip_grad_norm": f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}",
+        "loss*": "the loss is cross-entropy over the tokens of the answers",
+        "model.apply_lora_to_output": "an adapter on the output layer is not exported",
+        "lr_scheduler.*": "the schedule has no such setting",
     },
-    knows=lambda key: key.partition(".")[0] in _known_keys(),
+    automatic=(
+        *("output_dir", "checkpointer.*", "resume_from_checkpoint", "model.*", "tokenizer.*", "metric_logger*"),
+        *("log_*", "my_wandb_*", "optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "batch_size_val"),
+        *("enable_async_checkpointing", "dataset_val*", "input_formatting", "hf_token", "config_file", "venv"),
+        *("modules", "custom_recipe", "collate_fn", "profiler"),
+    ),
+    knows=_knows,
     columns=_columns,
     plans=plans,
     differs=_differs,

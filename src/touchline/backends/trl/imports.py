@@ -8,15 +8,13 @@ from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
     ALL_ROWS,
     ATTENTION,
+    HF_AUTOMATIC,
     HF_KEYS,
-    HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Note,
-    Reason,
     Refusal,
 )
 from touchline.experiment.foreign import ForeignDocument
@@ -51,9 +49,8 @@ _OTHERS: tuple[tuple[frozenset[str], str], ...] = (
 )
 """Arguments that SFTConfig does not have, with what their classes train (trl 1.16)."""
 _ONE_CHAT_COLUMN = ["messages"]
-_LOSS = Note(
-    Reason.CHANGED,
-    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone",
+_LOSS = (
+    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone"
 )
 
 
@@ -66,13 +63,13 @@ def _refuses(document: ForeignDocument) -> Refusal | None:
     return None
 
 
-def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield TRL's defaults that mean another training here."""
     data = document.data
     if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
-        yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
+        yield _NESTED, False, "the scales of 4-bit blocks are themselves quantized here"
     if stated.validation_fraction is None and not any(source.role == "validation" for source in stated.sources):
         yield "dataset_train_split", data.get("dataset_train_split"), ALL_ROWS
 
@@ -119,23 +116,10 @@ IMPORTS = ImportTable(
         "dtype": ("auto", "bfloat16"),
         "torch_dtype": ("auto", "bfloat16"),
     },
-    notes={
-        **HF_NOTES,
-        **dict.fromkeys(
-            ("dataset_text_field", "dataset_kwargs*", "dataset_config", "dataset_mix*", "datasets*"),
-            Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
-        ),
-        "dataset_test_split": Note(Reason.AUTOMATIC, "the file's column `split` names the rows that validate and test"),
-        "model_revision": Note(Reason.AUTOMATIC, "the model folder is hashed, so another revision is another model"),
-        "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
-        **dict.fromkeys(
-            (
-                *("log_level*", "log_on_each_node", "project", "trackio_*", "remove_unused_columns", "local_rank"),
-                *("skip_memory_metrics", "dataloader_*", "eval_do_concat_batches", "eval_delay", "length_column_name"),
-            ),
-            Note(Reason.AUTOMATIC, "it changes no number of a training"),
-        ),
-    },
+    automatic=(
+        *(*HF_AUTOMATIC, "dataset_test_split", "log_*", "project", "trackio_*", "remove_unused_columns", "local_rank"),
+        *("skip_memory_metrics", "dataloader_*", "eval_do_concat_batches", "eval_delay", "length_column_name"),
+    ),
     unset={
         "train.method": "full",
         "train.warmup_fraction": 0.0,
@@ -152,7 +136,7 @@ IMPORTS = ImportTable(
     bfloat16_weights=frozenset({"dtype", "torch_dtype"}),
     refuses=_refuses,
     differs=_differs,
-    knows=lambda key: key.partition(".")[0] in argument_table("trl").arguments,
+    knows=lambda key: key.startswith("dataset_mix") or key.partition(".")[0] in argument_table("trl").arguments,
     columns=_columns,
 )
 """What `touchline import` needs to know about these files. Unset values are those of trl.SFTConfig and ModelConfig."""

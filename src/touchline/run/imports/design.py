@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.backends.import_carrier import STAND_IN, nested
-from touchline.backends.imports import MODEL, SEED, ImportedTraining
+from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
 from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.overlay import setting
 from touchline.experiment.validate import adapter, dotted_keys
+from touchline.run.imports.carrier import STAND_IN
 
 T = TypeVar("T")
 _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"

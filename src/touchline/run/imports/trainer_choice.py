@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
-from touchline.backends.import_carrier import NOWHERE, nested
-from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
+from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason, nested
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Location, Severity
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.validate import build
+from touchline.run.imports.carrier import NOWHERE, not_carried
 
 _DEVICES, _PACKED, _BATCH = "compute.gpus_per_run", "train.packed", "train.global_batch_size"
 _SPEED_ONLY = frozenset(
@@ -85,13 +85,9 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
         reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
         notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
     done = tuple(_taken(training, chosen, able, left) for training in trainings)
-    if own is not None:
-        stated = Carried(value=chosen, source="the trainer of the source", where=Location(path=trainings[0].name))
-        if chosen != own:
-            stated = replace(stated, source=f"{own} lacks some of these settings")
-        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
-    elif chosen != DEFAULT_BACKEND:
-        stated = Carried(value=chosen, source="the one with all these settings", where=Location(path=trainings[0].name))
+    if own is not None or chosen != DEFAULT_BACKEND:
+        source = "the trainer of the source" if chosen == own else "the one with most of these settings"
+        stated = Carried(value=chosen, source=source, where=Location(path=trainings[0].name))
         done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
     if not stages:
         notes += dict.fromkeys(note for each in done for note in _device_notes(each))
@@ -104,7 +100,7 @@ def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarri
     if len({1 if count is None else count.value for count in counts}) < 2:
         return trainings
     why = "all runs of an experiment use as many GPUs; the batch written here counts those of each source"
-    left += [_listed(count, Reason.REFUSED, why, _DEVICES) for count in counts if count is not None]
+    left += [_listed(count, why) for count in counts if count is not None]
     return [
         replace(each, settings={key: value for key, value in each.settings.items() if key != _DEVICES})
         for each in trainings
@@ -153,22 +149,20 @@ def _taken(
         if problem is None:
             break
         gone = settings.pop(problem.subject)
-        why, instead = problem.message, problem.hint or ""
+        why = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         if problem.subject == _PACKED:
             settings[_PACKED] = replace(gone, value=False)
-            instead = f"{_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
-        left.append(_listed(replace(gone, value={problem.subject: gone.value}), Reason.REFUSED, why, instead))
+            why += f"; {_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
+        left.append(_listed(replace(gone, value={problem.subject: gone.value}), why))
     packed = settings.get(_PACKED)
     if packed is not None and packed.value is True and training.backend is not None and name != training.backend:
         why = f"packed by {name}: a step has as many rows of as many tokens, with other examples in each"
-        left.append(_listed(packed, Reason.CHANGED, why))
+        left.append(_listed(packed, why, Reason.CHANGED))
     return replace(training, settings=settings)
 
 
-def _listed(carried: Carried, reason: Reason, why: str, instead: str = "") -> NotCarried:
-    return NotCarried(
-        key=carried.source, value=carried.value, where=(carried.where,), reason=reason, why=why, instead=instead
-    )
+def _listed(carried: Carried, why: str, reason: Reason = Reason.NOT_TAKEN) -> NotCarried:
+    return not_carried(carried.source, carried.value, carried.where, reason, why)
 
 
 def _device_notes(training: ImportedTraining) -> Iterator[str]:
