@@ -110,7 +110,7 @@ def test_lines_tell_method_and_devices() -> None:
 
 
 def test_the_first_versions_print_their_arguments() -> None:
-    assert facts(read_file("first_versions.out")) == [
+    assert set(facts(read_file("first_versions.out"))) == {
         ("process", "RANK:0", 1),
         ("dtype", "float16", 1),
         ("gpus", 1, 1),
@@ -123,7 +123,7 @@ def test_the_first_versions_print_their_arguments() -> None:
         ("gradient_checkpointing", "true", 13),
         ("attention", "flash_attention_2", 14),
         ("method", "lora", 15),
-    ]
+    }
 
 
 def test_the_boards_log_has_a_prefix_of_its_own() -> None:
@@ -153,7 +153,7 @@ def test_a_computation_without_a_type_has_none(dtype: str) -> None:
 
 
 def test_a_config_of_an_adapter() -> None:
-    assert facts(document("lora_sft.yaml")) == [
+    assert set(facts(document("lora_sft.yaml"))) == {
         ("model", "harbour/Mast-7B-Chat", 0),
         ("method", "qlora", 0),
         ("quantization", "nf4", 0),
@@ -169,17 +169,17 @@ def test_a_config_of_an_adapter() -> None:
         ("packed", "true", 0),
         ("attention", "flash_attention_2", 0),
         ("gradient_checkpointing", "false", 0),
-    ]
+    }
 
 
 def test_a_config_without_an_adapter_has_no_rank() -> None:
-    assert facts(document("full_sft.json")) == [
+    assert set(facts(document("full_sft.json"))) == {
         ("model", "harbour/Mast-1B", 0),
         ("method", "full", 0),
         ("learning_rate", 1e-5, 0),
         ("steps_total", 250, 0),
         ("dtype", "float16", 0),
-    ]
+    }
 
 
 def test_what_only_exports_is_no_training() -> None:

@@ -14,6 +14,8 @@ from touchline.experiment.learning_rate import RuleRate
 
 T = TypeVar("T", covariant=True)
 
+QLORA_BITS = 4
+"""Most bits of a base with which an adapter is QLoRA; on 8 bits it is plain LoRA."""
 Cadence = Literal["no", "steps", "epoch"]
 """Interval: never, every N steps, or at the end of each epoch."""
 
