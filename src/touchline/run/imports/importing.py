@@ -243,7 +243,7 @@ def _write(
         InputError: experiment.yaml does not take what was written.
     """
     data = {"question": "", "task": "exact_match", **data}
-    _add_missing(data, notes := list(notes))
+    _add_missing(data, trainings, notes := list(notes))
     data = {key: data[key] for key in (*_ORDER, *(key for key in data if key not in _ORDER)) if key in data}
     carried = tuple(_carried(trainings))
     report = ImportReport(
@@ -261,39 +261,28 @@ def _write(
     return report
 
 
-def _add_missing(data: dict[str, object], notes: list[str]) -> None:
+def _add_missing(data: dict[str, object], trainings: Sequence[ImportedTraining], notes: list[str]) -> None:
     """Write a place for what an experiment needs and the source does not have."""
-    inner = data.setdefault("data", {})
-    assert isinstance(inner, dict)
-    varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
-    pairs = [_mapping(pair) for pair in _list(data.get("pairs"))]
-    levels = [*_list(_mapping(data.get("factors")).get("data.train")), *(pair.get("data.train") for pair in pairs)]
-    if first := next((each for each in (inner.get("train"), *levels) if each), None):
-        data["data"] = {"train": first, **{key: value for key, value in inner.items() if key != "train"}}
+    found = data.get("data")
+    inner: dict[str, object] = found if isinstance(found, dict) else {}
+    named: dict[str, object] = {
+        key: each.value for training in reversed(trainings) for key, each in training.settings.items()
+    }
+    first = {key: inner.pop(key) for key in ("train", "path") if inner.get(key)}
+    if "data.train" in named:
+        data["data"] = {"train": named["data.train"], **first, **inner}
         # No config of a training names test rows.
         data["evaluate"] = {"epochs": []}
         notes.append(_UNSCORED)
-    elif not inner.get("path"):
-        data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
-        if "data.path" not in varies:
+    else:
+        data["data"] = {"path": named.get("data.path", "data.jsonl"), **first, **inner}
+        if "data.path" not in named:
             notes.append("the source names no dataset: set data.path")
-    if "models" in data and not any(_list(data["models"])):
+    if data.get("models") in ([], [""]):
         del data["models"]
-    if "models" not in data and "models" not in varies:
+    if "models" not in data and "models" not in named:
         data["models"] = ["MODEL"]
         notes.append("the source names no model: set models")
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _keys(value: object) -> list[str]:
-    return [str(key) for key in value] if isinstance(value, dict) else []
-
-
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else []
 
 
 def _carried(trainings: Sequence[ImportedTraining]) -> Iterator[CarriedSetting]:

@@ -63,10 +63,11 @@ class LocalPlaces:
         folder = use.registry_folder(document)
         if folder is None or use.registry is None:
             return None
-        found = (
-            read_json_object(base / folder / use.registry, _REGISTRY_LIMIT_BYTES) for base in (self._source, Path.cwd())
-        )
-        return next((each for each in found if each is not None), None)
+        for base in (self._source, Path.cwd()):
+            found = read_json_object(base / folder / use.registry, _REGISTRY_LIMIT_BYTES)
+            if found is not None:
+                return found
+        return None
 
 
 def _exists(path: Path) -> bool:
