@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.core.finding import Location
@@ -34,15 +33,6 @@ class Reason(StrEnum):
     """It changes no training, or touchline decides it without a setting."""
     SAME = "same"
     """touchline does so too: in any case, or by a setting that is named after another key."""
-
-
-class Refusal(NamedTuple):
-    """Reason why a config is no training that touchline has."""
-
-    key: str
-    """The key of the config that says so."""
-    why: str
-    """What it trains, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,8 +129,8 @@ class ImportTable:
     """Keys by which all weights are trained in bfloat16 themselves, not only computed in it."""
     plans: Callable[[StatedTraining], bool] = lambda training: True
     """Whether touchline trains a model of this kind with the trainer itself."""
-    refuses: Callable[[ForeignDocument], Refusal | None] = lambda document: None
-    """Test for a config of another kind of training, which is not imported."""
+    refuses: Callable[[ForeignDocument], str | None] = lambda document: None
+    """Function that returns the key by which a config trains in another way than supervised, or other parameters."""
     differs: Callable[[StatedTraining, ForeignDocument], Iterable[tuple[str, object, str]]] = lambda *_: ()
     """Values, defaults too, that mean another training here: key, value and reason."""
     has_stages: bool = False

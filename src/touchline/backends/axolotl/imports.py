@@ -13,7 +13,6 @@ from touchline.backends.imports import (
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Refusal,
 )
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
@@ -56,23 +55,13 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     return found
 
 
-_OTHERS: Mapping[str, str] = {
-    "reward_model": "a reward model",
-    "process_reward_model": "a reward model",
-    "pretraining_dataset": "on plain text, without answers",
-    "unfrozen_parameters": "a part of the weights",
-}
-"""Keys that make another training of it."""
-
-
-def _refuses(document: ForeignDocument) -> Refusal | None:
+def _refuses(document: ForeignDocument) -> str | None:
     """Return the key by which a config trains by rewards, on preferences or plain text, or another kind of adapter."""
     data = document.data
-    if data.get("rl"):
-        return Refusal("rl", "on preferences or rewards")
     if data.get("adapter") and data["adapter"] not in ("lora", "qlora"):
-        return Refusal("adapter", "another kind of adapter")
-    return next((Refusal(key, what) for key, what in _OTHERS.items() if data.get(key)), None)
+        return "adapter"
+    others = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "unfrozen_parameters")
+    return next((key for key in others if data.get(key)), None)
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:

@@ -13,29 +13,17 @@ from touchline.backends.imports import (
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Refusal,
 )
 from touchline.backends.llamafactory.data_use import FactoryDataUse
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource
 
-_STAGES: Mapping[str, str] = {
-    "pt": "on plain text, without answers",
-    "rm": "a reward model",
-    "ppo": "by rewards",
-    "dpo": "on preference pairs",
-    "kto": "on preferences",
-}
 
-
-def _refuses(document: ForeignDocument) -> Refusal | None:
+def _refuses(document: ForeignDocument) -> str | None:
     """Return the key by which a config trains in another way than supervised, or other parameters."""
-    stage = document.get("stage")
-    if isinstance(stage, str) and stage != "sft":
-        return Refusal("stage", _STAGES.get(stage, "in another way than supervised"))
-    if document.get("finetuning_type") not in (None, "lora", "full"):
-        return Refusal("finetuning_type", "other parameters than all weights or a LoRA adapter")
-    return None
+    if document.get("stage") not in (None, "sft"):
+        return "stage"
+    return None if document.get("finetuning_type") in (None, "lora", "full") else "finetuning_type"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:

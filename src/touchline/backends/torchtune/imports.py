@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable, Refusal
+from touchline.backends.imports import DataColumns, ImportTable
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
@@ -23,9 +23,11 @@ _CROSS_ENTROPY = (
     "torchtune.modules.loss.LinearCrossEntropyLoss",
     "torch.nn.CrossEntropyLoss",
 )
-_PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
+_OTHERS = re.compile(
+    r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf|torchtune\..*(text_completion|wikitext|cnn_dailymail_articles)_data"
+)
+"""Losses and datasets of preferences, and datasets of plain text."""
 PLAIN_TEXT = "a row is put into the model's chat template if it has one, not joined as plain text"
-_PLAIN_TEXT = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
 _OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
 _OTHER_TRAINER = "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
@@ -43,21 +45,14 @@ def other_family(training: StatedTraining, document: ForeignDocument) -> Iterato
         yield training.model.key, document.get(*path), _OTHER_TRAINER
 
 
-def _refuses(document: ForeignDocument) -> Refusal | None:
-    """Return the kind of training of a config that is not supervised fine-tuning."""
+def _refuses(document: ForeignDocument) -> str | None:
+    """Return the key by which a config is not supervised fine-tuning."""
     config = Config(document, resolve(document).data)
     for part in ("loss", "dataset", "dataset_val"):
-        if _PAIRS.search(config.component(part) or ""):
-            return Refusal(f"{part}.{COMPONENT}", "on preferences")
-    named = config.component("dataset") or ""
-    if named.startswith("torchtune.") and named.rpartition(".")[2] in _PLAIN_TEXT:
-        return Refusal(f"dataset.{COMPONENT}", "on plain text")
-    rewards = sorted((REINFORCEMENT | {"reward_functions"}) & config.data.keys())
-    if rewards:
-        return Refusal(rewards[0], "on rewards of generated rows")
-    if config.has("teacher_model"):
-        return Refusal("teacher_model", "on a teacher's probabilities (distillation)")
-    return Refusal("quantizer", "weights for quantization (QAT)") if config.component("quantizer") else None
+        if _OTHERS.search(config.component(part) or ""):
+            return f"{part}.{COMPONENT}"
+    others = sorted((REINFORCEMENT | {"reward_functions", "teacher_model"}) & config.data.keys())
+    return others[0] if others else "quantizer" if config.component("quantizer") else None
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:

@@ -15,52 +15,26 @@ from touchline.backends.imports import (
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Refusal,
 )
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
-_REWARDED = frozenset(
+_OTHERS = frozenset(
     {
         *("num_generations", "reward_funcs", "reward_weights", "reward_model_path", "scale_rewards", "num_iterations"),
-        *("num_ppo_epochs", "kl_coef", "vf_coef", "cliprange", "total_episodes", "response_length", "rloo_k"),
-        *("epsilon_high", "steps_per_generation", "missing_eos_penalty"),
+        *("num_ppo_epochs", "kl_coef", "vf_coef", "cliprange", "total_episodes", "response_length", "rloo_k", "beta"),
+        *("epsilon_high", "steps_per_generation", "missing_eos_penalty", "teacher_model_name_or_path", "lmbda"),
+        *("seq_kd", "center_rewards_coefficient", "step_separator", "max_prompt_length", "max_completion_length"),
+        *("precompute_ref_log_probs", "reference_free", "rpo_alpha", "ref_model_sync_steps", "ref_model_mixup_alpha"),
+        *("sync_ref_model", "f_divergence_type", "desirable_weight", "undesirable_weight", "cpo_alpha", "simpo_gamma"),
+        *("label_pad_token_id", "use_weighting", "loss_weights"),
     }
 )
-_PREFERRED = frozenset(
-    {
-        *(
-            "beta",
-            "max_prompt_length",
-            "max_completion_length",
-            "precompute_ref_log_probs",
-            "reference_free",
-            "rpo_alpha",
-        ),
-        *("ref_model_sync_steps", "ref_model_mixup_alpha", "sync_ref_model", "f_divergence_type", "desirable_weight"),
-        *("undesirable_weight", "cpo_alpha", "simpo_gamma", "label_pad_token_id", "use_weighting", "loss_weights"),
-    }
-)
-_OTHERS: tuple[tuple[frozenset[str], str], ...] = (
-    (_REWARDED, "reinforcement learning with rewards (GRPO, PPO, RLOO)"),
-    (frozenset({"teacher_model_name_or_path", "lmbda", "seq_kd"}), "distillation from a teacher model"),
-    (frozenset({"center_rewards_coefficient", "step_separator"}), "a reward model"),
-    (_PREFERRED, "on preference pairs (DPO, KTO, ORPO)"),
-)
-"""Arguments that SFTConfig does not have, with what their classes train (trl 1.16)."""
+"""Arguments that SFTConfig does not have: of preferences, rewards and teachers (trl 1.16)."""
 _ONE_CHAT_COLUMN = ["messages"]
 _LOSS = (
     "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone"
 )
-
-
-def _refuses(document: ForeignDocument) -> Refusal | None:
-    """Return the first argument that only another class than SFTConfig has."""
-    for keys, what in _OTHERS:
-        for key in document.data:
-            if key in keys and document.data[key] is not None:
-                return Refusal(key, what)
-    return None
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
@@ -134,7 +108,9 @@ IMPORTS = ImportTable(
         "train.lora.target_modules": ["q_proj", "v_proj"],
     },
     bfloat16_weights=frozenset({"dtype", "torch_dtype"}),
-    refuses=_refuses,
+    refuses=lambda document: next(
+        (key for key in document.data if key in _OTHERS and document.data[key] is not None), None
+    ),
     differs=_differs,
     knows=lambda key: key.startswith("dataset_mix") or key.partition(".")[0] in argument_table("trl").arguments,
     columns=_columns,

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.imports import ImportTable, Refusal
+from touchline.backends.imports import ImportTable
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
@@ -238,12 +238,14 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
     return wrong or faults[:1] or None
 
 
-def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, refusal: Refusal) -> Finding:
+def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, key: str) -> Finding:
     """Return the error of a config that trains in another way than supervised."""
-    place = path_of(document, refusal.key)
+    place = path_of(document, key)
     value = document.get(*place)
-    shown = f"{refusal.key}: {value}" if isinstance(value, str | int | float) else refusal.key
-    message = f"trains {refusal.why} ({shown}), and touchline trains on answers alone ({format_.title})"
+    shown = f"{key}: {value}" if isinstance(value, str | int | float) else key
+    message = (
+        f"does not train on answers ({shown}), but on preferences, rewards, a teacher or plain text, or other weights"
+    )
     hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
     return replace(source_fault(path, message, document.where(*place)), hint=hint)
 
