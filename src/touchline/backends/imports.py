@@ -169,16 +169,9 @@ HF_KEYS: Mapping[str, str] = {
 HF_AUTOMATIC = (
     *("output_dir", "overwrite_output_dir", "logging_*", "run_name", "report_to", "wandb_*", "mlflow_*", "comet_*"),
     *("swanlab_*", "use_swanlab", "hub_*", "push_to_hub*", "preprocessing_num_workers", "overwrite_cache"),
-    *(
-        "dataset_prepared_path",
-        "dataset_num_proc",
-        "tf32",
-        "save_only_model",
-        "gradient_checkpointing_kwargs*",
-        "plot_loss",
-        "do_eval",
-    ),
-    *("per_device_eval_batch_size", "eval_batch_size", "tokenizer_type", "model_type", "resume_from_checkpoint"),
+    *("dataset_prepared_path", "dataset_num_proc", "tf32", "save_only_model", "gradient_checkpointing_kwargs*"),
+    *("plot_loss", "do_eval", "per_device_eval_batch_size", "eval_batch_size", "tokenizer_type", "model_type"),
+    *("resume_from_checkpoint", "eval_packing", "eval_sample_packing"),
 )
 """Keys of trainers that are built on transformers and change no training here."""
 

@@ -40,7 +40,6 @@ KEYS: Keys = {
     "data_workers": ("whole", "dataloader_num_workers", None),
     "validation_fraction": ("number", "val_set_size", 0.0),
     "output_dir": ("text", "output_dir", "./model-out"),
-    "overwrites_output": ("flag", "overwrite_output_dir", None),
     "resume": ("text", "resume_from_checkpoint", None),
     "save_only_model": ("flag", "save_only_model", False),
     "save_limit": ("whole", "save_total_limit", 4),
@@ -104,7 +103,6 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         or first_set(settings, {"gradient_checkpointing": True})
         or settings.default("gradient_checkpointing", False)
     )
-    found["eval_packed"] = settings.flag("eval_sample_packing") or found["packed"]
     found["dtype"] = first_on(settings, DTYPES, "full")
     if found["dtype"] is None and settings.flag("bf16") is not None and settings.flag("fp16") is not None:
         found["dtype"] = Stated("float32", "bf16", settings.where("bf16"))

@@ -63,7 +63,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     found["trains_on_prompt"] = settings.flag("train_on_prompt") or settings.default("train_on_prompt", pretrains)
     # Neat packing counts, and pre-training packs by default.
     packed = first_on(settings, {"neat_packing": True}) or settings.flag("packing")
-    found["packed"] = found["eval_packed"] = packed or settings.default("packing", pretrains)
+    found["packed"] = packed or settings.default("packing", pretrains)
     found["sources"] = tuple(_sources(settings))
     return training_of("llamafactory", settings, found)
 

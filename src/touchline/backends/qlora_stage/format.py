@@ -8,6 +8,7 @@ Trainer, linear decay, and keeps three checkpoints. Source: the configs and scri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from touchline.backends.config_reading import ConfigReader, subject_of
@@ -219,9 +220,9 @@ def _training(document: ForeignDocument) -> StatedTraining:
     file = Location(path=document.path)
     found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
     for path, (kind, _, field) in _KEYS.items():
-        stated = typed(document.stated(*path), kind, float if field in _FLOATS else _plain)
+        stated = typed(document.stated(*path), kind, _plain)
         if field and stated is not None:
-            found[field] = stated
+            found[field] = replace(stated, value=float(stated.value)) if field in _FLOATS else stated
     bf16 = found.pop("dtype", None)
     if bf16 is not None and bf16.value:
         found["dtype"] = Stated("bfloat16", bf16.key, bf16.where)

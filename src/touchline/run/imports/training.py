@@ -192,8 +192,6 @@ def _carry_switches(carrier: Carrier, stated: StatedTraining, table: ImportTable
             carrier.same(switch)
         else:
             carrier.leave(switch, why)
-    if stated.eval_packed is not None and stated.packed is not None and stated.eval_packed.value == stated.packed.value:
-        carrier.same(stated.eval_packed)
     if stated.data_workers is not None and not stated.data_workers.is_default:
         carrier.carry("train.dataloader_workers", stated.data_workers)
 
