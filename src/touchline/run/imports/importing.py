@@ -114,8 +114,7 @@ def import_source(
         notes += places.notes
     else:
         trainings, left = _carry_configs(source, folder, notes)
-    choice = choose_trainer(trainings, stages=source.kind is SourceKind.STAGES)
-    trainings, left = list(choice.trainings), [*left, *choice.left]
+    trainings = choose_trainer(trainings, left, notes, stages=source.kind is SourceKind.STAGES)
     if source.kind is SourceKind.STAGES:
         trainings, design, of_design = _stages(source, trainings, folder)
     else:
@@ -126,7 +125,7 @@ def import_source(
     if model is not None:
         data["models"] = [model]
     data["name"] = name or experiment_name(Path(str(data["name"])))
-    return _write(data, trainings, left, [*notes, *choice.notes, *of_design], target, source)
+    return _write(data, trainings, left, [*notes, *of_design], target, source)
 
 
 def _stages(

@@ -6,7 +6,7 @@ What the chosen trainer does not take is listed instead of written, so that `tou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
 from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason, nested
@@ -47,28 +47,19 @@ _ANY_MODEL = ModelInfo(
 """Stand-in for a model that may not be here yet; what depends on it is refused by `check`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerChoice:
-    """Trainings with their trainer."""
-
-    trainings: tuple[ImportedTraining, ...]
-    """The trainings, with `train.backend`, and without what it does not take."""
-    left: tuple[NotCarried, ...]
-    """What it does not take, or takes in another way."""
-    notes: tuple[str, ...]
-    """What the user should check."""
-
-
-def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = False) -> TrainerChoice:
+def choose_trainer(
+    trainings: Sequence[ImportedTraining], left: list[NotCarried], notes: list[str], *, stages: bool = False
+) -> list[ImportedTraining]:
     """Return the trainings of one source with the trainer that takes most of their settings, its own first.
 
     Args:
         trainings: at least one, all of one trainer.
+        left: the values that are not carried over, with what it does not take.
+        notes: what the user should check.
         stages: whether they are stages of a chain.
     """
     able = {name: each for name, each in capabilities().items() if each.stages or not stages}
     own = trainings[0].backend if trainings[0].backend in able else None
-    left: list[NotCarried] = []
     trainings = _with_one_machine(trainings, left)
     names = tuple(dict.fromkeys((*([own] if own else []), DEFAULT_BACKEND, *able)))
 
@@ -80,18 +71,17 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
         )
 
     chosen = min(names, key=lambda name: (cost(name), names.index(name)))
-    notes = []
     if own is not None and chosen != own:
         reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
         notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
-    done = tuple(_taken(training, chosen, able, left) for training in trainings)
+    done = [_taken(training, chosen, able, left) for training in trainings]
     if own is not None or chosen != DEFAULT_BACKEND:
         source = "the trainer of the source" if chosen == own else "the one with most of these settings"
         stated = Carried(value=chosen, source=source, where=Location(path=trainings[0].name))
-        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
+        done = [replace(each, settings={**each.settings, "train.backend": stated}) for each in done]
     if not stages:
         notes += dict.fromkeys(note for each in done for note in _device_notes(each))
-    return TrainerChoice(trainings=done, left=tuple(left), notes=tuple(notes))
+    return done
 
 
 def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarried]) -> Sequence[ImportedTraining]:
