@@ -143,8 +143,9 @@ def _every(
     as in axolotl.
     """
     every, times = settings.number(f"{action}_steps"), settings.number(f"{action}s_per_epoch")
-    if times is not None and times.value > 0 and epochs.value > 0:
-        share = 1.0 / (times.value * epochs.value)
+    count = 0.0 if times is None else times.value * epochs.value
+    if times is not None and count > 0:
+        share = 1.0 / count
         every = Stated(share, times.key, times.where) if share < 1 else None
     if every is not None and every.value > 0:
         return every, Stated("steps", every.key, every.where)
