@@ -86,8 +86,6 @@ class Carrier:
         self.left: list[NotCarried] = []
         self.seen: set[str] = set()
         """Dotted keys that are carried over or left."""
-        self.parts: dict[str, str] = {}
-        """Keys carried by a setting that is named after another key."""
 
     def carry(self, key: str, stated: Stated[Any] | None, *value: object) -> bool:
         """Take a setting over, with another value if one is given. Return False if experiment.yaml refuses it."""
@@ -103,18 +101,16 @@ class Carrier:
         self.same(stated)
         return True
 
-    def same(self, stated: Stated[Any] | None, part_of: str | None = None) -> None:
+    def same(self, stated: Stated[Any] | None) -> None:
         """Take a value as done: touchline does that in any case, or a setting that another key is named for."""
         if stated is not None and not stated.is_default:
             self.seen.add(stated.key)
-            if part_of is not None:
-                self.parts[stated.key] = part_of
 
     def list_same(self) -> None:
         """List the keys that are done, and neither named for a setting nor listed."""
         named = {each.source for each in self.settings.values()} | {each.key for each in self.left}
         for key in sorted(self.seen - named):
-            self.list_key(key, f"in {self.parts[key]}" if key in self.parts else "in any case", Reason.SAME)
+            self.list_key(key, "in any case, or by another setting", Reason.SAME)
 
     def leave(self, stated: Stated[Any] | None, why: str, reason: Reason = Reason.CHANGED) -> None:
         """List a value as not carried over. A trainer's default is listed only where it is another training."""

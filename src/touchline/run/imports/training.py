@@ -138,7 +138,7 @@ def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
     key = "train.global_batch_size"
     if stated.global_batch_size is not None:
         carrier.carry(key, stated.global_batch_size)
-        carrier.same(passes, key)
+        carrier.same(passes)
     elif micro is None:
         carrier.leave(passes, f"there is no micro-batch size to multiply; set {key}", Reason.NOT_TAKEN)
     else:
@@ -146,7 +146,7 @@ def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
         count, named = math.prod(each.value for each in parts), " x ".join(each.key for each in parts)
         default = micro.is_default and (passes is None or passes.is_default)
         if carrier.carry(key, Stated(count, named, micro.where, is_default=default)):
-            carrier.same(passes, key)
+            carrier.same(passes)
 
 
 def _carry_length(carrier: Carrier, stated: StatedTraining, table: ImportTable) -> None:
@@ -330,12 +330,10 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
     }
     for key, value in columns.settings.items():
         if to == "data.validation":
-            carrier.same(source.format, to)
+            carrier.same(source.format)
         else:
             carrier.carry(key, origins.get(key) or origins.get("data.input") or source.format or name, value)
-    for key, setting in columns.sources.items():
-        carrier.seen.add(key)
-        carrier.parts.setdefault(key, setting.replace("data.path", to))
+    carrier.seen |= columns.sources.keys()
     if "data.messages" in columns.settings:
         carrier.leave(
             source.format or name, "the loss is taken on a chat's last turn, not on each turn of the assistant"
