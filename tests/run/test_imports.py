@@ -33,7 +33,6 @@ from touchline.run.imports.carrier import dotted, leaves, left_over
 from touchline.run.imports.design import design_of
 from touchline.run.imports.importing import ImportReport
 from touchline.run.imports.places import LocalPlaces
-from touchline.run.imports.sources import SourceKind
 from touchline.run.imports.training import carry_training
 
 pytestmark = pytest.mark.planning
@@ -200,7 +199,7 @@ def test_a_folder_of_configs_is_one_experiment_with_factors(here: Path) -> None:
     write(here / "sweep" / "ds.json", '{"zero_optimization": {"stage": 2}}')
     report, loaded = imported(here / "sweep")
     experiment = loaded.experiment
-    assert (report.kind, len(report.trainings)) == (SourceKind.CONFIGS, 4)
+    assert (report.title, len(report.trainings)) == ("axolotl config", 4)
     assert experiment.factors == {"train.learning_rate": [1e-4, 2e-4], "train.lora.rank": [32, 8]}
     assert experiment.name == "sweep"
     assert any("differ between the trainings" in note and "rope_theta" in note for note in report.notes)
@@ -222,7 +221,7 @@ def test_a_registered_dataset_is_found_beside_the_config(here: Path) -> None:
 def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     report, loaded = imported(write(here / "kit" / "experiment_summary.yaml", SUMMARY))
     experiment = loaded.experiment
-    assert (report.kind, report.trainings) == (SourceKind.CRUIJFF_KIT, ("r4", "r8"))
+    assert report.trainings == ("r4", "r8")
     assert (experiment.name, experiment.question, experiment.task) == ("ranks_1", "Does rank matter?", "capitalization")
     assert experiment.pairs == (
         {"train.learning_rate": 1e-4, "train.lora.rank": 4},

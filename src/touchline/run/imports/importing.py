@@ -22,7 +22,7 @@ from touchline.run.imports.carrier import left_over
 from touchline.run.imports.data_files import ALL_TRAIN, stages_without_rows, with_files, with_rows
 from touchline.run.imports.design import design_of
 from touchline.run.imports.places import LocalPlaces
-from touchline.run.imports.sources import Source, SourceKind, find_source
+from touchline.run.imports.sources import Source, find_source
 from touchline.run.imports.summary import read_summary
 from touchline.run.imports.trainer_choice import choose_trainer
 from touchline.run.imports.training import carry_training
@@ -70,8 +70,6 @@ class ImportReport:
     """Version of this form."""
     path: str
     """The experiment.yaml that was written."""
-    kind: SourceKind
-    """Kind of the source."""
     title: str
     """Kind of its files in words."""
     trainings: tuple[str, ...]
@@ -114,13 +112,13 @@ def import_source(
         notes += places.notes
     else:
         trainings, left = _carry_configs(source, folder, notes)
-    trainings = choose_trainer(trainings, left, notes, stages=source.kind is SourceKind.STAGES)
-    if source.kind is SourceKind.STAGES:
+    trainings = choose_trainer(trainings, left, notes, stages=source.has_stages)
+    if source.has_stages:
         trainings, design, of_design = _stages(source, trainings, folder)
     else:
         trainings, left, of_files = with_rows(trainings, left, folder)
         design, differences = design_of(trainings)
-        of_design = [*of_files, *differences, *_lost_factors(source.kind, left, len(trainings))]
+        of_design = [*of_files, *differences, *_lost_factors(source.document is not None, left, len(trainings))]
     data |= design
     if model is not None:
         data["models"] = [model]
@@ -178,10 +176,10 @@ def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list
     stems = [config.path.stem for config in source.configs]
     for config in source.configs:
         # A project starts the trainings of its stages in one folder.
-        base = Path.cwd() if source.kind is SourceKind.STAGES else config.path.parent
+        base = Path.cwd() if source.has_stages else config.path.parent
         places = LocalPlaces(base, folder, config.format.name)
         name = config.path.stem
-        if source.kind is SourceKind.CONFIGS and stems.count(name) > 1:
+        if stems.count(name) > 1:
             name = f"{config.path.parent.name}/{name}"
         training = carry_training(name, config.document, config.reading, config.table, places)
         if training.backend not in backend_names():
@@ -193,14 +191,14 @@ def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list
     return trainings, left
 
 
-def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) -> list[str]:
+def _lost_factors(of_summary: bool, left: Iterable[NotCarried], trainings: int) -> list[str]:
     """Return a note on keys that differ between trainings and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
         if each.reason in _QUIET or each.why in ALL_TRAIN:
             continue
         own = _PARAMETER.fullmatch(each.key)
-        if kind is SourceKind.CRUIJFF_KIT and own is None:
+        if of_summary and own is None:
             continue
         key, training = (each.key, each.where[0].path) if own is None else (own[2], own[1])
         values.setdefault(key, {}).setdefault(training, []).append(_json(each.value))
@@ -247,7 +245,6 @@ def _write(
     carried = tuple(_carried(trainings))
     report = ImportReport(
         path=str(target),
-        kind=source.kind,
         title=source.title,
         trainings=tuple(each.name for each in trainings),
         carried=carried,

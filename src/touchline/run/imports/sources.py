@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
@@ -31,17 +30,6 @@ _FILES_LIMIT = 1000
 """Most configs of one folder."""
 
 
-class SourceKind(StrEnum):
-    """Kind of the files of an import."""
-
-    CRUIJFF_KIT = "cruijff_kit"
-    """An `experiment_summary.yaml` of cruijff_kit."""
-    STAGES = "stages"
-    """Stage configs of a QLoRA project."""
-    CONFIGS = "configs"
-    """Configs of one trainer; several are a sweep."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Config of a trainer."""
@@ -62,8 +50,6 @@ class Config:
 class Source:
     """Files of an import."""
 
-    kind: SourceKind
-    """Their kind."""
     title: str
     """Their kind in words."""
     path: Path
@@ -76,6 +62,11 @@ class Source:
     """Files of the folder that are of no kind."""
     notes: tuple[str, ...] = ()
     """What the user should know about which files are read."""
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the configs are stages of one chain, not trainings of a sweep."""
+        return bool(self.configs) and self.configs[0].table.has_stages
 
 
 def expected_sources() -> str:
@@ -156,10 +147,8 @@ def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple
     if twins:
         findings = [source_fault(each.path, f"is one of two configs named {each.path.stem}") for each in twins]
         raise InputError("a stage is named after its file", expected="files of different names", findings=findings)
-    stages = configs[0].table.has_stages
     path = paths[0] if len(paths) == 1 else configs[0].path.parent
     return Source(
-        kind=SourceKind.STAGES if stages else SourceKind.CONFIGS,
         title=format_.title,
         path=path,
         configs=tuple(configs),
@@ -229,7 +218,7 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
     summary = documents.get("pyyaml")
     if summary is not None and _is_summary(summary.data):
         title = "cruijff_kit experiment_summary.yaml"
-        claimed.append(Source(kind=SourceKind.CRUIJFF_KIT, title=title, path=path, document=summary))
+        claimed.append(Source(title=title, path=path, document=summary))
     if len(claimed) == 1:
         return claimed[0]
     if claimed:
