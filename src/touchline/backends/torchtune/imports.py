@@ -11,7 +11,7 @@ from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
+from touchline.backends.torchtune.stated import DATASETS
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
@@ -29,6 +29,7 @@ _OTHERS = re.compile(
 """Losses and datasets of preferences, and datasets of plain text."""
 PLAIN_TEXT = "a row is put into the model's chat template if it has one, not joined as plain text"
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
+_REFERENCE = re.compile(r"\$\{(\w+)\}")
 _OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
 _OTHER_TRAINER = "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
 
@@ -128,41 +129,24 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
     """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
     config = Config(document, resolve(document).data)
-    for key, why in _whole_file(config):
-        yield key, document.get(*key.split(".")), why
-
-
-def _whole_file(config: Config) -> Iterator[tuple[str, str]]:
-    for key, value in config.data.items():
-        reference = "${" + key + "}"
-        if (
-            not _knows(key)
-            and not isinstance(value, dict | list)
-            and any(reference in line for line in config.document.lines)
-        ):
-            yield key, f"used where {reference} stands"
+    used = {name for line in document.lines for name in _REFERENCE.findall(line)}
+    for key in sorted(used & config.data.keys()):
+        if not _knows(key) and not isinstance(config.data[key], dict | list):
+            yield key, document.get(key), f"used where ${{{key}}} stands"
     if config.has("tokenizer", COMPONENT) and config.last("dataset") != "chat_completion_dataset":
         why = "the model's own chat template puts the marks around turns, not torchtune's tokenizer"
-        yield f"tokenizer.{COMPONENT}", why
+        yield f"tokenizer.{COMPONENT}", config.component("tokenizer"), why
     named = config.component("model")
     if named is not None and component(named) is None and not config.has("model", "lora_rank"):
         why = "whether your builder trains an adapter or all weights is not known; an adapter is written (train.method)"
-        yield f"model.{COMPONENT}", why
-    yield from _devices(config)
-
-
-def _devices(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield the rows of a step where a command in a comment of the file starts several devices."""
-    micro, passes = config.count("batch_size"), config.count("gradient_accumulation_steps")
-    if micro is None or any(config.has(key) for key in SHARDING_KEYS):
-        return
-    for number, line in enumerate(config.document.lines, 1):
-        started = _STARTS.match(line)
-        if started is not None and int(started[1]) > 1:
-            whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
-            instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
-            yield "batch_size", f"rows of one device; the command on line {number} starts {started[1]}; {instead}"
-            return
+        yield f"model.{COMPONENT}", named, why
+    # A command in a comment of the file may start several devices.
+    started = next((match for line in document.lines if (match := _STARTS.match(line)) is not None), None)
+    micro, passes = stated.micro_batch_size, stated.gradient_accumulation_steps
+    if started is not None and int(started[1]) > 1 and micro is not None and stated.distributed is None:
+        whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
+        instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
+        yield "batch_size", micro.value, f"rows of one device; a command in the file starts {started[1]}; {instead}"
 
 
 def _knows(key: str) -> bool:
