@@ -96,7 +96,7 @@ def test_sample_text_says_nothing() -> None:
 
 
 def test_a_config_of_an_adapter() -> None:
-    assert facts(document("qlora.yml")) == [
+    assert set(facts(document("qlora.yml"))) == {
         ("model", "harbour/Mast-3B", 0),
         ("method", "qlora", 0),
         ("quantization", "nf4", 0),
@@ -112,11 +112,11 @@ def test_a_config_of_an_adapter() -> None:
         ("gradient_checkpointing", "true", 0),
         ("packed", "true", 0),
         ("attention", "flash_attention_2", 0),
-    ]
+    }
 
 
 def test_a_config_without_an_adapter() -> None:
-    assert facts(document("full.yml")) == [
+    assert set(facts(document("full.yml"))) == {
         ("model", "harbour/Mast-1B", 0),
         ("method", "full", 0),
         ("dtype", "bfloat16", 0),
@@ -129,7 +129,7 @@ def test_a_config_without_an_adapter() -> None:
         ("gradient_checkpointing", "false", 0),
         ("packed", "false", 0),
         ("attention", "flash_attention_2", 0),
-    ]
+    }
 
 
 def test_a_recipe_for_merging_is_no_training() -> None:

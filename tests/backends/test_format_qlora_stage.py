@@ -12,7 +12,7 @@ from tests.faults.case import base, changed
 
 from touchline.backends.qlora_stage.format import QloraStageFormat
 from touchline.core.finding import Finding
-from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
+from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
@@ -78,14 +78,9 @@ def test_the_settings_are_stated_with_their_places() -> None:
     ("old", "new", "code", "severity", "subject"),
     [
         ("lr: 5.0e-5", "lr: 5e-5", "BK014", "error", "train.lr"),
-        ("lr: 5.0e-5", "lr: -1", "BK012", "error", "train.lr"),
-        ("grad_accum: 4", "grad_accum: 0", "BK012", "error", "train.grad_accum"),
-        ("bf16: true", "bf16: yep", "BK012", "error", "train.bf16"),
         ("[q_proj, k_proj, v_proj, o_proj]", "q_proj", "BK012", "error", "lora.target_modules"),
         ("  lr: 5.0e-5\n", "", "BK013", "error", "train.lr"),
-        ("output_dir: models/stage1\n", "", "BK013", "error", "output_dir"),
         ("  seed: 42", "  seed: 42\n  seed: 43", "BK015", "warning", "train.seed"),
-        ("prev_checkpoint", "prev_checkpoint", "", "", ""),
         ("  warmup_ratio: 0.03", "  warmup_ratio: 0.03\n  packing: true", "BK011", "info", "train.packing"),
         (
             "gradient_checkpointing: true",
@@ -114,19 +109,6 @@ def test_a_misspelt_key_is_unknown_and_the_right_one_missing() -> None:
 def test_a_missing_group_is_one_finding() -> None:
     text = BASE[: BASE.index("lora:")] + BASE[BASE.index("train:") :]
     assert [(each.code, each.subject) for each in findings(text)] == [("BK013", "lora")]
-
-
-def test_the_fix_makes_a_number_of_the_text() -> None:
-    (found,) = findings(changed(BASE, "lr: 5.0e-5", "lr: 5e-5"))
-    (edit,) = found.edits
-    assert (edit.old, edit.new) == ("  lr: 5e-5", "  lr: 5.0e-5")
-
-
-def test_an_empty_stage_is_a_finding() -> None:
-    """One stage of the published experiments is an empty file."""
-    with pytest.raises(ForeignFileError) as caught:
-        read("# nothing\n")
-    assert caught.value.finding.code == "BK010"
 
 
 @pytest.mark.parametrize(

@@ -291,14 +291,15 @@ def test_old_components_are_information() -> None:
 
 
 def test_references_are_followed_as_omegaconf_does() -> None:
-    text = "a: 3\nb: ${a}\nc: x/${b}/y\nd:\n  e: ${a}\n  f: ${.e}\n  g: ${..a}\n  h:\n  - 1\n  - ${a}\n"
-    text += "i: ${d.h[1]}\nj: \\${a}\n"
+    text = "a: 3\nb: ${a}\nc: x/${b}/y\nd:\n  e: ${a}\n  h:\n  - 1\n  - ${a}\n"
+    text += "i: ${d.e}\nj: \\${a}\nk: ${oc.env:HOME}\n"
     data = resolve(read(text)).data
     assert data["b"] == 3
     assert data["c"] == "x/3/y"
-    assert data["d"] == {"e": 3, "f": 3, "g": 3, "h": [1, 3]}
+    assert data["d"] == {"e": 3, "h": [1, 3]}
     assert data["i"] == 3
     assert data["j"] == "\\${a}"
+    assert data["k"] == "${oc.env:HOME}"
 
 
 @pytest.mark.parametrize(

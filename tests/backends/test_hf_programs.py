@@ -104,7 +104,7 @@ def test_a_rendered_config_is_imported_with_the_same_settings(
         out = tmp_path / run.name / "experiment.yaml"
         report = api.import_experiment([experiment.folder / run.name / "finetune.yaml"], out)
         found = read_experiment(out.read_text("utf-8"), "experiment.yaml").experiment
-        left = {each.key for each in report.not_carried if each.reason in (Reason.REFUSED, Reason.UNKNOWN)}
+        left = {each.key for each in report.not_carried if each.reason in (Reason.NOT_TAKEN, Reason.UNKNOWN)}
         assert left == set()
         train = run.train
         assert found.train.warmup(run.batches.steps) == train.warmup(run.batches.steps)

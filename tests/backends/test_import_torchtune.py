@@ -12,13 +12,13 @@ from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.import_carrier import dotted, leaves
 from touchline.backends.imports import Reason
 from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.foreign import parse_foreign
+from touchline.run.imports.carrier import dotted, leaves
 from touchline.run.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning
@@ -90,35 +90,23 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("clip_grad_norm: 1.0", "clip_grad_norm: 0.5", {"train.max_grad_norm": 0.5}),
         ("clip_grad_norm: 1.0\n", "", {"train.max_grad_norm": 1e6}),
         ("dtype: bf16", "dtype: fp32", {"train.base_dtype": "float32", "train.lora.dtype": "float32"}),
-        ("packed: False", "packed: True", {"train.packed": True, "train.global_batch_size": 16}),
-        ("gradient_accumulation_steps: 4", "gradient_accumulation_steps: 1", {"train.global_batch_size": 4}),
         ("save_adapter_weights_only: True\n", "", {"train.checkpoint.save": "merged"}),
         (
             "apply_lora_to_mlp: True",
             "apply_lora_to_mlp: False",
             {"train.lora.target_modules": ["q_proj", "v_proj", "o_proj"]},
         ),
-        ("  weight_decay: 0.01\n", "", {"train.weight_decay": 0.01}),
         ("torch.optim.AdamW", "bitsandbytes.optim.AdamW8bit", {"train.optimizer": "adamw_8bit", "train.backend": None}),
-        (
-            "  lora_dropout: 0.0",
-            "  lora_dropout: 0.0\n  use_dora: True",
-            {"train.lora.dora": True, "train.backend": None},
-        ),
         ("lora_llama3_2_1b", "qlora_llama3_2_1b", {"train.quantization": "nf4", "train.method": "lora"}),
         ("split: train", "column_map: {input: q, output: a}", {"data.input": "q", "data.output": "a"}),
-        ("split: train", "new_system_prompt: Be brief.", {"data.system": "Be brief."}),
         (
             "torchtune.datasets.instruct_dataset",
             "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
             {"data.messages": "chat"},
         ),
         ("llama3_2.lora_llama3_2_1b", "gemma2.lora_gemma2_2b", {"train.backend": None}),
-        ("llama3_2.lora_llama3_2_1b", "qwen2_5.lora_qwen2_5_1_5b_instruct", {"train.backend": "torchtune"}),
-        ("seed: 14", "seed: 3", {"seeds": [3]}),
         ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
         ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
     ],
@@ -137,27 +125,15 @@ def test_a_key_is_carried_over_with_torchtunes_meaning(
     [
         ("clip_grad_norm: 1.0", "clip_grad_norm: null", "clip_grad_norm", Reason.CHANGED),
         ("seed: 14", "seed: null", "seed", Reason.CHANGED),
-        ("max_seq_len: 2048", "max_seq_len: null", "tokenizer.max_seq_len", Reason.CHANGED),
-        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.NO_COUNTERPART),
-        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.REFUSED),
+        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.CHANGED),
+        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.CHANGED),
         ("CEWithChunkedOutputLoss", "ForwardKLLoss", "loss._component_", Reason.CHANGED),
-        ("  num_warmup_steps: 10", "  num_cycles: 2.0", "lr_scheduler.num_cycles", Reason.CHANGED),
-        ("  weight_decay: 0.01", "  betas: [0.8, 0.9]", "optimizer.betas", Reason.NO_COUNTERPART),
-        ("shuffle: True", "shuffle: False", "shuffle", Reason.NO_COUNTERPART),
+        ("shuffle: True", "shuffle: False", "shuffle", Reason.CHANGED),
         ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
-        ("split: train", "max_samples: 100", "dataset.max_samples", Reason.NO_COUNTERPART),
-        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NO_COUNTERPART),
-        ("instruct_dataset", "alpaca_dataset", "dataset.train_on_input", Reason.CHANGED),
-        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NO_COUNTERPART),
+        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NOT_TAKEN),
+        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NOT_TAKEN),
         (MODEL, "  _component_: mine.model\n", "model._component_", Reason.CHANGED),
-        ("device: cuda", "device: cuda\nfsdp_cpu_offload: True", "fsdp_cpu_offload", Reason.CHANGED),
         ("device: cuda", "device: cuda\nmy_note: 7", "my_note", Reason.UNKNOWN),
-        (
-            "device: cuda",
-            "device: cuda\nenable_activation_checkpoint: True",
-            "enable_activation_checkpoint",
-            Reason.UNKNOWN,
-        ),
         (
             "# LoRA on one GPU: tune run lora",
             "# tune run --nproc_per_node 4 lora_finetune_distributed\n# lora",
@@ -173,38 +149,29 @@ def test_a_key_that_means_something_else_here_is_listed(
     assert (key, reason) in {(each.key, each.reason) for each in report.not_carried}
 
 
-def test_the_line_of_several_devices_says_what_to_write(here: Path) -> None:
-    text = "# tune run --nproc_per_node 4 lora_finetune_distributed --config finetune.yaml\n" + BASE
-    report = report_of(write(here / "f.yaml", text))
-    (line,) = [each for each in report.not_carried if each.key == "batch_size"]
-    assert line.instead == "compute.gpus_per_run: 4 and train.global_batch_size: 64"
-    assert not any("does not say how many" in note for note in report.notes)
-
-
 @pytest.mark.parametrize(
-    ("old", "new", "kind"),
+    ("old", "new", "key"),
     [
-        ("torchtune.modules.loss.CEWithChunkedOutputLoss", "torchtune.rlhf.loss.DPOLoss", "preference"),
-        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.preference_dataset", "preference"),
+        ("torchtune.modules.loss.CEWithChunkedOutputLoss", "torchtune.rlhf.loss.DPOLoss", "loss._component_"),
         (
             "device: cuda",
             "device: cuda\nteacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}",
-            "distillation",
+            "teacher_model",
         ),
-        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "plain text"),
-        ("device: cuda", "device: cuda\ngrpo_samples: 4", "rewards"),
+        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "dataset._component_"),
+        ("device: cuda", "device: cuda\ngrpo_samples: 4", "grpo_samples"),
         (
             "device: cuda",
             "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}",
-            "QAT",
+            "quantizer",
         ),
     ],
 )
-def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, kind: str) -> None:
+def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, key: str) -> None:
     with pytest.raises(InputError) as caught:
         report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
     (finding,) = caught.value.findings
-    assert kind in finding.message
+    assert f"({key}" in finding.message
     assert not (here / "new").exists()
 
 
@@ -248,24 +215,13 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
     ("old", "new", "expected"),
     [
         ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
-        ("gpus: 1", "gpus: 0", {"train.global_batch_size": 4, "compute.gpus_per_run": 1}),
-        ("Tiny-1M", "Mistral-7B-v0.1", {"train.backend": None}),
         ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
         ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
         ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
         ("run_val_every_n_steps: 10\n", "", {"train.validate_every_steps": None}),
         ('prompt: "Capitalize the given word: {input}\\n"\n', "", {"data.prompt": "{input}\n"}),
         ('dataset_type: "chat_completion"', "input_key: q\noutput_key: a", {"data.input": "q", "data.output": "a"}),
-        ('input_formatting: ""\n', "", {"data.path": "../data/raw/words.json"}),
-        ('"chat_completion"', '"text_completion"\nsystem_prompt: Be brief.', {"data.system": None}),
-        (
-            '"chat_completion"',
-            '"instruct_dataset"\nsystem_prompt: Be brief.',
-            {"data.system": "Be brief.", "data.prompt": None},
-        ),
-        ('torchtune_model_name: "Tiny-1M"', "model_checkpoint: /x/mine/", {"models": ["mine"]}),
         ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
-        ('time: "0:15:00"', 'account: "msg"', {"compute.account": "msg"}),
     ],
 )
 def test_a_key_of_the_setup_has_its_scripts_meaning(
@@ -273,13 +229,6 @@ def test_a_key_of_the_setup_has_its_scripts_meaning(
 ) -> None:
     found = settings_of(report_of(write(here / "setup_finetune.yaml", changed(SETUP, old, new))))
     assert {key: found.get(key) for key in expected} == expected
-
-
-def test_the_same_file_name_is_told_apart_by_its_keys(here: Path) -> None:
-    """touchline's own setup_finetune.yaml is not taken for the one of cruijff_kit."""
-    own = "train:\n  epochs: 1\n  lora: {rank: 4}\nmodels: x\nseeds: [1]\n"
-    with pytest.raises(InputError, match="cannot be imported"):
-        report_of(write(here / "setup_finetune.yaml", own))
 
 
 def test_a_misspelt_key_of_the_setup_is_named(here: Path) -> None:
@@ -340,11 +289,10 @@ def test_the_config_that_is_prepared_is_the_one_that_was_imported(here: Path) ->
     assert values(made) == values(parse_foreign(text, "finetune.yaml", "omegaconf").data)
 
 
-@pytest.mark.parametrize("text", [BASE, SETUP], ids=["finetune", "setup"])
-def test_what_is_imported_is_checked_and_planned(here: Path, text: str) -> None:
+def test_what_is_imported_is_checked_and_planned(here: Path) -> None:
     """From the group's own file to a plan, without an edit."""
     write_words(here)
-    source = text.replace("Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
+    source = SETUP.replace("Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
     report = report_of(write(here / "setup.yaml", source))
     settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
     checked, findings = api.check([Path(report.path)], settings)

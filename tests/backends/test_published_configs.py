@@ -17,7 +17,6 @@ from tests.faults.case import base
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.import_carrier import dotted, leaves
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
@@ -25,6 +24,7 @@ from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
 from touchline.experiment.overlay import setting
 from touchline.experiment.read import read_experiment
+from touchline.run.imports.carrier import dotted, leaves
 from touchline.run.imports.importing import ImportReport
 
 pytestmark = pytest.mark.planning

@@ -37,19 +37,10 @@ def value(text: str, dialect: Dialect) -> object:
 def test_scalars_are_what_each_loader_makes_of_them(subtests: pytest.Subtests) -> None:
     for text, pyyaml, omegaconf in [
         ("5e-5", "5e-5", 5e-5),
-        ("5.0e-5", 5e-5, 5e-5),
         ("1.0e5", "1.0e5", 1e5),
-        ("1e3", "1e3", 1000.0),
-        (".5", 0.5, 0.5),
-        ("1_000", 1000, 1000),
         ("no", False, False),
-        ("On", True, True),
         ("017", 15, 15),
-        ("00003", 3, 3),
-        ("0x10", 16, 16),
         ("null", None, None),
-        ("~", None, None),
-        ('"3"', "3", "3"),
         ("12:30:45", 45045, 45045),
         (".inf", float("inf"), float("inf")),
         ("'${x}'", "${x}", "${x}"),
@@ -57,11 +48,6 @@ def test_scalars_are_what_each_loader_makes_of_them(subtests: pytest.Subtests) -
         with subtests.test(text=text, pyyaml=pyyaml):
             assert value(text, "pyyaml") == pyyaml
             assert value(text, "omegaconf") == omegaconf
-
-
-def test_a_date_is_a_text() -> None:
-    assert value("2026-01-15", "pyyaml") == "2026-01-15"
-    assert value("2026-01-15", "omegaconf") == "2026-01-15"
 
 
 def test_every_value_knows_its_place() -> None:
@@ -93,26 +79,15 @@ def test_keys_given_twice_are_told_with_both_places_and_the_last_one_counts() ->
     assert document.data == {"a": {"x": 2}, "b": 2}
 
 
-def test_keys_that_are_no_texts_are_written_as_texts() -> None:
-    assert parse_foreign("1: a\ntrue: b\n", "f.yaml", "pyyaml").data == {"1": "a", "true": "b"}
-
-
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        "# a comment alone\n",
-        "---\n",
         "- a\n- b\n",
-        "just words\n",
         "a: [1\n",
-        "a: b: c\n",
         "a: !!python/object/apply:os.system [ls]\n",
-        "a: !secret x\n",
         "? [1, 2]\n: x\n",
-        "a: *nowhere\n",
         "a: 1\n---\nb: 2\n",
-        "\t a: 1\n",
         "a: \x00\n",
         "<<: 3\n",
         "a: " + "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1) + "\n",

@@ -74,11 +74,9 @@ VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json
     [
         (axolotl(VALIDATION), "../held_out.jsonl", None),
         (axolotl("test_datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]"), None, "test_datasets.0.path"),
-        (axolotl("test_datasets: [{path: org/name, type: alpaca}]"), None, "test_datasets.0.path"),
         (axolotl("test_datasets: [{path: held_out.jsonl, type: chat_template}]"), None, "test_datasets.0.path"),
         (axolotl(VALIDATION[:-1] + ", {path: b.jsonl, type: alpaca}]"), "../held_out.jsonl", "test_datasets.1.path"),
         (LLAMAFACTORY.replace("EVAL", "held_out"), "../held_out.json", None),
-        (LLAMAFACTORY.replace("EVAL", "held_out,words"), "../held_out.json", "eval_dataset"),
         (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,26 +18,22 @@ from tests.backends.config_files import format_of
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.backends.import_carrier import dotted, leaves, left_over
-from touchline.backends.import_training import carry_training
 from touchline.backends.imports import Carried, ImportedTraining, Reason
 from touchline.backends.registry import import_table
-from touchline.backends.trl import arguments
 from touchline.core.errors import InputError, PolicyError
-from touchline.core.finding import Finding, Location, Severity
-from touchline.data.user_config import UserConfig
+from touchline.core.finding import Finding, Location
 from touchline.experiment.expand import expand
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
 from touchline.experiment.overlay import setting
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.write import to_yaml
+from touchline.run.imports.carrier import dotted, leaves, left_over
 from touchline.run.imports.design import design_of
 from touchline.run.imports.importing import ImportReport
 from touchline.run.imports.places import LocalPlaces
-from touchline.run.imports.sources import SourceKind
+from touchline.run.imports.training import carry_training
 
 pytestmark = pytest.mark.planning
 
@@ -86,23 +81,6 @@ def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportRepo
     return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
 
 
-def write_jobs(folder: Path) -> None:
-    """Write a Hydra multirun of two learning rates and two seeds."""
-    write(folder / "multirun.yaml", "hydra:\n  launcher: {}\n")
-    for job, (rate, seed) in enumerate((rate, seed) for rate in ("1e-4", "3e-4") for seed in (1, 2)):
-        text = f"""\
-model: {{name: org/Tiny-1M, hidden: 8}}
-lora: {{r: 8, alpha: 16}}
-trainer: {{lr: {rate}, epochs: 1, batch_size: 4, grad_accum: 2, scheduler: cosine, max_length: 128}}
-data: {{path: "${{root}}/rows.jsonl"}}
-root: data
-seed: {seed}
-dropout_schedule: s{job}
-"""
-        write(folder / str(job) / ".hydra" / "config.yaml", text)
-        write(folder / str(job) / ".hydra" / "overrides.yaml", f"- trainer.lr={rate}\n- seed={seed}\n- gone=1\n")
-
-
 # ------------------------------------------------------------------------------------------------ nothing is dropped
 
 EXTRA = st.dictionaries(
@@ -133,7 +111,7 @@ def test_every_value_is_carried_over_or_listed(
         if path[0] in extra or path[0] == "zz":
             assert listed[key].value == value
             assert listed[key].where[0].line is not None
-            assert listed[key].reason in (Reason.UNKNOWN, Reason.OFF)
+            assert listed[key].reason is Reason.UNKNOWN
         else:
             assert any(dotted(path[:end]) in {*listed, *training.seen} for end in range(1, len(path) + 1)), key
     assert {each.source for each in training.settings.values() if not each.is_default} != set()
@@ -221,7 +199,7 @@ def test_a_folder_of_configs_is_one_experiment_with_factors(here: Path) -> None:
     write(here / "sweep" / "ds.json", '{"zero_optimization": {"stage": 2}}')
     report, loaded = imported(here / "sweep")
     experiment = loaded.experiment
-    assert (report.kind, len(report.trainings)) == (SourceKind.CONFIGS, 4)
+    assert (report.title, len(report.trainings)) == ("axolotl config", 4)
     assert experiment.factors == {"train.learning_rate": [1e-4, 2e-4], "train.lora.rank": [32, 8]}
     assert experiment.name == "sweep"
     assert any("differ between the trainings" in note and "rope_theta" in note for note in report.notes)
@@ -243,7 +221,7 @@ def test_a_registered_dataset_is_found_beside_the_config(here: Path) -> None:
 def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     report, loaded = imported(write(here / "kit" / "experiment_summary.yaml", SUMMARY))
     experiment = loaded.experiment
-    assert (report.kind, report.trainings) == (SourceKind.CRUIJFF_KIT, ("r4", "r8"))
+    assert report.trainings == ("r4", "r8")
     assert (experiment.name, experiment.question, experiment.task) == ("ranks_1", "Does rank matter?", "capitalization")
     assert experiment.pairs == (
         {"train.learning_rate": 1e-4, "train.lora.rank": 4},
@@ -259,25 +237,6 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     assert left["controls.vibe"].value == "good"
     assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
     assert any("mood" in note for note in report.notes)
-
-
-def test_a_multirun_can_be_checked_and_planned(here: Path) -> None:
-    """Paths follow the folder that the multirun lies in; what its data and model allow, the plan accepts."""
-    write_jobs(here / "multirun")
-    rows = [{"input": f"what is {n}", "output": f"{n % 7}"} for n in range(60)]
-    write(here / "multirun" / "data" / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_tiny_model(here / "models" / "Tiny-1M")
-    report, loaded = imported(here / "multirun")
-    assert loaded.experiment.factors == {"train.learning_rate": [1e-4, 3e-4]}
-    assert loaded.experiment.seeds == (1, 2)
-    assert report.kind is SourceKind.HYDRA
-    assert any("dropout_schedule" in note for note in report.notes)
-    assert any("gone=1" in note for note in report.notes)
-    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
-    checked, findings = api.check([Path(report.path)], settings)
-    assert [each for each in findings if each.severity is Severity.ERROR] == []
-    assert checked.errors == 0
-    assert len(api.plan(Path(report.path), settings, dry_run=True).plan.runs) == 4
 
 
 # ------------------------------------------------------------------------------------------------ hostile input
@@ -349,21 +308,14 @@ def test_sources_of_several_kinds_are_an_error_that_names_each(here: Path) -> No
     with pytest.raises(InputError, match="2 kinds") as caught:
         api.import_experiment([here / "mixed"])
     assert len(caught.value.findings) == 2
-    write_jobs(here / "both")
-    write(here / "both" / "experiment_summary.yaml", SUMMARY)
+    write(here / "kit.yaml", SUMMARY)
     with pytest.raises(InputError, match="2 experiments"):
-        api.import_experiment([here / "both"])
+        api.import_experiment([here / "kit.yaml", here / "mixed" / "a.yaml"])
     (here / "none").mkdir()
-    for source in (here / "none", here / "multirun.yaml"):
+    for source in (here / "none", here / "absent.yaml"):
         with pytest.raises(InputError) as caught:
             api.import_experiment([source])
         assert caught.value.findings
-    (here / "both" / "experiment_summary.yaml").unlink()
-    write(here / "both" / "2" / ".hydra" / "config.yaml", "- a\n")
-    (here / "both" / "3" / ".hydra" / "config.yaml").unlink()
-    with pytest.raises(InputError) as caught:
-        api.import_experiment([here / "both"])
-    assert len(caught.value.findings) == 2
 
 
 def test_an_existing_file_is_never_replaced(here: Path) -> None:
@@ -386,35 +338,14 @@ def test_an_existing_file_is_never_replaced(here: Path) -> None:
     [
         ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
         ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
-        ("lora_r: 16", "lora_r: many", "lora_r"),
-        ("optimizer: adamw_bnb_8bit", "optimizer: lion_8bit", "optimizer"),
-        ("lr_scheduler: cosine", "lr_scheduler: rex", "lr_scheduler"),
-        ("warmup_ratio: 0.05", "warmup_steps: -3", "warmup_steps"),
         ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
         ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
-        ("lora_r: 16", "lora_r: .nan", "lora_r"),
     ],
 )
 def test_a_value_that_experiment_yaml_does_not_take_is_listed(here: Path, old: str, new: str, key: str) -> None:
     report, loaded = imported(write(here / "a.yaml", changed(base("axolotl"), old, new)))
     assert any(each.key == key for each in report.not_carried)
     assert loaded.experiment.name == "a"
-
-
-@pytest.mark.skipif("TOUCHLINE_SAMPLES" not in os.environ, reason="TOUCHLINE_SAMPLES is not set")
-@pytest.mark.parametrize(
-    ("name", "model", "rank"),
-    [
-        ("cfg_axolotl_llama-3_qlora-1b.yml", "Llama-3.2-1B", 32),
-        ("cfg_lf_train_lora_qwen3_lora_sft.yaml", "Qwen3-4B-Instruct-2507", 8),
-        ("lf_qlora_medical.yaml", "Qwen2.5-7B-Instruct", 8),
-        ("cfg_seedrepo_exp3_stage1.yaml", "Qwen3-VL-8B-Instruct", 4),
-    ],
-)
-def test_published_configs(here: Path, name: str, model: str, rank: int) -> None:
-    report, loaded = imported(Path(os.environ["TOUCHLINE_SAMPLES"]) / name)
-    assert (loaded.experiment.models, loaded.experiment.train.lora.rank) == ((model,), rank)
-    assert not [each for each in report.not_carried if each.reason is Reason.UNKNOWN]
 
 
 @pytest.mark.parametrize("trainer", ["axolotl", "llamafactory", "trl"])
@@ -440,17 +371,6 @@ def test_a_script_is_refused_as_a_script_with_what_to_do(here: Path) -> None:
     assert len(found) == len(SCRIPTS)
     assert all("is a script" in each.message for each in found)
     assert all("to_json_string" in (each.hint or "") for each in found)
-
-
-def test_what_a_script_writes_by_the_hint_is_imported(here: Path) -> None:
-    """The form of `SFTConfig.to_json_string()`: every argument, most of them without a value."""
-    names = json.loads((Path(arguments.__file__).parent / "arguments.json").read_text(encoding="utf-8"))["arguments"]
-    dump = {name: None for name, kinds in names.items() if len(kinds) == 1 and name not in ("beta", "fsdp_config")}
-    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-4, "packing": True}
-    report, loaded = imported(write(here / "args.json", json.dumps({**dump, **given, "max_length": 512})))
-    train = loaded.experiment.train
-    assert (train.backend, train.global_batch_size, train.packed, train.max_seq_len) == ("trl", 8, True, 512)
-    assert any("names no model" in note for note in report.notes)
 
 
 def test_one_training_has_no_keys_that_differ_between_trainings(here: Path) -> None:
@@ -485,7 +405,7 @@ def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
     assert loaded.experiment.data.train is not None
     assert loaded.experiment.data.path is None
     (left,) = (each for each in report.not_carried if each.key == "val_size")
-    assert "data.test" in left.instead
+    assert "data.test" in left.why
     # Beside a training that holds rows back, the file is split for both, and the list says so.
     other = write(here / "held.yaml", base("llamafactory"))
     report, loaded = imported(source, other, out="both/experiment.yaml")

@@ -110,7 +110,8 @@ def init(
         PolicyError: an experiment.yaml exists.
     """
     from touchline.run.first_experiment import Start, start
-    from touchline.run.imports.importing import import_stages, stage_notes
+    from touchline.run.imports.importing import import_source, stage_notes
+    from touchline.run.interview.interview import plain_name
 
     given = {key: tuple(texts) for key, texts in (answers or {}).items()}
     for key, texts in (
@@ -128,7 +129,8 @@ def init(
     if configs:
         only = {key: texts[0] for key, texts in given.items()}
         folder = Path("stages") if target is None else target
-        imported = import_stages(configs, folder / "experiment.yaml", model=only.get("model"), name=only.get("name"))
+        name = only.get("name") or plain_name(folder.absolute().name)
+        imported = import_source(configs, folder / "experiment.yaml", model=only.get("model"), name=name)
         return Start(path=Path(imported.path), notes=stage_notes(imported))
     if not has_source and ask is None and not defaults:
         raise InputError(
@@ -142,7 +144,7 @@ def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: 
     """Write the experiment.yaml of another tool's experiment, and return what could not be carried over.
 
     The kind of the source is found by its content: `experiment_summary.yaml` of cruijff_kit, stage configs of a QLoRA
-    project, configs of a trainer (several are a sweep), or the folder of a Hydra multirun.
+    project, or configs of a trainer (several are a sweep).
 
     Args:
         paths: files of one experiment, or its folder.

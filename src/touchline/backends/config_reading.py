@@ -201,7 +201,10 @@ class ConfigReader:
 
 
 def _finite(value: object) -> float | None:
-    number = number_of(value)
+    try:
+        number = number_of(value)
+    except OverflowError:
+        return None
     return number if number is not None and math.isfinite(number) else None
 
 

@@ -1,8 +1,8 @@
 """Settings imported from other tools' configs, those that experiment.yaml has no place for, and trainers' words.
 
-A config is read by its format (`format.py`) into a `StatedTraining`; `import_training.carry_training` maps that to
-experiment.yaml, the same way for every trainer. A trainer's own words, and keys that a `StatedTraining` lacks, are its
-`IMPORTS` (`imports.py` of its folder). Every value of the config is either carried over or in the list.
+A config is read by its format (`format.py`) into a `StatedTraining`, which is mapped to experiment.yaml the same way
+for every trainer. A trainer's own words, and keys that a `StatedTraining` lacks, are its `IMPORTS` (`imports.py` of its
+folder). Every value of the config is either carried over or in the list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
 
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.core.finding import Location
@@ -26,38 +25,14 @@ class Reason(StrEnum):
 
     UNKNOWN = "unknown"
     """The source's own tool does not know the key."""
-    REFUSED = "refused"
-    """experiment.yaml has the setting, and does not take this value."""
     CHANGED = "changed"
     """It is carried over, with another value or meaning."""
-    NO_COUNTERPART = "no-counterpart"
-    """touchline has no such setting."""
+    NOT_TAKEN = "not-taken"
+    """experiment.yaml has no such setting, or does not take this value."""
     AUTOMATIC = "automatic"
-    """It is decided without a setting, or another command does it."""
-    OFF = "off"
-    """It has no value, or it switches off what touchline does not have."""
+    """It changes no training, or touchline decides it without a setting."""
     SAME = "same"
     """touchline does so too: in any case, or by a setting that is named after another key."""
-
-
-class Note(NamedTuple):
-    """Reason for a key, known beforehand."""
-
-    reason: Reason
-    """The reason."""
-    why: str
-    """The reason in words."""
-    instead: str = ""
-    """What the user can do."""
-
-
-class Refusal(NamedTuple):
-    """Reason why a config is no training that touchline has."""
-
-    key: str
-    """The key of the config that says so."""
-    why: str
-    """What it trains, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,9 +48,7 @@ class NotCarried:
     reason: Reason
     """Why it is not carried over."""
     why: str
-    """The reason in words."""
-    instead: str = ""
-    """What to do about it; empty if there is nothing to do."""
+    """The reason in words, and what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,22 +83,6 @@ class ImportedTraining:
     """Dotted keys of the source that are carried over or in `left`."""
 
 
-class Places(Protocol):
-    """Resolution of names and paths of a source on this machine."""
-
-    def file(self, name: str) -> str:
-        """Return a path of the source relative to the new experiment's folder."""
-        ...
-
-    def model(self, name: str) -> str:
-        """Return a model as experiment.yaml names it."""
-        ...
-
-    def registry(self, document: ForeignDocument) -> Mapping[str, object] | None:
-        """Return the content of the trainer's registry of datasets. None if it is not on this machine."""
-        ...
-
-
 @dataclass(kw_only=True, slots=True)
 class DataColumns:
     """Columns of a dataset, as its config understands rows."""
@@ -136,8 +93,8 @@ class DataColumns:
     """Settings under `data` by dotted key."""
     sources: dict[str, str] = field(default_factory=dict)
     """Keys of the source that are carried over in full -> the setting."""
-    notes: dict[str, Note] = field(default_factory=dict)
-    """Keys of the source that are not, with the reason."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """Keys of the source that mean something else here, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,8 +117,10 @@ class ImportTable:
     """Further keys with other values: the key of experiment.yaml, and its values by theirs in JSON."""
     same: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Values that state what touchline does in any case."""
-    notes: Mapping[str, Note] = field(default_factory=dict)
-    """Reasons by key; `*` stands for any characters."""
+    automatic: tuple[str, ...] = ()
+    """Keys that change no training, or that touchline decides; `*` stands for any characters."""
+    changed: Mapping[str, str] = field(default_factory=dict)
+    """Reasons of keys that mean something else here; `*` stands for any characters."""
     unset: Mapping[str, object] = field(default_factory=dict)
     """Settings of experiment.yaml where the config has none and its default is another than touchline's."""
     adapter_unset: Mapping[str, object] = field(default_factory=dict)
@@ -170,9 +129,9 @@ class ImportTable:
     """Keys by which all weights are trained in bfloat16 themselves, not only computed in it."""
     plans: Callable[[StatedTraining], bool] = lambda training: True
     """Whether touchline trains a model of this kind with the trainer itself."""
-    refuses: Callable[[ForeignDocument], Refusal | None] = lambda document: None
-    """Test for a config of another kind of training, which is not imported."""
-    differs: Callable[[StatedTraining, ForeignDocument], Iterable[tuple[str, object, Note]]] = lambda *_: ()
+    refuses: Callable[[ForeignDocument], str | None] = lambda document: None
+    """Function that returns the key by which a config trains in another way than supervised, or other parameters."""
+    differs: Callable[[StatedTraining, ForeignDocument], Iterable[tuple[str, object, str]]] = lambda *_: ()
     """Values, defaults too, that mean another training here: key, value and reason."""
     has_stages: bool = False
     """Whether its configs are stages of a chain, whose parents `stages` links."""
@@ -195,46 +154,26 @@ HF_OPTIMIZER_WORDS = {
 ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash_attention_2"}
 """transformers' words for `train.attention`."""
 
-_EXPORT = "`touchline export` sends metrics to a tracker"
-_OWN = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
-_METRICS = Note(Reason.AUTOMATIC, "every step is logged to metrics.jsonl", _EXPORT)
-PARALLEL = Note(Reason.NO_COUNTERPART, "compute.gpus_per_run and train.sharding are all that is set of this")
-WHOLE_LAYERS = Note(Reason.NO_COUNTERPART, "each GPU computes whole layers of whole rows")
-_CACHE = Note(Reason.AUTOMATIC, "data is tokenized once and cached")
-_MORE_WEIGHTS = Note(Reason.NO_COUNTERPART, "layers trained besides the adapter there; here they stay as they are")
-ALL_ROWS = Note(
-    Reason.CHANGED,
-    "all rows train there, and an experiment needs others to test",
-    "data.test: a file of such rows; or data.path instead of data.train, to split the file",
+ALL_ROWS = (
+    "all rows train there, and an experiment needs others to test; data.test: a file of such rows, or data.path "
+    "instead of data.train, to split the file"
 )
-"""Of a config that holds no rows back. `touchline import` names its file in `data.train`."""
+"""Reason of a config that holds no rows back. `touchline import` names its file in `data.train`."""
 HF_KEYS: Mapping[str, str] = {
     "use_dora": "train.lora.dora",
     "use_rslora": "train.lora.rslora",
     "neftune_noise_alpha": "train.neftune_alpha",
     "label_smoothing_factor": "train.label_smoothing",
 }
-HF_NOTES: Mapping[str, Note] = {
-    **dict.fromkeys(("output_dir", "overwrite_output_dir", "logging_dir", "run_name"), _OWN),
-    **dict.fromkeys(("wandb_*", "mlflow_*", "comet_*", "swanlab_*", "use_swanlab", "report_to", "logging_*"), _METRICS),
-    **dict.fromkeys(("hub_*", "push_to_hub*"), Note(Reason.AUTOMATIC, "nothing is uploaded")),
-    **dict.fromkeys(("deepspeed*", "fsdp*", "ddp_*", "accelerat*_config*"), PARALLEL),
-    **dict.fromkeys(("tensor_parallel_size", "context_parallel_size"), WHOLE_LAYERS),
-    **dict.fromkeys(
-        ("preprocessing_num_workers", "overwrite_cache", "dataset_prepared_path", "dataset_num_proc"), _CACHE
-    ),
-    **dict.fromkeys(("lora_modules_to_save", "additional_target"), _MORE_WEIGHTS),
-    "gradient_checkpointing_kwargs*": Note(Reason.AUTOMATIC, "how activations are recomputed changes no number"),
-    "adam_*": Note(Reason.NO_COUNTERPART, "AdamW has betas of 0.9 and 0.999, and an epsilon of 1e-8"),
-    "trust_remote_code": Note(Reason.NO_COUNTERPART, "code that comes with a model is never run"),
-    "special_tokens*": Note(Reason.NO_COUNTERPART, "the tokenizer's own special tokens are used", "save them in it"),
-    "plot_loss": Note(Reason.AUTOMATIC, "the report draws the curves"),
-    "per_device_eval_batch_size": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
-    "eval_batch_size": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
-    "tokenizer_type": Note(Reason.AUTOMATIC, "the model's own tokenizer is used"),
-    "model_type": Note(Reason.AUTOMATIC, "the model's own class is used"),
-}
-"""Reasons that hold for every trainer that is built on transformers."""
+"""transformers' and PEFT's keys with the values of a key of experiment.yaml."""
+HF_AUTOMATIC = (
+    *("output_dir", "overwrite_output_dir", "logging_*", "run_name", "report_to", "wandb_*", "mlflow_*", "comet_*"),
+    *("swanlab_*", "use_swanlab", "hub_*", "push_to_hub*", "preprocessing_num_workers", "overwrite_cache"),
+    *("dataset_prepared_path", "dataset_num_proc", "tf32", "save_only_model", "gradient_checkpointing_kwargs*"),
+    *("plot_loss", "do_eval", "per_device_eval_batch_size", "eval_batch_size", "tokenizer_type", "model_type"),
+    *("resume_from_checkpoint", "eval_packing", "eval_sample_packing"),
+)
+"""Keys of trainers that are built on transformers and change no training here."""
 
 
 HF_SAME: Mapping[str, tuple[object, ...]] = {
@@ -248,15 +187,19 @@ HF_SAME: Mapping[str, tuple[object, ...]] = {
 """Values of transformers' Trainer that state what touchline does in any case."""
 
 
-class ExperimentOfStages(Protocol):
-    """Conversion of a trainer's stage configs to one experiment."""
+ExperimentOfStages = Callable[[Mapping[str, ImportedTraining], Collection[str]], dict[str, object]]
+"""Conversion of a trainer's stage configs, by the stages' names, to one experiment. What continues a stage that is
+left out continues its parent.
+"""
 
-    def __call__(self, configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:
-        """Return `train`, `data`, `models`, `stages`, `seeds` and `allow` of the experiment, by the stages' names.
 
-        Stages that are `left_out` train nothing: what continues one of them continues its parent.
-
-        Raises:
-            InputError: configs that are not one experiment; with every reason.
-        """
-        ...
+def nested(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return dotted keys as groups."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        *groups, last = key.split(".")
+        inner: dict[str, object] = found
+        for group in groups:
+            inner = inner.setdefault(group, {})  # type: ignore[assignment]
+        inner[last] = value
+    return found

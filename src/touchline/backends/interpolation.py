@@ -1,6 +1,6 @@
-"""OmegaConf's `${...}` within one file: plain references are followed, resolvers such as `${oc.env:HOME}` are not.
+"""OmegaConf's `${a.b}` within one file: plain references from the top are followed, everything else stays unknown.
 
-Source: OmegaConf 2.3, interpolations: `${a.b}`, `${a[0]}` from the top, `${.x}` and `${..x}` from where it stands.
+Source: OmegaConf 2.3, interpolations.
 """
 
 from __future__ import annotations
@@ -14,23 +14,13 @@ from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
 
-_INNERMOST = re.compile(r"(?<!\\)\$\{([^{}]*)\}")
-_PART = re.compile(r"\[([^\]]+)\]|([^.\[\]]+)")
-_REFERENCE = re.compile(r"\.*[\w\-]+(?:\.[\w\-]+|\[[^\]]+\])*")
+_REFERENCE = re.compile(r"(?<!\\)\$\{\s*([\w\-]+(?:\.[\w\-]+)*)\s*\}")
 _SHELLS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-_DEEPEST = 20
+_DEEPEST = 10
 UNKNOWN = "${"
 """A value with this in it is not known here."""
 MANDATORY = "???"
 """OmegaConf's word for a value that must come from elsewhere, the command line."""
-
-
-class _UnresolvedReferenceError(Exception):
-    """A reference that leads to nothing, or, with None, back to itself."""
-
-    def __init__(self, reference: str | None) -> None:
-        super().__init__(reference)
-        self.reference = reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +42,10 @@ def resolve(document: ForeignDocument) -> Resolved:
             return {key: walk(value, (*path, key)) for key, value in node.items()}
         if isinstance(node, list):
             return [walk(value, (*path, index)) for index, value in enumerate(node)]
-        if not isinstance(node, str) or UNKNOWN not in node:
-            return node
         try:
-            return _value(document, node, path, 0)
-        except _UnresolvedReferenceError as fault:
-            findings.append(_fault(document, path, fault.reference))
+            return _value(document, node)
+        except LookupError as fault:
+            findings.append(_fault(document, path, str(fault.args[0])))
             return node
 
     data = walk(document.data, ())
@@ -70,61 +58,33 @@ def is_known(value: object) -> bool:
     return not (isinstance(value, str) and (UNKNOWN in value or value == MANDATORY))
 
 
-def _value(document: ForeignDocument, text: str, path: tuple[Key, ...], depth: int) -> object:
-    """Resolve the references in a text, innermost first. A text that is one reference becomes its value."""
-    if depth > _DEEPEST:
-        raise _UnresolvedReferenceError(None)
-    for _ in range(_DEEPEST):
-        match = next((found for found in _INNERMOST.finditer(text) if _REFERENCE.fullmatch(found[1].strip())), None)
-        if match is None:
-            return text
-        value = _referred(document, match[1].strip(), path, depth)
-        if match[0] == text:
-            return value
-        if isinstance(value, dict | list) or not is_known(value):
-            return text
-        text = text[: match.start()] + ("null" if value is None else str(value)) + text[match.end() :]
-    return text
+def _value(document: ForeignDocument, value: object, depth: int = 0) -> object:
+    """Resolve the references in a text. A text that is one reference becomes its value.
+
+    Raises:
+        LookupError: with a reference that leads to nothing, or back to itself.
+    """
+    while isinstance(value, str) and (match := _REFERENCE.search(value)) is not None:
+        *above, last = match[1].split(".")
+        parent = document.get(*above) if above else document.data
+        if depth > _DEEPEST or not isinstance(parent, dict) or last not in parent:
+            raise LookupError(match[1])
+        found = _value(document, parent[last], depth + 1)
+        if match[0] == value or isinstance(found, dict | list) or not is_known(found):
+            return found if match[0] == value else value
+        value = value[: match.start()] + ("null" if found is None else str(found)) + value[match.end() :]
+    return value
 
 
-def _referred(document: ForeignDocument, reference: str, path: tuple[Key, ...], depth: int) -> object:
-    dots = len(reference) - len(reference.lstrip("."))
-    parts = [first or second for first, second in _PART.findall(reference)]
-    base: tuple[Key, ...] = path[: len(path) - dots] if dots else ()
-    node: object = document.get(*base) if base else document.data
-    followed = list(base)
-    for part in parts:
-        key: Key = int(part) if isinstance(node, list) and part.isdigit() else part
-        inside = (isinstance(node, dict) and key in node) or (isinstance(node, list) and key in range(len(node)))
-        if isinstance(node, str) and UNKNOWN in node:
-            return node
-        if not inside:
-            raise _UnresolvedReferenceError(reference)
-        node = node[key]  # type: ignore[index]
-        followed.append(key)
-    if isinstance(node, str) and UNKNOWN in node:
-        return _value(document, node, tuple(followed), depth + 1)
-    return node
-
-
-def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str | None) -> Finding:
-    key = dotted(path)
-    if reference is None:
-        message, hint = f"{key}: the reference leads back to itself", None
-    else:
-        near = misspelled(reference, {dotted(place) for place in document.places})
-        message = f"{key}: {reference!r} is not in this file, so nothing can be put in its place"
-        hint = f"did you mean ${{{near}}}?" if near else f"write `{reference}: ...`, or give it on the command line"
-        if _SHELLS_NAME.fullmatch(reference) and (near is None or not near.isupper()):
-            # A script fills such a file in, or gives `OUTPUT_DIR=...` on the command line, which is merged first.
-            return Finding(
-                code="BK018",
-                severity=Severity.INFO,
-                subject=key,
-                message=message,
-                where=document.where(*path),
-                hint=hint,
-            )
+def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str) -> Finding:
+    near = misspelled(reference, {dotted(place) for place in document.places})
+    # A script fills such a file in, or gives `OUTPUT_DIR=...` on the command line, which is merged first.
+    from_shell = _SHELLS_NAME.fullmatch(reference) is not None and (near is None or not near.isupper())
     return Finding(
-        code="BK018", severity=Severity.ERROR, subject=key, message=message, where=document.where(*path), hint=hint
+        code="BK018",
+        severity=Severity.INFO if from_shell else Severity.ERROR,
+        subject=dotted(path),
+        message=f"{dotted(path)}: {reference!r} is not in this file, or leads back to itself",
+        where=document.where(*path),
+        hint=f"did you mean ${{{near}}}?" if near else f"write `{reference}: ...`, or give it on the command line",
     )

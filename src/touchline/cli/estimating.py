@@ -39,9 +39,7 @@ def estimate(
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Option("--target-modules", metavar="A,B,...", help="Adapted layers (default: all linear layers)."),
     ] = None,
-    adapter: Annotated[
-        str, typer.Option("--adapter", metavar="NAME", help="Adapter type: lora, dora, vera, ... (default: lora).")
-    ] = "lora",
+    adapter: Annotated[str, typer.Option("--adapter", metavar="lora|rslora|dora", help="Adapter type.")] = "lora",
     lora_dropout: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option("--lora-dropout", min=0.0, max=1.0, help="Adapter dropout (default: the trainer's)."),

@@ -138,7 +138,7 @@ class TrainingSetup:
     loss: LossKind | None = None
     """Loss computation, if set; None: the trainer's default."""
     variant: str = "lora"
-    """Kind of adapter, as PEFT calls it: `lora`, `dora`, `vera`, `ia3` ..."""
+    """Kind of adapter: `lora`, `rslora` or `dora`."""
     whole_modules: tuple[str, ...] = ()
     """Layers outside the blocks that are trained whole beside the adapter: `embed_tokens`, `lm_head`."""
     padded: bool | None = None

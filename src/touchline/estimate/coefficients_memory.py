@@ -50,32 +50,10 @@ Fitted to five rows each of three models in the T4 archive (fitcheck, see above)
 EAGER_KEPT_BYTES: Final = {2: 6.0, 4: 4.0}
 """The same, kept by the forward pass: the float32 probabilities, and their 16-bit copy. Simulated on torch 2.13."""
 
-VARIANT_BYTES: Final = {
-    "lora": (0, 0, 0),
-    "rslora": (0, 0, 0),
-    "gralora": (0, 0, 0),
-    "delora": (0, 0, 0),
-    "oft": (0, 0, 0),
-    "vblora": (0, 0, 0),
-    "c3a": (0, 0, 0),
-    "randlora": (0, 0, 0),
-    "adalora": (0, 0, 0),
-    "shira": (0, -2, 2),
-    "vera": (4, -4, 0),
-    "road": (8, -4, 0),
-    "dora": (6, 0, 0),
-    "boft": (4, 0, 4),
-    "lokr": (0, 0, 4),
-    "hira": (0, 0, 4),
-    "fourierft": (0, 0, 4),
-    "loha": (0, 0, 4),
-    "waveft": (0, 0, 8),
-}
-"""Kind of adapter -> bytes that it keeps more than LoRA: per token and output of an adapted layer, per token and input
-of it, and per element of its matrix. Read in PEFT 0.21, tuners/*/layer.py. The whole change of a matrix is formed and
-kept for `F.linear` by LoHa, LoKr, HiRA and FourierFT in float32, by WaveFT before and after its transform, by SHiRA in
-16 bits; VeRA and RoAD scale a float32 result and train nothing that needs the input; DoRA keeps the layer's and the
-adapter's result. Not fitted: of huggingface/peft, method_comparison/MetaMathQA, all rows stay unseen."""
+VARIANT_BYTES: Final = {"lora": 0, "rslora": 0, "dora": 6}
+"""Kind of adapter -> bytes per token and output of an adapted layer that it keeps more than LoRA. DoRA keeps the
+layer's and the adapter's result (PEFT 0.21, tuners/lora/dora.py). Not fitted: of huggingface/peft,
+method_comparison/MetaMathQA, all rows stay unseen."""
 VARIANT_SPREAD: Final = 4.0
 """Bytes per token and output that such an adapter may keep more or less, 5% beyond each: one float32 copy, a choice."""
 

@@ -101,14 +101,7 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
 
 def variant_bytes(setup: TrainingSetup) -> float:
     """Return the bytes per token that a block of this adapter type keeps more than LoRA."""
-    outputs, inputs, _ = VARIANT_BYTES.get(setup.variant, (0, 0, 0))
-    return float(sum(outputs * linear.outputs + inputs * linear.inputs for linear in _with_adapter(setup)))
-
-
-def variant_matrices(setup: TrainingSetup) -> float:
-    """Return the bytes that a block of this adapter type keeps more than LoRA, whatever the tokens."""
-    each = VARIANT_BYTES.get(setup.variant, (0, 0, 0))[2]
-    return float(each * sum(linear.inputs * linear.outputs for linear in _with_adapter(setup)))
+    return float(VARIANT_BYTES[setup.variant] * sum(linear.outputs for linear in _with_adapter(setup)))
 
 
 def _with_adapter(setup: TrainingSetup) -> list[Linear]:

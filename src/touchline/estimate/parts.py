@@ -24,7 +24,7 @@ from touchline.estimate.coefficients_memory import (
     UPCAST_MOST_BYTES,
     WORKSPACE_BYTES,
 )
-from touchline.estimate.layers import FLOAT, BlockBytes, block_bytes, computes_in, size_of, variant_matrices
+from touchline.estimate.layers import FLOAT, BlockBytes, block_bytes, computes_in, size_of
 
 PARTS = ("weights", "adapter", "optimizer", "gradients", "layers", "logits", "other")
 
@@ -219,12 +219,9 @@ def peak_parts(
     wide = FLOAT if setup.is_mixed else computes_in(setup, coefficients)
     stream = float(wide * shape.hidden_size)
     kept = _kept_bytes(setup, batch, coefficients, block, stream)
-    matrices = variant_matrices(setup)
-    kept += 0.0 if setup.gradient_checkpointing else shape.num_layers * matrices
     # A block's backward pass needs that block whole; without checkpointing it already is.
     whole = 0.0 if setup.gradient_checkpointing else block.kept + block.kept_per_width * batch.width
     backward = kept + tokens * (block.backward + block.backward_per_width * batch.width - whole)
-    backward += matrices if setup.gradient_checkpointing else 0.0
     # The last norm runs backward in float32: its input, result and their gradients.
     top = tokens * (10 if wide < FLOAT else 8) * stream
     waiting = gradients if setup.accumulates else 0.0

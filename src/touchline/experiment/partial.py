@@ -14,6 +14,8 @@ from touchline.experiment.learning_rate import RuleRate
 
 T = TypeVar("T", covariant=True)
 
+QLORA_BITS = 4
+"""Most bits of a base with which an adapter is QLoRA; on 8 bits it is plain LoRA."""
 Cadence = Literal["no", "steps", "epoch"]
 """Interval: never, every N steps, or at the end of each epoch."""
 
@@ -129,8 +131,6 @@ class StatedTraining:
     """Tokens of a row at most."""
     packed: Stated[bool] | None = None
     """Whether several examples share a row."""
-    eval_packed: Stated[bool] | None = None
-    """The same for validation."""
     template: Stated[str] | None = None
     """Chat template by name, or the template itself."""
     trains_on_prompt: Stated[bool] | None = None
@@ -165,8 +165,6 @@ class StatedTraining:
 
     output_dir: Stated[str] | None = None
     """Checkpoint folder."""
-    overwrites_output: Stated[bool] | None = None
-    """Whether a folder with content is overwritten."""
     resume: Stated[str] | None = None
     """Checkpoint to resume from, or `true`."""
     save_cadence: Stated[Cadence] | None = None
@@ -187,8 +185,6 @@ class StatedTraining:
     """Whether the best checkpoint is loaded at the end."""
     logging_steps: Stated[float] | None = None
     """Every so many optimizer steps a loss is logged; below 1 a share of all steps."""
-    report_to: Stated[tuple[str, ...]] | None = None
-    """Services that metrics are sent to."""
     trust_remote_code: Stated[bool] | None = None
     """Whether code that comes with a model is run."""
     image_root: Stated[str] | None = None

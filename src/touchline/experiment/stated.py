@@ -169,7 +169,6 @@ def stated_settings(
         dtype=None if train.base_dtype == "auto" else stated(train.base_dtype, "train.base_dtype"),
         gradient_checkpointing=stated(train.gradient_checkpointing, "train.gradient_checkpointing"),
         sources=() if data is None else tuple(_sources(data, stated)),
-        overwrites_output=fixed(False, "train.checkpoint"),
         save_cadence=None
         if interval is not None and interval.steps is None
         else stated(cadence, "train.checkpoint.every"),

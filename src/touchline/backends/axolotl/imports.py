@@ -7,26 +7,18 @@ from collections.abc import Iterator, Mapping
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
     ATTENTION,
-    HF_NOTES,
+    HF_AUTOMATIC,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Note,
-    Reason,
-    Refusal,
 )
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
 _LIGER = '["axolotl.integrations.liger.LigerPlugin"]'
 _PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
-_PROMPT = Note(
-    Reason.CHANGED,
-    "its own words around the instruction are not used: columns are put into the model's chat template",
-    "data.prompt holds the words of the user's turn",
-)
 _COLUMNS: Mapping[str, dict[str, object]] = {
     "alpaca": {"data.input": ["instruction", "input"], "data.output": "output"},
     "alpaca_chat": {"data.input": ["instruction", "input"], "data.output": "output"},
@@ -47,7 +39,9 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     kind = entry.get("type")
     if isinstance(kind, str) and kind in _COLUMNS:
         found.settings = dict(_COLUMNS[kind])
-        found.notes[f"{place}.type"] = _PROMPT
+        found.changed[f"{place}.type"] = (
+            "columns are put into the model's chat template, without its own words around them"
+        )
     elif kind == "chat_template":
         messages = entry.get("field_messages")
         found.settings = {"data.messages": messages if isinstance(messages, str) else "messages"}
@@ -61,31 +55,20 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     return found
 
 
-_OTHERS: Mapping[str, str] = {
-    "reward_model": "a reward model",
-    "process_reward_model": "a reward model",
-    "pretraining_dataset": "on plain text, without answers",
-    "unfrozen_parameters": "a part of the weights",
-}
-"""Keys that make another training of it."""
-
-
-def _refuses(document: ForeignDocument) -> Refusal | None:
+def _refuses(document: ForeignDocument) -> str | None:
     """Return the key by which a config trains by rewards, on preferences or plain text, or another kind of adapter."""
     data = document.data
-    if data.get("rl"):
-        return Refusal("rl", "on preferences or rewards")
     if data.get("adapter") and data["adapter"] not in ("lora", "qlora"):
-        return Refusal("adapter", "another kind of adapter")
-    return next((Refusal(key, what) for key, what in _OTHERS.items() if data.get(key)), None)
+        return "adapter"
+    others = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "unfrozen_parameters")
+    return next((key for key in others if data.get(key)), None)
 
 
-def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield `bf16: auto` where all weights are trained, by which they are bfloat16 on GPUs that have it."""
     full = stated.method is not None and stated.method.value == "full"
     if full and stated.distributed is None and document.get("bf16") == "auto":
-        why = "weights are float32, and computed in bfloat16 where the GPU is fast at it"
-        yield "bf16", "auto", Note(Reason.CHANGED, why, "train.base_dtype: bfloat16 trains in it")
+        yield "bf16", "auto", "weights are float32 here; train.base_dtype: bfloat16 trains in it"
 
 
 IMPORTS = ImportTable(
@@ -109,20 +92,7 @@ IMPORTS = ImportTable(
         "chat_template": ("tokenizer_default",),
         **dict.fromkeys(_PARTS, (True,)),
     },
-    notes={
-        **HF_NOTES,
-        "datasets.*.type": Note(
-            Reason.NO_COUNTERPART, "rows of this type are not known here", "name the columns: data.input, data.output"
-        ),
-        "datasets*": Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
-        "evals_per_epoch": Note(Reason.AUTOMATIC, "validation is at each epoch's end", "train.validate_every_steps: N"),
-        "saves_per_epoch": Note(Reason.AUTOMATIC, "a checkpoint is saved at each epoch's end"),
-        "dp_replicate_size": Note(Reason.AUTOMATIC, "counted in compute.gpus_per_run"),
-        "loss_watchdog_*": Note(Reason.AUTOMATIC, "a loss that is no number ends a run"),
-        "early_stopping_patience": Note(
-            Reason.NO_COUNTERPART, "a run trains all its epochs", "train.checkpoint.keep: best"
-        ),
-    },
+    automatic=(*HF_AUTOMATIC, "evals_per_epoch", "saves_per_epoch", "dp_replicate_size", "loss_watchdog_*"),
     bfloat16_weights=frozenset({"bf16", "bfloat16"}),
     refuses=_refuses,
     differs=_differs,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
 from touchline.backends.config_table import Keys, cadence, first_on, first_set, read_table, training_of
-from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model": ("text", "base_model", None),
@@ -40,7 +40,6 @@ KEYS: Keys = {
     "data_workers": ("whole", "dataloader_num_workers", None),
     "validation_fraction": ("number", "val_set_size", 0.0),
     "output_dir": ("text", "output_dir", "./model-out"),
-    "overwrites_output": ("flag", "overwrite_output_dir", None),
     "resume": ("text", "resume_from_checkpoint", None),
     "save_only_model": ("flag", "save_only_model", False),
     "save_limit": ("whole", "save_total_limit", 4),
@@ -65,8 +64,8 @@ ATTENTION: Mapping[str, str] = {
     "eager_attention": "eager",
 }
 """Older switches, with their newer values."""
-_BITS = {"load_in_4bit": 4, "load_in_8bit": 8}
-_DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
+BITS = {"load_in_4bit": 4, "load_in_8bit": 8}
+DTYPES = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
 _SHARDING = {"deepspeed": "deepspeed", "fsdp": "fsdp", "fsdp_config": "fsdp"}
 _ROLES: Mapping[str, Literal["train", "validation"]] = {
     "datasets": "train",
@@ -79,11 +78,11 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     """Build the stated training."""
     adapter = settings.text("adapter")
     found = read_table(settings, {**KEYS, **ADAPTER_KEYS} if adapter else KEYS)
-    found["quantization_bits"] = first_on(settings, _BITS)
+    found["quantization_bits"] = first_on(settings, BITS)
     found["method"] = settings.default("adapter", "full")
     if adapter is not None:
-        quantized = adapter.value == "qlora" or found["quantization_bits"] is not None
-        word = "qlora" if quantized else "lora"
+        bits = found["quantization_bits"]
+        word = "qlora" if adapter.value == "qlora" or (bits is not None and bits.value == QLORA_BITS) else "lora"
         found["method"] = Stated(word, "adapter", adapter.where) if adapter.value in ("lora", "qlora") else None
         found["target_modules"] = found["target_modules"] or first_on(settings, {"lora_target_linear": ("all-linear",)})
     found["devices"] = devices = _devices(settings)
@@ -104,8 +103,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
         or first_set(settings, {"gradient_checkpointing": True})
         or settings.default("gradient_checkpointing", False)
     )
-    found["eval_packed"] = settings.flag("eval_sample_packing") or found["packed"]
-    found["dtype"] = first_on(settings, _DTYPES, "full")
+    found["dtype"] = first_on(settings, DTYPES, "full")
     if found["dtype"] is None and settings.flag("bf16") is not None and settings.flag("fp16") is not None:
         found["dtype"] = Stated("float32", "bf16", settings.where("bf16"))
     found["attention"] = found["attention"] or first_on(settings, ATTENTION)
@@ -145,8 +143,9 @@ def _every(
     as in axolotl.
     """
     every, times = settings.number(f"{action}_steps"), settings.number(f"{action}s_per_epoch")
-    if times is not None and times.value > 0 and epochs.value > 0:
-        share = 1.0 / (times.value * epochs.value)
+    count = 0.0 if times is None else times.value * epochs.value
+    if times is not None and count > 0:
+        share = 1.0 / count
         every = Stated(share, times.key, times.where) if share < 1 else None
     if every is not None and every.value > 0:
         return every, Stated("steps", every.key, every.where)

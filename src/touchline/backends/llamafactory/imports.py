@@ -6,38 +6,24 @@ from collections.abc import Mapping
 
 from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
+    HF_AUTOMATIC,
     HF_KEYS,
-    HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Note,
-    Reason,
-    Refusal,
 )
 from touchline.backends.llamafactory.data_use import FactoryDataUse
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource
 
-_STAGES: Mapping[str, str] = {
-    "pt": "on plain text, without answers",
-    "rm": "a reward model",
-    "ppo": "by rewards",
-    "dpo": "on preference pairs",
-    "kto": "on preferences",
-}
 
-
-def _refuses(document: ForeignDocument) -> Refusal | None:
+def _refuses(document: ForeignDocument) -> str | None:
     """Return the key by which a config trains in another way than supervised, or other parameters."""
-    stage = document.get("stage")
-    if isinstance(stage, str) and stage != "sft":
-        return Refusal("stage", _STAGES.get(stage, "in another way than supervised"))
-    if document.get("finetuning_type") not in (None, "lora", "full"):
-        return Refusal("finetuning_type", "other parameters than all weights or a LoRA adapter")
-    return None
+    if document.get("stage") not in (None, "sft"):
+        return "stage"
+    return None if document.get("finetuning_type") in (None, "lora", "full") else "finetuning_type"
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
@@ -83,13 +69,7 @@ IMPORTS = ImportTable(
         "use_cpu": (False,),
         "predict_with_generate": (True,),
     },
-    notes={
-        **HF_NOTES,
-        "dataset_dir": Note(Reason.NO_COUNTERPART, "data.path names the file itself"),
-        "tokenized_path": Note(Reason.AUTOMATIC, "data is tokenized once and cached"),
-        "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
-        "do_predict": Note(Reason.AUTOMATIC, "the test split is scored after training"),
-    },
+    automatic=(*HF_AUTOMATIC, "tokenized_path", "do_predict"),
     unset={"train.warmup_fraction": 0.0},
     bfloat16_weights=frozenset({"pure_bf16"}),
     refuses=_refuses,

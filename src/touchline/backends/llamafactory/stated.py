@@ -8,7 +8,7 @@ from typing import Literal
 from touchline.backends.config_reading import ConfigReader, source_kind
 from touchline.backends.config_table import Keys, first_on, inverted, training_of
 from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     **TRAINER_KEYS,
@@ -63,7 +63,7 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     found["trains_on_prompt"] = settings.flag("train_on_prompt") or settings.default("train_on_prompt", pretrains)
     # Neat packing counts, and pre-training packs by default.
     packed = first_on(settings, {"neat_packing": True}) or settings.flag("packing")
-    found["packed"] = found["eval_packed"] = packed or settings.default("packing", pretrains)
+    found["packed"] = packed or settings.default("packing", pretrains)
     found["sources"] = tuple(_sources(settings))
     return training_of("llamafactory", settings, found)
 
@@ -71,7 +71,9 @@ def state_training(settings: ConfigReader) -> StatedTraining:
 def _method(settings: ConfigReader, kind: str) -> Stated[Method] | None:
     if kind not in ("lora", "full"):
         return None
-    word: Method = "full" if kind == "full" else "qlora" if settings.given("quantization_bit") else "lora"
+    bits = settings.whole("quantization_bit")
+    quantized = bits is not None and bits.value <= QLORA_BITS
+    word: Method = "full" if kind == "full" else "qlora" if quantized else "lora"
     if settings.given("finetuning_type"):
         return Stated(word, "finetuning_type", settings.where("finetuning_type"))
     return settings.default("finetuning_type", word)

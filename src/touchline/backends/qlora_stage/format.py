@@ -7,19 +7,19 @@ Trainer, linear decay, and keeps three checkpoints. Source: the configs and scri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
-from touchline.backends.config_reading import subject_of
+from touchline.backends.config_reading import ConfigReader, subject_of
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import Dialect, ForeignDocument
-from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
-T = TypeVar("T")
 Path = tuple[Key, ...]
 _COUNT = whole(1)
 _NAMES = ValueType(
@@ -29,45 +29,63 @@ _NAMES = ValueType(
 _POINT = ValueType("a path, or true", lambda value: isinstance(value, bool) or (isinstance(value, str) and bool(value)))
 _ANYTHING = ValueType("anything", lambda value: True)
 
-_KEYS: dict[Path, tuple[ValueType, bool]] = {
-    ("experiment_name",): (TEXT, False),
-    ("model_name",): (TEXT, True),
-    ("output_dir",): (TEXT, False),
-    ("prev_checkpoint",): (TEXT, False),
-    ("resume_from_checkpoint",): (_POINT, False),
-    ("vision_frozen",): (TRUTH, False),
-    ("lora", "r"): (_COUNT, True),
-    ("lora", "alpha"): (number(above=0), True),
-    ("lora", "dropout"): (number(least=0, below=1), True),
-    ("lora", "target_modules"): (_NAMES, True),
-    ("train", "seed"): (whole(0), False),
-    ("train", "max_seq_len"): (_COUNT, True),
-    ("train", "train_bs"): (_COUNT, True),
-    ("train", "grad_accum"): (_COUNT, True),
-    ("train", "eval_bs"): (_COUNT, True),
-    ("train", "lr"): (number(above=0), True),
-    ("train", "weight_decay"): (number(least=0), True),
-    ("train", "epochs"): (number(above=0), True),
-    ("train", "warmup_ratio"): (number(least=0, below=1), True),
-    ("train", "bf16"): (TRUTH, True),
-    ("train", "gradient_checkpointing"): (TRUTH, True),
-    ("train", "dataloader_num_workers"): (whole(0), False),
-    ("train", "logging_steps"): (_COUNT, True),
-    ("train", "save_steps"): (_COUNT, True),
-    ("train", "eval_steps"): (_COUNT, False),
-    ("data", "train_jsonl"): (TEXT, True),
-    ("data", "val_jsonl"): (TEXT, True),
-    ("data", "image_root"): (TEXT, True),
-    ("data", "instruction_template"): (TEXT, False),
-    ("data", "train_json"): (TEXT, False),
-    ("data", "val_json"): (TEXT, False),
-    ("data", "use_letterbox"): (TRUTH, False),
-    ("data", "target_size"): (_COUNT, False),
-    ("data", "use_vision_cache"): (TRUTH, False),
-    ("eval", "numeric_rel_tol"): (_ANYTHING, False),
-    ("eval", "numeric_abs_tol"): (_ANYTHING, False),
+_KEYS: dict[Path, tuple[ValueType, bool, str]] = {
+    ("experiment_name",): (TEXT, False, ""),
+    ("model_name",): (TEXT, True, "model"),
+    ("output_dir",): (TEXT, False, "output_dir"),
+    ("prev_checkpoint",): (TEXT, False, "parent"),
+    ("resume_from_checkpoint",): (_POINT, False, "resume"),
+    ("vision_frozen",): (TRUTH, False, ""),
+    ("lora", "r"): (_COUNT, True, "rank"),
+    ("lora", "alpha"): (number(above=0), True, "alpha"),
+    ("lora", "dropout"): (number(least=0, below=1), True, "dropout"),
+    ("lora", "target_modules"): (_NAMES, True, "target_modules"),
+    ("train", "seed"): (whole(0), False, "seed"),
+    ("train", "max_seq_len"): (_COUNT, True, "max_seq_len"),
+    ("train", "train_bs"): (_COUNT, True, "micro_batch_size"),
+    ("train", "grad_accum"): (_COUNT, True, "gradient_accumulation_steps"),
+    ("train", "eval_bs"): (_COUNT, True, "eval_batch_size"),
+    ("train", "lr"): (number(above=0), True, "learning_rate"),
+    ("train", "weight_decay"): (number(least=0), True, "weight_decay"),
+    ("train", "epochs"): (number(above=0), True, "epochs"),
+    ("train", "warmup_ratio"): (number(least=0, below=1), True, "warmup_fraction"),
+    ("train", "bf16"): (TRUTH, True, "dtype"),
+    ("train", "gradient_checkpointing"): (TRUTH, True, "gradient_checkpointing"),
+    ("train", "dataloader_num_workers"): (whole(0), False, "data_workers"),
+    ("train", "logging_steps"): (_COUNT, True, "logging_steps"),
+    ("train", "save_steps"): (_COUNT, True, "save_steps"),
+    ("train", "eval_steps"): (_COUNT, False, "eval_steps"),
+    ("data", "train_jsonl"): (TEXT, True, ""),
+    ("data", "val_jsonl"): (TEXT, True, ""),
+    ("data", "image_root"): (TEXT, True, "image_root"),
+    ("data", "instruction_template"): (TEXT, False, ""),
+    ("data", "train_json"): (TEXT, False, ""),
+    ("data", "val_json"): (TEXT, False, ""),
+    ("data", "use_letterbox"): (TRUTH, False, ""),
+    ("data", "target_size"): (_COUNT, False, ""),
+    ("data", "use_vision_cache"): (TRUTH, False, ""),
+    ("eval", "numeric_rel_tol"): (_ANYTHING, False, ""),
+    ("eval", "numeric_abs_tol"): (_ANYTHING, False, ""),
 }
-"""Every key that a script of the project reads: what it takes, and whether it is read without a default."""
+"""Every key that a script of the project reads: what it takes, whether it is read without a default, and the field of a
+`StatedTraining`."""
+_FLOATS = frozenset(
+    {
+        *("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"),
+        *("save_steps", "eval_steps", "logging_steps"),
+    }
+)
+_FIXED: Mapping[str, tuple[object, str]] = {
+    "method": ("qlora", "lora"),
+    "quantization_bits": (4, "lora"),
+    "schedule": ("linear", "train"),
+    "shuffle": (True, "train"),
+    "packed": (False, "train"),
+    "trains_on_prompt": (False, "train"),
+    "device": ("cuda", "train"),
+    "save_limit": (3, "train"),
+}
+"""Fields that the script fixes, with the group that they belong to."""
 _GROUPS = ("lora", "train", "data", "eval")
 _INSTEAD: dict[Path, Path] = {
     ("data", "train_jsonl"): ("data", "train_json"),
@@ -77,8 +95,6 @@ _INSTEAD: dict[Path, Path] = {
 _TELLING = frozenset({"train_bs", "grad_accum", "eval_bs"})
 _COMMON = frozenset({"max_seq_len", "warmup_ratio", "save_steps", "eval_steps", "logging_steps", "lr", "weight_decay"})
 _ENOUGH = 3
-_BITS = 4
-_KEPT = 3
 
 
 def known_key(key: str) -> bool:
@@ -104,8 +120,10 @@ class QloraStageFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stage's training and the file's findings."""
+        settings = ConfigReader(document)
+        settings.check_doubled(None)
         findings = [
-            *_doubled(document),
+            *settings.findings,
             *_groups(document),
             *_unknown(document),
             *_missing(document),
@@ -121,18 +139,6 @@ def _finding(
     return Finding(
         code=code, severity=severity, subject=dotted(path), message=message, where=document.where(*path), hint=hint
     )
-
-
-def _doubled(document: ForeignDocument) -> Iterator[Finding]:
-    for each in document.doubled:
-        yield Finding(
-            code="BK015",
-            severity=Severity.WARNING,
-            subject=each.key,
-            message=f"{each.key} is given twice, first on line {each.first.line}; PyYAML takes the last one",
-            where=each.again,
-            hint="keep one of them",
-        )
 
 
 def _groups(document: ForeignDocument) -> Iterator[Finding]:
@@ -170,7 +176,7 @@ def _missing(document: ForeignDocument) -> Iterator[Finding]:
     absent = [group for group in _GROUPS[:3] if group not in document.data]
     for group in absent:
         yield _gone(document, (group,))
-    for path, (_, needed) in _KEYS.items():
+    for path, (_, needed, _) in _KEYS.items():
         # The scripts that take no name write beside themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
         given = [path, *([_INSTEAD[path]] if path in _INSTEAD else [])]
@@ -190,7 +196,7 @@ def _has(document: ForeignDocument, path: Path) -> bool:
 
 
 def _values(document: ForeignDocument) -> Iterator[Finding]:
-    for path, (kind, needed) in _KEYS.items():
+    for path, (kind, needed, _) in _KEYS.items():
         value = document.get(*path)
         if _has(document, path) and (value is not None or needed):
             yield from wrong_value(document, path, value, kind)
@@ -212,66 +218,32 @@ def _overridden(document: ForeignDocument) -> Iterator[Finding]:
 
 def _training(document: ForeignDocument) -> StatedTraining:
     file = Location(path=document.path)
-
-    def value(path: Path, as_type: Callable[[Any], T]) -> Stated[T] | None:
-        return typed(document.stated(*path), _KEYS[path][0], as_type)
-
-    def default(fixed: T, key: str) -> Stated[T]:
-        return Stated(fixed, key, file, is_default=True)
-
-    def cadence(key: str) -> Stated[Cadence] | None:
-        found = document.stated("train", key)
-        return None if found is None else Stated("steps", found.key, found.where)
-
-    modules = typed(document.stated("lora", "target_modules"), _NAMES, lambda found: tuple(cast("list[str]", found)))
-    bf16 = value(("train", "bf16"), bool)
-    resume = document.stated("resume_from_checkpoint")
+    found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
+    for path, (kind, _, field) in _KEYS.items():
+        stated = typed(document.stated(*path), kind, _plain)
+        if field and stated is not None:
+            found[field] = replace(stated, value=float(stated.value)) if field in _FLOATS else stated
+    bf16 = found.pop("dtype", None)
+    if bf16 is not None and bf16.value:
+        found["dtype"] = Stated("bfloat16", bf16.key, bf16.where)
+    resume = found.pop("resume", None)
+    if resume is not None and resume.value is not False:
+        found["resume"] = Stated("true" if resume.value is True else str(resume.value), resume.key, resume.where)
+    for action in ("save", "eval"):
+        steps = document.stated("train", f"{action}_steps")
+        if steps is not None:
+            found[f"{action}_cadence"] = Stated("steps", steps.key, steps.where)
     return StatedTraining(
         backend="qlora_stage",
         where=file,
         subject=subject_of(document.path),
-        model=value(("model_name",), str),
-        parent=value(("prev_checkpoint",), str),
-        method=default("qlora", "lora"),
-        rank=value(("lora", "r"), int),
-        alpha=value(("lora", "alpha"), float),
-        dropout=value(("lora", "dropout"), float),
-        target_modules=modules,
-        quantization_bits=default(_BITS, "lora"),
-        epochs=value(("train", "epochs"), float),
-        micro_batch_size=value(("train", "train_bs"), int),
-        gradient_accumulation_steps=value(("train", "grad_accum"), int),
-        eval_batch_size=value(("train", "eval_bs"), int),
-        learning_rate=value(("train", "lr"), float),
-        schedule=default("linear", "train"),
-        warmup_fraction=value(("train", "warmup_ratio"), float),
-        weight_decay=value(("train", "weight_decay"), float),
-        seed=value(("train", "seed"), int),
-        shuffle=default(True, "train"),
-        max_seq_len=value(("train", "max_seq_len"), int),
-        packed=default(False, "train"),
-        trains_on_prompt=default(False, "train"),
-        dtype=Stated("bfloat16", bf16.key, bf16.where) if bf16 is not None and bf16.value else None,
-        gradient_checkpointing=value(("train", "gradient_checkpointing"), bool),
-        device=default("cuda", "train"),
-        data_workers=value(("train", "dataloader_num_workers"), int),
         sources=tuple(_sources(document)),
-        output_dir=value(("output_dir",), str),
-        resume=None
-        if resume is None or resume.value is False
-        else Stated(_word(resume.value), resume.key, resume.where),
-        save_cadence=cadence("save_steps"),
-        save_steps=value(("train", "save_steps"), float),
-        save_limit=default(_KEPT, "train"),
-        eval_cadence=cadence("eval_steps"),
-        eval_steps=value(("train", "eval_steps"), float),
-        logging_steps=value(("train", "logging_steps"), float),
-        image_root=value(("data", "image_root"), str),
+        **found,
     )
 
 
-def _word(value: object) -> str:
-    return "true" if value is True else str(value)
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _sources(document: ForeignDocument) -> Iterator[StatedSource]:

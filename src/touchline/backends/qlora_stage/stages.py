@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from touchline.backends.import_carrier import nested
-from touchline.backends.imports import MODEL, SEED, ImportedTraining
+from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.experiment import DATASET_KEYS

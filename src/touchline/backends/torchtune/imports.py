@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.imports import DataColumns, ImportTable, Note, Reason, Refusal
+from touchline.backends.imports import DataColumns, ImportTable
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.stated import DATASETS, SHARDING_KEYS
+from touchline.backends.torchtune.stated import DATASETS
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
@@ -23,21 +23,15 @@ _CROSS_ENTROPY = (
     "torchtune.modules.loss.LinearCrossEntropyLoss",
     "torch.nn.CrossEntropyLoss",
 )
-_PAIRS = re.compile(r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf")
-_PLAIN_TEXT = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
+_OTHERS = re.compile(
+    r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf|torchtune\..*(text_completion|wikitext|cnn_dailymail_articles)_data"
+)
+"""Losses and datasets of preferences, and datasets of plain text."""
+PLAIN_TEXT = "a row is put into the model's chat template if it has one, not joined as plain text"
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
-_ROWS = Note(Reason.NO_COUNTERPART, "rows are read by their columns", "name the columns: data.input, data.output")
-_OWN_TURNS = Note(
-    Reason.CHANGED,
-    "the model's own chat template puts the marks around turns, not torchtune's tokenizer",
-    "`touchline plan` shows the first example",
-)
 _OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
-_OTHER_TRAINER = Note(
-    Reason.CHANGED, "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
-)
-_MODELS_OWN = Note(Reason.AUTOMATIC, "the model's own tokenizer is used")
+_OTHER_TRAINER = "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
 
 
 def plans(training: StatedTraining) -> bool:
@@ -45,28 +39,21 @@ def plans(training: StatedTraining) -> bool:
     return training.model is None or _OTHER_FAMILIES.search(training.model.value) is None
 
 
-def other_family(training: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def other_family(training: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield the model of another family, which another trainer trains."""
     if training.model is not None and not plans(training):
         path = training.model.key.split(".")
         yield training.model.key, document.get(*path), _OTHER_TRAINER
 
 
-def _refuses(document: ForeignDocument) -> Refusal | None:
-    """Return the kind of training of a config that is not supervised fine-tuning."""
+def _refuses(document: ForeignDocument) -> str | None:
+    """Return the key by which a config is not supervised fine-tuning."""
     config = Config(document, resolve(document).data)
     for part in ("loss", "dataset", "dataset_val"):
-        if _PAIRS.search(config.component(part) or ""):
-            return Refusal(f"{part}.{COMPONENT}", "on preferences")
-    named = config.component("dataset") or ""
-    if named.startswith("torchtune.") and named.rpartition(".")[2] in _PLAIN_TEXT:
-        return Refusal(f"dataset.{COMPONENT}", "on plain text")
-    rewards = sorted((REINFORCEMENT | {"reward_functions"}) & config.data.keys())
-    if rewards:
-        return Refusal(rewards[0], "on rewards of generated rows")
-    if config.has("teacher_model"):
-        return Refusal("teacher_model", "on a teacher's probabilities (distillation)")
-    return Refusal("quantizer", "weights for quantization (QAT)") if config.component("quantizer") else None
+        if _OTHERS.search(config.component(part) or ""):
+            return f"{part}.{COMPONENT}"
+    others = sorted((REINFORCEMENT | {"reward_functions", "teacher_model"}) & config.data.keys())
+    return others[0] if others else "quantizer" if config.component("quantizer") else None
 
 
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
@@ -80,8 +67,8 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     if builder in ("alpaca_dataset", "alpaca_cleaned_dataset"):
         pair = [str(names.get(each, each)) for each in ("instruction", "input")]
         found.settings = {"data.input": pair, "data.output": str(names.get("output", "output"))}
-        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them"
-        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, "data.prompt: the words of the user's turn")
+        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them (data.prompt)"
+        found.changed[f"{section}.{COMPONENT}"] = why
     elif builder in ("instruct_dataset", "grammar_dataset", "samsum_dataset"):
         usual = ("dialogue", "summary") if builder == "samsum_dataset" else ("input", "output")
         pair = [str(names.get(each, other)) for each, other in zip(("input", "output"), usual, strict=True)]
@@ -125,9 +112,7 @@ def _keyed_columns(config: Config, section: str, found: DataColumns, *, chats: b
     if chats:
         found.sources[f"{section}.{COMPONENT}"] = "data.input"
     else:
-        why = "a row is put into the model's chat template if it has one, not joined as plain text"
-        hint = "models: a base model without a chat template"
-        found.notes[f"{section}.{COMPONENT}"] = Note(Reason.CHANGED, why, hint)
+        found.changed[f"{section}.{COMPONENT}"] = PLAIN_TEXT
 
 
 def _same_keys(config: Config) -> Iterator[str]:
@@ -140,64 +125,35 @@ def _same_keys(config: Config) -> Iterator[str]:
                 yield f"dataset_val.{key}"
 
 
-def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
     config = Config(document, resolve(document).data)
-    for key, note in _whole_file(config):
-        yield key, document.get(*key.split(".")), note
-
-
-def _whole_file(config: Config) -> Iterator[tuple[str, Note]]:
-    used = {name for line in config.document.lines for name in _REFERENCE.findall(line)}
-    for key in sorted(used & config.data.keys() - _known_keys()):
-        if isinstance(config.data[key], str | int | float):
-            yield key, Note(Reason.AUTOMATIC, f"used where ${{{key}}} stands")
-    if config.has("tokenizer", COMPONENT):
-        own = config.last("dataset") != "chat_completion_dataset"
-        yield f"tokenizer.{COMPONENT}", _OWN_TURNS if own else _MODELS_OWN
-    if config.has("model", "apply_lora_to_mlp"):
-        yield "model.apply_lora_to_mlp", Note(Reason.SAME, "in train.lora.target_modules")
+    used = {name for line in document.lines for name in _REFERENCE.findall(line)}
+    for key in sorted(used & config.data.keys()):
+        if not _knows(key) and not isinstance(config.data[key], dict | list):
+            yield key, document.get(key), f"used where ${{{key}}} stands"
+    if config.has("tokenizer", COMPONENT) and config.last("dataset") != "chat_completion_dataset":
+        why = "the model's own chat template puts the marks around turns, not torchtune's tokenizer"
+        yield f"tokenizer.{COMPONENT}", config.component("tokenizer"), why
     named = config.component("model")
     if named is not None and component(named) is None and not config.has("model", "lora_rank"):
-        why = "whether your builder trains an adapter or all weights is not known, and an adapter is written"
-        yield f"model.{COMPONENT}", Note(Reason.CHANGED, why, "train.method: full, if it is all weights")
-    if config.get("profiler", "enabled") is False:
-        yield "profiler", Note(Reason.OFF, "switched off")
-    yield from _devices(config)
+        why = "whether your builder trains an adapter or all weights is not known; an adapter is written (train.method)"
+        yield f"model.{COMPONENT}", named, why
+    # A command in a comment of the file may start several devices.
+    started = next((match for line in document.lines if (match := _STARTS.match(line)) is not None), None)
+    micro, passes = stated.micro_batch_size, stated.gradient_accumulation_steps
+    if started is not None and int(started[1]) > 1 and micro is not None and stated.distributed is None:
+        whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
+        instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
+        yield "batch_size", micro.value, f"rows of one device; a command in the file starts {started[1]}; {instead}"
 
 
-def _devices(config: Config) -> Iterator[tuple[str, Note]]:
-    """Yield the rows of a step where a command in a comment of the file starts several devices."""
-    micro, passes = config.count("batch_size"), config.count("gradient_accumulation_steps")
-    if micro is None or any(config.has(key) for key in SHARDING_KEYS):
-        return
-    for number, line in enumerate(config.document.lines, 1):
-        started = _STARTS.match(line)
-        if started is not None and int(started[1]) > 1:
-            whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
-            why = f"rows of one device; the command on line {number} starts {started[1]}"
-            instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
-            yield "batch_size", Note(Reason.CHANGED, why, instead)
-            return
+def _knows(key: str) -> bool:
+    name = key.partition(".")[0]
+    return name in recipe_keys() or name in NEEDED
 
 
-def _known_keys() -> frozenset[str]:
-    return recipe_keys() | frozenset(NEEDED)
-
-
-_SCRIPTS = Note(Reason.AUTOMATIC, "written by setup_finetune.py, and read by no recipe")
-_FOLDERS = Note(Reason.AUTOMATIC, "each run has a folder of its own under the experiment")
-_FILES = Note(Reason.AUTOMATIC, "read from the model's own folder")
-_METRICS = Note(
-    Reason.AUTOMATIC, "every step is logged to metrics.jsonl", "`touchline export` sends metrics to a tracker"
-)
-_MEMORY = Note(Reason.AUTOMATIC, "it saves memory, and the training is the same")
-_SHARDED = Note(
-    Reason.NO_COUNTERPART,
-    "devices are used as compute.gpus_per_run says",
-    "with N devices train.global_batch_size counts the rows of all N",
-)
 IMPORTS = ImportTable(
     schedules={
         "constant": "constant",
@@ -225,38 +181,25 @@ IMPORTS = ImportTable(
         "optimizer.betas": ([0.9, 0.999],),
         "optimizer.eps": (1e-8,),
         "device": ("cuda",),
+        "model.apply_lora_to_mlp": (True, False),
+        "model.apply_lora_to_output": (False,),
     },
     unset={"train.max_grad_norm": NO_CLIPPING},
-    notes={
-        "seed": Note(Reason.CHANGED, "each start draws another seed; here it is `seeds: [1]`", "seeds: [1, 2, 3]"),
-        "tokenizer.max_seq_len": Note(
-            Reason.CHANGED, "rows are as long as they are; here the longest is an error", "set train.max_seq_len"
-        ),
-        "clip_grad_norm": Note(
-            Reason.CHANGED, f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}"
-        ),
-        **dict.fromkeys(("output_dir", "checkpointer.output_dir"), _FOLDERS),
-        "loss*": Note(Reason.CHANGED, "the loss is cross-entropy over the tokens of the answers"),
-        "lr_scheduler.*": Note(Reason.CHANGED, "the schedule has no such setting"),
-        "model.apply_lora_to_output": Note(Reason.REFUSED, "an adapter on the output layer is not exported"),
-        "resume_from_checkpoint": Note(Reason.AUTOMATIC, "`touchline resume` finds it"),
-        **dict.fromkeys(("checkpointer.*", "model.*"), _FILES),
-        "tokenizer.*": _MODELS_OWN,
-        **dict.fromkeys(("metric_logger*", "log_*", "my_wandb_*"), _METRICS),
-        "profiler*": Note(Reason.NO_COUNTERPART, "steps are not profiled", "`touchline probe` measures a few"),
-        **dict.fromkeys(
-            ("optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "enable_async_checkpointing"), _MEMORY
-        ),
-        **dict.fromkeys((*SHARDING_KEYS, "tensor_parallel_plan.*", "context_parallel_rotate_method"), _SHARDED),
-        "batch_size_val": Note(Reason.AUTOMATIC, "validation uses the micro-batch size"),
-        "dataset_val*": Note(Reason.AUTOMATIC, "validation is on the dataset's own split"),
-        "dataset*": _ROWS,
-        "input_formatting": Note(Reason.AUTOMATIC, "data.path names the file itself"),
-        "hf_token": Note(Reason.AUTOMATIC, "models are read from this machine"),
-        **dict.fromkeys(("config_file", "venv", "modules", "custom_recipe"), _SCRIPTS),
-        "collate_fn": Note(Reason.AUTOMATIC, "rows are padded to the longest of their forward pass"),
+    changed={
+        "seed": "each start draws another seed; here it is `seeds: [1]`",
+        "tokenizer.max_seq_len": "rows are as long as they are; here the longest is an error: set train.max_seq_len",
+        "clip_grad_norm": f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}",
+        "loss*": "the loss is cross-entropy over the tokens of the answers",
+        "model.apply_lora_to_output": "an adapter on the output layer is not exported",
+        "lr_scheduler.*": "the schedule has no such setting",
     },
-    knows=lambda key: key.partition(".")[0] in _known_keys(),
+    automatic=(
+        *("output_dir", "checkpointer.*", "resume_from_checkpoint", "model.*", "tokenizer.*", "metric_logger*"),
+        *("log_*", "my_wandb_*", "optimizer_in_bwd", "low_cpu_ram", "ac_mode", "ac_option", "batch_size_val"),
+        *("enable_async_checkpointing", "dataset_val*", "input_formatting", "hf_token", "config_file", "venv"),
+        *("modules", "custom_recipe", "collate_fn", "profiler"),
+    ),
+    knows=_knows,
     columns=_columns,
     plans=plans,
     differs=_differs,

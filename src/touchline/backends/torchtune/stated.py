@@ -83,12 +83,6 @@ SHARDING_KEYS = (
     *("context_parallel_dim", "expert_parallel_dim"),
 )
 """Keys that only the recipes for several devices read."""
-_SERVICES = {
-    "WandBLogger": "wandb",
-    "TensorBoardLogger": "tensorboard",
-    "CometLogger": "comet_ml",
-    "MLFlowLogger": "mlflow",
-}
 
 
 def stated_training(config: Config) -> StatedTraining:
@@ -129,8 +123,7 @@ def stated_training(config: Config) -> StatedTraining:
         max_steps=None if rolls_out else _max_steps(config),
         schedule=schedule,
         optimizer=optimizer,
-        packed=_packed(config, "dataset"),
-        eval_packed=_packed(config, "dataset_val") if config.has("dataset_val") else None,
+        packed=_packed(config),
         dtype=_dtype(config),
         distributed=_distributed(config),
         offloads=_offloads(config),
@@ -139,7 +132,6 @@ def stated_training(config: Config) -> StatedTraining:
         resume=_resume(config),
         save_cadence=_cadence(config, "save_every_n_steps", otherwise="epoch"),
         eval_cadence=_cadence(config, "run_val_every_n_steps", otherwise="no"),
-        report_to=_services(config),
         **found,
     )
 
@@ -214,15 +206,15 @@ def _max_steps(config: Config) -> Stated[int] | None:
     return None if each is None or epochs is None else Stated(each.value * epochs.value, each.key, each.where)
 
 
-def _packed(config: Config, name: str) -> Stated[bool] | None:
+def _packed(config: Config) -> Stated[bool] | None:
     found = [
         Stated(section["packed"] is True, ".".join(map(str, (*path, "packed"))), config.where(*path, "packed"))
-        for path, section in config.sections(name)
+        for path, section in config.sections("dataset")
         if isinstance(section.get("packed"), bool)
     ]
     if found:
         return next((each for each in found if each.value), found[0])
-    return config.default(f"{name}.packed", False) if config.has(name) else None
+    return config.default("dataset.packed", False) if config.has("dataset") else None
 
 
 def _dtype(config: Config) -> Stated[Dtype] | None:
@@ -249,10 +241,3 @@ def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence]
         return None
     found = config.stated(key)
     return config.default(key, otherwise) if found is None else Stated("steps", key, found.where)
-
-
-def _services(config: Config) -> Stated[tuple[str, ...]] | None:
-    name = config.last("metric_logger")
-    service = _SERVICES.get(name)
-    where = config.where("metric_logger", COMPONENT)
-    return Stated((service,) if service else (), "metric_logger", where) if name else None

@@ -8,71 +8,42 @@ from touchline.backends.argument_tables import argument_table
 from touchline.backends.imports import (
     ALL_ROWS,
     ATTENTION,
+    HF_AUTOMATIC,
     HF_KEYS,
-    HF_NOTES,
     HF_OPTIMIZER_WORDS,
     HF_SAME,
     HF_SCHEDULES,
     DataColumns,
     ImportTable,
-    Note,
-    Reason,
-    Refusal,
 )
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
-_REWARDED = frozenset(
+_OTHERS = frozenset(
     {
         *("num_generations", "reward_funcs", "reward_weights", "reward_model_path", "scale_rewards", "num_iterations"),
-        *("num_ppo_epochs", "kl_coef", "vf_coef", "cliprange", "total_episodes", "response_length", "rloo_k"),
-        *("epsilon_high", "steps_per_generation", "missing_eos_penalty"),
+        *("num_ppo_epochs", "kl_coef", "vf_coef", "cliprange", "total_episodes", "response_length", "rloo_k", "beta"),
+        *("epsilon_high", "steps_per_generation", "missing_eos_penalty", "teacher_model_name_or_path", "lmbda"),
+        *("seq_kd", "center_rewards_coefficient", "step_separator", "max_prompt_length", "max_completion_length"),
+        *("precompute_ref_log_probs", "reference_free", "rpo_alpha", "ref_model_sync_steps", "ref_model_mixup_alpha"),
+        *("sync_ref_model", "f_divergence_type", "desirable_weight", "undesirable_weight", "cpo_alpha", "simpo_gamma"),
+        *("label_pad_token_id", "use_weighting", "loss_weights"),
     }
 )
-_PREFERRED = frozenset(
-    {
-        *(
-            "beta",
-            "max_prompt_length",
-            "max_completion_length",
-            "precompute_ref_log_probs",
-            "reference_free",
-            "rpo_alpha",
-        ),
-        *("ref_model_sync_steps", "ref_model_mixup_alpha", "sync_ref_model", "f_divergence_type", "desirable_weight"),
-        *("undesirable_weight", "cpo_alpha", "simpo_gamma", "label_pad_token_id", "use_weighting", "loss_weights"),
-    }
-)
-_OTHERS: tuple[tuple[frozenset[str], str], ...] = (
-    (_REWARDED, "reinforcement learning with rewards (GRPO, PPO, RLOO)"),
-    (frozenset({"teacher_model_name_or_path", "lmbda", "seq_kd"}), "distillation from a teacher model"),
-    (frozenset({"center_rewards_coefficient", "step_separator"}), "a reward model"),
-    (_PREFERRED, "on preference pairs (DPO, KTO, ORPO)"),
-)
-"""Arguments that SFTConfig does not have, with what their classes train (trl 1.16)."""
+"""Arguments that SFTConfig does not have: of preferences, rewards and teachers (trl 1.16)."""
 _ONE_CHAT_COLUMN = ["messages"]
-_LOSS = Note(
-    Reason.CHANGED,
-    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone",
+_LOSS = (
+    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone"
 )
 
 
-def _refuses(document: ForeignDocument) -> Refusal | None:
-    """Return the first argument that only another class than SFTConfig has."""
-    for keys, what in _OTHERS:
-        for key in document.data:
-            if key in keys and document.data[key] is not None:
-                return Refusal(key, what)
-    return None
-
-
-def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, Note]]:
+def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield TRL's defaults that mean another training here."""
     data = document.data
     if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
-        yield _NESTED, False, Note(Reason.CHANGED, "the scales of 4-bit blocks are themselves quantized here")
+        yield _NESTED, False, "the scales of 4-bit blocks are themselves quantized here"
     if stated.validation_fraction is None and not any(source.role == "validation" for source in stated.sources):
         yield "dataset_train_split", data.get("dataset_train_split"), ALL_ROWS
 
@@ -119,23 +90,10 @@ IMPORTS = ImportTable(
         "dtype": ("auto", "bfloat16"),
         "torch_dtype": ("auto", "bfloat16"),
     },
-    notes={
-        **HF_NOTES,
-        **dict.fromkeys(
-            ("dataset_text_field", "dataset_kwargs*", "dataset_config", "dataset_mix*", "datasets*"),
-            Note(Reason.NO_COUNTERPART, "a dataset is one file of rows with named columns"),
-        ),
-        "dataset_test_split": Note(Reason.AUTOMATIC, "the file's column `split` names the rows that validate and test"),
-        "model_revision": Note(Reason.AUTOMATIC, "the model folder is hashed, so another revision is another model"),
-        "do_eval": Note(Reason.AUTOMATIC, "validation is at each epoch's end"),
-        **dict.fromkeys(
-            (
-                *("log_level*", "log_on_each_node", "project", "trackio_*", "remove_unused_columns", "local_rank"),
-                *("skip_memory_metrics", "dataloader_*", "eval_do_concat_batches", "eval_delay", "length_column_name"),
-            ),
-            Note(Reason.AUTOMATIC, "it changes no number of a training"),
-        ),
-    },
+    automatic=(
+        *(*HF_AUTOMATIC, "dataset_test_split", "log_*", "project", "trackio_*", "remove_unused_columns", "local_rank"),
+        *("skip_memory_metrics", "dataloader_*", "eval_do_concat_batches", "eval_delay", "length_column_name"),
+    ),
     unset={
         "train.method": "full",
         "train.warmup_fraction": 0.0,
@@ -150,9 +108,11 @@ IMPORTS = ImportTable(
         "train.lora.target_modules": ["q_proj", "v_proj"],
     },
     bfloat16_weights=frozenset({"dtype", "torch_dtype"}),
-    refuses=_refuses,
+    refuses=lambda document: next(
+        (key for key in document.data if key in _OTHERS and document.data[key] is not None), None
+    ),
     differs=_differs,
-    knows=lambda key: key.partition(".")[0] in argument_table("trl").arguments,
+    knows=lambda key: key.startswith("dataset_mix") or key.partition(".")[0] in argument_table("trl").arguments,
     columns=_columns,
 )
 """What `touchline import` needs to know about these files. Unset values are those of trl.SFTConfig and ModelConfig."""

@@ -71,10 +71,9 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     if found["dtype"] is None and loaded is not None and loaded.value in ("bfloat16", "float16", "float32"):
         found["dtype"] = loaded
     found["quantization_bits"] = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
-    found["method"] = _method(settings, adapter, found["quantization_bits"] is not None)
+    found["method"] = _method(settings, adapter, settings.on("load_in_4bit"))
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
-    packed = found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
-    found["eval_packed"] = settings.flag("eval_packing") or (packed if packed is not None and packed.value else None)
+    found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
     found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
     held = settings.document.stated("dataset_mixture", "test_split_size")
     if held is not None and isinstance(held.value, int | float) and not isinstance(held.value, bool):

@@ -60,14 +60,12 @@ TRAINER_KEYS: Keys = {
     "compiled": ("flag", "torch_compile", None),
     "data_workers": ("whole", "dataloader_num_workers", 0),
     "output_dir": ("text", "output_dir", None),
-    "overwrites_output": ("flag", "overwrite_output_dir", None),
     "resume": ("text", "resume_from_checkpoint", None),
     "save_steps": ("number", "save_steps", 500.0),
     "save_limit": ("whole", "save_total_limit", None),
     "save_only_model": ("flag", "save_only_model", False),
     "load_best": ("flag", "load_best_model_at_end", False),
     "logging_steps": ("number", "logging_steps", 500.0),
-    "report_to": ("words", "report_to", None),
     "trust_remote_code": ("flag", "trust_remote_code", None),
 }
 """The Trainer's keys and defaults."""

@@ -18,8 +18,9 @@ _SMALL_BYTES = 1 << 12
 _ONE, _TRAIN = DATASET_KEYS
 _VALIDATION = "data.validation"
 _SHARE = "data.train_fraction"
-_NO_SHARE = "all rows of the file train: others have separate files"
-ALL_TRAIN = frozenset({ALL_ROWS.why, _NO_SHARE})
+_OTHERS = "others have separate files"
+_NO_SHARE = f"all rows of the file train: {_OTHERS}"
+ALL_TRAIN = frozenset({ALL_ROWS, _NO_SHARE})
 """Reasons of values that are no other training here: all rows train."""
 
 
@@ -34,8 +35,8 @@ def with_rows(
         folder: folder of the new experiment, which files are relative to.
     """
     if any(_has_splits(each, folder) for each in trainings):
-        left = [each for each in left if each.why != ALL_ROWS.why]
-    elif all(any(each.why == ALL_ROWS.why for each in training.left) for training in trainings):
+        left = [each for each in left if each.why != ALL_ROWS]
+    elif all(any(each.why == ALL_ROWS for each in training.left) for training in trainings):
         trainings = [_on_all_rows(each) for each in trainings]
     shares = {(share.source, share.where) for each in trainings if (share := each.settings.get(_SHARE))}
     found, notes = with_files(trainings, folder)
@@ -45,46 +46,37 @@ def with_rows(
 
 
 def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[list[ImportedTraining], list[str]]:
-    """Return trainings whose data files are one design, and notes.
-
-    Args:
-        trainings: the trainings of a source.
-        folder: folder of the new experiment, which files are relative to.
-    """
-    found, emptied = _without_empty_validation(trainings, folder)
-    found, notes = _in_one_form(found)
-    return found, [*emptied, *notes]
-
-
-def _in_one_form(trainings: Sequence[ImportedTraining]) -> tuple[list[ImportedTraining], list[str]]:
     """Return trainings that all name a file of training rows if one of them does, so that they are one design; and
     notes.
 
     A training without a validation file trains on all rows of its file, as with its own trainer. Trainings on one file
     are validated on one file, which changes no weights.
+
+    Args:
+        trainings: the trainings of a source.
+        folder: folder of the new experiment, which files are relative to.
     """
-    if not any(_TRAIN in training.settings for training in trainings):
-        return list(trainings), []
     found: list[ImportedTraining] = []
     notes: list[str] = []
     known: dict[str, Carried] = {}
+    separate = any(_TRAIN in training.settings for training in trainings)
     for each in trainings:
-        settings = dict(_on_all_rows(each).settings)
-        if (share := settings.pop("data.train_fraction", None)) is not None:
-            notes.append(
-                f"{each.name}: trains on all rows, not on a share of {share.value}: others have separate files"
-            )
+        settings = dict((_on_all_rows(each) if separate else each).settings)
+        share, held = settings.get(_SHARE), settings.get(_VALIDATION)
+        if held is not None and _has_no_rows(folder, str(held.value)):
+            notes.append(f"{each.name}: {held.value} has no rows, so nothing is validated")
+            del settings[_VALIDATION]
+        if separate and share is not None:
+            notes.append(f"{each.name}: trains on all rows, not on a share of {share.value}: {_OTHERS}")
+            del settings[_SHARE]
         if _TRAIN in settings and _VALIDATION in settings:
             known.setdefault(str(settings[_TRAIN].value), settings[_VALIDATION])
         found.append(replace(each, settings=settings))
     for place, each in enumerate(found):
-        file = str(each.settings[_TRAIN].value) if _TRAIN in each.settings else ""
-        own, other = each.settings.get(_VALIDATION), known.get(file)
+        other = known.get(str(each.settings[_TRAIN].value)) if _TRAIN in each.settings else None
+        own = each.settings.get(_VALIDATION)
         if other is not None and (own is None or own.value != other.value):
-            named = "none" if own is None else f"{own.value}"
-            notes.append(
-                f"{each.name}: validated on {other.value}, as another training on {file}; its config has {named}"
-            )
+            notes.append(f"{each.name}: validated on {other.value}, as another training on its file")
             found[place] = replace(each, settings={**each.settings, _VALIDATION: other})
     return found, notes
 
@@ -103,21 +95,6 @@ def stages_without_rows(trainings: Sequence[ImportedTraining], folder: Path) -> 
     """
     files = {each.name: carried for each in trainings for key in DATASET_KEYS if (carried := each.settings.get(key))}
     return {name: str(found.value) for name, found in files.items() if _has_no_rows(folder, str(found.value))}
-
-
-def _without_empty_validation(
-    trainings: Sequence[ImportedTraining], folder: Path
-) -> tuple[list[ImportedTraining], list[str]]:
-    """Return the trainings without validation files that have no rows, and a note for each."""
-    kept: list[ImportedTraining] = []
-    notes: list[str] = []
-    for each in trainings:
-        found, settings = each.settings.get(_VALIDATION), each.settings
-        if found is not None and _has_no_rows(folder, str(found.value)):
-            notes.append(f"{each.name}: {found.value} has no rows, so nothing is validated")
-            settings = {key: value for key, value in settings.items() if key != _VALIDATION}
-        kept.append(replace(each, settings=settings))
-    return kept, notes
 
 
 def _has_no_rows(folder: Path, name: str) -> bool:

@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.backends.import_carrier import STAND_IN, nested
-from touchline.backends.imports import MODEL, SEED, ImportedTraining
+from touchline.backends.imports import MODEL, SEED, ImportedTraining, nested
 from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.overlay import setting
 from touchline.experiment.validate import adapter, dotted_keys
+from touchline.run.imports.carrier import STAND_IN
 
 T = TypeVar("T")
 _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"
@@ -53,49 +53,26 @@ def design_of(trainings: Sequence[ImportedTraining]) -> tuple[dict[str, object],
             notes.append(f"the source has no run with {_text({**cell, SEED: seed})}; experiment.yaml has one")
         else:
             data.setdefault("exclude", []).append(entry)  # type: ignore[attr-defined]
-    notes += _twins(trainings, rows)
-    return data, notes
+    names: dict[str, list[str]] = {}
+    for training, row in zip(trainings, rows, strict=True):
+        names.setdefault(_text(row), []).append(training.name)
+    why = "give the same run: they differ only in what is not carried over"
+    return data, [*notes, *(f"{', '.join(same)} {why}" for same in names.values() if len(same) > 1)]
 
 
 def _crossed(cells: Sequence[Mapping[str, object]], axes: Sequence[str]) -> dict[str, object]:
-    """Return `models` and `factors` of settings that are crossed, and `pairs` of those that vary together."""
-    groups: dict[str, list[str]] = {}
-    for key in axes:
-        # Settings vary together if they change at the same trainings.
-        levels = _distinct(_text(cell[key]) for cell in cells)
-        groups.setdefault(_text([levels.index(_text(cell[key])) for cell in cells]), []).append(key)
-    levels_of = [_distinct({key: cell[key] for key in keys} for cell in cells) for keys in groups.values()]
-    together = [keys for keys in groups.values() if len(keys) > 1]
-    if len(together) > 1 or math.prod(map(len, levels_of)) != len(cells):
-        return {"pairs": list(cells)} if axes else {}
-    found: dict[str, object] = {}
-    factors: dict[str, object] = {}
-    for keys, entries in zip(groups.values(), levels_of, strict=True):
-        if len(keys) > 1:
-            found["pairs"] = entries
-        elif keys == [MODEL]:
-            found[MODEL] = [entry[MODEL] for entry in entries]
-        else:
-            factors[keys[0]] = [entry[keys[0]] for entry in entries]
-    return found | ({"factors": factors} if factors else {})
+    """Return `models` and `factors` of settings that are crossed, else `pairs` of all of them."""
+    levels = {key: _distinct(cell[key] for cell in cells) for key in axes}
+    if math.prod(map(len, levels.values())) != len(cells):
+        return {"pairs": list(cells)}
+    found: dict[str, object] = {MODEL: levels.pop(MODEL)} if MODEL in levels else {}
+    return found | ({"factors": levels} if levels else {})
 
 
 def _has_default_alpha(row: Mapping[str, object]) -> bool:
     """Return True if a training's alpha is what touchline takes for its rank."""
     rank, alpha = row.get(_RANK), row.get(_ALPHA)
     return isinstance(rank, int) and alpha == LORA_ALPHA_PER_RANK * rank
-
-
-def _twins(trainings: Sequence[ImportedTraining], rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return a note for trainings that give the same run."""
-    names: dict[str, list[str]] = {}
-    for training, row in zip(trainings, rows, strict=True):
-        names.setdefault(_text(row), []).append(training.name)
-    return [
-        f"{', '.join(same)} give the same run: they differ only in what is not carried over"
-        for same in names.values()
-        if len(same) > 1
-    ]
 
 
 def _order(key: str) -> int:

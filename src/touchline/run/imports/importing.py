@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.import_carrier import left_over
-from touchline.backends.import_training import carry_training
 from touchline.backends.imports import ImportedTraining, NotCarried, Reason
 from touchline.backends.registry import backend_names, experiment_of_stages
 from touchline.core.errors import InputError, PolicyError
@@ -20,13 +18,14 @@ from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
 from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
+from touchline.run.imports.carrier import left_over
 from touchline.run.imports.data_files import ALL_TRAIN, stages_without_rows, with_files, with_rows
 from touchline.run.imports.design import design_of
-from touchline.run.imports.hydra import read_multirun
 from touchline.run.imports.places import LocalPlaces
-from touchline.run.imports.sources import Source, SourceKind, find_source
+from touchline.run.imports.sources import Source, find_source
 from touchline.run.imports.summary import read_summary
 from touchline.run.imports.trainer_choice import choose_trainer
+from touchline.run.imports.training import carry_training
 from touchline.run.interview.interview import plain_name
 
 _PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
@@ -38,14 +37,13 @@ _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
 _HEADINGS: Mapping[Reason, str] = {
-    Reason.UNKNOWN: "unknown to the source's own tool",
-    Reason.REFUSED: "not taken by experiment.yaml",
-    Reason.CHANGED: "carried over with another value or meaning",
-    Reason.NO_COUNTERPART: "without a counterpart",
-    Reason.AUTOMATIC: "decided by touchline, or by another command",
-    Reason.OFF: "empty or switched off",
-    Reason.SAME: "Of other keys, what touchline does too",
+    Reason.UNKNOWN: "Not as in the source, unknown to the source's own tool:",
+    Reason.CHANGED: "Not as in the source, carried over with another value or meaning:",
+    Reason.NOT_TAKEN: "Not as in the source, not taken by experiment.yaml:",
+    Reason.AUTOMATIC: "Decided by touchline, or switched off:",
+    Reason.SAME: "Of other keys, what touchline does too:",
 }
+_QUIET = (Reason.AUTOMATIC, Reason.SAME)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +70,6 @@ class ImportReport:
     """Version of this form."""
     path: str
     """The experiment.yaml that was written."""
-    kind: SourceKind
-    """Kind of the source."""
     title: str
     """Kind of its files in words."""
     trainings: tuple[str, ...]
@@ -86,13 +82,16 @@ class ImportReport:
     """What the user should check."""
 
 
-def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None = None) -> ImportReport:
+def import_source(
+    paths: Sequence[Path], out: Path | None, *, model: str | None = None, name: str | None = None
+) -> ImportReport:
     """Write the experiment.yaml of another tool's experiment; nothing else is written or replaced.
 
     Args:
         paths: files of one experiment, or its folder.
         out: the file to write; None for `experiment.yaml` here.
         model: name under models_dir, or a folder; None for that of the source.
+        name: name of the experiment; None for that of the source.
 
     Raises:
         InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
@@ -102,78 +101,48 @@ def import_source(paths: Sequence[Path], out: Path | None, *, model: str | None 
     refuse_existing(target)
     source = find_source(paths)
     folder = target.parent
+    notes = [*source.notes, *(f"{path}: not read, of no kind that can be imported" for path in source.skipped)]
     data: dict[str, object] = {"name": experiment_name(source.path.absolute())}
-    trainings, left, notes = _trainings(source, folder, data)
-    if source.kind is SourceKind.STAGES:
-        return _write_stages(trainings, left, notes, target, source, name=str(data["name"]), model=model)
-    choice = choose_trainer(trainings)
-    trainings, left = list(choice.trainings), [*left, *choice.left]
-    trainings, left, of_files = with_rows(trainings, left, folder)
-    design, differences = design_of(trainings)
-    data = {**data, **design}
+    if source.document is not None:
+        places = LocalPlaces(Path(source.document.path).parent, folder)
+        summary = read_summary(source.document, places)
+        data |= summary.data
+        trainings = list(summary.trainings)
+        left = [*summary.left, *(each for training in trainings for each in training.left)]
+        notes += places.notes
+    else:
+        trainings, left = _carry_configs(source, folder, notes)
+    trainings = choose_trainer(trainings, left, notes, stages=source.has_stages)
+    if source.has_stages:
+        trainings, design, of_design = _stages(source, trainings, folder)
+    else:
+        trainings, left, of_files = with_rows(trainings, left, folder)
+        design, differences = design_of(trainings)
+        of_design = [*of_files, *differences, *_lost_factors(source.document is not None, left, len(trainings))]
+    data |= design
     if model is not None:
         data["models"] = [model]
-    data["name"] = experiment_name(Path(str(data["name"])))
-    notes = [*notes, *of_files, *choice.notes, *differences, *_lost_factors(source.kind, left, len(trainings))]
-    return _write(data, trainings, left, notes, target, source)
+    data["name"] = name or experiment_name(Path(str(data["name"])))
+    return _write(data, trainings, left, [*notes, *of_design], target, source)
 
 
-def import_stages(configs: Sequence[Path], target: Path, *, model: str | None, name: str | None) -> ImportReport:
-    """Write the experiment.yaml of stage configs whose relative paths are relative to the working directory.
-
-    Args:
-        configs: stage configs of a project, one per training; each gives a stage named after its file.
-        target: the file to write.
-        model: name under models_dir, or a folder; None for the name in the configs.
-        name: name of the experiment; that of the target's folder if None.
-
-    Raises:
-        InputError: a file is no stage config, has an error, or they are no one experiment; with every reason.
-        PolicyError: the file to write exists.
-    """
-    refuse_existing(target)
-    source = find_source(configs)
-    if source.kind is not SourceKind.STAGES:
-        raise InputError(
-            f"{str(source.path)!r} is a {source.title}",
-            expected="stage configs",
-            hint=f"touchline import {shlex.quote(str(source.path))}",
-        )
-    trainings, left, notes = carry_configs(source, target.parent, [], Path.cwd())
-    name = name or experiment_name(target.parent.absolute())
-    return _write_stages(trainings, left, notes, target, source, name=name, model=model)
-
-
-def _write_stages(
-    trainings: Sequence[ImportedTraining],
-    left: Sequence[NotCarried],
-    notes: Sequence[str],
-    target: Path,
-    source: Source,
-    *,
-    name: str,
-    model: str | None,
-) -> ImportReport:
-    """Write the experiment.yaml of stage configs.
+def _stages(
+    source: Source, trainings: Sequence[ImportedTraining], folder: Path
+) -> tuple[list[ImportedTraining], dict[str, object], list[str]]:
+    """Return the stages with rows, their experiment, and notes.
 
     Raises:
         InputError: the configs are not one experiment.
     """
     convert = experiment_of_stages(source.configs[0].format.name)
     assert convert is not None, "its configs were taken"
-    choice = choose_trainer(trainings, stages=True)
-    trainings, left, notes = choice.trainings, [*left, *choice.left], [*notes, *choice.notes]
-    empty = stages_without_rows(trainings, target.parent)
+    empty = stages_without_rows(trainings, folder)
     if len(empty) == len(trainings):
         raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="a file with rows for one of them")
-    trainings, emptied = with_files(trainings, target.parent)
-    data = {"name": name, **convert({each.name: each for each in trainings}, empty)}
-    trainings = [each for each in trainings if each.name not in empty]
-    emptied += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
-    notes = [*notes, *emptied]
-    if model is not None:
-        data["models"] = [model]
-    return _write(data, trainings, left, notes, target, source)
+    found, notes = with_files(trainings, folder)
+    data = convert({each.name: each for each in found}, list(empty))
+    notes += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
+    return [each for each in found if each.name not in empty], data, notes
 
 
 def refuse_existing(target: Path) -> None:
@@ -194,47 +163,23 @@ def refuse_existing(target: Path) -> None:
 
 def experiment_name(path: Path) -> str:
     """Return the name of an experiment after a file or folder."""
-    generic = ("experiment", "experiment_summary", "config", "configs", "multirun")
+    generic = ("experiment", "experiment_summary", "config", "configs")
     stem = path.stem if path.suffix.lower() in (".yaml", ".yml", ".json") else path.name
     text = path.parent.name if stem in generic and path.parent.name else stem
     return plain_name(text)
 
 
-def _trainings(
-    source: Source, folder: Path, data: dict[str, object]
-) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
-    """Return trainings, values that are left, and notes; add to the experiment's data what all trainings share."""
-    notes = [*source.notes, *(f"{path}: not read, of no kind that can be imported" for path in source.skipped)]
-    if source.kind is SourceKind.HYDRA:
-        multirun = read_multirun(source.path, folder)
-        return list(multirun.trainings), list(multirun.left), [*notes, *multirun.notes]
-    if source.document is not None:
-        places = LocalPlaces(Path(source.document.path).parent, folder)
-        summary = read_summary(source.document, places)
-        data |= summary.data
-        left = [*summary.left, *(each for training in summary.trainings for each in training.left)]
-        return list(summary.trainings), left, [*notes, *places.notes, *summary.notes]
-    return carry_configs(source, folder, notes)
-
-
-def carry_configs(
-    source: Source, folder: Path, notes: list[str], base: Path | None = None
-) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
-    """Return the trainings of configs.
-
-    Args:
-        source: the configs.
-        folder: folder of the new experiment.
-        notes: notes so far.
-        base: folder that relative paths are relative to; None for each config's own.
-    """
+def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list[ImportedTraining], list[NotCarried]]:
+    """Return the trainings of configs, and what is left; add to the notes."""
     trainings: list[ImportedTraining] = []
     left: list[NotCarried] = []
     stems = [config.path.stem for config in source.configs]
     for config in source.configs:
-        places = LocalPlaces(config.path.parent if base is None else base, folder, config.format.name)
+        # A project starts the trainings of its stages in one folder.
+        base = Path.cwd() if source.has_stages else config.path.parent
+        places = LocalPlaces(base, folder, config.format.name)
         name = config.path.stem
-        if source.kind is SourceKind.CONFIGS and stems.count(name) > 1:
+        if stems.count(name) > 1:
             name = f"{config.path.parent.name}/{name}"
         training = carry_training(name, config.document, config.reading, config.table, places)
         if training.backend not in backend_names():
@@ -243,17 +188,17 @@ def carry_configs(
         left += training.left
         left += left_over(config.document, config.reading, config.table, training.seen)
         notes += [note for note in places.notes if note not in notes]
-    return trainings, left, notes
+    return trainings, left
 
 
-def _lost_factors(kind: SourceKind, left: Iterable[NotCarried], trainings: int) -> list[str]:
+def _lost_factors(of_summary: bool, left: Iterable[NotCarried], trainings: int) -> list[str]:
     """Return a note on keys that differ between trainings and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
-        if each.reason in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME) or each.why in ALL_TRAIN:
+        if each.reason in _QUIET or each.why in ALL_TRAIN:
             continue
         own = _PARAMETER.fullmatch(each.key)
-        if kind is SourceKind.CRUIJFF_KIT and own is None:
+        if of_summary and own is None:
             continue
         key, training = (each.key, each.where[0].path) if own is None else (own[2], own[1])
         values.setdefault(key, {}).setdefault(training, []).append(_json(each.value))
@@ -295,12 +240,11 @@ def _write(
         InputError: experiment.yaml does not take what was written.
     """
     data = {"question": "", "task": "exact_match", **data}
-    _add_missing(data, notes := list(notes))
+    _add_missing(data, trainings, notes := list(notes))
     data = {key: data[key] for key in (*_ORDER, *(key for key in data if key not in _ORDER)) if key in data}
     carried = tuple(_carried(trainings))
     report = ImportReport(
         path=str(target),
-        kind=source.kind,
         title=source.title,
         trainings=tuple(each.name for each in trainings),
         carried=carried,
@@ -313,39 +257,28 @@ def _write(
     return report
 
 
-def _add_missing(data: dict[str, object], notes: list[str]) -> None:
+def _add_missing(data: dict[str, object], trainings: Sequence[ImportedTraining], notes: list[str]) -> None:
     """Write a place for what an experiment needs and the source does not have."""
-    inner = data.setdefault("data", {})
-    assert isinstance(inner, dict)
-    varies = [*_keys(data.get("factors")), *(key for pair in _list(data.get("pairs")) for key in _keys(pair))]
-    pairs = [_mapping(pair) for pair in _list(data.get("pairs"))]
-    levels = [*_list(_mapping(data.get("factors")).get("data.train")), *(pair.get("data.train") for pair in pairs)]
-    if first := next((each for each in (inner.get("train"), *levels) if each), None):
-        data["data"] = {"train": first, **{key: value for key, value in inner.items() if key != "train"}}
+    found = data.get("data")
+    inner: dict[str, object] = found if isinstance(found, dict) else {}
+    named: dict[str, object] = {
+        key: each.value for training in reversed(trainings) for key, each in training.settings.items()
+    }
+    first = {key: inner.pop(key) for key in ("train", "path") if inner.get(key)}
+    if "data.train" in named:
+        data["data"] = {"train": named["data.train"], **first, **inner}
         # No config of a training names test rows.
         data["evaluate"] = {"epochs": []}
         notes.append(_UNSCORED)
-    elif not inner.get("path"):
-        data["data"] = {"path": "data.jsonl", **{key: value for key, value in inner.items() if key != "path"}}
-        if "data.path" not in varies:
+    else:
+        data["data"] = {"path": named.get("data.path", "data.jsonl"), **first, **inner}
+        if "data.path" not in named:
             notes.append("the source names no dataset: set data.path")
-    if "models" in data and not any(_list(data["models"])):
+    if data.get("models") in ([], [""]):
         del data["models"]
-    if "models" not in data and "models" not in varies:
+    if "models" not in data and "models" not in named:
         data["models"] = ["MODEL"]
         notes.append("the source names no model: set models")
-
-
-def _mapping(value: object) -> dict[str, object]:
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _keys(value: object) -> list[str]:
-    return [str(key) for key in value] if isinstance(value, dict) else []
-
-
-def _list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else []
 
 
 def _carried(trainings: Sequence[ImportedTraining]) -> Iterator[CarriedSetting]:
@@ -402,19 +335,18 @@ def headed_lines(left: Sequence[NotCarried]) -> Iterator[tuple[str, list[str]]]:
     for reason, heading in _HEADINGS.items():
         own = [line_of(each) for each in left if each.reason is reason]
         if own:
-            yield f"Not as in the source, {heading}:" if reason is not Reason.SAME else f"{heading}:", own
+            yield heading, own
 
 
 def line_of(left: NotCarried) -> str:
-    """Return a value that was not carried over as one line: key, value, places, reason and what to do."""
+    """Return a value that was not carried over as one line."""
     value = shorten(one_line(json.dumps(left.value, ensure_ascii=False, default=str)), _SHOWN)
     places = ", ".join(map(str, left.where[:_FILES_SHOWN]))
     more = f" and {len(left.where) - _FILES_SHOWN} more" if len(left.where) > _FILES_SHOWN else ""
-    instead = f"; {left.instead}" if left.instead else ""
-    return one_line(f"{shorten(left.key, _SHOWN)}: {value} ({places}{more}): {left.why}{instead}")
+    return one_line(f"{shorten(left.key, _SHOWN)}: {value} ({places}{more}): {left.why}")
 
 
 def stage_notes(report: ImportReport) -> tuple[str, ...]:
     """Return the stages, and what the user should check of them."""
-    grave = [each for each in report.not_carried if each.reason not in (Reason.AUTOMATIC, Reason.OFF, Reason.SAME)]
+    grave = [each for each in report.not_carried if each.reason not in _QUIET]
     return (f"stages: {', '.join(report.trainings)}", *report.notes, *map(line_of, grave))

@@ -41,6 +41,13 @@ class LocalPlaces:
             self.notes.append(f"{name}: found in the working directory, not beside the source")
         return os.path.relpath(here.absolute(), self._target.absolute())
 
+    def beside(self, name: str, file: str) -> str:
+        """Return a path relative to the folder of a file. Absolute ones stay."""
+        path, other = self.file(name), self.file(file)
+        if Path(path).is_absolute() or Path(other).is_absolute():
+            return path
+        return os.path.relpath(self._target.absolute() / path, (self._target.absolute() / other).parent)
+
     def model(self, name: str) -> str:
         """Return the path of a model folder that is here, or the last part of the name: a folder under models_dir."""
         for folder in (self._source / name, Path.cwd() / name):

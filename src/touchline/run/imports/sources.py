@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.import_carrier import path_of
-from touchline.backends.imports import ImportTable, Refusal
+from touchline.backends.imports import ImportTable
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
@@ -18,27 +16,18 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
+from touchline.run.imports.carrier import path_of
 
 SUMMARY = "experiment_summary.yaml"
-MULTIRUN = "multirun.yaml"
 _RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"
 _ENDINGS = (".yaml", ".yml", ".json")
 _SCRIPTS = (".py", ".sh", ".bash", ".slurm", ".sbatch", ".ipynb")
+_SCRIPT_HINT = (
+    "write its arguments to a file and import that: in Python, once `args` is built, "
+    "open('args.json', 'w').write(args.to_json_string()); a recipe is named as train.recipe"
+)
 _FILES_LIMIT = 1000
 """Most configs of one folder."""
-
-
-class SourceKind(StrEnum):
-    """Kind of the files of an import."""
-
-    CRUIJFF_KIT = "cruijff_kit"
-    """An `experiment_summary.yaml` of cruijff_kit."""
-    STAGES = "stages"
-    """Stage configs of a QLoRA project."""
-    CONFIGS = "configs"
-    """Configs of one trainer; several are a sweep."""
-    HYDRA = "hydra"
-    """The folder of a Hydra multirun."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +50,6 @@ class Config:
 class Source:
     """Files of an import."""
 
-    kind: SourceKind
-    """Their kind."""
     title: str
     """Their kind in words."""
     path: Path
@@ -76,11 +63,16 @@ class Source:
     notes: tuple[str, ...] = ()
     """What the user should know about which files are read."""
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether the configs are stages of one chain, not trainings of a sweep."""
+        return bool(self.configs) and self.configs[0].table.has_stages
+
 
 def expected_sources() -> str:
     """Return the kinds of sources in words."""
     titles = [each.title for each in _formats()]
-    return f"{SUMMARY}, the folder of a Hydra multirun, or configs of one kind: {', '.join(titles)}"
+    return f"{SUMMARY}, or configs of one kind: {', '.join(titles)}"
 
 
 def _formats() -> list[ConfigFormat]:
@@ -95,34 +87,27 @@ def find_source(paths: Sequence[Path]) -> Source:
     """
     findings: list[Finding] = []
     found: list[Source] = []
-    loose: list[Path] = []
+    configs: list[Config] = []
     skipped: list[Path] = []
     for path in paths:
         try:
-            if path.is_dir():
-                whole = list(_folders_kind(path))
-                found += whole
-                files = [] if whole else list(_config_files(path))
-                if not whole and not files:
-                    findings.append(source_fault(path, "has no YAML or JSON file in it"))
-                several = len(files) > 1
-                for file in files:
-                    (skipped if several and _is_other(file) else loose).append(file)
-            elif path.name == MULTIRUN and path.is_file():
-                found.append(_hydra(path.parent))
-            else:
-                loose.append(path)
+            read = _read_folder(path) if path.is_dir() else {path: _read(path)}
         except (OSError, ValueError) as error:
             findings.append(source_fault(path, f"cannot be read: {error}"))
-    configs: list[Config] = []
-    for file in loose:
-        read = _read(file)
-        if isinstance(read, Config):
-            configs.append(read)
-        elif isinstance(read, Source):
-            found.append(read)
-        else:
-            findings += read
+            continue
+        if not read:
+            findings.append(source_fault(path, "has no YAML or JSON file in it"))
+        for file, each in read.items():
+            if isinstance(each, Config):
+                configs.append(each)
+            elif isinstance(each, Source):
+                found.append(each)
+            elif each is not None:
+                findings += each
+            elif len(read) > 1:
+                skipped.append(file)
+            else:
+                findings.append(source_fault(file, "is of no kind that can be imported"))
     if findings:
         raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
     if configs:
@@ -162,10 +147,8 @@ def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple
     if twins:
         findings = [source_fault(each.path, f"is one of two configs named {each.path.stem}") for each in twins]
         raise InputError("a stage is named after its file", expected="files of different names", findings=findings)
-    stages = configs[0].table.has_stages
     path = paths[0] if len(paths) == 1 else configs[0].path.parent
     return Source(
-        kind=SourceKind.STAGES if stages else SourceKind.CONFIGS,
         title=format_.title,
         path=path,
         configs=tuple(configs),
@@ -173,46 +156,25 @@ def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple
     )
 
 
-def _folders_kind(folder: Path) -> Iterator[Source]:
-    """Yield the experiments that a folder holds by the names of its files."""
-    if (folder / MULTIRUN).is_file() or any(folder.glob("*/.hydra/config.yaml")):
-        yield _hydra(folder)
+def _read_folder(folder: Path) -> dict[Path, Config | Source | list[Finding] | None]:
+    """Return the summary of a folder, else its configs; those one level below if it has none itself."""
     if (folder / SUMMARY).is_file():
-        read = _read(folder / SUMMARY)
-        if isinstance(read, Source):
-            yield read
-        else:
-            findings = read if isinstance(read, list) else [source_fault(folder / SUMMARY, "is a trainer's config")]
-            raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
-
-
-def _hydra(folder: Path) -> Source:
-    return Source(kind=SourceKind.HYDRA, title="Hydra multirun", path=folder)
-
-
-def _config_files(folder: Path) -> Iterator[Path]:
-    """Yield the configs in a folder; those one level below if it has none itself, only data and other files."""
-    others: list[Path] = []
+        return {folder / SUMMARY: _read(folder / SUMMARY)}
+    found: dict[Path, Config | Source | list[Finding] | None] = {}
     for pattern in ("*", "*/*"):
         files = sorted(each for each in folder.glob(pattern) if each.suffix.lower() in _ENDINGS and each.is_file())
         if len(files) > _FILES_LIMIT:
             raise ValueError(f"more than {_FILES_LIMIT:,} files")
-        if files and not all(map(_is_other, files)):
-            yield from files
-            return
-        others = others or files
-    yield from others
-
-
-def _is_other(path: Path) -> bool:
-    """Return True if a file is a readable mapping of no kind: data, or another program's settings."""
-    if path.suffix.lower() == ".json":
-        return not isinstance(_read(path), Config)
-    try:
-        document = parse_foreign(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), "pyyaml")
-    except (TouchlineError, ForeignFileError, OSError):
-        return False
-    return not _is_summary(document.data) and not any(each.claims(document.data, path.name) for each in _formats())
+        read = {file: _read(file) for file in files}
+        # A JSON file beside configs is data or another program's settings, whatever is wrong with it.
+        read = {
+            file: None if file.suffix.lower() == ".json" and isinstance(each, list) else each
+            for file, each in read.items()
+        }
+        if any(each is not None for each in read.values()):
+            return read
+        found = found or read
+    return found
 
 
 def _is_summary(data: dict[str, object]) -> bool:
@@ -221,14 +183,14 @@ def _is_summary(data: dict[str, object]) -> bool:
     return isinstance(data.get("experiment"), dict) and sum(isinstance(data.get(key), dict) for key in groups) >= 3
 
 
-def _read(path: Path) -> Config | Source | list[Finding]:
-    """Return a file by its content, or its errors."""
+def _read(path: Path) -> Config | Source | list[Finding] | None:
+    """Return a file by its content, or its errors. None for a mapping of no kind."""
     try:
         text = read_text_bounded(path, SIZE_LIMIT_BYTES)
     except (TouchlineError, OSError, ValueError) as error:
         return [source_fault(path, f"cannot be read: {error}")]
     if path.suffix.lower() in _SCRIPTS or text.startswith("#!"):
-        return [_script(path)]
+        return [replace(source_fault(path, "is a script, and only files of settings are imported"), hint=_SCRIPT_HINT)]
     documents, faults = _documents(path, text)
     claimed: list[Config | Source] = []
     wrong: list[Finding] = []
@@ -256,32 +218,23 @@ def _read(path: Path) -> Config | Source | list[Finding]:
     summary = documents.get("pyyaml")
     if summary is not None and _is_summary(summary.data):
         title = "cruijff_kit experiment_summary.yaml"
-        claimed.append(Source(kind=SourceKind.CRUIJFF_KIT, title=title, path=path, document=summary))
+        claimed.append(Source(title=title, path=path, document=summary))
     if len(claimed) == 1:
         return claimed[0]
     if claimed:
         titles = [each.format.title if isinstance(each, Config) else each.title for each in claimed]
         return [source_fault(path, f"may be of {len(claimed)} kinds: {', '.join(titles)}")]
-    return wrong or faults[:1] or [source_fault(path, "is of no kind that can be imported")]
+    return wrong or faults[:1] or None
 
 
-def _script(path: Path) -> Finding:
-    """Return the error of a program, whose settings are known only when it runs."""
-    hint = (
-        "write its arguments to a file and import that: in Python, once `args` is built, "
-        "open('args.json', 'w').write(args.to_json_string()); of a command, --learning_rate 1e-4 is learning_rate: 1e-4"
-    )
-    if path.suffix.lower() == ".py":
-        hint += f"; a recipe stays as it is: import its config, and name it there, train.recipe: {path.name}"
-    return replace(source_fault(path, "is a script, and only files of settings are imported"), hint=hint)
-
-
-def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, refusal: Refusal) -> Finding:
+def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, key: str) -> Finding:
     """Return the error of a config that trains in another way than supervised."""
-    place = path_of(document, refusal.key)
+    place = path_of(document, key)
     value = document.get(*place)
-    shown = f"{refusal.key}: {value}" if isinstance(value, str | int | float) else refusal.key
-    message = f"trains {refusal.why} ({shown}), and touchline trains on answers alone ({format_.title})"
+    shown = f"{key}: {value}" if isinstance(value, str | int | float) else key
+    message = (
+        f"does not train on answers ({shown}), but on preferences, rewards, a teacher or plain text, or other weights"
+    )
     hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
     return replace(source_fault(path, message, document.where(*place)), hint=hint)
 

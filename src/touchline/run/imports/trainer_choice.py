@@ -6,17 +6,17 @@ What the chosen trainer does not take is listed instead of written, so that `tou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
-from touchline.backends.import_carrier import NOWHERE, nested
-from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason
+from touchline.backends.imports import Carried, ImportedTraining, NotCarried, Reason, nested
 from touchline.backends.registry import capabilities, get_backend
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Location, Severity
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.validate import build
+from touchline.run.imports.carrier import NOWHERE, not_carried
 
 _DEVICES, _PACKED, _BATCH = "compute.gpus_per_run", "train.packed", "train.global_batch_size"
 _SPEED_ONLY = frozenset(
@@ -47,28 +47,19 @@ _ANY_MODEL = ModelInfo(
 """Stand-in for a model that may not be here yet; what depends on it is refused by `check`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerChoice:
-    """Trainings with their trainer."""
-
-    trainings: tuple[ImportedTraining, ...]
-    """The trainings, with `train.backend`, and without what it does not take."""
-    left: tuple[NotCarried, ...]
-    """What it does not take, or takes in another way."""
-    notes: tuple[str, ...]
-    """What the user should check."""
-
-
-def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = False) -> TrainerChoice:
+def choose_trainer(
+    trainings: Sequence[ImportedTraining], left: list[NotCarried], notes: list[str], *, stages: bool = False
+) -> list[ImportedTraining]:
     """Return the trainings of one source with the trainer that takes most of their settings, its own first.
 
     Args:
         trainings: at least one, all of one trainer.
+        left: the values that are not carried over, with what it does not take.
+        notes: what the user should check.
         stages: whether they are stages of a chain.
     """
     able = {name: each for name, each in capabilities().items() if each.stages or not stages}
     own = trainings[0].backend if trainings[0].backend in able else None
-    left: list[NotCarried] = []
     trainings = _with_one_machine(trainings, left)
     names = tuple(dict.fromkeys((*([own] if own else []), DEFAULT_BACKEND, *able)))
 
@@ -80,22 +71,17 @@ def choose_trainer(trainings: Sequence[ImportedTraining], *, stages: bool = Fals
         )
 
     chosen = min(names, key=lambda name: (cost(name), names.index(name)))
-    notes = []
     if own is not None and chosen != own:
         reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
         notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
-    done = tuple(_taken(training, chosen, able, left) for training in trainings)
-    if own is not None:
-        stated = Carried(value=chosen, source="the trainer of the source", where=Location(path=trainings[0].name))
-        if chosen != own:
-            stated = replace(stated, source=f"{own} lacks some of these settings")
-        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
-    elif chosen != DEFAULT_BACKEND:
-        stated = Carried(value=chosen, source="the one with all these settings", where=Location(path=trainings[0].name))
-        done = tuple(replace(each, settings={**each.settings, "train.backend": stated}) for each in done)
+    done = [_taken(training, chosen, able, left) for training in trainings]
+    if own is not None or chosen != DEFAULT_BACKEND:
+        source = "the trainer of the source" if chosen == own else "the one with most of these settings"
+        stated = Carried(value=chosen, source=source, where=Location(path=trainings[0].name))
+        done = [replace(each, settings={**each.settings, "train.backend": stated}) for each in done]
     if not stages:
         notes += dict.fromkeys(note for each in done for note in _device_notes(each))
-    return TrainerChoice(trainings=done, left=tuple(left), notes=tuple(notes))
+    return done
 
 
 def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarried]) -> Sequence[ImportedTraining]:
@@ -104,7 +90,7 @@ def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarri
     if len({1 if count is None else count.value for count in counts}) < 2:
         return trainings
     why = "all runs of an experiment use as many GPUs; the batch written here counts those of each source"
-    left += [_listed(count, Reason.REFUSED, why, _DEVICES) for count in counts if count is not None]
+    left += [_listed(count, why) for count in counts if count is not None]
     return [
         replace(each, settings={key: value for key, value in each.settings.items() if key != _DEVICES})
         for each in trainings
@@ -153,22 +139,20 @@ def _taken(
         if problem is None:
             break
         gone = settings.pop(problem.subject)
-        why, instead = problem.message, problem.hint or ""
+        why = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
         if problem.subject == _PACKED:
             settings[_PACKED] = replace(gone, value=False)
-            instead = f"{_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
-        left.append(_listed(replace(gone, value={problem.subject: gone.value}), Reason.REFUSED, why, instead))
+            why += f"; {_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
+        left.append(_listed(replace(gone, value={problem.subject: gone.value}), why))
     packed = settings.get(_PACKED)
     if packed is not None and packed.value is True and training.backend is not None and name != training.backend:
         why = f"packed by {name}: a step has as many rows of as many tokens, with other examples in each"
-        left.append(_listed(packed, Reason.CHANGED, why))
+        left.append(_listed(packed, why, Reason.CHANGED))
     return replace(training, settings=settings)
 
 
-def _listed(carried: Carried, reason: Reason, why: str, instead: str = "") -> NotCarried:
-    return NotCarried(
-        key=carried.source, value=carried.value, where=(carried.where,), reason=reason, why=why, instead=instead
-    )
+def _listed(carried: Carried, why: str, reason: Reason = Reason.NOT_TAKEN) -> NotCarried:
+    return not_carried(carried.source, carried.value, carried.where, reason, why)
 
 
 def _device_notes(training: ImportedTraining) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from touchline.backends.formats import ConfigReading
-from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Note, Reason
+from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.core.errors import InputError
 from touchline.core.finding import Location
 from touchline.experiment.document import Key, YamlDocument, parse_value
@@ -23,7 +23,7 @@ from touchline.experiment.partial import Stated
 from touchline.experiment.validate import adapter
 
 _SECRET = re.compile(r"(?:^|[._])(?:token|secret|password|api_?key)$", re.IGNORECASE)
-_NO_VALUE: tuple[object, ...] = (None, "", [], {})
+_NOTHING: tuple[object, ...] = (None, "", [], {})
 STAND_IN = adapter(Experiment).validate_python({"name": "x", "models": ("x",), "data": DataConfig(path="x")})
 """Experiment with touchline's defaults."""
 NOWHERE = YamlDocument(path="", root=CommentedMap(), data={})
@@ -73,23 +73,6 @@ def dotted(path: Iterable[Key]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def nested(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return dotted keys as groups."""
-    found: dict[str, object] = {}
-    for key, value in settings.items():
-        *groups, last = key.split(".")
-        inner: dict[str, object] = found
-        for group in groups:
-            inner = inner.setdefault(group, {})  # type: ignore[assignment]
-        inner[last] = value
-    return found
-
-
-def find_note(notes: Mapping[str, Note], key: str) -> Note | None:
-    """Return the reason for a key: its own, or that of a pattern."""
-    return notes.get(key) or next((note for pattern, note in notes.items() if fnmatchcase(key, pattern)), None)
-
-
 class Carrier:
     """Collector of the settings of one training, and of the values that are left.
 
@@ -103,8 +86,6 @@ class Carrier:
         self.left: list[NotCarried] = []
         self.seen: set[str] = set()
         """Dotted keys that are carried over or left."""
-        self.parts: dict[str, str] = {}
-        """Keys carried by a setting that is named after another key."""
 
     def carry(self, key: str, stated: Stated[Any] | None, *value: object) -> bool:
         """Take a setting over, with another value if one is given. Return False if experiment.yaml refuses it."""
@@ -114,46 +95,45 @@ class Carrier:
         new = list(new) if isinstance(new, tuple) else new
         problem = setting_problem(key, new)
         if problem is not None:
-            self.leave(stated, Note(Reason.REFUSED, problem, f"set {key} in experiment.yaml"))
+            self.leave(stated, f"{key}: {problem}", Reason.NOT_TAKEN)
             return False
         self.settings[key] = Carried(value=new, source=stated.key, where=stated.where, is_default=stated.is_default)
         self.same(stated)
         return True
 
-    def same(self, stated: Stated[Any] | None, part_of: str | None = None) -> None:
+    def same(self, stated: Stated[Any] | None) -> None:
         """Take a value as done: touchline does that in any case, or a setting that another key is named for."""
         if stated is not None and not stated.is_default:
             self.seen.add(stated.key)
-            if part_of is not None:
-                self.parts[stated.key] = part_of
 
     def list_same(self) -> None:
         """List the keys that are done, and neither named for a setting nor listed."""
         named = {each.source for each in self.settings.values()} | {each.key for each in self.left}
         for key in sorted(self.seen - named):
-            path = path_of(self.document, key)
-            why = f"in {self.parts[key]}" if key in self.parts else "in any case"
-            note = Note(Reason.SAME, why)
-            self.left.append(not_carried(key, self.document.get(*path), self.document.where(*path), note))
+            self.list_key(key, "in any case, or by another setting", Reason.SAME)
 
-    def leave(self, stated: Stated[Any] | None, note: Note | None) -> None:
-        """List a value as not carried over. A trainer's default is listed only where it would matter."""
-        if stated is None or note is None:
-            return
-        if stated.is_default and note.reason not in (Reason.CHANGED, Reason.REFUSED):
+    def leave(self, stated: Stated[Any] | None, why: str, reason: Reason = Reason.CHANGED) -> None:
+        """List a value as not carried over. A trainer's default is listed only where it is another training."""
+        if stated is None or (stated.is_default and reason is not Reason.CHANGED):
             return
         written = None if stated.is_default else self.document.get(*path_of(self.document, stated.key))
         value = stated.value if written is None else written
         value = list(value) if isinstance(value, tuple) else value
-        self.left.append(not_carried(stated.key, value, stated.where, note))
+        self.left.append(not_carried(stated.key, value, stated.where, reason, why))
         self.same(stated)
 
+    def list_key(self, key: str, why: str, reason: Reason = Reason.CHANGED) -> None:
+        """List the value of a key, which is done with."""
+        path = path_of(self.document, key)
+        self.left.append(not_carried(key, self.document.get(*path), self.document.where(*path), reason, why))
+        self.seen.add(key)
 
-def not_carried(key: str, value: object, where: Location, note: Note) -> NotCarried:
+
+def not_carried(key: str, value: object, where: Location, reason: Reason, why: str) -> NotCarried:
     """Return a value that is not carried over, with its place and the reason. A secret is not shown."""
     if isinstance(value, str) and value and _SECRET.search(key):
         value = "(not shown)"
-    return NotCarried(key=key, value=value, where=(where,), reason=note.reason, why=note.why, instead=note.instead)
+    return NotCarried(key=key, value=value, where=(where,), reason=reason, why=why)
 
 
 def path_of(document: ForeignDocument, key: str) -> tuple[Key, ...]:
@@ -180,30 +160,31 @@ def left_over(
     """
     misspelt = {each.subject: each.message for each in reading.findings if each.code in ("BK011", "BK017")}
     seen = frozenset(seen)
-    for path, value in leaves(document.data):
+    # A group that nothing reads is one value.
+    groups = {key: value for key, value in document.data.items() if key in table.automatic and isinstance(value, dict)}
+    for key in groups:
+        yield not_carried(key, groups[key], document.where(key), *_reason(key, groups[key], table, misspelt))
+    for path, value in leaves({key: value for key, value in document.data.items() if key not in groups}):
         key = dotted(path)
         # A dot within a name makes a key look like that of another value, which it is not.
         plain = not any("." in str(part) for part in path)
         if plain and any(dotted(path[:end]) in seen for end in range(1, len(path) + 1)):
             continue
-        yield not_carried(key, value, document.where(*path), _note_of(key, value, table, misspelt))
+        yield not_carried(key, value, document.where(*path), *_reason(key, value, table, misspelt))
     for doubled in document.doubled:
-        note = Note(Reason.REFUSED, "given twice; the last one counts", "keep one of the two")
-        yield not_carried(doubled.key, None, doubled.first, note)
+        yield not_carried(doubled.key, None, doubled.first, Reason.NOT_TAKEN, "given twice; the last one counts")
 
 
-def _note_of(key: str, value: object, table: ImportTable, misspelt: Mapping[str, str]) -> Note:
+def _reason(key: str, value: object, table: ImportTable, misspelt: Mapping[str, str]) -> tuple[Reason, str]:
     """Return the reason for a value that nothing carried over."""
     if key in misspelt:
-        return Note(Reason.UNKNOWN, misspelt[key], "correct the name in the source, and import again")
-    note = find_note(table.notes, key)
-    known = note is not None or table.knows(key)
-    if not known:
-        return Note(Reason.UNKNOWN, "the source's own tool does not know this key")
-    if note is not None and note.reason is Reason.CHANGED and table.notes.get(key) is note:
-        return note
-    if any(value == empty and type(value) is type(empty) for empty in _NO_VALUE):
-        return Note(Reason.OFF, "no value")
-    if value is False or str(value).casefold() in ("false", "no", "off", "none"):
-        return Note(Reason.OFF, "switched off, and touchline does not do it")
-    return note or Note(Reason.NO_COUNTERPART, "touchline has no such setting")
+        return Reason.UNKNOWN, misspelt[key]
+    why = next((why for pattern, why in table.changed.items() if fnmatchcase(key, pattern)), None)
+    automatic = any(fnmatchcase(key, pattern) for pattern in table.automatic)
+    if why is None and not automatic and not table.knows(key):
+        return Reason.UNKNOWN, "the source's own tool does not know this key"
+    if why is not None:
+        return Reason.CHANGED, why
+    if automatic or value in _NOTHING or str(value).casefold() in ("false", "no", "off", "none"):
+        return Reason.AUTOMATIC, "touchline decides it, or does not do it"
+    return Reason.NOT_TAKEN, "touchline has no such setting"
