@@ -112,16 +112,4 @@ def nearest_component(path: str) -> str | None:
     return None if near is None else f"{module}.{near}"
 
 
-@functools.cache
-def same_name_elsewhere(path: str) -> str | None:
-    """Return the last release's dotted name for an older component of the same name."""
-    name = path.rpartition(".")[2]
-    found = [
-        f"{module}.{name}"
-        for module, names in _modules().items()
-        if name in names and _versions()[names[name][1]] not in _versions()[: _order(RELEASED)]
-    ]
-    return min(found, key=len) if found else None
-
-
 _NONE = Component("", frozenset(), "0.1.0", "0.1.0")

@@ -1,8 +1,7 @@
 """torchtune's configs: what `tune run RECIPE --config FILE` takes, read as OmegaConf reads it.
 
-`tune validate` finds components that do not import and arguments that they do not take, at the top of the file. What
-it says nothing about is found here as well: missing keys, values of another kind, references to nothing, settings
-that a recipe refuses once it runs. Nothing is imported, and paths are not looked at.
+`tune validate` finds components that do not import and arguments that they do not take. The rules here are on what it
+does not look at: missing keys, values of another kind, references to nothing. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -13,11 +12,8 @@ from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import component_findings, is_training, key_findings
-from touchline.backends.torchtune.parts import part_findings
 from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.sources import source_findings
 from touchline.backends.torchtune.stated import stated_training
-from touchline.backends.torchtune.together import together_findings
 from touchline.backends.torchtune.values import value_findings
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.foreign import Dialect, Doubled, ForeignDocument
@@ -52,9 +48,6 @@ class TorchtuneFormat:
             *key_findings(config),
             *component_findings(config),
             *value_findings(config),
-            *together_findings(config),
-            *source_findings(config),
-            *part_findings(config),
         ]
         trainings = (stated_training(config),) if is_training(config.data) else ()
         return ConfigReading(trainings=trainings, findings=tuple(sorted(findings, key=_place)))

@@ -1,4 +1,4 @@
-"""Keys and components of a torchtune config: what is misspelt, missing, of another version, or not there at all.
+"""Keys and components of a torchtune config: what is misspelt or missing.
 
 Recipes read what they need and leave the rest, so an unknown key at the top says nothing unless it looks like one that
 is not there. A component takes only its own arguments: `tune validate` refuses the others, at the top of the file.
@@ -18,7 +18,6 @@ from touchline.backends.torchtune.components import (
     is_family,
     nearest_component,
     recipe_keys,
-    same_name_elsewhere,
 )
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.reading import Config, Path
@@ -50,7 +49,6 @@ _OTHER_RECIPE = 3
 REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
 """Keys of recipes that generate rows while they train."""
 _SEVERAL = frozenset({"datasets", "dataloader"})
-_ADAPTER_NEEDS = ("lora_attn_modules", "lora_rank", "lora_alpha")
 _OPTIONAL = frozenset({"enable_activation_checkpointing", "compile", "lr_scheduler", "clip_grad_norm"})
 LOADING = frozenset(
     {
@@ -129,10 +127,7 @@ def component_findings(config: Config) -> Iterator[Finding]:
             if found is None:
                 yield from _unknown(config, place, named)
             else:
-                yield from _old(config, place, found)
                 yield from _arguments(config, path, section, found)
-    if is_training(config.data):
-        yield from _adapter(config)
 
 
 def _unknown(config: Config, place: Path, named: str) -> Iterator[Finding]:
@@ -153,19 +148,6 @@ def _unknown(config: Config, place: Path, named: str) -> Iterator[Finding]:
     )
 
 
-def _old(config: Config, place: Path, found: Component) -> Iterator[Finding]:
-    if not found.is_gone:
-        return
-    now = same_name_elsewhere(found.path)
-    yield config.finding(
-        "BK017",
-        place,
-        f"{found.path} is in torchtune up to {found.last}; {RELEASED} has it no more",
-        f"in {RELEASED}: {now}" if now else f"pip install torchtune=={found.last}",
-        severity=Severity.INFO,
-    )
-
-
 def _arguments(config: Config, path: Path, section: Mapping[str, object], found: Component) -> Iterator[Finding]:
     loads = found.path.startswith("torchtune.datasets.") and found.takes_others
     known = (found.arguments - {OTHERS}) | (LOADING if loads else frozenset())
@@ -181,20 +163,3 @@ def _arguments(config: Config, path: Path, section: Mapping[str, object], found:
             f"did you mean {near!r}?" if near else f"it takes {', '.join(sorted(known))}",
             edits=() if near is None else new_key(config.document, place, near),
         )
-
-
-def _adapter(config: Config) -> Iterator[Finding]:
-    """Check the model settings that a LoRA recipe reads."""
-    found = component(config.component("model") or "")
-    if found is None or "lora_attn_modules" not in found.arguments or found.takes_others:
-        return
-    section = config.get("model")
-    written = section.keys() if isinstance(section, dict) else ()
-    for key in _ADAPTER_NEEDS:
-        if key not in written and not any(misspelled(other, [key]) for other in written):
-            yield config.finding(
-                "BK013",
-                ("model", key),
-                f"model.{key} is missing; the recipe of {config.last('model')} reads it without a default",
-                f"write `{key}: ...` under model",
-            )

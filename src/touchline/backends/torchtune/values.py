@@ -1,128 +1,70 @@
-"""Values of a torchtune config that are of another kind than their key takes; `tune validate` looks at none of them."""
+"""Values of a torchtune config that its recipes refuse late or use in another way; `tune validate` reads none of them.
+
+Source: recipes of 0.6.1; the Qwen tokenizers' `truncate(mask, max_seq_len, True)`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
-from touchline.backends.fields import (
-    TEXT,
-    TRUTH,
-    ValueType,
-    dotted,
-    new_value,
-    number,
-    one_of,
-    shown,
-    whole,
-    wrong_value,
-)
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, shown, whole, wrong_value
 from touchline.backends.torchtune.components import component
+from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement, is_training
 from touchline.backends.torchtune.reading import Config, Path
-from touchline.core.finding import Finding
+from touchline.core.finding import Finding, Severity
 
-COUNT = whole(1)
-"""A count."""
-ADAPTED = ("q_proj", "k_proj", "v_proj", "output_proj")
+_ADAPTED = ("q_proj", "k_proj", "v_proj", "output_proj")
 """Module names known to `lora_attn_modules`. Any other name silently gets no adapter."""
 _ELSEWHERE = {
-    "o_proj": "output_proj",
-    "out_proj": "output_proj",
-    "wo": "output_proj",
-    "gate_proj": "apply_lora_to_mlp: True",
-    "up_proj": "apply_lora_to_mlp: True",
-    "down_proj": "apply_lora_to_mlp: True",
-    "w1": "apply_lora_to_mlp: True",
-    "w2": "apply_lora_to_mlp: True",
-    "w3": "apply_lora_to_mlp: True",
-    "mlp": "apply_lora_to_mlp: True",
-    "output": "apply_lora_to_output: True",
-    "lm_head": "apply_lora_to_output: True",
+    **dict.fromkeys(("o_proj", "out_proj", "wo"), "output_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "mlp"), "apply_lora_to_mlp: True"),
+    **dict.fromkeys(("output", "lm_head"), "apply_lora_to_output: True"),
 }
-_CHECKPOINTERS = ("checkpointer", "teacher_checkpointer", "ref_checkpointer")
-_DEVICES = ("cuda", "cpu", "mps", "xpu", "npu", "hpu", "meta", "xla")
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float": "fp32", "half": "fp16", "float64": "fp64"}
-_CLIP = number(above=0)
-_NORM = ValueType("a number of more than 0, or 'inf'", lambda value: value == "inf" or _CLIP.takes(value), True)
-_COMPILE = ValueType("true or false, or parts with true or false", lambda value: isinstance(value, bool | dict))
+_KINDS: Final = (
+    (whole(1), "batch_size epochs gradient_accumulation_steps model.lora_rank"),
+    (whole(1), "max_steps_per_epoch? log_every_n_steps? run_val_every_n_steps? save_every_n_steps? batch_size_val?"),
+    (whole(1), "tokenizer.max_seq_len? dataset.max_seq_len?"),
+    (whole(0), "seed? lr_scheduler.num_warmup_steps"),
+    (number(above=0), "optimizer.lr model.lora_alpha"),
+    (number(least=0), "optimizer.weight_decay?"),
+    (number(least=0, below=1), "model.lora_dropout?"),
+    (TEXT, "checkpointer.checkpoint_dir tokenizer.path?"),
+    (TRUTH, "shuffle? resume_from_checkpoint? save_adapter_weights_only? enable_activation_checkpointing?"),
+    (TRUTH, "enable_activation_offloading? optimizer_in_bwd? dataset.packed? dataset.train_on_input?"),
+    (TRUTH, "model.apply_lora_to_mlp? model.apply_lora_to_output? model.quantize_base? model.use_dora?"),
+)
+"""Kinds of values with the keys that take them. A key with `?` may be null."""
+_GENERATED: Final = frozenset({"batch_size", "epochs", "gradient_accumulation_steps"})
+"""Keys with another meaning where rows are generated."""
 
-_TOP: dict[str, tuple[ValueType, bool]] = {
-    "batch_size": (COUNT, False),
-    "epochs": (COUNT, False),
-    "gradient_accumulation_steps": (COUNT, False),
-    "max_steps_per_epoch": (COUNT, True),
-    "log_every_n_steps": (COUNT, True),
-    "run_val_every_n_steps": (COUNT, True),
-    "save_every_n_steps": (COUNT, True),
-    "batch_size_val": (COUNT, True),
-    "seed": (whole(0), True),
-    "clip_grad_norm": (_NORM, True),
-    "compile": (_COMPILE, True),
-    **dict.fromkeys(
-        (
-            "shuffle",
-            "resume_from_checkpoint",
-            "save_adapter_weights_only",
-            "enable_activation_checkpointing",
-            "enable_activation_offloading",
-            "optimizer_in_bwd",
-            "log_peak_memory_stats",
-            "fsdp_cpu_offload",
-        ),
-        (TRUTH, True),
-    ),
-}
-"""Keys at the top: what they take, and whether they may be null."""
-_SECTIONS: dict[str, dict[str, tuple[ValueType, bool]]] = {
-    "model": {
-        "lora_rank": (COUNT, False),
-        "lora_alpha": (number(above=0), False),
-        "lora_dropout": (number(least=0, below=1), True),
-        "apply_lora_to_mlp": (TRUTH, True),
-        "apply_lora_to_output": (TRUTH, True),
-        "quantize_base": (TRUTH, True),
-        "use_dora": (TRUTH, True),
-    },
-    "tokenizer": {"max_seq_len": (COUNT, True), "path": (TEXT, True)},
-    "optimizer": {"lr": (number(above=0), False), "weight_decay": (number(least=0), True)},
-    "lr_scheduler": {"num_warmup_steps": (whole(0), False)},
-    "checkpointer": {"checkpoint_dir": (TEXT, False)},
-    "dataset": {"packed": (TRUTH, True), "train_on_input": (TRUTH, True), "max_seq_len": (COUNT, True)},
-}
+_MASKS_THE_END = frozenset({"qwen2_tokenizer", "qwen2_5_tokenizer", "qwen3_tokenizer"})
+_SPLIT = re.compile(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?")
+_WHOLE: Final = 100
+_ROWS_BY: Final = (
+    *(COMPONENT, "source", "data_files", "name", "data_dir"),
+    *("field", "revision", "filter_fn", "filter_kwargs"),
+)
+"""Settings that choose a dataset's rows besides the split. `field` is the key of a JSON object that contains them."""
 
 
 def value_findings(config: Config) -> Iterator[Finding]:
     """Yield the findings of the values of a training's config."""
     if not is_training(config.data):
         return
-    for key, (kind, null) in _TOP.items():
-        if key in ("batch_size", "epochs", "gradient_accumulation_steps") and is_reinforcement(config.data):
-            continue
-        yield from _value(config, (key,), kind, null=null)
-    for name, keys in _SECTIONS.items():
-        for path, _ in config.sections(name):
-            for key, (kind, null) in keys.items():
-                yield from _value(config, (*path, key), kind, null=null)
-    yield from _device(config)
-    yield from _dtype(config)
+    for kind, names in _KINDS:
+        for name in names.split():
+            section, _, key = name.removesuffix("?").rpartition(".")
+            if name in _GENERATED and is_reinforcement(config.data):
+                continue
+            for path in [found for found, _ in config.sections(section)] if section else [()]:
+                yield from _value(config, (*path, key), kind, null=name.endswith("?"))
     yield from _adapted(config)
-    yield from _files(config)
-
-
-def _files(config: Config) -> Iterator[Finding]:
-    """Check file patterns. An unquoted `00003` is the number 3 and loses its zeros."""
-    for name in _CHECKPOINTERS:
-        path = (name, "checkpoint_files", "max_filename")
-        if not config.has(*path) or config.is_open(*path):
-            continue
-        last = config.get(*path)
-        if not isinstance(last, str):
-            yield config.finding(
-                "BK012",
-                path,
-                f'{dotted(path)}: expected a text in quotes, such as "00003", got {shown(last)}',
-                "put quotes around it",
-            )
+    if not is_reinforcement(config.data):
+        yield from _end_token(config)
+        yield from _overlap(config)
 
 
 def _value(config: Config, path: Path, kind: ValueType, *, null: bool) -> Iterator[Finding]:
@@ -132,38 +74,6 @@ def _value(config: Config, path: Path, kind: ValueType, *, null: bool) -> Iterat
     if value is None and null:
         return
     yield from wrong_value(config.document, path, value, kind)
-
-
-def _device(config: Config) -> Iterator[Finding]:
-    value = config.get("device")
-    if value is None:
-        return
-    if not isinstance(value, str) or value.partition(":")[0] not in _DEVICES:
-        yield config.finding(
-            "BK012", ("device",), f"device: expected one of {', '.join(_DEVICES)}, got {shown(value)}", "device: cuda"
-        )
-
-
-def _dtype(config: Config) -> Iterator[Finding]:
-    value = config.get("dtype")
-    if value is None:
-        return
-    if value == "fp16":
-        yield config.finding(
-            "BK012", ("dtype",), "dtype: fp16 is refused by torchtune's recipes; expected bf16 or fp32", "dtype: bf16"
-        )
-        return
-    kind = one_of("bf16", "fp32", "fp64")
-    if kind.takes(value):
-        return
-    meant = _DTYPES.get(str(value).rpartition(".")[2])
-    yield config.finding(
-        "BK012",
-        ("dtype",),
-        f"dtype: expected {kind.expected}, got {shown(value)}",
-        f"dtype: {meant}" if meant else None,
-        edits=new_value(config.document, ("dtype",), meant) if meant else (),
-    )
 
 
 def _adapted(config: Config) -> Iterator[Finding]:
@@ -176,15 +86,61 @@ def _adapted(config: Config) -> Iterator[Finding]:
         return
     if not isinstance(modules, list) or not modules:
         yield config.finding(
-            "BK012", path, f"{dotted(path)}: expected a list of {', '.join(ADAPTED)}, got {shown(modules)}"
+            "BK012", path, f"{dotted(path)}: expected a list of {', '.join(_ADAPTED)}, got {shown(modules)}"
         )
         return
     for index, module in enumerate(modules):
-        if module not in ADAPTED:
+        if module not in _ADAPTED:
             meant = _ELSEWHERE.get(str(module))
             yield config.finding(
                 "BK012",
                 (*path, index),
-                f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {', '.join(ADAPTED)}",
+                f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {', '.join(_ADAPTED)}",
                 f"write {meant}" if meant else None,
             )
+
+
+def _end_token(config: Config) -> Iterator[Finding]:
+    """Report a masked end token. These tokenizers mask the last token of every row if rows may be truncated."""
+    if config.last("tokenizer") not in _MASKS_THE_END:
+        return
+    if not (config.component("tokenizer") or "").startswith("torchtune."):
+        return
+    limit = config.get("tokenizer", "max_seq_len")
+    if isinstance(limit, int) and not config.last("dataset").startswith("text_completion"):
+        yield config.finding(
+            "BK019",
+            ("tokenizer", "max_seq_len"),
+            f"with max_seq_len set, {config.last('tokenizer')} takes the end token out of the loss of every example, "
+            "also of those that are not cut, so the model does not learn to stop",
+            "max_seq_len: null, where packed is false; check how answers end otherwise",
+            severity=Severity.WARNING,
+        )
+
+
+def _overlap(config: Config) -> Iterator[Finding]:
+    """Yield an error if two slices of the same split overlap."""
+    train, held = config.get("dataset"), config.get("dataset_val")
+    if not isinstance(train, dict) or not isinstance(held, dict):
+        return
+    same = all(train.get(key) == held.get(key) for key in _ROWS_BY)
+    one, other = (_SPLIT.fullmatch(str(each.get("split") or "train").strip()) for each in (train, held))
+    if not same or one is None or other is None or one[1] != other[1]:
+        return
+    bounds = [_bounds(each) for each in (one, other)]
+    if None in bounds:
+        return
+    (first, last), (begin, end) = (bound for bound in bounds if bound is not None)
+    if max(first, begin) < min(last, end):
+        message = f"validation on {other[0]} overlaps with training on {one[0]}: these rows are trained on"
+        where = ("dataset_val", "split") if "split" in held else ("dataset_val",)
+        yield config.finding("BK024", where, message, "slices that do not overlap: train[:95%] and train[95%:]")
+
+
+def _bounds(match: re.Match[str]) -> tuple[int, int] | None:
+    """Return the bounds of a slice in percent. Return None if it counts rows."""
+    if match[0] == match[1]:
+        return 0, _WHOLE
+    if (match[2] and not match[3]) or (match[4] and not match[5]):
+        return None
+    return int(match[2] or 0), int(match[4] or _WHOLE)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.backends.commands import read_command
 from touchline.backends.formats import ConfigFormat
 from touchline.backends.registry import config_formats, launch_commands, validator_of
 from touchline.backends.validator import Validator
@@ -44,7 +43,6 @@ from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
 from touchline.slurm.resources import gpu_type, requested
 from touchline.slurm.script import Script, is_job_script, read_script
-from touchline.slurm.shell import Simple
 
 _ENOUGH_KEYS = 3
 _VALIDATED = 4
@@ -375,24 +373,9 @@ class _Checker:
     def _script(self, file: FoundFile) -> None:
         text = self._text(file)
         if text is not None and (file.named or is_job_script(text, str(file.path))):
-            script = read_script(text, str(file.path), launch_commands())
-            self._scripts.append((script, file.path))
-            for launch in script.launches:
-                self._command(script, launch.step.command, file.path.parent)
+            self._scripts.append((read_script(text, str(file.path), launch_commands()), file.path))
         else:
             self.found.files -= 1
-
-    def _command(self, script: Script, command: Simple, folder: Path) -> None:
-        """Check a training whose settings are in a command; variables make it unknown."""
-        words = [script.resolved(word) for word in command.words]
-        known = [word for word in words if word is not None]
-        if len(known) < len(words):
-            return
-        reading = read_command(known, script.where(command.line, command.column))
-        if reading is not None:
-            self.found.findings += reading.findings
-            for training in reading.trainings:
-                self._training(training, folder)
 
     def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
         configs = {each.stated.where.path: each.stated for each in self._siblings.found}
