@@ -148,19 +148,23 @@ class ConfigReader:
         return (Edit(path=place.path, line=place.line, old=line, new=line[:start] + new + line[start + len(old) :]),)
 
     def check_names(self, table: ArgumentTable, effect: str) -> None:
-        """Report names that are surely other ones, as BK011, with an edit if only one is near.
+        """Report names that are surely other ones.
 
         Args:
             table: the names that the trainer knows.
             effect: treatment of unknown names, such as `axolotl ignores it silently`.
         """
-        for key, value in self.values.items():
+        for key in self.values:
             near = () if key in table.arguments or key.startswith(("_", ".")) else table.near(key, self.values)
             if near:
-                message = f"not known, and {effect}; did you mean {' or '.join(repr(name) for name in near)}?"
-                hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
-                edits = self.renamed(key, near[0]) if len(near) == 1 else ()
-                self.find("BK011", Severity.ERROR, key, message, hint, edits)
+                self.misspelt(key, near, effect, Severity.ERROR)
+
+    def misspelt(self, key: str, near: tuple[str, ...], effect: str, severity: Severity) -> None:
+        """Report a name that is surely another one, as BK011, with an edit if only one is near."""
+        value = self.values[key]
+        message = f"not known, and {effect}; did you mean {' or '.join(repr(name) for name in near)}?"
+        hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
+        self.find("BK011", severity, key, message, hint, self.renamed(key, near[0]) if len(near) == 1 else ())
 
     def number_texts(self, table: ArgumentTable) -> Iterator[tuple[str, str]]:
         """Yield settings of numbers whose value is a text, with that text."""

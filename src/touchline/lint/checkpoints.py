@@ -132,15 +132,6 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     )
 
 
-@rule("CK012", Severity.WARNING)
-def many_checkpoints(view: TrainingView) -> Iterator[Violation]:
-    """Report a hundred or more kept checkpoints."""
-    stated = view.stated
-    count = checkpoints_of(view)
-    if not isinstance(count, Missing) and count >= HUNDREDS:
-        yield Violation(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
-
-
 @rule("BK022", Severity.WARNING)
 def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     """Report step checkpoints that are never deleted."""
@@ -217,14 +208,6 @@ def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
             at=only,
             hint=f"{only.key}: false",
         )
-
-
-@rule("CK014", Severity.INFO)
-def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
-    """Report a training that saves nothing before its end."""
-    cadence = view.stated.save_cadence
-    if cadence is not None and cadence.value == "no":
-        yield Violation(message="no checkpoint is written on the way", at=cadence)
 
 
 def _small_states(stated: StatedTraining) -> bool:

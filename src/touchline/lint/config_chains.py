@@ -12,14 +12,11 @@ from typing import Final
 
 from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
-from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
     FolderView,
     Sibling,
-    family_of,
-    global_batch_size,
     run_name,
     runs_of,
     stays,
@@ -28,9 +25,6 @@ from touchline.lint.config_set import (
 from touchline.lint.rule import Violation, rule
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
-_LIKE = 0.6
-_NEW_ADAPTER = "create_new_adapter"
-"""Key that merges the parent and trains a new adapter, which may have another shape."""
 
 
 @rule("EX144", Severity.ERROR)
@@ -72,86 +66,6 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
                 f"{other.value}",
                 at=model,
                 hint=model.line_with(other.value),
-            )
-
-
-@rule("EX146", Severity.ERROR)
-def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues an adapter of another rank, alpha or other layers."""
-    for each, parent in _with_parents(view):
-        if not isinstance(each.raw, Missing) and each.raw.get(_NEW_ADAPTER):
-            continue
-        for name in ("rank", "target_modules", "alpha"):
-            own: Stated[object] | None = getattr(each.stated, name)
-            other: Stated[object] | None = getattr(parent.stated, name)
-            if own is None or other is None or own.is_default or _plain(own.value) == _plain(other.value):
-                continue
-            yield Violation(
-                message=f"{run_name(each)} states {own.key} {_plain(own.value)} but continues the adapter of "
-                f"{run_name(parent)}, which has {_plain(other.value)}",
-                at=own,
-                hint=own.line_with(_plain(other.value)),
-                severity=Severity.WARNING if name == "alpha" else None,
-            )
-            break
-
-
-@rule("EX147", Severity.WARNING)
-def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
-    """Report a parent folder that no config writes to, though one writes to a similar name."""
-    for run in runs_of(view):
-        parent = run.stated.parent
-        if parent is None or run.parent_is_here or parent_of(view, run) is not None:
-            continue
-        named = posixpath.normpath(_CHECKPOINT.sub("", parent.value))
-        outputs = [output for other in family_of(view, run) if (output := stays(other))]
-        near = near_names(named, [path for path in outputs if path != stays(run)], most=1, cutoff=_LIKE)
-        if near and named != stays(run):
-            yield Violation(
-                message=f"{run_name(run)} continues {parent.value}, which does not exist and no config writes",
-                at=parent,
-                hint=f"did you mean {near[0]!r}?",
-            )
-
-
-@rule("EX148", Severity.ERROR)
-def circular_parent(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues its own output."""
-    for run in runs_of(view):
-        parent, output = run.stated.parent, stays(run)
-        if parent is None or not output:
-            continue
-        path = posixpath.normpath(parent.value)
-        itself = path == output or path.startswith(f"{output}/")
-        ring = [other for other in ancestors_of(view, run) if parent_of(view, other) is run]
-        if itself or ring:
-            through = "" if itself else f", by way of {run_name(ring[0])}"
-            yield Violation(
-                message=f"{run_name(run)} continues its own output{through}",
-                at=parent,
-                hint="name the output folder of the stage before it",
-            )
-
-
-@rule("EX149", Severity.WARNING)
-def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
-    """Report a parent's checkpoint at a step where the parent saves nothing."""
-    for each, parent in _with_parents(view):
-        named = each.stated.parent
-        found = None if named is None else _CHECKPOINT.search(named.value)
-        span = _steps(parent)
-        if found is None or span is None or each.parent_is_here:
-            continue
-        step, (fewest, most) = int(found[1]), span
-        every = parent.stated.save_steps
-        between = every is not None and every.value >= 1 and step % every.value != 0 and not fewest <= step <= most
-        if step > most or between:
-            why = f"it has {most:,} steps" if step > most else f"it saves every {every.value:g} steps" if every else ""
-            yield Violation(
-                message=f"{run_name(each)} continues step {step:,} of {run_name(parent)}, which writes no such "
-                f"checkpoint: {why}",
-                at=named,
-                hint=f"{stays(parent)}/checkpoint-{most}",
             )
 
 
@@ -206,26 +120,6 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 def _last(name: str) -> str:
     """Return the last part of a path or a hub name."""
     return posixpath.basename(posixpath.normpath(name)).casefold()
-
-
-def _steps(sibling: Sibling) -> tuple[int, int] | None:
-    """Return the fewest and the most optimizer steps of a training; trainers round the last one either way."""
-    stated, batch = sibling.stated, global_batch_size(sibling.stated)
-    rows = [sibling.data.get(source.name.value) for source in stated.sources if source.role == "train"]
-    if stated.max_steps is not None and stated.max_steps.value > 0:
-        return stated.max_steps.value, stated.max_steps.value
-    if stated.epochs is None or not batch or not rows or any(known is None for known in rows):
-        return None
-    count = sum(known.rows for known in rows if known is not None)
-    if (
-        stated.validation_fraction is not None
-        or stated.max_examples is not None
-        or stated.packed is None
-        or stated.packed.value
-    ):
-        return None
-    epochs = stated.epochs.value
-    return math.floor(max(1, count // batch) * epochs), math.ceil(-(-count // batch) * epochs)
 
 
 def _up(value: float | None) -> int | None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import PurePath
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
 
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
-from touchline.experiment.partial import StatedSource
-from touchline.lint.config_chains import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
+from touchline.lint.config_chains import experiment_of, experiments_in, stage_of, stages_in
 from touchline.lint.config_set import (
     DataFile,
     FolderView,
@@ -26,14 +22,7 @@ from touchline.lint.config_set import (
 )
 from touchline.lint.rule import Violation, rule
 
-T = TypeVar("T")
-
 _SHOWN = 4
-_LAST_PARTS = 2
-
-
-_PAIR = 4
-"""Number of configs above which a folder may be a collection of examples."""
 
 
 @rule("EX140", Severity.WARNING)
@@ -48,25 +37,7 @@ def duplicate_configs(view: FolderView) -> Iterator[Violation]:
             at=first.stated.where,
             subject=run_name(first),
             hint=f"let {run_name(others[0])} differ in what was meant, or train one of them",
-            severity=None if together(view, *group) or _beside(view, group) else Severity.INFO,
-        )
-
-
-@rule("EX141", Severity.INFO)
-def configs_differ_in_folder_only(view: FolderView) -> Iterator[Violation]:
-    """Report configs that differ only in the folder of their data."""
-    unread = [run for run in runs_of(view) if run.stated.sources and not run.data]
-    for group in _groups(unread, _by_last_parts):
-        first, *others = group
-        if len({work_of(each) for each in group}) == 1 or not together(view, *group):
-            continue
-        names = ", ".join(run_name(each) for each in others[:_SHOWN])
-        yield Violation(
-            message=f"{run_name(first)} and {names} differ only in the folder of their data, whose files have the same "
-            "names and are not here",
-            at=first.stated.sources[0].name,
-            subject=run_name(first),
-            hint="sha256sum the files; if they are equal, these are one training",
+            severity=None if together(view, *group) else Severity.INFO,
         )
 
 
@@ -100,95 +71,25 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
     writing = [run for run in runs_of(view) if stays(run) and run.stated.resume is None]
     for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
         first, *others = group
-        yield from _sharing(
-            first, others, Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING
+        names = first_of(map(run_name, others), _SHOWN)
+        yield Violation(
+            message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
+            at=others[0].stated.output_dir,
+            hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
+            severity=Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING,
         )
-    elsewhere = _groups(writing, lambda each: f"{PurePath(each.path).parent} {stays(each)}")
-    for group in elsewhere:
-        if not together(view, *group):
-            yield from _sharing(group[0], group[1:], Severity.WARNING if _a_pair(view, group) else Severity.INFO)
-
-
-def _a_pair(view: FolderView, group: list[Sibling]) -> bool:
-    """Return True if they are most of a folder's trainings and train one model on one dataset."""
-    first, *others = group
-    beside = [run for run in runs_of(view) if PurePath(run.path).parent == PurePath(first.path).parent]
-    return len(beside) <= _PAIR and all(_of(each) == _of(first) and work_of(each) != work_of(first) for each in others)
-
-
-def _beside(view: FolderView, group: list[Sibling]) -> bool:
-    """Return True if they are in one folder with hardly any other training."""
-    parents = {PurePath(each.path).parent for each in group}
-    return len(parents) == 1 and sum(PurePath(run.path).parent in parents for run in runs_of(view)) <= _PAIR
-
-
-def _of(each: Sibling) -> tuple[str, object, object, tuple[str, ...]]:
-    stated = each.stated
-    model = None if stated.model is None else stated.model.value
-    method = None if stated.method is None else stated.method.value
-    return stated.backend, model, method, tuple(sorted(source.name.value for source in stated.sources))
-
-
-def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Iterator[Violation]:
-    names = first_of(map(run_name, others), _SHOWN)
-    output = others[0].stated.output_dir
-    yield Violation(
-        message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
-        at=output,
-        subject=None if output is not None else run_name(first),
-        hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
-        severity=severity,
-    )
-
-
-@rule("EX155", Severity.WARNING)
-def sweep_without_effect(view: FolderView) -> Iterator[Violation]:
-    """Report configs that differ only in a setting that the trainer ignores."""
-    for key, effect in {key: what for run in runs_of(view) for key, what in run.overridden.items()}.items():
-        for group in _groups(runs_of(view), lambda each, key=key: work_of(each, frozenset({key}))):  # type: ignore[misc]
-            values = {str(_raw(each, key)) for each in group}
-            touched = [each for each in group if key in each.overridden]
-            if len(values) < 2 or not touched:
-                continue
-            yield Violation(
-                message=f"{', '.join(run_name(each) for each in group[:_SHOWN])} differ only in {key}, which has no "
-                f"effect here: {effect}",
-                at=touched[0].stated.where,
-                subject=key,
-                hint=f"these are one training; take {key} out of the comparison",
-                severity=None if together(view, *group) else Severity.INFO,
-            )
 
 
 def _unread(known: DataFile) -> bool:
     return isinstance(known.sha256, Missing) or isinstance(known.row_set_sha256, Missing)
 
 
-def _by_last_parts(each: Sibling) -> str:
-    """Return the training with the last parts of its data's paths."""
-    paths = {source.name.value for source in each.stated.sources if source.kind == "file"}
-    shortened = {path: DataFile(rows=0, sha256="/".join(PurePath(path).parts[-_LAST_PARTS:])) for path in paths}
-    stand_in = Sibling(stated=each.stated, raw=each.raw, data=shortened)
-    return work_of(stand_in)
-
-
-def _raw(each: Sibling, key: str) -> object:
-    node: object = {} if isinstance(each.raw, Missing) else each.raw
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
-
-
-def _partition(items: Iterable[Sibling], by: Callable[[Sibling], T]) -> dict[T, list[Sibling]]:
-    found: dict[T, list[Sibling]] = {}
+def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[list[Sibling]]:
+    """Yield groups of two or more trainings with the same key."""
+    found: dict[str, list[Sibling]] = {}
     for item in items:
         found.setdefault(by(item), []).append(item)
-    return found
-
-
-def _groups(items: Iterable[Sibling], by: Callable[[Sibling], object]) -> Iterator[list[Sibling]]:
-    """Yield groups of two or more trainings with the same key."""
-    yield from (group for group in _partition(items, by).values() if len(group) > 1)
+    yield from (group for group in found.values() if len(group) > 1)
 
 
 @rule("EX150", Severity.WARNING)
@@ -228,44 +129,3 @@ def empty_data_file(view: FolderView) -> Iterator[Violation]:
                     at=source.name,
                     hint="make the file, or take this config out",
                 )
-
-
-@rule("EX156", Severity.WARNING)
-def validation_is_training_data(view: FolderView) -> Iterator[Violation]:
-    """Report validation data that is the training data."""
-    for run in runs_of(view):
-        trained = {_file_of(source, run): source for source in run.stated.sources if source.role == "train"}
-        for source in run.stated.sources:
-            same = _file_of(source, run)
-            if source.role == "validation" and same in trained and source.kind == "file":
-                yield Violation(
-                    message=f"{run_name(run)} validates on the rows that it trains on, {source.name.value}",
-                    at=source.name,
-                    hint="a file, or a split, of its own",
-                )
-
-
-@rule("EX157", Severity.WARNING)
-def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
-    """Report validation data that an earlier stage was trained on."""
-    for run in runs_of(view):
-        held = {_file_of(s, run): s for s in run.stated.sources if s.role == "validation" and s.kind == "file"}
-        for parent in ancestors_of(view, run):
-            for source in parent.stated.sources:
-                found = held.get(_file_of(source, parent)) if source.role == "train" else None
-                if found is not None:
-                    yield Violation(
-                        message=f"{run_name(run)} validates on {found.name.value}, on which its "
-                        f"parent {run_name(parent)} was trained",
-                        at=found.name,
-                        hint="use the same held-out rows in every stage",
-                    )
-
-
-def _file_of(source: StatedSource, each: Sibling) -> tuple[str, ...]:
-    """Return a source's identity: its content if known, else its path; and the split."""
-    known = each.data.get(source.name.value)
-    content = known.sha256 if known is not None and isinstance(known.sha256, str) else None
-    split = "" if source.split is None else source.split.value
-    subset = "" if source.field is None else source.field.value
-    return (content or posixpath.normpath(source.name.value), split, subset)

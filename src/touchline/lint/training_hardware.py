@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -12,7 +11,7 @@ from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import GIB
-from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, table_gpu, width_of
@@ -85,20 +84,6 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
-    width = width_of(view)
-    rows = 0 if stated.micro_batch_size is None else stated.micro_batch_size.value
-    if not isinstance(width, Missing) and width.reached and rows >= 1:
-        gpu = _largest_gpu()
-        found = fitting(view, gpu, rows, width)
-        if not isinstance(found, Missing) and found.verdict is MemoryVerdict.OOM:
-            yield Violation(
-                message=(
-                    f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
-                    f"that is known, {gpu.name}, has {gpu.capacity_gib:.0f}"
-                ),
-                at=stated.micro_batch_size,
-            )
-            return
     usual = table_gpu()
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
     if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
@@ -123,44 +108,6 @@ def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
         setup = setup_of(view)
         if isinstance(setup, Missing):
             yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
-
-
-@functools.cache
-def _largest_gpu() -> Gpu:
-    found = [gpu for name in gpu_names() if isinstance(gpu := find_gpu(name), Gpu)]
-    return max(found, key=lambda gpu: gpu.capacity_gib)
-
-
-_SHORTER: Final = 4
-"""Ratio of the row limit to the longest row of a large batch, at most, if rows are not packed."""
-_FEW: Final = 16
-
-
-@rule("PK020", Severity.WARNING)
-def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
-    """Report a micro-batch whose activations exceed the largest GPU."""
-    stated = view.stated
-    micro = stated.micro_batch_size
-    if view.around.gpu is not None or micro is None or micro.is_default or micro.value < _FEW or on_processor(stated):
-        return
-    checkpointing = stated.gradient_checkpointing
-    if checkpointing is None or not checkpointing.value or checkpointing.is_default:
-        # Without it, the rule-of-thumb table or an FSDP setting in another file decides.
-        return
-    width = width_of(view)
-    if isinstance(width, Missing):
-        return
-    tokens = width.tokens if width.reached else max(width.tokens // _SHORTER, 1)
-    gpu = _largest_gpu()
-    found = fitting(view, gpu, micro.value, Width(tokens=tokens, reached=width.reached))
-    if not isinstance(found, Missing) and found.without_states > gpu.capacity_gib:
-        yield Violation(
-            message=f"the activations of {micro.value} rows of {'' if width.reached else 'up to '}{width.tokens:,} "
-            f"tokens take {found.without_states:.0f} GiB or more, and the largest GPU, {gpu.name}, has "
-            f"{gpu.capacity_gib:.0f}",
-            at=micro,
-            hint=f"{micro.line_with(max(micro.value // _FEW, 1))} with more accumulation",
-        )
 
 
 _FLASH: Final = re.compile(r"flash|\bfa[23]\b", re.IGNORECASE)
@@ -245,8 +192,6 @@ def float16_refused(view: TrainingView) -> Iterator[Violation]:
             at=stated.dtype,
             hint="dtype: bf16",
         )
-    elif traits_of(stated.backend).hf_loop and _on_cpu(stated):
-        yield Violation(message="float16 with loss scaling needs a GPU; expected bf16 or neither", at=stated.dtype)
 
 
 @rule("TR055", Severity.WARNING)

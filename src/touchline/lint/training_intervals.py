@@ -21,34 +21,6 @@ FORWARD_SHARE: Final = 3
 """Cost of a training pass in forward passes. A validation pass costs one."""
 
 
-_FAR = 5
-"""Multiple of the training's length above which an interval was not chosen for it."""
-_NEVER: Final = 100_000
-_TRY_OUT: Final = 50
-"""Steps below which a training is a short trial."""
-
-
-def _written(value: Stated[float] | None) -> bool:
-    return value is not None and not value.is_default
-
-
-@rule("TR015", Severity.INFO)
-def saves_at_end_only(view: TrainingView) -> Iterator[Violation]:
-    """Report a save interval longer than the training."""
-    stated, numbers = view.stated, arithmetic(view)
-    every, high = numbers.interval(stated.save_steps), most(numbers.steps)
-    at_steps = stated.save_cadence is None or stated.save_cadence.value == "steps"
-    if every is not None and high and at_steps and every > high:
-        meant = _written(stated.save_steps) and _FAR * high < every < _NEVER
-        yield Violation(
-            message=f"a checkpoint every {every:,} steps, and the training has {numbers.steps}: only its end is saved",
-            at=stated.save_steps,
-            # A default that is too long is unintended, and one beyond all trainings means `never`. A trial of some
-            # steps needs no checkpoint.
-            severity=Severity.WARNING if meant and high >= _TRY_OUT else None,
-        )
-
-
 @rule("TR016", Severity.WARNING)
 def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
     """Report a validation interval longer than the training."""
@@ -131,17 +103,6 @@ def excessive_validation(view: TrainingView) -> Iterator[Violation]:
             )
     elif every == 1 and times >= OFTEN:
         yield Violation(message=f"a validation after every step, {times:,} in total", at=stated.eval_steps)
-
-
-@rule("TR024", Severity.INFO)
-def no_loss_logged(view: TrainingView) -> Iterator[Violation]:
-    """Report a logging interval longer than the training."""
-    stated, numbers = view.stated, arithmetic(view)
-    every, high = numbers.interval(stated.logging_steps), most(numbers.steps)
-    if every is not None and high and every > high:
-        yield Violation(
-            message=f"a loss every {every:,} steps, and the training has {numbers.steps}", at=stated.logging_steps
-        )
 
 
 def _validates_by_steps(stated: StatedTraining) -> bool:

@@ -107,23 +107,6 @@ def _can_pack(stated: StatedTraining) -> bool:
     return traits_of(stated.backend).packs and stated.image_root is None and not of_a_command
 
 
-@rule("PK006", Severity.WARNING)
-def packed_examples_too_long(view: TrainingView) -> Iterator[Violation]:
-    """Report packed examples so long that packing gains nothing."""
-    stated, data = view.stated, view.data
-    packed, limit = stated.packed, stated.max_seq_len
-    if packed is None or not packed.value or isinstance(data, Missing) or data.lengths is None or limit is None:
-        return
-    if not len(data.lengths) or limit.value < 2:
-        return
-    share = float((data.lengths * 2 > limit.value).mean())
-    if share > 0.9:
-        yield Violation(
-            message=f"{share:.0%} of the examples take more than half a row of {limit.value:,} tokens: no gain",
-            at=packed,
-        )
-
-
 @rule("PK007", Severity.WARNING)
 def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     """Report packed examples that attend to each other."""

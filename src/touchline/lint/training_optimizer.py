@@ -25,8 +25,6 @@ FULL_RATES: Final = (1e-8, 1e-3)
 SMALL_FULL_RATE: Final = 1e-2
 """The same for smaller models, which are sometimes trained from scratch."""
 SMALL: Final = 1_000_000_000
-RATES_OF_FULL: Final = (1e-5, 2e-5)
-"""Learning rates typical of full fine-tuning. Adapters usually use ten times as much."""
 DEFAULT_FULL_RATE: Final = 2e-4
 """Highest default that full fine-tuning may be left with: ten times its usual rate."""
 RATIOS: Final = (1 / 32, 32.0)
@@ -73,17 +71,6 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
             at=rate,
             hint="2.0e-4 is usual" if trains_adapter(view.stated) else "1.0e-5 is usual",
         )
-
-
-@rule("TR032", Severity.INFO)
-def full_training_learning_rate(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter with a learning rate usual for training all weights."""
-    rate = view.stated.learning_rate
-    if view.stated.rule_rate is not None:
-        return  # unusual_learning_rate knows more
-    if rate is not None and trains_adapter(view.stated) and RATES_OF_FULL[0] <= rate.value <= RATES_OF_FULL[1]:
-        said = f"the trainer's default of {rate.value:g}" if rate.is_default else f"{rate.value:g}"
-        yield Violation(message=f"{said} is a learning rate for all weights; adapters usually take some 2e-4", at=rate)
 
 
 @rule("TR034", Severity.WARNING)
@@ -147,7 +134,7 @@ def _alpha_hint(view: TrainingView) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Rule on the range of one setting. A value outside is an error, an unusual value a warning."""
+    """Rule on the range of one setting."""
 
     code: str
     """Code."""
@@ -157,10 +144,6 @@ class Range:
     """Smallest allowed value."""
     above: float = -math.inf
     """Bound that every allowed value exceeds."""
-    most: float = math.inf
-    """Largest allowed value."""
-    usual: float = math.inf
-    """Largest value without a warning."""
     hint: str | None = None
     """Suggested value."""
     applies: Callable[[StatedTraining], bool] = lambda stated: True
@@ -168,14 +151,11 @@ class Range:
 
     def expected(self) -> str:
         """Describe the allowed values."""
-        high = min(self.most, self.usual)
-        if math.isfinite(high):
-            return f"{self.least:g} to {high:g}"
         return f"more than {self.above:g}" if self.above > self.least else f"at least {self.least:g}"
 
     def allows(self, value: float) -> bool:
         """Return True if the value is in the allowed range."""
-        return math.isfinite(value) and self.least <= value <= self.most and value > self.above
+        return math.isfinite(value) and value >= self.least and value > self.above
 
 
 def trains_adapter(stated: StatedTraining) -> bool:
@@ -199,8 +179,6 @@ RANGES = (
     Range("TR030", ("learning_rate",), above=0),
     Range("TR033", ("alpha",), above=0, hint="twice the rank", applies=_uses_alpha),
     Range("TR035", ("rank",), least=1, hint="8", applies=trains_adapter),
-    Range("TR038", ("dropout",), least=0, most=1, usual=0.5, hint="0.05", applies=trains_adapter),
-    Range("TR039", ("weight_decay",), least=0, usual=1, hint="0.01"),
 )
 """Rules that only test a range; their names, summaries and severities are those of their pages."""
 
@@ -208,12 +186,11 @@ RANGES = (
 def _out_of_range(bounds: Range, stated: StatedTraining) -> Iterator[Violation]:
     for name in bounds.settings if bounds.applies(stated) else ():
         setting: Stated[float] | None = getattr(stated, name)
-        if setting is not None and not (bounds.allows(setting.value) and setting.value <= bounds.usual):
+        if setting is not None and not bounds.allows(setting.value):
             yield Violation(
                 message=f"{setting.key} is {setting.value:g}, expected {bounds.expected()}",
                 at=setting,
                 hint=bounds.hint,
-                severity=Severity.WARNING if bounds.allows(setting.value) else Severity.ERROR,
             )
 
 

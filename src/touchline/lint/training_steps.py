@@ -16,8 +16,6 @@ from touchline.lint.views import TrainingView
 
 FEW_STEPS: Final = 10
 """Steps below which a schedule has no effect."""
-MANY_EPOCHS: Final = 20
-"""Epochs above which a language model mostly memorizes its rows. Published examples have 1 to 5."""
 
 
 def _rows(view: TrainingView, numbers: Arithmetic) -> str:
@@ -113,22 +111,6 @@ def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
         )
 
 
-_HUNDREDS = 200
-"""Number of epochs that is probably a typing error."""
-
-
-@rule("TR021", Severity.INFO)
-def many_epochs(view: TrainingView) -> Iterator[Violation]:
-    """Report more than twenty epochs."""
-    stated = view.stated
-    limited = stated.max_steps is not None and stated.max_steps.value > 0
-    if stated.epochs is not None and stated.epochs.value > MANY_EPOCHS and not limited:
-        severity = Severity.WARNING if stated.epochs.value >= _HUNDREDS else None
-        yield Violation(
-            message=f"{stated.epochs.value:g} epochs; usual are 1 to 5", at=stated.epochs, severity=severity
-        )
-
-
 @rule("TR012", Severity.ERROR)
 def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     """Report warmup that takes all optimizer steps."""
@@ -151,27 +133,6 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
             severity=Severity.WARNING
             if stated.max_steps is not None and not traits_of(stated.backend).hf_loop
             else None,
-        )
-
-
-@rule("TR013", Severity.WARNING)
-def long_warmup(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup that takes a third of the training or more."""
-    stated, numbers = view.stated, arithmetic(view)
-    high, warmup = most(numbers.steps), numbers.warmup_steps
-    share = stated.warmup_fraction
-    if not high and share is not None and 0.5 <= share.value < 1 and not _ignores_warmup(stated):
-        yield Violation(message=f"warmup is {share.value:.0%} of the training; usual are 3 to 10%", at=share)
-    if not high or isinstance(warmup, Missing) or high < FEW_STEPS or _ignores_warmup(stated):
-        return
-    # For a share, both bounds grow together.
-    fixed = stated.warmup_steps is not None and stated.warmup_steps.value > 0
-    part = warmup.low / high if fixed or share is None else share.value
-    if 1 / 3 <= part < 1:
-        yield Violation(
-            message=f"warmup is {part:.0%} of the training ({warmup} of {numbers.steps} steps); usual are 3 to 10%",
-            at=stated.warmup_steps if fixed else share,
-            severity=Severity.WARNING if part >= 0.5 else Severity.INFO,
         )
 
 

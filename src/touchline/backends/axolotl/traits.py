@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from touchline.backends.axolotl.data_use import AxolotlDataUse
 from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
@@ -15,5 +14,5 @@ TRAITS = TrainerTraits(
     many_epochs=5,
     parent_key="lora_model_dir",
     prints_date="without template",
-    data_use=AxolotlDataUse(),
+    names_field=True,
 )

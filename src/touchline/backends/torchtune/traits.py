@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from touchline.backends.torchtune.data_use import TorchtuneDataUse
+from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.traits import TrainerTraits
+from touchline.experiment.foreign import ForeignDocument
+
+
+def _loads_by_itself(document: ForeignDocument, section: str) -> bool:
+    part = document.data.get(section)
+    named = part.get(COMPONENT) if isinstance(part, dict) else None
+    return isinstance(named, str) and not named.startswith("torchtune.")
+
 
 TRAITS = TrainerTraits(
     drops_incomplete=True,
@@ -28,5 +36,7 @@ TRAITS = TrainerTraits(
     masked_end_hint=("tokenizer.max_seq_len: null; with a limit this tokenizer masks the last label of every row"),
     model_keys=("torchtune_model_name",),
     packing_ways={"block mask": "torchtune"},
-    data_use=TorchtuneDataUse(),
+    names_field=True,
+    needs_field=True,
+    loads_by_itself=_loads_by_itself,
 )

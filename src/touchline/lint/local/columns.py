@@ -1,4 +1,4 @@
-"""Comparison of a config's statements on a local data file with the file: format, field, columns."""
+"""Comparison of a config's statements on a local data file with the file: format and field."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.backends.traits import DataUse
-from touchline.core.files import FileCache, open_regular, read_json_object
+from touchline.backends.traits import TrainerTraits
+from touchline.core.files import FileCache, open_regular
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
-from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 from touchline.lint.local.lookup import path_of
@@ -40,14 +39,14 @@ class Beginning:
 
     keys: tuple[str, ...] | None
     """Keys of its object; None if it is a list, or one row per line."""
-    columns: frozenset[str]
-    """Columns of its first row."""
+    has_columns: bool
+    """Whether its first row is a JSON object with keys."""
 
 
 def data_findings_of(
     training: StatedTraining, document: ForeignDocument, folder: Path, reader: str
 ) -> Iterator[Finding]:
-    """Yield BK025 and BK026: the file has another format, or lacks the field or the columns that the config names.
+    """Yield BK025: the file has another format than the config states, or lacks the field that it names.
 
     Args:
         training: what the config states.
@@ -55,15 +54,13 @@ def data_findings_of(
         folder: folder that its paths start from.
         reader: trainer whose config it is, which reads the data; our own settings name another one as the backend.
     """
-    use = traits_of(reader).data_use
+    traits = traits_of(reader)
     for source in training.sources:
         path = path_of(source.name.value, folder) if source.kind == "file" else None
         if path is not None and path.is_file():
             yield from _format(source, path)
-            own = use.loads_by_itself(document, source.name.key.partition(".")[0])
-            yield from _field(use, source, path, Severity.WARNING if own else Severity.ERROR)
-    yield from _absent_columns(use, document, folder)
-    yield from _registered(use, document, folder)
+            own = traits.loads_by_itself(document, source.name.key.partition(".")[0])
+            yield from _field(traits, source, path, Severity.WARNING if own else Severity.ERROR)
 
 
 def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
@@ -72,16 +69,16 @@ def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
     if stated is None or stated.is_default or allowed is None or ending in allowed or ending not in _DATA_ENDINGS:
         return
     message = f"{stated.value} is to be read, and {source.name.value} is a {ending} file"
-    yield _finding("BK025", stated.key, message, source, hint=_format_of(ending))
+    yield _finding(stated.key, message, source, _format_of(ending))
 
 
 def _format_of(ending: str) -> str | None:
     return next((name for name, endings in _ENDINGS.items() if ending in endings), None)
 
 
-def _field(use: DataUse, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
+def _field(traits: TrainerTraits, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
     """Yield problems of `field`, the key of the rows in a JSON object."""
-    if not use.names_field or path.suffix.lower() != ".json":
+    if not traits.names_field or path.suffix.lower() != ".json":
         return
     begins = beginning(path)
     if begins is None:
@@ -89,13 +86,13 @@ def _field(use: DataUse, source: StatedSource, path: Path, severity: Severity) -
     field = source.field
     if field is not None and begins.keys is None:
         message = f"field: {field.value} is a key of a JSON object, and {source.name.value} is a list of rows"
-        yield _finding("BK025", field.key, message, source, "leave field out", severity)
+        yield _finding(field.key, message, source, "leave field out", severity)
     elif field is not None and begins.keys is not None and field.value not in begins.keys:
         message = f"{source.name.value} has no key {field.value!r}; it has {', '.join(begins.keys[:6])}"
-        yield _finding("BK025", field.key, message, source, _field_for(source, begins.keys), severity)
-    elif field is None and begins.keys is not None and use.needs_field and begins.columns:
+        yield _finding(field.key, message, source, _field_for(source, begins.keys), severity)
+    elif field is None and begins.keys is not None and traits.needs_field and begins.has_columns:
         message = f"the rows of {source.name.value} are under {', '.join(begins.keys[:6])}, and no field is named"
-        yield _finding("BK025", source.name.key, message, source, _field_for(source, begins.keys), severity)
+        yield _finding(source.name.key, message, source, _field_for(source, begins.keys), severity)
 
 
 def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
@@ -106,61 +103,11 @@ def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
     return f"field: {named[0] if named else keys[0]}"
 
 
-def _absent_columns(use: DataUse, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield columns that a config reads and its file lacks."""
-    for read in use.columns(document):
-        columns = _columns(read.file, folder, read.field)
-        gone = [column for column in read.columns if columns and column not in columns]
-        if gone and columns:
-            yield _absent(document, read.place, read.file, gone, columns)
-
-
-def _registered(use: DataUse, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
-    """Yield datasets that are not in the registry beside the data."""
-    place = use.registry_folder(document)
-    home = None if place is None else path_of(place, folder)
-    registry = None if home is None or use.registry is None else read_json_object(home / use.registry, _LIMIT)
-    if home is not None and registry is not None:
-        yield from use.registry_findings(
-            document,
-            registry,
-            is_file=lambda name: path_of(name, home) is not None or path_of(name, folder) is not None,
-            is_beside=lambda name: path_of(name, home) is not None,
-        )
-
-
-def _columns(name: str, folder: Path, field: object) -> frozenset[str] | None:
-    path = path_of(name, folder)
-    if path is None or not path.is_file():
-        return None
-    begins = beginning(path)
-    if begins is None or (begins.keys is not None and field is not None and field not in begins.keys):
-        return None
-    return begins.columns or None
-
-
-def _absent(
-    document: ForeignDocument, place: tuple[Key, ...], file: str, gone: Sequence[str], columns: frozenset[str]
-) -> Finding:
-    return Finding(
-        code="BK026",
-        severity=Severity.ERROR,
-        subject=".".join(str(key) for key in place),
-        message=f"{file} has no column {', '.join(gone)}; its first row has {', '.join(sorted(columns)[:8])}",
-        where=document.where(*place),
-    )
-
-
 def _finding(
-    code: str,
-    subject: str,
-    message: str,
-    source: StatedSource,
-    hint: str | None = None,
-    severity: Severity = Severity.ERROR,
+    subject: str, message: str, source: StatedSource, hint: str | None, severity: Severity = Severity.ERROR
 ) -> Finding:
     at = source.field if subject.endswith("field") and source.field is not None else source.name
-    return Finding(code=code, severity=severity, subject=subject, message=message, where=at.where, hint=hint)
+    return Finding(code="BK025", severity=severity, subject=subject, message=message, where=at.where, hint=hint)
 
 
 def _beginning(path: Path) -> Beginning | None:
@@ -172,11 +119,11 @@ def _beginning(path: Path) -> Beginning | None:
             start = text.lstrip()
             if start.startswith("["):
                 row, _ = json.JSONDecoder().raw_decode(start[1:].lstrip())
-                return Beginning(None, _names(row))
+                return Beginning(None, bool(row) and isinstance(row, dict))
             first, _, more = start.partition("\n")
             row = _row(first)
             if row is not None and (more.strip() or path.suffix.lower() != ".json"):
-                return Beginning(None, _names(row))
+                return Beginning(None, bool(row) and isinstance(row, dict))
             if path.stat().st_size > _LIMIT:
                 return None
             whole = parse_json(text + file.read())
@@ -188,7 +135,7 @@ def _beginning(path: Path) -> Beginning | None:
     tables = {key: value for key, value in lists.items() if isinstance(value[0], dict)}
     if not tables or len(tables) != len(lists):
         return None
-    return Beginning(tuple(tables), _names(next(iter(tables.values()))[0]))
+    return Beginning(tuple(tables), bool(next(iter(tables.values()))[0]))
 
 
 beginning = FileCache(_beginning, 1 << 30)
@@ -201,7 +148,3 @@ def _row(line: str) -> object:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
-
-
-def _names(row: object) -> frozenset[str]:
-    return frozenset(str(key) for key in row) if isinstance(row, dict) else frozenset()
