@@ -24,8 +24,6 @@ from touchline.lint.config_set import (
 )
 from touchline.lint.rule import Violation, rule
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
-
 
 @rule("EX144", Severity.ERROR)
 def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
@@ -204,16 +202,6 @@ def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
                 return found
             path = posixpath.dirname(path)
     return None
-
-
-def ancestors_of(view: FolderView, sibling: Sibling) -> Iterator[Sibling]:
-    """Yield its parent, the parent's parent and so on, without repetition."""
-    seen = {sibling}
-    node = parent_of(view, sibling)
-    while node is not None and node not in seen:
-        seen.add(node)
-        yield node
-        node = parent_of(view, node)
 
 
 @functools.lru_cache(maxsize=2)

@@ -47,8 +47,6 @@ class CheckpointOnDisk:
     """`r`."""
     target_modules: tuple[str, ...] | None = None
     """`target_modules`."""
-    micro_batch_size: int | None = None
-    """`train_batch_size` of the trainer's state."""
     epochs: float | None = None
     """`num_train_epochs` of the trainer's state."""
 
@@ -73,10 +71,6 @@ class Sibling:
     """All settings of the file. Those without a field in `stated` may still make a difference."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
-    overridden: Mapping[str, str] = field(default_factory=dict)
-    """Keys that the backend silently overrides or ignores (BK019), each with its effect."""
-    parent_is_here: bool = False
-    """Whether the named parent is on this machine."""
     kept: tuple[CheckpointOnDisk, ...] = ()
     """Checkpoints already in its output folder."""
 
@@ -120,8 +114,6 @@ _SAVING: Final = re.compile(r"(.*\.)?(save_\w+|saves_per_epoch|eval(uation)?_(st
 _RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
 """Names of a config in a run's folder. The run is then named after the folder."""
 _WORD: Final = re.compile(r"[\w.-]*\w")
-_SHARED_PARTS: Final = 3
-"""Minimum number of leading folders that two output paths of one project share."""
 
 
 def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
@@ -148,30 +140,16 @@ def global_batch_size(stated: StatedTraining) -> int | None:
     )
 
 
-def contents_of(sibling: Sibling) -> dict[str, str]:
-    """Return the known hashes of its data files."""
-    return {name: each.sha256 for name, each in sibling.data.items() if isinstance(each.sha256, str)}
-
-
-def work_of(
-    sibling: Sibling, without: frozenset[str] = frozenset(), data: Callable[[DataFile], str | Missing] | None = None
-) -> str:
+def work_of(sibling: Sibling, data: Callable[[DataFile], str | Missing] = lambda known: known.sha256) -> str:
     """Hash the stated settings and everything else in the file except names, outputs and logging.
 
     Args:
         sibling: the training.
-        without: dotted keys of the file that do not count.
-        data: what a data file counts by; its bytes when not given.
+        data: returns what a data file counts by.
     """
-    contents = contents_of(sibling)
-    if data is not None:
-        contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
-    settings = effective_settings(sibling.stated, contents)
-    for name in fields(StatedTraining):
-        value = getattr(sibling.stated, name.name)
-        if isinstance(value, Stated) and value.key in without and name.name in settings:
-            settings[name.name] = None
-    return _hash([settings, dict(_other_settings(sibling, contents, without))])
+    contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
+    settings = [effective_settings(sibling.stated, contents), dict(_other_settings(sibling, contents))]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def stays(sibling: Sibling) -> str:
@@ -220,8 +198,7 @@ def planned_runs(plan: TextFile) -> Mapping[str, Mapping[str, object]]:
 def families(view: FolderView) -> Mapping[Sibling, int]:
     """Group trainings that surely belong to one project, by number; a tree may also be a collection of examples.
 
-    They do if they are stages of one folder, or runs in sibling folders. They also do if one script or plan names
-    them, or if their outputs share a parent path.
+    They do if they are stages of one folder, or runs in sibling folders, or if one script or plan names them.
     """
     runs = runs_of(view)
     number = {each: index for index, each in enumerate(runs)}
@@ -244,9 +221,6 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
             meet(each, "runs", each.stated.backend, str(path.parent.parent))
         if traits_of(each.stated.backend).folder_is_chain:
             meet(each, "stages", str(path.parent))
-            output = stays(each).split("/")
-            if len(output) > _SHARED_PARTS + 1:
-                meet(each, "outputs", *output[:-2][: max(_SHARED_PARTS, len(output) - 3)])
     named: dict[str, list[Sibling]] = {}
     for each in runs:
         path = PurePath(each.path)
@@ -262,12 +236,6 @@ def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
     """Return True if trainings certainly belong to one project."""
     family = families(view)
     return all(family[one] == family[other] for other in others)
-
-
-def family_of(view: FolderView, one: Sibling) -> Iterator[Sibling]:
-    """Return the other trainings of its project."""
-    family = families(view)
-    yield from (run for run in runs_of(view) if run is not one and family[run] == family[one])
 
 
 def _value(stated: StatedTraining, name: str) -> object:
@@ -287,15 +255,13 @@ def _source(source: StatedSource, contents: Mapping[str, str]) -> list[object]:
     return [source.role, content, *(None if stated is None else stated.value for stated in others)]
 
 
-def _other_settings(
-    sibling: Sibling, contents: Mapping[str, str], without: frozenset[str]
-) -> Iterator[tuple[str, object]]:
+def _other_settings(sibling: Sibling, contents: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     """Collect the file's other settings, without names, outputs, logging and the fields compared by themselves."""
     if isinstance(sibling.raw, Missing):
         return
     stated = sibling.stated
     best = stated.load_best is not None and stated.load_best.value
-    skipped = set(without)
+    skipped: set[str] = set()
     for each in fields(StatedTraining):
         found = getattr(stated, each.name)
         compared = each.name in EFFECTIVE or each.name in _BATCH
@@ -323,7 +289,3 @@ def _flat(node: object, key: str) -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{key}.{index}")
     else:
         yield key, node
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

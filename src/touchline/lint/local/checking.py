@@ -277,7 +277,7 @@ class _Checker:
             if self._is_planned(file, training):
                 continue
             view = self._training(training, file.path.parent, self._around_of(file.path))
-            self._siblings.add(view, file.path.parent, document, reading.findings)
+            self._siblings.add(view, file.path.parent, document)
             self.found.findings += data_findings_of(training, document, file.path.parent, format_.name)
             self.found.findings += self._parity.findings(training, file.path.parent)
 
