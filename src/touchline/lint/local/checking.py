@@ -31,13 +31,13 @@ from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import surroundings_of
 from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
-from touchline.lint.local.local_files import absent_files, absent_model, checkpoint_findings_of
+from touchline.lint.local.local_files import absent_files, checkpoint_findings_of
 from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.local.validators import checkpoint_findings, validate
+from touchline.lint.local.validators import validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
@@ -271,7 +271,6 @@ class _Checker:
         self.found.findings += reading.findings
         validator = validator_of(format_.name)
         if validator is not None:
-            self.found.findings += checkpoint_findings(validator, document)
             self._to_validate += [(validator, document, file.named)]
         for training in reading.trainings:
             if self._is_planned(file, training):
@@ -317,7 +316,6 @@ class _Checker:
         self.found.findings += self._lookup.model_findings(stated, folder)
         self.found.findings += check_view(view, stated.where, stated.subject)
         self.found.findings += absent_files(stated, folder)
-        self.found.findings += absent_model(stated, folder)
         self.found.findings += checkpoint_findings_of(stated, folder)
         return view
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from touchline.backends.config_reading import source_kind
 from touchline.backends.registry import traits_of
-from touchline.core.files import read_bytes
+from touchline.core.files import read_json_object
 from touchline.core.finding import Finding, Severity
-from touchline.core.json_text import parse_json
 from touchline.core.model_size import size_of_name
-from touchline.core.near import misspelled, near_names
-from touchline.data.shards import ShardHeaderError, read_shard
+from touchline.core.near import near_names
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.local.lookup import path_of
 
@@ -22,10 +19,6 @@ _PATTERN = frozenset("*?[{$")
 _CLOSE = 0.8
 _NUMBERED = re.compile(r"(?:^|/)checkpoint-\d+/?$")
 """Checkpoint of transformers, by its step. If other checkpoints exist, this one should too."""
-
-
-_MOST_BESIDE = 500
-"""Maximum number of entries of a models folder. A larger one is a scratch disk, and slow to list."""
 
 
 def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
@@ -50,31 +43,6 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
             message=f"{name} does not exist, although its folder does",
             where=named.where,
             hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
-        )
-
-
-def absent_model(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """Yield BK023 for a missing model folder if a folder of a similar name is beside it."""
-    named = stated.model if stated.model_path is None else stated.model_path
-    if named is None or not named.value or named.value.startswith("~") or _PATTERN & set(named.value):
-        return
-    path = folder / named.value
-    try:
-        if path_of(named.value, folder) is not None or not path.parent.is_dir():
-            return
-        beside = [each.name for each in itertools.islice(path.parent.iterdir(), _MOST_BESIDE + 1)]
-        near = misspelled(path.name, beside) if len(beside) <= _MOST_BESIDE else None
-        is_model = near is not None and (path.parent / near / "config.json").is_file()
-    except (OSError, ValueError):
-        return
-    if near is not None and is_model:
-        yield Finding(
-            code="BK023",
-            severity=Severity.ERROR,
-            subject=named.key,
-            message=f"{named.value} is not there, and {near} is, in the same folder",
-            where=named.where,
-            hint=f"did you mean {Path(named.value).with_name(near)}?",
         )
 
 
@@ -114,7 +82,6 @@ def _holder(name: str, folder: Path) -> Path | None:
 
 
 _CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WHOLE = ("*.safetensors", "*model*.bin", "global_step*", "pytorch_model_fsdp*")
 _STATE = "trainer_state.json"
 _LIMIT = 8 << 20
@@ -123,38 +90,14 @@ _ALIKE = 1.5
 
 
 def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """Yield CK040 to CK043: problems of the adapter or the checkpoint that a training continues from."""
+    """Yield CK042 and CK043: problems of the adapter or the checkpoint that a training continues from."""
     for named in (stated.parent, stated.resume):
         place = None if named is None or not named.value else path_of(named.value, folder)
-        if named is not None and place is not None and place.is_dir():
-            yield from _adapter(stated, named, place)
-    if stated.resume is not None and traits_of(stated.backend).hf_loop:
-        place = path_of(stated.resume.value, folder)
-        if place is not None and place.is_dir():
-            yield from _state(stated, stated.resume, place)
-
-
-def _adapter(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[Finding]:
-    config = place / _CONFIG
-    weights = [place / each for each in _WEIGHTS if (place / each).is_file()]
-    if not config.is_file():
-        if weights:
-            yield _finding("CK040", named, f"{named.value} has {weights[0].name} and no {_CONFIG}")
-        return
-    if not weights and not any(any(place.glob(each)) for each in _WHOLE):
-        yield _finding("CK040", named, f"{named.value} has {_CONFIG} and no weights of an adapter")
-    for weight in weights:
-        try:
-            fault = weights_fault(weight)
-        except OSError:
+        if named is None or place is None or not place.is_dir():
             continue
-        if fault is not None:
-            yield _finding("CK041", named, f"{named.value}: {fault}")
-    values = _object(config)
-    if values is None:
-        yield _finding("CK041", named, f"{named.value}: {_CONFIG} is no JSON object")
-        return
-    yield from _other(stated, named, values)
+        yield from _other(stated, named, read_json_object(place / _CONFIG, _LIMIT) or {})
+        if named is stated.resume and traits_of(stated.backend).hf_loop:
+            yield from _state(stated, named, place)
 
 
 def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, object]) -> Iterator[Finding]:
@@ -163,13 +106,15 @@ def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, obje
     if isinstance(base, str) and model is not None:
         of, on = size_of_name(base), size_of_name(model.value)
         if of is not None and on is not None and not 1 / _ALIKE < of / on < _ALIKE:
-            yield _finding("CK042", named, f"{named.value} is an adapter of {base}, and the model is {model.value}")
+            yield _finding(
+                "CK042", named, f"{named.value} is an adapter of {base}, and the model is {model.value}", Severity.ERROR
+            )
             return
     rank, wanted = values.get("r"), stated.rank
     if isinstance(rank, int) and wanted is not None and not wanted.is_default and rank != wanted.value:
         then = "its weights do not fit" if named is stated.resume else "the adapter keeps its own"
         message = f"{named.value} has rank {rank}, and {wanted.key} is {wanted.value}: {then}"
-        yield _finding("CK042", wanted, message, Severity.WARNING)
+        yield _finding("CK042", wanted, message)
 
 
 def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[Finding]:
@@ -179,48 +124,18 @@ def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[
         return
     if not (place / _STATE).is_file():
         message = f"{named.value} has no {_STATE}: the training begins at step 0 again, on these weights"
-        yield _finding("CK043", named, message, Severity.WARNING)
+        yield _finding("CK043", named, message)
         return
     sharded = any(any(place.glob(each)) for each in ("global_step*", "optimizer_*", "pytorch_model_fsdp*"))
     if not (place / "optimizer.pt").is_file() and not (place / "optimizer.bin").is_file() and not sharded:
         message = f"{named.value} has no optimizer.pt: the optimizer starts from scratch"
-        yield _finding("CK043", named, message, Severity.WARNING)
-    values = _object(place / _STATE)
-    if values is None:
-        yield _finding("CK041", named, f"{named.value}: {_STATE} is no JSON object")
-        return
+        yield _finding("CK043", named, message)
+    values = read_json_object(place / _STATE, _LIMIT) or {}
     step, most = values.get("global_step"), stated.max_steps
     if isinstance(step, int) and most is not None and 0 < most.value <= step:
         message = f"{named.value} is at step {step}, and {most.key} is {most.value}: nothing is left to train"
-        yield _finding("CK043", named, message, Severity.WARNING)
+        yield _finding("CK043", named, message)
 
 
-def weights_fault(path: Path) -> str | None:
-    """Check a file of weights by its size and its header. None if it is valid. A pickle is never opened.
-
-    Raises:
-        OSError: it is missing or cannot be read.
-    """
-    if path.suffix != ".safetensors":
-        return None if path.stat().st_size else f"{path.name} is empty"
-    try:
-        fault = read_shard(path).size_fault
-    except ShardHeaderError as broken:
-        return str(broken)
-    return None if fault is None else f"{path.name} {fault}"
-
-
-def _object(path: Path) -> Mapping[str, object] | None:
-    try:
-        if path.stat().st_size > _LIMIT:
-            return {}
-        found = parse_json(read_bytes(path, _LIMIT))
-    except OSError:
-        return {}
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _finding(code: str, at: Stated[object], message: str, severity: Severity = Severity.ERROR) -> Finding:
+def _finding(code: str, at: Stated[object], message: str, severity: Severity = Severity.WARNING) -> Finding:
     return Finding(code=code, severity=severity, subject=at.key, message=message, where=at.where)
