@@ -20,8 +20,6 @@ MANY: Final = 10
 """Number of full models of one training above which most will have to be deleted."""
 NOTICED: Final = 200 * 10**9
 """Bytes of one training that affect other users of a shared disk."""
-HUNDREDS: Final = 100
-"""Number of checkpoints of one training above which the setting is probably a mistake."""
 SOME: Final = 5
 """Number of checkpoints of one training from which it is reported."""
 TWENTY: Final = 20
@@ -147,9 +145,6 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
         return
     if cadence is None or cadence.value != "steps":
         return
-    exact = checkpoints_of(view)
-    if not isinstance(exact, Missing) and exact >= HUNDREDS:
-        return  # CK012 reports it
     count, severity = _piled(view, every)
     if severity is None:
         return

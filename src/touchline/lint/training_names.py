@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from touchline.backends.registry import traits_of
+from touchline.backends.traits import ALL_LINEAR
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.partial import Stated, StatedTraining
@@ -29,12 +30,8 @@ def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
         return
     own = {linear.name.rpartition(".")[2] for linear in model.shape.linears}
     wanted = {each.rpartition(".")[2] for each in targets.value}
-    if (
-        own
-        and not wanted & own
-        and all(_PLAIN.fullmatch(each) for each in targets.value)
-        and "all-linear" not in wanted
-    ):
+    named = all(_PLAIN.fullmatch(each) for each in targets.value)
+    if own and named and wanted.isdisjoint(own | ALL_LINEAR):
         yield Violation(
             message=f"{model.name} has no layers named {', '.join(sorted(wanted))}: there is nothing to adapt",
             at=targets,
