@@ -189,12 +189,6 @@ CASES: list[FaultCase] = [
         _job("CONFIG=sft.yaml", 'trl sft --config "$CONFIG"', gpus="gpu:8"),
     ),
     _planned("one hour for a run that the plan gives five", {"runs_plan.md": _PLAN}, "01:00:00", "08:00:00"),
-    _planned(
-        "a limit below what the plan says of each run",
-        {"runs_plan.md": "# Plan\n\nTwo runs packed and unpacked, about 90 minutes each.\n"},
-        "01:00:00",
-        "02:00:00",
-    ),
     _planned("a limit below the planned seconds", {"plan.json": _PLAN_JSON}, "02:00:00", "03:30:00"),
     _jobs(
         "thirty-two data workers of a config that a variable names",

@@ -31,8 +31,6 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
         ({"learning_rate": 2e-3, "method": "full"}, "TR031", WARNING),
         ({"learning_rate": 1e-3, "method": "full"}, "TR031", None),
         ({"learning_rate": 2e-7, "method": "full"}, "TR031", None),
-        ({"learning_rate": 2e-5}, "TR032", INFO),
-        ({"learning_rate": 2e-5, "method": "full"}, "TR032", None),
         ({"alpha": 0.0}, "TR033", ERROR),
         ({"alpha": 0.0, "method": "full"}, "TR033", None),
         ({"rank": 8, "alpha": 256.0}, "TR034", None),
@@ -43,12 +41,6 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
         ({"rank": 0}, "TR035", ERROR),
         ({"rank": 256, "alpha": 256.0}, "TR036", None),
         ({"rank": 2048, "alpha": 2048.0}, "TR036", WARNING),
-        ({"dropout": 0.5}, "TR038", None),
-        ({"dropout": 0.9}, "TR038", WARNING),
-        ({"dropout": 5.0}, "TR038", ERROR),
-        ({"weight_decay": 0.1}, "TR039", None),
-        ({"weight_decay": 10.0}, "TR039", WARNING),
-        ({"weight_decay": -0.1}, "TR039", ERROR),
     ],
 )
 def test_optimizer_and_adapter(values: dict[str, Any], code: str, expected: Severity | None) -> None:
@@ -132,7 +124,6 @@ def test_rows_that_are_cut() -> None:
         ("trl", {"method": "qlora", "quantization_bits": 4}, None, "TR053", None),
         ("torchtune", {"dtype": "float16"}, None, "TR054", ERROR),
         ("trl", {"dtype": "float16"}, None, "TR054", None),
-        ("trl", {"dtype": "float16", "device": "cpu"}, None, "TR054", ERROR),
     ],
 )
 def test_hardware(

@@ -47,10 +47,6 @@ def test_few_steps_are_told_where_nothing_limits_them() -> None:
         ("trl", {"warmup_fraction": 1.0}, None, "TR012", ERROR),
         ("trl", {"warmup_fraction": 0.03}, 20, "TR012", None),
         ("trl", {"warmup_steps": 100, "max_steps": 50, "schedule": "constant"}, None, "TR012", None),
-        ("trl", {"warmup_steps": 60, "max_steps": 100}, None, "TR013", WARNING),
-        ("trl", {"warmup_steps": 40, "max_steps": 100}, None, "TR013", INFO),
-        ("trl", {"warmup_steps": 30, "max_steps": 100}, None, "TR013", None),
-        ("trl", {"warmup_fraction": 0.6, "max_steps": 100}, None, "TR013", WARNING),
     ],
 )
 def test_warmup(backend: str, values: dict[str, Any], rows: int | None, code: str, expected: Severity | None) -> None:
@@ -60,7 +56,6 @@ def test_warmup(backend: str, values: dict[str, Any], rows: int | None, code: st
 def test_intervals_beyond_the_end() -> None:
     training = stated("llamafactory", max_steps=100, save_steps=500.0, eval_steps=500.0, eval_cadence="steps")
     told = found(view(training))
-    assert told["TR015"].severity is INFO
     assert told["TR016"].severity is WARNING
     assert severity(view(stated("llamafactory", max_steps=100, eval_steps=500.0, eval_cadence="no")), "TR016") is None
     assert (
@@ -117,11 +112,7 @@ def test_global_batch() -> None:
     [
         ({"epochs": 0.0}, "TR020", ERROR),
         ({"epochs": 0.0, "max_steps": 10}, "TR020", None),
-        ({"epochs": 21.0}, "TR021", INFO),
-        ({"epochs": 20.0}, "TR021", None),
         ({"gradient_accumulation_steps": 0}, "TR022", ERROR),
-        ({"logging_steps": 500.0, "max_steps": 100}, "TR024", INFO),
-        ({"logging_steps": 0.5, "max_steps": 100}, "TR024", None),
     ],
 )
 def test_counts(values: dict[str, Any], code: str, expected: Severity | None) -> None:

@@ -100,7 +100,7 @@ def _clock(seconds: float) -> str:
 
 @rule("EX153", Severity.WARNING)
 def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
-    """Report packing on which plan.json and a config disagree, or that a plan in Markdown does not mention."""
+    """Report packing on which a plan and its config disagree."""
     for each in runs_of(view) if view.plans else ():
         packed, plan = each.stated.packed, _plan_above(view, each)
         if packed is None or plan is None:
