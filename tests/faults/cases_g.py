@@ -109,20 +109,6 @@ CASES: list[FaultCase] = [
         ("output_dir: runs/words_rank8", "output_dir: models/Llama-3.2-1B/words_rank8"),
         "output_dir: models/Llama-3.2-1B-words_rank8",
     ),
-    _script(
-        "a command's output is the model's folder, by a variable",
-        "CK015",
-        _job(
-            "MODEL=/models/Llama-3.2-1B",
-            'python train.py --model_name_or_path "$MODEL" --learning_rate 2e-4 --per_device_train_batch_size 4 '
-            "--output_dir ${MODEL}/",
-        ),
-        _job(
-            "MODEL=/models/Llama-3.2-1B",
-            'python train.py --model_name_or_path "$MODEL" --learning_rate 2e-4 --per_device_train_batch_size 4 '
-            "--output_dir ${MODEL}-lora/",
-        ),
-    ),
     _case(
         "packing with neat_packing switched off",
         "BK021",

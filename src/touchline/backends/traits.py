@@ -51,8 +51,6 @@ class TrainerTraits:
 
     uses_default_dtype: bool = False
     """Whether the element type that a config leaves open is surely the default."""
-    refuses_float16: bool = False
-    """Whether it does not train in float16."""
     shards_by_itself: bool = False
     """Whether several devices share weights, gradients and optimizer states without a setting (FSDP)."""
     sharding_settings: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ _RETIRED = {
     "EX": (111, 112, 130, 135, 141, 146, 147, 148, 149, 154, 155, 156, 157, 184),
     "PK": (6, 20),
     "SL": (1, 2, 33, 43, 44, 48, 51, 53, 54, 55, 56),
-    "TR": (13, 15, 21, 24, 32, 38, 39, 42, 56, 61, 62, 63, 80),
+    "TR": (13, 15, 21, 24, 32, 36, 38, 39, 42, 52, 54, 56, 61, 62, 63, 80),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
 """Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""

@@ -10,7 +10,6 @@ from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.core.units import GIB
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
@@ -23,10 +22,7 @@ from touchline.lint.views import TrainingView
 def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
     """Report a training of which not even one sequence fits on the GPU."""
     stated, gpu = view.stated, view.around.gpu
-    if view.has_planned_memory or gpu is None or on_processor(stated):
-        return
-    if sharing(view) == "sharded":
-        yield from _whole_weights(view, gpu)
+    if view.has_planned_memory or gpu is None or on_processor(stated) or sharing(view) == "sharded":
         return
     width = width_of(view)
     known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
@@ -55,27 +51,6 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
         at=stated.model,
         severity=severity,
     )
-
-
-_WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
-"""Settings that shard states and gradients, but keep all weights on every device."""
-
-
-def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:
-    """Report ZeRO 1 and 2, which keep all weights on each device, if the weights alone may not fit."""
-    distributed = view.stated.distributed
-    if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
-        return
-    bits = 16 if view.stated.quantization_bits is None else view.stated.quantization_bits.value
-    weights = view.model.num_parameters * bits / 8 / GIB
-    name = distributed.value.rpartition("/")[2]
-    if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
-        yield Violation(
-            message=f"the weights alone are {weights:.0f} GiB, {name} leaves all of them on each device, and a "
-            f"{gpu.name} has {gpu.capacity_gib:.0f}",
-            at=distributed,
-            hint="ZeRO stage 3, or a 4-bit base",
-        )
 
 
 @rule("ME021", Severity.WARNING)
@@ -155,19 +130,6 @@ def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
         yield Violation(message=f"{attention.value}: {why}", at=attention, hint=hint, severity=severity)
 
 
-@rule("TR052", Severity.ERROR)
-def tf32_unavailable(view: TrainingView) -> Iterator[Violation]:
-    """Report tf32 on an older GPU or on a CPU."""
-    tf32, gpu = view.stated.tf32, view.around.gpu
-    if tf32 is None or not tf32.value or not traits_of(view.stated.backend).hf_loop:
-        return
-    if _old(gpu) or _on_cpu(view.stated):
-        where = "a CPU" if gpu is None or _on_cpu(view.stated) else f"a {gpu.name}"
-        yield Violation(
-            message=f"{where} does not support tf32, so the trainer refuses to start", at=tf32, hint="tf32: false"
-        )
-
-
 @rule("TR053", Severity.ERROR)
 def full_training_of_quantized_base(view: TrainingView) -> Iterator[Violation]:
     """Report full training of a base in 4 or 8 bits."""
@@ -177,20 +139,6 @@ def full_training_of_quantized_base(view: TrainingView) -> Iterator[Violation]:
             message=f"a base in {bits.value} bits cannot be fully trained: quantized weights have no gradient",
             at=bits,
             hint="train an adapter, or do not quantize",
-        )
-
-
-@rule("TR054", Severity.ERROR)
-def float16_refused(view: TrainingView) -> Iterator[Violation]:
-    """Report float16 where the trainer does not support it."""
-    stated = view.stated
-    if stated.dtype is None or stated.dtype.value != "float16":
-        return
-    if traits_of(stated.backend).refuses_float16:
-        yield Violation(
-            message=f"{stated.backend}'s recipes refuse fp16; expected bf16 or fp32",
-            at=stated.dtype,
-            hint="dtype: bf16",
         )
 
 

@@ -8,7 +8,6 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
@@ -79,8 +78,6 @@ SMALL_BATCH: Final = 4
 """Rows of a micro-batch up to which packing is suggested."""
 WORTH_PACKING: Final = 1.5
 """Examples per row from which packing saves computation."""
-RECURRENT: Final = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "bamba", "qwen3_next"})
-"""Families with a recurrent state along the row, which no attention mask resets."""
 
 
 @rule("PK005", Severity.INFO)
@@ -88,7 +85,9 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
     """Report a small micro-batch that packing might make faster."""
     stated = view.stated
     packed, micro = stated.packed, stated.micro_batch_size
-    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH or not _can_pack(stated):
+    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH:
+        return
+    if not traits_of(stated.backend).packs or stated.image_root is not None:
         return
     data, limit = view.data, stated.max_seq_len
     density = ""
@@ -100,13 +99,6 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
     yield Violation(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
 
 
-def _can_pack(stated: StatedTraining) -> bool:
-    """Return True if a setting makes this trainer pack. Custom scripts have none, and rows with images
-    are not packed."""
-    of_a_command = not stated.where.path.lower().endswith((".yaml", ".yml", ".json"))
-    return traits_of(stated.backend).packs and stated.image_root is None and not of_a_command
-
-
 @rule("PK007", Severity.WARNING)
 def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     """Report packed examples that attend to each other."""
@@ -114,16 +106,8 @@ def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     packed, attention = stated.packed, stated.attention
     if packed is None or not packed.value:
         return
-    shape = None if isinstance(view.model, Missing) else view.model.shape
-    if shape is not None and not isinstance(shape, Missing) and shape.model_type in RECURRENT:
-        yield Violation(
-            message=f"a {shape.model_type} model carries its state along the row, from one packed example to the next",
-            at=packed,
-            severity=Severity.INFO,
-        )
-    elif (
-        traits_of(stated.backend).eager_attention_leaks and attention is not None and attention.value.lower() == "eager"
-    ):
+    leaks = traits_of(stated.backend).eager_attention_leaks
+    if leaks and attention is not None and attention.value.lower() == "eager":
         yield Violation(
             message=f"{stated.backend} does not keep packed examples apart with {attention.value} attention",
             at=attention if not attention.is_default else packed,

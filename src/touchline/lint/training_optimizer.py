@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.backends.traits import adapted
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.learning_rate import FAR, rate_text
@@ -85,28 +84,6 @@ def alpha_far_from_rank(view: TrainingView) -> Iterator[Violation]:
             message=f"alpha / rank is {alpha.value:g} / {rank.value} = {ratio:.3g}; usual are 0.25 to 2",
             at=alpha,
             hint=_alpha_hint(view),
-        )
-
-
-@rule("TR036", Severity.WARNING)
-def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter with as many parameters as its layers."""
-    rank, targets = view.stated.rank, view.stated.target_modules
-    if rank is None or rank.value < 1 or not trains_adapter(view.stated) or isinstance(view.model, Missing):
-        return
-    shape = view.model.shape
-    if isinstance(shape, Missing):
-        return
-    names = adapted(shape, targets.value if targets is not None else None, traits_of(view.stated.backend).layer_names)
-    layers = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears if linear.name in names)
-    adapter = shape.adapter_parameters(rank.value, names)
-    if adapter >= layers:
-        yield Violation(
-            message=(
-                f"rank {rank.value} gives the adapter {adapter:,} parameters, and the layers that it adapts have "
-                f"{layers:,} (width {shape.hidden_size})"
-            ),
-            at=rank,
         )
 
 

@@ -1,4 +1,4 @@
-"""Rules on the amount of training: optimizer steps, batches, epochs."""
+"""Rules on the amount of training: optimizer steps, batches, and the intervals of validation and saving."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
-from touchline.experiment.partial import StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 
+OFTEN: Final = 100
+"""Steps from which validation after every step is not a short trial."""
+ROUND: Final = 5
+"""Factor of numbers that were chosen by hand."""
+FORWARD_SHARE: Final = 3
+"""Cost of a training pass in forward passes. A validation pass costs one."""
 FEW_STEPS: Final = 10
 """Steps below which a schedule has no effect."""
 
@@ -143,3 +149,105 @@ def _ignores_warmup(stated: StatedTraining) -> bool:
 
 def _peak(stated: StatedTraining) -> str:
     return "its peak" if stated.learning_rate is None else f"{stated.learning_rate.value:g}"
+
+
+@rule("TR016", Severity.WARNING)
+def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the training."""
+    stated, numbers = view.stated, arithmetic(view)
+    every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
+    if every is None or not high or every <= high or not _validates_by_steps(stated):
+        return
+    traits = traits_of(stated.backend)
+    seen = "only epochs' ends are seen" if traits.is_ours else "it runs at the very end, or never"
+    yield Violation(
+        message=f"validation every {every:,} steps, and the training has {numbers.steps}: {seen}",
+        at=stated.eval_steps,
+        hint=f"at most {max(high // 4, 1)}, for four validations",
+        severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
+    )
+
+
+@rule("TR017", Severity.WARNING)
+def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
+    """Report an interval of one epoch divided by the accumulation once too often."""
+    stated, numbers = view.stated, arithmetic(view)
+    accumulation = stated.gradient_accumulation_steps
+    per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
+    if accumulation is None or accumulation.value < 2 or isinstance(per_epoch, Missing) or per_epoch.high is None:
+        return
+    if isinstance(rows, Missing) or isinstance(per_step, Missing) or rows.high is None:
+        return
+    if rows.exact is None and stated.max_examples is not None:
+        # An upper bound is less informative about the number than a slice.
+        return
+    twice = rows.high / (per_step.low * accumulation.value)
+    for each, name in ((stated.eval_steps, "validation"), (stated.save_steps, "a checkpoint")):
+        every = numbers.interval(each)
+        if each is None or each.is_default or every is None or every < 2 or not _in_use(stated, each):
+            continue
+        # A round number was chosen by hand, even if it looks computed.
+        if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
+            yield Violation(
+                message=(
+                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times per epoch: an epoch is "
+                    f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
+                    f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
+                ),
+                at=each,
+                hint=each.line_with(per_epoch.high),
+            )
+
+
+@rule("TR018", Severity.WARNING)
+def excessive_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report validation that takes longer than the training, or runs after every step."""
+    stated, numbers = view.stated, arithmetic(view)
+    every = numbers.interval(stated.eval_steps)
+    if every is None or not _validates_by_steps(stated) or isinstance(numbers.steps, Missing):
+        return
+    times = numbers.steps.low // every
+    held_out = None if isinstance(view.data, Missing) else view.data.validation_examples
+    per_step = None if isinstance(numbers.rows_per_step, Missing) else numbers.rows_per_step.high
+    density = numbers.density
+    if held_out and per_step and density:
+        trained = FORWARD_SHARE * numbers.steps.low * per_step * density
+        if times > 1 and times * held_out > trained:
+            yield Violation(
+                message=(
+                    f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
+                    f"training's own computing"
+                ),
+                at=stated.eval_steps,
+            )
+    elif every == 1 and times >= OFTEN:
+        yield Violation(message=f"a validation after every step, {times:,} in total", at=stated.eval_steps)
+
+
+def _validates_by_steps(stated: StatedTraining) -> bool:
+    cadence = stated.eval_cadence
+    return cadence is not None and cadence.value == "steps"
+
+
+def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
+    """Return True if an interval has any effect."""
+    cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
+    return cadence is None or cadence.value == "steps"
+
+
+@rule("TR025", Severity.WARNING)
+def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report many epochs without validation data."""
+    stated = view.stated
+    epochs, share = stated.epochs, stated.validation_fraction
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    traits = traits_of(stated.backend)
+    if epochs is None or limited or traits.many_epochs is None:
+        return
+    holds_out = share is not None and share.value > 0
+    if epochs.value < traits.many_epochs or holds_out:
+        return
+    evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
+    if any(source.role == "validation" for source in stated.sources) or (evaluates and traits.validates_on_split):
+        return
+    yield Violation(message=f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", at=epochs)

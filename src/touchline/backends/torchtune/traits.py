@@ -18,7 +18,6 @@ TRAITS = TrainerTraits(
     packing_needs="tokenizer.max_seq_len",
     fails_beyond_context=True,
     uses_default_dtype=True,
-    refuses_float16=True,
     shards_by_itself=True,
     layer_names={
         "output_proj": ("o_proj",),

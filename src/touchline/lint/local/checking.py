@@ -29,9 +29,8 @@ from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import surroundings_of
-from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
-from touchline.lint.local.local_files import absent_files, checkpoint_findings_of
+from touchline.lint.local.local_files import absent_files, checkpoint_findings_of, data_findings_of
 from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment

@@ -1,4 +1,4 @@
-"""Local files and folders that a config names: data that is missing, adapters and checkpoints that are continued."""
+"""Local files and folders that a config names: data, and the adapters and checkpoints that are continued."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from touchline.backends.config_reading import source_kind
 from touchline.backends.registry import traits_of
-from touchline.core.files import read_json_object
-from touchline.core.finding import Finding, Severity
+from touchline.core.errors import TouchlineError
+from touchline.core.files import FileCache, read_bytes, read_json_object
+from touchline.core.finding import Finding, Location, Severity
+from touchline.core.json_text import parse_json
 from touchline.core.model_size import size_of_name
 from touchline.core.near import near_names
-from touchline.experiment.partial import Stated, StatedTraining
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import path_of
 
 _PATTERN = frozenset("*?[{$")
@@ -84,7 +87,6 @@ def _holder(name: str, folder: Path) -> Path | None:
 _CONFIG = "adapter_config.json"
 _WHOLE = ("*.safetensors", "*model*.bin", "global_step*", "pytorch_model_fsdp*")
 _STATE = "trainer_state.json"
-_LIMIT = 8 << 20
 _ALIKE = 1.5
 """Tolerance for rounded names: the same model is named 7B and 8B."""
 
@@ -139,3 +141,93 @@ def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[
 
 def _finding(code: str, at: Stated[object], message: str, severity: Severity = Severity.WARNING) -> Finding:
     return Finding(code=code, severity=severity, subject=at.key, message=message, where=at.where)
+
+
+_LIMIT = 16 << 20
+"""Maximum size of a file that is opened."""
+_ENDINGS = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv", ".txt"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+}
+_TRAINED_ON = ("train", "training")
+_HELD_OUT = ("validation", "val", "valid", "eval", "dev", "test")
+"""Names of splits, the most likely first."""
+
+
+def data_findings_of(
+    training: StatedTraining, document: ForeignDocument, folder: Path, reader: str
+) -> Iterator[Finding]:
+    """Yield BK025: a data file has another format than the config states, or lacks the field that it names.
+
+    Args:
+        training: what the config states.
+        document: the config.
+        folder: folder that its paths start from.
+        reader: trainer whose config it is, which reads the data; our own settings name another one as the backend.
+    """
+    traits = traits_of(reader)
+    for source in training.sources:
+        path = path_of(source.name.value, folder) if source.kind == "file" else None
+        if path is None or not path.is_file():
+            continue
+        yield from _format(source, path)
+        keys = row_keys(path) if traits.names_field and path.suffix.lower() == ".json" else None
+        if keys is not None:
+            own = traits.loads_by_itself(document, source.name.key.partition(".")[0])
+            severity = Severity.WARNING if own else Severity.ERROR
+            yield from _field(source, keys, severity, needed=traits.needs_field)
+
+
+def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
+    stated, ending = source.format, path.suffix.lower()
+    actual = next((name for name, endings in _ENDINGS.items() if ending in endings), None)
+    if stated is None or stated.is_default or actual is None or stated.value not in _ENDINGS:
+        return
+    if stated.value != actual:
+        message = f"{stated.value} is to be read, and {source.name.value} is a {ending} file"
+        yield _wrong(stated.key, source.name.where, message, actual)
+
+
+def _field(source: StatedSource, keys: tuple[str, ...], severity: Severity, *, needed: bool) -> Iterator[Finding]:
+    """Yield problems of `field`, the key of the rows in a JSON object."""
+    field, name = source.field, source.name
+    proposed = f"field: {_meant(source, keys)}" if keys else "leave field out"
+    if field is not None and not keys:
+        message = f"field: {field.value} is a key of a JSON object, and {name.value} is a list of rows"
+        yield _wrong(field.key, field.where, message, proposed, severity)
+    elif field is not None and field.value not in keys:
+        message = f"{name.value} has no key {field.value!r}; it has {', '.join(keys[:6])}"
+        yield _wrong(field.key, field.where, message, proposed, severity)
+    elif field is None and keys and needed:
+        message = f"the rows of {name.value} are under {', '.join(keys[:6])}, and no field is named"
+        yield _wrong(name.key, name.where, message, proposed, severity)
+
+
+def _meant(source: StatedSource, keys: tuple[str, ...]) -> str:
+    """Return the field that a source means: the key that its split names, else the one that its role is called by."""
+    split = None if source.split is None or source.split.is_default else source.split.value.partition("[")[0]
+    wanted = _HELD_OUT if source.role == "validation" else _TRAINED_ON
+    named = [key for key in (split, *wanted) if key in keys and not (key in _TRAINED_ON and wanted is _HELD_OUT)]
+    return named[0] if named else keys[0]
+
+
+def _wrong(subject: str, where: Location, message: str, hint: str, severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(code="BK025", severity=severity, subject=subject, message=message, where=where, hint=hint)
+
+
+def _row_keys(path: Path) -> tuple[str, ...] | None:
+    try:
+        whole = parse_json(read_bytes(path, _LIMIT).decode("utf-8-sig"))
+    except (TouchlineError, OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(whole, dict):
+        return () if isinstance(whole, list) else None
+    lists = {str(key): rows for key, rows in whole.items() if isinstance(rows, list) and rows}
+    tables = tuple(key for key, rows in lists.items() if isinstance(rows[0], dict))
+    return tables if tables and len(tables) == len(lists) else None
+
+
+row_keys = FileCache(_row_keys, 1 << 30)
+"""Return the keys of the rows in a JSON object, or none for a list of rows; None for another or too large a file."""
