@@ -110,8 +110,6 @@ def test_datasets_of_a_mixture() -> None:
     [
         ("use_peft: true\n", "", "BK019", "lora_r", Severity.WARNING),
         ("seed: 7", "seed: 7\nseed: 8", "BK015", "seed", Severity.WARNING),
-        ("seed: 7", "seed: 7\nseed: 7", "BK015", "seed", Severity.INFO),
-        ("seed: 7", "seed: 7\ntrust_remote_code: true", "BK020", "trust_remote_code", Severity.INFO),
     ],
 )
 def test_faults(old: str, new: str, code: str, subject: str, severity: Severity) -> None:

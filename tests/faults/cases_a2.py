@@ -43,8 +43,6 @@ CASES: list[FaultCase] = [
         "gradient_acumulation_steps: 4",
         "gradient_accumulation_steps: 8",
     ),
-    _axolotl("no learning rate", "BK013", "learning_rate: 0.0002\n", "", "learning_rate: 2e-4\n"),
-    _factory("no dataset to train on", "BK013", "dataset: quotations\n", "", "dataset: quotations,proverbs\n"),
     _case(
         "a learning rate in quotation marks in JSON",
         "BK014",
@@ -79,13 +77,6 @@ CASES: list[FaultCase] = [
         "bf16: true",
         "bf16: true\ngradient_checkpointing: false",
         "bf16: true\ndisable_gradient_checkpointing: true",
-    ),
-    _factory(
-        "code that comes with the model is run",
-        "BK020",
-        "stage: sft",
-        "stage: sft\ntrust_remote_code: true",
-        "stage: sft\ntrust_remote_code: false",
     ),
     _factory(
         "packed examples that see each other",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
+from tests.lint.trainings import WHERE, found, model, named, severity, stated, view
 
 from touchline.core.finding import Severity
 from touchline.experiment.partial import Stated
@@ -33,10 +33,6 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
         ({"learning_rate": 2e-7, "method": "full"}, "TR031", None),
         ({"alpha": 0.0}, "TR033", ERROR),
         ({"alpha": 0.0, "method": "full"}, "TR033", None),
-        ({"rank": 8, "alpha": 256.0}, "TR034", None),
-        ({"rank": 8, "alpha": 512.0}, "TR034", WARNING),
-        ({"rank": 64, "alpha": 2.0}, "TR034", None),
-        ({"rank": 64, "alpha": 1.0}, "TR034", WARNING),
         ({"rank": 8, "alpha": -16.0}, "TR033", ERROR),
         ({"rank": 0}, "TR035", ERROR),
     ],
@@ -98,31 +94,6 @@ def test_rows_that_are_cut() -> None:
     assert severity(view(stated("trl", max_seq_len=512), lengths=lengths[:86]), "TR041") is INFO
     assert severity(view(stated("peft", max_seq_len=512), lengths=lengths), "TR041") is ERROR
     assert severity(view(stated("trl", max_seq_len=700), lengths=lengths), "TR041") is None
-
-
-@pytest.mark.parametrize(
-    ("backend", "values", "around", "code", "expected"),
-    [
-        ("trl", {}, "T4", "TR050", WARNING),
-        ("trl", {}, "V100-16GB", "TR050", WARNING),
-        ("trl", {}, "A10", "TR050", None),
-        ("trl", {"dtype": "float16"}, "T4", "TR050", None),
-        ("trl", {}, None, "TR050", None),
-        ("trl", {"attention": "flash_attention_2"}, "T4", "TR051", ERROR),
-        ("trl", {"attention": "flash_attention_2"}, "A100-40GB", "TR051", None),
-        ("trl", {"attention": "flash_attention_2"}, None, "TR051", None),
-        ("trl", {"attention": "flash_attention_2", "device": "cpu"}, None, "TR051", ERROR),
-        ("trl", {"attention": "flash_attention_2", "dtype": "float32"}, None, "TR051", WARNING),
-        ("trl", {"attention": "sdpa", "device": "cpu"}, None, "TR051", None),
-        ("trl", {"method": "full", "quantization_bits": 4}, None, "TR053", ERROR),
-        ("trl", {"method": "qlora", "quantization_bits": 4}, None, "TR053", None),
-    ],
-)
-def test_hardware(
-    backend: str, values: dict[str, Any], around: str | None, code: str, expected: Severity | None
-) -> None:
-    known = None if around is None else gpu(around)
-    assert severity(view(stated(backend, **values), gpu=known), code) is expected
 
 
 def test_workers_of_all_devices_count() -> None:

@@ -93,20 +93,6 @@ def test_validation_that_costs_more_than_training() -> None:
     assert severity(view(stated("trl", eval_steps=1.0, max_steps=20, eval_cadence="steps")), "TR018") is None
 
 
-def test_global_batch() -> None:
-    values: dict[str, Any] = {"global_batch_size": 16, "gradient_accumulation_steps": None}
-    told = found(view(stated("peft", micro_batch_size=6, **values), rows=100))["TR019"]
-    assert told.hint == "micro_batch_size: 4"
-    assert severity(view(stated("peft", micro_batch_size=8, **values), rows=100), "TR019") is None
-    three = stated("trl", global_batch_size=32, gradient_accumulation_steps=4, devices=3)
-    assert severity(view(three), "TR019") is ERROR
-    other = stated("trl", global_batch_size=32, gradient_accumulation_steps=4, devices=4)
-    assert severity(view(other), "TR019") is ERROR
-    assert (
-        severity(view(stated("trl", global_batch_size=32, gradient_accumulation_steps=4, devices=2)), "TR019") is None
-    )
-
-
 @pytest.mark.parametrize(
     ("values", "code", "expected"),
     [

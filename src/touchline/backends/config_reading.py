@@ -6,7 +6,7 @@ Used by the formats whose file is one mapping of settings: the Trainer's argumen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
@@ -166,13 +166,16 @@ class ConfigReader:
         hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
         self.find("BK011", severity, key, message, hint, self.renamed(key, near[0]) if len(near) == 1 else ())
 
-    def number_texts(self, table: ArgumentTable) -> Iterator[tuple[str, str]]:
-        """Yield settings of numbers whose value is a text, with that text."""
+    def check_texts(self, table: ArgumentTable) -> None:
+        """Report quoted numbers, which reach the training as texts, as BK014."""
+        whole = "\n".join(self.document.lines)
         for key, value in self.values.items():
             known = table.arguments.get(key)
-            numeric = known is not None and known.kinds <= {"int", "float", "none"}
-            if numeric and isinstance(value, str) and number_of(value) is not None:
-                yield key, value
+            numeric = known is not None and known.kinds <= {"int", "float", "none"} and number_of(value) is not None
+            # PyYAML reads 2e-4 without quotes as text too, and JSON does not.
+            if numeric and isinstance(value, str) and (f'"{value}"' in whole or f"'{value}'" in whole):
+                message = f"{value!r} is a text, which the trainer takes as it is; a number is expected"
+                self.find("BK014", Severity.ERROR, key, message, f"{key}: {value}")
 
     def check_rules(self, rules: Iterable[SettingRule]) -> None:
         """Report the rules of a trainer that apply to the file."""
@@ -188,13 +191,10 @@ class ConfigReader:
         """
         for doubled in self.document.doubled:
             first = f"it stands on line {doubled.first.line} already"
-            value = self.document.get(*doubled.key.split("."))
             if doubled.first.line == doubled.again.line:
                 first = "on this line"
             if refused_by is not None:
                 severity, message = Severity.ERROR, f"given twice ({first}), which {refused_by} refuses"
-            elif self._same_line(doubled.first, doubled.again) and not isinstance(value, list | dict):
-                severity, message = Severity.INFO, f"given twice with the same value ({first})"
             else:
                 severity, message = Severity.WARNING, f"given twice ({first}); the last one counts, the first is lost"
             self.findings.append(
@@ -207,15 +207,6 @@ class ConfigReader:
                     hint="keep one of the two",
                 )
             )
-
-    def _same_line(self, first: Location, again: Location) -> bool:
-        lines = self.document.lines
-        if first.line == again.line:
-            return False
-        if first.line is None or again.line is None or max(first.line, again.line) > len(lines):
-            return False
-        one, other = (lines[line - 1].partition(" #")[0].strip() for line in (first.line, again.line))
-        return one == other
 
 
 def _finite(value: object) -> float | None:

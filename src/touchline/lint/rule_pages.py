@@ -31,13 +31,13 @@ SUBJECTS = {
 }
 """Subject of each two-letter prefix."""
 _RETIRED = {
-    "BK": (16, 26, 31),
+    "BK": (16, 20, 26, 31),
     "CK": (12, 14, 40, 41),
     "DA": (326, 351, 365, 366, 370, 384, 385, 386),
     "EX": (111, 112, 130, 135, 141, 146, 147, 148, 149, 154, 155, 156, 157, 184),
     "PK": (6, 20),
     "SL": (1, 2, 33, 43, 44, 48, 51, 53, 54, 55, 56),
-    "TR": (13, 15, 21, 24, 32, 36, 38, 39, 42, 52, 54, 56, 61, 62, 63, 80),
+    "TR": (13, 15, 19, 21, 24, 32, 34, 36, 38, 39, 42, 50, 51, 52, 53, 54, 56, 60, 61, 62, 63, 80),
 }
 RETIRED = frozenset(f"{letters}{number:03}" for letters, numbers in _RETIRED.items() for number in numbers)
 """Codes of version 0.1.0 without a rule today; `allow`, `--select` and `--ignore` still accept them."""

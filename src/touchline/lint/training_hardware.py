@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Final
 
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.estimate.gpus import Gpu
-from touchline.experiment.partial import StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, table_gpu, width_of
 from touchline.lint.rule import Violation, rule
@@ -83,63 +79,6 @@ def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
         setup = setup_of(view)
         if isinstance(setup, Missing):
             yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
-
-
-_FLASH: Final = re.compile(r"flash|\bfa[23]\b", re.IGNORECASE)
-
-
-def _old(gpu: Gpu | None) -> bool:
-    """Return True if the GPU is of a generation without bfloat16 units: T4, V100."""
-    return gpu is not None and gpu.peak_tflops is None
-
-
-def _on_cpu(stated: StatedTraining) -> bool:
-    return stated.device is not None and stated.device.value.lower().startswith("cpu")
-
-
-def _flash(stated: StatedTraining) -> bool:
-    return stated.attention is not None and _FLASH.search(stated.attention.value) is not None
-
-
-@rule("TR050", Severity.WARNING)
-def bfloat16_on_old_gpu(view: TrainingView) -> Iterator[Violation]:
-    """Report bfloat16 on a GPU that only emulates it."""
-    dtype, gpu = view.stated.dtype, view.around.gpu
-    if dtype is None or gpu is None or _on_cpu(view.stated):
-        return
-    if dtype.value == "bfloat16" and _old(gpu):
-        yield Violation(message=f"a {gpu.name} does not support bfloat16; expected float16 or float32", at=dtype)
-
-
-@rule("TR051", Severity.ERROR)
-def flash_attention_unavailable(view: TrainingView) -> Iterator[Violation]:
-    """Report flash attention on an older GPU, on a CPU or in float32."""
-    stated, gpu = view.stated, view.around.gpu
-    attention, dtype = stated.attention, stated.dtype
-    if attention is None or not _flash(stated):
-        return
-    why, severity = None, Severity.ERROR
-    if _on_cpu(stated):
-        why = "it needs a GPU, and the training is on the CPU"
-    elif gpu is not None and _old(gpu):
-        why = f"it needs a GPU of the Ampere generation or later, not a {gpu.name}"
-    elif dtype is not None and dtype.value == "float32" and not dtype.is_default and stated.quantization_bits is None:
-        why, severity = "it computes in 16 bits alone, and the training is in float32", Severity.WARNING
-    if why is not None:
-        hint = attention.line_with("sdpa")
-        yield Violation(message=f"{attention.value}: {why}", at=attention, hint=hint, severity=severity)
-
-
-@rule("TR053", Severity.ERROR)
-def full_training_of_quantized_base(view: TrainingView) -> Iterator[Violation]:
-    """Report full training of a base in 4 or 8 bits."""
-    method, bits = view.stated.method, view.stated.quantization_bits
-    if method is not None and bits is not None and method.value == "full" and bits.value in (4, 8):
-        yield Violation(
-            message=f"a base in {bits.value} bits cannot be fully trained: quantized weights have no gradient",
-            at=bits,
-            hint="train an adapter, or do not quantize",
-        )
 
 
 @rule("TR055", Severity.WARNING)

@@ -10,34 +10,10 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.backends.traits import ALL_LINEAR
 from touchline.core.finding import Severity
-from touchline.core.quantity import Missing
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
-
-_PLAIN: Final = re.compile(r"[\w.]+")
-
-
-@rule("TR060", Severity.ERROR)
-def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter on layers that the model does not have."""
-    targets, model = view.stated.target_modules, view.model
-    if targets is None or targets.is_default or traits_of(view.stated.backend).layer_names:
-        return
-    if isinstance(model, Missing) or isinstance(model.shape, Missing) or model.shape.extrapolated is not None:
-        return
-    own = {linear.name.rpartition(".")[2] for linear in model.shape.linears}
-    wanted = {each.rpartition(".")[2] for each in targets.value}
-    named = all(_PLAIN.fullmatch(each) for each in targets.value)
-    if own and named and wanted.isdisjoint(own | ALL_LINEAR):
-        yield Violation(
-            message=f"{model.name} has no layers named {', '.join(sorted(wanted))}: there is nothing to adapt",
-            at=targets,
-            hint=f"its layers are {', '.join(sorted(own))}",
-        )
-
 
 _TOKEN: Final = r"(?:^|(?<=[^a-z0-9]))(?:{})(?=$|[^a-z0-9.]|\.(?!\d))"
 _NUMBER: Final = r"\d+(?:\.\d+)?"

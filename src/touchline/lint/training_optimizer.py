@@ -26,8 +26,6 @@ SMALL_FULL_RATE: Final = 1e-2
 SMALL: Final = 1_000_000_000
 DEFAULT_FULL_RATE: Final = 2e-4
 """Highest default that full fine-tuning may be left with: ten times its usual rate."""
-RATIOS: Final = (1 / 32, 32.0)
-"""Range of alpha / rank outside of which an adapter has almost no effect or dominates. Usual are 1/4 to 2."""
 _ADAM = re.compile(r"adam", re.IGNORECASE)
 _OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|lion|sgd|lomo", re.IGNORECASE)
 """Optimizers whose learning rate is on another scale."""
@@ -72,21 +70,6 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
         )
 
 
-@rule("TR034", Severity.WARNING)
-def alpha_far_from_rank(view: TrainingView) -> Iterator[Violation]:
-    """Report alpha and rank that are far apart."""
-    alpha, rank = view.stated.alpha, view.stated.rank
-    if alpha is None or rank is None or rank.value < 1 or alpha.value <= 0 or not trains_adapter(view.stated):
-        return
-    ratio = alpha.value / rank.value
-    if not RATIOS[0] <= ratio <= RATIOS[1]:
-        yield Violation(
-            message=f"alpha / rank is {alpha.value:g} / {rank.value} = {ratio:.3g}; usual are 0.25 to 2",
-            at=alpha,
-            hint=_alpha_hint(view),
-        )
-
-
 @rule("TR037", Severity.WARNING)
 def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
     """Report warmup with the schedule `constant`, which ignores it."""
@@ -100,13 +83,6 @@ def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
                 at=each,
                 hint=f"{stated.schedule.key}: constant_with_warmup",
             )
-
-
-def _alpha_hint(view: TrainingView) -> str | None:
-    rank, alpha = view.stated.rank, view.stated.alpha
-    if rank is None or alpha is None or rank.value < 1:
-        return None
-    return alpha.line_with(2 * rank.value)
 
 
 @dataclass(frozen=True, slots=True)

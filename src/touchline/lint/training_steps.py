@@ -8,7 +8,6 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.data.packing.batches import largest_divisor
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
@@ -86,35 +85,6 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
         hint="a smaller batch, less accumulation or more epochs",
     )
-
-
-@rule("TR019", Severity.ERROR)
-def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
-    """Report a global batch that is not a multiple of micro-batch times devices."""
-    stated, devices = view.stated, arithmetic(view).devices.exact
-    whole, micro, accumulation = stated.global_batch_size, stated.micro_batch_size, stated.gradient_accumulation_steps
-    if whole is None or micro is None or whole.value < 1 or micro.value < 1 or micro.is_default:
-        return
-    together = micro.value * (devices or 1)
-    if whole.value % together:
-        words = f"{micro.value} × {devices} devices" if devices and devices > 1 else f"{micro.value}"
-        yield Violation(
-            message=f"{whole.key} {whole.value} is not a multiple of {words}",
-            at=micro,
-            hint=micro.line_with(largest_divisor(whole.value, micro.value)),
-        )
-        return
-    if accumulation is None or accumulation.is_default or not devices:
-        return
-    if whole.value != together * accumulation.value:
-        yield Violation(
-            message=(
-                f"{whole.key} is {whole.value}, but {micro.value} × {accumulation.value} × {devices} devices is "
-                f"{together * accumulation.value}"
-            ),
-            at=accumulation,
-            hint=accumulation.line_with(whole.value // together),
-        )
 
 
 @rule("TR012", Severity.ERROR)

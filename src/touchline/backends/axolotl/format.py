@@ -31,38 +31,11 @@ _FOREIGN = frozenset(
 ENOUGH, PLENTY = 3, 5
 
 
-def _has_no_data(settings: ConfigReader) -> bool:
-    # Plugins bring datasets of their own, `nemo_gym_datasets`.
-    return not any(settings.values[key] for key in settings.values if key.endswith(("datasets", "_dataset")))
-
-
 def _names_no_kernel(settings: ConfigReader) -> bool:
     return settings.on("sample_packing") and state_training(settings).attention is None
 
 
 _RULES = (
-    SettingRule(
-        "BK013",
-        Severity.ERROR,
-        "base_model",
-        lambda settings: settings.given("base_model") is None,
-        "missing: there is no base model",
-    ),
-    SettingRule(
-        "BK013",
-        Severity.ERROR,
-        "learning_rate",
-        lambda settings: settings.given("learning_rate") is None,
-        "missing: axolotl has no default",
-        "learning_rate: 0.0002",
-    ),
-    SettingRule(
-        "BK013",
-        Severity.ERROR,
-        "datasets",
-        _has_no_data,
-        "missing: neither datasets nor pretraining_dataset is given",
-    ),
     SettingRule(
         "BK019",
         Severity.WARNING,
@@ -70,13 +43,6 @@ _RULES = (
         lambda settings: settings.given("lora_r") is not None and settings.given("adapter") is None,
         "has no effect: no adapter is named, so the whole model is trained",
         "adapter: lora",
-    ),
-    SettingRule(
-        "BK020",
-        Severity.INFO,
-        "trust_remote_code",
-        lambda settings: settings.on("trust_remote_code"),
-        "code that comes with the model is run on load",
     ),
     SettingRule(
         "BK021",

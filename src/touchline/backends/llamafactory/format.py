@@ -46,28 +46,12 @@ def _checkpoints_regardless(settings: ConfigReader) -> bool:
 
 _RULES = (
     SettingRule(
-        "BK020",
-        Severity.INFO,
-        "trust_remote_code",
-        lambda settings: settings.on("trust_remote_code"),
-        "code that comes with the model is run on load",
-    ),
-)
-_TRAINING_RULES = (
-    SettingRule(
         "BK013",
         Severity.WARNING,
         "do_train",
         lambda settings: settings.flag("do_train") is None,
         "missing: without it `llamafactory-cli train` loads everything and trains nothing",
         "do_train: true",
-    ),
-    SettingRule(
-        "BK013",
-        Severity.ERROR,
-        "dataset",
-        lambda settings: settings.given("dataset") is None,
-        "missing: do_train needs a dataset",
     ),
     SettingRule(
         "BK019",
@@ -114,11 +98,10 @@ class LlamaFactoryFormat:
         settings = ConfigReader(document)
         settings.check_doubled("OmegaConf")
         settings.check_names(argument_table("llamafactory"), "LLaMA-Factory refuses it")
-        _check_texts(settings)
-        settings.check_rules(_RULES)
+        settings.check_texts(argument_table("llamafactory"))
         if not is_training(settings):
             return ConfigReading(trainings=(), findings=tuple(settings.findings))
-        settings.check_rules(_TRAINING_RULES)
+        settings.check_rules(_RULES)
         return ConfigReading(trainings=(state_training(settings),), findings=tuple(settings.findings))
 
 
@@ -132,13 +115,6 @@ def is_training(settings: ConfigReader) -> bool:
     if settings.on("do_predict") or settings.on("do_eval"):
         return False
     return settings.given("dataset") is not None and settings.given("output_dir", "num_train_epochs") is not None
-
-
-def _check_texts(settings: ConfigReader) -> None:
-    """Report texts in place of numbers, which reach the training unchanged, as BK014."""
-    for key, text in settings.number_texts(argument_table("llamafactory")):
-        message = f"{text!r} is text, and LLaMA-Factory takes it as it is; a number is expected"
-        settings.find("BK014", Severity.ERROR, key, message, f"{key}: {text}")
 
 
 FORMATS: tuple[ConfigFormat, ...] = (LlamaFactoryFormat(),)

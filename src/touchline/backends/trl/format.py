@@ -53,13 +53,6 @@ _RULES = (
         "use_peft: true",
     ),
     SettingRule(
-        "BK020",
-        Severity.INFO,
-        "trust_remote_code",
-        lambda settings: settings.on("trust_remote_code"),
-        "code that comes with the model is run on load",
-    ),
-    SettingRule(
         "BK021",
         Severity.WARNING,
         "packing_strategy",
@@ -94,19 +87,9 @@ class TrlFormat:
         settings = ConfigReader(document)
         settings.check_doubled(None)
         if document.path.lower().endswith(".json"):
-            _check_texts(settings)
+            settings.check_texts(argument_table("trl"))
         settings.check_rules(_RULES)
         return ConfigReading(trainings=(state_training(settings),), findings=tuple(settings.findings))
-
-
-def _check_texts(settings: ConfigReader) -> None:
-    """Report texts in place of numbers in JSON, as BK014. TRL's reader of YAML makes numbers of them."""
-    whole = "\n".join(settings.document.lines)
-    for key, text in settings.number_texts(argument_table("trl")):
-        if f'"{text}"' not in whole:
-            continue  # PyYAML reads 2e-4 as text, JSON does not
-        message = f"{text!r} is text; HfArgumentParser takes JSON's values as they are, and a number is expected"
-        settings.find("BK014", Severity.ERROR, key, message, f'"{key}": {text}')
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TrlFormat(),)
