@@ -284,7 +284,6 @@ def test_the_table_knows_the_last_release() -> None:
     known = component("torchtune.models.llama3_2.qlora_llama3_2_1b")
     assert known is not None
     assert "lora_rank" in known.arguments
-    assert not known.is_gone
     assert component("torchtune.models.llama3_2.llama3_2_70b") is None
     assert nearest_component("torchtune.dataset.alpaca_dataset") == "torchtune.datasets.alpaca_dataset"
     assert {"batch_size", "run_val_every_n_steps", "fsdp_cpu_offload"} <= recipe_keys()

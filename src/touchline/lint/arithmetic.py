@@ -1,4 +1,4 @@
-"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, warmup, intervals.
+"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, intervals.
 
 Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
 (`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
@@ -65,19 +65,12 @@ class Arithmetic:
     """Optimizer steps of an epoch."""
     steps: Span | Missing
     """Optimizer steps of the training."""
-    warmup_steps: Span | Missing
-    """Warmup steps of the learning rate."""
     density: float | None
     """Examples per row; None for packed rows of unknown lengths."""
     longest_row: int | None
     """Tokens of the longest row, truncated at `max_seq_len`; None if lengths are unknown."""
     forecast: BatchForecast | None
     """Simulated packing and batching of an epoch by the trainer; None if lengths are unknown."""
-
-    def examples_per_step(self) -> float | None:
-        """Return the number of examples per optimizer step, if known."""
-        rows = None if isinstance(self.rows_per_step, Missing) else self.rows_per_step.exact
-        return None if rows is None or self.density is None else rows * self.density
 
     def interval(self, every: Stated[float] | None) -> int | None:
         """Return the steps of an interval, which may be a share of all steps. None if not known."""
@@ -107,7 +100,6 @@ def arithmetic(view: TrainingView) -> Arithmetic:
         rows=rows,
         steps_per_epoch=per_epoch,
         steps=steps,
-        warmup_steps=_warmup(stated, steps),
         density=density,
         longest_row=_longest(view),
         forecast=forecast,
@@ -281,21 +273,6 @@ def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:
     if most is not None:
         low, high = min(low, most), most if high is None else min(high, most)
     return Span(low=low, high=high)
-
-
-def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
-    """Resolve warmup steps; steps win over a share, as in transformers' Trainer."""
-    fixed, share = stated.warmup_steps, stated.warmup_fraction
-    if fixed is not None and (fixed.value > 0 or share is None):
-        return Span(low=fixed.value, high=fixed.value)
-    if share is None:
-        return Span(low=0, high=0) if fixed is not None else Missing(missing="no warmup is stated")
-    if isinstance(steps, Missing):
-        return steps
-    return Span(
-        low=math.ceil(steps.low * share.value),
-        high=None if steps.high is None else math.ceil(steps.high * share.value),
-    )
 
 
 def _longest(view: TrainingView) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.config import COMPONENT
@@ -15,8 +16,8 @@ from touchline.backends.torchtune.keys import component_findings, is_training, k
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import stated_training
 from touchline.backends.torchtune.values import value_findings
-from touchline.core.finding import Finding, Severity
-from touchline.experiment.foreign import Dialect, Doubled, ForeignDocument
+from touchline.core.finding import Finding
+from touchline.experiment.foreign import Dialect, ForeignDocument
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3
@@ -42,8 +43,10 @@ class TorchtuneFormat:
         """Read the stated training. Configs of generation, evaluation or quantization have none."""
         resolved = resolve(document)
         config = Config(document, resolved.data)
+        settings = ConfigReader(document)
+        settings.check_doubled("OmegaConf")
         findings = [
-            *(_doubled(each) for each in document.doubled),
+            *settings.findings,
             *resolved.findings,
             *key_findings(config),
             *component_findings(config),
@@ -56,17 +59,6 @@ class TorchtuneFormat:
 def _place(finding: Finding) -> tuple[int, int, str]:
     where = finding.where
     return (0, 0, finding.code) if where is None else (where.line or 0, where.column or 0, finding.code)
-
-
-def _doubled(each: Doubled) -> Finding:
-    return Finding(
-        code="BK015",
-        severity=Severity.ERROR,
-        subject=each.key,
-        message=f"{each.key} is given twice, first on line {each.first.line}; OmegaConf refuses the file",
-        where=each.again,
-        hint="keep one of them",
-    )
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TorchtuneFormat(),)

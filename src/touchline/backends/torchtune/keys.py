@@ -25,23 +25,9 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
 
 NEEDED = (
-    "output_dir",
-    "model",
-    "tokenizer",
-    "checkpointer",
-    "resume_from_checkpoint",
-    "dataset",
-    "seed",
-    "shuffle",
-    "batch_size",
-    "optimizer",
-    "loss",
-    "epochs",
-    "max_steps_per_epoch",
-    "gradient_accumulation_steps",
-    "metric_logger",
-    "device",
-    "dtype",
+    *("output_dir", "model", "tokenizer", "checkpointer", "resume_from_checkpoint", "dataset", "seed", "shuffle"),
+    *("batch_size", "optimizer", "loss", "epochs", "max_steps_per_epoch", "gradient_accumulation_steps"),
+    *("metric_logger", "device", "dtype"),
 )
 """Keys without a default in every recipe of supervised training, DPO and distillation, in all versions."""
 _OTHER_RECIPE = 3
