@@ -184,25 +184,3 @@ def test_tasks_that_know_their_ranks_are_no_repeated_training(tmp_path: Path) ->
     ]
     for index, text in enumerate(wrong):
         assert "SL019" in codes(check_files({"train.slurm": HEADER + text}, tmp_path / f"w{index}")), text
-
-
-def test_times_of_a_plan_are_read_in_the_forms_people_write(tmp_path: Path) -> None:
-    forms = {
-        "3 h": 3.0,
-        "~3 hours": 3.0,
-        "3-5 h": 3.0,
-        "2 h 30 min": 2.5,
-        "150 minutes": 2.5,
-        "03:00:00": 3.0,
-        "1-00:00:00": 24.0,
-    }
-    for index, (form, hours) in enumerate(forms.items()):
-        plan = f"| run | planned time | deadline |\n|---|---|---|\n| r8 | {form} | 1 h |\n"
-        for extra, fires in ((-0.25, True), (0.25, False)):
-            minutes = int((hours + extra) * 60)
-            script = (
-                f"#!/bin/bash\n#SBATCH --time={minutes}\n#SBATCH --gres=gpu:1\ntune run lora --config finetune.yaml\n"
-            )
-            files = {"runs_plan.md": plan, "r8/finetune.yaml": TUNE, "r8/finetune.slurm": script}
-            told = "EX158" in codes(check_files(files, tmp_path / f"{index}{fires}"))
-            assert told == fires, (form, minutes)
