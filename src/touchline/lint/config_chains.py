@@ -12,7 +12,6 @@ from typing import Final
 
 from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
-from touchline.core.quantity import Missing
 from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
     FolderView,
@@ -143,8 +142,7 @@ _PARTS: Final = 3
 def own_texts(sibling: Sibling) -> tuple[str, ...]:
     """Return a training's names, the most specific first: its file, its folder, its output, its own name."""
     path = PurePath(sibling.path)
-    raw = {} if isinstance(sibling.raw, Missing) else sibling.raw
-    names = [str(raw[key]) for key in _NAME_KEYS if isinstance(raw.get(key), str)]
+    names = [str(sibling.raw[key]) for key in _NAME_KEYS if isinstance(sibling.raw.get(key), str)]
     return (path.stem, path.parent.name, "/".join(stays(sibling).split("/")[-_PARTS:]), *names)
 
 
