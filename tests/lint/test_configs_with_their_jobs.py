@@ -11,7 +11,7 @@ from tests.faults.harness import check_files, codes, errors
 from tests.lint.trainings import found, stated, view
 
 from touchline.core.finding import Finding, Severity
-from touchline.lint.training_names import name_of_another_setting, output_over_base_model
+from touchline.lint.training_settings import name_of_another_setting, output_over_base_model
 
 pytestmark = pytest.mark.planning
 FACTORY, TRL, TUNE, STAGE = base("llamafactory"), base("trl"), base("torchtune"), base("qlora_stage")

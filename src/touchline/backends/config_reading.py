@@ -190,13 +190,10 @@ class ConfigReader:
             refused_by: the loader that refuses them; none: the last one counts.
         """
         for doubled in self.document.doubled:
-            first = f"it stands on line {doubled.first.line} already"
-            if doubled.first.line == doubled.again.line:
-                first = "on this line"
+            message = f"given twice, first on line {doubled.first.line}; the last one counts, the first is lost"
+            severity = Severity.WARNING
             if refused_by is not None:
-                severity, message = Severity.ERROR, f"given twice ({first}), which {refused_by} refuses"
-            else:
-                severity, message = Severity.WARNING, f"given twice ({first}); the last one counts, the first is lost"
+                severity, message = Severity.ERROR, f"given twice, which {refused_by} refuses"
             self.findings.append(
                 Finding(
                     code="BK015",

@@ -20,7 +20,7 @@ import numpy as np
 from touchline.backends.registry import batching_names, batching_of, traits_of
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.experiment.training import optimizer_steps
 from touchline.lint.views import TrainingView
 
@@ -175,24 +175,15 @@ def _examples(view: TrainingView) -> Span | Missing:
 
 def _bound_of_sources(stated: StatedTraining) -> int | None:
     trains = [source for source in stated.sources if source.role == "train"]
-    if not trains:
-        return None
+    limit = None if stated.max_examples is None or stated.max_examples.value < 1 else stated.max_examples.value
     total = 0
     for source in trains:
-        bounds = [bound for bound in (_bound_of_split(source), _limit(stated)) if bound is not None]
+        split = None if source.split is None else rows_of_split(source.split.value)
+        bounds = [bound for bound in (split, limit) if bound is not None]
         if not bounds:
             return None
         total += min(bounds)
-    return total
-
-
-def _bound_of_split(source: StatedSource) -> int | None:
-    return None if source.split is None else rows_of_split(source.split.value)
-
-
-def _limit(stated: StatedTraining) -> int | None:
-    found = stated.max_examples
-    return found.value if found is not None and found.value >= 1 else None
+    return total if trains else None
 
 
 def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:

@@ -1,17 +1,20 @@
-"""Rules on the configs of one project: one training twice, shared outputs, data of another run, another plan."""
+"""Rules on the configs of one project: repeated trainings, shared outputs, chains of trainings, data, and the plan."""
 
 from __future__ import annotations
 
+import functools
+import math
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Final
 
-from touchline.backends.registry import traits_of
+from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
-from touchline.lint.config_chains import experiment_of, experiments_in, stage_of, stages_in
+from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
     DataFile,
     FolderView,
@@ -174,3 +177,202 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
 def _plan_above(view: FolderView, each: Sibling) -> TextFile | None:
     """Find the nearest plan above a config; plan.json before runs_plan.md."""
     return next((plan for folder in PurePath(each.path).parents for plan in _plans_in(view, folder)), None)
+
+
+@rule("EX144", Severity.ERROR)
+def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
+    """Report a later stage that names no parent."""
+    for run in runs_of(view):
+        number = stage_of(run)
+        if number is None or number < 2 or run.stated.parent is not None or _starts_from_a_path(run):
+            continue
+        before, chained = stage_before(view, run), is_continuation(run)
+        if (
+            parent_of(view, run) is not None
+            or (stands_alone(run) and not chained)
+            or traits_of(run.stated.backend).is_ours
+        ):
+            continue
+        if not chained and (before is None or not _same_model(before, run)):
+            continue
+        whose = f", though {run_name(before)} is the stage before it" if before is not None else ""
+        output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
+        yield Violation(
+            message=f"{run_name(run)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
+            "base model",
+            at=run.stated.where,
+            subject=run_name(run),
+            hint=f"{traits_of(run.stated.backend).parent_key}: {output}",
+            severity=None if chained and before is not None else Severity.WARNING,
+        )
+
+
+@rule("EX145", Severity.ERROR)
+def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues the adapter of another base model."""
+    for each, parent in _with_parents(view):
+        model, other = each.stated.model, parent.stated.model
+        if model is not None and other is not None and not _same_model(parent, each):
+            yield Violation(
+                message=f"{run_name(each)} trains {model.value} but continues {run_name(parent)}, an adapter of "
+                f"{other.value}",
+                at=model,
+                hint=model.line_with(other.value),
+            )
+
+
+@rule("EX152", Severity.ERROR)
+def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
+    """Report an output folder with another training's checkpoints that this one would resume."""
+    for run in runs_of(view):
+        resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
+        if not run.kept or not resumes:
+            continue
+        newest = max(run.kept, key=lambda kept: kept.step)
+        stated = run.stated
+        modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
+        kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
+        base = None if newest.base_model is None else _last(newest.base_model)
+        pairs: tuple[tuple[Stated[object] | None, object, object], ...] = (
+            (stated.model, None if stated.model is None else _last(stated.model.value), base),
+            (stated.rank, None if stated.rank is None else stated.rank.value, newest.rank),
+            (stated.target_modules, modules, kept_modules),
+            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), _up(newest.epochs)),
+        )
+        wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
+        if wrong is not None and wrong[0] is not None:
+            yield Violation(
+                message=f"{stays(run)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
+                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
+                at=stated.output_dir,
+                subject=run_name(run),
+                hint=f"an empty folder: {stays(run)}_new, or move the old checkpoints away",
+            )
+
+
+def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
+    """Yield trainings whose adapter comes from another training's output, with that training."""
+    for run in runs_of(view):
+        parent = parent_of(view, run) if run.stated.parent is not None else None
+        if parent is not None:
+            yield run, parent
+
+
+def _starts_from_a_path(each: Sibling) -> bool:
+    """Return True if the model is a folder that an earlier training may have written."""
+    model = each.stated.model
+    return model is not None and (model.value.startswith(("/", ".", "~", "$")) or model.value.count("/") > 1)
+
+
+def _same_model(one: Sibling, other: Sibling) -> bool:
+    first, second = one.stated.model, other.stated.model
+    return first is not None and second is not None and _last(first.value) == _last(second.value)
+
+
+def _last(name: str) -> str:
+    """Return the last part of a path or a hub name."""
+    return posixpath.basename(posixpath.normpath(name)).casefold()
+
+
+def _up(value: float | None) -> int | None:
+    return None if value is None else math.ceil(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(sorted(str(item) for item in value))
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+_NOT_AFTER: Final = "".join(rf"(?<!{word}[ _-])" for traits in all_traits() for word in traits.stage_words)
+_STAGE: Final = re.compile(rf"(?<![a-z]){_NOT_AFTER}(?:stage|phase)[ _-]?(\d{{1,2}})(?!\d)", re.I)
+_SHORT_STAGE: Final = re.compile(r"(?<![A-Za-z0-9])S(\d)(?![A-Za-z0-9])", re.I)
+_EXPERIMENT: Final = re.compile(r"(?<![a-z])(?:exp|experiment)[ _-]?(\d{1,3})(?!\d)", re.I)
+_CONTINUATION: Final = re.compile(r"curricul|continu|progressive|(?<![a-z])chain(?!-of|_of| of)", re.I)
+_ALONE: Final = re.compile(r"sequential|separate|independent|per[ _-]?stage|routed", re.I)
+_NAME_KEYS: Final = ("experiment_name", "run_name", "name", "description")
+_PARTS: Final = 3
+
+
+def own_texts(sibling: Sibling) -> tuple[str, ...]:
+    """Return a training's names, the most specific first: its file, its folder, its output, its own name."""
+    path = PurePath(sibling.path)
+    names = [str(sibling.raw[key]) for key in _NAME_KEYS if isinstance(sibling.raw.get(key), str)]
+    return (path.stem, path.parent.name, "/".join(stays(sibling).split("/")[-_PARTS:]), *names)
+
+
+def stage_of(sibling: Sibling) -> int | None:
+    """Return the stage number in its names. None if there is none, or a name has two."""
+    pattern = (_STAGE, _SHORT_STAGE) if is_continuation(sibling) else (_STAGE,)
+    return next((number for text in own_texts(sibling) if (number := _only(text, *pattern)) is not None), None)
+
+
+def experiment_of(sibling: Sibling) -> int | None:
+    """Return the experiment number in its names."""
+    return next((number for text in own_texts(sibling) if (number := _only(text, _EXPERIMENT)) is not None), None)
+
+
+def stages_in(path: str) -> set[int]:
+    """Return the numbers of stages in a path."""
+    return {int(number) for number in _STAGE.findall(path)}
+
+
+def experiments_in(path: str) -> set[int]:
+    """Return the numbers of experiments in a path."""
+    return {int(number) for number in _EXPERIMENT.findall(path)}
+
+
+def is_continuation(sibling: Sibling) -> bool:
+    """Return True if its names indicate a curriculum, a chain or a continuation."""
+    return any(_CONTINUATION.search(text) for text in own_texts(sibling))
+
+
+def stands_alone(sibling: Sibling) -> bool:
+    """Return True if its names, or those of its data, indicate separate models per stage."""
+    data = [source.name.value for source in sibling.stated.sources]
+    return any(_ALONE.search(text) for text in (*own_texts(sibling), *data))
+
+
+def stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
+    """Find the config of the same experiment that is the previous stage."""
+    number = stage_of(sibling)
+    for other in runs_of(view):
+        near = together(view, sibling, other) or PurePath(other.path).parent == PurePath(sibling.path).parent
+        same = other.stated.backend == sibling.stated.backend and _without_stage(other) == _without_stage(sibling)
+        if number is not None and other is not sibling and near and same and stage_of(other) == number - 1:
+            return other
+    return None
+
+
+def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
+    """Find the training whose output a training continues, by its adapter or its model."""
+    outputs = _by_output(view)
+    for named in (sibling.stated.parent, sibling.stated.model):
+        path = "" if named is None else posixpath.normpath(named.value)
+        while path not in ("", "/"):
+            found = outputs.get(path)
+            if found is not None and found is not sibling:
+                return found
+            path = posixpath.dirname(path)
+    return None
+
+
+@functools.lru_cache(maxsize=2)
+def _by_output(view: FolderView) -> Mapping[str, Sibling]:
+    """Return the trainings by output folder, the first one if several share it."""
+    found: dict[str, Sibling] = {}
+    for run in runs_of(view):
+        found.setdefault(stays(run), run)
+    return found
+
+
+def _only(text: str, *patterns: re.Pattern[str]) -> int | None:
+    numbers = {int(number) for pattern in patterns for number in pattern.findall(text)}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def _without_stage(sibling: Sibling) -> tuple[str, int | None]:
+    """Return the config's name without its stage, and its experiment's number."""
+    path = PurePath(sibling.path)
+    name = f"{path.parent.name}/{path.stem}" if _STAGE.search(path.parent.name) else path.stem
+    return _SHORT_STAGE.sub("#", _STAGE.sub("#", name)), experiment_of(sibling)

@@ -9,7 +9,6 @@ from touchline.core.finding import Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.experiment.experiment import StageConfig
 from touchline.experiment.runs import RUN_NAME, ParentLink, RunSpec
-from touchline.experiment.stages import stage_settings
 from touchline.lint.design import DesignView, model_of, same_path
 from touchline.lint.rule import Violation, rule
 
@@ -130,24 +129,6 @@ def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
                 at=view.where("stages", index, "model"),
                 subject="stages.model",
                 hint="take model out of the stage",
-            )
-
-
-@rule("EX129", Severity.WARNING)
-def stage_overrides_factor(view: DesignView) -> Iterator[Violation]:
-    """Report a stage that sets a key that `factors` varies."""
-    varied = {*view.experiment.factors, *(key for pair in view.experiment.pairs for key in pair)}
-    fixed = [set(stage_settings(stage)) & varied for stage in view.experiment.stages]
-    everywhere = set.intersection(*fixed) if fixed else set()
-    for index, keys in enumerate(fixed):
-        for key in sorted(keys):
-            yield Violation(
-                message=f"stage {view.experiment.stages[index].name} sets {key}, which factors vary"
-                + (": no stage is left that the factor reaches" if key in everywhere else ""),
-                at=view.where("stages", index, *key.split(".")),
-                subject=f"stages.{key}",
-                hint=f"take {key} out of the stage, or out of factors",
-                severity=Severity.ERROR if key in everywhere else None,
             )
 
 

@@ -30,21 +30,12 @@ def _rows(view: TrainingView, numbers: Arithmetic) -> str:
 
 
 def _window(stated: StatedTraining) -> str:
-    """Return `micro-batches of 4 × 8 accumulated`."""
-    words = []
-    if stated.micro_batch_size is None and stated.global_batch_size is not None:
-        words.append(f"batches of {stated.global_batch_size.value}")
-    if stated.micro_batch_size is not None:
-        words.append(f"micro-batches of {stated.micro_batch_size.value}")
-    if stated.gradient_accumulation_steps is not None and stated.gradient_accumulation_steps.value > 1:
-        words.append(f"{stated.gradient_accumulation_steps.value} accumulated")
-    return " × ".join(words)
-
-
-def _in_window(stated: StatedTraining) -> str:
-    """Return ` in micro-batches of 4`; nothing where no batch size is known."""
-    window = _window(stated)
-    return f" in {window}" if window else ""
+    """Return `micro-batches of 4 × 8 accumulated`, or `batches of 32`."""
+    micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
+    if micro is None:
+        return f"batches of {1 if stated.global_batch_size is None else stated.global_batch_size.value}"
+    accumulated = "" if accumulation is None or accumulation.value < 2 else f" × {accumulation.value} accumulated"
+    return f"micro-batches of {micro.value}{accumulated}"
 
 
 @rule("TR010", Severity.ERROR)
@@ -63,7 +54,7 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=(
                 f"no optimizer step is made: an epoch has {_rows(view, numbers)}, but a step needs "
-                f"{_window(stated) or 'more'}; incomplete steps are dropped"
+                f"{_window(stated)}; incomplete steps are dropped"
             ),
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
@@ -80,7 +71,7 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
     yield Violation(
         message=(
             f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
-            f"epoch{_in_window(stated)}"
+            f"epoch in {_window(stated)}"
         ),
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
         hint="a smaller batch, less accumulation or more epochs",
@@ -100,8 +91,7 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
             message=(
-                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches "
-                f"{_peak(stated)}"
+                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches its peak"
             ),
             at=fixed,
             hint=f"at most {max(high // 10, 1)} steps, a tenth",
@@ -115,10 +105,6 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
 def _ignores_warmup(stated: StatedTraining) -> bool:
     """Return True if the schedule has no warmup regardless of the setting. TR037 then reports it."""
     return traits_of(stated.backend).hf_loop and stated.schedule is not None and stated.schedule.value == "constant"
-
-
-def _peak(stated: StatedTraining) -> str:
-    return "its peak" if stated.learning_rate is None else f"{stated.learning_rate.value:g}"
 
 
 @rule("TR016", Severity.WARNING)

@@ -12,10 +12,9 @@ from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import component_findings, is_training, key_findings
+from touchline.backends.torchtune.keys import component_findings, is_training, key_findings, value_findings
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.stated import stated_training
-from touchline.backends.torchtune.values import value_findings
 from touchline.core.finding import Finding
 from touchline.experiment.foreign import Dialect, ForeignDocument
 
