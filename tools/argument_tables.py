@@ -171,14 +171,6 @@ def table(rows: dict[str, Row], older: dict[str, str], choices: dict[str, set[st
     return f'{{\n  "source": {json.dumps(source)},\n  "arguments": {{\n    {body}\n  }}\n}}\n'
 
 
-def templates(release: Path) -> set[str]:
-    """Names of LLaMA-Factory's chat templates."""
-    found = set()
-    for path in release.glob("*/data/template.py"):
-        found |= set(re.findall(r"^ +name=\"([^\"]+)\"", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    return found
-
-
 def main() -> None:
     """Write all tables."""
     sources = Path(sys.argv[1])
@@ -218,9 +210,6 @@ def main() -> None:
     (BACKENDS / "llamafactory" / "arguments.json").write_text(
         table(base | own, older, choices | chosen, named), encoding="utf-8"
     )
-
-    names = {name for release in factory for name in templates(release)}
-    (BACKENDS / "llamafactory" / "templates.json").write_text(json.dumps(sorted(names), indent=1) + "\n", "utf-8")
 
     axolotl = versions(sources, "axolotl")
     rows, older, choices = merged(axolotl, AXOLOTL, every, AXOLOTL_INNER)

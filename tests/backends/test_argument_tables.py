@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.backends.argument_tables import Argument, argument_table, expected_instead
+from touchline.backends.argument_tables import argument_table
 from touchline.core.near import nearest, slips
 
 pytestmark = pytest.mark.planning
@@ -68,40 +68,3 @@ def test_misspelt_names(name: str, meant: tuple[str, ...]) -> None:
 
 def test_a_name_that_the_file_has_is_not_meant_once_more() -> None:
     assert argument_table("trl").near("learning_rte", {"learning_rate"}) == ()
-
-
-@pytest.mark.parametrize(
-    ("kinds", "value", "loader", "refused"),
-    [
-        ("int", 4, "plain", False),
-        ("int", 4.5, "plain", True),
-        ("int", 4.0, "plain", False),
-        ("int", "4", "argparse", False),
-        ("int", "4.5", "argparse", True),
-        ("int", "many", "argparse", True),
-        ("float", "1e-4", "pydantic", False),
-        ("float", True, "plain", True),
-        ("float", [1.0], "pydantic", True),
-        ("bool", "maybe", "argparse", True),
-        ("bool", "yes", "argparse", False),
-        ("bool", "yes", "plain", True),
-        ("bool", 1, "plain", False),
-        ("bool", 2, "plain", True),
-        ("str|none", 3, "plain", False),
-        ("str|none", 3, "pydantic", True),
-        ("str|none", None, "pydantic", False),
-        ("dict|none|str", 3, "pydantic", False),
-        ("any", object(), "plain", False),
-        ("int", "${batch}", "plain", False),
-        ("int", "", "plain", False),
-    ],
-)
-def test_kinds_of_values(kinds: str, value: object, loader: str, refused: bool) -> None:
-    argument = Argument("key", frozenset(kinds.split("|")))
-    assert (expected_instead(argument, value, loader) is not None) == refused  # type: ignore[arg-type]
-
-
-def test_choices_are_told() -> None:
-    argument = argument_table("llamafactory").arguments["stage"]
-    assert expected_instead(argument, "sft", "plain") is None
-    assert "sft" in (expected_instead(argument, "sfft", "plain") or "")

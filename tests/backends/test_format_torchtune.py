@@ -152,32 +152,11 @@ def test_a_fault_is_found_at_its_key(subtests: pytest.Subtests) -> None:
         ("lora_rank: 8", "lora_rank: 0", "BK012", "model.lora_rank"),
         ("lora_dropout: 0.0", "lora_dropout: 5", "BK012", "model.lora_dropout"),
         ("shuffle: True", "shuffle: Treu", "BK012", "shuffle"),
-        ("dtype: bf16", "dtype: bfloat16", "BK012", "dtype"),
-        ("dtype: bf16", "dtype: fp16", "BK012", "dtype"),
-        ("device: cuda", "device: gpu", "BK012", "device"),
         ("max_seq_len: 2048", "max_seq_len: -1", "BK012", "tokenizer.max_seq_len"),
         ('"output_proj"]', '"o_proj"]', "BK012", "model.lora_attn_modules.2"),
-        (
-            "checkpoint_files: [model.safetensors]",
-            'checkpoint_files: {filename_format: "m-{}-of-{}.safetensors", max_filename: 00003}',
-            "BK012",
-            "checkpointer.checkpoint_files.max_filename",
-        ),
-        ("  split: train", "  split: validation", "BK012", "dataset.split"),
-        ("  split: train", "  field: 'train[:90%]'", "BK012", "dataset.field"),
         ("batch_size: 4\n", "", "BK013", "batch_size"),
-        ("  lora_alpha: 16\n", "", "BK013", "model.lora_alpha"),
         ("lr: 3e-4", "lr: '3e-4'", "BK014", "optimizer.lr"),
         ("epochs: 1", "epochs: 1\nepochs: 1", "BK015", "epochs"),
-        ("clip_grad_norm: 1.0", "optimizer_in_bwd: True", "BK016", "gradient_accumulation_steps"),
-        (
-            "enable_activation_checkpointing: True\nenable_activation_offloading: False",
-            "enable_activation_checkpointing: False\nenable_activation_offloading: True",
-            "BK016",
-            "enable_activation_offloading",
-        ),
-        ("compile: False", "compile: False\nrun_val_every_n_steps: 10", "BK016", "run_val_every_n_steps"),
-        ("  source: json", "  source: parquet", "BK016", "dataset.source"),
         ("log_dir: ${output_dir}/logs", "log_dir: ${outdir}/logs", "BK018", "metric_logger.log_dir"),
         ("lora_llama3_2_1b", "lora_llama3_2_1bb", "BK018", "model._component_"),
         ("lora_llama3_2_1b", "lora_llama3_2_70b", "BK018", "model._component_"),
@@ -242,19 +221,11 @@ def test_the_tokenizer_that_masks_the_end_token_is_named(limit: str, fires: bool
     assert (("BK019", "warning", "tokenizer.max_seq_len") in found) is fires
 
 
-def test_a_collator_that_packing_leaves_out_is_named() -> None:
-    text = BASE + "collate_fn: torchtune.data.padded_collate_sft\n"
-    assert told(text) == []
-    assert told(changed(text, "packed: False", "packed: True")) == [("BK019", "warning", "collate_fn")]
-
-
-def test_several_datasets_are_all_packed_or_none() -> None:
+def test_several_datasets_are_packed_as_the_first() -> None:
     start, end = BASE.index("dataset:"), BASE.index("seed: 14")
     each = "- {{_component_: torchtune.datasets.alpaca_dataset, packed: {}}}\n"
     text = BASE[:start] + "dataset:\n" + each.format("True") + each.format("False") + BASE[end:]
-    assert told(text) == [("BK016", "error", "dataset")]
     same = text.replace("packed: False", "packed: True")
-    assert told(same) == []
     packed = training(same).packed
     assert packed is not None
     assert packed.value
@@ -266,7 +237,6 @@ def test_several_datasets_are_all_packed_or_none() -> None:
     [
         ("lora_rank: 8", "lora_rnk: 8"),
         ("log_every_n_steps: 1", "log-every-n-steps: 1"),
-        ("dtype: bf16", "dtype: bfloat16"),
         ("lora_llama3_2_1b", "lora_lama3_2_1b"),
         ("lr: 3e-4", 'lr: "3e-4"'),
     ],
@@ -280,14 +250,6 @@ def test_an_edit_makes_the_file_right_again(old: str, fault: str) -> None:
     assert edit.new is not None
     lines[edit.line - 1] = edit.new
     assert findings("\n".join(lines) + "\n") == ()
-
-
-def test_old_components_are_information() -> None:
-    text = changed(BASE, "torchtune.training.FullModelHFCheckpointer", "torchtune.utils.FullModelHFCheckpointer")
-    (found,) = findings(text)
-    assert (found.code, found.severity) == ("BK017", Severity.INFO)
-    assert found.hint is not None
-    assert "torchtune.training.FullModelHFCheckpointer" in found.hint
 
 
 def test_references_are_followed_as_omegaconf_does() -> None:
@@ -323,7 +285,6 @@ def test_the_table_knows_the_last_release() -> None:
     known = component("torchtune.models.llama3_2.qlora_llama3_2_1b")
     assert known is not None
     assert "lora_rank" in known.arguments
-    assert not known.is_gone
     assert component("torchtune.models.llama3_2.llama3_2_70b") is None
     assert nearest_component("torchtune.dataset.alpaca_dataset") == "torchtune.datasets.alpaca_dataset"
     assert {"batch_size", "run_val_every_n_steps", "fsdp_cpu_offload"} <= recipe_keys()

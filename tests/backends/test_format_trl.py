@@ -80,42 +80,10 @@ def test_what_the_file_leaves_out_is_the_trainers_default() -> None:
     assert stated.max_steps is None
 
 
-def test_numbers_in_text_are_read_and_told_as_information() -> None:
-    found = faults("trl", changed(BASE, "learning_rate: 2.0e-4", "learning_rate: 2e-4"))
-    assert found["BK014", "learning_rate"].severity is Severity.INFO
-    assert found["BK014", "learning_rate"].hint == "learning_rate: 2.0e-4"
-    stated = training("trl", changed(BASE, "learning_rate: 2.0e-4", "learning_rate: 2e-4"))
-    assert stated.learning_rate is not None
-    assert stated.learning_rate.value == 2e-4
-
-
 def test_a_json_text_for_a_number_is_an_error_and_a_json_number_is_not() -> None:
     text = '{\n  "output_dir": "x",\n  "per_device_train_batch_size": 2,\n  "learning_rate": %s\n}'
     assert faults("trl", text % '"2e-4"', "a.json")["BK014", "learning_rate"].severity is Severity.ERROR
     assert faults("trl", text % "2e-4", "a.json") == {}
-
-
-def test_a_misspelt_name_is_an_error_with_an_edit_and_a_scripts_own_is_none() -> None:
-    found = faults("trl", changed(BASE, "warmup_steps: 20", "warmup_stpes: 20"))
-    fault = found["BK011", "warmup_stpes"]
-    assert fault.severity is Severity.ERROR
-    assert fault.where is not None
-    assert fault.where.line is not None
-    assert [(edit.old, edit.new) for edit in fault.edits] == [("warmup_stpes: 20", "warmup_steps: 20")]
-    own = BASE + "dataset_splits: [train]\nsystem_prompt: be kind\ntrain_file: a.jsonl\nuse_qlora: true\nlora_rank: 8\n"
-    assert faults("trl", own) == {}
-
-
-def test_old_names_are_one_piece_of_information() -> None:
-    text = changed(BASE, "eval_strategy: steps", "evaluation_strategy: steps")
-    text = changed(text, "max_length: 1024", "max_seq_length: 1024")
-    found = [each for each in read("trl", text).findings if each.code == "BK017"]
-    assert [each.severity for each in found] == [Severity.INFO]
-    assert "eval_strategy" in found[0].message
-    assert "max_length" in found[0].message
-    stated = training("trl", text)
-    assert stated.eval_cadence is not None
-    assert stated.eval_cadence.value == "steps"
 
 
 def test_yaml_1_1_reads_no_as_false_and_so_does_the_trainer() -> None:
@@ -140,17 +108,8 @@ def test_datasets_of_a_mixture() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "subject", "severity"),
     [
-        ("packing: false", "packing: true", "BK019", "packing", Severity.INFO),
         ("use_peft: true\n", "", "BK019", "lora_r", Severity.WARNING),
-        ("save_strategy: steps", "save_strategy: epoch", "BK016", "load_best_model_at_end", Severity.ERROR),
-        ("packing: false", "packing: true\ngroup_by_length: true", "BK019", "group_by_length", Severity.INFO),
-        ("seed: 7", "seed: 7\nwarmup_ratio: 0.1", "BK019", "warmup_ratio", Severity.WARNING),
         ("seed: 7", "seed: 7\nseed: 8", "BK015", "seed", Severity.WARNING),
-        ("seed: 7", "seed: 7\nseed: 7", "BK015", "seed", Severity.INFO),
-        ("seed: 7", "seed: 7\ntrust_remote_code: true", "BK020", "trust_remote_code", Severity.INFO),
-        ("seed: 7", "seed: 7\nmax_steps: 100", "BK019", "num_train_epochs", Severity.INFO),
-        ("seed: 7", "seed: seven", "BK012", "seed", Severity.ERROR),
-        ("bf16: true", "bf16: maybe", "BK012", "bf16", Severity.ERROR),
     ],
 )
 def test_faults(old: str, new: str, code: str, subject: str, severity: Severity) -> None:

@@ -45,7 +45,7 @@ def test_rows_and_labels_are_those_of_the_trainer(backend: str) -> None:
         assert list(ours.ids) == case["ids"], case["settings"]
         assert "".join(str(int(label)) for label in ours.labels) == case["labels"], case["settings"]
         seen[case["settings"].get("template") or case["settings"]["model"]] += 1
-    assert len(seen) >= {"torchtune": 3, "llamafactory": 15, "axolotl": 6}[backend]
+    assert len(seen) >= {"torchtune": 3, "llamafactory": 11, "axolotl": 6}[backend]
 
 
 @pytest.mark.parametrize("backend", ["swift", "no_such_backend", "../peft", ""])

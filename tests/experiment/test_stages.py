@@ -151,7 +151,7 @@ def test_stages_may_be_a_tree() -> None:
 
 
 def test_what_a_stage_sets_wins_over_a_level() -> None:
-    """As the check says of it (EX129)."""
+    """A factor does not reach the stage."""
     text = (
         CHAIN.replace("epochs: 2", "epochs: 2, learning_rate: 0.5") + "factors: {train.learning_rate: [1e-3, 1e-4]}\n"
     )

@@ -68,16 +68,6 @@ CASES: list[FaultCase] = [
         near_miss={"stage1.yaml": changed(STAGE, "lr: 5.0e-5", "lr: 5.e-5")},
     ),
     _tune("a key stands twice, which OmegaConf refuses", "BK015", "epochs: 1", "epochs: 1\nepochs: 2", "epochs: 2"),
-    FaultCase(
-        name="packing without the length of a pack",
-        code="BK016",
-        files={
-            "finetune.yaml": changed(
-                changed(TORCHTUNE, "packed: False", "packed: True"), "max_seq_len: 2048", "max_seq_len: null"
-            )
-        },
-        near_miss={"finetune.yaml": changed(TORCHTUNE, "max_seq_len: 2048", "max_seq_len: null")},
-    ),
     _tune(
         "an interpolation refers to a key that is not there",
         "BK018",

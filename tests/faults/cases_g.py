@@ -54,22 +54,7 @@ _KIT = changed(
     "dataset_val:\n  _component_: torchtune.datasets.instruct_dataset\n  source: json\n"
     "  data_files: data/words.json\n  field: validation\nseed: 14\n",
 )
-_PLAN = (
-    "# Plan\n\n| Run | GPU | Estimated time |\n|---|---|---|\n| 1B_rank8 | A100 | 5 h |\n| 1B_rank64 | A100 | 6 h |\n"
-)
 _TUNE_RUN = "tune run lora_finetune_single_device --config finetune.yaml"
-_PLAN_JSON = json.dumps(
-    {"runs": [{"name": "1B_rank8", "train_seconds": {"value": 9000.0, "unit": "s", "low": 8000.0, "high": 11000.0}}]}
-)
-
-
-def _planned(name: str, plan: dict[str, str], fault: str, near: str) -> FaultCase:
-    return FaultCase(
-        name=name,
-        code="EX158",
-        files={**plan, "1B_rank8/finetune.yaml": TUNE, "1B_rank8/finetune.slurm": _job(_TUNE_RUN, time=fault)},
-        near_miss={**plan, "1B_rank8/finetune.yaml": TUNE, "1B_rank8/finetune.slurm": _job(_TUNE_RUN, time=near)},
-    )
 
 
 def _script(name: str, code: str, fault: str, near: str) -> FaultCase:
@@ -108,20 +93,6 @@ CASES: list[FaultCase] = [
         TUNE,
         ("output_dir: runs/words_rank8", "output_dir: models/Llama-3.2-1B/words_rank8"),
         "output_dir: models/Llama-3.2-1B-words_rank8",
-    ),
-    _script(
-        "a command's output is the model's folder, by a variable",
-        "CK015",
-        _job(
-            "MODEL=/models/Llama-3.2-1B",
-            'python train.py --model_name_or_path "$MODEL" --learning_rate 2e-4 --per_device_train_batch_size 4 '
-            "--output_dir ${MODEL}/",
-        ),
-        _job(
-            "MODEL=/models/Llama-3.2-1B",
-            'python train.py --model_name_or_path "$MODEL" --learning_rate 2e-4 --per_device_train_batch_size 4 '
-            "--output_dir ${MODEL}-lora/",
-        ),
     ),
     _case(
         "packing with neat_packing switched off",
@@ -188,14 +159,6 @@ CASES: list[FaultCase] = [
         _job("CONFIG=sft.yaml", 'trl sft --config "$CONFIG"'),
         _job("CONFIG=sft.yaml", 'trl sft --config "$CONFIG"', gpus="gpu:8"),
     ),
-    _planned("one hour for a run that the plan gives five", {"runs_plan.md": _PLAN}, "01:00:00", "08:00:00"),
-    _planned(
-        "a limit below what the plan says of each run",
-        {"runs_plan.md": "# Plan\n\nTwo runs packed and unpacked, about 90 minutes each.\n"},
-        "01:00:00",
-        "02:00:00",
-    ),
-    _planned("a limit below the planned seconds", {"plan.json": _PLAN_JSON}, "02:00:00", "03:30:00"),
     _jobs(
         "thirty-two data workers of a config that a variable names",
         "SL020",

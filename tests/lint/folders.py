@@ -52,8 +52,6 @@ def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:
             stated=stated,
             raw=document.data,
             data=_data(stated, files),
-            overridden={each.subject: each.message for each in reading.findings if each.code == "BK019"},
-            parent_is_here=stated.parent is not None and _is_here(stated.parent.value, files),
             kept=() if stated.output_dir is None else _kept(stated.output_dir.value, files),
         )
         for stated in reading.trainings
@@ -69,10 +67,6 @@ def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFil
             digest = hashlib.sha256(text.encode()).hexdigest()
             found[source.name.value] = DataFile(rows=len(rows), sha256=digest, row_set_sha256=row_set_sha256(rows))
     return found
-
-
-def _is_here(path: str, files: Mapping[str, str]) -> bool:
-    return any(name.startswith(posixpath.normpath(path) + "/") for name in files)
 
 
 def _kept(output: str, files: Mapping[str, str]) -> tuple[CheckpointOnDisk, ...]:

@@ -139,22 +139,10 @@ def test_max_steps_is_the_number_in_transformers_and_a_bound_in_torchtune() -> N
     assert _steps(arithmetic(view(stated("torchtune", max_steps=7, devices=1), rows=8))).exact == 2
 
 
-def test_steps_of_warmup() -> None:
-    def warmup(**values: object) -> Span | Missing:
-        return arithmetic(view(stated("trl", devices=1, **values), rows=400)).warmup_steps
-
-    assert warmup(warmup_steps=20) == Span(low=20, high=20)
-    assert warmup(warmup_fraction=0.1) == Span(low=10, high=10)
-    assert warmup(warmup_fraction=0.1, warmup_steps=20) == Span(low=20, high=20)
-    assert warmup(warmup_fraction=0.1, warmup_steps=0) == Span(low=10, high=10)
-    assert isinstance(warmup(), Missing)
-
-
 def test_our_own_trainer_counts_examples_packed_or_not() -> None:
     training = stated("peft", packed=True, global_batch_size=16, gradient_accumulation_steps=4)
     numbers = arithmetic(view(training, lengths=np.full(100, 40)))
     assert _steps(numbers).exact == 7
-    assert numbers.examples_per_step() == 16
 
 
 def test_intervals_may_be_shares() -> None:
@@ -207,5 +195,5 @@ def test_no_statement_is_too_odd(backend: str, values: dict[str, object], rows: 
     """Whatever a config says, there is an answer, and its low end is not above its high one."""
     lengths = np.arange(1, 1 + rows) if rows and known else None
     numbers = arithmetic(view(stated(backend, **values), rows=rows, lengths=lengths))
-    for span in (numbers.rows, numbers.rows_per_step, numbers.steps_per_epoch, numbers.steps, numbers.warmup_steps):
+    for span in (numbers.rows, numbers.rows_per_step, numbers.steps_per_epoch, numbers.steps):
         assert isinstance(span, Missing) or span.high is None or 0 <= span.low <= span.high

@@ -142,11 +142,6 @@ def test_what_waits_in_host_memory_is_not_estimated() -> None:
     assert _limits(view(training, gpu=gpu("A100-80GB"))) == {}
 
 
-def test_no_gpu_at_all_is_large_enough() -> None:
-    training = stated("peft", packed=True, micro_batch_size=4096, max_seq_len=8192, gradient_checkpointing=True)
-    assert _limits(view(training, rows=9999)) == {"ME021": WARNING}
-
-
 def test_how_memory_is_shared() -> None:
     assert sharing(view(stated("torchtune", devices=1))) == "one"
     assert sharing(view(stated("torchtune", devices=4))) == "sharded"
@@ -214,12 +209,6 @@ def test_packing_is_proposed_where_it_may_gain(
     values: dict[str, Any], lengths: np.ndarray | None, expected: Severity | None
 ) -> None:
     assert severity(view(stated("trl", **values), lengths=lengths), "PK005") is expected
-
-
-def test_packing_of_examples_that_never_share_a_row() -> None:
-    values: dict[str, Any] = {"packed": True, "max_seq_len": 512, "micro_batch_size": 1}
-    assert severity(view(stated("trl", **values), lengths=np.full(20, 300)), "PK006") is WARNING
-    assert severity(view(stated("trl", **values), lengths=np.array([300, 100])), "PK006") is None
 
 
 def test_packed_examples_that_see_each_other() -> None:

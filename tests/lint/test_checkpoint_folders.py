@@ -33,16 +33,6 @@ def test_a_whole_adapter_is_left_alone(tmp_path: Path) -> None:
     assert _found(tmp_path, WHOLE) == set()
 
 
-@pytest.mark.parametrize(("absent"), ["adapter_config.json", "adapter_model.safetensors"])
-def test_half_an_adapter_is_told(tmp_path: Path, absent: str) -> None:
-    assert _found(tmp_path, {name: text for name, text in WHOLE.items() if not name.endswith(absent)}) == {"CK040"}
-
-
-def test_weights_that_were_cut_off_are_told(tmp_path: Path) -> None:
-    files = {**WHOLE, "models/stage0/adapter_model.safetensors": _shard(cut=3)}
-    assert _found(tmp_path, files) == {"CK041"}
-
-
 @pytest.mark.parametrize(
     ("old", "new"), [("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64')], ids=["another base", "another rank"]
 )

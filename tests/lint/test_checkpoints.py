@@ -61,17 +61,10 @@ def test_full_checkpoints_hold_the_optimizers_state_too() -> None:
     assert isinstance(kept(view(stated("trl", **values), base=named("mine", None))), Missing)
 
 
-def test_hundreds_of_checkpoints() -> None:
-    values: dict[str, Any] = {"save_cadence": "steps", "save_steps": 1.0, "max_steps": 1000}
-    assert severity(view(stated("trl", **values)), "CK012") is WARNING
-    assert severity(view(stated("trl", save_limit=3, **values)), "CK012") is None
-
-
 def test_going_on_without_the_optimizers_state() -> None:
     assert severity(view(stated("trl", resume="checkpoint-5", save_only_model=True)), "CK013") is WARNING
     assert severity(view(stated("trl", resume="checkpoint-5", save_only_model=False)), "CK013") is None
     assert severity(view(stated("trl", resume="false", save_only_model=True)), "CK013") is None
-    assert severity(view(stated("trl", save_cadence="no")), "CK014") is INFO
 
 
 def test_the_line_of_a_training() -> None:

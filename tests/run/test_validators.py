@@ -1,20 +1,18 @@
-"""A backend's own validator as a process, and the files of a checkpoint that a config names."""
+"""A backend's own validator as a process."""
 
 from __future__ import annotations
 
-import json
-import struct
 import sys
 from pathlib import Path
 
 import pytest
 from tests.faults.case import base, changed
 
-from touchline.backends.torchtune.validator import VALIDATOR, checkpoint_names
+from touchline.backends.torchtune.validator import VALIDATOR
 from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument, parse_foreign
-from touchline.lint.local.validators import checkpoint_findings, program_of, validate
+from touchline.lint.local.validators import program_of, validate
 
 pytestmark = pytest.mark.planning
 
@@ -105,84 +103,3 @@ def test_it_is_missing_where_it_is_not_installed(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv(VALIDATOR.python_variable)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program_of(VALIDATOR) is None
-
-
-def _shard(path: Path, *, cut: int = 0) -> None:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
-    whole = struct.pack("<Q", len(header)) + header + bytes(16)
-    path.write_bytes(whole[: len(whole) - cut])
-
-
-def _checkpoint(folder: Path) -> Path:
-    root = folder / "models" / "Llama-3.2-1B"
-    root.mkdir(parents=True)
-    return root
-
-
-def told(document: ForeignDocument) -> list[str]:
-    """What is said of a config's checkpoints."""
-    found = checkpoint_findings(VALIDATOR, document)
-    assert all((each.code, each.severity.value) == ("BK031", "error") for each in found)
-    return [each.message for each in found]
-
-
-def test_a_whole_checkpoint_and_one_that_is_elsewhere_say_nothing(tmp_path: Path) -> None:
-    document = config(tmp_path)
-    assert told(document) == []
-    _shard(_checkpoint(tmp_path) / "model.safetensors")
-    assert told(document) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("other.safetensors", None, "model.safetensors is missing in models/Llama-3.2-1B"),
-        ("model.safetensors", b"abc", "too few for a header"),
-        ("model.safetensors", b"<html>not found</html>", "model.safetensors"),
-    ],
-)
-def test_files_that_are_missing_or_broken_are_told(
-    tmp_path: Path, name: str, content: bytes | None, words: str
-) -> None:
-    path = _checkpoint(tmp_path) / name
-    _shard(path)
-    if content is not None:
-        path.write_bytes(content)
-    (found,) = told(config(tmp_path))
-    assert words in found
-
-
-def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
-    _shard(_checkpoint(tmp_path) / "model.safetensors", cut=3)
-    (found,) = told(config(tmp_path))
-    assert "is cut off" in found
-
-
-def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
-    root = _checkpoint(tmp_path)
-    text = changed(BASE, "[model.safetensors]", "[consolidated.00.pth, empty.pth]")
-    (root / "consolidated.00.pth").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    (root / "empty.pth").write_bytes(b"")
-    assert told(config(tmp_path, text)) == ["empty.pth is empty in models/Llama-3.2-1B"]
-
-
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        (["a.safetensors", "b.bin", 3, "../../etc/passwd", "/etc/passwd", "${x}"], ["a.safetensors", "b.bin"]),
-        (
-            {"filename_format": "m-{}-of-{}.safetensors", "max_filename": "00002"},
-            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
-        ),
-        ({"filename_format": "m-{}.safetensors", "max_filename": "00002"}, []),
-        ({"filename_format": "m-{}-of-{}.safetensors", "max_filename": 3}, []),
-        (None, []),
-    ],
-)
-def test_names_of_files_are_listed_or_made(given: object, names: list[str]) -> None:
-    assert list(checkpoint_names(given)) == names
-
-
-def test_a_pattern_asks_for_a_bounded_number_of_files() -> None:
-    given = {"filename_format": "m-{}-of-{}.safetensors", "max_filename": "99999999"}
-    assert len(list(checkpoint_names(given))) == 1000

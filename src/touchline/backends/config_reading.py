@@ -1,25 +1,41 @@
 """Helpers for flat configs of other trainers: settings with their locations, findings, and problems of keys.
 
-Used by the formats whose file is one mapping of settings (the Trainer's arguments, LLaMA-Factory, axolotl) and by
-command lines, which state the same mapping.
+Used by the formats whose file is one mapping of settings: the Trainer's arguments, LLaMA-Factory, axolotl.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
-from touchline.backends.argument_tables import ArgumentTable, Loader, expected_instead, flag_of, number_of
+from touchline.backends.argument_tables import ArgumentTable, flag_of, number_of
 from touchline.core.finding import Edit, Finding, Location, Severity
-from touchline.core.near import near_choice
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRule:
+    """Rule of one trainer on the settings of its file."""
+
+    code: str
+    """Code."""
+    severity: Severity
+    """Severity."""
+    key: str
+    """The setting."""
+    applies: Callable[[ConfigReader], bool]
+    """Function that returns True if the settings violate the rule."""
+    message: str
+    """Effect of the settings."""
+    hint: str | None = None
+    """Suggested setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +147,41 @@ class ConfigReader:
             return ()
         return (Edit(path=place.path, line=place.line, old=line, new=line[:start] + new + line[start + len(old) :]),)
 
-    def misspelt(self, key: str, near: tuple[str, ...], who: str, severity: Severity) -> None:
-        """Report a name that is surely another one, as BK011, with an edit if only one is near.
+    def check_names(self, table: ArgumentTable, effect: str) -> None:
+        """Report names that are surely other ones.
 
         Args:
-            key: the name.
-            near: what it can be.
-            who: what becomes of it, `TRL refuses it`.
-            severity: how bad that is.
+            table: the names that the trainer knows.
+            effect: treatment of unknown names, such as `axolotl ignores it silently`.
         """
+        for key in self.values:
+            near = () if key in table.arguments or key.startswith(("_", ".")) else table.near(key, self.values)
+            if near:
+                self.misspelt(key, near, effect, Severity.ERROR)
+
+    def misspelt(self, key: str, near: tuple[str, ...], effect: str, severity: Severity) -> None:
+        """Report a name that is surely another one, as BK011, with an edit if only one is near."""
         value = self.values[key]
-        self.find(
-            "BK011",
-            severity,
-            key,
-            f"not known, and {who}; did you mean {' or '.join(repr(name) for name in near)}?",
-            f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0],
-            self.renamed(key, near[0]) if len(near) == 1 else (),
-        )
+        message = f"not known, and {effect}; did you mean {' or '.join(repr(name) for name in near)}?"
+        hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
+        self.find("BK011", severity, key, message, hint, self.renamed(key, near[0]) if len(near) == 1 else ())
+
+    def check_texts(self, table: ArgumentTable) -> None:
+        """Report quoted numbers, which reach the training as texts, as BK014."""
+        whole = "\n".join(self.document.lines)
+        for key, value in self.values.items():
+            known = table.arguments.get(key)
+            numeric = known is not None and known.kinds <= {"int", "float", "none"} and number_of(value) is not None
+            # PyYAML reads 2e-4 without quotes as text too, and JSON does not.
+            if numeric and isinstance(value, str) and (f'"{value}"' in whole or f"'{value}'" in whole):
+                message = f"{value!r} is a text, which the trainer takes as it is; a number is expected"
+                self.find("BK014", Severity.ERROR, key, message, f"{key}: {value}")
+
+    def check_rules(self, rules: Iterable[SettingRule]) -> None:
+        """Report the rules of a trainer that apply to the file."""
+        for rule in rules:
+            if rule.applies(self):
+                self.find(rule.code, rule.severity, rule.key, rule.message, rule.hint)
 
     def check_doubled(self, refused_by: str | None) -> None:
         """Report keys given twice, as BK015.
@@ -157,16 +190,10 @@ class ConfigReader:
             refused_by: the loader that refuses them; none: the last one counts.
         """
         for doubled in self.document.doubled:
-            first = f"it stands on line {doubled.first.line} already"
-            value = self.document.get(*doubled.key.split("."))
-            if doubled.first.line == doubled.again.line:
-                first = "on this line"
+            message = f"given twice, first on line {doubled.first.line}; the last one counts, the first is lost"
+            severity = Severity.WARNING
             if refused_by is not None:
-                severity, message = Severity.ERROR, f"given twice ({first}), which {refused_by} refuses"
-            elif self._same_line(doubled.first, doubled.again) and not isinstance(value, list | dict):
-                severity, message = Severity.INFO, f"given twice with the same value ({first})"
-            else:
-                severity, message = Severity.WARNING, f"given twice ({first}); the last one counts, the first is lost"
+                severity, message = Severity.ERROR, f"given twice, which {refused_by} refuses"
             self.findings.append(
                 Finding(
                     code="BK015",
@@ -177,27 +204,6 @@ class ConfigReader:
                     hint="keep one of the two",
                 )
             )
-
-    def _same_line(self, first: Location, again: Location) -> bool:
-        lines = self.document.lines
-        if first.line == again.line:
-            return False
-        if first.line is None or again.line is None or max(first.line, again.line) > len(lines):
-            return False
-        one, other = (lines[line - 1].partition(" #")[0].strip() for line in (first.line, again.line))
-        return one == other
-
-    def check_values(self, table: ArgumentTable, loader: Loader, skip: Container[str] = ()) -> None:
-        """Report values of another kind and words that are not allowed, as BK012."""
-        for name, value in self.values.items():
-            argument = table.arguments.get(name)
-            expected = None if argument is None or name in skip else expected_instead(argument, value, loader)
-            if argument is None or expected is None:
-                continue
-            shown = repr(value) if isinstance(value, str) else str(value)
-            near = near_choice(value, argument.choices) if argument.choices and isinstance(value, str) else None
-            hint = f"{name}: {near}" if near else None
-            self.find("BK012", Severity.ERROR, name, f"{shown[:60]}; expected {expected}", hint)
 
 
 def _finite(value: object) -> float | None:

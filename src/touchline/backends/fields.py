@@ -76,11 +76,6 @@ TEXT = ValueType("a text", lambda value: isinstance(value, str) and bool(value))
 """A text that is not empty."""
 
 
-def one_of(*names: str) -> ValueType:
-    """Build the kind of a word from a fixed set."""
-    return ValueType("one of " + ", ".join(names), lambda value: value in names)
-
-
 def wrong_value(
     document: ForeignDocument, path: tuple[Key, ...], value: object, kind: ValueType, name: str | None = None
 ) -> Iterator[Finding]:

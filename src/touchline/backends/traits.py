@@ -5,75 +5,20 @@ A trainer without the file has the defaults: nothing about it is known that a ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from touchline.core.finding import Finding
 from touchline.core.shape import ModelShape
-from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
 
-_ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
+ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
+"""Names of all linear layers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ColumnsRead:
-    """Columns of a data file that a config reads."""
-
-    place: tuple[Key, ...]
-    """The setting that names them."""
-    file: str
-    """The file, as the config names it."""
-    field: object
-    """Key of the rows in a JSON object."""
-    columns: tuple[str, ...]
-    """The columns."""
-
-
-class DataUse:
-    """Use of data files by a trainer's config. The base class knows none."""
-
-    registry: str | None = None
-    """File in which datasets are registered by name."""
-    names_field: bool = False
-    """Whether a config can name the key of a JSON object under which the rows are."""
-    needs_field: bool = False
-    """Whether rows under a key are found only if the config names the key."""
-
-    def loads_by_itself(self, document: ForeignDocument, section: str) -> bool:
-        """Return True if the user's own code builds a dataset, since it may read rows in any way."""
-        del document, section
-        return False
-
-    def columns(self, document: ForeignDocument) -> Iterable[ColumnsRead]:
-        """Return the columns that a config reads of local files."""
-        del document
-        return ()
-
-    def registry_folder(self, document: ForeignDocument) -> str | None:
-        """Return the folder of the registry, as the config names it. None without a registry."""
-        del document
-        return None
-
-    def registry_findings(
-        self,
-        document: ForeignDocument,
-        registry: Mapping[str, object],
-        *,
-        is_file: Callable[[str], bool],
-        is_beside: Callable[[str], bool],
-    ) -> Iterable[Finding]:
-        """Return the datasets that the registry lacks, or registers wrongly, as BK026.
-
-        Args:
-            document: the config.
-            registry: the content of the registry.
-            is_file: whether a name is a file instead of a registered name.
-            is_beside: whether a file of this name is beside the registry.
-        """
-        del document, registry, is_file, is_beside
-        return ()
+def _trainer_loads(document: ForeignDocument, section: str) -> bool:
+    del document, section
+    return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,8 +51,6 @@ class TrainerTraits:
 
     uses_default_dtype: bool = False
     """Whether the element type that a config leaves open is surely the default."""
-    refuses_float16: bool = False
-    """Whether it does not train in float16."""
     shards_by_itself: bool = False
     """Whether several devices share weights, gradients and optimizer states without a setting (FSDP)."""
     sharding_settings: tuple[str, ...] = ()
@@ -150,8 +93,16 @@ class TrainerTraits:
 
     packing_ways: Mapping[str, str] = field(default_factory=dict)
     """Ways of packing that it uses (`train/leaks.py`), with the setting for each."""
-    data_use: DataUse = field(default_factory=DataUse)
-    """Its use of data files."""
+    names_field: bool = False
+    """Whether a config can name the key of a JSON object under which the rows are."""
+    needs_field: bool = False
+    """Whether rows under a key are found only if the config names the key."""
+    loads_by_itself: Callable[[ForeignDocument, str], bool] = _trainer_loads
+    """Function that returns True if the user's own code builds the dataset of a section, in any way."""
+    registry: str | None = None
+    """File in which datasets are registered by name."""
+    registry_key: str = ""
+    """Key of the folder with that file. The folder is `data` without it."""
 
 
 TRAITS_UNKNOWN = TrainerTraits()
@@ -168,7 +119,7 @@ def adapted(
         names: a trainer's own names of layers, with those of config.json's models.
     """
     own = [linear.name for linear in shape.linears]
-    if not targets or _ALL_LINEAR & set(targets):
+    if not targets or ALL_LINEAR & set(targets):
         return tuple(own)
     wanted = {name for target in targets for name in (target, *names.get(target, ()))}
     found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))

@@ -5,26 +5,11 @@ Nothing is run here; `lint/local/validators.py` does that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from touchline.core.finding import Location
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFiles:
-    """Files of a checkpoint that a config names."""
-
-    section: str
-    """The section of the config."""
-    folder: str
-    """The folder, as written."""
-    names: tuple[str, ...]
-    """The files; each stays inside the folder."""
-    where: Location
-    """The place of the names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +26,6 @@ class Validator:
     """Reason not to run it on a config, such as modules that it would import. None if there is none."""
     verdict: Callable[[int, str, str], str | Missing | None]
     """Fault of the config, by exit status, output and errors. None for a valid config; Missing without a verdict."""
-    checkpoints: Callable[[ForeignDocument], Iterable[CheckpointFiles]]
-    """Files of checkpoints that a config names."""
 
     @property
     def title(self) -> str:

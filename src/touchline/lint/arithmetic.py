@@ -1,4 +1,4 @@
-"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, warmup, intervals.
+"""Arithmetic of a training before it runs: rows per step, steps per epoch, all steps, intervals.
 
 Each number is a span, because a config alone is rarely complete. Without the data, a slice (`train[:500]`) or a limit
 (`max_samples`) bounds the number of rows. Without the job, the number of devices is at least one. A rule reports an
@@ -20,7 +20,7 @@ import numpy as np
 from touchline.backends.registry import batching_names, batching_of, traits_of
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.experiment.training import optimizer_steps
 from touchline.lint.views import TrainingView
 
@@ -65,19 +65,12 @@ class Arithmetic:
     """Optimizer steps of an epoch."""
     steps: Span | Missing
     """Optimizer steps of the training."""
-    warmup_steps: Span | Missing
-    """Warmup steps of the learning rate."""
     density: float | None
     """Examples per row; None for packed rows of unknown lengths."""
     longest_row: int | None
     """Tokens of the longest row, truncated at `max_seq_len`; None if lengths are unknown."""
     forecast: BatchForecast | None
     """Simulated packing and batching of an epoch by the trainer; None if lengths are unknown."""
-
-    def examples_per_step(self) -> float | None:
-        """Return the number of examples per optimizer step, if known."""
-        rows = None if isinstance(self.rows_per_step, Missing) else self.rows_per_step.exact
-        return None if rows is None or self.density is None else rows * self.density
 
     def interval(self, every: Stated[float] | None) -> int | None:
         """Return the steps of an interval, which may be a share of all steps. None if not known."""
@@ -107,7 +100,6 @@ def arithmetic(view: TrainingView) -> Arithmetic:
         rows=rows,
         steps_per_epoch=per_epoch,
         steps=steps,
-        warmup_steps=_warmup(stated, steps),
         density=density,
         longest_row=_longest(view),
         forecast=forecast,
@@ -183,24 +175,15 @@ def _examples(view: TrainingView) -> Span | Missing:
 
 def _bound_of_sources(stated: StatedTraining) -> int | None:
     trains = [source for source in stated.sources if source.role == "train"]
-    if not trains:
-        return None
+    limit = None if stated.max_examples is None or stated.max_examples.value < 1 else stated.max_examples.value
     total = 0
     for source in trains:
-        bounds = [bound for bound in (_bound_of_split(source), _limit(stated)) if bound is not None]
+        split = None if source.split is None else rows_of_split(source.split.value)
+        bounds = [bound for bound in (split, limit) if bound is not None]
         if not bounds:
             return None
         total += min(bounds)
-    return total
-
-
-def _bound_of_split(source: StatedSource) -> int | None:
-    return None if source.split is None else rows_of_split(source.split.value)
-
-
-def _limit(stated: StatedTraining) -> int | None:
-    found = stated.max_examples
-    return found.value if found is not None and found.value >= 1 else None
+    return total if trains else None
 
 
 def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
@@ -281,21 +264,6 @@ def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:
     if most is not None:
         low, high = min(low, most), most if high is None else min(high, most)
     return Span(low=low, high=high)
-
-
-def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
-    """Resolve warmup steps; steps win over a share, as in transformers' Trainer."""
-    fixed, share = stated.warmup_steps, stated.warmup_fraction
-    if fixed is not None and (fixed.value > 0 or share is None):
-        return Span(low=fixed.value, high=fixed.value)
-    if share is None:
-        return Span(low=0, high=0) if fixed is not None else Missing(missing="no warmup is stated")
-    if isinstance(steps, Missing):
-        return steps
-    return Span(
-        low=math.ceil(steps.low * share.value),
-        high=None if steps.high is None else math.ceil(steps.high * share.value),
-    )
 
 
 def _longest(view: TrainingView) -> int | None:

@@ -1,4 +1,4 @@
-"""Rules on the micro-batch: packed and not packed, against the memory estimate or a rule-of-thumb table.
+"""Rules on memory: the micro-batch, packed and not packed, against the estimate or a rule-of-thumb table; the weights.
 
 If the GPU is known, the interval of the estimate decides. Otherwise the table is used, and the message says so. The
 table only holds for one A100 of 80 GB without gradient checkpointing.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Severity
 from touchline.core.model_size import size_class
@@ -26,6 +26,7 @@ from touchline.lint.limits import (
     largest,
     on_processor,
     pages_out,
+    setup_of,
     sharing,
     table_gpu,
     table_limit,
@@ -38,18 +39,8 @@ _SMALL_SHARE: Final = 0.25
 """Share of a GPU's memory up to which states that could be sharded do not dominate."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchLimitResult:
-    """Result of comparing a micro-batch with its limit."""
-
-    kind: Literal["over", "at"]
-    """Over the limit, or at it."""
-    severity: Severity
-    """Severity."""
-    message: str
-    """Reason."""
-    hint: str | None
-    """Suggested settings."""
+Kind = Literal["over", "at"]
+"""A micro-batch over its limit, or at it."""
 
 
 @rule("PK001", Severity.ERROR)
@@ -76,17 +67,17 @@ def unpacked_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
     yield from _told(view, packed=False, kind="at")
 
 
-def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> Iterator[Violation]:
+def _told(view: TrainingView, *, packed: bool, kind: Kind) -> Iterator[Violation]:
     stated = view.stated
     if stated.packed is None or stated.packed.value != packed:
         return
     found = judge(view)
-    if found is not None and found.kind == kind:
-        yield Violation(message=found.message, at=stated.micro_batch_size, hint=found.hint, severity=found.severity)
+    if found is not None and found[0] == kind:
+        yield found[1]
 
 
 @functools.lru_cache(maxsize=32)
-def judge(view: TrainingView) -> BatchLimitResult | None:
+def judge(view: TrainingView) -> tuple[Kind, Violation] | None:
     """Compare the micro-batch with the limits. None if it is below all limits, or nothing is known."""
     stated, gpu = view.stated, view.around.gpu
     micro = stated.micro_batch_size
@@ -101,8 +92,8 @@ def judge(view: TrainingView) -> BatchLimitResult | None:
     return _by_table(view)
 
 
-def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
-    gpu, width, rows = found.gpu, found.width, found.rows
+def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] | None:
+    gpu, width, rows, at = found.gpu, found.width, found.rows, view.stated.micro_batch_size
     shared = sharing(view)
     limits = largest(view, gpu, width)
     if shared == "sharded" or isinstance(limits, Missing) or limits[1] < 1:
@@ -119,24 +110,24 @@ def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
             f"{peak.peak_gib:.3g} GiB ({peak.kind}) on a {gpu.name}, which replaces the estimate of {found.low:.0f} to "
             f"{found.high:.0f} GiB"
         )
-        return BatchLimitResult(kind="at", severity=Severity.INFO, message=told, hint=None)
+        return "at", Violation(severity=Severity.INFO, message=told, at=at)
     hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
     if found.verdict is MemoryVerdict.OOM:
         divisible = found.low - found.without_states
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
         sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
         severity = Severity.ERROR if sure else Severity.WARNING
-        return BatchLimitResult(kind="over", severity=severity, message=f"{words}; {fits} surely fit", hint=hint)
+        return "over", Violation(severity=severity, message=f"{words}; {fits} surely fit", at=at, hint=hint)
     if rows < 2 or rows < fits or not width.reached:
         return None
     if rows > fits:
         more = f"{fits} surely fit, {could} may"
     else:
         more, hint = "that is the largest whose upper memory estimate fits", None
-    return BatchLimitResult(kind="at", severity=Severity.WARNING, message=f"{words}; {more}", hint=hint)
+    return "at", Violation(severity=Severity.WARNING, message=f"{words}; {more}", at=at, hint=hint)
 
 
-def _by_table(view: TrainingView) -> BatchLimitResult | None:
+def _by_table(view: TrainingView) -> tuple[Kind, Violation] | None:
     stated, micro = view.stated, view.stated.micro_batch_size
     limit = _table(view)
     if limit is None or micro is None or stated.packed is None:
@@ -155,16 +146,12 @@ def _by_table(view: TrainingView) -> BatchLimitResult | None:
         severity = Severity.ERROR
         if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
             severity = Severity.WARNING
-        return BatchLimitResult(
-            kind="over", severity=severity, message=words, hint=f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
-        )
+        hint = f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
+        return "over", Violation(severity=severity, message=words, at=micro, hint=hint)
     if micro.value == limit and limit > 1:
-        return BatchLimitResult(
-            kind="at",
-            severity=Severity.WARNING if packed else Severity.INFO,
-            message=words,
-            hint=f"{_hint(stated, limit // 2)} for safety, {ask}",
-        )
+        severity = Severity.WARNING if packed else Severity.INFO
+        hint = f"{_hint(stated, limit // 2)} for safety, {ask}"
+        return "at", Violation(severity=severity, message=words, at=micro, hint=hint)
     return None
 
 
@@ -219,3 +206,70 @@ def _instead(stated: StatedTraining) -> str:
     checkpointing, packed = stated.gradient_checkpointing, stated.packed
     text = "" if checkpointing is not None and checkpointing.value else ", or gradient checkpointing"
     return text if packed is None or not packed.value else f"{text}, or disable packing"
+
+
+@rule("ME020", Severity.ERROR)
+def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
+    """Report a training of which not even one sequence fits on the GPU."""
+    stated, gpu = view.stated, view.around.gpu
+    if view.has_planned_memory or gpu is None or on_processor(stated) or sharing(view) == "sharded":
+        return
+    width = width_of(view)
+    known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
+    found = fitting(view, gpu, 1, known)
+    if isinstance(found, Missing) or found.verdict is MemoryVerdict.FITS:
+        return
+    settings = traits_of(stated.backend).sharding_settings
+    alone = sharing(view) == "one" or bool(settings)
+    if found.verdict is MemoryVerdict.OOM:
+        # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
+        sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
+        severity = Severity.ERROR if sure else Severity.WARNING
+    elif alone:
+        severity = Severity.WARNING
+    else:
+        return
+    if sharing(view) != "one" and alone:
+        devices = f"; its config names neither {' nor '.join(settings)}, so every device holds all weights"
+    else:
+        devices = "" if alone else "; on several that share the weights it may"
+    row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
+    yield Violation(
+        message=(
+            f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
+        ),
+        at=stated.model,
+        severity=severity,
+    )
+
+
+@rule("ME021", Severity.WARNING)
+def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a single-device training that fits on no GPU."""
+    stated = view.stated
+    if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
+        return
+    usual = table_gpu()
+    least = fitting(view, usual, 1, Width(tokens=1, reached=True))
+    if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
+        yield Violation(
+            message=(
+                f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
+                f"{usual.name} has {usual.capacity_gib:.0f}"
+            ),
+            at=stated.model,
+            hint="a 4-bit base, several devices that share the weights, or --gpu for the GPU that it has",
+        )
+
+
+@rule("ME022", Severity.INFO)
+def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
+    """Report memory that could not be estimated."""
+    stated = view.stated
+    if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
+        reason = view.model.missing if isinstance(view.model, Missing) else "its size is not known"
+        yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
+    elif view.around.gpu is not None:
+        setup = setup_of(view)
+        if isinstance(setup, Missing):
+            yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)

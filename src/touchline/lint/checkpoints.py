@@ -20,14 +20,10 @@ MANY: Final = 10
 """Number of full models of one training above which most will have to be deleted."""
 NOTICED: Final = 200 * 10**9
 """Bytes of one training that affect other users of a shared disk."""
-HUNDREDS: Final = 100
-"""Number of checkpoints of one training above which the setting is probably a mistake."""
 SOME: Final = 5
 """Number of checkpoints of one training from which it is reported."""
 TWENTY: Final = 20
 """Number of checkpoints with optimizer state that is probably unintended."""
-THOUSAND: Final = 1000
-"""Number of checkpoints that is probably unintended even if it is only a bound."""
 OFTEN: Final = 50
 """Steps between checkpoints that are too few for any dataset."""
 LONG: Final = 5
@@ -132,35 +128,19 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     )
 
 
-@rule("CK012", Severity.WARNING)
-def many_checkpoints(view: TrainingView) -> Iterator[Violation]:
-    """Report a hundred or more kept checkpoints."""
-    stated = view.stated
-    count = checkpoints_of(view)
-    if not isinstance(count, Missing) and count >= HUNDREDS:
-        yield Violation(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
-
-
 @rule("BK022", Severity.WARNING)
 def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     """Report step checkpoints that are never deleted."""
-    stated = view.stated
-    every = arithmetic(view).interval(stated.save_steps)
-    cadence = stated.save_cadence
-    if (
-        not traits_of(stated.backend).hf_loop
-        or stated.save_limit is not None
-        or every is None
-        or stated.save_steps is None
-    ):
+    stated, numbers = view.stated, arithmetic(view)
+    every, cadence = numbers.interval(stated.save_steps), stated.save_cadence
+    if not traits_of(stated.backend).hf_loop or stated.save_limit is not None or every is None:
         return
-    if cadence is None or cadence.value != "steps":
+    if stated.save_steps is None or cadence is None or cadence.value != "steps":
         return
-    exact = checkpoints_of(view)
-    if not isinstance(exact, Missing) and exact >= HUNDREDS:
-        return  # CK012 reports it
-    count, severity = _piled(view, every)
-    if severity is None:
+    high = most(numbers.steps)
+    count = None if high is None else high // every
+    epochs = 0.0 if stated.epochs is None or stated.max_steps is not None else stated.epochs.value
+    if (count is None and every > OFTEN and epochs < LONG) or (count is not None and count < SOME):
         return
     only = stated.save_only_model
     state = "" if only is None else "the model alone" if only.value else "the optimizer's state"
@@ -168,43 +148,11 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     holds = "" if only is None else f", each with {state} ({only}{default})"
     several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
     yield Violation(
-        message=f"{several} stay (no save_total_limit){holds}{_size_of_all(view, count)}",
+        message=f"{several} stay (no save_total_limit){holds}",
         at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
         hint="save_total_limit: 3",
-        severity=severity,
+        severity=Severity.INFO if count is not None and count < TWENTY else None,
     )
-
-
-def _piled(view: TrainingView, every: int) -> tuple[int | None, Severity | None]:
-    """Return the most checkpoints that can stay, where that is known, and how much that matters."""
-    stated, high = view.stated, most(arithmetic(view).steps)
-    epochs = 0.0 if stated.epochs is None else stated.epochs.value
-    limited = stated.max_steps is not None and stated.max_steps.value > 0
-    likely = every <= OFTEN or (epochs >= LONG and not limited)
-    if high is None:
-        return None, Severity.WARNING if likely else None
-    counted = limited or not isinstance(view.data, Missing)
-    share = 0.0 if counted or stated.validation_fraction is None else stated.validation_fraction.value
-    count = int(high * (1 - share) // every) if share < 1 else high // every
-    if count < SOME:
-        return count, None
-    whole = stated.method is not None and stated.method.value == "full"
-    # A number of rows that is only bounded by `max_samples` is often far above the actual one.
-    sure = (counted or likely) and (whole or count >= TWENTY)
-    return count, Severity.WARNING if sure or count >= THOUSAND else Severity.INFO
-
-
-def _size_of_all(view: TrainingView, count: int | None) -> str:
-    """Return the disk that they take, where whole models are kept."""
-    found = kept(view)
-    if not isinstance(found, Missing) and found.each:
-        each = found.each
-    elif view.stated.method is not None and view.stated.method.value == "full" and not isinstance(view.model, Missing):
-        each = 2 * (view.model.num_parameters or 0)
-    else:
-        return ""
-    total = f", {format_bytes(each * count)} in total" if count else ""
-    return f": {format_bytes(each)} each or more{total}" if each else ""
 
 
 @rule("CK013", Severity.WARNING)
@@ -217,14 +165,6 @@ def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
             at=only,
             hint=f"{only.key}: false",
         )
-
-
-@rule("CK014", Severity.INFO)
-def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
-    """Report a training that saves nothing before its end."""
-    cadence = view.stated.save_cadence
-    if cadence is not None and cadence.value == "no":
-        yield Violation(message="no checkpoint is written on the way", at=cadence)
 
 
 def _small_states(stated: StatedTraining) -> bool:

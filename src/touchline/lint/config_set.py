@@ -11,14 +11,14 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
 
 from touchline.backends.registry import traits_of
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.experiment.partial import Stated, StatedSource, StatedTraining
+from touchline.experiment.partial import StatedTraining
 
 NOT_READ = Missing(missing="not read")
 
@@ -47,8 +47,6 @@ class CheckpointOnDisk:
     """`r`."""
     target_modules: tuple[str, ...] | None = None
     """`target_modules`."""
-    micro_batch_size: int | None = None
-    """`train_batch_size` of the trainer's state."""
     epochs: float | None = None
     """`num_train_epochs` of the trainer's state."""
 
@@ -69,14 +67,10 @@ class Sibling:
 
     stated: StatedTraining
     """Settings of its config."""
-    raw: Mapping[str, object] | Missing
-    """All settings of the file. Those without a field in `stated` may still make a difference."""
+    raw: Mapping[str, object]
+    """All settings of the file."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
-    overridden: Mapping[str, str] = field(default_factory=dict)
-    """Keys that the backend silently overrides or ignores (BK019), each with its effect."""
-    parent_is_here: bool = False
-    """Whether the named parent is on this machine."""
     kept: tuple[CheckpointOnDisk, ...] = ()
     """Checkpoints already in its output folder."""
 
@@ -98,17 +92,6 @@ class FolderView:
     """Scripts that may start several of them."""
 
 
-EFFECTIVE: Final = (
-    *("model", "parent", "method", "rank", "alpha", "dropout", "target_modules", "quantization_bits"),
-    *("epochs", "max_steps", "learning_rate", "schedule", "warmup_steps", "warmup_fraction", "weight_decay"),
-    *("optimizer", "max_grad_norm", "seed", "shuffle", "max_seq_len", "packed", "template", "trains_on_prompt"),
-    *("dtype", "tf32", "attention", "compiled", "distributed", "validation_fraction", "max_examples", "resume"),
-    *("load_best", "image_root"),
-)
-"""Fields of a training that its weights may depend on. The batch and the data are added separately."""
-_ONLY_FOR_BEST: Final = ("save_cadence", "save_steps", "save_limit", "eval_cadence", "eval_steps")
-"""Settings that only decide which checkpoint is the best."""
-_BATCH: Final = ("micro_batch_size", "gradient_accumulation_steps", "devices", "global_batch_size")
 _NAMES: Final = re.compile(
     r"(.*\.)?(experiment_name|run_name|name|run|run_digest|experiment|description|notes|tags|project_name|output_dir|"
     r"logging_dir|logging_\w+|log_\w+|report_to|plot_loss|disable_tqdm|(wandb|mlflow|comet|swanlab|trackio|hub)_\w+|"
@@ -116,62 +99,43 @@ _NAMES: Final = re.compile(
     r"dataset_prepared_path|debug)|(metric_logger|profiler|wandb)(\..*)?"
 )
 """Keys of all trainers for names, outputs, logging and workers."""
-_SAVING: Final = re.compile(r"(.*\.)?(save_\w+|saves_per_epoch|eval(uation)?_(steps|strategy)|evals_per_epoch)")
+_SAVING: Final = re.compile(
+    r"(.*\.)?(save_\w+|saves_per_epoch|eval(uation)?_(steps|strategy|bs|batch_size)|evals_per_epoch)"
+)
 _RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
 """Names of a config in a run's folder. The run is then named after the folder."""
 _WORD: Final = re.compile(r"[\w.-]*\w")
-_SHARED_PARTS: Final = 3
-"""Minimum number of leading folders that two output paths of one project share."""
 
 
-def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
-    """Collect the settings that the weights depend on; a micro-batch counts only in the global batch."""
-    best = stated.load_best is not None and stated.load_best.value
-    found = {name: _value(stated, name) for name in (*EFFECTIVE, *(_ONLY_FOR_BEST if best else ()))}
-    for name in ("model", "parent"):
-        if isinstance(found[name], str):
-            found[name] = posixpath.normpath(str(found[name]))
-    found["global_batch_size"] = global_batch_size(stated)
-    found["data"] = [_source(source, contents) for source in stated.sources if best or source.role == "train"]
-    return {"backend": stated.backend, **found}
-
-
-def global_batch_size(stated: StatedTraining) -> int | None:
-    """Return the rows per optimizer step, with one device by default. None if the micro-batch size is not given."""
-    if stated.global_batch_size is not None:
-        return stated.global_batch_size.value
-    if stated.micro_batch_size is None:
-        return None
-    others = (stated.gradient_accumulation_steps, stated.devices)
-    return functools.reduce(
-        lambda size, each: size * (1 if each is None else each.value), others, stated.micro_batch_size.value
-    )
-
-
-def contents_of(sibling: Sibling) -> dict[str, str]:
-    """Return the known hashes of its data files."""
-    return {name: each.sha256 for name, each in sibling.data.items() if isinstance(each.sha256, str)}
-
-
-def work_of(
-    sibling: Sibling, without: frozenset[str] = frozenset(), data: Callable[[DataFile], str | Missing] | None = None
-) -> str:
-    """Hash the stated settings and everything else in the file except names, outputs and logging.
+def work_of(sibling: Sibling, data: Callable[[DataFile], str | Missing] = lambda known: known.sha256) -> str:
+    """Hash everything in the file except names, outputs and logging; data files count by their content.
 
     Args:
         sibling: the training.
-        without: dotted keys of the file that do not count.
-        data: what a data file counts by; its bytes when not given.
+        data: returns what a data file counts by.
     """
-    contents = contents_of(sibling)
-    if data is not None:
-        contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
-    settings = effective_settings(sibling.stated, contents)
-    for name in fields(StatedTraining):
-        value = getattr(sibling.stated, name.name)
-        if isinstance(value, Stated) and value.key in without and name.name in settings:
-            settings[name.name] = None
-    return _hash([settings, dict(_other_settings(sibling, contents, without))])
+    stated = sibling.stated
+    contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
+    best = stated.load_best is not None and stated.load_best.value
+    aside = set() if best else {source.name.value for source in stated.sources if source.role == "validation"}
+    settings = {
+        key: _canonical(value, contents)
+        for key, value in _flat(sibling.raw, "")
+        if not (
+            _NAMES.fullmatch(key)
+            or (not best and _SAVING.fullmatch(key))
+            or (isinstance(value, str) and value in aside)
+        )
+    }
+    return hashlib.sha256(json.dumps([stated.backend, settings], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _canonical(value: object, contents: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return contents.get(value, posixpath.normpath(value) if "/" in value else value)
+    if isinstance(value, list):
+        return sorted(map(str, value))
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def stays(sibling: Sibling) -> str:
@@ -220,8 +184,7 @@ def planned_runs(plan: TextFile) -> Mapping[str, Mapping[str, object]]:
 def families(view: FolderView) -> Mapping[Sibling, int]:
     """Group trainings that surely belong to one project, by number; a tree may also be a collection of examples.
 
-    They do if they are stages of one folder, or runs in sibling folders. They also do if one script or plan names
-    them, or if their outputs share a parent path.
+    They do if they are stages of one folder, or runs in sibling folders, or if one script or plan names them.
     """
     runs = runs_of(view)
     number = {each: index for index, each in enumerate(runs)}
@@ -244,9 +207,6 @@ def families(view: FolderView) -> Mapping[Sibling, int]:
             meet(each, "runs", each.stated.backend, str(path.parent.parent))
         if traits_of(each.stated.backend).folder_is_chain:
             meet(each, "stages", str(path.parent))
-            output = stays(each).split("/")
-            if len(output) > _SHARED_PARTS + 1:
-                meet(each, "outputs", *output[:-2][: max(_SHARED_PARTS, len(output) - 3)])
     named: dict[str, list[Sibling]] = {}
     for each in runs:
         path = PurePath(each.path)
@@ -264,56 +224,6 @@ def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
     return all(family[one] == family[other] for other in others)
 
 
-def family_of(view: FolderView, one: Sibling) -> Iterator[Sibling]:
-    """Return the other trainings of its project."""
-    family = families(view)
-    yield from (run for run in runs_of(view) if run is not one and family[run] == family[one])
-
-
-def _value(stated: StatedTraining, name: str) -> object:
-    found = getattr(stated, name)
-    if found is None:
-        return None
-    value = found.value
-    if isinstance(value, tuple):
-        return sorted(str(item) for item in value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _source(source: StatedSource, contents: Mapping[str, str]) -> list[object]:
-    name = source.name.value
-    content = contents.get(name, posixpath.normpath(name) if source.kind in ("file", "folder") else name)
-    others = (source.split, source.field, source.format)
-    return [source.role, content, *(None if stated is None else stated.value for stated in others)]
-
-
-def _other_settings(
-    sibling: Sibling, contents: Mapping[str, str], without: frozenset[str]
-) -> Iterator[tuple[str, object]]:
-    """Collect the file's other settings, without names, outputs, logging and the fields compared by themselves."""
-    if isinstance(sibling.raw, Missing):
-        return
-    stated = sibling.stated
-    best = stated.load_best is not None and stated.load_best.value
-    skipped = set(without)
-    for each in fields(StatedTraining):
-        found = getattr(stated, each.name)
-        compared = each.name in EFFECTIVE or each.name in _BATCH
-        aside = each.name in ("eval_batch_size", "gradient_checkpointing", "data_workers", "trust_remote_code")
-        if isinstance(found, Stated) and not found.is_default and (compared or aside):
-            skipped.add(found.key)
-    validation = {source.name.value for source in stated.sources if source.role == "validation"}
-    for key, value in _flat(sibling.raw, ""):
-        if key in skipped or _NAMES.fullmatch(key) or (not best and _SAVING.fullmatch(key)):
-            continue
-        if isinstance(value, str) and value in validation and not best:
-            continue
-        if isinstance(value, str):
-            yield key, contents.get(value, posixpath.normpath(value) if "/" in value else value)
-        else:
-            yield key, float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
 def _flat(node: object, key: str) -> Iterator[tuple[str, object]]:
     if isinstance(node, Mapping):
         for name, value in node.items():
@@ -323,7 +233,3 @@ def _flat(node: object, key: str) -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{key}.{index}")
     else:
         yield key, node
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

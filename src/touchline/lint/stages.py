@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from touchline.core.finding import Severity
 from touchline.core.near import did_you_mean, near_names
-from touchline.experiment import defaults
-from touchline.experiment.experiment import LoraConfig, StageConfig
-from touchline.experiment.overlay import setting
+from touchline.experiment.experiment import StageConfig
 from touchline.experiment.runs import RUN_NAME, ParentLink, RunSpec
-from touchline.experiment.stages import stage_settings
 from touchline.lint.design import DesignView, model_of, same_path
 from touchline.lint.rule import Violation, rule
 
@@ -136,39 +132,6 @@ def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
             )
 
 
-@rule("EX129", Severity.WARNING)
-def stage_overrides_factor(view: DesignView) -> Iterator[Violation]:
-    """Report a stage that sets a key that `factors` varies."""
-    varied = {*view.experiment.factors, *(key for pair in view.experiment.pairs for key in pair)}
-    fixed = [set(stage_settings(stage)) & varied for stage in view.experiment.stages]
-    everywhere = set.intersection(*fixed) if fixed else set()
-    for index, keys in enumerate(fixed):
-        for key in sorted(keys):
-            yield Violation(
-                message=f"stage {view.experiment.stages[index].name} sets {key}, which factors vary"
-                + (": no stage is left that the factor reaches" if key in everywhere else ""),
-                at=view.where("stages", index, *key.split(".")),
-                subject=f"stages.{key}",
-                hint=f"take {key} out of the stage, or out of factors",
-                severity=Severity.ERROR if key in everywhere else None,
-            )
-
-
-@rule("EX130", Severity.WARNING)
-def repeated_stage(view: DesignView) -> Iterator[Violation]:
-    """Report a stage with its parent's data and settings."""
-    stages = {stage.name: stage for stage in view.experiment.stages}
-    for index, stage in enumerate(view.experiment.stages):
-        parent = stages.get(stage.parent or "")
-        if parent is not None and parent is not stage and _told(view, stage) == _told(view, parent):
-            yield Violation(
-                message=f"stage {stage.name} trains on the data of {parent.name} with its settings",
-                at=view.where("stages", index),
-                subject="stages",
-                hint=f"other data for {stage.name}, or more epochs for {parent.name}",
-            )
-
-
 def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
     """Return every ring of parents, from the stage that comes first in the file."""
     parents = {stage.name: stage.parent for stage in stages}
@@ -184,16 +147,6 @@ def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
     return list(rings.values())
 
 
-def _told(view: DesignView, stage: StageConfig) -> str:
-    """Collect a stage's data and settings, as far as stages differ in them."""
-    own = stage_settings(stage)
-    key = view.experiment.data.file_key
-    path = own.get(key, view.experiment.data.file)
-    facts = view.dataset(str(path))
-    own[key] = same_path(str(path)) if facts is None else facts.train_sha256
-    return json.dumps(own, sort_keys=True)
-
-
 _ADAPTER_SHAPE: Final = (
     *("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype"),
     *("train.lora.dora", "train.lora.rslora"),
@@ -204,16 +157,19 @@ _ADAPTER_SHAPE: Final = (
 @rule("EX128", Severity.ERROR)
 def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
     """Report a stage that gives its parent's adapter another rank, scale, dtype or other layers."""
-    stages = {stage.name: stage for stage in view.experiment.stages}
     reported: set[str] = set()
-    for index, stage in enumerate(view.experiment.stages):
-        parent = stages.get(stage.parent or "")
-        if parent is None or stage.continue_ != "adapter":
+    for run, link, parent in _linked(view):
+        if link.continue_ != "adapter" or link.stage in reported:
             continue
-        for key, before, after in _reshaped(_shape(view, parent), _shape(view, stage)):
-            reported.add(stage.name)
-            yield _reshaping(view, stage.name, index, parent.name, key, before, after)
-    yield from _reshaped_in_runs(view, reported)
+        for key, before, after in _reshaped(_shape_of_run(parent), _shape_of_run(run)):
+            reported.add(link.stage)
+            yield Violation(
+                message=f"stage {link.stage} trains the adapter of {parent.name} further, whose {key} is "
+                f"{_shown(before)}, and asks for {_shown(after)}",
+                at=view.where("stages", _index(view, link.stage), *key.split(".")),
+                subject=f"stages.{key}",
+                hint="continue: merge makes a new adapter; or leave the setting as in the parent",
+            )
 
 
 @rule("EX136", Severity.ERROR)
@@ -300,28 +256,6 @@ def _index(view: DesignView, stage: str) -> int:
     return [each.name for each in view.experiment.stages].index(stage)
 
 
-def _reshaped_in_runs(view: DesignView, reported: set[str]) -> Iterator[Violation]:
-    """Return the same for runs: a factor's level that a stage overrides, or an accepted edit of one run."""
-    for run, link, parent in _linked(view):
-        if link.continue_ != "adapter" or link.stage in reported:
-            continue
-        for key, before, after in _reshaped(_shape_of_run(parent), _shape_of_run(run)):
-            reported.add(link.stage)
-            yield _reshaping(view, run.name, _index(view, link.stage), parent.name, key, before, after)
-
-
-def _reshaping(
-    view: DesignView, stage: str, index: int, parent: str, key: str, before: object, after: object
-) -> Violation:
-    return Violation(
-        message=f"stage {stage} trains the adapter of {parent} further, whose {key} is {_shown(before)}, and asks for "
-        f"{_shown(after)}",
-        at=view.where("stages", index, *key.split(".")),
-        subject=f"stages.{key}",
-        hint="continue: merge makes a new adapter; or leave the setting as in the parent",
-    )
-
-
 def _reshaped(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
     """Yield (key, parent's, own) of each difference. An alpha that follows from a differing rank is not reported
     separately.
@@ -336,23 +270,6 @@ def _shape_of_run(run: RunSpec) -> Mapping[str, object]:
     lora = run.train.lora
     shape = (lora.rank, sorted(lora.target_modules), lora.resolved_alpha, lora.resolved_dtype, lora.dora, lora.rslora)
     return dict(zip(_ADAPTER_SHAPE, shape, strict=True))
-
-
-def _shape(view: DesignView, stage: StageConfig) -> Mapping[str, object]:
-    """Return the adapter's shape in a stage, with alpha and dtype resolved."""
-    own = stage_settings(stage)
-    found = {key: own.get(key, setting(view.experiment, key)) for key in _ADAPTER_SHAPE}
-    if found["train.lora.dtype"] == "auto":
-        found["train.lora.dtype"] = LoraConfig().resolved_dtype
-    rank, alpha = found["train.lora.rank"], found["train.lora.alpha"]
-    if alpha is None and isinstance(rank, int):
-        found["train.lora.alpha"] = float(defaults.LORA_ALPHA_PER_RANK * rank)
-    elif isinstance(alpha, int | float):
-        found["train.lora.alpha"] = float(alpha)
-    modules = found["train.lora.target_modules"]
-    if isinstance(modules, list | tuple):
-        found["train.lora.target_modules"] = sorted(str(module) for module in modules)
-    return found
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Rules on the amount of training: optimizer steps, batches, epochs."""
+"""Rules on the amount of training: optimizer steps, batches, and the intervals of validation and saving."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.data.packing.batches import largest_divisor
-from touchline.experiment.partial import StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 
+OFTEN: Final = 100
+"""Steps from which validation after every step is not a short trial."""
+ROUND: Final = 5
+"""Factor of numbers that were chosen by hand."""
+FORWARD_SHARE: Final = 3
+"""Cost of a training pass in forward passes. A validation pass costs one."""
 FEW_STEPS: Final = 10
 """Steps below which a schedule has no effect."""
-MANY_EPOCHS: Final = 20
-"""Epochs above which a language model mostly memorizes its rows. Published examples have 1 to 5."""
 
 
 def _rows(view: TrainingView, numbers: Arithmetic) -> str:
@@ -27,21 +30,12 @@ def _rows(view: TrainingView, numbers: Arithmetic) -> str:
 
 
 def _window(stated: StatedTraining) -> str:
-    """Return `micro-batches of 4 × 8 accumulated`."""
-    words = []
-    if stated.micro_batch_size is None and stated.global_batch_size is not None:
-        words.append(f"batches of {stated.global_batch_size.value}")
-    if stated.micro_batch_size is not None:
-        words.append(f"micro-batches of {stated.micro_batch_size.value}")
-    if stated.gradient_accumulation_steps is not None and stated.gradient_accumulation_steps.value > 1:
-        words.append(f"{stated.gradient_accumulation_steps.value} accumulated")
-    return " × ".join(words)
-
-
-def _in_window(stated: StatedTraining) -> str:
-    """Return ` in micro-batches of 4`; nothing where no batch size is known."""
-    window = _window(stated)
-    return f" in {window}" if window else ""
+    """Return `micro-batches of 4 × 8 accumulated`, or `batches of 32`."""
+    micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
+    if micro is None:
+        return f"batches of {1 if stated.global_batch_size is None else stated.global_batch_size.value}"
+    accumulated = "" if accumulation is None or accumulation.value < 2 else f" × {accumulation.value} accumulated"
+    return f"micro-batches of {micro.value}{accumulated}"
 
 
 @rule("TR010", Severity.ERROR)
@@ -60,7 +54,7 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=(
                 f"no optimizer step is made: an epoch has {_rows(view, numbers)}, but a step needs "
-                f"{_window(stated) or 'more'}; incomplete steps are dropped"
+                f"{_window(stated)}; incomplete steps are dropped"
             ),
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
@@ -77,56 +71,11 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
     yield Violation(
         message=(
             f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
-            f"epoch{_in_window(stated)}"
+            f"epoch in {_window(stated)}"
         ),
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
         hint="a smaller batch, less accumulation or more epochs",
     )
-
-
-@rule("TR019", Severity.ERROR)
-def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
-    """Report a global batch that is not a multiple of micro-batch times devices."""
-    stated, devices = view.stated, arithmetic(view).devices.exact
-    whole, micro, accumulation = stated.global_batch_size, stated.micro_batch_size, stated.gradient_accumulation_steps
-    if whole is None or micro is None or whole.value < 1 or micro.value < 1 or micro.is_default:
-        return
-    together = micro.value * (devices or 1)
-    if whole.value % together:
-        words = f"{micro.value} × {devices} devices" if devices and devices > 1 else f"{micro.value}"
-        yield Violation(
-            message=f"{whole.key} {whole.value} is not a multiple of {words}",
-            at=micro,
-            hint=micro.line_with(largest_divisor(whole.value, micro.value)),
-        )
-        return
-    if accumulation is None or accumulation.is_default or not devices:
-        return
-    if whole.value != together * accumulation.value:
-        yield Violation(
-            message=(
-                f"{whole.key} is {whole.value}, but {micro.value} × {accumulation.value} × {devices} devices is "
-                f"{together * accumulation.value}"
-            ),
-            at=accumulation,
-            hint=accumulation.line_with(whole.value // together),
-        )
-
-
-_HUNDREDS = 200
-"""Number of epochs that is probably a typing error."""
-
-
-@rule("TR021", Severity.INFO)
-def many_epochs(view: TrainingView) -> Iterator[Violation]:
-    """Report more than twenty epochs."""
-    stated = view.stated
-    limited = stated.max_steps is not None and stated.max_steps.value > 0
-    if stated.epochs is not None and stated.epochs.value > MANY_EPOCHS and not limited:
-        severity = Severity.WARNING if stated.epochs.value >= _HUNDREDS else None
-        yield Violation(
-            message=f"{stated.epochs.value:g} epochs; usual are 1 to 5", at=stated.epochs, severity=severity
-        )
 
 
 @rule("TR012", Severity.ERROR)
@@ -142,8 +91,7 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
             message=(
-                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches "
-                f"{_peak(stated)}"
+                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches its peak"
             ),
             at=fixed,
             hint=f"at most {max(high // 10, 1)} steps, a tenth",
@@ -154,31 +102,108 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
         )
 
 
-@rule("TR013", Severity.WARNING)
-def long_warmup(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup that takes a third of the training or more."""
-    stated, numbers = view.stated, arithmetic(view)
-    high, warmup = most(numbers.steps), numbers.warmup_steps
-    share = stated.warmup_fraction
-    if not high and share is not None and 0.5 <= share.value < 1 and not _ignores_warmup(stated):
-        yield Violation(message=f"warmup is {share.value:.0%} of the training; usual are 3 to 10%", at=share)
-    if not high or isinstance(warmup, Missing) or high < FEW_STEPS or _ignores_warmup(stated):
-        return
-    # For a share, both bounds grow together.
-    fixed = stated.warmup_steps is not None and stated.warmup_steps.value > 0
-    part = warmup.low / high if fixed or share is None else share.value
-    if 1 / 3 <= part < 1:
-        yield Violation(
-            message=f"warmup is {part:.0%} of the training ({warmup} of {numbers.steps} steps); usual are 3 to 10%",
-            at=stated.warmup_steps if fixed else share,
-            severity=Severity.WARNING if part >= 0.5 else Severity.INFO,
-        )
-
-
 def _ignores_warmup(stated: StatedTraining) -> bool:
     """Return True if the schedule has no warmup regardless of the setting. TR037 then reports it."""
     return traits_of(stated.backend).hf_loop and stated.schedule is not None and stated.schedule.value == "constant"
 
 
-def _peak(stated: StatedTraining) -> str:
-    return "its peak" if stated.learning_rate is None else f"{stated.learning_rate.value:g}"
+@rule("TR016", Severity.WARNING)
+def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the training."""
+    stated, numbers = view.stated, arithmetic(view)
+    every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
+    if every is None or not high or every <= high or not _validates_by_steps(stated):
+        return
+    traits = traits_of(stated.backend)
+    seen = "only epochs' ends are seen" if traits.is_ours else "it runs at the very end, or never"
+    yield Violation(
+        message=f"validation every {every:,} steps, and the training has {numbers.steps}: {seen}",
+        at=stated.eval_steps,
+        hint=f"at most {max(high // 4, 1)}, for four validations",
+        severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
+    )
+
+
+@rule("TR017", Severity.WARNING)
+def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
+    """Report an interval of one epoch divided by the accumulation once too often."""
+    stated, numbers = view.stated, arithmetic(view)
+    accumulation = stated.gradient_accumulation_steps
+    per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
+    if accumulation is None or accumulation.value < 2 or isinstance(per_epoch, Missing) or per_epoch.high is None:
+        return
+    if isinstance(rows, Missing) or isinstance(per_step, Missing) or rows.high is None:
+        return
+    if rows.exact is None and stated.max_examples is not None:
+        # An upper bound is less informative about the number than a slice.
+        return
+    twice = rows.high / (per_step.low * accumulation.value)
+    for each, name in ((stated.eval_steps, "validation"), (stated.save_steps, "a checkpoint")):
+        every = numbers.interval(each)
+        if each is None or each.is_default or every is None or every < 2 or not _in_use(stated, each):
+            continue
+        # A round number was chosen by hand, even if it looks computed.
+        if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
+            yield Violation(
+                message=(
+                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times per epoch: an epoch is "
+                    f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
+                    f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
+                ),
+                at=each,
+                hint=each.line_with(per_epoch.high),
+            )
+
+
+@rule("TR018", Severity.WARNING)
+def excessive_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report validation that takes longer than the training, or runs after every step."""
+    stated, numbers = view.stated, arithmetic(view)
+    every = numbers.interval(stated.eval_steps)
+    if every is None or not _validates_by_steps(stated) or isinstance(numbers.steps, Missing):
+        return
+    times = numbers.steps.low // every
+    held_out = None if isinstance(view.data, Missing) else view.data.validation_examples
+    per_step = None if isinstance(numbers.rows_per_step, Missing) else numbers.rows_per_step.high
+    density = numbers.density
+    if held_out and per_step and density:
+        trained = FORWARD_SHARE * numbers.steps.low * per_step * density
+        if times > 1 and times * held_out > trained:
+            yield Violation(
+                message=(
+                    f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
+                    f"training's own computing"
+                ),
+                at=stated.eval_steps,
+            )
+    elif every == 1 and times >= OFTEN:
+        yield Violation(message=f"a validation after every step, {times:,} in total", at=stated.eval_steps)
+
+
+def _validates_by_steps(stated: StatedTraining) -> bool:
+    cadence = stated.eval_cadence
+    return cadence is not None and cadence.value == "steps"
+
+
+def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
+    """Return True if an interval has any effect."""
+    cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
+    return cadence is None or cadence.value == "steps"
+
+
+@rule("TR025", Severity.WARNING)
+def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report many epochs without validation data."""
+    stated = view.stated
+    epochs, share = stated.epochs, stated.validation_fraction
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    traits = traits_of(stated.backend)
+    if epochs is None or limited or traits.many_epochs is None:
+        return
+    holds_out = share is not None and share.value > 0
+    if epochs.value < traits.many_epochs or holds_out:
+        return
+    evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
+    if any(source.role == "validation" for source in stated.sources) or (evaluates and traits.validates_on_split):
+        return
+    yield Violation(message=f"{epochs.value:g} epochs without validation data, so overfitting goes unseen", at=epochs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from touchline.backends.axolotl.data_use import AxolotlDataUse
 from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
@@ -14,5 +13,4 @@ TRAITS = TrainerTraits(
     sharding_settings=("deepspeed", "fsdp"),
     many_epochs=5,
     parent_key="lora_model_dir",
-    data_use=AxolotlDataUse(),
 )

@@ -1,29 +1,19 @@
 """LLaMA-Factory's files: training, and beside it merging, inference, serving and scoring, which train nothing.
 
-They are read by OmegaConf and handed as they are to dataclasses, which refuse every name that they do not know.
+They are read by OmegaConf and handed as they are to dataclasses, which refuse every name that they do not know. Its
+parser refuses conflicting settings when it starts. The rules here are on what it accepts.
 Source: llamafactory.hparams.parser (0.9.5).
 """
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping
 
 from touchline.backends.argument_tables import argument_table
-from touchline.backends.config_reading import ConfigReader
+from touchline.backends.config_reading import ConfigReader, SettingRule
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.llamafactory import habits
-from touchline.backends.llamafactory.conflicts import check_conflicts
 from touchline.backends.llamafactory.stated import stage, state_training
-from touchline.backends.package_files import package_text
-from touchline.backends.trl.format import check_keys, trainer_view
-from touchline.backends.trl.habits import MEANT as TRAINERS
-from touchline.backends.trl.habits import check_habits
-from touchline.backends.trl.trainer import check_trainer
-from touchline.core.finding import Edit, Severity
-from touchline.core.json_text import parse_json
-from touchline.core.near import nearest
+from touchline.core.finding import Severity
 from touchline.experiment.foreign import Dialect, ForeignDocument
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})
@@ -47,57 +37,39 @@ _FOREIGN = frozenset(
         *("train_type", "tuner_type", "sft_type", "log_history", "architectures", "defaults"),
     }
 )
-_MEGATRON = frozenset(
-    {
-        *("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size"),
-        *("use_distributed_optimizer", "sequence_parallel", "virtual_pipeline_model_parallel_size"),
-    }
+
+
+def _checkpoints_regardless(settings: ConfigReader) -> bool:
+    asked = settings.flag("gradient_checkpointing")
+    return asked is not None and not asked.value and not settings.on("disable_gradient_checkpointing")
+
+
+_RULES = (
+    SettingRule(
+        "BK013",
+        Severity.WARNING,
+        "do_train",
+        lambda settings: settings.flag("do_train") is None,
+        "missing: without it `llamafactory-cli train` loads everything and trains nothing",
+        "do_train: true",
+    ),
+    SettingRule(
+        "BK019",
+        Severity.WARNING,
+        "gradient_checkpointing",
+        _checkpoints_regardless,
+        "has no effect: LLaMA-Factory checkpoints unless disable_gradient_checkpointing is true",
+        "disable_gradient_checkpointing: true",
+    ),
+    SettingRule(
+        "BK021",
+        Severity.ERROR,
+        "packing",
+        lambda settings: stage(settings) == "sft" and settings.on("packing") and not settings.on("neat_packing"),
+        "packed examples attend to those before them in the row; only neat_packing keeps them apart",
+        "neat_packing: true",
+    ),
 )
-"""Of the Megatron adapter, which brings arguments of its own."""
-_EVALUATION = frozenset({"task", "task_dir", "batch_size", "lang", "n_shot", "save_dir", "download_mode"})
-_SHARED = ("per_device", "num_train", "learning", "gradient", "lr_", "optim", "dataloader", "save_total", "max_grad")
-"""Prefixes of the Trainer's arguments that LLaMA-Factory shares under the same names."""
-MEANT: dict[str, str] = {
-    **{name: new for name, new in TRAINERS.items() if new.startswith(_SHARED)},
-    "lora_r": "lora_rank",
-    "r": "lora_rank",
-    "lora_target_modules": "lora_target",
-    "target_modules": "lora_target",
-    "micro_batch_size": "per_device_train_batch_size",
-    "batch_size": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size",
-    "num_epochs": "num_train_epochs",
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "lr_scheduler": "lr_scheduler_type",
-    "optimizer": "optim",
-    "max_seq_length": "cutoff_len",
-    "cutoff_length": "cutoff_len",
-    "max_len": "cutoff_len",
-    "max_seq_len": "cutoff_len",
-    "sequence_len": "cutoff_len",
-    "sample_packing": "packing",
-    "base_model": "model_name_or_path",
-    "model": "model_name_or_path",
-    "model_name": "model_name_or_path",
-    "datasets": "dataset",
-    "val_set_size": "val_size",
-    "load_in_4bit": "quantization_bit: 4",
-    "load_in_8bit": "quantization_bit: 8",
-    "attn_implementation": "flash_attn",
-    "chat_template": "template",
-    "grad_accum": "gradient_accumulation_steps",
-    "save_limit": "save_total_limit",
-}
-"""LLaMA-Factory's names for settings of other trainers."""
-_FORKS = frozenset(
-    {
-        *("sequence_parallel_size", "sequence_parallel_mode", "use_ray", "use_adaclip", "auto_padding", "use_optuna"),
-        *("train_mm_proj_only", "enable_smart_padding", "visual_inputs", "image_resolution", "num_beams"),
-    }
-)
-"""Names that forks are known to add."""
 
 
 class LlamaFactoryFormat:
@@ -125,30 +97,12 @@ class LlamaFactoryFormat:
         """Read the stated training, or None, with the file's findings."""
         settings = ConfigReader(document)
         settings.check_doubled("OmegaConf")
-        trains = is_training(settings)
-        _check_keys(settings, trains)
-        _check_texts(settings)
-        settings.check_values(argument_table("llamafactory"), "plain")
-        _check_template(settings, trains)
-        if settings.on("trust_remote_code"):
-            message = "code that comes with the model is run on load"
-            settings.find("BK020", Severity.INFO, "trust_remote_code", message)
-        if settings.given("model_name_or_path") is None:
-            # An empty value in a file that is passed around is for others to fill in.
-            severity = Severity.WARNING if "model_name_or_path" in settings.values else Severity.ERROR
-            settings.find("BK013", severity, "model_name_or_path", "missing: there is no base model")
-        if not trains:
-            habits.check_idle(settings)
+        settings.check_names(argument_table("llamafactory"), "LLaMA-Factory refuses it")
+        settings.check_texts(argument_table("llamafactory"))
+        if not is_training(settings):
             return ConfigReading(trainings=(), findings=tuple(settings.findings))
-        if settings.flag("do_train") is None:
-            message = "missing: without it `llamafactory-cli train` loads everything and trains nothing"
-            settings.find("BK013", Severity.WARNING, "do_train", message, "do_train: true")
-        training = state_training(settings)
-        check_trainer(settings, trainer_view(training))
-        check_habits(settings)
-        habits.check_habits(settings)
-        check_conflicts(settings, training)
-        return ConfigReading(trainings=(training,), findings=tuple(settings.findings))
+        settings.check_rules(_RULES)
+        return ConfigReading(trainings=(state_training(settings),), findings=tuple(settings.findings))
 
 
 def is_training(settings: ConfigReader) -> bool:
@@ -161,78 +115,6 @@ def is_training(settings: ConfigReader) -> bool:
     if settings.on("do_predict") or settings.on("do_eval"):
         return False
     return settings.given("dataset") is not None and settings.given("output_dir", "num_train_epochs") is not None
-
-
-def _check_keys(settings: ConfigReader, trains: bool) -> None:
-    megatron = not _MEGATRON.isdisjoint(settings.values)
-    meant = {}
-    for key in list(settings.values):
-        new = MEANT.get(key)
-        unknown = key not in argument_table("llamafactory").arguments or (trains and key in _EVALUATION)
-        if new is None or not unknown:
-            continue
-        meant[key] = new
-        name = new.partition(":")[0]
-        taken = name in settings.values
-        settings.find(
-            "BK011",
-            Severity.ERROR,
-            key,
-            f"LLaMA-Factory refuses it; its name for that is {name!r}" + (", which is there too" if taken else ""),
-            "take it out" if taken else new if ":" in new else f"{new}: {settings.values[key]}",
-        )
-    skipped = frozenset(meant) | _FORKS
-    check_keys(settings, argument_table("llamafactory"), refused_by=None if megatron else "LLaMA-Factory", skip=skipped)
-
-
-def _check_texts(settings: ConfigReader) -> None:
-    """Report texts in place of numbers as BK014, and interpolations, which stay as written, as BK018."""
-    known = argument_table("llamafactory").arguments
-    for key, value in settings.values.items():
-        if not isinstance(value, str):
-            continue
-        if "${" in value:
-            # A name that is no key of the file is a shell's: a script fills the file in before it is read.
-            own = any(name in settings.values for name in re.findall(r"\$\{(\w+)\}", value))
-            message = f"{value!r} is taken as it stands: LLaMA-Factory resolves no interpolations"
-            hint = "write the value out, or give it on the command line"
-            settings.find("BK018", Severity.WARNING if own else Severity.INFO, key, message, hint)
-        elif key in known and known[key].kinds <= {"int", "float", "none"} and settings.number(key) is not None:
-            place = settings.where(key)
-            line = settings.document.lines[place.line - 1] if place.line else ""
-            new = line.replace(f'"{value}"', value).replace(f"'{value}'", value)
-            edits = (Edit(path=place.path, line=place.line, old=line, new=new),) if place.line and new != line else ()
-            message = f"{value!r} is text, and LLaMA-Factory takes it as it is; a number is expected"
-            settings.find("BK014", Severity.ERROR, key, message, f"{key}: {value}", edits)
-
-
-@functools.cache
-def templates() -> frozenset[str]:
-    """Return the names of the chat templates of all releases."""
-    return frozenset(parse_json(package_text("llamafactory", "templates.json")))
-
-
-def _check_template(settings: ConfigReader, trains: bool) -> None:
-    stated = settings.text("template")
-    if stated is None:
-        if trains and stage(settings) != "pt" and "template" not in settings.values:
-            message = "not given: the tokenizer's own chat template is taken, by older releases none"
-            settings.find("BK013", Severity.INFO, "template", message, "template: default")
-        return
-    if stated.value in templates() or "${" in stated.value:
-        return
-    # Another number is another model's template, which a newer release may well have.
-    bare = _letters(stated.value)
-    others = [name for name in templates() if _letters(name) != bare or name.casefold() == stated.value.casefold()]
-    near = min(nearest(stated.value, sorted(others), 1), key=len, default=None)
-    newer = any(_letters(name) == bare for name in templates())
-    severity = Severity.ERROR if near is not None else Severity.INFO if newer else Severity.WARNING
-    message = f"{stated.value!r} is none of LLaMA-Factory's templates" + (f"; did you mean {near!r}?" if near else "")
-    settings.find("BK012", severity, "template", message, f"template: {near}" if near else None)
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[\d._]+", "", name.casefold())
 
 
 FORMATS: tuple[ConfigFormat, ...] = (LlamaFactoryFormat(),)

@@ -14,7 +14,6 @@ from touchline.backends.imports import (
     DataColumns,
     ImportTable,
 )
-from touchline.backends.llamafactory.data_use import FactoryDataUse
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource
 
@@ -31,7 +30,7 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     found = DataColumns()
     entry = None if registry is None else registry.get(source.name.value)
     if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
-        folder = FactoryDataUse().registry_folder(document) or "data"
+        folder = str(document.data.get("dataset_dir", "data"))
         found.path = f"{folder.rstrip('/')}/{entry['file_name']}"
         columns = entry.get("columns")
         named = {str(key): str(value) for key, value in columns.items()} if isinstance(columns, dict) else {}

@@ -29,7 +29,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
     pairs = _pairs(text, row, template)
     if isinstance(pairs, Missing):
         return pairs
-    return _row(text, pairs, template, settings)
+    return _row(pairs, settings)
 
 
 def _pairs(text: ModelText, row: ShownRow, template: Slotted) -> list[tuple[Ids, Ids]] | Missing:
@@ -60,14 +60,13 @@ def _turns(row: ShownRow, template: Slotted) -> tuple[str, list[Message]]:
     return given or template.default_system, messages
 
 
-def _row(text: ModelText, pairs: list[tuple[Ids, Ids]], template: Slotted, settings: RowSettings) -> TrainedRow:
+def _row(pairs: list[tuple[Ids, Ids]], settings: RowSettings) -> TrainedRow:
     """Append rounds until the limit. Shorten both sides of a long round in proportion."""
     limit = settings.max_seq_len
-    end = _end(text, template) if template.ends_once else None
     ids: Ids = ()
     labels: tuple[bool, ...] = ()
-    total = int(end is not None)
-    for number, (whole_prompt, whole_reply) in enumerate(pairs):
+    total = 0
+    for whole_prompt, whole_reply in pairs:
         kept, answered = len(whole_prompt), len(whole_reply)
         if limit is not None:
             if total >= limit:
@@ -76,13 +75,9 @@ def _row(text: ModelText, pairs: list[tuple[Ids, Ids]], template: Slotted, setti
         prompt, reply = whole_prompt[:kept], whole_reply[:answered]
         total += len(prompt) + len(reply)
         shown = [settings.trains_on_prompt is True] * len(prompt)
-        if end is not None and number and shown:
-            shown[0] = True
         ids += prompt + reply
         labels += (*shown, *(True,) * len(reply))
-    if end is not None:
-        ids, labels = (*ids, end), (*labels, True)
-    uncut = sum(len(prompt) + len(reply) for prompt, reply in pairs) + int(end is not None)
+    uncut = sum(len(prompt) + len(reply) for prompt, reply in pairs)
     return TrainedRow(ids=ids, labels=labels, uncut=uncut)
 
 

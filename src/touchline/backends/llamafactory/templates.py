@@ -36,8 +36,6 @@ class Slotted:
     """Tokens that are made special; the first takes the end token's place where `replaces_eos` says so."""
     replaces_eos: bool = False
     """Whether the first stop word becomes the end token."""
-    ends_once: bool = False
-    """Whether the end token stands once, after the last turn (`efficient_eos`)."""
     system_in_user: bool = False
     """Whether the system turn is put before the user's text, inside that turn."""
     thinks: bool = field(default=False)
@@ -55,21 +53,6 @@ def _chatml(**changes: object) -> Slotted:
     return Slotted(**(parts | changes))  # type: ignore[arg-type]
 
 
-def _gemma(**changes: object) -> Slotted:
-    parts: dict[str, object] = {
-        "user": ("<start_of_turn>user\n{{content}}<end_of_turn>\n<start_of_turn>model\n",),
-        "answer": ("{{content}}<end_of_turn>\n",),
-        "system": ("{{content}}\n\n",),
-        "prefix": (BOS,),
-        "stop_words": ("<end_of_turn>",),
-        "replaces_eos": True,
-        "system_in_user": True,
-    }
-    return Slotted(**(parts | changes))  # type: ignore[arg-type]
-
-
-_BOTH = ("<|im_end|>", "<|im_start|>")
-
 TEMPLATES: dict[str, Slotted] = {
     "empty": Slotted(answer=(HERE,)),
     "default": Slotted(
@@ -85,24 +68,10 @@ TEMPLATES: dict[str, Slotted] = {
             "Write a response that appropriately completes the request.\n\n"
         ),
     ),
-    "vicuna": Slotted(
-        user=("USER: {{content}} ASSISTANT:",),
-        default_system=(
-            "A chat between a curious user and an artificial intelligence assistant. "
-            "The assistant gives helpful, detailed, and polite answers to the user's questions."
-        ),
-    ),
-    "chatml": _chatml(stop_words=_BOTH),
-    "chatml_de": _chatml(stop_words=_BOTH, default_system="Du bist ein freundlicher und hilfsbereiter KI-Assistent."),
+    "chatml": _chatml(stop_words=("<|im_end|>", "<|im_start|>")),
     "qwen": _chatml(default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
     "qwen3": _chatml(thinks=True),
     "qwen3_nothink": _chatml(),
-    "qwen2_vl": _chatml(default_system="You are a helpful assistant."),
-    "yi": _chatml(replaces_eos=False),
-    "smollm": _chatml(replaces_eos=False),
-    "smollm2": _chatml(
-        replaces_eos=False, default_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face."
-    ),
     "llama3": Slotted(
         user=(
             "<|start_header_id|>user<|end_header_id|>\n\n{{content}}<|eot_id|>"
@@ -126,28 +95,14 @@ TEMPLATES: dict[str, Slotted] = {
         prefix=(BOS,),
         system_in_user=True,
     ),
-    "gemma": _gemma(),
-    "gemma2": _gemma(stop_words=("<eos>", "<end_of_turn>"), replaces_eos=False, ends_once=True),
-    "phi": Slotted(
-        user=("<|user|>\n{{content}}<|end|>\n<|assistant|>\n",),
-        answer=("{{content}}<|end|>\n",),
-        system=("<|system|>\n{{content}}<|end|>\n",),
-        stop_words=("<|end|>",),
+    "gemma": Slotted(
+        user=("<start_of_turn>user\n{{content}}<end_of_turn>\n<start_of_turn>model\n",),
+        answer=("{{content}}<end_of_turn>\n",),
+        system=("{{content}}\n\n",),
+        prefix=(BOS,),
+        stop_words=("<end_of_turn>",),
         replaces_eos=True,
-    ),
-    "phi4": Slotted(
-        user=("<|im_start|>user<|im_sep|>{{content}}<|im_end|><|im_start|>assistant<|im_sep|>",),
-        answer=("{{content}}<|im_end|>",),
-        system=("<|im_start|>system<|im_sep|>{{content}}<|im_end|>",),
-        stop_words=("<|im_end|>",),
-        replaces_eos=True,
-    ),
-    "deepseek": Slotted(user=("User: {{content}}\n\nAssistant:",), system=("{{content}}\n\n",), prefix=(BOS,)),
-    "deepseek3": Slotted(user=("<｜User｜>{{content}}<｜Assistant｜>",), prefix=(BOS,)),
-    "zephyr": Slotted(
-        user=("<|user|>\n{{content}}", EOS, "<|assistant|>\n"),
-        system=("<|system|>\n{{content}}", EOS),
-        default_system="You are Zephyr, a helpful assistant.",
+        system_in_user=True,
     ),
 }
 """The templates by the name that `template:` gives."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from touchline.backends.llamafactory.data_use import FactoryDataUse
 from touchline.backends.traits import TrainerTraits
 
 TRAITS = TrainerTraits(
@@ -12,5 +11,6 @@ TRAITS = TrainerTraits(
     sharding_settings=("deepspeed", "fsdp"),
     many_epochs=5,
     parent_key="adapter_name_or_path",
-    data_use=FactoryDataUse(),
+    registry="dataset_info.json",
+    registry_key="dataset_dir",
 )

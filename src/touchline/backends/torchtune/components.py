@@ -29,35 +29,17 @@ class Component:
     """Its dotted name."""
     arguments: frozenset[str]
     """Names of its arguments, of all versions together."""
-    first: str
-    """The first version that has it."""
-    last: str
-    """The last version that has it."""
 
     @property
     def takes_others(self) -> bool:
         """Return True if it accepts arbitrary keyword arguments."""
         return OTHERS in self.arguments
 
-    @property
-    def is_gone(self) -> bool:
-        """Return True if the last release no longer has it."""
-        return _order(self.last) < _order(RELEASED)
-
 
 @functools.cache
 def _table() -> dict[str, object]:
     table: dict[str, object] = parse_json(package_text("torchtune", _TABLE))
     return table
-
-
-def _order(version: str) -> int:
-    return _versions().index(version)
-
-
-@functools.cache
-def _versions() -> tuple[str, ...]:
-    return tuple(str(version) for version in _listed("versions"))
 
 
 def _listed(name: str) -> list[object]:
@@ -85,12 +67,11 @@ def component(path: str) -> Component | None:
     module, _, name = path.rpartition(".")
     names = _modules().get(module, {})
     if name in names:
-        first, last, *numbers = names[name]
-        words, versions = _listed("arguments"), _versions()
-        return Component(path, frozenset(str(words[n]) for n in numbers), versions[first], versions[last])
+        words = _listed("arguments")
+        return Component(path, frozenset(str(words[number]) for number in names[name][2:]))
     while module:
         if _ANY in _modules().get(module, {}):
-            return Component(path, frozenset({OTHERS}), _versions()[-1], _versions()[-1])
+            return Component(path, frozenset({OTHERS}))
         module = module.rpartition(".")[0]
     return None
 
@@ -102,26 +83,10 @@ def is_family(path: str) -> bool:
 
 
 def nearest_component(path: str) -> str | None:
-    """Return the intended component of a misspelled dotted name, from the last release or later."""
+    """Return the intended component of a misspelled dotted name."""
     module, _, name = path.rpartition(".")
     if module not in _modules():
         near = misspelled(module, _modules())
         return f"{near}.{name}" if near is not None and name in _modules()[near] else None
-    names = {other for other in _modules()[module] if not (component(f"{module}.{other}") or _NONE).is_gone}
-    near = misspelled(name, names)
+    near = misspelled(name, _modules()[module])
     return None if near is None else f"{module}.{near}"
-
-
-@functools.cache
-def same_name_elsewhere(path: str) -> str | None:
-    """Return the last release's dotted name for an older component of the same name."""
-    name = path.rpartition(".")[2]
-    found = [
-        f"{module}.{name}"
-        for module, names in _modules().items()
-        if name in names and _versions()[names[name][1]] not in _versions()[: _order(RELEASED)]
-    ]
-    return min(found, key=len) if found else None
-
-
-_NONE = Component("", frozenset(), "0.1.0", "0.1.0")

@@ -1,26 +1,22 @@
 """torchtune's configs: what `tune run RECIPE --config FILE` takes, read as OmegaConf reads it.
 
-`tune validate` finds components that do not import and arguments that they do not take, at the top of the file. What
-it says nothing about is found here as well: missing keys, values of another kind, references to nothing, settings
-that a recipe refuses once it runs. Nothing is imported, and paths are not looked at.
+`tune validate` finds components that do not import and arguments that they do not take. The rules here are on what it
+does not look at: missing keys, values of another kind, references to nothing. Nothing is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from touchline.backends.config_reading import ConfigReader
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import component_findings, is_training, key_findings
-from touchline.backends.torchtune.parts import part_findings
+from touchline.backends.torchtune.keys import component_findings, is_training, key_findings, value_findings
 from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.sources import source_findings
 from touchline.backends.torchtune.stated import stated_training
-from touchline.backends.torchtune.together import together_findings
-from touchline.backends.torchtune.values import value_findings
-from touchline.core.finding import Finding, Severity
-from touchline.experiment.foreign import Dialect, Doubled, ForeignDocument
+from touchline.core.finding import Finding
+from touchline.experiment.foreign import Dialect, ForeignDocument
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3
@@ -46,15 +42,14 @@ class TorchtuneFormat:
         """Read the stated training. Configs of generation, evaluation or quantization have none."""
         resolved = resolve(document)
         config = Config(document, resolved.data)
+        settings = ConfigReader(document)
+        settings.check_doubled("OmegaConf")
         findings = [
-            *(_doubled(each) for each in document.doubled),
+            *settings.findings,
             *resolved.findings,
             *key_findings(config),
             *component_findings(config),
             *value_findings(config),
-            *together_findings(config),
-            *source_findings(config),
-            *part_findings(config),
         ]
         trainings = (stated_training(config),) if is_training(config.data) else ()
         return ConfigReading(trainings=trainings, findings=tuple(sorted(findings, key=_place)))
@@ -63,17 +58,6 @@ class TorchtuneFormat:
 def _place(finding: Finding) -> tuple[int, int, str]:
     where = finding.where
     return (0, 0, finding.code) if where is None else (where.line or 0, where.column or 0, finding.code)
-
-
-def _doubled(each: Doubled) -> Finding:
-    return Finding(
-        code="BK015",
-        severity=Severity.ERROR,
-        subject=each.key,
-        message=f"{each.key} is given twice, first on line {each.first.line}; OmegaConf refuses the file",
-        where=each.again,
-        hint="keep one of them",
-    )
 
 
 FORMATS: tuple[ConfigFormat, ...] = (TorchtuneFormat(),)

@@ -1,14 +1,28 @@
-"""Keys and components of a torchtune config: what is misspelt, missing, of another version, or not there at all.
+"""Keys, components and values of a torchtune config: what is misspelt or missing, and what recipes use in another way.
 
 Recipes read what they need and leave the rest, so an unknown key at the top says nothing unless it looks like one that
 is not there. A component takes only its own arguments: `tune validate` refuses the others, at the top of the file.
+Source: recipes of 0.6.1; the Qwen tokenizers' `truncate(mask, max_seq_len, True)`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
-from touchline.backends.fields import dotted, new_key, new_value, shown
+from touchline.backends.fields import (
+    TEXT,
+    TRUTH,
+    ValueType,
+    dotted,
+    new_key,
+    new_value,
+    number,
+    shown,
+    whole,
+    wrong_value,
+)
 from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import (
     OTHERS,
@@ -18,7 +32,6 @@ from touchline.backends.torchtune.components import (
     is_family,
     nearest_component,
     recipe_keys,
-    same_name_elsewhere,
 )
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.reading import Config, Path
@@ -26,23 +39,9 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
 
 NEEDED = (
-    "output_dir",
-    "model",
-    "tokenizer",
-    "checkpointer",
-    "resume_from_checkpoint",
-    "dataset",
-    "seed",
-    "shuffle",
-    "batch_size",
-    "optimizer",
-    "loss",
-    "epochs",
-    "max_steps_per_epoch",
-    "gradient_accumulation_steps",
-    "metric_logger",
-    "device",
-    "dtype",
+    *("output_dir", "model", "tokenizer", "checkpointer", "resume_from_checkpoint", "dataset", "seed", "shuffle"),
+    *("batch_size", "optimizer", "loss", "epochs", "max_steps_per_epoch", "gradient_accumulation_steps"),
+    *("metric_logger", "device", "dtype"),
 )
 """Keys without a default in every recipe of supervised training, DPO and distillation, in all versions."""
 _OTHER_RECIPE = 3
@@ -50,7 +49,6 @@ _OTHER_RECIPE = 3
 REINFORCEMENT = frozenset({"policy_model", "ppo_epochs", "ppo_batch_size", "grpo_samples", "num_steps"})
 """Keys of recipes that generate rows while they train."""
 _SEVERAL = frozenset({"datasets", "dataloader"})
-_ADAPTER_NEEDS = ("lora_attn_modules", "lora_rank", "lora_alpha")
 _OPTIONAL = frozenset({"enable_activation_checkpointing", "compile", "lr_scheduler", "clip_grad_norm"})
 LOADING = frozenset(
     {
@@ -129,10 +127,7 @@ def component_findings(config: Config) -> Iterator[Finding]:
             if found is None:
                 yield from _unknown(config, place, named)
             else:
-                yield from _old(config, place, found)
                 yield from _arguments(config, path, section, found)
-    if is_training(config.data):
-        yield from _adapter(config)
 
 
 def _unknown(config: Config, place: Path, named: str) -> Iterator[Finding]:
@@ -153,19 +148,6 @@ def _unknown(config: Config, place: Path, named: str) -> Iterator[Finding]:
     )
 
 
-def _old(config: Config, place: Path, found: Component) -> Iterator[Finding]:
-    if not found.is_gone:
-        return
-    now = same_name_elsewhere(found.path)
-    yield config.finding(
-        "BK017",
-        place,
-        f"{found.path} is in torchtune up to {found.last}; {RELEASED} has it no more",
-        f"in {RELEASED}: {now}" if now else f"pip install torchtune=={found.last}",
-        severity=Severity.INFO,
-    )
-
-
 def _arguments(config: Config, path: Path, section: Mapping[str, object], found: Component) -> Iterator[Finding]:
     loads = found.path.startswith("torchtune.datasets.") and found.takes_others
     known = (found.arguments - {OTHERS}) | (LOADING if loads else frozenset())
@@ -183,18 +165,131 @@ def _arguments(config: Config, path: Path, section: Mapping[str, object], found:
         )
 
 
-def _adapter(config: Config) -> Iterator[Finding]:
-    """Check the model settings that a LoRA recipe reads."""
-    found = component(config.component("model") or "")
-    if found is None or "lora_attn_modules" not in found.arguments or found.takes_others:
+_ADAPTED = ("q_proj", "k_proj", "v_proj", "output_proj")
+"""Module names known to `lora_attn_modules`. Any other name silently gets no adapter."""
+_ELSEWHERE = {
+    **dict.fromkeys(("o_proj", "out_proj", "wo"), "output_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3", "mlp"), "apply_lora_to_mlp: True"),
+    **dict.fromkeys(("output", "lm_head"), "apply_lora_to_output: True"),
+}
+_KINDS: Final = (
+    (whole(1), "batch_size epochs gradient_accumulation_steps model.lora_rank"),
+    (whole(1), "max_steps_per_epoch? log_every_n_steps? run_val_every_n_steps? save_every_n_steps? batch_size_val?"),
+    (whole(1), "tokenizer.max_seq_len? dataset.max_seq_len?"),
+    (whole(0), "seed? lr_scheduler.num_warmup_steps"),
+    (number(above=0), "optimizer.lr model.lora_alpha"),
+    (number(least=0), "optimizer.weight_decay?"),
+    (number(least=0, below=1), "model.lora_dropout?"),
+    (TEXT, "checkpointer.checkpoint_dir tokenizer.path?"),
+    (TRUTH, "shuffle? resume_from_checkpoint? save_adapter_weights_only? enable_activation_checkpointing?"),
+    (TRUTH, "enable_activation_offloading? optimizer_in_bwd? dataset.packed? dataset.train_on_input?"),
+    (TRUTH, "model.apply_lora_to_mlp? model.apply_lora_to_output? model.quantize_base? model.use_dora?"),
+)
+"""Kinds of values with the keys that take them. A key with `?` may be null."""
+_GENERATED: Final = frozenset({"batch_size", "epochs", "gradient_accumulation_steps"})
+"""Keys with another meaning where rows are generated."""
+
+_MASKS_THE_END = frozenset({"qwen2_tokenizer", "qwen2_5_tokenizer", "qwen3_tokenizer"})
+_SPLIT = re.compile(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?")
+_WHOLE: Final = 100
+_ROWS_BY: Final = (
+    *(COMPONENT, "source", "data_files", "name", "data_dir"),
+    *("field", "revision", "filter_fn", "filter_kwargs"),
+)
+"""Settings that choose a dataset's rows besides the split. `field` is the key of a JSON object that contains them."""
+
+
+def value_findings(config: Config) -> Iterator[Finding]:
+    """Yield the findings of the values of a training's config."""
+    if not is_training(config.data):
         return
-    section = config.get("model")
-    written = section.keys() if isinstance(section, dict) else ()
-    for key in _ADAPTER_NEEDS:
-        if key not in written and not any(misspelled(other, [key]) for other in written):
+    for kind, names in _KINDS:
+        for name in names.split():
+            section, _, key = name.removesuffix("?").rpartition(".")
+            if name in _GENERATED and is_reinforcement(config.data):
+                continue
+            for path in [found for found, _ in config.sections(section)] if section else [()]:
+                yield from _value(config, (*path, key), kind, null=name.endswith("?"))
+    yield from _adapted(config)
+    if not is_reinforcement(config.data):
+        yield from _end_token(config)
+        yield from _overlap(config)
+
+
+def _value(config: Config, path: Path, kind: ValueType, *, null: bool) -> Iterator[Finding]:
+    if not config.has(*path) or config.is_open(*path):
+        return
+    value = config.get(*path)
+    if value is None and null:
+        return
+    yield from wrong_value(config.document, path, value, kind)
+
+
+def _adapted(config: Config) -> Iterator[Finding]:
+    found = component(config.component("model") or "")
+    if found is None or "lora_attn_modules" not in found.arguments or not config.has("model", "lora_attn_modules"):
+        return
+    path = ("model", "lora_attn_modules")
+    modules = config.get(*path)
+    if config.is_open(*path):
+        return
+    if not isinstance(modules, list) or not modules:
+        yield config.finding(
+            "BK012", path, f"{dotted(path)}: expected a list of {', '.join(_ADAPTED)}, got {shown(modules)}"
+        )
+        return
+    for index, module in enumerate(modules):
+        if module not in _ADAPTED:
+            meant = _ELSEWHERE.get(str(module))
             yield config.finding(
-                "BK013",
-                ("model", key),
-                f"model.{key} is missing; the recipe of {config.last('model')} reads it without a default",
-                f"write `{key}: ...` under model",
+                "BK012",
+                (*path, index),
+                f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {', '.join(_ADAPTED)}",
+                f"write {meant}" if meant else None,
             )
+
+
+def _end_token(config: Config) -> Iterator[Finding]:
+    """Report a masked end token. These tokenizers mask the last token of every row if rows may be truncated."""
+    if config.last("tokenizer") not in _MASKS_THE_END:
+        return
+    if not (config.component("tokenizer") or "").startswith("torchtune."):
+        return
+    limit = config.get("tokenizer", "max_seq_len")
+    if isinstance(limit, int) and not config.last("dataset").startswith("text_completion"):
+        yield config.finding(
+            "BK019",
+            ("tokenizer", "max_seq_len"),
+            f"with max_seq_len set, {config.last('tokenizer')} takes the end token out of the loss of every example, "
+            "also of those that are not cut, so the model does not learn to stop",
+            "max_seq_len: null, where packed is false; check how answers end otherwise",
+            severity=Severity.WARNING,
+        )
+
+
+def _overlap(config: Config) -> Iterator[Finding]:
+    """Yield an error if two slices of the same split overlap."""
+    train, held = config.get("dataset"), config.get("dataset_val")
+    if not isinstance(train, dict) or not isinstance(held, dict):
+        return
+    same = all(train.get(key) == held.get(key) for key in _ROWS_BY)
+    one, other = (_SPLIT.fullmatch(str(each.get("split") or "train").strip()) for each in (train, held))
+    if not same or one is None or other is None or one[1] != other[1]:
+        return
+    bounds = [_bounds(each) for each in (one, other)]
+    if None in bounds:
+        return
+    (first, last), (begin, end) = (bound for bound in bounds if bound is not None)
+    if max(first, begin) < min(last, end):
+        message = f"validation on {other[0]} overlaps with training on {one[0]}: these rows are trained on"
+        where = ("dataset_val", "split") if "split" in held else ("dataset_val",)
+        yield config.finding("BK024", where, message, "slices that do not overlap: train[:95%] and train[95%:]")
+
+
+def _bounds(match: re.Match[str]) -> tuple[int, int] | None:
+    """Return the bounds of a slice in percent. Return None if it counts rows."""
+    if match[0] == match[1]:
+        return 0, _WHOLE
+    if (match[2] and not match[3]) or (match[4] and not match[5]):
+        return None
+    return int(match[2] or 0), int(match[4] or _WHOLE)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from touchline.backends.torchtune.data_use import TorchtuneDataUse
+from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.traits import TrainerTraits
+from touchline.experiment.foreign import ForeignDocument
+
+
+def _loads_by_itself(document: ForeignDocument, section: str) -> bool:
+    part = document.data.get(section)
+    named = part.get(COMPONENT) if isinstance(part, dict) else None
+    return isinstance(named, str) and not named.startswith("torchtune.")
+
 
 TRAITS = TrainerTraits(
     drops_incomplete=True,
     packing_needs="tokenizer.max_seq_len",
     fails_beyond_context=True,
     uses_default_dtype=True,
-    refuses_float16=True,
     shards_by_itself=True,
     layer_names={
         "output_proj": ("o_proj",),
@@ -28,5 +35,7 @@ TRAITS = TrainerTraits(
     masked_end_hint=("tokenizer.max_seq_len: null; with a limit this tokenizer masks the last label of every row"),
     model_keys=("torchtune_model_name",),
     packing_ways={"block mask": "torchtune"},
-    data_use=TorchtuneDataUse(),
+    names_field=True,
+    needs_field=True,
+    loads_by_itself=_loads_by_itself,
 )

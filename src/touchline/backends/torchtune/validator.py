@@ -1,4 +1,4 @@
-"""torchtune's own check of its configs: where it may run, and its verdict; and the checkpoints that a config names.
+"""torchtune's own check of its configs: where it may run, and its verdict.
 
 `tune validate` imports every component that a config names. It only runs on configs whose components are of packages
 that come with torchtune, so a check never imports untrusted modules.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 
-from touchline.backends.interpolation import is_known, resolve
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.reading import Config
-from touchline.backends.validator import CheckpointFiles, Validator
+from touchline.backends.validator import Validator
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
 
@@ -21,14 +18,6 @@ _TRUSTED = ("torchtune.", "torch.", "torchao.", "bitsandbytes.")
 _FINE = "Config is well-formed!"
 _COMPLAINS = "tune validate: error:"
 _LONGEST = 400
-_MOST_FILES = 1000
-_CHECKPOINTERS = (
-    "checkpointer",
-    "teacher_checkpointer",
-    "ref_checkpointer",
-    "value_checkpointer",
-    "reward_checkpointer",
-)
 
 
 def _refuses(document: ForeignDocument) -> str | None:
@@ -71,44 +60,11 @@ def _is_of_config(text: str) -> bool:
     )
 
 
-def _checkpoints(document: ForeignDocument) -> Iterator[CheckpointFiles]:
-    config = Config(document, resolve(document).data)
-    for section in _CHECKPOINTERS:
-        folder = config.get(section, "checkpoint_dir")
-        if isinstance(folder, str):
-            yield CheckpointFiles(
-                section=section,
-                folder=folder,
-                names=tuple(checkpoint_names(config.get(section, "checkpoint_files"))),
-                where=config.where(section, "checkpoint_files"),
-            )
-
-
-def checkpoint_names(given: object) -> Iterator[str]:
-    """Yield the file names of a checkpoint: a list, or a pattern with the last file's number."""
-    if isinstance(given, list):
-        yield from (name for name in given if isinstance(name, str) and is_known(name) and _is_plain(name))
-    elif isinstance(given, Mapping):
-        pattern, last = given.get("filename_format"), given.get("max_filename")
-        if not (isinstance(pattern, str) and isinstance(last, str) and last.isdigit() and pattern.count("{}") == 2):
-            return
-        for number in range(1, min(int(last), _MOST_FILES) + 1):
-            name = pattern.replace("{}", str(number).zfill(len(last)), 1).replace("{}", last, 1)
-            if _is_plain(name):
-                yield name
-
-
-def _is_plain(name: str) -> bool:
-    """Return True if a name stays inside its folder."""
-    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
-
-
 VALIDATOR = Validator(
     trainer="torchtune",
     command=("tune", "validate"),
     python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
     refuses=_refuses,
     verdict=_verdict,
-    checkpoints=_checkpoints,
 )
 """`tune validate CONFIG`."""

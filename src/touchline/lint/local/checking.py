@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.backends.commands import read_command
 from touchline.backends.formats import ConfigFormat
 from touchline.backends.registry import config_formats, launch_commands, validator_of
 from touchline.backends.validator import Validator
@@ -30,21 +29,19 @@ from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
 from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import surroundings_of
-from touchline.lint.local.columns import data_findings_of
 from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
-from touchline.lint.local.local_files import absent_files, absent_model, checkpoint_findings_of
+from touchline.lint.local.local_files import absent_files, checkpoint_findings_of, data_findings_of
 from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
-from touchline.lint.local.validators import checkpoint_findings, validate
+from touchline.lint.local.validators import validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
 from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
-from touchline.slurm.shell import ShellCommand
 
 _ENOUGH_KEYS = 3
 _VALIDATED = 4
@@ -273,13 +270,12 @@ class _Checker:
         self.found.findings += reading.findings
         validator = validator_of(format_.name)
         if validator is not None:
-            self.found.findings += checkpoint_findings(validator, document)
             self._to_validate += [(validator, document, file.named)]
         for training in reading.trainings:
             if self._is_planned(file, training):
                 continue
             view = self._training(training, file.path.parent, self._around_of(file.path))
-            self._siblings.add(view, file.path.parent, document, reading.findings)
+            self._siblings.add(view, file.path.parent, document)
             self.found.findings += data_findings_of(training, document, file.path.parent, format_.name)
             self.found.findings += self._parity.findings(training, file.path.parent)
 
@@ -319,7 +315,6 @@ class _Checker:
         self.found.findings += self._lookup.model_findings(stated, folder)
         self.found.findings += check_view(view, stated.where, stated.subject)
         self.found.findings += absent_files(stated, folder)
-        self.found.findings += absent_model(stated, folder)
         self.found.findings += checkpoint_findings_of(stated, folder)
         return view
 
@@ -375,24 +370,9 @@ class _Checker:
     def _script(self, file: FoundFile) -> None:
         text = self._text(file)
         if text is not None and (file.named or is_job_script(text, str(file.path))):
-            script = read_script(text, str(file.path), launch_commands())
-            self._scripts.append((script, file.path))
-            for launch in script.launches:
-                self._command(script, launch.step, file.path.parent)
+            self._scripts.append((read_script(text, str(file.path), launch_commands()), file.path))
         else:
             self.found.files -= 1
-
-    def _command(self, script: Script, command: ShellCommand, folder: Path) -> None:
-        """Check a training whose settings are in a command; variables make it unknown."""
-        words = [script.resolved(word) for word in command.words]
-        known = [word for word in words if word is not None]
-        if len(known) < len(words):
-            return
-        reading = read_command(known, script.where(command.line))
-        if reading is not None:
-            self.found.findings += reading.findings
-            for training in reading.trainings:
-                self._training(training, folder)
 
     def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
         configs = {each.stated.where.path: each.stated for each in self._siblings.found}

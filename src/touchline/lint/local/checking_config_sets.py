@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_json_object, sha256_file
-from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedTraining
@@ -19,7 +18,6 @@ from touchline.lint.views import TrainingView
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE_LIMIT_BYTES = 64 << 20
-_OVERRIDDEN = "BK019"
 
 
 class Siblings:
@@ -29,14 +27,13 @@ class Siblings:
         self.found: list[Sibling] = []
         self._files: dict[Path, DataFile] = {}
 
-    def add(self, view: TrainingView, folder: Path, document: ForeignDocument, findings: Iterable[Finding]) -> None:
+    def add(self, view: TrainingView, folder: Path, document: ForeignDocument) -> None:
         """Take a config's training in.
 
         Args:
             view: the training.
             folder: the config's folder.
             document: the config.
-            findings: what its reader found, for what the backend overrides.
         """
         stated = view.stated
         self.found.append(
@@ -44,8 +41,6 @@ class Siblings:
                 stated=stated,
                 raw=document.data,
                 data=self._data(stated, folder),
-                overridden={finding.subject: finding.message for finding in findings if finding.code == _OVERRIDDEN},
-                parent_is_here=stated.parent is not None and path_of(stated.parent.value, folder) is not None,
                 kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
             )
         )
@@ -93,12 +88,11 @@ def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
     state = read_json_object(path / "trainer_state.json", _STATE_LIMIT_BYTES) or {}
     modules = adapter.get("target_modules")
     base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
-    batch, epochs = state.get("train_batch_size"), state.get("num_train_epochs")
+    epochs = state.get("num_train_epochs")
     return CheckpointOnDisk(
         step=step,
         base_model=base if isinstance(base, str) else None,
         rank=rank if isinstance(rank, int) else None,
         target_modules=tuple(sorted(str(name) for name in modules)) if isinstance(modules, list) else None,
-        micro_batch_size=batch if isinstance(batch, int) else None,
         epochs=float(epochs) if isinstance(epochs, int | float) else None,
     )

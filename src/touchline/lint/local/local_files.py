@@ -1,31 +1,27 @@
-"""Local files and folders that a config names: data that is missing, adapters and checkpoints that are continued."""
+"""Local files and folders that a config names: data, and the adapters and checkpoints that are continued."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from touchline.backends.config_reading import source_kind
 from touchline.backends.registry import traits_of
-from touchline.core.files import read_bytes
-from touchline.core.finding import Finding, Severity
+from touchline.core.errors import TouchlineError
+from touchline.core.files import FileCache, read_bytes, read_json_object
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.model_size import size_of_name
-from touchline.core.near import misspelled, near_names
-from touchline.data.shards import ShardHeaderError, read_shard
-from touchline.experiment.partial import Stated, StatedTraining
+from touchline.core.near import near_names
+from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.local.lookup import path_of
 
 _PATTERN = frozenset("*?[{$")
 _CLOSE = 0.8
 _NUMBERED = re.compile(r"(?:^|/)checkpoint-\d+/?$")
 """Checkpoint of transformers, by its step. If other checkpoints exist, this one should too."""
-
-
-_MOST_BESIDE = 500
-"""Maximum number of entries of a models folder. A larger one is a scratch disk, and slow to list."""
 
 
 def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
@@ -50,31 +46,6 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
             message=f"{name} does not exist, although its folder does",
             where=named.where,
             hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
-        )
-
-
-def absent_model(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """Yield BK023 for a missing model folder if a folder of a similar name is beside it."""
-    named = stated.model if stated.model_path is None else stated.model_path
-    if named is None or not named.value or named.value.startswith("~") or _PATTERN & set(named.value):
-        return
-    path = folder / named.value
-    try:
-        if path_of(named.value, folder) is not None or not path.parent.is_dir():
-            return
-        beside = [each.name for each in itertools.islice(path.parent.iterdir(), _MOST_BESIDE + 1)]
-        near = misspelled(path.name, beside) if len(beside) <= _MOST_BESIDE else None
-        is_model = near is not None and (path.parent / near / "config.json").is_file()
-    except (OSError, ValueError):
-        return
-    if near is not None and is_model:
-        yield Finding(
-            code="BK023",
-            severity=Severity.ERROR,
-            subject=named.key,
-            message=f"{named.value} is not there, and {near} is, in the same folder",
-            where=named.where,
-            hint=f"did you mean {Path(named.value).with_name(near)}?",
         )
 
 
@@ -114,47 +85,21 @@ def _holder(name: str, folder: Path) -> Path | None:
 
 
 _CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _WHOLE = ("*.safetensors", "*model*.bin", "global_step*", "pytorch_model_fsdp*")
 _STATE = "trainer_state.json"
-_LIMIT = 8 << 20
 _ALIKE = 1.5
 """Tolerance for rounded names: the same model is named 7B and 8B."""
 
 
 def checkpoint_findings_of(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
-    """Yield CK040 to CK043: problems of the adapter or the checkpoint that a training continues from."""
+    """Yield CK042 and CK043: problems of the adapter or the checkpoint that a training continues from."""
     for named in (stated.parent, stated.resume):
         place = None if named is None or not named.value else path_of(named.value, folder)
-        if named is not None and place is not None and place.is_dir():
-            yield from _adapter(stated, named, place)
-    if stated.resume is not None and traits_of(stated.backend).hf_loop:
-        place = path_of(stated.resume.value, folder)
-        if place is not None and place.is_dir():
-            yield from _state(stated, stated.resume, place)
-
-
-def _adapter(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[Finding]:
-    config = place / _CONFIG
-    weights = [place / each for each in _WEIGHTS if (place / each).is_file()]
-    if not config.is_file():
-        if weights:
-            yield _finding("CK040", named, f"{named.value} has {weights[0].name} and no {_CONFIG}")
-        return
-    if not weights and not any(any(place.glob(each)) for each in _WHOLE):
-        yield _finding("CK040", named, f"{named.value} has {_CONFIG} and no weights of an adapter")
-    for weight in weights:
-        try:
-            fault = weights_fault(weight)
-        except OSError:
+        if named is None or place is None or not place.is_dir():
             continue
-        if fault is not None:
-            yield _finding("CK041", named, f"{named.value}: {fault}")
-    values = _object(config)
-    if values is None:
-        yield _finding("CK041", named, f"{named.value}: {_CONFIG} is no JSON object")
-        return
-    yield from _other(stated, named, values)
+        yield from _other(stated, named, read_json_object(place / _CONFIG, _LIMIT) or {})
+        if named is stated.resume and traits_of(stated.backend).hf_loop:
+            yield from _state(stated, named, place)
 
 
 def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, object]) -> Iterator[Finding]:
@@ -163,13 +108,15 @@ def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, obje
     if isinstance(base, str) and model is not None:
         of, on = size_of_name(base), size_of_name(model.value)
         if of is not None and on is not None and not 1 / _ALIKE < of / on < _ALIKE:
-            yield _finding("CK042", named, f"{named.value} is an adapter of {base}, and the model is {model.value}")
+            yield _finding(
+                "CK042", named, f"{named.value} is an adapter of {base}, and the model is {model.value}", Severity.ERROR
+            )
             return
     rank, wanted = values.get("r"), stated.rank
     if isinstance(rank, int) and wanted is not None and not wanted.is_default and rank != wanted.value:
         then = "its weights do not fit" if named is stated.resume else "the adapter keeps its own"
         message = f"{named.value} has rank {rank}, and {wanted.key} is {wanted.value}: {then}"
-        yield _finding("CK042", wanted, message, Severity.WARNING)
+        yield _finding("CK042", wanted, message)
 
 
 def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[Finding]:
@@ -179,48 +126,108 @@ def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[
         return
     if not (place / _STATE).is_file():
         message = f"{named.value} has no {_STATE}: the training begins at step 0 again, on these weights"
-        yield _finding("CK043", named, message, Severity.WARNING)
+        yield _finding("CK043", named, message)
         return
     sharded = any(any(place.glob(each)) for each in ("global_step*", "optimizer_*", "pytorch_model_fsdp*"))
     if not (place / "optimizer.pt").is_file() and not (place / "optimizer.bin").is_file() and not sharded:
         message = f"{named.value} has no optimizer.pt: the optimizer starts from scratch"
-        yield _finding("CK043", named, message, Severity.WARNING)
-    values = _object(place / _STATE)
-    if values is None:
-        yield _finding("CK041", named, f"{named.value}: {_STATE} is no JSON object")
-        return
+        yield _finding("CK043", named, message)
+    values = read_json_object(place / _STATE, _LIMIT) or {}
     step, most = values.get("global_step"), stated.max_steps
     if isinstance(step, int) and most is not None and 0 < most.value <= step:
         message = f"{named.value} is at step {step}, and {most.key} is {most.value}: nothing is left to train"
-        yield _finding("CK043", named, message, Severity.WARNING)
+        yield _finding("CK043", named, message)
 
 
-def weights_fault(path: Path) -> str | None:
-    """Check a file of weights by its size and its header. None if it is valid. A pickle is never opened.
-
-    Raises:
-        OSError: it is missing or cannot be read.
-    """
-    if path.suffix != ".safetensors":
-        return None if path.stat().st_size else f"{path.name} is empty"
-    try:
-        fault = read_shard(path).size_fault
-    except ShardHeaderError as broken:
-        return str(broken)
-    return None if fault is None else f"{path.name} {fault}"
-
-
-def _object(path: Path) -> Mapping[str, object] | None:
-    try:
-        if path.stat().st_size > _LIMIT:
-            return {}
-        found = parse_json(read_bytes(path, _LIMIT))
-    except OSError:
-        return {}
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _finding(code: str, at: Stated[object], message: str, severity: Severity = Severity.ERROR) -> Finding:
+def _finding(code: str, at: Stated[object], message: str, severity: Severity = Severity.WARNING) -> Finding:
     return Finding(code=code, severity=severity, subject=at.key, message=message, where=at.where)
+
+
+_LIMIT = 16 << 20
+"""Maximum size of a file that is opened."""
+_ENDINGS = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv", ".txt"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+}
+_TRAINED_ON = ("train", "training")
+_HELD_OUT = ("validation", "val", "valid", "eval", "dev", "test")
+"""Names of splits, the most likely first."""
+
+
+def data_findings_of(
+    training: StatedTraining, document: ForeignDocument, folder: Path, reader: str
+) -> Iterator[Finding]:
+    """Yield BK025: a data file has another format than the config states, or lacks the field that it names.
+
+    Args:
+        training: what the config states.
+        document: the config.
+        folder: folder that its paths start from.
+        reader: trainer whose config it is, which reads the data; our own settings name another one as the backend.
+    """
+    traits = traits_of(reader)
+    for source in training.sources:
+        path = path_of(source.name.value, folder) if source.kind == "file" else None
+        if path is None or not path.is_file():
+            continue
+        yield from _format(source, path)
+        keys = row_keys(path) if traits.names_field and path.suffix.lower() == ".json" else None
+        if keys is not None:
+            own = traits.loads_by_itself(document, source.name.key.partition(".")[0])
+            severity = Severity.WARNING if own else Severity.ERROR
+            yield from _field(source, keys, severity, needed=traits.needs_field)
+
+
+def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
+    stated, ending = source.format, path.suffix.lower()
+    actual = next((name for name, endings in _ENDINGS.items() if ending in endings), None)
+    if stated is None or stated.is_default or actual is None or stated.value not in _ENDINGS:
+        return
+    if stated.value != actual:
+        message = f"{stated.value} is to be read, and {source.name.value} is a {ending} file"
+        yield _wrong(stated.key, source.name.where, message, actual)
+
+
+def _field(source: StatedSource, keys: tuple[str, ...], severity: Severity, *, needed: bool) -> Iterator[Finding]:
+    """Yield problems of `field`, the key of the rows in a JSON object."""
+    field, name = source.field, source.name
+    proposed = f"field: {_meant(source, keys)}" if keys else "leave field out"
+    if field is not None and not keys:
+        message = f"field: {field.value} is a key of a JSON object, and {name.value} is a list of rows"
+        yield _wrong(field.key, field.where, message, proposed, severity)
+    elif field is not None and field.value not in keys:
+        message = f"{name.value} has no key {field.value!r}; it has {', '.join(keys[:6])}"
+        yield _wrong(field.key, field.where, message, proposed, severity)
+    elif field is None and keys and needed:
+        message = f"the rows of {name.value} are under {', '.join(keys[:6])}, and no field is named"
+        yield _wrong(name.key, name.where, message, proposed, severity)
+
+
+def _meant(source: StatedSource, keys: tuple[str, ...]) -> str:
+    """Return the field that a source means: the key that its split names, else the one that its role is called by."""
+    split = None if source.split is None or source.split.is_default else source.split.value.partition("[")[0]
+    wanted = _HELD_OUT if source.role == "validation" else _TRAINED_ON
+    named = [key for key in (split, *wanted) if key in keys and not (key in _TRAINED_ON and wanted is _HELD_OUT)]
+    return named[0] if named else keys[0]
+
+
+def _wrong(subject: str, where: Location, message: str, hint: str, severity: Severity = Severity.ERROR) -> Finding:
+    return Finding(code="BK025", severity=severity, subject=subject, message=message, where=where, hint=hint)
+
+
+def _row_keys(path: Path) -> tuple[str, ...] | None:
+    try:
+        whole = parse_json(read_bytes(path, _LIMIT).decode("utf-8-sig"))
+    except (TouchlineError, OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(whole, dict):
+        return () if isinstance(whole, list) else None
+    lists = {str(key): rows for key, rows in whole.items() if isinstance(rows, list) and rows}
+    tables = tuple(key for key, rows in lists.items() if isinstance(rows[0], dict))
+    return tables if tables and len(tables) == len(lists) else None
+
+
+row_keys = FileCache(_row_keys, 1 << 30)
+"""Return the keys of the rows in a JSON object, or none for a list of rows; None for another or too large a file."""

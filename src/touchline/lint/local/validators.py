@@ -1,4 +1,4 @@
-"""Backend's own validator, run if it is installed, and verification of the checkpoints that a config names."""
+"""Backend's own validator, run if it is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
-from touchline.lint.local.local_files import weights_fault
 
 TIMEOUT = 120.0
 """Timeout of a validator in seconds; it may import torch."""
@@ -74,49 +73,3 @@ def validate(
     where = Location(path=document.path)
     message = f"{title}: {fault}"
     return (Finding(code="BK030", severity=Severity.ERROR, subject=document.path, message=message, where=where),)
-
-
-def checkpoint_findings(validator: Validator, document: ForeignDocument) -> tuple[Finding, ...]:
-    """Return files of checkpoints that a config names and that are missing or corrupt, as BK031.
-
-    A folder that is not on this machine is not checked. The header of a safetensors file is compared with the file's
-    size. A pickle is never opened; only an empty one is reported.
-    """
-    base = Path(document.path).parent
-    findings: list[Finding] = []
-    for each in validator.checkpoints(document):
-        root = base / Path(each.folder).expanduser()
-        if not _is_folder(root):
-            continue
-        for name in each.names:
-            fault = _fault(root / name)
-            if fault is not None:
-                findings.append(
-                    Finding(
-                        code="BK031",
-                        severity=Severity.ERROR,
-                        subject=f"{each.section}.checkpoint_files",
-                        message=f"{fault} in {each.folder}",
-                        where=each.where,
-                        hint="download it again, or name the files that are there",
-                    )
-                )
-    return tuple(findings)
-
-
-def _is_folder(path: Path) -> bool:
-    """Return True if a path is a folder. Invalid paths are not."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def _fault(path: Path) -> str | None:
-    """Check one checkpoint file. None if it is valid."""
-    try:
-        return weights_fault(path)
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except OSError as error:
-        return f"{path.name} cannot be read: {error.strerror}"

@@ -59,12 +59,12 @@ class LocalPlaces:
         """Return the content of the trainer's registry of datasets. None if it is not here."""
         if self._backend is None:
             return None
-        use = traits_of(self._backend).data_use
-        folder = use.registry_folder(document)
-        if folder is None or use.registry is None:
+        traits = traits_of(self._backend)
+        folder = document.data.get(traits.registry_key, "data")
+        if traits.registry is None or not isinstance(folder, str):
             return None
         for base in (self._source, Path.cwd()):
-            found = read_json_object(base / folder / use.registry, _REGISTRY_LIMIT_BYTES)
+            found = read_json_object(base / folder / traits.registry, _REGISTRY_LIMIT_BYTES)
             if found is not None:
                 return found
         return None

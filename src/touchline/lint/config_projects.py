@@ -1,4 +1,4 @@
-"""Trainings that continue from others: parents that are unnamed, do not fit, or are never made."""
+"""Rules on the configs of one project: repeated trainings, shared outputs, chains of trainings, data, and the plan."""
 
 from __future__ import annotations
 
@@ -6,31 +6,177 @@ import functools
 import math
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Final
 
 from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
-from touchline.core.near import near_names
 from touchline.core.quantity import Missing
+from touchline.core.text import first_of
 from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
+    DataFile,
     FolderView,
     Sibling,
-    family_of,
-    global_batch_size,
+    TextFile,
+    families,
+    planned_runs,
     run_name,
     runs_of,
     stays,
     together,
+    work_of,
 )
 from touchline.lint.rule import Violation, rule
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
-_LIKE = 0.6
-_NEW_ADAPTER = "create_new_adapter"
-"""Key that merges the parent and trains a new adapter, which may have another shape."""
+_SHOWN = 4
+_PACKING: Final = re.compile(r"pack(ed|ing)", re.IGNORECASE)
+
+
+@rule("EX140", Severity.WARNING)
+def duplicate_configs(view: FolderView) -> Iterator[Violation]:
+    """Report configs that are the same training."""
+    # EX100 compares runs of touchline's own experiments within their experiment.
+    for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
+        first, *others = group
+        names = first_of(map(run_name, others), _SHOWN)
+        yield Violation(
+            message=f"{run_name(first)} is the same training as {names}: same model, data, settings and seed",
+            at=first.stated.where,
+            subject=run_name(first),
+            hint=f"let {run_name(others[0])} differ in what was meant, or train one of them",
+            severity=None if together(view, *group) else Severity.INFO,
+        )
+
+
+@rule("EX142", Severity.WARNING)
+def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in an order of rows that the trainer shuffles."""
+
+    def by_rows(each: Sibling) -> str:
+        return work_of(each, data=lambda known: known.row_set_sha256)
+
+    shuffled = [run for run in runs_of(view) if run.data and run.stated.shuffle is not None]
+    shuffled = [each for each in shuffled if each.stated.shuffle is not None and each.stated.shuffle.value]
+    shuffled = [each for each in shuffled if not any(_unread(known) for known in each.data.values())]
+    for group in _groups(shuffled, by_rows):
+        first, *others = group
+        for other in others:
+            if work_of(first) != work_of(other):
+                yield Violation(
+                    message=f"{run_name(other)} trains on the rows of {run_name(first)} in another order, but the "
+                    "trainer shuffles them: the two are the same training",
+                    at=other.stated.sources[0].name,
+                    subject=run_name(other),
+                    hint="train in stages, or switch shuffling off, where the order is the question",
+                    severity=None if together(view, first, other) else Severity.INFO,
+                )
+
+
+@rule("EX143", Severity.ERROR)
+def shared_output_folder(view: FolderView) -> Iterator[Violation]:
+    """Report configs that write into the same output folder."""
+    writing = [run for run in runs_of(view) if stays(run) and run.stated.resume is None]
+    for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
+        first, *others = group
+        names = first_of(map(run_name, others), _SHOWN)
+        yield Violation(
+            message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
+            at=others[0].stated.output_dir,
+            hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
+            severity=Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING,
+        )
+
+
+def _unread(known: DataFile) -> bool:
+    return isinstance(known.sha256, Missing) or isinstance(known.row_set_sha256, Missing)
+
+
+def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[list[Sibling]]:
+    """Yield groups of two or more trainings with the same key."""
+    found: dict[str, list[Sibling]] = {}
+    for item in items:
+        found.setdefault(by(item), []).append(item)
+    yield from (group for group in found.values() if len(group) > 1)
+
+
+@rule("EX150", Severity.WARNING)
+def data_of_another_run(view: FolderView) -> Iterator[Violation]:
+    """Report data whose path names another experiment or stage than the config."""
+    for run in runs_of(view):
+        own = {"experiment": experiment_of(run), "stage": stage_of(run)}
+        for source in run.stated.sources:
+            if source.kind not in ("file", "folder"):
+                continue
+            path = source.name.value
+            said = {"experiment": experiments_in(path), "stage": stages_in(path)}
+            wrong = next((what for what in own if said[what] and own[what] not in {None, *said[what]}), None)
+            if wrong is None:
+                continue
+            others = ", ".join(str(number) for number in sorted(said[wrong]))
+            yield Violation(
+                message=f"{run_name(run)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
+                f"{path}",
+                at=source.name,
+                hint=f"the data of {wrong} {own[wrong]}, unless the other is meant",
+                severity=None if own["stage"] is not None else Severity.INFO,
+            )
+            break
+
+
+@rule("EX151", Severity.ERROR)
+def empty_data_file(view: FolderView) -> Iterator[Violation]:
+    """Report data files without rows."""
+    for run in runs_of(view):
+        for source in run.stated.sources:
+            known = run.data.get(source.name.value)
+            if known is not None and known.rows == 0:
+                yield Violation(
+                    message=f"{source.name.value} has no rows, and {run_name(run)} "
+                    + ("trains on it" if source.role == "train" else "validates on it"),
+                    at=source.name,
+                    hint="make the file, or take this config out",
+                )
+
+
+def _plans_in(view: FolderView, folder: PurePath) -> list[TextFile]:
+    """Return the plans of a folder, plan.json before Markdown."""
+    found = [plan for plan in view.plans if PurePath(plan.path).parent == folder]
+    return sorted(found, key=lambda plan: not plan.path.endswith(".json"))
+
+
+@rule("EX153", Severity.WARNING)
+def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
+    """Report packing on which a plan and its config disagree."""
+    for each in runs_of(view) if view.plans else ():
+        packed, plan = each.stated.packed, _plan_above(view, each)
+        if packed is None or plan is None:
+            continue
+        name = PurePath(plan.path).name
+        if plan.path.endswith(".json"):
+            train = planned_runs(plan).get(run_name(each), {}).get("train")
+            said = train.get("packed") if isinstance(train, Mapping) else None
+            if isinstance(said, bool) and said != packed.value:
+                yield Violation(
+                    message=f"{name} has packed: {str(said).lower()} for {run_name(each)}, and the config says "
+                    f"{packed.key}: {str(packed.value).lower()}",
+                    at=packed,
+                    hint=f"{packed.line_with(str(said).lower())}, or plan again",
+                    severity=Severity.ERROR,
+                )
+        elif packed.value and not _PACKING.search(plan.text):
+            yield Violation(
+                message=f"{run_name(each)} packs, but {name} does not mention packing: its batch sizes and times "
+                "are those of a training without",
+                at=packed,
+                hint="plan again with packing, or packed: false",
+            )
+
+
+def _plan_above(view: FolderView, each: Sibling) -> TextFile | None:
+    """Find the nearest plan above a config; plan.json before runs_plan.md."""
+    return next((plan for folder in PurePath(each.path).parents for plan in _plans_in(view, folder)), None)
 
 
 @rule("EX144", Severity.ERROR)
@@ -72,86 +218,6 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
                 f"{other.value}",
                 at=model,
                 hint=model.line_with(other.value),
-            )
-
-
-@rule("EX146", Severity.ERROR)
-def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues an adapter of another rank, alpha or other layers."""
-    for each, parent in _with_parents(view):
-        if not isinstance(each.raw, Missing) and each.raw.get(_NEW_ADAPTER):
-            continue
-        for name in ("rank", "target_modules", "alpha"):
-            own: Stated[object] | None = getattr(each.stated, name)
-            other: Stated[object] | None = getattr(parent.stated, name)
-            if own is None or other is None or own.is_default or _plain(own.value) == _plain(other.value):
-                continue
-            yield Violation(
-                message=f"{run_name(each)} states {own.key} {_plain(own.value)} but continues the adapter of "
-                f"{run_name(parent)}, which has {_plain(other.value)}",
-                at=own,
-                hint=own.line_with(_plain(other.value)),
-                severity=Severity.WARNING if name == "alpha" else None,
-            )
-            break
-
-
-@rule("EX147", Severity.WARNING)
-def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
-    """Report a parent folder that no config writes to, though one writes to a similar name."""
-    for run in runs_of(view):
-        parent = run.stated.parent
-        if parent is None or run.parent_is_here or parent_of(view, run) is not None:
-            continue
-        named = posixpath.normpath(_CHECKPOINT.sub("", parent.value))
-        outputs = [output for other in family_of(view, run) if (output := stays(other))]
-        near = near_names(named, [path for path in outputs if path != stays(run)], most=1, cutoff=_LIKE)
-        if near and named != stays(run):
-            yield Violation(
-                message=f"{run_name(run)} continues {parent.value}, which does not exist and no config writes",
-                at=parent,
-                hint=f"did you mean {near[0]!r}?",
-            )
-
-
-@rule("EX148", Severity.ERROR)
-def circular_parent(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues its own output."""
-    for run in runs_of(view):
-        parent, output = run.stated.parent, stays(run)
-        if parent is None or not output:
-            continue
-        path = posixpath.normpath(parent.value)
-        itself = path == output or path.startswith(f"{output}/")
-        ring = [other for other in ancestors_of(view, run) if parent_of(view, other) is run]
-        if itself or ring:
-            through = "" if itself else f", by way of {run_name(ring[0])}"
-            yield Violation(
-                message=f"{run_name(run)} continues its own output{through}",
-                at=parent,
-                hint="name the output folder of the stage before it",
-            )
-
-
-@rule("EX149", Severity.WARNING)
-def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
-    """Report a parent's checkpoint at a step where the parent saves nothing."""
-    for each, parent in _with_parents(view):
-        named = each.stated.parent
-        found = None if named is None else _CHECKPOINT.search(named.value)
-        span = _steps(parent)
-        if found is None or span is None or each.parent_is_here:
-            continue
-        step, (fewest, most) = int(found[1]), span
-        every = parent.stated.save_steps
-        between = every is not None and every.value >= 1 and step % every.value != 0 and not fewest <= step <= most
-        if step > most or between:
-            why = f"it has {most:,} steps" if step > most else f"it saves every {every.value:g} steps" if every else ""
-            yield Violation(
-                message=f"{run_name(each)} continues step {step:,} of {run_name(parent)}, which writes no such "
-                f"checkpoint: {why}",
-                at=named,
-                hint=f"{stays(parent)}/checkpoint-{most}",
             )
 
 
@@ -208,26 +274,6 @@ def _last(name: str) -> str:
     return posixpath.basename(posixpath.normpath(name)).casefold()
 
 
-def _steps(sibling: Sibling) -> tuple[int, int] | None:
-    """Return the fewest and the most optimizer steps of a training; trainers round the last one either way."""
-    stated, batch = sibling.stated, global_batch_size(sibling.stated)
-    rows = [sibling.data.get(source.name.value) for source in stated.sources if source.role == "train"]
-    if stated.max_steps is not None and stated.max_steps.value > 0:
-        return stated.max_steps.value, stated.max_steps.value
-    if stated.epochs is None or not batch or not rows or any(known is None for known in rows):
-        return None
-    count = sum(known.rows for known in rows if known is not None)
-    if (
-        stated.validation_fraction is not None
-        or stated.max_examples is not None
-        or stated.packed is None
-        or stated.packed.value
-    ):
-        return None
-    epochs = stated.epochs.value
-    return math.floor(max(1, count // batch) * epochs), math.ceil(-(-count // batch) * epochs)
-
-
 def _up(value: float | None) -> int | None:
     return None if value is None else math.ceil(value)
 
@@ -251,8 +297,7 @@ _PARTS: Final = 3
 def own_texts(sibling: Sibling) -> tuple[str, ...]:
     """Return a training's names, the most specific first: its file, its folder, its output, its own name."""
     path = PurePath(sibling.path)
-    raw = {} if isinstance(sibling.raw, Missing) else sibling.raw
-    names = [str(raw[key]) for key in _NAME_KEYS if isinstance(raw.get(key), str)]
+    names = [str(sibling.raw[key]) for key in _NAME_KEYS if isinstance(sibling.raw.get(key), str)]
     return (path.stem, path.parent.name, "/".join(stays(sibling).split("/")[-_PARTS:]), *names)
 
 
@@ -310,16 +355,6 @@ def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
                 return found
             path = posixpath.dirname(path)
     return None
-
-
-def ancestors_of(view: FolderView, sibling: Sibling) -> Iterator[Sibling]:
-    """Yield its parent, the parent's parent and so on, without repetition."""
-    seen = {sibling}
-    node = parent_of(view, sibling)
-    while node is not None and node not in seen:
-        seen.add(node)
-        yield node
-        node = parent_of(view, node)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,0 +1,318 @@
+"""Rules on settings of a training: learning rate, adapter, schedule, rows, packing, workers, names."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from touchline.backends.registry import traits_of
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.experiment.learning_rate import FAR, rate_text
+from touchline.experiment.partial import Stated, StatedTraining
+from touchline.lint.arithmetic import arithmetic
+from touchline.lint.rule import Violation, rule
+from touchline.lint.rule_pages import load_page
+from touchline.lint.views import TrainingView
+
+ADAPTER_RATES: Final = (5e-7, 1e-2)
+"""Range of adapter learning rates in some 500 published configs, including the low ones of preference training."""
+FULL_RATES: Final = (1e-8, 1e-3)
+"""The same for full fine-tuning of models with a billion parameters or more."""
+SMALL_FULL_RATE: Final = 1e-2
+"""The same for smaller models, which are sometimes trained from scratch."""
+SMALL: Final = 1_000_000_000
+DEFAULT_FULL_RATE: Final = 2e-4
+"""Highest default that full fine-tuning may be left with: ten times its usual rate."""
+_ADAM = re.compile(r"adam", re.IGNORECASE)
+_OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|lion|sgd|lomo", re.IGNORECASE)
+"""Optimizers whose learning rate is on another scale."""
+LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "xglm", "biogpt", "openai-gpt"})
+"""Families with learned position embeddings, which cannot be exceeded."""
+MANY: Final = 0.1
+"""Share of truncated rows above which they are not outliers."""
+SMALL_BATCH: Final = 4
+"""Rows of a micro-batch up to which packing is suggested."""
+WORTH_PACKING: Final = 1.5
+"""Examples per row from which packing saves computation."""
+
+
+@rule("TR031", Severity.WARNING)
+def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
+    """Report a learning rate far outside of its method's usual range."""
+    rate, method, optimizer = view.stated.learning_rate, view.stated.method, view.stated.optimizer
+    if rate is None or method is None or not rate.value > 0:
+        return
+    if rate.is_default:
+        if view.stated.rule_rate is None and method.value == "full" and rate.value > DEFAULT_FULL_RATE:
+            yield Violation(
+                message=f"the default learning rate of {rate.value:g} is for adapters, and all weights are trained",
+                at=rate,
+                hint=f"{rate.key}: 1.0e-5",
+            )
+        return
+    if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
+        return
+    if (rule_rate := view.stated.rule_rate) is not None:
+        if not 1 / FAR <= rate.value / rule_rate.value <= FAR:
+            yield Violation(
+                message=f"a learning rate of {rate_text(rate.value)}, more than {FAR:g} times off the published rule: "
+                f"{rule_rate}",
+                at=rate,
+                hint=rate.line_with(rate_text(rule_rate.value)),
+                severity=Severity.INFO if rule_rate.extrapolated else None,
+            )
+        return
+    low, high = ADAPTER_RATES if trains_adapter(view.stated) else FULL_RATES
+    size = None if isinstance(view.model, Missing) else view.model.num_parameters
+    if not trains_adapter(view.stated) and (size is None or size < SMALL):
+        high = SMALL_FULL_RATE
+    if not low <= rate.value <= high:
+        what = "an adapter" if trains_adapter(view.stated) else "all weights"
+        yield Violation(
+            message=f"a learning rate of {rate.value:g} for {what}; expected {low:g} to {high:g}",
+            at=rate,
+            hint="2.0e-4 is usual" if trains_adapter(view.stated) else "1.0e-5 is usual",
+        )
+
+
+@rule("TR037", Severity.WARNING)
+def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup with the schedule `constant`, which ignores it."""
+    stated = view.stated
+    if not traits_of(stated.backend).hf_loop or stated.schedule is None or stated.schedule.value != "constant":
+        return
+    for each in (stated.warmup_steps, stated.warmup_fraction):
+        if each is not None and each.value > 0 and not each.is_default:
+            yield Violation(
+                message=f"{each.key} has no effect with the schedule `constant`",
+                at=each,
+                hint=f"{stated.schedule.key}: constant_with_warmup",
+            )
+
+
+def trains_adapter(stated: StatedTraining) -> bool:
+    """Return True if an adapter is trained."""
+    return stated.method is not None and stated.method.value in ("lora", "qlora")
+
+
+def _counts_epochs(stated: StatedTraining) -> bool:
+    by_steps = traits_of(stated.backend).hf_loop and stated.max_steps is not None and stated.max_steps.value > 0
+    return not by_steps
+
+
+def _uses_alpha(stated: StatedTraining) -> bool:
+    return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
+
+
+_BATCH_SIZES = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
+_POSITIVE: tuple[tuple[str, tuple[str, ...], str | None, Callable[[StatedTraining], bool]], ...] = (
+    ("TR020", ("epochs",), "1", _counts_epochs),
+    ("TR022", _BATCH_SIZES, "1", lambda stated: True),
+    ("TR030", ("learning_rate",), None, lambda stated: True),
+    ("TR033", ("alpha",), "twice the rank", _uses_alpha),
+    ("TR035", ("rank",), "8", trains_adapter),
+)
+"""Code, settings that must exceed 0, suggested value, and whether the rule applies. Pages hold name and severity."""
+
+
+def _register(code: str, names: tuple[str, ...], hint: str | None, applies: Callable[[StatedTraining], bool]) -> None:
+    def check(view: TrainingView) -> Iterator[Violation]:
+        for name in names if applies(view.stated) else ():
+            setting: Stated[float] | None = getattr(view.stated, name)
+            if setting is not None and not (math.isfinite(setting.value) and setting.value > 0):
+                message = f"{setting.key} is {setting.value:g}, expected more than 0"
+                yield Violation(message=message, at=setting, hint=hint)
+
+    page = load_page(code)
+    check.__name__, check.__doc__ = page.name.replace("-", "_"), f"Report {page.summary}"
+    rule(code, page.severity)(check)
+
+
+for _row in _POSITIVE:
+    _register(*_row)
+
+
+@rule("TR040", Severity.WARNING)
+def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
+    """Report sequences that may exceed the model's context."""
+    stated, model, longest = view.stated, view.model, arithmetic(view).longest_row
+    limit = stated.max_seq_len
+    if limit is None or isinstance(model, Missing) or model.context_length is None or limit.is_default:
+        return
+    context = model.context_length
+    if limit.value <= context or (longest is not None and longest <= context):
+        return
+    packed = stated.packed is not None and stated.packed.value
+    learned = not isinstance(model.shape, Missing) and model.shape.model_type in LEARNED_POSITIONS
+    fails = traits_of(stated.backend).fails_beyond_context
+    certain = longest is not None or (packed and fails)
+    otherwise = Severity.INFO if packed and not learned else None
+    severity = Severity.ERROR if certain and (learned or fails) else otherwise
+    yield Violation(
+        message=f"rows of up to {limit.value:,} tokens, and the context of {model.name} is {context:,}",
+        at=limit,
+        hint=limit.line_with(context),
+        severity=severity,
+    )
+
+
+@rule("TR041", Severity.WARNING)
+def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
+    """Report many examples longer than max_seq_len."""
+    data, limit = view.data, view.stated.max_seq_len
+    if isinstance(data, Missing) or data.lengths is None or not len(data.lengths) or limit is None or limit.value < 1:
+        return
+    over = int((data.lengths > limit.value).sum())
+    if not over:
+        return
+    share = over / len(data.lengths)
+    longest = int(data.lengths.max())
+    traits = traits_of(view.stated.backend)
+    often = Severity.WARNING if share >= MANY else Severity.INFO
+    yield Violation(
+        message=(
+            f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up to "
+            f"{longest:,}; the trainer {traits.long_rows}"
+        ),
+        at=limit,
+        hint=limit.line_with(longest),
+        severity=Severity.ERROR if traits.refuses_long_rows else often,
+    )
+
+
+@rule("PK005", Severity.INFO)
+def packing_not_used(view: TrainingView) -> Iterator[Violation]:
+    """Report a small micro-batch that packing might make faster."""
+    stated = view.stated
+    packed, micro = stated.packed, stated.micro_batch_size
+    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH:
+        return
+    if not traits_of(stated.backend).packs or stated.image_root is not None:
+        return
+    data, limit = view.data, stated.max_seq_len
+    density = ""
+    if not isinstance(data, Missing) and data.lengths is not None and len(data.lengths) and limit is not None:
+        each = limit.value / max(float(data.lengths.mean()), 1.0)
+        if each < WORTH_PACKING:
+            return
+        density = f", some {each:.1f} examples would share a row of {limit.value:,} tokens"
+    yield Violation(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
+
+
+@rule("PK007", Severity.WARNING)
+def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
+    """Report packed examples that attend to each other."""
+    stated = view.stated
+    packed, attention = stated.packed, stated.attention
+    if packed is None or not packed.value:
+        return
+    leaks = traits_of(stated.backend).eager_attention_leaks
+    if leaks and attention is not None and attention.value.lower() == "eager":
+        yield Violation(
+            message=f"{stated.backend} does not keep packed examples apart with {attention.value} attention",
+            at=attention if not attention.is_default else packed,
+            hint="attn_implementation: flash_attention_2, or sdpa",
+        )
+
+
+@rule("PK008", Severity.ERROR)
+def packed_without_length(view: TrainingView) -> Iterator[Violation]:
+    """Report packing without a sequence length."""
+    stated = view.stated
+    packed, key = stated.packed, traits_of(stated.backend).packing_needs
+    if packed is not None and packed.value and stated.max_seq_len is None and key is not None:
+        yield Violation(message=f"packed, but {key} is not set", at=packed, hint=f"{key}: 2048")
+
+
+@rule("TR055", Severity.WARNING)
+def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
+    """Report more data-loading processes than CPU cores."""
+    workers, cpus = view.stated.data_workers, view.around.cpus
+    if workers is None or cpus is None or workers.is_default:
+        return
+    devices = arithmetic(view).devices.low
+    if workers.value * devices > cpus:
+        each = f" ({workers.value} × {devices} devices)" if devices > 1 else ""
+        yield Violation(
+            message=f"{workers.value * devices}{each} processes that load data, and the job has {cpus} cores",
+            at=workers,
+            hint=workers.line_with(max(cpus // devices - 1, 0)),
+        )
+
+
+_TOKEN: Final = r"(?:^|(?<=[^a-z0-9]))(?:{})(?=$|[^a-z0-9.]|\.(?!\d))"
+_NUMBER: Final = r"\d+(?:\.\d+)?"
+_IN_NAMES: Final = (
+    ("rank", rf"(?:lora[-_]?)?rank[-_=]?({_NUMBER})|lora[-_]?r[-_=]?(\d+)|r(8|16|32|64|128|256)"),
+    ("alpha", rf"lora[-_]?alpha[-_=]?({_NUMBER})"),
+    ("learning_rate", rf"(?:lr|learning[-_]rate)[-_=]?({_NUMBER}e-?\d+|0?\.\d+)"),
+    ("epochs", rf"({_NUMBER})[-_]?ep(?:ochs?)?"),
+    ("seed", r"seed[-_=]?(\d+)"),
+)
+"""Settings in names, each with its usual spelling."""
+_PATTERNS: Final = tuple((field, re.compile(_TOKEN.format(pattern))) for field, pattern in _IN_NAMES)
+_RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
+_NEAR: Final = 1e-6
+
+
+@rule("TR026", Severity.WARNING)
+def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
+    """Report a run name or output folder that states other settings than its config."""
+    stated = view.stated
+    reported: set[str] = set()
+    for name in _names(stated):
+        for field, pattern in _PATTERNS:
+            at: Stated[float] | None = getattr(stated, field)
+            said = {next(group for group in match.groups() if group) for match in pattern.finditer(name.lower())}
+            if at is None or len(said) != 1 or field in reported:
+                continue
+            (text,) = said
+            if math.isclose(float(text), at.value, rel_tol=_NEAR):
+                continue
+            reported.add(field)
+            yield Violation(message=f"{name} is called by {field.replace('_', ' ')} {text}, and {at} is trained", at=at)
+
+
+def _names(stated: StatedTraining) -> list[str]:
+    """Return the names of a training: its run's folder, and the last part of its output folder."""
+    found = [stated.subject] if PurePosixPath(stated.where.path).name in _RUN_FILES else []
+    if traits_of(stated.backend).is_ours:
+        found = [stated.subject]
+    if stated.output_dir is not None:
+        found.append(PurePosixPath(stated.output_dir.value).name)
+    return list(dict.fromkeys(found))
+
+
+@rule("CK015", Severity.ERROR)
+def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
+    """Report an output folder that is the base model's folder."""
+    stated = view.stated
+    output = stated.output_dir
+    written = "$" if output is None else _plain(output.value)
+    if output is None or "$" in written:
+        return
+    for base in (stated.model, stated.model_path):
+        if base is None:
+            continue
+        place = _plain(base.value)
+        if written == place:
+            message = f"{output} is the folder of the base model ({base})"
+            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            return
+        if base is stated.model_path and written.startswith(place + "/"):
+            message = f"{output} is inside the folder of the base model ({base}), which {stated.backend} refuses"
+            yield Violation(message=message, at=output, hint="output_dir: runs/...")
+            return
+
+
+def _plain(path: str) -> str:
+    """Normalize a path: no doubled slashes, `.`, `..` or slash at its end; home written as `~`."""
+    text = path.strip().removeprefix("file://")
+    text = re.sub(r"^(?:\$\{?HOME\}?)(?=/|$)", "~", text)
+    plain = posixpath.normpath(text)
+    return plain[1:] if plain.startswith("//") else plain
