@@ -39,8 +39,6 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     plan("again")
     told["changed"] = [str(path) for path, content in files.items() if path.read_bytes() != content]
     told["calibration"] = json.loads(call("history", "calibration", "--history", str(root / "history"), "--json"))
-    call("history", "calibration", "--history", str(root / "history"), "--plot", str(root / "calibration.png"))
-    told["picture"] = (root / "calibration.png").read_bytes()
     other = make_experiment(root / "other", ranks="[4, 8]", n_train=320)
     told["next"] = json.loads(call("plan", str(other), "--json"))["plan"]
     told["results"] = json.loads(call("results", str(experiment), "--json"))["runs"]
@@ -92,7 +90,6 @@ def test_estimates_are_scored(story: dict[str, Any]) -> None:
     assert sum(row["count"] for row in scores["left_out"] if row["rung"] is None) >= 3
     for mark in some(scores["marks"]):
         assert mark["outside"] != (mark["low"] <= mark["measured"] <= mark["high"])
-    assert story["picture"].startswith(b"\x89PNG")
 
 
 def test_every_setting_that_was_not_given_is_named_with_its_reason(story: dict[str, Any]) -> None:

@@ -151,22 +151,15 @@ def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
     return find_record(history_dir, load_index(history_dir), wanted)
 
 
-def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calibration:
-    """Score estimates: predicted against measured values; `plot` is a file for a figure of both.
+def history_calibration(history_dir: Path) -> Calibration:
+    """Score estimates: predicted against measured values.
 
     Raises:
         InputError: the history is not a folder.
-        HostError: there is nothing to draw, or the package that draws figures is not installed.
     """
     from touchline.estimate.local.calibration import calibrate
-    from touchline.report.command_figures import calibration_figure
-    from touchline.report.local.draw_process import write_picture
 
-    calibration = calibrate(replace(load_settings(), history_dir=history_dir))
-    if plot is not None:
-        figure = calibration_figure(calibration.marks)
-        write_picture(figure, plot)
-    return calibration
+    return calibrate(replace(load_settings(), history_dir=history_dir))
 
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:

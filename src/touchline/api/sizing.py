@@ -5,7 +5,6 @@ Each verb imports what it needs when it is called, to keep other commands fast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.local.packing import PackRequest
-    from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+    from touchline.plan.placement.types import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
     from touchline.run.selftest import ProgressRows
@@ -160,27 +159,20 @@ def place(
     jobs: Path,
     cluster: Cluster,
     deadline: str | None,
-    *,
-    plot: Path | None = None,
 ) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline; `plot` is a file for a figure of the schedule.
+    """Schedule the jobs of a file on GPUs against a deadline.
 
     Raises:
         InputError: the file, the jobs, the cluster or the deadline are wrong; all errors are listed.
-        HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.job_list import parse_deadline, read_jobs
     from touchline.plan.placement.answer import place as place_jobs
 
-    read = read_jobs(jobs)
-    placement = place_jobs(read, cluster, deadline_minutes=parse_deadline(deadline))
-    if plot is not None:
-        _draw(placement, read, cluster, plot)
-    return placement
+    return place_jobs(read_jobs(jobs), cluster, deadline_minutes=parse_deadline(deadline))
 
 
 def place_experiment(
-    source: Path, settings: UserConfig, request: PlaceRequest, *, plot: Path | None = None
+    source: Path, settings: UserConfig, request: PlaceRequest
 ) -> tuple[Placement, list[Path], list[str]]:
     """Schedule the unfinished jobs of an experiment, and write the scripts that the request asks for.
 
@@ -199,42 +191,25 @@ def place_experiment(
         # Without scripts, a schedule needs no models on this machine.
         prepare(source, settings)
         planned = read_started(source)
-    placement, jobs, files, notes = carry_out(planned, settings.slurm, request)
-    if plot is not None:
-        _draw(placement, jobs, request.cluster, plot)
-    return placement, files, notes
-
-
-def _draw(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
-    from touchline.report.gantt import gantt_figure
-    from touchline.report.local.draw_process import write_picture
-
-    write_picture(gantt_figure(placement, jobs, cluster.gpus), path)
+    return carry_out(planned, settings.slurm, request)
 
 
 def pack(
     request: PackRequest,
     settings: UserConfig,
     *,
-    plot: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> PackingSummary:
-    """Compare packed and unpacked batching of a dataset by a trainer; `plot` is a file for a figure of lengths.
+    """Compare packed and unpacked batching of a dataset by a trainer.
 
     Raises:
         InputError: the lengths are unknown or not usable.
         HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.packing import assume_lengths, compare
-    from touchline.report.command_figures import length_figure
-    from touchline.report.local.draw_process import write_picture
 
     lengths, assumed = assume_lengths(request, settings, on_progress)
-    summary = compare(request, lengths, assumed)
-    if plot is not None:
-        figure = length_figure(lengths.total, summary)
-        write_picture(figure, plot)
-    return summary
+    return compare(request, lengths, assumed)
 
 
 def pack_write(

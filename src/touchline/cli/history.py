@@ -174,10 +174,6 @@ def history_show(
 @history_app.command("calibration")
 def history_calibration(
     history: History = None,
-    plot: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--plot", metavar="FILE.png", help="Draw predicted against measured."),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Score estimates: predicted against measured values.
@@ -187,7 +183,7 @@ def history_calibration(
     from touchline import api
     from touchline.estimate.local.calibration import Calibration
 
-    found = api.history_calibration(_folder(history), plot=plot)
+    found = api.history_calibration(_folder(history))
     if json:
         print_object(Calibration, found)
     else:
@@ -216,8 +212,6 @@ def history_calibration(
             reasons[reason] = reasons.get(reason, 0) + 1
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:_NOTES_SHOWN]:
             print_status(_text(f"{count} not scored: {reason}"))
-    if plot is not None:
-        print_status(f"wrote {plot}")
 
 
 @history_app.command("export", cls=with_old_names({"--all": "--include-superseded"}))

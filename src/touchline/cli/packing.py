@@ -80,10 +80,6 @@ def pack_compare(
     input_column: Input = None,
     output_column: Output = None,
     messages: Messages = None,
-    plot: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--plot", metavar="FILE.png", help="Draw the lengths."),
-    ] = None,
     json: Json = False,
 ) -> None:
     """Compare packed and unpacked batching of a dataset."""
@@ -110,13 +106,11 @@ def pack_compare(
         messages=messages,
     )
     with progress_bar("tokenizing") as on_progress:
-        summary = api.pack(request, load_settings(), plot=plot, on_progress=on_progress)
+        summary = api.pack(request, load_settings(), on_progress=on_progress)
     if json:
         print_object(PackingSummary, summary)
     else:
         _show(summary)
-    if plot is not None:
-        print_status(f"wrote {plot}")
 
 
 @pack_app.command("write")

@@ -59,10 +59,6 @@ def place(
         typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
     ] = None,
     evaluation_minutes: EvaluationMinutes = None,
-    plot: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--plot", metavar="FILE.png", help="Draw the schedule."),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
@@ -84,18 +80,18 @@ def place(
             writes_script=write_scripts is not None,
             time_minutes=parse_deadline(time),
         )
-        found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
+        found, files, notes = api.place_experiment(jobs, load_settings(), request)
     else:
         if write_scripts is not None:
             raise InputError("--write-scripts needs an experiment", expected="its folder, or its experiment.yaml")
-        found = api.place(jobs, cluster, deadline, plot=plot)
+        found = api.place(jobs, cluster, deadline)
     if json:
         print_object(Placement, found)
     else:
         _show(found)
     for note in notes:
         print_status(f"note: {note}")
-    for path in (*files, *([] if plot is None else [plot])):
+    for path in files:
         print_status(f"wrote {path}")
 
 

@@ -61,19 +61,17 @@ class PlaceRequest:
     """Time limit of the allocation; the deadline if None."""
 
 
-def carry_out(
-    planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
-) -> tuple[Placement, tuple[PlaceJob, ...], list[Path], list[str]]:
+def carry_out(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> tuple[Placement, list[Path], list[str]]:
     """Place an experiment, and write scripts if requested.
 
     Returns:
-        The placement, what was placed, the files that were written, and what the reader should know.
+        The placement, the files that were written, and what the reader should know.
     """
     placed = place_experiment(planned, site, request)
     if not request.writes_script:
-        return placed.placement, placed.jobs, [], list(placed.notes)
+        return placed.placement, [], list(placed.notes)
     path, notes = write_allocation(placed, site, request.time_minutes)
-    return placed.placement, placed.jobs, [path], [*placed.notes, *notes]
+    return placed.placement, [path], [*placed.notes, *notes]
 
 
 def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> Placed:
