@@ -49,7 +49,7 @@ class ShellWord:
 
     @property
     def is_literal(self) -> bool:
-        """Whether the shell leaves it as it is: no variable, command or pattern."""
+        """Return True if the shell leaves it as it is: no variable, command or pattern."""
         expanded = _SINGLE.sub("", self.raw)
         return re.search(r"[$`]|[<>]\(", expanded) is None and re.search(r"[*?\[~(]", _DOUBLE.sub("", expanded)) is None
 
@@ -111,7 +111,7 @@ class ShellCommand:
 
     @property
     def in_background(self) -> bool:
-        """Whether the script continues without waiting for it."""
+        """Return True if the script continues without waiting for it."""
         return any(each.is_background for each in self.around)
 
 
