@@ -77,7 +77,7 @@ def test_the_version_is_one_line(
         (("clean",), "--perform", "--delete"),
         (("check",), "--cpus=4", "--cpus-per-job"),
         (("optimize",), "--memory-gb=4", "--node-memory-gib"),
-        (("place", "--gpus=1"), "--emit=array", "--write-scripts"),
+        (("place", "--gpus=1"), "--emit=mega", "--write-scripts"),
         (("history", "read"), "--all", "--show-missing"),
         (("history", "list"), "--all", "--include-superseded"),
         (("history", "add"), "--dry-run", "history import"),
