@@ -47,6 +47,10 @@ class Removed:
 
 _TYPED = {RemovedKind.COMMAND: "{}", RemovedKind.OPTION: "{}", RemovedKind.ADAPTER: "estimate --adapter {}"}
 """Command lines that name a thing of a kind."""
+_ADAPTERS = (
+    *("adalora", "boft", "c3a", "delora", "fourierft", "gralora", "hira", "loha"),
+    *("lokr", "oft", "randlora", "road", "shira", "vblora", "vera", "waveft"),
+)
 REMOVED = tuple(
     Removed(RemovedKind(kind), name, instead)
     for kind, name, instead in (
@@ -57,6 +61,19 @@ REMOVED = tuple(
         ("export target", "trackio", "wandb or tensorboard"),
         ("export target", "mlflow", "wandb or tensorboard"),
         ("key", "evaluate.general", "an Inspect task under evaluate.tasks"),
+        ("option", "place --correlation", ""),
+        ("option", "place --seed", ""),
+        ("option", "place --max-array-size", "touchline submit"),
+        ("option", "place --emit array", "touchline submit, or --write-scripts mega"),
+        ("option", "place --write-scripts array", "touchline submit, or --write-scripts mega"),
+        ("log format", "llm-foundry", "a metrics.csv with step and loss"),
+        ("log format", "lightning", "its metrics.csv"),
+        ("log format", "nemo", "a metrics.csv with step and loss"),
+        ("log format", "torchtitan", "a metrics.csv with step and loss"),
+        ("log format", "mlx", "a metrics.csv with step and loss"),
+        ("log format", "W&B history as JSON", "a CSV export with a column of steps and one of losses"),
+        ("log format", "W&B config.yaml", "--fact KEY=VALUE, or touchline-facts.yaml beside the log"),
+        *(("adapter", name, "lora, rslora or dora") for name in _ADAPTERS),
     )
 )
 """All removed things but rule codes, which `allow`, `--select` and `--ignore` still accept."""
