@@ -201,7 +201,7 @@ def damage(folder: Path) -> Found:
         return verify_planned(trained.plan, root, deep=True)
 
     def theirs(root: Path) -> Verification:
-        return verify_folders(root, {root.name: root}, deep=True)
+        return verify_folders({root.name: root}, deep=True)
 
     for kind, (code, spoil) in planned.items():
         one(kind, code, trained.root, "1M_rank4/epoch_1", spoil, ours)

@@ -119,10 +119,7 @@ def test_a_config_that_is_no_yaml_is_an_issue(folder: Path) -> None:
 
 # ---- names -----------------------------------------------------------------------------------------------------------
 
-STRANGE = (
-    "a\nb", "x|y`z`", "<script>alert(1)<script>", "=cmd|' C calc'!A0", "$(touch pwned)", "-rf", "é ü",
-    "\u202egnp", "a" * 200, "% s %n", "name with 'quotes' and \"more\"",
-)  # fmt: skip
+STRANGE = ("a\nb", "<script>alert(1)<script>", "$(touch pwned)", "\u202egnp", "% s %n")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRANGE)

@@ -305,7 +305,7 @@ def status(
         on_message: receives the reason if the queue cannot be queried.
     """
     if not is_experiment(source):
-        from touchline.report.local.foreign import snapshot
+        from touchline.report.local.gathering import snapshot
 
         found = snapshot(source)
         if on_message is not None:

@@ -83,7 +83,7 @@ def snapshots(source: Path, settings: UserConfig, *, look: bool) -> Callable[[],
         from touchline.results.watching import Watcher
 
         return Watcher(source, settings, look=look).now
-    from touchline.report.local.foreign import snapshot
+    from touchline.report.local.gathering import snapshot
 
     return partial(snapshot, source)
 

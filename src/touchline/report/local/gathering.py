@@ -12,16 +12,19 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
 from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.results.collect import collect_results
 from touchline.results.folder_issues import folder_issues, no_op_issues
+from touchline.results.live import LiveRun
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
+from touchline.results.watching import Snapshot
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.recorded import removed_lines
 
@@ -139,3 +142,39 @@ def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, As
                 log = root / run.name / EVALUATIONS_FOLDER / record.log
                 items[record.asked_key] = asked or read_from_log(log)
     return items
+
+
+UNKNOWN = "another tool made this folder: no plan, queue and time limit are known; states are those of its logs"
+"""Reason why some properties of such runs are unknown."""
+_NOT_PLANNED = Missing(missing="nothing was planned here")
+
+
+def snapshot(source: Path) -> Snapshot:
+    """Return the status of the runs in a folder, based on their logs.
+
+    Raises:
+        InputError: the folder holds no run.
+    """
+    found = collect_report_inputs(source)
+    runs = tuple(_live(run) for run in found.runs)
+    return Snapshot(experiment=found.experiment, runs=runs, note=UNKNOWN, active=False)
+
+
+def _live(run: RunResult) -> LiveRun:
+    return LiveRun(
+        name=run.name,
+        kind=run.kind,
+        status=run.status,
+        job_state=run.job_state,
+        job=None,
+        evaluation=None,
+        attempts=run.attempts,
+        steps_done=run.steps_done,
+        steps_planned=run.steps_planned,
+        loss=run.final_train_loss,
+        tokens_per_second=run.tokens_per_second,
+        memory=run.peak_memory,
+        seconds_left=_NOT_PLANNED,
+        queue_reason="",
+        flags=(),
+    )
