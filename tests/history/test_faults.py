@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from touchline.backends.logtext.prefixes import strip_prefix
-from touchline.core.observation import Event, Observation, Sign
+from touchline.core.observation import Event, Sign
 from touchline.history.failures.reader import Faults
 from touchline.history.failures.tracebacks import during_of
 
@@ -44,11 +44,6 @@ def signs(text: str) -> list[tuple[str, str | None]]:
 def kinds(text: str) -> list[str]:
     """Kinds of the signs."""
     return [kind for kind, _ in signs(text)]
-
-
-def figures(text: str) -> dict[str, tuple[float | str, str]]:
-    """Observations with their units."""
-    return {event.name: (event.value, event.unit) for event in read(text) if isinstance(event, Observation)}
 
 
 def fixture(name: str) -> str:
@@ -246,85 +241,6 @@ def test_a_launcher_s_traceback_is_a_failed_child() -> None:
     assert [event.kind.name if isinstance(event, Sign) else event.value for event in failed] == ["TASK_FAILED", 3.0]
     assert kinds(traceback(*frames, last=f"{command} died with <Signals.SIGKILL: 9>.")) == ["TASK_FAILED", "HOST_OOM"]
     assert kinds(traceback(("t.py", "<module>"), last=f"{command} returned non-zero exit status 3.")) == ["EXCEPTION"]
-
-
-# ------------------------------------------------------------------------------------------------ memory of the GPU
-
-
-def test_figures_of_the_newest_wording() -> None:
-    text = (
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.00 GiB. GPU 2 has a total capacity of 79.15"
-        " GiB of which 512.50 MiB is free. Process 40 has 614.00 MiB memory in use. Including non-PyTorch memory, this"
-        " process has 78.05 GiB memory in use. Of the allocated memory 76.00 GiB is allocated by PyTorch, with"
-        " 12.00 MiB allocated in private pools (e.g., CUDA Graphs), and 512.00 MiB is reserved by PyTorch but"
-        " unallocated."
-    )
-    assert figures(text) == {
-        "oom_asked": (3.0, "GiB"),
-        "oom_total": (79.15, "GiB"),
-        "oom_free": (512.5, "MiB"),
-        "oom_process": (78.05, "GiB"),
-        "oom_other_process": (614.0, "MiB"),
-        "oom_allocated": (76.0, "GiB"),
-        "oom_reserved": (76.5, "GiB"),
-    }
-
-
-def test_figures_of_the_oldest_wording() -> None:
-    text = (
-        "RuntimeError: CUDA out of memory. Tried to allocate 48.00 MiB (GPU 0; 10.92 GiB total capacity; 9.50 GiB"
-        " already allocated; 20.25 MiB free; 9.75 GiB reserved in total by PyTorch)"
-    )
-    assert figures(text) == {
-        "oom_asked": (48.0, "MiB"),
-        "oom_total": (10.92, "GiB"),
-        "oom_free": (20.25, "MiB"),
-        "oom_allocated": (9.5, "GiB"),
-        "oom_reserved": (9.75, "GiB"),
-    }
-
-
-def test_figures_of_other_accelerators() -> None:
-    mps = "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB, max allowed: 11.00 GB)."
-    assert figures(f"RuntimeError: {mps} Tried to allocate 2.00 GB on private pool.") == {
-        "oom_asked": (2.0, "GiB"),
-        "oom_allocated": (9.0, "GiB"),
-    }
-    hip = (
-        "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 63.98 GiB"
-    )
-    assert figures(f"{hip} of which 0 bytes is free.")["oom_free"] == (0.0, "GiB")
-
-
-def test_a_lone_process_is_this_one_seen_from_outside_its_container() -> None:
-    text = (
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 22.28"
-        " GiB of which 3.00 MiB is free. Process 6314 has 22.23 GiB memory in use."
-    )
-    found = {event.name: event for event in read(text) if isinstance(event, Observation)}
-    assert (found["oom_process"].value, found["oom_process"].certain) == (22.23, False)
-    assert "oom_other_process" not in found
-    two = text + " Process 7000 has 1.00 GiB memory in use."
-    assert "oom_process" not in figures(two)
-
-
-def test_a_figure_that_the_driver_does_not_know_is_none() -> None:
-    start = "RuntimeError: CUDA out of memory. Tried to allocate 2.00 MiB."
-    text = f"{start} this process has 17179869184.00 GiB memory in use."
-    assert figures(text) == {"oom_asked": (2.0, "MiB")}
-
-
-def test_figures_on_the_next_lines_belong_to_the_message() -> None:
-    for name in ["rich_box.out", "async_allocator.err"]:
-        found = figures(fixture(name))
-        assert {"oom_asked", "oom_total", "oom_free", "oom_allocated"} <= set(found), name
-
-
-def test_a_figure_s_phase_is_where_its_traceback_was_raised() -> None:
-    last = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
-    for function, phase in (("evaluate", "eval"), ("training_step", "step"), ("main", None)):
-        (found,) = (e for e in read(traceback(("t.py", function), last=last)) if isinstance(e, Observation))
-        assert found.phase == phase
 
 
 # ------------------------------------------------------------------------------------------- lines without a traceback
