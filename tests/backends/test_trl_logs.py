@@ -90,20 +90,16 @@ def only(events: list[Event] | tuple[Event, ...] | None, name: str) -> Observati
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
-def test_numbers_may_be_text_and_tokens_are_counted_in_two_ways() -> None:
+def test_numbers_may_be_text() -> None:
     events = [event for event in read_file("sft_v5.out") if event.line == 1]
     assert facts(events) == [
         ("loss", 1.375, 1),
         ("train_seconds", 60.5, 1),
-        ("tokens_seen", 10260, 1),
-        ("tokens_seen", 12000, 1),
         ("tokens_per_second", 198.3, 1),
     ]
     # The runtime stands in every row then, and ends nothing.
     assert signs(events) == []
     assert only(events, "train_seconds").aggregation == "last"
-    counters = [each for each in events if isinstance(each, Observation) and each.name == "tokens_seen"]
-    assert [each.token_unit for each in counters] == ["real", "padded"]
     rate = only(events, "tokens_per_second")
     assert (rate.token_unit, rate.aggregation, rate.inside) == ("padded", "mean", ("evaluation", "saving"))
 
@@ -382,13 +378,10 @@ def test_the_state_holds_every_row_and_where_it_stands() -> None:
     events = document("trainer_state.json")
     assert facts(events) == [
         ("loss", 2.25, 0),
-        ("tokens_seen", 10260, 0),
         ("loss", 1.75, 0),
-        ("tokens_seen", 20480, 0),
         ("eval_loss", 1.875, 0),
         ("eval_seconds", 3.5, 0),
         ("loss", 1.5, 0),
-        ("tokens_seen", 40960, 0),
         ("steps_total", 40, 0),
         ("epochs", 2, 0),
         ("micro_batch_size", 4, 0),

@@ -84,18 +84,13 @@ def test_what_says_nothing() -> None:
         "The model answered: Packed 8000 examples into 2857 sequences",
         "Packing density: {avg_examples_per_sequence}",
         "Packing efficiency: 870%",
-        "packing efficiency: high",
-        "Peak GPU memory: unknown",
         "Max GPU memory: 80 GB",
         "Peak memory: 45.2 GB",
         "Loaded 500 examples from data/test.jsonl",
-        "Loaded 500 examples for evaluation",
         "Loaded 3 few-shot examples",
         "Training started with 4 GPUs",
-        "Training completed",
         "Training completed in 3 hours",
         "Training startedness 2025-10-20 14:30:00",
-        "Packed 0 bags",
     ]:
         assert read(line, offered=False) == [], line
 

@@ -51,8 +51,6 @@ ObservationName = Literal[
     "total_parameters",
     "version",  # `library=1.2.3`
     "time_limit_seconds",  # of the scheduler
-    "host",
-    "process",  # rank of a distributed run, or a process id
     # what was measured, while it ran or at its end
     "loss",  # training loss logged at `step` or `epoch`
     "mean_train_loss",  # over the run, as the trainer's last row says
@@ -62,12 +60,10 @@ ObservationName = Literal[
     "train_seconds",
     "eval_seconds",
     "save_seconds",
-    "load_seconds",
     "train_samples_per_second",
     "train_steps_per_second",
     "step_seconds",  # of one step, as the trainer timed it
     "tokens_per_second",
-    "tokens_seen",  # counter, with token_unit
     "peak_memory",  # GiB (or GB where only that is known), with phase and kind
     "mean_memory",
     "memory_before_training",  # resident or reserved before the first step
@@ -78,14 +74,6 @@ ObservationName = Literal[
     "packing_density",  # examples a sequence
     "packing_efficiency",  # percent of tokens that are no padding
     "exit_code",
-    # what an out-of-memory message says
-    "oom_asked",
-    "oom_total",
-    "oom_free",
-    "oom_process",
-    "oom_other_process",
-    "oom_allocated",
-    "oom_reserved",
 ]
 """What a number or word is of. A reader that knows a further thing adds its name here, with a line in its test."""
 

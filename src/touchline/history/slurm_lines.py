@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.slurm.resources import time_limit_seconds
 
 _TEXT_LIMIT = 300
 _OWN_WORDS = re.compile(r"\bs(?:lurmstepd\S*|run|alloc): |\*\*\* (?:JOB|STEP) ")
@@ -57,7 +56,6 @@ _STATES = {
 }
 _STATES_WITH_A_CODE = ("COMPLETED", "FAILED")
 """seff prints `exit code 0` for OUT_OF_MEMORY and TIMEOUT too, where no process ended with it."""
-_TIME_LIMIT = re.compile(r"\bRunTime=\S+ TimeLimit=(?P<limit>[\d:-]+)(?=\s|$)")
 # The code ends its line, and the line's subject, where it names one, is the job and not some helper of it.
 _EXIT_CODE = re.compile(
     r"""
@@ -126,12 +124,12 @@ _TERMINATING = re.compile(r"srun: (?:\S+: _step_signal: )?Terminating (?:StepId=
 
 
 class SlurmLines:
-    """Signs of the scheduler's lines, exit codes, and the time limit that `scontrol show job` prints."""
+    """Signs of the scheduler's lines, and exit codes."""
 
     words: ClassVar[frozenset[str]] = frozenset(
         {
             *("slurmstepd", "srun", "salloc", "sbatch", "slurmd", "cancelled", "oom_kill", "out_of_memory"),
-            *("exceeded", "exceeds", "batch", "state", "jobstate", "timelimit", "pbs", "successfully", "exited"),
+            *("exceeded", "exceeds", "batch", "state", "jobstate", "pbs", "successfully", "exited"),
             *("exitcode", "exit_code", "exit_status", "exit", "uncorrectable"),
             *("term_runlimit", "term_cpulimit", "term_deadline", "term_memlimit", "term_swap", "term_owner"),
             *("term_admin", "term_force_owner", "term_force_admin", "term_preempt", "term_requeue_owner"),
@@ -170,9 +168,6 @@ class SlurmLines:
             return () if known else (_sign(SignKind.INTERRUPTED, text, number),)
         if (state := _STATE.match(text)) is not None:
             return _state(state, text, number)
-        if (limit := _TIME_LIMIT.search(text)) is not None:
-            seconds = time_limit_seconds(limit.group("limit"))
-            return () if seconds is None else (_limit(seconds, number),)
         return _code(text, number)
 
     def _cancelled(self, match: re.Match[str], text: str, number: int) -> tuple[Event, ...]:
@@ -217,10 +212,6 @@ def _sign(kind: SignKind, text: str, number: int) -> Sign:
 
 def _exit_code(code: int, number: int) -> Observation:
     return Observation(name="exit_code", value=float(code), line=number)
-
-
-def _limit(seconds: float, number: int) -> Observation:
-    return Observation(name="time_limit_seconds", value=seconds, unit="s", line=number)
 
 
 def _code(text: str, number: int) -> tuple[Event, ...]:

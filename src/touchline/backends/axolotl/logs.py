@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from touchline.backends.axolotl.config import KEYS, read_config, settings
 from touchline.backends.logtext.emitter import observed
-from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.numbers import to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
+from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 _PREFIX = re.compile(
     r"\[(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\] \[(?P<logger>axolotl[\w.<>]*)(?::\d+)?\]"
@@ -65,7 +65,6 @@ _ROW_MEMORY: dict[str, MemoryKind] = {
 }
 """Of what is allocated and what is active, which torch counts alike, the first that is there."""
 _ROW_RATES = ("tokens/train_per_sec_per_gpu", "tokens_per_second_per_gpu")
-_ROW_TOKENS: tuple[tuple[str, TokenUnit], ...] = (("tokens/total", "padded"), ("tokens/trainable", "label"))
 
 
 class AxolotlLines:
@@ -101,14 +100,11 @@ class AxolotlLines:
         if message == "config:":
             self._block_start = number
         events = list(self._message(message, found, text, number))
-        process = " ".join(f"{name}:{found[name.lower()]}" for name in ("PID", "RANK") if found[name.lower()])
-        is_new = process not in self._processes
+        process = f"{found['pid']}:{found['rank']}"
         # A sign may begin another segment, to which the rest then belongs.
         yield from events
-        if events or is_new:
+        if events or process not in self._processes:
             yield Observation(name="trainer", value="axolotl", line=number)
-        if is_new and process:
-            yield Observation(name="process", value=process, line=number)
         self._processes.add(process)
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -130,9 +126,6 @@ class AxolotlLines:
         # The closing row repeats a counter that has just been set to zero.
         if rate is not None and rate > 0 and "train_runtime" not in row:
             yield observed("tokens_per_second", rate, number, epoch=epoch, token_unit="label")
-        for key, unit in _ROW_TOKENS:
-            if count := to_count(row.get(key)):
-                yield observed("tokens_seen", count, number, epoch=epoch, token_unit=unit, aggregation="last")
 
     def _message(self, message: str, prefix: re.Match[str], text: str, number: int) -> Iterator[Event]:
         kind = next((kind for beginning, kind in _SIGNS if message.startswith(beginning)), None)

@@ -210,9 +210,6 @@ class LlamaFactoryLines:
         if rate is not None and not self._resumed:
             # After a resume all tokens, those before it as well, are divided by the time since.
             yield from _throughput(rate, number, step, epoch)
-        seen = to_count(row.get("total_tokens"))
-        if seen:
-            yield observed("tokens_seen", seen, number, step=step, epoch=epoch, token_unit="padded", aggregation="last")
         for key, kind in _MEMORY:
             size = to_number(row.get(key))
             if size is not None and size > 0:
@@ -252,7 +249,6 @@ def _trainer(number: int) -> Observation:
 
 
 def _process(found: re.Match[str], number: int) -> Iterator[Event]:
-    yield Observation(name="process", value=f"RANK:{found['rank']}", line=number)
     if found["dtype"] and found["dtype"] != "None":
         yield Observation(name="dtype", value=found["dtype"], line=number)
     if found["device"] == "cpu":

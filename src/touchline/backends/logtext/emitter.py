@@ -24,7 +24,6 @@ UNITS: dict[ObservationName, str] = {
     "max_seq_len": "tokens",
     "trainable_parameters": "parameters",
     "total_parameters": "parameters",
-    "tokens_seen": "tokens",
     "train_seconds": "s",
     "eval_seconds": "s",
     "step_seconds": "s",

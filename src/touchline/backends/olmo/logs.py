@@ -23,9 +23,6 @@ _FIGURES = {
         ("throughput/device/batches_per_second", "throughput/device/BPS"),
         Figure(name="train_steps_per_second", aggregation="mean"),
     ),
-    **dict.fromkeys(
-        ("throughput/total_tokens", "throughput/total tokens"), Figure(name="tokens_seen", token_unit="padded")
-    ),
     "System/Peak GPU Memory (MB)": memory("allocated", "GB", scale=1e-3),
     **dict.fromkeys(("system/GPU active mem (GiB)", "gpu_memory/GPU active mem (GiB)"), memory("allocated", "GiB")),
 }

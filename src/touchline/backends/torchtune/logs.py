@@ -31,9 +31,6 @@ _BANNER = re.compile(r"(?:^|[\s:])Running (\w*Recipe\w*) with resolved config")
 _NO_TRAINING = re.compile(r"Inference|Generat|Eval|Quantiz")
 _LOGGER = re.compile(r"\btorchtune\.utils\._?logging\b")
 _DTYPE = re.compile(r"(?:^|[\s:])Model is initialized with precision torch\.(bfloat16|float16|float32|float64)\b")
-_LOADED = re.compile(
-    rf"(?:^|[\s:])(?:Instantiating model and loading checkpoint|Model instantiation) took ({NUMBER}) secs"
-)
 _VALIDATION = re.compile(rf"(?:^|[\s:])Validation loss: ({NUMBER})\s*$")
 _BEGIN_SAVE = re.compile(
     r"(?:^|[\s:\]])(?:Starting checkpoint save for epoch \d+\.\.\.|Saving checkpoint\. This may take)"
@@ -133,8 +130,6 @@ class TorchtuneLines:
             yield from self._trainer(number)
             yield Observation(name="dtype", value=match.group(1), line=number)
             yield Observation(name="adapter_dtype", value=match.group(1), line=number)
-        elif "nstantiati" in text and (match := _LOADED.search(text)) is not None:
-            yield from _seconds("load_seconds", match.group(1), number)
         elif self._known and "Validation loss" in text and (match := _VALIDATION.search(text)) is not None:
             yield from _number("eval_loss", match.group(1), number, None)
         elif "nproc" in text and (match := _LAUNCH.match(text)) is not None:

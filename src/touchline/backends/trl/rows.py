@@ -13,7 +13,6 @@ from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
-from touchline.core.quantity import TokenUnit
 
 INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 """The Trainer's clock runs on through both."""
@@ -36,7 +35,6 @@ _TRL_KEYS = frozenset(
 """Numbers that TRL's trainers add."""
 _AT = re.compile(r"(\d+)/\d+")
 _EVAL_RUNTIME = re.compile(r"eval_(?:(?P<data>.+)_)?runtime")
-_COUNTERS: tuple[tuple[str, TokenUnit], ...] = (("num_tokens", "real"), ("num_input_tokens_seen", "padded"))
 _SAME = 2e-3
 """A row and its copy may be rounded differently."""
 
@@ -119,12 +117,6 @@ class TrainerRowParser:
         return same_epoch and abs(seconds - known) <= _SAME * known
 
     def _tokens(self, row: Row, number: int, step: int | None, epoch: float | None) -> Iterator[Observation]:
-        for key, unit in _COUNTERS:
-            count = to_number(row.get(key))
-            if count is not None and count > 0:
-                yield observed(
-                    "tokens_seen", count, number, step=step, epoch=epoch, token_unit=unit, aggregation="last"
-                )
         rate = to_number(row.get("train_tokens_per_second"))
         if rate is not None and rate > 0 and not self.resumed:
             # Until version 5 the tokens of before a resume are divided by the time since as well.

@@ -12,10 +12,9 @@ from typing import ClassVar
 
 from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.backends.logtext.reader import Row
-from touchline.core.observation import During, Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import During, Event, Observation, Sign, SignKind
 from touchline.history.failures.milestones import WORDS as MILESTONE_WORDS
 from touchline.history.failures.milestones import milestone
-from touchline.history.failures.out_of_memory import read_out_of_memory
 from touchline.history.failures.patterns import (
     COMMANDS,
     ELASTIC,
@@ -40,7 +39,6 @@ _ECHO_LINES = 60
 """Lines after an error within which `Training complete` proves nothing: a job's script prints it whatever happened."""
 _GUESS_LINES = 300
 """A process that was killed so soon after an exception was killed for it, and not for want of memory."""
-_WRAPPED_LINES = 8
 _NOT_SAID = ("{", '"', "raise ", "# ", "print(", "logger.", "logging.", "assert ", "except ", "if ", "elif ")
 """Beginnings of data, and of a program's text."""
 _HARMLESS = re.compile(r"\b(?:WARN|WARNING|INFO|DEBUG)\b")
@@ -72,7 +70,7 @@ _OTHER_EXCEPTIONS = "exception keyboardinterrupt systemexit signalexception proc
 
 
 class Faults:
-    """Signs of errors, ends and failed commands, and the figures of out-of-memory messages."""
+    """Signs of errors, ends and failed commands."""
 
     words: ClassVar[frozenset[str]] = (
         frozenset(_WORDS.split())
@@ -85,7 +83,6 @@ class Faults:
         """Begin a file."""
         self._tracebacks = Tracebacks()
         self._fault_line = -_GUESS_LINES
-        self._oom: _Message | None = None
 
     @property
     def inside(self) -> bool:
@@ -107,10 +104,8 @@ class Faults:
                 return ()
         fault = self._tracebacks.line(text[:_READ_LIMIT], number)
         if fault is not None:
-            self._oom = None
             return tuple(self._of_traceback(fault, text))
-        events = tuple(self._alone(text[:_READ_LIMIT], number))
-        return events or tuple(self._more_of_message(text, number))
+        return tuple(self._alone(text[:_READ_LIMIT], number))
 
     # ------------------------------------------------------------------------------------------------- with a traceback
 
@@ -153,8 +148,6 @@ class Faults:
         for kind in causes:
             if kind not in known:
                 yield _sign(kind, text, line, during=during, step=step_of(text), is_uncaught=fault.is_uncaught)
-        if SignKind.GPU_OOM in causes:
-            yield from self._figures(fault.text, line, during)
 
     def _child_failed(self, text: str, line: int) -> Iterator[Event]:
         """Yield the events of a launcher's report on a failed child, which raised its own exception before."""
@@ -190,8 +183,6 @@ class Faults:
             yield _sign(kind, text, number, step=step_of(text) if kind is SignKind.NOT_A_NUMBER else None)
         if is_fatal or SignKind.GPU_OOM in causes or SignKind.HOST_OOM in causes:
             self._fault_line = number
-        if SignKind.GPU_OOM in causes:
-            yield from self._figures(rest, number, None)
         if not is_fatal:
             yield from self._signals(text, rest, number)
             if COMMANDS.match(rest) is not None:
@@ -223,37 +214,6 @@ class Faults:
         guess = number - self._fault_line >= _GUESS_LINES
         self._fault_line = number
         yield _sign(SignKind.HOST_OOM if guess else SignKind.TASK_FAILED, text, number)
-
-    # ----------------------------------------------------------------------------------------------- figures of memory
-
-    def _figures(self, text: str, line: int, during: During | None) -> Iterator[Observation]:
-        found = read_out_of_memory(text, line, during)
-        self._oom = _Message(text, line, during, set(found))
-        yield from found.values()
-
-    def _more_of_message(self, text: str, number: int) -> Iterator[Observation]:
-        """Yield figures on the lines below a message: wrapped by a terminal's width, or one per line."""
-        message = self._oom
-        if message is None:
-            return
-        over = "https://" in message.text or "PYTORCH_" in message.text
-        if over or number - message.line > _WRAPPED_LINES or "Traceback" in text or 'File "' in text:
-            self._oom = None
-            return
-        message.text += " " + text.strip()
-        for name, found in read_out_of_memory(message.text, number, message.during).items():
-            if name not in message.known:
-                message.known.add(name)
-                yield found
-
-
-class _Message:
-    """An out-of-memory message of which more may follow."""
-
-    __slots__ = ("during", "known", "line", "text")
-
-    def __init__(self, text: str, line: int, during: During | None, known: set[ObservationName]) -> None:
-        self.text, self.line, self.during, self.known = text, line, during, known
 
 
 def _sign(
