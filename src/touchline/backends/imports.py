@@ -159,6 +159,10 @@ ALL_ROWS = (
     "instead of data.train, to split the file"
 )
 """Reason of a config that holds no rows back. `touchline import` names its file in `data.train`."""
+PARALLEL_GROUPS = ("deepspeed", "fsdp", "fsdp_config")
+"""Groups of settings of which only the number of GPUs and sharding are set here."""
+SHARDED = "train.sharding: full with train.backend: trl"
+"""Settings by which weights are sharded here."""
 HF_KEYS: Mapping[str, str] = {
     "use_dora": "train.lora.dora",
     "use_rslora": "train.lora.rslora",

@@ -65,7 +65,7 @@ class Source:
 
     @property
     def has_stages(self) -> bool:
-        """Whether the configs are stages of one chain, not trainings of a sweep."""
+        """Return True if the configs are stages of one chain, not trainings of a sweep."""
         return bool(self.configs) and self.configs[0].table.has_stages
 
 

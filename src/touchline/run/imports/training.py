@@ -10,7 +10,9 @@ from touchline.backends.formats import ConfigReading
 from touchline.backends.imports import (
     ALL_ROWS,
     MODEL,
+    PARALLEL_GROUPS,
     SEED,
+    SHARDED,
     Carried,
     DataColumns,
     ImportedTraining,
@@ -213,7 +215,7 @@ def _carry_dtype(carrier: Carrier, stated: StatedTraining, table: ImportTable) -
 
 def _carry_sharding(carrier: Carrier, stated: StatedTraining) -> None:
     """Carry sharding over if the number of devices is known. Else list what to write."""
-    for key in ("deepspeed", "fsdp", "fsdp_config"):
+    for key in PARALLEL_GROUPS:
         group = carrier.document.stated(key)
         if group is not None and isinstance(group.value, dict):
             carrier.leave(group, "compute.gpus_per_run and train.sharding are all that is set", Reason.NOT_TAKEN)
@@ -224,7 +226,7 @@ def _carry_sharding(carrier: Carrier, stated: StatedTraining) -> None:
     whole = carrier.settings.get("train.global_batch_size")
     count = "" if whole is None else f" and train.global_batch_size: {whole.value} x N"
     refused = stated.quantization_bits is not None or (stated.packed is not None and stated.packed.value)
-    full = "" if refused else ", train.sharding: full with train.backend: trl"
+    full = "" if refused else f", {SHARDED}"
     why = "it does not say how many GPUs train; for N GPUs compute.gpus_per_run: N"
     carrier.leave(sharding, f"{why}{count}{full}")
 
