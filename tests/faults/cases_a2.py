@@ -11,10 +11,6 @@ def _case(name: str, code: str, file: str, text: str, near: str) -> FaultCase:
     return FaultCase(name=name, code=code, files={file: text}, near_miss={file: near})
 
 
-def _trl(name: str, code: str, old: str, wrong: str, right: str) -> FaultCase:
-    return _case(name, code, "sft.yaml", changed(TRL, old, wrong), changed(TRL, old, right))
-
-
 def _factory(name: str, code: str, old: str, wrong: str, right: str) -> FaultCase:
     return _case(name, code, "train.yaml", changed(FACTORY, old, wrong), changed(FACTORY, old, right))
 
@@ -56,13 +52,6 @@ CASES: list[FaultCase] = [
         "per_device_train_batch_size: 4",
         'per_device_train_batch_size: "4"',
         "per_device_train_batch_size: 8",
-    ),
-    _factory(
-        "a key given twice, which OmegaConf refuses",
-        "BK015",
-        "cutoff_len: 1024\n",
-        "cutoff_len: 1024\ncutoff_len: 2048\n",
-        "cutoff_len: 1024\n# cutoff_len: 2048\n",
     ),
     _axolotl(
         "a key given twice, of which the last one counts",

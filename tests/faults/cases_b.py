@@ -9,7 +9,7 @@ from typing import Any
 from tests.faults.case import FaultCase, base, changed
 
 TORCHTUNE, TRL, FACTORY, AXOLOTL = base("torchtune"), base("trl"), base("llamafactory"), base("axolotl")
-STAGE, PEFT = base("qlora_stage"), base("peft")
+STAGE = base("qlora_stage")
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu")
 
 
@@ -42,7 +42,7 @@ def _of(text: str, file: str) -> Callable[..., FaultCase]:
 
 
 _torchtune, _trl = _of(TORCHTUNE, "finetune.yaml"), _of(TRL, "sft.yaml")
-_factory, _axolotl, _peft = _of(FACTORY, "train.yaml"), _of(AXOLOTL, "axolotl.yml"), _of(PEFT, "finetune.yaml")
+_factory, _axolotl = _of(FACTORY, "train.yaml"), _of(AXOLOTL, "axolotl.yml")
 
 _SMALL = changed(TORCHTUNE, "gradient_accumulation_steps: 4", "gradient_accumulation_steps: 8")
 _PACKED = changed(
@@ -52,7 +52,6 @@ _PACKED = changed(
 )
 _UNPACKED = changed(TORCHTUNE, "enable_activation_checkpointing: True", "enable_activation_checkpointing: False")
 _ADAPTERS = changed(TORCHTUNE, "epochs: 1\n", "epochs: 100\n")
-_SDPA = changed(TRL, "attn_implementation: flash_attention_2", "attn_implementation: sdpa")
 _STAGE_DATA = {
     "data/stage1/train.jsonl": "".join(json.dumps(row) + "\n" for row in _words(1341)),
     "data/stage1/validation.jsonl": "".join(json.dumps(row) + "\n" for row in _words(1400)[1341:]),
@@ -80,14 +79,6 @@ CASES: list[FaultCase] = [
         "warmup_steps: 500\nmax_steps: 300",
         "warmup_steps: 50\nmax_steps: 300",
     ),
-    _torchtune(
-        "a hundred warm-up steps, and the data gives twenty-five",
-        "TR012",
-        "num_warmup_steps: 10",
-        "num_warmup_steps: 100",
-        "num_warmup_steps: 3",
-        data={"data/words.json": json.dumps(_words(400))},
-    ),
     _factory(
         "validation after the end",
         "TR016",
@@ -113,13 +104,6 @@ CASES: list[FaultCase] = [
     _torchtune("no epoch", "TR020", "epochs: 1\n", "epochs: 0\n", "epochs: 2\n"),
     _trl("a learning rate of zero", "TR030", "learning_rate: 2.0e-4", "learning_rate: 0.0", "learning_rate: 1.0e-5"),
     _torchtune("a learning rate a thousand times too large", "TR031", "lr: 3e-4", "lr: 3e-1", "lr: 3e-3"),
-    _axolotl(
-        "a learning rate of nearly nothing",
-        "TR031",
-        "learning_rate: 0.0002",
-        "learning_rate: 0.00000002",
-        "learning_rate: 0.00002",
-    ),
     _trl("an adapter that is multiplied by nothing", "TR033", "lora_alpha: 32", "lora_alpha: 0", "lora_alpha: 8"),
     _factory(
         "a constant schedule, and warm-up",

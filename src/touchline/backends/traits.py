@@ -12,8 +12,7 @@ from typing import Final
 from touchline.core.shape import ModelShape
 from touchline.experiment.foreign import ForeignDocument
 
-ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
-"""Names of all linear layers."""
+_ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
 
 
 def _trainer_loads(document: ForeignDocument, section: str) -> bool:
@@ -119,7 +118,7 @@ def adapted(
         names: a trainer's own names of layers, with those of config.json's models.
     """
     own = [linear.name for linear in shape.linears]
-    if not targets or ALL_LINEAR & set(targets):
+    if not targets or _ALL_LINEAR & set(targets):
         return tuple(own)
     wanted = {name for target in targets for name in (target, *names.get(target, ()))}
     found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))

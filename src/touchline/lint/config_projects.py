@@ -19,9 +19,7 @@ from touchline.lint.config_set import (
     DataFile,
     FolderView,
     Sibling,
-    TextFile,
     families,
-    planned_runs,
     run_name,
     runs_of,
     stays,
@@ -140,43 +138,20 @@ def empty_data_file(view: FolderView) -> Iterator[Violation]:
                 )
 
 
-def _plans_in(view: FolderView, folder: PurePath) -> list[TextFile]:
-    """Return the plans of a folder, plan.json before Markdown."""
-    found = [plan for plan in view.plans if PurePath(plan.path).parent == folder]
-    return sorted(found, key=lambda plan: not plan.path.endswith(".json"))
-
-
 @rule("EX153", Severity.WARNING)
 def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
-    """Report packing on which a plan and its config disagree."""
-    for each in runs_of(view) if view.plans else ():
-        packed, plan = each.stated.packed, _plan_above(view, each)
-        if packed is None or plan is None:
-            continue
-        name = PurePath(plan.path).name
-        if plan.path.endswith(".json"):
-            train = planned_runs(plan).get(run_name(each), {}).get("train")
-            said = train.get("packed") if isinstance(train, Mapping) else None
-            if isinstance(said, bool) and said != packed.value:
-                yield Violation(
-                    message=f"{name} has packed: {str(said).lower()} for {run_name(each)}, and the config says "
-                    f"{packed.key}: {str(packed.value).lower()}",
-                    at=packed,
-                    hint=f"{packed.line_with(str(said).lower())}, or plan again",
-                    severity=Severity.ERROR,
-                )
-        elif packed.value and not _PACKING.search(plan.text):
+    """Report packing that the plan above a config does not mention."""
+    for each in runs_of(view):
+        above = PurePath(each.path).parents
+        plans = [plan for plan in view.plans if PurePath(plan.path).parent in above and plan.path.endswith(".md")]
+        packed = each.stated.packed
+        if packed is not None and packed.value and plans and not any(_PACKING.search(plan.text) for plan in plans):
             yield Violation(
-                message=f"{run_name(each)} packs, but {name} does not mention packing: its batch sizes and times "
-                "are those of a training without",
+                message=f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing: its "
+                "batch sizes and times are those of a training without",
                 at=packed,
                 hint="plan again with packing, or packed: false",
             )
-
-
-def _plan_above(view: FolderView, each: Sibling) -> TextFile | None:
-    """Find the nearest plan above a config; plan.json before runs_plan.md."""
-    return next((plan for folder in PurePath(each.path).parents for plan in _plans_in(view, folder)), None)
 
 
 @rule("EX144", Severity.ERROR)

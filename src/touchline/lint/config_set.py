@@ -16,7 +16,6 @@ from pathlib import PurePath
 from typing import Final
 
 from touchline.backends.registry import traits_of
-from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.experiment.partial import StatedTraining
 
@@ -167,17 +166,6 @@ def runs_of(view: FolderView) -> tuple[Sibling, ...]:
         for sibling in view.siblings
         if PurePath(sibling.path).name != "setup_finetune.yaml" or str(PurePath(sibling.path).parent) not in folders
     )
-
-
-@functools.lru_cache(maxsize=8)
-def planned_runs(plan: TextFile) -> Mapping[str, Mapping[str, object]]:
-    """Return the runs of a plan.json by name; none if it cannot be read."""
-    try:
-        data = parse_json(plan.text)
-    except (ValueError, RecursionError):
-        return {}
-    runs = data.get("runs") if isinstance(data, dict) else None
-    return {str(run.get("name")): run for run in (runs if isinstance(runs, list) else ()) if isinstance(run, dict)}
 
 
 @functools.lru_cache(maxsize=2)
