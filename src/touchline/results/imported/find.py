@@ -108,6 +108,7 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         runs=tuple(results),
         factors=design.factors,
         verification=verification,
+        files={run.folder.name: tuple(_files(root, run)) for run in runs},
         issues=tuple(sorted(issues, key=lambda issue: _ORDER.index(issue.weight))),
         sources=tuple(_sources(runs)),
         asked={record.asked_key: record.asked for each in read for record in each.evaluations},

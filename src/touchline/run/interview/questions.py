@@ -218,7 +218,7 @@ def _gpu_default(interview: Interview) -> Defaulted:
         memory = "" if isinstance(machine.memory, Missing) else f", {machine.memory.value:.0f} GiB"
         return Default("auto", f"this machine: {machine.name.strip()}{memory}")
     executor = str(interview.value("executor"))
-    if (own := interview.settings.cluster(executor).gpu_type) is not None:
+    if (own := interview.settings.slurm.gpu_type) is not None:
         return Default("auto", f"{executor}.gpu_type of your config file: {own}")
     offered = interview.offered_gpus
     if isinstance(offered, Missing):
@@ -234,7 +234,7 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
 
     text = one_word(texts)
     executor: Any = interview.value("executor") or "local"
-    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.cluster(executor))
+    resolve_target(ComputeConfig(executor=executor, gpu=text), interview.settings.slurm)
     return text
 
 
