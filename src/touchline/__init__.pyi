@@ -26,7 +26,7 @@ from touchline.plan.placement.types import Cluster, Placement
 from touchline.report.compared import ComparedExperiments
 from touchline.report.local.publishing import PublishRequest, Published
 from touchline.report.local.reporting import ReportFiles
-from touchline.report.trackers.protocol import Export
+from touchline.report.trackers.exporting import Export
 from touchline.results.cleaning import Cleaned
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
@@ -90,14 +90,10 @@ def plan(
 def design(
     source: _Source,
     *,
-    detect: float | None = None,
+    detect: float = 2.0,
     budget: str | None = None,
-    items: Sequence[int] = (),
-    seed_spread: float | None = None,
-    flips: float | None = None,
     apply: bool = False,
-    history_dir: _Path | None = None,
-    out: _Path | None = None,
+    plot: _Path | None = None,
     on_progress: ProgressCallback | None = None,
     settings: UserConfig | None = None,
 ) -> DesignAnswer:
@@ -137,7 +133,7 @@ def submit(
     on_message: MessageCallback = ...,
     settings: UserConfig | None = None,
 ) -> list[Submitted]:
-    """Submit unfinished runs that are not in the queue to SLURM or PBS, and return."""
+    """Submit unfinished runs that are not in the queue to SLURM, and return."""
 
 def resume(
     source: _Source,
@@ -188,7 +184,6 @@ def results(
 def collect(
     source: _Source,
     *,
-    out: _Path | None = None,
     settings: UserConfig | None = None,
 ) -> tuple[list[RunMetrics], list[str]]:
     """Write runs_status.yaml and each run's run_metrics.yaml, and add finished runs to the history."""
@@ -286,22 +281,17 @@ def probe(
 def pack(
     request: PackRequest,
     *,
-    plot: _Path | None = None,
     on_progress: ProgressCallback | None = None,
     settings: UserConfig | None = None,
 ) -> PackingSummary:
-    """Compare packed and unpacked batching of a dataset by a trainer; `plot` is a file for a figure of lengths."""
+    """Compare packed and unpacked batching of a dataset by a trainer."""
 
 def place(
     jobs: _Path,
     cluster: Cluster,
     deadline: str | None,
-    *,
-    seed: int = 0,
-    correlation: float = 0.0,
-    plot: _Path | None = None,
 ) -> Placement:
-    """Schedule the jobs of a file on GPUs against a deadline; `plot` is a file for a figure of the schedule."""
+    """Schedule the jobs of a file on GPUs against a deadline."""
 
 def optimize(
     source: _Source,
