@@ -186,5 +186,5 @@ def _reason(key: str, value: object, table: ImportTable, misspelt: Mapping[str, 
     if why is not None:
         return Reason.CHANGED, why
     if automatic or value in _NOTHING or str(value).casefold() in ("false", "no", "off", "none"):
-        return Reason.AUTOMATIC, "touchline decides it, or does not do it"
+        return Reason.AUTOMATIC, "decided without a setting, or not done here"
     return Reason.NOT_TAKEN, "touchline has no such setting"
