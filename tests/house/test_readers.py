@@ -35,7 +35,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("run/probe_try.py", "read_text"): KERNEL,
     ("run/doctor_host.py", "read_text"): KERNEL,
     ("run/processes.py", "read_text"): KERNEL,
-    ("results/verifying/archives.py", "open"): ARCHIVE,
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",
     ("report/local/samples.py", "open"): NEW,
