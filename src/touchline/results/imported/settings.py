@@ -54,9 +54,10 @@ _SAME: Mapping[str, str] = {
 """Top-level config keys of any trainer, and their names here."""
 _IN_SECTIONS = frozenset({"lora_rank", "lora_alpha", "lr"})
 _MEASURED = {
-    **{key: key for key in ("gradient_accumulation_steps", "max_seq_len", "lora_rank", "lora_alpha", "learning_rate")},
-    **{"epochs": "epochs", "gpus": "gpus", "steps": "steps_total"},
-    **{"batch_size": "micro_batch_size", "effective_batch_size": "global_batch_size"},
+    **{"batch_size": "micro_batch_size", "gradient_accumulation_steps": "gradient_accumulation_steps"},
+    **{"effective_batch_size": "global_batch_size"},
+    **{key: key for key in ("max_seq_len", "lora_rank", "lora_alpha", "learning_rate", "epochs")},
+    **{"steps": "steps_total", "gpus": "gpus"},
 }
 """Settings that a log states, and their fields of a reading."""
 
