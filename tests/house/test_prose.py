@@ -28,7 +28,6 @@ REVIEWED: dict[str, str] = {
     "invalid job id": "SLURM",
     "no such file": "SLURM",
     " by ": "SLURM: CANCELLED by <uid>",
-    "model name": "/proc/cpuinfo",
     "NVIDIA ": "the driver, in names of GPUs",
     "os error ": "safetensors",
     "touchline report": "recognizes a report in a file, by the command that wrote it",
