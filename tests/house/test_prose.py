@@ -28,7 +28,6 @@ REVIEWED: dict[str, str] = {
     "invalid job id": "SLURM",
     "no such file": "SLURM",
     " by ": "SLURM: CANCELLED by <uid>",
-    "model name": "/proc/cpuinfo",
     "os error ": "safetensors",
     "touchline report": "recognizes a report in a file, by the command that wrote it",
     "# How every run of this experiment stands": "recognizes runs_status.yaml, by its first line",

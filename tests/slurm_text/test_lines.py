@@ -147,12 +147,6 @@ def test_seff_says_exit_code_0_where_nothing_ended_with_it(state: str) -> None:
     assert codes(f"State: {state} (exit code 0)") == []
 
 
-def test_the_time_limit_of_scontrol_is_read() -> None:
-    (event,) = read("   RunTime=00:00:02 TimeLimit=1-12:30:00 TimeMin=N/A")
-    assert isinstance(event, Observation)
-    assert (event.name, event.value, event.unit) == ("time_limit_seconds", 131_400.0, "s")
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
