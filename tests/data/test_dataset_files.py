@@ -7,7 +7,7 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +105,21 @@ def test_the_splits_of_a_file_are_read_as_they_are(tmp_path: Path) -> None:
     assert (examples[1].id, examples[1].answer) == ("test-1", "W2001")
 
 
+def test_val_is_validation_and_may_be_absent(tmp_path: Path) -> None:
+    """Both names are common; a dataset without it has no rows there."""
+    data = splits()
+    data["val"] = data.pop("validation")
+    assert [split.name for split in load(write_json(tmp_path / "a.json", data)).splits] == [
+        "train",
+        "validation",
+        "test",
+    ]
+    del data["val"]
+    path = write_json(tmp_path / "b.json", data)
+    assert load(path).findings == ()
+    assert load_examples(DataConfig(path=str(path)), "validation", Path()) == ()
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT, min_size=5, max_size=30, unique=True), st.integers(0, 99))
 def test_the_same_rows_give_the_same_splits_in_every_format(tmp_path: Path, words: list[str], seed: int) -> None:
@@ -138,6 +153,12 @@ def test_seeded_splits_hold_every_row_once(tmp_path: Path, count: int, fraction:
     assert all(split.num_examples > 0 for split in info.splits)
 
 
+def test_another_seed_gives_other_splits(tmp_path: Path) -> None:
+    """Else the key would do nothing."""
+    path = write_json(tmp_path / "d.json", rows(50))
+    assert load(path, split_seed=1).splits != load(path, split_seed=2).splits
+
+
 def test_split_hashes_depend_on_rows_and_their_order_and_not_on_spacing(tmp_path: Path) -> None:
     """Reformatting a file is no drift of its rows; the file's own hash changes all the same."""
     first = load(write_json(tmp_path / "a.json", splits()))
@@ -158,6 +179,18 @@ def test_a_file_that_was_rewritten_is_read_again(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("w1000", "w1009"))
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert load(path).sha256 != first.sha256
+
+
+def test_a_file_is_read_once_for_many_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of a thousand runs asks a thousand times."""
+    path = write_json(tmp_path / "d.json", splits())
+    calls: list[Path] = []
+    real = readers.read_rows
+    monkeypatch.setattr("touchline.data.datasets.read_rows", lambda p: calls.append(p) or real(p))
+    for _ in range(50):
+        load(path)
+        load_examples(DataConfig(path=str(path)), "train", Path())
+    assert len(calls) == 1
 
 
 def test_a_missing_file_names_near_ones(tmp_path: Path) -> None:
@@ -182,6 +215,27 @@ def test_a_missing_generated_file_comes_with_its_command(tmp_path: Path) -> None
     assert "--train-fraction 0.825 " in str(unreadable(folder / "words_8L_82.5P_2000.json").hint)
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x.json", "x" * 5000, "a\0b.json", "a\nb.json"])
+def test_a_senseless_path_is_a_missing_file(tmp_path: Path, name: str) -> None:
+    """Not a traceback of the file system's."""
+    with pytest.raises(InputError) as caught:
+        load_dataset(DataConfig(path=name), tmp_path)
+    assert [finding.code for finding in caught.value.findings] == ["DA101"]
+
+
+def test_a_folder_is_no_dataset(tmp_path: Path) -> None:
+    """It is there, so it is not called missing."""
+    with pytest.raises(InputError, match="is a folder"):
+        load(tmp_path)
+
+
+def test_links_that_go_round_are_a_missing_file(tmp_path: Path) -> None:
+    """And not an endless search."""
+    (tmp_path / "a.json").symlink_to(tmp_path / "b.json")
+    (tmp_path / "b.json").symlink_to(tmp_path / "a.json")
+    assert unreadable(tmp_path / "a.json").code == "DA101"
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [(b"", 1), (b'{"train": [\n\n', 3), (b"\xff\xfe", None), (b"[" * 200_000, 1), (b"7", None), (b'"x"', None)],
@@ -194,6 +248,11 @@ def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, content: bytes, l
     assert finding.code == "DA102"
     assert finding.where is not None
     assert finding.where.line == line
+
+
+def test_jsonl_called_json_is_told_to_be_renamed(tmp_path: Path) -> None:
+    """The most common mistake of all."""
+    assert ".jsonl" in str(unreadable(write_jsonl(tmp_path / "d.json", rows(9))).hint)
 
 
 def test_an_unknown_ending_is_told_with_the_known_ones(tmp_path: Path) -> None:
@@ -251,6 +310,29 @@ def test_a_million_equal_faults_are_one_finding(tmp_path: Path) -> None:
     assert len(errors(load(path))) == 2
 
 
+@pytest.mark.parametrize("write", [write_json, write_jsonl, write_csv])
+def test_a_wrong_column_names_those_that_exist(tmp_path: Path, write: Callable[[Path, Rows], Path]) -> None:
+    """Both wrong columns in one finding for all splits, each with its nearest name."""
+    ending = {write_json: "json", write_jsonl: "jsonl", write_csv: "csv"}[write]
+    data = [{"inputs": f"a{n}", "outptu": f"b{n}"} for n in range(20)]
+    (found,) = errors(load(write(tmp_path / f"d.{ending}", data)))
+    assert found.code == "DA105"
+    assert found.message.startswith("train, validation, test: there is no column 'input'")
+    assert "no column 'output' for the answer (20 times: 16 in train, 1 in validation, 3 in test; " in found.message
+    assert str(found.hint) == "did you mean 'inputs' and 'outptu'? columns here: inputs, outptu"
+
+
+def test_columns_may_have_any_name_and_input_is_the_one_that_is_set(tmp_path: Path) -> None:
+    """`{input}` means data.input, also where the file has another column called input."""
+    data = [{"q": f"ask {n}", "input": "extra", "a": f"b{n}"} for n in range(10)]
+    path = write_json(tmp_path / "d.json", data)
+    config = DataConfig(path=str(path), input="q", output="a", prompt="{input} / {q}")
+    for example in some(load_examples(config, "train", Path())):
+        question = example.prompt[0].content.split(" / ")
+        assert question[0] == question[1]
+        assert question[0].startswith("ask ")
+
+
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
@@ -272,6 +354,13 @@ def test_prompts_are_filled_by_plain_replacement(tmp_path: Path, prompt: str, te
     assert example.prompt[0].content == text
 
 
+@pytest.mark.parametrize("prompt", ["{input.__class__}", "{input!r}", "{input:>9}", "{input[0]}", "{input.a\nb}"])
+def test_formats_of_python_are_refused_in_prompts(tmp_path: Path, prompt: str) -> None:
+    """They would reach into objects, or stand in the prompt as they are; neither is what was meant."""
+    found = errors(load(write_json(tmp_path / "d.json", splits()), prompt=prompt))
+    assert {finding.code for finding in found} == {"DA105"}
+
+
 def test_a_misspelt_name_in_the_prompt_is_a_fault(tmp_path: Path) -> None:
     """It would be shown to the model as it stands."""
     found = errors(load(write_json(tmp_path / "d.json", splits()), prompt="Say {inptu}"))
@@ -285,6 +374,24 @@ def test_a_prompt_that_shows_nothing_or_the_answer_is_a_fault(tmp_path: Path) ->
     path = write_json(tmp_path / "d.json", splits())
     assert [finding.code for finding in errors(load(path, prompt="Say it."))] == ["DA108"]
     assert [finding.code for finding in errors(load(path, prompt="{input} is {output}"))] == ["DA108"]
+
+
+@pytest.mark.parametrize("answer", [None, "", "  \n", True, [], {}, float("nan"), float("inf"), "\ud800"])
+def test_an_answer_that_is_no_text_is_a_fault(tmp_path: Path, answer: object) -> None:
+    """Null would be trained as the word None."""
+    data = splits()
+    data["train"][3]["output"] = answer
+    found = errors(load(write_json(tmp_path / "d.json", data)))
+    assert [finding.code for finding in found] == ["DA105"]
+    assert "(row 4)" in found[0].message
+
+
+def test_numbers_are_text(tmp_path: Path) -> None:
+    """JSON and CSV write the same sums."""
+    data = splits()
+    data["train"] = [{"input": 6, "output": 42}, {"input": 0.5, "output": -1}]
+    examples = load_examples(DataConfig(path=str(write_json(tmp_path / "d.json", data))), "train", Path())
+    assert [(example.prompt[0].content, example.answer) for example in examples] == [("6", "42"), ("0.5", "-1")]
 
 
 @pytest.mark.parametrize(
@@ -360,6 +467,12 @@ def test_a_column_of_splits_with_strange_names_is_not_shuffled(tmp_path: Path) -
     assert [(finding.code, finding.where.line) for finding in found if finding.where] == [("DA103", 4)]
 
 
+def test_a_column_that_is_merely_called_split_is_data(tmp_path: Path) -> None:
+    """No value of it names a split."""
+    data = [{**row, "split": "banana"} for row in rows(20)]
+    assert load(write_jsonl(tmp_path / "d.jsonl", data)).split_origin.startswith("random 16/1/3")
+
+
 def test_csv_cells_may_span_lines_and_be_long(tmp_path: Path) -> None:
     """Lines are still those of the file, and the process-wide limit of the csv module is as before."""
     usual = csv.field_size_limit()
@@ -424,6 +537,14 @@ def test_chats_end_with_the_answer(tmp_path: Path) -> None:
         first = example.answer == "answer 0"
         assert example.prompt[0] == Message(role="system", content="own" if first else "ours")
         assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]
+
+
+def test_chats_may_be_json_in_cells(tmp_path: Path) -> None:
+    """CSV has no lists."""
+    data = [{"chat": json.dumps(row["chat"])} for row in chat_rows(20)]
+    csv_file, jsonl = write_csv(tmp_path / "d.csv", data), write_jsonl(tmp_path / "d.jsonl", chat_rows(20))
+    found = [load_examples(DataConfig(path=str(path), messages="chat"), "test", Path()) for path in (csv_file, jsonl)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
@@ -578,6 +699,14 @@ def test_a_value_that_cannot_be_used_is_named_with_what_makes_it_usable(tmp_path
     with pytest.raises(InputError, match="is a folder") as caught:
         load(tmp_path / "folder")
     assert "train.csv" in (caught.value.hint or "")
+
+
+def test_a_prompt_that_shows_the_answer_is_told_where_it_was_said(tmp_path: Path) -> None:
+    """Without a prompt of its own the columns are the mistake."""
+    path = write_json(tmp_path / "d.json", rows(9))
+    for prompt, hint in (("{input} {output}", "take it out of data.prompt"), (None, "name another column")):
+        found = all_errors(path, prompt=prompt, input="input" if prompt else "output")
+        assert [hint in (finding.hint or "") for finding in found] == [True], found
 
 
 def test_many_datasets_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,15 @@ def test_reading_twice_gives_the_same_and_a_change_of_anything_gives_other_hashe
     assert read_model(folder).weights_sha256 != first.weights_sha256
 
 
+def test_shards_weigh_as_much_as_the_single_file(folder: Path) -> None:
+    """Splitting a model changes no count."""
+    single = read_model(folder)
+    split_into_shards(folder)
+    sharded = read_model(folder)
+    assert sharded.findings == ()
+    assert sharded.num_parameters == single.num_parameters
+
+
 def test_a_missing_shard_is_told_by_name(folder: Path) -> None:
     """A download that stopped between files."""
     split_into_shards(folder)
@@ -153,6 +162,14 @@ def test_a_shard_cut_off_anywhere_is_told(folder: Path, share: float) -> None:
         path.write_bytes(whole)
 
 
+def test_a_truncated_shard_tells_expected_and_actual_bytes(folder: Path) -> None:
+    """Both numbers, so that a reader sees how much is missing."""
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert f"{len(whole) - 100:,} bytes, {len(whole):,} expected" in said(read_model(folder))
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.one_of(st.none(), st.integers(0, 2**64 - 1)))
 def test_any_bytes_are_a_shard_or_a_broken_shard(tmp_path: Path, body: bytes, length: int | None) -> None:
@@ -181,6 +198,42 @@ ENTRY = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.dictionaries(st.text(max_size=3), ENTRY | JSON, max_size=3))
+def test_any_header_is_a_shard_or_a_broken_shard(tmp_path: Path, header: object) -> None:
+    """Wrong types, infinities, negative sizes: told, and counts are whole numbers."""
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    try:
+        shard = read_shard(path)
+    except ShardHeaderError:
+        return
+    assert isinstance(header, dict)
+    assert all(isinstance(tensor.elements, int) and tensor.elements >= 0 for tensor in shard.tensors.values())
+
+
+@pytest.mark.parametrize(
+    "entry", [{"shape": [-3]}, {"shape": [1.5]}, {"data_offsets": [-8, 4]}, {"data_offsets": [9, 8]}]
+)
+def test_senseless_sizes_in_a_header_are_a_broken_shard(tmp_path: Path, entry: dict[str, object]) -> None:
+    """Negative, fractional, or the end before the beginning: never a count of parameters."""
+    text = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]} | entry}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+    with pytest.raises(ShardHeaderError):
+        read_shard(path)
+
+
+def test_deep_nesting_in_a_header_is_a_broken_shard(tmp_path: Path) -> None:
+    """Not a crash of the interpreter's stack."""
+    text = b'{"a": ' + b"[" * 200_000
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(ShardHeaderError):
+        read_shard(path)
+
+
 def test_a_tied_output_layer_that_is_stored_counts_once(folder: Path) -> None:
     """Exports that write lm_head beside the embedding it is, do not make the model larger."""
     from safetensors.numpy import load_file
@@ -192,6 +245,13 @@ def test_a_tied_output_layer_that_is_stored_counts_once(folder: Path) -> None:
     assert read_model(folder).num_parameters == once
     edit(folder / "config.json", tie_word_embeddings=False)
     assert read_model(folder).num_parameters == once + embedding.size
+
+
+def test_the_dtype_is_that_of_most_bytes(folder: Path) -> None:
+    """Not of most tensors, and not what config.json claims."""
+    tensors = {"big": np.zeros(1000, np.float16), "a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
+    save_file(tensors, folder / "model.safetensors")
+    assert read_model(folder).dtype == "float16"
 
 
 def test_pickled_weights_are_told_and_never_opened(folder: Path) -> None:
@@ -237,6 +297,12 @@ def test_a_broken_tokenizer_is_one_finding_and_makes_no_renderer(folder: Path, c
     assert [finding.code for finding in caught.value.findings] == ["TK101"]
 
 
+def test_a_missing_tokenizer_is_told(folder: Path) -> None:
+    """Weights alone cannot be trained."""
+    (folder / "tokenizer.json").unlink()
+    assert errors(read_model(folder)) == ["TK101"]
+
+
 @pytest.mark.parametrize("eos", [None, "<|not there|>", 5, {"content": 7}, {}])
 def test_a_tokenizer_without_an_end_is_told(folder: Path, eos: object) -> None:
     """No answer would ever stop."""
@@ -246,6 +312,13 @@ def test_a_tokenizer_without_an_end_is_told(folder: Path, eos: object) -> None:
     assert errors(model) == ["TK102"]
     with pytest.raises(InputError):
         load_renderer(model, "2026-01-01")
+
+
+@pytest.mark.parametrize("ids", [-1, 2**40, [-5, 2**70], "x", [None], True, 1e9, {}])
+def test_senseless_ids_of_stop_tokens_are_left_out(folder: Path, ids: object) -> None:
+    """generation_config.json of another model must not crash the reading."""
+    edit(folder / "generation_config.json", eos_token_id=ids)
+    assert errors(read_model(folder)) == []
 
 
 def test_further_stop_tokens_come_from_the_generation_config(folder: Path) -> None:
@@ -329,6 +402,13 @@ def test_sizes_of_the_part_that_writes_text_and_older_names_are_read(folder: Pat
     assert model.findings == ()
 
 
+@pytest.mark.parametrize("listed", [[], {}, "Llama", [5], None])
+def test_an_odd_list_of_architectures_is_no_crash(folder: Path, listed: object) -> None:
+    """It is then unknown."""
+    edit(folder / "config.json", architectures=listed)
+    assert read_model(folder).architecture == ""
+
+
 @pytest.mark.parametrize(
     ("name", "size", "family"),
     [
@@ -346,6 +426,14 @@ def test_sizes_are_read_from_names(folder: Path, name: str, size: str, family: s
     """Versions and bits are no sizes."""
     model = read_model(folder.rename(folder.parent / name))
     assert (model.size_label, model.family) == (size, family)
+
+
+@pytest.mark.parametrize("name", ["Phi-3-mini", "gpt2", "my model", "llama-4bit"])
+def test_without_a_size_in_the_name_the_parameters_tell_it(folder: Path, name: str) -> None:
+    """The tiny model has some tens of thousands."""
+    model = read_model(folder.rename(folder.parent / name))
+    assert model.size_label == f"{model.num_parameters / 1000:.0f}K"
+    assert model.family == name
 
 
 def test_models_are_found_by_name_and_hidden_folders_are_not(folder: Path) -> None:
@@ -370,6 +458,15 @@ def test_a_model_is_loaded_by_name_and_by_path(folder: Path, monkeypatch: pytest
     assert load_model(folder.name, folder.parent).path == by_name.path
     assert load_model(f"./{folder.name}", folder.parent).path == str(elsewhere / folder.name)
     assert load_model(folder.name, Path("/nowhere")).path == str(elsewhere / folder.name)
+
+
+@pytest.mark.parametrize("name", ["tiny-135m-instruct", "Tiny-135M-Instuct", "Org/Tiny-135M-Instrct"])
+def test_an_unknown_model_names_the_near_ones(folder: Path, name: str) -> None:
+    """Case and organisation do not hide them."""
+    with pytest.raises(InputError) as caught:
+        load_model(name, folder.parent)
+    assert "Tiny-135M-Instruct" in caught.value.message
+    assert "did you mean 'Tiny-135M-Instruct'?" in str(caught.value.hint)
 
 
 def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
@@ -420,6 +517,14 @@ def test_a_hub_id_is_called_one_and_says_where_was_looked(
         assert ("gated: first accept its licence" in hint) == is_gated, name
         assert "ORG/" not in hint, name
         assert f"--local-dir {tmp_path / 'nothing' / name.rpartition('/')[2]}" in hint
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000, "a\nb", "../..", ".", "/", "a/b/c/d"])
+def test_a_senseless_name_is_an_input_fault(tmp_path: Path, name: str) -> None:
+    """Not a traceback of the file system's."""
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError):
+        load_model(name, tmp_path / "models")
 
 
 def test_a_folder_without_config_is_said_to_be_cut_off(folder: Path) -> None:

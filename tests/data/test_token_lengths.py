@@ -84,6 +84,13 @@ def test_the_second_time_nothing_is_tokenised(place: Place) -> None:
     assert np.array_equal(first.answer, second.answer)
 
 
+def test_the_second_time_the_tokenizer_is_not_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large vocabularies take longer to read than a plan may."""
+    place.lengths()
+    monkeypatch.setattr("touchline.data.lengths.load_renderer", None)
+    assert len(place.lengths().prompt) == 10
+
+
 def test_another_place_of_the_same_rows_changes_nothing(place: Place) -> None:
     """Neither the file's name nor its spacing is in the key."""
     place.lengths()
@@ -154,10 +161,30 @@ def test_a_damaged_cache_is_computed_again(place: Place, data: st.DataObject) ->
     assert np.array_equal(found.answer, expected.answer)
 
 
+def test_a_cache_of_another_shape_is_computed_again(place: Place) -> None:
+    """A file that can be read and is none of ours."""
+    expected = place.lengths()
+    (file,) = (place.cache / "lengths").iterdir()
+    for wrong in (
+        {"prompt": expected.prompt[:3], "answer": expected.answer[:3]},
+        {"prompt": expected.prompt.astype(float), "answer": expected.answer},
+        {"prompt": expected.prompt},
+    ):
+        np.savez(file, **wrong)
+        assert np.array_equal(place.lengths().prompt, expected.prompt)
+    assert place.counted == 40
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only(place: Place) -> None:
     """A file lies where the folder should be."""
     place.cache.write_text("in the way")
     assert len(place.lengths().prompt) == 10
+
+
+def test_no_half_written_file_stays(place: Place) -> None:
+    """One file, whole."""
+    place.lengths()
+    assert [path.suffix for path in (place.cache / "lengths").iterdir()] == [".npz"]
 
 
 def test_a_dataset_with_faults_has_no_lengths(place: Place) -> None:

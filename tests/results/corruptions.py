@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.results.made_checkpoints import ADAPTER, CONFIG, INDEX, MARKER, Spec, load, save, values
+from tests.results.made_checkpoints import ADAPTER, CONFIG, INDEX, MARKER, SIZES, Spec, load, save, values
 
 Spoil = Callable[[Path], None]
 
@@ -133,6 +133,11 @@ def _configured(**changes: object) -> Spoil:
     return lambda folder: edit_json(folder / CONFIG, **changes)
 
 
+def _as_folder(folder: Path) -> None:
+    (folder / ADAPTER).unlink()
+    (folder / ADAPTER).mkdir()
+
+
 def _dangling(folder: Path) -> None:
     (folder / ADAPTER).rename(folder.parent / "moved.safetensors")
     (folder / ADAPTER).symlink_to(folder / "blob")
@@ -160,32 +165,42 @@ ADAPTERS: dict[str, tuple[str, Spoil]] = {
     "empty weights": ("zero-byte", lambda folder: empty(folder / ADAPTER)),
     "weights cut in the data": ("truncated", lambda folder: cut(folder / ADAPTER, 0.9)),
     "weights cut in the header": ("truncated", lambda folder: cut(folder / ADAPTER, 0.02)),
+    "five bytes of weights": ("truncated", lambda folder: (folder / ADAPTER).write_bytes(b"\x01" * 5) and None),
     "bytes behind the weights": (
         "overlong",
         lambda folder: (folder / ADAPTER).write_bytes((folder / ADAPTER).read_bytes() + b"\0" * 64) and None,
     ),
     "a page of HTML for weights": ("bad-header", _write(ADAPTER, "<!DOCTYPE html><title>404</title>" * 9)),
+    "a header that is no JSON": (
+        "bad-header",
+        lambda folder: (folder / ADAPTER).write_bytes(struct.pack("<Q", 8) + b"not json" + b"\0" * 99) and None,
+    ),
     "tensors that overlap": ("bad-offsets", _header(ADAPTER, _shift(-16))),
     "a gap between tensors": ("bad-offsets", _header(ADAPTER, _shift(16))),
     "a shape that its bytes cannot hold": ("bad-offsets", _header(ADAPTER, _wider)),
     "no weights": ("missing-file", _remove(ADAPTER)),
     "no configuration": ("missing-file", _remove(CONFIG)),
     "a configuration cut off": ("broken-json", lambda folder: cut(folder / CONFIG, 0.6)),
+    "an empty configuration": ("zero-byte", lambda folder: empty(folder / CONFIG)),
+    "weights that are a folder": ("not-a-file", _as_folder),
     "weights behind a dead link": ("missing-file", _dangling),
     "no marker": ("half-written", _remove(MARKER)),
     "a marker cut off": ("broken-marker", lambda folder: cut(folder / MARKER, 0.5)),
     "a marker of another run": ("other-run", _marked(run="1M_rank2")),
+    "a marker of another plan": ("other-run", _marked(run_digest="0" * 64)),
     "a marker of another base": ("other-base", _marked(base_weights_sha256="0" * 64)),
     "a marker of another epoch": ("wrong-place", _marked(epoch=0, step=20)),
     "a marker of another kind": ("wrong-kind", _marked(kind="merged")),
     "no tokenizer": ("missing-file", _remove("tokenizer.json")),
     "a tokenizer cut off": ("wrong-size", lambda folder: cut(folder / "tokenizer.json", 0.5)),
+    "an empty chat template": ("zero-byte", lambda folder: empty(folder / "chat_template.jinja")),
 }
 RESAVED: dict[str, tuple[str, Spoil]] = {
     "another rank in the configuration": ("wrong-rank", _configured(r=8)),
     "another scale in the configuration": ("wrong-config", _configured(lora_alpha=4)),
     "a factor without the other": ("missing-tensor", _adapter(_drop(ONE_B))),
     "factors of two ranks": ("wrong-shape", _each(ONE_B, None, lambda shape: (shape[0], shape[1] + 1))),
+    "another rank than planned": ("wrong-rank", _each("lora_", None, lambda s: tuple(2 if n == 4 else n for n in s))),
     "factors of a wider base": ("wrong-shape", _each("lora_A", None, lambda shape: (shape[0], shape[1] + 16))),
     "more layers than the base has": ("other-base", _adapter(_deeper)),
     "layers of another architecture": ("other-base", _adapter(_rename("model.layers", "transformer.blocks"))),
@@ -203,6 +218,7 @@ DEEP: dict[str, tuple[str, Spoil]] = {
 }
 DEEP_UNMARKED: dict[str, tuple[str, Spoil]] = {
     "a flipped bit": ("changed", _flip(ADAPTER)),
+    "a flipped letter of the chat template": ("changed", _flip("chat_template.jinja")),
 }
 
 
@@ -247,8 +263,11 @@ def _shallower(folder: Path) -> None:
 
 MODELS: dict[str, tuple[str, Spoil]] = {
     "a shard is missing": ("missing-file", _remove(SECOND)),
+    "an empty shard": ("zero-byte", lambda folder: empty(folder / SECOND)),
     "a shard cut off": ("truncated", lambda folder: cut(folder / FIRST, 0.7)),
     "no index": ("missing-file", _remove(INDEX)),
+    "an index cut off": ("broken-index", lambda folder: cut(folder / INDEX, 0.7)),
+    "an empty index": ("zero-byte", lambda folder: empty(folder / INDEX)),
     "the index of another save": ("stale-index", _renamed_index),
     "a tensor in another shard than indexed": ("stale-index", _moved),
     "a shard that the index does not name": ("stale-index", _unlisted),
@@ -265,6 +284,7 @@ PT = "adapter_model.pt"
 
 
 ARCHIVES: dict[str, tuple[str, Spoil]] = {
+    "an empty archive": ("zero-byte", lambda folder: empty(folder / PT)),
     "an archive cut off": ("truncated", lambda folder: cut(folder / PT, 0.8)),
     "an archive that is none": ("not-a-zip", lambda folder: (folder / PT).write_bytes(b"\x80\x02}q\0." * 50) and None),
 }
@@ -285,3 +305,4 @@ TRAINER: dict[str, tuple[str, Spoil]] = {
     "a tokenizer that the others have": ("missing-file", _remove("tokenizer_config.json")),
     "nothing but a state": ("no-weights", lambda folder: [p.unlink() for p in folder.glob("adapter_*")] and None),
 }
+assert SIZES["bfloat16"] == 2

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.results.made_seed002 import NAME, RUNS, log_of, make, write_checkpoint
 
-from touchline.core.errors import InputError
+from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.history import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.results.imported import evaluations, find, folders
@@ -68,6 +69,15 @@ def test_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
         find(tmp_path / "gone")
 
 
+def test_a_folder_that_may_not_be_read_is_one_clear_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(HostError, match="Permission denied"):
+        find(folder)
+
+
 # ---- parts that cannot be read ---------------------------------------------------------------------------------------
 
 
@@ -85,6 +95,22 @@ def test_a_run_folder_that_may_not_be_read_leaves_the_others(folder: Path, monke
     (issue,) = [each for each in gathered.issues if each.title == "folder cannot be read"]
     assert "3B_rank4" in issue.text
     assert "Permission denied" in issue.text
+
+
+def test_a_log_that_may_not_be_opened_is_an_issue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = lines.open_regular
+
+    def refuse(path: Path) -> object:
+        if path.name == "slurm-61000503.out":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(lines, "open_regular", refuse)
+    gathered = find(folder)
+    assert len(gathered.runs) == 4
+    assert one(gathered, "3B_rank4").outcome is TrainingOutcome.NOT_STARTED
+    assert "a file cannot be read" in titles(gathered, "3B_rank4")
+    assert isinstance(one(gathered, "3B_rank4").final_train_loss, Missing)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +132,12 @@ def test_a_log_that_is_no_text(folder: Path, content: bytes) -> None:
     as_json(gathered)
 
 
+def test_a_log_of_other_bytes_is_read_as_far_as_it_goes(folder: Path) -> None:
+    path = folder / "1B_rank4" / "slurm-61000501.out"
+    path.write_bytes(b"Gr\xfc\xdfe aus K\xf6ln \xe2\x80\n" + path.read_bytes().replace("█".encode(), b"\xdb"))
+    assert one(find(folder), "1B_rank4").outcome is TrainingOutcome.COMPLETE
+
+
 def test_a_config_that_is_no_yaml_is_an_issue(folder: Path) -> None:
     (folder / "1B_rank4" / "finetune.yaml").write_text("batch_size: [1\nx: {\n")
     (folder / "1B_rank64" / "finetune.yaml").write_text(BOMB)
@@ -117,9 +149,41 @@ def test_a_config_that_is_no_yaml_is_an_issue(folder: Path) -> None:
     as_json(gathered)
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{}", "null", "[]", '{"r": "x", "peft_type": 3}', "\0", '{"r": 1e400}']
+)
+def test_strange_json(folder: Path, text: str) -> None:
+    for name in ("adapter_config.json", "trainer_state.json", "all_results.json"):
+        (folder / "1B_rank4" / name).write_text(text)
+    assert one(find(folder), "1B_rank4").outcome is TrainingOutcome.COMPLETE
+
+
+def test_links_are_not_followed_and_are_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "loop").symlink_to(folder)
+    (folder / "elsewhere").symlink_to("/")
+    (folder / "1B_rank4" / "latest.out").symlink_to("slurm-61000501.out")
+    (folder / "broken").symlink_to(tmp_path / "nowhere")
+    gathered = find(folder)
+    assert [run.name for run in gathered.runs] == [run.name for run in RUNS]
+    (issue,) = [each for each in gathered.issues if each.title == "links not followed"]
+    assert "4 symbolic links" in issue.text
+    through = tmp_path / "link"
+    through.symlink_to(folder)
+    assert [run.name for run in find(through).runs] == [run.name for run in RUNS]
+
+
+def test_a_named_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "1B_rank4" / "slurm-99.out")
+    os.mkfifo(folder / "README.txt")
+    assert one(find(folder), "1B_rank4").outcome is TrainingOutcome.COMPLETE
+
+
 # ---- names -----------------------------------------------------------------------------------------------------------
 
-STRANGE = ("a\nb", "<script>alert(1)<script>", "$(touch pwned)", "\u202egnp", "% s %n")  # fmt: skip
+STRANGE = (
+    "a\nb", "x|y`z`", "<script>alert(1)<script>", "=cmd|' C calc'!A0", "$(touch pwned)", "-rf", "é ü",
+    "\u202egnp", "a" * 200, "% s %n", "name with 'quotes' and \"more\"",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -132,6 +196,16 @@ def test_strange_folder_names_are_text(tmp_path: Path, name: str) -> None:
     assert found.outcome is TrainingOutcome.COMPLETE
     assert all(ch.isprintable() or ch == "\ufffd" for ch in found.name)
     as_json(gathered)
+
+
+def test_names_that_are_no_utf8_stay_apart(tmp_path: Path) -> None:
+    for raw in (b"run\xff", b"run\xfe"):
+        path = tmp_path / os.fsdecode(raw)
+        path.mkdir()
+        (path / "slurm-1.out").write_text(log_of(RUNS[0]))
+    gathered = find(tmp_path)
+    assert len({run.name for run in gathered.runs}) == 2
+    assert as_json(gathered).encode()
 
 
 def test_what_a_log_prints_cannot_be_markup_or_secret(folder: Path) -> None:
@@ -158,6 +232,14 @@ def test_a_command_that_failed_in_the_middle_is_no_failed_exit(folder: Path) -> 
     assert run.status is RunStatus.TRAINED
     path.write_text(log_of(RUNS[0]) + "".join(f"copying file {k}\n" for k in range(20)))
     assert one(find(folder), "1B_rank4").job_state is None
+
+
+def test_a_clean_end_is_trained(folder: Path) -> None:
+    (folder / "1B_rank4" / "slurm-61000501.out").write_text(log_of(RUNS[0], failing=False))
+    gathered = find(folder)
+    run = one(gathered, "1B_rank4")
+    assert run.status is RunStatus.TRAINED
+    assert "failed exit, complete training" not in titles(gathered, "1B_rank4")
 
 
 def test_a_training_that_stopped_half_way_is_not_complete(folder: Path) -> None:
@@ -273,6 +355,34 @@ def test_a_hugging_face_run_of_states_alone(tmp_path: Path) -> None:
     assert found.seed == 3
 
 
+def test_many_folders_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "MOST_FOLDERS", 20)
+    for k in range(60):
+        (tmp_path / f"r{k:02}").mkdir()
+        (tmp_path / f"r{k:02}" / "slurm-1.out").write_text(log_of(RUNS[0]))
+    gathered = find(tmp_path)
+    assert 0 < len(gathered.runs) <= 20
+    assert "too many folders" in titles(gathered)
+
+
+def test_a_deep_tree_ends(tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(60):
+        deep /= "d"
+    deep.mkdir(parents=True)
+    (tmp_path / "slurm-1.out").write_text(log_of(RUNS[0]))
+    assert len(find(tmp_path).runs) == 1
+
+
+def test_replicates_of_one_setting_do_not_count_as_one_seed_more(tmp_path: Path) -> None:
+    for name in ("1B_rank4_seed1", "1B_rank4_seed2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "slurm-1.out").write_text(log_of(RUNS[0]))
+    gathered = find(tmp_path)
+    assert [run.seed for run in gathered.runs] == [1, 2]
+    assert gathered.factors == {}
+
+
 # ---- anything at all -------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +475,19 @@ def test_found_runs_are_compared_with_the_base_of_their_size(folder: Path) -> No
     compared = {each.run: each.difference for each in analysis.comparisons}
     assert compared["1B_rank4"].control == "1B_base"
     assert (compared["1B_rank4"].gained, compared["1B_rank4"].lost) == (8, 0)
+
+
+def test_other_items_or_settings_are_not_compared(folder: Path) -> None:
+    eval_log(folder / "1B_rank4" / "eval" / "a.eval")
+    path = eval_log(folder / "1B_base" / "eval" / "c.eval", model="hf/base", right=1)
+    with zipfile.ZipFile(path) as archive:
+        header, samples = archive.read("header.json"), json.loads(archive.read("summaries.json"))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("header.json", header)
+        archive.writestr("summaries.json", json.dumps(samples[:9]))
+    (analysis,) = build_report(find(folder)).analyses
+    assert analysis.comparisons == ()
+    assert [each.run for each in analysis.refusals] == ["1B_rank4"]
 
 
 def test_a_cut_eval_log_is_an_issue(folder: Path) -> None:

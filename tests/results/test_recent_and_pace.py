@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -26,7 +27,7 @@ from touchline.run.pace import (
     with_history,
 )
 from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
-from touchline.run.tails import Follower, last_lines, read_tail
+from touchline.run.tails import Follower, last_lines, read_tail, shown
 
 pytestmark = pytest.mark.planning
 
@@ -211,6 +212,12 @@ def test_without_steps_there_is_no_rate() -> None:
     assert rate.value == pytest.approx(50.0)
 
 
+def test_a_bar_is_shown_as_its_last_state() -> None:
+    assert shown("10%|#\r20%|##\r30%|###\r") == "30%|###"
+    assert shown("plain") == "plain"
+    assert shown("") == ""
+
+
 def test_the_last_lines_of_any_file(tmp_path: Path) -> None:
     path = tmp_path / "slurm.out"
     path.write_text("".join(f"line {number}\n" for number in range(100_000)))
@@ -255,3 +262,17 @@ def test_what_is_added_comes_line_by_line(tmp_path: Path) -> None:
     assert follower.read() == (["new"], "")
     path.unlink()
     assert follower.read() == ([], "")
+
+
+def test_a_bar_that_is_followed_for_an_hour_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "slurm.out"
+    path.write_text("")
+    follower = Follower(path, 0)
+    with path.open("ab") as stream:
+        for number in range(200):
+            stream.write(b"x" * 20_000 + b"\r" + json.dumps(number).encode())
+            stream.flush()
+            lines, now = follower.read()
+            assert lines == []
+            assert now == str(number)
+            assert len(follower._open) < 100_000

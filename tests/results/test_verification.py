@@ -16,16 +16,19 @@ from tests.results.conftest import Trained
 from tests.results.made_checkpoints import (
     ADAPTER,
     MARKER,
+    adapter_spec,
     base_spec,
     copy_tokenizer,
     finish,
     load,
     mark,
+    save,
     save_pt,
     values,
     write_adapter,
     write_json,
     write_model,
+    write_trained_run,
 )
 
 from touchline.experiment.experiment import LoraConfig
@@ -89,13 +92,28 @@ def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> 
 # ---- other sound kinds -----------------------------------------------------------------------------------------------
 
 
+def bfloat16(run: PlannedRun) -> PlannedRun:
+    """The run with an adapter in bfloat16."""
+    assert run.train is not None
+    return replace(run, train=replace(run.train, lora=replace(run.train.lora, dtype="bfloat16")))
+
+
+def test_an_adapter_in_bfloat16(trained: Trained) -> None:
+    plan = with_run(trained.plan, "1M_rank4", bfloat16)
+    shutil.rmtree(trained.root / "1M_rank4")
+    write_trained_run(trained.root, plan, run_of(plan, "1M_rank4"), seed=7)
+    found = verify_planned(plan, trained.root, deep=True)
+    assert not faults(found)
+    assert {item.dtype for item in found.checkpoints if item.run == "1M_rank4"} == {"bfloat16"}
+
+
 def merged(run: PlannedRun) -> PlannedRun:
     """The run with whole models saved."""
     assert run.train is not None
     return replace(run, train=replace(run.train, checkpoint=replace(run.train.checkpoint, save="merged")))
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [1, 2, 3])
 def test_merged_models_in_one_file_and_in_shards(trained: Trained, shards: int) -> None:
     plan = with_run(trained.plan, "1M_rank4", merged)
     run, folder = run_of(plan, "1M_rank4"), trained.root / "1M_rank4"
@@ -117,8 +135,12 @@ def test_merged_models_in_one_file_and_in_shards(trained: Trained, shards: int) 
     "config",
     [
         {"use_rslora": True},
+        {"lora_alpha": 16.5},
+        {"target_modules": "all-linear"},
         {"rank_pattern": {"q_proj": 4}, "r": 9, "target_modules": "all-linear"},
         {"rank_pattern": {r"^.*(q|k)_proj$": 2}},
+        {"base_model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct"},
+        {"layers_to_transform": [0, 1]},
     ],
     ids=", ".join,
 )
@@ -132,6 +154,25 @@ def test_adapters_of_other_libraries(tmp_path: Path, trained_once: Trained, conf
 
 def _kinds() -> list[str]:
     return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def test_an_adapter_on_some_layers(tmp_path: Path, trained_once: Trained) -> None:
+    """q and v alone, of the last block alone, as its configuration says."""
+    folder = tmp_path / "run" / "checkpoint-5"
+    write_adapter(folder, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
+    spec, data = load(folder / ADAPTER)
+    kept = {name: each for name, each in spec.items() if "layers.1." in name and ("q_proj" in name or "v_proj" in name)}
+    save(folder / ADAPTER, kept, {name: data[name] for name in kept})
+    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
+
+
+def test_a_layer_that_was_trained_whole(tmp_path: Path, trained_once: Trained) -> None:
+    folder = tmp_path / "run" / "checkpoint-5"
+    write_adapter(folder, trained_once.base, 4, modules_to_save=["lm_head"])
+    spec, data = load(folder / ADAPTER)
+    spec["base_model.model.lm_head.weight"] = ("float32", (320, 48))
+    save(folder / ADAPTER, spec, data)
+    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
 
 
 def test_a_fresh_adapter_is_zero_at_step_0_and_only_then(tmp_path: Path, trained_once: Trained) -> None:
@@ -192,6 +233,16 @@ def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, t
     storage = found.storage.runs[0]
     assert storage.checkpoint_bytes == 3 * one.size_bytes
     assert found.storage.adapters[0].size_bytes == one.adapter_bytes
+
+
+def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> None:
+    """A download's files are links to where they lie."""
+    folder = tmp_path / "run" / "epoch_0"
+    write_adapter(tmp_path / "blobs", trained_once.base, 4)
+    folder.mkdir(parents=True)
+    for path in (tmp_path / "blobs").iterdir():
+        (folder / path.name).symlink_to(path)
+    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
 
 
 def test_real_files_of_torch_are_read_and_never_loaded(tmp_path: Path, trained_once: Trained) -> None:
@@ -259,6 +310,20 @@ def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None
     found = verify_planned(trained.plan, trained.root, deep=True)
     sound = {(item.run, item.name) for item in found.checkpoints if item.sound}
     assert sound == {("1M_rank2", "epoch_0"), ("1M_rank2", "epoch_1"), ("1M_rank4", "epoch_0")}
+
+
+def test_an_empty_folder_has_nothing_to_verify(tmp_path: Path, trained_once: Trained) -> None:
+    found = verify_planned(trained_once.plan, tmp_path)
+    assert found.checkpoints == ()
+    assert len(found.missing) == 4
+    assert found.storage.total_bytes == 0
+    assert verify_folders({"a": tmp_path / "a"}).checkpoints == ()
+
+
+def test_the_tensors_of_a_spec_are_those_of_a_base(trained_once: Trained) -> None:
+    assert {
+        shape[0] for name, (_, shape) in adapter_spec(base_spec(trained_once.base), 3).items() if "lora_A" in name
+    } == {3}
 
 
 def test_what_may_not_be_read_is_told(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

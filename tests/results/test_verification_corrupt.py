@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from tests.results import corruptions as kinds
 from tests.results.conftest import Trained
 from tests.results.made_checkpoints import (
+    TARGETS,
+    adapter_spec,
+    base_spec,
     copy_tokenizer,
     load,
     remark,
@@ -25,6 +29,11 @@ pytestmark = pytest.mark.planning
 PLANNED = {**kinds.ADAPTERS, **kinds.RESAVED, **kinds.DEEP, **kinds.DEEP_UNMARKED}
 FOREIGN = {**kinds.MODELS, **kinds.MODELS_DEEP, **kinds.ARCHIVES, **kinds.ARCHIVES_DEEP}
 DEEP = {*kinds.DEEP, *kinds.DEEP_UNMARKED, *kinds.MODELS_DEEP, *kinds.ARCHIVES_DEEP}
+
+
+def test_there_are_more_than_forty_kinds() -> None:
+    assert len(PLANNED) + len(FOREIGN) + len(kinds.TRAINER) >= 60
+    assert len({code for code, _ in [*PLANNED.values(), *FOREIGN.values(), *kinds.TRAINER.values()]}) >= 20
 
 
 def blamed(found: Verification) -> dict[str, set[str]]:
@@ -89,6 +98,21 @@ def test_it_is_found_in_a_checkpoint_of_torchtune(tmp_path: Path, trained_once: 
     assert code in faults["1B_rank4/epoch_1"]
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in sorted(kinds.MODELS) if kind not in ("a layer less than the base", "a smaller vocabulary")],
+)
+def test_it_is_found_where_the_base_is_gone(tmp_path: Path, trained_once: Trained, kind: str) -> None:
+    """By the checkpoint's own configuration: a report is often written on another machine."""
+    code, spoil = kinds.MODELS[kind]
+    base = Path(shutil.copytree(trained_once.base, tmp_path / "Gone-1M"))
+    write_torchtune(tmp_path / "run", base)
+    shutil.rmtree(base)
+    assert not blamed(verify_folders({"run": tmp_path / "run"}, deep=True))
+    spoil(tmp_path / "run" / "epoch_1")
+    assert code in blamed(verify_folders({"run": tmp_path / "run"}))["run/epoch_1"]
+
+
 def write_hf(folder: Path, base: Path) -> None:
     """checkpoint-N as the Trainer of transformers leaves them."""
     for step in (10, 20, 30):
@@ -118,3 +142,8 @@ def test_it_is_found_in_a_checkpoint_of_transformers(tmp_path: Path, trained_onc
     faults = blamed(verify_folders({"run": tmp_path / "run"}))
     assert set(faults) == {"run/checkpoint-20"}
     assert code in faults["run/checkpoint-20"]
+
+
+def test_the_made_adapters_are_what_peft_would_write(trained_once: Trained) -> None:
+    spec = adapter_spec(base_spec(trained_once.base), 4)
+    assert len(spec) == 2 * 2 * len(TARGETS)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.core.finding import Severity
+from touchline.core.units import plural
 from touchline.history.grouping import SKIPPED_FOLDERS
 from touchline.results.imported.text import below, bounded, clean_text
 from touchline.results.report_inputs import Issue
@@ -97,6 +98,8 @@ class Walk:
     """Folders that could not be read."""
     folders: int = 0
     """Number of folders searched."""
+    links: int = 0
+    """Number of symbolic links, which are not followed."""
 
 
 def walk(root: Path) -> Walk:
@@ -104,7 +107,15 @@ def walk(root: Path) -> Walk:
     found = Walk(root=root)
     seen = _look(found, root, 0)
     found.runs = sorted(_runs(found, seen), key=lambda run: _natural(run.name))
+    if found.links:
+        found.issues.append(_left_out("links not followed", f"{plural(found.links, 'symbolic link')} in this folder."))
+    if found.folders > MOST_FOLDERS:
+        found.issues.append(_left_out("too many folders", f"Only {MOST_FOLDERS:,} folders were looked into."))
     return found
+
+
+def _left_out(title: str, text: str) -> Issue:
+    return Issue(weight=Severity.WARNING, subject="experiment", title=title, text=text)
 
 
 def newest_first(logs: Iterable[Path]) -> tuple[Path, ...]:
@@ -158,6 +169,8 @@ def _look(found: Walk, folder: Path, depth: int) -> _Seen:
             below.append(path)
         elif entry.is_file(follow_symlinks=False):
             _file(seen, path)
+        elif entry.is_symlink():
+            found.links += 1
     for path in below:
         _folder(found, seen, path, depth)
     return seen
