@@ -17,10 +17,10 @@ from touchline.data.checkpoints import training_complete
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import StrategyDecision
 from touchline.run import launching
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan
+from touchline.strategy.decisions import StrategyDecision
 
 EXPERIMENT = """\
 name: tiny

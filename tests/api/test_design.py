@@ -23,7 +23,6 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.history.history import store_record
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
@@ -33,6 +32,7 @@ from touchline.plan.local.past_scores import past_scores
 from touchline.run.designing import parse_budget
 from touchline.run.folders import ExperimentFolder
 from touchline.statistics.spread_types import SpreadKind, SpreadSource
+from touchline.strategy.decisions import DecisionKind, StrategyDecision
 
 pytestmark = pytest.mark.planning
 

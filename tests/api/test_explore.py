@@ -14,8 +14,8 @@ from tests.tiny_model import write_tiny_words
 
 from touchline.core.status import RunStatus
 from touchline.data.metrics_file import read_metrics
-from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.run.folders import ExperimentFolder
+from touchline.strategy.decisions import DecisionKind, StrategyDecision
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """\

@@ -15,11 +15,11 @@ from touchline.api.by_strategy import submit_by_strategy
 from touchline.core.errors import InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import DecisionKind, StopReason, StrategyDecision
 from touchline.results.strategy import advance
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import with_micro_batches
+from touchline.strategy.decisions import DecisionKind, StopReason, StrategyDecision
 
 __all__ = ["settings"]
 CLEAR = by_rank(rank2=[10, 11, 9, 10, 12, 10], rank4=[10, 10, 11, 9, 12, 10], rank8=[30, 32, 30, 29, 31, 30])
@@ -263,7 +263,7 @@ def test_past_runs_that_came_in_between_change_no_design(
     api.run(folder, settings, probe=False)
     strategy = ExperimentFolder(folder).planned().strategy
     monkeypatch.setattr(
-        "touchline.plan.strategy.resolving._chosen_looks", lambda planned, contrasts: (len(planned.seeds),)
+        "touchline.strategy.resolving._chosen_looks", lambda planned, contrasts: (len(planned.seeds),)
     )
     assert api.plan(folder, settings).plan.strategy == strategy
     (folder / "experiment.yaml").write_text((folder / "experiment.yaml").read_text() + "  budget: 40h\n")

@@ -14,9 +14,9 @@ from tests.api.kills import kill_everything
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.status import EXIT_DIVERGED
-from touchline.experiment.strategy import StrategyDecision
 from touchline.run.folders import ExperimentFolder
 from touchline.run.statusfiles import read_attempts
+from touchline.strategy.decisions import StrategyDecision
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = """\

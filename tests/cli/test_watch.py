@@ -16,8 +16,8 @@ from touchline.cli import watch as command
 from touchline.cli.main import main
 from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
-from touchline.experiment.strategy import Phase
-from touchline.plan.strategy.text import StrategyStatus, status_line
+from touchline.experiment.runs import Phase
+from touchline.strategy.text import StrategyStatus, status_line
 from touchline.statistics.conclusions import Verdict
 
 pytestmark = pytest.mark.planning

@@ -10,7 +10,7 @@ from touchline.experiment.expand import expand
 from touchline.experiment.names import label_of
 from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunSpec
-from touchline.plan.strategy.resolving import planned_strategy
+from touchline.strategy.resolving import planned_strategy
 
 pytestmark = pytest.mark.planning
 

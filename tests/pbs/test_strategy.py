@@ -26,10 +26,10 @@ from touchline import api
 from touchline.core.status import RunStatus
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
-from touchline.experiment.strategy import DecisionKind, StopReason, StrategyDecision
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import read_ledger
 from touchline.slurm.local.commands import CommandResult, RealCommands
+from touchline.strategy.decisions import DecisionKind, StopReason, StrategyDecision
 
 __all__ = ["settings"]
 pytestmark = pytest.mark.slow

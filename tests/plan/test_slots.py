@@ -28,7 +28,7 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
 from touchline.history.probe import ProbeRequest, ProbeTry
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.plan.totals import QueuedJob, time_of_queue, totals
+from touchline.estimate.totals import QueuedJob, time_of_queue, totals
 from touchline.run import probe_run
 from touchline.run.folders import ExperimentFolder
 

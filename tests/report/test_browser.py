@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.report import made_strategy
+from tests.strategy import made_strategy
 from tests.report.made_report import ALERT, Make, made_report
 
 from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable

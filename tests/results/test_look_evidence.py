@@ -10,15 +10,17 @@ from typing import cast
 
 import pytest
 from tests.report import made_gathered as made
-from tests.report import made_strategy as ms
+from tests.strategy import made_strategy as ms
 
 from touchline.core.errors import InputError
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import ContrastLook, Phase, Verdict
+from touchline.experiment.runs import Phase
 from touchline.results import look_evidence
 from touchline.results.run_result import RunResult
 from touchline.run.planning import LoadedPlan
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import ContrastLook
 
 pytestmark = pytest.mark.planning
 

@@ -17,17 +17,18 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.training_state import read_pause
 from touchline.data.user_config import UserConfig
-from touchline.experiment.strategy import Cut, DecisionKind, Phase, StopReason, StrategyDecision
+from touchline.estimate.totals import scale_quantity, totals
+from touchline.experiment.runs import Phase
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.sections import summary_line
-from touchline.plan.strategy.costs import likely_runs
-from touchline.plan.strategy.explore import continuing_counts, explore_runs
-from touchline.plan.strategy.explore_section import cost_at_most, explore_section
-from touchline.plan.totals import scale_quantity, totals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_job, training_jobs
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import failures_of
+from touchline.strategy.costs import likely_runs
+from touchline.strategy.decisions import Cut, DecisionKind, StopReason, StrategyDecision
+from touchline.strategy.explore import continuing_counts, explore_runs
+from touchline.strategy.explore_section import cost_at_most, explore_section
 
 __all__ = ["settings"]
 RANK8 = by_rank(rank2=1.0, rank4=2.0, rank8=1.5, rank16=3.0)

@@ -9,8 +9,8 @@ from tests.api.test_explore import make
 from tests.slurm.test_run_on_slurm import ON_SLURM, Site, events, site, submissions, until
 
 from touchline.core.status import RunStatus
-from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.run.folders import ExperimentFolder
+from touchline.strategy.decisions import DecisionKind, StrategyDecision
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm

@@ -9,8 +9,8 @@ import pytest
 from tests.api.test_strategy_for_real import make
 from tests.slurm.test_run_on_slurm import ON_SLURM, Site, site, submissions, until
 
-from touchline.experiment.strategy import StrategyDecision
 from touchline.run.folders import ExperimentFolder
+from touchline.strategy.decisions import StrategyDecision
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm

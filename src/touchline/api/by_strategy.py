@@ -9,7 +9,6 @@ from dataclasses import replace
 from touchline.core.callbacks import MessageCallback
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.plan.strategy.state import StrategyState
 from touchline.results.strategy import advance, budget_line, needed_runs, waiting_line
 from touchline.run import launching
 from touchline.run.divergence import has_diverged
@@ -17,6 +16,7 @@ from touchline.run.planning import LoadedPlan
 from touchline.run.selection import JobProgressCallback, selected
 from touchline.run.strategy_explore import request_pauses
 from touchline.slurm.job_view import JobName
+from touchline.strategy.state import StrategyState
 
 Prepare = Callable[[LoadedPlan], LoadedPlan]
 """Writes the folders of the runs that are active by now."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
-    from touchline.plan.strategy.text import StrategyStatus
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from touchline.results.live import LiveRun
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis
+    from touchline.strategy.text import StrategyStatus
 
 
 def results(source: Path) -> Results:
@@ -60,8 +60,8 @@ def strategy(source: Path) -> StrategyStatus | None:
     Raises:
         InputError: there is no plan.
     """
-    from touchline.plan.strategy.text import strategy_status
     from touchline.run.folders import ExperimentFolder
+    from touchline.strategy.text import strategy_status
 
     if not is_experiment(source):
         return None

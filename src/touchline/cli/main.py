@@ -142,9 +142,9 @@ def plan(
     from touchline.plan.sections import folder_lines, left_text, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
-    from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
     from touchline.run.arrivals import downloads
     from touchline.run.marks import LEFT
+    from touchline.strategy.costs import StrategyCosts, strategy_costs
 
     settings = load_settings()
     if evidence and dry_run:
@@ -339,9 +339,9 @@ def collect(
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
-    from touchline.plan.strategy.text import status_line
     from touchline.results.run_result import ResultsAnswer
     from touchline.results.set_matrix import set_matrix
+    from touchline.strategy.text import status_line
 
     found = api.results(source)
     if json:

@@ -15,9 +15,9 @@ from touchline.core.text import one_line, shorten
 
 if TYPE_CHECKING:
     from touchline.data.metrics import StepRow
-    from touchline.plan.strategy.text import StrategyStatus
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot
+    from touchline.strategy.text import StrategyStatus
 
 HEADER = ("run", "status", "step", "done", "loss", "curve", "left or waits for", "memory")
 _LEAST_FIRST = ("done", "memory", "loss", "curve", "left or waits for")
@@ -242,7 +242,7 @@ def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | No
 
 
 def _strategy_lines(strategy: StrategyStatus, width: int) -> list[str]:
-    from touchline.plan.strategy.text import status_line
+    from touchline.strategy.text import status_line
 
     return textwrap.wrap(one_line(status_line(strategy)), width, break_on_hyphens=False)
 

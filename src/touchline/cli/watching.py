@@ -61,8 +61,8 @@ def status(
         if line:
             print_status(without_controls(line))
     if json:
-        from touchline.plan.strategy.text import StrategyStatus
         from touchline.results.live import LiveRun
+        from touchline.strategy.text import StrategyStatus
 
         print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(StrategyStatus | None, snapshot.strategy))
         return
@@ -170,7 +170,7 @@ def _strategy(snapshot: Snapshot) -> list[str]:
     """Return the line about the strategy; none without one."""
     if snapshot.strategy is None:
         return []
-    from touchline.plan.strategy.text import status_line
+    from touchline.strategy.text import status_line
 
     return [without_controls(status_line(snapshot.strategy))]
 

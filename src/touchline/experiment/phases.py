@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from touchline.core.levels import level_text
-from touchline.experiment.strategy import ConfirmConfig, Phase, StrategyConfig
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import ConfirmConfig, StrategyConfig
 
 
 def seeds_of_condition(

@@ -16,6 +16,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
+from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.evaluation import EvaluationTask
@@ -32,13 +33,12 @@ from touchline.plan.evaluations import with_evaluation_memory
 from touchline.plan.identity import training_digest
 from touchline.plan.length_faults import length_faults
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.plan.strategy.costs import likely_runs
-from touchline.plan.strategy.explore import explore_faults
-from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import time_limit
-from touchline.plan.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.statistics.derangement import derangement, label_generator
+from touchline.strategy.costs import likely_runs
+from touchline.strategy.explore import explore_faults
+from touchline.strategy.resolving import SeedSpread, planned_strategy
 
 _DATA = TypeAdapter(DataConfig)
 

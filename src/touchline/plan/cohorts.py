@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from touchline.backends.registry import get_backend
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Measured, Missing
+from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone
-from touchline.experiment.strategy import Phase, PlannedStrategy
-from touchline.plan.totals import sum_quantities
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import PlannedStrategy
 
 WORTH = 1.15
 """Gain below which runs are not grouped: interrupted and failed runs cost more in a group."""

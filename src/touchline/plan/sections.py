@@ -14,6 +14,7 @@ from touchline.core.table import Column, Section, present, section_markdown, tab
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.evidence_used import evidence_line
+from touchline.estimate.totals import runs_at_once, totals_of
 from touchline.experiment.data_config import DATASET_KEYS, shown_split, split_of
 from touchline.experiment.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 from touchline.experiment.recorded import override_lines
@@ -35,12 +36,11 @@ from touchline.plan.notes import (
 from touchline.plan.placement.deadline import chance_within
 from touchline.plan.placement.verdict import CONFIDENT
 from touchline.plan.settings import collect_settings, settings_table, varying_table
-from touchline.plan.strategy.costs import likely_runs
-from touchline.plan.strategy.explore_section import explore_section
-from touchline.plan.strategy.section import expected_lines, strategy_sections
-from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.schedulers import evaluation_script, training_script
+from touchline.strategy.costs import likely_runs
+from touchline.strategy.explore_section import explore_section
+from touchline.strategy.section import expected_lines, strategy_sections
 
 _SHOWN = 8
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.units import hours_unit, plural
-from touchline.experiment.strategy import StopReason, Verdict
 from touchline.report.facts import device_word
 from touchline.report.findings.strategy import next_look_words
 from touchline.report.formatting import capital, join_names
 from touchline.report.report import NextStep
 from touchline.report.strategy import StrategyReport, contrast_words
 from touchline.results.report_inputs import ReportInputs
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import StopReason
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 

@@ -11,25 +11,17 @@ from dataclasses import dataclass, replace
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
+from touchline.estimate.totals import scale_quantity, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import (
-    ContrastLook,
-    Cut,
-    Phase,
-    PlannedStrategy,
-    RunLoss,
-    StatedContrast,
-    Stop,
-    StrategyDecision,
-    Verdict,
-    matches,
-)
-from touchline.plan.strategy.state import names_of_look
-from touchline.plan.totals import scale_quantity, totals_of
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import PlannedStrategy, StatedContrast, matches
 from touchline.report.formatting import Scale, join_names, level_words, settings_words
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import StrategyRecord
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StrategyDecision
+from touchline.strategy.record import StrategyRecord
+from touchline.strategy.state import names_of_look
 
 _NOT_CHOSEN = Missing(missing="explore has not chosen the conditions yet")
 _NO_CONFIRM = Missing(missing="nothing is confirmed")

@@ -12,8 +12,7 @@ import numpy as np
 
 from touchline.core.errors import InputError, quoted
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import ContrastLook, Look, SeedPair, StatedContrast
-from touchline.plan.strategy.state import ContrastCell, cells_of
+from touchline.experiment.strategy import StatedContrast
 from touchline.results.collect import collect_results
 from touchline.results.scored import last_of_each, scored_run
 from touchline.run.planning import LoadedPlan
@@ -21,7 +20,9 @@ from touchline.statistics.bootstrap import Floats
 from touchline.statistics.clustered import squared_errors
 from touchline.statistics.conclusions import ScoredRun, SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, difference
-from touchline.statistics.looks import Evidence, divergence_variance, take_look
+from touchline.strategy.decisions import ContrastLook, Look, SeedPair
+from touchline.strategy.looks import Evidence, divergence_variance, take_look
+from touchline.strategy.state import ContrastCell, cells_of
 
 _COVERAGE: Final = 0.95
 """Coverage of intervals that no look uses."""

@@ -10,8 +10,8 @@ from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan
 from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import StrategyRecord
 from touchline.results.verification_types import Verification
+from touchline.strategy.record import StrategyRecord
 
 
 class IssueRole(StrEnum):

@@ -13,12 +13,11 @@ from touchline.data.scores import (
     CheckpointInfo,
     EvaluationRecord,
 )
-from touchline.experiment.runs import ControlKind, RunKind
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.history.record import PackingFacts
-from touchline.plan.strategy.text import StrategyStatus
 from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference
 from touchline.statistics.labels import LabelReport
+from touchline.strategy.text import StrategyStatus
 
 NOT_EVALUATED = Missing(missing="not evaluated")
 

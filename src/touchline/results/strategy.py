@@ -13,13 +13,9 @@ from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.quantity import Quantity
 from touchline.core.units import plural
+from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import Continuation, DecisionKind, Phase, Stop, StopReason, StrategyDecision
-from touchline.plan.strategy.costs import explore_hours
-from touchline.plan.strategy.fixed_design import design_digest
-from touchline.plan.strategy.state import StrategyState, continued, strategy_state
-from touchline.plan.strategy.text import budget_text, decision_line, first_names
-from touchline.plan.totals import totals_of
+from touchline.experiment.runs import Phase
 from touchline.results.look_evidence import look_at
 from touchline.run.divergence import has_diverged
 from touchline.run.jobs import is_training_complete, missing_evaluations
@@ -29,6 +25,11 @@ from touchline.run.recorded import plan_command
 from touchline.run.spent import spent_device_hours
 from touchline.run.strategy_explore import explore_waits, next_explore_decision
 from touchline.slurm.job_view import JobName
+from touchline.strategy.costs import explore_hours
+from touchline.strategy.decisions import Continuation, DecisionKind, Stop, StopReason, StrategyDecision
+from touchline.strategy.fixed_design import design_digest
+from touchline.strategy.state import StrategyState, continued, strategy_state
+from touchline.strategy.text import budget_text, decision_line, first_names
 
 
 def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:

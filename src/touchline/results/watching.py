@@ -17,7 +17,6 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.plan.strategy.text import StrategyStatus, strategy_status
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
@@ -29,6 +28,7 @@ from touchline.run.protocol import Executor, Job
 from touchline.run.recorded import recorded_lines
 from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import CommandResult, Commands, RealCommands
+from touchline.strategy.text import StrategyStatus, strategy_status
 
 FILES_SECONDS = 2.0
 """Seconds between two reads of the folders."""

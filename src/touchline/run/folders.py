@@ -27,12 +27,12 @@ from touchline.core.files import (
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import StrategyDecision
 from touchline.plan.files import plan_from_json, plan_to_json
-from touchline.plan.strategy.state import started_plan
 from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, refuse_gaps, strategy_decisions
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
+from touchline.strategy.decisions import StrategyDecision
+from touchline.strategy.state import started_plan
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(

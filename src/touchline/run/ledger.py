@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
 from touchline.core.files import append_line, open_regular, read_bytes
-from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.slurm.job_view import JobView
+from touchline.strategy.decisions import DecisionKind, StrategyDecision
 
 Event = Literal[
     "intent",

@@ -29,13 +29,13 @@ from touchline.plan.drift import changed_runs, describe_change, replanned, revis
 from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
-from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.run.folders import ExperimentFolder
 from touchline.run.marks import RunMark, run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
 from touchline.statistics.spread_types import SpreadInput
+from touchline.strategy.fixed_design import design_changes, design_digest
 
 if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment
@@ -357,7 +357,7 @@ def _refuse_other_design(folder: ExperimentFolder, old: Plan | None, new: Plan) 
     decisions = folder.decisions()
     if not decisions or design_digest(new) == decisions[0].design:
         return
-    changes = () if old is None else design_changes(old, new)
+    changes = () if old is None else design_changes(old, new, describe_change)
     what = "; ".join(changes[:_SHOWN_CHANGES]) or "plan.json is another than then"
     more = f" and {len(changes) - _SHOWN_CHANGES} more" if len(changes) > _SHOWN_CHANGES else ""
     raise PlanDriftError(

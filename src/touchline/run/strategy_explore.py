@@ -9,13 +9,13 @@ from touchline.core.units import plural
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.training_state import write_pause
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import DecisionKind, RunLoss, StrategyDecision
-from touchline.plan.strategy.explore import continuing_runs, decide_choice, decide_cut, next_point
-from touchline.plan.strategy.state import StrategyState, point_steps
-from touchline.plan.strategy.text import first_names
 from touchline.run.divergence import has_diverged
 from touchline.run.jobs import is_training_complete, is_training_done
 from touchline.run.planning import LoadedPlan
+from touchline.strategy.decisions import DecisionKind, RunLoss, StrategyDecision
+from touchline.strategy.explore import continuing_runs, decide_choice, decide_cut, next_point
+from touchline.strategy.state import StrategyState, point_steps
+from touchline.strategy.text import first_names
 
 
 def request_pauses(planned: LoadedPlan, state: StrategyState) -> None:

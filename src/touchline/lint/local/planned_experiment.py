@@ -54,10 +54,11 @@ from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context
 from touchline.plan.local.history_evidence import past_spread, pruning_evidence
 from touchline.plan.memory_findings import memory_findings
+from touchline.plan.power import evaluated_items
 from touchline.plan.slots import SlotChoice
-from touchline.plan.strategy.costs import refuse_impossible
-from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.statistics.spread_types import SpreadInput
+from touchline.strategy.costs import refuse_impossible
+from touchline.strategy.resolving import seed_spread_of
 
 NOT_CHECKED = "EX016"
 
@@ -403,7 +404,7 @@ def _plan(inputs: PlanInputs, settings: UserConfig, decided: Decided) -> Plan:
     plan = build_plan(inputs)
     spread = past_spread(plan, settings) if decided.spread is None else decided.spread
     if decided.strategy is None:
-        if (between := seed_spread_of(plan, spread)) is not None:
+        if (between := seed_spread_of(plan, spread, evaluated_items(plan))) is not None:
             plan = build_plan(replace(inputs, seed_spread=between))
         refuse_impossible(plan)
     return replace(plan, spread=spread)

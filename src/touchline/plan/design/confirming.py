@@ -7,8 +7,8 @@ from dataclasses import replace
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.plan import Plan
 from touchline.plan.power import conditions_per_level, number_of_contrasts
-from touchline.plan.strategy.costs import likely_contrasts, likely_runs, strategy_costs
-from touchline.plan.strategy.state import cells_of
+from touchline.strategy.costs import likely_contrasts, likely_runs, strategy_costs
+from touchline.strategy.state import cells_of
 
 
 def with_likely_runs(plan: Plan) -> Plan:
@@ -55,8 +55,8 @@ def looks_for(seeds: int, contrasts: int) -> tuple[int, ...]:
     Raises:
         ValueError: the looks need more seeds than a strategy may have.
     """
-    from touchline.statistics.group_sequential import LEVEL, shown_effect
-    from touchline.statistics.look_designs import choose_looks
+    from touchline.strategy.group_sequential import LEVEL, shown_effect
+    from touchline.strategy.look_designs import choose_looks
 
     effect = shown_effect((seeds,), level=LEVEL / contrasts)
     return choose_looks(effect, contrasts=contrasts).looks

@@ -13,9 +13,9 @@ import numpy as np
 
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import seconds_to_hours
+from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import Phase
-from touchline.plan.totals import sum_quantities
+from touchline.experiment.runs import Phase
 from touchline.statistics.bootstrap import Floats
 
 PLANNED_SEEDS = (2, 3, 4, 6, 8, 16, 32)

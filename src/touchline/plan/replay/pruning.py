@@ -32,7 +32,7 @@ from touchline.plan.replay.runs import (
     total_hours,
 )
 from touchline.plan.replay.types import CutRun, PrunedSweep, PruningReplay, ReplayPolicy, WinnerBy
-from touchline.statistics import cuts
+from touchline.strategy import cuts
 
 Rule = Callable[[Mapping[str, float]], tuple[str, ...]]
 """Rule that returns the runs that continue, given the validation loss of each."""

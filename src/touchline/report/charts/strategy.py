@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.experiment.strategy import Phase, Verdict, matches
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import matches
 from touchline.report.charts.losses import budget, curve, felt, lines, loss_axis, step_axis, thinned
 from touchline.report.charts.parts import Row, finished, followed, legend_of, number, padded, rows_of, signed
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor, used
@@ -16,6 +17,7 @@ from touchline.report.formatting import Scale, scale_or_share
 from touchline.report.report import Report
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words
 from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Verdict
 
 SECTION = "strategy"
 _POINTS = 100.0

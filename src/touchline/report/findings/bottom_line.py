@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import plural
-from touchline.experiment.strategy import Verdict
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.concluded import COMPLETION, FindingInputs, is_complete
 from touchline.report.findings.confounds import ties
@@ -21,7 +20,7 @@ from touchline.report.findings.strategy import LOOKS, claim, strategy_answer
 from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of, scale_or_share
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
+from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect, Verdict
 from touchline.statistics.own_score import LEVEL
 
 MOST_WORDS = 40

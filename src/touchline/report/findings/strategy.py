@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.units import hours_unit, percent, plural
-from touchline.experiment.strategy import StopReason, Verdict
-from touchline.plan.strategy.costs import promised_power
 from touchline.report.findings.scores import LIMITS
 from touchline.report.formatting import Scale, capital, join_names
 from touchline.report.report import Statement
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words, sides_words
-from touchline.statistics.conclusions import Conclusion
-from touchline.statistics.group_sequential import GIVEN_UP
+from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.strategy.costs import promised_power
+from touchline.strategy.decisions import StopReason
+from touchline.strategy.group_sequential import GIVEN_UP
 
 LOOKS, CUTS, STRATEGY_COST = "Contrasts at their looks", "Explore", "Cost of the strategy"
 _RUNS_TOLD = 6

@@ -20,9 +20,9 @@ from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.general import read_general
 from touchline.results.report_inputs import ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.strategy.record import strategy_record
 
 _DEFINITION_LIMIT_BYTES = 1 << 20
 

@@ -40,11 +40,11 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
-from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
 from touchline.run.selection import one_run
+from touchline.strategy.record import strategy_record
 
 PUBLISHED = "published"
 """Default folder of published runs in the experiment."""

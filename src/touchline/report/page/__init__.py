@@ -12,7 +12,6 @@ from markupsafe import Markup
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import hours_unit
-from touchline.experiment.strategy import Verdict
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
@@ -28,7 +27,7 @@ from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import scores_section
 from touchline.report.tables.strategy import strategy_section
 from touchline.report.tables.training import cost_section, training_section
-from touchline.statistics.conclusions import Analysis
+from touchline.statistics.conclusions import Analysis, Verdict
 
 SAMPLES = "samples.jsonl"
 """File beside the page with every answer."""

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import hours_unit, plural
-from touchline.experiment.strategy import Cut, Phase, StopReason, Verdict
+from touchline.experiment.runs import Phase
 from touchline.report.findings.strategy import diverged_score, next_look_words, waiting_words
 from touchline.report.formatting import Scale, capital, is_at_least, join_names, scale_or_share
 from touchline.report.report import Report
 from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, condition_words, contrast_words
 from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import Cut, StopReason
 
 _POINTS = 100.0
 _MARKS = {Verdict.ESTABLISHED: Mark.GOOD, Verdict.OUT_OF_REACH: Mark.QUIET, Verdict.UNDECIDED: Mark.WARN}

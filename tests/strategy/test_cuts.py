@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.statistics.cuts import halving, median
+from touchline.strategy.cuts import halving, median
 
 LOSSES = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=3),

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from touchline.core.levels import SEEDS
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import DecisionKind, Phase, StatedContrast, Stop, StrategyDecision, Verdict, matches
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import StatedContrast, matches
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import DecisionKind, Stop, StrategyDecision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import (
+from touchline.experiment.runs import Phase
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import (
     Choice,
     Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
-    Phase,
     Stop,
     StopReason,
     StrategyDecision,
 )
-from touchline.plan.strategy.state import StrategyState, strategy_state
-from touchline.statistics.conclusions import Verdict
+from touchline.strategy.state import StrategyState, strategy_state
 
 _POINTS = 100.0
 _SHOWN = 6

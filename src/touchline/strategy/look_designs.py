@@ -12,8 +12,9 @@ from functools import lru_cache
 from itertools import combinations, pairwise, product
 from typing import Final
 
-from touchline.statistics.angle_paths import MOST_SEEDS
-from touchline.statistics.group_sequential import (
+from touchline.statistics.power import POWER
+from touchline.strategy.angle_paths import MOST_SEEDS
+from touchline.strategy.group_sequential import (
     LEVEL,
     checked_looks,
     efficacy_bounds,
@@ -21,7 +22,6 @@ from touchline.statistics.group_sequential import (
     shown_effect,
     stopping_chances,
 )
-from touchline.statistics.power import POWER
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

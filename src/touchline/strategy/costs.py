@@ -11,16 +11,17 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Quantity
 from touchline.core.units import seconds_to_hours
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import Phase, PlannedStrategy, StatedContrast, matches
-from touchline.plan.strategy.explore_section import cost_at_most
-from touchline.plan.strategy.state import cells_of, names_of_look
-from touchline.statistics.group_sequential import (
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import PlannedStrategy, StatedContrast, matches
+from touchline.strategy.explore_section import cost_at_most
+from touchline.strategy.group_sequential import (
     LEVEL,
     efficacy_bounds,
     futility_bounds,
     stopping_chances,
 )
-from touchline.statistics.look_designs import seeds_of_one_test
+from touchline.strategy.look_designs import seeds_of_one_test
+from touchline.strategy.state import cells_of, names_of_look
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,18 +13,11 @@ import pytest
 from numpy.random import PCG64, Generator
 from pydantic import TypeAdapter
 
-from touchline.experiment.strategy import (
-    ContrastLook,
-    DecisionKind,
-    Look,
-    PlannedStrategy,
-    SeedPair,
-    StatedContrast,
-    StrategyDecision,
-)
+from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.run.ledger import Ledger
 from touchline.statistics.conclusions import Verdict
-from touchline.statistics.looks import Evidence, take_look
+from touchline.strategy.decisions import ContrastLook, DecisionKind, Look, SeedPair, StrategyDecision
+from touchline.strategy.looks import Evidence, take_look
 
 pytestmark = pytest.mark.planning
 

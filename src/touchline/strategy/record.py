@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import PlannedStrategy, StrategyDecision
-from touchline.plan.strategy.state import StrategyState, strategy_state
+from touchline.experiment.strategy import PlannedStrategy
+from touchline.strategy.decisions import StrategyDecision
+from touchline.strategy.state import StrategyState, strategy_state
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from touchline.core.table import Column, Section, table_section
 from touchline.core.units import hours_unit, percent, plural
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import Phase, PlannedStrategy
-from touchline.plan.strategy.costs import StrategyCosts, likely_contrasts, look_bounds, promised_power, strategy_costs
-from touchline.statistics.group_sequential import LEVEL
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import PlannedStrategy
+from touchline.strategy.costs import StrategyCosts, likely_contrasts, look_bounds, promised_power, strategy_costs
+from touchline.strategy.group_sequential import LEVEL
 
 _POINTS = 100.0
 _CLAIMS = ("contrast", "claimed to score higher", "than")

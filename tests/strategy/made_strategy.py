@@ -14,29 +14,27 @@ from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import (
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, StatedContrast
+from touchline.results.report_inputs import ReportInputs
+from touchline.results.run_result import RunResult
+from touchline.results.scored import compared
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import (
     Choice,
     Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
-    ExploreConfig,
     Look,
-    Phase,
-    PlannedStrategy,
     RunLoss,
     SeedPair,
-    StatedContrast,
     Stop,
     StopReason,
     StrategyDecision,
-    Verdict,
 )
-from touchline.plan.strategy.state import started_plan, strategy_state
-from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import RunResult
-from touchline.results.scored import compared
-from touchline.results.strategy_record import StrategyRecord
+from touchline.strategy.record import StrategyRecord
+from touchline.strategy.state import started_plan, strategy_state
 
 SEEDS = (11, 12, 13, 14, 15, 16)
 LOOKS = (3, 4, 6)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.strategy import PlannedStrategy
-from touchline.plan.drift import describe_change
+
+DescribeChange = Callable[[Plan, Plan, str], str]
 
 _LAYOUT = frozenset({"micro_batch_size"})
 """Settings of a training that recovery may change; the training stays the same."""
@@ -32,9 +33,15 @@ def design_digest(plan: Plan) -> str | None:
     return plan.strategy.digest([(run.name, _science(plan, run)) for run in plan.runs])
 
 
-def design_changes(old: Plan, new: Plan) -> tuple[str, ...]:
-    """Return what differs between the designs of two plans, one phrase each."""
-    return tuple((*_changed_keys(old.strategy, new.strategy), *_changed_runs(old, new)))
+def design_changes(old: Plan, new: Plan, describe: DescribeChange) -> tuple[str, ...]:
+    """Return what differs between the designs of two plans, one phrase each.
+
+    Args:
+        old: plan that the strategy began with.
+        new: the other plan.
+        describe: returns what differs about a run of both.
+    """
+    return tuple((*_changed_keys(old.strategy, new.strategy), *_changed_runs(old, new, describe)))
 
 
 def _changed_keys(old: PlannedStrategy | None, new: PlannedStrategy | None) -> Iterator[str]:
@@ -52,7 +59,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _changed_runs(old: Plan, new: Plan) -> Iterator[str]:
+def _changed_runs(old: Plan, new: Plan, describe: DescribeChange) -> Iterator[str]:
     before = {run.name: _science(old, run) for run in old.runs}
     after = {run.name: _science(new, run) for run in new.runs}
     for name in dict.fromkeys((*before, *after)):
@@ -62,7 +69,7 @@ def _changed_runs(old: Plan, new: Plan) -> Iterator[str]:
             yield f"{name} is new"
         elif before[name] != after[name]:
             same_training = old.run(name) is not None and _evaluation_differs(old, new, name)
-            yield f"{name}: {'evaluate changed' if same_training else describe_change(old, new, name)}"
+            yield f"{name}: {'evaluate changed' if same_training else describe(old, new, name)}"
     if not before.keys() ^ after.keys() and tuple(before) != tuple(after):
         yield "the order of the runs changed"
 

@@ -14,9 +14,9 @@ from numpy.random import PCG64, Generator
 from scipy import stats
 
 from touchline.statistics.conclusions import Verdict
-from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
-from touchline.statistics.look_designs import candidate_looks, choose_looks, seeds_of_one_test
-from touchline.statistics.looks import Evidence, LookResult, take_look
+from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
+from touchline.strategy.look_designs import candidate_looks, choose_looks, seeds_of_one_test
+from touchline.strategy.looks import Evidence, LookResult, take_look
 
 pytestmark = pytest.mark.planning
 

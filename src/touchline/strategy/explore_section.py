@@ -10,11 +10,11 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.table import Section, table_section
 from touchline.core.units import hours_unit, percent, plural
+from touchline.estimate.totals import scale_quantity, sum_quantities, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.strategy import ExploreConfig, matches
-from touchline.plan.strategy.explore import continuing_counts, explore_runs
-from touchline.plan.strategy.state import point_steps
-from touchline.plan.totals import scale_quantity, sum_quantities, totals_of
+from touchline.strategy.explore import continuing_counts, explore_runs
+from touchline.strategy.state import point_steps
 
 _COLUMNS = ("point", "at step", "runs compared", "continue at most")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from scipy import stats
 
-from touchline.statistics.group_sequential import (
+from touchline.strategy.group_sequential import (
     LEVEL,
     efficacy_bounds,
     futility_bounds,

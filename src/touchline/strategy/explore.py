@@ -16,18 +16,11 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
 from touchline.core.units import plural
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import (
-    Choice,
-    Cut,
-    ExploreConfig,
-    Phase,
-    PlannedStrategy,
-    RunLoss,
-    StatedContrast,
-    matches,
-)
-from touchline.plan.strategy.state import StrategyState, point_steps
-from touchline.statistics.cuts import halving, median
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, StatedContrast, matches
+from touchline.strategy.cuts import halving, median
+from touchline.strategy.decisions import Choice, Cut, RunLoss
+from touchline.strategy.state import StrategyState, point_steps
 
 _KEY = "strategy.explore"
 

@@ -10,30 +10,29 @@ from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.errors import InputError
 from touchline.core.levels import Level
+from touchline.plan.drift import describe_change
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.strategy import (
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import ExploreConfig, PlannedStrategy, StatedContrast
+from touchline.plan.sections import summary_line, summary_sections
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
+from touchline.strategy.decisions import (
     Choice,
     Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
-    ExploreConfig,
     Look,
-    Phase,
-    PlannedStrategy,
-    StatedContrast,
     Stop,
     StopReason,
     StrategyDecision,
 )
-from touchline.plan.sections import summary_line, summary_sections
-from touchline.plan.strategy.costs import look_bounds, promised_power, refuse_impossible, strategy_costs
-from touchline.plan.strategy.fixed_design import design_changes, design_digest
-from touchline.plan.strategy.section import strategy_sections
-from touchline.plan.strategy.state import cells_of, started_plan, strategy_state
-from touchline.plan.strategy.text import decision_line, status_line, strategy_status
-from touchline.statistics.conclusions import Verdict
-from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, stopping_chances
+from touchline.strategy.fixed_design import design_changes, design_digest
+from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, stopping_chances
+from touchline.strategy.section import strategy_sections
+from touchline.strategy.state import cells_of, started_plan, strategy_state
+from touchline.strategy.text import decision_line, status_line, strategy_status
 
 pytestmark = pytest.mark.planning
 SEEDS = (11, 12, 13, 14)
@@ -179,8 +178,8 @@ def test_the_budget_is_no_part_of_the_design() -> None:
     """Another change is named alone."""
     plan, raised = plan_of(budget_device_hours=5.0), plan_of(budget_device_hours=9.0)
     assert design_digest(plan) == design_digest(raised) == design_digest(plan_of())
-    assert design_changes(plan, raised) == ()
-    (changed,) = design_changes(plan, plan_of(budget_device_hours=9.0, detect=0.03))
+    assert design_changes(plan, raised, describe_change) == ()
+    (changed,) = design_changes(plan, plan_of(budget_device_hours=9.0, detect=0.03), describe_change)
     assert changed == "strategy: detect was 0.02 and is 0.03"
 
 
@@ -213,11 +212,11 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
 
     assert design_digest(with_train(micro_batch_size=4)) == design_digest(plan)
     assert design_digest(with_train(learning_rate=0.5)) != design_digest(plan)
-    assert design_changes(plan, with_train(micro_batch_size=4)) == ()
-    assert design_changes(plan, with_train(learning_rate=0.5)) == (f"{plan.runs[0].name}: train changed",)
-    (changed,) = design_changes(plan, plan_of(looks=(2, 3, 4)))
+    assert design_changes(plan, with_train(micro_batch_size=4), describe_change) == ()
+    assert design_changes(plan, with_train(learning_rate=0.5), describe_change) == (f"{plan.runs[0].name}: train changed",)
+    (changed,) = design_changes(plan, plan_of(looks=(2, 3, 4), describe_change))
     assert changed == "strategy: looks was [2, 4] and is [2, 3, 4]"
-    assert design_changes(plan, replace(plan, runs=plan.runs[1:])) == (f"{plan.runs[0].name} is gone",)
+    assert design_changes(plan, replace(plan, runs=plan.runs[1:]), describe_change) == (f"{plan.runs[0].name} is gone",)
     assert design_digest(replace(plan, strategy=None)) is None
 
 

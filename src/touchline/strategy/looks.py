@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.statistics.conclusions import Verdict
-from touchline.statistics.group_sequential import (
+from touchline.strategy.group_sequential import (
     LEVEL,
     checked_looks,
     efficacy_bounds,

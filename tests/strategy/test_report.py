@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 from pydantic import TypeAdapter
 from tests.report import made_gathered as made
-from tests.report import made_strategy as ms
+from tests.strategy import made_strategy as ms
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Table, value_text
-from touchline.experiment.strategy import Choice, Phase, RunLoss, StatedContrast, StopReason, Verdict
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import StatedContrast
 from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
@@ -30,7 +31,9 @@ from touchline.report.tables.runs import runs_table
 from touchline.report.tables.strategy import strategy_section
 from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
-from touchline.statistics.group_sequential import efficacy_bounds, futility_bounds, stopping_chances
+from touchline.statistics.conclusions import Verdict
+from touchline.strategy.decisions import Choice, RunLoss, StopReason
+from touchline.strategy.group_sequential import efficacy_bounds, futility_bounds, stopping_chances
 
 pytestmark = pytest.mark.planning
 

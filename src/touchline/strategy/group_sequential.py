@@ -27,7 +27,8 @@ from typing import Final
 
 import numpy as np
 
-from touchline.statistics.angle_paths import (
+from touchline.statistics.student import detectable_errors
+from touchline.strategy.angle_paths import (
     MOST_SEEDS,
     Cumulative,
     Paths,
@@ -36,7 +37,6 @@ from touchline.statistics.angle_paths import (
     between,
     first_angle,
 )
-from touchline.statistics.student import detectable_errors
 
 LEVEL: Final = 0.025
 """One-sided level of a family of claims: half of the 5 % of a two-sided report."""

@@ -11,7 +11,6 @@ from touchline.core.units import parse_device_hours
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan
 from touchline.experiment.strategy import ConfirmConfig, PlannedStrategy, StatedContrast
-from touchline.plan.power import evaluated_items
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.spread_types import SpreadInput, SpreadKind, SpreadSource
 
@@ -59,7 +58,7 @@ class SeedSpread:
     """Source, as the plan names it."""
 
 
-def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput]) -> SeedSpread | None:
+def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None) -> SeedSpread | None:
     """Return the spread of a contrast's difference between seeds by the past runs, for a plan that needs it.
 
     The seeds of both levels vary, and items flip in both: the variance is 2 s^2 + f / I, with the standard deviation s
@@ -68,8 +67,8 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput]) -> SeedSpread | No
     Args:
         plan: plan whose strategy states no spread.
         spread: spread that the plan's power counts on.
+        items: test items of a run; None if unknown.
     """
-    items = evaluated_items(plan)
     between = next((each for each in spread if each.kind is SpreadKind.SEEDS), None)
     if plan.strategy is None or not plan.strategy.looks or plan.strategy.seed_spread is not None:
         return None
@@ -103,7 +102,7 @@ def _with_confirm(planned: PlannedStrategy, confirm: ConfirmConfig) -> PlannedSt
 
 def _chosen_looks(planned: PlannedStrategy, contrasts: int) -> tuple[int, ...]:
     """Return the looks for the promised difference; without a known spread, those for what so many seeds show."""
-    from touchline.statistics.look_designs import choose_looks
+    from touchline.strategy.look_designs import choose_looks
 
     return choose_looks(planned.effect, seeds=len(planned.seeds), contrasts=contrasts).looks
 
