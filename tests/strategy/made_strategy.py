@@ -33,8 +33,7 @@ from touchline.strategy.decisions import (
     StopReason,
     StrategyDecision,
 )
-from touchline.strategy.record import StrategyRecord
-from touchline.strategy.state import started_plan, strategy_state
+from touchline.strategy.strategy import started_plan, strategy_of
 
 SEEDS = (11, 12, 13, 14, 15, 16)
 LOOKS = (3, 4, 6)
@@ -291,23 +290,21 @@ def gathered(
     plan: Plan, decisions: Sequence[StrategyDecision], rights: Mapping[str, int] | None = None
 ) -> ReportInputs:
     """What the report reads: the runs that were made are complete, cut ones end at their point."""
-    assert plan.strategy is not None
-    state = strategy_state(plan, decisions)
-    record = StrategyRecord(plan=plan, planned=plan.strategy, decisions=tuple(decisions), state=state)
+    strategy = strategy_of(plan, decisions)
     looked = {pair.seed for each in decisions if each.look for found in each.look.contrasts for pair in found.pairs}
-    started = started_plan(plan, decisions)
+    started = started_plan(strategy)
     results = []
     for run in started.runs:
         if run.phase is None:
             results.append(made.control(run.name, run.model, made.rights(40, 200)))
-        elif run.name in state.cut:
-            results.append(cut_run(run, state.cut[run.name]))
+        elif run.name in strategy.cut:
+            results.append(cut_run(run, strategy.cut[run.name]))
         elif run.phase is Phase.CONFIRM and run.seed not in looked:
             results.append(unstarted(run))
         else:
             results.append(trained(run, (rights or {}).get(run.levels[-1].value, 150)))
     found = made.gathered(compared(results), factors=dict(plan.factors))
-    return replace(found, plan=started, origin="planned by touchline 0", strategy=record)
+    return replace(found, plan=started, origin="planned by touchline 0", strategy=strategy)
 
 
 def unstarted(run: PlannedRun) -> RunResult:

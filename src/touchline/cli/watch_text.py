@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from touchline.data.metrics import StepRow
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot
-    from touchline.strategy.text import StrategyStatus
 
 HEADER = ("run", "status", "step", "done", "loss", "curve", "left or waits for", "memory")
 _LEAST_FIRST = ("done", "memory", "loss", "curve", "left or waits for")
@@ -231,20 +230,15 @@ def lines(watched: Sequence[Watched], width: int, selected: tuple[int, str] | No
             below.append(Line((("  reading ...", "dim"),)))
         elif each.snapshot.note:
             below.append(Line(((f"  {one_line(each.snapshot.note)}", "yellow"),)))
-        if each.snapshot is not None and each.snapshot.strategy is not None:
-            below += [Line(((f"  {line}", "dim"),)) for line in _strategy_lines(each.snapshot.strategy, width - 2)]
+        if each.snapshot is not None and each.snapshot.strategy:
+            wrapped = textwrap.wrap(one_line(each.snapshot.strategy), width - 2, break_on_hyphens=False)
+            below += [Line(((f"  {line}", "dim"),)) for line in wrapped]
         for run in runs:
             key = (place, run.name)
             marks = (">" if key == selected else " ") + ("!" if is_flagged(run) else " ")
             parts = [(value, _style(name, run)) for value, name in columns.line(rows[key], marks)]
             below.append(Line(tuple(parts), key))
     return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
-
-
-def _strategy_lines(strategy: StrategyStatus, width: int) -> list[str]:
-    from touchline.strategy.text import status_line
-
-    return textwrap.wrap(one_line(status_line(strategy)), width, break_on_hyphens=False)
 
 
 def _style(column: str, run: LiveRun) -> str:

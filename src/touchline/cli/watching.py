@@ -62,9 +62,10 @@ def status(
             print_status(without_controls(line))
     if json:
         from touchline.results.live import LiveRun
-        from touchline.strategy.text import StrategyStatus
+        from touchline.run.folders import ExperimentFolder
 
-        print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(StrategyStatus | None, snapshot.strategy))
+        strategy = ExperimentFolder(source).strategy().status()
+        print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(type(strategy), strategy))
         return
     _table(snapshot)
 
@@ -168,11 +169,7 @@ def _table(snapshot: Snapshot) -> None:
 
 def _strategy(snapshot: Snapshot) -> list[str]:
     """Return the line about the strategy; none without one."""
-    if snapshot.strategy is None:
-        return []
-    from touchline.strategy.text import status_line
-
-    return [without_controls(status_line(snapshot.strategy))]
+    return [without_controls(snapshot.strategy)] if snapshot.strategy else []
 
 
 def _watch(watcher: Watcher) -> None:

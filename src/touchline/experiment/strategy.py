@@ -7,8 +7,6 @@ runs that may become necessary; decisions make some of them active and stand in 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -146,13 +144,10 @@ class PlannedStrategy:
         """Return the promised difference in standard deviations between seeds; None if that is not known."""
         return None if self.seed_spread is None else self.detect / self.seed_spread
 
-    def digest(self, runs: Sequence[tuple[str, str]]) -> str:
-        """Return the hash of the design: that of this strategy, and names and digests of the runs in order."""
-        from pydantic import TypeAdapter
-
-        stated = json.loads(TypeAdapter(PlannedStrategy).dump_json(self.design))
-        text = json.dumps([stated, list(runs)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def stage_of(self, seed: int) -> int:
+        """Return the number of the first look that a seed of confirm is needed for, from 0."""
+        place = self.seeds.index(seed)
+        return next(number for number, seeds in enumerate(self.looks) if place < seeds)
 
 
 def matches(levels: Sequence[Level], wanted: Mapping[str, str]) -> bool:

@@ -6,8 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from touchline.core.levels import SEEDS, Level
+from touchline.core.levels import factor_words as factor_words
+from touchline.core.levels import level_words as level_words
+from touchline.core.levels import settings_words as settings_words
 from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.text import capital as capital
+from touchline.core.text import join_names as join_names
 from touchline.core.units import format_seconds, hours_to_seconds, percent, plural
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult
@@ -15,20 +19,6 @@ from touchline.statistics.conclusions import Analysis
 
 SHARES = ("match", "accuracy", "correct")
 """Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
-_SHOWN = 6
-_NAMES = {
-    "models": "base model",
-    "data.path": "dataset",
-    "data.train": "training data",
-    "stage": "stage",
-    "train.lora.rank": "rank",
-    "train.lora.alpha": "alpha",
-    "train.epochs": "epochs",
-    "train.max_seq_len": "context",
-    "train.packed": "packing",
-    "train.lora.target_modules": "adapted layers",
-}
-"""Display names of settings by dotted key. The default is the key's last part."""
 
 
 def p_text(p: float) -> str:
@@ -39,34 +29,6 @@ def p_text(p: float) -> str:
 def p_number(p: float) -> str:
     """Return `<0.001`, `0.049`, `0.31`."""
     return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def join_names(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """Return `a, b and c`; with many, the first ones and a count of the rest."""
-    if len(names) > shown:
-        return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def capital(text: str) -> str:
-    """Return the text with a capital letter."""
-    return text[:1].upper() + text[1:]
-
-
-def factor_words(factor: str) -> str:
-    """Return `rank` for `train.lora.rank`, `learning rate` for `train.learning_rate`."""
-    return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
-
-
-def level_words(factor: str, value: str) -> str:
-    """Return `rank 64` or `learning rate 0.0002`. A base model is given by its name only."""
-    return value if factor == "models" else f"{factor_words(factor)} {value}"
-
-
-def settings_words(levels: Sequence[Level]) -> str:
-    """Return `rank 64, learning rate 2e-4`; `-` if only the base model and the seed vary."""
-    words = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
-    return ", ".join(words) or "-"
 
 
 def level_of(run: RunResult, factor: str) -> str | None:

@@ -5,17 +5,20 @@ Texts here are plain. The renderers escape them. Numbers are `Measured`, so that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from touchline.core.quantity import Measured
+from touchline.core.table import Section
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import RunSetting
-from touchline.report.strategy import StrategyReport
+from touchline.report.formatting import scale_or_share
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis, Conclusion
+from touchline.strategy.report import NextAction, Sentence, StrategyReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,3 +215,23 @@ class Report:
     """Means of every condition on every test set; None if test sets have no names."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(name, value) of versions, machine, hashes and revisions that the report is based on."""
+
+    def strategy_section(self) -> Section | None:
+        """Return cuts, looks and cost of a strategy. None without one."""
+        if self.strategy is None:
+            return None
+        return self.strategy.section(self.runs, scale_or_share(self.analyses), self.device)
+
+    def strategy_cards(self) -> list[tuple[str, str]] | None:
+        """Return the figures of a strategy with their labels. None without one."""
+        return None if self.strategy is None else list(self.strategy.cards(scale_or_share(self.analyses)))
+
+
+def statements(sentences: Iterable[Sentence]) -> tuple[Statement, ...]:
+    """Return the sentences of a strategy as those of the report."""
+    return tuple(Statement(topic=each.topic, text=each.text, shown=each.shown, where=each.where) for each in sentences)
+
+
+def next_actions(actions: Iterable[NextAction]) -> list[NextStep]:
+    """Return the recommendations of a strategy as those of the report."""
+    return [NextStep(title=each.title, why=each.why, command=each.command) for each in actions]

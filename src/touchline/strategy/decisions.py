@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,7 +37,6 @@ class RunLoss:
     """Validation loss of a run at a point."""
 
     run: str
-    """The run."""
     loss: float | None
     """In nats per token; None if it is not finite or the training diverged."""
     step: int | None = None
@@ -50,7 +50,6 @@ class Cut:
     step: int
     """Optimizer step of the point; the last one, where runs have other numbers of steps."""
     policy: Policy
-    """Rule."""
     losses: tuple[RunLoss, ...]
     """Losses of all runs that had continued so far."""
     kept: tuple[str, ...]
@@ -82,7 +81,6 @@ class SeedPair:
     """Scores of both sides of a contrast with one seed."""
 
     seed: int
-    """The seed."""
     level: float
     """Mean score at the level, over conditions and items."""
     against: float
@@ -90,19 +88,23 @@ class SeedPair:
     diverged: tuple[str, ...] = ()
     """Runs among them that diverged and count as 0, or as the lowest score of the look if that is below 0."""
 
+    @property
+    def difference(self) -> float:
+        """Return the score at the level minus that of the other side."""
+        return self.level - self.against
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContrastLook:
     """State of one contrast at a look."""
 
     contrast: str
-    """Name."""
     pairs: tuple[SeedPair, ...]
     """One per seed, in the order of use."""
     difference: float
     """Mean difference."""
     error: float
-    """Standard error over seeds."""
+    """Standard error over seeds; 0 where no seed differs from another."""
     wide_error: float | None
     """Standard error with the variation between items and the chance of divergence; None if it is not known."""
     t: float | None
@@ -116,11 +118,10 @@ class ContrastLook:
     futility: float | None
     """At or below it the contrast is given up; None if nothing is given up at this look."""
     low: float | None
-    """Lower end of the repeated confidence interval."""
+    """Lower end of the repeated confidence interval: difference minus bound times the larger error."""
     high: float | None
-    """Upper end."""
+    """Upper end; both ends None where there is no error."""
     verdict: Verdict
-    """State."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +139,6 @@ class Stop:
     """End of the strategy; of one for the budget until a larger budget lifts it."""
 
     reason: StopReason
-    """Reason."""
     budget_device_hours: float | None = None
     """Budget that the next runs would have exceeded; None with another reason."""
     spent_device_hours: float | None = None
@@ -167,21 +167,25 @@ class Continuation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StrategyDecision:
-    """Decision with its numbers, as in the ledger."""
+    """Decision with its numbers, as in the ledger: its kind says which of the parts it has."""
 
     kind: DecisionKind
-    """Kind."""
     number: int = 0
     """Number of the point or look, from 0."""
     design: str
     """Digest of the design."""
     cut: Cut | None = None
-    """Comparison, of a cut."""
     choice: Choice | None = None
-    """Choice."""
     look: Look | None = None
-    """Look."""
     stop: Stop | None = None
-    """End."""
     continuation: Continuation | None = None
-    """Continuation after a stop for the budget."""
+
+
+def missing_decision(decisions: Sequence[StrategyDecision]) -> str | None:
+    """Return which decision is missing although later ones follow from it; None if none is."""
+    for kind, what in ((DecisionKind.CUT, "point {} of explore"), (DecisionKind.LOOK, "look {}")):
+        numbers = [decision.number for decision in decisions if decision.kind is kind]
+        for place, number in enumerate(numbers):
+            if number != place:
+                return what.format(place + 1)
+    return "the beginning of the strategy" if decisions and decisions[0].kind is not DecisionKind.BEGIN else None

@@ -49,15 +49,11 @@ class ChosenLooks:
         return self.power >= POWER - _ROUNDING
 
     @property
-    def saves_enough(self) -> bool:
-        """Return whether at most 60 % of the fixed seeds are expected without a difference, and 75 % with twice it.
+    def excess(self) -> float:
+        """Return expected seeds over the largest shares of the fixed design's: 1 or less saves enough.
 
-        Possible for effects that need six seeds or more; fewer seeds have too few places for looks.
+        That is possible for effects that need six seeds or more; fewer seeds have too few places for looks.
         """
-        return self._excess <= 1 + _ROUNDING
-
-    @property
-    def _excess(self) -> float:
         if self.fixed_seeds is None:
             return math.inf
         without, twice = self.seeds_without / self.fixed_seeds, self.seeds_twice / self.fixed_seeds
@@ -86,8 +82,8 @@ def choose_looks(
     """Return the looks that show a promised effect with 80 % power and need the fewest seeds.
 
     Every candidate of a small set is computed exactly (`stopping_chances`); those that reach the power are preferred,
-    then those that keep `saves_enough`, then the fewest seeds on average over no difference, the promised one and twice
-    it. Takes up to about three seconds; results are cached.
+    then those that save enough, then the fewest seeds on average over no difference, the promised one and twice it.
+    Takes up to about three seconds; results are cached.
 
     Args:
         effect: promised difference in standard deviations of a seed's paired difference; None for the one that one
@@ -97,35 +93,25 @@ def choose_looks(
         level: one-sided level of the family.
 
     Raises:
-        ValueError: neither effect nor seeds; an effect that is not above 0 or needs more than 64 seeds; seeds outside
-            2 to 64; no contrasts.
+        ValueError: an effect that is not above 0 or needs more than 64 seeds; seeds outside 2 to 64.
     """
-    if effect is None and seeds is None:
-        raise ValueError("looks are chosen for an effect or for a number of seeds")
-    if effect is not None and not (math.isfinite(effect) and effect > 0):
-        raise ValueError(f"an effect of {effect} standard deviations; it must be above 0")
-    if contrasts < 1:
-        raise ValueError(f"a family of {contrasts} contrasts")
-    if seeds is not None:
-        checked_looks((seeds,))
     share = level / contrasts
     if effect is None:
-        assert seeds is not None
+        assert seeds is not None, "looks are chosen for an effect or for a number of seeds"
         effect = shown_effect((max(2, seeds - 1),), level=share)
+    if not (math.isfinite(effect) and effect > 0):
+        raise ValueError(f"an effect of {effect} standard deviations; it must be above 0")
     return _choose_looks(effect, seeds, share)
 
 
 @lru_cache(maxsize=256)
 def _choose_looks(effect: float, seeds: int | None, level: float) -> ChosenLooks:
     fixed = seeds_of_one_test(effect, level=level)
-    if fixed is None and seeds is None:
-        raise ValueError(f"an effect of {effect:.3g} standard deviations needs more than {MOST_SEEDS} seeds")
-    lasts: Sequence[int]
+    lasts: Sequence[int] = (seeds,) if seeds is not None else ()
     if seeds is None:
-        assert fixed is not None
+        if fixed is None:
+            raise ValueError(f"an effect of {effect:.3g} standard deviations needs more than {MOST_SEEDS} seeds")
         lasts = sorted({min(MOST_SEEDS, round(fixed * by + (by > 1) / 2)) for by in _INFLATION})
-    else:
-        lasts = (seeds,)
     designs = [looks for last in lasts for looks in candidate_looks(last)]
     # Without futility, which only costs power: most candidates are done with.
     powers = {looks: stopping_chances(looks, effect, efficacy_bounds(looks, level)).power for looks in designs}
@@ -136,8 +122,8 @@ def _choose_looks(effect: float, seeds: int | None, level: float) -> ChosenLooks
 
     def cost(option: ChosenLooks) -> tuple[bool, float]:
         mean = option.seeds_without + option.seeds_promised + option.seeds_twice
-        is_enough = option._excess <= 1 - _MARGIN
-        return not is_enough, mean if is_enough else option._excess
+        is_enough = option.excess <= 1 - _MARGIN
+        return not is_enough, mean if is_enough else option.excess
 
     return min((option for option in options if option.has_power), key=cost)
 
@@ -148,7 +134,8 @@ def candidate_looks(last: int) -> tuple[tuple[int, ...], ...]:
     All of them up to six seeds; beyond, up to five looks with a first look between 2 and a third of the seeds, and the
     next ones at equal distances up to a half, 60 or 75 % of the seeds.
     """
-    if last <= 2:
+    checked_looks((last,))
+    if last == 2:
         return ((2,),)
     if last <= 6:
         inner = range(2, last)

@@ -18,12 +18,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.statistics.conclusions import Verdict
-from touchline.strategy.group_sequential import (
-    LEVEL,
-    checked_looks,
-    efficacy_bounds,
-    futility_bounds,
-)
+from touchline.strategy.decisions import ContrastLook, SeedPair
+from touchline.strategy.group_sequential import LEVEL, checked_looks, efficacy_bounds, futility_bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,42 +28,10 @@ class Evidence:
 
     contrast: str
     """Its name."""
-    differences: tuple[float, ...]
-    """Mean score at the level minus that at the other, one per seed, in the order of the seeds."""
+    pairs: tuple[SeedPair, ...]
+    """Mean scores of both sides, one pair per seed, in the order of the seeds."""
     wide_error: float | None
     """Standard error of the mean difference with the variation between items; None if there is none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LookResult:
-    """Result of one contrast at one look, in the unit of the differences."""
-
-    contrast: str
-    """Its name."""
-    seeds: int
-    """Paired seeds."""
-    difference: float
-    """Mean over the seeds."""
-    error: float
-    """Standard error over the seeds; 0 where no seed differs from another."""
-    wide_error: float | None
-    """Standard error with the variation between items; None if there is none."""
-    t: float | None
-    """Difference over the larger error; None if there is none."""
-    p_value: float | None
-    """One-sided p value of t as if this were the only look; None without t."""
-    level: float
-    """Share of the family's level that the contrast was tested at."""
-    bound: float
-    """Value of t that establishes it."""
-    futility: float | None
-    """Value of t at or below which it is given up; None at the last look, or without a promised difference."""
-    low: float | None
-    """Lower end of the repeated confidence interval: difference minus bound times the larger error."""
-    high: float | None
-    """Upper end; both ends None where there is no error."""
-    verdict: Verdict
-    """State after this look."""
 
 
 _ROUNDING: Final = 1e-9
@@ -85,7 +49,7 @@ def take_look(
     *,
     level: float = LEVEL,
     effect: float | None = None,
-) -> tuple[LookResult, ...]:
+) -> tuple[ContrastLook, ...]:
     """Return the results of the undecided contrasts at a look, in the order given.
 
     Args:
@@ -99,11 +63,12 @@ def take_look(
             None for the one that these looks show with 80 % power. Efficacy bounds do not depend on it.
 
     Raises:
-        ValueError: no such look; a contrast twice, or decided before; differences that are not one finite number per
-            seed of this look; a wide error, `detect` or `effect` that is not finite or not in its range.
+        ValueError: differences that are not one finite number per seed of this look; looks or `effect` out of range.
     """
     looks = checked_looks(looks)
-    _check(evidence, looks, number, decided, detect)
+    for each in evidence:
+        if len(each.pairs) != looks[number] or not all(math.isfinite(pair.difference) for pair in each.pairs):
+            raise ValueError(f"contrast {each.contrast} needs {looks[number]} finite differences, one per seed")
     if not evidence:
         return ()
     established = sum(verdict is Verdict.ESTABLISHED for verdict in decided.values())
@@ -113,7 +78,7 @@ def take_look(
     if detect is not None and not is_last:
         futility = futility_bounds(looks, effect, level=level / family)[number]
     measured = [_measure(each) for each in evidence]
-    results: dict[int, LookResult] = {}
+    results: dict[int, ContrastLook] = {}
     # Holm: the largest t first, each at the level over the number of contrasts that are not established.
     is_open = True
     for index in sorted(range(len(evidence)), key=lambda at: -_order(measured[at].t)):
@@ -123,10 +88,9 @@ def take_look(
         is_open = is_open and at.t is not None and at.t >= bound
         established += is_open
         is_given_up = futility is not None and at.t is not None and at.t <= futility
-        arm = bound * at.larger
-        results[index] = LookResult(
+        results[index] = ContrastLook(
             contrast=each.contrast,
-            seeds=looks[number],
+            pairs=each.pairs,
             difference=at.difference,
             error=at.error,
             wide_error=each.wide_error,
@@ -135,8 +99,8 @@ def take_look(
             level=share,
             bound=bound,
             futility=futility,
-            low=None if at.t is None else at.difference - arm,
-            high=None if at.t is None else at.difference + arm,
+            low=None if at.t is None else at.difference - bound * at.larger,
+            high=None if at.t is None else at.difference + bound * at.larger,
             verdict=_verdict(is_established=is_open, is_given_up=is_given_up, is_last=is_last),
         )
     return tuple(results[index] for index in range(len(evidence)))
@@ -164,11 +128,12 @@ class _Measured:
 
 
 def _measure(evidence: Evidence) -> _Measured:
-    seeds = len(evidence.differences)
-    mean = math.fsum(evidence.differences) / seeds
-    squares = math.fsum((each - mean) ** 2 for each in evidence.differences)
+    differences = [pair.difference for pair in evidence.pairs]
+    seeds = len(differences)
+    mean = math.fsum(differences) / seeds
+    squares = math.fsum((each - mean) ** 2 for each in differences)
     error = math.sqrt(squares / (seeds - 1) / seeds)
-    if error <= max(_NOTHING, _ROUNDING * max(abs(each) for each in evidence.differences)):
+    if error <= max(_NOTHING, _ROUNDING * max(abs(each) for each in differences)):
         error = 0.0
     larger = max(error, evidence.wide_error or 0.0)
     return _Measured(mean, error, larger, mean / larger if larger > 0 else None)
@@ -190,36 +155,3 @@ def _verdict(*, is_established: bool, is_given_up: bool, is_last: bool) -> Verdi
     if is_last:
         return Verdict.NOT_ESTABLISHED
     return Verdict.OUT_OF_REACH if is_given_up else Verdict.UNDECIDED
-
-
-def _check(
-    evidence: Sequence[Evidence],
-    looks: tuple[int, ...],
-    number: int,
-    decided: Mapping[str, Verdict],
-    detect: float | None,
-) -> None:
-    """Raise ValueError for a look that cannot be taken."""
-    if not 0 <= number < len(looks):
-        raise ValueError(f"look {number}, counted from 0, of {len(looks)}")
-    if detect is not None and not (math.isfinite(detect) and detect > 0):
-        raise ValueError(f"a promised difference of {detect}; it must be above 0")
-    seeds = looks[number]
-    names = [each.contrast for each in evidence]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"contrast {name} twice in the look at {seeds} seeds")
-        if name in decided:
-            raise ValueError(f"contrast {name} was decided before the look at {seeds} seeds: {decided[name]}")
-    for name, verdict in decided.items():
-        if verdict is Verdict.UNDECIDED:
-            raise ValueError(f"contrast {name} is undecided, but has no evidence in the look at {seeds} seeds")
-    for each in evidence:
-        if len(each.differences) != seeds:
-            raise ValueError(
-                f"contrast {each.contrast}: {len(each.differences)} differences in the look at {seeds} seeds"
-            )
-        if not all(math.isfinite(value) for value in each.differences):
-            raise ValueError(f"contrast {each.contrast}: differences {list(each.differences)} are not all finite")
-        if each.wide_error is not None and not (math.isfinite(each.wide_error) and each.wide_error >= 0):
-            raise ValueError(f"contrast {each.contrast}: wide error {each.wide_error} is not a finite number from 0")

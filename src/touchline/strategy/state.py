@@ -8,24 +8,22 @@ from dataclasses import dataclass, field, replace
 from touchline.core.levels import SEEDS
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
-from touchline.experiment.strategy import StatedContrast, matches
+from touchline.experiment.strategy import PlannedStrategy, StatedContrast, matches
 from touchline.statistics.conclusions import Verdict
-from touchline.strategy.decisions import DecisionKind, Stop, StrategyDecision
+from touchline.strategy.decisions import Cut, DecisionKind, Stop, StrategyDecision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StrategyState:
+class State:
     """State after some decisions. Equal decisions give equal states."""
 
-    design: str | None
-    """Digest of the design at the first decision; None before it."""
-    taken: int = 0
-    """Decisions that have been taken."""
-    newest: tuple[str, ...] = ()
-    """Runs of confirm that the coming look needs beside those of the last one."""
-    cut: Mapping[str, int] = field(default_factory=dict)
-    """Cut runs with the step at which they were."""
-    cuts_taken: int = 0
+    plan: Plan
+    """Plan with all its runs, those that may never be started too."""
+    strategy: PlannedStrategy
+    """Its strategy."""
+    decisions: tuple[StrategyDecision, ...]
+    """Decisions that have been taken, in order."""
+    cuts: tuple[Cut, ...] = ()
     """Points of explore that have been decided."""
     chosen: tuple[str, ...] | None = None
     """Runs of explore whose conditions are confirmed; None before the choice."""
@@ -34,7 +32,6 @@ class StrategyState:
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """Last verdict of every contrast that has been looked at."""
     looks_taken: int = 0
-    """Looks that have been taken."""
     stop: Stop | None = None
     """End of the strategy; None before it, and after a larger budget has lifted a stop for the budget."""
     started: tuple[PlannedRun, ...] = ()
@@ -42,6 +39,13 @@ class StrategyState:
     of confirm up to the coming look. Reports and status list these."""
     working: tuple[PlannedRun, ...] = ()
     """Of these, the runs to train and evaluate now: neither cut nor of a contrast that is decided."""
+    newest: tuple[PlannedRun, ...] = ()
+    """Runs of confirm that the coming look needs beside those of the last one."""
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """Return the cut runs with the step at which they were."""
+        return {run: step for cut in self.cuts for run, step in cut.steps.items()}
 
     @property
     def undecided(self) -> tuple[StatedContrast, ...]:
@@ -51,24 +55,18 @@ class StrategyState:
     @property
     def is_exploring(self) -> bool:
         """Return whether explore has not chosen yet."""
-        return self.chosen is None and self.stop is None and any(run.phase is Phase.EXPLORE for run in self.started)
+        return self.strategy.explore is not None and self.chosen is None and self.stop is None
 
 
-def strategy_state(plan: Plan, decisions: Sequence[StrategyDecision]) -> StrategyState:
-    """Return the state after some decisions; without a strategy all runs are started and at work."""
+def state_of(plan: Plan, decisions: Sequence[StrategyDecision]) -> State:
+    """Return the state of a plan with a strategy after some decisions."""
     strategy = plan.strategy
-    if strategy is None:
-        return StrategyState(design=None, started=plan.runs, working=plan.runs)
-    cut: dict[str, int] = {}
+    assert strategy is not None
     verdicts: dict[str, Verdict] = {}
-    started = {run.name for run in plan.runs if run.phase in (None, Phase.EXPLORE)}
-    contrasts, chosen, stop = strategy.contrasts, None, None
-    cuts = looks = 0
+    started = {run.name for run in plan.runs if run.phase is not Phase.CONFIRM}
+    contrasts, chosen, stop, looks = strategy.contrasts, None, None, 0
     for decision in decisions:
-        if decision.cut is not None:
-            cut |= decision.cut.steps
-            cuts += 1
-        elif decision.choice is not None:
+        if decision.choice is not None:
             chosen, contrasts = decision.choice.chosen, decision.choice.contrasts
         elif decision.look is not None:
             started |= _names_of_coming_look(plan, _undecided(contrasts, verdicts), looks)
@@ -76,11 +74,11 @@ def strategy_state(plan: Plan, decisions: Sequence[StrategyDecision]) -> Strateg
             verdicts |= {each.contrast: each.verdict for each in decision.look.contrasts}
         elif decision.kind in (DecisionKind.STOP, DecisionKind.CONTINUATION):
             stop = decision.stop
-    state = StrategyState(
-        design=decisions[0].design if decisions else None,
-        taken=len(decisions),
-        cut=cut,
-        cuts_taken=cuts,
+    state = State(
+        plan=plan,
+        strategy=strategy,
+        decisions=tuple(decisions),
+        cuts=tuple(decision.cut for decision in decisions if decision.cut is not None),
         chosen=chosen,
         contrasts=contrasts,
         verdicts=verdicts,
@@ -88,33 +86,25 @@ def strategy_state(plan: Plan, decisions: Sequence[StrategyDecision]) -> Strateg
         stop=stop,
         started=tuple(run for run in plan.runs if run.name in started),
     )
-    return _with_coming(plan, state)
+    return _with_coming(state)
 
 
-def continued(plan: Plan, state: StrategyState) -> StrategyState:
+def continued(state: State) -> State:
     """Return the state that follows when a stop for the budget is lifted."""
-    return _with_coming(plan, replace(state, stop=None))
+    return _with_coming(replace(state, stop=None))
 
 
-def started_plan(plan: Plan, decisions: Sequence[StrategyDecision]) -> Plan:
-    """Return the plan with only the runs that have been made active so far; without a strategy the plan itself."""
-    if plan.strategy is None:
-        return plan
-    runs = strategy_state(plan, decisions).started
-    names = {run.name for run in runs}
-    return replace(plan, runs=runs, cohorts=tuple(each for each in plan.cohorts if names.issuperset(each.runs)))
-
-
-def _with_coming(plan: Plan, state: StrategyState) -> StrategyState:
+def _with_coming(state: State) -> State:
     """Return the state with the runs of the coming look, which a stop does not start, and with those to work on."""
-    coming = set() if state.stop is not None else _names_of_coming_look(plan, state.undecided, state.looks_taken)
+    plan, stopped = state.plan, state.stop is not None
+    coming = set() if stopped else _names_of_coming_look(plan, state.undecided, state.looks_taken)
     before = {run.name for run in state.started}
-    explored = (None,) if state.stop is not None and state.chosen is None else (None, Phase.EXPLORE)
+    explored = (None,) if stopped and state.chosen is None else (None, Phase.EXPLORE)
     needed = coming | {run.name for run in state.started if run.phase in explored and run.name not in state.cut}
     started = tuple(run for run in plan.runs if run.name in before | coming)
     return replace(
         state,
-        newest=tuple(run.name for run in started if run.name not in before),
+        newest=tuple(run for run in started if run.name not in before),
         started=started,
         working=tuple(run for run in started if run.name in needed),
     )
@@ -126,32 +116,30 @@ def _undecided(contrasts: Sequence[StatedContrast], verdicts: Mapping[str, Verdi
 
 def _names_of_coming_look(plan: Plan, contrasts: Sequence[StatedContrast], taken: int) -> set[str]:
     """Return the runs that the look after `taken` looks needs; none after the last."""
-    assert plan.strategy is not None
-    looks = plan.strategy.looks
-    return set(names_of_look(plan, contrasts, looks[taken])) if taken < len(looks) else set()
+    looks = () if plan.strategy is None else plan.strategy.looks
+    return {run.name for run in runs_of_look(plan, contrasts, looks[taken])} if taken < len(looks) else set()
 
 
-def names_of_look(plan: Plan, contrasts: Sequence[StatedContrast], seeds: int) -> Iterator[str]:
-    """Yield the runs of confirm that a look at some contrasts with that many seeds needs."""
-    needed = {
-        run.name
-        for contrast in contrasts
-        for cell in cells_of(plan, contrast, seeds)
-        for run in (*cell.level, *cell.against)
-    }
-    yield from (run.name for run in plan.runs if run.name in needed)
+def runs_of_look(plan: Plan, contrasts: Sequence[StatedContrast], seeds: int) -> list[PlannedRun]:
+    """Return the runs of confirm that a look at some contrasts with that many seeds needs."""
+    cells = [cell for contrast in contrasts for cell in cells_of(plan, contrast, seeds)]
+    needed = {run.name for cell in cells for run in cell.runs}
+    return [run for run in plan.runs if run.name in needed]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ContrastCell:
     """Runs of both sides of a contrast in one condition of the other factors."""
 
-    condition: tuple[tuple[str, str], ...]
-    """Level of each other factor; empty where no condition has both sides, and all are taken together."""
     level: tuple[PlannedRun, ...]
     """Runs at the level that is claimed to score higher."""
     against: tuple[PlannedRun, ...]
     """Runs of the other side."""
+
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Return the runs of both sides."""
+        return (*self.level, *self.against)
 
 
 def cells_of(plan: Plan, contrast: StatedContrast, seeds: int) -> tuple[ContrastCell, ...]:
@@ -161,37 +149,37 @@ def cells_of(plan: Plan, contrast: StatedContrast, seeds: int) -> tuple[Contrast
     """
     assert plan.strategy is not None
     wanted = set(plan.strategy.seeds[:seeds])
-    named = contrast.level.keys() | contrast.against.keys()
+    named = {*contrast.level, *contrast.against, SEEDS}
     runs = [run for run in plan.runs if run.phase is Phase.CONFIRM and run.seed in wanted]
     sides = [[run for run in runs if matches(run.levels, side)] for side in (contrast.level, contrast.against)]
     own: list[dict[tuple[tuple[str, str], ...], list[PlannedRun]]] = [{}, {}]
     for cells, side in zip(own, sides, strict=True):
         for run in side:
-            condition = tuple(
-                (each.factor, each.value) for each in run.levels if each.factor not in named and each.factor != SEEDS
-            )
+            condition = tuple((each.factor, each.value) for each in run.levels if each.factor not in named)
             cells.setdefault(condition, []).append(run)
-    common = [condition for condition in own[0] if condition in own[1]]
-    if not common:
-        whole = ContrastCell(condition=(), level=tuple(sides[0]), against=tuple(sides[1]))
-        return (whole,) if whole.level and whole.against else ()
-    return tuple(
-        ContrastCell(condition=condition, level=tuple(own[0][condition]), against=tuple(own[1][condition]))
-        for condition in common
-    )
+    pairs = [(level, own[1][condition]) for condition, level in own[0].items() if condition in own[1]]
+    if not pairs and sides[0] and sides[1]:
+        pairs = [(sides[0], sides[1])]
+    return tuple(ContrastCell(tuple(level), tuple(against)) for level, against in pairs)
 
 
-def point_steps(run: PlannedRun, at: Sequence[float]) -> tuple[int, ...]:
-    """Return the optimizer steps of a run's points: for each fraction the first validation at or after it.
+def condition_of(run: PlannedRun) -> dict[str, str]:
+    """Return the levels of a run without its seed."""
+    return {level.factor: level.value for level in run.levels if level.factor != SEEDS}
 
-    A run is validated every `train.validate_every_steps` steps and at ends of epochs. A point at the last step is left
-    out, because the run is complete there.
-    """
-    if run.batches is None or run.train is None:
-        return ()
-    every, total = run.train.validate_every_steps, run.batches.steps
-    validated = {*range(run.batches.steps_per_epoch, total, run.batches.steps_per_epoch)}
-    if every is not None:
-        validated |= {*range(every, total, every)}
-    found = (min((step for step in validated if step >= fraction * total), default=total) for fraction in at)
-    return tuple(dict.fromkeys(step for step in found if step < total))
+
+def of_phase(runs: Sequence[PlannedRun], phase: Phase | None) -> list[PlannedRun]:
+    """Return the runs of a phase; controls have none."""
+    return [run for run in runs if run.phase is phase]
+
+
+def references(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs of explore with the condition that the others are compared with."""
+    return [run for run in of_phase(runs, Phase.EXPLORE) if matches(run.levels, strategy.reference)]
+
+
+def diverged_in(decisions: Sequence[StrategyDecision]) -> Iterator[str]:
+    """Yield the runs that a look counts as diverged."""
+    for decision in decisions:
+        for contrast in () if decision.look is None else decision.look.contrasts:
+            yield from (name for pair in contrast.pairs for name in pair.diverged)

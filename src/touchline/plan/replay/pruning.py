@@ -32,7 +32,7 @@ from touchline.plan.replay.runs import (
     total_hours,
 )
 from touchline.plan.replay.types import CutRun, PrunedSweep, PruningReplay, ReplayPolicy, WinnerBy
-from touchline.strategy import cuts
+from touchline.strategy.explore import halving, median
 
 Rule = Callable[[Mapping[str, float]], tuple[str, ...]]
 """Rule that returns the runs that continue, given the validation loss of each."""
@@ -46,7 +46,7 @@ def pruning_rule(policy: ReplayPolicy, keep: float) -> Rule:
         policy: median or halving.
         keep: share that halving keeps.
     """
-    return cuts.median if policy is ReplayPolicy.MEDIAN else partial(cuts.halving, keep=keep)
+    return median if policy is ReplayPolicy.MEDIAN else partial(halving, keep=keep)
 
 
 def replay_pruning(

@@ -22,7 +22,6 @@ from touchline.results.report_inputs import ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.strategy.record import strategy_record
 
 _DEFINITION_LIMIT_BYTES = 1 << 20
 
@@ -60,7 +59,7 @@ def collect_report_inputs(
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
         definition=_definition(folder),
-        strategy=strategy_record(folder.planned(), folder.decisions()),
+        strategy=folder.strategy(),
     )
 
 

@@ -44,7 +44,6 @@ from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
 from touchline.run.selection import one_run
-from touchline.strategy.record import strategy_record
 
 PUBLISHED = "published"
 """Default folder of published runs in the experiment."""
@@ -126,8 +125,8 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
         if value is not None and not is_hub_id(value):
             raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
-    strategy = strategy_record(plan, folder.decisions())
-    cut = None if strategy is None else strategy.state.cut.get(planned.name)
+    strategy = folder.strategy()
+    cut = strategy.cut.get(planned.name)
     name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
     _refuse_invalid(folder, plan, planned, name)
     target = request.out or folder.root / PUBLISHED / planned.name
@@ -143,7 +142,7 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         metrics=read_metrics(folder.run(planned.name) / METRICS),
         scores=checkpoint_scores(result, name),
         analyses=analyses(results, plan.factors),
-        is_chosen=strategy is not None and planned.name in (strategy.state.chosen or ()),
+        is_chosen=planned.name in strategy.chosen,
         base=base,
         license=request.license,
     )

@@ -2,65 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, plural
 from touchline.experiment.runs import Phase
-from touchline.report.findings.strategy import diverged_score, next_look_words, waiting_words
-from touchline.report.formatting import Scale, capital, is_at_least, join_names, scale_or_share
-from touchline.report.report import Report
-from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, condition_words, contrast_words
-from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import Cut, StopReason
+from touchline.strategy.report import ContrastCourse, Explored, Scale, StrategyReport, TakenLook, condition_words
+from touchline.strategy.sentences import diverged_score, interval_ends
 
 _POINTS = 100.0
 _MARKS = {Verdict.ESTABLISHED: Mark.GOOD, Verdict.OUT_OF_REACH: Mark.QUIET, Verdict.UNDECIDED: Mark.WARN}
+_SAME = Missing(missing="the seeds do not differ")
 
 
-def strategy_section(report: Report) -> Section | None:
-    """Return cuts, looks and cost of a strategy. None without one."""
-    found = report.strategy
-    if found is None:
-        return None
-    scale = scale_or_share(report.analyses)
+def strategy_section(report: StrategyReport, runs: Sequence[Explored], scale: Scale, device: str) -> Section:
+    """Return cuts, looks and cost of a strategy.
+
+    Args:
+        report: the strategy.
+        runs: the runs of the report.
+        scale: the format of scores.
+        device: name of the devices, `GPU`.
+    """
     return Section(
         title="Strategy",
-        paragraphs=(*_paragraphs(found, scale), *_continued(found, report.device)),
+        paragraphs=(*_paragraphs(report, scale), *_continued(report, device)),
         tables=present(
-            looks_table(found, scale),
-            _seeds_table(found, scale),
-            _losses_table(found, report.runs),
-            _cost_table(found, report.device),
+            looks_table(report, scale),
+            _seeds_table(report, scale),
+            _losses_table(report, [run for run in runs if run.phase is Phase.EXPLORE]),
+            _cost_table(report, device),
         ),
         figures=("strategy",),
     )
 
 
 def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
-    if report.planned.explore is not None:
-        kept = report.planned.explore
+    if (explore := report.planned.explore) is not None:
         others = " of the others" if report.references else ""
         rule = (
-            f"the best {100 * kept.keep:g}%{others}, rounded up, continue"
-            if kept.policy == "halving"
+            f"the best {100 * explore.keep:g}%{others}, rounded up, continue"
+            if explore.policy == "halving"
             else "runs whose validation loss is not above the median continue"
         )
         reference = " The reference is never cut." if report.references else ""
         yield (
-            f"Explore trains every condition with one seed; at {plural(len(kept.at), 'point')} {rule}.{reference} It "
-            "chooses by validation loss, not by test score."
+            f"Explore trains every condition with one seed; at {plural(len(explore.at), 'point')} {rule}.{reference} "
+            "It chooses by validation loss, not by test score."
         )
         if report.chosen is None and report.stop is None:
-            yield waiting_words(report)
+            yield report.waiting
     if report.is_confirming:
+        looks = report.planned.looks
+        seeds = ", ".join(str(each) for each in looks)
         yield (
-            f"Confirm tests {plural(len(report.courses), 'contrast')} on fresh seeds, at {_looks(report)}, to show a "
-            f"difference of {scale.size(report.planned.detect)}. The one-sided level of all contrasts and looks "
-            f"together is 2.5%. {_reason(report)}"
+            f"Confirm tests {plural(len(report.courses), 'contrast')} on fresh seeds, at {plural(len(looks), 'look')} "
+            f"with {seeds} seeds per condition, to show a difference of {scale.size(report.planned.detect)}. The "
+            f"one-sided level of all contrasts and looks together is 2.5%. {_reason(report)}"
         )
+
+
+def _reason(report: StrategyReport) -> str:
+    if report.stop is None:
+        return f"{capital(report.next_look)}."
+    if report.stop.reason is StopReason.BUDGET:
+        return "It was stopped by its budget: the next runs were predicted to exceed it."
+    left = len(report.planned.looks) - report.looks_taken
+    rest = f" {plural(left, 'look')} of the design {'was' if left == 1 else 'were'} not needed." if left else ""
+    return f"All contrasts are decided.{rest}"
 
 
 def _continued(report: StrategyReport, device: str) -> Iterator[str]:
@@ -70,33 +83,13 @@ def _continued(report: StrategyReport, device: str) -> Iterator[str]:
         looks += decision.look is not None
         stop = decision.stop or stop
         if decision.continuation is not None and stop is not None:
-            after = decision.continuation.budget_device_hours
+            before, after = stop.budget_device_hours, decision.continuation.budget_device_hours
             when = f"after look {looks} of {len(report.planned.looks)}" if looks else "before the first look"
             yield (
-                f"A budget of {_budget(stop.budget_device_hours)} {hours_unit(device)} stopped it {when}, and it was "
-                f"continued with {'no budget' if after is None else _budget(after)}. Looks and bounds stayed as "
-                "planned."
+                f"A budget of {'-' if before is None else f'{before:.3g}'} {hours_unit(device)} stopped it {when}, and "
+                f"it was continued with {'no budget' if after is None else f'{after:.3g}'}. Looks and bounds stayed "
+                "as planned."
             )
-
-
-def _budget(hours: float | None) -> str:
-    return "-" if hours is None else f"{hours:.3g}"
-
-
-def _looks(report: StrategyReport) -> str:
-    seeds = [str(each) for each in report.planned.looks]
-    return f"{plural(len(seeds), 'look')} with {', '.join(seeds)} seeds per condition"
-
-
-def _reason(report: StrategyReport) -> str:
-    if report.stop is None:
-        return f"{capital(next_look_words(report))}."
-    if report.stop.reason is StopReason.BUDGET:
-        return "It was stopped by its budget: the next runs were predicted to exceed it."
-    left = len(report.planned.looks) - report.looks_taken
-    return "All contrasts are decided." + (
-        f" {plural(left, 'look')} of the design {'was' if left == 1 else 'were'} not needed." if left else ""
-    )
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------
@@ -104,17 +97,15 @@ def _reason(report: StrategyReport) -> str:
 
 def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     """Return a row for every contrast and look, with all numbers that the verdict is based on."""
-    unit = "points" if scale.share else ""
     columns = (
         *(Column("contrast"), Column("look", numeric=True), Column("seeds", numeric=True)),
-        Column(f"difference{f' ({unit})' if unit else ''}", key="difference", numeric=True),
+        Column(f"difference{' (points)' if scale.share else ''}", key="difference", numeric=True),
         Column("error", numeric=True, is_wide=True, note="Standard error over seeds"),
         Column("wide error", numeric=True, is_wide=True, note="Standard error with the variation between items"),
         *(Column("t", numeric=True, is_wide=True), Column("bound", numeric=True, is_wide=True)),
         Column("level", numeric=True, is_wide=True, note="Share of the one-sided level of 2.5%, by Holm's rule"),
         Column("futility", numeric=True, is_wide=True, note="At or below it the contrast is given up"),
-        Column("repeated 95% interval"),
-        Column("verdict"),
+        *(Column("repeated 95% interval"), Column("verdict")),
     )
     rows = [_look_row(course, look, scale) for course in report.courses for look in course.looks]
     within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
@@ -130,23 +121,15 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
 
 
 def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> tuple[Value, ...]:
-    found = look.found
-    interval = look.interval(scale)
+    found, interval = look.found, look.interval(scale)
+    ends = None if interval is None else " to ".join(_points(end, scale) for end in interval)
     return (
-        contrast_words(course.contrast),
-        look.number,
-        len(found.pairs),
-        Cell(_points(found.difference, scale), found.difference),
-        Cell(_size(found.error, scale), found.error),
-        None if found.wide_error is None else Cell(_size(found.wide_error, scale), found.wide_error),
-        Missing(missing="the seeds do not differ") if found.t is None else _number(found.t),
-        _number(found.bound),
+        *(course.words, look.number, len(found.pairs), Cell(_points(found.difference, scale), found.difference)),
+        *(_size(found.error, scale), None if found.wide_error is None else _size(found.wide_error, scale)),
+        *(_SAME if found.t is None else _number(found.t), _number(found.bound)),
         f"{_POINTS * found.level:.4g}%" if found.level else None,
         None if found.futility is None else _number(found.futility),
-        Missing(missing="the seeds do not differ")
-        if interval is None
-        else " to ".join(_points(end, scale) for end in interval),
-        Cell(found.verdict.value, mark=_MARKS.get(found.verdict)),
+        *(_SAME if ends is None else ends, Cell(found.verdict.value, mark=_MARKS.get(found.verdict))),
     )
 
 
@@ -157,25 +140,24 @@ def _seeds_table(report: StrategyReport, scale: Scale) -> Table | None:
         *(Column("mean at the level", numeric=True), Column("mean against", numeric=True)),
         *(Column(f"difference{' (points)' if scale.share else ''}", numeric=True), Column("diverged")),
     )
-    rows: list[tuple[Value, ...]] = []
-    for course in report.courses:
-        first: dict[int, int] = {}
-        for look in course.looks:
-            for pair in look.found.pairs:
-                first.setdefault(pair.seed, look.number)
-        for pair in course.looks[-1].found.pairs if course.looks else ():
-            difference = pair.level - pair.against
-            names = ", ".join(pair.diverged)
-            diverged = Cell(f"{names}: counts as {diverged_score(scale)}", mark=Mark.WARN) if names else None
-            rows.append(
-                (
-                    *(contrast_words(course.contrast), Cell(str(pair.seed), pair.seed), first[pair.seed]),
-                    *(Cell(_mean(pair.level, scale), pair.level), Cell(_mean(pair.against, scale), pair.against)),
-                    *(Cell(_exact(difference, scale), difference), diverged),
-                )
-            )
+    rows = [row for course in report.courses for row in _seed_rows(course, scale)]
     note = "Mean: over test items, and over the conditions of a side if it has several. From look: the first with it."
     return table_of(columns, rows, "Scores by seed", notes=(note,))
+
+
+def _seed_rows(course: ContrastCourse, scale: Scale) -> Iterator[tuple[Value, ...]]:
+    first: dict[int, int] = {}
+    for look in course.looks:
+        for pair in look.found.pairs:
+            first.setdefault(pair.seed, look.number)
+    for pair in course.looks[-1].found.pairs if course.looks else ():
+        names = ", ".join(pair.diverged)
+        diverged = Cell(f"{names}: counts as {diverged_score(scale)}", mark=Mark.WARN) if names else None
+        yield (
+            *(course.words, Cell(str(pair.seed), pair.seed), first[pair.seed]),
+            *(Cell(_mean(pair.level, scale), pair.level), Cell(_mean(pair.against, scale), pair.against)),
+            *(Cell(_exact(pair.difference, scale), pair.difference), diverged),
+        )
 
 
 def _points(value: float, scale: Scale, digits: int = 2) -> str:
@@ -191,8 +173,8 @@ def _exact(difference: float, scale: Scale) -> str:
     return "0" if text in ("+0", "-0") else text
 
 
-def _size(value: float, scale: Scale) -> str:
-    return f"{_POINTS * value:.3f}" if scale.share else f"{value:.5g}"
+def _size(value: float, scale: Scale) -> Cell:
+    return Cell(f"{_POINTS * value:.3f}" if scale.share else f"{value:.5g}", value)
 
 
 def _mean(value: float, scale: Scale) -> str:
@@ -207,26 +189,20 @@ def _number(value: float) -> Cell:
 # ---- explore ---------------------------------------------------------------------------------------------------------
 
 
-def _losses_table(report: StrategyReport, runs: Sequence[RunResult]) -> Table | None:
+def _losses_table(report: StrategyReport, runs: Sequence[Explored]) -> Table | None:
     """Return the validation losses by which explore cut and chose."""
-    points = [_point_label(place, cut) for place, cut in enumerate(report.cuts, 1)]
-    at = [{each.run: each.loss for each in cut.losses} for cut in report.cuts]
-    final = {each.run: each.loss for each in report.final_losses}
-    explored = [run for run in runs if run.phase is Phase.EXPLORE]
+    points = {_point_label(place, cut): cut.losses for place, cut in enumerate(report.cuts, 1)}
+    if report.final_losses:
+        points["final"] = report.final_losses
+    at = [{each.run: each.loss for each in losses} for losses in points.values()]
     columns = (
         *(Column("run", code=True), Column("condition")),
         *(Column(label, numeric=True) for label in points),
-        *([Column("final", numeric=True)] if final else []),
         Column("outcome"),
     )
     rows = [
-        (
-            *(run.name, condition_words(run)),
-            *(_loss(losses, run.name) for losses in at),
-            *([_loss(final, run.name)] if final else []),
-            _outcome(report, run.name),
-        )
-        for run in explored
+        (run.name, condition_words(run), *(_loss(losses, run.name) for losses in at), _outcome(report, run.name))
+        for run in runs
     ]
     note = "Validation loss in nats per label token, as it was compared. A loss that is not finite is last."
     return table_of(columns, rows, "Explore", by_run=True, notes=(note,))
@@ -238,7 +214,7 @@ def _point_label(place: int, cut: Cut) -> str:
     return f"step {cut.step:,}" if steps == {cut.step} else f"point {place}"
 
 
-def _loss(losses: dict[str, float | None], run: str) -> Value:
+def _loss(losses: Mapping[str, float | None], run: str) -> Value:
     if run not in losses:
         return None
     loss = losses[run]
@@ -261,43 +237,33 @@ def _outcome(report: StrategyReport, run: str) -> Cell:
 
 def _cost_table(report: StrategyReport, device: str) -> Table | None:
     """Return what was spent beside what fixed designs are predicted to take."""
-    cost = report.cost
-    hours = Column(hours_unit(device), numeric=True)
+    cost, so_far = report.cost, "" if report.stop is not None else " so far"
     rows: list[tuple[Value, ...]] = [
-        ("measured: all attempts and evaluations" + ("" if report.stop is not None else " so far"), _spent(cost.spent)),
-        ("predicted for the same runs", _interval(cost.predicted)),
-        (f"predicted without {report.stopping}", _interval(cost.without_stopping)),
+        (f"measured: all attempts and evaluations{so_far}", _spent(cost.spent)),
+        ("predicted for the same runs", _predicted(cost.predicted)),
+        (f"predicted without {report.stopping}", _predicted(cost.without_stopping)),
     ]
     if report.planned.explore is not None and report.is_confirming:
         what = f"predicted for the full grid: every condition with all seeds, {plural(cost.grid_runs, 'run')}"
-        rows.append((what, _interval(cost.grid)))
-    if report.planned.budget_device_hours is not None:
-        budget = report.planned.budget_device_hours
+        rows.append((what, _predicted(cost.grid)))
+    if (budget := report.planned.budget_device_hours) is not None:
         rows.append(("budget", Cell(f"{budget:.3g}", budget)))
-    note = (
-        f"Each with the controls. Without {report.stopping}: {join_names(_whole(report))}."
-        f"{' Of cut runs the prediction counts the steps that they have done.' if report.cut else ''}"
-    )
-    return table_of(("design", hours), rows, "Cost against fixed designs", notes=(note,))
-
-
-def _whole(report: StrategyReport) -> list[str]:
-    """Return the runs of a fixed design with the same phases."""
-    explore = ["all runs of explore to the end"] if report.planned.explore is not None else []
-    return explore + (["the contrasts' conditions with all seeds"] if report.is_confirming else [])
+    whole = ["all runs of explore to the end"] if report.planned.explore is not None else []
+    whole += ["the contrasts' conditions with all seeds"] if report.is_confirming else []
+    cut = " Of cut runs the prediction counts the steps that they have done." if report.cut else ""
+    note = f"Each with the controls. Without {report.stopping}: {join_names(whole)}.{cut}"
+    columns = ("design", Column(hours_unit(device), numeric=True))
+    return table_of(columns, rows, "Cost against fixed designs", notes=(note,))
 
 
 def _spent(value: Measured) -> Value:
     if isinstance(value, Missing):
         return value
-    return Cell(f"{'at least ' if is_at_least(value) else ''}{value.value:.3g}", value.value)
+    is_least = value.low == value.value and value.high is None
+    return Cell(f"{'at least ' if is_least else ''}{value.value:.3g}", value.value)
 
 
-def _interval(value: Measured) -> Value:
+def _predicted(value: Measured) -> Value:
     if isinstance(value, Missing):
         return value
-    return Cell(f"{value.value:.3g}", value.value, interval=_ends(value), note=value.method or "")
-
-
-def _ends(value: Quantity) -> str:
-    return "" if value.low is None or value.high is None else f"[{value.low:.3g}, {value.high:.3g}]"
+    return Cell(f"{value.value:.3g}", value.value, interval=interval_ends(value).strip(), note=value.method or "")
