@@ -14,10 +14,10 @@ from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import StepRow
 from touchline.experiment.runs import RunKind
 from touchline.lint.checked import FindingRow, Severity
-from touchline.strategy.text import StrategyStatus
 from touchline.results.live import LiveRun
 from touchline.results.watching import Snapshot
 from touchline.slurm.job_view import JobView
+from touchline.strategy.text import StrategyStatus
 
 NONE = Missing(missing="not yet")
 

@@ -17,8 +17,8 @@ from touchline.cli.main import main
 from touchline.cli.watch_text import LOSSES, LossCurves, Watched, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
 from touchline.experiment.runs import Phase
-from touchline.strategy.text import StrategyStatus, status_line
 from touchline.statistics.conclusions import Verdict
+from touchline.strategy.text import StrategyStatus, status_line
 
 pytestmark = pytest.mark.planning
 

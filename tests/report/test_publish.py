@@ -343,7 +343,7 @@ def test_a_cut_run_is_not_published(experiment: Path, settings: UserConfig) -> N
     assert RUN not in {score.run for analysis in report.analyses for score in analysis.scores}
     # Its checkpoints are verified as usual, and the losses of the decision are in the ledger.
     assert {each.run for each in report.verification.checkpoints} >= {RUN}
-    status = api.strategy(experiment)
+    status = ExperimentFolder(experiment).strategy().status()
     assert status is not None
     assert status.decisions[1].cut == cut
 

@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from pydantic import TypeAdapter
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.run.ledger import Ledger
 from touchline.statistics.conclusions import Verdict
-from touchline.strategy.decisions import ContrastLook, DecisionKind, Look, SeedPair, StrategyDecision
+from touchline.strategy.decisions import DecisionKind, Look, SeedPair, StrategyDecision
 from touchline.strategy.looks import Evidence, take_look
 
 pytestmark = pytest.mark.planning
@@ -57,7 +56,12 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
         names = [name for name in TRUE if name not in decided]
         evidence = [
             Evidence(
-                contrast=name, differences=tuple((scores[name][0] - scores[name][1])[:seeds].tolist()), wide_error=wide
+                contrast=name,
+                pairs=tuple(
+                    SeedPair(seed=each, level=float(level), against=float(against))
+                    for each, level, against in zip(strategy.seeds[:seeds], *scores[name], strict=False)
+                ),
+                wide_error=wide,
             )
             for name in names
         ]
@@ -67,20 +71,9 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
         )
         if not results:
             break
-        kept = {field.name for field in fields(ContrastLook)}
-        contrasts = tuple(
-            ContrastLook(
-                pairs=tuple(
-                    SeedPair(seed=each, level=float(level), against=float(against))
-                    for each, level, against in zip(strategy.seeds[:seeds], *scores[result.contrast], strict=False)
-                ),
-                **{field.name: getattr(result, field.name) for field in fields(result) if field.name in kept},
-            )
-            for result in results
-        )
         decided |= {each.contrast: each.verdict for each in results if each.verdict is not Verdict.UNDECIDED}
         decision = StrategyDecision(
-            kind=DecisionKind.LOOK, number=number, design="made", look=Look(seeds=seeds, contrasts=contrasts)
+            kind=DecisionKind.LOOK, number=number, design="made", look=Look(seeds=seeds, contrasts=results)
         )
         ledger.record("strategy", "strategy", decision=decision)
     plan = folder / "plan.json"

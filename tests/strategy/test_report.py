@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +13,9 @@ from pydantic import TypeAdapter
 from tests.report import made_gathered as made
 from tests.strategy import made_strategy as ms
 
-from touchline.core.quantity import Missing, Quantity
+from touchline.core.quantity import Quantity
 from touchline.core.table import Table, value_text
 from touchline.experiment.runs import Phase
-from touchline.experiment.strategy import StatedContrast
 from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
@@ -28,12 +26,9 @@ from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report
 from touchline.report.tables.runs import runs_table
-from touchline.report.tables.strategy import strategy_section
-from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import Choice, RunLoss, StopReason
-from touchline.strategy.group_sequential import efficacy_bounds, futility_bounds, stopping_chances
 
 pytestmark = pytest.mark.planning
 
@@ -50,7 +45,7 @@ def explored(looks: int = 1) -> Report:
 
 
 def table(report: Report, title: str) -> Table:
-    section = strategy_section(report)
+    section = report.strategy_section()
     assert section is not None
     return next(each for each in section.tables if each.title == title)
 
@@ -112,28 +107,6 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
     )
     assert "scores" not in middle
     assert 'that is not "no difference"' in middle
-
-
-def test_the_power_that_a_claim_failed_at_is_that_of_its_design() -> None:
-    """The design of three looks at six seeds does not show any promised difference in 80 of 100 experiments."""
-    missed = ms.seen(ms.HIGH, ms.MIDDLE_SCORES, bound=2.9, futility=None, verdict=Verdict.NOT_ESTABLISHED)
-    plan = ms.confirm_plan(ms.HIGH)
-    assert plan.strategy is not None
-
-    def text(seed_spread: float | None) -> str:
-        stated = replace(plan.strategy, seed_spread=seed_spread) if plan.strategy is not None else None
-        (found,) = sentences(
-            build_report(ms.gathered(replace(plan, strategy=stated), [ms.look(3, missed)])), "Contrasts at their looks"
-        )
-        return found
-
-    power = stopping_chances(
-        ms.LOOKS, ms.DETECT / 0.03, efficacy_bounds(ms.LOOKS), futility_bounds(ms.LOOKS, ms.DETECT / 0.03)
-    ).power
-    assert power < 0.4
-    assert f"a true difference of 2.0 points in at most {100 * power:.0f} of 100 such experiments" in text(0.03)
-    assert "How often the design shows 2.0 points is not known" in text(None)
-    assert "80 of 100" not in text(0.03) + text(None)
 
 
 def test_explore_that_chose_nothing_says_so() -> None:
@@ -232,22 +205,6 @@ def test_cut_runs_are_listed_and_enter_nothing() -> None:
     assert {title for _, title in issues} == {"cut by the strategy"}
 
 
-def test_losses_and_times_of_cut_runs_are_compared_with_nothing() -> None:
-    """They ended at another step than the others."""
-
-    def told(report: Report) -> str:
-        topics = ("Losses", "Training efficiency", "Cost")
-        return " ".join(each.text for each in report.findings if each.topic in topics)
-
-    text = told(explored())
-    assert "Training took" in text
-    assert "rank 16" not in text
-    assert not any(ms.name_of(rank, 1, Phase.EXPLORE) in text for rank in ("4", "16"))
-    gathered = ms.gathered(ms.explore_plan(), ms.explored(), {"64": 160})
-    whole = tuple(replace(run, cut_after_step=None) for run in gathered.runs)
-    assert "rank 16 against rank 4" in told(build_report(replace(gathered, runs=whole)))
-
-
 def test_status_counts_cut_runs_apart() -> None:
     """They are neither complete nor missing."""
     report = explored()
@@ -310,21 +267,6 @@ def test_cost_is_measured_and_predicted_for_fixed_designs() -> None:
     assert "without cuts and looks" in results_markdown(report, ())
 
 
-def test_cost_without_a_prediction_has_a_reason() -> None:
-    """Absent is not zero."""
-    plan = ms.confirm_plan(ms.HIGH)
-    unknown = replace(plan, runs=tuple(replace(run, train_seconds=made.UNKNOWN) for run in plan.runs))
-    report = build_report(ms.gathered(unknown, ()))
-    assert report.strategy is not None
-    assert report.strategy.cost.without_stopping == made.UNKNOWN
-    assert report.device_hours_planned == made.UNKNOWN
-    assert sentences(report, "Cost of the strategy") == []
-    assert "n/a (not reported)" in results_markdown(report, ())
-    waiting = build_report(ms.gathered(ms.explore_plan(), ms.explored(looks=0)[:1]))
-    assert waiting.strategy is not None
-    assert waiting.strategy.cost.without_stopping == Missing(missing="explore has not chosen the conditions yet")
-
-
 def test_the_budget_names_what_more_would_cost() -> None:
     """Undecided contrasts are named; they are not called decided."""
     alone = ms.seen(ms.HIGH, ms.first(ms.HIGH_SCORES, 3), bound=16.3, futility=None, verdict=Verdict.UNDECIDED)
@@ -365,15 +307,6 @@ def test_a_stop_for_the_budget_that_was_lifted_is_named() -> None:
 # ---- other views -----------------------------------------------------------------------------------------------------
 
 
-def test_the_data_frame_has_phase_and_cut() -> None:
-    """None where they do not apply."""
-    found = Results(explored().runs).to_rows()
-    by_run = {row["run"]: (row["phase"], row["cut_after_step"]) for row in found}
-    assert by_run[ms.name_of("16", 1, Phase.EXPLORE)] == ("explore", 10)
-    assert by_run[ms.name_of("64", 11, Phase.CONFIRM)] == ("confirm", None)
-    assert by_run["1M_base"] == (None, None)
-
-
 def test_the_report_as_json_has_decisions_and_cost() -> None:
     """As in the ledger, with no number lost."""
     report = confirmed()
@@ -390,7 +323,7 @@ def test_an_experiment_without_a_strategy_has_no_section() -> None:
     report = build_report(
         made.gathered([made.run("1B_rank4", evaluations=[made.record("1B_rank4", "epoch_1", made.rights(9, 10))])])
     )
-    assert strategy_section(report) is None
+    assert report.strategy_section() is None
     text = results_markdown(report, ())
     assert "## Strategy" not in text
     assert "phase" not in text.split("## Checkpoint")[0]
@@ -482,28 +415,6 @@ def test_curves_of_cut_runs_end_at_their_point() -> None:
         data = found[name]
         assert isinstance(data, dict)
         assert [row["step"] for row in data["cut"]] == [5, 10]
-
-
-def test_the_page_has_the_section_and_every_look() -> None:
-    """Also in a report without figures."""
-    text = report_html(confirmed(), ())
-    section = text[text.index('<section id="strategy">') : text.index('<section id="findings">')]
-    assert section.count("rank 64 against rank 4") >= 2 + 4
-    assert re.search(r'<a href="#strategy">', text)
-    assert "+0.53 to +5.73" in section
-
-
-def test_several_levels_of_a_side_are_named() -> None:
-    """Contrasts may fix more than one factor."""
-    both = StatedContrast(
-        name="both", level={made.RANK: "64", "train.learning_rate": "0.001"}, against={made.RANK: "4"}
-    )
-    alone = ms.seen(both, ms.HIGH_SCORES, bound=6.5, futility=None, verdict=Verdict.ESTABLISHED)
-    plan = ms.confirm_plan(ms.HIGH, looks=(4, 6))
-    assert plan.strategy is not None
-    plan = replace(plan, strategy=replace(plan.strategy, contrasts=(both,)))
-    report = build_report(ms.gathered(plan, (ms.look(1, alone), ms.stopped())))
-    assert "rank 64, learning rate 0.001 scores 3.1 points above rank 4" in report.headline[0].text
 
 
 def test_no_command_changes_a_design_that_is_fixed() -> None:

@@ -10,7 +10,7 @@ from touchline.experiment.expand import expand
 from touchline.experiment.names import label_of
 from touchline.experiment.read import read_experiment
 from touchline.experiment.runs import RunSpec
-from touchline.strategy.resolving import planned_strategy
+from touchline.strategy.design import planned_strategy
 
 pytestmark = pytest.mark.planning
 
@@ -61,30 +61,20 @@ def test_without_explore_only_conditions_of_the_contrasts_are_planned() -> None:
 
 ERRORS = [
     ("{train.lora.rank: 4}, at", "{train.lora.rank: 5}, at", "reference.train.lora.rank: 5 is not a level", "4, 8, 16"),
-    ("{train.lora.rank: 4}, at", "{train.lora.rank: [4, 8]}, at", "[4, 8] is not a level", "one of 4, 8, 16"),
     ("{train.lora.rank: 4}, at", "{train.lora.rnk: 4}, at", "train.lora.rnk is not a factor", "train.lora.rank"),
     ("{train.lora.rank: 4}, at", "4, at", "reference: expected a factor and its level", "{train.lora.rank: 4}"),
     ("[11, 12, 13, 14]", "[1, 12, 13, 14]", "fresh seeds", "seeds other than 1"),
     ("[11, 12, 13, 14]", "[11, 11, 13, 14]", "seed 11 is given twice", None),
-    ("[11, 12, 13, 14]", "3", "strategy.confirm.seeds: expected a list, got 3", "seeds: [3]"),
     (
         "looks: [2, 4]",
         "looks: [2, 3]",
         "the last look has 3 seeds per condition, and `seeds` has 4",
         "looks: [2, 3, 4]",
     ),
-    ("looks: [2, 4]", "looks: [2, 5]", "the last look has 5 seeds per condition, and `seeds` has 4", "looks: [2, 4]"),
     ("looks: [2, 4]", "looks: [4, 2]", "looks do not increase, got [4, 2]", "looks: [2, 4]"),
-    ("looks: [2, 4]", "looks: [4, 4]", "looks do not increase, got [4, 4]", "looks: [4]"),
     ("at: [0.5]", "at: [0.5, 0.25]", "points do not increase, got [0.5, 0.25]", "at: [0.25, 0.5]"),
-    ("at: [0.5]", "at: [0]", "strategy.explore.at.0: expected more than 0", None),
-    ("at: [0.5]", "keep: 50%", "strategy.explore.keep: expected a number", "0.5"),
-    ("looks: [2, 4]", "detect: 5%", "strategy.confirm.detect: expected a number", "5"),
-    ("looks: [2, 4]", "detect: 500", "strategy.confirm.detect: expected at most 100", None),
     ("budget: 3h", "budget: 3x", "strategy.budget: '3x' is not a number of device-hours", "40h"),
     ("budget: 3h", "budget: 5", "strategy.budget: 5 is not a number of device-hours", "budget: 5h"),
-    ("budget: 3h", "budget: 0h", "strategy.budget: '0h' is not more than 0", "40h"),
-    ("budget: 3h", "budgt: 3h", "strategy.budgt", "budget"),
     (
         "{seeds: [11",
         "{contrasts: [{name: a, level: {train.lora.rank: 8}, against: {train.lora.rank: 4}}], seeds: [11",
@@ -122,7 +112,6 @@ CONTRAST = "{name: high, level: {train.lora.rank: 16}, against: {train.lora.rank
     [
         ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
         ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
-        ("{name: a, level: {train.lora.rank: 16}, against: base}", "expected a factor and its level", "rank: "),
         (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
         (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
         ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
@@ -134,14 +123,6 @@ def test_an_error_of_a_contrast_is_named(new: str, message: str, hint: str | Non
     assert hint is None or hint in (fault.hint or "")
     assert fault.where is not None
     assert fault.where.line == 8
-
-
-def test_a_contrast_and_its_opposite_are_two_claims() -> None:
-    other = "{name: low, level: {train.lora.rank: 4}, against: {train.lora.rank: 16}}"
-    strategy = read_experiment(CONFIRM_ONLY.replace(CONTRAST, f"{CONTRAST}, {other}"), "x").experiment.strategy
-    assert strategy is not None
-    assert strategy.confirm is not None
-    assert [each.name for each in strategy.confirm.contrasts] == ["high", "low"]
 
 
 def test_a_strategy_without_a_phase_is_an_error() -> None:
