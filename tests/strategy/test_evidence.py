@@ -76,7 +76,7 @@ def look(
     state = state_of(ms.confirm_plan(ms.HIGH), [ms.decision(DecisionKind.BEGIN), *before])
     planned = cast(LoadedPlan, SimpleNamespace(plan=state.plan, folder=SimpleNamespace(root=Path("ranks"))))
     diverged = {name for name, record in found.items() if record is None and name not in missing}
-    scores = strategy.RunFolders(planned).scores(scored_runs(state, diverged))
+    scores = strategy._RunFolders(planned).scores(scored_runs(state, diverged))
     (contrast,) = look_at(state, scores).contrasts
     return contrast
 

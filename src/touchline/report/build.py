@@ -32,7 +32,7 @@ from touchline.report.formatting import factor_words, join_names, scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
-from touchline.report.report import NextStep, Report, next_actions, statements
+from touchline.report.report import NextStep, Report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -61,12 +61,12 @@ def build_report(gathered: ReportInputs) -> Report:
     if strategy is not None:
         scale, device = scale_or_share(analyses), device_word(gathered)
         decided = Decided(
-            findings=statements(strategy.sentences(scale, device)),
-            answer=statements(strategy.answer(scale)),
-            others=statements(strategy.other_contrasts(scale)),
+            findings=tuple(strategy.sentences(scale, device)),
+            answer=strategy.answer(scale),
+            others=tuple(strategy.other_contrasts(scale)),
         )
         is_local = plan is None or plan.compute.executor == "local"
-        actions = next_actions(strategy.next_actions(_left(gathered), device, is_local=is_local))
+        actions = list(strategy.next_actions(_left(gathered), device, is_local=is_local))
     concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates, decided=decided)
     return Report(
         experiment=gathered.experiment,

@@ -35,22 +35,19 @@ Prepare = Callable[[LoadedPlan], LoadedPlan]
 """Writes the folders of the runs that are active by now."""
 
 
-class RunFolders:
+class _RunFolders:
     """What the run folders of a plan show to its strategy."""
 
     def __init__(self, planned: LoadedPlan) -> None:
         self._planned, self._folder = planned, planned.folder
 
     def has_diverged(self, run: PlannedRun) -> bool:
-        """Return whether the loss of a run was not finite."""
         return has_diverged(self._folder, run)
 
     def is_finished(self, run: PlannedRun) -> bool:
-        """Return whether a run is trained and evaluated."""
         return is_training_complete(self._folder, run) and not missing_evaluations(self._planned, run, None)
 
     def has_begun(self, runs: Sequence[PlannedRun]) -> bool:
-        """Return whether any of these runs was ever about to be started."""
         wanted = {run.name for run in runs}
         if any(self._folder.has_started(name) for name in wanted):
             return True
@@ -98,7 +95,6 @@ class RunFolders:
         return found
 
     def spent_hours(self) -> float:
-        """Return the device-hours of all trainings and evaluations so far."""
         return spent_device_hours(self._planned)
 
 
@@ -130,7 +126,7 @@ def advance(planned: LoadedPlan, on_message: MessageCallback) -> Strategy:
         PlanDriftError: the design is not that of the first decision.
     """
     refuse_other_design(planned)
-    ledger, runs = Ledger(planned.folder.ledger, planned.plan.executor), RunFolders(planned)
+    ledger, runs = Ledger(planned.folder.ledger, planned.plan.executor), _RunFolders(planned)
     while True:
         strategy = planned.folder.strategy(planned.plan)
         decision = strategy.next_decision(runs)
@@ -143,7 +139,7 @@ def advance(planned: LoadedPlan, on_message: MessageCallback) -> Strategy:
 
 def is_unfinished(planned: LoadedPlan) -> bool:
     """Return True if a run of a plan is not trained and evaluated, or its strategy may start more."""
-    return planned.folder.strategy(planned.plan).is_unfinished(RunFolders(planned))
+    return planned.folder.strategy(planned.plan).is_unfinished(_RunFolders(planned))
 
 
 def active_runs(planned: LoadedPlan, only: str | None) -> list[PlannedRun]:
@@ -189,7 +185,7 @@ def work(
         done = launching.ExecutionResult(planned=planned, stopped=stopped)
         after = advance(planned, on_message)
         if stopped or only is not None or len(after.decisions) == len(strategy.decisions):
-            runs = RunFolders(planned)
+            runs = _RunFolders(planned)
             if (line := after.budget_line(runs, str(planned.folder.root)) or after.waiting_line(runs)) is not None:
                 on_message(line)
             return done
@@ -200,7 +196,7 @@ def runs_to_submit(
 ) -> tuple[LoadedPlan, list[PlannedRun]]:
     """Take the decisions that are due, and return the runs to submit now. Say what the next call does."""
     planned, strategy = _decided(planned, on_message, prepare)
-    runs, root = RunFolders(planned), str(planned.folder.root)
+    runs, root = _RunFolders(planned), str(planned.folder.root)
     again = f"touchline submit {shlex.quote(root)}"
     if (line := strategy.budget_line(runs, root)) is not None:
         on_message(line)
@@ -226,7 +222,7 @@ def _decided(planned: LoadedPlan, on_message: MessageCallback, prepare: Prepare)
 
 def _chosen(planned: LoadedPlan, strategy: Strategy, only: str | None) -> list[PlannedRun]:
     chosen = {run.name for run in active_runs(planned, only)}
-    return [run for run in strategy.to_do(RunFolders(planned)) if run.name in chosen]
+    return [run for run in strategy.to_do(_RunFolders(planned)) if run.name in chosen]
 
 
 def _failed(planned: LoadedPlan, stopped: Mapping[str, str]) -> dict[str, str]:

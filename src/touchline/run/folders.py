@@ -11,10 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import (
@@ -53,18 +50,12 @@ def _parse_plan(path: Path) -> Plan:
     return plan_from_json(read_text_bounded(path, _PLAN_LIMIT_BYTES), str(path))
 
 
-_DECISION = TypeAdapter(StrategyDecision)
 _read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
 
 
 def _decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
-    """Return the decisions of the strategy in order; one whose line is damaged is none."""
-    found = []
-    for entry in entries:
-        if entry.decision is not None:
-            with suppress(ValidationError):
-                found.append(_DECISION.validate_python(entry.decision, strict=False))
-    return tuple(found)
+    """Return the decisions of the strategy in order."""
+    return tuple(entry.decision for entry in entries if entry.decision is not None)
 
 
 def cut_runs(plan: Plan, root: Path) -> Mapping[str, int]:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import append_line, open_regular, read_bytes
 from touchline.slurm.job_view import JobView
+from touchline.strategy.decisions import StrategyDecision
 
 Event = Literal[
     "intent",
@@ -86,7 +87,7 @@ class LedgerEntry:
     """Time limit of the next attempts, for `decided` with a longer one."""
     reservation: Reservation | None = None
     """Reserved part of a budget, for `reserved`."""
-    decision: Any = None
+    decision: StrategyDecision | None = None
     """Decision with its numbers, for `strategy`."""
 
 
@@ -114,7 +115,7 @@ class Ledger:
         time_unix: float | None = None,
         limit_seconds: float | None = None,
         reservation: Reservation | None = None,
-        decision: Any = None,
+        decision: StrategyDecision | None = None,
     ) -> None:
         """Append an event durably."""
         entry = LedgerEntry(

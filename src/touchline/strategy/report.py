@@ -7,53 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from touchline.core.levels import SEEDS, Level, level_words, settings_words
+from touchline.core.levels import SEEDS, level_words
 from touchline.core.quantity import Measured, Missing, finite
+from touchline.core.scale import Scale
 from touchline.core.table import Section
 from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, plural
 from touchline.estimate.totals import totals_of
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
-from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.statistics.conclusions import Verdict
+from touchline.statistics.statements import NextStep, Statement
 from touchline.strategy.costs import shortened
 from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StopReason, StrategyDecision
 from touchline.strategy.state import State, of_phase, references, runs_of_look
-
-
-class Scale(Protocol):
-    """Format of scores."""
-
-    @property
-    def share(self) -> bool:
-        """Return whether the scores are shares of right answers."""
-
-    def size(self, difference: float) -> str:
-        """Return `8.2 points`, without a sign."""
-
-    def difference(self, value: float) -> str:
-        """Return `+70.0 points`."""
-
-    def ends(self, low: float, high: float) -> str:
-        """Return the interval of a difference."""
-
-
-class Explored(Protocol):
-    """Run that may be one of explore."""
-
-    @property
-    def name(self) -> str:
-        """Return its name."""
-
-    @property
-    def phase(self) -> Phase | None:
-        """Return its phase."""
-
-    @property
-    def levels(self) -> Sequence[Level]:
-        """Return its levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,27 +102,6 @@ class StrategyCost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sentence:
-    """Computed sentence."""
-
-    topic: str
-    text: str
-    shown: Conclusion | None = None
-    """Conclusion of the test; None without a test."""
-    where: tuple[str, ...] = ()
-    """Source files of the numbers, relative to the experiment."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextAction:
-    """Recommended action: title, reason and the command, if there is one."""
-
-    title: str
-    why: str
-    command: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class StrategyReport:
     """Strategy with its decisions, for sentences, tables and figures."""
 
@@ -230,31 +177,31 @@ class StrategyReport:
         if self.is_confirming:
             yield f"{looks}/{len(self.planned.looks)}", "looks taken"
 
-    def section(self, runs: Sequence[Explored], scale: Scale, device: str) -> Section:
-        """Return cuts, looks and cost; `runs` are those of the report."""
+    def section(self, explored: Mapping[str, str], scale: Scale, device: str) -> Section:
+        """Return cuts, looks and cost; `explored` are the conditions of explore by run."""
         from touchline.strategy.tables import strategy_section
 
-        return strategy_section(self, runs, scale, device)
+        return strategy_section(self, explored, scale, device)
 
-    def sentences(self, scale: Scale, device: str) -> Iterator[Sentence]:
+    def sentences(self, scale: Scale, device: str) -> Iterator[Statement]:
         """Yield every contrast with its last look, then cuts, choice and cost."""
         from touchline.strategy.sentences import strategy_sentences
 
         return strategy_sentences(self, scale, device)
 
-    def answer(self, scale: Scale) -> tuple[Sentence, ...]:
+    def answer(self, scale: Scale) -> tuple[Statement, ...]:
         """Return the forms of the bottom line, the longest first."""
         from touchline.strategy.sentences import strategy_answer
 
         return strategy_answer(self, scale)
 
-    def other_contrasts(self, scale: Scale) -> Iterator[Sentence]:
+    def other_contrasts(self, scale: Scale) -> Iterator[Statement]:
         """Yield the contrasts that the bottom line only counts."""
         from touchline.strategy.sentences import other_contrasts
 
         return other_contrasts(self, scale)
 
-    def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextAction]:
+    def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextStep]:
         """Yield the next decision with its command, or what the end of the strategy leaves open.
 
         Args:
@@ -269,20 +216,20 @@ class StrategyReport:
             yield self._larger_budget(self.stop, device, is_local=is_local)
         missed = [course.words for course in self.courses if course.verdict is Verdict.NOT_ESTABLISHED]
         if missed:
-            yield NextAction(
+            yield NextStep(
                 title="Ask the open contrasts again",
                 why=f"{join_names(missed)}: not established with all {plural(len(self.planned.seeds), 'seed')}. Seeds "
                 "added to this experiment now would not be part of its design; plan another one with fresh seeds, "
                 "more of them or more test items.",
             )
         if not self.is_confirming and self.chosen:
-            yield NextAction(
+            yield NextStep(
                 title="Confirm what explore chose",
                 why=f"{join_names(list(self.chosen))}: chosen by validation loss with one seed. A higher score is not "
                 "shown by that; `strategy.confirm` with fresh seeds tests it.",
             )
 
-    def _next_decision(self, left: Sequence[str], command: str) -> NextAction:
+    def _next_decision(self, left: Sequence[str], command: str) -> NextStep:
         """Return the step that leads to the next point of explore or the next look."""
         if self.planned.explore is not None and self.chosen is None:
             points, done = len(self.planned.explore.at), len(self.cuts)
@@ -292,9 +239,9 @@ class StrategyReport:
             title = f"Take look {self.looks_taken + 1} of {len(self.planned.looks)}"
             why = capital(self.next_look)
         rest = f": {join_names(left)} {'is' if len(left) == 1 else 'are'} not complete" if left else ""
-        return NextAction(title=title, why=f"{why}{rest}.", command=f"touchline {command} .")
+        return NextStep(title=title, why=f"{why}{rest}.", command=f"touchline {command} .")
 
-    def _larger_budget(self, stop: Stop, device: str, *, is_local: bool) -> NextAction:
+    def _larger_budget(self, stop: Stop, device: str, *, is_local: bool) -> NextStep:
         measured, spent = finite(self.cost.spent), stop.spent_device_hours
         if spent is None and not isinstance(measured, Missing):
             spent = measured.value
@@ -308,7 +255,7 @@ class StrategyReport:
         names = [course.words for course in self.courses if course.verdict is Verdict.UNDECIDED]
         left = f" Undecided: {join_names(names)}." if names else ""
         then = "" if is_local else ": plan it, then `touchline submit .`"
-        return NextAction(
+        return NextStep(
             title="Decide on a larger budget",
             why=f"The budget stopped the strategy: {used}{of}{hours_unit(device)} spent{cost}.{left} A larger "
             f"`strategy.budget` in experiment.yaml continues with the planned looks and bounds{then}.",
@@ -376,12 +323,6 @@ def _cost(state: State, begun: Collection[str], spent: Measured) -> StrategyCost
 def side_words(levels: Mapping[str, str]) -> str:
     """Return a condition by its levels: `rank 64`, `rank 64, learning rate 0.001`."""
     return ", ".join(level_words(factor, value) for factor, value in levels.items() if factor != SEEDS)
-
-
-def condition_words(run: Explored) -> str:
-    """Return the condition of a run: `rank 64`; its name if nothing varies."""
-    words = settings_words(run.levels)
-    return run.name if words == "-" else words
 
 
 def design_words(state: State) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, Quantity, finite
+from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, percent, plural
 from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.statistics.statements import Statement
 from touchline.strategy.costs import promised_power
 from touchline.strategy.decisions import StopReason
 from touchline.strategy.group_sequential import GIVEN_UP
-from touchline.strategy.report import ContrastCourse, Scale, Sentence, StrategyReport, TakenLook
+from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
 
 LOOKS, CUTS, COST, LIMITS = "Contrasts at their looks", "Explore", "Cost of the strategy", "Limits"
 """Topics."""
@@ -19,7 +21,7 @@ _RUNS_TOLD = 6
 _LEDGER = ("ledger.jsonl",)
 
 
-def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Iterator[Sentence]:
+def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Iterator[Statement]:
     """Yield every contrast with its last look, then cuts, choice and cost.
 
     Args:
@@ -30,7 +32,7 @@ def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Ite
     for course in report.courses:
         yield course_sentence(report, course, scale)
     if report.is_confirming and not report.courses:
-        yield Sentence(topic=LOOKS, text=report.waiting, shown=Conclusion.NOT_TESTABLE)
+        yield Statement(topic=LOOKS, text=report.waiting, shown=Conclusion.NOT_TESTABLE)
     if report.planned.explore is not None:
         yield from _explored(report, len(report.planned.explore.at))
     yield from _cost(report, device)
@@ -39,14 +41,14 @@ def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Ite
 # ---- looks -----------------------------------------------------------------------------------------------------------
 
 
-def course_sentence(report: StrategyReport, course: ContrastCourse, scale: Scale) -> Sentence:
+def course_sentence(report: StrategyReport, course: ContrastCourse, scale: Scale) -> Statement:
     """Return what is known of one contrast after its last look."""
     if not course.looks:
         text = f"{capital(course.words)}: no look has been taken yet; {report.next_look}."
-        return Sentence(topic=LOOKS, text=text, shown=Conclusion.NOT_TESTABLE, where=_LEDGER)
+        return Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_TESTABLE, where=_LEDGER)
     last = course.looks[-1]
     text = f"{_claim(report, course, last, scale)}.{_promise(report, course, scale)}{_diverged(last, scale)}"
-    return Sentence(topic=LOOKS, text=text, shown=_shown(course), where=_LEDGER)
+    return Statement(topic=LOOKS, text=text, shown=_shown(course), where=_LEDGER)
 
 
 def _shown(course: ContrastCourse) -> Conclusion:
@@ -114,11 +116,11 @@ def diverged_score(scale: Scale) -> str:
 # ---- explore and cost ------------------------------------------------------------------------------------------------
 
 
-def _explored(report: StrategyReport, points: int) -> Iterator[Sentence]:
+def _explored(report: StrategyReport, points: int) -> Iterator[Statement]:
     for number, cut in enumerate(report.cuts, 1):
         compared, gone = len(cut.kept) + len(cut.cut), len(cut.cut)
         names = f": {join_names(list(cut.cut), _RUNS_TOLD)}" if gone else ""
-        yield Sentence(
+        yield Statement(
             topic=CUTS,
             text=f"At step {cut.step:,} (point {number} of {points}) {plural(compared, 'run')} "
             f"{'was' if compared == 1 else 'were'} compared by validation loss; {gone} cut{names}.",
@@ -130,14 +132,14 @@ def _explored(report: StrategyReport, points: int) -> Iterator[Sentence]:
             f"Chosen by final validation loss, not by score: {_best(report)}, of "
             f"{plural(len(report.final_losses), 'run')} that were not cut.{after}"
         )
-        yield Sentence(topic=CUTS, text=text if report.chosen else report.waiting, where=_LEDGER)
+        yield Statement(topic=CUTS, text=text if report.chosen else report.waiting, where=_LEDGER)
     if report.cut:
         begin, them, they, enter = (
             ("1 run was", "its final loss and score are", "it", "enters")
             if len(report.cut) == 1
             else (f"{len(report.cut)} runs were", "their final losses and scores are", "they", "enter")
         )
-        yield Sentence(
+        yield Statement(
             topic=LIMITS,
             text=f"{begin} cut before the end: {them} unknown, and {they} {enter} no test, no effect and no best of "
             "several.",
@@ -151,7 +153,7 @@ def _best(report: StrategyReport) -> str:
     return join_names([f"{name} ({'not finite' if loss is None else f'{loss:.4g} nats'})" for name, loss in found])
 
 
-def _cost(report: StrategyReport, device: str) -> Iterator[Sentence]:
+def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
     spent, cost = finite(report.cost.spent), report.cost
     if isinstance(spent, Missing):
         return
@@ -163,7 +165,7 @@ def _cost(report: StrategyReport, device: str) -> Iterator[Sentence]:
     for fixed, what in designs:
         known = finite(fixed)
         if not isinstance(known, Missing) and known.value > 0:
-            yield Sentence(
+            yield Statement(
                 topic=COST,
                 text=f"Measured{so_far}: {spent.value:.3g} {hours_unit(device)}; {what} {known.value:.3g}"
                 f"{interval_ends(known)}, so that this is {_share(spent, known)} of it.",
@@ -187,13 +189,13 @@ def _share(spent: Quantity, fixed: Quantity) -> str:
 # ---- the bottom line -------------------------------------------------------------------------------------------------
 
 
-def strategy_answer(report: StrategyReport, scale: Scale) -> tuple[Sentence, ...]:
+def strategy_answer(report: StrategyReport, scale: Scale) -> tuple[Statement, ...]:
     """Return the forms of the bottom line, the longest first."""
     if not report.is_confirming:
         answer = f"Lowest final validation loss of the runs that were not cut: {_best(report)}. No score is claimed."
-        return (Sentence(topic=CUTS, text=answer if report.chosen else report.waiting),)
+        return (Statement(topic=CUTS, text=answer if report.chosen else report.waiting),)
     shown, forms = _looks_answer(report, scale)
-    return tuple(Sentence(topic=LOOKS, text=form, shown=shown) for form in forms)
+    return tuple(Statement(topic=LOOKS, text=form, shown=shown) for form in forms)
 
 
 def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, Sequence[str]]:
@@ -219,12 +221,12 @@ def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, Seq
     return Conclusion.HIGHER, forms
 
 
-def other_contrasts(report: StrategyReport, scale: Scale) -> Iterator[Sentence]:
+def other_contrasts(report: StrategyReport, scale: Scale) -> Iterator[Statement]:
     """Yield the contrasts of a strategy with several that its answer only counts."""
     for course in report.courses if len(report.courses) > 1 else ():
         if course.looks and course.verdict is not Verdict.ESTABLISHED:
             text = f"{_claim(report, course, course.looks[-1], scale)}."
-            yield Sentence(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
+            yield Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
 
 
 def _brief(course: ContrastCourse, scale: Scale) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from touchline.core.quantity import Measured, Missing
+from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital, join_names
 from touchline.core.units import hours_unit, plural
-from touchline.experiment.runs import Phase
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import Cut, StopReason
-from touchline.strategy.report import ContrastCourse, Explored, Scale, StrategyReport, TakenLook, condition_words
+from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
 from touchline.strategy.sentences import diverged_score, interval_ends
 
 _POINTS = 100.0
@@ -19,12 +19,12 @@ _MARKS = {Verdict.ESTABLISHED: Mark.GOOD, Verdict.OUT_OF_REACH: Mark.QUIET, Verd
 _SAME = Missing(missing="the seeds do not differ")
 
 
-def strategy_section(report: StrategyReport, runs: Sequence[Explored], scale: Scale, device: str) -> Section:
+def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale: Scale, device: str) -> Section:
     """Return cuts, looks and cost of a strategy.
 
     Args:
         report: the strategy.
-        runs: the runs of the report.
+        explored: conditions of explore by run.
         scale: the format of scores.
         device: name of the devices, `GPU`.
     """
@@ -34,7 +34,7 @@ def strategy_section(report: StrategyReport, runs: Sequence[Explored], scale: Sc
         tables=present(
             looks_table(report, scale),
             _seeds_table(report, scale),
-            _losses_table(report, [run for run in runs if run.phase is Phase.EXPLORE]),
+            _losses_table(report, explored),
             _cost_table(report, device),
         ),
         figures=("strategy",),
@@ -189,7 +189,7 @@ def _number(value: float) -> Cell:
 # ---- explore ---------------------------------------------------------------------------------------------------------
 
 
-def _losses_table(report: StrategyReport, runs: Sequence[Explored]) -> Table | None:
+def _losses_table(report: StrategyReport, explored: Mapping[str, str]) -> Table | None:
     """Return the validation losses by which explore cut and chose."""
     points = {_point_label(place, cut): cut.losses for place, cut in enumerate(report.cuts, 1)}
     if report.final_losses:
@@ -201,8 +201,8 @@ def _losses_table(report: StrategyReport, runs: Sequence[Explored]) -> Table | N
         Column("outcome"),
     )
     rows = [
-        (run.name, condition_words(run), *(_loss(losses, run.name) for losses in at), _outcome(report, run.name))
-        for run in runs
+        (run, condition, *(_loss(losses, run) for losses in at), _outcome(report, run))
+        for run, condition in explored.items()
     ]
     note = "Validation loss in nats per label token, as it was compared. A loss that is not finite is last."
     return table_of(columns, rows, "Explore", by_run=True, notes=(note,))

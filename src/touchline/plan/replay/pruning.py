@@ -8,6 +8,7 @@ best score on the same items, or else the lowest last validation loss.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +33,23 @@ from touchline.plan.replay.runs import (
     total_hours,
 )
 from touchline.plan.replay.types import CutRun, PrunedSweep, PruningReplay, ReplayPolicy, WinnerBy
-from touchline.strategy.explore import halving, median
 
 Rule = Callable[[Mapping[str, float]], tuple[str, ...]]
 """Rule that returns the runs that continue, given the validation loss of each."""
 _ALONE = "alone in its sweep: nothing to compare it with"
+
+
+def median(losses: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the runs whose loss is not above the median of the finite losses; all, if none is finite."""
+    finite = [loss for loss in losses.values() if math.isfinite(loss)]
+    return tuple(run for run, loss in losses.items() if not finite or loss <= statistics.median(finite))
+
+
+def halving(losses: Mapping[str, float], keep: float) -> tuple[str, ...]:
+    """Return the share of the runs with the lowest losses, rounded up, in the order given."""
+    finite = {run: loss for run, loss in losses.items() if math.isfinite(loss)} or dict.fromkeys(losses, math.inf)
+    kept = sorted(finite, key=finite.__getitem__)[: max(1, math.ceil(round(keep * len(losses), 9)))]
+    return tuple(run for run in losses if run in kept)
 
 
 def pruning_rule(policy: ReplayPolicy, keep: float) -> Rule:
