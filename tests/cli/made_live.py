@@ -17,7 +17,6 @@ from touchline.lint.checked import FindingRow, Severity
 from touchline.results.live import LiveRun
 from touchline.results.watching import Snapshot
 from touchline.slurm.job_view import JobView
-from touchline.strategy.text import StrategyStatus
 
 NONE = Missing(missing="not yet")
 
@@ -66,7 +65,7 @@ def completed(name: str) -> LiveRun:
     )
 
 
-def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: StrategyStatus | None = None) -> Snapshot:
+def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: str = "") -> Snapshot:
     """Experiment with these runs."""
     losses = {run.name: rows([3.0, 3.0, 2.0, 2.0, 1.0, 1.0]) for run in runs if run.steps_done}
     return Snapshot(experiment=experiment, runs=runs, note=note, active=True, steps=losses, strategy=strategy)
