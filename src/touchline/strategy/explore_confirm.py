@@ -175,9 +175,8 @@ class ExploreConfirm(Strategy):
                 return None
             known = sorted({step for run in waited_for if (step := self.pauses[run.name]) is not None})
             if not known:
-                count, _, names = first_names(waited_for).partition(": ")
-                return f"the choice waits for {count} to be trained: {names}"
-            count = str(len(point_steps(waited_for[0], strategy.explore.at)))
+                return f"the choice waits for {first_names(waited_for, ' to be trained')}"
+            count = len(point_steps(waited_for[0], strategy.explore.at))
             where = f"point {len(state.cuts) + 1} of {count}, step {' or '.join(map(str, known))},"
             return f"{where} waits for {first_names(waited_for)}"
         if state.stop is not None or not state.undecided:

@@ -118,9 +118,9 @@ def _numbers(look: ContrastLook) -> str:
     return f"{look.difference * _POINTS:+.3g} points, {t}, bound {look.bound:.2f}{futility}{counted}"
 
 
-def first_names(runs: Sequence[PlannedRun]) -> str:
-    """Return the number and the names of the first runs, `2 runs: a, b`."""
-    return f"{plural(len(runs), 'run')}: {first_of([run.name for run in runs], _SHOWN)}"
+def first_names(runs: Sequence[PlannedRun], what: str = "") -> str:
+    """Return the number and the names of the first runs, `2 runs: a, b` or `2 runs to be trained: a, b`."""
+    return f"{plural(len(runs), 'run')}{what}: {first_of([run.name for run in runs], _SHOWN)}"
 
 
 def _some(names: Sequence[str]) -> str:
