@@ -37,6 +37,7 @@ class RunLoss:
     """Validation loss of a run at a point."""
 
     run: str
+    """The run."""
     loss: float | None
     """In nats per token; None if it is not finite or the training diverged."""
     step: int | None = None
@@ -50,6 +51,7 @@ class Cut:
     step: int
     """Optimizer step of the point; the last one, where runs have other numbers of steps."""
     policy: Policy
+    """Rule."""
     losses: tuple[RunLoss, ...]
     """Losses of all runs that had continued so far."""
     kept: tuple[str, ...]
@@ -81,6 +83,7 @@ class SeedPair:
     """Scores of both sides of a contrast with one seed."""
 
     seed: int
+    """The seed."""
     level: float
     """Mean score at the level, over conditions and items."""
     against: float
@@ -99,6 +102,7 @@ class ContrastLook:
     """State of one contrast at a look."""
 
     contrast: str
+    """Name."""
     pairs: tuple[SeedPair, ...]
     """One per seed, in the order of use."""
     difference: float
@@ -122,6 +126,7 @@ class ContrastLook:
     high: float | None
     """Upper end; both ends None where there is no error."""
     verdict: Verdict
+    """State."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +144,7 @@ class Stop:
     """End of the strategy; of one for the budget until a larger budget lifts it."""
 
     reason: StopReason
+    """Reason."""
     budget_device_hours: float | None = None
     """Budget that the next runs would have exceeded; None with another reason."""
     spent_device_hours: float | None = None
@@ -170,15 +176,21 @@ class StrategyDecision:
     """Decision with its numbers, as in the ledger: its kind says which of the parts it has."""
 
     kind: DecisionKind
+    """Kind."""
     number: int = 0
     """Number of the point or look, from 0."""
     design: str
     """Digest of the design."""
     cut: Cut | None = None
+    """Comparison, of a cut."""
     choice: Choice | None = None
+    """Choice."""
     look: Look | None = None
+    """Look."""
     stop: Stop | None = None
+    """End."""
     continuation: Continuation | None = None
+    """Continuation after a stop for the budget."""
 
 
 def missing_decision(decisions: Sequence[StrategyDecision]) -> str | None:

@@ -55,6 +55,7 @@ class ContrastCourse:
     """Contrast with all looks at it."""
 
     contrast: StatedContrast
+    """Contrast."""
     looks: tuple[TakenLook, ...]
     """Looks in order; empty before the first."""
 
