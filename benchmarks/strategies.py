@@ -32,10 +32,11 @@ from sample_sizes import WITHIN, choices
 
 from touchline.statistics.conclusions import SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, widened_variance
-from touchline.statistics.cuts import halving, median
-from touchline.statistics.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
-from touchline.statistics.look_designs import ChosenLooks, choose_looks
-from touchline.statistics.looks import Evidence, divergence_variance, take_look
+from touchline.strategy.decisions import SeedPair
+from touchline.strategy.explore import halving, median
+from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
+from touchline.strategy.look_designs import ChosenLooks, choose_looks
+from touchline.strategy.looks import Evidence, divergence_variance, take_look
 
 Floats = NDArray[np.float64]
 FALSE_CLAIMS: Final = 0.05
@@ -195,6 +196,10 @@ def t_at_looks(differences: Floats, looks: tuple[int, ...]) -> Floats:
     return np.array(found)
 
 
+def _pairs(differences: Floats) -> tuple[SeedPair, ...]:
+    return tuple(SeedPair(seed=seed, level=each, against=0.0) for seed, each in enumerate(differences.tolist()))
+
+
 def _same_as_take_look(
     differences: Floats,
     looks: tuple[int, ...],
@@ -215,7 +220,7 @@ def _same_as_take_look(
             evidence = [
                 Evidence(
                     contrast=str(at),
-                    differences=tuple(differences[family, at, :count].tolist()),
+                    pairs=_pairs(differences[family, at, :count]),
                     wide_error=None if wide_errors is None else float(wide_errors[number, family, at]),
                 )
                 for at in range(differences.shape[1])
@@ -316,7 +321,7 @@ def _null_sweeps_of_other_seeds(rng: Generator, count: int) -> Iterator[Row]:
 
 
 def _divergence_errors(scores: Floats, is_lost: NDArray[np.bool_], looks: tuple[int, ...]) -> Floats:
-    """Return the wider error of each contrast with the first level at each look, as `look_evidence` has it."""
+    """Return the wider error of each contrast with the first level at each look, as `evidence` has it."""
     errors = []
     for seeds in looks:
         lost, total = is_lost[..., :seeds].sum(axis=-1), scores[..., :seeds].sum(axis=-1)
@@ -528,7 +533,7 @@ def _confirmed(rng: Generator, sweep: Sweep, truth: Floats, chosen: list[int]) -
         evidence = [
             Evidence(
                 contrast=str(level),
-                differences=tuple((scores[level, :count] - scores[0, :count]).tolist()),
+                pairs=_pairs(scores[level, :count] - scores[0, :count]),
                 wide_error=None,
             )
             for level in active

@@ -112,7 +112,7 @@ FORMATS = (
         answer="runs",
         many=True,
     ),
-    Format(schema="results", type="results.run_result:ResultsAnswer", what="what `touchline results --json` prints"),
+    Format(schema="results", type="results.report_inputs:ResultsAnswer", what="what `touchline results --json` prints"),
     Format(
         schema="answer-report",
         type="report.report:Report",

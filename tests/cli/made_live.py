@@ -13,7 +13,6 @@ from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import StepRow
 from touchline.experiment.runs import RunKind
 from touchline.lint.checked import FindingRow, Severity
-from touchline.plan.strategy.text import StrategyStatus
 from touchline.results.live import LiveRun
 from touchline.results.watching import Snapshot
 from touchline.slurm.job_view import JobView
@@ -65,7 +64,7 @@ def completed(name: str) -> LiveRun:
     )
 
 
-def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: StrategyStatus | None = None) -> Snapshot:
+def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: str = "") -> Snapshot:
     """Experiment with these runs."""
     losses = {run.name: rows([3.0, 3.0, 2.0, 2.0, 1.0, 1.0]) for run in runs if run.steps_done}
     return Snapshot(experiment=experiment, runs=runs, note=note, active=True, steps=losses, strategy=strategy)

@@ -14,11 +14,8 @@ from tests.cli.made_live import completed, failed, queued, rows, running, snapsh
 from touchline.cli.main import main
 from touchline.cli.watch_text import LOSSES, LossCurves, bar, cells, curve, description, lines
 from touchline.core.status import RunStatus
-from touchline.experiment.strategy import Phase
-from touchline.plan.strategy.text import StrategyStatus, status_line
 from touchline.results import watching
 from touchline.results.watching import Snapshot
-from touchline.statistics.conclusions import Verdict
 
 pytestmark = pytest.mark.planning
 
@@ -80,21 +77,14 @@ def test_an_experiment_that_cannot_be_read_keeps_its_last_state_and_says_why() -
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_state_of_a_strategy_stands_below_its_experiment_and_is_never_cut(width: int) -> None:
-    strategy = StrategyStatus(
-        phase=Phase.CONFIRM,
-        looks=(3, 4, 6),
-        looks_taken=1,
-        verdicts={"sixteen": Verdict.UNDECIDED, "sixty-four": Verdict.ESTABLISHED},
-        cut=("rank2",),
-        not_started=12,
-        stop=None,
-        budget_device_hours=None,
-        decisions=(),
+    strategy = (
+        "strategy: confirm, before look 2 of 3 with 4 seeds; sixteen: undecided; sixty-four: established; 1 run cut; "
+        "12 planned runs not started"
     )
     shown = texts(snapshot("one", running("a"), strategy=strategy), width)
     start, run = next(n for n, line in enumerate(shown) if "strategy:" in line), len(shown) - 1
     assert start == 2, "the columns, the heading, the strategy"
-    assert " ".join(line.strip() for line in shown[start:run]) == status_line(strategy)
+    assert " ".join(line.strip() for line in shown[start:run]) == strategy
     assert all(len(line) <= width for line in shown)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
 
-PURE_ROOMS = ("core", "statistics", "experiment", "slurm", "backends", "estimate", "plan", "lint", "report")
+PURE_ROOMS = ("core", "statistics", "experiment", "slurm", "backends", "estimate", "strategy", "plan", "lint", "report")
 """Rooms whose modules touch nothing but their arguments, those in `LOCAL` excepted."""
 PURE_PACKAGES = ("data/packing", "data/rendering", "run/scripts")
 """Packages of other rooms of which the same holds."""

@@ -23,12 +23,12 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.time_gains import gain_of_slots
+from touchline.estimate.totals import QueuedJob, time_of_queue, totals
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
 from touchline.history.probe import ProbeRequest, ProbeTry
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.plan.totals import QueuedJob, time_of_queue, totals
 from touchline.run import probe_run
 from touchline.run.folders import ExperimentFolder
 

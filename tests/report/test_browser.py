@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.report import made_strategy
 from tests.report.made_report import ALERT, Make, made_report
+from tests.strategy import made_strategy
 
 from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from touchline.data.scores import AskedItem

@@ -23,16 +23,8 @@ from touchline.core.quantity import Missing
 from touchline.data.checkpoints import read_export_marker
 from touchline.data.metrics_file import read_metrics
 from touchline.data.user_config import UserConfig
-from touchline.experiment.strategy import (
-    Choice,
-    Cut,
-    DecisionKind,
-    ExploreConfig,
-    Phase,
-    PlannedStrategy,
-    RunLoss,
-    StrategyDecision,
-)
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import ExploreConfig, PlannedStrategy
 from touchline.report.local import publishing
 from touchline.report.local.publishing import Published, PublishRequest
 from touchline.report.model_card import CardInputs, model_card, without_folders
@@ -41,6 +33,7 @@ from touchline.results.scored import analyses, checkpoint_scores
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import STRATEGY, Ledger
 from touchline.run.selection import one_run
+from touchline.strategy.decisions import Choice, Cut, DecisionKind, RunLoss, StrategyDecision
 
 ROOT = Path(__file__).resolve().parents[2]
 FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"
@@ -350,7 +343,7 @@ def test_a_cut_run_is_not_published(experiment: Path, settings: UserConfig) -> N
     assert RUN not in {score.run for analysis in report.analyses for score in analysis.scores}
     # Its checkpoints are verified as usual, and the losses of the decision are in the ledger.
     assert {each.run for each in report.verification.checkpoints} >= {RUN}
-    status = api.strategy(experiment)
+    status = ExperimentFolder(experiment).strategy().status()
     assert status is not None
     assert status.decisions[1].cut == cut
 

@@ -24,8 +24,8 @@ from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import RunKind
 from touchline.report.build import build_report
 from touchline.report.local.samples import sample_rows
-from touchline.results.report_inputs import ReportInputs
-from touchline.results.run_result import ResultsAnswer, RunResult
+from touchline.results.report_inputs import ReportInputs, ResultsAnswer
+from touchline.results.run_result import RunResult
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
 

@@ -1,43 +1,40 @@
-"""Looks on a real SLURM: submit returns after each stage and takes the look when it is called again."""
+"""Two phases on a real SLURM: submit returns after each stage and takes the decision when it is called again."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from tests.api.test_strategy_for_real import make
-from tests.slurm.test_run_on_slurm import ON_SLURM, Site, site, submissions, until
+from tests.slurm.test_run_on_slurm import ON_SLURM, Site, events, site, submissions, until
+from tests.strategy.stand_ins import decided
+from tests.strategy.test_for_real import make
 
-from touchline.experiment.strategy import StrategyDecision
-from touchline.run.folders import ExperimentFolder
+from touchline.core.status import RunStatus
 
 __all__ = ["site"]
 pytestmark = pytest.mark.slurm
 
 
-def decided(folder: Path) -> tuple[StrategyDecision, ...]:
-    return ExperimentFolder(folder).decisions()
-
-
-def test_looks_taken_by_submit_are_those_that_are_taken_here(site: Site) -> None:
-    """Each call says what the next one does; runs of a later look are submitted when it is needed, and not before."""
+def test_decisions_taken_by_submit_are_those_that_are_taken_here(site: Site) -> None:
+    """Jobs end COMPLETED while their trainings are paused; runs of a later stage are submitted when it is needed."""
     here, folder = make(site.root / "here"), make(site.root / "there")
     site.call("run", here, "--no-probe")
     site.call("plan", folder, ON_SLURM)
     done = site.call("submit", folder)
-    assert "look 1 of 2 waits for 4 runs" in done.stderr
+    assert "point 1 of 1, step 3, waits for 3 runs" in done.stderr
     assert "touchline submit" in done.stderr
-    assert len(submissions(folder)) == 8, "four trainings and their evaluations"
     until(lambda: not site.states(folder))
-    assert [each.kind.value for each in decided(folder)] == ["begin"]
-    done = site.call("submit", folder)
-    assert "look 1 of 2 with 2 seeds: rate undecided" in done.stderr
-    assert len(submissions(folder)) == 16
-    until(lambda: not site.states(folder))
+    explored = set(submissions(folder))
+    assert len(explored) == 3, "no evaluation is submitted of a training that pauses"
+    states = {run["name"]: run["status"] for run in site.json("status", folder)["runs"]}
+    assert {states[run] for run in explored} == {RunStatus.PAUSED.value}
+    for count in range(2, 5):
+        site.call("submit", folder)
+        until(lambda: not site.states(folder))
+        assert len(decided(folder)) >= count
     site.call("submit", folder)
     assert decided(folder) == decided(here)
-    assert set(submissions(folder).values()) == {1}
+    assert {entry.state for entry in events(folder, "ended")} == {"COMPLETED"}
     shown = json.loads(site.call("status", folder, "--json").stdout)["strategy"]
-    assert shown["verdicts"] == {"rate": "established"}
+    assert set(shown["verdicts"].values()) == {"established"}
     assert shown["stop"]["reason"] == "settled"

@@ -238,17 +238,9 @@ def logs(
 def results(*, experiment: Experiment, run: Run = None, section: Section = None) -> Data:
     """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
     from touchline import api
-    from touchline.results.run_result import ResultsAnswer
-    from touchline.results.set_matrix import set_matrix
+    from touchline.results.report_inputs import ResultsAnswer
 
-    found = api.results(experiment)
-    answer = ResultsAnswer(
-        runs=tuple(found),
-        analyses=api.analyses(experiment, found),
-        strategy=api.strategy(experiment),
-        test_sets=set_matrix(found),
-    )
-    full = answer_object(ResultsAnswer, answer)
+    full = answer_object(ResultsAnswer, api.results_answer(experiment, api.results(experiment)))
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
 
 

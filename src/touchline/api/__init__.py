@@ -16,7 +16,6 @@
     evaluate  checkpoints                 -> .eval logs                    only those without current results
     collect   run folders                 -> status files, history         the history feeds later plans
     results   run folders                 -> scores, losses, durations     missing values carry a reason
-    strategy  the ledger                  -> looks, cuts, verdicts         of a sweep in two phases
     report    run folders                 -> RESULTS.md, report.html       also for folders of other tools
     compare   experiments                 -> paired differences
     figures   run folders                 -> altair charts                 for notebooks
@@ -70,8 +69,9 @@ from touchline.api.outcomes import (
     publish,
     report,
     results,
+    results_answer,
     status,
-    strategy,
+    strategy_line,
     strategy_section,
 )
 from touchline.api.planning import (
@@ -151,11 +151,12 @@ __all__ = [
     "report",
     "reproduce",
     "results",
+    "results_answer",
     "resume",
     "run",
     "selftest",
     "status",
-    "strategy",
+    "strategy_line",
     "strategy_section",
     "submit",
     "write_experiment",

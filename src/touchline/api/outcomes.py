@@ -14,7 +14,7 @@ from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
 from touchline.results.frame import Results
-from touchline.run.folders import is_experiment
+from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.run.planning import read_started
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
-    from touchline.plan.strategy.text import StrategyStatus
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.publishing import Published, PublishRequest
     from touchline.report.local.reporting import ReportFiles
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from touchline.results.failed_jobs import FailedJob
     from touchline.results.following import OutputLine
     from touchline.results.live import LiveRun
+    from touchline.results.report_inputs import ResultsAnswer
     from touchline.results.run_result import RunResult
     from touchline.statistics.conclusions import Analysis
 
@@ -51,19 +51,21 @@ def results(source: Path) -> Results:
     return Results(collect_results(planned.plan, planned.folder.root))
 
 
-def strategy(source: Path) -> StrategyStatus | None:
-    """Return how far the strategy of an experiment is, with its decisions; None without one.
+def results_answer(source: Path, found: Results) -> ResultsAnswer:
+    """Return results with their statistical tests, and how far the strategy is.
 
     Raises:
         InputError: there is no plan.
     """
-    from touchline.plan.strategy.text import strategy_status
-    from touchline.run.folders import ExperimentFolder
+    from touchline.results.report_inputs import ResultsAnswer
+    from touchline.results.set_matrix import set_matrix
 
-    if not is_experiment(source):
-        return None
-    folder = ExperimentFolder(source)
-    return strategy_status(folder.planned(), folder.decisions())
+    return ResultsAnswer(
+        runs=tuple(found),
+        analyses=analyses(source, found),
+        strategy=ExperimentFolder(source).strategy().status() if is_experiment(source) else None,
+        test_sets=set_matrix(found),
+    )
 
 
 def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
@@ -79,6 +81,16 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     return analyses_of(found, planned.plan.factors)
 
 
+def strategy_line(source: Path) -> str:
+    """Return how far the strategy of an experiment is, on one line; empty without one.
+
+    Raises:
+        InputError: there is no plan.
+    """
+    status = ExperimentFolder(source).strategy().status() if is_experiment(source) else None
+    return "" if status is None else status.line
+
+
 def strategy_section(source: Path) -> Section | None:
     """Return cuts, looks and cost of an experiment's strategy as in its report. None without a strategy.
 
@@ -89,9 +101,8 @@ def strategy_section(source: Path) -> Section | None:
         return None
     from touchline.report.build import build_report
     from touchline.report.local.gathering import collect_report_inputs
-    from touchline.report.tables.strategy import strategy_section as section_of
 
-    return section_of(build_report(collect_report_inputs(source)))
+    return build_report(collect_report_inputs(source)).strategy_section()
 
 
 def report(

@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.api.by_strategy import active_runs, submit_by_strategy, work_by_strategy
 from touchline.api.outcomes import collect, report
 from touchline.api.planning import plan_to_run
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
@@ -22,10 +21,9 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
 from touchline.experiment.read import read_experiment
 from touchline.experiment.recorded import override_lines
-from touchline.results import collecting
+from touchline.results import collecting, strategy
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
-from touchline.results.strategy import refuse_other_design
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.arrivals import refuse_absent, with_arrivals
@@ -58,9 +56,8 @@ def _prepare(
 ) -> LoadedPlan:
     """Write the folders of the plan's runs; of an `approved` plan, even if experiment.yaml was edited since."""
     planned = read_planned(source)
-    if planned.plan.strategy is not None:
-        refuse_other_design(planned)
-    active_runs(planned, run)
+    strategy.refuse_other_design(planned)
+    strategy.active_runs(planned, run)
     planned = with_arrivals(planned, settings)
     if accept:
         if run is None:
@@ -141,10 +138,9 @@ def submit(
                 hint="in experiment.yaml, under compute: `executor: slurm`; then: "
                 f"touchline plan {shlex.quote(str(source))}",
             )
-        runs = active_runs(planned, only)
-        if planned.plan.strategy is not None:
-            again = partial(_prepared, settings=settings, accepted=False)
-            planned, runs = submit_by_strategy(planned, only, on_message, prepare=again)
+        strategy.active_runs(planned, only)
+        again = partial(_prepared, settings=settings, accepted=False)
+        planned, runs = strategy.runs_to_submit(planned, only, on_message, prepare=again)
         return launching.submit(
             planned,
             runs,
@@ -294,7 +290,7 @@ def cancel(source: Path, settings: UserConfig, *, only: str | None = None) -> li
         InputError: there is no plan or no such run.
     """
     planned = read_planned(source)
-    return launching.cancel(planned, active_runs(planned, only), settings)
+    return launching.cancel(planned, strategy.active_runs(planned, only), settings)
 
 
 def demo(
@@ -328,7 +324,7 @@ def demo(
 
 def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
     """Write the runs' folders and status files."""
-    runs = active_runs(planned, only)
+    runs = strategy.active_runs(planned, only)
     for planned_run in () if accepted else runs:
         refuse_edits(planned, planned_run)
     notes = write_folders(planned, runs, settings)
@@ -373,8 +369,8 @@ def _worked(
     within_budget: bool = False,
 ) -> Results:
     """Execute the jobs, collect and report; raise if some failed."""
-    if planned.plan.strategy is not None and train:
-        done = work_by_strategy(
+    if train:
+        done = strategy.work(
             planned,
             settings,
             only,
@@ -388,7 +384,7 @@ def _worked(
     else:
         done = launching.work(
             planned,
-            active_runs(planned, only),
+            strategy.active_runs(planned, only),
             settings,
             on_progress,
             on_message,

@@ -142,7 +142,6 @@ def plan(
     from touchline.plan.sections import folder_lines, left_text, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
-    from touchline.plan.strategy.costs import StrategyCosts, strategy_costs
     from touchline.run.arrivals import downloads
     from touchline.run.marks import LEFT
 
@@ -168,13 +167,14 @@ def plan(
     for note in (*planned.changes, *planned.notes):
         print_status(f"note: {note}")
     if json:
+        costs = planned.folder.strategy(planned.plan).costs()
         print_json(
             Plan,
             planned.plan,
             "plan",
             settings=(tuple[RunSetting, ...], collect_settings(planned.plan)),
             marks=(dict[str, str], {**planned.marks}),
-            strategy_costs=(StrategyCosts | None, strategy_costs(planned.plan)),
+            strategy_costs=(type(costs), costs),
         )
         return
     print_output(planned.plan.experiment)
@@ -335,22 +335,16 @@ def collect(
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import api
-    from touchline.plan.strategy.text import status_line
-    from touchline.results.run_result import ResultsAnswer
-    from touchline.results.set_matrix import set_matrix
+    from touchline.results.report_inputs import ResultsAnswer
 
     found = api.results(source)
     print_removed(source)
     if json:
-        tests = api.analyses(source, found)
-        answer = ResultsAnswer(
-            runs=tuple(found), analyses=tests, strategy=api.strategy(source), test_sets=set_matrix(found)
-        )
-        print_object(ResultsAnswer, answer)
+        print_object(ResultsAnswer, api.results_answer(source, found))
         return
     _show(found, json)
-    if (status := api.strategy(source)) is not None:
-        print_output(status_line(status))
+    if line := api.strategy_line(source):
+        print_output(line)
     if section := api.strategy_section(source):
         print_section(section)
 

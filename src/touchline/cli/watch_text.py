@@ -13,7 +13,6 @@ from touchline.core.text import one_line, shorten
 
 if TYPE_CHECKING:
     from touchline.data.metrics import StepRow
-    from touchline.plan.strategy.text import StrategyStatus
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot
 
@@ -210,19 +209,14 @@ def lines(
     below = [Line(((one_line(snapshot.experiment), "bold"), (f"  {text.counts(snapshot.runs)}", "")))]
     below += [Line(((f"  error: {one_line(error)}", "red"),))] if error else []
     below += [Line(((f"  {one_line(line)}", "yellow"),)) for line in (snapshot.note, *snapshot.lines) if line]
-    if snapshot.strategy is not None:
-        below += [Line(((f"  {line}", "dim"),)) for line in _strategy_lines(snapshot.strategy, width - 2)]
+    if snapshot.strategy:
+        wrapped = textwrap.wrap(one_line(snapshot.strategy), width - 2, break_on_hyphens=False)
+        below += [Line(((f"  {line}", "dim"),)) for line in wrapped]
     for run in snapshot.runs:
         marks = (">" if run.name == selected else " ") + ("!" if is_flagged(run) else " ")
         parts = [(value, _style(name, run)) for value, name in columns.line(rows[run.name], marks)]
         below.append(Line(tuple(parts), run.name))
     return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
-
-
-def _strategy_lines(strategy: StrategyStatus, width: int) -> list[str]:
-    from touchline.plan.strategy.text import status_line
-
-    return textwrap.wrap(one_line(status_line(strategy)), width, break_on_hyphens=False)
 
 
 def _style(column: str, run: LiveRun) -> str:

@@ -57,10 +57,11 @@ def status(
         if line:
             print_status(without_controls(line))
     if json:
-        from touchline.plan.strategy.text import StrategyStatus
         from touchline.results.live import LiveRun
+        from touchline.run.folders import ExperimentFolder
 
-        print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(StrategyStatus | None, snapshot.strategy))
+        strategy = ExperimentFolder(source).strategy().status()
+        print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(type(strategy), strategy))
         return
     _table(snapshot)
 
@@ -164,11 +165,7 @@ def _table(snapshot: Snapshot) -> None:
 
 def _strategy(snapshot: Snapshot) -> list[str]:
     """Return the line about the strategy; none without one."""
-    if snapshot.strategy is None:
-        return []
-    from touchline.plan.strategy.text import status_line
-
-    return [without_controls(status_line(snapshot.strategy))]
+    return [without_controls(snapshot.strategy)] if snapshot.strategy else []
 
 
 def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:

@@ -7,7 +7,7 @@ stand on a line, `without_controls` for text of several lines on a terminal.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, line separators, and marks that turn the direction of writing."""
@@ -41,3 +41,15 @@ def first_of(names: Iterable[str], most: int) -> str:
     """Return `a, b, ...`: the first names of a list."""
     listed = list(names)
     return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
+
+
+def join_names(names: Sequence[str], shown: int = 6) -> str:
+    """Return `a, b and c`; with many, the first ones and a count of the rest."""
+    if len(names) > shown:
+        return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def capital(text: str) -> str:
+    """Return the text with a capital letter."""
+    return text[:1].upper() + text[1:]

@@ -16,9 +16,9 @@ from touchline.experiment.experiment import Experiment, StageConfig, TrainConfig
 from touchline.experiment.methods import method_faults
 from touchline.experiment.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.experiment.overlay import setting, with_settings
-from touchline.experiment.phases import seeds_of_condition
-from touchline.experiment.runs import ParentLink, RunKind, RunSpec
+from touchline.experiment.runs import ParentLink, Phase, RunKind, RunSpec
 from touchline.experiment.stages import chain_faults, stage_settings
+from touchline.experiment.strategy import ConfirmConfig, StrategyConfig
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
@@ -91,7 +91,7 @@ def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
         if configured is None:
             continue
         levels = {level.factor: level.value for level in _level_texts(model, settings)}
-        for seed, phase in seeds_of_condition(experiment.strategy, experiment.seeds, levels):
+        for seed, phase in _seeds_of_condition(experiment.strategy, experiment.seeds, levels):
             if not _excluded(experiment, configured, model, seed):
                 condition = Condition(model=model, settings=settings, experiment=configured, seed=seed, phase=phase)
                 found.append(condition)
@@ -189,3 +189,21 @@ def _seed_level(experiment: Experiment, condition: Condition) -> tuple[Level, ..
     """Return the seed as a level, where it varies."""
     varies = len(experiment.seeds) > 1 or experiment.strategy is not None
     return (Level(factor=SEEDS, value=str(condition.seed)),) if varies else ()
+
+
+def _seeds_of_condition(
+    strategy: StrategyConfig | None, seeds: Sequence[int], levels: Mapping[str, str]
+) -> list[tuple[int, Phase | None]]:
+    """Return the seeds that a condition is planned with, each with its phase."""
+    if strategy is None:
+        return [(seed, None) for seed in seeds]
+    explore, confirm = strategy.explore, strategy.confirm
+    found: list[tuple[int, Phase | None]] = [] if explore is None else [(seeds[0], Phase.EXPLORE)]
+    if confirm is not None and (explore is not None or _is_asked(confirm, levels)):
+        found += [(seed, Phase.CONFIRM) for seed in confirm.seeds]
+    return found
+
+
+def _is_asked(confirm: ConfirmConfig, levels: Mapping[str, str]) -> bool:
+    sides = [side for contrast in confirm.contrasts for side in (contrast.level, contrast.against)]
+    return any(all(levels.get(key) == level_text(value) for key, value in side.items()) for side in sides)

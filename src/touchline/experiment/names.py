@@ -17,8 +17,7 @@ from touchline.core.errors import InputError
 from touchline.core.model_size import split_name
 from touchline.experiment.document import YamlDocument, error
 from touchline.experiment.experiment import DATASET_KEYS, Experiment, TrainConfig
-from touchline.experiment.runs import RUN_NAME, RunSpec
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import RUN_NAME, Phase, RunSpec
 
 _SHORT = {
     **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},

@@ -15,8 +15,8 @@ from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.experiment.labels import LabelSet
-from touchline.experiment.runs import ControlKind, ParentLink, RunKind
-from touchline.experiment.strategy import Phase, PlannedStrategy
+from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind
+from touchline.experiment.strategy import PlannedStrategy
 from touchline.statistics.spread_types import SpreadInput
 
 PLAN_SCHEMA_VERSION = 2

@@ -4,7 +4,7 @@ plans."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -16,6 +16,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
+from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.evaluation import EvaluationTask
@@ -31,14 +32,15 @@ from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.evaluations import with_evaluation_memory
 from touchline.plan.identity import training_digest
 from touchline.plan.length_faults import length_faults
+from touchline.plan.power import evaluated_items
 from touchline.plan.slots import SlotChoice, choose_slots
-from touchline.plan.strategy.costs import likely_runs
-from touchline.plan.strategy.explore import explore_faults
-from touchline.plan.strategy.resolving import SeedSpread, planned_strategy
 from touchline.plan.times import time_limit
-from touchline.plan.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.plan.untrained import takes_over, without_shared_validation
 from touchline.statistics.derangement import derangement, label_generator
+from touchline.statistics.spread_types import SpreadInput
+from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of
+from touchline.strategy.explore import explore_faults
+from touchline.strategy.strategy import start_of, strategy_of
 
 _DATA = TypeAdapter(DataConfig)
 
@@ -146,7 +148,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         experiment.compute.cohorts,
         predict,
         slots=inputs.context.machine.slots,
-        strategy=strategy,
+        starts_with=lambda run: start_of(strategy, run),
     )
     cluster = inputs.context.cluster
     cohorts = tuple(
@@ -195,8 +197,30 @@ def build_plan(inputs: PlanInputs) -> Plan:
         slots_reason=slots.reason,
         slots_gain=slots.gain,
     )
-    # With a strategy, totals are those of the runs that it may start at most.
-    return plan if strategy is None else replace(plan, **totals_of(plan, likely_runs(plan)))
+    likely = strategy_of(plan).likely_runs
+    return plan if len(likely) == len(runs) else replace(plan, **totals_of(plan, likely))
+
+
+def plan_with_spread(
+    inputs: PlanInputs, spread: tuple[SpreadInput, ...] | None, past: Callable[[Plan], tuple[SpreadInput, ...]]
+) -> Plan:
+    """Return the plan, with the spread between seeds that was decided or that of the past runs.
+
+    Args:
+        inputs: inputs of the planner.
+        spread: spread that was decided; None to ask the past runs.
+        past: returns the spread of the past runs for a plan.
+
+    Raises:
+        InputError: the strategy cannot be carried out with these runs.
+    """
+    plan = build_plan(inputs)
+    spread = past(plan) if spread is None else spread
+    if inputs.fixed_strategy is None:
+        if (between := seed_spread_of(plan, spread, evaluated_items(plan))) is not None:
+            plan = build_plan(replace(inputs, seed_spread=between))
+        refuse_impossible(plan)
+    return replace(plan, spread=spread)
 
 
 def _known_lengths(inputs: PlanInputs) -> dict[str, ExampleLengths]:

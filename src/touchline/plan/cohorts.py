@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from touchline.backends.registry import get_backend
 from touchline.core.estimate import Estimate, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Measured, Missing
+from touchline.estimate.totals import sum_quantities
 from touchline.experiment.plan import Cohort, PlannedRun, TrainedAlone, WhyAlone
-from touchline.experiment.strategy import Phase, PlannedStrategy
-from touchline.plan.totals import sum_quantities
 
 WORTH = 1.15
 """Gain below which runs are not grouped: interrupted and failed runs cost more in a group."""
@@ -43,7 +42,7 @@ def plan_cohorts(
     predict: Predict,
     *,
     slots: int = 1,
-    strategy: PlannedStrategy | None = None,
+    starts_with: Callable[[PlannedRun], object] = lambda run: None,
 ) -> tuple[tuple[Cohort, ...], tuple[TrainedAlone, ...]]:
     """Group the runs of a plan. Return the cohorts, and the runs that are trained alone.
 
@@ -53,7 +52,7 @@ def plan_cohorts(
         wanted: `compute.cohorts`: `auto`, `always` or `never`.
         predict: gain and memory of some runs side by side.
         slots: jobs trained at once on a CPU, of which none is to stay empty.
-        strategy: strategy of the plan; only runs that it starts together are grouped.
+        starts_with: key that is equal for runs that are started together; only these are grouped.
     """
     trained = [run for run in runs if run.train is not None]
     if wanted == "never" or len(trained) < 2:
@@ -64,7 +63,7 @@ def plan_cohorts(
     for run in trained:
         obstacle = _obstacle(run, devices)
         if obstacle is None:
-            alike.setdefault((*_key(run), _stage(run, strategy)), []).append(run)
+            alike.setdefault((*_key(run), starts_with(run)), []).append(run)
         else:
             obstacles.setdefault(obstacle, []).append(run.name)
     alone = [
@@ -123,16 +122,6 @@ def _key(run: PlannedRun) -> tuple[object, ...]:
         lora=replace(run.train.lora, rank=1, alpha=None),
     )
     return (run.model, run.dataset, repr(run.data), repr(common), run.batches.steps, run.batches.micro_batch_size)
-
-
-def _stage(run: PlannedRun, strategy: PlannedStrategy | None) -> tuple[object, ...]:
-    """Return a key that is equal for runs that a strategy starts together: its phase, and the first look with its
-    seed.
-    """
-    if strategy is None or run.phase is not Phase.CONFIRM:
-        return (run.phase,)
-    place = strategy.seeds.index(run.seed)
-    return run.phase, next(number for number, seeds in enumerate(strategy.looks) if place < seeds)
 
 
 def _grouped(

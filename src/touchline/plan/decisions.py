@@ -18,6 +18,7 @@ from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.outgrown import outgrown_of
 from touchline.estimate.time_gains import gain_compiled, gain_of_slots, gain_side_by_side
+from touchline.estimate.totals import collect_evidence
 from touchline.experiment.experiment import EvaluateConfig, TrainConfig
 from touchline.experiment.plan import BatchSummary, PlannedRun
 from touchline.experiment.test_sets import answers_per_checkpoint, logs_per_checkpoint
@@ -27,7 +28,6 @@ from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_mic
 from touchline.plan.remedies import remedies
 from touchline.plan.spanning import spanning_memory, spanning_times
 from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
-from touchline.plan.totals import collect_evidence
 
 _WORTH = 0.95
 """Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction

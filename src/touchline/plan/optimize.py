@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from touchline.core.estimate import EvidenceLevel, MemoryVerdict
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
+from touchline.estimate.totals import sum_quantities
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.jobs import group_by_reason
 from touchline.plan.optimization import Basis, Proposal, RunChange, RunOption
-from touchline.plan.totals import sum_quantities
 
 CHECKPOINTING = "train.gradient_checkpointing"
 MICRO_BATCH = "train.micro_batch_size"

@@ -14,6 +14,7 @@ from touchline.core.table import Column, Section, present, section_markdown, tab
 from touchline.core.text import first_of
 from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.evidence_used import evidence_line
+from touchline.estimate.totals import runs_at_once, totals_of
 from touchline.experiment.data_config import DATASET_KEYS, shown_split, split_of
 from touchline.experiment.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
 from touchline.experiment.recorded import override_lines
@@ -34,12 +35,9 @@ from touchline.plan.notes import (
 from touchline.plan.placement.deadline import chance_within
 from touchline.plan.placement.verdict import CONFIDENT
 from touchline.plan.settings import collect_settings, settings_table, varying_table
-from touchline.plan.strategy.costs import likely_runs
-from touchline.plan.strategy.explore_section import explore_section
-from touchline.plan.strategy.section import expected_lines, strategy_sections
-from touchline.plan.totals import runs_at_once, totals_of
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT
+from touchline.strategy.strategy import strategy_of
 
 _SHOWN = 8
 
@@ -48,7 +46,7 @@ def sections(plan: Plan) -> list[Section]:
     """Return all sections of a plan."""
     return [
         *_what_runs(plan),
-        *strategy_sections(plan),
+        *strategy_of(plan).sections(),
         table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
         _section_of_totals(plan),
         table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan))),
@@ -64,32 +62,27 @@ def sections(plan: Plan) -> list[Section]:
 
 def summary_sections(plan: Plan) -> list[Section]:
     """Return the sections that a user reviews first: design, runs, totals, models and data."""
-    return [*_what_runs(plan), *strategy_sections(plan), _section_of_totals(plan), *_resources(plan)]
+    return [*_what_runs(plan), *strategy_of(plan).sections(), _section_of_totals(plan), *_resources(plan)]
 
 
 def summary_line(plan: Plan) -> str:
     """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
-    runs = plural(len(plan.runs), "run") if plan.strategy is None else f"at most {_runs_at_most(plan)}"
-    return "; ".join((*expected_lines(plan), runs, *list(_totals(plan))[:3]))
-
-
-def _runs_at_most(plan: Plan) -> str:
-    return f"{len(likely_runs(plan))} of {plural(len(plan.runs), 'planned run')}"
+    strategy = strategy_of(plan)
+    return "; ".join((*strategy.expected(), strategy.runs_at_most(), *list(_totals(plan))[:3]))
 
 
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Run design", lines=tuple(_design(plan))),
         table_section("Variables", ("factor", "levels"), _variables(plan)),
-        *([explored] if (explored := explore_section(plan)) is not None else ()),
+        *strategy_of(plan).run_sections(),
         table_section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
         table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
     )
 
 
 def _section_of_totals(plan: Plan) -> Section:
-    most = [] if plan.strategy is None else [f"The totals below are at most, with {_runs_at_most(plan)}:"]
-    return Section(title="Totals", lines=(*expected_lines(plan), *most, *_totals(plan)))
+    return Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))
 
 
 def _resources(plan: Plan) -> tuple[Section, ...]:

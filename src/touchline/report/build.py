@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.levels import STAGE
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.plan.notes import design_line
@@ -27,13 +27,12 @@ from touchline.report.facts import (
     seeds_of,
     slots_of,
 )
-from touchline.report.findings import FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import factor_words, join_names
+from touchline.report.findings import Decided, FindingInputs, findings, headline, is_complete
+from touchline.report.formatting import factor_words, join_names, scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
-from touchline.report.report import Report
-from touchline.report.strategy import StrategyReport, design_words, strategy_report
+from touchline.report.report import NextStep, Report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -54,15 +53,21 @@ def build_report(gathered: ReportInputs) -> Report:
     estimates = estimate_rows(plan, runs, gathered.verification)
     packing = packing_rows(plan, runs)
     spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
-    strategy = strategy_report(gathered, spent)
-    concluded = FindingInputs(
-        gathered=gathered,
-        analyses=analyses,
-        facts=facts,
-        estimates=estimates,
-        strategy=strategy,
-        device=device_word(gathered),
-    )
+    plan_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
+    begun = {run.name for run in runs if run.attempts or run.steps_done or run.evaluations}
+    strategy = None if gathered.strategy is None else gathered.strategy.report(begun, spent)
+    decided: Decided | None = None
+    actions: list[NextStep] = []
+    if strategy is not None:
+        scale, device = scale_or_share(analyses), device_word(gathered)
+        decided = Decided(
+            findings=tuple(strategy.sentences(scale, device)),
+            answer=strategy.answer(scale),
+            others=tuple(strategy.other_contrasts(scale)),
+        )
+        is_local = plan is None or plan.compute.executor == "local"
+        actions = list(strategy.next_actions(_left(gathered), device, is_local=is_local))
+    concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates, decided=decided)
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -74,7 +79,7 @@ def build_report(gathered: ReportInputs) -> Report:
         headline=headline(concluded),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
         device_hours=spent,
-        device_hours_planned=_planned_hours(gathered, strategy),
+        device_hours_planned=plan_hours if strategy is None else strategy.cost.predicted_design,
         runs=runs,
         metrics=tuple(map(run_metrics, runs)),
         facts=facts,
@@ -87,7 +92,7 @@ def build_report(gathered: ReportInputs) -> Report:
         packing_advice=packing_advice(plan, runs, packing),
         estimates=estimates,
         issues=issues(gathered, analyses, answers),
-        next_steps=next_steps(gathered, analyses, estimates, strategy),
+        next_steps=next_steps(gathered, analyses, estimates, actions),
         commands=commands(gathered),
         sources=gathered.sources,
         asked=gathered.asked,
@@ -101,22 +106,17 @@ def build_report(gathered: ReportInputs) -> Report:
     )
 
 
-def _planned_hours(gathered: ReportInputs, strategy: StrategyReport | None) -> Measured:
-    """Return the predicted device-hours; of a strategy those without cuts and looks, or of its grid before that."""
-    if gathered.plan is None:
-        return _NOT_PLANNED
-    if strategy is None:
-        return gathered.plan.gpu_hours
-    without = strategy.cost.without_stopping
-    return without if isinstance(without, Quantity) else strategy.cost.grid
+def _left(gathered: ReportInputs) -> list[str]:
+    """Return the runs at work that are not complete."""
+    working = () if gathered.strategy is None else {run.name for run in gathered.strategy.working}
+    return [run.name for run in gathered.runs if run.name in working and not is_complete(run, planned=True)]
 
 
 def _design(gathered: ReportInputs) -> str:
     """Return the design in one line, from the plan or from the imported runs."""
-    if gathered.strategy is not None:
-        return design_words(gathered.strategy)
     if gathered.plan is not None:
-        return design_line(gathered.plan)
+        words = "" if gathered.strategy is None else gathered.strategy.design_words()
+        return words or design_line(gathered.plan)
     varied = [
         f"{factor_words(factor)} ({', '.join(levels)})"
         for factor, levels in gathered.factors.items()

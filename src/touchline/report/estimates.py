@@ -12,9 +12,9 @@ from dataclasses import replace
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import in_unit, plural
+from touchline.estimate.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind
-from touchline.plan.totals import queued_jobs, sum_quantities, time_of_queue
 from touchline.report.facts import evaluation_seconds
 from touchline.report.report import EstimateRow
 from touchline.results.run_result import AttemptResult, RunResult

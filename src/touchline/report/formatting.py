@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from touchline.core.levels import SEEDS, Level
+from touchline.core.levels import factor_words as factor_words
+from touchline.core.levels import level_words as level_words
+from touchline.core.levels import settings_words as settings_words
 from touchline.core.quantity import Measured, Missing, Quantity, finite
-from touchline.core.units import format_seconds, hours_to_seconds, percent, plural
+from touchline.core.scale import Scale as Scale
+from touchline.core.text import capital as capital
+from touchline.core.text import join_names as join_names
+from touchline.core.units import format_seconds, hours_to_seconds, plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 
 SHARES = ("match", "accuracy", "correct")
 """Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
-_SHOWN = 6
-_NAMES = {
-    "models": "base model",
-    "data.path": "dataset",
-    "data.train": "training data",
-    "stage": "stage",
-    "train.lora.rank": "rank",
-    "train.lora.alpha": "alpha",
-    "train.epochs": "epochs",
-    "train.max_seq_len": "context",
-    "train.packed": "packing",
-    "train.lora.target_modules": "adapted layers",
-}
-"""Display names of settings by dotted key. The default is the key's last part."""
 
 
 def p_text(p: float) -> str:
@@ -38,34 +29,6 @@ def p_text(p: float) -> str:
 def p_number(p: float) -> str:
     """Return `<0.001`, `0.049`, `0.31`."""
     return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
-
-
-def join_names(names: Sequence[str], shown: int = _SHOWN) -> str:
-    """Return `a, b and c`; with many, the first ones and a count of the rest."""
-    if len(names) > shown:
-        return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def capital(text: str) -> str:
-    """Return the text with a capital letter."""
-    return text[:1].upper() + text[1:]
-
-
-def factor_words(factor: str) -> str:
-    """Return `rank` for `train.lora.rank`, `learning rate` for `train.learning_rate`."""
-    return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
-
-
-def level_words(factor: str, value: str) -> str:
-    """Return `rank 64` or `learning rate 0.0002`. A base model is given by its name only."""
-    return value if factor == "models" else f"{factor_words(factor)} {value}"
-
-
-def settings_words(levels: Sequence[Level]) -> str:
-    """Return `rank 64, learning rate 2e-4`; `-` if only the base model and the seed vary."""
-    words = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
-    return ", ".join(words) or "-"
 
 
 def level_of(run: RunResult, factor: str) -> str | None:
@@ -105,47 +68,6 @@ def relative(value: float, reference: float) -> str:
     if abs(change) < 0.05:
         return "equal within 0.05%"
     return f"{abs(change):.1f}% {'higher' if change > 0 else 'lower'}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """Format of an analysis's scores: shares in per cent and points, all others unchanged."""
-
-    share: bool
-    """Whether the scores are shares of right answers."""
-
-    def value(self, score: float) -> str:
-        """Return `90.5%`, or `0.905`."""
-        return percent(score) if self.share else f"{score:.3f}"
-
-    def span(self, low: float, high: float) -> str:
-        """Return `85.6 to 93.8%`, or `0.856 to 0.938`."""
-        return " to ".join(self.bounds(low, high)) + ("%" if self.share else "")
-
-    def bounds(self, low: float, high: float) -> tuple[str, str]:
-        """Return the ends of an interval of scores without a unit."""
-        return (f"{100 * low:.1f}", f"{100 * high:.1f}") if self.share else (f"{low:.3f}", f"{high:.3f}")
-
-    def change(self, value: float) -> str:
-        """Return a difference with its sign and without a unit: `+70.0`, or `+0.700`."""
-        return _signed(100 * value, 1) if self.share else _signed(value, 3)
-
-    def size(self, difference: float) -> str:
-        """Return `8.2 points`, without a sign."""
-        return f"{100 * difference:.1f} points" if self.share else f"{difference:.3f}"
-
-    def difference(self, value: float) -> str:
-        """Return `+70.0 points`, or `+0.700`."""
-        return self.change(value) + (" points" if self.share else "")
-
-    def ends(self, low: float, high: float) -> str:
-        """Return the interval of a difference: `+62.4 to +75.9`."""
-        return f"{self.change(low)} to {self.change(high)}"
-
-
-def _signed(value: float, digits: int) -> str:
-    """Return a value with its sign. A value that rounds to 0 is `+0.0`, never `-0.0`."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def family_words(analysis: Analysis, number: int, noun: str) -> str:

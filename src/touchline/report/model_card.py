@@ -19,8 +19,7 @@ from touchline.core.units import plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.runs import ControlKind
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
 from touchline.report.findings.scores import sentence

@@ -15,9 +15,7 @@ from touchline.report.appendix import evaluation_by_hand, every_epoch, with_sett
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.formatting import join_names, relative, scale_of
 from touchline.report.next_design import design_steps
-from touchline.report.next_looks import strategy_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
-from touchline.report.strategy import StrategyReport
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
@@ -36,12 +34,11 @@ def next_steps(
     gathered: ReportInputs,
     analyses: Sequence[Analysis],
     estimates: Sequence[EstimateRow],
-    strategy: StrategyReport | None = None,
+    decided: Sequence[NextStep] = (),
 ) -> tuple[NextStep, ...]:
-    """Return the next steps, the most useful first."""
+    """Return the next steps, the most useful first: those of a strategy are `decided`."""
     main = analyses[0] if analyses else None
-    found = [] if strategy is None else list(strategy_steps(gathered, strategy))
-    found += [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
+    found = [*decided, *_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
     found += design_steps(gathered, main)
     found += [*_epochs(gathered), *_data(gathered), *_storage(gathered), *_estimates(estimates)]
     return tuple(found)
@@ -49,15 +46,7 @@ def next_steps(
 
 def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
     planned = gathered.plan is not None
-    decisions = () if gathered.strategy is None else gathered.strategy.decisions
-    diverged = {
-        name
-        for decision in decisions
-        if decision.look is not None
-        for contrast in decision.look.contrasts
-        for pair in contrast.pairs
-        for name in pair.diverged
-    }
+    diverged = () if gathered.strategy is None else gathered.strategy.diverged
     left = [
         run.name
         for run in gathered.runs
@@ -74,8 +63,7 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
             why=f"{join_names(failed)} failed.",
             command=f"tail -n 40 {log}/slurm-*.out",
         )
-    is_stopped = gathered.strategy is not None and gathered.strategy.state.stop is not None
-    if left and planned and (gathered.strategy is None or is_stopped):
+    if left and planned and (gathered.strategy is None or gathered.strategy.has_ended):
         why = f"{plural(len(left), 'run')} of {len(gathered.runs)} not complete: {join_names(left)}."
         yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
     open_ = [

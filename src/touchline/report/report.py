@@ -8,40 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from touchline.core.quantity import Measured
+from touchline.core.table import Section
 from touchline.data.scores import AskedItem
+from touchline.experiment.runs import Phase
 from touchline.plan.settings_table import RunSetting
-from touchline.report.strategy import StrategyReport
+from touchline.report.formatting import scale_or_share, settings_words
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
-from touchline.statistics.conclusions import Analysis, Conclusion
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Statement:
-    """Computed sentence, with its numbers and their source files."""
-
-    topic: str
-    """Heading of the sentence: `Against the control`, `train.lora.rank`, `Training efficiency`."""
-    text: str
-    """Sentence with its numbers and intervals; `not established` if that is the result."""
-    shown: Conclusion | None = None
-    """Conclusion of the test; None without a test."""
-    where: tuple[str, ...] = ()
-    """Source files of the numbers, relative to the experiment."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NextStep:
-    """Recommended action, computed."""
-
-    title: str
-    """Short title: `Try rank 16`."""
-    why: str
-    """Numbers that justify it."""
-    command: str | None = None
-    """Command that does it, if there is one."""
+from touchline.statistics.conclusions import Analysis
+from touchline.statistics.statements import NextStep as NextStep
+from touchline.statistics.statements import Statement as Statement
+from touchline.strategy.report import StrategyReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,3 +189,15 @@ class Report:
     """Means of every condition on every test set; None if test sets have no names."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(name, value) of versions, machine, hashes and revisions that the report is based on."""
+
+    def strategy_section(self) -> Section | None:
+        """Return cuts, looks and cost of a strategy. None without one."""
+        if self.strategy is None:
+            return None
+        words = {run.name: settings_words(run.levels) for run in self.runs if run.phase is Phase.EXPLORE}
+        explored = {name: name if text == "-" else text for name, text in words.items()}
+        return self.strategy.section(explored, scale_or_share(self.analyses), self.device)
+
+    def strategy_cards(self) -> list[tuple[str, str]] | None:
+        """Return the figures of a strategy with their labels. None without one."""
+        return None if self.strategy is None else list(self.strategy.cards(scale_or_share(self.analyses)))

@@ -25,7 +25,7 @@ from touchline.results.current_evaluations import labels_of_record, with_cluster
 from touchline.results.figures import figures_of_log, figures_of_metrics, own_fields, static_config
 from touchline.results.run_result import NOT_EVALUATED, AttemptResult, LossPoint, RunResult, StepCurves
 from touchline.results.scored import compared, proportion
-from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
+from touchline.run.folders import cut_runs
 from touchline.run.resources import read_resources, resource_figures
 from touchline.run.run_status import (
     StatusInputs,
@@ -72,7 +72,7 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
         views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """
     seen = views or {}
-    cut = cut_runs(() if plan.strategy is None else strategy_decisions(read_ledger(root / LEDGER)))
+    cut = cut_runs(plan, root)
     found = [
         _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name), cut.get(run.name))
         for run in plan.runs

@@ -25,7 +25,6 @@ from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
 from touchline.run.folders import ExperimentFolder
-from touchline.run.ledger import cut_runs
 from touchline.run.pace import seconds_left, tokens_per_second
 from touchline.run.protocol import Job
 from touchline.run.resources import read_resources, resource_figures
@@ -129,7 +128,7 @@ def live(
         if (at_work := _evaluating(opened.folder, model, executor_look)) is not None
     }
     free = _free_bytes(opened.folder.root)
-    cut = cut_runs(() if opened.plan.strategy is None else opened.folder.decisions())
+    cut = opened.folder.strategy().cut
     needed = _needed_bytes([run for run in opened.plan.runs if run.name not in cut], found)
     return [
         _live(

@@ -8,9 +8,11 @@ from enum import StrEnum
 from touchline.core.finding import Severity
 from touchline.data.scores import AskedItem
 from touchline.experiment.plan import Plan
-from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import StrategyRecord
+from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
+from touchline.statistics.conclusions import Analysis
+from touchline.strategy.strategy import Strategy
+from touchline.strategy.text import StrategyStatus
 
 
 class IssueRole(StrEnum):
@@ -84,5 +86,24 @@ class ReportInputs:
     """Text of experiment.yaml; empty for imported runs."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Prompted items by `EvaluationRecord.asked_key` and item id."""
-    strategy: StrategyRecord | None = None
-    """Strategy with its decisions; then `plan` has only the runs that are shown. None without one."""
+    strategy: Strategy | None = None
+    """Strategy with its decisions; `plan` has only the runs that it has started. None without a plan."""
+
+
+RESULTS_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultsAnswer:
+    """Results of an experiment with their statistical tests."""
+
+    schema_version: int = RESULTS_SCHEMA_VERSION
+    """Format version."""
+    runs: tuple[RunResult, ...]
+    """Runs, in plan order."""
+    analyses: tuple[Analysis, ...]
+    """Analyses of the report: one per task and score, the experiment's own first."""
+    strategy: StrategyStatus | None = None
+    """How far the strategy is, with its decisions; None without one."""
+    test_sets: SetMatrix | None = None
+    """Means of every condition on every test set; None if test sets have no names."""

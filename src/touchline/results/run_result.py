@@ -13,11 +13,9 @@ from touchline.data.scores import (
     CheckpointInfo,
     EvaluationRecord,
 )
-from touchline.experiment.runs import ControlKind, RunKind
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.history.record import PackingFacts
-from touchline.plan.strategy.text import StrategyStatus
-from touchline.statistics.conclusions import Analysis, Proportion, ScoreDifference
+from touchline.statistics.conclusions import Proportion, ScoreDifference
 from touchline.statistics.labels import LabelReport
 
 NOT_EVALUATED = Missing(missing="not evaluated")
@@ -250,22 +248,3 @@ class SetMatrix:
     """Whether all scores are from 0 to 1, and shown as percentages."""
     rows: tuple[SetRow, ...]
     """Rows by training set, then by the other factors; controls last."""
-
-
-RESULTS_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResultsAnswer:
-    """Results of an experiment with their statistical tests."""
-
-    schema_version: int = RESULTS_SCHEMA_VERSION
-    """Format version."""
-    runs: tuple[RunResult, ...]
-    """Runs, in plan order."""
-    analyses: tuple[Analysis, ...]
-    """Analyses of the report: one per task and score, the experiment's own first."""
-    strategy: StrategyStatus | None = None
-    """How far the strategy is, with its decisions; None without one."""
-    test_sets: SetMatrix | None = None
-    """Means of every condition on every test set; None if test sets have no names."""

@@ -17,8 +17,7 @@ from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
-from touchline.experiment.runs import ControlKind, RunKind
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import TaskScores, analyse_together
 from touchline.statistics.clustered import clustered_share

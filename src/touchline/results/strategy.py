@@ -1,38 +1,120 @@
-"""Engine of a strategy: takes every decision that is due, once, from the ledger and the results.
+"""Work on an experiment with its strategy: decisions from the run folders, and the runs that they ask for, in turns.
 
-Decisions are computed from the design, the earlier decisions and the files of the runs. They do not depend on when they
-are computed: a command that was killed before it recorded one computes the same again.
+Each decision that is due is taken once, from the ledger and the results.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from touchline.core.callbacks import MessageCallback
-from touchline.core.errors import PlanDriftError, quoted
-from touchline.core.quantity import Quantity
-from touchline.core.units import plural
+from touchline.core.errors import InputError, PlanDriftError, quoted
+from touchline.data.metrics_file import METRICS, read_metrics
+from touchline.data.training_state import write_pause
+from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
-from touchline.experiment.strategy import Continuation, DecisionKind, Phase, Stop, StopReason, StrategyDecision
-from touchline.plan.strategy.costs import explore_hours
-from touchline.plan.strategy.fixed_design import design_digest
-from touchline.plan.strategy.state import StrategyState, continued, strategy_state
-from touchline.plan.strategy.text import budget_text, decision_line, first_names
-from touchline.plan.totals import totals_of
-from touchline.results.look_evidence import look_at
+from touchline.results.collect import collect_results
+from touchline.results.scored import last_of_each, scored_run
+from touchline.run import launching
 from touchline.run.divergence import has_diverged
-from touchline.run.jobs import is_training_complete, missing_evaluations
+from touchline.run.jobs import is_training_complete, is_training_done, missing_evaluations
 from touchline.run.ledger import STRATEGY, Ledger, read_ledger
 from touchline.run.planning import LoadedPlan
 from touchline.run.recorded import plan_command
+from touchline.run.selection import JobProgressCallback, selected
 from touchline.run.spent import spent_device_hours
-from touchline.run.strategy_explore import explore_waits, next_explore_decision
 from touchline.slurm.job_view import JobName
+from touchline.statistics.conclusions import ScoredRun
+from touchline.strategy.decisions import RunLoss
+from touchline.strategy.strategy import Strategy
+
+Prepare = Callable[[LoadedPlan], LoadedPlan]
+"""Writes the folders of the runs that are active by now."""
 
 
-def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:
-    """Take and record every decision that is due, and return the state after them.
+class _RunFolders:
+    """What the run folders of a plan show to its strategy."""
+
+    def __init__(self, planned: LoadedPlan) -> None:
+        self._planned, self._folder = planned, planned.folder
+
+    def has_diverged(self, run: PlannedRun) -> bool:
+        return has_diverged(self._folder, run)
+
+    def is_finished(self, run: PlannedRun) -> bool:
+        return is_training_complete(self._folder, run) and not missing_evaluations(self._planned, run, None)
+
+    def has_begun(self, runs: Sequence[PlannedRun]) -> bool:
+        wanted = {run.name for run in runs}
+        if any(self._folder.has_started(name) for name in wanted):
+            return True
+        begun = (each for each in read_ledger(self._folder.ledger) if each.event in ("intent", "adopted"))
+        return any(JobName.parse(each.job).subject in wanted for each in begun)
+
+    def loss_at(self, run: PlannedRun, step: int | None) -> RunLoss | None:
+        """Return the validation loss of a run at a step, None for the last one; None if it has not come so far.
+
+        It depends on metrics.jsonl alone, so that a decision is the same whenever it is taken.
+        """
+        assert run.batches is not None
+        at = run.batches.steps if step is None else step
+        if self.has_diverged(run):
+            return RunLoss(run=run.name, step=at, loss=None)
+        metrics = read_metrics(self._folder.run(run.name) / METRICS)
+        losses = [row.loss for row in metrics.validations if row.step == at]
+        if not is_training_complete(self._folder, run):
+            # It has scored the step and is paused there, or has passed the step without a request to pause.
+            passed = is_training_done(self._folder, run) or any(row.step > at for row in metrics.steps)
+            if step is None or not losses or not passed:
+                return None
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        return RunLoss(run=run.name, step=at, loss=finite[-1] if finite else None)
+
+    def scores(self, runs: Sequence[PlannedRun]) -> Mapping[str, ScoredRun]:
+        """Return the primary scores at the last checkpoints, by run.
+
+        Raises:
+            InputError: a run has no score.
+        """
+        results = collect_results(replace(self._planned.plan, runs=tuple(runs)), self._folder.root)
+        found = {
+            result.name: scored_run(result, record)
+            for result in results
+            if (record := next(iter(last_of_each(result.evaluations).values()), None)) is not None
+        }
+        for run in runs:
+            if run.name not in found:
+                raise InputError(
+                    f"{run.name}: its evaluation has no score, and it did not diverge",
+                    expected="a score of every run of a look",
+                    hint=f"touchline evaluate {quoted(str(self._folder.root))} --run {quoted(run.name)}",
+                )
+        return found
+
+    def spent_hours(self) -> float:
+        return spent_device_hours(self._planned)
+
+
+def refuse_other_design(planned: LoadedPlan) -> None:
+    """Refuse a plan whose design is not that of the first decision.
+
+    Raises:
+        PlanDriftError: it is another.
+    """
+    if planned.folder.strategy(planned.plan).has_other_design:
+        raise PlanDriftError(
+            "plan.json is not the design that the strategy's first decision fixed: the looks are part of the design",
+            expected="the plan as it was when the first run was started",
+            hint=f"undo the change and plan again: {plan_command(planned.folder, planned.plan.overrides)}; "
+            "or plan another experiment in a folder of its own",
+        )
+
+
+def advance(planned: LoadedPlan, on_message: MessageCallback) -> Strategy:
+    """Take and record every decision that is due, and return the strategy after them.
 
     The caller holds the experiment lock.
 
@@ -43,177 +125,111 @@ def advance(planned: LoadedPlan, on_message: MessageCallback) -> StrategyState:
     Raises:
         PlanDriftError: the design is not that of the first decision.
     """
-    design = refuse_other_design(planned)
-    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    refuse_other_design(planned)
+    ledger, runs = Ledger(planned.folder.ledger, planned.plan.executor), _RunFolders(planned)
     while True:
-        state = strategy_state(planned.plan, planned.folder.decisions())
-        decision = _due(planned, state, design)
+        strategy = planned.folder.strategy(planned.plan)
+        decision = strategy.next_decision(runs)
         if decision is None:
-            return state
+            return strategy
         ledger.record("strategy", STRATEGY, decision=decision)
-        if decision.kind is not DecisionKind.BEGIN:
-            on_message(decision_line(planned.plan, decision))
-
-
-def refuse_other_design(planned: LoadedPlan) -> str:
-    """Return the digest of the plan's design.
-
-    Raises:
-        PlanDriftError: it is not that of the first decision.
-    """
-    design = design_digest(planned.plan)
-    assert design is not None
-    decisions = planned.folder.decisions()
-    if decisions and decisions[0].design != design:
-        raise PlanDriftError(
-            "plan.json is not the design that the strategy's first decision fixed: the looks are part of the design",
-            expected="the plan as it was when the first run was started",
-            hint=f"undo the change and plan again: {plan_command(planned.folder, planned.plan.overrides)}; "
-            "or plan another experiment in a folder of its own",
-        )
-    return design
-
-
-def needed_runs(planned: LoadedPlan, state: StrategyState) -> list[PlannedRun]:
-    """Return the runs to train and evaluate now: those at work that have not diverged."""
-    return [run for run in state.working if not has_diverged(planned.folder, run)]
-
-
-def unfinished_runs(planned: LoadedPlan, state: StrategyState) -> list[PlannedRun]:
-    """Return the runs that the coming decision waits for."""
-    waited_for = [run for run in needed_runs(planned, state) if run.phase is not None]
-    return [run for run in waited_for if not _is_finished(planned, run)]
+        if (line := strategy.decision_line(decision)) is not None:
+            on_message(line)
 
 
 def is_unfinished(planned: LoadedPlan) -> bool:
     """Return True if a run of a plan is not trained and evaluated, or its strategy may start more."""
-    if planned.plan.strategy is None:
-        return not all(_is_finished(planned, run) for run in planned.plan.runs)
-    state = strategy_state(planned.plan, planned.folder.decisions())
-    is_settled = state.stop is not None and state.stop.reason is StopReason.SETTLED
-    return not is_settled or not all(_is_finished(planned, run) for run in needed_runs(planned, state))
+    return planned.folder.strategy(planned.plan).is_unfinished(_RunFolders(planned))
 
 
-def _is_finished(planned: LoadedPlan, run: PlannedRun) -> bool:
-    return is_training_complete(planned.folder, run) and not missing_evaluations(planned, run, None)
+def active_runs(planned: LoadedPlan, only: str | None) -> list[PlannedRun]:
+    """Return the selected ones of the runs that the strategy has started.
 
-
-def _due(planned: LoadedPlan, state: StrategyState, design: str) -> StrategyDecision | None:
-    """Return the next decision; None if it waits for runs, or if all are taken."""
-    strategy = planned.plan.strategy
-    assert strategy is not None
-    if state.design is None:
-        return StrategyDecision(kind=DecisionKind.BEGIN, design=design)
-    if state.stop is not None:
-        return _continuation(planned, state, design)
-    if (stop := _over_budget(planned, state)) is not None:
-        return StrategyDecision(kind=DecisionKind.STOP, design=design, stop=stop)
-    if state.is_exploring:
-        return next_explore_decision(planned, state, design)
-    if not state.undecided or state.looks_taken == len(strategy.looks):
-        return StrategyDecision(kind=DecisionKind.STOP, design=design, stop=Stop(reason=StopReason.SETTLED))
-    if unfinished_runs(planned, state):
-        return None
-    number, open_names = state.looks_taken, {each.name for each in state.undecided}
-    look = look_at(
-        planned,
-        state.undecided,
-        number,
-        {name: verdict for name, verdict in state.verdicts.items() if name not in open_names},
-        {run.name for run in state.working if has_diverged(planned.folder, run)},
-    )
-    return StrategyDecision(kind=DecisionKind.LOOK, number=number, design=design, look=look)
-
-
-def _over_budget(planned: LoadedPlan, state: StrategyState) -> Stop | None:
-    """Return the stop before explore, or before the runs of a look, that are predicted to exceed the budget.
-
-    It is judged before any of them is started, and not again: what is begun is finished.
+    Raises:
+        InputError: there is no such run.
+        PolicyError: the strategy has not started it.
     """
-    coming = state.newest
-    if state.is_exploring:
-        coming = tuple(run.name for run in state.started if run.phase is Phase.EXPLORE)
-    budget = _budget(planned)
-    if budget is None or not coming or _has_begun(planned, coming):
-        return None
-    spent, predicted = spent_device_hours(planned), _next_hours(planned, state)
-    if predicted is None or spent + predicted <= budget:
-        return None
-    return Stop(
-        reason=StopReason.BUDGET, budget_device_hours=budget, spent_device_hours=spent, next_device_hours=predicted
-    )
+    return selected(planned.folder.started_plan(), only, planned.plan)
 
 
-def _continuation(planned: LoadedPlan, state: StrategyState, design: str) -> StrategyDecision | None:
-    """Return the continuation of a strategy that a smaller budget stopped; None if the budget is not enough yet."""
-    budget = _budget(planned)
-    if state.stop is None or not state.stop.is_below(budget):
-        return None
-    spent, predicted = spent_device_hours(planned), _next_hours(planned, continued(planned.plan, state))
-    if budget is not None and predicted is not None and spent + predicted > budget:
-        return None
-    found = Continuation(budget_device_hours=budget, spent_device_hours=spent, next_device_hours=predicted)
-    return StrategyDecision(kind=DecisionKind.CONTINUATION, design=design, continuation=found)
+def work(
+    planned: LoadedPlan,
+    settings: UserConfig,
+    only: str | None,
+    on_progress: JobProgressCallback | None,
+    on_message: MessageCallback,
+    *,
+    prepare: Prepare,
+    lock: int,
+    retry: bool = False,
+    within_budget: bool = False,
+) -> launching.ExecutionResult:
+    """Take the decisions that are due and do the work that they ask for, until nothing is left or something failed.
+
+    A run that diverged is no failure of a strategy whose looks count it.
+    """
+    while True:
+        planned, strategy = _decided(planned, on_message, prepare)
+        done = launching.work(
+            planned,
+            _chosen(planned, strategy, only),
+            settings,
+            on_progress,
+            on_message,
+            lock=lock,
+            retry=retry,
+            within_budget=within_budget,
+        )
+        planned = replace(done.planned, notes=()) if strategy.settles else done.planned
+        stopped = _failed(planned, done.stopped) if strategy.settles else done.stopped
+        done = launching.ExecutionResult(planned=planned, stopped=stopped)
+        after = advance(planned, on_message)
+        if stopped or only is not None or len(after.decisions) == len(strategy.decisions):
+            runs = _RunFolders(planned)
+            if (line := after.budget_line(runs, str(planned.folder.root)) or after.waiting_line(runs)) is not None:
+                on_message(line)
+            return done
 
 
-def _budget(planned: LoadedPlan) -> float | None:
-    assert planned.plan.strategy is not None
-    return planned.plan.strategy.budget_device_hours
+def runs_to_submit(
+    planned: LoadedPlan, only: str | None, on_message: MessageCallback, *, prepare: Prepare
+) -> tuple[LoadedPlan, list[PlannedRun]]:
+    """Take the decisions that are due, and return the runs to submit now. Say what the next call does."""
+    planned, strategy = _decided(planned, on_message, prepare)
+    runs, root = _RunFolders(planned), str(planned.folder.root)
+    again = f"touchline submit {shlex.quote(root)}"
+    if (line := strategy.budget_line(runs, root)) is not None:
+        on_message(line)
+    elif (line := strategy.waiting_line(runs)) is not None:
+        on_message(f"{line}; when they are evaluated, `{again}` takes it and submits what it asks for")
+    return planned, _chosen(planned, strategy, only)
 
 
-def _next_hours(planned: LoadedPlan, state: StrategyState) -> float | None:
-    """Return the predicted device-hours of explore, or of the runs that the coming look adds; None if unknown."""
-    if state.is_exploring:
-        return explore_hours(planned.plan)
-    return predicted_device_hours(planned, [run for run in state.working if run.name in state.newest])
+def _decided(planned: LoadedPlan, on_message: MessageCallback, prepare: Prepare) -> tuple[LoadedPlan, Strategy]:
+    """Take the decisions that are due, and write the folders and the pauses of the runs that they ask for.
+
+    A run that was cut keeps its pause, so that its own script does not train it on.
+    """
+    strategy = advance(planned, on_message)
+    if strategy.settles:
+        planned = prepare(planned)
+    for name, step in strategy.pauses.items():
+        folder = planned.folder.run(name)
+        if folder.is_dir():
+            write_pause(folder, step)
+    return planned, strategy
 
 
-def predicted_device_hours(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> float | None:
-    """Return the predicted device-hours of runs with their evaluations; None if they are unknown."""
-    hours = totals_of(planned.plan, runs)["gpu_hours"]
-    return hours.value if isinstance(hours, Quantity) else None
+def _chosen(planned: LoadedPlan, strategy: Strategy, only: str | None) -> list[PlannedRun]:
+    chosen = {run.name for run in active_runs(planned, only)}
+    return [run for run in strategy.to_do(_RunFolders(planned)) if run.name in chosen]
 
 
-def _has_begun(planned: LoadedPlan, names: Sequence[str]) -> bool:
-    """Return True if any of these runs was ever about to be started."""
-    wanted = set(names)
-    if any(planned.folder.has_started(name) for name in names):
-        return True
-    begun = (each for each in read_ledger(planned.folder.ledger) if each.event in ("intent", "adopted"))
-    return any(JobName.parse(each.job).subject in wanted for each in begun)
-
-
-def budget_line(planned: LoadedPlan, state: StrategyState) -> str | None:
-    """Return how a strategy that its budget stopped is continued; None of another one."""
-    if state.stop is None or state.stop.reason is not StopReason.BUDGET:
-        return None
-    predicted = _next_hours(planned, continued(planned.plan, state))
-    needed = spent_device_hours(planned) + (predicted or 0.0)
-    folder = quoted(str(planned.folder.root))
-    is_local = planned.plan.executor == "local"
-    then = f"`touchline run {folder}`" if is_local else f"`touchline plan {folder}` and `touchline submit {folder}`"
-    return (
-        f"stopped by {budget_text(_budget(planned))}; to continue, set strategy.budget in experiment.yaml to "
-        f"{_rounded_up(needed)}h or more and type {then}: looks and bounds stay as planned"
-    )
-
-
-def _rounded_up(hours: float) -> str:
-    """Return hours with three digits, at most three of them decimals, not less than they are."""
-    unit = 10.0 ** max(math.floor(math.log10(hours)) - 2, -3) if hours > 0 else 1.0
-    return f"{math.ceil(hours / unit) * unit:.10g}"
-
-
-def waiting_line(planned: LoadedPlan, state: StrategyState) -> str | None:
-    """Return what the coming decision waits for; None if nothing is to come."""
-    if state.is_exploring:
-        return explore_waits(planned, state)
-    strategy = planned.plan.strategy
-    if strategy is None or state.stop is not None or not state.undecided:
-        return None
-    runs = unfinished_runs(planned, state)
-    if not runs:
-        return None
-    names = first_names(runs)
-    number = f"look {state.looks_taken + 1} of {len(strategy.looks)}"
-    return f"{number} waits for {plural(len(runs), 'run')}: {names}"
+def _failed(planned: LoadedPlan, stopped: Mapping[str, str]) -> dict[str, str]:
+    """Return the stopped jobs without those of runs that diverged."""
+    found: dict[str, str] = {}
+    for job, reason in stopped.items():
+        run = planned.plan.run(JobName.parse(job).subject)
+        if run is None or not has_diverged(planned.folder, run):
+            found[job] = reason
+    return found

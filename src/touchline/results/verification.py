@@ -26,7 +26,7 @@ from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import numbered
 from touchline.results.verifying.missing import missing_of
-from touchline.run.ledger import LEDGER, cut_runs, read_ledger, strategy_decisions
+from touchline.run.folders import cut_runs
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
 
@@ -48,7 +48,7 @@ def verify_planned(
     ]
     checkpoints = _verify(work, deep=deep, on_progress=on_progress)
     names = {run.name: {item.name for item in checkpoints if item.run == run.name} for run in plan.runs}
-    cut = cut_runs(() if plan.strategy is None else strategy_decisions(read_ledger(root / LEDGER)))
+    cut = cut_runs(plan, root)
     places = [_planned_place(run, root / run.name, bases[run.model], cut=run.name in cut) for run in plan.runs]
     return Verification(
         depth="values" if deep else "headers",

@@ -17,7 +17,6 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.metrics import StepRow
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
-from touchline.plan.strategy.text import StrategyStatus, strategy_status
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
@@ -55,8 +54,8 @@ class Snapshot:
     """Whether any job is active."""
     steps: Mapping[str, tuple[StepRow, ...]] = field(default_factory=dict)
     """Last steps of each run, as far as they were read."""
-    strategy: StrategyStatus | None = None
-    """How far the strategy is; None without one."""
+    strategy: str = ""
+    """How far the strategy is, on one line; empty without one."""
     lines: tuple[str, ...] = ()
     """Overrides of the plan, and edits of experiment.yaml since."""
 
@@ -132,13 +131,14 @@ class Watcher:
         runs = live(opened, self._views, seen)
         keep_current(opened, runs, seen)
         views = [view for run in runs for view in (run.job, run.evaluation) if view is not None]
+        status = self.folder.strategy().status()
         return Snapshot(
             experiment=opened.plan.experiment,
             runs=tuple(runs),
             note=note,
             active=any(view.active for view in (*views, *self._views.values())),
             steps={name: found.recent.steps for name, found in seen.items()},
-            strategy=strategy_status(self.folder.planned(), self.folder.decisions()),
+            strategy="" if status is None else status.line,
             lines=self._recorded_lines(),
         )
 

@@ -26,9 +26,9 @@ from touchline.core.files import read_record, write_atomic
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import first_of
 from touchline.core.units import hours_to_seconds, seconds_to_hours
+from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan
 from touchline.plan.jobs import evaluation_limit, training_limit
-from touchline.plan.totals import totals_of
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, Reservation, read_ledger

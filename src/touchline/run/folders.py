@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from touchline.core.errors import InputError, PlanDriftError, quoted
@@ -27,12 +27,13 @@ from touchline.core.files import (
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState
 from touchline.experiment.plan import Plan
-from touchline.experiment.strategy import StrategyDecision
+from touchline.plan.drift import describe_change
 from touchline.plan.files import plan_from_json, plan_to_json
-from touchline.plan.strategy.state import started_plan
-from touchline.run.ledger import LEDGER, LedgerReader, open_jobs, read_ledger, refuse_gaps, strategy_decisions
+from touchline.run.ledger import LEDGER, LedgerEntry, LedgerReader, damaged_lines, open_jobs, read_ledger
 from touchline.run.statusfiles import read_exits
 from touchline.slurm.job_view import JobKind, JobName
+from touchline.strategy.decisions import StrategyDecision, missing_decision
+from touchline.strategy.strategy import Strategy, started_plan, strategy_of
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(
@@ -50,6 +51,16 @@ def _parse_plan(path: Path) -> Plan:
 
 
 _read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
+
+
+def _decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
+    """Return the decisions of the strategy in order."""
+    return tuple(entry.decision for entry in entries if entry.decision is not None)
+
+
+def cut_runs(plan: Plan, root: Path) -> Mapping[str, int]:
+    """Return the runs that the strategy of a plan has cut, each with the step of its point."""
+    return {} if plan.strategy is None else strategy_of(plan, _decisions(read_ledger(root / LEDGER))).cut
 
 
 def is_experiment(source: Path) -> bool:
@@ -81,7 +92,8 @@ class ExperimentFolder:
         self.internal = self.root / ".touchline"
         self.lock = self.internal / "run.lock"
         self._ledger_reader = LedgerReader(self.ledger)
-        self._started: tuple[Plan, int, Plan] | None = None
+        self._strategy: Strategy | None = None
+        self._started: tuple[Strategy, Plan] | None = None
 
     def run(self, name: str) -> Path:
         """Return a run's folder.
@@ -122,25 +134,54 @@ class ExperimentFolder:
         Raises:
             InputError: one that later ones follow from is missing.
         """
-        found = strategy_decisions(self._ledger_reader.entries())
-        refuse_gaps(found, self.ledger)
+        found = _decisions(self._ledger_reader.entries())
+        if (missing := missing_decision(found)) is not None:
+            lines = ", ".join(map(str, damaged_lines(self.ledger)))
+            raise InputError(
+                f"{self.ledger}: the decision on {missing} is missing{f'; damaged: line {lines}' if lines else ''}",
+                expected="every decision that later ones follow from",
+                hint="put the file back from a copy, or plan another experiment in a folder of its own",
+            )
         return found
 
-    def started_plan(self) -> Plan:
-        """Return the plan with only the runs that the strategy has made active so far, which are the ones to list.
+    def strategy(self, plan: Plan | None = None) -> Strategy:
+        """Return the strategy after the decisions in the ledger. The same object is returned until either changes.
 
-        Without a strategy it is the plan itself. The same object is returned until plan or decisions change.
+        Args:
+            plan: plan with all its runs (default: the one on disk).
+
+        Raises:
+            InputError: there is no plan, plan.json is broken, or a decision is missing.
+        """
+        plan = self.planned() if plan is None else plan
+        decisions = () if plan.strategy is None else self.decisions()
+        if self._strategy is None or self._strategy.plan is not plan or len(self._strategy.decisions) != len(decisions):
+            self._strategy = strategy_of(plan, decisions)
+        return self._strategy
+
+    def refuse_other_design(self, old: Plan | None, new: Plan) -> None:
+        """Refuse a plan that changes the design after the strategy's first decision.
+
+        Raises:
+            PlanDriftError: the design differs; with what does.
+        """
+        if decisions := self.decisions():
+            from touchline.strategy.design import refuse_other_design
+
+            refuse_other_design(old, new, decisions[0].design, describe_change)
+
+    def started_plan(self) -> Plan:
+        """Return the plan with only the runs that its strategy has made active so far, which are the ones to list.
+
+        The same object is returned until plan or decisions change.
 
         Raises:
             InputError: there is no plan, or plan.json is broken.
         """
-        plan = self.planned()
-        if plan.strategy is None:
-            return plan
-        decisions = self.decisions()
-        if self._started is None or self._started[0] is not plan or self._started[1] != len(decisions):
-            self._started = plan, len(decisions), started_plan(plan, decisions)
-        return self._started[2]
+        strategy = self.strategy()
+        if self._started is None or self._started[0] is not strategy:
+            self._started = strategy, started_plan(strategy)
+        return self._started[1]
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
         """Write runs_plan.md, then plan.json, if they differ. Return True if anything changed."""

@@ -20,10 +20,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import InputError
 from touchline.core.files import append_line, open_regular, read_bytes
-from touchline.experiment.strategy import DecisionKind, StrategyDecision
 from touchline.slurm.job_view import JobView
+from touchline.strategy.decisions import StrategyDecision
 
 Event = Literal[
     "intent",
@@ -218,42 +217,9 @@ def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
     return {job: job_id for job, job_id in found.items() if job_id not in ended}
 
 
-def strategy_decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
-    """Return the decisions of the strategy in order."""
-    return tuple(entry.decision for entry in entries if entry.decision is not None)
-
-
-def refuse_gaps(decisions: Sequence[StrategyDecision], path: Path) -> None:
-    """Refuse decisions of which an earlier one is missing: its line is damaged, and what followed from it is unknown.
-
-    A line that was cut off at the end holds a decision from which nothing followed; it is taken again.
-
-    Raises:
-        InputError: the first decision does not fix the design, or numbers of points or looks have a gap.
-    """
-    for kind in (DecisionKind.CUT, DecisionKind.LOOK):
-        numbers = [decision.number for decision in decisions if decision.kind is kind]
-        if numbers != list(range(len(numbers))):
-            missing = next(number for number in range(len(numbers)) if number not in numbers[: number + 1]) + 1
-            what = f"look {missing}" if kind is DecisionKind.LOOK else f"point {missing} of explore"
-            break
-    else:
-        if not decisions or decisions[0].kind is DecisionKind.BEGIN:
-            return
-        what = "the beginning of the strategy"
-    lines = [place for place, line in enumerate(read_bytes(path).splitlines(), 1) if not list(_read(line))]
-    damaged = f"; damaged: line {', '.join(map(str, lines))}" if lines else ""
-    raise InputError(
-        f"{path}: the decision on {what} is missing{damaged}",
-        expected="every decision that later ones follow from",
-        hint="put the file back from a copy, or plan another experiment in a folder of its own",
-    )
-
-
-def cut_runs(decisions: Iterable[StrategyDecision]) -> dict[str, int]:
-    """Return the runs that a strategy has cut, each with the step of the point."""
-    cuts = [decision.cut for decision in decisions if decision.cut is not None]
-    return {run: step for cut in cuts for run, step in cut.steps.items()}
+def damaged_lines(path: Path) -> list[int]:
+    """Return the numbers of the lines that hold no entry."""
+    return [place for place, line in enumerate(read_bytes(path).splitlines(), 1) if not list(_read(line))]
 
 
 def close_ended(ledger: Ledger, views: Mapping[str, JobView]) -> None:

@@ -29,7 +29,6 @@ from touchline.plan.drift import changed_runs, describe_change, replanned, revis
 from touchline.plan.local.context import free_space
 from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
 from touchline.plan.settings_table import flat_settings
-from touchline.plan.strategy.fixed_design import design_changes, design_digest
 from touchline.run.folders import ExperimentFolder
 from touchline.run.marks import RunMark, run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
@@ -39,9 +38,6 @@ from touchline.statistics.spread_types import SpreadInput
 
 if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment
-
-_SHOWN_CHANGES = 3
-"""Changes of a design that an error names before it counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,7 +325,7 @@ def refuse_drift(
     Raises:
         PlanDriftError: it does; with what changes and what to type.
     """
-    _refuse_other_design(folder, old, new)
+    folder.refuse_other_design(old, new)
     drifted = _drifted(folder, old, new, over)
     if waiting := sorted(set(drifted).intersection(folder.queued() - set(over))):
         raise PlanDriftError(
@@ -346,25 +342,6 @@ def refuse_drift(
             hint="undo the change, or keep it and move their results aside: "
             + plan_command(folder, new.overrides, "--accept"),
         )
-
-
-def _refuse_other_design(folder: ExperimentFolder, old: Plan | None, new: Plan) -> None:
-    """Refuse a change of the design after the strategy's first decision.
-
-    Raises:
-        PlanDriftError: the design differs; with what does.
-    """
-    decisions = folder.decisions()
-    if not decisions or design_digest(new) == decisions[0].design:
-        return
-    changes = () if old is None else design_changes(old, new)
-    what = "; ".join(changes[:_SHOWN_CHANGES]) or "plan.json is another than then"
-    more = f" and {len(changes) - _SHOWN_CHANGES} more" if len(changes) > _SHOWN_CHANGES else ""
-    raise PlanDriftError(
-        f"the strategy has begun, and its design is another now: {what}{more}",
-        expected="the design of the first decision: claims, seeds and looks are fixed before results are seen",
-        hint="undo the change, or plan another experiment in a folder of its own",
-    )
 
 
 def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> LoadedPlan:

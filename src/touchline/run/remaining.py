@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import JobState
+from touchline.estimate.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
 from touchline.experiment.plan import PlannedRun
-from touchline.plan.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
 from touchline.run.jobs import is_training_done, is_training_to_end, missing_evaluations
 from touchline.run.pace import seconds_left
 from touchline.run.planning import LoadedPlan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from touchline import __version__
@@ -49,14 +50,12 @@ from touchline.lint.local.inputs import (
     see_lengths,
 )
 from touchline.lint.views import TrainingView
-from touchline.plan.build import PlanInputs, build_plan, data_key, plan_runs, run_faults, with_decided_dtype
+from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, run_faults, with_decided_dtype
 from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context
 from touchline.plan.local.past_scores import past_spread
 from touchline.plan.memory_findings import memory_findings
 from touchline.plan.slots import SlotChoice
-from touchline.plan.strategy.costs import refuse_impossible
-from touchline.plan.strategy.resolving import seed_spread_of
 from touchline.statistics.spread_types import SpreadInput
 
 NOT_CHECKED = "EX016"
@@ -218,7 +217,8 @@ def plan_experiment(
             runs = plan_runs(inputs)
         else:
             try:
-                found.plan, found.inputs = _plan(inputs, settings, decided), inputs
+                past = partial(past_spread, settings=settings)
+                found.plan, found.inputs = plan_with_spread(inputs, decided.spread, past), inputs
                 runs = found.plan.runs
             except InputError as fault:
                 located = _located_in(loaded.document, as_findings(fault, "EX003", None, "strategy"))
@@ -388,21 +388,6 @@ def _plan_inputs(
         started=decided.started,
         started_slots=decided.slots,
     )
-
-
-def _plan(inputs: PlanInputs, settings: UserConfig, decided: Decided) -> Plan:
-    """Return the plan, with the spread between seeds by the past runs.
-
-    Raises:
-        InputError: the strategy cannot be carried out with these runs.
-    """
-    plan = build_plan(inputs)
-    spread = past_spread(plan, settings) if decided.spread is None else decided.spread
-    if decided.strategy is None:
-        if (between := seed_spread_of(plan, spread)) is not None:
-            plan = build_plan(replace(inputs, seed_spread=between))
-        refuse_impossible(plan)
-    return replace(plan, spread=spread)
 
 
 def planned_findings(runs: Iterable[PlannedRun], machine: TargetMachine, loaded: LoadedExperiment) -> list[Finding]:

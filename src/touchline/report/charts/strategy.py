@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.experiment.strategy import Phase, Verdict, matches
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import matches
 from touchline.report.charts.losses import budget, curve, felt, lines, loss_axis, step_axis, thinned
 from touchline.report.charts.parts import Row, finished, followed, legend_of, number, padded, rows_of, signed
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor, used
 from touchline.report.figures import Chart
-from touchline.report.formatting import Scale, scale_or_share
+from touchline.report.formatting import scale_or_share
 from touchline.report.report import Report
-from touchline.report.strategy import ContrastCourse, StrategyReport, TakenLook, contrast_words
 from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Verdict
 
 SECTION = "strategy"
 _POINTS = 100.0
@@ -34,10 +35,31 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     if strategy is None or not courses:
         return None
     scale = scale_or_share(report.analyses)
-    rows = [_look_row(course, look, scale) for course in courses for look in course.looks]
-    promised = _factor(scale) * strategy.planned.detect
+    factor = _POINTS if scale.share else 1.0
+    rows: list[Row] = []
+    for course in courses:
+        for look in course.looks:
+            found, ends = look.found, look.interval(scale)
+            error = max(found.error, found.wide_error or 0.0)
+            rows.append(
+                {
+                    "contrast": course.words,
+                    "look": _look_label(look.number, len(found.pairs)),
+                    "value": number(factor * found.difference),
+                    "low": None if ends is None else number(factor * ends[0]),
+                    "high": None if ends is None else number(factor * ends[1]),
+                    "needed": number(factor * found.bound * error) if error > 0 else None,
+                    "difference": scale.difference(found.difference),
+                    "interval": look.ends(scale) or "none",
+                    "t": "-" if found.t is None else f"{found.t:.3g}",
+                    "bound": f"{found.bound:.3g}",
+                    "verdict": found.verdict.value,
+                    "established": found.verdict is Verdict.ESTABLISHED,
+                }
+            )
+    promised = factor * strategy.planned.detect
     low, high = _ends(rows, promised, share=scale.share)
-    names = [contrast_words(course.contrast) for course in courses]
+    names = [course.words for course in courses]
     ticks = [_look_label(place, seeds) for place, seeds in enumerate(strategy.planned.looks, 1)]
     x = altair.X(
         "look:N",
@@ -56,7 +78,7 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     hues = altair.Color(
         "contrast:N",
         sort=None,
-        scale=altair.Scale(domain=names, range=_hues(report, courses, inks)),
+        scale=altair.Scale(domain=names, range=_hues(report, [course.contrast.level for course in courses], inks)),
         legend=legend_of(names) if len(names) > 1 else None,
     )
     tooltips = [
@@ -102,33 +124,9 @@ def looks(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     )
 
 
-def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> Row:
-    found, factor = look.found, _factor(scale)
-    error = max(found.error, found.wide_error or 0.0)
-    ends = look.interval(scale)
-    return {
-        "contrast": contrast_words(course.contrast),
-        "look": _look_label(look.number, len(found.pairs)),
-        "value": number(factor * found.difference),
-        "low": None if ends is None else number(factor * ends[0]),
-        "high": None if ends is None else number(factor * ends[1]),
-        "needed": number(factor * found.bound * error) if error > 0 else None,
-        "difference": scale.difference(found.difference),
-        "interval": "none" if ends is None else scale.ends(*ends),
-        "t": "-" if found.t is None else f"{found.t:.3g}",
-        "bound": f"{found.bound:.3g}",
-        "verdict": found.verdict.value,
-        "established": found.verdict is Verdict.ESTABLISHED,
-    }
-
-
 def _look_label(place: int, seeds: int) -> str:
     """Return the label of a look in two lines."""
     return f"look {place}|{seeds} seeds"
-
-
-def _factor(scale: Scale) -> float:
-    return _POINTS if scale.share else 1.0
 
 
 def _ends(rows: Sequence[Row], promised: float, *, share: bool) -> tuple[float, float]:
@@ -142,14 +140,14 @@ def _ends(rows: Sequence[Row], promised: float, *, share: bool) -> tuple[float, 
     return max(low, -most), min(high, most)
 
 
-def _hues(report: Report, courses: Sequence[ContrastCourse], inks: Mapping[str, SeriesColor]) -> list[str]:
+def _hues(report: Report, levels: Sequence[Mapping[str, str]], inks: Mapping[str, SeriesColor]) -> list[str]:
     """Return a color per contrast: that of its level's runs, another one where two contrasts share it."""
-    if len(courses) == 1:
+    if len(levels) == 1:
         return [INK]
     free = [ink.light for ink in used(dict(inks)) if ink is not CONTROL]
     made: list[str] = []
-    for course in courses:
-        own = next((inks[run.name].light for run in report.runs if matches(run.levels, course.contrast.level)), INK)
+    for level in levels:
+        own = next((inks[run.name].light for run in report.runs if matches(run.levels, level)), INK)
         if own in made:
             own = next((each for each in free if each not in made), MUTED)
         made.append(own)
@@ -196,6 +194,8 @@ def explore_losses(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | N
         _marks("ends", y, "square").encode(color=altair.value(MUTED)),
         _marks("chosen", y, "circle").encode(color=altair.value(INK)),
     ]
+    cut = " Grey, with a square at the end: cut there; what they would have reached is unknown." if gone else ""
+    ring = " Ring: chosen by final validation loss." if strategy.chosen else ""
     ends = [_end(run, inks) for run in explored if run.cut_after_step is not None]
     chosen = [_end(run, inks) for run in explored if run.name in (strategy.chosen or ())]
     return finished(
@@ -204,15 +204,9 @@ def explore_losses(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | N
         name="explore",
         section=SECTION,
         title="Explore: validation losses and cuts",
-        caption=_caption(strategy, bool(gone)),
+        caption=f"One seed per condition. Dashed: points at which runs were compared.{cut}{ring}",
         height=300,
     )
-
-
-def _caption(strategy: StrategyReport, has_cut: bool) -> str:
-    cut = " Grey, with a square at the end: cut there; what they would have reached is unknown." if has_cut else ""
-    chosen = " Ring: chosen by final validation loss." if strategy.chosen else ""
-    return f"One seed per condition. Dashed: points at which runs were compared.{cut}{chosen}"
 
 
 def _marks(name: str, y: altair.Y, shape: str) -> altair.Chart:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.status import TrainingOutcome
 from touchline.core.units import plural
-from touchline.experiment.strategy import Verdict
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.concluded import COMPLETION, FindingInputs, is_complete
 from touchline.report.findings.confounds import ties
@@ -17,8 +16,7 @@ from touchline.report.findings.settings import (
     pair_words,
     seeds_words,
 )
-from touchline.report.findings.strategy import LOOKS, claim, strategy_answer
-from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of, scale_or_share
+from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
 from touchline.report.report import Statement
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
@@ -38,12 +36,13 @@ def headline(concluded: FindingInputs) -> tuple[Statement, ...]:
     gathered = concluded.gathered
     runs = {run.name: run for run in gathered.runs}
     incomplete = list(_incomplete(concluded))
-    if concluded.strategy is not None:
-        topic, shown, forms = strategy_answer(concluded.strategy, scale_or_share(concluded.analyses))
-        others = list(_other_contrasts(concluded)) + [
+    if (decided := concluded.decided) is not None:
+        first = decided.answer[0]
+        others = list(decided.others) + [
             summary for analysis in concluded.analyses[:1] if (summary := control_summary(analysis, runs)) is not None
         ]
-        return (_answer(topic, shown, *forms), *[*incomplete, *others][:_CAVEATS])
+        forms = [each.text for each in decided.answer]
+        return (_answer(first.topic, first.shown, *forms), *[*incomplete, *others][:_CAVEATS])
     if not concluded.analyses:
         return (_nothing_scored(gathered.runs), *incomplete)
     main = concluded.analyses[0]
@@ -241,17 +240,6 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
 
 
 # ------------------------------------------------------------------------------------------------- caveats
-def _other_contrasts(concluded: FindingInputs) -> Iterator[Statement]:
-    """Yield the contrasts of a strategy with several that its answer only counts."""
-    found, scale = concluded.strategy, scale_or_share(concluded.analyses)
-    if found is None or len(found.courses) < 2:
-        return
-    for course in found.courses:
-        if course.looks and course.verdict is not Verdict.ESTABLISHED:
-            text = f"{claim(found, course, course.looks[-1], scale)}."
-            yield Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
-
-
 def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """Yield settings that change together with the levels without being tied by the design."""
     for effect in effects:

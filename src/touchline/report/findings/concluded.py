@@ -15,21 +15,30 @@ from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounded_scores, ties
 from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
 from touchline.report.findings.settings import factor_findings
-from touchline.report.findings.strategy import strategy_findings
 from touchline.report.findings.training import (
     cost_findings,
     estimate_findings,
     loss_findings,
     speed_findings,
 )
-from touchline.report.formatting import scale_or_share
 from touchline.report.report import EstimateRow, RunFacts, Statement
-from touchline.report.strategy import StrategyReport
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 
 COMPLETION = "Completeness"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """Sentences about the decisions of a strategy."""
+
+    findings: tuple[Statement, ...]
+    """Key findings."""
+    answer: tuple[Statement, ...]
+    """Forms of the answer to the question, the longest first."""
+    others: tuple[Statement, ...]
+    """Sentences on what the answer only counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +53,8 @@ class FindingInputs:
     """Cost and files of each run."""
     estimates: tuple[EstimateRow, ...]
     """Estimates against actual values."""
-    strategy: StrategyReport | None = None
-    """Strategy with its decisions; None without one."""
-    device: str = "device"
-    """Name of the devices."""
+    decided: Decided | None = None
+    """Sentences about the decisions of a strategy, which answer in the place of tests; None without one."""
 
 
 def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
@@ -56,14 +63,14 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
     runs = {run.name: run for run in gathered.runs}
     where = {fact.run: _scored_in(fact) for fact in concluded.facts}
     found: list[Statement] = []
-    if concluded.strategy is not None:
-        found += strategy_findings(concluded.strategy, scale_or_share(concluded.analyses), concluded.device)
+    if concluded.decided is not None:
+        found += concluded.decided.findings
     for number, analysis in enumerate(concluded.analyses):
         effects = [*factor_findings(analysis, ties(gathered))]
         if number == 0:
             effects += confounded_scores(gathered, analysis.effects)
         statements = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
-        if number == 0 and not analysis.effects and concluded.strategy is None:
+        if number == 0 and not analysis.effects and concluded.decided is None:
             statements += _one_seed(gathered, analysis)
         found += statements if number == 0 else [_of_task(analysis, each) for each in statements]
     found += loss_findings(gathered)

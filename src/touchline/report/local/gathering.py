@@ -22,7 +22,6 @@ from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.live import LiveRun
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_planned
 from touchline.results.watching import Snapshot
 from touchline.run.folders import ExperimentFolder, is_experiment
@@ -63,7 +62,7 @@ def collect_report_inputs(
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
         definition=_definition(folder),
-        strategy=strategy_record(folder.planned(), folder.decisions()),
+        strategy=folder.strategy(),
     )
 
 

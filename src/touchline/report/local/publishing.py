@@ -39,7 +39,6 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
-from touchline.results.strategy_record import strategy_record
 from touchline.results.verification import verify_checkpoint
 from touchline.results.verifying.folder import STAGE_FILE
 from touchline.run.folders import ExperimentFolder
@@ -125,8 +124,8 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
     for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
         if value is not None and not is_hub_id(value):
             raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
-    strategy = strategy_record(plan, folder.decisions())
-    cut = None if strategy is None else strategy.state.cut.get(planned.name)
+    strategy = folder.strategy()
+    cut = strategy.cut.get(planned.name)
     name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
     verified = verify_checkpoint(plan, planned, folder.run(planned.name) / name)
     if not verified.sound:
@@ -151,7 +150,7 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         metrics=read_metrics(folder.run(planned.name) / METRICS),
         scores=checkpoint_scores(result, name),
         analyses=analyses(results, plan.factors),
-        is_chosen=strategy is not None and planned.name in (strategy.state.chosen or ()),
+        is_chosen=planned.name in strategy.chosen,
         base=base,
         license=request.license,
     )

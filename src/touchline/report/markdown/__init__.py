@@ -20,7 +20,6 @@ from touchline.report.report import Report, Statement
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
 from touchline.report.tables.runs import runs_table
 from touchline.report.tables.scores import scores_section
-from touchline.report.tables.strategy import strategy_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
 
@@ -44,7 +43,7 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         "## Overview\n",
         *_overview(report),
         f"{escape(note)}\n" if note else "",
-        *_strategy(report, charts),
+        *(_section(decided, charts) if (decided := report.strategy_section()) is not None else ()),
         *_section(checkpoint_section(report), charts),
         *_section(training_section(report), charts),
         *section_parts(cost_section(report, brief=True), charts),
@@ -70,13 +69,6 @@ def _head(report: Report) -> Iterator[str]:
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
     what = "predicted" if report.strategy is None else f"without {report.strategy.stopping} predicted"
     yield f"**Compute:** {_hours(report.device_hours, report.device)}; {what} {_predicted(report)}"
-
-
-def _strategy(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """Yield the section of a strategy; nothing without one."""
-    section = strategy_section(report)
-    if section is not None:
-        yield from _section(section, charts)
 
 
 def _section(section: Section, charts: Sequence[Chart]) -> Iterator[str]:

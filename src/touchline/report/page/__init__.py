@@ -12,21 +12,17 @@ from markupsafe import Markup
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import hours_unit
-from touchline.experiment.strategy import Verdict
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
-from touchline.report.findings.strategy import interval_words
-from touchline.report.formatting import is_at_least, scale_of, scale_or_share
+from touchline.report.formatting import is_at_least, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report, Statement
-from touchline.report.strategy import StrategyReport, contrast_words
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import scores_section
-from touchline.report.tables.strategy import strategy_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.statistics.conclusions import Analysis
 
@@ -101,7 +97,7 @@ def _sections(report: Report, colors: Mapping[str, SeriesColor]) -> dict[str, ob
         "checkpoints": checkpoint_section(report),
         "storage": storage_section(report),
     }
-    strategy = strategy_section(report)
+    strategy = report.strategy_section()
     if strategy is not None:
         made["strategy"] = strategy
     return {"strategy": None} | {
@@ -205,8 +201,8 @@ def cards(report: Report) -> tuple[Card, ...]:
     cut = sum(run.cut_after_step is not None for run in report.runs)
     ended = f"runs complete, {cut:,} cut" if cut else "runs complete"
     made = [Card(value=f"{report.completed:,}/{len(report.runs) - cut:,}", label=ended)]
-    if report.strategy is not None:
-        made += _strategy_cards(report, report.strategy)
+    if (decided := report.strategy_cards()) is not None:
+        made += [Card(value=value, label=label) for value, label in decided]
     elif report.analyses:
         made += _score_cards(report, report.analyses[0])
     hours = report.device_hours
@@ -225,24 +221,6 @@ def cards(report: Report) -> tuple[Card, ...]:
         if number:
             made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))
     return tuple(made)
-
-
-def _strategy_cards(report: Report, strategy: StrategyReport) -> list[Card]:
-    """Return the verdict of the only contrast, or the number that are established, and the looks taken."""
-    if not strategy.is_confirming:
-        return []
-    scale, looks = scale_or_share(report.analyses), strategy.looks_taken
-    made = [Card(value=f"{looks}/{len(strategy.planned.looks)}", label="looks taken")]
-    if len(strategy.courses) == 1 and looks:
-        (course,) = strategy.courses
-        last = course.looks[-1]
-        ends = interval_words(last, scale)
-        label = f"{contrast_words(course.contrast)}: {course.verdict.value}{f', {ends}' if ends else ''}"
-        return [Card(value=scale.difference(last.found.difference), label=label), *made]
-    established = sum(course.verdict is Verdict.ESTABLISHED for course in strategy.courses)
-    if strategy.courses and looks:
-        return [Card(value=f"{established}/{len(strategy.courses)}", label="contrasts established"), *made]
-    return made
 
 
 def _score_cards(report: Report, analysis: Analysis) -> list[Card]:

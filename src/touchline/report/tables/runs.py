@@ -9,8 +9,7 @@ from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import plural
-from touchline.experiment.runs import RunKind
-from touchline.experiment.strategy import Phase
+from touchline.experiment.runs import Phase, RunKind
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of

@@ -1,0 +1,48 @@
+"""Format of scores: shares in per cent and points, all others unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.core.units import percent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """Format of an analysis's scores: shares in per cent and points, all others unchanged."""
+
+    share: bool
+    """Whether the scores are shares of right answers."""
+
+    def value(self, score: float) -> str:
+        """Return `90.5%`, or `0.905`."""
+        return percent(score) if self.share else f"{score:.3f}"
+
+    def span(self, low: float, high: float) -> str:
+        """Return `85.6 to 93.8%`, or `0.856 to 0.938`."""
+        return " to ".join(self.bounds(low, high)) + ("%" if self.share else "")
+
+    def bounds(self, low: float, high: float) -> tuple[str, str]:
+        """Return the ends of an interval of scores without a unit."""
+        return (f"{100 * low:.1f}", f"{100 * high:.1f}") if self.share else (f"{low:.3f}", f"{high:.3f}")
+
+    def change(self, value: float) -> str:
+        """Return a difference with its sign and without a unit: `+70.0`, or `+0.700`."""
+        return _signed(100 * value, 1) if self.share else _signed(value, 3)
+
+    def size(self, difference: float) -> str:
+        """Return `8.2 points`, without a sign."""
+        return f"{100 * difference:.1f} points" if self.share else f"{difference:.3f}"
+
+    def difference(self, value: float) -> str:
+        """Return `+70.0 points`, or `+0.700`."""
+        return self.change(value) + (" points" if self.share else "")
+
+    def ends(self, low: float, high: float) -> str:
+        """Return the interval of a difference: `+62.4 to +75.9`."""
+        return f"{self.change(low)} to {self.change(high)}"
+
+
+def _signed(value: float, digits: int) -> str:
+    """Return a value with its sign. A value that rounds to 0 is `+0.0`, never `-0.0`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

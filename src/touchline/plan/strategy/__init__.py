@@ -1,1 +1,0 @@
-"""Strategy of a plan: its phases, costs, decisions and state."""

@@ -1,0 +1,251 @@
+"""Costs of a strategy: what its phases take at least, at most and on average, beside a design without looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from touchline.core.quantity import Measured, Quantity
+from touchline.core.units import seconds_to_hours
+from touchline.estimate.totals import scale_quantity, sum_quantities, totals_of
+from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.runs import Phase
+from touchline.experiment.strategy import PlannedStrategy, StatedContrast, matches
+from touchline.strategy.explore import continuing_counts, point_steps
+from touchline.strategy.group_sequential import (
+    LEVEL,
+    StoppingChances,
+    efficacy_bounds,
+    futility_bounds,
+    stopping_chances,
+)
+from touchline.strategy.look_designs import seeds_of_one_test
+from touchline.strategy.state import condition_of, of_phase, runs_of_look
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookBounds:
+    """One planned look, at the first share of the family's level."""
+
+    seeds: int
+    """Seeds per condition."""
+    bound: float
+    """Value of t that establishes a claim."""
+    futility: float | None
+    """Value of t at or below which it is given up; None at the last look, or if the spread is not known."""
+    device_hours: float | None
+    """Predicted device-hours up to this look if every contrast is still undecided; None if unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StrategyCosts:
+    """Predicted device-hours of a strategy; each None if it is not known."""
+
+    least: float | None
+    """Every contrast ends at the first look."""
+    without_effect: float | None
+    """Expected if no contrast has an effect."""
+    promised: float | None
+    """Expected if every contrast has the promised effect."""
+    most: float | None
+    """Every contrast continues to the last look."""
+    fixed_seeds: int
+    """Seeds of a design without looks: those that show the promised difference with the same power, or all."""
+    fixed: float | None
+    """Cost of that design."""
+
+
+def device_hours(plan: Plan, runs: Iterable[PlannedRun]) -> float | None:
+    """Return the predicted device-hours of runs with their evaluations; None if one of them is not known."""
+    return _sum([part for run in runs for part in (_training_hours(plan, run), _hours(run.evaluate_seconds))])
+
+
+def _training_hours(plan: Plan, run: PlannedRun) -> float | None:
+    """Return the predicted device-hours of a run's training, of a cohort its share; None if they are not known."""
+    if run.train is None:
+        return 0.0
+    cohort = plan.cohort_of(run.name)
+    hours = _hours(run.train_seconds if cohort is None else cohort.train_seconds)
+    together = 1 if cohort is None else len(cohort.runs)
+    return None if hours is None else hours / together * plan.devices / plan.machine.slots
+
+
+def _hours(seconds: object) -> float | None:
+    return seconds_to_hours(seconds.value) if isinstance(seconds, Quantity) else None
+
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    known = [each for each in parts if each is not None]
+    return math.fsum(known) if len(known) == len(parts) else None
+
+
+# ---- explore ---------------------------------------------------------------------------------------------------------
+
+
+def explore_cost(plan: Plan) -> Measured:
+    """Return the device-hours of an explore with its evaluations, if the most expensive runs continue at each point.
+
+    Every pause costs another start of a training. Runs are counted one by one, cohorts or not.
+    """
+    assert plan.strategy is not None
+    assert plan.strategy.explore is not None
+    runs = of_phase(plan.runs, Phase.EXPLORE)
+    at, counts = plan.strategy.explore.at, continuing_counts(plan.strategy, runs)
+    ranked = sorted(runs, key=lambda run: _hours(run.train_seconds) or 0.0, reverse=True)
+    points = len(counts) - 1
+    cut = [
+        _until(run, point_steps(run, at)[:points], sum(place < left for left in counts[1:]))
+        for place, run in enumerate(ranked)
+    ]
+    return one_by_one(plan, cut)
+
+
+def one_by_one(plan: Plan, runs: Sequence[PlannedRun]) -> Measured:
+    """Return the predicted device-hours of runs that are counted one by one, cohorts or not."""
+    return totals_of(plan, runs, side_by_side=False)["gpu_hours"]
+
+
+def _until(run: PlannedRun, points: Sequence[int], passed: int) -> PlannedRun:
+    """Return a run as far as it is trained if it passes some of its points: to its end, or to the next one."""
+    once = [part for name in ("start-up", "tokenising") if (part := run.time_parts.get(name)) is not None]
+    again = once * min(passed, len(points))
+    if passed == len(points):
+        return replace(run, train_seconds=sum_quantities([run.train_seconds, *again], "s"))
+    cut = shortened(run, points[passed])
+    started = scale_quantity(run.evaluate_startup_seconds, 0.0, "s")
+    trained = sum_quantities([cut.train_seconds, *once, *again], "s")
+    return replace(cut, train_seconds=trained, evaluate_startup_seconds=started)
+
+
+def shortened(run: PlannedRun, step: int) -> PlannedRun:
+    """Return a run with the predicted time of its first steps and without an evaluation."""
+    share = step / run.batches.steps if run.batches is not None and run.batches.steps else 1.0
+    nothing = Quantity(value=0.0, unit="s", low=0.0, high=0.0)
+    return replace(run, train_seconds=scale_quantity(run.train_seconds, share, "s"), evaluate_seconds=nothing)
+
+
+def explore_hours(plan: Plan) -> float | None:
+    """Return the predicted device-hours of explore at most; 0 without it, None if they are not known."""
+    if plan.strategy is None or plan.strategy.explore is None:
+        return 0.0
+    found = explore_cost(plan)
+    return found.value if isinstance(found, Quantity) else None
+
+
+# ---- confirm ---------------------------------------------------------------------------------------------------------
+
+
+def likely_contrasts(plan: Plan) -> tuple[StatedContrast, ...]:
+    """Return the contrasts of confirm; where explore chooses them, those of the conditions that cost most."""
+    strategy = plan.strategy
+    assert strategy is not None
+    if strategy.explore is None:
+        return strategy.contrasts
+    runs = [run for run in of_phase(plan.runs, Phase.EXPLORE) if not matches(run.levels, strategy.reference)]
+    runs.sort(key=lambda run: -(device_hours(plan, [run]) or 0.0))
+    return tuple(
+        StatedContrast(name=run.name, level=condition_of(run), against=strategy.reference)
+        for run in runs[: strategy.explore.confirm]
+    )
+
+
+def likely_runs(plan: Plan) -> tuple[PlannedRun, ...]:
+    """Return the runs that may be started at most: with explore, of confirm those of the conditions that cost most."""
+    strategy = plan.strategy
+    if strategy is None:
+        return plan.runs
+    needed = runs_of_look(plan, likely_contrasts(plan), strategy.looks[-1]) if strategy.looks else []
+    names = {run.name for run in needed}
+    return tuple(run for run in plan.runs if run.phase is not Phase.CONFIRM or run.name in names)
+
+
+def look_bounds(plan: Plan) -> tuple[LookBounds, ...]:
+    """Return the planned looks; none without confirm."""
+    strategy = plan.strategy
+    if strategy is None or not strategy.looks:
+        return ()
+    contrasts = likely_contrasts(plan)
+    efficacy, futility = _bounds(strategy, len(contrasts))
+    before = [_control_hours(plan), explore_hours(plan)]
+    return tuple(
+        LookBounds(
+            seeds=seeds,
+            bound=efficacy[number],
+            futility=None if futility is None or seeds == strategy.looks[-1] else futility[number],
+            device_hours=_sum([*before, device_hours(plan, runs_of_look(plan, contrasts, seeds))]),
+        )
+        for number, seeds in enumerate(strategy.looks)
+    )
+
+
+def _bounds(strategy: PlannedStrategy, contrasts: int) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """Return efficacy and futility at the first share of the level; no futility if the spread is not known."""
+    level = _first_share(contrasts)
+    effect = strategy.effect
+    futility = None if effect is None else futility_bounds(strategy.looks, effect, level=level)
+    return efficacy_bounds(strategy.looks, level), futility
+
+
+def _first_share(contrasts: int) -> float:
+    return LEVEL / max(contrasts, 1)
+
+
+def _chances(strategy: PlannedStrategy, contrasts: int, effect: float) -> StoppingChances:
+    return stopping_chances(strategy.looks, effect, *_bounds(strategy, contrasts))
+
+
+def promised_power(strategy: PlannedStrategy, contrasts: int) -> float | None:
+    """Return the chance to establish a true difference of the promised size; None if the spread is not known.
+
+    Of one contrast at the first share of the level, by the spread between seeds alone. Variation between items lowers
+    it.
+
+    Args:
+        strategy: strategy with looks.
+        contrasts: contrasts of the family.
+    """
+    return None if strategy.effect is None else _chances(strategy, contrasts, strategy.effect).power
+
+
+def strategy_costs(plan: Plan) -> StrategyCosts | None:
+    """Return the costs of a strategy with confirm; None without it."""
+    looks, strategy = look_bounds(plan), plan.strategy
+    if strategy is None or not looks:
+        return None
+    contrasts, effect, last = likely_contrasts(plan), strategy.effect, strategy.looks[-1]
+    fixed_seeds = last
+    if effect is not None:
+        fixed_seeds = seeds_of_one_test(effect, level=_first_share(len(contrasts))) or last
+    whole = device_hours(plan, runs_of_look(plan, contrasts, last))
+    return StrategyCosts(
+        least=looks[0].device_hours,
+        without_effect=None if effect is None else _expected(plan, contrasts, 0.0),
+        promised=None if effect is None else _expected(plan, contrasts, effect),
+        most=looks[-1].device_hours,
+        fixed_seeds=fixed_seeds,
+        fixed=_sum([_control_hours(plan), None if whole is None else whole / last * fixed_seeds]),
+    )
+
+
+def _control_hours(plan: Plan) -> float | None:
+    return device_hours(plan, of_phase(plan.runs, None))
+
+
+def _expected(plan: Plan, contrasts: Sequence[StatedContrast], effect: float) -> float | None:
+    """Return the expected cost if every contrast has this effect, in standard deviations; contrasts independent."""
+    strategy = plan.strategy
+    assert strategy is not None
+    chances = _chances(strategy, len(contrasts), effect)
+    reached, left = [], 1.0
+    for established, given_up in zip(chances.established, chances.given_up, strict=True):
+        reached.append(left)
+        left -= established + given_up
+    last = strategy.looks[-1]
+    own = [{run.name for run in runs_of_look(plan, [each], last)} for each in contrasts]
+    parts = [_control_hours(plan), explore_hours(plan)]
+    for run in runs_of_look(plan, contrasts, last):
+        needed = 1 - (1 - reached[strategy.stage_of(run.seed)]) ** sum(run.name in names for names in own)
+        hours = device_hours(plan, [run])
+        parts.append(None if hours is None else hours * needed)
+    return _sum(parts)

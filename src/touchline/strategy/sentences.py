@@ -1,0 +1,240 @@
+"""Sentences about a strategy: what its looks established, what explore cut and chose, what it cost, the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.core.quantity import Missing, Quantity, finite
+from touchline.core.scale import Scale
+from touchline.core.text import capital, join_names
+from touchline.core.units import hours_unit, percent, plural
+from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.statistics.statements import Statement
+from touchline.strategy.costs import promised_power
+from touchline.strategy.decisions import StopReason
+from touchline.strategy.group_sequential import GIVEN_UP
+from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
+
+LOOKS, CUTS, COST, LIMITS = "Contrasts at their looks", "Explore", "Cost of the strategy", "Limits"
+"""Topics."""
+_RUNS_TOLD = 6
+_LEDGER = ("ledger.jsonl",)
+
+
+def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Iterator[Statement]:
+    """Yield every contrast with its last look, then cuts, choice and cost.
+
+    Args:
+        report: the strategy.
+        scale: the format of scores.
+        device: name of the devices, `GPU`.
+    """
+    for course in report.courses:
+        yield course_sentence(report, course, scale)
+    if report.is_confirming and not report.courses:
+        yield Statement(topic=LOOKS, text=report.waiting, shown=Conclusion.NOT_TESTABLE)
+    if report.planned.explore is not None:
+        yield from _explored(report, len(report.planned.explore.at))
+    yield from _cost(report, device)
+
+
+# ---- looks -----------------------------------------------------------------------------------------------------------
+
+
+def course_sentence(report: StrategyReport, course: ContrastCourse, scale: Scale) -> Statement:
+    """Return what is known of one contrast after its last look."""
+    if not course.looks:
+        text = f"{capital(course.words)}: no look has been taken yet; {report.next_look}."
+        return Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_TESTABLE, where=_LEDGER)
+    last = course.looks[-1]
+    text = f"{_claim(report, course, last, scale)}.{_promise(report, course, scale)}{_diverged(last, scale)}"
+    return Statement(topic=LOOKS, text=text, shown=_shown(course), where=_LEDGER)
+
+
+def _shown(course: ContrastCourse) -> Conclusion:
+    return Conclusion.HIGHER if course.verdict is Verdict.ESTABLISHED else Conclusion.NOT_ESTABLISHED
+
+
+def _claim(report: StrategyReport, course: ContrastCourse, look: TakenLook, scale: Scale) -> str:
+    """Return the verdict of a look with the difference and its repeated interval."""
+    used = f"({len(look.found.pairs)} of {plural(len(report.planned.seeds), 'seed')})"
+    place = f"look {look.number} of {len(report.planned.looks)}"
+    verdict = {
+        Verdict.ESTABLISHED: f"Established at {place}",
+        Verdict.OUT_OF_REACH: f"Given up as out of reach at {place}",
+        Verdict.NOT_ESTABLISHED: "Not established at the last look",
+        Verdict.UNDECIDED: f"Undecided after {place}",
+    }[look.found.verdict]
+    ends, found = look.ends(scale), look.found
+    interval = f" (repeated 95% interval {ends})" if ends else " (no interval: the seeds do not differ)"
+    level, against = course.sides
+    difference = f"{course.words}, {scale.difference(found.difference)}"
+    if found.verdict is Verdict.ESTABLISHED:
+        difference = f"{level} scores {scale.size(abs(found.difference))} above {against}"
+    return f"{verdict} {used}: {difference}{interval}"
+
+
+def _promise(report: StrategyReport, course: ContrastCourse, scale: Scale) -> str:
+    promised = scale.size(report.planned.detect)
+    match course.verdict:
+        case Verdict.OUT_OF_REACH:
+            return (
+                f" By the rule stated beforehand, which gives up a true difference of {promised} in up to "
+                f'{100 * GIVEN_UP:.0f} of 100 such experiments, in more where items vary; that is not "no difference".'
+            )
+        case Verdict.NOT_ESTABLISHED:
+            power = promised_power(report.planned, len(report.courses))
+            shown = (
+                f"How often the design shows {promised} is not known, as the spread between seeds was not"
+                if power is None
+                else f"The design shows a true difference of {promised} in at most {100 * power:.0f} of 100 such "
+                "experiments, by the spread between seeds that it counted on"
+            )
+            return f' {shown}; this is not "no difference".'
+        case Verdict.UNDECIDED:
+            if report.stop is not None and report.stop.reason is StopReason.BUDGET:
+                return " The budget stopped the strategy before the next look."
+            return f" {capital(report.next_look)}."
+        case _:
+            return ""
+
+
+def _diverged(look: TakenLook, scale: Scale) -> str:
+    """Return the runs that diverged and count as 0, by the rule stated beforehand."""
+    names = [name for pair in look.found.pairs for name in pair.diverged]
+    if not names:
+        return ""
+    counts = "counts" if len(names) == 1 else "count"
+    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the rule stated beforehand."
+
+
+def diverged_score(scale: Scale) -> str:
+    """Return the score that a run which diverged counts as."""
+    return "0" if scale.share else "0, or as the look's lowest score if that is below 0"
+
+
+# ---- explore and cost ------------------------------------------------------------------------------------------------
+
+
+def _explored(report: StrategyReport, points: int) -> Iterator[Statement]:
+    for number, cut in enumerate(report.cuts, 1):
+        compared, gone = len(cut.kept) + len(cut.cut), len(cut.cut)
+        names = f": {join_names(list(cut.cut), _RUNS_TOLD)}" if gone else ""
+        yield Statement(
+            topic=CUTS,
+            text=f"At step {cut.step:,} (point {number} of {points}) {plural(compared, 'run')} "
+            f"{'was' if compared == 1 else 'were'} compared by validation loss; {gone} cut{names}.",
+            where=_LEDGER,
+        )
+    if report.chosen is not None:
+        after = "" if report.is_confirming else " No claim about scores follows: nothing was planned to confirm it."
+        text = (
+            f"Chosen by final validation loss, not by score: {_best(report)}, of "
+            f"{plural(len(report.final_losses), 'run')} that were not cut.{after}"
+        )
+        yield Statement(topic=CUTS, text=text if report.chosen else report.waiting, where=_LEDGER)
+    if report.cut:
+        begin, them, they, enter = (
+            ("1 run was", "its final loss and score are", "it", "enters")
+            if len(report.cut) == 1
+            else (f"{len(report.cut)} runs were", "their final losses and scores are", "they", "enter")
+        )
+        yield Statement(
+            topic=LIMITS,
+            text=f"{begin} cut before the end: {them} unknown, and {they} {enter} no test, no effect and no best of "
+            "several.",
+        )
+
+
+def _best(report: StrategyReport) -> str:
+    """Return the chosen runs with their final losses."""
+    losses = {each.run: each.loss for each in report.final_losses}
+    found = [(name, losses.get(name)) for name in report.chosen or ()]
+    return join_names([f"{name} ({'not finite' if loss is None else f'{loss:.4g} nats'})" for name, loss in found])
+
+
+def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
+    spent, cost = finite(report.cost.spent), report.cost
+    if isinstance(spent, Missing):
+        return
+    so_far = "" if report.stop is not None else " so far"
+    designs = [(cost.without_stopping, f"the same phases without {report.stopping} are predicted to take")]
+    if report.planned.explore is not None and report.is_confirming:
+        grid = f"the full grid, every condition with all seeds ({plural(cost.grid_runs, 'run')}), is predicted to take"
+        designs.append((cost.grid, grid))
+    for fixed, what in designs:
+        known = finite(fixed)
+        if not isinstance(known, Missing) and known.value > 0:
+            yield Statement(
+                topic=COST,
+                text=f"Measured{so_far}: {spent.value:.3g} {hours_unit(device)}; {what} {known.value:.3g}"
+                f"{interval_ends(known)}, so that this is {_share(spent, known)} of it.",
+                where=("plan.json", "ledger.jsonl"),
+            )
+
+
+def interval_ends(value: Quantity) -> str:
+    """Return ` [1.2, 3.4]`; empty without an interval."""
+    return "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
+
+
+def _share(spent: Quantity, fixed: Quantity) -> str:
+    """Return measured over predicted hours with the ends that the prediction's interval gives: `39% [31, 48]`."""
+    share = percent(spent.value / fixed.value, 0)
+    if not fixed.low or not fixed.high:
+        return share
+    return f"{share} [{100 * spent.value / fixed.high:.0f}, {100 * spent.value / fixed.low:.0f}]"
+
+
+# ---- the bottom line -------------------------------------------------------------------------------------------------
+
+
+def strategy_answer(report: StrategyReport, scale: Scale) -> tuple[Statement, ...]:
+    """Return the forms of the bottom line, the longest first."""
+    if not report.is_confirming:
+        answer = f"Lowest final validation loss of the runs that were not cut: {_best(report)}. No score is claimed."
+        return (Statement(topic=CUTS, text=answer if report.chosen else report.waiting),)
+    shown, forms = _looks_answer(report, scale)
+    return tuple(Statement(topic=LOOKS, text=form, shown=shown) for form in forms)
+
+
+def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, Sequence[str]]:
+    if not report.courses:
+        return Conclusion.NOT_TESTABLE, (report.waiting,)
+    if report.looks_taken == 0:
+        return Conclusion.NOT_TESTABLE, (f"Nothing is established yet: {report.next_look}.",)
+    if len(report.courses) == 1:
+        (course,) = report.courses
+        return _shown(course), (f"{_claim(report, course, course.looks[-1], scale)}.", f"{_brief(course, scale)}.")
+    established = [each for each in report.courses if each.verdict is Verdict.ESTABLISHED]
+    verdicts = [each.verdict for each in report.courses if each not in established]
+    counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts]
+    rest = f" {'Others' if established else 'Of them'}: {join_names(counts)}." if counts else ""
+    if not established:
+        none = f"None of {len(report.courses)} contrasts is established after look {report.looks_taken} of"
+        return Conclusion.NOT_ESTABLISHED, (f"{none} {len(report.planned.looks)}.{rest}",)
+    forms = (
+        f"Established: {join_names([_brief(each, scale) for each in established])}.{rest}",
+        f"Established: {join_names([each.words for each in established])}.{rest}",
+        f"{len(established)} of {len(report.courses)} contrasts are established.{rest}",
+    )
+    return Conclusion.HIGHER, forms
+
+
+def other_contrasts(report: StrategyReport, scale: Scale) -> Iterator[Statement]:
+    """Yield the contrasts of a strategy with several that its answer only counts."""
+    for course in report.courses if len(report.courses) > 1 else ():
+        if course.looks and course.verdict is not Verdict.ESTABLISHED:
+            text = f"{_claim(report, course, course.looks[-1], scale)}."
+            yield Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
+
+
+def _brief(course: ContrastCourse, scale: Scale) -> str:
+    """Return `rank 64 above rank 4 by 3.1 points (+0.4 to +5.8, look 2)`."""
+    look = course.looks[-1]
+    ends, found = look.ends(scale), look.found
+    numbers = f"({f'{ends}, ' if ends else ''}look {look.number})"
+    if found.verdict is not Verdict.ESTABLISHED:
+        return f"{course.words} {found.verdict.value}: {scale.difference(found.difference)} {numbers}"
+    level, against = course.sides
+    return f"{level} above {against} by {scale.size(found.difference)} {numbers}"
