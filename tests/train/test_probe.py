@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,9 +53,20 @@ def tiny(path: Path, **changes: object) -> ProbeRequest:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def program(stdin: bytes) -> subprocess.CompletedProcess[bytes]:
-    words = [sys.executable, "-m", "touchline.train.probe"]
-    return subprocess.run(words, input=stdin, capture_output=True, check=False, timeout=WAIT_SECONDS)
+def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the program on a request; its stdin stays open until it has answered."""
+    command = [sys.executable, *(words or ("-m", "touchline.train.probe"))]
+    with (
+        tempfile.TemporaryFile() as talk,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(request + b"\n")
+        child.stdin.flush()
+        answer, code = child.stdout.read(), child.wait(WAIT_SECONDS)
+        talk.seek(0)
+        return subprocess.CompletedProcess(command, code, answer, talk.read())
 
 
 def until(true: Callable[[], object]) -> None:
@@ -271,7 +283,7 @@ def test_the_users_own_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_model_that_is_not_there_is_a_fault_in_words(tmp_path: Path) -> None:
-    done = program(_REQUEST.dump_json(tiny(tmp_path / "nowhere")) + b"\n")
+    done = program(_REQUEST.dump_json(tiny(tmp_path / "nowhere")))
     assert done.returncode == 1
     reply = json.loads(done.stdout)
     assert reply["answer"] is None
@@ -337,7 +349,6 @@ def test_what_others_print_does_not_reach_stdout(tmp_path: Path) -> None:
         "p._measure = noisy\n"
         "p.main()\n"
     )
-    words = _REQUEST.dump_json(tiny(tmp_path)) + b"\n"
-    done = subprocess.run([sys.executable, "-c", code], input=words, capture_output=True, check=True)
+    done = program(_REQUEST.dump_json(tiny(tmp_path)), "-c", code)
     assert json.loads(done.stdout)["fault"]["message"] == "nothing"
     assert {b"by print", b"by a shell"} <= set(done.stderr.replace(b"by descriptor", b"").splitlines())

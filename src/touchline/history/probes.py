@@ -28,7 +28,7 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
+from touchline.history.training_form import facts_of_settings
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -138,14 +138,10 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         count = shape.num_parameters if train.trains_all else shape.adapter_parameters(lora.rank, lora.target_modules)
         trainable = _number(count, "parameters")
     return TrainingFacts(
-        method=method_fact(train, WHERE),
-        **adapter_facts(train, _number, WHERE),
+        **facts_of_settings(train, _number, WHERE),
         trainable_parameters=trainable,
         base_dtype=_UNKNOWN if known is None else _text(known.machine.base_dtype),
-        quantization=quantization_fact(train, WHERE),
-        compiled=compiled_fact(train, WHERE),
         optimizer=_UNKNOWN if work is None else _text(work.optimizer),
-        learning_rate=_number(train.peak_learning_rate, "1"),
         gradient_checkpointing=_text(str(train.gradient_checkpointing).lower()),
         attention=_UNKNOWN if work is None else _text(work.attention),
     )
