@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
 from touchline.data.worker import bitsandbytes_left_out, prepare_worker
-from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
+from touchline.history.probe import FaultKind, ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
 
 REQUEST_LIMIT_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
@@ -34,7 +34,8 @@ def main() -> int:
         _offer_to_the_oom_killer()
         reply = ProbeReply(answer=_measure(request))
     except TouchlineError as fault:
-        kind = "input" if isinstance(fault, InputError) else "environment" if isinstance(fault, HostError) else "other"
+        kind: FaultKind = "environment" if isinstance(fault, HostError) else "other"
+        kind = "input" if isinstance(fault, InputError) else kind
         reply = ProbeReply(fault=ProbeFault(kind=kind, message=fault.message, expected=fault.expected, hint=fault.hint))
     os.write(answers, TypeAdapter(ProbeReply).dump_json(reply) + b"\n")
     return 0 if reply.fault is None else 1
