@@ -106,6 +106,7 @@ BUDGET_SECONDS = 4.0
 """Time budget of its steps beyond the minimum number; process start is extra."""
 _BUSY = 1.5
 """Load per thread above which other processes use the machine."""
+_BUSY_WORDS = "the machine was busy (load {:.1f}): the times of this plan are those of a machine as busy as that"
 PATIENCE_SECONDS = 180.0
 """Timeout of a quick probe."""
 
@@ -164,9 +165,7 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
         on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan is based on formulas"))
         if kept and (load := busy_load(one)) is not None:
-            on_message(
-                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
-            )
+            on_message(_BUSY_WORDS.format(load))
         learned = learned or kept
     return learned
 
@@ -227,10 +226,7 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
         if whole.seconds_per_step is None:
             return whole.outcome.out_of_memory
         if (load := busy_load(whole)) is not None:
-            on_message(
-                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as "
-                "that, and slots are not measured"
-            )
+            on_message(f"{_BUSY_WORDS.format(load)}, and slots are not measured")
             return True
         in_slots = quick_probe(plan, run, root, settings, count, whole.seconds_per_step)
     except TouchlineError as fault:

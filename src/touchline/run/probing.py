@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -307,46 +307,32 @@ def free_host_bytes() -> int:
 
 def free_of_groups(own: Path = _OWN_GROUPS, root: Path = _GROUPS) -> list[int]:
     """Return the free memory under each limit of this process's control groups, versions 1 and 2."""
-    try:
-        lines = own.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in _lines(own):
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        place = root / controllers
-        names = ("memory.max", "memory.current", "inactive_file")
-        if controllers:
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        for group in _upwards(place, path):
-            limit, used = _number(group / names[0]), _number(group / names[1])
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if not controllers:
+            names = ("memory.max", "memory.current", "inactive_file")
+        # In a container its own path may be missing, but the root exists.
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for count in range(len(parts), -1, -1):
+            group = (root / controllers).joinpath(*parts[:count])
+            limit, used = (_number(_lines(group / name)) for name in names[:2])
             if limit is not None and used is not None:
                 # Cached files count as used and give way at once.
-                found.append(max(limit - used + _cached(group / "memory.stat", names[2]), 0))
+                cached = [line.split()[1:] for line in _lines(group / "memory.stat") if line.startswith(f"{names[2]} ")]
+                found.append(max(limit - used + (_number(cached[0]) or 0 if cached else 0), 0))
     return found
 
 
-def _upwards(place: Path, path: str) -> Iterator[Path]:
-    """Yield the group and its ancestors; in a container its own path may be missing, but the root exists."""
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    for count in range(len(parts), -1, -1):
-        yield place.joinpath(*parts[:count])
-
-
-def _number(path: Path) -> int | None:
+def _lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="ascii", errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        return []
 
 
-def _cached(path: Path, name: str) -> int:
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    found = [line.split()[1] for line in lines if line.startswith(f"{name} ")]
-    return int(found[0]) if found and found[0].isdigit() else 0
+def _number(lines: Sequence[str]) -> int | None:
+    return int(lines[0]) if lines and lines[0].strip().isdigit() else None
