@@ -32,7 +32,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("data/images.py", "open"): "Pillow's, on a stream of the one place",
     ("train/probe_steps.py", "read_text"): KERNEL,
     ("run/sampling.py", "read_text"): KERNEL,
-    ("run/probe_try.py", "read_text"): KERNEL,
+    ("run/probing.py", "read_text"): KERNEL,
     ("run/doctor_host.py", "read_text"): KERNEL,
     ("run/processes.py", "read_text"): KERNEL,
     ("results/imported/evaluations.py", "open"): ARCHIVE,

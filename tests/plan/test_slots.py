@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.estimate.made_shapes import LLAMA_1B
@@ -206,7 +207,11 @@ def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) 
             answer=found,
         )
 
-    def whole(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ProbeTry:
+    real = probe_run.quick_probe
+
+    def quick(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, *slots: Any) -> ProbeTry:
+        if slots:
+            return real(plan, run, root, settings, *slots)
         return one(plan, run, MicroBatch(rows=8, width=40, label_tokens=80), 2, 0.26)
 
     def in_slots(
@@ -217,7 +222,7 @@ def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     planned = plan_of(folder)
     monkeypatch.setattr(probe_run, "WORTH_SECONDS", 0.0)
-    monkeypatch.setattr(probe_run, "quick_probe", whole)
+    monkeypatch.setattr(probe_run, "quick_probe", quick)
     monkeypatch.setattr(probe_run, "try_batch", in_slots)
     monkeypatch.setattr(probe_run, "load_1min", lambda: Missing(missing="a test"))
     told: list[str] = []

@@ -10,18 +10,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from touchline.core.callbacks import ignore_message
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
 from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
-from touchline.run.probe_try import free_host_bytes, free_of_groups, run_try
-from touchline.run.probing import describe, probe, try_batch
+from touchline.run import probing
+from touchline.run.probing import describe, free_host_bytes, free_of_groups, probe, require_packages, try_batch
 
 pytestmark = pytest.mark.planning
 
@@ -47,6 +49,13 @@ def fault(kind):
 """
 
 
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back the trainer's program after each test, and ask for none of its packages."""
+    monkeypatch.setattr(probing, "PROGRAM", probing.PROGRAM)
+    monkeypatch.setattr(probing, "require_packages", lambda: None)
+
+
 class Child:
     """A program that stands in for the trainer's, and what it was asked."""
 
@@ -54,7 +63,7 @@ class Child:
         self._log = folder / "asked.jsonl"
         program = folder / "child.py"
         program.write_text(BEFORE.format(log=str(self._log)) + behaviour, encoding="utf-8")
-        self.command = [sys.executable, str(program)]
+        self.command = probing.PROGRAM = [sys.executable, str(program)]
 
     def asked(self) -> list[dict[str, object]]:
         """The requests, in order."""
@@ -83,14 +92,16 @@ def batches(*sizes: int) -> dict[int, MicroBatch]:
     return {size: MicroBatch(rows=size, width=32, label_tokens=3 * size) for size in sizes}
 
 
-def search(child: Child, *sizes: int, predicted: int | None, limit_bytes: int = GIB, **more: object) -> ProbeReport:
+def search(
+    *sizes: int, predicted: int, limit_bytes: int = GIB, kept: list[ProbeTry] | None = None, **more: Any
+) -> ProbeReport:
     return probe(
         request(),
         batches(*sizes),
         predicted=predicted,
         host_limit_bytes=limit_bytes,
-        command=child.command,
-        **more,  # type: ignore[arg-type]
+        keep=[].append if kept is None else kept.append,
+        **{"on_message": ignore_message} | more,
     )
 
 
@@ -115,7 +126,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     child = Child(tmp_path, 'answer("fits" if rows <= 10 else "gpu_oom", seconds=(9, 0.1 * rows ** 0.5) * 1)')
     kept: list[ProbeTry] = []
     said: list[str] = []
-    report = search(child, 1, 2, 4, 8, 16, 32, predicted=16, on_message=said.append, keep=kept.append)
+    report = search(1, 2, 4, 8, 16, 32, predicted=16, on_message=said.append, kept=kept)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.ended) == (8, SearchStop.BRACKETED.value)
     assert (report.predicted, report.sizes) == (16, (1, 2, 4, 8, 16, 32))
@@ -131,15 +142,15 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
 
 
 def test_seconds_are_the_median_of_the_steps_after_the_first(tmp_path: Path) -> None:
-    child = Child(tmp_path, "answer(seconds=(100.0, 3.0, 1.0, 2.0, 50.0))")
-    (one,) = search(child, 4, predicted=4).tries
+    Child(tmp_path, "answer(seconds=(100.0, 3.0, 1.0, 2.0, 50.0))")
+    (one,) = search(4, predicted=4).tries
     assert one.seconds_per_step == 2.5
     assert one.tokens_per_second == 4 * 32 / 2.5
 
 
 def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
-    child = Child(tmp_path, "answer(seconds=(1.0, 0.01 * rows, 0.01 * rows))")
-    report = search(child, 1, 2, 4, 8, 16, 32, 64, predicted=16)
+    Child(tmp_path, "answer(seconds=(1.0, 0.01 * rows, 0.01 * rows))")
+    report = search(1, 2, 4, 8, 16, 32, 64, predicted=16)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.recommended, report.ended) == (16, 8, SearchStop.KNEE.value)
 
@@ -153,15 +164,14 @@ def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
         "answer(); sys.exit(3)",
         "answer(); os.kill(os.getpid(), signal.SIGSEGV)",
         "print('fits')",
-        "print('{}')",
-        "pass",
         "answer(); print('and more')",
         "sys.stderr.write('it went wrong\\n'); sys.exit(1)",
     ],
 )
 def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) -> None:
     """The search goes on below it, and does not say that memory was lacking."""
-    report = search(Child(tmp_path, behaviour), 1, 2, predicted=2)
+    Child(tmp_path, behaviour)
+    report = search(1, 2, predicted=2)
     assert {one.outcome for one in report.tries} == {ProbeOutcome.CRASHED}
     assert (report.largest, report.recommended) == (None, None)
     assert report.ended == f"{SearchStop.NONE_FITS.value}; that was no lack of memory"
@@ -169,21 +179,23 @@ def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) 
 
 
 def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
-    child = Child(tmp_path, "sys.stderr.write('touchline: first\\nfree(): invalid pointer\\n'); os.abort()")
-    (one,) = search(child, 1, predicted=1).tries
+    Child(tmp_path, "sys.stderr.write('touchline: first\\nfree(): invalid pointer\\n'); os.abort()")
+    (one,) = search(1, predicted=1).tries
     assert one.message == "it ended with signal 6 (Aborted) and without an answer: free(): invalid pointer"
     assert describe(one) == f"crashed: {one.message}"
 
 
 def test_killed_from_outside_is_the_kernels_way_of_saying_that_memory_ran_out(tmp_path: Path) -> None:
-    report = search(Child(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), 1, predicted=1)
+    Child(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    report = search(1, predicted=1)
     assert report.tries[0].outcome is ProbeOutcome.HOST_OOM
     assert report.ended == SearchStop.NONE_FITS.value
 
 
 def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
     """The child's own account of its peak is held against the limit too."""
-    report = search(Child(tmp_path, f"answer(process_bytes={2 * GIB})"), 1, predicted=1, limit_bytes=GIB)
+    Child(tmp_path, f"answer(process_bytes={2 * GIB})")
+    report = search(1, predicted=1, limit_bytes=GIB)
     assert report.tries[0].outcome is ProbeOutcome.HOST_OOM
     assert report.largest is None
 
@@ -194,13 +206,15 @@ def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
 def test_a_fault_before_any_answer_ends_the_search_in_its_own_words(
     tmp_path: Path, kind: str, expected: type[TouchlineError]
 ) -> None:
+    Child(tmp_path, f"fault({kind!r}); sys.exit(2)")
     with pytest.raises(expected, match="it cannot be") as caught:
-        search(Child(tmp_path, f"fault({kind!r}); sys.exit(2)"), 1, 2, predicted=2)
+        search(1, 2, predicted=2)
     assert (caught.value.expected, caught.value.hint) == ("another", "that")
 
 
 def test_a_fault_after_an_answer_loses_nothing_of_what_was_measured(tmp_path: Path) -> None:
-    report = search(Child(tmp_path, "answer() if rows < 4 else fault('other')"), 1, 2, 4, predicted=4)
+    Child(tmp_path, "answer() if rows < 4 else fault('other')")
+    report = search(1, 2, 4, predicted=4)
     assert [one.outcome for one in report.tries] == [ProbeOutcome.FITS, ProbeOutcome.CRASHED]
     assert (report.largest, report.tries[1].message) == (2, "it cannot be")
 
@@ -211,7 +225,7 @@ def test_a_fault_after_an_answer_loses_nothing_of_what_was_measured(tmp_path: Pa
 def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Path) -> None:
     hungry = f"kept = [b'x' * {MIB} for _ in range(100)]\nwhile True: kept.append(b'x' * {MIB}); time.sleep(0.002)"
     child = Child(tmp_path, hungry)
-    (one,) = search(child, 1, predicted=1, limit_bytes=200 * MIB).tries
+    (one,) = search(1, predicted=1, limit_bytes=200 * MIB).tries
     assert one.outcome is ProbeOutcome.HOST_OOM
     assert one.message == "its process took more than 200 MiB and was ended"
     assert 200 * MIB < one.seen_bytes < 2 * GIB
@@ -220,16 +234,17 @@ def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Pat
 
 def test_a_child_that_does_not_end_is_ended(tmp_path: Path) -> None:
     child = Child(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
-    report = search(child, 1, predicted=1, timeout_seconds=1.0)
+    report = search(1, predicted=1, timeout_seconds=1.0)
     assert report.tries[0].outcome is ProbeOutcome.TIMEOUT
     assert report.ended.endswith("no lack of memory")
     assert all(gone(pid) for pid in child.pids())
 
 
-def test_a_child_that_never_reads_its_request_is_no_trouble() -> None:
-    ended = run_try(request(), GIB, 30.0, [sys.executable, "-c", "raise SystemExit(5)"])
-    assert (ended.outcome, ended.answer) == (ProbeOutcome.CRASHED, None)
-    assert "code 5" in ended.message
+def test_a_child_that_never_reads_its_request_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "PROGRAM", [sys.executable, "-c", "raise SystemExit(5)"])
+    one, fault = try_batch(request(), 1, batches(1)[1], GIB, 30.0)
+    assert (one.outcome, one.answer, fault) == (ProbeOutcome.CRASHED, None, None)
+    assert "code 5" in one.message
 
 
 def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -> None:
@@ -241,7 +256,7 @@ def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -
         "answer(seconds=(9.0, float(os.environ['OMP_NUM_THREADS'])))",
     )
     batch = MicroBatch(rows=2, width=32, label_tokens=6)
-    one, fault = try_batch(request(steps=5), 2, batch, GIB, 60.0, child.command, slots=3, threads=4)
+    one, fault = try_batch(request(steps=5), 2, batch, GIB, 60.0, slots=3, threads=4)
     assert (one.outcome, fault, one.seconds_per_step) == (ProbeOutcome.FITS, None, 4.0)
     steps = [asked["steps"] for asked in child.asked()]
     assert sorted(steps)[0] == 5  # type: ignore[type-var]
@@ -250,14 +265,14 @@ def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -
 
 
 def test_a_try_whose_neighbor_ended_measured_nothing(tmp_path: Path) -> None:
-    child = Child(
+    Child(
         tmp_path,
         "if request['steps'] > 1000: raise SystemExit(1)\n"
         "while open(" + repr(str(tmp_path / "asked.jsonl")) + ").read().count('\\n') < 2: time.sleep(0.01)\n"
         "time.sleep(1)\nanswer()",
     )
     batch = MicroBatch(rows=2, width=32, label_tokens=6)
-    one, _ = try_batch(request(steps=5), 2, batch, GIB, 60.0, child.command, slots=2, threads=1)
+    one, _ = try_batch(request(steps=5), 2, batch, GIB, 60.0, slots=2, threads=1)
     assert (one.outcome, one.seconds_per_step) == (ProbeOutcome.CRASHED, None)
 
 
@@ -266,10 +281,13 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests behind it ignores Ctrl-C for them
 from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
-from touchline.run.probe_try import run_try
+from touchline.core.estimate import MicroBatch
+from touchline.run import probing
+probing.PROGRAM = sys.argv[1:]
 model = ProbedModel(name="m", path="m")
 train = TrainConfig(learning_rate=2e-4)
-run_try(ProbeRequest(model=model, train=train, seed=1, width=1, label_tokens=1), 2**40, 600.0, sys.argv[1:])
+batch = MicroBatch(rows=1, width=1, label_tokens=1)
+probing.try_batch(ProbeRequest(model=model, train=train, seed=1, width=1, label_tokens=1), 1, batch, 2**40, 600.0)
 """
 
 
@@ -338,4 +356,4 @@ def test_without_groups_nothing_is_limited(tmp_path: Path) -> None:
 def test_without_the_packages_that_train_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HostError, match="torch, transformers, peft"):
-        probe(request(), batches(1), predicted=1, host_limit_bytes=GIB)
+        require_packages()

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from touchline.backends.peft.layout import arrange
+from touchline.core.callbacks import ignore_message
 from touchline.core.errors import InputError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
@@ -51,9 +53,20 @@ def tiny(path: Path, **changes: object) -> ProbeRequest:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def program(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    words = [sys.executable, "-m", "touchline.train.probe", *arguments]
-    return subprocess.run(words, input=stdin, capture_output=True, check=False, timeout=WAIT_SECONDS)
+def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the program on a request; its stdin stays open until it has answered."""
+    command = [sys.executable, *(words or ("-m", "touchline.train.probe"))]
+    with (
+        tempfile.TemporaryFile() as talk,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(request + b"\n")
+        child.stdin.flush()
+        answer, code = child.stdout.read(), child.wait(WAIT_SECONDS)
+        talk.seek(0)
+        return subprocess.CompletedProcess(command, code, answer, talk.read())
 
 
 def until(true: Callable[[], object]) -> None:
@@ -74,7 +87,15 @@ def test_memory_grows_with_tokens_and_the_machine_survives_too_many(tiny_model: 
     """
     sizes = {size: MicroBatch(rows=size, width=64, label_tokens=16 * size) for size in (2, 256, 65_536)}
     limit_bytes = 900 * MIB
-    report = probe(tiny(tiny_model), sizes, predicted=200, host_limit_bytes=limit_bytes, timeout_seconds=LONG_SECONDS)
+    report = probe(
+        tiny(tiny_model),
+        sizes,
+        predicted=200,
+        host_limit_bytes=limit_bytes,
+        on_message=ignore_message,
+        keep=[].append,
+        timeout_seconds=LONG_SECONDS,
+    )
     small, large, too_large = report.tries
     assert (small.outcome, large.outcome) == (ProbeOutcome.FITS, ProbeOutcome.FITS)
     peaks = []
@@ -242,8 +263,8 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
     ],
 )
 def test_garbage_is_a_fault_in_words(stdin: bytes, words: str) -> None:
-    done = program(stdin=stdin)
-    assert done.returncode == 2
+    done = program(stdin)
+    assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     fault = _REPLY.validate_json(line).fault
     assert fault is not None
@@ -262,10 +283,8 @@ def test_the_users_own_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_model_that_is_not_there_is_a_fault_in_words(tmp_path: Path) -> None:
-    path = tmp_path / "request.json"
-    path.write_bytes(_REQUEST.dump_json(tiny(tmp_path / "nowhere")))
-    done = program(str(path))
-    assert done.returncode == 2
+    done = program(_REQUEST.dump_json(tiny(tmp_path / "nowhere")))
+    assert done.returncode == 1
     reply = json.loads(done.stdout)
     assert reply["answer"] is None
     assert "nowhere' does not exist" in reply["fault"]["message"]
@@ -286,8 +305,10 @@ PARENT = """\
 import sys
 from pydantic import TypeAdapter
 from touchline.history.probe import ProbeRequest
-from touchline.run.probe_try import run_try
-run_try(TypeAdapter(ProbeRequest).validate_json(sys.argv[1]), 2**40, 600.0)
+from touchline.core.estimate import MicroBatch
+from touchline.run.probing import try_batch
+batch = MicroBatch(rows=2, width=16, label_tokens=6)
+try_batch(TypeAdapter(ProbeRequest).validate_json(sys.argv[1]), 2, batch, 2**40, 600.0)
 """
 
 
@@ -305,7 +326,7 @@ def test_a_kill_of_the_parent_leaves_no_child(tiny_model: Path) -> None:
 
 def test_a_closed_stdin_ends_it_where_no_kernel_does(tiny_model: Path) -> None:
     """Here the parent lives, so that the kernel has nothing to tell."""
-    words = [sys.executable, "-m", "touchline.train.probe", "--attached"]
+    words = [sys.executable, "-m", "touchline.train.probe"]
     child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin is not None
     assert child.stdout is not None
@@ -326,9 +347,8 @@ def test_what_others_print_does_not_reach_stdout(tmp_path: Path) -> None:
         "    print('by print', flush=True); os.write(1, b'by descriptor'); os.system('echo by a shell')\n"
         "    raise p.InputError('nothing')\n"
         "p._measure = noisy\n"
-        f"p.main([{str(tmp_path / 'r.json')!r}])\n"
+        "p.main()\n"
     )
-    (tmp_path / "r.json").write_bytes(_REQUEST.dump_json(tiny(tmp_path)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env={**os.environ})
+    done = program(_REQUEST.dump_json(tiny(tmp_path)), "-c", code)
     assert json.loads(done.stdout)["fault"]["message"] == "nothing"
     assert {b"by print", b"by a shell"} <= set(done.stderr.replace(b"by descriptor", b"").splitlines())

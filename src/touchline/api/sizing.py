@@ -62,6 +62,7 @@ def probe(
         HostError: the packages for training are not installed.
         RunsFailedError: no step succeeded.
     """
+    from touchline.core.callbacks import ignore_message
     from touchline.run.arrivals import refuse_absent
     from touchline.run.planning import read_planned
     from touchline.run.probe_run import heaviest, probe_run
@@ -70,7 +71,7 @@ def probe(
     planned = read_planned(source)
     refuse_absent(planned.plan, planned.folder)
     chosen = selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
-    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message)
+    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message or ignore_message)
 
 
 def selftest(

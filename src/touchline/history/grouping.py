@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.history.run_facts import FACTS_FILE
-from touchline.history.saved_sacct import SAVED_SACCT
 
 LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", ".stderr"})
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 TABLE_NAMES = frozenset({"history.csv", "metrics.csv", "log_history.csv", "train_log.csv", "training_log.csv"})
 """Tables of metrics that trainers write; any other one is read when it is named."""
+SAVED_SACCT = re.compile(r"sacct[\w.-]*\.(?:txt|csv|tsv|out|log)", re.IGNORECASE)
+"""Names of files with saved answers of sacct, which are no logs."""
 SCRIPT_SUFFIXES = frozenset({".slurm", ".sbatch", ".sh"})
 _SCHEDULER = re.compile(r"\.[oe](\d+)(?:[.-]\d+)?$")
 _ROLE = re.compile(

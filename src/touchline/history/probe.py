@@ -19,6 +19,9 @@ STEPS = 3
 """Optimizer steps of a try: the first makes the optimizer's state and warms up, the others are timed."""
 
 
+FaultKind = Literal["input", "environment", "other"]
+
+
 class ProbeOutcome(StrEnum):
     """Outcome of a try. Only `FITS` proves that it fits; only the two OOMs prove that it does not."""
 
@@ -170,7 +173,7 @@ class ProbeAnswer:
 class ProbeFault:
     """Reason why nothing could be tried."""
 
-    kind: Literal["input", "environment", "other"]
+    kind: FaultKind
     """The request is wrong; the machine lacks something; anything else."""
     message: str
     """Error and its place."""

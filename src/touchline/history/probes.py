@@ -5,10 +5,10 @@ A try that was cut short, timed out or crashed says nothing of memory and gives 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 from touchline.core.machine import TargetMachine
-from touchline.core.quantity import Aggregation, Measured, MemoryKind, Missing, Phase, Quantity, TokenUnit
+from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.core.units import GIB, format_bytes
 from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeRequest, ProbeTry
@@ -28,7 +28,7 @@ from touchline.history.record import (
     TrainingFacts,
     WorkFacts,
 )
-from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
+from touchline.history.training_form import facts_of_settings
 
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
@@ -41,12 +41,22 @@ _OUTCOMES = {
 }
 
 
+_DIMENSIONS = {
+    "layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "heads": "num_heads",
+    "kv_heads": "num_kv_heads",
+    "vocab_size": "vocab_size",
+}
+"""Facts of a model's dimensions, each with its field of the shape."""
+
+
 def probe_record(
     request: ProbeRequest,
     one: ProbeTry,
     shape: ModelShape | None,
     machine: TargetMachine,
-    other: ProbeAnswer | None = None,
     *,
     whole_seconds_per_step: float | None = None,
 ) -> RunRecord | Missing:
@@ -57,12 +67,11 @@ def probe_record(
         one: the try.
         shape: the model's dimensions; none where they are not known.
         machine: where it ran.
-        other: the answer of another try of the same probe: a try that was killed says nothing of its programs.
         whole_seconds_per_step: of a try in slots, the same step with all threads and nothing beside it.
     """
     if one.outcome not in _OUTCOMES:
         return Missing(missing=f"the probe ended otherwise: {one.message}")
-    known = one.answer or other
+    known = one.answer
     batch = one.batch
     return RunRecord(
         reader_version=READERS_VERSION,
@@ -71,7 +80,7 @@ def probe_record(
         model=_model(request, shape, known),
         training=_training(request, shape, known),
         stack=StackFacts(
-            trainer=SourcedText(value=request.train.backend, where=WHERE),
+            trainer=_text(request.train.backend),
             versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
         ),
         machine=_machine(machine, known),
@@ -84,14 +93,14 @@ def probe_record(
             longest_tokens=_number(-(-batch.width // request.examples_per_row), "tokens"),
         ),
         packing=PackingFacts(
-            packed=SourcedText(value=str(request.examples_per_row > 1).lower(), where=WHERE),
+            packed=_text(str(request.examples_per_row > 1).lower()),
             examples=_number(batch.rows * request.examples_per_row, "examples"),
             sequences=_number(batch.rows, "1"),
             density=_number(request.examples_per_row, "1"),
             efficiency=_number(100, "%", method="rows filled by construction"),
         ),
         costs=_costs(request, one),
-        work=replace(_work(request, one), whole_seconds_per_step=_whole(whole_seconds_per_step)),
+        work=_work(request, one, whole_seconds_per_step),
         losses=LossFacts(last=_PROBE, mean=_PROBE, evaluation=_PROBE),
         course=_course(request, one),
         fingerprint="",
@@ -113,14 +122,9 @@ def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer |
     elif shape is not None:
         parameters = _number(shape.num_parameters, "parameters")
     return ModelFacts(
-        name=SourcedText(value=request.model.name, where=WHERE),
+        name=_text(request.model.name),
         parameters=parameters,
-        layers=none if shape is None else _number(shape.num_layers, "1"),
-        hidden_size=none if shape is None else _number(shape.hidden_size, "1"),
-        intermediate_size=none if shape is None else _number(shape.intermediate_size, "1"),
-        heads=none if shape is None else _number(shape.num_heads, "1"),
-        kv_heads=none if shape is None else _number(shape.num_kv_heads, "1"),
-        vocab_size=none if shape is None else _number(shape.vocab_size, "1"),
+        **{key: none if shape is None else _number(getattr(shape, name), "1") for key, name in _DIMENSIONS.items()},
     )
 
 
@@ -134,16 +138,12 @@ def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswe
         count = shape.num_parameters if train.trains_all else shape.adapter_parameters(lora.rank, lora.target_modules)
         trainable = _number(count, "parameters")
     return TrainingFacts(
-        method=method_fact(train, WHERE),
-        **adapter_facts(train, _number, WHERE),
+        **facts_of_settings(train, _number, WHERE),
         trainable_parameters=trainable,
-        base_dtype=_UNKNOWN if known is None else SourcedText(value=known.machine.base_dtype, where=WHERE),
-        quantization=quantization_fact(train, WHERE),
-        compiled=compiled_fact(train, WHERE),
-        optimizer=_UNKNOWN if work is None else SourcedText(value=work.optimizer, where=WHERE),
-        learning_rate=_number(train.peak_learning_rate, "1"),
-        gradient_checkpointing=SourcedText(value=str(train.gradient_checkpointing).lower(), where=WHERE),
-        attention=_UNKNOWN if work is None else SourcedText(value=work.attention, where=WHERE),
+        base_dtype=_UNKNOWN if known is None else _text(known.machine.base_dtype),
+        optimizer=_UNKNOWN if work is None else _text(work.optimizer),
+        gradient_checkpointing=_text(str(train.gradient_checkpointing).lower()),
+        attention=_UNKNOWN if work is None else _text(work.attention),
     )
 
 
@@ -158,18 +158,14 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
             gpu=Missing(missing="trained on a CPU"),
             gpu_memory=Missing(missing="trained on a CPU"),
             gpus=_number(0, "1"),
-            processor=SourcedText(value=name, where=WHERE),
+            processor=_text(name),
             threads=Missing(missing="not known") if threads is None else _number(threads, "1"),
             at_once=_number(machine.slots, "1"),
         )
-    return MachineFacts(gpu=SourcedText(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
+    return MachineFacts(gpu=_text(name), gpu_memory=memory, gpus=_number(1, "1"))
 
 
-def _whole(seconds: float | None) -> Measured:
-    return Missing(missing="not a probe of slots") if seconds is None else _number(seconds, "s", phase="step")
-
-
-def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
+def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFacts:
     """Return the work; every micro-batch of a probe is the same."""
     batch, times = one.batch, request.micro_batches_per_step
     answer = one.answer
@@ -185,6 +181,9 @@ def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
         largest_label_tokens=_number(batch.label_tokens, "tokens"),
         startup_seconds=Missing(missing="it did not get there") if setup is None else _number(setup, "s"),
         side_by_side=_number(request.side_by_side, "runs"),
+        whole_seconds_per_step=Missing(missing="not a probe of slots")
+        if whole is None
+        else _number(whole, "s", phase="step"),
     )
 
 
@@ -244,7 +243,7 @@ def _course(request: ProbeRequest, one: ProbeTry) -> CourseFacts:
         steps_done=_number(len(done), "steps"),
         steps_total=_number(request.steps, "steps"),
         epochs=_PROBE,
-        outcome=SourcedText(value=_OUTCOMES[one.outcome].value, where=WHERE),
+        outcome=_text(_OUTCOMES[one.outcome].value),
         exit=_PROBE,
         segments=(),
         proofs=proofs,
@@ -271,34 +270,13 @@ def _notes(request: ProbeRequest, one: ProbeTry) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _memory_gib(
-    size_bytes: float,
-    *,
-    phase: Phase | None = None,
-    kind: MemoryKind | None = None,
-    aggregation: Aggregation | None = None,
-    method: str | None = None,
-) -> Quantity:
-    return _number(size_bytes / GIB, "GiB", phase=phase, kind=kind, aggregation=aggregation, method=method)
+def _memory_gib(size_bytes: float, **more: Any) -> Quantity:
+    return _number(size_bytes / GIB, "GiB", **more)
 
 
-def _number(
-    value: float,
-    unit: str,
-    *,
-    phase: Phase | None = None,
-    kind: MemoryKind | None = None,
-    token_unit: TokenUnit | None = None,
-    aggregation: Aggregation | None = None,
-    method: str | None = None,
-) -> Quantity:
-    return Quantity(
-        value=value,
-        unit=unit,
-        phase=phase,
-        kind=kind,
-        token_unit=token_unit,
-        aggregation=aggregation,
-        method=method,
-        where=WHERE,
-    )
+def _number(value: float, unit: str, **more: Any) -> Quantity:
+    return Quantity(value=value, unit=unit, where=WHERE, **more)
+
+
+def _text(value: object) -> SourcedText:
+    return SourcedText(value=str(value), where=WHERE)

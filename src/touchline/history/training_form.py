@@ -1,4 +1,4 @@
-"""Method and quantization of our own trainings, in the words of records."""
+"""Settings of our own trainings, in the words of records."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ def method_fact(train: TrainConfig, where: str | None = None) -> SourcedText:
     return SourcedText(value="dora" if train.lora.dora else plain, where=where)
 
 
-class AdapterFacts(TypedDict):
-    """Facts of the trained parameters; those of an adapter are missing if all weights are trained."""
+class StatedFacts(TypedDict):
+    """Facts that follow from the settings; those of an adapter are missing if all weights are trained."""
 
+    method: SourcedText
     rank: Measured
     alpha: Measured
     target_modules: OptionalText
     adapter_dtype: OptionalText
     dropout: Measured
+    quantization: OptionalText
+    compiled: SourcedText
+    learning_rate: Measured
 
 
-def adapter_facts(
+def facts_of_settings(
     train: TrainConfig, number: Callable[[float, str], Measured], where: str | None = None
-) -> AdapterFacts:
-    """Return the facts of the trained parameters.
+) -> StatedFacts:
+    """Return the facts that follow from the settings.
 
     Args:
         train: the training.
@@ -39,14 +43,17 @@ def adapter_facts(
         where: place of the words.
     """
     lora, none = train.lora, Missing(missing="all weights are trained")
-    return AdapterFacts(
+    modules = SourcedText(value=",".join(sorted(lora.target_modules)), where=where)
+    return StatedFacts(
+        method=method_fact(train, where),
         rank=none if train.trains_all else number(lora.rank, "1"),
         alpha=none if train.trains_all else number(lora.resolved_alpha, "1"),
-        target_modules=none
-        if train.trains_all
-        else SourcedText(value=",".join(sorted(lora.target_modules)), where=where),
+        target_modules=none if train.trains_all else modules,
         adapter_dtype=SourcedText(value=train.trained_dtype, where=where),
         dropout=none if train.trains_all else number(lora.dropout, "1"),
+        quantization=quantization_fact(train, where),
+        compiled=SourcedText(value=str(train.compile).lower(), where=where),
+        learning_rate=number(train.peak_learning_rate, "1"),
     )
 
 
@@ -55,8 +62,3 @@ def quantization_fact(train: TrainConfig, where: str | None = None) -> OptionalT
     if train.quantization == "none":
         return Missing(missing="the base is not quantised")
     return SourcedText(value=train.quantization, where=where)
-
-
-def compiled_fact(train: TrainConfig, where: str | None = None) -> SourcedText:
-    """Return whether the model is compiled."""
-    return SourcedText(value=str(train.compile).lower(), where=where)

@@ -20,7 +20,7 @@ from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import SourcedText
 from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord, WorkFacts
 from touchline.history.scores import ScoreFacts, pack_item_scores, pack_outcomes, validation_points
-from touchline.history.training_form import adapter_facts, compiled_fact, method_fact, quantization_fact
+from touchline.history.training_form import facts_of_settings
 from touchline.plan.identity import condition_digest
 from touchline.results.run_result import RunResult
 from touchline.results.scored import SEED, last_of_each, scored_run
@@ -182,11 +182,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         ),
         training=replace(
             record.training,
-            method=method_fact(run.train),
-            **adapter_facts(run.train, _number),
-            quantization=quantization_fact(run.train),
-            compiled=compiled_fact(run.train),
-            learning_rate=_number(run.train.peak_learning_rate, "1"),
+            **facts_of_settings(run.train, _number),
         ),
         batching=replace(
             record.batching,

@@ -7,7 +7,7 @@ its growth over the steps, by the limits below. docs/guides/publishing.md gives 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from touchline.core.files import open_regular
 from touchline.data.checkpoints import read_export_marker, read_training_marker
-from touchline.data.metrics import AttemptRow, Metrics
+from touchline.data.metrics import Metrics, StepRow, TrainingMarker, ValidationRow
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import EvaluationRecord
 from touchline.data.shards import Tensor, read_shard
@@ -38,18 +38,7 @@ _SHOWN_TENSORS = 10
 _CHUNK = 1 << 22
 """Elements of a tensor that are compared at once."""
 _SMALLEST = 1e-12
-_NUMPY = {
-    "float64": "<f8",
-    "float32": "<f4",
-    "float16": "<f2",
-    "bfloat16": "<u2",
-    "int64": "<i8",
-    "int32": "<i4",
-    "int16": "<i2",
-    "int8": "<i1",
-    "uint8": "<u1",
-    "bool": "<u1",
-}
+_COMPARED = frozenset({"float64", "float32", "float16", _COARSEST, "int64", "int32", "int16", "int8", "uint8", "bool"})
 
 
 class Outcome(StrEnum):
@@ -203,28 +192,37 @@ def compare_runs(experiment: str, original: tuple[RunResult, Path], again: tuple
         again: result and folder of its reproduction, complete.
     """
     first, second = (read_metrics(folder / METRICS) for _, folder in (original, again))
-    environment = tuple(_environment(first, second))
-    losses = (
-        _losses("training loss", *({row.step: row.loss for row in each.steps} for each in (first, second))),
-        _losses("validation loss", *({row.step: row.loss for row in each.validations} for each in (first, second))),
-    )
+    trained, validated = (_by_step(first.steps, second.steps), _by_step(first.validations, second.validations))
+    losses = (_losses("training loss", *trained), _losses("validation loss", *validated))
     weights = compare_weights(original[1], again[1])
     scores = tuple(_scores(original[0], again[0]))
-    losses_and_scores = tuple(_checks(first, second, original[1], again[1], scores))
-    checks = (*losses_and_scores, Check(what="trained weights", found=weights.relative, allowed=WEIGHTS))
+    dtypes = {row.base_dtype for metrics in (first, second) for row in metrics.attempts[-1:]}
+    checks = (
+        *_loss_checks(dtypes, trained, validated, [read_training_marker(folder) for _, folder in (original, again)]),
+        *(
+            Check(
+                what=f"score of {score.checkpoint} on {score.task}",
+                found=abs(score.original - score.reproduction),
+                allowed=score.allowed,
+            )
+            for score in scores
+        ),
+        Check(what="trained weights", found=weights.relative, allowed=WEIGHTS),
+    )
     failed = [check for check in checks if not check.passed]
-    same_losses = all(each.equal == each.steps for each in losses) and _same_steps(first, second)
-    same = same_losses and weights.equal == weights.checkpoints > 0 and not any(each.answers_changed for each in scores)
-    outcome = Outcome.BYTE_EQUAL if same else Outcome.NOT_REPRODUCED if failed else Outcome.WITHIN_TOLERANCE
-    if not same and not (_same_steps(first, second) and weights.checkpoints):
-        outcome = Outcome.NOT_REPRODUCED
+    is_comparable = all(one.keys() == other.keys() for one, other in (trained, validated)) and weights.checkpoints > 0
+    is_same = all(each.equal == each.steps for each in losses) and weights.equal == weights.checkpoints
+    if is_comparable and is_same and not any(each.answers_changed for each in scores):
+        outcome = Outcome.BYTE_EQUAL
+    else:
+        outcome = Outcome.WITHIN_TOLERANCE if is_comparable and not failed else Outcome.NOT_REPRODUCED
     return Reproduction(
         experiment=experiment,
         run=original[0].name,
         folder=str(again[1]),
         outcome=outcome,
         reasons=tuple(_reasons(outcome, failed, losses, weights, scores)),
-        environment=environment,
+        environment=tuple(_environment(first, second)),
         losses=losses,
         weights=weights,
         scores=scores,
@@ -241,7 +239,8 @@ def _reasons(
 ) -> Iterator[str]:
     if outcome is Outcome.BYTE_EQUAL:
         steps = sum(each.steps for each in losses)
-        yield f"equal: {steps} losses, the weights of {weights.checkpoints} checkpoints, {_answers(scores)}"
+        answers = f"{sum(each.items for each in scores)} answers" if scores else "and nothing was evaluated in both"
+        yield f"equal: {steps} losses, the weights of {weights.checkpoints} checkpoints, {answers}"
         return
     for check in failed:
         yield f"{check.what}: {check.found:.2g} apart, {check.allowed:.2g} allowed"
@@ -264,10 +263,6 @@ def _reasons(
                 f"{score.task}, {score.checkpoint}: {score.answers_changed} of {score.items} answers changed, score "
                 f"{score.original:.4g} and {score.reproduction:.4g}"
             )
-
-
-def _answers(scores: Sequence[ScoreDifferenceOf]) -> str:
-    return f"{sum(each.items for each in scores)} answers" if scores else "and nothing was evaluated in both"
 
 
 # ---- environment -----------------------------------------------------------------------------------------------------
@@ -293,31 +288,32 @@ def _environment(first: Metrics, second: Metrics) -> Iterator[Difference]:
     if not first.attempts or not second.attempts:
         yield Difference(what="attempts", original=str(len(first.attempts)), reproduction=str(len(second.attempts)))
         return
-    one, other = first.attempts[-1], second.attempts[-1]
-    for name in dict.fromkeys((*one.versions, *other.versions)):
-        yield from _differs(name, one.versions.get(name, "not recorded"), other.versions.get(name, "not recorded"))
-    for what, name in _COMPUTED_BY:
-        yield from _differs(what, _text(one, name), _text(other, name))
-    yield from _differs("attempts", str(len(first.attempts)), str(len(second.attempts)))
+    told = [
+        each.attempts[-1].versions
+        | {what: _text(getattr(each.attempts[-1], name)) for what, name in _COMPUTED_BY}
+        | {"attempts": str(len(each.attempts))}
+        for each in (first, second)
+    ]
+    versions = dict.fromkeys((*first.attempts[-1].versions, *second.attempts[-1].versions))
+    for what in (*versions, *(what for what, _ in _COMPUTED_BY), "attempts"):
+        values = [each.get(what, "not recorded") for each in told]
+        if values[0] != values[1]:
+            yield Difference(what=what, original=values[0], reproduction=values[1])
 
 
-def _differs(what: str, one: str, other: str) -> Iterator[Difference]:
-    if one != other:
-        yield Difference(what=what, original=one, reproduction=other)
-
-
-def _text(row: AttemptRow, name: str) -> str:
-    value = getattr(row, name)
+def _text(value: object) -> str:
     return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
 
 
-def _same_steps(first: Metrics, second: Metrics) -> bool:
-    """Return True if both made the same steps and validations."""
-    one, other = ([row.step for row in each.steps] for each in (first, second))
-    return one == other and {row.step for row in first.validations} == {row.step for row in second.validations}
+ByStep = Mapping[int, float]
+_Rows = Sequence[StepRow] | Sequence[ValidationRow]
+
+
+def _by_step(one: _Rows, other: _Rows) -> tuple[ByStep, ByStep]:
+    return {row.step: row.loss for row in one}, {row.step: row.loss for row in other}
 
 
 def _losses(what: str, one: Mapping[int, float], other: Mapping[int, float]) -> LossDifference:
@@ -344,44 +340,30 @@ def relative_difference(one: float, other: float) -> float:
     return abs(one - other) / max(abs(one), _SMALLEST)
 
 
-def _checks(
-    first: Metrics, second: Metrics, original: Path, again: Path, scores: Sequence[ScoreDifferenceOf]
+def _loss_checks(
+    dtypes: Iterable[str],
+    trained: tuple[ByStep, ByStep],
+    validated: tuple[ByStep, ByStep],
+    markers: Sequence[TrainingMarker | None],
 ) -> Iterator[Check]:
-    """Yield the comparisons of the tolerance rule."""
-    dtypes = {row.base_dtype for metrics in (first, second) for row in metrics.attempts[-1:]}
-    coarsest = max((FIRST_LOSS.get(dtype, FIRST_LOSS[_COARSEST]) for dtype in dtypes), default=FIRST_LOSS[_COARSEST])
-    trained = max((TRAINED_LOSS.get(dtype, TRAINED_LOSS[_COARSEST]) for dtype in dtypes), default=coarsest)
-    steps = [{row.step: row.loss for row in metrics.steps} for metrics in (first, second)]
-    if all(1 in each for each in steps):
-        yield Check(
-            what="training loss of step 1", found=relative_difference(steps[0][1], steps[1][1]), allowed=coarsest
-        )
-    if common := steps[0].keys() & steps[1].keys():
-        yield Check(
-            what="training losses, median over the steps",
-            found=median(relative_difference(steps[0][step], steps[1][step]) for step in common),
-            allowed=trained,
-        )
-    validations = [{row.step: row.loss for row in metrics.validations} for metrics in (first, second)]
-    for step in sorted(validations[0].keys() & validations[1].keys()):
-        yield Check(
-            what=f"validation loss at step {step}",
-            found=relative_difference(validations[0][step], validations[1][step]),
-            allowed=trained if step else coarsest,
-        )
-    markers = [read_training_marker(folder) for folder in (original, again)]
-    if markers[0] is not None and markers[1] is not None:
-        yield Check(
-            what="training loss of the last steps",
-            found=relative_difference(markers[0].final_train_loss, markers[1].final_train_loss),
-            allowed=trained,
-        )
-    for score in scores:
-        yield Check(
-            what=f"score of {score.checkpoint} on {score.task}",
-            found=abs(score.original - score.reproduction),
-            allowed=score.allowed,
-        )
+    """Yield the comparisons of losses in the tolerance rule."""
+    known = [dtype if dtype in FIRST_LOSS else _COARSEST for dtype in dtypes] or [_COARSEST]
+    first_limit, limit = (max(limits[dtype] for dtype in known) for limits in (FIRST_LOSS, TRAINED_LOSS))
+
+    def check(what: str, loss: float, again: float, allowed: float) -> Check:
+        return Check(what=what, found=relative_difference(loss, again), allowed=allowed)
+
+    if all(1 in each for each in trained):
+        yield check("training loss of step 1", trained[0][1], trained[1][1], first_limit)
+    if common := trained[0].keys() & trained[1].keys():
+        found = median(relative_difference(trained[0][step], trained[1][step]) for step in common)
+        yield Check(what="training losses, median over the steps", found=found, allowed=limit)
+    for step in sorted(validated[0].keys() & validated[1].keys()):
+        what = f"validation loss at step {step}"
+        yield check(what, validated[0][step], validated[1][step], limit if step else first_limit)
+    one, other = markers
+    if one is not None and other is not None:
+        yield check("training loss of the last steps", one.final_train_loss, other.final_train_loss, limit)
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -455,7 +437,7 @@ def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[tuple[TensorDi
     first, second = read_shard(one), read_shard(other)
     for name, tensor in sorted(first.tensors.items()):
         twin = second.tensors.get(name)
-        if twin is None or twin.shape != tensor.shape or tensor.dtype not in _NUMPY or twin.dtype not in _NUMPY:
+        if twin is None or twin.shape != tensor.shape or not {tensor.dtype, twin.dtype} <= _COMPARED:
             lost = TensorDifference(checkpoint=checkpoint, tensor=name, greatest=math.inf, relative=math.inf)
             yield lost, math.inf, 1.0
             continue
@@ -474,7 +456,7 @@ def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[tuple[TensorDi
 
 def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
     """Yield the values of a tensor in pieces."""
-    kind = np.dtype(_NUMPY[tensor.dtype])
+    kind = np.dtype("<u2" if tensor.dtype == _COARSEST else tensor.dtype)
     with open_regular(path) as stream:
         stream.seek(header_bytes + tensor.begin)
         left = tensor.elements
@@ -483,7 +465,7 @@ def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[n
             values: NDArray[Any] = np.frombuffer(stream.read(count * kind.itemsize), dtype=kind)
             if len(values) < count:
                 raise OSError(f"{path.name} ends before its header says")
-            if tensor.dtype == "bfloat16":
+            if tensor.dtype == _COARSEST:
                 values = (values.astype(np.uint32) << 16).view(np.float32)
             yield values.astype(np.float64)
             left -= count

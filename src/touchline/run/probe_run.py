@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
 from touchline.core.callbacks import MessageCallback
-from touchline.core.errors import InputError, RunsFailedError, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
@@ -37,18 +36,10 @@ from touchline.plan.local.context import formula_context
 from touchline.plan.slots import slots_to_try
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
-from touchline.run.probe_try import free_host_bytes
-from touchline.run.probing import describe, probe, try_batch
+from touchline.run.probing import describe, error_of, free_host_bytes, probe, require_packages, try_batch
 
 PROBED = DEFAULT_BACKEND
 """Trainer used by a probe."""
-
-
-class Store(Protocol):
-    """Function that stores a try in the history."""
-
-    def __call__(self, one: ProbeTry, machine: TargetMachine = ...) -> None:
-        """Store a try that ran on a machine, by default this one."""
 
 
 def heaviest(plan: Plan) -> PlannedRun:
@@ -75,7 +66,7 @@ def probe_run(
     settings: UserConfig,
     *,
     limit_bytes: int | None,
-    on_message: MessageCallback | None,
+    on_message: MessageCallback,
 ) -> ProbeReport:
     """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 
@@ -100,11 +91,11 @@ def probe_run(
     machine = machine_here(planned.plan.gpus_per_run)
     shape = shape_of_folder(Path(planned.plan.models[run.model].path))
     limit = free_host_bytes() if limit_bytes is None else limit_bytes
-    request, keep = _request(planned.plan, run, settings)
+    request, keep = _request(planned.plan, run, settings, machine)
     predicted = _predicted(run, shape, batches, machine, limit)
     report = probe(request, batches, predicted=predicted, host_limit_bytes=limit, on_message=on_message, keep=keep)
     if slots_of_probe(planned.plan) > 1:
-        measure_slots(planned.plan, run, planned.folder.root, settings, on_message or (lambda message: None))
+        measure_slots(planned.plan, run, planned.folder.root, settings, on_message)
     return report
 
 
@@ -115,6 +106,7 @@ BUDGET_SECONDS = 4.0
 """Time budget of its steps beyond the minimum number; process start is extra."""
 _BUSY = 1.5
 """Load per thread above which other processes use the machine."""
+_BUSY_WORDS = "the machine was busy (load {:.1f}): the times of this plan are those of a machine as busy as that"
 PATIENCE_SECONDS = 180.0
 """Timeout of a quick probe."""
 
@@ -173,9 +165,7 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
         on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan is based on formulas"))
         if kept and (load := busy_load(one)) is not None:
-            on_message(
-                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
-            )
+            on_message(_BUSY_WORDS.format(load))
         learned = learned or kept
     return learned
 
@@ -236,12 +226,9 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
         if whole.seconds_per_step is None:
             return whole.outcome.out_of_memory
         if (load := busy_load(whole)) is not None:
-            on_message(
-                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as "
-                "that, and slots are not measured"
-            )
+            on_message(f"{_BUSY_WORDS.format(load)}, and slots are not measured")
             return True
-        in_slots = _slots_probe(plan, run, root, settings, count, whole.seconds_per_step)
+        in_slots = quick_probe(plan, run, root, settings, count, whole.seconds_per_step)
     except TouchlineError as fault:
         on_message(f"the probe gave nothing ({fault.message})")
         return False
@@ -254,31 +241,6 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
     return True
 
 
-def _slots_probe(
-    plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, count: int, whole_seconds_per_step: float
-) -> ProbeTry:
-    """Measure some steps of a run beside other processes with the same steps, and store them in the history."""
-    assert run.batches is not None
-    whole = plan.machine.whole
-    machine = replace(whole, slots=count)
-    request, keep = _request(plan, run, settings, largest=False, whole_seconds_per_step=whole_seconds_per_step)
-    request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
-    one, fault = try_batch(
-        request,
-        run.batches.micro_batch_size,
-        _usual(run, _lengths(plan, run, root, settings)),
-        free_host_bytes() // count,
-        PATIENCE_SECONDS,
-        slots=count,
-        threads=machine.threads_per_run,
-    )
-    if fault is not None:
-        raise RunsFailedError(fault.message)
-    if one.outcome is ProbeOutcome.FITS:
-        keep(one, machine)
-    return one
-
-
 def busy_load(one: ProbeTry) -> float | None:
     """Return the machine's load before a try on a CPU if other processes used it too, else None."""
     if one.answer is None or one.answer.machine.device != "cpu" or one.answer.machine.load_1min is None:
@@ -287,7 +249,14 @@ def busy_load(one: ProbeTry) -> float | None:
     return load if load > _BUSY * one.answer.machine.threads else None
 
 
-def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ProbeTry:
+def quick_probe(
+    plan: Plan,
+    run: PlannedRun,
+    root: Path,
+    settings: UserConfig,
+    slots: int = 1,
+    whole_seconds_per_step: float | None = None,
+) -> ProbeTry:
     """Measure some steps of a run at its usual batch in a separate process, and store them in the history.
 
     Args:
@@ -295,27 +264,32 @@ def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -
         run: run of our trainer.
         root: experiment folder.
         settings: user config with models, caches and history.
+        slots: processes that do the same steps beside each other.
+        whole_seconds_per_step: of a probe of slots, the same step with all threads and nothing beside it.
 
     Raises:
         InputError: the model cannot be loaded.
         HostError: the training packages are not installed, or the history is not writable.
         RunsFailedError: no step could be made.
     """
-    assert run.train is not None
     assert run.batches is not None
-    lengths = _lengths(plan, run, root, settings)
-    limit = free_host_bytes()
-    request, keep = _request(plan, run, settings, largest=False)
-    request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
-    report = probe(
-        request,
-        {run.batches.micro_batch_size: _usual(run, lengths)},
-        predicted=run.batches.micro_batch_size,
-        host_limit_bytes=limit,
-        timeout_seconds=PATIENCE_SECONDS,
-        keep=keep,
+    require_packages()
+    machine = machine_here(plan.gpus_per_run) if slots == 1 else replace(plan.machine.whole, slots=slots)
+    request, keep = _request(plan, run, settings, machine, largest=False, whole_seconds_per_step=whole_seconds_per_step)
+    one, fault = try_batch(
+        replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS),
+        run.batches.micro_batch_size,
+        _usual(run, _lengths(plan, run, root, settings)),
+        free_host_bytes() // slots,
+        PATIENCE_SECONDS,
+        slots=slots,
+        threads=None if slots == 1 else machine.threads_per_run,
     )
-    return report.tries[-1]
+    if fault is not None:
+        raise error_of(fault)
+    if slots == 1 or one.outcome is ProbeOutcome.FITS:
+        keep(one)
+    return one
 
 
 def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
@@ -360,17 +334,18 @@ def _request(
     plan: Plan,
     run: PlannedRun,
     settings: UserConfig,
+    machine: TargetMachine,
     *,
     largest: bool = True,
     whole_seconds_per_step: float | None = None,
-) -> tuple[ProbeRequest, Store]:
+) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
     """Return the common request of all tries of a run, and a function that stores a try in the history.
 
     Without the `largest` batch a try measures speed only, not the memory of the training.
     """
     assert run.train is not None
     assert run.batches is not None
-    model, here = plan.models[run.model], machine_here(plan.gpus_per_run)
+    model = plan.models[run.model]
     shape = shape_of_folder(Path(model.path))
     request = ProbeRequest(
         model=ProbedModel(name=model.name, path=model.path),
@@ -381,7 +356,7 @@ def _request(
         micro_batches_per_step=2 if run.batches.gradient_accumulation_steps > 1 else 1,
     )
 
-    def keep(one: ProbeTry, machine: TargetMachine = here) -> None:
+    def keep(one: ProbeTry) -> None:
         dimensions = None if isinstance(shape, Missing) else shape
         record = probe_record(request, one, dimensions, machine, whole_seconds_per_step=whole_seconds_per_step)
         if isinstance(record, RunRecord):

@@ -32,8 +32,7 @@ from touchline.history.selftest import NodeCheck, Section, SelftestReport, StepC
 from touchline.plan.context import estimate_memory
 from touchline.plan.local.context import formula_context
 from touchline.run.probe_run import busy_load
-from touchline.run.probe_try import free_host_bytes
-from touchline.run.probing import require_packages, try_batch
+from touchline.run.probing import free_host_bytes, require_packages, try_batch
 from touchline.run.progress import JobProgress
 from touchline.run.selftest_loads import (
     LADDER_SIZES,

@@ -106,11 +106,10 @@ def gpu_memory(
     loaded_bytes: int, loading_bytes: int | None, allocated_bytes: int, reserved_bytes: int, request: ProbeRequest
 ) -> ProbeMemory:
     """Return the GPU memory by kind; process memory includes the allocator's cache and the driver's context."""
-    free, total = torch.cuda.mem_get_info()
-    others_bytes = request.gpu_in_use_before_bytes
     process_bytes: int | None = None
     method = "unknown: the driver does not report what other processes hold"
-    if others_bytes is not None:
+    if (others_bytes := request.gpu_in_use_before_bytes) is not None:
+        free, total = torch.cuda.mem_get_info()
         context_bytes = max(total - free - torch.cuda.memory_reserved() - others_bytes, 0)
         process_bytes = reserved_bytes + context_bytes
         method = "reserved, and what the device holds beside it and beside other processes"
@@ -137,10 +136,10 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
     memory, setup_seconds = None, None
     try:
         keep_to_share(request, machine)
-        probe.load()
+        model = probe.load()
         setup_seconds = time.time() - psutil.Process().create_time()
         LOG.info("%s is loaded, %.1f s after the start; %d steps", request.model.name, setup_seconds, request.steps)
-        memory = probe.steps()
+        memory = probe.steps(model)
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError is a RuntimeError, and so is what torch raises of the processor's memory.
         found = lacking(error, machine.kind)
@@ -192,27 +191,24 @@ class _Probe:
     def __init__(self, request: ProbeRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
-        self._model: nn.Module | None = None
-        self._loading_bytes: int | None = None
         self.step_seconds: list[float] = []
         self.work: ProbeWork | None = None
 
-    def load(self) -> None:
+    def load(self) -> nn.Module:
         """Load what is trained like the trainer."""
         request, machine = self._request, self._machine
         attention = attention_for(machine, request.width, request.train.attention)
         base = make_base(request, machine, attention)
-        count = sum(parameter.numel() for parameter in base.parameters())
+        base_parameters = sum(parameter.numel() for parameter in base.parameters())
         model = to_trained(base, request)
         together = request.side_by_side
         vocabulary = int(base_of(model).get_input_embeddings().weight.shape[0])
         self._examples, self._layout = invented(request, vocabulary)
-        self._model = model
         self.work = ProbeWork(
             attention=attention,
             layout=self._layout.name,
             optimizer=OPTIMIZER_NAMES[request.train.optimizer],
-            base_parameters=count,
+            base_parameters=base_parameters,
             trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
             tokens_per_step=together * request.rows * request.width * request.micro_batches_per_step,
             examples_per_step=together * len(self._examples) * request.micro_batches_per_step,
@@ -220,11 +216,11 @@ class _Probe:
         self._adapters = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, together))]
         for name in self._adapters[1:]:
             attach_adapter(model, request, name=name)
+        return model
 
-    def steps(self) -> ProbeMemory:
+    def steps(self, model: nn.Module) -> ProbeMemory:
         """Run timed optimizer steps. Return the peak memory over all of them."""
-        assert self._model is not None
-        model, machine = self._model, self._machine
+        machine = self._machine
         target_loss = TargetLoss(model, machine)
         adapters = (
             [trainable(model)] if len(self._adapters) == 1 else [trainable(model, each) for each in self._adapters]
@@ -241,9 +237,7 @@ class _Probe:
         exact = forget_peak()
         with MemorySampler(machine) as sampler:
             sampler.watch(active=True)
-            for _ in range(self._request.steps):
-                if self._spent():
-                    break
+            while len(self.step_seconds) < self._request.steps and not self._spent():
                 watch = Stopwatch()
                 self._step(target_loss, side_by_side, runs)
                 if machine.kind == "cuda":

@@ -15,11 +15,14 @@ from touchline.report.compared import (
     PairedRuns,
     SettingRow,
 )
-from touchline.report.comparing.runs import Condition, Match, condition_words, conditions_of, matches_of
-from touchline.report.comparing.scores import (
+from touchline.report.comparing.matches import (
+    Match,
     analysed,
+    condition_words,
+    conditions_of,
     effect_of,
     last_evaluations,
+    matches_of,
     paired,
     scored_run,
     tasks_of,
@@ -57,38 +60,33 @@ def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
             effects += effect_of(sides[0], side, own, found, task)
         refusals += unscored(side, own)
     return ComparedExperiments(
-        experiments=tuple(_line(side) for side in sides),
+        experiments=tuple(
+            ComparedSide(
+                label=side.label,
+                root=side.root,
+                origin=side.origin,
+                date=side.date,
+                question=side.question,
+                runs=len(side.runs),
+                evaluated=sum(bool(last_evaluations(run)) for run in side.runs),
+            )
+            for side in sides
+        ),
         settings=tuple(rows),
         same_settings=same,
         known_once=tuple(once),
-        rows=tuple(_condition_row(sides, key, runs) for key, runs in conditions.items()),
+        rows=tuple(
+            ConditionRow(
+                condition=condition_words(key),
+                runs=tuple(tuple(_cell(side, run) for run in runs) for side, runs in zip(sides, by_side, strict=True)),
+            )
+            for key, by_side in conditions.items()
+        ),
         pairs=tuple(pairs),
         refusals=tuple(refusals),
         effects=tuple(effects),
         notes=tuple(_notes(sides, rows, matches)),
     )
-
-
-# ---- presentation ----------------------------------------------------------------------------------------------------
-
-
-def _line(side: ExperimentSummary) -> ComparedSide:
-    return ComparedSide(
-        label=side.label,
-        root=side.root,
-        origin=side.origin,
-        date=side.date,
-        question=side.question,
-        runs=len(side.runs),
-        evaluated=sum(bool(last_evaluations(run)) for run in side.runs),
-    )
-
-
-def _condition_row(
-    sides: Sequence[ExperimentSummary], key: Condition, runs: Sequence[Sequence[RunResult]]
-) -> ConditionRow:
-    cells = tuple(tuple(_cell(side, run) for run in each) for side, each in zip(sides, runs, strict=True))
-    return ConditionRow(condition=condition_words(key), runs=cells)
 
 
 def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
@@ -97,9 +95,8 @@ def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
     if found is not None:
         scored = scored_run(run, found[1], side.label, "", is_reference=False)
         (own,) = analysed([scored], found[0], {}).scores
-        score = Quantity(
-            value=own.value, unit="1", low=own.low, high=own.high, coverage=own.coverage, method=own.method
-        )
+        value, low, high = own.value, own.low, own.high
+        score = Quantity(value=value, unit="1", low=low, high=high, coverage=own.coverage, method=own.method)
     return ComparedRun(
         experiment=side.label,
         run=run.name,

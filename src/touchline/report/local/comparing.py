@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.callbacks import ProgressCallback
@@ -16,8 +17,6 @@ from touchline.report.comparing.settings import DEVICE, found_settings, planned_
 from touchline.results.collect import collect_results
 from touchline.run.folders import ExperimentFolder, is_experiment
 
-FEWEST = 2
-
 
 def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
     """Read experiments and compare them with the first.
@@ -29,7 +28,12 @@ def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallbac
     Raises:
         InputError: fewer than two, a duplicate, one without a plan, or a folder without runs.
     """
-    _refuse(sources)
+    if len(sources) < 2:
+        raise InputError("one experiment has nothing to be compared with", expected="two or more folders")
+    folders = Counter((source if source.is_dir() else source.parent).resolve() for source in sources)
+    for folder, count in folders.items():
+        if count > 1:
+            raise InputError(f"{str(folder)!r} is named {count} times", expected="each experiment once")
     sides: list[ExperimentSummary] = []
     for done, source in enumerate(sources):
         if on_progress is not None:
@@ -38,15 +42,6 @@ def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallbac
     if on_progress is not None:
         on_progress(len(sources), len(sources))
     return compare(_labelled(sides))
-
-
-def _refuse(sources: Sequence[Path]) -> None:
-    if len(sources) < FEWEST:
-        raise InputError("one experiment has nothing to be compared with", expected="two or more folders")
-    folders = Counter((source if source.is_dir() else source.parent).resolve() for source in sources)
-    for folder, count in folders.items():
-        if count > 1:
-            raise InputError(f"{str(folder)!r} is named {count} times", expected="each experiment once")
 
 
 def _read(source: Path) -> ExperimentSummary:
@@ -96,8 +91,6 @@ def _found(source: Path) -> ExperimentSummary:
 
 def _labelled(sides: Sequence[ExperimentSummary]) -> list[ExperimentSummary]:
     """Return the experiments with unique labels. Experiments of one name are labelled by folder, then by number."""
-    from dataclasses import replace
-
     labels = [side.label for side in sides]
     if len(set(labels)) < len(labels):
         labels = [Path(side.root).resolve().name for side in sides]

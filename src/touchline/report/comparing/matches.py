@@ -1,24 +1,132 @@
-"""Scores of matched runs: paired on the same items of the same test split, or refused with the reason.
+"""Matching of runs between experiments by condition and seed, and their scores, paired on the same items.
 
-Prompt and decoding may differ, since an experiment may be about them. The pair then says so.
+A condition is identified by the settings that vary within an experiment and have values that the experiments share.
+Several runs of one experiment may have the same condition because it varies a setting that the other does not. Such
+runs cannot be matched. Prompt and decoding may differ, since an experiment may be about them. The pair then says so.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from numpy.random import PCG64, Generator
 
 from touchline.core.levels import Level
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ExperimentEffect, ExperimentSummary, NotCompared, PairedRuns
-from touchline.report.comparing.runs import Match, condition_words
-from touchline.report.comparing.settings import SEED
-from touchline.report.formatting import join_names
+from touchline.report.comparing.settings import MODEL, SEED
+from touchline.report.formatting import join_names, level_words
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse
 from touchline.statistics.conclusions import Analysis, ScoredRun
+
+Condition = tuple[tuple[str, str], ...]
+"""Identity of a condition: (key, value) pairs, the purpose of a control first."""
+_KIND = "kind"
+_KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Run of a later experiment, and the single run of the first that it is compared with."""
+
+    condition: Condition
+    side: ExperimentSummary
+    run: RunResult
+    reference: RunResult
+
+    @property
+    def words(self) -> str:
+        """Return the condition as text, with the seed."""
+        return condition_words(self.condition)
+
+    @property
+    def is_asked_about(self) -> bool:
+        """Return True if the run is fine-tuned and not a control."""
+        return not is_control(self.run) and self.run.control is None
+
+    @property
+    def is_sequential(self) -> bool:
+        """Return True if a strategy decided by results whether one of the runs was made."""
+        return self.run.phase is not None or self.reference.phase is not None
+
+
+def conditions_of(sides: Sequence[ExperimentSummary], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
+    """Return the runs by condition, for each experiment, in the order of the first experiment that has them."""
+    found: dict[Condition, list[list[RunResult]]] = {}
+    for number, side in enumerate(sides):
+        for run in side.runs:
+            settings = side.settings.get(run.name, {})
+            # A control has no training. Only its model, its data and its purpose identify it.
+            asked = [key for key in keys if not (is_control(run) and key.startswith(("train.", SEED)))]
+            kind = ((_KIND, _kind(run)),) if is_control(run) or run.control is not None else ()
+            key = (*kind, *((each, settings[each]) for each in asked if each in settings))
+            found.setdefault(key, [[] for _ in sides])[number].append(run)
+    return found
+
+
+def matches_of(
+    sides: Sequence[ExperimentSummary], conditions: dict[Condition, list[list[RunResult]]], keys: Sequence[str]
+) -> tuple[list[Match], list[NotCompared]]:
+    """Return the matched runs, and the conditions with ambiguous matches.
+
+    Args:
+        sides: the experiments.
+        conditions: the result of `conditions_of`.
+        keys: the settings that identify conditions.
+    """
+    matches: list[Match] = []
+    refusals: list[NotCompared] = []
+    for key, runs in conditions.items():
+        for side, own in zip(sides[1:], runs[1:], strict=True):
+            if len(own) == 1 and len(runs[0]) == 1:
+                matches.append(Match(key, side, own[0], runs[0][0]))
+            elif own and runs[0]:
+                reason = _several(sides[0], runs[0], side, own, keys)
+                refusals.append(NotCompared(condition=condition_words(key), experiment=side.label, reason=reason))
+    return matches, refusals
+
+
+def _several(
+    first: ExperimentSummary,
+    ones: Sequence[RunResult],
+    side: ExperimentSummary,
+    others: Sequence[RunResult],
+    keys: Sequence[str],
+) -> str:
+    """Return the reason why several runs cannot be matched."""
+    apart: list[str] = []
+    for each, runs in ((first, ones), (side, others)):
+        settings = [each.settings.get(run.name, {}) for run in runs]
+        known = set().union(*settings) - set(keys) - set(apart)
+        apart += sorted(key for key in known if len({one.get(key) for one in settings}) > 1)
+    why = f", which differ in {join_names(apart)}" if apart else ", which differ in nothing that is known"
+    return f"{len(ones)} of {first.label} and {len(others)} of {side.label} are of this condition{why}"
+
+
+def is_control(run: RunResult) -> bool:
+    """Return True if the run trains nothing."""
+    return run.kind is RunKind.CONTROL
+
+
+def _kind(run: RunResult) -> str:
+    return (run.control or ControlKind.BASE).value
+
+
+def condition_words(key: Sequence[tuple[str, str]]) -> str:
+    """Return the condition as text, such as `SmolLM2, rank 64, seed 1`."""
+    kind = "".join(f"{_KINDS[value]}: " for each, value in key if each == _KIND)
+    return kind + ", ".join(_one(each, value) for each, value in key if each != _KIND)
+
+
+def _one(key: str, value: str) -> str:
+    return value if key == MODEL else f"seed {value}" if key == SEED else level_words(key, value)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
 
 EXPERIMENT = "experiment"
 """Name of the factor whose levels are the experiments."""
@@ -34,13 +142,14 @@ Task = tuple[str, str]
 
 def tasks_of(matches: Sequence[Match]) -> list[Task]:
     """Return the tasks and scores that both runs of a match have, the experiment's own task first."""
-    found: dict[Task, None] = {}
-    for is_own in (True, False):
-        for match in matches:
-            for task in _last_of_each(match.run, own=is_own):
-                if task in last_evaluations(match.reference):
-                    found[task] = None
-    return list(found)
+    shared = [
+        (task, is_own)
+        for match in matches
+        for is_own in (True, False)
+        for task in _last_of_each(match.run, own=is_own)
+        if task in last_evaluations(match.reference)
+    ]
+    return list(dict.fromkeys(task for task, _ in sorted(shared, key=lambda each: not each[1])))
 
 
 def paired(
@@ -48,42 +157,38 @@ def paired(
 ) -> tuple[list[PairedRuns], list[NotCompared]]:
     """Return the differences on one task, adjusted as one family, and the runs that cannot be compared."""
     scored: list[tuple[Match, EvaluationRecord, EvaluationRecord]] = []
-    refusals: list[NotCompared] = []
+    refusals: list[tuple[str, str]] = []
+    runs: list[ScoredRun] = []
     for match in matches:
         own, other = last_evaluations(match.run).get(task), last_evaluations(match.reference).get(task)
         if own is None or other is None:
             continue
-        reason = _why_not(side.label, own, first.label, other)
-        if reason is None:
-            scored.append((match, own, other))
-        else:
-            refusals.append(NotCompared(condition=match.words, experiment=side.label, reason=reason))
-    runs: list[ScoredRun] = []
-    for number, (match, own, other) in enumerate(scored):
-        runs.append(scored_run(match.run, own, side.label, str(number), is_reference=False))
-        runs.append(scored_run(match.reference, other, first.label, str(number), is_reference=True))
-    if not runs:
-        return [], refusals
-    compared = analysed(runs, task, {})
-    refusals += [
-        NotCompared(condition=refusal.run, experiment=side.label, reason=refusal.reason)
-        for refusal in compared.refusals
-    ]
-    pairs = [
-        PairedRuns(
-            condition=match.words,
-            task=task[0],
-            score=task[1],
-            experiment=side.label,
-            run=match.run.name,
-            reference=first.label,
-            reference_run=match.reference.name,
-            comparison=comparison,
-            evaluation_differs_in=_differs_in(match, first, own, other),
-        )
-        for (match, own, other), comparison in zip(scored, compared.comparisons, strict=True)
-    ]
-    return pairs, refusals
+        if (reason := _why_not(side.label, own, first.label, other)) is not None:
+            refusals.append((match.words, reason))
+            continue
+        pair = str(len(scored))
+        runs.append(scored_run(match.run, own, side.label, pair, is_reference=False))
+        runs.append(scored_run(match.reference, other, first.label, pair, is_reference=True))
+        scored.append((match, own, other))
+    pairs: list[PairedRuns] = []
+    if runs:
+        compared = analysed(runs, task, {})
+        refusals += [(refusal.run, refusal.reason) for refusal in compared.refusals]
+        pairs = [
+            PairedRuns(
+                condition=match.words,
+                task=task[0],
+                score=task[1],
+                experiment=side.label,
+                run=match.run.name,
+                reference=first.label,
+                reference_run=match.reference.name,
+                comparison=comparison,
+                evaluation_differs_in=_differs_in(match, first, own, other),
+            )
+            for (match, own, other), comparison in zip(scored, compared.comparisons, strict=True)
+        ]
+    return pairs, [NotCompared(condition=words, experiment=side.label, reason=why) for words, why in refusals]
 
 
 def effect_of(
@@ -113,17 +218,14 @@ def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRec
     """Return the reason why two evaluations are not compared. None if they are."""
     if own.data_sha256 != other.data_sha256:
         return f"the items differ: {label} and {first} were scored on different test splits"
-    mine, yours = (
-        dict.fromkeys(sample.id for sample in own.samples),
-        dict.fromkeys(sample.id for sample in other.samples),
-    )
+    mine, yours = ({sample.id: sample.target for sample in each.samples} for each in (own, other))
     if list(mine) != list(yours):
         shared = len(mine.keys() & yours.keys())
         return (
             f"the items differ: {len(mine):,} in {label}, {len(yours):,} in {first}, {shared:,} of them in both; "
             f"evaluate both with the same evaluate.samples"
         )
-    if {sample.id: sample.target for sample in own.samples} != {sample.id: sample.target for sample in other.samples}:
+    if mine != yours:
         return "the items differ: the same names have other answers"
     return None
 
