@@ -33,10 +33,10 @@ from sample_sizes import WITHIN, choices
 from touchline.statistics.conclusions import SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, widened_variance
 from touchline.strategy.decisions import SeedPair
+from touchline.strategy.evidence import Evidence, divergence_variance, take_look
 from touchline.strategy.explore import halving, median
 from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
 from touchline.strategy.look_designs import ChosenLooks, choose_looks
-from touchline.strategy.looks import Evidence, divergence_variance, take_look
 
 Floats = NDArray[np.float64]
 FALSE_CLAIMS: Final = 0.05

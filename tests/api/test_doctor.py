@@ -21,9 +21,15 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
-from touchline.run.doctor import run_doctor, trial_options
+from touchline.run.doctor import (
+    inspect_folder,
+    locks_hold_across_nodes,
+    mount_of,
+    python_there,
+    run_doctor,
+    trial_options,
+)
 from touchline.run.doctor_cluster import check_cluster
-from touchline.run.doctor_host import inspect_folder, locks_hold_across_nodes, mount_of, python_there
 from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
 from touchline.slurm.local.cluster import query_cluster
 from touchline.slurm.local.commands import CommandResult, RealCommands

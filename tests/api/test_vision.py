@@ -214,7 +214,7 @@ def test_images_read_ahead_change_nothing(place: Path, tmp_path: Path, monkeypat
         readers.add(threading.current_thread().name.partition("_")[0])
         return load_pixels(images, rule)
 
-    monkeypatch.setattr("touchline.train.pixels.load_pixels", load)
+    monkeypatch.setattr("touchline.train.target_loss.load_pixels", load)
     results = []
     for number in (0, 2):
         (folder,) = tmp_path.glob(f"*workers{number}*")

@@ -12,8 +12,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer, models, normalizers, pre
 
 from touchline.core.catalog import Example, Message
 from touchline.data.rendering import chat as chat_module
-from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
-from touchline.data.rendering.encoding import BatchEncoder
+from touchline.data.rendering.chat import BatchEncoder, ChatRenderer, SpecialTokens
 
 pytestmark = pytest.mark.planning
 

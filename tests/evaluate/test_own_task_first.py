@@ -15,7 +15,7 @@ from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineErro
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
-from touchline.evaluate.prompts import shared_difference, turns_difference
+from touchline.evaluate.records import shared_difference, turns_difference
 from touchline.experiment.experiment import EvaluateConfig
 from touchline.results.current_evaluations import with_metric
 

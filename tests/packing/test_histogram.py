@@ -13,11 +13,9 @@ from tests.packing import by_item
 from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase
 from tests.packing.drawn import problems
 
-from touchline.data.packing.exact_fill import ExactFill
 from touchline.data.packing.groups import Filler, Pattern, best_fit_groups, fill, first_fit_groups
-from touchline.data.packing.histogram import pack_histogram
+from touchline.data.packing.histogram import ExactFill, SubsetFill, pack_histogram
 from touchline.data.packing.lengths import Histogram, count_lengths
-from touchline.data.packing.subset_fill import SubsetFill
 
 pytestmark = pytest.mark.planning
 

@@ -10,7 +10,7 @@ from tests.report.made_gathered import points, run
 from touchline.core.levels import BACKEND, Level
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Table
-from touchline.report.tables.trainers import agreement_table, step_differences
+from touchline.report.tables.training import agreement_table, step_differences
 from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning

@@ -14,9 +14,9 @@ from scipy import stats
 
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import ContrastLook, SeedPair
+from touchline.strategy.evidence import Evidence, take_look
 from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
 from touchline.strategy.look_designs import candidate_looks, choose_looks, seeds_of_one_test
-from touchline.strategy.looks import Evidence, take_look
 
 pytestmark = pytest.mark.planning
 

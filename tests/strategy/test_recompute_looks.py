@@ -16,7 +16,7 @@ from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.run.ledger import Ledger
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import DecisionKind, Look, SeedPair, StrategyDecision
-from touchline.strategy.looks import Evidence, take_look
+from touchline.strategy.evidence import Evidence, take_look
 
 pytestmark = pytest.mark.planning
 

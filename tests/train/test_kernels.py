@@ -14,7 +14,7 @@ import touchline.backends
 from touchline.core.errors import HostError
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.experiment import TrainConfig
-from touchline.train.kernels import require_kernels
+from touchline.train.hf_inputs import require_kernels
 from touchline.train.run import Stop, run_training
 
 

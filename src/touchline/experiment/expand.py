@@ -10,15 +10,14 @@ from dataclasses import replace
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.core.levels import SEEDS, STAGE, Level, level_text
-from touchline.experiment.controls import shuffled_controls, untrained_controls
-from touchline.experiment.document import YamlDocument, error
-from touchline.experiment.experiment import Experiment, StageConfig, TrainConfig, with_fields
-from touchline.experiment.methods import method_faults
-from touchline.experiment.names import Condition, ModelLabel, run_names, stage_run_names
+from touchline.experiment.document import Path, YamlDocument, error
+from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, TrainConfig, with_fields
+from touchline.experiment.names import Condition, ModelLabel, control_names, refuse_taken, run_names, stage_run_names
 from touchline.experiment.overlay import setting, with_settings
-from touchline.experiment.runs import ParentLink, Phase, RunKind, RunSpec
+from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind, RunSpec
 from touchline.experiment.stages import chain_faults, stage_settings
 from touchline.experiment.strategy import ConfirmConfig, StrategyConfig
+from touchline.experiment.validate import adapter
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
@@ -207,3 +206,192 @@ def _seeds_of_condition(
 def _is_asked(confirm: ConfirmConfig, levels: Mapping[str, str]) -> bool:
     sides = [side for contrast in confirm.contrasts for side in (contrast.level, contrast.against)]
     return any(all(levels.get(key) == level_text(value) for key, value in side.items()) for side in sides)
+
+
+# ---- settings that do not go with `method: full`, with their places in the file --------------------------------------
+
+
+_SAVE = "train.checkpoint.save"
+
+
+def method_faults(runs: Sequence[RunSpec], experiment: Experiment, document: YamlDocument) -> list[Finding]:
+    """Return an error for each setting of an adapter that is given to runs with `method: full`, and for each stage that
+    would continue such a run.
+
+    Keys of the file itself are for other runs, if there are any that train an adapter.
+
+    Args:
+        runs: fine-tuned runs.
+        experiment: the experiment.
+        document: where to point.
+    """
+    whole = [run for run in runs if run.train.trains_all]
+    places: dict[str, Path] = {}
+    if whole and len(whole) == len(runs):
+        places |= {key: path for key, path in _written(document) if _of_adapter(key)}
+    for run in whole:
+        places |= {key: path for key, path in _own(run, experiment) if _of_adapter(key)}
+    findings = [
+        error(
+            "EX003",
+            key,
+            f"{key} is given to a run with method: full, which has no adapter and saves the whole model",
+            document.where(path),
+            "take it out, or set method and rank together: pairs: [{train.method: full}, {train.lora.rank: 8}]",
+        )
+        for key, path in places.items()
+    ]
+    return findings + list(_stage_faults(runs, experiment, document))
+
+
+def _stage_faults(runs: Sequence[RunSpec], experiment: Experiment, document: YamlDocument) -> Iterator[Finding]:
+    trained = {run.name: run.train for run in runs}
+    broken = {
+        run.link.stage
+        for run in runs
+        if run.link is not None and (run.train.trains_all or trained[run.link.parent].trains_all)
+    }
+    for index, stage in enumerate(experiment.stages):
+        if stage.name in broken:
+            yield error(
+                "EX003",
+                "stages.continue",
+                f"stage {stage.name} continues {stage.parent}, and one of them has method: full; only adapters are "
+                "continued or merged",
+                document.where(("stages", index, "continue")),
+                "method: lora in both, or evaluate the trained model as `models: [.../epoch_N]` of a new experiment",
+            )
+
+
+def _of_adapter(key: str) -> bool:
+    return key.startswith("train.lora.") or key == _SAVE
+
+
+def _written(document: YamlDocument) -> Iterator[tuple[str, Path]]:
+    """Yield the keys under `train` in the file and on the command line, with their places."""
+    train = document.data.get("train")
+    for key, value in train.items() if isinstance(train, dict) else ():
+        for inner in value if isinstance(value, dict) else ():
+            yield f"train.{key}.{inner}", ("train", key, inner)
+    for path in document.overridden:
+        yield ".".join(map(str, path)), path
+
+
+def _own(run: RunSpec, experiment: Experiment) -> Iterator[tuple[str, Path]]:
+    """Yield the keys that are set for a run alone: by a factor, a pair or its stage."""
+    levels = {level.factor: level.value for level in run.levels}
+    for key in levels:
+        if key in experiment.factors:
+            yield key, ("factors", key)
+        for index, pair in enumerate(experiment.pairs):
+            if key in pair and pair.get("train.method") == "full":
+                yield key, ("pairs", index, key)
+    for index, stage in enumerate(experiment.stages):
+        if stage.name == levels.get(STAGE):
+            for key in stage_settings(stage):
+                yield key, ("stages", index, *key.split("."))
+
+
+# ---- controls of an experiment: the base as it is, through an adapter that changes nothing, and tr -------------------
+
+
+_KEPT = ("data.", "evaluate.")
+"""Factors whose levels a control has; it stands for all levels of the others."""
+
+
+def untrained_controls(
+    experiment: Experiment,
+    runs: Sequence[RunSpec],
+    taken: Sequence[str],
+    labels: Mapping[str, ModelLabel],
+    document: YamlDocument,
+) -> list[RunSpec]:
+    """Return the base and the no-op adapter for every base model and every way to evaluate it.
+
+    Args:
+        experiment: says which controls there are.
+        runs: the runs that the experiment asks about.
+        taken: names of all runs so far.
+        labels: size and family of every model.
+        document: where to point.
+
+    Raises:
+        InputError: a fine-tuned run has the name of a control.
+    """
+    distinct: dict[tuple[str, str], RunSpec] = {}
+    for run in runs:
+        distinct.setdefault((run.model, _json(_asked(run.data)) + _json(run.evaluate)), run)
+    found: list[RunSpec] = []
+    for kind in (ControlKind.BASE, ControlKind.NO_OP):
+        if kind.value not in experiment.controls:
+            continue
+        controls = [_untrained(run, kind, experiment.seeds[0]) for run in distinct.values()]
+        names = control_names(controls, taken, labels, document, kind.value)
+        found += [replace(control, name=name) for control, name in zip(controls, names, strict=True)]
+    return found
+
+
+def shuffled_controls(
+    experiment: Experiment,
+    chains: Sequence[Sequence[RunSpec]],
+    labels: Mapping[str, ModelLabel],
+    document: YamlDocument,
+) -> list[RunSpec]:
+    """Return the first condition and seed of every base model and dataset, trained on shuffled answers.
+
+    Of a chain, every stage is trained so, each from its parent.
+
+    Args:
+        experiment: says whether there are such controls.
+        chains: the runs that the experiment asks about, the stages of one chain together.
+        labels: size and family of every model.
+        document: where to point.
+
+    Raises:
+        InputError: a fine-tuned run has the name of a control.
+    """
+    if ControlKind.SHUFFLED.value not in experiment.controls:
+        return []
+    first: dict[tuple[str, str], Sequence[RunSpec]] = {}
+    for chain in chains:
+        first.setdefault((chain[0].model, "".join(_json(run.data) for run in chain)), chain)
+    taken = [run.name for chain in chains for run in chain]
+    heads = [chain[-1] for chain in first.values()]
+    names = control_names(heads, taken, labels, document, ControlKind.SHUFFLED.value)
+    if not experiment.stages:
+        return [_shuffled(run, name) for run, name in zip(heads, names, strict=True)]
+    stages = [stage.name for stage in experiment.stages]
+    found: list[RunSpec] = []
+    for chain, own in zip(first.values(), stage_run_names(names, stages), strict=True):
+        renamed = dict(zip((run.name for run in chain), (own[stage] for stage in stages), strict=True))
+        for run in chain:
+            link = None if run.link is None else replace(run.link, parent=renamed[run.link.parent])
+            found.append(replace(_shuffled(run, renamed[run.name]), link=link))
+    refuse_taken([run.name for run in found], taken, document)
+    return found
+
+
+def _untrained(run: RunSpec, kind: ControlKind, seed: int) -> RunSpec:
+    levels = _levels(run, ("models",))
+    if run.data.test is not None:
+        levels = tuple(level for level in levels if level.factor not in TRAINING_KEYS)
+    return replace(run, kind=RunKind.CONTROL, control=kind, seed=seed, link=None, levels=levels, phase=None)
+
+
+def _asked(data: DataConfig) -> DataConfig:
+    """Return the data settings that an untrained model's answers depend on: with a test file no training file."""
+    return data if data.test is None else replace(data, train="", validation=None)
+
+
+def _shuffled(run: RunSpec, name: str) -> RunSpec:
+    levels = _levels(run, ("models", STAGE))
+    return replace(run, name=name, control=ControlKind.SHUFFLED, levels=levels, phase=None)
+
+
+def _levels(run: RunSpec, kept: tuple[str, ...]) -> tuple[Level, ...]:
+    """Return a run's levels without those of the factors, so that no factor effect counts a control."""
+    return tuple(level for level in run.levels if level.factor in kept or level.factor.startswith(_KEPT))
+
+
+def _json(part: object) -> str:
+    return json.dumps(json.loads(adapter(type(part)).dump_json(part)))

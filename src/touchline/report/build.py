@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.levels import STAGE
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.plan.notes import design_line
 from touchline.plan.settings import collect_settings, setting_rows
@@ -28,11 +29,10 @@ from touchline.report.facts import (
     slots_of,
 )
 from touchline.report.findings import Decided, FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import factor_words, join_names, scale_or_share
+from touchline.report.formatting import factor_words, join_names, relative, scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
-from touchline.report.packing_rows import packing_advice, packing_rows
-from touchline.report.report import NextStep, Report
+from touchline.report.report import NextStep, PackingRow, Report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -210,3 +210,82 @@ def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
     for key, value in run.settings.items():
         if value is not None and not (isinstance(value, float) and not math.isfinite(value)):
             yield COLLECTED.get(key, key), value
+
+
+# ---- packing of each run's examples, and the advice for the next plan ------------------------------------------------
+
+
+LOW_EFFICIENCY = 80.0
+"""Share in per cent below which padding costs more than a fifth of the computation."""
+
+
+def packing_rows(plan: Plan | None, runs: Sequence[RunResult]) -> tuple[PackingRow, ...]:
+    """Return a row for each run that trains, in order."""
+    planned = {} if plan is None else {run.name: run for run in plan.runs}
+    return tuple(_row(run, planned.get(run.name)) for run in runs if run.kind is RunKind.FINE_TUNED)
+
+
+def _row(run: RunResult, planned: PlannedRun | None) -> PackingRow:
+    packed = run.settings.get("packed")
+    word = {True: "yes", False: "no"}.get(packed if isinstance(packed, bool) else None)  # type: ignore[arg-type]
+    side = None
+    if planned is not None and not isinstance(planned.packing, Missing) and word is not None:
+        side = planned.packing.packed if word == "yes" else planned.packing.unpacked
+    return PackingRow(
+        run=run.name,
+        packed=word or "n/a (not reported)",
+        density=_or_planned(run.packing.density, None if side is None else side.density, "examples/row"),
+        efficiency=_or_planned(run.packing.efficiency, None if side is None else side.efficiency, "%"),
+        examples_per_second=run.examples_per_second,
+        peak_memory=run.peak_memory,
+        reason=(planned.packed_reason or "") if planned is not None else "",
+    )
+
+
+def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measured:
+    """Return the measured value, else the plan's value for the same batches with a note."""
+    if isinstance(measured, Quantity) or planned is None:
+        return measured
+    return Quantity(value=planned, unit=unit, method="as the plan computed it")
+
+
+def packing_advice(plan: Plan | None, runs: Sequence[RunResult], rows: Sequence[PackingRow]) -> tuple[str, ...]:
+    """Return advice for the next plan: measured comparisons, avoidable padding, and the plan's own advice."""
+    by_run = {run.name: run for run in runs}
+    lines = [*_both_ways(rows, by_run), *_padding(rows)]
+    if plan is not None:
+        lines += [line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice]
+    return tuple(dict.fromkeys(lines))
+
+
+def _both_ways(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Iterator[str]:
+    """Yield comparisons of runs that differ in packing only."""
+    alike: dict[tuple[object, ...], dict[str, PackingRow]] = {}
+    for row in rows:
+        run = runs[row.run]
+        others = tuple(level for level in run.levels if level.factor != "train.packed")
+        alike.setdefault((run.model, others, run.seed), {})[row.packed] = row
+    for pair in alike.values():
+        if not {"yes", "no"} <= pair.keys():
+            continue
+        yes, no = pair["yes"].examples_per_second, pair["no"].examples_per_second
+        if isinstance(yes, Quantity) and isinstance(no, Quantity):
+            yield (
+                f"{pair['yes'].run} was packed and {pair['no'].run} was not: {yes.value:,.3g} against {no.value:,.3g} "
+                f"examples/s, {relative(yes.value, no.value)} packed. One run each, on whatever else the machine did."
+            )
+
+
+def _padding(rows: Sequence[PackingRow]) -> Iterator[str]:
+    wasteful = [
+        row
+        for row in rows
+        if row.packed == "no" and isinstance(row.efficiency, Quantity) and row.efficiency.value < LOW_EFFICIENCY
+    ]
+    if not wasteful:
+        return
+    worst = min(row.efficiency.value for row in wasteful if isinstance(row.efficiency, Quantity))
+    yield (
+        f"{join_names([row.run for row in wasteful])}: not packed, and down to {worst:.0f}% of the computed positions "
+        "held a token. Plan once with train.packed: true and compare examples/s."
+    )

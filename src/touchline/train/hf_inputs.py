@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,17 +15,19 @@ import yaml
 from torch.utils.data import Sampler
 from transformers import AutoConfig
 
+from touchline.backends.kernels import needed_kernels
 from touchline.backends.run_config import RunConfig
+from touchline.core.errors import HostError
 from touchline.core.files import read_text_bounded
 from touchline.core.quantity import NO_EVIDENCE, Measured
 from touchline.data.images import load_pixels
 from touchline.data.rendering.image_rule import ImageRule
 from touchline.data.training_state import RESUME_FOLDER, ResumeState
+from touchline.experiment.experiment import TrainConfig
 from touchline.train.compiling import require_compiler
 from touchline.train.folders import remove_folder, remove_leftovers
 from touchline.train.inherit import Inheritance, merge_into
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, path_of_config, read_config
-from touchline.train.kernels import require_kernels
 from touchline.train.lineage import take_over
 from touchline.train.log import LOG
 from touchline.train.model import class_of
@@ -186,3 +189,22 @@ class PlannedOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         yield from self._orders[self.epoch].tolist()
         yield from [len(self._orders[0])] * self.blanks
+
+
+# ---- packages of GPU kernels: required before anything is loaded -----------------------------------------------------
+
+
+def require_kernels(train: TrainConfig) -> None:
+    """Require the kernels of a training, and a GPU for them.
+
+    Raises:
+        HostError: no GPU is visible, or a package is not installed.
+    """
+    for kernels in needed_kernels(train):
+        if not torch.cuda.is_available():
+            raise HostError(f"{kernels.setting} needs a GPU, and none is visible here", hint=kernels.without)
+        if importlib.util.find_spec(kernels.module) is None:
+            raise HostError(
+                f"{kernels.setting} needs {kernels.package}, not installed here",
+                hint=f"pip install {kernels.package}; or {kernels.without}",
+            )

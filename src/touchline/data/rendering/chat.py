@@ -7,19 +7,75 @@ is where generation begins: a merge across the border would be a token that gene
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from touchline.core.catalog import IMAGE_PLACE, Example, Message, RenderedExample
 from touchline.core.errors import InputError
 from touchline.core.json_text import has_half_characters
 from touchline.core.quantity import Missing
-from touchline.data.rendering.encoding import BatchEncoder
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
+
+_MOST_BORDERS = 1000
+"""Added tokens from which looking for them would take longer than tokenizing."""
+
+
+class BatchEncoder:
+    """Encoder of texts that adds no special tokens.
+
+    Args:
+        tokenizer: the tokenizer, without truncation and padding.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._borders = _borders(list(tokenizer.get_added_tokens_decoder().values()))
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the token ids of every text."""
+        whole = texts if self._borders is None else texts[:1]
+        known = self._ids(whole)
+        if self._borders is None:
+            return [known[text] for text in texts]
+        split = [_parts(self._borders, text) for text in texts]
+        known |= self._ids([part for parts in split for part in parts])
+        found = [tuple(itertools.chain.from_iterable([known[part] for part in parts])) for parts in split]
+        if found[:1] == [known[text] for text in whole]:
+            return found
+        self._borders = None
+        return self.encode(texts)
+
+    def _ids(self, parts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        different = list(dict.fromkeys(parts))
+        encodings = self._tokenizer.encode_batch_fast(different, add_special_tokens=False)
+        return {part: tuple(encoding.ids) for part, encoding in zip(different, encodings, strict=True)}
+
+
+def _parts(borders: re.Pattern[str], text: str) -> list[str]:
+    """Return the parts of a text, each from one border to the next."""
+    first, *rest = borders.split(text)
+    return [first, *map(str.__add__, rest[::2], rest[1::2])]
+
+
+def _borders(added: Sequence[AddedToken]) -> re.Pattern[str] | None:
+    """Return the pattern of the tokens at which a text is split. None if one of them looks at what is beside it.
+
+    Tokens that are looked for in normalized text are looked for in each part alone.
+    """
+    tokens = [token for token in added if token.content and not token.normalized]
+    if not tokens or len(tokens) > _MOST_BORDERS:
+        return None
+    if any(token.lstrip or token.rstrip or token.single_word for token in tokens):
+        return None
+    longest_first = sorted((token.content for token in tokens), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
 
 _TOGETHER = 8192
 """Examples rendered and tokenized together, enough for all cores."""
