@@ -99,7 +99,7 @@ class TrainerLines:
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield the events of a line that is one dictionary."""
-        yield from self._following(self._read_row(row, text, number))
+        yield from self._following(self._rows.read(row, text, number))
 
     def _read(self, text: str, number: int) -> Iterator[Event]:
         yield from self._tables.columns(text, number)
@@ -116,10 +116,6 @@ class TrainerLines:
         yield from self._words.read(text, number)
         self._rows.is_trl = self._rows.is_trl or self._words.is_trl
         yield from self._naming.read(text, number)
-
-    def _read_row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        yield from self._rows.read(row, text, number)
-        yield from self._words.row(row, number)
 
     def _following(self, events: Iterator[Event]) -> Iterator[Event]:
         """Yield the events. A new training resets the known model."""

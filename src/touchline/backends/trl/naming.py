@@ -13,10 +13,6 @@ from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.model_size import states_size
 from touchline.core.observation import Observation
 
-_CONFIG = re.compile(r"Model config \w+ \{\s*$")
-_CONFIG_LINES = 8
-"""The name is among the first of the keys, which are sorted."""
-_NAME_OR_PATH = re.compile(r"\s*\"_name_or_path\": \"(?P<model>[^\"]+)\",?\s*")
 _LOADING = re.compile(
     r"loading (?P<what>weights|configuration) file (?P<file>\S+)(?: from cache at (?P<cache>\S+))?\s*$"
 )
@@ -35,6 +31,7 @@ _SAID = re.compile(
     r"['\"`]?(?P<model>[\w~./][\w./~@+-]{2,200})['\"`]?\s*(?:\.\.\.|…|[.!,;])?\s*(?:\([^()]{0,80}\)[\s.…]*)?$",
     re.IGNORECASE,
 )
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _LINE_LIMIT = 300
 _FILES = re.compile(
     r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|out|err|zip|gz|bin|pt|pth|safetensors)$", re.IGNORECASE
@@ -51,7 +48,6 @@ class Naming:
 
     def __init__(self) -> None:
         """Start with a new file."""
-        self._config_line = 0
         self._certain = False
         self._guessed = False
         self._over = False
@@ -72,7 +68,7 @@ class Naming:
 
     def read(self, text: str, number: int) -> Iterator[Observation]:
         """Yield the model that a line names."""
-        found = self._certain_name(text, number)
+        found = _certain_name(text)
         if found is not None:
             certain, model = True, found
         elif len(text) > _LINE_LIMIT or "%|" in text:
@@ -91,22 +87,14 @@ class Naming:
             self._certain, self._guessed = certain, "tokenizer: " not in text
             yield seen
 
-    def _certain_name(self, text: str, number: int) -> str | None:
-        if "Model config" in text and _CONFIG.search(text) is not None:
-            self._config_line = number
-            return None
-        if "_name_or_path" in text and number - self._config_line <= _CONFIG_LINES and self._config_line:
-            found = _NAME_OR_PATH.fullmatch(text)
-            return found["model"] if found is not None and not _CHECKPOINT.search(found["model"]) else None
-        if "loading " in text and (found := _LOADING.search(text)) is not None:
-            return _of_file(found)
-        if "Some weights of" in text and (found := _INITIALIZED.search(text)) is not None:
-            model = (found["used"] or found["made"]).rstrip(":,")
-            return None if _CHECKPOINT.search(model) else model
-        return None
 
-
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
+def _certain_name(text: str) -> str | None:
+    if "loading " in text and (found := _LOADING.search(text)) is not None:
+        return _of_file(found)
+    if "Some weights of" in text and (found := _INITIALIZED.search(text)) is not None:
+        model = (found["used"] or found["made"]).rstrip(":,")
+        return None if _CHECKPOINT.search(model) else model
+    return None
 
 
 def _of_file(found: re.Match[str]) -> str | None:

@@ -10,19 +10,12 @@ import re
 from collections.abc import Iterator
 
 from touchline.backends.logtext.numbers import NUMBER, to_number
-from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.arguments import ANCHORS, KEYS, flags, observations
 from touchline.core.observation import Event, Observation
 
 _COUNT = r"(?:\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.\d+)?"
 _PEFT = re.compile(
     rf"trainable params: (?P<part>{_COUNT}) \|\| all params: (?P<whole>{_COUNT}) \|\| trainable(?:%|\(%\))?: ?[\d.]+",
-    re.IGNORECASE,
-)
-_SHARE = re.compile(
-    rf"\b(?<!non[- ])trainable (?:model )?param(?:eter)?s?\s*[:=]\s*(?P<part>{_COUNT}[KMB]?)\s*"
-    rf"(?:/|of|out of|\|+\s*(?:all|total) (?:model )?param(?:eter)?s?\s*[:=])\s*(?:total\s*)?(?P<whole>{_COUNT}[KMB]?)"
-    r"(?![\w.])",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
@@ -82,11 +75,6 @@ class Words:
             self.is_trl = True
             yield Observation(name="trainer", value="trl", line=number)
 
-    def row(self, row: Row, number: int) -> Iterator[Event]:
-        """Read a configuration that is printed as one dictionary."""
-        if "per_device_train_batch_size" in row and len(ANCHORS & row.keys()) > 1:
-            yield from observations({key: row[key] for key in KEYS & row.keys()}, number, certain=False)
-
     def _flags(self, text: str, number: int) -> Iterator[Event]:
         """Read a command line, as the shell or a launcher shows it. Later lines hold one argument each."""
         if any(word in text for word in _OTHERS_OWN):
@@ -130,7 +118,7 @@ def parameters(text: str, number: int) -> Iterator[Observation]:
     """Yield the numbers of parameters with a gradient and of all."""
     if "-____-" in text:
         return
-    found = _PEFT.search(text) or _SHARE.search(text)
+    found = _PEFT.search(text)
     alone = None if found is not None else _ALONE.search(text)
     part = _parameters((found or alone or {"part": ""})["part"])
     if part is None:
