@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.backends.config_files import claims, faults, read, training
+from tests.backends.config_files import claims, faults, read, training, value_of
 from tests.faults.case import base, changed
 
 from touchline.core.finding import Severity
@@ -31,20 +31,7 @@ def test_which_files_are_its_own(text: str, ours: bool) -> None:
 def test_the_base_is_read_whole_and_has_no_fault() -> None:
     stated = training("axolotl", BASE)
     assert read("axolotl", BASE).findings == ()
-    found = {
-        name: getattr(stated, name).value
-        for name in (
-            "model",
-            "method",
-            "rank",
-            "quantization_bits",
-            "packed",
-            "save_limit",
-            "attention",
-            "save_cadence",
-        )
-    }
-    assert found == {
+    wanted = {
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "method": "qlora",
         "rank": 16,
@@ -54,18 +41,16 @@ def test_the_base_is_read_whole_and_has_no_fault() -> None:
         "attention": "flash_attention_2",
         "save_cadence": "steps",
     }
-    assert stated.save_steps is not None
-    assert stated.save_steps.value == pytest.approx(1 / 2)
-    assert stated.eval_steps is not None
-    assert stated.eval_steps.value == pytest.approx(1 / 4)
+    assert {name: getattr(stated, name).value for name in wanted} == wanted
+    assert value_of(stated.save_steps) == pytest.approx(1 / 2)
+    assert value_of(stated.eval_steps) == pytest.approx(1 / 4)
     (source,) = stated.sources
     assert (source.name.value, source.kind, source.name.where.line) == ("tatsu-lab/alpaca", "hub", 10)
 
 
 def test_without_anything_to_validate_on_it_does_not_validate() -> None:
     stated = training("axolotl", changed(BASE, "val_set_size: 0.05", "val_set_size: 0.0"))
-    assert stated.eval_cadence is not None
-    assert stated.eval_cadence.value == "no"
+    assert value_of(stated.eval_cadence) == "no"
 
 
 def test_texts_become_numbers_and_files_keep_their_names() -> None:
@@ -73,8 +58,7 @@ def test_texts_become_numbers_and_files_keep_their_names() -> None:
     text = changed(text, "path: tatsu-lab/alpaca", "path: json\n    data_files: data/rows.jsonl")
     assert faults("axolotl", text) == {}
     stated = training("axolotl", text)
-    assert stated.learning_rate is not None
-    assert stated.learning_rate.value == 2e-4
+    assert value_of(stated.learning_rate) == 2e-4
     assert [(source.name.value, source.kind) for source in stated.sources] == [("data/rows.jsonl", "file")]
 
 

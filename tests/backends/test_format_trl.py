@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.backends.config_files import claims, faults, read, training
+from tests.backends.config_files import claims, faults, read, training, value_of
 from tests.faults.case import base, changed
 
 from touchline.core.finding import Severity
@@ -45,11 +45,7 @@ def test_other_files_are_not(text: str) -> None:
 def test_the_base_is_read_whole_and_has_no_fault() -> None:
     stated = training("trl", BASE)
     assert read("trl", BASE).findings == ()
-    found = {
-        name: getattr(stated, name).value
-        for name in ("model", "method", "rank", "alpha", "learning_rate", "epochs", "micro_batch_size", "max_seq_len")
-    }
-    assert found == {
+    wanted = {
         "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "method": "lora",
         "rank": 16,
@@ -59,12 +55,11 @@ def test_the_base_is_read_whole_and_has_no_fault() -> None:
         "micro_batch_size": 4,
         "max_seq_len": 1024,
     }
+    assert {name: getattr(stated, name).value for name in wanted} == wanted
     assert stated.learning_rate is not None
     assert stated.learning_rate.where.line == 14
-    assert stated.dtype is not None
-    assert stated.dtype.value == "bfloat16"
-    assert stated.target_modules is not None
-    assert stated.target_modules.value == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert value_of(stated.dtype) == "bfloat16"
+    assert value_of(stated.target_modules) == ("q_proj", "k_proj", "v_proj", "o_proj")
     assert [(source.name.value, source.kind) for source in stated.sources] == [("trl-lib/Capybara", "hub")]
     assert stated.eval_cadence is not None
     assert (stated.eval_cadence.value, stated.load_best is not None) == ("steps", True)
@@ -74,8 +69,7 @@ def test_what_the_file_leaves_out_is_the_trainers_default() -> None:
     stated = training("trl", "model_name_or_path: a/b\nper_device_train_batch_size: 2\noutput_dir: x\n")
     assert stated.save_steps is not None
     assert (stated.save_steps.value, stated.save_steps.is_default) == (500.0, True)
-    assert stated.epochs is not None
-    assert stated.epochs.value == 3.0
+    assert value_of(stated.epochs) == 3.0
     assert stated.learning_rate is None
     assert stated.max_steps is None
 
@@ -89,8 +83,7 @@ def test_a_json_text_for_a_number_is_an_error_and_a_json_number_is_not() -> None
 def test_yaml_1_1_reads_no_as_false_and_so_does_the_trainer() -> None:
     text = changed(BASE, "eval_strategy: steps\neval_steps: 50\n", "eval_strategy: no\n")
     stated = training("trl", changed(text, "load_best_model_at_end: true\n", ""))
-    assert stated.eval_cadence is not None
-    assert stated.eval_cadence.value == "no"
+    assert value_of(stated.eval_cadence) == "no"
 
 
 def test_datasets_of_a_mixture() -> None:
