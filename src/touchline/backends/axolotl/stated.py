@@ -9,8 +9,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
-from touchline.backends.config_table import Keys, cadence, first_on, first_set, read_table, training_of
-from touchline.backends.evidence import observations, reader_of
+from touchline.backends.config_table import (
+    Keys,
+    cadence,
+    first_on,
+    first_set,
+    observations,
+    read_table,
+    reader_of,
+    training_of,
+)
 from touchline.backends.logtext.numbers import to_count
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event, Observation

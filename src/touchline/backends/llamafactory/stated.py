@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
-from touchline.backends.config_table import Keys, first_on, inverted, training_of
-from touchline.backends.evidence import observations, reader_of
+from touchline.backends.config_table import Keys, first_on, inverted, observations, reader_of, training_of
 from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
 from touchline.core.observation import Event, Observation

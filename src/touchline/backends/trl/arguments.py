@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from touchline.backends import evidence
+from touchline.backends import config_table
 from touchline.backends.config_table import Keys, first_on, training_of
 from touchline.backends.trl.stated import ADAPTER_KEYS
 from touchline.backends.trl.stated import KEYS as FILE_KEYS
@@ -57,11 +57,11 @@ def observations(values: Mapping[str, object], line: int = 0, *, certain: bool =
         certain: whether they are beyond doubt those of the run.
     """
     given = {key: value for key, value in values.items() if key in KEYS and value != "None" and "$" not in str(value)}
-    settings = evidence.reader_of(given)
+    settings = config_table.reader_of(given)
     found = trainer_fields(settings, _TABLE)
     found["quantization_bits"] = bits = first_on(settings, {"load_in_4bit": 4, "load_in_8bit": 8})
     stated = training_of("trl", settings, found)
-    for each in evidence.observations(stated, dict.fromkeys(given, line)):
+    for each in config_table.observations(stated, dict.fromkeys(given, line)):
         value = each.value
         if each.name == "optimizer":
             value = str(value).rpartition(".")[2].lower()

@@ -17,10 +17,8 @@ from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
 from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
-from touchline.run.imports.carrier import left_over
-from touchline.run.imports.data_files import ALL_TRAIN, stages_without_rows, with_files, with_rows
-from touchline.run.imports.design import design_of
-from touchline.run.imports.places import LocalPlaces
+from touchline.run.imports.carrier import LocalPlaces, left_over
+from touchline.run.imports.design import ALL_TRAIN, design_of, stages_without_rows, with_files, with_rows
 from touchline.run.imports.sources import Source, find_source
 from touchline.run.imports.trainer_choice import choose_trainer
 from touchline.run.imports.training import carry_training
