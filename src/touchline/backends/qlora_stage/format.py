@@ -124,7 +124,7 @@ class QloraStageFormat:
         settings.check_doubled(None)
         _check_keys(settings)
         _check_values(settings)
-        return ConfigReading(trainings=(_training(document),), findings=tuple(settings.findings))
+        return ConfigReading(trainings=(stated_stage(document),), findings=tuple(settings.findings))
 
 
 def _check_keys(settings: ConfigReader) -> None:
@@ -185,7 +185,8 @@ def _has(document: ForeignDocument, path: Path) -> bool:
     return isinstance(parent, dict) and path[-1] in parent
 
 
-def _training(document: ForeignDocument) -> StatedTraining:
+def stated_stage(document: ForeignDocument) -> StatedTraining:
+    """Return the training of a stage."""
     file = Location(path=document.path)
     found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
     for path, (kind, _, field) in _KEYS.items():

@@ -56,26 +56,9 @@ class TrainerLines:
             *("sftconfig", "dpoconfig", "grpoconfig", "rewardconfig", "ktoconfig", "rlootrainer", "gkdtrainer"),
             # arguments, printed or on a command line; digits part words
             *("trainingarguments", "seq", "loraconfig", "model_name_or_path", "per_device_train_batch_size"),
-            *(
-                "gradient_accumulation_steps",
-                "num_train_epochs",
-                "max_steps",
-                "max_seq_length",
-                "max_length",
-                "packing",
-            ),
-            *(
-                "gradient_checkpointing",
-                "optim",
-                "bf",
-                "fp",
-                "lora_r",
-                "lora_rank",
-                "lora_alpha",
-                "lora_dropout",
-                "torch_compile",
-                "lora_target_modules",
-            ),
+            *("gradient_accumulation_steps", "num_train_epochs", "max_steps", "max_seq_length", "max_length"),
+            *("packing", "gradient_checkpointing", "optim", "bf", "fp", "lora_r", "lora_rank", "lora_alpha"),
+            *("lora_dropout", "torch_compile", "lora_target_modules"),
             *("attn_implementation", "load_in_", "use_peft"),
         }
     )
