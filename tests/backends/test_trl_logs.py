@@ -9,8 +9,7 @@ import pytest
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
-from touchline.backends.trl.naming import handwritten_model
-from touchline.backends.trl.words import parameters
+from touchline.backends.trl.words import handwritten_model, parameters
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.experiment.document import parse
 
