@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from typing import TypeVar
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding
 from touchline.experiment.foreign import parse_foreign
-from touchline.experiment.partial import StatedTraining
+from touchline.experiment.partial import Stated, StatedTraining
+
+T = TypeVar("T")
 
 
 def format_of(backend: str) -> ConfigFormat:
@@ -39,3 +42,8 @@ def claims(backend: str, text: str, name: str = "config.yaml") -> bool:
     """Whether the format takes it for its own."""
     each = format_of(backend)
     return each.claims(parse_foreign(text, name, each.dialect).data, name)
+
+
+def value_of(stated: Stated[T] | None) -> T | None:
+    """Return a setting's value."""
+    return None if stated is None else stated.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.backends.config_files import value_of
 from tests.faults.case import base, changed
 
 from touchline.backends.formats import ConfigReading
@@ -42,12 +43,9 @@ def test_finetune_yaml_states_what_was_planned() -> None:
     assert reading.findings == ()
     (stated,) = reading.trainings
     assert stated.subject == "1B_rank8"
-    assert stated.model is not None
-    assert stated.model.value == "models/Llama-3.2-1B"
-    assert stated.max_steps is not None
-    assert stated.max_steps.value == 100
-    assert stated.gradient_accumulation_steps is not None
-    assert stated.gradient_accumulation_steps.value == 4
+    assert value_of(stated.model) == "models/Llama-3.2-1B"
+    assert value_of(stated.max_steps) == 100
+    assert value_of(stated.gradient_accumulation_steps) == 4
     line = FINETUNE.splitlines().index("  learning_rate: 0.0002") + 1
     assert stated.learning_rate is not None
     assert stated.learning_rate.where.line == line
@@ -83,21 +81,16 @@ def test_setup_finetune_yaml_states_what_is_asked() -> None:
     assert reading.findings == ()
     (stated,) = reading.trainings
     assert stated.subject == "1B_rank8"
-    assert stated.learning_rate is not None
-    assert stated.learning_rate.value == 1e-3
+    assert value_of(stated.learning_rate) == 1e-3
     assert stated.learning_rate.where.line == 4
     assert not stated.learning_rate.is_default
     assert stated.max_seq_len is not None
     assert stated.max_seq_len.is_default
-    assert stated.save_cadence is not None
-    assert stated.save_cadence.value == "steps"
-    assert stated.save_steps is not None
-    assert stated.save_steps.value == 50
-    assert stated.save_limit is not None
-    assert stated.save_limit.value == 3
+    assert value_of(stated.save_cadence) == "steps"
+    assert value_of(stated.save_steps) == 50
+    assert value_of(stated.save_limit) == 3
     assert stated.micro_batch_size is None
-    assert stated.seed is not None
-    assert stated.seed.value == 7
+    assert value_of(stated.seed) == 7
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.config_files import value_of
 from tests.faults.case import base, changed
 
 from touchline.backends.qlora_stage.format import QloraStageFormat
@@ -55,23 +56,19 @@ def test_valid_stages_have_no_findings(text: str) -> None:
 
 def test_the_settings_are_stated_with_their_places() -> None:
     stated = training(changed(BASE, "output_dir: models/stage1", "output_dir: m\nprev_checkpoint: models/stage0"))
-    assert stated.parent is not None
-    assert stated.parent.value == "models/stage0"
-    assert stated.method is not None
-    assert stated.method.value == "qlora"
+    assert value_of(stated.parent) == "models/stage0"
+    assert value_of(stated.method) == "qlora"
     assert stated.global_batch_size is None
     assert stated.micro_batch_size is not None
     assert stated.micro_batch_size.key == "train.train_bs"
-    assert stated.learning_rate is not None
-    assert stated.learning_rate.value == 5e-5
+    assert value_of(stated.learning_rate) == 5e-5
     line = BASE.splitlines().index("  lr: 5.0e-5") + 2  # one line was put in above
     assert stated.learning_rate.where.line == line
     assert [(source.name.value, source.role) for source in stated.sources] == [
         ("data/stage1/train.jsonl", "train"),
         ("data/stage1/validation.jsonl", "validation"),
     ]
-    assert stated.image_root is not None
-    assert stated.image_root.value == "data/images"
+    assert value_of(stated.image_root) == "data/images"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.config_files import value_of
 from tests.cases import some
 from tests.faults.case import base, changed
 
 from touchline.backends.fields import pointed
 from touchline.backends.interpolation import resolve
-from touchline.backends.registry import config_formats
-from touchline.backends.torchtune.components import component, nearest_component, recipe_keys
+from touchline.backends.torchtune.components import recipe_keys
 from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import misspelled
@@ -79,24 +79,17 @@ def test_a_valid_config_has_no_findings() -> None:
 def test_the_settings_are_stated_with_their_places() -> None:
     stated = training(BASE)
     assert stated.subject == "1B_rank8"
-    assert stated.model is not None
-    assert stated.model.value == "lora_llama3_2_1b"
-    assert stated.model_path is not None
-    assert stated.model_path.value == "models/Llama-3.2-1B"
-    assert stated.method is not None
-    assert stated.method.value == "lora"
+    assert value_of(stated.model) == "lora_llama3_2_1b"
+    assert value_of(stated.model_path) == "models/Llama-3.2-1B"
+    assert value_of(stated.method) == "lora"
     assert stated.rank is not None
     assert (stated.rank.value, stated.rank.key) == (8, "model.lora_rank")
     line = BASE.splitlines().index("  lora_rank: 8") + 1
     assert (stated.rank.where.line, stated.rank.where.column) == (line, 3)
-    assert stated.target_modules is not None
-    assert stated.target_modules.value == ("q_proj", "v_proj", "output_proj", "mlp")
-    assert stated.learning_rate is not None
-    assert stated.learning_rate.value == 3e-4
-    assert stated.max_seq_len is not None
-    assert stated.max_seq_len.value == 2048
-    assert stated.output_dir is not None
-    assert stated.output_dir.value == "runs/words_rank8"
+    assert value_of(stated.target_modules) == ("q_proj", "v_proj", "output_proj", "mlp")
+    assert value_of(stated.learning_rate) == 3e-4
+    assert value_of(stated.max_seq_len) == 2048
+    assert value_of(stated.output_dir) == "runs/words_rank8"
     assert [(source.name.value, source.kind) for source in stated.sources] == [("data/words.json", "file")]
     assert stated.save_cadence is not None
     assert (stated.save_cadence.value, stated.save_cadence.is_default) == (
@@ -104,13 +97,6 @@ def test_the_settings_are_stated_with_their_places() -> None:
         True,
     )
     assert stated.max_steps is None
-
-
-def test_steps_are_those_of_all_epochs() -> None:
-    """max_steps_per_epoch counts one epoch's optimizer steps."""
-    stated = training(changed(BASE, "epochs: 1\nmax_steps_per_epoch: null", "epochs: 3\nmax_steps_per_epoch: 50"))
-    assert stated.max_steps is not None
-    assert stated.max_steps.value == 150
 
 
 @pytest.mark.parametrize(
@@ -123,8 +109,7 @@ def test_steps_are_those_of_all_epochs() -> None:
 )
 def test_the_method_is_seen_by_builder_or_setting(old: str, new: str, method: str, bits: int | None) -> None:
     stated = training(changed(BASE, old, new))
-    assert stated.method is not None
-    assert stated.method.value == method
+    assert value_of(stated.method) == method
     assert (stated.quantization_bits.value if stated.quantization_bits else None) == bits
 
 
@@ -133,8 +118,7 @@ def test_a_model_without_an_adapter_is_trained_in_full() -> None:
     lines = [line for line in text.splitlines() if "lora_" not in line and "save_adapter" not in line]
     text = "\n".join(lines).replace("llama3_2_1b\n", "llama3_2_1b\n").replace("  apply_to_mlp: True\n", "")
     stated = training(text)
-    assert stated.method is not None
-    assert stated.method.value == "full"
+    assert value_of(stated.method) == "full"
     assert stated.rank is None
     assert stated.save_adapter_only is None
 
@@ -276,20 +260,6 @@ def test_a_shells_variable_is_given_from_outside(text: str, severity: Severity) 
     assert [each.severity for each in resolve(read(text)).findings] == [severity]
 
 
-def test_a_reference_to_itself_is_a_finding() -> None:
-    found = resolve(read("a: ${b}\nb: ${a}\n")).findings
-    assert [each.code for each in found] == ["BK018", "BK018"]
-
-
-def test_the_table_knows_the_last_release() -> None:
-    known = component("torchtune.models.llama3_2.qlora_llama3_2_1b")
-    assert known is not None
-    assert "lora_rank" in known.arguments
-    assert component("torchtune.models.llama3_2.llama3_2_70b") is None
-    assert nearest_component("torchtune.dataset.alpaca_dataset") == "torchtune.datasets.alpaca_dataset"
-    assert {"batch_size", "run_val_every_n_steps", "fsdp_cpu_offload"} <= recipe_keys()
-
-
 def test_a_name_is_near_by_letters_and_never_by_numbers() -> None:
     assert misspelled("bacth_size", ["batch_size", "epochs"]) == "batch_size"
     assert misspelled("epoch", ["epochs"]) == "epochs"
@@ -306,12 +276,6 @@ def test_a_number_is_written_so_that_every_loader_reads_it(text: str, written: s
     assert pointed(text, value) == written
     for dialect in ("pyyaml", "omegaconf"):
         assert parse_foreign(f"a: {written}\n", "f", dialect).data["a"] == value
-
-
-def test_formats_are_found_in_their_folders() -> None:
-    assert {"torchtune", "qlora_stage", "peft"} <= {each.name for each in config_formats()}
-    claimed = [each.name for each in config_formats() if each.claims(read(BASE).data, "finetune.yaml")]
-    assert claimed == ["torchtune"]
 
 
 @pytest.mark.skipif(SAMPLES is None, reason="TOUCHLINE_SAMPLES names no folder of foreign configs")

@@ -15,7 +15,6 @@ from touchline import api
 from touchline.backends.imports import Reason
 from touchline.backends.registry import get_backend
 from touchline.core.errors import InputError
-from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.foreign import parse_foreign
 from touchline.run.imports.carrier import dotted, leaves
@@ -231,14 +230,6 @@ def test_a_key_of_the_setup_has_its_scripts_meaning(
     assert {key: found.get(key) for key in expected} == expected
 
 
-def test_a_misspelt_key_of_the_setup_is_named(here: Path) -> None:
-    """Its script takes any key without an error, and leaves out what it does not know."""
-    path = write(here / "setup_finetune.yaml", changed(SETUP, "lora_rank: 8", "lora_rnak: 8"))
-    (line,) = [each for each in report_of(path).not_carried if each.key == "lora_rnak"]
-    assert line.reason is Reason.UNKNOWN
-    assert "lora_rank" in line.why
-
-
 def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
     """The config that trains is read, not the setup that it was made of; the data beside the runs is no config."""
     for rank in (4, 8):
@@ -287,17 +278,3 @@ def test_the_config_that_is_prepared_is_the_one_that_was_imported(here: Path) ->
         return {key: flat[key] for key in SAME_KEYS}
 
     assert values(made) == values(parse_foreign(text, "finetune.yaml", "omegaconf").data)
-
-
-def test_what_is_imported_is_checked_and_planned(here: Path) -> None:
-    """From the group's own file to a plan, without an edit."""
-    write_words(here)
-    source = SETUP.replace("Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
-    report = report_of(write(here / "setup.yaml", source))
-    settings = UserConfig(models_dir=here / "models", cache_dir=here / "cache", history_dir=here / "history")
-    checked, findings = api.check([Path(report.path)], settings)
-    assert [each.message for each in findings if each.severity is Severity.ERROR] == []
-    assert checked.errors == 0
-    (run,) = api.plan(Path(report.path), settings, dry_run=True).plan.runs
-    assert run.train is not None
-    assert run.train.backend == "torchtune"

@@ -143,8 +143,8 @@ def init(
 def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: str | None = None) -> ImportReport:
     """Write the experiment.yaml of another tool's experiment, and return what could not be carried over.
 
-    The kind of the source is found by its content: `experiment_summary.yaml` of cruijff_kit, stage configs of a QLoRA
-    project, or configs of a trainer (several are a sweep).
+    The kind of the source is found by its content: stage configs of a QLoRA project, or configs of a
+    trainer (several are a sweep).
 
     Args:
         paths: files of one experiment, or its folder.

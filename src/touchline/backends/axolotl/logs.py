@@ -12,7 +12,7 @@ from contextlib import suppress
 from statistics import fmean
 from typing import ClassVar
 
-from touchline.backends.axolotl.config import KEYS, read_config, settings
+from touchline.backends.axolotl.stated import READ_KEYS, evidence, read_config
 from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
@@ -75,7 +75,7 @@ class AxolotlLines:
             *("axolotl", "max_allocated", "max_active", "max_mem_allocated", "max_mem_active"),
             *("train_per_sec_per_gpu", "tokens_per_second_per_gpu"),
             # keys of a printed config; digits part words
-            *(word for key in KEYS for word in re.split(r"\d+", key) if len(word) > 1),
+            *(word for key in READ_KEYS for word in re.split(r"\d+", key) if len(word) > 1),
         }
     )
 
@@ -176,7 +176,11 @@ class AxolotlLines:
         """Collect a line of the printed config, which has no end marker."""
         if number - self._block_start > _BLOCK_LINES:
             self._block_start = 0
-        elif (found := _SETTING.fullmatch(text.rstrip())) and found["key"] in KEYS and found["key"] not in self._block:
+        elif (
+            (found := _SETTING.fullmatch(text.rstrip()))
+            and found["key"] in READ_KEYS
+            and found["key"] not in self._block
+        ):
             with suppress(ValueError):
                 self._block[found["key"]] = parse_json(found["value"].removesuffix(","))
                 self._block_lines[found["key"]] = number
@@ -186,7 +190,7 @@ class AxolotlLines:
         values, lines = self._block, self._block_lines
         self._block, self._block_lines, self._block_start = {}, {}, 0
         if "base_model" in values:
-            yield from settings(values, lines)
+            yield from evidence(values, lines)
 
 
 def _memory_line(message: str, number: int) -> Iterator[Event]:

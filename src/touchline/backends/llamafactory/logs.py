@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from touchline.backends.llamafactory.config import KEYS, read_config, settings
+from touchline.backends.llamafactory.stated import READ_KEYS, evidence, read_config
 from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
@@ -232,7 +232,7 @@ class LlamaFactoryLines:
             self._arguments_start = 0
             return
         found = _ARGUMENT.fullmatch(text.strip())
-        if found is not None and found["key"] in KEYS and found["key"] not in self._arguments:
+        if found is not None and found["key"] in READ_KEYS and found["key"] not in self._arguments:
             self._arguments[found["key"]] = found["value"]
             self._argument_lines[found["key"]] = number
 
@@ -241,7 +241,7 @@ class LlamaFactoryLines:
         values, lines = self._arguments, self._argument_lines
         self._arguments, self._argument_lines, self._arguments_start = {}, {}, 0
         if values:
-            yield from settings(values, lines)
+            yield from evidence(values, lines)
 
 
 def _trainer(number: int) -> Observation:

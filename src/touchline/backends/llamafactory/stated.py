@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from touchline.backends.config_reading import ConfigReader, source_kind
-from touchline.backends.config_table import Keys, first_on, inverted, training_of
+from touchline.backends.config_table import Keys, first_on, inverted, observations, reader_of, training_of
+from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.trainer import TRAINER_KEYS, trainer_fields
+from touchline.core.observation import Event, Observation
 from touchline.experiment.partial import QLORA_BITS, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
@@ -96,3 +99,54 @@ def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
                 role=role,
                 format=settings.text("template"),
             )
+
+
+_ATTENTION = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "sdpa": "sdpa", "disabled": "eager"}
+READ_KEYS: frozenset[str] = frozenset(
+    {
+        *(key for _, keys, _ in {**KEYS, **ADAPTER_KEYS}.values() for key in keys.split()),
+        *("finetuning_type", "use_dora", "quantization_method", "quantization_type", "packing", "neat_packing"),
+        *("bf16", "fp16", "pure_bf16", "disable_gradient_checkpointing"),
+    }
+)
+"""The settings that are read."""
+
+
+def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
+    """Read the training of LLaMA-Factory's file. Return None for any other mapping, and for files that only export or
+    serve.
+    """
+    del name
+    ours = "finetuning_type" in document or "stage" in document or ("template" in document and "dataset" in document)
+    if not isinstance(document.get("model_name_or_path"), str) or not ours:
+        return None
+    trains = reader_of(document).on("do_train") or ("dataset" in document and "output_dir" in document)
+    if not trains or "export_dir" in document:
+        return None
+    return (Observation(name="trainer", value="llamafactory", line=0), *evidence(document, {}))
+
+
+def evidence(values: Row, lines: Mapping[str, int]) -> Iterator[Observation]:
+    """Yield the observations of a mapping of settings.
+
+    Args:
+        values: the settings by LLaMA-Factory's names.
+        lines: line of each; 0 for those that are not there.
+    """
+    reader = reader_of(values)
+    stated = state_training(reader)
+    attention = stated.attention
+    word = None if attention is None else _ATTENTION.get(attention.value)
+    stated = replace(
+        stated, attention=None if word is None or attention is None else Stated(word, attention.key, attention.where)
+    )
+    if stated.method is not None and not stated.method.is_default and reader.on("use_dora"):
+        yield Observation(name="method", value="dora", line=lines.get("finetuning_type", 0))
+        stated = replace(stated, method=None)
+    other = str(values.get("quantization_method") or "bnb") not in ("bnb", "bitsandbytes")
+    bits, kind = stated.quantization_bits, values.get("quantization_type")
+    if bits is not None and (other or (kind and bits.value == 4)):
+        value = f"{bits.value}-bit" if other else str(kind)
+        yield Observation(name="quantization", value=value, line=lines.get(bits.key, 0))
+        stated = replace(stated, quantization_bits=None)
+    yield from observations(stated, lines)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from touchline.backends.config_reading import subject_of
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.registry import backend_names
-from touchline.backends.run_config import RunConfig, build_run_config, read_run_config
+from touchline.backends.run_config import read_run_config
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import near_names
@@ -51,7 +51,7 @@ class FinetuneFormat:
 
     def _training(self, document: ForeignDocument, text: str) -> StatedTraining:
         _known_backend(document)
-        config = _config(document, text)
+        config = read_run_config(text, document.path)
         training = stated_settings(
             backend=config.train.backend,
             subject=config.run,
@@ -66,16 +66,6 @@ class FinetuneFormat:
         steps = Stated(config.batches.steps, "batches.steps", document.where("batches", "steps"))
         model = Stated(config.model.path, "model.path", document.where("model", "path"))
         return replace(training, max_steps=steps, model=model)
-
-
-def _config(document: ForeignDocument, text: str) -> RunConfig:
-    """Return the config as the trainer reads it. Errors come from the reader of the text, which knows their places."""
-    if not document.doubled:
-        try:
-            return build_run_config(document.data, document.path)
-        except InputError:
-            pass
-    return read_run_config(text, document.path)
 
 
 def _place(document: ForeignDocument, key: str) -> SettingSource:

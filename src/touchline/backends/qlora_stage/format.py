@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigReader, subject_of
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.core.finding import Finding, Location, Severity
+from touchline.core.finding import Location, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import Dialect, ForeignDocument
@@ -122,72 +122,62 @@ class QloraStageFormat:
         """Read the stage's training and the file's findings."""
         settings = ConfigReader(document)
         settings.check_doubled(None)
-        findings = [
-            *settings.findings,
-            *_groups(document),
-            *_unknown(document),
-            *_missing(document),
-            *_values(document),
-            *_overridden(document),
-        ]
-        return ConfigReading(trainings=(_training(document),), findings=tuple(findings))
+        _check_keys(settings)
+        _check_values(settings)
+        return ConfigReading(trainings=(stated_stage(document),), findings=tuple(settings.findings))
 
 
-def _finding(
-    document: ForeignDocument, code: str, severity: Severity, path: Path, message: str, hint: str | None = None
-) -> Finding:
-    return Finding(
-        code=code, severity=severity, subject=dotted(path), message=message, where=document.where(*path), hint=hint
-    )
-
-
-def _groups(document: ForeignDocument) -> Iterator[Finding]:
-    for group in _GROUPS:
-        value = document.data.get(group)
-        if group in document.data and not isinstance(value, dict):
-            yield _finding(
-                document, "BK012", Severity.ERROR, (group,), f"{group}: expected `key: value` lines under it"
-            )
-
-
-def _unknown(document: ForeignDocument) -> Iterator[Finding]:
+def _check_keys(settings: ConfigReader) -> None:
+    """Report groups that are none, keys that the script does not read, and those that it needs."""
+    document = settings.document
     known: dict[Path, list[str]] = {(): [*_GROUPS]}
     for path in _KEYS:
         known.setdefault(path[:-1], []).append(str(path[-1]))
-    for group, names in known.items():
-        found = document.get(*group) if group else document.data
-        if not isinstance(found, dict):
-            continue
+    for group in _GROUPS:
+        if group in document.data and not isinstance(document.data[group], dict):
+            settings.find("BK012", Severity.ERROR, group, f"{group}: expected `key: value` lines under it")
+    for parent, names in known.items():
+        inner = document.get(*parent) if parent else document.data
+        found: dict[str, object] = inner if isinstance(inner, dict) else {}
         for name in found.keys() - set(names):
-            path = (*group, name)
+            path = (*parent, name)
             near = misspelled(name, names, found)
-            yield Finding(
-                code="BK011",
-                severity=Severity.ERROR if near else Severity.INFO,
-                subject=dotted(path),
-                message=f"{dotted(path)}: the training script does not read this key",
-                where=document.where(*path),
-                hint=f"did you mean {near!r}?" if near else None,
-                edits=new_key(document, path, near) if near else (),
+            settings.find(
+                "BK011",
+                Severity.ERROR if near else Severity.INFO,
+                path,
+                f"{dotted(path)}: the training script does not read this key",
+                f"did you mean {near!r}?" if near else None,
+                new_key(document, path, near) if near else (),
             )
-
-
-def _missing(document: ForeignDocument) -> Iterator[Finding]:
-    absent = [group for group in _GROUPS[:3] if group not in document.data]
-    for group in absent:
-        yield _gone(document, (group,))
+    missing: list[Path] = [(group,) for group in _GROUPS[:3] if group not in document.data]
     for path, (_, needed, _) in _KEYS.items():
         # The scripts that take no name write beside themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
-        given = [path, *([_INSTEAD[path]] if path in _INSTEAD else [])]
         inside = len(path) == 1 or isinstance(document.data.get(str(path[0])), dict)
-        if (needed or named) and inside and not any(_has(document, each) for each in given):
-            yield _gone(document, path)
+        given = any(_has(document, each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
+        missing += [path] if (needed or named) and inside and not given else []
+    for path in missing:
+        message = f"{dotted(path)} is missing; the training script reads it without a default"
+        settings.find("BK013", Severity.ERROR, path, message, f"write `{path[-1]}: ...`")
 
 
-def _gone(document: ForeignDocument, path: Path) -> Finding:
-    message = f"{dotted(path)} is missing; the training script reads it without a default"
-    return _finding(document, "BK013", Severity.ERROR, path, message, f"write `{path[-1]}: ...`")
+def _check_values(settings: ConfigReader) -> None:
+    """Report values of another kind, and one that the script undoes."""
+    document = settings.document
+    for path, (kind, needed, _) in _KEYS.items():
+        value = document.get(*path)
+        if _has(document, path) and (value is not None or needed):
+            settings.findings.extend(wrong_value(document, path, value, kind))
+    if document.get("train", "gradient_checkpointing") is False:
+        settings.find(
+            "BK019",
+            Severity.INFO,
+            ("train", "gradient_checkpointing"),
+            "gradient_checkpointing: false is undone: preparing a base in 4 bits turns it on by default, "
+            "so neither time nor memory change",
+            "prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) in the script",
+        )
 
 
 def _has(document: ForeignDocument, path: Path) -> bool:
@@ -195,28 +185,8 @@ def _has(document: ForeignDocument, path: Path) -> bool:
     return isinstance(parent, dict) and path[-1] in parent
 
 
-def _values(document: ForeignDocument) -> Iterator[Finding]:
-    for path, (kind, needed, _) in _KEYS.items():
-        value = document.get(*path)
-        if _has(document, path) and (value is not None or needed):
-            yield from wrong_value(document, path, value, kind)
-
-
-def _overridden(document: ForeignDocument) -> Iterator[Finding]:
-    path = ("train", "gradient_checkpointing")
-    if document.get(*path) is False:
-        yield _finding(
-            document,
-            "BK019",
-            Severity.INFO,
-            path,
-            "gradient_checkpointing: false is undone: preparing a base in 4 bits turns it on by default, "
-            "so neither time nor memory change",
-            "prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) in the script",
-        )
-
-
-def _training(document: ForeignDocument) -> StatedTraining:
+def stated_stage(document: ForeignDocument) -> StatedTraining:
+    """Return the training of a stage."""
     file = Location(path=document.path)
     found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
     for path, (kind, _, field) in _KEYS.items():
@@ -247,15 +217,15 @@ def _plain(value: Any) -> Any:
 
 
 def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
-    for key, role in (("train_jsonl", "train"), ("val_jsonl", "validation")):
+    roles: tuple[tuple[str, Literal["train", "validation"]], ...] = (
+        ("train_jsonl", "train"),
+        ("val_jsonl", "validation"),
+    )
+    for key, role in roles:
         found = typed(document.stated("data", key), TEXT, str)
         if found is not None:
-            yield StatedSource(
-                name=found,
-                kind="file",
-                role="train" if role == "train" else "validation",
-                format=Stated("json", found.key, found.where, is_default=True),
-            )
+            rows = Stated("json", found.key, found.where, is_default=True)
+            yield StatedSource(name=found, kind="file", role=role, format=rows)
 
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)

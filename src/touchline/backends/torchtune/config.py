@@ -1,55 +1,81 @@
-"""torchtune's configs: the YAML that `tune run` takes, and the resolved one that a recipe prints first.
+"""Evidence in torchtune's configs: the YAML that `tune run` takes, and the resolved one that a recipe prints first.
 
-A component is named by its dotted path under `_component_`; nothing is imported. A value that holds an interpolation
-(`${output_dir}/logs`) is left out: it is resolved by OmegaConf when the recipe runs.
+One table names the settings of both. A component is named by its dotted path under `_component_`; nothing is imported.
+A value that holds an interpolation (`${output_dir}/logs`) is left out: OmegaConf resolves it when the recipe runs.
+
+OmegaConf prints a config with its keys in alphabetical order, so the component of a section is its first line. Printed
+sections are known by their components, not by their indentation: notebooks and documents lose it.
 Source: torchtune.config._utils.log_config, recipes/configs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import Row
 from touchline.core.model_size import states_size
-from touchline.core.observation import Event, Observation, ObservationName
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 
 COMPONENT = "_component_"
-Section = Literal["model", "tokenizer", "dataset", "optimizer"]
-"""Parts of a config that describe the training, by the kind of their component."""
-
+Section = Literal["", "model", "tokenizer", "dataset", "optimizer", "other"]
+"""Part of a config by the kind of its component; without a name, the settings outside of sections."""
+Kind = Literal["count", "number", "share", "truth", "dtype", "file", "set"]
+_FACTS: Mapping[Section, Mapping[str, tuple[ObservationName, Kind]]] = {
+    "": {
+        "batch_size": ("micro_batch_size", "count"),
+        "compile": ("compiled", "truth"),
+        "dtype": ("dtype", "dtype"),
+        "enable_activation_checkpointing": ("gradient_checkpointing", "truth"),
+        "epochs": ("epochs", "count"),
+        "gradient_accumulation_steps": ("gradient_accumulation_steps", "count"),
+    },
+    "model": {
+        "lora_alpha": ("lora_alpha", "number"),
+        "lora_dropout": ("dropout", "share"),
+        "lora_rank": ("lora_rank", "number"),
+    },
+    # A model's own max_seq_len is its context, not the training's.
+    "tokenizer": {"max_seq_len": ("max_seq_len", "number")},
+    "dataset": {
+        "data_files": ("dataset", "file"),
+        "max_seq_len": ("max_seq_len", "number"),
+        "packed": ("packed", "truth"),
+        "source": ("dataset", "set"),
+    },
+    "optimizer": {"lr": ("learning_rate", "number")},
+}
+_SWITCHED: Mapping[str, tuple[tuple[ObservationName, str], ...]] = {
+    "quantize_base": (("method", "qlora"), ("quantization", "nf4")),
+    "use_dora": (("method", "dora"),),
+}
+"""Switches of a model, and what they mean where they are on."""
+_UNITS: Mapping[ObservationName, str] = {"epochs": "epochs", "max_seq_len": "tokens"}
 _ADAPTER = re.compile(r"(q?lora)_")
-_INTERPOLATION = "${"
 _NOTHING = frozenset({"", "null", "~", "none"})
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
-_TRUTH = {"true": "true", "false": "false"}
 _FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow"})
-_TOP_COUNTS: dict[str, ObservationName] = {
-    "batch_size": "micro_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "epochs": "epochs",
-}
-_TOP_SWITCHES: dict[str, ObservationName] = {
-    "enable_activation_checkpointing": "gradient_checkpointing",
-    "compile": "compiled",
-}
-TOP_KEYS = frozenset({*_TOP_COUNTS, *_TOP_SWITCHES, "dtype"})
-"""Settings outside of sections."""
-SECTION_KEYS: dict[Section, frozenset[str]] = {
-    "model": frozenset({"lora_rank", "lora_alpha", "lora_dropout", "use_dora", "quantize_base"}),
-    "tokenizer": frozenset({"max_seq_len"}),
-    "dataset": frozenset({"packed", "max_seq_len", "source", "data_files"}),
-    "optimizer": frozenset({"lr"}),
-}
-"""Settings of a section; a model's own `max_seq_len` is its context, not the training's."""
+_LINE = re.compile(r"^(?P<indent>\s*)(?:- )?(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>\S.*?))?\s*$")
+_ITEM = re.compile(r"^\s*- ([A-Za-z_]\w*)\s*$")
+_RANK = re.compile(r"^(?:\[(?:rank|default)?\d{1,5}\]:? ?|\s{0,4}\d{1,5}: )")
+_RESUME, _MODULES, _FOLDER = "resume_from_checkpoint", "lora_attn_modules", "checkpoint_dir"
+_APPLY = ("apply_lora_to_mlp", "apply_lora_to_output")
+_MOST_LINES = 400
+"""A resolved config has some 80 lines; further down nothing is a setting."""
+WORDS: frozenset[str] = frozenset(
+    {
+        *(COMPONENT, _RESUME, _MODULES, *_APPLY, _FOLDER, *_SWITCHED),
+        *(key for facts in _FACTS.values() for key in facts),
+        *("q_proj", "k_proj", "v_proj", "output_proj"),
+    }
+)
+"""Words of the lines that are read."""
 
 
-def section_of(component: str) -> Section | None:
-    """Return the section of a component, by its dotted path. Return None for losses, schedules, loggers and
-    checkpointers.
-    """
+def _section_of(component: str) -> Section:
+    """Return the section of a component by its dotted path: losses, schedules and loggers are others."""
     path, _, last = component.rpartition(".")
     if "tokenizer" in last:
         return "tokenizer"
@@ -57,11 +83,11 @@ def section_of(component: str) -> Section | None:
         return "dataset"
     if ".models" in path or _ADAPTER.match(last):
         return "model"
-    return "optimizer" if "optim" in path and "lr_scheduler" not in path else None
+    return "optimizer" if "optim" in path and "lr_scheduler" not in path else "other"
 
 
-def component_facts(component: str, section: Section, line: int, *, adapter: bool) -> Iterator[Observation]:
-    """Yield the facts in the name of a model's or optimizer's builder: `torchtune.models.llama3_2.lora_llama3_2_1b`.
+def _component_facts(component: str, section: Section, line: int, *, adapter: bool) -> Iterator[Observation]:
+    """Yield the facts in the name of a builder: `torchtune.models.llama3_2.lora_llama3_2_1b`.
 
     Args:
         component: its dotted path.
@@ -86,76 +112,52 @@ def component_facts(component: str, section: Section, line: int, *, adapter: boo
         yield Observation(name="method", value="full", line=line)
 
 
-def top_fact(key: str, value: object, line: int) -> Iterator[Observation]:
-    """Yield the fact of a setting outside all sections."""
-    text = plain(value)
+def _facts(section: Section, key: str, value: object, line: int) -> Iterator[Observation]:
+    """Yield the facts of a setting."""
+    text = _plain(value)
     if text is None:
         return
-    if key in _TOP_COUNTS:
-        count = to_count(text)
-        if count:
-            unit = "epochs" if key == "epochs" else "1"
-            yield Observation(name=_TOP_COUNTS[key], value=count, line=line, unit=unit)
-    elif key == "dtype" and text in _DTYPES:
-        # The recipes have one dtype for the base and the adapter.
-        yield Observation(name="dtype", value=_DTYPES[text], line=line)
-        yield Observation(name="adapter_dtype", value=_DTYPES[text], line=line)
-    elif key in _TOP_SWITCHES and text.lower() in _TRUTH:
-        yield Observation(name=_TOP_SWITCHES[key], value=text.lower(), line=line)
-
-
-def section_fact(section: Section, key: str, value: object, line: int) -> Iterator[Observation]:
-    """Yield the fact of a setting in a section."""
-    text = plain(value)
-    if text is None or key not in SECTION_KEYS[section]:
+    if section == "model" and text.lower() == "true":
+        yield from (Observation(name=name, value=word, line=line) for name, word in _SWITCHED.get(key, ()))
+    if key not in _FACTS.get(section, {}):
         return
-    number = to_number(text)
-    said_true = text.lower() == "true"
-    match key:
-        case "lora_rank" if number:
-            yield Observation(name="lora_rank", value=number, line=line)
-        case "lora_alpha" if number:
-            yield Observation(name="lora_alpha", value=number, line=line)
-        case "lora_dropout" if number is not None:
-            yield Observation(name="dropout", value=number, line=line)
-        case "use_dora" if said_true:
-            yield Observation(name="method", value="dora", line=line)
-        case "quantize_base" if said_true:
-            yield Observation(name="method", value="qlora", line=line)
-            yield Observation(name="quantization", value="nf4", line=line)
-        case "packed" if text.lower() in _TRUTH:
-            yield Observation(name="packed", value=text.lower(), line=line)
-        case "max_seq_len" if number:
-            yield Observation(name="max_seq_len", value=number, line=line, unit="tokens")
-        case "data_files":
-            yield Observation(name="dataset", value=text, line=line)
-        case "source" if text not in _FORMATS:
-            # A set of the Hub; with a format in its place `data_files` names the file.
-            yield Observation(name="dataset", value=text, line=line, certain=False)
-        case "lr" if number:
-            yield Observation(name="learning_rate", value=number, line=line)
-        case _:
-            return
+    name, kind = _FACTS[section][key]
+    found: str | float | None
+    if kind in ("count", "number", "share"):
+        number = to_count(text) if kind == "count" else to_number(text)
+        found = number if number or kind == "share" else None
+    elif kind == "truth":
+        found = text.lower() if text.lower() in ("true", "false") else None
+    elif kind == "dtype":
+        found = _DTYPES.get(text)
+    else:
+        # A set of the Hub; with a format in its place `data_files` names the file.
+        found = None if kind == "set" and text in _FORMATS else text
+    if found is not None:
+        yield Observation(name=name, value=found, line=line, unit=_UNITS.get(name, "1"), certain=kind != "set")
+        if kind == "dtype":
+            # The recipes have one dtype for the base and the adapter.
+            yield Observation(name="adapter_dtype", value=found, line=line)
 
 
-def targets_fact(modules: list[str], *, mlp: bool, output: bool, line: int) -> Observation:
+def _targets(modules: Iterable[str], applied: Mapping[str, object], line: int) -> Observation:
     """Return the layers with an adapter, by torchtune's names. `mlp` stands for all of its linear layers."""
-    names = [*modules, *(["mlp"] if mlp else []), *(["output"] if output else [])]
-    return Observation(name="target_modules", value=",".join(names), line=line)
+    more = [key.rpartition("_")[2] for key in _APPLY if applied.get(key) is True]
+    return Observation(name="target_modules", value=",".join([*modules, *more]), line=line)
 
 
-def folder_fact(value: object, line: int) -> Iterator[Observation]:
+def _folder(value: object, line: int) -> Iterator[Observation]:
     """Yield the folder of the base. It names the model, but it may be an earlier run's checkpoint."""
-    text = plain(value)
+    text = _plain(value)
     if text is not None and text.rstrip("/"):
         yield Observation(name="model", value=text.rstrip("/"), line=line, certain=False)
 
 
-def plain(value: object) -> str | None:
+def _plain(value: object) -> str | None:
     """Return a setting as text. Return None if it is empty, not a scalar, or unresolved."""
     if isinstance(value, bool | int | float | str):
         text = str(value).strip().strip("'\"").strip()
-        return None if text.lower() in _NOTHING or _INTERPOLATION in text else text
+        return None if text.lower() in _NOTHING or "${" in text else text
     return None
 
 
@@ -170,21 +172,96 @@ def read_config(name: str, document: Row) -> tuple[Event, ...] | None:
 
 
 def _document_facts(document: Row) -> Iterator[Observation]:
-    for key in sorted(TOP_KEYS & document.keys()):
-        yield from top_fact(key, document[key], 0)
     checkpointer = document.get("checkpointer")
     if isinstance(checkpointer, Mapping):
-        yield from folder_fact(checkpointer.get("checkpoint_dir"), 0)
-    for section in SECTION_KEYS:
-        part = document.get(section)
+        yield from _folder(checkpointer.get(_FOLDER), 0)
+    for section in _FACTS:
+        part = document.get(section) if section else document
         if not isinstance(part, Mapping):
             continue
-        component = plain(part.get(COMPONENT))
+        component = _plain(part.get(COMPONENT))
         if component is not None:
-            yield from component_facts(component, section, 0, adapter="lora_rank" in part)
-        for key in sorted(SECTION_KEYS[section] & part.keys()):
-            yield from section_fact(section, key, part[key], 0)
-        modules = part.get("lora_attn_modules")
+            yield from _component_facts(component, section, 0, adapter="lora_rank" in part)
+        for key in sorted(part.keys() & WORDS):
+            yield from _facts(section, key, part[key], 0)
+        modules = part.get(_MODULES)
         if section == "model" and isinstance(modules, list) and all(isinstance(module, str) for module in modules):
-            mlp, output = (part.get(f"apply_lora_to_{what}") is True for what in ("mlp", "output"))
-            yield targets_fact(modules, mlp=mlp, output=output, line=0)
+            yield _targets(modules, part, 0)
+
+
+class ResolvedConfig:
+    """Reads the lines after `with resolved config:`; between runs it reads nothing."""
+
+    def __init__(self) -> None:
+        """Start outside a config."""
+        self._until = 0
+        self._adapter = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._indent: int | None = None
+        self._section: Section = "other"
+        self._reported: set[str] = set()
+        self._modules: list[str] | None = None
+        self._apply: dict[str, object] = {}
+
+    def begin(self, number: int, *, adapter: bool) -> None:
+        """Start a config after this line. `adapter` is true if the recipe's name shows an adapter."""
+        self._clear()
+        self._until = number + _MOST_LINES
+        self._adapter = adapter
+
+    def end(self) -> None:
+        """End the config: the training has begun."""
+        self._until = 0
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Yield the facts of a config line. Yield nothing outside a config."""
+        if number > self._until:
+            return
+        text = _RANK.sub("", text, count=1)
+        if self._modules is not None:
+            item = _ITEM.match(text)
+            if item is not None:
+                self._modules.append(item.group(1))
+                return
+            modules, self._modules = self._modules, None
+            if modules and self._is_first("targets"):
+                yield _targets(modules, self._apply, number)
+        match = _LINE.match(text)
+        if match is None:
+            return
+        indent, key, value = len(match.group("indent")), match.group("key"), match.group("value")
+        if self._indent is None:
+            self._indent = indent
+        for event in self._setting(key, value, number, top=indent <= self._indent):
+            # Of two models, a student and its teacher, or two datasets the first counts; so does the first of a key.
+            if self._is_first(f"{key} {event.name if isinstance(event, Observation) else event.kind.value}"):
+                yield event
+
+    def _is_first(self, token: str) -> bool:
+        """Return True for a token that was not seen before in this config."""
+        first = token not in self._reported
+        self._reported.add(token)
+        return first
+
+    def _setting(self, key: str, value: str | None, number: int, *, top: bool) -> Iterator[Observation | Sign]:
+        if key == COMPONENT:
+            component = _plain(value)
+            section = "other" if component is None else _section_of(component)
+            self._section = section if section != "other" and self._is_first(f"section {section}") else "other"
+            if component is not None:
+                yield from _component_facts(component, self._section, number, adapter=self._adapter)
+        elif key == _MODULES:
+            self._modules = [] if value is None and self._section == "model" else None
+        elif key in _APPLY:
+            self._apply[key] = _plain(value) == "true"
+        elif key == _FOLDER:
+            yield from _folder(value, number)
+        elif key == _RESUME:
+            if top and (_plain(value) or "").lower() == "true":
+                yield Sign(kind=SignKind.RESUMED, line=number, text=f"{key}: {value}")
+        elif key in _FACTS[""]:
+            yield from _facts("" if top else "other", key, value, number)
+        else:
+            yield from _facts(self._section, key, value, number)

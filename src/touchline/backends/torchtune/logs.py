@@ -14,8 +14,7 @@ from typing import ClassVar, Literal
 
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
-from touchline.backends.torchtune.config import read_config
-from touchline.backends.torchtune.resolved import WORDS, ResolvedConfig
+from touchline.backends.torchtune.config import WORDS, ResolvedConfig, read_config
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 
 _BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan|-?inf)(?=[:\s]|$)")

@@ -6,21 +6,24 @@ optimizer steps of one epoch; a checkpoint is written at each epoch's end.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
-from touchline.backends.config_reading import subject_of
+from touchline.backends.config_reading import source_kind, subject_of
 from touchline.backends.config_table import Keys, read_table
+from touchline.backends.fields import TEXT, dotted, typed
+from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement
-from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.sources import sources
+from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Location
 from touchline.core.model_size import states_size
-from touchline.experiment.partial import Cadence, Stated, StatedTraining
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
 
 KEYS: Keys = {
     "model_path": ("text", "checkpointer.checkpoint_dir", None),
@@ -71,8 +74,11 @@ DATASETS: Mapping[str, tuple[str | None, bool]] = {
 }
 """Builders of datasets: their default `source`, and whether the prompt has a loss by default."""
 Method = Literal["lora", "qlora", "full"]
-Dtype = Literal["bfloat16", "float16", "float32"]
-_DTYPES: dict[object, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+Role = Literal["train", "validation"]
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_OFFLOADS = {"enable_activation_offloading": "activations", "fsdp_cpu_offload": "parameters"}
+FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "webdataset"})
+"""Sources that are formats of local files."""
 _BUILDER = re.compile(r"(q?lora)_")
 _SLICE = re.compile(r"train\[:(\d{1,2})%\]")
 _QUANTIZED_BITS = 4
@@ -110,30 +116,28 @@ def stated_training(config: Config) -> StatedTraining:
     if found["trains_on_prompt"] is None and not config.has("dataset", "train_on_input"):
         _, on_prompt = DATASETS.get(config.last("dataset"), (None, None))
         found["trains_on_prompt"] = None if on_prompt is None else config.default("dataset.train_on_input", on_prompt)
-    return StatedTraining(
-        backend="torchtune",
-        where=Location(path=config.document.path),
-        subject=subject_of(config.document.path),
-        model=_model(config),
-        method=method,
-        target_modules=_targets(config) if adapted else None,
-        quantization_bits=Stated(_QUANTIZED_BITS, method.key, method.where)
-        if method is not None and method.value == "qlora"
-        else None,
-        max_steps=None if rolls_out else _max_steps(config),
-        schedule=schedule,
-        optimizer=optimizer,
-        packed=_packed(config),
-        dtype=_dtype(config),
-        distributed=_distributed(config),
-        offloads=_offloads(config),
-        sources=tuple(sources(config)),
-        validation_fraction=_validation_fraction(config),
-        resume=_resume(config),
-        save_cadence=_cadence(config, "save_every_n_steps", otherwise="epoch"),
-        eval_cadence=_cadence(config, "run_val_every_n_steps", otherwise="no"),
-        **found,
-    )
+    dtype, sharded = config.text("dtype"), next((key for key in SHARDING_KEYS if config.has(key)), None)
+    found |= {
+        "model": _model(config),
+        "method": method,
+        "target_modules": _targets(config) if adapted else None,
+        "max_steps": None if rolls_out else _max_steps(config),
+        "schedule": schedule,
+        "optimizer": optimizer,
+        "packed": _packed(config),
+        "dtype": None if dtype is None or dtype.value not in _DTYPES else replace(dtype, value=_DTYPES[dtype.value]),
+        "distributed": None if sharded is None else Stated("fsdp", sharded, config.where(sharded)),
+        "offloads": _switched(config, _OFFLOADS),
+        "sources": tuple(_sources(config)),
+        "validation_fraction": _validation_fraction(config),
+        "resume": _switched(config, {"resume_from_checkpoint": "true"}),
+        "save_cadence": _cadence(config, "save_every_n_steps", otherwise="epoch"),
+        "eval_cadence": _cadence(config, "run_val_every_n_steps", otherwise="no"),
+    }
+    if method is not None and method.value == "qlora":
+        found["quantization_bits"] = Stated(_QUANTIZED_BITS, method.key, method.where)
+    path = config.document.path
+    return StatedTraining(backend="torchtune", where=Location(path=path), subject=subject_of(path), **found)
 
 
 def _validation_fraction(config: Config) -> Stated[float] | None:
@@ -144,15 +148,6 @@ def _validation_fraction(config: Config) -> Stated[float] | None:
         return Stated(round(1 - int(part[1]) / 100, 2), split.key, split.where)
     whole = (split is None or split.value == "train") and not config.has("dataset", "field")
     return config.default("dataset_val", 0.0) if whole and not config.has("dataset_val") else None
-
-
-def _offloads(config: Config) -> Stated[str] | None:
-    """Return the tensors offloaded to host memory."""
-    for key, what in (("enable_activation_offloading", "activations"), ("fsdp_cpu_offload", "parameters")):
-        asked = config.flag(key)
-        if asked is not None and asked.value:
-            return Stated(what, asked.key, asked.where)
-    return None
 
 
 def _last(config: Config, section: str) -> Stated[str] | None:
@@ -217,23 +212,10 @@ def _packed(config: Config) -> Stated[bool] | None:
     return config.default("dataset.packed", False) if config.has("dataset") else None
 
 
-def _dtype(config: Config) -> Stated[Dtype] | None:
-    found = config.stated("dtype")
-    dtype = None if found is None or not isinstance(found.value, str) else _DTYPES.get(found.value)
-    return None if found is None or dtype is None else Stated(dtype, found.key, found.where)
-
-
-def _distributed(config: Config) -> Stated[str] | None:
-    """Return a key that only the distributed recipes read."""
-    for key in SHARDING_KEYS:
-        if config.has(key):
-            return Stated("fsdp", key, config.where(key))
-    return None
-
-
-def _resume(config: Config) -> Stated[str] | None:
-    found = config.flag("resume_from_checkpoint")
-    return Stated("true", found.key, found.where) if found is not None and found.value else None
+def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
+    """Return the word of the first key that is true."""
+    on = (found for key in words if (found := config.flag(key)) is not None and found.value)
+    return next((Stated(words[found.key], found.key, found.where) for found in on), None)
 
 
 def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence] | None:
@@ -241,3 +223,44 @@ def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence]
         return None
     found = config.stated(key)
     return config.default(key, otherwise) if found is None else Stated("steps", key, found.where)
+
+
+def _sources(config: Config) -> Iterator[StatedSource]:
+    """Yield the datasets, including those of validation.
+
+    A builder hands `source`, `data_files`, `data_dir`, `split` and `field` to `load_dataset`: local files are read by
+    naming their format as the source. Files given without the names of splits are all `train`; `field` is the key of a
+    JSON object under which the rows are.
+    """
+    roles: tuple[tuple[str, Role], ...] = (("dataset", "train"), ("datasets", "train"), ("dataset_val", "validation"))
+    for name, role in roles:
+        for path, section in config.sections(name):
+            yield from _sources_of(config, path, section, role)
+
+
+def _sources_of(config: Config, path: Path, section: Mapping[str, object], role: Role) -> Iterator[StatedSource]:
+    split, field, source, folder = (
+        typed(config.stated(*path, key), TEXT, str) for key in ("split", "field", "source", "data_dir")
+    )
+    stated = functools.partial(
+        StatedSource, role=role, split=split or config.default(dotted((*path, "split")), "train"), field=field
+    )
+    if source is None:
+        named = config.component(*path)
+        if named is not None:
+            name = Stated(named.rpartition(".")[2], dotted((*path, COMPONENT)), config.where(*path))
+            yield stated(name=name, kind="builder")
+    elif source.value not in FORMATS:
+        yield stated(name=source, kind=source_kind(source.value))
+    else:
+        given = section.get("data_files")
+        given = given.get(role, given.get("train")) if isinstance(given, dict) else given
+        files = [
+            Stated(file, dotted((*path, "data_files")), config.where(*path, "data_files"))
+            for file in (given if isinstance(given, list) else [given])
+            if isinstance(file, str) and is_known(file)
+        ]
+        for file in files:
+            yield stated(name=file, kind="file", format=source)
+        if not files and folder is not None:
+            yield stated(name=folder, kind="folder", format=source)

@@ -14,8 +14,6 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.numbers import NUMBER, to_count
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.trl.banner import Banner
-from touchline.backends.trl.hints import HintLines
-from touchline.backends.trl.naming import Naming
 from touchline.backends.trl.rows import TEXT, TrainerRowParser, mean_loss
 from touchline.backends.trl.states import (
     read_adapter,
@@ -25,7 +23,7 @@ from touchline.backends.trl.states import (
     read_trainer_state,
 )
 from touchline.backends.trl.tables import Tables
-from touchline.backends.trl.words import Words, parameters
+from touchline.backends.trl.words import Naming, Words, parameters
 from touchline.core.observation import Event, Observation, Sign, SignKind
 
 _OUTPUT = re.compile(rf"\bTrainOutput\(global_step=(?P<step>\d+),? *(?:training_loss=(?P<loss>{NUMBER}|nan|inf)\b)?")
@@ -56,26 +54,9 @@ class TrainerLines:
             *("sftconfig", "dpoconfig", "grpoconfig", "rewardconfig", "ktoconfig", "rlootrainer", "gkdtrainer"),
             # arguments, printed or on a command line; digits part words
             *("trainingarguments", "seq", "loraconfig", "model_name_or_path", "per_device_train_batch_size"),
-            *(
-                "gradient_accumulation_steps",
-                "num_train_epochs",
-                "max_steps",
-                "max_seq_length",
-                "max_length",
-                "packing",
-            ),
-            *(
-                "gradient_checkpointing",
-                "optim",
-                "bf",
-                "fp",
-                "lora_r",
-                "lora_rank",
-                "lora_alpha",
-                "lora_dropout",
-                "torch_compile",
-                "lora_target_modules",
-            ),
+            *("gradient_accumulation_steps", "num_train_epochs", "max_steps", "max_seq_length", "max_length"),
+            *("packing", "gradient_checkpointing", "optim", "bf", "fp", "lora_r", "lora_rank", "lora_alpha"),
+            *("lora_dropout", "torch_compile", "lora_target_modules"),
             *("attn_implementation", "load_in_", "use_peft"),
         }
     )
@@ -99,7 +80,7 @@ class TrainerLines:
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield the events of a line that is one dictionary."""
-        yield from self._following(self._read_row(row, text, number))
+        yield from self._following(self._rows.read(row, text, number))
 
     def _read(self, text: str, number: int) -> Iterator[Event]:
         yield from self._tables.columns(text, number)
@@ -116,10 +97,6 @@ class TrainerLines:
         yield from self._words.read(text, number)
         self._rows.is_trl = self._rows.is_trl or self._words.is_trl
         yield from self._naming.read(text, number)
-
-    def _read_row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        yield from self._rows.read(row, text, number)
-        yield from self._words.row(row, number)
 
     def _following(self, events: Iterator[Event]) -> Iterator[Event]:
         """Yield the events. A new training resets the known model."""
@@ -162,6 +139,39 @@ def _shows_training(event: Observation | Sign) -> bool:
     if isinstance(event, Sign):
         return event.kind in (SignKind.START, SignKind.RESUMED)
     return event.name in ("trainable_parameters", "loss", "steps_total")
+
+
+_HINT = re.compile(
+    r"trainer\.train\(|_inner_training_loop|_maybe_log_save_evaluate|Trainer\.tokenizer is now deprecated"
+    r"|is incompatible with gradient checkpointing|No label_names provided|TrainingArguments\("
+    r"|should probably TRAIN this model|Checkpoint destination directory|fast tokenizer, using the `__call__` method"
+)
+
+
+class HintLines:
+    """Reader of one file's hints; the first is enough."""
+
+    words: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("trainer", "_inner_training_loop", "_fast_inner_training_loop", "_maybe_log_save_evaluate"),
+            *("label_names", "trainingarguments", "probably", "incompatible", "__call__"),
+        }
+    )
+
+    def __init__(self) -> None:
+        """Start a file."""
+        self._seen = False
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Yield the events of a line."""
+        if not self._seen and _HINT.search(text):
+            self._seen = True
+            yield Observation(name="trainer", value="generic", line=number, certain=False)
+
+    def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        """Return no events."""
+        del row, text, number
+        return iter(())
 
 
 READERS: tuple[type[LogReader], ...] = (TrainerLines, HintLines)

@@ -18,14 +18,8 @@ _TRL_ONLY = frozenset(
     {
         *("packing", "max_length", "dataset_text_field", "use_peft", "max_prompt_length", "max_completion_length"),
         *("num_generations", "dataset_train_split", "dataset_test_split", "assistant_only_loss", "padding_free"),
-        *(
-            "completion_only_loss",
-            "eval_packing",
-            "packing_strategy",
-            "dataset_num_proc",
-            "reward_funcs",
-            "max_seq_length",
-        ),
+        *("completion_only_loss", "eval_packing", "packing_strategy", "dataset_num_proc", "reward_funcs"),
+        "max_seq_length",
     }
 )
 KEYS: Keys = {

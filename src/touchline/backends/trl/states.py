@@ -7,12 +7,16 @@ The form with `lora`, `train` and `data` is that of a script on the Trainer whic
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+from touchline.backends import config_table
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import Row
+from touchline.backends.qlora_stage.format import stated_stage
 from touchline.backends.trl.arguments import ANCHORS, KEYS, is_off, is_on, observations
 from touchline.backends.trl.rows import TrainerRowParser, is_closing, is_evaluation, is_training
-from touchline.core.observation import Event, Observation, ObservationName
+from touchline.core.observation import Event, Observation
+from touchline.experiment.foreign import ForeignDocument
 
 _OF_OTHERS = frozenset({"_wandb", "_step", "_runtime", "_timestamp", "current_steps"})
 _OTHERS_ARGUMENTS = (
@@ -25,11 +29,6 @@ _OTHERS_ARGUMENTS = (
 """Arguments of programs that build on the Trainer and have readers of their own."""
 _TRL_ARGUMENTS = frozenset({"dataset_text_field", "packing", "use_peft", "max_prompt_length", "num_generations"})
 _ADAPTER_NESTS = ("lora", "peft", "lora_config", "peft_config", "adapter")
-_RANKS: tuple[tuple[str, ObservationName], ...] = (
-    ("r", "lora_rank"),
-    ("lora_alpha", "lora_alpha"),
-    ("alpha", "lora_alpha"),
-)
 
 
 def read_trainer_state(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -102,13 +101,8 @@ def _adapter(document: Row) -> Iterator[Event]:
     yield from observations({key: document.get(key) for key in ("target_modules", "lora_dropout")})
 
 
-def _ranks(values: Mapping[str, object]) -> Iterator[Observation]:
-    known: set[str] = set()
-    for key, name in _RANKS:
-        number = to_number(values.get(key))
-        if number is not None and number > 0 and name not in known:
-            known.add(name)
-            yield Observation(name=name, value=number, line=0)
+def _ranks(values: Mapping[str, object]) -> Iterator[Event]:
+    return observations({"lora_r": values.get("r"), "lora_alpha": values.get("lora_alpha", values.get("alpha"))})
 
 
 def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
@@ -119,23 +113,12 @@ def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
         return None
     if not {"train_bs", "grad_accum"} & train.keys():
         return None
-    return tuple(_stage(document, lora, train))
-
-
-def _stage(document: Row, lora: Row, train: Row) -> Iterator[Event]:
-    yield Observation(name="trainer", value="hf_trainer", line=0, certain=False)
-    names = {
-        "train_bs": "per_device_train_batch_size",
-        "grad_accum": "gradient_accumulation_steps",
-        "epochs": "num_train_epochs",
-        "lr": "learning_rate",
-    }
-    values = {names.get(key, key): value for key, value in train.items()}
-    values |= {"model_name": document["model_name"], "target_modules": lora.get("target_modules")}
-    values |= {"lora_dropout": lora.get("dropout", lora.get("lora_dropout"))}
-    yield from observations({key: value for key, value in values.items() if key in KEYS})
-    yield from _ranks(lora)
-    yield Observation(name="method", value="lora", line=0, certain=False)
+    stated = replace(stated_stage(ForeignDocument(path="", data=dict(document), lines=())), quantization_bits=None)
+    return (
+        Observation(name="trainer", value="hf_trainer", line=0, certain=False),
+        *config_table.observations(stated, {}),
+        Observation(name="method", value="lora", line=0, certain=False),
+    )
 
 
 def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
