@@ -37,6 +37,28 @@ from touchline.run.imports.training import carry_training
 pytestmark = pytest.mark.planning
 
 TRAINERS = ("axolotl", "llamafactory", "qlora_stage", "torchtune", "torchtune_setup")
+SUMMARY = """\
+experiment: {name: ranks 1, project: capitalization, question: "Does rank matter?", date: "2026-01-02", dir: /x}
+tools: {preparation: torchtune, evaluation: inspect-ai}
+variables: {lora_rank: [4, 8]}
+controls:
+  {system_prompt: "", prompt: "Capitalize: {input}\\n", dataset_type: chat_completion, epochs: 2, batch_size: 4,
+   gradient_accumulation_steps: 2, validation_during_training: true, vibe: good}
+models: {base: [{name: Tiny-1M, path: models/Tiny-1M, size_gb: 0.1}]}
+data: {training: {path: words.json, dataset_label: words, format: json, size_kb: 1}}
+output: {wandb_project: p}
+runs:
+  - {name: r4, type: fine-tuned, model: Tiny-1M, parameters: {lora_rank: 4}}
+  - {name: r8, type: fine-tuned, model: Tiny-1M, parameters: {lora_rank: 8, lr: 3e-4, mood: calm}}
+  - {name: base, type: control, model: Tiny-1M, parameters: {}}
+  - {name: old, type: eval-only, model: Tiny-1M, parameters: {checkpoint_path: /old}}
+evaluation:
+  temperature: 0.0
+  max_tokens: 7
+  scorers: [{name: match}]
+  tasks: [{name: cap, script: task.py, dataset: same}]
+  matrix: [{run: r4, tasks: [cap], epochs: [0, 1]}, {run: r8, tasks: [cap], epochs: [0, 1]}]
+"""
 
 
 @pytest.fixture
@@ -195,6 +217,27 @@ def test_a_registered_dataset_is_found_beside_the_config(here: Path) -> None:
     assert (loaded.experiment.data.input, loaded.experiment.data.output) == ("who", "what")
 
 
+def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
+    report, loaded = imported(write(here / "kit" / "experiment_summary.yaml", SUMMARY))
+    experiment = loaded.experiment
+    assert report.trainings == ("r4", "r8")
+    assert (experiment.name, experiment.question, experiment.task) == ("ranks_1", "Does rank matter?", "capitalization")
+    assert experiment.pairs == (
+        {"train.learning_rate": 1e-4, "train.lora.rank": 4},
+        {"train.learning_rate": 3e-4, "train.lora.rank": 8},
+    )
+    assert (experiment.controls, experiment.seeds, experiment.models) == (("base",), (14,), ("Tiny-1M",))
+    assert (experiment.train.global_batch_size, experiment.train.epochs) == (8, 2)
+    assert (experiment.evaluate.epochs, experiment.evaluate.max_new_tokens) == ("all", 7)
+    assert experiment.data.prompt == "Capitalize: {input}\n"
+    assert experiment.data.path == "../kit/words.json"
+    left = {each.key: each for each in report.not_carried}
+    assert left["runs.1.parameters.mood"].value == "calm"
+    assert left["controls.vibe"].value == "good"
+    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
+    assert any("mood" in note for note in report.notes)
+
+
 # ------------------------------------------------------------------------------------------------ hostile input
 
 HOSTILE = {
@@ -217,11 +260,11 @@ def test_hostile_files_are_refused_all_at_once(here: Path) -> None:
     for name, (_, words) in HOSTILE.items():
         assert words in messages[name], (name, messages[name])
     assert {"binary.yaml", "absent.yaml"} <= messages.keys()
-    assert "axolotl config" in (caught.value.expected or "")
+    assert "experiment_summary.yaml" in (caught.value.expected or "")
     assert not (here / "e.yaml").exists()
 
 
-SOURCES = {f"{name}.yaml": base(name) for name in TRAINERS}
+SOURCES = {**{f"{name}.yaml": base(name) for name in TRAINERS}, "experiment_summary.yaml": SUMMARY}
 
 
 def nodes(node: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -264,6 +307,9 @@ def test_sources_of_several_kinds_are_an_error_that_names_each(here: Path) -> No
     with pytest.raises(InputError, match="2 kinds") as caught:
         api.import_experiment([here / "mixed"])
     assert len(caught.value.findings) == 2
+    write(here / "kit.yaml", SUMMARY)
+    with pytest.raises(InputError, match="2 experiments"):
+        api.import_experiment([here / "kit.yaml", here / "mixed" / "a.yaml"])
     (here / "none").mkdir()
     for source in (here / "none", here / "absent.yaml"):
         with pytest.raises(InputError) as caught:

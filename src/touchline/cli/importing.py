@@ -25,8 +25,8 @@ def import_(
 ) -> None:
     """Write experiment.yaml from another tool's configs.
 
-    Reads a trainer's configs (several are a sweep), cruijff_kit's setup_finetune.yaml, and a curriculum's stage
-    configs. Lists all that is not in the file. Scripts and preference training are refused.
+    Reads a trainer's configs (several are a sweep), cruijff_kit's experiment_summary.yaml and setup_finetune.yaml, and
+    a curriculum's stage configs. Lists all that is not in the file. Scripts and preference training are refused.
     """
     from touchline import api
     from touchline.run.imports.importing import ImportReport, headed_lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,12 @@ from touchline.experiment.write import to_yaml
 from touchline.run.imports.carrier import LocalPlaces, left_over
 from touchline.run.imports.design import ALL_TRAIN, design_of, stages_without_rows, with_files, with_rows
 from touchline.run.imports.sources import Source, find_source
+from touchline.run.imports.summary import read_summary
 from touchline.run.imports.trainer_choice import choose_trainer
 from touchline.run.imports.training import carry_training
 from touchline.run.interview.interview import plain_name
 
+_PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
 _UNSCORED = (
     "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
     "evaluate.epochs out"
@@ -98,14 +101,22 @@ def import_source(
     folder = target.parent
     notes = [*source.notes, *(f"{path}: not read, of no kind that can be imported" for path in source.skipped)]
     data: dict[str, object] = {"name": experiment_name(source.path.absolute())}
-    trainings, left = _carry_configs(source, folder, notes)
+    if source.document is not None:
+        places = LocalPlaces(Path(source.document.path).parent, folder)
+        summary = read_summary(source.document, places)
+        data |= summary.data
+        trainings = list(summary.trainings)
+        left = [*summary.left, *(each for training in trainings for each in training.left)]
+        notes += places.notes
+    else:
+        trainings, left = _carry_configs(source, folder, notes)
     trainings = choose_trainer(trainings, left, notes, stages=source.has_stages)
     if source.has_stages:
         trainings, design, of_design = _stages(source, trainings, folder)
     else:
         trainings, left, of_files = with_rows(trainings, left, folder)
         design, differences = design_of(trainings)
-        of_design = [*of_files, *differences, *_lost_factors(left, len(trainings))]
+        of_design = [*of_files, *differences, *_lost_factors(source.document is not None, left, len(trainings))]
     data |= design
     if model is not None:
         data["models"] = [model]
@@ -150,7 +161,7 @@ def refuse_existing(target: Path) -> None:
 
 def experiment_name(path: Path) -> str:
     """Return the name of an experiment after a file or folder."""
-    generic = ("experiment", "config", "configs")
+    generic = ("experiment", "experiment_summary", "config", "configs")
     stem = path.stem if path.suffix.lower() in (".yaml", ".yml", ".json") else path.name
     text = path.parent.name if stem in generic and path.parent.name else stem
     return plain_name(text)
@@ -178,13 +189,17 @@ def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list
     return trainings, left
 
 
-def _lost_factors(left: Iterable[NotCarried], trainings: int) -> list[str]:
+def _lost_factors(of_summary: bool, left: Iterable[NotCarried], trainings: int) -> list[str]:
     """Return a note on keys that differ between trainings and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
         if each.reason in _QUIET or each.why in ALL_TRAIN:
             continue
-        values.setdefault(each.key, {}).setdefault(each.where[0].path, []).append(_json(each.value))
+        own = _PARAMETER.fullmatch(each.key)
+        if of_summary and own is None:
+            continue
+        key, training = (each.key, each.where[0].path) if own is None else (own[2], own[1])
+        values.setdefault(key, {}).setdefault(training, []).append(_json(each.value))
     lost = [
         key
         for key, own_values in values.items()

@@ -13,10 +13,12 @@ from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
+from touchline.core.text import first_of
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
 from touchline.run.imports.carrier import path_of
 
+SUMMARY = "experiment_summary.yaml"
 _RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"
 _ENDINGS = (".yaml", ".yml", ".json")
 _SCRIPTS = (".py", ".sh", ".bash", ".slurm", ".sbatch", ".ipynb")
@@ -54,6 +56,8 @@ class Source:
     """The file or folder that the experiment is named after."""
     configs: tuple[Config, ...] = ()
     """Configs of a trainer."""
+    document: ForeignDocument | None = None
+    """The document of a summary."""
     skipped: tuple[Path, ...] = ()
     """Files of the folder that are of no kind."""
     notes: tuple[str, ...] = ()
@@ -68,7 +72,7 @@ class Source:
 def expected_sources() -> str:
     """Return the kinds of sources in words."""
     titles = [each.title for each in _formats()]
-    return f"configs of one kind: {', '.join(titles)}"
+    return f"{SUMMARY}, or configs of one kind: {', '.join(titles)}"
 
 
 def _formats() -> list[ConfigFormat]:
@@ -82,6 +86,7 @@ def find_source(paths: Sequence[Path]) -> Source:
         InputError: a file cannot be read, is of no kind or of several, or the files are of several kinds; all at once.
     """
     findings: list[Finding] = []
+    found: list[Source] = []
     configs: list[Config] = []
     skipped: list[Path] = []
     for path in paths:
@@ -95,6 +100,8 @@ def find_source(paths: Sequence[Path]) -> Source:
         for file, each in read.items():
             if isinstance(each, Config):
                 configs.append(each)
+            elif isinstance(each, Source):
+                found.append(each)
             elif each is not None:
                 findings += each
             elif len(read) > 1:
@@ -103,12 +110,16 @@ def find_source(paths: Sequence[Path]) -> Source:
                 findings.append(source_fault(file, "is of no kind that can be imported"))
     if findings:
         raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
-    if not configs:
-        raise InputError("there is no source", expected=expected_sources(), hint="name one file or folder")
-    trained = _what_trains(configs)
-    source = _of_configs(trained, paths, tuple(skipped))
-    note = f"of a folder with {_RESULT} and {_SETUP}, {_RESULT} is read: it is what trains (GPUs: see {_SETUP})"
-    return source if len(trained) == len(configs) else replace(source, notes=(note,))
+    if configs:
+        trained = _what_trains(configs)
+        source = _of_configs(trained, paths, tuple(skipped))
+        note = f"of a folder with {_RESULT} and {_SETUP}, {_RESULT} is read: it is what trains (GPUs: see {_SETUP})"
+        found.append(source if len(trained) == len(configs) else replace(source, notes=(note,)))
+    if len(found) != 1:
+        kinds = first_of((f"{each.path} ({each.title})" for each in found), 5)
+        message = f"the source is {len(found)} experiments: {kinds}" if found else "there is no source"
+        raise InputError(message, expected=f"one of: {expected_sources()}", hint="name one file or folder")
+    return found[0]
 
 
 def _what_trains(configs: Sequence[Config]) -> list[Config]:
@@ -145,9 +156,11 @@ def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple
     )
 
 
-def _read_folder(folder: Path) -> dict[Path, Config | list[Finding] | None]:
-    """Return the configs of a folder; those one level below if it has none itself."""
-    found: dict[Path, Config | list[Finding] | None] = {}
+def _read_folder(folder: Path) -> dict[Path, Config | Source | list[Finding] | None]:
+    """Return the summary of a folder, else its configs; those one level below if it has none itself."""
+    if (folder / SUMMARY).is_file():
+        return {folder / SUMMARY: _read(folder / SUMMARY)}
+    found: dict[Path, Config | Source | list[Finding] | None] = {}
     for pattern in ("*", "*/*"):
         files = sorted(each for each in folder.glob(pattern) if each.suffix.lower() in _ENDINGS and each.is_file())
         if len(files) > _FILES_LIMIT:
@@ -164,7 +177,13 @@ def _read_folder(folder: Path) -> dict[Path, Config | list[Finding] | None]:
     return found
 
 
-def _read(path: Path) -> Config | list[Finding] | None:
+def _is_summary(data: dict[str, object]) -> bool:
+    """Return True for cruijff_kit's summary of an experiment."""
+    groups = ("experiment", "controls", "models", "data", "evaluation", "tools", "variables")
+    return isinstance(data.get("experiment"), dict) and sum(isinstance(data.get(key), dict) for key in groups) >= 3
+
+
+def _read(path: Path) -> Config | Source | list[Finding] | None:
     """Return a file by its content, or its errors. None for a mapping of no kind."""
     try:
         text = read_text_bounded(path, SIZE_LIMIT_BYTES)
@@ -173,7 +192,7 @@ def _read(path: Path) -> Config | list[Finding] | None:
     if path.suffix.lower() in _SCRIPTS or text.startswith("#!"):
         return [replace(source_fault(path, "is a script, and only files of settings are imported"), hint=_SCRIPT_HINT)]
     documents, faults = _documents(path, text)
-    claimed: list[Config] = []
+    claimed: list[Config | Source] = []
     wrong: list[Finding] = []
     for format_ in config_formats():
         document = documents.get(format_.dialect)
@@ -196,10 +215,14 @@ def _read(path: Path) -> Config | list[Finding] | None:
             wrong += errors
         else:
             claimed.append(Config(path=path, document=document, reading=reading, format=format_, table=table))
+    summary = documents.get("pyyaml")
+    if summary is not None and _is_summary(summary.data):
+        title = "cruijff_kit experiment_summary.yaml"
+        claimed.append(Source(title=title, path=path, document=summary))
     if len(claimed) == 1:
         return claimed[0]
     if claimed:
-        titles = [each.format.title for each in claimed]
+        titles = [each.format.title if isinstance(each, Config) else each.title for each in claimed]
         return [source_fault(path, f"may be of {len(claimed)} kinds: {', '.join(titles)}")]
     return wrong or faults[:1] or None
 
