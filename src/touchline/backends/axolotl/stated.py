@@ -19,7 +19,6 @@ KEYS: Keys = {
     "micro_batch_size": ("whole", "micro_batch_size", 1),
     "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
     "global_batch_size": ("whole", "batch_size", None),
-    "eval_batch_size": ("whole", "eval_batch_size micro_batch_size", 1),
     "learning_rate": ("number", "learning_rate", None),
     "schedule": ("text", "lr_scheduler", "cosine"),
     "warmup_steps": ("whole", "warmup_steps", None),
@@ -45,7 +44,6 @@ KEYS: Keys = {
     "save_limit": ("whole", "save_total_limit", 4),
     "load_best": ("flag", "load_best_model_at_end", None),
     "logging_steps": ("number", "logging_steps", None),
-    "trust_remote_code": ("flag", "trust_remote_code", None),
 }
 """Its keys and defaults."""
 ADAPTER_KEYS: Keys = {
