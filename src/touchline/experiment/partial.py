@@ -136,8 +136,6 @@ class StatedTraining:
 
     dtype: Stated[Literal["bfloat16", "float16", "float32"]] | None = None
     """Element type that is computed in."""
-    tf32: Stated[bool] | None = None
-    """Whether float32 products are computed in tf32."""
     gradient_checkpointing: Stated[bool] | None = None
     """Whether activations are computed again."""
     attention: Stated[str] | None = None

@@ -32,7 +32,6 @@ KEYS: Keys = {
     "packed": ("flag", "sample_packing", False),
     "template": ("text", "chat_template", None),
     "trains_on_prompt": ("flag", "train_on_inputs", False),
-    "tf32": ("flag", "tf32", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing", None),
     "attention": ("text", "attn_implementation", None),
     "compiled": ("flag", "torch_compile", None),

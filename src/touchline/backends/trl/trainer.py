@@ -23,7 +23,6 @@ TRAINER_KEYS: Keys = {
     "optimizer": ("text", "optim", None),
     "max_grad_norm": ("number", "max_grad_norm", 1.0),
     "seed": ("whole", "seed", 42),
-    "tf32": ("flag", "tf32", None),
     "compiled": ("flag", "torch_compile", None),
     "data_workers": ("whole", "dataloader_num_workers", 0),
     "output_dir": ("text", "output_dir", None),
