@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.run.made_scorers import WORDS, data, serious, write
+from tests.run.made_scorers import WORDS, serious, write
 
 from touchline.core.finding import Severity
 from touchline.evaluate import selftest as program
@@ -47,9 +47,9 @@ def within():
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program in this process, to import Inspect once only."""
 
-    def started(target: str, request: str, timeout: float) -> object:
+    def started(target: str, timeout: float) -> object:
         del timeout
-        return json.loads(json.dumps(asdict(program.self_test(target, json.loads(request)))))
+        return json.loads(json.dumps(asdict(program.self_test(target))))
 
     monkeypatch.chdir(Path())
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -121,16 +121,3 @@ def test_a_file_that_does_not_build_is_told_with_its_line(
     assert code in found
     assert found[code].where is not None
     assert found[code].where.line == line
-
-
-@pytest.mark.usefixtures("in_process")
-def test_items_of_the_training_split_are_told(tmp_path: Path) -> None:
-    """The task's items are compared with the run's own splits."""
-    path = str(write(tmp_path / "task.py", task("match()")))
-    others = [f"z{word}" for word in WORDS]
-    right = list(file_findings(path, data(tmp_path / "right", WORDS, others)))
-    assert right == []
-    swapped = serious(list(file_findings(path, data(tmp_path / "swapped", others, WORDS))))
-    assert swapped["EV212"].severity is Severity.ERROR
-    none = serious(list(file_findings(path, data(tmp_path / "none", others, [f"q{word}" for word in WORDS]))))
-    assert none["EV212"].severity is Severity.WARNING

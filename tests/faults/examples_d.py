@@ -11,7 +11,7 @@ from tests.faults.page_examples import RuleExample
 
 from touchline.core.finding import Finding, Location
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import Probe, ScoringView, tried
+from touchline.lint.scoring import ScoringView, tried
 from touchline.lint.task_files import TaskFileView
 
 TARGETS = (
@@ -35,14 +35,6 @@ def _scorer(lines: str) -> object:
     )
 
 
-def _seen(lines: str) -> object:
-    seen = tuple(YAML(typ="safe", pure=True).load(lines).items())
-    probes = tuple(Probe(kind="right", item=index, output="a", target="a", score=1.0) for index in range(8))
-    return ScoringView(
-        task="example", scorer="score", kind="inspect", items=100, probes=probes, seen_in=seen, data="data/words.json"
-    )
-
-
 def _missing(lines: str) -> object:
     return ScoringView(task="example", scorer="score", kind="inspect", items=0, missing=lines.strip())
 
@@ -59,7 +51,6 @@ def _failing(lines: str) -> object:
 VIEWS: dict[str, Callable[[str], object]] = {
     "rendering": _rendering,
     "scorer": _scorer,
-    "seen": _seen,
     "missing": _missing,
     "task": _task,
     "task failing": _failing,

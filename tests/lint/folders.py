@@ -15,8 +15,7 @@ from touchline.backends.registry import config_formats
 from touchline.core.finding import Finding, Location
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.partial import StatedTraining
-from touchline.lint.config_set import CheckpointOnDisk, DataFile, FolderView, Sibling, TextFile
-from touchline.lint.design import row_set_sha256
+from touchline.lint.config_set import DataFile, FolderView, Sibling, TextFile
 from touchline.lint.rule import check_view
 
 
@@ -52,7 +51,6 @@ def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:
             stated=stated,
             raw=document.data,
             data=_data(stated, files),
-            kept=() if stated.output_dir is None else _kept(stated.output_dir.value, files),
         )
         for stated in reading.trainings
     ]
@@ -65,22 +63,5 @@ def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFil
         if text is not None:
             rows = [json.loads(line) for line in text.splitlines()]
             digest = hashlib.sha256(text.encode()).hexdigest()
-            found[source.name.value] = DataFile(rows=len(rows), sha256=digest, row_set_sha256=row_set_sha256(rows))
+            found[source.name.value] = DataFile(rows=len(rows), sha256=digest)
     return found
-
-
-def _kept(output: str, files: Mapping[str, str]) -> tuple[CheckpointOnDisk, ...]:
-    found: list[CheckpointOnDisk] = []
-    for name, text in files.items():
-        path = PurePosixPath(name)
-        if path.name == "adapter_config.json" and str(path.parent.parent) == posixpath.normpath(output):
-            data = json.loads(text)
-            found.append(
-                CheckpointOnDisk(
-                    step=int(path.parent.name.removeprefix("checkpoint-")),
-                    base_model=data.get("base_model_name_or_path"),
-                    rank=data.get("r"),
-                    target_modules=tuple(data["target_modules"]) if "target_modules" in data else None,
-                )
-            )
-    return tuple(found)

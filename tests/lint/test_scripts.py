@@ -239,7 +239,6 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
         (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out . || true"], {}),
         (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.ERROR}),
         (["set -e", "python train.py", "cp -r out /project/x"], {}),
-        (["python train.py", "cp -r out /project/x"], {"SL035": Severity.INFO}),
         (["#SBATCH --signal=B:USR1@60", "exec python train.py"], {}),
         (["#SBATCH --signal=USR1@60", "srun python train.py"], {}),
         (["#SBATCH --signal=B:USR1@60", "trap 'x' USR1", "python train.py & wait $!"], {}),

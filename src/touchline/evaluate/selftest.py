@@ -1,4 +1,4 @@
-"""Command `python -P -m touchline.evaluate.selftest FILE.py[@task | :function] < request.json`: test a scorer.
+"""Command `python -P -m touchline.evaluate.selftest FILE.py[@task | :function]`: test a scorer.
 
 The file is foreign code: it is imported only here, with its folder last on the path, so that a file named `inspect.py`
 shadows nothing. An Inspect task is built, and its real scorer runs in a real evaluation with made-up answers. The
@@ -19,16 +19,15 @@ from types import ModuleType
 from typing import Any
 
 from touchline.core.errors import install_hint
-from touchline.core.json_text import parse_json
 from touchline.data.worker import prepare_worker
 from touchline.evaluate.task_file import ScorerAnswer, SelfTestResult, TaskFailedError, load_file
 from touchline.lint.scoring import PROBED_ITEMS, tried
 
-DEFAULT_TARGETS = (
+TARGETS = (
     "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
     "kidney parenchyma", "7.5", "suturing",
 )  # fmt: skip
-"""Targets for a function without data."""
+"""Targets for a function, which has no data."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,26 +40,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     prepare_worker()
     os.environ.setdefault("INSPECT_DISPLAY", "none")
-    answer = self_test(options.target, parse_json(sys.stdin.read() or "{}"))
+    answer = self_test(options.target)
     with os.fdopen(answer_fd, "w", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(asdict(answer), default=str) + "\n")
     return 0
 
 
-def self_test(target: str, request: dict[str, Any]) -> SelfTestResult:
+def self_test(target: str) -> SelfTestResult:
     """Test the scorer of a task, or a function of (output, target).
 
     Args:
         target: file, and the task or function in it.
-        request: `targets`, for a function.
     """
     path, task, function = parse_target(target)
     answer = SelfTestResult(kind="inspect" if function is None else "function")
     try:
         module = load_file(path)
         if function is not None:
-            targets = [str(each) for each in request.get("targets") or DEFAULT_TARGETS]
-            answer.scorers.append(_function(module, function, path, targets))
+            answer.scorers.append(_function(module, function, path))
         else:
             from touchline.evaluate.selftest_inspect import try_tasks
 
@@ -86,7 +83,7 @@ def parse_target(target: str) -> tuple[Path, str | None, str | None]:
     return Path(target), None, None
 
 
-def _function(module: ModuleType, name: str, path: Path, targets: list[str]) -> ScorerAnswer:
+def _function(module: ModuleType, name: str, path: Path) -> ScorerAnswer:
     score: Callable[[str, str], Any] | None = getattr(module, name, None)
     if not callable(score):
         raise TaskFailedError("no task", f"{path.name} has no function {name!r}")
@@ -101,8 +98,8 @@ def _function(module: ModuleType, name: str, path: Path, targets: list[str]) -> 
         value = value[0] if isinstance(value, tuple) and value else value
         return float(value["score"] if isinstance(value, dict) and "score" in value else value)
 
-    probes = list(tried(number, targets[:PROBED_ITEMS]))
-    return ScorerAnswer(task=path.stem, scorer=name, items=max(len(targets), PROBED_ITEMS), probes=probes)
+    probes = list(tried(number, TARGETS))
+    return ScorerAnswer(task=path.stem, scorer=name, items=PROBED_ITEMS, probes=probes)
 
 
 if __name__ == "__main__":

@@ -54,14 +54,13 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
         raise TaskFailedError("build", said(error), line_of(error, path)) from error
     if not isinstance(task, Task):
         raise TaskFailedError("build", f"{short} returns {type(task).__name__}, expected a Task")
-    shown = [(_asked(sample), _target(sample)) for sample in samples[:PROBED_ITEMS]]
     if not task.scorer:
-        return [ScorerAnswer(task=short, scorer=short, items=len(samples), missing="it has no scorer", samples=shown)]
+        return [ScorerAnswer(task=short, scorer=short, items=len(samples), missing="it has no scorer")]
     if not samples:
         return [ScorerAnswer(task=short, scorer=short, items=0)]
     answers = _evaluated(short, task, samples[:PROBED_ITEMS])
     for answer in answers:
-        answer.items, answer.samples = len(samples), shown
+        answer.items = len(samples)
     return answers
 
 
@@ -152,13 +151,6 @@ def _needs_elsewhere(text: str) -> bool:
         word in lowered
         for word in ("sandbox", "api_key", "api key", "prerequisiteerror", "connectionerror", "resolution", "no model")
     )
-
-
-def _asked(sample: Sample) -> str:
-    """Return the text of the user's last turn."""
-    if isinstance(sample.input, str):
-        return sample.input
-    return next((message.text for message in reversed(sample.input) if message.role == "user"), "")
 
 
 def _target(sample: Sample) -> str:

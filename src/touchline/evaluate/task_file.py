@@ -25,7 +25,6 @@ class ScorerAnswer:
     items: int
     probes: list[Probe] = field(default_factory=list)
     missing: str | None = None
-    samples: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -100,8 +100,6 @@ class StatedTraining:
     """Micro-batches per optimizer step."""
     global_batch_size: Stated[int] | None = None
     """Rows per optimizer step, where the file states it itself."""
-    eval_batch_size: Stated[int] | None = None
-    """Rows per forward pass of the validation."""
     devices: Stated[int] | None = None
     """Devices that share a step, where the file states it."""
 
@@ -138,8 +136,6 @@ class StatedTraining:
 
     dtype: Stated[Literal["bfloat16", "float16", "float32"]] | None = None
     """Element type that is computed in."""
-    tf32: Stated[bool] | None = None
-    """Whether float32 products are computed in tf32."""
     gradient_checkpointing: Stated[bool] | None = None
     """Whether activations are computed again."""
     attention: Stated[str] | None = None
@@ -185,7 +181,5 @@ class StatedTraining:
     """Whether the best checkpoint is loaded at the end."""
     logging_steps: Stated[float] | None = None
     """Every so many optimizer steps a loss is logged; below 1 a share of all steps."""
-    trust_remote_code: Stated[bool] | None = None
-    """Whether code that comes with a model is run."""
     image_root: Stated[str] | None = None
     """Folder that images in the data are relative to."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,11 +11,8 @@ from typing import Final
 
 from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
-from touchline.core.quantity import Missing
 from touchline.core.text import first_of
-from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
-    DataFile,
     FolderView,
     Sibling,
     families,
@@ -48,30 +44,6 @@ def duplicate_configs(view: FolderView) -> Iterator[Violation]:
         )
 
 
-@rule("EX142", Severity.WARNING)
-def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
-    """Report configs that differ only in an order of rows that the trainer shuffles."""
-
-    def by_rows(each: Sibling) -> str:
-        return work_of(each, data=lambda known: known.row_set_sha256)
-
-    shuffled = [run for run in runs_of(view) if run.data and run.stated.shuffle is not None]
-    shuffled = [each for each in shuffled if each.stated.shuffle is not None and each.stated.shuffle.value]
-    shuffled = [each for each in shuffled if not any(_unread(known) for known in each.data.values())]
-    for group in _groups(shuffled, by_rows):
-        first, *others = group
-        for other in others:
-            if work_of(first) != work_of(other):
-                yield Violation(
-                    message=f"{run_name(other)} trains on the rows of {run_name(first)} in another order, but the "
-                    "trainer shuffles them: the two are the same training",
-                    at=other.stated.sources[0].name,
-                    subject=run_name(other),
-                    hint="train in stages, or switch shuffling off, where the order is the question",
-                    severity=None if together(view, first, other) else Severity.INFO,
-                )
-
-
 @rule("EX143", Severity.ERROR)
 def shared_output_folder(view: FolderView) -> Iterator[Violation]:
     """Report configs that write into the same output folder."""
@@ -85,10 +57,6 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
             hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
             severity=Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING,
         )
-
-
-def _unread(known: DataFile) -> bool:
-    return isinstance(known.sha256, Missing) or isinstance(known.row_set_sha256, Missing)
 
 
 def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[list[Sibling]]:
@@ -196,35 +164,6 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
             )
 
 
-@rule("EX152", Severity.ERROR)
-def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
-    """Report an output folder with another training's checkpoints that this one would resume."""
-    for run in runs_of(view):
-        resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
-        if not run.kept or not resumes:
-            continue
-        newest = max(run.kept, key=lambda kept: kept.step)
-        stated = run.stated
-        modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
-        kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
-        base = None if newest.base_model is None else _last(newest.base_model)
-        pairs: tuple[tuple[Stated[object] | None, object, object], ...] = (
-            (stated.model, None if stated.model is None else _last(stated.model.value), base),
-            (stated.rank, None if stated.rank is None else stated.rank.value, newest.rank),
-            (stated.target_modules, modules, kept_modules),
-            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), _up(newest.epochs)),
-        )
-        wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
-        if wrong is not None and wrong[0] is not None:
-            yield Violation(
-                message=f"{stays(run)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
-                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
-                at=stated.output_dir,
-                subject=run_name(run),
-                hint=f"an empty folder: {stays(run)}_new, or move the old checkpoints away",
-            )
-
-
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
     """Yield trainings whose adapter comes from another training's output, with that training."""
     for run in runs_of(view):
@@ -247,16 +186,6 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 def _last(name: str) -> str:
     """Return the last part of a path or a hub name."""
     return posixpath.basename(posixpath.normpath(name)).casefold()
-
-
-def _up(value: float | None) -> int | None:
-    return None if value is None else math.ceil(value)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ", ".join(sorted(str(item) for item in value))
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 _NOT_AFTER: Final = "".join(rf"(?<!{word}[ _-])" for traits in all_traits() for word in traits.stage_words)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Final
@@ -30,24 +30,6 @@ class DataFile:
     """Number of rows; 0 for an empty file."""
     sha256: str | Missing = NOT_READ
     """Hash of its bytes."""
-    row_set_sha256: str | Missing = NOT_READ
-    """Hash of its rows in any order, as `touchline.lint.design.row_set_sha256` computes it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointOnDisk:
-    """Checkpoint in an output folder, as described by its adapter_config.json and trainer_state.json."""
-
-    step: int
-    """N of checkpoint-N."""
-    base_model: str | None = None
-    """`base_model_name_or_path`."""
-    rank: int | None = None
-    """`r`."""
-    target_modules: tuple[str, ...] | None = None
-    """`target_modules`."""
-    epochs: float | None = None
-    """`num_train_epochs` of the trainer's state."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +52,6 @@ class Sibling:
     """All settings of the file."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
-    kept: tuple[CheckpointOnDisk, ...] = ()
-    """Checkpoints already in its output folder."""
 
     @property
     def path(self) -> str:
@@ -106,15 +86,10 @@ _RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
 _WORD: Final = re.compile(r"[\w.-]*\w")
 
 
-def work_of(sibling: Sibling, data: Callable[[DataFile], str | Missing] = lambda known: known.sha256) -> str:
-    """Hash everything in the file except names, outputs and logging; data files count by their content.
-
-    Args:
-        sibling: the training.
-        data: returns what a data file counts by.
-    """
+def work_of(sibling: Sibling) -> str:
+    """Hash everything in the file except names, outputs and logging; data files count by their content."""
     stated = sibling.stated
-    contents = {name: text for name, file in sibling.data.items() if isinstance(text := data(file), str)}
+    contents = {name: text for name, file in sibling.data.items() if isinstance(text := file.sha256, str)}
     best = stated.load_best is not None and stated.load_best.value
     aside = set() if best else {source.name.value for source in stated.sources if source.role == "validation"}
     settings = {

@@ -76,20 +76,6 @@ def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
         yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
 
 
-@rule("DA322", Severity.WARNING)
-def majority_label(view: DataView) -> Iterator[Violation]:
-    """Report an answer that nearly all rows share."""
-    if view.layout.kind == "text":
-        return
-    for split, labels in view.labels.items():
-        label = most_frequent(labels)
-        rows = sum(labels.values())
-        if label is None or rows < _CERTAIN_ROWS or len(labels) == 1 or labels[label] < _HIGH * rows:
-            continue
-        message = f"{split}: {percent(labels[label], rows)} of the answers are {short(label)}"
-        yield Violation(message=message, at=at_file(view, split), subject=split)
-
-
 @rule("DA323", Severity.WARNING)
 def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
     """Report one label written in several ways."""

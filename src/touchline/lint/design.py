@@ -37,12 +37,8 @@ class DatasetFacts:
     """Number of validation rows."""
     test: int
     """Number of test rows."""
-    splits_made: bool
-    """Whether the splits were drawn from the whole file, by seed."""
     train_sha256: str
     """Hash of the training rows in their order."""
-    test_sha256: str
-    """Hash of the test rows in their order."""
     row_set_sha256: str | Missing = NO_DATASET
     """Hash of the training rows in any order, as `row_set_sha256` computes it."""
 
@@ -95,9 +91,7 @@ def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> Dat
         train=sizes.get("train", 0),
         validation=sizes.get("validation", 0),
         test=sizes.get("test", 0),
-        splits_made=not info.has_own_splits,
         train_sha256=splits["train"].sha256 if "train" in splits else "",
-        test_sha256=splits["test"].sha256 if "test" in splits else "",
         row_set_sha256=row_set,
     )
 

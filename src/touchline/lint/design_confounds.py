@@ -8,31 +8,23 @@ from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
-from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.learning_rate import UNLIKE, RuleRate, rate_text
 from touchline.experiment.runs import RunSpec
-from touchline.experiment.training import optimizer_steps
 from touchline.lint.design import (
     MODEL,
     DesignView,
     model_of,
     no_effect_on_weights,
-    place_of,
     setting_of,
     swept,
 )
 from touchline.lint.rule import Violation, rule
 
 _ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w*)\b", re.IGNORECASE)
-_ABOUT_SIZE = re.compile(
-    r"\b(how (much|many)|more data|less data|amount|size|scal\w*|number of|few|fewer)\b", re.IGNORECASE
-)
 _TUNED_WITH_MODEL = frozenset(
     {"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.warmup_steps", "train.base_dtype"}
 )
 """Settings that should be chosen per model."""
-_NOTEWORTHY = 1.2
-"""Ratio of steps above which the training length is a difference of its own."""
 
 
 @rule("EX103", Severity.WARNING)
@@ -63,48 +55,6 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
             if tuned
             else f"keep {together[0]} fixed, or cross it: factors: {{{together[0]}: [...]}}",
             severity=Severity.INFO if tuned else None,
-        )
-
-
-@rule("EX104", Severity.WARNING)
-def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
-    """Report datasets of different sizes that train for different numbers of steps."""
-    key = view.experiment.data.file_key
-    if key not in swept(view) or _ABOUT_SIZE.search(view.experiment.question) is not None:
-        return
-    steps: dict[str, int] = {}
-    for run in view.trained:
-        facts = view.dataset(run.data.file)
-        if facts is not None and facts.train:
-            steps.setdefault(
-                run.data.file, optimizer_steps(facts.train, run.train.global_batch_size) * run.train.epochs
-            )
-    if len(steps) < 2 or max(steps.values()) < _NOTEWORTHY * min(steps.values()):
-        return
-    shown = ", ".join(f"{path}: {count:,}" for path, count in steps.items())
-    yield Violation(
-        message=f"the levels of {key} train for different numbers of steps ({shown}), so the data's kind cannot be "
-        "separated from the length of training",
-        at=place_of(view, key),
-        subject=key,
-        hint="give every level the same number of rows",
-    )
-
-
-@rule("EX105", Severity.INFO)
-def batch_size_changes_steps(view: DesignView) -> Iterator[Violation]:
-    """Report a global batch size that varies while epochs are fixed."""
-    key = "train.global_batch_size"
-    if len(swept(view).get(key, ())) < 2:
-        return
-    sizes = sorted({run.train.global_batch_size for run in view.trained})
-    if len(sizes) > 1 and len({run.train.epochs for run in view.trained}) == 1:
-        yield Violation(
-            message=f"global batches from {sizes[0]} to {sizes[-1]} with the same epochs: the smallest makes "
-            f"{sizes[-1] / sizes[0]:g} times as many optimizer steps as the largest",
-            at=place_of(view, key),
-            subject=key,
-            hint="name both in the result: batch size and number of steps",
         )
 
 
@@ -139,40 +89,6 @@ def no_base_control(view: DesignView) -> Iterator[Violation]:
             hint="controls: [base]",
             severity=Severity.WARNING if asked else None,
         )
-
-
-@rule("EX138", Severity.WARNING)
-def noop_without_base(view: DesignView) -> Iterator[Violation]:
-    """Report a no-op adapter that is evaluated without the base model."""
-    if "noop" in view.experiment.controls and "base" not in view.experiment.controls:
-        yield Violation(
-            message="a no-op control without a base control to compare it with",
-            at=view.where("controls"),
-            subject="controls",
-            hint="controls: [base, noop]",
-        )
-
-
-@rule("EX114", Severity.INFO)
-def different_test_items(view: DesignView) -> Iterator[Violation]:
-    """Report levels that are evaluated on different test items."""
-    for key in (*DATASET_KEYS, "data.test", "data.split_seed", "data.train_fraction"):
-        if len(swept(view).get(key, ())) < 2:
-            continue
-        facts = {run.data.file: view.dataset(run.data.file) for run in view.trained}
-        if key in (*DATASET_KEYS, "data.test"):
-            known = [each for each in facts.values() if each is not None]
-            other = len({each.test_sha256 for each in known}) > 1
-        else:
-            other = any(each is not None and each.splits_made for each in facts.values())
-        if other:
-            yield Violation(
-                message=f"the levels of {key} are evaluated on different test items, so they cannot be compared item "
-                "by item",
-                at=place_of(view, key),
-                subject=key,
-                hint="give all levels the same test rows",
-            )
 
 
 @rule("EX159", Severity.WARNING)

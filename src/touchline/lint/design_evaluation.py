@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from touchline.core.finding import Location, Severity
-from touchline.core.quantity import Missing
 from touchline.experiment.test_sets import asked_items
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
@@ -142,36 +141,6 @@ def best_without_validation(view: DesignView) -> Iterator[Violation]:
         )
 
 
-@rule("EX117", Severity.INFO)
-def epochs_compared_on_test_split(view: DesignView) -> Iterator[Violation]:
-    """Report several epochs per run that are evaluated on the test split."""
-    wanted = view.experiment.evaluate.epochs
-    several = wanted == "all" or (isinstance(wanted, tuple) and len(wanted) > 1)
-    if several and any(run.train.epochs > 1 for run in view.trained):
-        yield Violation(
-            message="several epochs are evaluated on the test split: the best of them is not an estimate of what that "
-            "model can do",
-            at=view.where("evaluate", "epochs"),
-            subject="evaluate.epochs",
-            hint="choose by validation loss; report the curve over epochs as a whole",
-        )
-
-
-@rule("EX118", Severity.INFO)
-def redundant_epochs_factor(view: DesignView) -> Iterator[Violation]:
-    """Report numbers of epochs that one run with the most epochs passes through."""
-    if len(swept(view).get("train.epochs", ())) < 2:
-        return
-    if all(run.train.schedule == "constant" and run.train.warmup(1) == 0 for run in view.trained):
-        most = max(run.train.epochs for run in view.trained)
-        yield Violation(
-            message=f"with a constant learning rate the run of {most} epochs passes through all shorter ones",
-            at=place_of(view, "train.epochs"),
-            subject="train.epochs",
-            hint=f"train: {{epochs: {most}}} and evaluate: {{epochs: all}}",
-        )
-
-
 @rule("EX119", Severity.ERROR)
 def evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
     """Report evaluated epochs that a run does not have."""
@@ -228,65 +197,3 @@ def _items_place(view: DesignView) -> Location:
     return (
         view.where("evaluate", "samples") if isinstance(written, dict) and "samples" in written else view.where("data")
     )
-
-
-_ZERO = re.compile(r"\s*0+(?:\.0*)?\s*[a-z]*\s*", re.IGNORECASE)
-
-
-@rule("EX183", Severity.WARNING)
-def no_validation_rows(view: DesignView) -> Iterator[Violation]:
-    """Report validation that is asked for without validation rows."""
-    reported: set[str] = set()
-    for spec in view.runs:
-        facts = view.datasets.get(spec.data.file)
-        if spec.train.validate_every_steps is None or spec.data.file in reported or facts is None:
-            continue
-        if not isinstance(facts, Missing) and facts.validation == 0:
-            reported.add(spec.data.file)
-            yield Violation(
-                message=f"{spec.data.file} has no validation rows, but validation is set for every "
-                f"{spec.train.validate_every_steps:,} steps",
-                at=view.document.where(["train", "validate_every_steps"]),
-                subject="train.validate_every_steps",
-                hint="a split named validation",
-            )
-
-
-@rule("EX185", Severity.ERROR)
-def non_positive_deadline(view: DesignView) -> Iterator[Violation]:
-    """Report a deadline that leaves no time."""
-    deadline = view.experiment.compute.deadline
-    if deadline is not None and _ZERO.fullmatch(deadline):
-        yield Violation(
-            message=f"deadline {deadline!r} leaves no time", at=view.document.where(["compute", "deadline"])
-        )
-
-
-_MANY_ERRORS = 0.1
-"""Share from which errors alone can look like an effect of the training."""
-
-
-@rule("EV302", Severity.WARNING)
-def single_sampled_answer(view: DesignView) -> Iterator[Violation]:
-    """Report sampling with a temperature and one answer per item."""
-    if any(run.evaluate.temperature and run.evaluate.repeats == 1 for run in view.runs):
-        yield Violation(
-            message="answers are drawn with a temperature, one to each item: part of every difference is luck of the "
-            "draw",
-            at=view.where("evaluate", "temperature"),
-            subject="evaluate.temperature",
-            hint="evaluate: {repeats: 5}, or temperature: 0",
-        )
-
-
-@rule("EV303", Severity.WARNING)
-def high_error_rate(view: DesignView) -> Iterator[Violation]:
-    """Report a `max_error_rate` that lets a tenth of the answers fail."""
-    largest = max((run.evaluate.max_error_rate for run in view.runs), default=0.0)
-    if largest >= _MANY_ERRORS:
-        yield Violation(
-            message=f"up to {largest:.0%} of the answers may fail and count as wrong",
-            at=view.where("evaluate", "max_error_rate"),
-            subject="evaluate.max_error_rate",
-            hint="max_error_rate: 0.02",
-        )

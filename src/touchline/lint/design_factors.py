@@ -6,20 +6,16 @@ import json
 from collections.abc import Iterator
 
 from touchline.backends.registry import neutral_settings
-from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
-from touchline.experiment.expand import expand
-from touchline.experiment.experiment import DATASET_KEYS, with_fields
-from touchline.experiment.names import label_of
+from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.runs import RunSpec
 from touchline.lint.design import (
     MODEL,
     DesignView,
     SweptLevel,
-    model_of,
     no_effect_on_weights,
     place_of,
     same_path,
@@ -121,51 +117,6 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
             at=view.where("factors", key),
             subject=key,
             hint=f"take {key} out of factors, or out of pairs",
-        )
-
-
-@rule("EX132", Severity.WARNING)
-def unused_exclude(view: DesignView) -> Iterator[Violation]:
-    """Report entries of `exclude` that match no run."""
-    experiment = with_fields(view.experiment, stages=(), controls=(), run_names=None)
-    names = [*experiment.models, *(str(model_of(pair[MODEL])) for pair in experiment.pairs if MODEL in pair)]
-    labels = {name: label_of(name) for name in names}
-    for index, entry in enumerate(experiment.exclude):
-        try:
-            left = len(expand(with_fields(experiment, exclude=(entry,)), labels, view.document))
-            whole = len(expand(with_fields(experiment, exclude=()), labels, view.document))
-        except InputError:
-            continue  # Nothing is left, so the entry is incomplete. Another rule reports it.
-        if left == whole:
-            yield Violation(
-                message=f"no run matches {json.dumps(entry)}, so nothing is left out by it",
-                at=view.where("exclude", index),
-                subject="exclude",
-                hint="write the values as in factors, pairs, models and seeds",
-            )
-
-
-@rule("EX133", Severity.WARNING)
-def unused_split_settings(view: DesignView) -> Iterator[Violation]:
-    """Report split settings for a file that brings its own splits."""
-    paths = {run.data.file for run in view.trained}
-    known = [view.dataset(path) for path in paths]
-    if not known or any(facts is None or facts.splits_made for facts in known):
-        return
-    written = view.document.data.get("data")
-    for name in ("train_fraction", "split_seed"):
-        key = f"data.{name}"
-        if key in swept(view):
-            place = place_of(view, key)
-        elif isinstance(written, dict) and name in written:
-            place = view.where("data", name)
-        else:
-            continue
-        yield Violation(
-            message=f"{key} has no effect: {', '.join(sorted(paths))} brings its own splits",
-            at=place,
-            subject=key,
-            hint=f"take {key} out",
         )
 
 

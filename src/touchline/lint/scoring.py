@@ -78,10 +78,6 @@ class ScoringView:
     """Reason why nothing, or not everything, was tried."""
     where: Location | None = None
     """File of the scorer."""
-    seen_in: tuple[tuple[str, int], ...] | None = None
-    """Number of tried items that are in each split of the run's data; None: not compared."""
-    data: str | None = None
-    """Name of the run's data."""
 
     def of(self, *kinds: ProbeKind) -> list[Probe]:
         """Return the probes of some kinds that have a score."""
@@ -255,27 +251,6 @@ def scorer_raises(view: ScoringView) -> Iterator[Violation]:
             f" for example on {shown(raised[0])}: {raised[0].error}",
             at=view.where,
         )
-
-
-@rule("EV212", Severity.WARNING)
-def task_reads_other_data(view: ScoringView) -> Iterator[Violation]:
-    """Report a task whose items are not the run's test items."""
-    if view.seen_in is None:
-        return
-    seen = dict(view.seen_in)
-    tested = len({probe.item for probe in view.probes})
-    if not tested or seen.get("test"):
-        return
-    other = next((name for name, count in view.seen_in if count), None)
-    if other is not None:
-        yield Violation(
-            message=f"{view.task}: {seen[other]} of the first {tested} items are rows of the {other} split of"
-            f" {view.data}, none of its test split",
-            at=view.where,
-            severity=Severity.ERROR if other == "train" else None,
-        )
-    else:
-        yield Violation(message=f"{view.task}: none of the first {tested} items is in {view.data}", at=view.where)
 
 
 @rule("EV217", Severity.INFO)

@@ -130,24 +130,6 @@ def _folder(path: str) -> str | None:
     return None if path.endswith("/") or path in (".", "..") else _plain(path.rpartition("/")[0])
 
 
-@rule("SL035", Severity.INFO)
-def last_command_decides_state(view: ScriptView) -> Iterator[Violation]:
-    """Report a command after the training that decides the job's state."""
-    script = view.script
-    speaking = [step for step in script.steps if step.name == "exit" or step.name not in _QUIET]
-    if not script.directives or not view.trainings or not speaking or _stops_at_errors(script):
-        return
-    last = speaking[-1]
-    joined = any(step.after in ("&&", "||") for step in (last, *speaking[-2:-1]))
-    if last.name in ("mv", "cp", "rsync", "scp") and view.trainings[0].line < last.line and not (joined or last.kinds):
-        yield Violation(
-            message=f"`{last.name}` is the last command, so the job's state is its own, not the training's",
-            at=script.where(last.line),
-            hint="set -e before the training",
-            subject=last.name,
-        )
-
-
 # ---- configs and checkpoints -----------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,6 @@ KEYS: Keys = {
     "micro_batch_size": ("whole", "micro_batch_size", 1),
     "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
     "global_batch_size": ("whole", "batch_size", None),
-    "eval_batch_size": ("whole", "eval_batch_size micro_batch_size", 1),
     "learning_rate": ("number", "learning_rate", None),
     "schedule": ("text", "lr_scheduler", "cosine"),
     "warmup_steps": ("whole", "warmup_steps", None),
@@ -46,7 +45,6 @@ KEYS: Keys = {
     "packed": ("flag", "sample_packing", False),
     "template": ("text", "chat_template", None),
     "trains_on_prompt": ("flag", "train_on_inputs", False),
-    "tf32": ("flag", "tf32", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing", None),
     "attention": ("text", "attn_implementation", None),
     "compiled": ("flag", "torch_compile", None),
@@ -58,7 +56,6 @@ KEYS: Keys = {
     "save_limit": ("whole", "save_total_limit", 4),
     "load_best": ("flag", "load_best_model_at_end", None),
     "logging_steps": ("number", "logging_steps", None),
-    "trust_remote_code": ("flag", "trust_remote_code", None),
 }
 """Its keys and defaults."""
 ADAPTER_KEYS: Keys = {

@@ -44,7 +44,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
     ("train", "max_seq_len"): (_COUNT, True, "max_seq_len"),
     ("train", "train_bs"): (_COUNT, True, "micro_batch_size"),
     ("train", "grad_accum"): (_COUNT, True, "gradient_accumulation_steps"),
-    ("train", "eval_bs"): (_COUNT, True, "eval_batch_size"),
+    ("train", "eval_bs"): (_COUNT, True, ""),
     ("train", "lr"): (number(above=0), True, "learning_rate"),
     ("train", "weight_decay"): (number(least=0), True, "weight_decay"),
     ("train", "epochs"): (number(above=0), True, "epochs"),

@@ -51,7 +51,6 @@ BATCH_KEYS: Keys = {
     "epochs": ("number", "epochs", None),
     "micro_batch_size": ("count", "batch_size", None),
     "gradient_accumulation_steps": ("count", "gradient_accumulation_steps", None),
-    "eval_batch_size": ("count", "batch_size_val", None),
 }
 """The same of recipes that do not generate rows: batches of generated rows are counted otherwise."""
 ADAPTER_KEYS: Keys = {

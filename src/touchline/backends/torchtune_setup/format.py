@@ -26,7 +26,6 @@ KEYS: Keys = {
     "epochs": ("number", "epochs", 1.0),
     "micro_batch_size": ("whole", "batch_size", 4),
     "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
-    "eval_batch_size": ("whole", "batch_size_val", None),
     "devices": ("whole", "gpus", 1),
     "learning_rate": ("number", "lr", 1e-4),
     "schedule": ("text", "lr_scheduler", "get_cosine_schedule_with_warmup"),
@@ -70,6 +69,7 @@ _OTHER_KEYS = frozenset(
         *("my_wandb_project", "my_wandb_run_name", "input_formatting", "dataset_label", "dataset_ext", "dataset_type"),
         *("experiment_name", "input_dir_base", "models_dir", "max_steps_per_epoch", "custom_recipe", "base_recipe"),
         *("time", "conda_env", "venv", "modules", "account", "partition", "mem", "cpus_per_task", "constraint"),
+        "batch_size_val",
         *("config_file", "torchtune_model_name", "model_checkpoint", "project_dir", "output_dir_base"),
     }
 )

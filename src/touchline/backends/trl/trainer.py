@@ -16,7 +16,6 @@ TRAINER_KEYS: Keys = {
     "max_steps": ("whole", "max_steps", None),
     "micro_batch_size": ("whole", "per_device_train_batch_size per_gpu_train_batch_size", 8),
     "gradient_accumulation_steps": ("whole", "gradient_accumulation_steps", 1),
-    "eval_batch_size": ("whole", "per_device_eval_batch_size per_gpu_eval_batch_size", 8),
     "learning_rate": ("number", "learning_rate", None),
     "schedule": ("text", "lr_scheduler_type", "linear"),
     "warmup_fraction": ("number", "warmup_ratio", None),
@@ -24,7 +23,6 @@ TRAINER_KEYS: Keys = {
     "optimizer": ("text", "optim", None),
     "max_grad_norm": ("number", "max_grad_norm", 1.0),
     "seed": ("whole", "seed", 42),
-    "tf32": ("flag", "tf32", None),
     "compiled": ("flag", "torch_compile", None),
     "data_workers": ("whole", "dataloader_num_workers", 0),
     "output_dir": ("text", "output_dir", None),
@@ -34,7 +32,6 @@ TRAINER_KEYS: Keys = {
     "save_only_model": ("flag", "save_only_model", False),
     "load_best": ("flag", "load_best_model_at_end", False),
     "logging_steps": ("number", "logging_steps", 500.0),
-    "trust_remote_code": ("flag", "trust_remote_code", None),
 }
 """The Trainer's keys and defaults."""
 _DTYPES = {"bf16": "bfloat16", "pure_bf16": "bfloat16", "fp16": "float16"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from touchline.data.task_files import is_task_file
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.tasks.ready_made import get_task
 from touchline.lint.rule import check_view
-from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, plain, probes_of
+from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, probes_of
 from touchline.lint.task_files import TaskFault, TaskFileView
 
 _TEXT_LIMIT_BYTES = 4 << 20
@@ -75,20 +74,16 @@ def _not_run(target: str, where: Location | None) -> Finding:
     )
 
 
-def file_findings(target: str, data: DataConfig | None = None, base: Path | None = None) -> Iterator[Finding]:
+def file_findings(target: str) -> Iterator[Finding]:
     """Check a task file and its scorers; the file is run in its own process.
 
     Args:
         target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
-        data: the run's data, with which the task's items are compared.
-        base: folder that the data's path is relative to.
 
     Raises:
         InputError: there is no such file.
     """
-    rows = None if data is None else _rows(data, base or Path())
-    targets = [] if rows is None else [target for _, target in rows.get("test", ())]
-    tested = self_test(target, targets=targets, rows=rows, data=None if data is None else data.file)
+    tested = self_test(target)
     place = Location(path=tested.file.path)
     name = Path(tested.file.path).name
     yield from check_view(tested.file, place, name)
@@ -112,26 +107,12 @@ def _each_once(findings: Iterable[Finding]) -> Iterator[Finding]:
     return iter({(finding.code, finding.message): finding for finding in findings}.values())
 
 
-def _rows(data: DataConfig, base: Path) -> Rows | None:
-    """Return questions and right answers by split. None if the data cannot be read."""
-    try:
-        return {
-            split: [(example.prompt[-1].content, example.answer) for example in load_examples(data, split, base)]
-            for split in _SPLITS
-        }
-    except TouchlineError:
-        return None
-
-
 TIMEOUT = 120.0
 """Timeout of a task file in seconds. A file of 24 items takes about five, mostly for imports."""
 TASK_NAME = "task.py"
 _PROGRAM = "touchline.evaluate.selftest"
 _PROBES = TypeAdapter(tuple[Probe, ...])
 _FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
-
-Rows = Mapping[str, Sequence[tuple[str, str]]]
-"""Questions and right answers of each split of the run's data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,17 +149,11 @@ def split_target(target: str) -> tuple[Path, str]:
     return Path(target), ""
 
 
-def self_test(
-    target: str, *, targets: Sequence[str] = (), rows: Rows | None = None, data: str | None = None,
-    timeout: float = TIMEOUT,
-) -> SelfTest:  # fmt: skip
+def self_test(target: str, timeout: float = TIMEOUT) -> SelfTest:
     """Try the scorers of a task file on made-up answers.
 
     Args:
         target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
-        targets: right answers, for a function.
-        rows: the run's data, with which an Inspect task's items are compared.
-        data: their name in messages.
         timeout: timeout in seconds.
 
     Raises:
@@ -187,19 +162,19 @@ def self_test(
     path, rest = split_target(target)
     path = find_task_file(path)
     file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
-    answer = _started(f"{path.resolve()}{rest}", json.dumps({"targets": list(targets)}), timeout)
+    answer = _started(f"{path.resolve()}{rest}", timeout)
     if isinstance(answer, str):
         return SelfTest(file=file, scorers=(_untried(path, answer),))
     try:
         failed = _FAILED.validate_python(answer.get("failed"))
-        scorers = tuple(_view(each, str(answer["kind"]), path, rows, data) for each in answer["scorers"])
+        scorers = tuple(_view(each, str(answer["kind"]), path) for each in answer["scorers"])
     except (ValidationError, KeyError, TypeError) as fault:
         return SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
     line = answer.get("line")
     return SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
 
 
-def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
+def _started(target: str, timeout: float) -> dict[str, Any] | str:
     """Parse the program's answer, or the reason why there is none."""
     # -P keeps modules in the working directory from being imported. Task folders may have an inspect.py.
     command = [sys.executable, "-P", "-m", _PROGRAM, target]
@@ -208,8 +183,8 @@ def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     environment = {key: value for key, value in (os.environ | quiet).items() if key != "INSPECT_EVAL_MODEL"}
     try:
         done = subprocess.run(  # noqa: S603 (our own words, and a path)
-            command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
-            env=environment,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout,
+            check=False, env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"it took longer than {timeout:.0f} s"
@@ -225,8 +200,7 @@ def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     return f"it ended with code {done.returncode}: {last[0][:200]}"
 
 
-def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: str | None) -> ScoringView:
-    samples = [(str(asked), str(target)) for asked, target in each.get("samples") or []]
+def _view(each: dict[str, Any], kind: str, path: Path) -> ScoringView:
     return ScoringView(
         task=str(each["task"]),
         scorer=str(each["scorer"]),
@@ -235,28 +209,7 @@ def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: 
         probes=_PROBES.validate_python(each["probes"]),
         missing=each.get("missing"),
         where=Location(path=str(path)),
-        seen_in=None if rows is None or not samples else _seen(samples, rows),
-        data=data,
     )
-
-
-def _seen(samples: Sequence[tuple[str, str]], rows: Rows) -> tuple[tuple[str, int], ...]:
-    """Count the items in each split, by the same answer and the question within the item's text."""
-    counts: list[tuple[str, int]] = []
-    for name, split in rows.items():
-        answers: dict[str, list[str]] = {}
-        for asked, target in split:
-            answers.setdefault(plain(target), []).append(plain(asked))
-        found = sum(
-            any(
-                asked in plain(question) or plain(question) in asked
-                for asked in answers.get(plain(target), ())
-                if asked
-            )
-            for question, target in samples
-        )
-        counts.append((name, found))
-    return tuple(counts)
 
 
 def _untried(path: Path, reason: str) -> ScoringView:
