@@ -72,6 +72,8 @@ class TrainerTraits:
 
     parent_key: str = "parent"
     """Setting for the adapter to continue from."""
+    resumes_by_itself: bool = False
+    """Whether it resumes from checkpoints in its output folder without a setting."""
     folder_is_chain: bool = False
     """Whether the configs of a folder are stages of one chain."""
     fewer_checkpoints: str = "save_total_limit: 2"

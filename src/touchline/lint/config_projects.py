@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Final
 from touchline.backends.registry import all_traits, traits_of
 from touchline.core.finding import Severity
 from touchline.core.text import first_of
+from touchline.experiment.partial import Stated
 from touchline.lint.config_set import (
     FolderView,
     Sibling,
@@ -164,6 +166,35 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
             )
 
 
+@rule("EX152", Severity.ERROR)
+def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
+    """Report an output folder with another training's checkpoints that this one would resume."""
+    for run in runs_of(view):
+        resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
+        if not run.kept or not resumes:
+            continue
+        newest = max(run.kept, key=lambda kept: kept.step)
+        stated = run.stated
+        modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
+        kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
+        base = None if newest.base_model is None else _last(newest.base_model)
+        pairs: tuple[tuple[Stated[object] | None, object, object], ...] = (
+            (stated.model, None if stated.model is None else _last(stated.model.value), base),
+            (stated.rank, None if stated.rank is None else stated.rank.value, newest.rank),
+            (stated.target_modules, modules, kept_modules),
+            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), _up(newest.epochs)),
+        )
+        wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
+        if wrong is not None and wrong[0] is not None:
+            yield Violation(
+                message=f"{stays(run)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
+                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
+                at=stated.output_dir,
+                subject=run_name(run),
+                hint=f"an empty folder: {stays(run)}_new, or move the old checkpoints away",
+            )
+
+
 def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
     """Yield trainings whose adapter comes from another training's output, with that training."""
     for run in runs_of(view):
@@ -186,6 +217,16 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 def _last(name: str) -> str:
     """Return the last part of a path or a hub name."""
     return posixpath.basename(posixpath.normpath(name)).casefold()
+
+
+def _up(value: float | None) -> int | None:
+    return None if value is None else math.ceil(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(sorted(str(item) for item in value))
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 _NOT_AFTER: Final = "".join(rf"(?<!{word}[ _-])" for traits in all_traits() for word in traits.stage_words)

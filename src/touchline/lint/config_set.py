@@ -42,6 +42,22 @@ class TextFile:
     """Content of the file."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointOnDisk:
+    """Checkpoint in an output folder, as described by its adapter_config.json and trainer_state.json."""
+
+    step: int
+    """N of checkpoint-N."""
+    base_model: str | None = None
+    """`base_model_name_or_path`."""
+    rank: int | None = None
+    """`r`."""
+    target_modules: tuple[str, ...] | None = None
+    """`target_modules`."""
+    epochs: float | None = None
+    """`num_train_epochs` of the trainer's state."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sibling:
     """Training of the tree."""
@@ -52,6 +68,8 @@ class Sibling:
     """All settings of the file."""
     data: Mapping[str, DataFile] = field(default_factory=dict)
     """Facts of its data files, by the name that the config gives them."""
+    kept: tuple[CheckpointOnDisk, ...] = ()
+    """Checkpoints already in its output folder."""
 
     @property
     def path(self) -> str:

@@ -10,5 +10,6 @@ TRAITS = TrainerTraits(
     packs=False,
     many_epochs=5,
     parent_key="prev_checkpoint",
+    resumes_by_itself=True,
     folder_is_chain=True,
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from touchline.core.errors import TouchlineError
-from touchline.core.files import sha256_file
+from touchline.core.files import read_json_object, sha256_file
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedTraining
-from touchline.lint.config_set import DataFile, Sibling
+from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of, rows_of
 from touchline.lint.views import TrainingView
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE_LIMIT_BYTES = 64 << 20
 
 
 class Siblings:
@@ -36,6 +40,7 @@ class Siblings:
                 stated=stated,
                 raw=document.data,
                 data=self._data(stated, folder),
+                kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
             )
         )
 
@@ -62,3 +67,29 @@ def _data_file(path: Path) -> DataFile | Missing:
         return DataFile(rows=rows, sha256=sha256_file(path))
     except (TouchlineError, OSError) as fault:
         return Missing(missing=str(fault))
+
+
+def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
+    """Collect the checkpoints of an output folder from their own files."""
+    if folder is None or not folder.is_dir():
+        return ()
+    try:
+        steps = [(match, path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    except OSError:
+        return ()
+    return tuple(sorted((_checkpoint(int(match[1]), path) for match, path in steps), key=lambda each: each.step))
+
+
+def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
+    adapter = read_json_object(path / "adapter_config.json", _STATE_LIMIT_BYTES) or {}
+    state = read_json_object(path / "trainer_state.json", _STATE_LIMIT_BYTES) or {}
+    modules = adapter.get("target_modules")
+    base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
+    epochs = state.get("num_train_epochs")
+    return CheckpointOnDisk(
+        step=step,
+        base_model=base if isinstance(base, str) else None,
+        rank=rank if isinstance(rank, int) else None,
+        target_modules=tuple(sorted(str(name) for name in modules)) if isinstance(modules, list) else None,
+        epochs=float(epochs) if isinstance(epochs, int | float) else None,
+    )
