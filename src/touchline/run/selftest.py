@@ -131,7 +131,7 @@ class _Node:
 
     @property
     def count(self) -> int:
-        """Return the number of checks, as far as it is known before: a ladder may end earlier."""
+        """Return the expected number of checks; a ladder may end earlier."""
         ladders = len(self._ladders) * (_MOST_TRIES + 1) if self.kind == "gpu" else len(RUNGS[self._quick]) + 1
         gpu_loads = 1 + len(PACKED["gpu", self._quick])
         timed = len(self._here) * len(self.loads()) + (len(self.sizes) - len(self._here)) * gpu_loads
