@@ -17,7 +17,7 @@ from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
 from touchline.evaluate.records import shared_difference, turns_difference
 from touchline.experiment.experiment import EvaluateConfig
-from touchline.results.current_evaluations import with_metric
+from touchline.results.collect import with_metric
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"

@@ -16,7 +16,7 @@ import pytest
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
 from touchline.core.errors import HostError, InputError
-from touchline.history import adding, index, read_cache
+from touchline.history import adding, index
 from touchline.history.adding import add_groups
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
 from touchline.history.history import (
@@ -174,12 +174,12 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
         raise HostError(f"no permission to write file {str(path)!r}")
 
     store_record(tmp_path, make_record("a"))
-    for module in (index, read_cache):
+    for module in (index, adding):
         monkeypatch.setattr(module, "write_atomic", refuse)
     assert names(tmp_path) == ["a"]
     assert names(tmp_path) == ["a"]
-    known = read_cache.ReadCache(tmp_path, 1)
-    known.put((tmp_path / "a.log",), read_cache.CachedGroup(state="", records=(), refused=0))
+    known = adding.ReadCache(tmp_path, 1)
+    known.put((tmp_path / "a.log",), adding.CachedGroup(state="", records=(), refused=0))
     known.save()
     assert not (tmp_path / "index.jsonl").exists()
 

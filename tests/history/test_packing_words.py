@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
-from touchline.history.packing_words import PackingLines
+from touchline.history.readers import PackingLines
 
 pytestmark = pytest.mark.planning
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.history.wandb import WandbLines, read_metadata, read_summary
+from touchline.history.readers import WandbLines, read_metadata, read_summary
 
 pytestmark = pytest.mark.planning
 

@@ -19,10 +19,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.run import gpu_meter, sampling
-from touchline.run.gpu_meter import OF_DEVICE, OF_PROCESSES, GpuMeter, open_gpus
+from touchline.run import sampling
 from touchline.run.resources import ResourceSummary
-from touchline.run.sampling import ProcessTree, Sampler, resources_file
+from touchline.run.sampling import OF_DEVICE, OF_PROCESSES, GpuMeter, ProcessTree, Sampler, open_gpus, resources_file
 
 pytestmark = pytest.mark.planning
 
@@ -262,7 +261,7 @@ def test_no_gpu_has_a_reason(
     visible: str, driver: bool, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(gpu_meter, "_DRIVER", (tmp_path if driver else tmp_path / "no",))
+    monkeypatch.setattr(sampling, "_DRIVER", (tmp_path if driver else tmp_path / "no",))
     told = open_gpus()
     assert isinstance(told, str)
     assert reason in told
@@ -272,7 +271,7 @@ def test_the_real_library_is_asked_only_where_there_is_a_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setattr(gpu_meter, "_DRIVER", (tmp_path,))
+    monkeypatch.setattr(sampling, "_DRIVER", (tmp_path,))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     told = open_gpus()
     assert told == "the package nvidia-ml-py is not installed"

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from touchline.core.callbacks import NamedProgressCallback
-from touchline.core.errors import InputError
-from touchline.core.files import open_regular
+from touchline.core.errors import HostError, InputError
+from touchline.core.files import open_regular, read_bytes, write_atomic
+from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.metrics_file import METRICS, read_metrics_file
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
 from touchline.history.history import contents, record_id, store_record
 from touchline.history.index import IndexLine, load_index
 from touchline.history.padding import with_lengths
-from touchline.history.read_cache import CachedGroup, ReadCache, state_of
 from touchline.history.readers import READERS_VERSION
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.record import RunRecord, SourceFile
@@ -327,3 +329,98 @@ def _followed(fact: Fact, sources: Sequence[Path]) -> Fact:
         if fact.where == path.name or fact.where.startswith(f"{path.name}:"):
             return replace(fact, where=str(path) + fact.where[len(path.name) :])
     return fact
+
+
+# ---- cache of the files that were read before and their records, so that unchanged ones are not op -------------------
+
+
+_LIMIT_GROUPS = 200_000
+"""The oldest beyond so many are forgotten."""
+_FORM = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CachedGroup:
+    """Result of the files that belong together."""
+
+    state: str
+    """Digest of their sizes, times and inodes before they were read."""
+    records: tuple[str, ...]
+    """Ids of the records that they gave."""
+    refused: int
+    """Number of files that gave no run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cache:
+    """The file's content."""
+
+    form: int
+    reader_version: int
+    groups: dict[str, CachedGroup]
+
+
+_CACHE = TypeAdapter(_Cache)
+
+
+class ReadCache:
+    """The cache of one history."""
+
+    def __init__(self, history_dir: Path, reader_version: int) -> None:
+        self._path = history_dir / ".cache" / "seen.json"
+        self._version = reader_version
+        self._groups = self._load()
+        self._changed = False
+
+    def get(self, files: Sequence[Path], state: str) -> CachedGroup | None:
+        """Return the result of these files if they are unchanged."""
+        seen = self._groups.get(_key(files))
+        return seen if seen is not None and seen.state == state else None
+
+    def put(self, files: Sequence[Path], seen: CachedGroup) -> None:
+        """Keep the result of these files."""
+        key = _key(files)
+        self._groups.pop(key, None)
+        self._groups[key] = seen
+        self._changed = True
+
+    def save(self) -> None:
+        """Write it, where that is possible and anything has changed."""
+        if not self._changed:
+            return
+        kept = dict(list(self._groups.items())[-_LIMIT_GROUPS:])
+        cache = _Cache(form=_FORM, reader_version=self._version, groups=kept)
+        try:
+            if not (self._path.parent / ".gitignore").exists():
+                write_atomic(self._path.parent / ".gitignore", "*\n")
+            write_atomic(self._path, _CACHE.dump_json(cache))
+        except HostError:
+            return
+        self._changed = False
+
+    def _load(self) -> dict[str, CachedGroup]:
+        try:
+            data = read_bytes(self._path)
+            head = parse_json(data)
+            if (head["form"], head["reader_version"]) != (_FORM, self._version):
+                return {}
+            return _CACHE.validate_python(head).groups
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, ValidationError):
+            return {}
+
+
+def state_of(files: Sequence[Path]) -> str | None:
+    """Return a digest of the files' sizes, times of change and inodes; None if one is not accessible."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+        except (OSError, ValueError):
+            return None
+        digest.update(f"{found.st_size} {found.st_mtime_ns} {found.st_ino}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _key(files: Sequence[Path]) -> str:
+    paths = "\0".join(os.path.abspath(file) for file in files)  # noqa: PTH100 (the disk is not asked)
+    return hashlib.sha256(paths.encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 history/records/ab/abcdef....json    a record, written once, in one step, never changed
 history/index.jsonl                  what `list` shows; made from the records, and made again when it is lost or stale
-history/.cache/                      which files were read before (`read_cache.py`); may be lost at any time
+history/.cache/                      which files were read before (`adding.py`); may be lost at any time
 
 Equal records have equal names, so any number of writers on any number of nodes need no lock, and two histories are
 merged by copying one over the other, with rsync, git or cp. A file that is no record, was copied by half, or was

@@ -7,24 +7,41 @@ tested.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from touchline.core.markup import bare
+from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.report.facts import is_asked_about
-from touchline.report.findings.confounds import confounded_scores, ties
+from touchline.core.units import format_seconds, percent, plural
+from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
+from touchline.report.findings.confounds import (
+    CHANGE_LOSS,
+    CHANGE_TIME,
+    confounded,
+    confounded_levels,
+    confounded_scores,
+    ties,
+)
+from touchline.report.findings.pairs import (
+    PAIRS_TOLD,
+    RunPair,
+    by_setting,
+    is_number,
+    no_test,
+    number,
+    pairs_of,
+    summary,
+    told_pairs,
+)
 from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
 from touchline.report.findings.settings import factor_findings
-from touchline.report.findings.training import (
-    cost_findings,
-    estimate_findings,
-    loss_findings,
-    speed_findings,
-)
+from touchline.report.formatting import duration, factor_words, join_names, level_words, relative, scale_of
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis
+from touchline.statistics.conclusions import Analysis, Conclusion
 
 COMPLETION = "Completeness"
 
@@ -65,14 +82,14 @@ def findings(concluded: FindingInputs) -> tuple[Statement, ...]:
     found: list[Statement] = []
     if concluded.decided is not None:
         found += concluded.decided.findings
-    for number, analysis in enumerate(concluded.analyses):
+    for place, analysis in enumerate(concluded.analyses):
         effects = [*factor_findings(analysis, ties(gathered))]
-        if number == 0:
+        if place == 0:
             effects += confounded_scores(gathered, analysis.effects)
         statements = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
-        if number == 0 and not analysis.effects and concluded.decided is None:
+        if place == 0 and not analysis.effects and concluded.decided is None:
             statements += _one_seed(gathered, analysis)
-        found += statements if number == 0 else [_of_task(analysis, each) for each in statements]
+        found += statements if place == 0 else [_of_task(analysis, each) for each in statements]
     found += loss_findings(gathered)
     found += speed_findings(gathered)
     found += cost_findings(gathered, concluded.facts, concluded.analyses[0] if concluded.analyses else None)
@@ -109,3 +126,168 @@ def _of_task(analysis: Analysis, statement: Statement) -> Statement:
 
 def _scored_in(facts: RunFacts) -> tuple[str, ...]:
     return tuple(path for what, path in facts.files if what == "evaluation")
+
+
+# ---- sentences about losses, times and cost: the measured values, with the note that they were not -------------------
+
+
+LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
+LEVELS_TOLD = 3
+"""Number of levels with a sentence each. With more, one sentence covers all of them."""
+RISES_TOLD = 6
+"""Number of overfitted runs listed one by one."""
+_LAST = "last"
+"""Aggregation of a figure that is the last value of a log and not a mean."""
+
+
+def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
+    """Yield final losses by factor, then runs whose validation loss rose again."""
+    for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
+        for factor in by_setting(gathered.factors):
+            if factor == "models" and not _one_tokenizer(gathered):
+                continue
+            by_level = pairs_of(gathered, factor, pick)
+            if len(by_level) > LEVELS_TOLD:
+                also = confounded_levels(factor, by_level, CHANGE_LOSS)
+                what, question = f"Final {name} loss", "an effect of the {} on the loss"
+                yield summary(gathered, factor, what, question, by_level, LOSSES, also)
+                continue
+            for level, pairs in by_level.items():
+                yield _loss_statement(gathered, factor, level, name, pairs)
+    yield from _overfitting(gathered)
+
+
+def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
+    """Yield runs whose validation loss rose again: one by one, or with many a count and the worst."""
+    rises = [(run, rise) for run in gathered.runs if (rise := risen(run)) is not None]
+    shown = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
+    for run, (best, last) in shown:
+        many = f"In {len(rises)} runs the validation loss rose again; most in " if shown != rises else ""
+        text = (
+            f"{many}{run.name}: validation loss was lowest at step {best.step:,} ({best.loss:.4g}) and "
+            f"{relative(last.loss, best.loss)} at step {last.step:,} ({last.loss:.4g}): a sign of overfitting."
+        )
+        yield Statement(topic=LOSSES, text=text, where=_files(gathered, run.name, "metrics", "log"))
+
+
+def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
+    """Yield training durations, and the settings that differ between longer and shorter trainings."""
+    whole = [run for run in gathered.runs if run.cut_after_step is None]
+    timed = [(run, number(run.train_seconds)) for run in whole if is_number(run.train_seconds)]
+    if not timed:
+        return
+    ordered = sorted(timed, key=lambda each: each[1])
+    (first, least), (last, most) = ordered[0], ordered[-1]
+    shortest, longest = format_seconds(least), format_seconds(most)
+    text = f"Training took from {shortest} ({first.name}) to {longest} ({last.name})."
+    if shortest == longest:
+        text = f"Training took {shortest} ({join_names([run.name for run, _ in timed])})."
+    yield Statement(topic=SPEED, text=text, where=_files(gathered, first.name, "metrics", "log"))
+    for factor in by_setting(gathered.factors):
+        by_level = pairs_of(gathered, factor, _train_seconds)
+        if len(by_level) > LEVELS_TOLD:
+            also = confounded_levels(factor, by_level, CHANGE_TIME)
+            yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED, also)
+            continue
+        for level, pairs in by_level.items():
+            yield _speed_statement(gathered, factor, level, pairs)
+
+
+def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
+    """Yield the runs that no other run beats for their device time."""
+    if analysis is None:
+        return
+    scale, scores = scale_of(analysis), {score.run: score.value for score in analysis.scores}
+    models: dict[str, list[RunFacts]] = {}
+    candidates: dict[str, int] = {}
+    for run, each in zip(gathered.runs, facts, strict=True):
+        if is_asked_about(run) and run.name in scores and isinstance(each.device_hours, Quantity):
+            candidates[run.model] = candidates.get(run.model, 0) + 1
+            if each.is_pareto:
+                models.setdefault(run.model, []).append(each)
+    for model, front in models.items():
+        if candidates[model] < 2:
+            continue
+        front.sort(key=lambda each: each.device_hours.value if isinstance(each.device_hours, Quantity) else math.inf)
+        points = [f"{each.run} ({scale.value(scores[each.run])} for {duration(each.device_hours)})" for each in front]
+        text = (
+            f"{model}: no other run scores as high for less {device_word(gathered)} time than {join_names(points)}. "
+            "Scores and times are those of single runs, without a test of their differences."
+        )
+        yield Statement(topic=COST, text=text)
+
+
+def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
+    """Yield the number of the plan's intervals that contain the measured value, and those that missed."""
+    judged = [row for row in rows if row.inside is not None]
+    if not judged:
+        return
+    missed = [row for row in judged if not row.inside]
+    coverages = {row.predicted.coverage for row in judged if isinstance(row.predicted, Quantity)} - {None}
+    stated = f" ({percent(max(c for c in coverages if c), 0)} of them should)" if len(coverages) == 1 else ""
+    held = len(judged) - len(missed)
+    text = f"{held} of {plural(len(judged), 'interval')} of the plan held the measured value{stated}."
+    if missed:
+        parts = [
+            f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"
+            for row in missed
+        ]
+        text += f" Outside: {join_names(parts, 4)}."
+    yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
+
+
+def _loss_statement(gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[RunPair]) -> Statement:
+    words = factor_words(factor)
+    reference = level_words(factor, gathered.factors[factor][0])
+    single = name == "training" and any(_is_single(run) for pair in pairs for run in (pair.run, pair.reference))
+    text = (
+        f"Final {name} loss{' (of the last logged step alone)' if single else ''}, {level_words(factor, level)} "
+        f"against {reference}: {told_pairs(pairs, lambda value: f'{value:.4g}')}. "
+        f"{no_test(pairs, f'an effect of the {words} on the loss', set(seeds_of(gathered.runs)))}"
+        f"{confounded(factor, pairs, CHANGE_LOSS)}"
+    )
+    where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
+    return Statement(topic=LOSSES, text=text, shown=Conclusion.NOT_TESTABLE, where=where)
+
+
+def _speed_statement(gathered: ReportInputs, factor: str, level: str, pairs: Sequence[RunPair]) -> Statement:
+    reference = level_words(factor, gathered.factors[factor][0])
+    text = (
+        f"Training time, {level_words(factor, level)} against {reference}: {told_pairs(pairs, format_seconds)}. "
+        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.runs)))}"
+        f"{confounded(factor, pairs, CHANGE_TIME)}"
+    )
+    return Statement(topic=SPEED, text=text, shown=Conclusion.NOT_TESTABLE)
+
+
+def _is_single(run: RunResult) -> bool:
+    """Return True if the final training loss is that of one step."""
+    return isinstance(run.final_train_loss, Quantity) and run.final_train_loss.aggregation == _LAST
+
+
+def _one_tokenizer(gathered: ReportInputs) -> bool:
+    """Return True if the losses per token of all base models count the same tokens."""
+    if gathered.plan is None:
+        return True
+    return len({model.tokenizer_sha256 for model in gathered.plan.models.values()}) == 1
+
+
+def _files(gathered: ReportInputs, run: str, *kinds: str) -> tuple[str, ...]:
+    """Return the first kind of file that exists."""
+    for kind in kinds:
+        found = tuple(path for what, path in gathered.files.get(run, ()) if what == kind)
+        if found:
+            return found[-1:]
+    return ()
+
+
+def _train_loss(run: RunResult) -> Measured:
+    return run.final_train_loss
+
+
+def _validation_loss(run: RunResult) -> Measured:
+    return run.final_val_loss
+
+
+def _train_seconds(run: RunResult) -> Measured:
+    return run.train_seconds
