@@ -41,7 +41,6 @@ ALLOWED = {
     ("evaluate/records.py", "peft"): "the library",
     ("report/model_card.py", "peft"): "the library",
     ("run/doctor.py", "peft"): "the library",
-    ("run/doctor.py", "peft"): "the library",
     ("run/environments.py", "peft"): "the library",
     ("run/probing.py", "peft"): "the library",
     ("run/selection.py", "peft"): "the library",

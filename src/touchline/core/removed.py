@@ -30,7 +30,7 @@ class Removed:
     kind: RemovedKind
     """Its kind."""
     name: str
-    """Its name: `history replay`, `check --sarif`, `evaluate.general`."""
+    """Its name: `check --sarif`, `evaluate.general`."""
     instead: str
     """What to use instead; empty if there is nothing."""
 
