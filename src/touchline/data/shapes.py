@@ -211,7 +211,7 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     )
 
 
-# ---- vision towers by the `vision_config` of config.json, without torch and without weights --------------------------
+# ---- vision towers ---------------------------------------------------------------------------------------------------
 
 
 _CHANNELS = 3

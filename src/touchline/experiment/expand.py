@@ -208,7 +208,7 @@ def _is_asked(confirm: ConfirmConfig, levels: Mapping[str, str]) -> bool:
     return any(all(levels.get(key) == level_text(value) for key, value in side.items()) for side in sides)
 
 
-# ---- settings that do not go with `method: full`, with their places in the file --------------------------------------
+# ---- settings that `method: full` excludes ---------------------------------------------------------------------------
 
 
 _SAVE = "train.checkpoint.save"
@@ -292,7 +292,7 @@ def _own(run: RunSpec, experiment: Experiment) -> Iterator[tuple[str, Path]]:
                 yield key, ("stages", index, *key.split("."))
 
 
-# ---- controls of an experiment: the base as it is, through an adapter that changes nothing, and tr -------------------
+# ---- controls --------------------------------------------------------------------------------------------------------
 
 
 _KEPT = ("data.", "evaluate.")

@@ -331,7 +331,7 @@ def _followed(fact: Fact, sources: Sequence[Path]) -> Fact:
     return fact
 
 
-# ---- cache of the files that were read before and their records, so that unchanged ones are not op -------------------
+# ---- cache of files read before --------------------------------------------------------------------------------------
 
 
 _LIMIT_GROUPS = 200_000

@@ -227,7 +227,7 @@ def _nothing(path: Path) -> str:
     return "no line of a training in it"
 
 
-# ---- tables of metrics as files: `metrics.csv` and others with a column for the step and one for t -------------------
+# ---- tables of metrics -----------------------------------------------------------------------------------------------
 
 
 _STEP_COLUMNS = ("train/global_step", "global_step", "step", "trainer/global_step", "iteration", "iter", "_step")

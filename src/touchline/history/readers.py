@@ -34,7 +34,7 @@ def documents() -> tuple[DocumentReader, ...]:
     return (*document_readers(), read_summary, read_metadata)
 
 
-# ---- lines on packing, memory and the course of a training that recipes of our users' own print ----------------------
+# ---- lines on packing that recipes print -----------------------------------------------------------------------------
 
 
 _N = r"\d{1,3}(?:[,_]\d{3})+|\d+"
@@ -171,7 +171,7 @@ def _peak(said: str, number: int) -> Iterator[Observation]:
     )
 
 
-# ---- W&B: the summary that it prints when a run ends, and the files of its folder ------------------------------------
+# ---- W&B -------------------------------------------------------------------------------------------------------------
 
 
 _LINE = re.compile(r"(?:^|[\s\])}])wandb:(?P<rest>.*)$")

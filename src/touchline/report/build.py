@@ -212,7 +212,7 @@ def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
             yield COLLECTED.get(key, key), value
 
 
-# ---- packing of each run's examples, and the advice for the next plan ------------------------------------------------
+# ---- packing ---------------------------------------------------------------------------------------------------------
 
 
 LOW_EFFICIENCY = 80.0

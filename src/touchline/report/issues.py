@@ -356,7 +356,7 @@ def _notes(run: RunResult) -> Iterator[Issue]:
         )
 
 
-# ---- issues of checkpoints: corrupt, missing, and whether their scores still count -----------------------------------
+# ---- issues of checkpoints -------------------------------------------------------------------------------------------
 
 
 _CUT, _SIZE = "truncated", "wrong-size"

@@ -328,7 +328,7 @@ def _evaluations(number: int) -> str:
     return "1 evaluation" if number == 1 else f"{number} evaluations"
 
 
-# ---- evaluations under the current experiment definition: primary metric and clusters --------------------------------
+# ---- current evaluations ---------------------------------------------------------------------------------------------
 
 
 def with_metric(

@@ -229,7 +229,7 @@ def _check(
     return DoctorCheck(area=area, name=name, status=status, message=message, code=code, hint=hint)
 
 
-# ---- checks of `doctor` on this machine: interpreters, packages, folders, locks; torch is not impo -------------------
+# ---- this machine ----------------------------------------------------------------------------------------------------
 
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "inspect_ai")

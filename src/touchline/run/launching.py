@@ -362,7 +362,7 @@ def failure_of(done: ExecutionResult) -> RunsFailedError:
     )
 
 
-# ---- `sbatch --test-only` before the first submission: one for each kind of job, by the options th -------------------
+# ---- `sbatch --test-only` --------------------------------------------------------------------------------------------
 
 
 REFUSED = "US131"

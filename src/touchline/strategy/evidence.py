@@ -167,7 +167,7 @@ def _same_items(runs: Sequence[ScoredRun]) -> bool:
     return all((run.items, run.data) == (runs[0].items, runs[0].data) for run in runs)
 
 
-# ---- looks at named contrasts while seeds are added: statistics and verdicts at one look -----------------------------
+# ---- looks -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -191,7 +191,7 @@ class PlannedOrder(Sampler[int]):
         yield from [len(self._orders[0])] * self.blanks
 
 
-# ---- packages of GPU kernels: required before anything is loaded -----------------------------------------------------
+# ---- packages of GPU kernels -----------------------------------------------------------------------------------------
 
 
 def require_kernels(train: TrainConfig) -> None:

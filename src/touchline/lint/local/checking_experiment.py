@@ -280,7 +280,7 @@ def _data_facts(dataset: DatasetInfo, lengths: ExampleLengths | None) -> DataFac
     )
 
 
-# ---- checks of an experiment against this machine: layers of the model, lengths of answers, stages -------------------
+# ---- checks against this machine -------------------------------------------------------------------------------------
 
 
 _SOME = 0.01

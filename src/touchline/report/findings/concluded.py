@@ -128,7 +128,7 @@ def _scored_in(facts: RunFacts) -> tuple[str, ...]:
     return tuple(path for what, path in facts.files if what == "evaluation")
 
 
-# ---- sentences about losses, times and cost: the measured values, with the note that they were not -------------------
+# ---- losses, times and cost ------------------------------------------------------------------------------------------
 
 
 LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"

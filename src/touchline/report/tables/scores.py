@@ -264,7 +264,7 @@ def _suspicious(number: int | None) -> Value:
     return Cell(f"{number:,}", number, mark=Mark.WARN if number else None)
 
 
-# ---- tables of a classification, label by label ----------------------------------------------------------------------
+# ---- tables of a classification --------------------------------------------------------------------------------------
 
 
 _SUMMARY = ("accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
@@ -343,7 +343,7 @@ def _share(value: float | None) -> Value:
     return None if value is None else Cell(percent(value), value)
 
 
-# ---- table of the tests over training seeds, with the seeds' means and scipy's results -------------------------------
+# ---- tests over training seeds ---------------------------------------------------------------------------------------
 
 
 _HEADER: Final = (

@@ -314,7 +314,7 @@ def _attempts(report: Report) -> Table | None:
     )
 
 
-# ---- agreement of trainers: runs that differ in nothing but the trainer, side by side --------------------------------
+# ---- agreement of trainers -------------------------------------------------------------------------------------------
 
 
 _NO_STEP = Missing(missing="no step in common")
