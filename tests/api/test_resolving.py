@@ -82,7 +82,7 @@ def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: UserConf
         used = data.input if isinstance(data.input, str) else ", ".join(data.input)
         assert (used, data.output) == (prompts, answer), name
         taken = f"{', '.join(map(repr, prompts.split(', ')))} as the prompt, {answer!r} as the answer"
-        assert audit(folder / "d.json")[0].columns == audit(folder)[0].columns == taken, name
+        assert audit(folder / "d.json").columns == audit(folder).columns == taken, name
         (example,) = plan.examples
         assert begins in example.prompt, name
         named = {part.rpartition(" (")[0] for part in example.columns_used}
@@ -116,7 +116,7 @@ def test_chats_are_recognised_by_the_column_and_the_turns(tmp_path: Path, settin
         folder = write(tmp_path / name, rows)
         plan = planned(folder, settings)
         assert plan.runs[0].data.messages == name
-        assert audit(folder / "d.json")[0].columns == audit(folder)[0].columns == f"{name!r} as the chat"
+        assert audit(folder / "d.json").columns == audit(folder).columns == f"{name!r} as the chat"
         assert plan.examples[0].label.startswith("a")
 
 

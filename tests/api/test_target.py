@@ -27,7 +27,7 @@ from touchline.slurm.local.commands import CommandResult
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 ON_SLURM = ComputeConfig(executor="slurm")
-ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}|(null)\n"
+ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}\n"
 
 
 @dataclass
@@ -231,7 +231,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     (root / "bin").mkdir()
     sinfo = root / "bin" / "sinfo"
-    sinfo.write_text("#!/bin/sh\necho 'gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4|(null)'\n")
+    sinfo.write_text("#!/bin/sh\necho 'gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4'\n")
     sinfo.chmod(0o755)
     return environment(root / "models", root / "cache") | {"PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
 

@@ -22,7 +22,6 @@ from transformers import AutoModelForImageTextToText
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.finding import Severity
 from touchline.data.datasets import load_examples
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.data.images import PixelBatch, load_pixels
@@ -69,20 +68,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_template_for_images_passes_check_and_can_be_planned(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With pictures of its own; a model that reads no images is refused."""
-    monkeypatch.chdir(tmp_path)
+def test_a_model_that_reads_no_images_is_refused(place: Path, tmp_path: Path) -> None:
     settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-    made = api.init(tmp_path / "exp", settings, template="vision")
-    report, _ = api.check([made.path.parent], settings)
-    assert [finding for finding in report.findings if finding.severity is Severity.ERROR] == []
-    plan = api.plan(made.path, settings, dry_run=True).plan
-    assert next(iter(plan.datasets.values())).images == 80
-    write_tiny_model(tmp_path / "Blind-1M")
-    with pytest.raises(InputError, match="cannot be used"):
-        api.init(tmp_path / "other", settings, template="vision", model=str(tmp_path / "Blind-1M"))
+    blind = write_tiny_model(tmp_path / "Blind-1M")
+    with pytest.raises(InputError, match="the model takes text alone"):
+        api.plan(place / "experiment.yaml", settings, [f"models=[{blind}]"], dry_run=True)
 
 
 def call(place: Path, *words: str) -> subprocess.CompletedProcess[str]:

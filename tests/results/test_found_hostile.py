@@ -21,6 +21,7 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.history import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
+from touchline.report.report import Report
 from touchline.results.imported import evaluations, find, folders
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -45,8 +46,9 @@ def one(gathered: ReportInputs, name: str) -> RunResult:
 
 def as_json(gathered: ReportInputs) -> str:
     """What `--json` does with it; and the report is written whatever it holds."""
-    assert results_markdown(build_report(gathered), (), "").startswith("# ")
-    return TypeAdapter(ReportInputs).dump_json(gathered).decode()
+    report = build_report(gathered)
+    assert results_markdown(report, (), "").startswith("# ")
+    return TypeAdapter(Report).dump_json(report).decode()
 
 
 # ---- nothing to report -----------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def status(
         from touchline.results.live import LiveRun
         from touchline.run.folders import ExperimentFolder
 
-        strategy = ExperimentFolder(source).strategy().status()
+        strategy = ExperimentFolder(source).strategy().status() if is_experiment(source) else None
         print_json(tuple[LiveRun, ...], snapshot.runs, "runs", strategy=(type(strategy), strategy))
         return
     _table(snapshot)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from touchline.core.errors import InputError, PlanDriftError
-from touchline.core.files import read_text_bounded
+from touchline.core.files import FileCache, read_text_bounded
 from touchline.core.removed import drop_removed
 from touchline.data.user_config import UserConfig
 from touchline.experiment.bounds import SIZE_LIMIT_BYTES
@@ -48,10 +48,14 @@ def file_changes(folder: ExperimentFolder, plan: Plan) -> FileChanges | None:
     return found if found.any else None
 
 
+definition_text = FileCache(lambda path: read_text_bounded(path, SIZE_LIMIT_BYTES), 4 * SIZE_LIMIT_BYTES)
+"""Text of an experiment.yaml, read once while it is unchanged."""
+
+
 def removed_lines(folder: ExperimentFolder) -> Iterator[str]:
     """Yield the line that names what experiment.yaml sets and this version no longer shows; none without such keys."""
     try:
-        data = parse(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml)).data
+        data = parse(definition_text(folder.yaml), str(folder.yaml)).data
     except InputError:
         return
     if found := drop_removed(data):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
-from touchline.core.files import read_text_bounded
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.core.units import format_bytes
@@ -25,9 +24,7 @@ from touchline.results.run_result import RunResult
 from touchline.results.verification import verify_planned
 from touchline.results.watching import Snapshot
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.run.recorded import removed_lines
-
-_DEFINITION_LIMIT_BYTES = 1 << 20
+from touchline.run.recorded import definition_text, removed_lines
 
 
 def collect_report_inputs(
@@ -74,7 +71,7 @@ def _removed(folder: ExperimentFolder) -> Iterator[Issue]:
 def _definition(folder: ExperimentFolder) -> str:
     """Read experiment.yaml as text. Return an empty text if it cannot be read."""
     try:
-        return read_text_bounded(folder.yaml, _DEFINITION_LIMIT_BYTES)
+        return definition_text(folder.yaml)
     except (OSError, TouchlineError):
         return ""
 
