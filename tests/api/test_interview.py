@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import pytest
 from tests.cases import some
 from typer.main import get_command
@@ -33,6 +32,7 @@ from touchline.run.interview.answers import Defaulted, Question
 from touchline.run.interview.interview import AnswerSource, Interview
 from touchline.run.interview.questions import QUESTIONS
 
+pexpect = pytest.importorskip("pexpect")
 pytestmark = pytest.mark.planning
 
 ANSWERS = {

@@ -196,6 +196,7 @@ def test_written_slots_are_in_plan_and_scripts_and_stay(folder: Path) -> None:
 def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is kept in the history, so that the plan after it knows the gain and chooses."""
     here = machine_here(0)
+    monkeypatch.setattr(probe_run, "require_packages", lambda: None)
 
     def one(plan: Plan, run: PlannedRun, batch: MicroBatch, threads: int, seconds: float) -> ProbeTry:
         found = answer(batch.rows)
