@@ -10,24 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from touchline.core.finding import Severity
-from touchline.core.levels import Level
+from touchline.core.levels import Level, settings_words
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB, MIB
 from touchline.data.scores import AskedItem, CheckpointInfo, EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.facts import pareto
-from touchline.report.formatting import settings_words
-from touchline.report.report import (
-    AnswerCounts,
-    Command,
-    EstimateRow,
-    NextStep,
-    PackingRow,
-    Report,
-    RunFacts,
-    Statement,
-)
+from touchline.report.report import AnswerCounts, Command, EstimateRow, PackingRow, Report, RunFacts
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.scored import analyses
@@ -44,6 +34,7 @@ from touchline.results.verification_types import (
     VerifiedCheckpoint,
 )
 from touchline.statistics.conclusions import Conclusion, Proportion, ScoreDifference
+from touchline.statistics.statements import NextStep, Statement
 
 TASK = "capitalization"
 RANK = "train.lora.rank"

@@ -15,14 +15,14 @@ from tests.report import made_gathered as made
 from tests.run.made_plans import made_plan
 
 from touchline.core.finding import Severity
-from touchline.core.levels import Level
+from touchline.core.levels import Level, factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
 from touchline.report.findings import FindingInputs, headline
-from touchline.report.formatting import factor_words, level_of, p_text, relative
+from touchline.report.formatting import level_of, p_text, relative
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
 from touchline.results.report_inputs import Issue, ReportInputs

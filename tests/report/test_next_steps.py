@@ -15,7 +15,7 @@ from touchline.core.quantity import Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
 from touchline.report.next_design import seeds_needed, untried_between
-from touchline.report.report import NextStep, Report
+from touchline.report.report import Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import StepCurves
 from touchline.results.verification_types import (
@@ -27,6 +27,7 @@ from touchline.results.verification_types import (
 )
 from touchline.statistics.conclusions import Conclusion, Contrast, WithItems
 from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.statements import NextStep
 
 pytestmark = pytest.mark.planning
 

@@ -23,9 +23,10 @@ from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
 from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
-from touchline.report.report import Report, Statement
+from touchline.report.report import Report
 from touchline.results.report_inputs import Issue
 from touchline.results.verification_types import Verification
+from touchline.statistics.statements import Statement
 
 pytestmark = pytest.mark.planning
 

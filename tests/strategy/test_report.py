@@ -14,6 +14,7 @@ from tests.report import made_gathered as made
 from tests.strategy import made_strategy as ms
 
 from touchline.core.quantity import Quantity
+from touchline.core.scale import Scale
 from touchline.core.table import Table, value_text
 from touchline.experiment.runs import Phase
 from touchline.report.build import build_report
@@ -21,7 +22,6 @@ from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
 from touchline.report.comparing import compare
 from touchline.report.findings.bottom_line import MOST_WORDS, words
-from touchline.report.formatting import Scale
 from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report

@@ -9,7 +9,6 @@ from dataclasses import replace
 from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing
 
-KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 MIB_PER_GIB = GIB // MIB

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -67,6 +67,16 @@ class Doubled:
     """Where it stands again; the loader that allows this takes this one."""
 
 
+def value_at(data: object, path: Sequence[Key]) -> object:
+    """Return the value at a path of keys and positions; None if there is none."""
+    for key in path:
+        inside = key in data if isinstance(data, dict) else isinstance(data, list) and key in range(len(data))
+        if not inside:
+            return None
+        data = data[key]  # type: ignore[index]
+    return data
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForeignDocument:
     """A file as its own tool reads it."""
@@ -91,13 +101,7 @@ class ForeignDocument:
 
     def get(self, *path: Key) -> object:
         """Return the value at a path; None if there is none."""
-        node: object = self.data
-        for key in path:
-            inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
-            if not inside:
-                return None
-            node = node[key]  # type: ignore[index]
-        return node
+        return value_at(self.data, path)
 
     def stated(self, *path: Key) -> Stated[object] | None:
         """Return the value at a path with its place; None if it is absent or null."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.levels import STAGE
+from touchline.core.levels import STAGE, factor_words
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
@@ -29,15 +30,16 @@ from touchline.report.facts import (
     slots_of,
 )
 from touchline.report.findings import Decided, FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import factor_words, join_names, relative, scale_or_share
+from touchline.report.formatting import relative, scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
-from touchline.report.report import NextStep, PackingRow, Report
+from touchline.report.report import PackingRow, Report
 from touchline.results.collected import run_metrics
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses as analyses_of
 from touchline.results.set_matrix import set_matrix
+from touchline.statistics.statements import NextStep
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _NOT_RECORDED = Missing(missing="no version was recorded")

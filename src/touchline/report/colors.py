@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from touchline.core.levels import settings_words
 from touchline.report.facts import is_asked_about
-from touchline.report.formatting import settings_words
 from touchline.report.report import Report
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")

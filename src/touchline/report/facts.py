@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.levels import SEEDS
+from touchline.core.levels import SEEDS, factor_words, settings_words
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.text import join_names
 from touchline.core.units import plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import at_least, factor_words, is_at_least, join_names, relative, settings_words
+from touchline.report.formatting import at_least, is_at_least, relative
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult

@@ -6,13 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.core.levels import factor_words as factor_words
-from touchline.core.levels import level_words as level_words
-from touchline.core.levels import settings_words as settings_words
 from touchline.core.quantity import Measured, Missing, Quantity, finite
-from touchline.core.scale import Scale as Scale
-from touchline.core.text import capital as capital
-from touchline.core.text import join_names as join_names
+from touchline.core.scale import Scale
+from touchline.core.text import join_names
 from touchline.core.units import format_seconds, hours_to_seconds, plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis

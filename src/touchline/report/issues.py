@@ -13,12 +13,12 @@ from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.text import capital
 from touchline.core.units import percent, plural
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
-from touchline.report.formatting import capital
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from touchline.core.levels import SEEDS
+from touchline.core.levels import SEEDS, factor_words
 from touchline.core.markup import code, escape, fence, measured, table
 from touchline.core.quantity import Missing
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
@@ -23,7 +24,7 @@ from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
 from touchline.report.findings.scores import sentence
-from touchline.report.formatting import factor_words, join_names, p_text, scale_of
+from touchline.report.formatting import p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion, RunScore
 

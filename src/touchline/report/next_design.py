@@ -6,15 +6,18 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.core.levels import SEEDS
+from touchline.core.levels import SEEDS, factor_words, level_words
 from touchline.core.notes import NoteCode
+from touchline.core.scale import Scale
+from touchline.core.text import join_names
+from touchline.plan.design.answering import seed_numbers
 from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about
-from touchline.report.formatting import Scale, factor_words, join_names, level_words, scale_of
-from touchline.report.report import NextStep
+from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
+from touchline.statistics.statements import NextStep
 
 _WANTED_SEEDS = 3
 """Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""
@@ -56,7 +59,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     single = [contrast for _, contrast in open_ if contrast.seeds <= 1]
     if single:
         shown = [_contrast_words(contrast, scale) for contrast in single]
-        wanted = _more_seeds(used, _WANTED_SEEDS)
+        wanted = sorted(seed_numbers(used, max(len(used), _WANTED_SEEDS)))
         yield NextStep(
             title=f"Repeat with {_WANTED_SEEDS} seeds",
             why=f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {_WANTED_SEEDS} "
@@ -79,7 +82,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
             title=f"Repeat with {needed} seeds",
             why=f"The difference of {_contrast_words(largest, scale)} is not established with {largest.seeds} "
             f"seeds; if it is as large as it looks, {needed} would show it at 80% power.",
-            command=_seeds_command(gathered, _more_seeds(used, needed)),
+            command=_seeds_command(gathered, sorted(seed_numbers(used, max(len(used), needed)))),
         )
 
 
@@ -209,17 +212,6 @@ def _contrast_words(contrast: Contrast, scale: Scale) -> str:
         f"{level_words(contrast.factor, contrast.level)} against {level_words(contrast.factor, contrast.reference)} "
         f"({scale.difference(value)})"
     )
-
-
-def _more_seeds(used: Sequence[int], wanted: int) -> list[int]:
-    """Return the used seeds and the next unused ones."""
-    seeds = list(used)
-    candidate = 1
-    while len(seeds) < wanted:
-        if candidate not in seeds:
-            seeds.append(candidate)
-        candidate += 1
-    return sorted(seeds)
 
 
 def _seeds_command(gathered: ReportInputs, seeds: Sequence[int]) -> str | None:

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.core.text import join_names
 from touchline.core.units import format_bytes, plural
 from touchline.report.appendix import evaluation_by_hand, every_epoch, with_setting
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
-from touchline.report.formatting import join_names, relative, scale_of
+from touchline.report.formatting import relative, scale_of
 from touchline.report.next_design import design_steps
-from touchline.report.report import AnswerCounts, EstimateRow, NextStep
+from touchline.report.report import AnswerCounts, EstimateRow
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
+from touchline.statistics.statements import NextStep
 
 _FALLING = 0.99
 """Ratio of the last validation loss to the one before it, below which the loss is still falling."""

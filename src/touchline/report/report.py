@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from touchline.core.levels import settings_words
 from touchline.core.quantity import Measured
 from touchline.core.table import Section
 from touchline.data.scores import AskedItem
 from touchline.experiment.runs import Phase
 from touchline.plan.settings_table import RunSetting
-from touchline.report.formatting import scale_or_share, settings_words
+from touchline.report.formatting import scale_or_share
 from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis
-from touchline.statistics.statements import NextStep as NextStep
-from touchline.statistics.statements import Statement as Statement
+from touchline.statistics.statements import NextStep, Statement
 from touchline.strategy.report import StrategyReport
 
 

@@ -42,7 +42,7 @@ def file_changes(folder: ExperimentFolder, plan: Plan) -> FileChanges | None:
     Raises:
         InputError: the file has errors.
     """
-    if is_as_planned(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan):
+    if is_as_planned(definition_text(folder.yaml), str(folder.yaml), plan):
         return None
     found = compare_with_plan(read_file(folder), plan)
     return found if found.any else None

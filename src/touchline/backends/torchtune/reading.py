@@ -11,7 +11,7 @@ from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.experiment.document import Key
-from touchline.experiment.foreign import ForeignDocument
+from touchline.experiment.foreign import ForeignDocument, value_at
 from touchline.experiment.partial import Stated
 
 T = TypeVar("T")
@@ -30,12 +30,7 @@ class Config:
 
     def get(self, *path: Key) -> object:
         """Return the value at a path. Return None if it is missing, null or unknown."""
-        node: object = self.data
-        for key in path:
-            inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
-            if not inside:
-                return None
-            node = node[key]  # type: ignore[index]
+        node = value_at(self.data, path)
         return node if is_known(node) else None
 
     def has(self, *path: Key) -> bool:

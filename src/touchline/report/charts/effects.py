@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
+from touchline.core.levels import factor_words
 from touchline.report.charts.parts import (
     Row,
     finished,
@@ -23,7 +24,7 @@ from touchline.report.charts.parts import (
 from touchline.report.charts.scores import SECTION, control_rows
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor
 from touchline.report.figures import Chart
-from touchline.report.formatting import factor_words, p_text, scale_of
+from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect, SeedScore
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import altair
 
+from touchline.core.scale import Scale
+from touchline.core.text import join_names
 from touchline.report.colors import CONFIG, CONTROL, SeriesColor, used
 from touchline.report.figures import Chart
-from touchline.report.formatting import Scale, join_names
 
 Row = dict[str, object]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.text import join_names
 from touchline.report.compared import (
     ComparedExperiments,
     ComparedRun,
@@ -29,7 +30,6 @@ from touchline.report.comparing.matches import (
     unscored,
 )
 from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
-from touchline.report.formatting import join_names
 from touchline.results.run_result import RunResult
 
 __all__ = ["compare"]

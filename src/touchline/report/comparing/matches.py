@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from numpy.random import PCG64, Generator
 
-from touchline.core.levels import Level
+from touchline.core.levels import Level, level_words
+from touchline.core.text import join_names
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ExperimentEffect, ExperimentSummary, NotCompared, PairedRuns
 from touchline.report.comparing.settings import MODEL, SEED
-from touchline.report.formatting import join_names, level_words
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse
 from touchline.statistics.conclusions import Analysis, ScoredRun

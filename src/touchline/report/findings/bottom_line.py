@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.core.levels import factor_words
+from touchline.core.scale import Scale
 from touchline.core.status import TrainingOutcome
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.concluded import COMPLETION, FindingInputs, is_complete
@@ -16,11 +19,11 @@ from touchline.report.findings.settings import (
     pair_words,
     seeds_words,
 )
-from touchline.report.formatting import Scale, factor_words, join_names, p_text, scale_of
-from touchline.report.report import Statement
+from touchline.report.formatting import p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast, FactorEffect
 from touchline.statistics.own_score import LEVEL
+from touchline.statistics.statements import Statement
 
 MOST_WORDS = 40
 """Maximum number of words of the answer."""

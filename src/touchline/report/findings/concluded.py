@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from touchline.core.levels import factor_words, level_words
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.core.text import join_names
 from touchline.core.units import format_seconds, percent, plural
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import (
@@ -37,11 +39,12 @@ from touchline.report.findings.pairs import (
 )
 from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
 from touchline.report.findings.settings import factor_findings
-from touchline.report.formatting import duration, factor_words, join_names, level_words, relative, scale_of
-from touchline.report.report import EstimateRow, RunFacts, Statement
+from touchline.report.formatting import duration, relative, scale_of
+from touchline.report.report import EstimateRow, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion
+from touchline.statistics.statements import Statement
 
 COMPLETION = "Completeness"
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.core.levels import factor_words
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.text import join_names
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.pairs import RunPair, pairs_of
-from touchline.report.formatting import factor_words, join_names, level_of
-from touchline.report.report import Statement
+from touchline.report.formatting import level_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, Setting
 from touchline.statistics.conclusions import FactorEffect
+from touchline.statistics.statements import Statement
 
 CHANGE_TIME = (
     ("effective_batch_size", "global batch size"),

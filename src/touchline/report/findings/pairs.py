@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from touchline.core.levels import SEEDS, STAGE
+from touchline.core.levels import SEEDS, STAGE, factor_words, level_words
 from touchline.core.quantity import Measured, Quantity, finite
 from touchline.core.units import plural
 from touchline.experiment.experiment import DATASET_KEYS
 from touchline.report.facts import is_asked_about, seeds_of
-from touchline.report.formatting import factor_words, level_of, level_words, relative
-from touchline.report.report import Statement
+from touchline.report.formatting import level_of, relative
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Conclusion
+from touchline.statistics.statements import Statement
 
 PAIRS_TOLD = 4
 """Number of pairs listed one by one. With more, only the counts by direction and the extremes are given."""

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
+from touchline.core.scale import Scale
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
-from touchline.report.formatting import Scale, family_words, join_names, p_number, p_text, scale_of
-from touchline.report.report import Statement
+from touchline.report.formatting import family_words, p_number, p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
+from touchline.statistics.statements import Statement
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80% power"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Quantity
+from touchline.core.scale import Scale
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.report.findings.confounds import ALPHA
 from touchline.report.findings.scores import ALONE, POWER_WORDS, sentence
-from touchline.report.formatting import Scale, factor_words, family_words, join_names, level_words, p_text, scale_of
-from touchline.report.report import Statement
+from touchline.report.formatting import family_words, p_text, scale_of
 from touchline.statistics.conclusions import (
     Analysis,
     Conclusion,
@@ -20,6 +22,7 @@ from touchline.statistics.conclusions import (
     SeedTestKind,
 )
 from touchline.statistics.own_score import LEVEL
+from touchline.statistics.statements import Statement
 
 
 def factor_findings(analysis: Analysis, ties: Mapping[str, str]) -> Iterator[Statement]:

@@ -6,22 +6,25 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from touchline.core.finding import Severity
+from touchline.core.levels import factor_words
 from touchline.core.markup import code, escape, fence
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.table import Section, table_markdown
+from touchline.core.text import join_names
 from touchline.core.units import hours_unit, plural
 from touchline.plan.settings import leading_text
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.formatting import factor_words, is_at_least, join_names
+from touchline.report.formatting import is_at_least
 from touchline.report.markdown.appendix import appendix_section, figures, link, sources
-from touchline.report.report import Report, Statement
+from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, storage_section
 from touchline.report.tables.runs import runs_table
 from touchline.report.tables.scores import scores_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
+from touchline.statistics.statements import Statement
 
 __all__ = ["results_markdown"]
 

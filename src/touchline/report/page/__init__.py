@@ -19,12 +19,13 @@ from touchline.report.formatting import is_at_least, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
-from touchline.report.report import Report, Statement
+from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import scores_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.statistics.conclusions import Analysis
+from touchline.statistics.statements import Statement
 
 SAMPLES = "samples.jsonl"
 """File beside the page with every answer."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from touchline.core.levels import SEEDS
+from touchline.core.levels import SEEDS, factor_words
 from touchline.core.quantity import Missing
+from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import plural
@@ -13,7 +14,7 @@ from touchline.experiment.runs import Phase, RunKind
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
-from touchline.report.formatting import Scale, factor_words, level_of, scale_of
+from touchline.report.formatting import level_of, scale_of
 from touchline.report.report import Report
 from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
 from touchline.results.frame import status_words

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Missing
+from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import Scale, factor_words, family_words, level_words, p_number, p_text, scale_of
+from touchline.report.formatting import family_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import set_tables

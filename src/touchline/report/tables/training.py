@@ -9,11 +9,12 @@ from touchline.core.levels import BACKEND
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, provenance, table_of
+from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
-from touchline.report.formatting import is_at_least, join_names
+from touchline.report.formatting import is_at_least
 from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
 from touchline.results.run_result import LossPoint, RunResult
 
