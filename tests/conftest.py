@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,10 +51,63 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return None if "mark.planning" in collection_path.read_text(encoding="utf-8") else True
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: whole files go to the processes, and a long one must not begin last."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+SECONDS = "touchline/seconds"
+"""Where pytest's cache keeps the processor seconds of each file in its last run."""
+LONG = 1.0
+"""Processor seconds above which a test is no quick one."""
+_spent: dict[str, float] = {}
+"""Processor seconds of each test, with the processes that it waited for."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put long files first: whole files go to the processes, and a long one must not begin last.
+
+    How long a file takes is known from its last run; in a first run, files with slow tests go first.
+    """
+    last: dict[str, float] = config.cache.get(SECONDS, {}) if config.cache else {}
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("thorough")}
+    items.sort(key=lambda item: (-round(last.get(_file(item.nodeid), 0.0)), item.path not in slow))
+
+
+def _file(test: str) -> str:
+    return test.split("::")[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Note the processor time before a test's fixtures."""
+    item.user_properties.append(("begun", sum(os.times()[:4])))
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Note the processor time after a test."""
+    try:
+        yield
+    finally:
+        item.user_properties.append(("ended", sum(os.times()[:4])))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the processor seconds of each test, from all processes."""
+    noted = dict(report.user_properties)
+    if report.when == "call":
+        _spent[report.nodeid] = float(str(noted["ended"])) - float(str(noted["begun"]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Keep the seconds of each file; list the tests that are too long for `make quick`."""
+    if config.cache:
+        files: dict[str, float] = {}
+        for test, seconds in _spent.items():
+            files[_file(test)] = round(files.get(_file(test), 0.0) + seconds, 1)
+        config.cache.set(SECONDS, config.cache.get(SECONDS, {}) | files)
+    long = sorted(((seconds, test) for test, seconds in _spent.items() if seconds > LONG), reverse=True)
+    if CORE_ONLY and long:
+        terminalreporter.section(f"above {LONG:g} s of processor time: mark them slow")
+        for seconds, test in long:
+            terminalreporter.line(f"{seconds:6.1f} s  {test}")
 
 
 @pytest.fixture(scope="module", autouse=True)
