@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from touchline.core.finding import Location, Severity
+from touchline.core.units import plural
 from touchline.experiment.test_sets import asked_items
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.rule import Violation, rule
@@ -90,19 +91,13 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    from touchline.statistics.exact_power import smallest_shown
+    from touchline.statistics.exact_power import smallest_in_points
 
-    usual = smallest_shown(items, USUAL_FLIPS)
-    apart = smallest_difference(items)
     if effect is None:
-        paired = (
-            f"more than {100 * USUAL_FLIPS:g} points"
-            if usual is None or usual > USUAL_FLIPS
-            else f"{100 * usual:.1f} points on the same items"
-        )
         yield Violation(
-            message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g}% discordant), "
-            f"or {100 * apart:.1f} points on different items, at 80% power",
+            message=f"{plural(items, 'test item')}: the minimum detectable difference at 80% power is "
+            f"{smallest_in_points(items, USUAL_FLIPS)} on the same items if {100 * USUAL_FLIPS:g}% are discordant, or "
+            f"{100 * smallest_difference(items):.1f} points on different items",
             at=_items_place(view),
             subject="evaluate.samples",
         )
@@ -114,8 +109,8 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
     items = test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
         yield Violation(
-            message=f"{items} test items: a score near one half is known to about {98 / items**0.5:.0f} points up "
-            "or down",
+            message=f"{plural(items, 'test item')}: a score near one half is known to about {98 / items**0.5:.0f} "
+            "points up or down",
             at=_items_place(view),
             subject="evaluate.samples",
             hint="evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "more test rows",

@@ -142,9 +142,9 @@ def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> 
         )
         for end in (End.VALUE, End.LOW, End.HIGH)
     )
-    if low > 100:
+    if value > 100:
         return "more than 100 points"
-    return f"{min(value, 100):.1f} points ({low:.1f} to {min(high, 100):.1f})"
+    return f"{value:.1f} points ({low:.1f} to {min(high, 100):.1f})"
 
 
 def _in_deviations(counts: Collection[int]) -> Iterator[str]:
@@ -232,12 +232,9 @@ def _conditions(plan: Plan, runs: Sequence[PlannedRun], factor: str) -> int:
 
 
 def _points(items: int, flips: float, family: int) -> str:
-    from touchline.statistics.exact_power import smallest_shown
+    from touchline.statistics.exact_power import smallest_in_points
 
-    found = smallest_shown(items, flips, coverage=1 - (1 - COVERAGE) / family)
-    if found is None:
-        return "not detectable"
-    return f"{100 * found:.1f} points{', if all discordant items agree' if found > flips else ''}"
+    return smallest_in_points(items, flips, coverage=1 - (1 - COVERAGE) / family)
 
 
 def _deviations(seeds: int, family: int) -> str:

@@ -53,6 +53,14 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
     return _smallest(flips, 1.0, lambda share: mcnemar_power(items, share, share, level=level) >= power)
 
 
+def smallest_in_points(items: int, flips: float, *, coverage: float = COVERAGE) -> str:
+    """Return the minimum detectable difference as check and plan print it."""
+    found = smallest_shown(items, flips, coverage=coverage)
+    if found is None:
+        return "not detectable"
+    return f"{100 * found:.1f} points{', if all discordant items agree' if found > flips else ''}"
+
+
 def _smallest(low: float, high: float, is_enough: Callable[[float], bool]) -> float:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -86,7 +86,7 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
 
 
 def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float = COVERAGE) -> Floats:
-    """Return the smallest difference that is established with 80% power, as a share.
+    """Return the smallest difference that is established with 80% power, as a share; at least that of one answer.
 
     Args:
         seeds: training seeds per level, at least 2.
@@ -106,7 +106,7 @@ def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float 
         middle = (low + high) / 2
         enough = power(seeds, items, middle, spread, coverage=coverage) >= POWER
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return high
+    return np.maximum(high, 1 / (seeds * items))
 
 
 def fewest_items(seeds: Floats, delta: float, spread: Spread, most: int, *, coverage: float = COVERAGE) -> Floats:

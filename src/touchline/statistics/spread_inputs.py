@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
+import numpy as np
+
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import plural
 from touchline.statistics.power import USUAL_FLIPS
@@ -43,6 +45,7 @@ _PRIOR_FLIPS: Final = (0.05, USUAL_FLIPS, 0.3)
 """Shares of the items that two trainings judge differently."""
 _PRIOR_EFFECT: Final = (0.1, _OF_THE_EFFECT / (1 - _OF_THE_EFFECT), 0.5)
 """Items that a level changes, per item that flips between seeds."""
+_NEVER_DIFFER: Final = "past runs agree on every item or have one item, which does not show that runs always agree"
 _ONE_SEED: Final = "no run of this task and base model has a second seed"
 _SINGLE_RUNS: Final = "no run of this task and base model has a second seed or condition"
 
@@ -58,8 +61,20 @@ def spread_inputs(own: Sequence[ItemScores], past: Sequence[ItemScores] | Missin
     if own:
         reason = ""
     sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
+    if any(_proves_nothing(found) for _, found in sources):
+        reason = _NEVER_DIFFER
+        sources = tuple((source, () if _proves_nothing(found) else found) for source, found in sources)
     flips = _flips(sources, reason)
     return _seeds(sources, reason), flips, _effect(sources, flips)
+
+
+def _proves_nothing(found: Sequence[ItemScores]) -> bool:
+    """Return whether all past runs agree on every item, or have one item: no spread there is no sign of precision."""
+    several = [scores for scores in found if sum(map(len, scores.conditions.values())) > 1]
+    return bool(several) and not any(
+        scores.items > 1 and np.ptp(np.concatenate(list(scores.conditions.values())), axis=0).any()
+        for scores in several
+    )
 
 
 Sources = Sequence[tuple[SpreadSource, Sequence[ItemScores]]]
@@ -68,7 +83,10 @@ Sources = Sequence[tuple[SpreadSource, Sequence[ItemScores]]]
 def _seeds(sources: Sources, reason: str) -> SpreadInput:
     kind = SpreadKind.SEEDS
     for source, found in sources:
-        if (observed := seed_spread(found)) is not None:
+        observed = seed_spread(found)
+        if observed is not None and observed.high == 0:
+            reason = "the mean scores of past seeds are equal, which does not show that seeds never differ"
+        elif observed is not None:
             basis = f"{_counted(found)}, {plural(observed.count, 'degree')} of freedom"
             return _measured(kind, observed, "points", source, basis)
     low, value, high = _PRIOR_SPREAD
