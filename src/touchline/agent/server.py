@@ -74,7 +74,7 @@ def serve() -> None:
             with anyio.move_on_after(answer.work.wait_seconds):
                 while answer.is_active:
                     await anyio.sleep(POLL_SECONDS)
-            answer = await anyio.to_thread.run_sync(answer.answer, limiter=one_at_a_time)
+            answer = _valid(await anyio.to_thread.run_sync(answer.answer, limiter=one_at_a_time))
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(answer, ensure_ascii=False))],
             structured_content=answer,
@@ -162,12 +162,23 @@ def _words(work: Work, answer: Path) -> list[str]:
 
 
 def called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
-    """Call a tool. Return its answer, the started work, or the error as data.
+    """Call a tool. Return its answer, the started work, or the error as data, in valid UTF-8.
 
     Args:
         name: name of the tool.
         arguments: arguments by name.
     """
+    found = _called(name, arguments)
+    return found if isinstance(found, Started) else _valid(found)
+
+
+def _valid(answer: Data) -> Data:
+    """Replace what is no UTF-8, such as half a surrogate pair or a byte of a file name, by question marks."""
+    valid: Data = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+    return valid
+
+
+def _called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
     try:
         tool = _TOOLS.get(name)
         if tool is None:
