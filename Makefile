@@ -123,15 +123,17 @@ test-all: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## All tests, ab
 
 # One thread for each process: the tests start several at once, and threads that fight for two cores only slow them.
 # The tests on a real SLURM mostly wait for it, so they run beside the others, and what they say is shown last. pytest
-# ends with 5 where PYTEST_ARGS leave it nothing to run. What did not run, and why, is listed (-rs).
+# ends with 5 where PYTEST_ARGS leave it nothing to run. What did not run, and why, is listed (-rs). What failed of the
+# others is shown once more at the very end.
 SLURM_LOG := .pytest_cache/slurm-tests.log
+FAILURES := .pytest_cache/failures.log
 define run_tests
-@mkdir -p $(dir $(SLURM_LOG)); export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false; \
+@mkdir -p $(dir $(SLURM_LOG)); : >$(FAILURES); export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false; \
 $(BIN)/pytest -rs -m 'slurm $(1)' $(PYTEST_ARGS) $(if $(filter tests/%,$(PYTEST_ARGS)),,tests/slurm) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
 trap 'kill $$slurm' INT TERM; \
-$(BIN)/pytest -rs -m 'not slurm $(1)' $(PYTEST_BESIDE) $(PYTEST_ARGS); others=$$?; \
+TOUCHLINE_TEST_FAILURES=$(FAILURES) $(BIN)/pytest -rs -m 'not slurm $(1)' $(PYTEST_BESIDE) $(PYTEST_ARGS); others=$$?; \
 wait $$slurm; slurm=$$?; \
-cat $(SLURM_LOG); \
+cat $(SLURM_LOG); cat $(FAILURES); \
 test $$slurm -eq 0 -o $$slurm -eq 5 || exit $$slurm; \
 test $$others -eq 0 -o \( $$others -eq 5 -a $$slurm -eq 0 \) || exit $$others
 endef

@@ -97,12 +97,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Keep the seconds of each file; list the tests that are too long for `make quick`."""
+    """Keep the seconds of each file, and what failed; list the tests that are too long for `make quick`."""
     if config.cache:
         files: dict[str, float] = {}
         for test, seconds in _spent.items():
             files[_file(test)] = round(files.get(_file(test), 0.0) + seconds, 1)
         config.cache.set(SECONDS, config.cache.get(SECONDS, {}) | files)
+    if shown := os.environ.get("TOUCHLINE_TEST_FAILURES"):
+        failed = [each for kind in ("failed", "error") for each in terminalreporter.stats.get(kind, [])]
+        lines = [line for each in failed for line in (f"FAILED {each.nodeid}", *each.longreprtext.splitlines()[-40:])]
+        Path(shown).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
     long = sorted(((seconds, test) for test, seconds in _spent.items() if seconds > LONG), reverse=True)
     if CORE_ONLY and long:
         terminalreporter.section(f"above {LONG:g} s of processor time: mark them slow")
