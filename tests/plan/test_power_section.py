@@ -17,8 +17,7 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts, power_lines, power_rows
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.statistics.exact_power import smallest_shown
-from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.power import smallest_seed_difference, smallest_shown
 from touchline.statistics.sample_sizes import detectable
 from touchline.statistics.spread_inputs import End, spread_at, spread_inputs
 

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
-from touchline.statistics.exact_power import mcnemar_power, smallest_shown
 from touchline.statistics.paired import mcnemar_exact
 from touchline.statistics.power import (
     items_for_paired_difference,
+    mcnemar_power,
     smallest_paired_difference,
     smallest_seed_difference,
+    smallest_shown,
 )
 from touchline.statistics.student import detectable_errors
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import scored
 
-from touchline.statistics.analysis import TaskScores, analyse_together
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, ScoredRun
 from touchline.statistics.paired import holm
 

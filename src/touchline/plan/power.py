@@ -232,7 +232,7 @@ def _conditions(plan: Plan, runs: Sequence[PlannedRun], factor: str) -> int:
 
 
 def _points(items: int, flips: float, family: int) -> str:
-    from touchline.statistics.exact_power import smallest_shown
+    from touchline.statistics.power import smallest_shown
 
     found = smallest_shown(items, flips, coverage=1 - (1 - COVERAGE) / family)
     if found is None:

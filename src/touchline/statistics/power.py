@@ -3,11 +3,13 @@
 Items answer for two fixed models: paired when both answer the same items (McNemar's test; what counts is the share of
 items that flip from right to wrong or back), unpaired otherwise (two shares). Seeds answer for the recipe: the means of
 two levels over their seeds are compared by a t-test, and the unit is the standard deviation between seeds.
-All tests are two-sided at 1 - coverage.
+All tests are two-sided at 1 - coverage. Connor's formula is that of the normal approximation; `smallest_shown` is
+of the exact McNemar test, which is stricter for few flips and which a report makes.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -24,8 +26,8 @@ USUAL_FLIPS: Final = 0.15
 """Share of items that two different trainings of one model often judge differently; stated with every use."""
 ENOUGH_SEEDS: Final = 3
 """Seeds from which on a difference between levels of a usual size can be shown."""
-_HALVINGS: Final = 60
-"""Enough to halve any interval down to a float's precision."""
+_HALVINGS: Final = 30
+"""Enough for a billionth."""
 
 
 def items_for_difference(
@@ -102,9 +104,8 @@ def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: floa
     return None if errors is None else errors * math.sqrt(2 / seeds)
 
 
-def _smallest(is_enough: Callable[[float], bool], high: float) -> float:
-    """Return the smallest difference that satisfies `enough`, up to `high`."""
-    low = 0.0
+def _smallest(is_enough: Callable[[float], bool], high: float, low: float = 0.0) -> float:
+    """Return the smallest difference that is enough, from `low` to `high`."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if middle <= 0:
@@ -117,3 +118,79 @@ def _quantiles(power: float, coverage: float) -> tuple[float, float]:
     if not 0.5 <= power < 1:
         raise ValueError(f"a power of {power}; it must lie between 0.5 and 1")
     return normal_quantile(coverage), NormalDist().inv_cdf(power)
+
+
+# ---- the exact McNemar test ------------------------------------------------------------------------------------------
+
+_MANY_FLIPS: Final = 1000
+"""Expected flips from which on the exact test and the normal approximation agree but for one item."""
+_WIDE: Final = 7.0
+"""Standard deviations of the number of flips that are looked at."""
+
+
+@functools.lru_cache(maxsize=4096)
+def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE) -> float | None:
+    """Return the minimum detectable difference of two shares for the exact McNemar test.
+
+    Where so few flips cannot show anything, as few as can are taken, all in one direction.
+
+    Args:
+        items: items that both models answer.
+        flips: share of them that the two do not judge alike.
+        power: chance to show it.
+        coverage: one minus the level of the test, that of the family divided by the number of its tests.
+
+    Returns:
+        A share; None if so few items can show nothing.
+
+    Raises:
+        ValueError: no items, or flips that are no share.
+    """
+    if items < 1 or not 0 <= flips <= 1:
+        raise ValueError(f"{items} items of which a share of {flips} flips")
+    if items * flips > _MANY_FLIPS:
+        approximate = smallest_paired_difference(items, flips, power=power, coverage=coverage)
+        return None if approximate is None else min(approximate + 1 / items, flips)
+    level = 1 - coverage
+    if flips > 0 and mcnemar_power(items, flips, flips, level=level) >= power:
+        return _smallest(lambda share: mcnemar_power(items, share, flips, level=level) >= power, flips)
+    if mcnemar_power(items, 1.0, 1.0, level=level) < power:
+        return None
+    return _smallest(lambda share: mcnemar_power(items, share, share, level=level) >= power, 1.0, low=flips)
+
+
+def mcnemar_power(items: int, difference: float, flips: float, *, level: float) -> float:
+    """Return the power of the exact McNemar test for a difference in its true direction.
+
+    Summed over the number of flips, which is binomial; as many of them are losses as leave a gain significant.
+
+    Args:
+        items: items that both models answer.
+        difference: true difference, above 0.
+        flips: share of the items that the two do not judge alike, at least the difference.
+        level: of the two-sided test.
+
+    Raises:
+        ValueError: not 0 <= difference <= flips <= 1, or no flips.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    if not 0 <= difference <= flips <= 1 or not flips:
+        raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
+    mean, spread = items * flips, (items * flips * (1 - flips)) ** 0.5
+    fewest, most = max(int(mean - _WIDE * spread), 0), min(int(mean + _WIDE * spread) + 1, items)
+    counts = np.arange(fewest, most + 1)
+    allowed = np.array([_significant_losses(int(count), level) for count in counts]) - 1
+    chance = np.where(allowed < 0, 0.0, bdtr(np.maximum(allowed, 0), counts, (flips - difference) / (2 * flips)))
+    below = np.append(0.0 if fewest == 0 else bdtr(fewest - 1, items, flips), bdtr(counts, items, flips))
+    return float((np.diff(below) * chance).sum())
+
+
+@functools.lru_cache(maxsize=65536)
+def _significant_losses(count: int, level: float) -> int:
+    """Return how many numbers of losses among the discordant items, from 0 on, leave a gain significant."""
+    import numpy as np
+    from scipy.special import bdtr
+
+    return int((2 * bdtr(np.arange(count // 2 + 1), count, 0.5) < level).sum())
