@@ -68,6 +68,15 @@ class YamlDocument:
             node = node[key]
         return Location(path=self.path, line=line + 1, column=column + 1)
 
+    def states(self, path: Iterable[Key]) -> bool:
+        """Return whether there is a value at a path."""
+        node: Any = self.data
+        for key in path:
+            if not (key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))):
+                return False
+            node = node[key]
+        return True
+
 
 def error(code: str, subject: str, message: str, where: Location | None, hint: str | None = None) -> Finding:
     """Return an error finding about an experiment's file."""

@@ -140,7 +140,7 @@ def unused_override_lines(plan: Plan) -> Iterator[str]:
 
 
 def _difference(loaded: LoadedExperiment, plan: Plan, path: Path, value: object, planned: object) -> SettingDifference:
-    is_set = _has(loaded.document.data, path)
+    is_set = loaded.document.states(path)
     given = any(_overlap(override_path(each.partition("=")[0]), path) for each in loaded.overrides)
     where = loaded.document.where(path)
     return SettingDifference(
@@ -156,14 +156,6 @@ def _overlap(one: Path, other: Path) -> bool:
     """Return True if one path is the other or leads to it."""
     shorter = min(len(one), len(other))
     return one[:shorter] == other[:shorter]
-
-
-def _has(data: object, path: Path) -> bool:
-    for part in path:
-        if not isinstance(data, Mapping) or part not in data:
-            return False
-        data = data[part]
-    return True
 
 
 def _full(experiment: Experiment) -> dict[str, Any]:
