@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from tests.statistics.made_scores import analysed, scored, table
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.statistics.conclusions import Conclusion, ScoredRun
-from touchline.statistics.own_score import named
 from touchline.statistics.paired import holm, mcnemar_exact
 from touchline.statistics.proportion import wilson
 
@@ -38,13 +35,6 @@ def test_the_published_vectors_come_out_of_an_analysis() -> None:
     assert (comparison.difference.gained, comparison.difference.lost) == (14, 3)
     assert comparison.shown is Conclusion.HIGHER
     assert found.binary
-
-
-def test_the_measured_run_of_the_reference() -> None:
-    """0.13 to 0.86 on 100 items: +73.0 points [62.3, 80.1], p below 1e-20."""
-    found = analysed([*of_table("r4", 13, 73, 0, 14)]).comparisons[0].difference
-    assert (found.value, found.low, found.high) == pytest.approx((0.73, 0.623, 0.801), abs=6e-4)
-    assert found.p_adjusted < 1e-20
 
 
 def test_p_values_are_adjusted_over_the_declared_family_alone() -> None:
@@ -156,16 +146,6 @@ def test_scores_in_part_take_a_bootstrap_and_sign_flips() -> None:
     assert isinstance(same.smallest, Missing)
 
 
-def test_losses_are_scores_too() -> None:
-    """Scores beyond 1 have bootstrap intervals and no ceiling."""
-    rng = Generator(PCG64(5))
-    losses = rng.exponential(3, size=60)
-    found = analysed([scored("r4", losses * 0.5), scored("base", losses, control=True)])
-    assert found.scores[0].method == "bootstrap over items, expanded percentiles"
-    assert not found.scores[0].saturated
-    assert found.comparisons[0].shown is Conclusion.LOWER
-
-
 def test_clusters_are_the_unit() -> None:
     """Ten documents of ten items that all turn together: ten gains in ten, not a hundred in a hundred."""
     clusters = [f"document {i // 10}" for i in range(100)]
@@ -211,9 +191,3 @@ def test_laws_of_every_analysis(pairs: list[tuple[bool, bool]], seed: int) -> No
         assert each.difference.low <= each.difference.value <= each.difference.high
         assert 0 < each.difference.p_value <= each.difference.p_adjusted <= 1
         assert (each.shown is Conclusion.NOT_ESTABLISHED) == (each.difference.p_adjusted >= 0.05)
-
-
-def test_names_in_a_sentence() -> None:
-    names = list("abcdef")
-    assert [named(names[:count]) for count in (1, 2, 3, 6)] == ["a", "a and b", "a, b and c", "a, b, c, d and 2 more"]
-    assert all(len(a) < len(b) for a, b in pairwise(named(names[:count]) for count in (1, 2, 3, 4)))

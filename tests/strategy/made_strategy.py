@@ -236,7 +236,6 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
             0,
             cut=Cut(
                 step=5,
-                policy="halving",
                 losses=tuple(
                     RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS, (None, 0.9, 0.5, 0.4), strict=True)
                 ),
@@ -249,7 +248,6 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
             1,
             cut=Cut(
                 step=10,
-                policy="halving",
                 losses=tuple(
                     RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS[1:], (0.7, 0.45, 0.3), strict=True)
                 ),

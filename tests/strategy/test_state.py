@@ -128,9 +128,7 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
     confirmed = plan_of().strategy
     assert confirmed is not None
     explore = [
-        StrategyDecision(
-            kind=DecisionKind.CUT, design="d", cut=Cut(step=3, policy="halving", losses=(), kept=kept, cut=cut)
-        ),
+        StrategyDecision(kind=DecisionKind.CUT, design="d", cut=Cut(step=3, losses=(), kept=kept, cut=cut)),
         StrategyDecision(
             kind=DecisionKind.CHOICE,
             design="d",

@@ -301,9 +301,11 @@ def design_words(state: State) -> str:
     strategy, parts = state.strategy, []
     if (explore := strategy.explore) is not None:
         points = join_names([f"{100 * at:g}%" for at in explore.at])
-        rule = f"the best {100 * explore.keep:g}%" if explore.policy == "halving" else "those not above the median"
         runs = plural(len(of_phase(state.plan.runs, Phase.EXPLORE)), "run")
-        parts.append(f"explore: {runs}, one seed; at {points} of the steps {rule} by validation loss continue")
+        parts.append(
+            f"explore: {runs}, one seed; at {points} of the steps the best {100 * explore.keep:g}% by "
+            "validation loss continue"
+        )
     if strategy.looks:
         conditions = len(of_phase(state.plan.runs, Phase.CONFIRM)) // max(len(strategy.seeds), 1)
         what = (

@@ -42,11 +42,7 @@ def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale:
 def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
     if (explore := report.planned.explore) is not None:
         others = " of the others" if report.references else ""
-        rule = (
-            f"the best {100 * explore.keep:g}%{others}, rounded up, continue"
-            if explore.policy == "halving"
-            else "runs whose validation loss is not above the median continue"
-        )
+        rule = f"the best {100 * explore.keep:g}%{others}, rounded up, continue"
         reference = " The reference is never cut." if report.references else ""
         yield (
             f"Explore trains every condition with one seed; at {plural(len(explore.at), 'point')} {rule}.{reference} "
