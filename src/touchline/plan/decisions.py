@@ -26,8 +26,16 @@ from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
 from touchline.plan.remedies import remedies
-from touchline.plan.spanning import spanning_memory, spanning_times
-from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
+from touchline.plan.times import (
+    NonStepWork,
+    Times,
+    count_evaluations,
+    estimate_times,
+    spanning_memory,
+    spanning_times,
+    step_work,
+    unknown_times,
+)
 
 _WORTH = 0.95
 """Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction

@@ -32,8 +32,7 @@ from touchline.plan.notes import (
     recipe_notes,
     run_type,
 )
-from touchline.plan.placement.deadline import chance_within
-from touchline.plan.placement.verdict import CONFIDENT
+from touchline.plan.placement.deadline import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT

@@ -83,8 +83,8 @@ def _phases(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
     if explore is not None:
         runs = plural(len(of_phase(plan.runs, Phase.EXPLORE)), "run")
         yield (
-            f"Explore: {runs} with one seed each, compared by validation loss; the best {explore.keep:.0%} continue, and "
-            f"the reference {side_text(strategy.reference)} always does."
+            f"Explore: {runs} with one seed each, compared by validation loss; the best {explore.keep:.0%} continue, "
+            f"and the reference {side_text(strategy.reference)} always does."
         )
     if strategy.looks:
         chosen = "" if explore is None else f" of {plural(explore.confirm, 'chosen condition')} with the reference"

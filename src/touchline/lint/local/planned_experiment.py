@@ -23,8 +23,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import YamlDocument
+from touchline.experiment.document import SIZE_LIMIT_BYTES, YamlDocument
 from touchline.experiment.experiment import with_fields
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import LoadedExperiment, read_experiment

@@ -9,12 +9,11 @@ import numpy as np
 
 from touchline.core.quantity import Missing
 from touchline.plan.placement.bounds import lower_bounds
-from touchline.plan.placement.deadline import draw_ticks, drawn_ends, samples_for
+from touchline.plan.placement.deadline import draw_ticks, drawn_ends, duration_text, judge, samples_for
 from touchline.plan.placement.problem import Problem, compile_problem, minutes_to_ticks, ticks_to_minutes
 from touchline.plan.placement.schedule import best_order, name_gpus
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.validation import check_deadline
-from touchline.plan.placement.verdict import duration_text, judge
 
 _SEED = 0
 """Seed of the durations that are drawn."""
