@@ -47,7 +47,6 @@ class PlanInputs:
     """Inputs of the planner."""
 
     experiment: Experiment
-    """The experiment."""
     experiment_sha256: str
     """Hash of the experiment file with the overrides applied."""
     overrides: tuple[str, ...]
@@ -90,7 +89,6 @@ class PlanInputs:
     started_slots: SlotChoice | None = None
     """Slots of the old plan if a training has started: all runs of an experiment have the same number of threads."""
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
-    """Runs by name."""
 
     @property
     def devices(self) -> int:

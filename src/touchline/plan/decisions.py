@@ -144,7 +144,6 @@ class RunRequest:
     model: ModelInfo
     """Base model."""
     dataset: DatasetInfo
-    """Dataset."""
     data: str
     """Key of the rendered data."""
     lengths: ExampleLengths

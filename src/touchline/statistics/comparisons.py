@@ -31,7 +31,6 @@ class Compared:
     refusals: tuple[Refusal, ...]
     """Pairs that are not compared, with reasons."""
     notes: tuple[Note, ...]
-    """Notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,6 @@ class TaskScores:
     """Runs with one score of one task."""
 
     task: str
-    """The task."""
     score: str
     """What `ScoredRun.scores` is."""
     runs: Sequence[ScoredRun]

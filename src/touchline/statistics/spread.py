@@ -41,7 +41,6 @@ class Observed:
     """Value with its interval and the size of its sample."""
 
     value: float
-    """The value."""
     low: float
     """Lower end of its interval."""
     high: float

@@ -106,7 +106,6 @@ class EstimateRequest:
     adapter_dtype: str | None = None
     """Dtype of the adapter. None for the trainer's default."""
     optimizer: str = "adamw"
-    """The optimizer."""
     loss: str | None = None
     """Loss implementation. None for the trainer's default."""
     attention: str = "fused"

@@ -46,7 +46,6 @@ class Target:
     """Target machine of a plan."""
 
     machine: TargetMachine
-    """The machine."""
     gpu: Gpu | Missing
     """GPU type; missing for a CPU and for an unknown GPU."""
 
