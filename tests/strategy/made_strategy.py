@@ -22,7 +22,6 @@ from touchline.results.scored import compared
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import (
     Choice,
-    Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
@@ -182,12 +181,6 @@ def stopped(
 ) -> StrategyDecision:
     stop = Stop(reason=reason, budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=more)
     return decision(DecisionKind.STOP, stop=stop)
-
-
-def continued(budget: float | None) -> StrategyDecision:
-    """Continuation after a stop for the budget."""
-    found = Continuation(budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=2.5)
-    return decision(DecisionKind.CONTINUATION, continuation=found)
 
 
 HIGH_SCORES = {11: (0.80, 0.765), 12: (0.81, 0.78), 13: (0.79, 0.765), 14: (0.805, 0.77)}
