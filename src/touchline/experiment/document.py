@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -266,15 +266,11 @@ class _Plain:
         return text
 
     def _fault(self, path: Path, message: str) -> None:
-        subject = _dotted(path).encode(errors="backslashreplace").decode()
+        subject = ".".join(map(str, path)).encode(errors="backslashreplace").decode()
         self.findings.append(error("EX003", subject, f"{subject}: {message}", self._where(path)))
 
     def _where(self, path: Path) -> Location:
         return self._document.where(path) if self._pointed else Location(path=self._document.path)
-
-
-def _dotted(path: Sequence[Key]) -> str:
-    return ".".join(str(part) for part in path)
 
 
 def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:

@@ -169,13 +169,8 @@ def _differing(now: Any, before: Any, path: Path = ()) -> Iterator[tuple[Path, o
     override removes a key.
     """
     mappings = isinstance(now, dict) and isinstance(before, dict)
-    if mappings and _is_group(path) and set(now) <= set(before):
+    if mappings and ".".join(map(str, path)) in _GROUPS and set(now) <= set(before):
         for key, value in before.items():
             yield from _differing(now.get(key), value, (*path, key))
     elif now != before:
         yield path, now, before
-
-
-def _is_group(path: Path) -> bool:
-    """Return True if the keys below a path have overrides of their own."""
-    return ".".join(map(str, path)) in _GROUPS

@@ -18,7 +18,7 @@ from touchline.core.units import plural
 from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
 from touchline.experiment.evaluation import EvaluationTask
-from touchline.experiment.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
+from touchline.experiment.experiment import DataConfig, Experiment, TrainConfig
 from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
@@ -290,7 +290,9 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
         link=spec.link,
         control=spec.control,
         learning_rate_reason=spec.learning_rate_reason if spec.kind is RunKind.FINE_TUNED else None,
-        no_op=_no_op(spec.train.lora) if spec.control is ControlKind.NO_OP else None,
+        no_op=replace(spec.train.lora, dtype=spec.train.lora.resolved_dtype)
+        if spec.control is ControlKind.NO_OP
+        else None,
         images_sha256=_images_of(spec, inputs),
         recipe=inputs.recipes.get(spec.train.recipe or ""),
         accepted=inputs.accepted.get(spec.name, {}),
@@ -374,11 +376,6 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Ru
         evaluate_startup_seconds=times.evaluation_startup,
         evaluate_limit_seconds=_evaluation_limit(times.base_evaluation, times.evaluation_startup, inputs.context),
     )
-
-
-def _no_op(lora: LoraConfig) -> LoraConfig:
-    """Return the adapter of a no-op control, which nothing trains."""
-    return replace(lora, dtype=lora.resolved_dtype)
 
 
 def with_decided_dtype(train: TrainConfig, started: Mapping[str, PlannedRun]) -> TrainConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -144,14 +144,12 @@ def _seed_flips_by_item(scores: ItemScores) -> Floats | None:
 
 
 def _squared_differences(scores: ItemScores) -> Floats | None:
-    pairs = list(_pairs(scores))
+    """Return the squared difference of conditions at each item, the mean over all pairs of their seeds."""
+    pairs = [
+        ((second[:, None, :] - first[None, :, :]) ** 2).mean(axis=(0, 1))
+        for first, second in itertools.combinations(scores.conditions.values(), 2)
+    ]
     return np.mean(pairs, axis=0) if pairs else None
-
-
-def _pairs(scores: ItemScores) -> Iterator[Floats]:
-    """Yield the squared difference of every two conditions at each item, over all pairs of their seeds."""
-    for first, second in itertools.combinations(scores.conditions.values(), 2):
-        yield ((second[:, None, :] - first[None, :, :]) ** 2).mean(axis=(0, 1))
 
 
 def _over_items(per_item: Sequence[Floats | None]) -> Observed | None:

@@ -241,9 +241,13 @@ def _setup(
         raise InputError(plural(len(faults), "invalid option"), findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
-    method = _method(request)
+    # An adapter on weights stored in 4 bits is QLoRA.
+    method = "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
     full = method == "full"
-    targets = () if full else _targets(request, shape)
+    targets = request.target_modules
+    if targets is None:
+        targets = tuple(linear.name for linear in shape.linears)
+    targets = () if full else targets
     adapter = request.adapter_dtype or (dtype if full else coefficients.adapter_dtype)
     values = {
         "method": method,
@@ -273,20 +277,11 @@ def _setup(
     return setup, coefficients
 
 
-def _method(request: EstimateRequest) -> str:
-    """Return the method. An adapter on weights stored in 4 bits is QLoRA."""
-    return "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
-
-
 def _padded(request: EstimateRequest) -> bool | None:
     """Return whether a batch holds sequences of different lengths. None if the mean length is not given."""
     if request.micro_batch_size == 1:
         return False
     return None if request.mean_length is None else request.mean_length < request.seq_len
-
-
-def _targets(request: EstimateRequest, shape: ModelShape) -> tuple[str, ...]:
-    return tuple(linear.name for linear in shape.linears) if request.target_modules is None else request.target_modules
 
 
 def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Finding]:
