@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.plan.made_placements import broken_rules, brute_force, chains
+from tests.tiers import examples
 
 from touchline.core.quantity import Missing
 from touchline.plan.placement.answer import place
@@ -177,7 +178,7 @@ def problems(draw: st.DrawFn) -> tuple[list[PlaceJob], Cluster]:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problems(), st.none() | st.floats(0.5, 20000), st.randoms(use_true_random=False))
 def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster], deadline: float | None, rng) -> None:  # type: ignore[no-untyped-def]
     jobs, cluster = problem

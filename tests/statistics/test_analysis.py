@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored, table
+from tests.tiers import examples
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.statistics.analysis import analyse_together
@@ -232,7 +233,7 @@ def together(*groups: Sequence[ScoredRun]) -> tuple[Analysis, ...]:
 SETS = st.booleans().flatmap(lambda shares: st.lists(a_set(shares=shares), min_size=1, max_size=3))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(SETS)
 def test_each_kind_of_p_value_is_adjusted_once_over_all_sets(groups: list[list[ScoredRun]]) -> None:
     found = together(*groups)
@@ -254,7 +255,7 @@ def test_each_kind_of_p_value_is_adjusted_once_over_all_sets(groups: list[list[S
     assert [each.p_adjusted for each in known] == pytest.approx(holm([min(each.p_value, 1.0) for each in known]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(SETS)
 def test_a_family_changes_what_is_adjusted_and_nothing_else(groups: list[list[ScoredRun]]) -> None:
     """Scores, differences, intervals and raw p values are those of each set alone; adjusted ones are never smaller."""

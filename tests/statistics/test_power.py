@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from tests.tiers import examples
 
 from touchline.statistics.paired import mcnemar_exact
 from touchline.statistics.power import (
@@ -83,7 +84,7 @@ def test_the_power_is_that_of_every_table_added_up(items: int, difference: float
     assert mcnemar_power(items, difference, flips, level=0.05) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(10, 2000), st.floats(0.001, 1))
 def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
     """At the smallest difference the exact test has its power; where flips are too few, as few as can are taken."""

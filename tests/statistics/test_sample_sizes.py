@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tests.tiers import examples
 
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import smallest_seed_difference
@@ -98,7 +99,7 @@ variances = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(variances, st.floats(0.01, 0.2), st.integers(2, 20))
 def test_the_fewest_items_are_enough_and_one_less_is_not(spread: Spread, delta: float, seeds: int) -> None:
     found = float(fewest_items(np.array([seeds]), delta, spread, 5000)[0])
@@ -110,7 +111,7 @@ def test_the_fewest_items_are_enough_and_one_less_is_not(spread: Spread, delta: 
         assert float(power(np.array(seeds), np.array(found - 1), np.array(delta), spread)) < 0.8
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(variances, st.floats(0.02, 0.2), st.floats(0.001, 1.0))
 def test_no_pair_on_the_grid_is_cheaper(spread: Spread, delta: float, item: float) -> None:
     cost = costs(10.0, item, fixed=3.0)
@@ -126,7 +127,7 @@ def test_no_pair_on_the_grid_is_cheaper(spread: Spread, delta: float, item: floa
     assert float(power(*pair, np.array(delta), spread)) >= 0.8
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(variances, st.floats(25.0, 400.0), st.floats(0.001, 1.0))
 def test_no_pair_within_the_budget_shows_less(spread: Spread, budget: float, item: float) -> None:
     cost = costs(10.0, item)

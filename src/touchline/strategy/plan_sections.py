@@ -34,7 +34,7 @@ _LOOKS = (
     Column("given up at t", numeric=True),
     Column("device-hours at most", numeric=True),
 )
-_COSTS = ("if", Column("device-hours", numeric=True), Column("share of the fixed design", numeric=True))
+_COSTS = ("if", Column("device-hours", numeric=True))
 _EXPLORE = ("point", "at step", "runs compared", "continue at most")
 
 
@@ -80,12 +80,6 @@ def _unit(plan: Plan) -> str:
 
 def _phases(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
     explore = strategy.explore
-    if explore is not None:
-        runs = plural(len(of_phase(plan.runs, Phase.EXPLORE)), "run")
-        yield (
-            f"Explore: {runs} with one seed each, compared by validation loss; the best {explore.keep:.0%} continue, "
-            f"and the reference {side_text(strategy.reference)} always does."
-        )
     if strategy.looks:
         chosen = "" if explore is None else f" of {plural(explore.confirm, 'chosen condition')} with the reference"
         yield f"Confirm: contrasts{chosen} on fresh seeds, {', '.join(map(str, strategy.seeds))}, in this order."
@@ -131,10 +125,9 @@ def _costs(costs: StrategyCosts) -> Iterator[tuple[str, ...]]:
         ("no contrast has an effect (expected)", costs.without_effect),
         ("every contrast has the promised effect (expected)", costs.promised),
         ("every contrast continues to the last look (at most)", costs.most),
-        (f"no looks, {plural(costs.fixed_seeds, 'seed')} per condition (fixed design)", costs.fixed),
     ):
         if hours is not None:
-            yield name, _hours(hours), f"{hours / costs.fixed:.0%}" if costs.fixed else "-"
+            yield name, _hours(hours)
 
 
 def _about_costs(plan: Plan, strategy: PlannedStrategy, costs: StrategyCosts | None) -> Iterator[str]:

@@ -40,16 +40,8 @@ def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale:
 
 
 def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
-    if (explore := report.planned.explore) is not None:
-        others = " of the others" if report.references else ""
-        rule = f"the best {100 * explore.keep:g}%{others}, rounded up, continue"
-        reference = " The reference is never cut." if report.references else ""
-        yield (
-            f"Explore trains every condition with one seed; at {plural(len(explore.at), 'point')} {rule}.{reference} "
-            "It chooses by validation loss, not by test score."
-        )
-        if report.chosen is None and report.stop is None:
-            yield report.waiting
+    if report.planned.explore is not None and report.chosen is None and report.stop is None:
+        yield report.waiting
     if report.is_confirming:
         looks = report.planned.looks
         seeds = ", ".join(str(each) for each in looks)
