@@ -63,10 +63,8 @@ class DesignAnswer:
     """Other numbers, by seeds."""
     notes: tuple[str, ...]
     """Remarks."""
-    diff: str = ""
-    """Unified diff of experiment.yaml with the chosen numbers; empty if it has them."""
-    applied: bool = False
-    """Whether the change has been written."""
+    overrides: tuple[str, ...] = ()
+    """`key=value` of the chosen numbers; empty if experiment.yaml has them."""
 
     @property
     def chosen(self) -> DesignOption | Missing:
