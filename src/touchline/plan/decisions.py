@@ -62,6 +62,8 @@ class PackingOption:
     """Predicted disk usage."""
     compile_gain: Measured | None = None
     """How many times as fast steps are as uncompiled; None if the model is not compiled."""
+    setup: TrainingSetup | Missing = NO_EVIDENCE
+    """What memory and time depend on besides the batch."""
 
 
 def choose_packing(
@@ -313,25 +315,18 @@ class RunResolver:
         chosen, reason, packing = choose_packing(
             train, predict, question.lengths, self._devices, vision=question.model.vision
         )
-        memory = chosen.memory
-        setup: TrainingSetup | Missing = NO_EVIDENCE
-        if not isinstance(memory, Missing):
-            # Once more, now with alternatives, which the other option does not need.
-            step = self._largest_step(chosen.train, question, with_what_ifs=True)
-            assert not isinstance(step, Missing)
-            memory, setup = step.memory, step.setup
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
-            micro_batch_reason=chosen.micro_batch.reason(memory),
+            micro_batch_reason=chosen.micro_batch.reason(chosen.memory),
             packed_reason=reason,
-            memory=memory,
+            memory=chosen.memory,
             disk=chosen.disk,
             packing=packing,
             times=chosen.times,
             compile_gain=chosen.compile_gain,
             fast_dtype_seconds=self._in_fast_dtype(question, train),
-            setup=setup,
+            setup=chosen.setup,
         )
 
     def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:
@@ -344,9 +339,7 @@ class RunResolver:
         fast = replace(asked, base_dtype="auto", lora=replace(asked.lora, dtype="auto"))
         return self._predicted(replace(question, train=fast)).times.training
 
-    def _largest_step(
-        self, train: TrainConfig, question: RunRequest, *, with_what_ifs: bool = False
-    ) -> LargestStep | Missing:
+    def _largest_step(self, train: TrainConfig, question: RunRequest) -> LargestStep | Missing:
         """Return the largest micro-batch of a training whose micro-batch size and packing are decided."""
         rows = self._forecast(train, question)
         if isinstance(rows, Missing):
@@ -359,7 +352,7 @@ class RunResolver:
         backend, width = get_backend(train.backend), rows.largest.width
         setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
         outgrown = outgrown_of(rows.micro_batch_tokens)
-        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown, with_what_ifs=with_what_ifs)
+        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown)
         others = (self._largest_step(train, end) for end in question.ends)
         memory = spanning_memory(memory, [each.memory for each in others if isinstance(each, LargestStep)])
         return LargestStep(batch=rows.largest, setup=setup, memory=memory)
@@ -417,6 +410,7 @@ class RunResolver:
                 answers=round(answers_per_checkpoint(question.dataset, question.evaluate) / logs),
             ),
             compile_gain=self._compile_gain(real, rows, train, question) if train.compile else None,
+            setup=real,
         )
 
     def _compile_gain(
