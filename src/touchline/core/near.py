@@ -36,12 +36,7 @@ def did_you_mean(near: Sequence[str], otherwise: str | None = None) -> str | Non
 
 
 def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return the known names that differ in case and punctuation alone, else those with the fewest slips.
-
-    Args:
-        name: a name that is not known.
-        known: those that are.
-    """
+    """Return the known names that differ in case and punctuation alone, else those with the fewest slips."""
     bare, allowed = _letters(name), slips_allowed(name)
     best: list[str] = []
     for other in known:

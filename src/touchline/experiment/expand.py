@@ -217,11 +217,6 @@ def method_faults(runs: Sequence[RunSpec], experiment: Experiment, document: Yam
     would continue such a run.
 
     Keys of the file itself are for other runs, if there are any that train an adapter.
-
-    Args:
-        runs: fine-tuned runs.
-        experiment: the experiment.
-        document: where to point.
     """
     whole = [run for run in runs if run.train.trains_all]
     places: dict[str, Path] = {}

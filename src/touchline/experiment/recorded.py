@@ -87,11 +87,6 @@ class FileChanges:
 def is_as_planned(text: str, path: str, plan: Plan) -> bool:
     """Return True if the settings of the file are those that were planned.
 
-    Args:
-        text: content of experiment.yaml.
-        path: its name, for errors.
-        plan: plan on disk.
-
     Raises:
         InputError: the text is not YAML.
     """

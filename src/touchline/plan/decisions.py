@@ -203,12 +203,7 @@ class RunResolver:
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
 
     def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
-        """Resolve `auto` settings and predict costs.
-
-        Args:
-            question: the run.
-            seed: its seed.
-        """
+        """Resolve `auto` settings and predict costs."""
         costs = _costs_alike(question.train)
         key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
@@ -232,11 +227,7 @@ class RunResolver:
         return past_runs_used(self._outlook, setups, collect_evidence([run.train_seconds for run in runs]), memory)
 
     def side_by_side(self, questions: Sequence[RunRequest]) -> SideBySide:
-        """Predict the training of several runs of one base side by side.
-
-        Args:
-            questions: the runs, resolved.
-        """
+        """Predict the training of several runs of one base side by side."""
         first, count = questions[0], len(questions)
         backend, machine = get_backend(first.train.backend), self._outlook.machine
         shape = self._outlook.shapes.get(first.model.name, Missing(missing="its dimensions were not read"))
@@ -264,12 +255,7 @@ class RunResolver:
         )
 
     def gain_of_slots(self, question: RunRequest, count: int) -> Estimate | Missing:
-        """Predict how many times as fast runs train in slots as one after the other with all threads.
-
-        Args:
-            question: one of the runs, resolved.
-            count: number of slots.
-        """
+        """Predict how many times as fast runs train in slots as one after the other with all threads."""
         machine = replace(self._outlook.machine, slots=count)
         shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
         rows = self._forecast(question.train, question)
@@ -326,7 +312,7 @@ class RunResolver:
             times=chosen.times,
             compile_gain=chosen.compile_gain,
             fast_dtype_seconds=self._in_fast_dtype(question, train),
-            setup=chosen.setup,
+            setup=NO_EVIDENCE if isinstance(chosen.memory, Missing) else chosen.setup,
         )
 
     def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:

@@ -96,9 +96,6 @@ def seed_flips(found: Sequence[ItemScores]) -> Observed | None:
 def condition_flips(found: Sequence[ItemScores]) -> Observed | None:
     """Return the share of items that two conditions do not judge alike, each with one seed.
 
-    Args:
-        found: past scores.
-
     Returns:
         None where no item was asked of two conditions.
     """
@@ -107,9 +104,6 @@ def condition_flips(found: Sequence[ItemScores]) -> Observed | None:
 
 def effect_variance(found: Sequence[ItemScores]) -> Observed | None:
     """Return the variance over items of the difference between two conditions, without what flips make of it.
-
-    Args:
-        found: past scores.
 
     Returns:
         None where no two conditions have two seeds each.

@@ -191,10 +191,6 @@ def promised_power(strategy: PlannedStrategy, contrasts: int) -> float | None:
 
     Of one contrast at the first share of the level, by the spread between seeds alone. Variation between items lowers
     it.
-
-    Args:
-        strategy: strategy with looks.
-        contrasts: contrasts of the family.
     """
     return None if strategy.effect is None else _chances(strategy, contrasts, strategy.effect).power
 

@@ -245,12 +245,7 @@ class StrategyReport:
 
 
 def strategy_report(state: State, spent: Measured) -> StrategyReport:
-    """Return the strategy for a report.
-
-    Args:
-        state: state after its decisions.
-        spent: measured device-hours of all runs.
-    """
+    """Return the strategy for a report."""
     choices = [each.choice for each in state.decisions if each.choice is not None]
     return StrategyReport(
         planned=state.strategy,

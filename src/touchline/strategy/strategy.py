@@ -144,11 +144,7 @@ class Strategy:
         return ""
 
     def report(self, spent: Measured) -> StrategyReport | None:
-        """Return what the report says of it; None of a grid.
-
-        Args:
-            spent: measured device-hours of all runs.
-        """
+        """Return what the report says of it; None of a grid."""
         return None
 
 
