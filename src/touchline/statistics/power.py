@@ -20,6 +20,7 @@ from touchline.statistics.student import detectable_errors
 
 POWER: Final = 0.8
 """The usual chance to see a difference that is there."""
+_Z_POWER: Final = NormalDist().inv_cdf(POWER)
 COVERAGE: Final = 0.95
 """The usual level: 0.05 two-sided."""
 USUAL_FLIPS: Final = 0.15
@@ -30,9 +31,7 @@ _HALVINGS: Final = 30
 """Enough for a billionth."""
 
 
-def items_for_difference(
-    difference: float, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE
-) -> int:
+def items_for_difference(difference: float, *, share: float = 0.5) -> int:
     """Return the items that each of two models needs to distinguish the shares `share` and `share` + `difference`.
 
     The normal approximation without continuity correction: Fleiss, Levin and Paik 2003, Statistical Methods for Rates
@@ -45,14 +44,12 @@ def items_for_difference(
     if not (0 < difference <= 1 and 0 <= share <= 1 and 0 <= other <= 1):
         raise ValueError(f"a difference of {difference} from {share} is not between shares")
     mean = (share + other) / 2
-    z_level, z_power = _quantiles(power, coverage)
+    z_level, z_power = normal_quantile(COVERAGE), _Z_POWER
     root = z_level * math.sqrt(2 * mean * (1 - mean)) + z_power * math.sqrt(share * (1 - share) + other * (1 - other))
     return math.ceil((root / difference) ** 2)
 
 
-def items_for_paired_difference(
-    difference: float, flips: float, *, power: float = POWER, coverage: float = COVERAGE
-) -> int:
+def items_for_paired_difference(difference: float, flips: float, *, coverage: float = COVERAGE) -> int:
     """Return the items that two models both answer to detect that the second is right on `difference` more of them.
 
     Connor 1987, Biometrics 43:207-211, for McNemar's test, from the share `flips` of items that the two do not judge
@@ -63,32 +60,26 @@ def items_for_paired_difference(
     """
     if not 0 < difference <= flips <= 1:
         raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
-    z_level, z_power = _quantiles(power, coverage)
+    z_level, z_power = normal_quantile(coverage), _Z_POWER
     root = z_level * math.sqrt(flips) + z_power * math.sqrt(flips - difference * difference)
     return math.ceil((root / difference) ** 2)
 
 
-def smallest_difference(items: int, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE) -> float:
-    """Return the minimum detectable difference of two shares for unpaired items; 1 if there is none."""
-    return _smallest(
-        lambda difference: items_for_difference(difference, share=share, power=power, coverage=coverage) <= items,
-        max(share, 1 - share),
-    )
+def smallest_difference(items: int) -> float:
+    """Return the minimum detectable difference from a share of one half for unpaired items; 0.5 if there is none."""
+    return _smallest(lambda difference: items_for_difference(difference) <= items, 0.5)
 
 
-def smallest_paired_difference(
-    items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE
-) -> float | None:
+def smallest_paired_difference(items: int, flips: float, *, coverage: float = COVERAGE) -> float | None:
     """Return the minimum detectable difference for paired items; None if no difference is detectable."""
-    if items_for_paired_difference(flips, flips, power=power, coverage=coverage) > items:
+    if items_for_paired_difference(flips, flips, coverage=coverage) > items:
         return None
     return _smallest(
-        lambda difference: items_for_paired_difference(difference, flips, power=power, coverage=coverage) <= items,
-        flips,
+        lambda difference: items_for_paired_difference(difference, flips, coverage=coverage) <= items, flips
     )
 
 
-def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: float = COVERAGE) -> float | None:
+def smallest_seed_difference(seeds: int) -> float | None:
     """Return the smallest difference between two levels' means that so many seeds detect, in standard deviations.
 
     The unit is the standard deviation of a level's mean between seeds, where a seed does not move both levels alike;
@@ -100,7 +91,7 @@ def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: floa
     """
     if seeds < 2:
         return None
-    errors = detectable_errors(seeds - 1, power=power, coverage=coverage)
+    errors = detectable_errors(seeds - 1, power=POWER, coverage=COVERAGE)
     return None if errors is None else errors * math.sqrt(2 / seeds)
 
 
@@ -114,12 +105,6 @@ def _smallest(is_enough: Callable[[float], bool], high: float, low: float = 0.0)
     return high
 
 
-def _quantiles(power: float, coverage: float) -> tuple[float, float]:
-    if not 0.5 <= power < 1:
-        raise ValueError(f"a power of {power}; it must lie between 0.5 and 1")
-    return normal_quantile(coverage), NormalDist().inv_cdf(power)
-
-
 # ---- the exact McNemar test ------------------------------------------------------------------------------------------
 
 _MANY_FLIPS: Final = 1000
@@ -129,7 +114,7 @@ _WIDE: Final = 7.0
 
 
 @functools.lru_cache(maxsize=4096)
-def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE) -> float | None:
+def smallest_shown(items: int, flips: float, *, coverage: float = COVERAGE) -> float | None:
     """Return the minimum detectable difference of two shares for the exact McNemar test.
 
     Where so few flips cannot show anything, as few as can are taken, all in one direction.
@@ -137,7 +122,6 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
     Args:
         items: items that both models answer.
         flips: share of them that the two do not judge alike.
-        power: chance to show it.
         coverage: one minus the level of the test, that of the family divided by the number of its tests.
 
     Returns:
@@ -149,14 +133,14 @@ def smallest_shown(items: int, flips: float, *, power: float = POWER, coverage: 
     if items < 1 or not 0 <= flips <= 1:
         raise ValueError(f"{items} items of which a share of {flips} flips")
     if items * flips > _MANY_FLIPS:
-        approximate = smallest_paired_difference(items, flips, power=power, coverage=coverage)
+        approximate = smallest_paired_difference(items, flips, coverage=coverage)
         return None if approximate is None else min(approximate + 1 / items, flips)
     level = 1 - coverage
-    if flips > 0 and mcnemar_power(items, flips, flips, level=level) >= power:
-        return _smallest(lambda share: mcnemar_power(items, share, flips, level=level) >= power, flips)
-    if mcnemar_power(items, 1.0, 1.0, level=level) < power:
+    if flips > 0 and mcnemar_power(items, flips, flips, level=level) >= POWER:
+        return _smallest(lambda share: mcnemar_power(items, share, flips, level=level) >= POWER, flips)
+    if mcnemar_power(items, 1.0, 1.0, level=level) < POWER:
         return None
-    return _smallest(lambda share: mcnemar_power(items, share, share, level=level) >= power, 1.0, low=flips)
+    return _smallest(lambda share: mcnemar_power(items, share, share, level=level) >= POWER, 1.0, low=flips)
 
 
 def mcnemar_power(items: int, difference: float, flips: float, *, level: float) -> float:
