@@ -9,22 +9,20 @@ from tests.run.made_plans import GPU, made_plan, made_run
 
 from touchline.core.estimate import Estimate, EvidenceLevel, MemoryEstimate, MemoryVerdict
 from touchline.core.quantity import Missing, Quantity
-from touchline.experiment.experiment import ComputeConfig, TrainConfig
-from touchline.experiment.plan import PlannedRun
+from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
+from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
 from touchline.plan.optimize import (
     CHECKPOINTING,
-    CPUS,
-    MEMORY,
     MICRO_BATCH,
     PACKED,
     PlanVariant,
     choose_variant,
     list_variants,
     proposals,
-    share_proposals,
 )
 from touchline.plan.placement.types import Cluster
+from touchline.plan.save_interval import CPUS, EVERY, MEMORY, saving_proposals, share_proposals
 
 pytestmark = pytest.mark.planning
 
@@ -130,7 +128,28 @@ def test_each_proposal_says_what_it_does_to_results() -> None:
     assert "rounding" in second.effect
 
 
-# ---- shares --------------------------------------------------------------------------------------------------------
+# ---- cadence and shares ----------------------------------------------------------------------------------------------
+
+
+def _saving(seconds_each: float, checkpoint: CheckpointConfig) -> Plan:
+    run = _run(seconds=7200)
+    assert run.train is not None
+    train = replace(run.train, checkpoint=checkpoint)
+    spent = Quantity(value=seconds_each * train.epochs, unit="s")
+    return made_plan(replace(run, train=train, time_parts={"saving": spent}))
+
+
+def test_exports_that_come_too_often_go_back_to_the_epochs_ends() -> None:
+    often = CheckpointConfig(every=CheckpointInterval(steps=1), resume_minutes=60)
+    [found], _ = saving_proposals(_saving(33, often), ())
+    assert (found.key, found.before, found.after) == (EVERY, "{steps: 1}", "epoch")
+    assert saving_proposals(_saving(33, often), {EVERY})[0] == []
+
+
+def test_where_no_save_was_measured_nothing_is_proposed() -> None:
+    found, notes = saving_proposals(made_plan(_run()), ())
+    assert found == []
+    assert "no estimate" in notes[0]
 
 
 def test_cpus_and_memory_are_shared_by_the_runs_of_a_node() -> None:

@@ -7,7 +7,6 @@ and the settings that the experiment varies stay unchanged.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,9 +17,8 @@ from touchline.core.units import format_seconds
 from touchline.estimate.totals import sum_quantities
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.site import SlurmSite
 from touchline.plan.jobs import group_by_reason
-from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.placement.types import Placement
 
 OPTIMIZATION_SCHEMA_VERSION = 1
 
@@ -111,8 +109,6 @@ class Optimization:
 CHECKPOINTING = "train.gradient_checkpointing"
 MICRO_BATCH = "train.micro_batch_size"
 PACKED = "train.packed"
-CPUS = "compute.cpus_per_run"
-MEMORY = "compute.memory_gb_per_run"
 _ORDER = (CHECKPOINTING, MICRO_BATCH, PACKED)
 """Order in which effects are listed: less recomputation, larger micro-batches, packing."""
 WORTH = 0.95
@@ -253,31 +249,6 @@ def training_seconds(plan: Plan) -> Measured:
 def changes_text(changes: Changes) -> str:
     """Return `train.packed: auto, ...`."""
     return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
-
-
-def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[Proposal]:
-    """Propose CPUs and memory per run, so that as many runs as the GPUs allow run at once."""
-    on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
-    at_once = on_node // plan.devices
-    if at_once < 1:
-        return
-    trainings = sum(run.train is not None for run in plan.runs)
-    at_once = max(min(at_once, trainings), 1)
-    for key, asked, there, unit in (
-        (CPUS, plan.compute.cpus_per_run or site.cpus_per_run, cluster.cpus, "CPUs"),
-        (MEMORY, plan.compute.memory_gb_per_run or site.memory_gb, cluster.memory_gb, "GiB"),
-    ):
-        if there is None:
-            continue
-        share = math.floor(there / at_once)
-        if share >= 1 and (asked is None or asked > share):
-            yield Proposal(
-                key=key,
-                before="not set" if asked is None else f"{asked:g}",
-                after=f"{share:g}",
-                why=f"{there:g} {unit} per node for {at_once} concurrent runs",
-                effect="none",
-            )
 
 
 # ---- judging a way ---------------------------------------------------------------------------------------------------

@@ -27,11 +27,11 @@ from touchline.plan.optimize import (
     compare,
     list_variants,
     proposals,
-    share_proposals,
     training_seconds,
 )
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.plan_inputs import decided_by
@@ -80,6 +80,12 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     way, notes = choose_variant(before, tried, started)
     notes = [*refused, *notes]
     found = [] if way is None else proposals(before, way)
+    saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
+    if started and saving:
+        # A run is another one with another cadence.
+        unknown += [f"{each.key} stays {each.before}: {len(started)} runs have started with it" for each in saving]
+        saving = []
+    found += saving
     shares = list(share_proposals(before, request.cluster, settings.slurm))
     found += [share for share in shares if share.key not in fixed]
     values = {each.key: _parsed(each.after) for each in found}
@@ -100,7 +106,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
         training_after=training_seconds(after),
         placement_before=placed[0][0],
         placement_after=placed[1][0],
-        notes=tuple(dict.fromkeys([*notes, *placed[0][1], *planner.notes()])),
+        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes()])),
     )
     return Optimised(answer=answer, folder=folder, diff=yaml_diff(folder, text, changed), text=changed)
 
