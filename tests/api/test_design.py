@@ -1,4 +1,4 @@
-"""`touchline design` on experiments of a tiny model: no history, one past seed, own runs, costs, deadlines."""
+"""`touchline design` on experiments of a tiny model: no history, one past seed, own runs, costs, deadlines, --apply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.api.folders import environment, make_experiment, touchline
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
-from touchline.core.errors import InputError, PolicyError
+from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
@@ -105,11 +105,11 @@ def test_without_a_history_the_prior_range_is_named_and_wide(folder: Path, setti
 
 def test_hours_are_those_of_the_plan(folder: Path, settings: UserConfig) -> None:
     """Planning with the chosen numbers gives the printed hours, cohorts and slots included."""
-    answer = api.design(folder, settings, detect=8.0)
+    answer = api.design(folder, settings, detect=8.0, apply=True)
     chosen = answer.chosen
     assert not isinstance(chosen, Missing)
-    assert answer.overrides[0] == f"seeds={[7, *range(1, chosen.seeds)]}"
-    plan = api.plan(folder, settings, overrides=answer.overrides).plan
+    assert answer.applied
+    plan = api.plan(folder, settings).plan
     assert len({run.seed for run in plan.runs if run.train is not None}) == chosen.seeds
     assert {run.evaluate.samples for run in plan.runs} in ({chosen.items}, {"all"})
     assert plan.gpu_hours == chosen.device_hours
@@ -202,7 +202,8 @@ def test_what_nothing_shows_or_compares_is_said(folder: Path, settings: UserConf
     answer = api.design(folder, settings, detect=0.2)
     assert isinstance(answer.cheapest, Missing)
     assert "up to 32 seeds and 200 items" in answer.cheapest.missing
-    assert answer.overrides == ()
+    with pytest.raises(InputError, match="nothing to apply"):
+        api.design(folder, settings, detect=0.2, apply=True)
     with pytest.raises(InputError, match="--detect 0"):
         api.design(folder, settings, detect=0.0)
     (folder / "experiment.yaml").write_text(COMMENTED.replace("[2, 4]", "[2]"))
@@ -216,6 +217,37 @@ def test_a_strategy_states_its_own_seeds(folder: Path, settings: UserConfig) -> 
     (folder / "experiment.yaml").write_text(text + explore)
     with pytest.raises(PolicyError, match="has a strategy"):
         api.design(folder, settings, detect=8.0)
+
+
+def test_apply_keeps_comments_and_layout(folder: Path, settings: UserConfig) -> None:
+    answer = api.design(folder, settings, detect=8.0, apply=True)
+    assert not isinstance(answer.cheapest, Missing)
+    text = (folder / "experiment.yaml").read_text()
+    assert f"seeds: {[7, *range(1, answer.cheapest.seeds)]}   # more of them later\n" in text
+    assert f"samples: {answer.cheapest.items}" in text
+    assert text.startswith("# a question about ranks\nname: tiny\n")
+    assert "  global_batch_size: 8   # the science\n" in text
+    assert "+seeds" in answer.diff
+    assert api.design(folder, settings, detect=8.0, apply=True).diff == ""
+
+
+def test_apply_only_adds_runs_to_those_that_have_started(folder: Path, settings: UserConfig) -> None:
+    """More seeds add runs; other items change what has been evaluated."""
+    (folder / "experiment.yaml").write_text(COMMENTED.replace("[7]", "[7, 8]"))
+    plan = api.plan(folder, settings).plan
+    api.prepare(folder, settings)
+    started = next(run for run in plan.runs if run.train is not None)
+    made_runs.train(plan, started, folder / started.name)
+    made_runs.evaluate(plan, started, folder / started.name, ITEMS)
+    before = (folder / "experiment.yaml").read_text()
+    with pytest.raises(PlanDriftError, match="has been evaluated on all items"):
+        api.design(folder, settings, detect=8.0, apply=True)
+    assert (folder / "experiment.yaml").read_text() == before
+    found = api.design(folder, settings, budget="3min", apply=True)
+    assert found.applied
+    assert not isinstance(found.chosen, Missing)
+    assert found.chosen.seeds > 2
+    assert api.plan(folder, settings).plan.run(started.name) is not None
 
 
 def test_power_below_the_target_never_reads_as_the_target(folder: Path, settings: UserConfig) -> None:

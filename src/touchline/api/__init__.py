@@ -5,7 +5,7 @@
     import_experiment  another tool's     -> experiment.yaml               and what could not be carried over
     check     experiments, configs, data  -> findings                      errors that would show up hours later
     plan      experiment.yaml             -> plan.json, runs_plan.md       starts nothing
-    design    experiment.yaml             -> seeds and items, with costs   writes nothing
+    design    experiment.yaml             -> seeds and items, with costs   writes only with `apply`
     prepare   plan.json                   -> one folder per run            configs and job scripts
     run       a plan                      -> trained and scored runs       on this machine; rerun to finish
     submit    a plan                      -> jobs in the cluster's queue   returns at once; rerun to continue

@@ -118,6 +118,7 @@ def design(
     *,
     detect: float = 2.0,
     budget: str | None = None,
+    apply: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> DesignAnswer:
     """Find the numbers of seeds and items that show a difference, and what they cost.
@@ -127,11 +128,12 @@ def design(
         settings: where models, caches and the history are.
         detect: difference between two levels to establish with 80% power, in points.
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
+        apply: write the numbers of seeds and items into experiment.yaml.
         on_progress: receives the number of plans made and their total.
 
     Raises:
-        InputError: the experiment or an option is wrong.
-        PolicyError: the experiment has a strategy.
+        InputError: the experiment or an option is wrong, or there is nothing to apply.
+        PolicyError: the experiment has a strategy, or runs have started that the change would alter.
     """
     from touchline.results.collect import collect_results
     from touchline.results.item_scores import own_item_scores
@@ -140,7 +142,10 @@ def design(
     folder = ExperimentFolder(source)
     old = folder.read_plan()
     own = () if old is None else own_item_scores(collect_results(old, folder.root))
-    return designing.design(folder, settings, own, detect_points=detect, budget=budget, on_progress=on_progress)
+    found = designing.design(folder, settings, own, detect_points=detect, budget=budget, on_progress=on_progress)
+    if apply:
+        found = designing.apply(found, settings)
+    return found.answer
 
 
 def place(

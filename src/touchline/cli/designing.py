@@ -20,6 +20,7 @@ def design(
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
         typer.Option("--budget", metavar="40gpuh", help="Device-hours to use best: 40gpuh, 40h, 90min."),
     ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write seeds and items into experiment.yaml.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Find how many seeds and items show a difference."""
@@ -30,15 +31,18 @@ def design(
     from touchline.plan.design.answer import DesignAnswer
 
     with progress_bar("planning") as on_progress:
-        answer = api.design(source, load_settings(), detect=detect, budget=budget, on_progress=on_progress)
+        answer = api.design(source, load_settings(), detect=detect, budget=budget, apply=apply, on_progress=on_progress)
     if json:
         print_object(DesignAnswer, answer)
     else:
         print_output(answer.experiment)
         for section in answer.sections():
             print_section(section)
-    if answer.overrides:
-        changes = " ".join(map(shlex.quote, answer.overrides))
-        print_status(f"next: write them into experiment.yaml, or touchline plan {shlex.quote(str(source))} {changes}")
+        if answer.diff:
+            print_output(f"\n{answer.diff}")
+    if answer.applied:
+        print_status(f"wrote experiment.yaml; next: touchline plan {shlex.quote(str(source))}")
+    elif answer.diff:
+        print_status("nothing is written; --apply writes it")
     if isinstance(answer.chosen, Missing):
         raise typer.Exit(1)

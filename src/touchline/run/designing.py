@@ -1,17 +1,18 @@
-"""Command `design`: plans of an experiment with other numbers of seeds and items."""
+"""Command `design`: plans of an experiment with other numbers of seeds and items, and the change of its file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.errors import InputError, PolicyError, quoted
-from touchline.core.files import read_text_bounded
+from touchline.core.errors import InputError, PlanDriftError, PolicyError, quoted
+from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_device_hours
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
+from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.experiment.recorded import unused_override_lines
@@ -27,12 +28,25 @@ from touchline.plan.design.answering import (
 from touchline.plan.local.past_scores import past_scores
 from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
+from touchline.run.optimising import has_begun, yaml_diff
 from touchline.run.planning import resolve
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
 
 _FEWEST_ITEMS = 4
 """Fewest items that are planned for the slope of an evaluation's time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Designed:
+    """Design with the file that it changes."""
+
+    answer: DesignAnswer
+    """Answer."""
+    folder: ExperimentFolder
+    """Experiment."""
+    text: str
+    """Content of experiment.yaml with the chosen numbers."""
 
 
 def design(
@@ -43,7 +57,7 @@ def design(
     detect_points: float,
     budget: str | None = None,
     on_progress: ProgressCallback | None = None,
-) -> DesignAnswer:
+) -> Designed:
     """Find numbers of seeds and items for an experiment; write nothing.
 
     Args:
@@ -79,8 +93,10 @@ def design(
     )
     answer = replace(answer, notes=(*planner.notes, *answer.notes))
     if isinstance(answer.chosen, Missing):
-        return answer
-    return replace(answer, overrides=planner.overrides(answer.chosen.seeds, answer.chosen.items, items_now))
+        return Designed(answer=answer, folder=folder, text=planner.text)
+    values = planner.changes(answer.chosen.seeds, answer.chosen.items, items_now)
+    text = with_values(planner.text, str(folder.yaml), values) if values else planner.text
+    return Designed(answer=replace(answer, diff=yaml_diff(folder, planner.text, text)), folder=folder, text=text)
 
 
 def _parse_budget(text: str) -> float:
@@ -88,6 +104,49 @@ def _parse_budget(text: str) -> float:
         return parse_device_hours(text)
     except InputError as error:
         raise InputError(f"--budget: {error.message}", expected=error.expected) from error
+
+
+def apply(found: Designed, settings: UserConfig) -> Designed:
+    """Write the chosen numbers into experiment.yaml; nothing is planned yet.
+
+    Raises:
+        PlanDriftError: runs have started that the change would leave out or evaluate differently.
+        InputError: there are no numbers to write.
+        HostError: the file cannot be written.
+    """
+    answer, folder = found.answer, found.folder
+    if isinstance(answer.chosen, Missing):
+        raise InputError(f"nothing to apply: {answer.chosen.missing}", expected="numbers that show the difference")
+    if not answer.diff:
+        return found
+    _refuse_change(found, settings)
+    write_atomic(folder.yaml, found.text)
+    return replace(found, answer=replace(answer, applied=True))
+
+
+def _refuse_change(found: Designed, settings: UserConfig) -> None:
+    """Refuse a change of runs that have started."""
+    folder = found.folder
+    old = folder.read_plan()
+    started = [] if old is None else [run for run in old.runs if has_begun(folder, run.name)]
+    if not started:
+        return
+    new = _Planner(folder, settings).plan_of_text(found.text)
+    changed = []
+    for run in started:
+        now = new.run(run.name)
+        if now is None:
+            changed.append(f"{run.name} would leave the plan")
+        elif now.digest != run.digest:
+            changed.append(f"{run.name} would be trained differently")
+        elif now.evaluate.samples != run.evaluate.samples and folder.has_evaluations(run.name):
+            changed.append(f"{run.name} has been evaluated on {run.evaluate.samples} items")
+    if changed:
+        raise PlanDriftError(
+            f"the design changes runs that have started: {'; '.join(changed)}",
+            expected="numbers that only add runs",
+            hint=f"a new experiment, or write them by hand and: touchline plan {quoted(str(folder.root))} --accept",
+        )
 
 
 class _Planner:
@@ -140,8 +199,8 @@ class _Planner:
         fewest = min(_FEWEST_ITEMS, most_items)
         return design_costs(by_seeds, most_items, self.plan(PLANNED_SEEDS[0], fewest), fewest)
 
-    def overrides(self, seeds: int, items: int, items_now: int) -> tuple[str, ...]:
-        """Return the changes of experiment.yaml with these numbers, as overrides."""
+    def changes(self, seeds: int, items: int, items_now: int) -> Mapping[str, object]:
+        """Return the values of experiment.yaml that change, by dotted key."""
         numbers = seed_numbers(self._seeds, seeds)
-        found = () if numbers == tuple(self._seeds) else (f"seeds={list(numbers)}",)
-        return found if items == items_now else (*found, f"evaluate.samples={items}")
+        found: dict[str, object] = {} if numbers == tuple(self._seeds) else {"seeds": list(numbers)}
+        return found if items == items_now else {**found, "evaluate.samples": items}

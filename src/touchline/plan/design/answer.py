@@ -63,8 +63,10 @@ class DesignAnswer:
     """Other numbers, by seeds."""
     notes: tuple[str, ...]
     """Remarks."""
-    overrides: tuple[str, ...] = ()
-    """`key=value` of the chosen numbers; empty if experiment.yaml has them."""
+    diff: str = ""
+    """Unified diff of experiment.yaml with the chosen numbers; empty if it has them."""
+    applied: bool = False
+    """Whether the change has been written."""
 
     @property
     def chosen(self) -> DesignOption | Missing:
