@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
-from touchline.statistics.analysis import analyse
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
 from touchline.statistics.effects import is_established
-from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL
 from touchline.statistics.paired import holm
-from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.power import smallest_seed_difference, smallest_shown
 
 Floats = NDArray[np.float64]
 SHARES = (0.5, 0.9, 0.97)
@@ -160,7 +160,7 @@ def _clustered(run: ScoredRun, size: int) -> ScoredRun:
 
 
 def _analysis(runs: Sequence[ScoredRun], rng: Generator, **factors: Sequence[str]) -> Analysis:
-    return analyse(runs, task="task", score="score", factors=factors, rng=rng)
+    return analyse_together([TaskScores(task="task", score="score", runs=runs, rng=rng)], factors)[0]
 
 
 # ------------------------------------------------------------------------------------------------- coverage

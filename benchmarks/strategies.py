@@ -34,7 +34,7 @@ from touchline.statistics.conclusions import SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, seed_means, seed_test, widened_variance
 from touchline.strategy.decisions import SeedPair
 from touchline.strategy.evidence import Evidence, divergence_variance, take_look
-from touchline.strategy.explore import halving, median
+from touchline.strategy.explore import halving
 from touchline.strategy.group_sequential import LEVEL, efficacy_bounds, futility_bounds, shown_effect
 from touchline.strategy.look_designs import ChosenLooks, choose_looks
 
@@ -434,8 +434,6 @@ class Sweep:
     """Standard deviation of the validation loss around the quality at both points and at the end, in points."""
     grid_seeds: int = 5
     """Seeds of the fixed grid."""
-    policy: str = "halving"
-    """Rule that cuts runs."""
     confirmed: int = 1
     """Levels that explore hands to confirm."""
 
@@ -445,7 +443,7 @@ class Sweep:
         each = [self.spread / (self.spread**2 + self.seed_spread**2 + noise**2) ** 0.5 for noise in self.noise]
         correlations = ", ".join(f"{value:.2f}" for value in each)
         confirmed = f", {self.confirmed} confirmed" if self.confirmed > 1 else ""
-        return f"{self.policy}, {self.levels} levels, sd {self.spread:g}, losses correlate {correlations}{confirmed}"
+        return f"{self.levels} levels, sd {self.spread:g}, losses correlate {correlations}{confirmed}"
 
     def scores(self, rng: Generator, truth: Floats, seeds: int) -> Floats:
         """Draw the scores of all levels with so many seeds, shape [levels, seeds]."""
@@ -462,7 +460,6 @@ SWEEPS: Final = (
     (Sweep(), True),
     (Sweep(noise=(1.0, 0.6, 0.4)), True),
     (Sweep(levels=12, grid_seeds=4), True),
-    (Sweep(levels=12, policy="median"), True),
     (Sweep(spread=2.0, levels=16, grid_seeds=3), True),
     (Sweep(confirmed=2), False),
     (Sweep(noise=(3.0, 2.0, 1.0)), False),
@@ -513,7 +510,7 @@ def _explored(rng: Generator, sweep: Sweep, truth: Floats) -> tuple[list[int], f
         cost += (point - before) * len(active)
         before = point
         losses = {str(level): float(rng.normal(-quality[level], noise)) for level in active}
-        kept = halving(losses, KEEP) if sweep.policy == "halving" else median(losses)
+        kept = halving(losses, KEEP)
         # The reference is never cut.
         active = [level for level in active if level == 0 or str(level) in kept]
     cost += (1 - before) * len(active)

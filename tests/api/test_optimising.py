@@ -14,7 +14,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment
 from touchline.plan.build import PlanInputs
-from touchline.plan.optimization import Optimization
+from touchline.plan.optimize import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.plan.sections import summary_sections
 from touchline.run import optimising

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from touchline.core.finding import Severity
-from touchline.experiment.bounds import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
+from touchline.experiment.document import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import Dialect, ForeignFileError, parse_foreign
 
 pytestmark = pytest.mark.planning

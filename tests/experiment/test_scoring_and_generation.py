@@ -13,6 +13,7 @@ from touchline.core.errors import InputError
 from touchline.experiment.tasks.capitalization import dataset_file_name, generate_capitalization, split_sizes
 from touchline.experiment.tasks.protocol import Scores, score_text
 from touchline.experiment.tasks.ready_made import TASKS, get_task
+from touchline.experiment.tasks.text_answers import chosen, numbers
 
 pytestmark = pytest.mark.planning
 
@@ -52,30 +53,84 @@ def test_vowel_signs_tell_answers_apart() -> None:
     assert score_text("कि।", "कि") == Scores(exact=False, match=True)
 
 
-@given(VISIBLE)
-def test_an_answer_scores_as_right_against_itself(text: str) -> None:
-    """Whatever the alphabet."""
-    assert score_text(text, text) == Scores(exact=True, match=True)
-
-
-@given(st.text(), VISIBLE)
-def test_exact_implies_match(output: str, target: str) -> None:
-    """The normalised score is never stricter than the exact one."""
+@given(st.text(), VISIBLE, st.text(alphabet=string.whitespace))
+def test_laws_of_scores(output: str, target: str, nothing: str) -> None:
+    """Exact implies match, an answer is right against itself, nothing is never right, an empty target is a fault."""
     scores = score_text(output, target)
     assert scores.match or not scores.exact
-
-
-@given(st.text(alphabet=string.whitespace), VISIBLE)
-def test_an_empty_answer_is_never_right(output: str, target: str) -> None:
-    """A model that says nothing has not answered."""
-    assert score_text(output, target) == Scores(exact=False, match=False)
-
-
-@given(st.text(alphabet=string.whitespace))
-def test_an_empty_target_is_a_fault(target: str) -> None:
-    """Against nothing, nothing could be wrong."""
+    assert score_text(target, target) == Scores(exact=True, match=True)
+    assert score_text(nothing, target) == Scores(exact=False, match=False)
     with pytest.raises(InputError, match="empty target"):
-        score_text("anything", target)
+        score_text(output, nothing)
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "exact", "match", "parsed"),
+    [
+        ("1200", "1200", True, True, True),
+        ("The total is 1,200.", "1200", False, True, True),
+        ("1200.0", "1,200", False, True, True),
+        ("3 + 4 = 7", "7", False, True, True),
+        ("7 = 3 + 4", "7", False, False, True),
+        ("it is -5", "-5", False, True, True),
+        ("it is \u22125", "-5", False, True, True),
+        ("it is 5", "-5", False, False, True),
+        ("1e3", "1000", False, True, True),
+        ("1, 2,3", "3", False, True, True),
+        ("$12!", "12", False, True, True),
+        ("seven", "7", False, False, False),
+        ("", "7", False, False, False),
+        ("a7b", "7", False, False, False),
+        ("9" * 500, "9" * 500, True, True, None),
+        ("Paris", "Paris", True, True, None),
+        ("paris", "Paris", False, False, None),
+    ],
+)
+def test_the_last_number_counts(output: str, target: str, exact: bool, match: bool, parsed: bool | None) -> None:
+    """However it is written."""
+    assert get_task("number").score(output, target) == Scores(exact=exact, match=match, parsed=parsed)
+
+
+@pytest.mark.parametrize(
+    ("output", "letter"),
+    [
+        ("B", "B"),
+        (" (B) since", "B"),
+        ("B. Paris", "B"),
+        ("**C**", "C"),
+        ("The answer is C.", "C"),
+        ("Not answer A, but answer: (D)", "D"),
+        ("I choose option B", "B"),
+        ("A cat sat", None),
+        ("b", None),
+        ("", None),
+        ("I do not know", None),
+    ],
+)
+def test_the_letter_is_read_where_it_is_given(output: str, letter: str | None) -> None:
+    """At the start, or after a word that announces it."""
+    assert chosen(output) == letter
+    scores = get_task("choice").score(output, "B")
+    assert scores.parsed == (letter is not None)
+    assert scores.match == (letter == "B")
+
+
+@given(st.integers(-(10**12), 10**12), st.text(alphabet="abc .!?", max_size=10))
+def test_any_number_is_found_in_words(value: int, around: str) -> None:
+    """With commas and without."""
+    for text in (str(value), f"{value:,}"):
+        assert numbers(f"{around} {text} {around}") == [value]
+
+
+@given(st.text(max_size=200), st.text(min_size=1, max_size=50).filter(str.strip))
+def test_whatever_is_written_scoring_ends(output: str, target: str) -> None:
+    """No text breaks a scorer, exact answers are right, and empty ones never."""
+    for name in ("number", "choice"):
+        score = get_task(name).score
+        found = score(output, target)
+        assert found.match or not found.exact
+        assert score(target, target).exact
+        assert not score("", target).match
 
 
 def test_tasks_are_found_by_name_and_near_names_are_told() -> None:
@@ -90,14 +145,10 @@ def test_tasks_are_found_by_name_and_near_names_are_told() -> None:
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
 def test_split_sizes_add_up_and_none_is_negative(count: int, fraction: float) -> None:
-    """Every row is in exactly one split."""
+    """Every row is in exactly one split; 2,000 words at 0.8 are 1,600 to train, 100 to validate, 300 to test."""
     sizes = split_sizes(count, fraction)
     assert sum(sizes) == count
     assert min(sizes) >= 0
-
-
-def test_split_sizes_of_the_usual_dataset() -> None:
-    """2,000 words at 0.8: 1,600 train, 100 validate, 300 test."""
     assert split_sizes(2000, 0.8) == (1600, 100, 300)
 
 
@@ -135,18 +186,14 @@ def test_too_few_words_say_how_many_there_are() -> None:
         )
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan"), float("inf"), 0.99])
-def test_a_fraction_that_leaves_a_split_empty_is_refused(fraction: float) -> None:
+@pytest.mark.parametrize(
+    ("count", "fraction"),
+    [*((40, each) for each in (0.0, 1.0, -0.5, 1.5, float("nan"), float("inf"), 0.99)), (0, 0.8), (-1, 0.8), (3, 0.8)],
+)
+def test_what_leaves_a_split_empty_is_refused(count: int, fraction: float) -> None:
     """Not a dataset that fails an hour later."""
     with pytest.raises(InputError, match="leave a split empty"):
-        _generate(40, fraction, 0)
-
-
-@pytest.mark.parametrize("count", [0, -1, 3])
-def test_a_count_that_leaves_a_split_empty_is_refused(count: int) -> None:
-    """Three words cannot fill three splits at 0.8."""
-    with pytest.raises(InputError, match="leave a split empty"):
-        _generate(count, 0.8, 0)
+        _generate(count, fraction, 0)
 
 
 def test_file_names_tell_length_share_and_count() -> None:

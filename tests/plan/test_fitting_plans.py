@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B
 from tests.run.made_plans import DATA, MODEL
+from tests.tiers import examples
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import backend_names, capabilities, refused_settings
@@ -115,7 +116,7 @@ def shown(memory: MemoryEstimate) -> str:
     return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g}) GiB"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked())
 def test_no_accepted_plan_has_a_run_that_is_out_of_memory(overrides: list[str]) -> None:
     """And the reason of a micro-batch quotes the estimate of the table; what a refusal says to type makes it fit."""

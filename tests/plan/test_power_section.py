@@ -17,8 +17,7 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts, power_lines, power_rows
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.statistics.exact_power import smallest_shown
-from touchline.statistics.power import smallest_seed_difference
+from touchline.statistics.power import smallest_shown
 from touchline.statistics.sample_sizes import detectable
 from touchline.statistics.spread_inputs import End, spread_at, spread_inputs
 
@@ -50,7 +49,7 @@ def design(
         "train.learning_rate": tuple(rates),
         "seeds": tuple(str(seed) for seed in seeds),
     }
-    return replace(plan, factors=factors, datasets={DATA.path: data})
+    return replace(plan, factors=factors, datasets={DATA.path: data}, spread=spread_inputs((), ()))
 
 
 def test_factors_that_change_together_are_one_contrast() -> None:
@@ -98,13 +97,26 @@ def test_three_seeds_and_two_hundred_items() -> None:
             f"{100 * family:.1f} points",
         )
     ]
-    units = smallest_seed_difference(3)
-    assert row(plan, "does train.lora.rank matter?") == (
-        "does train.lora.rank matter? 64 vs. 4",
-        "3 seeds x 1 condition per level, 200 items",
-        f"{units:.1f} standard deviations between seeds",
-        f"{units:.1f} standard deviations between seeds",
+    found = row(plan, "does train.lora.rank matter?")
+    assert found[:2] == ("does train.lora.rank matter? 64 vs. 4", "3 seeds x 1 condition per level, 200 items")
+    assert found[2] == found[3] == shown(plan, 3, 1, 1)
+
+
+def shown(plan: Plan, seeds: int, conditions: int, family: int) -> str:
+    """What `touchline design` says that so many seeds detect: at the expected spread, and at both ends of it."""
+    low, value, high = (
+        100
+        * float(
+            detectable(
+                np.asarray(float(seeds)),
+                np.asarray(float(ITEMS)),
+                spread_at(plan.spread, end, conditions),
+                coverage=1 - 0.05 / family,
+            )
+        )
+        for end in (End.LOW, End.VALUE, End.HIGH)
     )
+    return f"{value:.1f} points ({low:.1f} to {high:.1f})"
 
 
 def test_two_factors_average_over_each_other_and_share_a_family() -> None:
@@ -112,16 +124,13 @@ def test_two_factors_average_over_each_other_and_share_a_family() -> None:
     found = row(plan, "does train.lora.rank matter?")
     assert found[0].endswith("16, 64 vs. 4")
     assert found[1] == "3 seeds x 2 conditions per level, 200 items"
-    three = smallest_seed_difference(3, coverage=1 - 0.05 / 3)
-    assert found[3] == f"{three:.1f} standard deviations between seeds"
+    assert found[3] == shown(plan, 3, 2, 3)
 
 
 def test_one_seed_shows_nothing_of_the_setting() -> None:
     plan = design([1])
     assert row(plan, "does train.lora.rank matter?")[2] == "not testable with one seed"
-    lines = list(power_lines(plan))
-    assert "With one seed, a difference between levels describes these checkpoints, not the settings." in lines
-    assert any("3 seeds detect 4.6 standard deviations" in line for line in lines)
+    assert any("describes these checkpoints, not the settings" in line for line in power_lines(plan))
 
 
 def test_only_the_base_model_is_a_control_to_compare_with() -> None:
@@ -160,17 +169,7 @@ def test_the_section_stands_in_the_plan() -> None:
     assert "A true difference of this size is detected with 80% power" in text
 
 
-def test_a_known_spread_gives_points_and_the_seeds_that_two_of_them_need() -> None:
-    """The numbers are those of `touchline design`, at the expected spread and at both ends of its interval."""
-    plan = replace(design([1, 2, 3, 4]), spread=spread_inputs((), ()))
-    low, value, high = (
-        100 * float(detectable(np.asarray(4.0), np.asarray(float(ITEMS)), spread_at(plan.spread, end, 1)))
-        for end in (End.LOW, End.VALUE, End.HIGH)
-    )
-    assert row(plan, "does train.lora.rank matter?")[2] == f"{value:.1f} points ({low:.1f} to {high:.1f})"
-    text = " ".join(power_lines(plan))
+def test_the_spread_that_is_counted_on_has_its_source_and_the_seeds_that_two_points_need() -> None:
+    text = " ".join(power_lines(design([1, 2, 3, 4])))
     assert "spread between seeds 1 points (0.3 to 3) (prior range, not measured)" in text
     assert "2 points need more than 32 seeds on these 200 items" in text
-    assert "standard deviation between seeds" not in text
-    one = replace(design([1]), spread=plan.spread)
-    assert row(one, "does train.lora.rank matter?")[2] == "not testable with one seed"

@@ -330,7 +330,7 @@ def with_strategy(experiment: Path, *decisions: StrategyDecision) -> None:
 def test_a_cut_run_is_not_published(experiment: Path, settings: UserConfig) -> None:
     """Its training was not finished on purpose; results and report name the step."""
     losses = (RunLoss(run=RUN, loss=0.5), RunLoss(run="1M_rank64", loss=0.4))
-    cut = Cut(step=3, policy="halving", losses=losses, kept=("1M_rank64",), cut=(RUN,))
+    cut = Cut(step=3, losses=losses, kept=("1M_rank64",), cut=(RUN,))
     with_strategy(experiment, StrategyDecision(kind=DecisionKind.CUT, design="d", cut=cut))
     with pytest.raises(PolicyError, match=f"{RUN} was cut after step 3 by the strategy"):
         publish(experiment, settings)

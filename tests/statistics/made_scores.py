@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.core.levels import Level
-from touchline.statistics.analysis import analyse
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 
@@ -56,9 +57,12 @@ def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[float],
     return run, control
 
 
-def analysed(runs: Sequence[ScoredRun], seed: int = 1, **factors: Sequence[str]) -> Analysis:
+def analysed(
+    runs: Sequence[ScoredRun], seed: int = 1, tied: Sequence[Sequence[str]] = (), **factors: Sequence[str]
+) -> Analysis:
     """Their analysis; a keyword `rank` names the levels of `train.rank`."""
     from numpy.random import PCG64, Generator
 
     named = {factor_named(key): levels for key, levels in factors.items()}
-    return analyse(runs, task="capitalization", score="exact match", factors=named, rng=Generator(PCG64(seed)))
+    scores = TaskScores(task="capitalization", score="exact match", runs=runs, rng=Generator(PCG64(seed)))
+    return analyse_together([scores], named, tied)[0]

@@ -1,18 +1,20 @@
-"""Analyses of made-up sweeps: scores, comparisons with controls, and what is refused."""
+"""Analyses of made-up sweeps: scores, comparisons with controls, what is refused, and what one family adjusts."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored, table
+from tests.tiers import examples
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.statistics.conclusions import Conclusion, ScoredRun
-from touchline.statistics.own_score import named
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun
 from touchline.statistics.paired import holm, mcnemar_exact
 from touchline.statistics.proportion import wilson
 
@@ -38,13 +40,6 @@ def test_the_published_vectors_come_out_of_an_analysis() -> None:
     assert (comparison.difference.gained, comparison.difference.lost) == (14, 3)
     assert comparison.shown is Conclusion.HIGHER
     assert found.binary
-
-
-def test_the_measured_run_of_the_reference() -> None:
-    """0.13 to 0.86 on 100 items: +73.0 points [62.3, 80.1], p below 1e-20."""
-    found = analysed([*of_table("r4", 13, 73, 0, 14)]).comparisons[0].difference
-    assert (found.value, found.low, found.high) == pytest.approx((0.73, 0.623, 0.801), abs=6e-4)
-    assert found.p_adjusted < 1e-20
 
 
 def test_p_values_are_adjusted_over_the_declared_family_alone() -> None:
@@ -156,16 +151,6 @@ def test_scores_in_part_take_a_bootstrap_and_sign_flips() -> None:
     assert isinstance(same.smallest, Missing)
 
 
-def test_losses_are_scores_too() -> None:
-    """Scores beyond 1 have bootstrap intervals and no ceiling."""
-    rng = Generator(PCG64(5))
-    losses = rng.exponential(3, size=60)
-    found = analysed([scored("r4", losses * 0.5), scored("base", losses, control=True)])
-    assert found.scores[0].method == "bootstrap over items, expanded percentiles"
-    assert not found.scores[0].saturated
-    assert found.comparisons[0].shown is Conclusion.LOWER
-
-
 def test_clusters_are_the_unit() -> None:
     """Ten documents of ten items that all turn together: ten gains in ten, not a hundred in a hundred."""
     clusters = [f"document {i // 10}" for i in range(100)]
@@ -213,7 +198,81 @@ def test_laws_of_every_analysis(pairs: list[tuple[bool, bool]], seed: int) -> No
         assert (each.shown is Conclusion.NOT_ESTABLISHED) == (each.difference.p_adjusted >= 0.05)
 
 
-def test_names_in_a_sentence() -> None:
-    names = list("abcdef")
-    assert [named(names[:count]) for count in (1, 2, 3, 6)] == ["a", "a and b", "a, b and c", "a, b, c, d and 2 more"]
-    assert all(len(a) < len(b) for a, b in pairwise(named(names[:count]) for count in (1, 2, 3, 4)))
+# ---- several analyses in one family ----------------------------------------------------------------------------------
+
+
+FACTORS = {"train.rank": ("4", "8", "16"), "train.epochs": ("1", "2")}
+SEEDS = (1, 2, 3)
+
+
+@st.composite
+def a_set(draw: st.DrawFn, *, shares: bool) -> list[ScoredRun]:
+    """A control and a run of each rank, number of epochs and seed, on items of its own."""
+    items = draw(st.integers(2, 6))
+    one = st.sampled_from([0.0, 1.0] if not shares else [0.0, 0.25, 1.0])
+    answers = st.lists(one, min_size=items, max_size=items)
+    runs = [scored("base", draw(answers), control=True)]
+    runs += [
+        scored(f"r{rank}_e{epochs}_s{seed}", draw(answers), seed=seed, rank=rank, epochs=epochs)
+        for rank in FACTORS["train.rank"]
+        for epochs in FACTORS["train.epochs"]
+        for seed in SEEDS
+    ]
+    return runs
+
+
+def together(*groups: Sequence[ScoredRun]) -> tuple[Analysis, ...]:
+    """The groups as one family."""
+    members = [
+        TaskScores(task=f"task {number}", score="exact match", runs=runs, rng=Generator(PCG64(7)))
+        for number, runs in enumerate(groups)
+    ]
+    return analyse_together(members, FACTORS)
+
+
+SETS = st.booleans().flatmap(lambda shares: st.lists(a_set(shares=shares), min_size=1, max_size=3))
+
+
+@settings(max_examples=examples(8), deadline=None)
+@given(SETS)
+def test_each_kind_of_p_value_is_adjusted_once_over_all_sets(groups: list[list[ScoredRun]]) -> None:
+    found = together(*groups)
+    sets = len(groups)
+    assert {each.family for each in found} == {18 * sets}
+    assert {each.effects_family for each in found} == {3 * sets}
+    assert {each.interactions_family for each in found} == {2 * sets}
+    compared = [each.difference for analysis in found for each in analysis.comparisons]
+    assert [each.p_adjusted for each in compared] == pytest.approx(holm([each.p_value for each in compared]))
+    contrasts = [contrast for analysis in found for effect in analysis.effects for contrast in effect.contrasts]
+    raw = [1.0 if each.p_value is None else each.p_value for each in contrasts]
+    expected = [None if each.p_value is None else p for each, p in zip(contrasts, holm(raw), strict=True)]
+    assert [each.p_adjusted for each in contrasts] == pytest.approx(expected)
+    wide = [each.with_items for each in contrasts if each.with_items is not None]
+    assert [each.p_adjusted for each in wide] == pytest.approx(holm([min(each.p_value, 1.0) for each in wide]))
+    interactions = [each.difference.with_items for analysis in found for each in analysis.interactions]
+    known = [each for each in interactions if each is not None]
+    assert len(known) == 2 * sets
+    assert [each.p_adjusted for each in known] == pytest.approx(holm([min(each.p_value, 1.0) for each in known]))
+
+
+@settings(max_examples=examples(8), deadline=None)
+@given(SETS)
+def test_a_family_changes_what_is_adjusted_and_nothing_else(groups: list[list[ScoredRun]]) -> None:
+    """Scores, differences, intervals and raw p values are those of each set alone; adjusted ones are never smaller."""
+    for member, runs in zip(together(*groups), groups, strict=True):
+        (alone,) = together(runs)
+        assert member.scores == alone.scores
+        for one, other in zip(member.comparisons, alone.comparisons, strict=True):
+            assert (one.difference.low, one.difference.high) == (other.difference.low, other.difference.high)
+            assert one.difference.p_value == other.difference.p_value
+            assert one.difference.p_adjusted >= other.difference.p_adjusted
+        for effect, own in zip(member.effects, alone.effects, strict=True):
+            assert effect.points == own.points
+            for contrast, single in zip(effect.contrasts, own.contrasts, strict=True):
+                assert (contrast.value, contrast.low, contrast.high) == (single.value, single.low, single.high)
+                assert contrast.test == single.test
+                assert (contrast.p_adjusted or 0.0) >= (single.p_adjusted or 0.0)
+
+
+def test_a_family_of_nothing_is_nothing() -> None:
+    assert together() == ()

@@ -11,7 +11,6 @@ from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored
 
 from touchline.core.quantity import Missing, Quantity
-from touchline.statistics.analysis import analyse
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun
 from touchline.statistics.effects import ONE_SEED
 from touchline.statistics.strata import tied_factors
@@ -430,14 +429,7 @@ def test_settings_that_are_tied_by_design_are_one_effect() -> None:
         scored(f"r{rank}_s{seed}", answers(share, rng), seed=seed, rank=rank, rate=rate)
         for (rank, rate, share), seed in product((("4", "1e-3", 0.4), ("64", "1e-4", 0.8)), (1, 2, 3))
     ]
-    found = analyse(
-        runs,
-        task="t",
-        score="s",
-        factors={"train.rank": ("4", "64"), "train.rate": ("1e-3", "1e-4")},
-        rng=rng,
-        tied=[("train.rank", "train.rate")],
-    )
+    found = analysed(runs, tied=[("train.rank", "train.rate")], rank=("4", "64"), rate=("1e-3", "1e-4"))
     (effect,) = found.effects
     assert (effect.tied, effect.tied_levels) == (("train.rate",), {"train.rate": ("1e-3", "1e-4")})
     assert (effect.confounded_with, found.effects_family) == ((), 1)

@@ -22,7 +22,6 @@ from touchline.results.scored import compared
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import (
     Choice,
-    Continuation,
     ContrastLook,
     Cut,
     DecisionKind,
@@ -184,12 +183,6 @@ def stopped(
     return decision(DecisionKind.STOP, stop=stop)
 
 
-def continued(budget: float | None) -> StrategyDecision:
-    """Continuation after a stop for the budget."""
-    found = Continuation(budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=2.5)
-    return decision(DecisionKind.CONTINUATION, continuation=found)
-
-
 HIGH_SCORES = {11: (0.80, 0.765), 12: (0.81, 0.78), 13: (0.79, 0.765), 14: (0.805, 0.77)}
 MIDDLE_SCORES = {
     11: (0.76, 0.765),
@@ -236,7 +229,6 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
             0,
             cut=Cut(
                 step=5,
-                policy="halving",
                 losses=tuple(
                     RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS, (None, 0.9, 0.5, 0.4), strict=True)
                 ),
@@ -249,7 +241,6 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
             1,
             cut=Cut(
                 step=10,
-                policy="halving",
                 losses=tuple(
                     RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS[1:], (0.7, 0.45, 0.3), strict=True)
                 ),

@@ -75,7 +75,7 @@ factors:
   train.lora.rank: [2, 4, 8, 16]
 evaluate: {batch_size: 8, max_new_tokens: 8}
 strategy:
-  explore: {policy: halving, at: [0.25, 0.5], keep: 0.5, reference: {train.lora.rank: 2}}
+  explore: {at: [0.25, 0.5], keep: 0.5, reference: {train.lora.rank: 2}}
 """
 )
 """Twelve steps, validated every third: points at 3 and 6."""

@@ -46,7 +46,6 @@ SLOW = by_rank(rank2=[10, 11, 9, 10, 12, 10], rank4=[14, 13, 9, 15, 13, 17], ran
 """Both take more looks."""
 RANK8 = by_loss(rank2=1.0, rank4=2.0, rank8=1.5, rank16=3.0)
 """Rank 8 is the best beside the reference, rank 16 the worst."""
-MEDIAN = EXPLORE_ONLY.replace("policy: halving", "policy: median")
 EPOCHS = EXPLORE_ONLY.replace("train.lora.rank: [2, 4, 8, 16]", "train.epochs: [2, 4, 6]").replace(
     "reference: {train.lora.rank: 2}", "reference: {train.epochs: 2}"
 )
@@ -68,18 +67,10 @@ def summary(decision: StrategyDecision) -> str:
 @pytest.mark.parametrize(
     ("text", "loss", "expected"),
     [
-        (EXPLORE_ONLY, RANK8, ["cut 1M_rank16 at 3", "cut 1M_rank4 at 6", "choose 1M_rank8", "settled"]),
-        (MEDIAN, RANK8, ["cut 1M_rank16 at 3", "cut 1M_rank4 at 6", "choose 1M_rank8", "settled"]),
-        # The reference is never cut, however bad it is.
+        # The reference is never cut, however bad it is; a run that diverges is, and its place stays empty.
         (
             EXPLORE_ONLY,
-            by_loss(rank2=9.0, rank4=1.0, rank8=1.5, rank16=3.0),
-            ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose 1M_rank4", "settled"],
-        ),
-        # A run that diverges is cut, and its place stays empty.
-        (
-            EXPLORE_ONLY,
-            by_loss(rank2=1.0, rank4=2.0, rank16=3.0),
+            by_loss(rank2=9.0, rank4=2.0, rank16=3.0),
             ["cut 1M_rank8 at 3", "cut 1M_rank16 at 6", "choose 1M_rank4", "settled"],
         ),
         (EXPLORE, by_loss(), ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose", "settled"]),
@@ -384,6 +375,7 @@ def test_a_run_that_is_not_started_is_refused_by_name(
         api.prepare(folder, settings, run="1M_rank4_seed16")
 
 
+@pytest.mark.thorough
 def test_a_smaller_micro_batch_after_an_out_of_memory_error_is_the_same_design(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,9 +435,9 @@ def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(
     stop = decided(folder)[2].stop
     assert stop is not None
     assert (stop.budget_device_hours, stop.spent_device_hours) == (5, 9)
-    assert "stopped it after look 1 of 3, and it was continued with 9.5." in (folder / "RESULTS.md").read_text()
 
 
+@pytest.mark.thorough
 def test_a_budget_that_stopped_either_phase_may_be_raised(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +459,7 @@ def test_a_budget_that_stopped_either_phase_may_be_raised(
     assert without_stops(folder) == [*decided(calm)]
 
 
+@pytest.mark.thorough
 def test_a_smaller_budget_is_that_of_the_coming_starts(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,7 +510,7 @@ def test_submit_continues_with_a_larger_budget_too(
     assert said[-2].startswith("the strategy continues: now the budget of 40 device-hours; 9 device-hours are spent")
 
 
-@pytest.mark.parametrize("command", ["status", "results"])
+@pytest.mark.parametrize("command", ["status", pytest.param("results", marks=pytest.mark.thorough)])
 def test_commands_show_the_verdicts(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

@@ -23,7 +23,7 @@ from touchline.experiment.runs import Phase
 from touchline.lint.local.inputs import errors_of
 from touchline.plan.sections import sections, summary_line
 from touchline.strategy.costs import explore_cost
-from touchline.strategy.explore import halving, median
+from touchline.strategy.explore import halving
 from touchline.strategy.strategy import strategy_of
 
 __all__ = ["settings"]
@@ -32,25 +32,23 @@ _LOSSES = st.dictionaries(
 )
 
 
-def test_halving_and_the_median_rule_by_hand() -> None:
+def test_halving_by_hand() -> None:
     """A share is rounded up; of equal losses the earlier run continues; where all runs diverged some continue."""
     losses = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 2.0}
     assert halving(losses, 0.5) == ("b", "c")
     assert halving({str(n): float(n) for n in range(25)}, 0.28) == tuple(map(str, range(7)))
     assert halving({"a": math.nan, "b": 1.0, "c": 2.0}, 1.0) == ("b", "c"), "its place stays empty"
     assert halving({"a": math.nan, "b": math.inf}, 0.5) == ("a",)
-    assert median({"a": 1.0, "b": 2.0, "c": 3.0}) == ("a", "b")
-    assert median({"a": math.nan, "b": math.nan}) == ("a", "b")
 
 
 @given(_LOSSES, st.floats(0.01, 1))
 def test_no_cut_run_is_better_than_one_that_continues(losses: dict[str, float], keep: float) -> None:
-    for kept in (halving(losses, keep), median(losses)):
-        assert kept
-        worst = max(losses[run] if math.isfinite(losses[run]) else math.inf for run in kept)
-        gone = [losses[run] for run in losses if run not in kept and math.isfinite(losses[run])]
-        assert all(loss >= worst for loss in gone) or worst == math.inf
-    assert len(halving(losses, keep)) <= max(1, math.ceil(round(keep * len(losses), 9)))
+    kept = halving(losses, keep)
+    assert kept
+    worst = max(losses[run] if math.isfinite(losses[run]) else math.inf for run in kept)
+    gone = [losses[run] for run in losses if run not in kept and math.isfinite(losses[run])]
+    assert all(loss >= worst for loss in gone) or worst == math.inf
+    assert len(kept) <= max(1, math.ceil(round(keep * len(losses), 9)))
 
 
 @pytest.mark.parametrize(

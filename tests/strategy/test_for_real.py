@@ -115,6 +115,7 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
     assert {run["name"] for run in listed if run["status"] == RunStatus.CUT.value} == set(cut.cut)
 
 
+@pytest.mark.thorough
 def test_a_training_that_diverges_counts_as_nothing_right_and_is_not_started_again(
     tmp_path: Path, env: dict[str, str]
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_training_that_diverges_counts_as_nothing_right_and_is_not_started_aga
         assert [attempt.exit.code for attempt in attempts if attempt.exit is not None] == [EXIT_DIVERGED]
 
 
+@pytest.mark.thorough
 def test_trl_pauses_and_a_cohort_continues_without_the_cut_run(tmp_path: Path, env: dict[str, str]) -> None:
     """Each run is trained no step twice; runs that are left train on side by side."""
     alone = EXPERIMENT.partition("  confirm:")[0]

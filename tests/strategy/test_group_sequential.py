@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from scipy import stats
+from tests.tiers import examples
 
 from touchline.strategy.group_sequential import (
     LEVEL,
@@ -82,7 +83,7 @@ def test_a_single_look_is_the_t_test(seeds: int) -> None:
     assert stopping_chances((seeds,), effect, efficacy_bounds((seeds,))).power == pytest.approx(0.8, abs=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(looks=some_looks(), level=st.floats(0.0005, 0.2), share=st.floats(0.2, 0.95))
 def test_a_smaller_level_has_larger_bounds_at_every_look(looks: tuple[int, ...], level: float, share: float) -> None:
     """Check the condition of Holm's rule over looks (Maurer and Bretz 2013)."""
@@ -90,7 +91,7 @@ def test_a_smaller_level_has_larger_bounds_at_every_look(looks: tuple[int, ...],
     assert all(other > one for one, other in zip(wide, strict, strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(looks=some_looks(), level=st.floats(0.001, 0.1))
 def test_no_look_alone_has_more_than_the_level_and_futility_is_below_the_bound(
     looks: tuple[int, ...], level: float
@@ -103,7 +104,7 @@ def test_no_look_alone_has_more_than_the_level_and_futility_is_below_the_bound(
     assert all(lower <= upper for lower, upper in zip(low, bounds, strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(looks=some_looks(), effect=st.floats(0.0, 3.0), more=st.floats(0.05, 1.0))
 def test_power_grows_with_the_effect_and_futility_costs_little_of_it(
     looks: tuple[int, ...], effect: float, more: float

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from scipy import stats
+from tests.tiers import examples
 
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import ContrastLook, SeedPair
@@ -117,7 +118,7 @@ def test_differences_that_are_not_one_number_per_seed_are_refused() -> None:
             look(evidence("a", *differences))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     rows=st.lists(st.lists(st.floats(-100, 100, allow_nan=False), min_size=4, max_size=4), min_size=1, max_size=4),
     shift=st.floats(0.01, 50),

@@ -128,9 +128,7 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
     confirmed = plan_of().strategy
     assert confirmed is not None
     explore = [
-        StrategyDecision(
-            kind=DecisionKind.CUT, design="d", cut=Cut(step=3, policy="halving", losses=(), kept=kept, cut=cut)
-        ),
+        StrategyDecision(kind=DecisionKind.CUT, design="d", cut=Cut(step=3, losses=(), kept=kept, cut=cut)),
         StrategyDecision(
             kind=DecisionKind.CHOICE,
             design="d",
@@ -199,7 +197,7 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
 
 
 def test_costs_lie_between_the_first_look_and_the_last() -> None:
-    """Expected costs need the spread between seeds; a design without looks is the measure."""
+    """Expected costs need the spread between seeds."""
     costs = strategy_costs(plan_of())
     assert costs is not None
     assert costs.least is not None
@@ -213,7 +211,7 @@ def test_costs_lie_between_the_first_look_and_the_last() -> None:
     assert costs.most == pytest.approx(24 * hours + 600 / 3600)
     unknown = strategy_costs(plan_of(seed_spread=None))
     assert unknown is not None
-    assert (unknown.without_effect, unknown.promised, unknown.fixed_seeds) == (None, None, 4)
+    assert (unknown.without_effect, unknown.promised) == (None, None)
     assert [look.futility is None for look in look_bounds(plan_of())] == [False, True]
 
 

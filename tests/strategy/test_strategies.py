@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.planning, pytest.mark.slow]
+pytestmark = [pytest.mark.planning, pytest.mark.slow, pytest.mark.thorough]
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

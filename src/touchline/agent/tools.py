@@ -313,7 +313,7 @@ def edit(
 ) -> Data:
     """Set values in experiment.yaml, keeping its comments, if the result can be read."""
     from touchline.core.files import read_text_bounded, write_if_changed
-    from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+    from touchline.experiment.document import SIZE_LIMIT_BYTES
     from touchline.experiment.edit import with_values
     from touchline.experiment.read import read_experiment
     from touchline.run.folders import ExperimentFolder

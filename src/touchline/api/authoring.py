@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import disk_errors, read_text_bounded, write_atomic
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import parse
+from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.read import read_experiment as read_text
 from touchline.run.folders import ExperimentFolder

@@ -18,7 +18,7 @@ from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, remove_temporaries, write_if_changed
 from touchline.data.create import create_capitalization
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.read import read_experiment
 from touchline.experiment.recorded import override_lines
 from touchline.results import collecting, strategy

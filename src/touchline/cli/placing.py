@@ -14,7 +14,7 @@ from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing
-    from touchline.plan.optimization import Optimization, RunOption
+    from touchline.plan.optimize import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
 RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib", "--emit": "--write-scripts"}
@@ -97,7 +97,7 @@ def place(
 
 def _show(found: Placement) -> None:
     from touchline.core.quantity import Missing
-    from touchline.plan.placement.verdict import duration_text
+    from touchline.plan.placement.deadline import duration_text
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
@@ -153,7 +153,7 @@ def optimize(
     from touchline import api
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.user_config import load_settings
-    from touchline.plan.optimization import Optimization
+    from touchline.plan.optimize import Optimization
     from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
     from touchline.run.optimising import OptimiseRequest
 

@@ -1,7 +1,7 @@
 """Known names that resemble an unknown one: "did you mean ...?".
 
-Three questions differ. `near_names` serves closed sets, where anything unknown is wrong. `nearest` and `near_choice`
-count slips in the keys and values of a trainer's arguments. `misspelled` is strict: many unknown names belong to the
+Three questions differ. `near_names` serves closed sets, where anything unknown is wrong. `nearest` counts
+slips in the keys of a trainer's arguments. `misspelled` is strict: many unknown names belong to the
 user there and are right.
 """
 
@@ -35,15 +35,9 @@ def did_you_mean(near: Sequence[str], otherwise: str | None = None) -> str | Non
     return f"did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
-def nearest(name: str, known: Iterable[str], slips_at_least: int = 0) -> tuple[str, ...]:
-    """Return the known names that differ in case and punctuation alone, else those with the fewest slips.
-
-    Args:
-        name: a name that is not known.
-        known: those that are.
-        slips_at_least: how many slips even a short name may have.
-    """
-    bare, allowed = _letters(name), max(slips_at_least, slips_allowed(name))
+def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the known names that differ in case and punctuation alone, else those with the fewest slips."""
+    bare, allowed = _letters(name), slips_allowed(name)
     best: list[str] = []
     for other in known:
         if _letters(other) == bare:
@@ -80,12 +74,6 @@ def slips(one: str, other: str, limit: int) -> int:
             return limit + 1
         before_last, last = last, here
     return last[-1]
-
-
-def near_choice(value: str, choices: Iterable[str]) -> str | None:
-    """Return the allowed word that is closest to a value."""
-    words = list(choices)
-    return next(iter(nearest(value, words) or near_names(value, words, cutoff=0.75)), None)
 
 
 def _letters(name: str) -> str:

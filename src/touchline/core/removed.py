@@ -28,7 +28,6 @@ class Removed:
     """Removed thing."""
 
     kind: RemovedKind
-    """Its kind."""
     name: str
     """Its name: `check --sarif`, `evaluate.general`."""
     instead: str

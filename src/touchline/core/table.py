@@ -62,7 +62,6 @@ class Cell:
     """Text of a cell with its number and emphasis."""
 
     text: str
-    """The text."""
     value: float | None = None
     """The number, for sorting."""
     mark: Mark | None = None
@@ -84,7 +83,6 @@ class Table:
     """Columns and rows."""
 
     columns: tuple[Column, ...]
-    """The columns."""
     rows: tuple[tuple[Value, ...], ...]
     """Rows, with a value per column."""
     title: str = ""

@@ -100,12 +100,7 @@ def relative_datasets(plan: Plan) -> Plan:
 
 
 def anchored(plan: Plan, root: PurePath) -> Plan:
-    """Return a plan whose paths are absolute, so that it can be run in another folder.
-
-    Args:
-        plan: the plan.
-        root: the experiment's folder, absolute.
-    """
+    """Return a plan whose paths are absolute, so that it can be run in another folder."""
 
     def place(path: str) -> str:
         return path if posixpath.isabs(path) else posixpath.normpath(str(root / path))

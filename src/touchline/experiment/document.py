@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ruamel.yaml import YAML
+import yaml  # noqa: TID251 (its scanner in C is fifty times as fast; values are not read here)
+from ruamel.yaml import YAML, events
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -19,14 +20,61 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters
-from touchline.experiment.bounds import (
-    DEPTH_LIMIT,
-    SIZE_LIMIT_BYTES,
-    UNREADABLE,
-    beyond_bounds,
-    beyond_bounds_slowly,
-    first_tag,
-)
+
+SIZE_LIMIT_BYTES = 1 << 20
+DEPTH_LIMIT = 100
+ALIAS_LIMIT = 10_000
+
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""PyYAML's safe loader; the one in C where the wheel has it."""
+
+
+UNREADABLE = (yaml.YAMLError, ValueError)
+"""What is raised for a text that is no YAML 1.1."""
+
+
+def beyond_bounds(text: str, loader: Any = Loader) -> tuple[str, int] | None:
+    """Return the exceeded limit and its line from 0; None if the text is within bounds.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    kinds = (yaml.CollectionStartEvent, yaml.CollectionEndEvent, yaml.AliasEvent)
+    return _counted(yaml.parse(text, Loader=loader), *kinds)
+
+
+def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
+    """Return the same by the rules of YAML 1.2.
+
+    Raises:
+        ruamel.yaml.error.YAMLError: it is no YAML.
+    """
+    kinds = (events.CollectionStartEvent, events.CollectionEndEvent, events.AliasEvent)
+    return _counted(YAML(typ="rt").parse(text), *kinds)
+
+
+def first_tag(text: str) -> int | None:
+    """Return the line, from 0, of the first value with a tag; None if there is none."""
+    try:
+        return next(
+            (event.start_mark.line for event in yaml.parse(text, Loader=Loader) if getattr(event, "tag", None)), None
+        )
+    except UNREADABLE:
+        return None
+
+
+def _counted(found: Iterable[Any], start: type, end: type, alias: type) -> tuple[str, int] | None:
+    depth = aliases = 0
+    for event in found:
+        depth += isinstance(event, start)
+        depth -= isinstance(event, end)
+        aliases += isinstance(event, alias)
+        if depth > DEPTH_LIMIT:
+            return f"nested deeper than {DEPTH_LIMIT} levels", int(event.start_mark.line)
+        if aliases > ALIAS_LIMIT:
+            return f"more than {ALIAS_LIMIT:,} aliases", int(event.start_mark.line)
+    return None
+
 
 Key = str | int
 Path = tuple[Key, ...]
@@ -67,6 +115,15 @@ class YamlDocument:
             line, column = place[:2] if place else (line, column)
             node = node[key]
         return Location(path=self.path, line=line + 1, column=column + 1)
+
+    def states(self, path: Iterable[Key]) -> bool:
+        """Return whether there is a value at a path."""
+        node: Any = self.data
+        for key in path:
+            if not (key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))):
+                return False
+            node = node[key]
+        return True
 
 
 def error(code: str, subject: str, message: str, where: Location | None, hint: str | None = None) -> Finding:
@@ -209,15 +266,11 @@ class _Plain:
         return text
 
     def _fault(self, path: Path, message: str) -> None:
-        subject = _dotted(path).encode(errors="backslashreplace").decode()
+        subject = ".".join(map(str, path)).encode(errors="backslashreplace").decode()
         self.findings.append(error("EX003", subject, f"{subject}: {message}", self._where(path)))
 
     def _where(self, path: Path) -> Location:
         return self._document.where(path) if self._pointed else Location(path=self._document.path)
-
-
-def _dotted(path: Sequence[Key]) -> str:
-    return ".".join(str(part) for part in path)
 
 
 def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:

@@ -11,7 +11,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.core.levels import SEEDS, STAGE, Level, level_text
 from touchline.experiment.document import Path, YamlDocument, error
-from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, TrainConfig, with_fields
+from touchline.experiment.experiment import TRAINING_KEYS, DataConfig, Experiment, StageConfig, with_fields
 from touchline.experiment.names import Condition, ModelLabel, control_names, refuse_taken, run_names, stage_run_names
 from touchline.experiment.overlay import setting, with_settings
 from touchline.experiment.runs import ControlKind, ParentLink, Phase, RunKind, RunSpec
@@ -123,7 +123,9 @@ def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
         kind=RunKind.FINE_TUNED,
         model=condition.model,
         data=configured.data,
-        train=_with_alpha(configured.train),
+        train=replace(
+            configured.train, lora=replace(configured.train.lora, alpha=configured.train.lora.resolved_alpha)
+        ),
         evaluate=configured.evaluate,
         seed=condition.seed,
         levels=(*_level_texts(condition.model, condition.settings), *_seed_level(experiment, condition)),
@@ -175,10 +177,6 @@ def _matches(configured: Experiment, model: str, seed: int, key: str, value: obj
     return found == value or found in wanted
 
 
-def _with_alpha(train: TrainConfig) -> TrainConfig:
-    return replace(train, lora=replace(train.lora, alpha=train.lora.resolved_alpha))
-
-
 def _level_texts(model: str, settings: Settings) -> tuple[Level, ...]:
     levels = [Level(factor="models", value=model)]
     return (*levels, *(Level(factor=key, value=level_text(value)) for key, value in settings.items()))
@@ -219,11 +217,6 @@ def method_faults(runs: Sequence[RunSpec], experiment: Experiment, document: Yam
     would continue such a run.
 
     Keys of the file itself are for other runs, if there are any that train an adapter.
-
-    Args:
-        runs: fine-tuned runs.
-        experiment: the experiment.
-        document: where to point.
     """
     whole = [run for run in runs if run.train.trains_all]
     places: dict[str, Path] = {}

@@ -17,8 +17,7 @@ from typing import Any, Literal
 import yaml  # noqa: TID251 (the loader that these files are read by elsewhere)
 
 from touchline.core.finding import Finding, Location, Severity
-from touchline.experiment.bounds import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Loader, beyond_bounds
-from touchline.experiment.document import Key
+from touchline.experiment.document import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Key, Loader, beyond_bounds
 from touchline.experiment.partial import Stated
 
 Dialect = Literal["pyyaml", "omegaconf"]

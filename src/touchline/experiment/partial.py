@@ -115,13 +115,11 @@ class StatedTraining:
     warmup_fraction: Stated[float] | None = None
     """The same as a share of all steps."""
     weight_decay: Stated[float] | None = None
-    """Weight decay."""
     optimizer: Stated[str] | None = None
     """The optimizer, in the file's word."""
     max_grad_norm: Stated[float] | None = None
     """Norm that gradients are clipped to."""
     seed: Stated[int] | None = None
-    """Seed."""
     shuffle: Stated[bool] | None = None
     """Whether the examples are shuffled."""
 

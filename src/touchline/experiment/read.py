@@ -44,7 +44,6 @@ class LoadedExperiment:
     """An experiment and what it was read from."""
 
     experiment: Experiment
-    """The experiment."""
     document: YamlDocument
     """The text, for places in later findings."""
     overrides: tuple[str, ...]

@@ -87,11 +87,6 @@ class FileChanges:
 def is_as_planned(text: str, path: str, plan: Plan) -> bool:
     """Return True if the settings of the file are those that were planned.
 
-    Args:
-        text: content of experiment.yaml.
-        path: its name, for errors.
-        plan: plan on disk.
-
     Raises:
         InputError: the text is not YAML.
     """
@@ -140,7 +135,7 @@ def unused_override_lines(plan: Plan) -> Iterator[str]:
 
 
 def _difference(loaded: LoadedExperiment, plan: Plan, path: Path, value: object, planned: object) -> SettingDifference:
-    is_set = _has(loaded.document.data, path)
+    is_set = loaded.document.states(path)
     given = any(_overlap(override_path(each.partition("=")[0]), path) for each in loaded.overrides)
     where = loaded.document.where(path)
     return SettingDifference(
@@ -158,14 +153,6 @@ def _overlap(one: Path, other: Path) -> bool:
     return one[:shorter] == other[:shorter]
 
 
-def _has(data: object, path: Path) -> bool:
-    for part in path:
-        if not isinstance(data, Mapping) or part not in data:
-            return False
-        data = data[part]
-    return True
-
-
 def _full(experiment: Experiment) -> dict[str, Any]:
     """Return all settings, defaults included, as plain data."""
     data: dict[str, Any] = json.loads(adapter(Experiment).dump_json(experiment))
@@ -177,13 +164,8 @@ def _differing(now: Any, before: Any, path: Path = ()) -> Iterator[tuple[Path, o
     override removes a key.
     """
     mappings = isinstance(now, dict) and isinstance(before, dict)
-    if mappings and _is_group(path) and set(now) <= set(before):
+    if mappings and ".".join(map(str, path)) in _GROUPS and set(now) <= set(before):
         for key, value in before.items():
             yield from _differing(now.get(key), value, (*path, key))
     elif now != before:
         yield path, now, before
-
-
-def _is_group(path: Path) -> bool:
-    """Return True if the keys below a path have overrides of their own."""
-    return ".".join(map(str, path)) in _GROUPS

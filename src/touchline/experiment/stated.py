@@ -210,22 +210,12 @@ def _place(
         key = "seeds"
     path: Path = levels.get(key) or tuple(key.split("."))
     if path not in known:
-        there = _exists(document.data, path)
         known[path] = (
             SettingSource(document.where(path))
-            if there
+            if document.states(path)
             else SettingSource(Location(path=document.path), is_default=True)
         )
     return known[path]
-
-
-def _exists(node: object, path: Path) -> bool:
-    for key in path:
-        inside = key in node if isinstance(node, dict) else isinstance(node, list) and key in range(len(node))
-        if not inside:
-            return False
-        node = node[key]  # type: ignore[index]
-    return True
 
 
 def _level_path(document: YamlDocument, factor: str, spec: RunSpec) -> list[Path]:

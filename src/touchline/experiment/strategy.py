@@ -18,10 +18,6 @@ from touchline.experiment.value_types import Fraction, NonNegativeInt, PositiveF
 if TYPE_CHECKING:
     from touchline.core.levels import Level
 
-Policy = Literal["halving", "median"]
-"""Rule that cuts runs by their validation losses."""
-
-
 # ---- as written ------------------------------------------------------------------------------------------------------
 # What concerns several keys is checked in `strategy_faults`, where an error of one key hides none of another.
 
@@ -32,15 +28,12 @@ class ExploreConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    policy: Policy = "halving"
-    """Rule at each point, for all runs but the reference: `halving` continues the best `keep` of them, `median` those
-    whose validation loss is not above the median. Cut runs keep their checkpoints, are shown as cut, and never enter a
-    test."""
     at: Annotated[tuple[Fraction, ...], MinLen(1)] = (0.25, 0.5)
     """Points at which runs are compared, as fractions of the training's steps, increasing; each at the first validation
     from there on."""
     keep: Fraction = 0.5
-    """With `halving`, fraction of the runs other than the reference that continues after each point, rounded up."""
+    """Fraction of the runs other than the reference that continues after each point: those with the lowest validation
+    losses, rounded up. Cut runs keep their checkpoints, are shown as cut, and never enter a test."""
     confirm: PositiveInt = 1
     """Conditions with the lowest final validation loss that are confirmed."""
     reference: Annotated[dict[str, object], MinLen(1)]

@@ -86,7 +86,13 @@ def _findings(
             got = _value(data, path)
             expected = " or ".join(dict.fromkeys(_expected(detail) for detail in group))
             hint = _hint(whole[-1] if whole else "", [detail["type"] for detail in group], got)
-            yield error("EX003", subject, f"{subject}: expected {expected}, got {_show(got)}", where, hint)
+            yield error(
+                "EX003",
+                subject,
+                f"{subject}: expected {expected}, got {shorten(json.dumps(got, ensure_ascii=False), 60)}",
+                where,
+                hint,
+            )
 
 
 def _stands(group: Sequence[ErrorDetails]) -> bool:
@@ -177,10 +183,6 @@ def _expected(detail: ErrorDetails) -> str:
             return str(context["error"])
         case other:
             return _EXPECTED.get(other, detail["msg"])
-
-
-def _show(value: object) -> str:
-    return shorten(json.dumps(value, ensure_ascii=False), 60)
 
 
 @functools.cache

@@ -16,8 +16,7 @@ from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import parse
+from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of

@@ -22,8 +22,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
 from touchline.core.observation import Observation, ObservationName
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import YamlDocument, parse
+from touchline.experiment.document import SIZE_LIMIT_BYTES, YamlDocument, parse
 from touchline.history.file_segment import FileSegment, HeadTailBuffer
 from touchline.history.grouping import FileGroup
 from touchline.history.run_facts import DTYPES, FACTS, FactKey, flag_of

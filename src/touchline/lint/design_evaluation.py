@@ -91,7 +91,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    from touchline.statistics.exact_power import smallest_in_points
+    from touchline.statistics.power import smallest_in_points
 
     if effect is None:
         yield Violation(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
@@ -12,7 +11,6 @@ from touchline.core.text import first_of
 from touchline.experiment.plan import Plan, PlannedRun
 
 _SHOWN = 8
-_WHAT_IFS = 3
 
 
 def batch_sections(plan: Plan) -> tuple[Section, ...]:
@@ -20,7 +18,7 @@ def batch_sections(plan: Plan) -> tuple[Section, ...]:
     return (
         table_section("Configuration", _BATCH_COLUMNS, grouped_rows(_configuration(plan)), lines=_compiled(plan)),
         table_section("Packing analysis", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan)),
-        table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan)), lines=_what_if(plan)),
+        table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan))),
     )
 
 
@@ -162,19 +160,3 @@ def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
         figures = tuple(gib_text(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
         share = memory_share(m.process.quantity(), plan, processes)
         yield (name, m.verdict.value, share, *figures, parts, m.assumption)
-
-
-def _what_if(plan: Plan) -> Iterator[str]:
-    """Yield, for the largest run of each model, the changes that would save most memory."""
-    largest: dict[str, tuple[str, MemoryEstimate]] = {}
-    for run in plan.runs:
-        if not isinstance(run.memory, Missing):
-            known = largest.get(run.model)
-            if known is None or run.memory.reserved.value > known[1].reserved.value:
-                largest[run.model] = run.name, run.memory
-    for name, memory in largest.values():
-        now = memory.reserved.value
-        saving = [what for what in memory.what_ifs if what.reserved_gib < now]
-        for what in saving[:_WHAT_IFS]:
-            time = f"{100 * (what.step_time_factor - 1):+.0f}% time"
-            yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} per step"

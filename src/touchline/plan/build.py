@@ -4,23 +4,21 @@ plans."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
 from touchline.backends.protocol import ExampleLengths
-from touchline.backends.registry import get_backend, refused_settings
 from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo
 from touchline.core.errors import InputError
-from touchline.core.finding import Finding, Severity
+from touchline.core.finding import Severity
 from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.core.units import plural
 from touchline.estimate.totals import collect_evidence, runs_at_once, sum_quantities, totals, totals_of
 from touchline.experiment.anchors import recorded_data
-from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.evaluation import EvaluationTask
-from touchline.experiment.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
+from touchline.experiment.experiment import DataConfig, Experiment, TrainConfig
 from touchline.experiment.labels import LabelSet
 from touchline.experiment.plan import Plan, PlannedRun, RecipeFile, ShownExample, data_parallel_size
 from touchline.experiment.runs import ControlKind, RunKind, RunSpec
@@ -31,12 +29,11 @@ from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.evaluations import with_evaluation_memory
 from touchline.plan.identity import training_digest
-from touchline.plan.length_faults import length_faults
 from touchline.plan.power import evaluated_items
+from touchline.plan.run_faults import length_faults, shuffled_lengths
 from touchline.plan.slots import SlotChoice, choose_slots
 from touchline.plan.times import time_limit
 from touchline.plan.untrained import takes_over, without_shared_validation
-from touchline.statistics.derangement import derangement, label_generator
 from touchline.statistics.spread_types import SpreadInput
 from touchline.strategy.design import SeedSpread, planned_strategy, refuse_impossible, seed_spread_of
 from touchline.strategy.explore import explore_faults
@@ -50,7 +47,6 @@ class PlanInputs:
     """Inputs of the planner."""
 
     experiment: Experiment
-    """The experiment."""
     experiment_sha256: str
     """Hash of the experiment file with the overrides applied."""
     overrides: tuple[str, ...]
@@ -93,7 +89,6 @@ class PlanInputs:
     started_slots: SlotChoice | None = None
     """Slots of the old plan if a training has started: all runs of an experiment have the same number of threads."""
     specs_by_name: Mapping[str, RunSpec] = field(init=False)
-    """Runs by name."""
 
     @property
     def devices(self) -> int:
@@ -248,36 +243,6 @@ def _with_evaluations(runs: Sequence[PlannedRun], inputs: PlanInputs) -> list[Pl
     return with_evaluation_memory(runs, datasets, _known_lengths(inputs), inputs.context, inputs.experiment.compute)
 
 
-def run_faults(
-    spec: RunSpec, model: ModelInfo, lengths: ExampleLengths | None, devices: int, accepted: Collection[str] = ()
-) -> list[Finding]:
-    """Return what stops a run from being planned that model, data and settings show together.
-
-    Args:
-        spec: the run.
-        model: its base model.
-        lengths: token lengths of its training examples; None if they are not known.
-        devices: data-parallel size of its training.
-        accepted: keys of settings that were accepted for it.
-    """
-    if spec.kind is RunKind.CONTROL:
-        return []
-    backend = get_backend(spec.train.backend)
-    found = [*refused_settings(model, spec.train, devices)]
-    if lengths is not None:
-        found += length_faults(spec, lengths if spec.control is not ControlKind.SHUFFLED else _shuffled(spec, lengths))
-    if spec.train.trains_all and any(key.startswith("train.lora.") for key in accepted):
-        found.append(_without_adapter())
-    if spec.link is not None and not backend.capabilities.stages:
-        found.append(_cannot(spec, "continue from another run's adapter yet"))
-    if spec.link is not None and spec.train.is_sharded:
-        cannot = _cannot(spec, "continue from another run's adapter with sharding: full")
-        found.append(replace(cannot, hint="train.sharding: none"))
-    if spec.control is ControlKind.SHUFFLED and not backend.capabilities.shuffled_labels:
-        found.append(_cannot(spec, "train on shuffled answers yet"))
-    return [replace(fault, runs=(spec.name,)) for fault in found]
-
-
 def _with_images(info: DatasetInfo, inputs: PlanInputs) -> DatasetInfo:
     """Return a dataset with the hashes of all images that runs use."""
     specs = [spec for spec in inputs.specs if inputs.datasets[spec.data.file].path == info.path]
@@ -325,7 +290,9 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: 
         link=spec.link,
         control=spec.control,
         learning_rate_reason=spec.learning_rate_reason if spec.kind is RunKind.FINE_TUNED else None,
-        no_op=_no_op(spec.train.lora) if spec.control is ControlKind.NO_OP else None,
+        no_op=replace(spec.train.lora, dtype=spec.train.lora.resolved_dtype)
+        if spec.control is ControlKind.NO_OP
+        else None,
         images_sha256=_images_of(spec, inputs),
         recipe=inputs.recipes.get(spec.train.recipe or ""),
         accepted=inputs.accepted.get(spec.name, {}),
@@ -364,20 +331,8 @@ def _is_kept(run: PlannedRun, inputs: PlanInputs) -> bool:
 def _lengths(spec: RunSpec, inputs: PlanInputs) -> ExampleLengths:
     """Return the token lengths of a run's training examples."""
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
-    lengths = _shuffled(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
+    lengths = shuffled_lengths(spec, lengths) if spec.control is ControlKind.SHUFFLED else lengths
     return lengths.within(spec.train.max_seq_len)
-
-
-def _shuffled(spec: RunSpec, lengths: ExampleLengths) -> ExampleLengths:
-    """Return the token lengths with permuted answers, as a shuffled control has them.
-
-    An answer is tokenized separately from its prompt, so its length does not depend on the prompt.
-    """
-    dealt = derangement(len(lengths.answer), label_generator(spec.seed))
-    ends = lengths.ends
-    if ends is not None:
-        ends = replace(ends[0], answer=ends[0].answer[dealt]), replace(ends[1], answer=ends[1].answer[dealt])
-    return replace(lengths, answer=lengths.answer[dealt], ends=ends)
 
 
 def _question(spec: RunSpec, inputs: PlanInputs, lengths: ExampleLengths) -> RunRequest:
@@ -421,11 +376,6 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Ru
         evaluate_startup_seconds=times.evaluation_startup,
         evaluate_limit_seconds=_evaluation_limit(times.base_evaluation, times.evaluation_startup, inputs.context),
     )
-
-
-def _no_op(lora: LoraConfig) -> LoraConfig:
-    """Return the adapter of a no-op control, which nothing trains."""
-    return replace(lora, dtype=lora.resolved_dtype)
 
 
 def with_decided_dtype(train: TrainConfig, started: Mapping[str, PlannedRun]) -> TrainConfig:
@@ -501,26 +451,6 @@ def _merged_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
     parent = specs[spec.link.parent]
     before = _merged_rank(parent, specs)
     return before + parent.train.lora.rank + own if spec.link.continue_ == "merge" else before
-
-
-def _cannot(spec: RunSpec, what: str) -> Finding:
-    return Finding(
-        code="BK001",
-        severity=Severity.ERROR,
-        subject="train.backend",
-        message=f"the backend {spec.train.backend} cannot {what}",
-        hint=f"backend: {DEFAULT_BACKEND}",
-    )
-
-
-def _without_adapter() -> Finding:
-    return Finding(
-        code="EX003",
-        severity=Severity.ERROR,
-        subject="train.lora",
-        message="settings of an adapter are accepted for a run with method: full",
-        hint="leave train.lora out of its setup_finetune.yaml",
-    )
 
 
 def _factors(specs: Sequence[RunSpec]) -> dict[str, tuple[str, ...]]:

@@ -52,7 +52,6 @@ def estimate_memory(
     context: PlanningContext,
     *,
     outgrown: tuple[float, float] = ONE_SIZE,
-    with_what_ifs: bool = False,
 ) -> MemoryEstimate | Missing:
     """Estimate the peak memory of a step; `outgrown` is about all micro-batches (`estimate/outgrown.py`)."""
     coefficients = memory_coefficients(setup.backend)
@@ -66,7 +65,7 @@ def estimate_memory(
             coefficients=coefficients,
             capacity_gib=context.machine.memory,
             evidence=points,
-            with_what_ifs=with_what_ifs,
+            with_what_ifs=False,
         )
     gpu = None if isinstance(context.gpu, Missing) else context.gpu
     return memory_estimate(
@@ -76,7 +75,7 @@ def estimate_memory(
         gpu=gpu,
         evidence=points,
         outgrown=outgrown,
-        with_what_ifs=with_what_ifs,
+        with_what_ifs=False,
     )
 
 

@@ -26,8 +26,16 @@ from touchline.plan.cohorts import SideBySide
 from touchline.plan.context import PlanningContext, estimate_disk, estimate_memory, past_runs_used, share_of_machine
 from touchline.plan.micro_batch import LargestStep, MicroBatchChoice, choose_micro_batch
 from touchline.plan.remedies import remedies
-from touchline.plan.spanning import spanning_memory, spanning_times
-from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, step_work, unknown_times
+from touchline.plan.times import (
+    NonStepWork,
+    Times,
+    count_evaluations,
+    estimate_times,
+    spanning_memory,
+    spanning_times,
+    step_work,
+    unknown_times,
+)
 
 _WORTH = 0.95
 """Time relative to the unpacked run below which packing counts as faster. Smaller gains are within the prediction
@@ -54,6 +62,8 @@ class PackingOption:
     """Predicted disk usage."""
     compile_gain: Measured | None = None
     """How many times as fast steps are as uncompiled; None if the model is not compiled."""
+    setup: TrainingSetup | Missing = NO_EVIDENCE
+    """What memory and time depend on besides the batch."""
 
 
 def choose_packing(
@@ -136,7 +146,6 @@ class RunRequest:
     model: ModelInfo
     """Base model."""
     dataset: DatasetInfo
-    """Dataset."""
     data: str
     """Key of the rendered data."""
     lengths: ExampleLengths
@@ -194,12 +203,7 @@ class RunResolver:
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
 
     def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
-        """Resolve `auto` settings and predict costs.
-
-        Args:
-            question: the run.
-            seed: its seed.
-        """
+        """Resolve `auto` settings and predict costs."""
         costs = _costs_alike(question.train)
         key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
@@ -223,11 +227,7 @@ class RunResolver:
         return past_runs_used(self._outlook, setups, collect_evidence([run.train_seconds for run in runs]), memory)
 
     def side_by_side(self, questions: Sequence[RunRequest]) -> SideBySide:
-        """Predict the training of several runs of one base side by side.
-
-        Args:
-            questions: the runs, resolved.
-        """
+        """Predict the training of several runs of one base side by side."""
         first, count = questions[0], len(questions)
         backend, machine = get_backend(first.train.backend), self._outlook.machine
         shape = self._outlook.shapes.get(first.model.name, Missing(missing="its dimensions were not read"))
@@ -255,12 +255,7 @@ class RunResolver:
         )
 
     def gain_of_slots(self, question: RunRequest, count: int) -> Estimate | Missing:
-        """Predict how many times as fast runs train in slots as one after the other with all threads.
-
-        Args:
-            question: one of the runs, resolved.
-            count: number of slots.
-        """
+        """Predict how many times as fast runs train in slots as one after the other with all threads."""
         machine = replace(self._outlook.machine, slots=count)
         shape = self._outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
         rows = self._forecast(question.train, question)
@@ -306,25 +301,18 @@ class RunResolver:
         chosen, reason, packing = choose_packing(
             train, predict, question.lengths, self._devices, vision=question.model.vision
         )
-        memory = chosen.memory
-        setup: TrainingSetup | Missing = NO_EVIDENCE
-        if not isinstance(memory, Missing):
-            # Once more, now with alternatives, which the other option does not need.
-            step = self._largest_step(chosen.train, question, with_what_ifs=True)
-            assert not isinstance(step, Missing)
-            memory, setup = step.memory, step.setup
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
-            micro_batch_reason=chosen.micro_batch.reason(memory),
+            micro_batch_reason=chosen.micro_batch.reason(chosen.memory),
             packed_reason=reason,
-            memory=memory,
+            memory=chosen.memory,
             disk=chosen.disk,
             packing=packing,
             times=chosen.times,
             compile_gain=chosen.compile_gain,
             fast_dtype_seconds=self._in_fast_dtype(question, train),
-            setup=setup,
+            setup=NO_EVIDENCE if isinstance(chosen.memory, Missing) else chosen.setup,
         )
 
     def _in_fast_dtype(self, question: RunRequest, train: TrainConfig) -> Measured | None:
@@ -337,9 +325,7 @@ class RunResolver:
         fast = replace(asked, base_dtype="auto", lora=replace(asked.lora, dtype="auto"))
         return self._predicted(replace(question, train=fast)).times.training
 
-    def _largest_step(
-        self, train: TrainConfig, question: RunRequest, *, with_what_ifs: bool = False
-    ) -> LargestStep | Missing:
+    def _largest_step(self, train: TrainConfig, question: RunRequest) -> LargestStep | Missing:
         """Return the largest micro-batch of a training whose micro-batch size and packing are decided."""
         rows = self._forecast(train, question)
         if isinstance(rows, Missing):
@@ -352,7 +338,7 @@ class RunResolver:
         backend, width = get_backend(train.backend), rows.largest.width
         setup = backend.setup(train, shape, self._outlook.machine, width, self._devices)
         outgrown = outgrown_of(rows.micro_batch_tokens)
-        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown, with_what_ifs=with_what_ifs)
+        memory = estimate_memory(setup, rows.largest, self._outlook, outgrown=outgrown)
         others = (self._largest_step(train, end) for end in question.ends)
         memory = spanning_memory(memory, [each.memory for each in others if isinstance(each, LargestStep)])
         return LargestStep(batch=rows.largest, setup=setup, memory=memory)
@@ -410,6 +396,7 @@ class RunResolver:
                 answers=round(answers_per_checkpoint(question.dataset, question.evaluate) / logs),
             ),
             compile_gain=self._compile_gain(real, rows, train, question) if train.compile else None,
+            setup=real,
         )
 
     def _compile_gain(

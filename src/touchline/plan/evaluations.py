@@ -20,8 +20,7 @@ from touchline.experiment.plan import PlannedRun
 from touchline.experiment.quantization import Quantization
 from touchline.experiment.test_sets import asked_items, further_sets
 from touchline.plan.context import PlanningContext
-from touchline.plan.spanning import spanning_memory
-from touchline.plan.times import count_evaluations
+from touchline.plan.times import count_evaluations, spanning_memory
 
 _SMALLER: tuple[Quantization, ...] = ("int8", "nf4")
 """Stored forms that a remedy may name, the most exact first."""

@@ -160,7 +160,7 @@ def memory_per_job(plan: Plan, site: SlurmSite, run: PlannedRun, *, evaluates: b
             size = memory if isinstance(memory, Missing) else memory.process.quantity()
         if isinstance(size, Missing):
             return size
-        return Quantity(value=_upper(size) * processes, unit="GiB", method=words)
+        return Quantity(value=(size.value if size.high is None else size.high) * processes, unit="GiB", method=words)
     found = _gpu_host_memory(plan, run, evaluates=evaluates)
     return Quantity(value=math.ceil(found.high), unit="GiB", method=f"{found.method}; the upper end of the estimate")
 
@@ -176,10 +176,6 @@ def _gpu_host_memory(plan: Plan, run: PlannedRun, *, evaluates: bool) -> Estimat
     # A whole model is gathered by one process, with all weights trained its optimizer's state too.
     saved = 0 if train.saves == "adapter" else weights * (3 if train.trains_all else 1)
     return host_memory(weights, processes=plan.data_parallel_size, workers=train.dataloader_workers, saved_bytes=saved)
-
-
-def _upper(size: Quantity) -> float:
-    return size.value if size.high is None else size.high
 
 
 def with_planned_type(plan: Plan, site: SlurmSite) -> SlurmSite:

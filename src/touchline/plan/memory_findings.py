@@ -21,12 +21,7 @@ _AT_LIMIT = {True: "PK002", False: "PK004"}
 
 
 def memory_findings(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding]:
-    """Yield a finding for each kind of planned job that does not surely fit its device.
-
-    Args:
-        runs: planned runs that have not started.
-        device: name of their device.
-    """
+    """Yield a finding for each kind of planned job that does not surely fit its device."""
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
         if run.train is not None and not isinstance(run.memory, Missing):

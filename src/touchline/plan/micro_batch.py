@@ -21,7 +21,6 @@ class LargestStep:
     """Largest micro-batch of a training, as its trainer lays it out."""
 
     batch: MicroBatch
-    """The micro-batch."""
     setup: TrainingSetup | Missing
     """What memory and time depend on besides it."""
     memory: MemoryEstimate | Missing

@@ -6,7 +6,7 @@ determine the power for comparing checkpoints; training seeds determine the powe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,11 +19,9 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
 from touchline.statistics.power import (
     COVERAGE,
-    ENOUGH_SEEDS,
     POWER,
     USUAL_FLIPS,
     smallest_difference,
-    smallest_seed_difference,
 )
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, detectable, power
 from touchline.statistics.spread_inputs import End, spread_at
@@ -95,12 +93,10 @@ def power_lines(plan: Plan) -> Iterator[str]:
             "items, so for checkpoints the true minimum is larger."
         )
     factors = _factors(plan, runs)
-    if not factors:
-        return
-    counts = {factor: _seeds(runs, factor) for factor in factors}
-    if min(counts.values()) < 2:
+    if factors and min(_seeds(runs, factor) for factor in factors) < FEWEST_SEEDS:
         yield "With one seed, a difference between levels describes these checkpoints, not the settings."
-    yield from _counted_on(plan, items) if plan.spread else _in_deviations(counts.values())
+    if factors and plan.spread:
+        yield from _counted_on(plan, items)
 
 
 def _counted_on(plan: Plan, items: int) -> Iterator[str]:
@@ -127,9 +123,11 @@ def _seeds_for(plan: Plan, items: int, end: End, conditions: int, family: int) -
 
 
 def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:
-    """Return the difference that a design shows: in points at the counted spread, else in deviations."""
-    if not plan.spread or seeds < FEWEST_SEEDS:
-        return _deviations(seeds, family)
+    """Return the difference that a design shows, in points at the counted spread."""
+    if seeds < FEWEST_SEEDS:
+        return "not testable with one seed"
+    if not plan.spread:
+        return "unknown: the plan has no spread between seeds"
     value, low, high = (
         100
         * float(
@@ -145,17 +143,6 @@ def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> 
     if value > 100:
         return "more than 100 points"
     return f"{value:.1f} points ({low:.1f} to {min(high, 100):.1f})"
-
-
-def _in_deviations(counts: Collection[int]) -> Iterator[str]:
-    """Yield the unit of plans without a spread, and what other numbers of seeds detect."""
-    unit = (
-        "Levels are compared by a paired t-test over seed means. The unit is the standard deviation between seeds of "
-        "a level's mean over its conditions; if a seed shifts both levels alike, smaller differences are detectable"
-    )
-    wanted = sorted({2, ENOUGH_SEEDS, 5} - set(counts))
-    others = "; ".join(f"{seeds} seeds detect {_deviations(seeds, 1)}" for seeds in wanted)
-    yield f"{unit}. If it is 1 point, the values are points. Without correction, {others}."
 
 
 def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | None:
@@ -232,11 +219,6 @@ def _conditions(plan: Plan, runs: Sequence[PlannedRun], factor: str) -> int:
 
 
 def _points(items: int, flips: float, family: int) -> str:
-    from touchline.statistics.exact_power import smallest_in_points
+    from touchline.statistics.power import smallest_in_points
 
     return smallest_in_points(items, flips, coverage=1 - (1 - COVERAGE) / family)
-
-
-def _deviations(seeds: int, family: int) -> str:
-    found = smallest_seed_difference(seeds, coverage=1 - (1 - COVERAGE) / family)
-    return "not testable with one seed" if found is None else f"{found:.1f} standard deviations between seeds"

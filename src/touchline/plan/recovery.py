@@ -70,7 +70,6 @@ class Decision:
     """Action after a failure, and its reason."""
 
     step: RecoveryAction
-    """Action."""
     why: str
     """Reason, and for STOP what the user can change."""
 

@@ -32,8 +32,7 @@ from touchline.plan.notes import (
     recipe_notes,
     run_type,
 )
-from touchline.plan.placement.deadline import chance_within
-from touchline.plan.placement.verdict import CONFIDENT
+from touchline.plan.placement.deadline import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, settings_table, varying_table
 from touchline.plan.untrained import about_shared_validation
 from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT
@@ -53,7 +52,9 @@ def sections(plan: Plan) -> list[Section]:
         *setting_sections(plan),
         table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
         *_resources(plan),
-        Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
+        Section(
+            title="Rendered examples", blocks=tuple(_examples(plan)), lines=_ABOUT_EXAMPLES if plan.examples else ()
+        ),
         table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
         *batch_sections(plan),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
@@ -74,7 +75,9 @@ def summary_line(plan: Plan) -> str:
 def _what_runs(plan: Plan) -> tuple[Section, ...]:
     return (
         Section(title="Run design", lines=tuple(_design(plan))),
-        table_section("Variables", ("factor", "levels"), _variables(plan)),
+        table_section(
+            "Variables", ("factor", "levels"), ((name, ", ".join(each)) for name, each in plan.factors.items())
+        ),
         *strategy_of(plan).run_sections(),
         table_section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
         table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
@@ -263,11 +266,6 @@ def _name_pattern(plan: Plan) -> str:
     return "_".join(parts)
 
 
-def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for factor, levels in plan.factors.items():
-        yield factor, ", ".join(levels)
-
-
 def left_text(plan: Plan, names: Collection[str]) -> str | None:
     """Return the cost of the named runs, of which everything is left to do. None for no run, and for all of them."""
     left = [run for run in plan.runs if run.name in names]
@@ -387,6 +385,7 @@ def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 LABEL_MARKS = ("\u27e6", "\u27e7")
 """Around the label span of a rendered example."""
+_ABOUT_EXAMPLES = (f"Only the label span, between {' and '.join(LABEL_MARKS)}, has a loss.",)
 
 
 def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -400,11 +399,6 @@ def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
             f"Columns used: {', '.join(example.columns_used)}; not used: {unused}.",
             f"{example.prompt}{begin}{example.label}{end}",
         )
-
-
-def _about_examples(plan: Plan) -> Iterator[str]:
-    if plan.examples:
-        yield f"Only the label span, between {' and '.join(LABEL_MARKS)}, has a loss."
 
 
 def _evidence(plan: Plan) -> Iterator[str]:

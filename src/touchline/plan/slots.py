@@ -40,13 +40,7 @@ class SlotChoice:
 
 
 def slots_to_try(machine: TargetMachine, compute: ComputeConfig, trained: int) -> int:
-    """Return the slots that `compute.slots` names or that are worth measuring; 1 where there are none.
-
-    Args:
-        machine: the machine that is planned for.
-        compute: resources of the runs.
-        trained: runs that are trained.
-    """
+    """Return the slots that `compute.slots` names or that are worth measuring; 1 where there are none."""
     if machine.kind != "cpu" or compute.executor != "local" or (compute.plans_for_cpu and compute.gpus_per_run > 1):
         return 1
     threads = machine.threads or 1

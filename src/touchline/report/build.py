@@ -55,12 +55,13 @@ def build_report(gathered: ReportInputs) -> Report:
     estimates = estimate_rows(plan, runs, gathered.verification)
     packing = packing_rows(plan, runs)
     spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
-    plan_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
-    begun = {run.name for run in runs if run.attempts or run.steps_done or run.evaluations}
-    strategy = None if gathered.strategy is None else gathered.strategy.report(begun, spent)
+    planned_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
+    strategy = None if gathered.strategy is None else gathered.strategy.report(spent)
     decided: Decided | None = None
     actions: list[NextStep] = []
     if strategy is not None:
+        if not isinstance(strategy.without_stopping, Missing):
+            planned_hours = strategy.without_stopping
         scale, device = scale_or_share(analyses), device_word(gathered)
         decided = Decided(
             findings=tuple(strategy.sentences(scale, device)),
@@ -81,7 +82,7 @@ def build_report(gathered: ReportInputs) -> Report:
         headline=headline(concluded),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
         device_hours=spent,
-        device_hours_planned=plan_hours if strategy is None else strategy.cost.predicted_design,
+        device_hours_planned=planned_hours,
         runs=runs,
         metrics=tuple(map(run_metrics, runs)),
         facts=facts,

@@ -196,7 +196,7 @@ class Report:
             return None
         words = {run.name: settings_words(run.levels) for run in self.runs if run.phase is Phase.EXPLORE}
         explored = {name: name if text == "-" else text for name, text in words.items()}
-        return self.strategy.section(explored, scale_or_share(self.analyses), self.device)
+        return self.strategy.section(explored, scale_or_share(self.analyses))
 
     def strategy_cards(self) -> list[tuple[str, str]] | None:
         """Return the figures of a strategy with their labels. None without one."""

@@ -19,8 +19,9 @@ from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.results.run_result import RunResult
-from touchline.statistics.analysis import TaskScores, analyse_together
+from touchline.statistics.analysis import analyse_together
 from touchline.statistics.clustered import clustered_share
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
 from touchline.statistics.proportion import wilson, wilson_of_share
 from touchline.statistics.strata import tied_factors
@@ -151,17 +152,16 @@ def compared(results: list[RunResult]) -> list[RunResult]:
     # Only who has results to compare waits for numpy.
     from numpy.random import PCG64, Generator
 
-    from touchline.statistics.comparisons import compare_with_controls
+    from touchline.statistics.comparisons import compare_together
     from touchline.statistics.own_score import is_binary, run_scores
 
     whole = [result for result in results if result.cut_after_step is None]
     explored = {result.name for result in results if result.phase is Phase.EXPLORE}
     last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in whole}
     scored = [scored_run(result, record) for result in whole if (record := last[result.name]) is not None]
-    binary = is_binary(scored)
-    own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
+    own = {each.run: each for each in run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))[0]}
     tested = [run for run in scored if run.name not in explored]
-    found = compare_with_controls(tested, binary=binary, rng=Generator(PCG64(SEED)))
+    (found,) = compare_together([TaskScores(task="", score="", runs=tested, rng=Generator(PCG64(SEED)))])
     differences = {each.run: each.difference for each in found.comparisons}
     refused = {
         refusal.run: Note(NoteCode.NOT_COMPARED, {"other": refusal.other, "reason": refusal.reason})

@@ -11,7 +11,7 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_device_hours
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import read_experiment

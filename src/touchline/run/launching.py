@@ -24,7 +24,7 @@ from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.machine import slots, visible_gpus
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.local.target import refuse_elsewhere
 from touchline.run.budget import JobTotals, job_totals, with_budget

@@ -11,8 +11,7 @@ from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import parse
+from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.edit import with_values
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
@@ -20,8 +19,8 @@ from touchline.experiment.recorded import unused_override_lines
 from touchline.lint.local.planned_experiment import PlannedExperiment, with_changes
 from touchline.plan.build import build_plan
 from touchline.plan.jobs import place_jobs
-from touchline.plan.optimization import Optimization
 from touchline.plan.optimize import (
+    Optimization,
     PlanVariant,
     changes_text,
     choose_variant,

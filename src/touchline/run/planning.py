@@ -18,7 +18,7 @@ from touchline.core.table import Section
 from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.evaluation import decoding_text
 from touchline.experiment.overlay import with_settings
 from touchline.experiment.plan import Plan, PlannedRun

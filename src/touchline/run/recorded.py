@@ -14,8 +14,7 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import FileCache, read_text_bounded
 from touchline.core.removed import drop_removed
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import parse
+from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.plan import Plan
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.recorded import FileChanges, compare_with_plan, is_as_planned, override_lines

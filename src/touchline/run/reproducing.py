@@ -11,7 +11,7 @@ from touchline.core.files import read_text_bounded, sha256_file, write_if_change
 from touchline.data.models import load_model, locate_model
 from touchline.data.user_config import UserConfig
 from touchline.experiment.anchors import anchored
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.files import plan_to_json
 from touchline.run.folders import ExperimentFolder

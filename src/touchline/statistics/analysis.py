@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from numpy.random import Generator
-
-from touchline.statistics.comparisons import Comparable, compare_together
-from touchline.statistics.conclusions import Analysis, ScoredRun
+from touchline.statistics.comparisons import TaskScores, compare_together
+from touchline.statistics.conclusions import Analysis
 from touchline.statistics.effects import factor_effects
 from touchline.statistics.interactions import interactions
 from touchline.statistics.own_score import is_binary, run_scores
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskScores:
-    """Runs with one score of one task."""
-
-    task: str
-    """The task."""
-    score: str
-    """What `ScoredRun.scores` is."""
-    runs: Sequence[ScoredRun]
-    """The evaluated runs, each at one checkpoint; controls too."""
-    rng: Generator
-    """Where the bootstrap's chance comes from."""
-    test_set: str | None = None
-    """Name of the test set, where the experiment names several."""
-
-
-def analyse(
-    runs: Sequence[ScoredRun],
-    *,
-    task: str,
-    score: str,
-    factors: Mapping[str, Sequence[str]],
-    rng: Generator,
-    tied: Sequence[Sequence[str]] = (),
-) -> Analysis:
-    """Return scores, comparisons with controls, effects of factors and their interactions.
-
-    Args:
-        runs: the evaluated runs, each at one checkpoint; controls too.
-        task: the task.
-        score: what `ScoredRun.scores` is.
-        factors: what varies, with its levels in the design's order.
-        rng: where the bootstrap's chance comes from.
-        tied: groups of factors that change together by design, `strata.tied_factors`.
-    """
-    (made,) = analyse_together([TaskScores(task=task, score=score, runs=runs, rng=rng)], factors, tied)
-    return made
 
 
 def analyse_together(
@@ -66,9 +24,7 @@ def analyse_together(
     groups = [each.runs for each in family]
     binary = [is_binary(runs) for runs in groups]
     scored = [run_scores(each.runs, binary=is_bool, rng=each.rng) for each, is_bool in zip(family, binary, strict=True)]
-    compared = compare_together(
-        [Comparable(runs=each.runs, binary=is_bool, rng=each.rng) for each, is_bool in zip(family, binary, strict=True)]
-    )
+    compared = compare_together(family)
     effects = factor_effects(groups, factors, tied)
     differing, interactions_family = interactions(groups, factors, tied)
     return tuple(

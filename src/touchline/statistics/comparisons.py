@@ -13,10 +13,9 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
 from touchline.statistics.conclusions import Comparison, Conclusion, Refusal, ScoreDifference, ScoredRun
-from touchline.statistics.exact_power import smallest_shown
-from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
+from touchline.statistics.own_score import LEVEL, coverage_of, is_binary, is_share, named
 from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired, sign_flip_ps
-from touchline.statistics.power import POWER
+from touchline.statistics.power import POWER, smallest_shown
 from touchline.statistics.proportion import Interval
 from touchline.statistics.student import t_quantile
 
@@ -32,7 +31,6 @@ class Compared:
     refusals: tuple[Refusal, ...]
     """Pairs that are not compared, with reasons."""
     notes: tuple[Note, ...]
-    """Notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +52,21 @@ class _Pair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparable:
-    """Runs that were asked the same score, and how it is tested."""
+class TaskScores:
+    """Runs with one score of one task."""
 
+    task: str
+    score: str
+    """What `ScoredRun.scores` is."""
     runs: Sequence[ScoredRun]
-    """At one checkpoint each, controls too."""
-    binary: bool
-    """Whether every item of every run is right or wrong, `is_binary`."""
+    """The evaluated runs, each at one checkpoint; controls too."""
     rng: Generator
     """Where the bootstrap's chance comes from."""
+    test_set: str | None = None
+    """Name of the test set, where the experiment names several."""
 
 
-def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> Compared:
-    """Return all comparisons of runs with their controls; p values are adjusted over the declared ones.
-
-    Args:
-        runs: at one checkpoint each, controls too.
-        binary: whether every item of every run is right or wrong, `is_binary`.
-        rng: where the bootstrap's chance comes from.
-    """
-    (compared,) = compare_together([Comparable(runs=runs, binary=binary, rng=rng)])
-    return compared
-
-
-def compare_together(groups: Sequence[Comparable]) -> list[Compared]:
+def compare_together(groups: Sequence[TaskScores]) -> list[Compared]:
     """Return the comparisons of each group; p values are adjusted over the declared ones of all groups.
 
     Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
@@ -115,17 +104,18 @@ def compare_together(groups: Sequence[Comparable]) -> list[Compared]:
     return compared
 
 
-def _pairs(group: Comparable) -> tuple[list[_Pair], list[Refusal]]:
+def _pairs(group: TaskScores) -> tuple[list[_Pair], list[Refusal]]:
     """Return the runs with their controls, and those that are not compared."""
     pairs: list[_Pair] = []
     refusals: list[Refusal] = []
+    binary = is_binary(group.runs)
     for run in group.runs:
         control = control_of(run, group.runs)
         if control is None:
             continue
         reason = why_not(run, control)
         if reason is None:
-            alone = group.binary and run.clusters is None
+            alone = binary and run.clusters is None
             pairs.append(_Pair(run, control, np.asarray(run.scores), np.asarray(control.scores), alone))
         else:
             refusals.append(Refusal(run=run.name, other=control.name, reason=reason))

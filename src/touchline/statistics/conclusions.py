@@ -56,7 +56,6 @@ class ScoredRun:
     """Scores and settings of one evaluated checkpoint."""
 
     name: str
-    """The run."""
     model: str
     """Its base model; runs are compared with the control of their own base."""
     dataset: str

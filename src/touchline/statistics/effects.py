@@ -51,7 +51,6 @@ class Effects:
     family: int
     """Number of tested contrasts over which p values are adjusted."""
     notes: tuple[Note, ...]
-    """Notes."""
 
 
 def factor_effects(

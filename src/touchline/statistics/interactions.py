@@ -98,7 +98,8 @@ def _effects(
     if not shared:
         return
     chosen = [[each[condition] for condition in shared] for each in by_condition]
-    seeds = _common_seeds([*chosen[0], *chosen[1]])
+    sides_of = (side for stratum in (*chosen[0], *chosen[1]) for side in (stratum.second, stratum.first))
+    seeds = frozenset.intersection(*map(frozenset, sides_of))
     is_seeded = len(seeds) > 1
     samples = [
         samples_of([_only(stratum, seeds) for stratum in each] if is_seeded else each, is_seeded=is_seeded)
@@ -132,10 +133,6 @@ def _condition(stratum: Stratum, held: Sequence[str]) -> tuple[tuple[str, str], 
     """Return what else the runs of a condition have in common."""
     settings = settings_of(next(iter(stratum.second.values())))
     return tuple(sorted((key, value) for key, value in settings.items() if key not in held))
-
-
-def _common_seeds(strata: Sequence[Stratum]) -> Set[int]:
-    return frozenset.intersection(*(frozenset(side) for stratum in strata for side in (stratum.second, stratum.first)))
 
 
 def _only(stratum: Stratum, seeds: Set[int]) -> Stratum:

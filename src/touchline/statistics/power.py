@@ -3,11 +3,13 @@
 Items answer for two fixed models: paired when both answer the same items (McNemar's test; what counts is the share of
 items that flip from right to wrong or back), unpaired otherwise (two shares). Seeds answer for the recipe: the means of
 two levels over their seeds are compared by a t-test, and the unit is the standard deviation between seeds.
-All tests are two-sided at 1 - coverage.
+All tests are two-sided at 1 - coverage. Connor's formula is that of the normal approximation; `smallest_shown` is
+of the exact McNemar test, which is stricter for few flips and which a report makes.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -18,19 +20,18 @@ from touchline.statistics.student import detectable_errors
 
 POWER: Final = 0.8
 """The usual chance to see a difference that is there."""
+_Z_POWER: Final = NormalDist().inv_cdf(POWER)
 COVERAGE: Final = 0.95
 """The usual level: 0.05 two-sided."""
 USUAL_FLIPS: Final = 0.15
 """Share of items that two different trainings of one model often judge differently; stated with every use."""
 ENOUGH_SEEDS: Final = 3
 """Seeds from which on a difference between levels of a usual size can be shown."""
-_HALVINGS: Final = 60
-"""Enough to halve any interval down to a float's precision."""
+_HALVINGS: Final = 30
+"""Enough for a billionth."""
 
 
-def items_for_difference(
-    difference: float, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE
-) -> int:
+def items_for_difference(difference: float, *, share: float = 0.5) -> int:
     """Return the items that each of two models needs to distinguish the shares `share` and `share` + `difference`.
 
     The normal approximation without continuity correction: Fleiss, Levin and Paik 2003, Statistical Methods for Rates
@@ -43,14 +44,12 @@ def items_for_difference(
     if not (0 < difference <= 1 and 0 <= share <= 1 and 0 <= other <= 1):
         raise ValueError(f"a difference of {difference} from {share} is not between shares")
     mean = (share + other) / 2
-    z_level, z_power = _quantiles(power, coverage)
+    z_level, z_power = normal_quantile(COVERAGE), _Z_POWER
     root = z_level * math.sqrt(2 * mean * (1 - mean)) + z_power * math.sqrt(share * (1 - share) + other * (1 - other))
     return math.ceil((root / difference) ** 2)
 
 
-def items_for_paired_difference(
-    difference: float, flips: float, *, power: float = POWER, coverage: float = COVERAGE
-) -> int:
+def items_for_paired_difference(difference: float, flips: float, *, coverage: float = COVERAGE) -> int:
     """Return the items that two models both answer to detect that the second is right on `difference` more of them.
 
     Connor 1987, Biometrics 43:207-211, for McNemar's test, from the share `flips` of items that the two do not judge
@@ -61,32 +60,26 @@ def items_for_paired_difference(
     """
     if not 0 < difference <= flips <= 1:
         raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
-    z_level, z_power = _quantiles(power, coverage)
+    z_level, z_power = normal_quantile(coverage), _Z_POWER
     root = z_level * math.sqrt(flips) + z_power * math.sqrt(flips - difference * difference)
     return math.ceil((root / difference) ** 2)
 
 
-def smallest_difference(items: int, *, share: float = 0.5, power: float = POWER, coverage: float = COVERAGE) -> float:
-    """Return the minimum detectable difference of two shares for unpaired items; 1 if there is none."""
-    return _smallest(
-        lambda difference: items_for_difference(difference, share=share, power=power, coverage=coverage) <= items,
-        max(share, 1 - share),
-    )
+def smallest_difference(items: int) -> float:
+    """Return the minimum detectable difference from a share of one half for unpaired items; 0.5 if there is none."""
+    return _smallest(lambda difference: items_for_difference(difference) <= items, 0.5)
 
 
-def smallest_paired_difference(
-    items: int, flips: float, *, power: float = POWER, coverage: float = COVERAGE
-) -> float | None:
+def smallest_paired_difference(items: int, flips: float, *, coverage: float = COVERAGE) -> float | None:
     """Return the minimum detectable difference for paired items; None if no difference is detectable."""
-    if items_for_paired_difference(flips, flips, power=power, coverage=coverage) > items:
+    if items_for_paired_difference(flips, flips, coverage=coverage) > items:
         return None
     return _smallest(
-        lambda difference: items_for_paired_difference(difference, flips, power=power, coverage=coverage) <= items,
-        flips,
+        lambda difference: items_for_paired_difference(difference, flips, coverage=coverage) <= items, flips
     )
 
 
-def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: float = COVERAGE) -> float | None:
+def smallest_seed_difference(seeds: int) -> float | None:
     """Return the smallest difference between two levels' means that so many seeds detect, in standard deviations.
 
     The unit is the standard deviation of a level's mean between seeds, where a seed does not move both levels alike;
@@ -98,13 +91,12 @@ def smallest_seed_difference(seeds: int, *, power: float = POWER, coverage: floa
     """
     if seeds < 2:
         return None
-    errors = detectable_errors(seeds - 1, power=power, coverage=coverage)
+    errors = detectable_errors(seeds - 1, power=POWER, coverage=COVERAGE)
     return None if errors is None else errors * math.sqrt(2 / seeds)
 
 
-def _smallest(is_enough: Callable[[float], bool], high: float) -> float:
-    """Return the smallest difference that satisfies `enough`, up to `high`."""
-    low = 0.0
+def _smallest(is_enough: Callable[[float], bool], high: float, low: float = 0.0) -> float:
+    """Return the smallest difference that is enough, from `low` to `high`."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if middle <= 0:
@@ -113,7 +105,84 @@ def _smallest(is_enough: Callable[[float], bool], high: float) -> float:
     return high
 
 
-def _quantiles(power: float, coverage: float) -> tuple[float, float]:
-    if not 0.5 <= power < 1:
-        raise ValueError(f"a power of {power}; it must lie between 0.5 and 1")
-    return normal_quantile(coverage), NormalDist().inv_cdf(power)
+# ---- the exact McNemar test ------------------------------------------------------------------------------------------
+
+_MANY_FLIPS: Final = 1000
+"""Expected flips from which on the exact test and the normal approximation agree but for one item."""
+_WIDE: Final = 7.0
+"""Standard deviations of the number of flips that are looked at."""
+
+
+@functools.lru_cache(maxsize=4096)
+def smallest_shown(items: int, flips: float, *, coverage: float = COVERAGE) -> float | None:
+    """Return the minimum detectable difference of two shares for the exact McNemar test.
+
+    Where so few flips cannot show anything, as few as can are taken, all in one direction.
+
+    Args:
+        items: items that both models answer.
+        flips: share of them that the two do not judge alike.
+        coverage: one minus the level of the test, that of the family divided by the number of its tests.
+
+    Returns:
+        A share; None if so few items can show nothing.
+
+    Raises:
+        ValueError: no items, or flips that are no share.
+    """
+    if items < 1 or not 0 <= flips <= 1:
+        raise ValueError(f"{items} items of which a share of {flips} flips")
+    if items * flips > _MANY_FLIPS:
+        approximate = smallest_paired_difference(items, flips, coverage=coverage)
+        return None if approximate is None else min(approximate + 1 / items, flips)
+    level = 1 - coverage
+    if flips > 0 and mcnemar_power(items, flips, flips, level=level) >= POWER:
+        return _smallest(lambda share: mcnemar_power(items, share, flips, level=level) >= POWER, flips)
+    if mcnemar_power(items, 1.0, 1.0, level=level) < POWER:
+        return None
+    return _smallest(lambda share: mcnemar_power(items, share, share, level=level) >= POWER, 1.0, low=flips)
+
+
+def smallest_in_points(items: int, flips: float, *, coverage: float = COVERAGE) -> str:
+    """Return the minimum detectable difference as check and plan print it."""
+    found = smallest_shown(items, flips, coverage=coverage)
+    if found is None:
+        return "not detectable"
+    return f"{100 * found:.1f} points{', if all discordant items agree' if found > flips else ''}"
+
+
+def mcnemar_power(items: int, difference: float, flips: float, *, level: float) -> float:
+    """Return the power of the exact McNemar test for a difference in its true direction.
+
+    Summed over the number of flips, which is binomial; as many of them are losses as leave a gain significant.
+
+    Args:
+        items: items that both models answer.
+        difference: true difference, above 0.
+        flips: share of the items that the two do not judge alike, at least the difference.
+        level: of the two-sided test.
+
+    Raises:
+        ValueError: not 0 <= difference <= flips <= 1, or no flips.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    if not 0 <= difference <= flips <= 1 or not flips:
+        raise ValueError(f"a difference of {difference} cannot come from a share of {flips} that flips")
+    mean, spread = items * flips, (items * flips * (1 - flips)) ** 0.5
+    fewest, most = max(int(mean - _WIDE * spread), 0), min(int(mean + _WIDE * spread) + 1, items)
+    counts = np.arange(fewest, most + 1)
+    allowed = np.array([_significant_losses(int(count), level) for count in counts]) - 1
+    chance = np.where(allowed < 0, 0.0, bdtr(np.maximum(allowed, 0), counts, (flips - difference) / (2 * flips)))
+    below = np.append(0.0 if fewest == 0 else bdtr(fewest - 1, items, flips), bdtr(counts, items, flips))
+    return float((np.diff(below) * chance).sum())
+
+
+@functools.lru_cache(maxsize=65536)
+def _significant_losses(count: int, level: float) -> int:
+    """Return how many numbers of losses among the discordant items, from 0 on, leave a gain significant."""
+    import numpy as np
+    from scipy.special import bdtr
+
+    return int((2 * bdtr(np.arange(count // 2 + 1), count, 0.5) < level).sum())

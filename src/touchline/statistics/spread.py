@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +41,6 @@ class Observed:
     """Value with its interval and the size of its sample."""
 
     value: float
-    """The value."""
     low: float
     """Lower end of its interval."""
     high: float
@@ -50,12 +49,11 @@ class Observed:
     """Degrees of freedom over seeds, or number of items."""
 
 
-def seed_spread(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
     """Return the standard deviation between seeds of a condition's mean score, without what flips of items make of it.
 
     Args:
         found: past scores; conditions with one seed add nothing.
-        coverage: of the interval.
 
     Returns:
         None where no condition has two seeds.
@@ -73,46 +71,39 @@ def seed_spread(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAG
         return None
     from scipy.special import gammaincinv
 
-    ends = [2 * float(gammaincinv(freedom / 2, tail)) for tail in ((1 + coverage) / 2, (1 - coverage) / 2)]
+    ends = [
+        2 * float(gammaincinv(freedom / 2, tail)) for tail in ((1 + SPREAD_COVERAGE) / 2, (1 - SPREAD_COVERAGE) / 2)
+    ]
     low, value, high = (
         math.sqrt(max(0.0, squares / over - flips / freedom)) for over in (ends[0], float(freedom), ends[1])
     )
     return Observed(value=value, low=low, high=high, count=freedom)
 
 
-def seed_flips(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+def seed_flips(found: Sequence[ItemScores]) -> Observed | None:
     """Return the share of items that two seeds of one condition do not judge alike; of shares, the mean squared
     difference.
 
     Args:
         found: past scores; conditions with one seed add nothing.
-        coverage: of the interval.
 
     Returns:
         None where no condition has two seeds.
     """
-    return _over_items([_seed_flips_by_item(scores) for scores in found], coverage)
+    return _over_items([_seed_flips_by_item(scores) for scores in found])
 
 
-def condition_flips(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+def condition_flips(found: Sequence[ItemScores]) -> Observed | None:
     """Return the share of items that two conditions do not judge alike, each with one seed.
-
-    Args:
-        found: past scores.
-        coverage: of the interval.
 
     Returns:
         None where no item was asked of two conditions.
     """
-    return _over_items([_squared_differences(scores) for scores in found], coverage)
+    return _over_items([_squared_differences(scores) for scores in found])
 
 
-def effect_variance(found: Sequence[ItemScores], *, coverage: float = SPREAD_COVERAGE) -> Observed | None:
+def effect_variance(found: Sequence[ItemScores]) -> Observed | None:
     """Return the variance over items of the difference between two conditions, without what flips make of it.
-
-    Args:
-        found: past scores.
-        coverage: of the interval.
 
     Returns:
         None where no two conditions have two seeds each.
@@ -129,7 +120,7 @@ def effect_variance(found: Sequence[ItemScores], *, coverage: float = SPREAD_COV
             correction = scores.items / max(scores.items - 1, 1)
             values.append((difference - difference.mean()) ** 2 * correction - noise)
         per_item.append(np.mean(values, axis=0))
-    return _over_items(per_item, coverage)
+    return _over_items(per_item)
 
 
 def _flips_of(scores: ItemScores) -> float:
@@ -147,17 +138,15 @@ def _seed_flips_by_item(scores: ItemScores) -> Floats | None:
 
 
 def _squared_differences(scores: ItemScores) -> Floats | None:
-    pairs = list(_pairs(scores))
+    """Return the squared difference of conditions at each item, the mean over all pairs of their seeds."""
+    pairs = [
+        ((second[:, None, :] - first[None, :, :]) ** 2).mean(axis=(0, 1))
+        for first, second in itertools.combinations(scores.conditions.values(), 2)
+    ]
     return np.mean(pairs, axis=0) if pairs else None
 
 
-def _pairs(scores: ItemScores) -> Iterator[Floats]:
-    """Yield the squared difference of every two conditions at each item, over all pairs of their seeds."""
-    for first, second in itertools.combinations(scores.conditions.values(), 2):
-        yield ((second[:, None, :] - first[None, :, :]) ** 2).mean(axis=(0, 1))
-
-
-def _over_items(per_item: Sequence[Floats | None], coverage: float) -> Observed | None:
+def _over_items(per_item: Sequence[Floats | None]) -> Observed | None:
     """Return the mean over all items with its interval; the lower end is not below zero."""
     known = [values for values in per_item if values is not None]
     if not known:
@@ -168,5 +157,5 @@ def _over_items(per_item: Sequence[Floats | None], coverage: float) -> Observed 
         return Observed(value=max(0.0, mean), low=0.0, high=1.0, count=count)
     error = float(values.std(ddof=1)) / math.sqrt(count)
     # No flip among n items leaves open a share of up to 3 / n (the rule of three), here at the wanted coverage.
-    arm = max(t_quantile(0.5 + coverage / 2, count - 1) * error, -math.log((1 - coverage) / 2) / count)
+    arm = max(t_quantile(0.5 + SPREAD_COVERAGE / 2, count - 1) * error, -math.log((1 - SPREAD_COVERAGE) / 2) / count)
     return Observed(value=max(0.0, mean), low=max(0.0, mean - arm), high=max(0.0, mean + arm), count=count)

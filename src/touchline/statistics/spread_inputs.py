@@ -8,6 +8,7 @@ taken to be flips between seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
@@ -101,7 +102,9 @@ def _flips(sources: Sources, reason: str) -> SpreadInput:
             return _measured(kind, observed, "%", source, f"{_counted(found)}, {observed.count:,} items")
     for source, found in sources:
         if (observed := condition_flips(found)) is not None:
-            own = _scaled(observed, 1 - _OF_THE_EFFECT)
+            share = 1 - _OF_THE_EFFECT
+            ends = {name: share * getattr(observed, name) for name in ("value", "low", "high")}
+            own = replace(observed, **ends)
             basis = (
                 f"one seed each: conditions differ on {100 * observed.value:.3g}% of {observed.count:,} items; "
                 f"{100 * (1 - _OF_THE_EFFECT):.0f}% of these are taken to flip between seeds"
@@ -161,9 +164,3 @@ def _measured(kind: SpreadKind, observed: Observed, unit: str, source: SpreadSou
     low, value, high = (100 * each for each in (observed.low, observed.value, observed.high))
     quantity = Quantity(value=value, unit=unit, low=low, high=high, coverage=SPREAD_COVERAGE)
     return SpreadInput(kind=kind, quantity=quantity, source=source, basis=basis)
-
-
-def _scaled(observed: Observed, factor: float) -> Observed:
-    return Observed(
-        value=factor * observed.value, low=factor * observed.low, high=factor * observed.high, count=observed.count
-    )

@@ -1,4 +1,4 @@
-"""Costs of a strategy: what its phases take at least, at most and on average, beside a design without looks."""
+"""Costs of a strategy: what its phases take at least, at most and on average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from touchline.strategy.group_sequential import (
     futility_bounds,
     stopping_chances,
 )
-from touchline.strategy.look_designs import seeds_of_one_test
 from touchline.strategy.state import condition_of, of_phase, runs_of_look
 
 
@@ -50,10 +49,6 @@ class StrategyCosts:
     """Expected if every contrast has the promised effect."""
     most: float | None
     """Every contrast continues to the last look."""
-    fixed_seeds: int
-    """Seeds of a design without looks: those that show the promised difference with the same power, or all."""
-    fixed: float | None
-    """Cost of that design."""
 
 
 def device_hours(plan: Plan, runs: Iterable[PlannedRun]) -> float | None:
@@ -181,14 +176,10 @@ def look_bounds(plan: Plan) -> tuple[LookBounds, ...]:
 
 def _bounds(strategy: PlannedStrategy, contrasts: int) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
     """Return efficacy and futility at the first share of the level; no futility if the spread is not known."""
-    level = _first_share(contrasts)
+    level = LEVEL / max(contrasts, 1)
     effect = strategy.effect
     futility = None if effect is None else futility_bounds(strategy.looks, effect, level=level)
     return efficacy_bounds(strategy.looks, level), futility
-
-
-def _first_share(contrasts: int) -> float:
-    return LEVEL / max(contrasts, 1)
 
 
 def _chances(strategy: PlannedStrategy, contrasts: int, effect: float) -> StoppingChances:
@@ -200,10 +191,6 @@ def promised_power(strategy: PlannedStrategy, contrasts: int) -> float | None:
 
     Of one contrast at the first share of the level, by the spread between seeds alone. Variation between items lowers
     it.
-
-    Args:
-        strategy: strategy with looks.
-        contrasts: contrasts of the family.
     """
     return None if strategy.effect is None else _chances(strategy, contrasts, strategy.effect).power
 
@@ -213,18 +200,12 @@ def strategy_costs(plan: Plan) -> StrategyCosts | None:
     looks, strategy = look_bounds(plan), plan.strategy
     if strategy is None or not looks:
         return None
-    contrasts, effect, last = likely_contrasts(plan), strategy.effect, strategy.looks[-1]
-    fixed_seeds = last
-    if effect is not None:
-        fixed_seeds = seeds_of_one_test(effect, level=_first_share(len(contrasts))) or last
-    whole = device_hours(plan, runs_of_look(plan, contrasts, last))
+    contrasts, effect = likely_contrasts(plan), strategy.effect
     return StrategyCosts(
         least=looks[0].device_hours,
         without_effect=None if effect is None else _expected(plan, contrasts, 0.0),
         promised=None if effect is None else _expected(plan, contrasts, effect),
         most=looks[-1].device_hours,
-        fixed_seeds=fixed_seeds,
-        fixed=_sum([_control_hours(plan), None if whole is None else whole / last * fixed_seeds]),
     )
 
 

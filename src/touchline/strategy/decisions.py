@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from touchline.experiment.strategy import Policy, StatedContrast
+from touchline.experiment.strategy import StatedContrast
 from touchline.statistics.conclusions import Verdict
 
 
@@ -50,8 +50,6 @@ class Cut:
 
     step: int
     """Optimizer step of the point; the last one, where runs have other numbers of steps."""
-    policy: Policy
-    """Rule."""
     losses: tuple[RunLoss, ...]
     """Losses of all runs that had continued so far."""
     kept: tuple[str, ...]

@@ -195,7 +195,6 @@ def take_look(
     decided: Mapping[str, Verdict],
     detect: float | None,
     *,
-    level: float = LEVEL,
     effect: float | None = None,
 ) -> tuple[ContrastLook, ...]:
     """Return the results of the undecided contrasts at a look, in the order given.
@@ -206,7 +205,6 @@ def take_look(
         number: of this look, from 0, as in the ledger.
         decided: verdicts of the contrasts that earlier looks decided; with the evidence they are the family.
         detect: promised difference, in the unit of the differences; None: no contrast is given up.
-        level: one-sided level of the family.
         effect: promised difference in standard deviations of a seed's paired difference, for the futility bounds;
             None for the one that these looks show with 80 % power. Efficacy bounds do not depend on it.
 
@@ -224,14 +222,14 @@ def take_look(
     is_last = number == len(looks) - 1
     futility = None
     if detect is not None and not is_last:
-        futility = futility_bounds(looks, effect, level=level / family)[number]
+        futility = futility_bounds(looks, effect, level=LEVEL / family)[number]
     measured = [_measure(each) for each in evidence]
     results: dict[int, ContrastLook] = {}
     # Holm: the largest t first, each at the level over the number of contrasts that are not established.
     is_open = True
     for index in sorted(range(len(evidence)), key=lambda at: -_order(measured[at].t)):
         each, at = evidence[index], measured[index]
-        share = level / (family - established)
+        share = LEVEL / (family - established)
         bound = efficacy_bounds(looks, share)[number]
         is_open = is_open and at.t is not None and at.t >= bound
         established += is_open

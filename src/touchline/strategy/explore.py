@@ -5,14 +5,13 @@ reference is not compared: it always continues. After the last point the survivo
 the lowest final validation losses are confirmed against the reference. A loss that is not finite, of a run that
 diverged, is worse than every finite one and is cut unless no loss is finite.
 
-References: Jamieson and Talwalkar, Non-stochastic best arm identification and hyperparameter optimization, AISTATS
-2016 (successive halving); Golovin et al., Google Vizier: a service for black-box optimization, KDD 2017 (median rule).
+Reference: Jamieson and Talwalkar, Non-stochastic best arm identification and hyperparameter optimization, AISTATS 2016
+(successive halving).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from touchline.backends.registry import capabilities, get_backend
@@ -59,34 +58,16 @@ def halving(losses: Mapping[str, float], keep: float) -> tuple[str, ...]:
     """
     # Exact for products such as 0.28 x 25 = 7.000000000000001, which would round up to 8.
     most = max(1, math.ceil(round(keep * len(losses), 9)))
-    candidates = _finite(losses) or dict.fromkeys(losses, math.inf)
+    finite = {run: loss for run, loss in losses.items() if math.isfinite(loss)}
+    candidates = finite or dict.fromkeys(losses, math.inf)
     kept = set(sorted(candidates, key=candidates.__getitem__)[:most])
     return tuple(run for run in losses if run in kept)
-
-
-def median(losses: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the runs whose loss is not above the median of the finite losses; all, if none is finite."""
-    finite = _finite(losses)
-    if not finite:
-        return tuple(losses)
-    threshold = statistics.median(finite.values())
-    return tuple(run for run, loss in finite.items() if loss <= threshold)
-
-
-def _finite(losses: Mapping[str, float]) -> dict[str, float]:
-    return {run: loss for run, loss in losses.items() if math.isfinite(loss)}
-
-
-def survivors(explore: ExploreConfig, losses: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the runs that continue after a point, in the order given; losses that are not finite diverged."""
-    return halving(losses, explore.keep) if explore.policy == "halving" else median(losses)
 
 
 def continuing_counts(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> list[int]:
     """Return how many runs of explore train up to the first point, and continue after each point, at most.
 
-    There is no further point where only one run may be cut. With halving it is exact if no run diverges; the median
-    rule continues all runs that have the same loss.
+    There is no further point where only one run may be cut. It is exact if no run diverges.
     """
     explore = _explore(strategy)
     left = len(_candidates(strategy, runs))
@@ -94,7 +75,7 @@ def continuing_counts(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> 
     for _ in range(min((len(point_steps(run, explore.at)) for run in runs), default=0)):
         if left < 2:
             break
-        left = len(survivors(explore, {str(number): float(number) for number in range(left)}))
+        left = len(halving({str(number): float(number) for number in range(left)}, explore.keep))
         counts.append(fixed + left)
     return counts
 
@@ -130,10 +111,9 @@ def decide_cut(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses: Se
     """
     loss_of = {each.run: math.nan if each.loss is None else each.loss for each in losses}
     compared = {run.name: loss_of[run.name] for run in _candidates(strategy, runs)}
-    gone = set(compared) - set(survivors(_explore(strategy), compared))
+    gone = set(compared) - set(halving(compared, _explore(strategy).keep))
     return Cut(
         step=max((each.step or 0 for each in losses), default=0),
-        policy=_explore(strategy).policy,
         losses=tuple(losses),
         kept=tuple(run.name for run in runs if run.name not in gone),
         cut=tuple(run.name for run in runs if run.name in gone),

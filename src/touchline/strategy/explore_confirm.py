@@ -7,7 +7,7 @@ again.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from touchline.core.errors import quoted
 from touchline.core.quantity import Measured, Quantity
@@ -207,9 +207,9 @@ class ExploreConfirm(Strategy):
         """Return the design in one line, as it was fixed in advance."""
         return design_words(self.state)
 
-    def report(self, begun: Collection[str], spent: Measured) -> StrategyReport | None:
+    def report(self, spent: Measured) -> StrategyReport | None:
         """Return what the report says of the strategy."""
-        return strategy_report(self.state, begun, spent)
+        return strategy_report(self.state, spent)
 
 
 def _next_hours(state: State) -> float | None:

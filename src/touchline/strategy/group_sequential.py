@@ -121,12 +121,10 @@ def efficacy_bounds(looks: Sequence[int], level: float = LEVEL) -> tuple[float, 
     return _efficacy(checked_looks(looks), _checked_level(level))
 
 
-def futility_bounds(
-    looks: Sequence[int], effect: float | None = None, *, level: float = LEVEL, given_up: float = GIVEN_UP
-) -> tuple[float, ...]:
+def futility_bounds(looks: Sequence[int], effect: float | None = None, *, level: float = LEVEL) -> tuple[float, ...]:
     """Return the values of t at or below which a contrast is given up; that of the last look is its efficacy bound.
 
-    With a true difference of `effect` the chance to be given up before the last look is `given_up`, spent in
+    With a true difference of `effect` the chance to be given up before the last look is `GIVEN_UP`, spent in
     proportion to the seeds. Non-binding: ignoring these bounds makes no more false claims. A larger effect than the one
     that these looks show with 80 % power counts as that one: otherwise a t that may still establish a claim, but is too
     low for so large an effect, would be given up.
@@ -136,29 +134,26 @@ def futility_bounds(
         effect: promised difference in standard deviations of a seed's paired difference; None for the one that these
             looks show with 80 % power.
         level: one-sided, of the efficacy bounds.
-        given_up: chance, 0 to below 0.5.
 
     Raises:
         ValueError: an argument outside these limits.
     """
     looks, level = checked_looks(looks), _checked_level(level)
-    if not 0 <= given_up < 0.5:
-        raise ValueError(f"a chance of {given_up} to give up; it must lie between 0 and 0.5")
     if effect is not None and not (math.isfinite(effect) and effect > 0):
         raise ValueError(f"an effect of {effect} standard deviations; it must be above 0")
     shown = shown_effect(looks, level=level)
-    return _futility(looks, shown if effect is None else min(effect, shown), level, given_up)
+    return _futility(looks, shown if effect is None else min(effect, shown), level)
 
 
 @lru_cache(maxsize=1024)
-def _futility(looks: tuple[int, ...], effect: float, level: float, given_up: float) -> tuple[float, ...]:
+def _futility(looks: tuple[int, ...], effect: float, level: float) -> tuple[float, ...]:
     bounds: list[float] = []
     paths: Paths | None = None
     done = 0.0
     efficacy = _efficacy(looks, level)
     for seeds, bound in zip(looks[:-1], efficacy[:-1], strict=True):
         cumulative = arrivals(paths, seeds)
-        share = given_up * seeds / looks[-1]
+        share = GIVEN_UP * seeds / looks[-1]
         top = angle_of_t(bound, seeds)
         rest = between(cumulative, seeds, top, math.pi)
         # Chance to be above each edge, from the largest angle (the lowest t) on.

@@ -76,9 +76,7 @@ _ROUNDING: Final = 1e-9
 """Tolerance of comparisons with a limit."""
 
 
-def choose_looks(
-    effect: float | None = None, *, seeds: int | None = None, contrasts: int = 1, level: float = LEVEL
-) -> ChosenLooks:
+def choose_looks(effect: float | None = None, *, seeds: int | None = None, contrasts: int = 1) -> ChosenLooks:
     """Return the looks that show a promised effect with 80 % power and need the fewest seeds.
 
     Every candidate of a small set is computed exactly (`stopping_chances`); those that reach the power are preferred,
@@ -90,12 +88,11 @@ def choose_looks(
             test alone shows with one seed less than `seeds`.
         seeds: seeds at the last look; None for as many as the effect needs.
         contrasts: contrasts of the family; each is planned at its first share of the level.
-        level: one-sided level of the family.
 
     Raises:
         ValueError: an effect that is not above 0 or needs more than 64 seeds; seeds outside 2 to 64.
     """
-    share = level / contrasts
+    share = LEVEL / contrasts
     if effect is None:
         assert seeds is not None, "looks are chosen for an effect or for a number of seeds"
         effect = shown_effect((max(2, seeds - 1),), level=share)
@@ -169,12 +166,12 @@ def _operating(looks: tuple[int, ...], effect: float, fixed: int | None, level: 
 
 
 @lru_cache(maxsize=1024)
-def seeds_of_one_test(effect: float, *, level: float = LEVEL, power: float = POWER) -> int | None:
+def seeds_of_one_test(effect: float, *, level: float = LEVEL) -> int | None:
     """Return the paired seeds that one one-sided t-test needs for an effect; None if that is more than 64.
 
     By the noncentral t. The effect is in standard deviations of a seed's paired difference.
     """
     for seeds in range(2, MOST_SEEDS + 1):
-        if effect >= shown_effect((seeds,), level=level, power=power) * (1 - _ROUNDING):
+        if effect >= shown_effect((seeds,), level=level) * (1 - _ROUNDING):
             return seeds
     return None

@@ -34,7 +34,7 @@ _LOOKS = (
     Column("given up at t", numeric=True),
     Column("device-hours at most", numeric=True),
 )
-_COSTS = ("if", Column("device-hours", numeric=True), Column("share of the fixed design", numeric=True))
+_COSTS = ("if", Column("device-hours", numeric=True))
 _EXPLORE = ("point", "at step", "runs compared", "continue at most")
 
 
@@ -80,13 +80,6 @@ def _unit(plan: Plan) -> str:
 
 def _phases(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
     explore = strategy.explore
-    if explore is not None:
-        runs = plural(len(of_phase(plan.runs, Phase.EXPLORE)), "run")
-        rule = f"the best {explore.keep:.0%} continue" if explore.policy == "halving" else "the better half continues"
-        yield (
-            f"Explore: {runs} with one seed each, compared by validation loss; {rule}, and the "
-            f"reference {side_text(strategy.reference)} always does."
-        )
     if strategy.looks:
         chosen = "" if explore is None else f" of {plural(explore.confirm, 'chosen condition')} with the reference"
         yield f"Confirm: contrasts{chosen} on fresh seeds, {', '.join(map(str, strategy.seeds))}, in this order."
@@ -132,10 +125,9 @@ def _costs(costs: StrategyCosts) -> Iterator[tuple[str, ...]]:
         ("no contrast has an effect (expected)", costs.without_effect),
         ("every contrast has the promised effect (expected)", costs.promised),
         ("every contrast continues to the last look (at most)", costs.most),
-        (f"no looks, {plural(costs.fixed_seeds, 'seed')} per condition (fixed design)", costs.fixed),
     ):
         if hours is not None:
-            yield name, _hours(hours), f"{hours / costs.fixed:.0%}" if costs.fixed else "-"
+            yield name, _hours(hours)
 
 
 def _about_costs(plan: Plan, strategy: PlannedStrategy, costs: StrategyCosts | None) -> Iterator[str]:
@@ -166,7 +158,12 @@ def explore_section(plan: Plan, strategy: PlannedStrategy) -> Section | None:
         return None
     runs = of_phase(plan.runs, Phase.EXPLORE)
     counts = continuing_counts(strategy, runs)
-    lines = [_rule(strategy, explore, runs), *_about_points(explore, runs, len(counts) - 1)]
+    reference = ", ".join(run.name for run in references(strategy, runs))
+    lines = [
+        f"The reference {reference} continues, and the best {percent(explore.keep, 0)} of the others, rounded up. Runs "
+        "that diverge are cut.",
+        *_about_points(explore, runs, len(counts) - 1),
+    ]
     if strategy.seeds:
         chosen = "condition" if explore.confirm == 1 else f"{explore.confirm} conditions"
         seeds = plural(len(strategy.seeds), "fresh seed")
@@ -174,16 +171,6 @@ def explore_section(plan: Plan, strategy: PlannedStrategy) -> Section | None:
     at_most, grid = (_interval(cost, _unit(plan)) for cost in (explore_cost(plan), one_by_one(plan, runs)))
     lines.append(f"Explore takes at most {at_most}; all its runs to their ends would take {grid}.")
     return table_section("Explore", _EXPLORE, _points(explore, runs, counts), lines)
-
-
-def _rule(strategy: PlannedStrategy, explore: ExploreConfig, runs: Sequence[PlannedRun]) -> str:
-    reference = ", ".join(run.name for run in references(strategy, runs))
-    rule = (
-        f"the best {percent(explore.keep, 0)} of the others, rounded up"
-        if explore.policy == "halving"
-        else "those of the others whose validation loss is not above their median"
-    )
-    return f"Policy {explore.policy}: the reference {reference} continues, and {rule}. Runs that diverge are cut."
 
 
 def _points(explore: ExploreConfig, runs: Sequence[PlannedRun], counts: Sequence[int]) -> Iterator[tuple[str, ...]]:

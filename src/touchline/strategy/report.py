@@ -1,11 +1,11 @@
-"""Strategy as a report shows it: the course of each contrast, cut runs, cost against fixed designs, and next steps.
+"""Strategy as a report shows it: the course of each contrast, cut runs, cost, and next steps.
 
 All numbers of cuts and looks are those of the ledger; nothing is tested again here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.levels import SEEDS, level_words
@@ -19,7 +19,6 @@ from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.statistics.conclusions import Verdict
 from touchline.statistics.statements import NextStep, Statement
-from touchline.strategy.costs import shortened
 from touchline.strategy.decisions import ContrastLook, Cut, RunLoss, Stop, StopReason, StrategyDecision
 from touchline.strategy.state import State, of_phase, references, runs_of_look
 
@@ -81,28 +80,6 @@ class ContrastCourse:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StrategyCost:
-    """Device-hours of the strategy, and of designs that are fixed in advance."""
-
-    spent: Measured
-    """Measured: all attempts and evaluations so far."""
-    predicted: Measured
-    """Predicted for the same runs, of cut ones the share of the steps that they have done."""
-    without_stopping: Measured
-    """Predicted for the same phases without cuts and looks: all runs of explore to the end, and the contrasts'
-    conditions with all seeds."""
-    grid: Measured
-    """Predicted for every planned condition with all seeds of confirm."""
-    grid_runs: int
-    """Number of fine-tuned runs of that grid."""
-
-    @property
-    def predicted_design(self) -> Measured:
-        """Return the prediction without cuts and looks, or of the grid before explore has chosen."""
-        return self.grid if isinstance(self.without_stopping, Missing) else self.without_stopping
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class StrategyReport:
     """Strategy with its decisions, for sentences, tables and figures."""
 
@@ -124,8 +101,11 @@ class StrategyReport:
     """Contrasts of confirm with their looks; empty before explore has chosen them."""
     stop: Stop | None
     """End of the strategy; None before it."""
-    cost: StrategyCost
-    """Cost."""
+    spent: Measured
+    """Device-hours of all attempts and evaluations so far."""
+    without_stopping: Measured
+    """Device-hours predicted for the same phases without cuts and looks: all runs of explore to the end, and the
+    contrasts' conditions with all seeds."""
 
     @property
     def looks_taken(self) -> int:
@@ -178,11 +158,11 @@ class StrategyReport:
         if self.is_confirming:
             yield f"{looks}/{len(self.planned.looks)}", "looks taken"
 
-    def section(self, explored: Mapping[str, str], scale: Scale, device: str) -> Section:
-        """Return cuts, looks and cost; `explored` are the conditions of explore by run."""
+    def section(self, explored: Mapping[str, str], scale: Scale) -> Section:
+        """Return cuts and looks; `explored` are the conditions of explore by run."""
         from touchline.strategy.tables import strategy_section
 
-        return strategy_section(self, explored, scale, device)
+        return strategy_section(self, explored, scale)
 
     def sentences(self, scale: Scale, device: str) -> Iterator[Statement]:
         """Yield every contrast with its last look, then cuts, choice and cost."""
@@ -243,7 +223,7 @@ class StrategyReport:
         return NextStep(title=title, why=f"{why}{rest}.", command=f"touchline {command} .")
 
     def _larger_budget(self, stop: Stop, device: str, *, is_local: bool) -> NextStep:
-        measured, spent = finite(self.cost.spent), stop.spent_device_hours
+        measured, spent = finite(self.spent), stop.spent_device_hours
         if spent is None and not isinstance(measured, Missing):
             spent = measured.value
         used = "" if spent is None else f"{spent:.3g} "
@@ -264,14 +244,8 @@ class StrategyReport:
         )
 
 
-def strategy_report(state: State, begun: Collection[str], spent: Measured) -> StrategyReport:
-    """Return the strategy for a report.
-
-    Args:
-        state: state after its decisions.
-        begun: runs with an attempt, a step or an evaluation.
-        spent: measured device-hours of all runs.
-    """
+def strategy_report(state: State, spent: Measured) -> StrategyReport:
+    """Return the strategy for a report."""
     choices = [each.choice for each in state.decisions if each.choice is not None]
     return StrategyReport(
         planned=state.strategy,
@@ -283,7 +257,8 @@ def strategy_report(state: State, begun: Collection[str], spent: Measured) -> St
         references=tuple(run.name for run in references(state.strategy, state.plan.runs)),
         courses=tuple(_courses(state)),
         stop=state.stop,
-        cost=_cost(state, begun, spent),
+        spent=spent,
+        without_stopping=_without_stopping(state),
     )
 
 
@@ -299,23 +274,13 @@ def _courses(state: State) -> Iterator[ContrastCourse]:
         yield ContrastCourse(contrast=contrast, looks=tuple(looks))
 
 
-def _cost(state: State, begun: Collection[str], spent: Measured) -> StrategyCost:
+def _without_stopping(state: State) -> Measured:
     plan, looks = state.plan, state.strategy.looks
-    controls, explored, confirmed = (of_phase(plan.runs, phase) for phase in (None, Phase.EXPLORE, Phase.CONFIRM))
-    without: Measured = Missing(missing="explore has not chosen the conditions yet")
-    if not looks or state.contrasts:
-        tested = runs_of_look(plan, state.contrasts, looks[-1]) if looks else []
-        without = totals_of(plan, [*explored, *tested, *controls])["gpu_hours"]
-    cut = state.cut
-    done = [shortened(run, cut[run.name]) if run.name in cut else run for run in plan.runs if run.name in begun]
-    nothing, no_confirm = Missing(missing="nothing was started"), Missing(missing="nothing is confirmed")
-    return StrategyCost(
-        spent=spent,
-        predicted=totals_of(plan, done, side_by_side=False)["gpu_hours"] if done else nothing,
-        without_stopping=without,
-        grid=totals_of(plan, [*confirmed, *controls])["gpu_hours"] if looks else no_confirm,
-        grid_runs=len(confirmed),
-    )
+    if looks and not state.contrasts:
+        return Missing(missing="explore has not chosen the conditions yet")
+    tested = runs_of_look(plan, state.contrasts, looks[-1]) if looks else []
+    untested = [run for run in plan.runs if run.phase is not Phase.CONFIRM]
+    return totals_of(plan, [*untested, *tested])["gpu_hours"]
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -331,9 +296,11 @@ def design_words(state: State) -> str:
     strategy, parts = state.strategy, []
     if (explore := strategy.explore) is not None:
         points = join_names([f"{100 * at:g}%" for at in explore.at])
-        rule = f"the best {100 * explore.keep:g}%" if explore.policy == "halving" else "those not above the median"
         runs = plural(len(of_phase(state.plan.runs, Phase.EXPLORE)), "run")
-        parts.append(f"explore: {runs}, one seed; at {points} of the steps {rule} by validation loss continue")
+        parts.append(
+            f"explore: {runs}, one seed; at {points} of the steps the best {100 * explore.keep:g}% by "
+            "validation loss continue"
+        )
     if strategy.looks:
         conditions = len(of_phase(state.plan.runs, Phase.CONFIRM)) // max(len(strategy.seeds), 1)
         what = (

@@ -17,7 +17,6 @@ from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
 
 LOOKS, CUTS, COST, LIMITS = "Contrasts at their looks", "Explore", "Cost of the strategy", "Limits"
 """Topics."""
-_RUNS_TOLD = 6
 _LEDGER = ("ledger.jsonl",)
 
 
@@ -34,7 +33,7 @@ def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Ite
     if report.is_confirming and not report.courses:
         yield Statement(topic=LOOKS, text=report.waiting, shown=Conclusion.NOT_TESTABLE)
     if report.planned.explore is not None:
-        yield from _explored(report, len(report.planned.explore.at))
+        yield from _explored(report)
     yield from _cost(report, device)
 
 
@@ -116,16 +115,7 @@ def diverged_score(scale: Scale) -> str:
 # ---- explore and cost ------------------------------------------------------------------------------------------------
 
 
-def _explored(report: StrategyReport, points: int) -> Iterator[Statement]:
-    for number, cut in enumerate(report.cuts, 1):
-        compared, gone = len(cut.kept) + len(cut.cut), len(cut.cut)
-        names = f": {join_names(list(cut.cut), _RUNS_TOLD)}" if gone else ""
-        yield Statement(
-            topic=CUTS,
-            text=f"At step {cut.step:,} (point {number} of {points}) {plural(compared, 'run')} "
-            f"{'was' if compared == 1 else 'were'} compared by validation loss; {gone} cut{names}.",
-            where=_LEDGER,
-        )
+def _explored(report: StrategyReport) -> Iterator[Statement]:
     if report.chosen is not None:
         after = "" if report.is_confirming else " No claim about scores follows: nothing was planned to confirm it."
         text = (
@@ -154,26 +144,19 @@ def _best(report: StrategyReport) -> str:
 
 
 def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
-    spent, cost = finite(report.cost.spent), report.cost
-    if isinstance(spent, Missing):
+    spent, fixed = finite(report.spent), finite(report.without_stopping)
+    if isinstance(spent, Missing) or isinstance(fixed, Missing) or fixed.value <= 0:
         return
     so_far = "" if report.stop is not None else " so far"
-    designs = [(cost.without_stopping, f"the same phases without {report.stopping} are predicted to take")]
-    if report.planned.explore is not None and report.is_confirming:
-        grid = f"the full grid, every condition with all seeds ({plural(cost.grid_runs, 'run')}), is predicted to take"
-        designs.append((cost.grid, grid))
-    for fixed, what in designs:
-        known = finite(fixed)
-        if not isinstance(known, Missing) and known.value > 0:
-            yield Statement(
-                topic=COST,
-                text=f"Measured{so_far}: {spent.value:.3g} {hours_unit(device)}; {what} {known.value:.3g}"
-                f"{interval_ends(known)}, so that this is {_share(spent, known)} of it.",
-                where=("plan.json", "ledger.jsonl"),
-            )
+    yield Statement(
+        topic=COST,
+        text=f"Measured{so_far}: {spent.value:.3g} {hours_unit(device)}; the same phases without {report.stopping} are "
+        f"predicted to take {fixed.value:.3g}{_interval_ends(fixed)}, so that this is {_share(spent, fixed)} of it.",
+        where=("plan.json", "ledger.jsonl"),
+    )
 
 
-def interval_ends(value: Quantity) -> str:
+def _interval_ends(value: Quantity) -> str:
     """Return ` [1.2, 3.4]`; empty without an interval."""
     return "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
 

@@ -20,7 +20,6 @@ class State:
     plan: Plan
     """Plan with all its runs, those that may never be started too."""
     strategy: PlannedStrategy
-    """Its strategy."""
     decisions: tuple[StrategyDecision, ...]
     """Decisions that have been taken, in order."""
     cuts: tuple[Cut, ...] = ()

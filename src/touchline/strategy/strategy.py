@@ -143,13 +143,8 @@ class Strategy:
         """Return the design in one line; empty of a grid, whose factors say it."""
         return ""
 
-    def report(self, begun: Collection[str], spent: Measured) -> StrategyReport | None:
-        """Return what the report says of it; None of a grid.
-
-        Args:
-            begun: runs with an attempt, a step or an evaluation.
-            spent: measured device-hours of all runs.
-        """
+    def report(self, spent: Measured) -> StrategyReport | None:
+        """Return what the report says of it; None of a grid."""
         return None
 
 

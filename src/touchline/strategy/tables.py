@@ -1,61 +1,47 @@
-"""Tables of a strategy: every look with its numbers, the scores it is based on, the losses that cut, and the cost."""
+"""Tables of a strategy: every look with its numbers, the scores it is based on, and the losses that cut."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.text import capital, join_names
-from touchline.core.units import hours_unit, plural
+from touchline.core.text import capital
+from touchline.core.units import plural
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy.decisions import Cut, StopReason
 from touchline.strategy.report import ContrastCourse, StrategyReport, TakenLook
-from touchline.strategy.sentences import diverged_score, interval_ends
+from touchline.strategy.sentences import diverged_score
 
 _POINTS = 100.0
 _MARKS = {Verdict.ESTABLISHED: Mark.GOOD, Verdict.OUT_OF_REACH: Mark.QUIET, Verdict.UNDECIDED: Mark.WARN}
 _SAME = Missing(missing="the seeds do not differ")
 
 
-def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale: Scale, device: str) -> Section:
-    """Return cuts, looks and cost of a strategy.
+def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale: Scale) -> Section:
+    """Return cuts and looks of a strategy.
 
     Args:
         report: the strategy.
         explored: conditions of explore by run.
         scale: the format of scores.
-        device: name of the devices, `GPU`.
     """
     return Section(
         title="Strategy",
-        paragraphs=(*_paragraphs(report, scale), *_continued(report, device)),
+        paragraphs=tuple(_paragraphs(report, scale)),
         tables=present(
             looks_table(report, scale),
             _seeds_table(report, scale),
             _losses_table(report, explored),
-            _cost_table(report, device),
         ),
         figures=("strategy",),
     )
 
 
 def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
-    if (explore := report.planned.explore) is not None:
-        others = " of the others" if report.references else ""
-        rule = (
-            f"the best {100 * explore.keep:g}%{others}, rounded up, continue"
-            if explore.policy == "halving"
-            else "runs whose validation loss is not above the median continue"
-        )
-        reference = " The reference is never cut." if report.references else ""
-        yield (
-            f"Explore trains every condition with one seed; at {plural(len(explore.at), 'point')} {rule}.{reference} "
-            "It chooses by validation loss, not by test score."
-        )
-        if report.chosen is None and report.stop is None:
-            yield report.waiting
+    if report.planned.explore is not None and report.chosen is None and report.stop is None:
+        yield report.waiting
     if report.is_confirming:
         looks = report.planned.looks
         seeds = ", ".join(str(each) for each in looks)
@@ -74,22 +60,6 @@ def _reason(report: StrategyReport) -> str:
     left = len(report.planned.looks) - report.looks_taken
     rest = f" {plural(left, 'look')} of the design {'was' if left == 1 else 'were'} not needed." if left else ""
     return f"All contrasts are decided.{rest}"
-
-
-def _continued(report: StrategyReport, device: str) -> Iterator[str]:
-    """Yield every stop for the budget that a larger one lifted, with both budgets."""
-    stop, looks = None, 0
-    for decision in report.decisions:
-        looks += decision.look is not None
-        stop = decision.stop or stop
-        if decision.continuation is not None and stop is not None:
-            before, after = stop.budget_device_hours, decision.continuation.budget_device_hours
-            when = f"after look {looks} of {len(report.planned.looks)}" if looks else "before the first look"
-            yield (
-                f"A budget of {'-' if before is None else f'{before:.3g}'} {hours_unit(device)} stopped it {when}, and "
-                f"it was continued with {'no budget' if after is None else f'{after:.3g}'}. Looks and bounds stayed "
-                "as planned."
-            )
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------
@@ -230,40 +200,3 @@ def _outcome(report: StrategyReport, run: str) -> Cell:
     if run in report.chosen:
         return Cell(", ".join([*words, "chosen by validation loss"]), mark=Mark.GOOD)
     return Cell(", ".join(words) or "not chosen")
-
-
-# ---- cost ------------------------------------------------------------------------------------------------------------
-
-
-def _cost_table(report: StrategyReport, device: str) -> Table | None:
-    """Return what was spent beside what fixed designs are predicted to take."""
-    cost, so_far = report.cost, "" if report.stop is not None else " so far"
-    rows: list[tuple[Value, ...]] = [
-        (f"measured: all attempts and evaluations{so_far}", _spent(cost.spent)),
-        ("predicted for the same runs", _predicted(cost.predicted)),
-        (f"predicted without {report.stopping}", _predicted(cost.without_stopping)),
-    ]
-    if report.planned.explore is not None and report.is_confirming:
-        what = f"predicted for the full grid: every condition with all seeds, {plural(cost.grid_runs, 'run')}"
-        rows.append((what, _predicted(cost.grid)))
-    if (budget := report.planned.budget_device_hours) is not None:
-        rows.append(("budget", Cell(f"{budget:.3g}", budget)))
-    whole = ["all runs of explore to the end"] if report.planned.explore is not None else []
-    whole += ["the contrasts' conditions with all seeds"] if report.is_confirming else []
-    cut = " Of cut runs the prediction counts the steps that they have done." if report.cut else ""
-    note = f"Each with the controls. Without {report.stopping}: {join_names(whole)}.{cut}"
-    columns = ("design", Column(hours_unit(device), numeric=True))
-    return table_of(columns, rows, "Cost against fixed designs", notes=(note,))
-
-
-def _spent(value: Measured) -> Value:
-    if isinstance(value, Missing):
-        return value
-    is_least = value.low == value.value and value.high is None
-    return Cell(f"{'at least ' if is_least else ''}{value.value:.3g}", value.value)
-
-
-def _predicted(value: Measured) -> Value:
-    if isinstance(value, Missing):
-        return value
-    return Cell(f"{value.value:.3g}", value.value, interval=interval_ends(value).strip(), note=value.method or "")

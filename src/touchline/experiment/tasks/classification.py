@@ -65,10 +65,6 @@ def read_label(output: str, labels: Sequence[str]) -> str | None:
     Case, spaces, hyphens and punctuation do not count. Of labels that begin alike the longest one is read, and only as
     a whole word. A label that is denied (`not positive`) is not the answer. What follows `answer:` or `label is` goes
     first, then the first line that names any label: it must name one label only, or begin with its answer.
-
-    Args:
-        output: what the model wrote.
-        labels: the labels, all different.
     """
     text = _THOUGHT.sub(" ", unicodedata.normalize("NFKC", output))
     same = [label for label in labels if label.strip() == output.strip()]

@@ -20,7 +20,7 @@ from touchline.data.readers import WHOLE
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.experiment.partial import StatedTraining
 from touchline.lint.check import CheckReport, summary_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.finding import Edit, Finding
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

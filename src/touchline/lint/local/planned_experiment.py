@@ -23,8 +23,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
-from touchline.experiment.document import YamlDocument
+from touchline.experiment.document import SIZE_LIMIT_BYTES, YamlDocument
 from touchline.experiment.experiment import with_fields
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import LoadedExperiment, read_experiment
@@ -50,11 +49,12 @@ from touchline.lint.local.inputs import (
     see_lengths,
 )
 from touchline.lint.views import TrainingView
-from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, run_faults, with_decided_dtype
+from touchline.plan.build import PlanInputs, data_key, plan_runs, plan_with_spread, with_decided_dtype
 from touchline.plan.dtypes import dtype_findings
 from touchline.plan.local.context import build_planning_context
 from touchline.plan.local.past_scores import past_spread
 from touchline.plan.memory_findings import memory_findings
+from touchline.plan.run_faults import run_faults
 from touchline.plan.slots import SlotChoice
 from touchline.statistics.spread_types import SpreadInput
 

@@ -36,20 +36,6 @@ class DesignOption:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CurvePoint:
-    """Power of the best use of a number of device-hours."""
-
-    device_hours: float
-    """Device-hours."""
-    power: float
-    """Chance to establish the wanted difference, from 0 to 1."""
-    low: float
-    """The same where the spread is at the upper end of its interval."""
-    high: float
-    """The same where the spread is at the lower end of its interval."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DesignAnswer:
     """Design of an experiment's sample sizes."""
 
@@ -75,8 +61,6 @@ class DesignAnswer:
     """Numbers that show the smallest difference within the budget; None without a budget."""
     alternatives: tuple[DesignOption, ...]
     """Other numbers, by seeds."""
-    curve: tuple[CurvePoint, ...]
-    """Best power by device-hours; empty where costs are not known."""
     notes: tuple[str, ...]
     """Remarks."""
     diff: str = ""

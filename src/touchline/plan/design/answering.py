@@ -5,7 +5,7 @@ A pure function of plans of the experiment with several numbers of seeds and ite
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, hours_unit, parse_duration, plural, seconds_to_hours
 from touchline.experiment.plan import Plan
-from touchline.plan.design.answer import CurvePoint, DesignAnswer, DesignOption
+from touchline.plan.design.answer import DesignAnswer, DesignOption
 from touchline.plan.power import conditions_per_level, number_of_contrasts
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import COVERAGE, POWER
@@ -36,9 +36,6 @@ PLANNED_SEEDS = (2, 3, 4, 6, 8, 16, 32)
 _FEW_SEEDS: Final = 1e9
 """Weight of a seed against an item where costs are not known: seeds come first."""
 _ALTERNATIVES: Final = (2, 3, 5, 8, 12, 20)
-_CURVE_POINTS: Final = 24
-_BEYOND: Final = 2.5
-"""Last device-hours of the curve, relative to those of the cheapest design."""
 
 PlanWith = Callable[[int, int], Plan]
 """Plan with so many seeds and items."""
@@ -153,18 +150,6 @@ class _Sizing:
         spread = self.spreads[End.VALUE]
         return best_within(hours, spread, costs, most_items=self.most_items, coverage=self.coverage)
 
-    def curve(self, costs: DesignCosts, most_hours: float, pairs: Collection[tuple[int, int]]) -> Iterator[CurvePoint]:
-        """Yield the power of the best use of device-hours, up to a number of hours, at the cost of each pair too."""
-        least = float(costs(np.array(2.0), np.array(1.0)))
-        last = max(most_hours, 1.2 * least)
-        own = (float(costs(np.array(float(seeds)), np.array(float(items)))) for seeds, items in pairs)
-        for hours in sorted(
-            {*np.geomspace(least, last, _CURVE_POINTS), *(each for each in own if least < each < last)}
-        ):
-            if (best := self.best_within(float(hours), costs)) is not None:
-                low, value, high = (self.power(*best, end) for end in (End.HIGH, End.VALUE, End.LOW))
-                yield CurvePoint(device_hours=float(hours), power=value, low=low, high=high)
-
 
 def refuse_unanswerable(now: Plan, most_items: int | None) -> int:
     """Return the items that there are.
@@ -229,11 +214,6 @@ def answer_design(
     best = within if isinstance(within, Missing | None) else option(*within)
     shown = _not_shown(sizing) if found is None else option(*found)
     chosen = shown if best is None else best
-    last = max((each.device_hours.value for each in alternatives if isinstance(each.device_hours, Quantity)), default=0)
-    if isinstance(shown, DesignOption) and isinstance(shown.device_hours, Quantity):
-        last = _BEYOND * shown.device_hours.value
-    if budget_hours is not None:
-        last = max(last, 1.2 * budget_hours)
     return DesignAnswer(
         experiment=now.experiment,
         detect_points=100 * detect,
@@ -245,7 +225,6 @@ def answer_design(
         cheapest=shown,
         within_budget=best,
         alternatives=alternatives,
-        curve=() if isinstance(costs, Missing) else tuple(sizing.curve(costs, last, pairs)),
         notes=tuple(_notes(now, costs, chosen)),
     )
 

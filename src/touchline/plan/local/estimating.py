@@ -39,8 +39,7 @@ from touchline.estimate.disk import saved_adapter_bytes
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_line, evidence_used
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.history_points import missing_facts
-from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
+from touchline.estimate.local.past_runs import PastRuns, past_runs
 from touchline.estimate.local.simulating import request_for, simulate
 from touchline.estimate.memory import (
     batch_of,
@@ -56,8 +55,6 @@ from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
-from touchline.history.record import RunRecord
-from touchline.history.run_facts import FACTS
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.given_lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
@@ -109,7 +106,6 @@ class EstimateRequest:
     adapter_dtype: str | None = None
     """Dtype of the adapter. None for the trainer's default."""
     optimizer: str = "adamw"
-    """The optimizer."""
     loss: str | None = None
     """Loss implementation. None for the trainer's default."""
     attention: str = "fused"
@@ -245,9 +241,13 @@ def _setup(
         raise InputError(plural(len(faults), "invalid option"), findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
-    method = _method(request)
+    # An adapter on weights stored in 4 bits is QLoRA.
+    method = "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
     full = method == "full"
-    targets = () if full else _targets(request, shape)
+    targets = request.target_modules
+    if targets is None:
+        targets = tuple(linear.name for linear in shape.linears)
+    targets = () if full else targets
     adapter = request.adapter_dtype or (dtype if full else coefficients.adapter_dtype)
     values = {
         "method": method,
@@ -277,20 +277,11 @@ def _setup(
     return setup, coefficients
 
 
-def _method(request: EstimateRequest) -> str:
-    """Return the method. An adapter on weights stored in 4 bits is QLoRA."""
-    return "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
-
-
 def _padded(request: EstimateRequest) -> bool | None:
     """Return whether a batch holds sequences of different lengths. None if the mean length is not given."""
     if request.micro_batch_size == 1:
         return False
     return None if request.mean_length is None else request.mean_length < request.seq_len
-
-
-def _targets(request: EstimateRequest, shape: ModelShape) -> tuple[str, ...]:
-    return tuple(linear.name for linear in shape.linears) if request.target_modules is None else request.target_modules
 
 
 def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Finding]:
@@ -421,43 +412,12 @@ def _simulated(
 
 
 def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) -> PastRuns:
-    """Return points from the history and from the given logs.
-
-    Raises:
-        InputError: a log is missing, or has no run.
-    """
-    found = past_runs(settings, {setup.backend}, {setup.shape.name})
     if not request.evidence:
-        return found
+        return past_runs(settings, {setup.backend}, {setup.shape.name})
     # The readers of every trainer's logs are loaded when there is a log to read, and not before.
-    from touchline.history.adding import record_of_run
-    from touchline.history.files import LoggedRun
-    from touchline.plan.local.stating import read_stated
+    from touchline.plan.local.stating import past_runs_with
 
-    records: list[RunRecord] = []
-    for item in read_stated(request.evidence, request.evidence_facts, settings):
-        if not isinstance(item, LoggedRun):
-            raise InputError(f"--evidence {item.path}: {item.reason}", expected="a training log")
-        record = record_of_run(item)
-        if isinstance(record, RunRecord):
-            records.append(record)
-    named = points_of(records, settings)
-    if not named.time and not named.memory:
-        needs = {record.name: missing_facts(record) for record in records}
-        lacking = tuple(dict.fromkeys(key for keys in needs.values() for key in keys))
-        why = "; ".join(
-            f"{name}: {'missing ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
-            for name, reason in named.refused
-        )
-        why = why or "no run found"
-        raise InputError(
-            f"--evidence: no usable run: {why}",
-            expected=f"these facts: {', '.join(lacking)}" if lacking else None,
-            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
-        )
-    return replace(
-        found, time=(*found.time, *named.time), memory=(*found.memory, *named.memory), runs=(*found.runs, *named.runs)
-    )
+    return past_runs_with(request.evidence, request.evidence_facts, setup, settings)
 
 
 def _step(request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, past: PastRuns) -> StepTime | Missing:

@@ -24,9 +24,6 @@ _USAGE = 2
 def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
     """Check whether examples in one packed sequence attend to each other, in the architecture of a config.json.
 
-    Args:
-        config: the file as data.
-
     Raises:
         InputError: no small model of it can be made.
         HostError: the packages that train are not installed, or the test did not end.

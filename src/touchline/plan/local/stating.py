@@ -12,18 +12,23 @@ import numpy as np
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
+from touchline.core.estimate import TrainingSetup
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.public import known_name
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
+from touchline.estimate.history_points import missing_facts
+from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
 from touchline.history import files
-from touchline.history.adding import readable
+from touchline.history.adding import readable, record_of_run
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile, group_files
 from touchline.history.padding import DatasetLengths
 from touchline.history.reading import OptionalText, SourcedText
+from touchline.history.record import RunRecord
 from touchline.history.records import model_name
+from touchline.history.run_facts import FACTS
 from touchline.history.run_view import agree
 from touchline.history.stating import CODE, Stating
 from touchline.plan.local.packing import PackRequest, load_lengths
@@ -54,6 +59,41 @@ def read_stated(
         yield from (with_dataset(item, settings) for item in files.read_group(group, stating.of(group)))
     if on_progress is not None:
         on_progress(len(groups), len(groups), "")
+
+
+def past_runs_with(
+    logs: Sequence[Path], facts: Mapping[str, str], setup: TrainingSetup, settings: UserConfig
+) -> PastRuns:
+    """Return points from the history and from the given logs of `touchline estimate --evidence`.
+
+    Raises:
+        InputError: a log is missing, or has no run.
+    """
+    found = past_runs(settings, {setup.backend}, {setup.shape.name})
+    records: list[RunRecord] = []
+    for item in read_stated(logs, facts, settings):
+        if not isinstance(item, LoggedRun):
+            raise InputError(f"--evidence {item.path}: {item.reason}", expected="a training log")
+        record = record_of_run(item)
+        if isinstance(record, RunRecord):
+            records.append(record)
+    named = points_of(records, settings)
+    if not named.time and not named.memory:
+        needs = {record.name: missing_facts(record) for record in records}
+        lacking = tuple(dict.fromkeys(key for keys in needs.values() for key in keys))
+        why = "; ".join(
+            f"{name}: {'missing ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
+            for name, reason in named.refused
+        )
+        why = why or "no run found"
+        raise InputError(
+            f"--evidence: no usable run: {why}",
+            expected=f"these facts: {', '.join(lacking)}" if lacking else None,
+            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
+        )
+    return replace(
+        found, time=(*found.time, *named.time), memory=(*found.memory, *named.memory), runs=(*found.runs, *named.runs)
+    )
 
 
 def load_stating(groups: Sequence[FileGroup], facts: Mapping[str, str]) -> Stating:

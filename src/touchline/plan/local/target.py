@@ -46,7 +46,6 @@ class Target:
     """Target machine of a plan."""
 
     machine: TargetMachine
-    """The machine."""
     gpu: Gpu | Missing
     """GPU type; missing for a CPU and for an unknown GPU."""
 
@@ -186,13 +185,7 @@ def device_findings(
 
 
 def slot_findings(compute: ComputeConfig, machine: TargetMachine | None, where: Location | None) -> Iterator[Finding]:
-    """Yield findings on `compute.slots`: where nothing has slots, or more than threads.
-
-    Args:
-        compute: where the runs will be.
-        machine: the machine that is planned for; None where it is not known.
-        where: the place of `compute.slots`.
-    """
+    """Yield findings on `compute.slots`: where nothing has slots, or more than threads."""
     if compute.slots == "auto" or compute.slots == 1:
         return
     obstacle = ""
@@ -212,14 +205,7 @@ def slot_findings(compute: ComputeConfig, machine: TargetMachine | None, where: 
 def kernel_findings(
     trainings: Iterable[TrainConfig], compute: ComputeConfig, machine: TargetMachine | None, where: Location | None
 ) -> Iterator[Finding]:
-    """Yield findings on kernels for GPUs that the machine lacks.
-
-    Args:
-        trainings: the trainings of the runs.
-        compute: where the runs will be.
-        machine: the machine that is planned for; None where it is not known.
-        where: the place of `train`.
-    """
+    """Yield findings on kernels for GPUs that the machine lacks."""
     for kernels, backend in dict.fromkeys(
         (each, train.backend) for train in trainings for each in needed_kernels(train)
     ):
@@ -237,14 +223,7 @@ def kernel_findings(
 def compiler_findings(
     trainings: Iterable[TrainConfig], compute: ComputeConfig, machine: TargetMachine | None, where: Location | None
 ) -> Iterator[Finding]:
-    """Yield a finding if runs are compiled on this machine, and it lacks a compiler.
-
-    Args:
-        trainings: the trainings of the runs.
-        compute: where the runs will be.
-        machine: the machine that is planned for; None where it is not known.
-        where: the place of `train`.
-    """
+    """Yield a finding if runs are compiled on this machine, and it lacks a compiler."""
     compiled = [train for train in trainings if train.compile and external_trainer(train.backend) is None]
     if not compiled or machine is None or compute.executor != "local":
         return

@@ -9,12 +9,11 @@ import numpy as np
 
 from touchline.core.quantity import Missing
 from touchline.plan.placement.bounds import lower_bounds
-from touchline.plan.placement.deadline import draw_ticks, drawn_ends, samples_for
+from touchline.plan.placement.deadline import draw_ticks, drawn_ends, duration_text, judge, samples_for
 from touchline.plan.placement.problem import Problem, compile_problem, minutes_to_ticks, ticks_to_minutes
 from touchline.plan.placement.schedule import best_order, name_gpus
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.validation import check_deadline
-from touchline.plan.placement.verdict import CONFIDENT, duration_text, judge
 
 _SEED = 0
 """Seed of the durations that are drawn."""
@@ -35,14 +34,10 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
     check_deadline(deadline_minutes)
     bounds = lower_bounds(problem)
     rule, ranks, table = best_order(problem)
-    ends = drawn_ends(problem, ranks, _draws(problem))
-    probability = (
-        None if deadline_minutes is None else float((ends.max(axis=1) <= minutes_to_ticks(deadline_minutes)).mean())
-    )
+    probability = None if deadline_minutes is None else _chance(problem, ranks, deadline_minutes)
     makespan = ticks_to_minutes(table.makespan)
     verdict, reason = judge(problem, bounds[0], makespan, deadline_minutes, probability)
     held = name_gpus(problem, table)
-    late = np.quantile(ends, CONFIDENT, axis=0).tolist() if _spreads(problem) else None
     slots = (
         ScheduledJob(
             id=problem.jobs[j].id,
@@ -51,7 +46,6 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
             gpus=held[j],
             node=table.nodes[j],
             priority=ranks[j],
-            late_end_minutes=None if late is None else ticks_to_minutes(late[j]),
         )
         for j, start in enumerate(table.starts)
     )
@@ -70,15 +64,13 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
     )
 
 
-def _draws(problem: Problem) -> list[list[float]]:
-    """Return drawn durations; a single draw if no duration has an interval."""
-    if not _spreads(problem):
-        return [list(problem.ticks)]
-    return draw_ticks(problem, samples_for(problem), np.random.Generator(np.random.PCG64(_SEED)))
-
-
-def _spreads(problem: Problem) -> bool:
-    return any(job.minutes.low is not None or job.minutes.high is not None for job in problem.jobs)
+def _chance(problem: Problem, ranks: Sequence[int], deadline_minutes: float) -> float:
+    """Return the share of drawn durations with which all jobs end in time; of a single draw if none has an interval."""
+    draws = [list(problem.ticks)]
+    if any(job.minutes.low is not None or job.minutes.high is not None for job in problem.jobs):
+        draws = draw_ticks(problem, samples_for(problem), np.random.Generator(np.random.PCG64(_SEED)))
+    ends = drawn_ends(problem, ranks, draws)
+    return float((ends.max(axis=1) <= minutes_to_ticks(deadline_minutes)).mean())
 
 
 def _notes(problem: Problem, verdict: DeadlineVerdict) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.core.units import plural
 from touchline.plan.placement.problem import Problem, ticks_to_minutes
 from touchline.plan.placement.types import Bound
 
@@ -24,7 +25,7 @@ def _all(problem: Problem) -> Iterator[tuple[float, str]]:
     yield from _pinned(problem)
     yield _longest_chain(problem)
     gpus = problem.cluster.gpus
-    yield _area(problem, problem.gpus, gpus), f"all GPU minutes over {_count(gpus, 'GPU')}"
+    yield _area(problem, problem.gpus, gpus), f"all GPU minutes over {plural(gpus, 'GPU')}"
     nodes = len(problem.nodes)
     first = problem.nodes[0]
     over = "" if nodes == 1 else f" of {nodes} nodes"
@@ -95,7 +96,3 @@ def _pinned(problem: Problem) -> Iterator[tuple[float, str]]:
 def _names(problem: Problem, jobs: Sequence[int]) -> str:
     shown = [problem.jobs[j].id for j in jobs[:_NAMED]]
     return ", ".join(shown) + (f" and {len(jobs) - _NAMED} more" if len(jobs) > _NAMED else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

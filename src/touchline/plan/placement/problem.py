@@ -40,7 +40,6 @@ class Problem:
     jobs: tuple[PlaceJob, ...]
     """Jobs, sorted by name."""
     cluster: Cluster
-    """Cluster."""
     nodes: tuple[Node, ...]
     """Nodes; the last one is smaller if the GPUs do not divide evenly."""
     ticks: tuple[float, ...]

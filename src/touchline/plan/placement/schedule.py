@@ -32,22 +32,10 @@ class Schedule:
     """GPUs of each job. None if any free GPUs of the node will do."""
 
 
-def _longest_chain(tail: float, width: float, longest: float) -> float:
-    return tail
-
-
-def _chain_and_width(tail: float, width: float, longest: float) -> float:
-    return tail * math.sqrt(width)
-
-
-def _widest(tail: float, width: float, longest: float) -> float:
-    return width * (longest + 1) + tail
-
-
 RULES: dict[str, Callable[[float, float, float], float]] = {
-    "longest remaining chain first": _longest_chain,
-    "longest remaining chain x square root of GPUs first": _chain_and_width,
-    "widest first, then longest remaining chain": _widest,
+    "longest remaining chain first": lambda tail, width, longest: tail,
+    "longest remaining chain x square root of GPUs first": lambda tail, width, longest: tail * math.sqrt(width),
+    "widest first, then longest remaining chain": lambda tail, width, longest: width * (longest + 1) + tail,
 }
 """Priority of a job by its remaining chain, its share of a node in GPUs and the longest chain; the largest goes first.
 

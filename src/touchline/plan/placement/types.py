@@ -99,8 +99,6 @@ class ScheduledJob:
     """Node, from 0."""
     priority: int
     """Position in the order in which jobs start when GPUs become free, from 0."""
-    late_end_minutes: float | None = None
-    """Time by which it has ended in 90% of the draws. None if no duration has an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,13 +20,12 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
-    from touchline.report.charts.strategy import explore_losses, looks
+    from touchline.report.charts.strategy import looks
     from touchline.report.colors import inks
 
     colours = inks(report)
     own = report.analyses[0] if report.analyses else None
     yield looks(report, colours)
-    yield explore_losses(report, colours)
     for analysis in report.analyses:
         yield scores(report, analysis, colours)
         yield differences(report, analysis, colours)

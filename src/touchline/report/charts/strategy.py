@@ -1,4 +1,4 @@
-"""Figures of a strategy: the course of each contrast over its looks, and the losses by which explore cut runs."""
+"""Figure of a strategy: the course of each contrast over its looks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import matches
-from touchline.report.charts.losses import budget, curve, felt, lines, loss_axis, step_axis, thinned
-from touchline.report.charts.parts import Row, finished, followed, legend_of, number, padded, rows_of, signed
+from touchline.report.charts.parts import Row, finished, legend_of, number, padded, rows_of, signed
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor, used
 from touchline.report.figures import Chart
 from touchline.report.formatting import scale_or_share
 from touchline.report.report import Report
-from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Verdict
 
 SECTION = "strategy"
@@ -157,78 +154,3 @@ def _hues(report: Report, levels: Sequence[Mapping[str, str]], inks: Mapping[str
 def _spread(count: int) -> list[float]:
     width = min(_OFFSET * (count - 1), _MOST_OFFSET)
     return [-width / 2, width / 2] if count > 1 else [0, 0]
-
-
-# ---- explore ---------------------------------------------------------------------------------------------------------
-
-
-def explore_losses(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Return the validation losses of explore, those of cut runs in grey."""
-    strategy = report.strategy
-    if strategy is None:
-        return None
-    explored = [
-        run
-        for run in report.runs
-        if run.phase is Phase.EXPLORE and any(math.isfinite(point.loss) for point in run.validation_losses)
-    ]
-    if not explored:
-        return None
-    y = loss_axis([p.loss for run in explored for p in run.validation_losses], "validation loss (nats per token)")
-    limit = budget(len(explored))
-    whole = [curve(run, inks, thinned(run.validation_losses, limit)) for run in explored if run.cut_after_step is None]
-    gone = [
-        curve(run, inks, thinned(run.validation_losses, limit)) for run in explored if run.cut_after_step is not None
-    ]
-    points = [{"step": cut.step, "label": f"point {place}"} for place, cut in enumerate(strategy.cuts, 1)]
-    shown = {run.name: inks[run.name] for run in explored if run.cut_after_step is None}
-    rules = rows_of("points").encode(x=step_axis())
-    layers = [
-        rules.mark_rule(color=MUTED, strokeDash=[4, 3], strokeWidth=1),
-        rules.mark_text(align="left", baseline="top", dx=4, fontSize=10, color=MUTED).encode(
-            y=altair.value(2), text="label:N"
-        ),
-        lines("cut", y, inks, width=1.4, shown=0.7).encode(color=altair.value(MUTED)),
-        lines("kept", y, shown, width=2.0, shown=1.0, points=len(explored) <= 40),
-        felt("all", y),
-        _marks("ends", y, "square").encode(color=altair.value(MUTED)),
-        _marks("chosen", y, "circle").encode(color=altair.value(INK)),
-    ]
-    cut = " Grey, with a square at the end: cut there; what they would have reached is unknown." if gone else ""
-    ring = " Ring: chosen by final validation loss." if strategy.chosen else ""
-    ends = [_end(run, inks) for run in explored if run.cut_after_step is not None]
-    chosen = [_end(run, inks) for run in explored if run.name in (strategy.chosen or ())]
-    return finished(
-        altair.layer(*layers),
-        {"points": points, "cut": gone, "kept": whole, "all": [*gone, *whole], "ends": ends, "chosen": chosen},
-        name="explore",
-        section=SECTION,
-        title="Explore: validation losses and cuts",
-        caption=f"One seed per condition. Dashed: points at which runs were compared.{cut}{ring}",
-        height=300,
-    )
-
-
-def _marks(name: str, y: altair.Y, shape: str) -> altair.Chart:
-    """Draw marks at the ends of curves: a square where a run was cut, a ring where it was chosen."""
-    is_ring = shape == "circle"
-    marks: altair.Chart = (
-        rows_of(name)
-        .mark_point(shape=shape, filled=not is_ring, size=150 if is_ring else 75, strokeWidth=2.2)
-        .encode(
-            x=step_axis(),
-            y=y,
-            opacity=followed(),
-            tooltip=[
-                *(altair.Tooltip("run:N"), altair.Tooltip("setting:N"), altair.Tooltip("step:Q", format=",")),
-                altair.Tooltip("loss:Q", format=".4~r", title="validation loss"),
-            ],
-        )
-    )
-    return marks
-
-
-def _end(run: RunResult, inks: Mapping[str, SeriesColor]) -> Row:
-    """Return the last finite validation loss of a run."""
-    last = next(point for point in reversed(run.validation_losses) if math.isfinite(point.loss))
-    return {"run": run.name, "setting": inks[run.name].label, "step": last.step, "loss": number(last.loss)}

@@ -20,7 +20,8 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ExperimentEffect, ExperimentSummary, NotCompared, PairedRuns
 from touchline.report.comparing.settings import MODEL, SEED
 from touchline.results.run_result import RunResult
-from touchline.statistics.analysis import analyse
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 Condition = tuple[tuple[str, str], ...]
@@ -211,7 +212,8 @@ def effect_of(
 
 def analysed(runs: Sequence[ScoredRun], task: Task, factors: Mapping[str, Sequence[str]]) -> Analysis:
     """Return the analysis of runs on one score. The result is deterministic."""
-    return analyse(runs, task=task[0], score=task[1], factors=factors, rng=Generator(PCG64(_DRAWS)))
+    scores = TaskScores(task=task[0], score=task[1], runs=runs, rng=Generator(PCG64(_DRAWS)))
+    return analyse_together([scores], factors)[0]
 
 
 def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRecord) -> str | None:

@@ -14,7 +14,7 @@ from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
-from touchline.experiment.bounds import SIZE_LIMIT_BYTES
+from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
 from touchline.run.imports.carrier import path_of
 

@@ -1,11 +1,13 @@
-"""Brute force and a checker of schedules, written without anything of `touchline.plan.placement`."""
+"""Brute force and a checker of schedules, written without anything of `touchline.plan.placement`; instances."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
 
-from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+import numpy as np
+
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:
@@ -90,3 +92,32 @@ def broken_rules(placement: Placement, jobs: Sequence[PlaceJob], cluster: Cluste
     if abs(max(slot.end_minutes for slot in placement.schedule) - placement.makespan_minutes) > 1e-6:
         found.append("makespan")
     return found
+
+
+WIDTHS, SHARES = (1, 2, 4, 8), (0.5, 0.2, 0.15, 0.15)
+
+
+def chains(jobs: int, gpus: int, seed: int, *, spread: float = 0.0) -> list[PlaceJob]:
+    """Chains of 1 to 4 stages; lognormal durations, median 60 minutes, 5 to 720; 1, 2, 4 or 8 GPUs a stage.
+
+    Args:
+        jobs: stages in all.
+        gpus: GPUs there are; no stage is wider.
+        seed: seed of the instance.
+        spread: standard deviation of the logarithm of a duration; 0 gives durations without interval.
+    """
+    generator = np.random.Generator(np.random.PCG64([jobs, gpus, seed]))
+    made: list[PlaceJob] = []
+    chain = 0
+    while len(made) < jobs:
+        parent: tuple[str, ...] = ()
+        for stage in range(min(int(generator.integers(1, 5)), jobs - len(made))):
+            minutes = float(np.clip(60 * np.exp(generator.standard_normal()), 5, 720))
+            width = min(int(generator.choice(WIDTHS, p=SHARES)), gpus)
+            name = f"chain{chain:03d}_stage{stage}"
+            factor = float(np.exp(1.6448536269514722 * spread))
+            ends = {"low": minutes / factor, "high": minutes * factor} if spread else {}
+            made.append(PlaceJob(id=name, after=parent, gpus=width, minutes=Minutes(value=minutes, **ends)))
+            parent = (name,)
+        chain += 1
+    return made
