@@ -79,7 +79,7 @@ def test_readers_say_what_the_table_says(case: dict[str, Any]) -> None:
         found = read(case["reader"], case["text"] if "text" in case else text_of(case))
     else:
         name = case.get("file", "some.json")
-        data = case["data"] if "data" in case else None
+        data = case.get("data")
         if data is None:
             data = json.loads(text_of(case)) if name.endswith(".json") else parse(text_of(case), name).data
         found = read_document(case["reader"], name, data)
