@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TypeVar
 
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.config_reading import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.partial import Stated, StatedTraining

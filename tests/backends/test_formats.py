@@ -15,7 +15,7 @@ from tests.faults.case import base, changed
 from tests.tiers import examples
 
 from touchline.backends.argument_tables import argument_table
-from touchline.backends.formats import ConfigFormat
+from touchline.backends.config_reading import ConfigFormat
 from touchline.backends.interpolation import resolve
 from touchline.backends.registry import config_formats
 from touchline.backends.torchtune.components import recipe_keys

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.faults.models_d import CHATML, rendering_of, text_of
 
-from touchline.backends.llamafactory.templates import TEMPLATES
+from touchline.backends.llamafactory.rendering import TEMPLATES
 from touchline.backends.registry import training_row
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from touchline.backends.argument_tables import ArgumentTable, flag_of, number_of
 from touchline.core.finding import Edit, Finding, Location, Severity
 from touchline.experiment.document import Key
-from touchline.experiment.foreign import ForeignDocument
-from touchline.experiment.partial import Stated
+from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import Stated, StatedTraining
 
 T = TypeVar("T")
 
@@ -228,3 +228,32 @@ def source_kind(name: str) -> Literal["file", "folder", "hub"]:
     if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         return "folder"
     return "hub"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigReading:
+    """Result of reading a config."""
+
+    trainings: tuple[StatedTraining, ...]
+    """The trainings that it states: one, or none where it is of another use (generation, evaluation, merging)."""
+    findings: tuple[Finding, ...] = ()
+    """Unknown keys, wrong kinds of values, missing keys: what shows without knowing model, data or machine."""
+
+
+class ConfigFormat(Protocol):
+    """Format of a config file."""
+
+    name: str
+    """The backend's folder, `torchtune`."""
+    title: str
+    """Name of such a file, as in `torchtune config`."""
+    dialect: Dialect
+    """The loader that it is read by."""
+
+    def claims(self, data: Mapping[str, object], file_name: str) -> bool:
+        """Return True if the keys show this format. Be cautious: a tree holds many other YAML files."""
+        ...
+
+    def read(self, document: ForeignDocument) -> ConfigReading:
+        """Return the stated training, and the findings of the file alone."""
+        ...

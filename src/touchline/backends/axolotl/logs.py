@@ -12,7 +12,7 @@ from contextlib import suppress
 from statistics import fmean
 from typing import ClassVar
 
-from touchline.backends.axolotl.stated import READ_KEYS, evidence, read_config
+from touchline.backends.axolotl.format import READ_KEYS, evidence, read_config
 from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row

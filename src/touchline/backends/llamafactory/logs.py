@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from touchline.backends.llamafactory.stated import READ_KEYS, evidence, read_config
+from touchline.backends.llamafactory.format import READ_KEYS, evidence, read_config
 from touchline.backends.logtext.emitter import observed
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row

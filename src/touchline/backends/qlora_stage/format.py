@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from touchline.backends.config_reading import ConfigReader, subject_of
+from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
 from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.imports import ATTENTION, HF_AUTOMATIC, HF_OPTIMIZER_WORDS, HF_SCHEDULES, ImportTable
 from touchline.core.finding import Location, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
@@ -230,3 +230,16 @@ def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)
 """Formats of this backend."""
+
+
+IMPORTS = ImportTable(
+    schedules=HF_SCHEDULES,
+    optimizers=HF_OPTIMIZER_WORDS,
+    attention=ATTENTION,
+    has_stages=True,
+    carries_defaults=frozenset({"save_limit"}),
+    automatic=(*HF_AUTOMATIC, "vision_frozen", "train.eval_bs", "train.logging_steps"),
+    changed={"experiment_name": "a stage is named after its file"},
+    knows=known_key,
+)
+"""What `touchline import` needs to know about its configs."""

@@ -9,9 +9,9 @@ from touchline.backends.imports import DataColumns, ImportTable
 from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.format import DATASETS
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
 from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.stated import DATASETS
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 

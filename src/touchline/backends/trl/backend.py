@@ -20,7 +20,7 @@ from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
 from touchline.backends.trl.batching import TrlBatching
-from touchline.backends.trl.memory import MEMORY
+from touchline.backends.trl.facts import MEMORY
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding

@@ -1,7 +1,8 @@
-"""Programs that start trainings through DeepSpeed."""
+"""Facts about DeepSpeed: its program, behaviour that rules depend on, coefficients of its memory."""
 
 from __future__ import annotations
 
+from touchline.backends.traits import TrainerTraits
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (
@@ -14,3 +15,6 @@ COMMANDS = (
         own_files="deepspeed/launcher/",
     ),
 )
+
+
+TRAITS = TrainerTraits(stage_words=("zero", "ds", "deepspeed"))

@@ -1,4 +1,4 @@
-"""Behaviour of the script of stages that rules depend on."""
+"""Behaviour of the script of QLoRA stages that rules depend on."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Memory coefficients of LitGPT.
-
-Its published tables (config_hub/finetune/README.md: A100-40GB, Alpaca) are also evidence of the priors in
-`estimate/coefficients_time.py` (launching a block, reading weights, NF4) and `estimate/coefficients_memory.py` (rows of
-Falcon and Phi, spread between stacks and within a model, time with a 4-bit base).
-"""
+"""Facts about LitGPT: its program, behaviour that rules depend on, coefficients of its memory."""
 
 from __future__ import annotations
 
 from touchline.backends.memory import MemoryCoefficients
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="litgpt"),)
+
 
 MEMORY = MemoryCoefficients(
     vocab_bytes=10.5,

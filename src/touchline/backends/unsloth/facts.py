@@ -1,4 +1,4 @@
-"""Memory coefficients of Unsloth."""
+"""Facts about Unsloth: its program, behaviour that rules depend on, coefficients of its memory."""
 
 from __future__ import annotations
 

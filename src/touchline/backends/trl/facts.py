@@ -1,4 +1,4 @@
-"""Memory coefficients of TRL and transformers' Trainer."""
+"""Facts about TRL and the Trainer: its program, behaviour that rules depend on, coefficients of its memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from dataclasses import replace
 
 from touchline.backends.hf_loop import HF_LOOP_MEMORY
 from touchline.backends.memory import ReleaseLoss
+from touchline.backends.traits import TrainerTraits
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="trl", config_first=True),)
+
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    packing_ways={"positions": "TRL (padding-free)", "nothing": "TRL `wrapped`"},
+    packing_needs="max_length",
+    cluster_rank=2,
+    many_epochs=5,
+    validates_on_split=True,
+    plain_rows=True,
+)
+
 
 MEMORY = replace(
     HF_LOOP_MEMORY,

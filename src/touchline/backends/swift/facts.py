@@ -1,4 +1,4 @@
-"""Memory coefficients of ms-swift."""
+"""Facts about ms-swift: its program, behaviour that rules depend on, coefficients of its memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import replace
 
 from touchline.backends.hf_loop import HF_LOOP_MEMORY
 from touchline.backends.memory import ReleaseLoss
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="swift"),)
+
 
 MEMORY = replace(
     HF_LOOP_MEMORY,
