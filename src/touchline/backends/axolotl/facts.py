@@ -9,6 +9,7 @@ from touchline.backends.traits import TrainerTraits
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="axolotl", config_first=True),)
+"""Programs that start it."""
 
 
 TRAITS = TrainerTraits(
@@ -21,6 +22,7 @@ TRAITS = TrainerTraits(
     many_epochs=5,
     parent_key="lora_model_dir",
 )
+"""Its behaviour."""
 
 
 MEMORY = replace(

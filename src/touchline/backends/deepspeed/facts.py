@@ -15,6 +15,8 @@ COMMANDS = (
         own_files="deepspeed/launcher/",
     ),
 )
+"""Programs that start it."""
 
 
 TRAITS = TrainerTraits(stage_words=("zero", "ds", "deepspeed"))
+"""Its behaviour."""

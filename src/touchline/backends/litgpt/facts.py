@@ -6,6 +6,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="litgpt"),)
+"""Programs that start it."""
 
 
 MEMORY = MemoryCoefficients(

@@ -9,6 +9,7 @@ from touchline.backends.traits import TrainerTraits
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="llamafactory-cli", config_first=True),)
+"""Programs that start it."""
 
 
 TRAITS = TrainerTraits(
@@ -21,6 +22,7 @@ TRAITS = TrainerTraits(
     registry="dataset_info.json",
     registry_key="dataset_dir",
 )
+"""Its behaviour."""
 
 
 MEMORY = replace(

@@ -13,3 +13,4 @@ TRAITS = TrainerTraits(
     resumes_by_itself=True,
     folder_is_chain=True,
 )
+"""Its behaviour."""

@@ -9,6 +9,7 @@ from touchline.backends.memory import ReleaseLoss
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="swift"),)
+"""Programs that start it."""
 
 
 MEMORY = replace(

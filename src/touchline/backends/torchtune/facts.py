@@ -18,6 +18,7 @@ COMMANDS = (
         name="tune", has_options=True, verb="run", nproc=("nproc_per_node", "nproc-per-node"), only_trains=True
     ),
 )
+"""Programs that start it."""
 
 
 def _loads_by_itself(document: ForeignDocument, section: str) -> bool:
@@ -52,6 +53,7 @@ TRAITS = TrainerTraits(
     needs_field=True,
     loads_by_itself=_loads_by_itself,
 )
+"""Its behaviour."""
 
 
 MEMORY = MemoryCoefficients(

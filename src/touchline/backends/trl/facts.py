@@ -10,6 +10,7 @@ from touchline.backends.traits import TrainerTraits
 from touchline.slurm.launches import LaunchCommand
 
 COMMANDS = (LaunchCommand(name="trl", config_first=True),)
+"""Programs that start it."""
 
 
 TRAITS = TrainerTraits(
@@ -21,6 +22,7 @@ TRAITS = TrainerTraits(
     validates_on_split=True,
     plain_rows=True,
 )
+"""Its behaviour."""
 
 
 MEMORY = replace(
