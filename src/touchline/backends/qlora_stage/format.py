@@ -8,11 +8,10 @@ Trainer, linear decay, and keeps three checkpoints. Source: the configs and scri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
-from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
 from touchline.backends.imports import ATTENTION, HF_AUTOMATIC, HF_OPTIMIZER_WORDS, HF_SCHEDULES, ImportTable
 from touchline.core.finding import Location, Severity
 from touchline.core.near import misspelled
@@ -135,31 +134,25 @@ def _check_keys(settings: ConfigReader) -> None:
         known.setdefault(path[:-1], []).append(str(path[-1]))
     for group in _GROUPS:
         if group in document.data and not isinstance(document.data[group], dict):
-            settings.find("BK012", Severity.ERROR, group, f"{group}: expected `key: value` lines under it")
+            settings.find("BK012", group, f"{group}: expected `key: value` lines under it")
     for parent, names in known.items():
         inner = document.get(*parent) if parent else document.data
         found: dict[str, object] = inner if isinstance(inner, dict) else {}
         for name in found.keys() - set(names):
             path = (*parent, name)
             near = misspelled(name, names, found)
-            settings.find(
-                "BK011",
-                Severity.ERROR if near else Severity.INFO,
-                path,
-                f"{dotted(path)}: the training script does not read this key",
-                f"did you mean {near!r}?" if near else None,
-                new_key(document, path, near) if near else (),
-            )
+            message = f"{dotted(path)}: the training script does not read this key"
+            settings.find_unknown(path, message, near, severity=Severity.ERROR if near else Severity.INFO)
     missing: list[Path] = [(group,) for group in _GROUPS[:3] if group not in document.data]
     for path, (_, needed, _) in _KEYS.items():
         # The scripts that take no name write beside themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
         inside = len(path) == 1 or isinstance(document.data.get(str(path[0])), dict)
-        given = any(_has(document, each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
+        given = any(settings.has(*each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
         missing += [path] if (needed or named) and inside and not given else []
     for path in missing:
         message = f"{dotted(path)} is missing; the training script reads it without a default"
-        settings.find("BK013", Severity.ERROR, path, message, f"write `{path[-1]}: ...`")
+        settings.find("BK013", path, message, f"write `{path[-1]}: ...`")
 
 
 def _check_values(settings: ConfigReader) -> None:
@@ -167,22 +160,17 @@ def _check_values(settings: ConfigReader) -> None:
     document = settings.document
     for path, (kind, needed, _) in _KEYS.items():
         value = document.get(*path)
-        if _has(document, path) and (value is not None or needed):
+        if settings.has(*path) and (value is not None or needed):
             settings.findings.extend(wrong_value(document, path, value, kind))
     if document.get("train", "gradient_checkpointing") is False:
         settings.find(
             "BK019",
-            Severity.INFO,
             ("train", "gradient_checkpointing"),
             "gradient_checkpointing: false is undone: preparing a base in 4 bits turns it on by default, "
             "so neither time nor memory change",
             "prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) in the script",
+            severity=Severity.INFO,
         )
-
-
-def _has(document: ForeignDocument, path: Path) -> bool:
-    parent = document.get(*path[:-1]) if path[:-1] else document.data
-    return isinstance(parent, dict) and path[-1] in parent
 
 
 def stated_stage(document: ForeignDocument) -> StatedTraining:
@@ -190,9 +178,11 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     file = Location(path=document.path)
     found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
     for path, (kind, _, field) in _KEYS.items():
-        stated = typed(document.stated(*path), kind, _plain)
-        if field and stated is not None:
-            found[field] = replace(stated, value=float(stated.value)) if field in _FLOATS else stated
+        value = document.get(*path)
+        if field and kind.takes(value):
+            plain: Any = tuple(value) if isinstance(value, list) else value
+            plain = float(plain) if field in _FLOATS else plain
+            found[field] = Stated(plain, dotted(path), document.where(*path))
     bf16 = found.pop("dtype", None)
     if bf16 is not None and bf16.value:
         found["dtype"] = Stated("bfloat16", bf16.key, bf16.where)
@@ -200,9 +190,8 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     if resume is not None and resume.value is not False:
         found["resume"] = Stated("true" if resume.value is True else str(resume.value), resume.key, resume.where)
     for action in ("save", "eval"):
-        steps = document.stated("train", f"{action}_steps")
-        if steps is not None:
-            found[f"{action}_cadence"] = Stated("steps", steps.key, steps.where)
+        if document.get("train", key := f"{action}_steps") is not None:
+            found[f"{action}_cadence"] = Stated("steps", f"train.{key}", document.where("train", key))
     return StatedTraining(
         backend="qlora_stage",
         where=file,
@@ -212,20 +201,16 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     )
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
     roles: tuple[tuple[str, Literal["train", "validation"]], ...] = (
         ("train_jsonl", "train"),
         ("val_jsonl", "validation"),
     )
     for key, role in roles:
-        found = typed(document.stated("data", key), TEXT, str)
-        if found is not None:
-            rows = Stated("json", found.key, found.where, is_default=True)
-            yield StatedSource(name=found, kind="file", role=role, format=rows)
+        name, dotted_key, where = document.get("data", key), f"data.{key}", document.where("data", key)
+        if isinstance(name, str) and name:
+            rows = Stated("json", dotted_key, where, is_default=True)
+            yield StatedSource(name=Stated(name, dotted_key, where), kind="file", role=role, format=rows)
 
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)

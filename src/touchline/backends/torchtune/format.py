@@ -15,21 +15,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, source_kind, subject_of
-from touchline.backends.config_table import Keys, read_table
-from touchline.backends.fields import TEXT, dotted, typed
-from touchline.backends.interpolation import is_known, resolve
+from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
+from touchline.backends.config_table import Keys, read_table, training_of
+from touchline.backends.fields import dotted
+from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import (
-    component_findings,
+    check_components,
+    check_keys,
+    check_values,
     is_reinforcement,
     is_training,
-    key_findings,
-    value_findings,
 )
-from touchline.backends.torchtune.reading import Config, Path
-from touchline.core.finding import Finding, Location
+from touchline.backends.torchtune.reading import Config, Path, config_of
+from touchline.core.finding import Finding
 from touchline.core.model_size import states_size
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
@@ -144,8 +144,7 @@ def stated_training(config: Config) -> StatedTraining:
     }
     if method is not None and method.value == "qlora":
         found["quantization_bits"] = Stated(_QUANTIZED_BITS, method.key, method.where)
-    path = config.document.path
-    return StatedTraining(backend="torchtune", where=Location(path=path), subject=subject_of(path), **found)
+    return training_of("torchtune", config, found)
 
 
 def _validation_fraction(config: Config) -> Stated[float] | None:
@@ -229,7 +228,7 @@ def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
 def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence] | None:
     if config.is_open(key):
         return None
-    found = config.stated(key)
+    found = config.at("any", key)
     return config.default(key, otherwise) if found is None else Stated("steps", key, found.where)
 
 
@@ -247,9 +246,7 @@ def _sources(config: Config) -> Iterator[StatedSource]:
 
 
 def _sources_of(config: Config, path: Path, section: Mapping[str, object], role: Role) -> Iterator[StatedSource]:
-    split, field, source, folder = (
-        typed(config.stated(*path, key), TEXT, str) for key in ("split", "field", "source", "data_dir")
-    )
+    split, field, source, folder = (config.at("text", *path, key) for key in ("split", "field", "source", "data_dir"))
     stated = functools.partial(
         StatedSource, role=role, split=split or config.default(dotted((*path, "split")), "train"), field=field
     )
@@ -296,19 +293,14 @@ class TorchtuneFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training. Configs of generation, evaluation or quantization have none."""
-        resolved = resolve(document)
-        config = Config(document, resolved.data)
-        settings = ConfigReader(document)
-        settings.check_doubled("OmegaConf")
-        findings = [
-            *settings.findings,
-            *resolved.findings,
-            *key_findings(config),
-            *component_findings(config),
-            *value_findings(config),
-        ]
+        config = config_of(document)
+        config.check_doubled("OmegaConf")
+        check_keys(config)
+        check_components(config)
+        if is_training(config.data):
+            check_values(config)
         trainings = (stated_training(config),) if is_training(config.data) else ()
-        return ConfigReading(trainings=trainings, findings=tuple(sorted(findings, key=_place)))
+        return ConfigReading(trainings=trainings, findings=tuple(sorted(config.findings, key=_place)))
 
 
 def _place(finding: Finding) -> tuple[int, int, str]:

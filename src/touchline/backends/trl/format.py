@@ -102,7 +102,7 @@ KEYS: Keys = {
     "template": ("text", "chat_template chat_template_path", None),
     "attention": ("text", "attn_implementation", None),
     "devices": ("whole", "num_processes", None),
-    "validation_fraction": ("number", "test_split_size", None),
+    "validation_fraction": ("number", "dataset_mixture.test_split_size test_split_size", None),
     "gradient_checkpointing": ("flag", "gradient_checkpointing activation_checkpointing", False),
 }
 """Keys and defaults of the bare Trainer's files; scripts name models, lengths and files in their own ways."""
@@ -141,9 +141,6 @@ def state_training(settings: ConfigReader) -> StatedTraining:
     supervised = trl and settings.given("num_generations", "beta", "max_prompt_length", "reward_funcs") is None
     found["packed"] = found["packed"] or (settings.default("packing", False) if supervised else None)
     found["trains_on_prompt"] = inverted(settings.flag("completion_only_loss", "assistant_only_loss"))
-    held = settings.document.stated("dataset_mixture", "test_split_size")
-    if held is not None and isinstance(held.value, int | float) and not isinstance(held.value, bool):
-        found["validation_fraction"] = Stated(float(held.value), held.key, held.where)
     found["sources"] = tuple(_sources(settings))
     return training_of("trl", settings, found)
 
