@@ -150,8 +150,12 @@ def dotted(path: tuple[Key, ...]) -> str:
 
 
 def new_value(document: ForeignDocument, path: tuple[Key, ...], written: str) -> tuple[Edit, ...]:
-    """Return the line with another plain value for a key. Return None if the line is not `key: value`."""
-    where = document.where(*path)
+    """Return the line with another plain value for a key. Return nothing if the line is not `key: value`."""
+    return _line_edit(document, path, lambda match: f"{match['quote']}{path[-1]}{match['gap']}{written}")
+
+
+def new_key(document: ForeignDocument, path: tuple[Key, ...], name: str) -> tuple[Edit, ...]:
+    """Return the line with another name for a key."""
     return _line_edit(document, path, lambda match: f"{match['quote']}{name}{match['gap']}{match['value'] or ''}")
 
 
