@@ -185,9 +185,8 @@ class ConfigReader:
         value = self.values[key]
         message = f"not known, and {effect}; did you mean {' or '.join(repr(name) for name in near)}?"
         hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
-        self.find(
-            "BK011", severity, key, message, hint, new_key(self.document, (key,), near[0]) if len(near) == 1 else ()
-        )
+        edits = new_key(self.document, (key,), near[0]) if len(near) == 1 else ()
+        self.find("BK011", key, message, hint, severity=severity, edits=edits)
 
     def check_texts(self, table: ArgumentTable) -> None:
         """Report quoted numbers, which reach the training as texts, as BK014."""
