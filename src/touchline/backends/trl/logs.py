@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.emitter import figure, observed
 from touchline.backends.logtext.numbers import NUMBER, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.trl.rows import INSIDE, TEXT, Banner, TrainerRowParser, mean_loss, rates
@@ -94,9 +95,7 @@ class Tables:
         if self._kind == "table" and ":" not in (runtime or values.get("eval_runtime", "")):
             return
         if runtime and "train_loss" in values and self._is_new("train_runtime"):
-            seconds = _seconds(runtime)
-            if seconds is not None and seconds > 0:
-                yield Observation(name="train_seconds", value=seconds, line=at, unit="s", epoch=epoch, inside=INSIDE)
+            yield from figure("train_seconds", _seconds(runtime), at, positive=True, epoch=epoch, inside=INSIDE)
             yield Observation(name="trainer", value="hf_trainer", line=at)
             yield from mean_loss(values["train_loss"], text, self._found["train_loss"][1], epoch)
             yield Sign(kind=SignKind.TRAINED, line=max(at, self._found["train_loss"][1]), text=text[:TEXT])
@@ -109,10 +108,7 @@ class Tables:
                 line = self._found["train_samples"][1]
                 yield Observation(name="train_examples", value=rows, line=line, unit="examples")
         if "eval_loss" in values and "eval_runtime" in values and self._is_new("eval_loss"):
-            loss = to_number(values["eval_loss"])
-            if loss is not None:
-                line = self._found["eval_loss"][1]
-                yield Observation(name="eval_loss", value=loss, line=line, unit="nats", epoch=epoch)
+            yield from figure("eval_loss", values["eval_loss"], self._found["eval_loss"][1], epoch=epoch)
 
     def _is_new(self, key: str) -> bool:
         new = key not in self._reported
@@ -132,9 +128,9 @@ class Tables:
             done = max(0, done - 1)
         self._expected = number + _BETWEEN_LINES
         yield ProgressBarEvent("training", done, total, to_seconds(found["elapsed"]), number)
-        yield Observation(name="steps_total", value=total, line=number, unit="steps")
-        yield Observation(name="step", value=done, line=number, unit="steps")
-        yield Observation(name="epochs", value=int(found["epochs"]), line=number, unit="epochs")
+        yield observed("steps_total", total, number)
+        yield observed("step", done, number)
+        yield observed("epochs", int(found["epochs"]), number)
         yield Observation(name="trainer", value="hf_trainer", line=number)
 
     def columns(self, text: str, number: int) -> Iterator[Event]:
@@ -155,13 +151,9 @@ class Tables:
             return
         step = to_count(place) if self._columns[0] == "Step" else None
         epoch = place if self._columns[0] == "Epoch" else None
-        loss = to_number(cells[1])
-        if loss is not None:
-            yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
-        if len(self._columns) > 2 and self._columns[2] == "Validation Loss" and len(cells) > 2:
-            loss = to_number(cells[2])
-            if loss is not None:
-                yield Observation(name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+        yield from figure("loss", cells[1], number, step=step, epoch=epoch)
+        if len(cells) > 2 and self._columns[2:3] == ["Validation Loss"]:
+            yield from figure("eval_loss", cells[2], number, step=step, epoch=epoch)
 
 
 def _seconds(value: str) -> float | None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from touchline.backends.logtext.emitter import observed
+from touchline.backends.logtext.emitter import Attributes, figure, observed, to_sign
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
 from touchline.backends.logtext.reader import Row
-from touchline.core.observation import Event, Inside, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 
 INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 """The Trainer's clock runs on through both."""
@@ -23,15 +23,14 @@ _OTHERS_OWN = frozenset({"event", "current_steps"})
 """Keys of rows that repeat the Trainer's numbers and have readers of their own."""
 _TRL_KEYS = frozenset(
     {
+        *("mean_token_accuracy", "rewards/chosen", "rewards/accuracies", "rewards/margins", "logps/chosen"),
         *(
-            "mean_token_accuracy",
-            "rewards/chosen",
-            "rewards/accuracies",
-            "rewards/margins",
-            "logps/chosen",
             "reward_std",
+            "completion_length",
+            "completions/mean_length",
+            "completions/mean_terminated_length",
+            "objective/kl",
         ),
-        *("completion_length", "completions/mean_length", "completions/mean_terminated_length", "objective/kl"),
     }
 )
 """Numbers that TRL's trainers add."""
@@ -72,44 +71,38 @@ class TrainerRowParser:
 
     def _training(self, row: Row, text: str, number: int) -> Iterator[Event]:
         step, epoch = step_of(row), to_number(row.get("epoch"))
-        loss = to_number(row.get("loss"))
-        if loss is not None:
-            yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+        yield from figure("loss", row.get("loss"), number, step=step, epoch=epoch)
         if not_a_number(row.get("loss")) or not_a_number(row.get("grad_norm")):
-            yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:TEXT], step=step)
+            yield to_sign(SignKind.NOT_A_NUMBER, text, number, step)
         if _prints_like_the_trainer(row):
             yield self.trainer(number)
-        seconds = to_number(row.get("train_runtime"))
-        if seconds is not None and seconds > 0:
-            # Since the beginning of the training: it is in every row if tokens are counted.
-            yield observed("train_seconds", seconds, number, step=step, epoch=epoch, aggregation="last", inside=INSIDE)
+        # Since the beginning of the training: it is in every row if tokens are counted.
+        more = Attributes(step=step, epoch=epoch, aggregation="last", inside=INSIDE)
+        yield from figure("train_seconds", row.get("train_runtime"), number, positive=True, **more)
         yield from self._tokens(row, number, step, epoch)
 
     def closing(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Read the last row, or a table or tuple that repeats it."""
         step, epoch = step_of(row), to_number(row.get("epoch"))
         yield self.trainer(number)
-        seconds = to_number(row.get("train_runtime"))
-        if seconds is not None and seconds > 0:
-            yield observed("train_seconds", seconds, number, step=step, epoch=epoch, inside=INSIDE)
+        more = Attributes(step=step, epoch=epoch, inside=INSIDE)
+        yield from figure("train_seconds", row.get("train_runtime"), number, positive=True, **more)
         yield from mean_loss(row.get("train_loss"), text, number, epoch)
         yield from rates(row, number, epoch)
         yield from self._tokens(row, number, step, epoch)
-        yield Sign(kind=SignKind.TRAINED, line=number, text=text[:TEXT], step=step)
+        yield to_sign(SignKind.TRAINED, text, number, step)
 
     def _evaluation(self, row: Row, number: int) -> Iterator[Event]:
         """Yield one evaluation per validation set. A repeated print adds nothing."""
         step, epoch = step_of(row), to_number(row.get("epoch"))
         yield self.trainer(number)
         for key in evaluations(row):
-            loss = to_number(row.get(f"{key}_loss"))
-            if loss is not None:
-                yield Observation(name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+            yield from figure("eval_loss", row.get(f"{key}_loss"), number, step=step, epoch=epoch)
             seconds = to_number(row.get(f"{key}_runtime"))
             if seconds is None or seconds <= 0 or self._is_copy(seconds, epoch):
                 continue
             self._evaluated = (seconds, epoch)
-            yield Observation(name="eval_seconds", value=seconds, line=number, unit="s", step=step, epoch=epoch)
+            yield observed("eval_seconds", seconds, number, step=step, epoch=epoch)
 
     def _is_copy(self, seconds: float, epoch: float | None) -> bool:
         if self._evaluated is None:
@@ -119,19 +112,11 @@ class TrainerRowParser:
         return same_epoch and abs(seconds - known) <= _SAME * known
 
     def _tokens(self, row: Row, number: int, step: int | None, epoch: float | None) -> Iterator[Observation]:
-        rate = to_number(row.get("train_tokens_per_second"))
-        if rate is not None and rate > 0 and not self.resumed:
+        if not self.resumed:
             # Until version 5 the tokens of before a resume are divided by the time since as well.
-            yield observed(
-                "tokens_per_second",
-                rate,
-                number,
-                step=step,
-                epoch=epoch,
-                token_unit="padded",
-                aggregation="mean",
-                inside=INSIDE,
-            )
+            more = Attributes(step=step, epoch=epoch, token_unit="padded", aggregation="mean", inside=INSIDE)
+            rate = row.get("train_tokens_per_second")
+            yield from figure("tokens_per_second", rate, number, positive=True, **more)
 
 
 def is_training(row: Row) -> bool:
@@ -173,22 +158,19 @@ def step_of(row: Row) -> int | None:
 
 def mean_loss(value: object, text: str, number: int, epoch: float | None = None) -> Iterator[Event]:
     """Yield the mean training loss of the last row: over all planned steps, also after a resume."""
-    loss = to_number(value)
-    if loss is not None:
-        yield Observation(name="mean_train_loss", value=loss, line=number, unit="nats", epoch=epoch, aggregation="mean")
-    elif not_a_number(value):
-        yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:TEXT])
+    yield from figure("mean_train_loss", value, number, epoch=epoch, aggregation="mean")
+    if not_a_number(value):
+        yield to_sign(SignKind.NOT_A_NUMBER, text, number)
 
 
 def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observation]:
     """Yield the rates of the last row. Before version 4.6 the value named samples per second is steps per second."""
-    samples, steps = to_number(row.get("train_samples_per_second")), to_number(row.get("train_steps_per_second"))
-    if steps is None:
+    samples, steps = row.get("train_samples_per_second"), row.get("train_steps_per_second")
+    if to_number(steps) is None:
         samples, steps = None, samples
-    if samples is not None:
-        yield observed("train_samples_per_second", samples, number, epoch=epoch, aggregation="mean", inside=INSIDE)
-    if steps is not None:
-        yield observed("train_steps_per_second", steps, number, epoch=epoch, aggregation="mean", inside=INSIDE)
+    more = Attributes(epoch=epoch, aggregation="mean", inside=INSIDE)
+    yield from figure("train_samples_per_second", samples, number, **more)
+    yield from figure("train_steps_per_second", steps, number, **more)
 
 
 def _prints_like_the_trainer(row: Row) -> bool:
@@ -261,7 +243,7 @@ class Banner:
             yield from self._checkpoint(text, number)
         elif _TRAINED.search(text) is not None:
             self._start = 0
-            yield self._sign(SignKind.TRAINED, text, number)
+            yield to_sign(SignKind.TRAINED, text, number)
             if "best model" not in text:
                 yield self._rows.trainer(number)
 
@@ -270,12 +252,12 @@ class Banner:
         if what == "training":
             self._start = number
             self._rows.resumed = False
-            yield self._sign(SignKind.START, text, number)
+            yield to_sign(SignKind.START, text, number)
             if _OTHER_LOOP.search(text) is None:
                 certain = "trainer" in text.lower()
                 yield Observation(name="trainer", value=self._rows.trainer(number).value, line=number, certain=certain)
         elif what in ("evaluation", "prediction", "test"):
-            yield self._sign(SignKind.EVALUATING, text, number)
+            yield to_sign(SignKind.EVALUATING, text, number)
 
     def _setting(self, found: re.Match[str], text: str, number: int) -> Iterator[Event]:
         count = to_count(found["value"])
@@ -291,7 +273,7 @@ class Banner:
         if name == "epochs" and examples is not None and number - examples.line <= _BANNER_LINES:
             if not self._start:
                 # The title is cut off.
-                yield self._sign(SignKind.START, text, number)
+                yield to_sign(SignKind.START, text, number)
             self._start = number
             if count < _ENDLESS_EPOCHS:
                 yield examples
@@ -309,12 +291,9 @@ class Banner:
                 break
         if step or _RESUMED.search(text) is not None:
             self._rows.resumed = True
-            yield self._sign(SignKind.RESUMED, text, number, step or None)
+            yield to_sign(SignKind.RESUMED, text, number, step or None)
         elif _TRAINED.search(text) is not None:
-            yield self._sign(SignKind.TRAINED, text, number)
+            yield to_sign(SignKind.TRAINED, text, number)
         elif not any(word in text for word in _OTHERS_LINES) and (found := _SAVING.search(text)) is not None:
             steps = _CHECKPOINT.findall(found["path"])
-            yield self._sign(SignKind.SAVING, text, number, int(steps[-1]) if steps else None)
-
-    def _sign(self, kind: SignKind, text: str, number: int, step: int | None = None) -> Sign:
-        return Sign(kind=kind, line=number, text=text.strip()[:TEXT], step=step)
+            yield to_sign(SignKind.SAVING, text, number, int(steps[-1]) if steps else None)
