@@ -370,45 +370,6 @@ def test_a_limit_on_time_ends_a_training_that_is_complete(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------- trainers of laboratories
 
 
-def test_a_row_of_verl(tmp_path: Path) -> None:
-    text = "".join(
-        f"(TaskRunner pid=7) step:{n} - actor/entropy:0.62 - actor/pg_loss:{0.5 / n} - actor/lr:1e-06 "
-        f"- perf/max_memory_allocated_gb:{40 + n / 10} - perf/max_memory_reserved_gb:60.5 - timing_s/step:31.5 "
-        f"- perf/throughput:812.5 - actor/grad_norm:np.float64(0.5)\n"
-        for n in range(1, 50)
-    )
-    reading = log(tmp_path, text)
-    assert steps(reading)[0] == 49
-    assert value(reading.seconds_per_step) == 31.5
-    assert isinstance(reading.tokens_per_second, Quantity)
-    assert (reading.tokens_per_second.value, reading.tokens_per_second.unit) == (812.5, "tokens/s/GPU")
-    assert value(reading.peak_memory) == pytest.approx(44.9)
-    assert isinstance(reading.trainer, SourcedText)
-    assert reading.trainer.value == "verl"
-
-
-def test_blocks_of_olmo(tmp_path: Path) -> None:
-    stamp = "2026-01-01 10:00:{:02d}.517\thost-01:0\tolmo.train:990\tINFO\t"
-    blocks = "".join(
-        stamp.format(n) + f"[step={10 * n}/1000,epoch=0]\n"
-        "    optim/total_grad_norm=0.9907\n"
-        f"    train/CrossEntropyLoss={10 - n / 10:.3f}\n"
-        "    train/Perplexity=11,633\n"
-        f"    throughput/total_tokens={2_097_152 * n:,}\n"
-        "    throughput/device/tokens_per_second=475,268\n"
-        "    throughput/device/batches_per_second=1.813\n"
-        "    System/Peak GPU Memory (MB)=21,313\n"
-        for n in range(1, 31)
-    )
-    reading = log(tmp_path, stamp.format(0) + "Total number of parameters: 21,266,432\n" + blocks)
-    assert steps(reading) == (300, 1000)
-    assert value(reading.last_loss) == 7.0
-    assert value(reading.peak_memory) == pytest.approx(21.313)
-    assert value(reading.tokens_per_second) == 475268
-    assert value(reading.total_parameters) == 21266432
-    assert value(reading.seconds_per_step) == pytest.approx(1 / 1.813)
-
-
 def test_lightnings_table_of_metrics(tmp_path: Path) -> None:
     folder = tmp_path / "lightning_logs" / "version_0"
     folder.mkdir(parents=True)
