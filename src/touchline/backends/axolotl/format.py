@@ -70,7 +70,6 @@ KEYS: Keys = {
     "save_only_model": ("flag", "save_only_model", False),
     "save_limit": ("whole", "save_total_limit", 4),
     "load_best": ("flag", "load_best_model_at_end", None),
-    "logging_steps": ("number", "logging_steps", None),
 }
 """Its keys and defaults."""
 ADAPTER_KEYS: Keys = {

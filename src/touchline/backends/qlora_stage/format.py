@@ -51,7 +51,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
     ("train", "bf16"): (TRUTH, True, "dtype"),
     ("train", "gradient_checkpointing"): (TRUTH, True, "gradient_checkpointing"),
     ("train", "dataloader_num_workers"): (whole(0), False, "data_workers"),
-    ("train", "logging_steps"): (_COUNT, True, "logging_steps"),
+    ("train", "logging_steps"): (_COUNT, True, ""),
     ("train", "save_steps"): (_COUNT, True, "save_steps"),
     ("train", "eval_steps"): (_COUNT, False, "eval_steps"),
     ("data", "train_jsonl"): (TEXT, True, ""),
@@ -71,7 +71,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
 _FLOATS = frozenset(
     {
         *("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"),
-        *("save_steps", "eval_steps", "logging_steps"),
+        *("save_steps", "eval_steps"),
     }
 )
 _FIXED: Mapping[str, tuple[object, str]] = {

@@ -53,7 +53,6 @@ KEYS: Keys = {
     "save_steps": ("number", "save_every_n_steps", None),
     "save_limit": ("count", "checkpointer.keep_last_n_checkpoints", None),
     "eval_steps": ("number", "run_val_every_n_steps", None),
-    "logging_steps": ("number", "log_every_n_steps", 1.0),
 }
 """Its keys and defaults, those of the sections with a dot."""
 BATCH_KEYS: Keys = {

@@ -41,7 +41,6 @@ KEYS: Keys = {
     "max_examples": ("whole", "training_samples", None),
     "save_adapter_only": ("flag", "save_adapter_weights_only", True),
     "eval_steps": ("number", "run_val_every_n_steps", None),
-    "logging_steps": ("number", "log_every_n_steps", 5.0),
 }
 """Its keys and the script's defaults."""
 FIXED: Mapping[str, object] = {
@@ -72,7 +71,7 @@ _OTHER_KEYS = frozenset(
         *("my_wandb_project", "my_wandb_run_name", "input_formatting", "dataset_label", "dataset_ext", "dataset_type"),
         *("experiment_name", "input_dir_base", "models_dir", "max_steps_per_epoch", "custom_recipe", "base_recipe"),
         *("time", "conda_env", "venv", "modules", "account", "partition", "mem", "cpus_per_task", "constraint"),
-        "batch_size_val",
+        *("batch_size_val", "log_every_n_steps"),
         *("config_file", "torchtune_model_name", "model_checkpoint", "project_dir", "output_dir_base"),
     }
 )

@@ -80,9 +80,9 @@ def trainer_fields(settings: ConfigReader, keys: Keys = TRAINER_KEYS) -> dict[st
         found["resume"] = Stated("true", "resume_from_checkpoint", settings.where("resume_from_checkpoint"))
     found["save_cadence"] = cadence(settings, "save_strategy", default="steps")
     found["eval_cadence"] = cadence(settings, "eval_strategy", "evaluation_strategy", default="no")
-    found["eval_steps"] = settings.number("eval_steps")
+    found["eval_steps"], logged = settings.number("eval_steps"), found.pop("logging_steps")
     if found["eval_steps"] is None and found["eval_cadence"].value == "steps":
-        found["eval_steps"] = settings.default("eval_steps", found["logging_steps"].value)
+        found["eval_steps"] = settings.default("eval_steps", logged.value)
     return found
 
 
