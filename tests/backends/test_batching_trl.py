@@ -16,7 +16,7 @@ from tests.tiers import examples
 from tests.tiny_model import build_tiny_model
 
 from touchline.backends.registry import batching_of
-from touchline.backends.torch_order import permutation
+from touchline.backends.simulation import permutation
 from touchline.data.packing.forecast import BatchSettings
 
 

@@ -14,11 +14,10 @@ from tests.backends.config_files import claims, faults, read, told, training, va
 from tests.faults.case import base, changed
 from tests.tiers import examples
 
-from touchline.backends.argument_tables import argument_table
-from touchline.backends.config_reading import ConfigFormat
-from touchline.backends.interpolation import resolve
+from touchline.backends.config_reading import ConfigFormat, argument_table
 from touchline.backends.registry import config_formats
 from touchline.backends.torchtune.components import recipe_keys
+from touchline.backends.torchtune.reading import resolve
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled, nearest, slips
 from touchline.experiment.foreign import ForeignDocument, parse_foreign

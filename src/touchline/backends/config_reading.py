@@ -1,22 +1,100 @@
 """Helpers for flat configs of other trainers: settings with their locations, findings, and problems of keys.
 
 Used by the formats whose file is one mapping of settings: the Trainer's arguments, LLaMA-Factory, axolotl.
+
+The settings that a trainer knows are in `arguments.json` of its folder, written by tools/argument_tables.py from that
+trainer's own sources: the newest release decides kinds and choices, older ones add the names that they alone know.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
-from touchline.backends.argument_tables import ArgumentTable, flag_of, number_of
 from touchline.backends.fields import dotted, new_key
+from touchline.backends.package_files import package_text
 from touchline.core.finding import Edit, Finding, Location, Severity
+from touchline.core.json_text import parse_json
+from touchline.core.near import nearest
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import Dialect, ForeignDocument, value_at
 from touchline.experiment.partial import Stated, StatedTraining
+
+_FLAGS = frozenset({"true", "false", "yes", "no", "on", "off", "1", "0", "t", "f", "y", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Setting of a trainer."""
+
+    name: str
+    """Its name."""
+    kinds: frozenset[str]
+    """Allowed types of a value: `int`, `float`, `bool`, `str`, `list`, `dict`, `none` or `any`."""
+    choices: tuple[str, ...] = ()
+    """The allowed words; empty where all are."""
+    last: str | None = None
+    """The last release that knows it; none: the newest does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentTable:
+    """All settings of a trainer."""
+
+    source: str
+    """The releases that it was written from."""
+    arguments: dict[str, Argument]
+    """By name."""
+
+    def near(self, name: str, present: Container[str]) -> tuple[str, ...]:
+        """Return the settings that a name surely means: another spelling, or one or two letters different.
+
+        Args:
+            name: the name that is not known.
+            present: names that the file has already, which are not suggested.
+        """
+        names = (argument.name for argument in self.arguments.values() if argument.last is None)
+        return nearest(name, (known for known in names if known not in present))
+
+
+@functools.cache
+def argument_table(backend: str) -> ArgumentTable:
+    """Return the argument table of a backend."""
+    table = parse_json(package_text(backend, "arguments.json"))
+    arguments = {
+        name: Argument(
+            name,
+            frozenset(row[0].split("|")),
+            tuple(row[1]) if len(row) > 1 else (),
+            row[2] if len(row) > 2 else None,
+        )
+        for name, row in table["arguments"].items()
+    }
+    return ArgumentTable(table["source"], arguments)
+
+
+def number_of(value: object) -> float | None:
+    """Return a number, also from text. Return None for a truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def flag_of(value: object) -> bool | None:
+    """Return a truth value, also from text."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _FLAGS:
+        return value.strip().lower() in ("true", "yes", "on", "1", "t", "y")
+    return None
+
 
 T = TypeVar("T")
 

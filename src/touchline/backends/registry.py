@@ -128,7 +128,7 @@ def import_table(name: str) -> ImportTable | None:
 
 def experiment_of_stages(name: str) -> ExperimentOfStages | None:
     """Return a backend's conversion of its stage configs to one experiment. None if it has none."""
-    conversion: ExperimentOfStages | None = _member(name, "stages", "experiment_of")
+    conversion: ExperimentOfStages | None = _member(name, "format", "experiment_of")
     return conversion
 
 
@@ -231,13 +231,13 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
         devices: its data-parallel size.
         validates: whether there is a validation split.
     """
-    faults = _member(train.backend, "own_recipe", "recipe_faults")
+    faults = _member(train.backend, "recipes", "recipe_faults")
     return () if faults is None else tuple(faults(train, tree, devices, validates=validates))
 
 
 def recipe_keys(backend: str, tree: ast.Module) -> tuple[str, ...]:
     """Return the keys of the trainer's config that a recipe reads. Empty for trainers without recipes."""
-    keys = _member(backend, "own_recipe", "recipe_keys")
+    keys = _member(backend, "recipes", "recipe_keys")
     return () if keys is None else tuple(keys(tree))
 
 

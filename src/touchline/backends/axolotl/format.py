@@ -11,8 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from touchline.backends.argument_tables import argument_table
-from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, SettingRule, source_kind
+from touchline.backends.config_reading import (
+    ConfigFormat,
+    ConfigReader,
+    ConfigReading,
+    SettingRule,
+    argument_table,
+    source_kind,
+)
 from touchline.backends.config_table import (
     Keys,
     cadence,

@@ -19,10 +19,10 @@ from touchline.backends.external import (
     driver_command,
     examples_command,
 )
-from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
+from touchline.backends.simulation import packed_batches, planned_batches
 from touchline.backends.torchtune.batching import TorchtuneBatching
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
 from touchline.backends.torchtune.recipes import (

@@ -21,10 +21,10 @@ from touchline.backends.simulation import (
     checked,
     cut_at_end,
     forecast,
+    permutation,
     side_by_side,
     simulated_epochs,
 )
-from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.batches import plan_batches

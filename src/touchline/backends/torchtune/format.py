@@ -18,7 +18,6 @@ from typing import Any, Literal, cast
 from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
 from touchline.backends.config_table import Keys, read_table, training_of
 from touchline.backends.fields import dotted
-from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import (
@@ -28,7 +27,7 @@ from touchline.backends.torchtune.keys import (
     is_reinforcement,
     is_training,
 )
-from touchline.backends.torchtune.reading import Config, Path, config_of
+from touchline.backends.torchtune.reading import Config, Path, config_of, is_known
 from touchline.core.finding import Finding
 from touchline.core.model_size import states_size
 from touchline.experiment.foreign import Dialect, ForeignDocument

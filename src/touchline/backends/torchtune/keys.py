@@ -21,7 +21,6 @@ from touchline.backends.fields import (
     whole,
     wrong_value,
 )
-from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import (
     OTHERS,
     RELEASED,
@@ -32,7 +31,7 @@ from touchline.backends.torchtune.components import (
     recipe_keys,
 )
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.reading import Config, Path
+from touchline.backends.torchtune.reading import Config, Path, is_known
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled
 

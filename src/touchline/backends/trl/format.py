@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from touchline.backends.argument_tables import argument_table
-from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, SettingRule, source_kind
+from touchline.backends.config_reading import (
+    ConfigFormat,
+    ConfigReader,
+    ConfigReading,
+    SettingRule,
+    argument_table,
+    source_kind,
+)
 from touchline.backends.config_table import Keys, cadence, first_on, first_set, inverted, read_table, training_of
 from touchline.backends.imports import (
     ALL_ROWS,
