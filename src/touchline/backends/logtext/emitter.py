@@ -190,8 +190,7 @@ class EventEmitter:
         **more: Unpack[AttributesOfMemory],
     ) -> Iterator[Event]:
         """Yield a rate, a count, a size or a duration above zero."""
-        if value is not None and value > 0:
-            yield observed(name, value, number, unit=unit, **more)
+        yield from figure(name, value, number, unit=unit, positive=True, **more)
 
     def memory(
         self,
