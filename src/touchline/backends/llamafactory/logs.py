@@ -14,7 +14,7 @@ from touchline.backends.llamafactory.format import READ_KEYS, evidence, read_con
 from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
-from touchline.core.observation import Event, Observation, ObservationName, SignKind
+from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 from touchline.core.quantity import MemoryKind, TokenUnit
 
 _NAMED = re.compile(r"(?: - |\] |\|)(?:llamafactory|llmtuner)(?:\.[\w.]+)?(?::\d+(?:\]| >>)| - ) ?(?P<message>.*)")
@@ -52,7 +52,7 @@ _ARGUMENTS = re.compile(r"Training/evaluation parameters \w*TrainingArguments\("
 _ARGUMENT = re.compile(r"(?P<key>\w+)=(?P<value>.*),")
 _ARGUMENT_LINES = 200
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
-_CLOCK = AttributesOfMemory(inside=("evaluation", "saving"))
+_INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 _MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), ("vram_reserved", "reserved"))
 
 
@@ -146,7 +146,7 @@ class LlamaFactoryLines:
         yield observed("step", step, number, step=step, epoch=at)
         yield _trainer(number)
         yield observed("steps_total", total, number)
-        yield from figure("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", **_CLOCK)
+        yield from figure("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", inside=_INSIDE)
         yield from figure("loss", row.get("loss"), number, step=step, epoch=at)
         if not_a_number(row.get("loss")):
             yield to_sign(SignKind.NOT_A_NUMBER, text, number, step)
@@ -209,8 +209,8 @@ def _rate(
     rate: object, number: int, unit: TokenUnit, step: int | None = None, epoch: float | None = None
 ) -> Iterator[Event]:
     """Read a rate since the beginning: the Trainer's of padded input tokens, or the dataset's of each process."""
-    more = AttributesOfMemory(step=step, epoch=epoch, token_unit=unit, aggregation="mean")
-    yield from figure("tokens_per_second", rate, number, positive=True, **more, **_CLOCK)
+    more = AttributesOfMemory(step=step, epoch=epoch, token_unit=unit, aggregation="mean", inside=_INSIDE)
+    yield from figure("tokens_per_second", rate, number, positive=True, **more)
 
 
 READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)
