@@ -1,4 +1,4 @@
-"""axolotl's files: what they state, with axolotl's defaults, the findings about them, and its words for `touchline import`.
+"""axolotl's files: what they state, with axolotl's defaults, findings about them, its words for `touchline import`.
 
 They are read by PyYAML. Axolotl leaves out a key that it does not know without a message. Its own validators refuse
 conflicting settings when it starts. The rules here are on what it accepts.

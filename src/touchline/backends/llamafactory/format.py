@@ -1,4 +1,4 @@
-"""LLaMA-Factory's files: what they state, with its defaults, the findings about them, and its words for `touchline import`.
+"""LLaMA-Factory's files: what they state, with its defaults, findings about them, its words for `touchline import`.
 
 Others merge, infer, serve or score, and train nothing. They are read by OmegaConf and handed as they are to
 dataclasses, which refuse every name that they do not know. Its parser refuses conflicting settings when it starts.
