@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.llamafactory.format import READ_KEYS, evidence, read_config
@@ -56,6 +57,17 @@ _INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 _MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), ("vram_reserved", "reserved"))
 
 
+@dataclass(slots=True)
+class _Process:
+    """State of a process that writes trainer_log.jsonl."""
+
+    total: int
+    first: int
+    step: int = 0
+    elapsed: float = -1.0
+    interval: int = 0
+
+
 class LlamaFactoryLines:
     """LLaMA-Factory's own lines and the rows of its trainer_log.jsonl."""
 
@@ -78,7 +90,7 @@ class LlamaFactoryLines:
         self._arguments: dict[str, object] = {}
         self._argument_lines: dict[str, int] = {}
         self._arguments_start = 0
-        self._clock: tuple[int, float, int] | None = None
+        self._processes: list[_Process] = []
         self._resumed = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -164,15 +176,38 @@ class LlamaFactoryLines:
             yield to_sign(SignKind.TRAINED, text, number, step)
 
     def _new_process(self, step: int, total: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
-        """Detect another process by a clock that starts again, from the beginning or from a checkpoint."""
+        """Detect another process by a clock that starts again, from the beginning or from a checkpoint.
+
+        Two processes may append at once. Each row then continues from the last row of its own process.
+        """
         if elapsed is None:
             return
-        known, before, first = self._clock or (total, elapsed, step)
-        if known != total or elapsed < before:
-            self._resumed = step > first and known == total
-            yield to_sign(SignKind.RESUMED if self._resumed else SignKind.START, text, number)
-            first = step
-        self._clock = (total, elapsed, first)
+        now = self._processes[-1] if self._processes else None
+        if now is None or now.total != total or elapsed < now.elapsed:
+            other = self._process_of(step, total, elapsed)
+            if other is not None:
+                self._processes.remove(other)
+                self._processes.append(other)
+            else:
+                if now is not None:
+                    self._resumed = step > self._processes[0].first and now.total == total
+                    kind = SignKind.RESUMED if self._resumed else SignKind.START
+                    yield to_sign(kind, text, number)
+                self._processes = [*self._processes[-3:], _Process(total=total, first=step)]
+        elif step - now.step > 2 * now.interval > 0 and (other := self._process_of(step, total, elapsed)) is not None:
+            self._processes.remove(other)
+            self._processes.append(other)
+        now = self._processes[-1]
+        now.interval = step - now.step if step - now.step > 0 else now.interval
+        now.step, now.elapsed = step, elapsed
+
+    def _process_of(self, step: int, total: int, elapsed: float) -> _Process | None:
+        """Return the other process that this row continues."""
+        for process in self._processes[:-1]:
+            interval = process.interval or step - process.step
+            if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:
+                return process
+        return None
 
     def _collect(self, text: str, number: int) -> None:
         """Collect a line of the printed arguments, which have no end marker."""
