@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ruamel.yaml import YAML
 from tests.faults.case import BASES, base
@@ -23,18 +24,20 @@ from touchline import api
 from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
+from touchline.lint.local import validators
 from touchline.lint.rule import BROKEN_RULE
 
 
 def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Write files under a folder and check it; of this machine only the processor counts."""
+    """Write files under a folder and check it; of this machine only the processor counts, no installed trainer."""
     root = folder / "checked"
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     places = UserConfig(models_dir=_models(root), cache_dir=folder / "cache", history_dir=folder / "history")
-    _, findings = api.check([root], places, CheckRequest(**(options or {})))
+    with mock.patch.object(validators, "program_of", return_value=None):
+        _, findings = api.check([root], places, CheckRequest(**(options or {})))
     assert [each for each in findings if each.message.startswith(BROKEN_RULE)] == []
     return findings
 

@@ -4,6 +4,6 @@ A folder's `backend.py` holds `BACKEND`, which plans and trains, and `TRAINER` i
 its own; its `format.py` holds `FORMATS`, which read and check its configs, and `IMPORTS`; its `logs.py` holds what
 reads its logs: `READERS` of lines, `FORMS` of rows that share a loop's events, `DOCUMENTS`, and its names in
 `TRAINERS`. `batching.py` and `rendering.py` hold what it computes. `facts.py` holds `TRAITS`, the behaviour that rules
-depend on, `COMMANDS`, the programs that start it, and `MEMORY`. A folder may have one of them;
-`registry.py` finds them.
+depend on, `COMMANDS`, the programs that start it, and `MEMORY`. `validator.py` holds `VALIDATOR`, its own check of
+configs. A folder may have one of them; `registry.py` finds them.
 """

@@ -62,6 +62,8 @@ class MemoryCoefficients:
     """Whether sines and cosines are held for every position of the context, in float32."""
     offloads_checkpoints: bool = False
     """Whether the inputs of checkpointed blocks wait in host memory."""
+    activation_factor: float = 1.0
+    """Ratio of the memory kept per block to the formula's value, measured where the code differs."""
     relative_error: float | None = None
     """Standard deviation of the logarithm of measured over computed activations, where this stack was measured; none:
     the formula's own."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import touchline.backends as _package
 from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
-from touchline.backends.external import Environment, ExternalTrainer
+from touchline.backends.external import Environment, ExternalTrainer, Validator
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
@@ -146,6 +146,12 @@ def traits_of(name: str) -> TrainerTraits:
     """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
     traits: TrainerTraits = _member(name, "facts", "TRAITS") or TRAITS_UNKNOWN
     return traits
+
+
+def validator_of(name: str) -> Validator | None:
+    """Return a trainer's own check of its configs. None if it has none."""
+    validator: Validator | None = _member(name, "validator", "VALIDATOR")
+    return validator
 
 
 def training_row(name: str) -> TrainingRow | Missing:

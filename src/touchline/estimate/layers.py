@@ -90,10 +90,11 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     through_norm = rest + 8 * outer
     eager = is_eager(setup, coefficients)
     heads = shape.num_heads if eager else 0
+    factor = coefficients.activation_factor
     return BlockBytes(
-        kept=rest + feed,
+        kept=(rest + feed) * factor,
         kept_per_width=EAGER_KEPT_BYTES[element] * heads,
-        backward=max(rest + feed, through_feed, through_norm),
+        backward=max(rest + feed, through_feed, through_norm) * factor,
         backward_per_width=EAGER_BACKWARD_BYTES[element] * heads,
     )
 

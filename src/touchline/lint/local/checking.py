@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.config_reading import ConfigFormat
-from touchline.backends.registry import config_formats, launch_commands
+from touchline.backends.external import Validator
+from touchline.backends.registry import config_formats, launch_commands, validator_of
 from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.data.readers import WHOLE
 from touchline.data.tree import PLANS, FoundFile, find_files
@@ -34,6 +36,7 @@ from touchline.lint.local.parity import Parity
 from touchline.lint.local.planned_experiment import Decided, PlannedExperiment, check_experiment
 from touchline.lint.local.scoring import file_findings, split_target, text_findings
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
+from touchline.lint.local.validators import validate
 from touchline.lint.rule import check_view
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import DataFacts, ScriptView, Surroundings, TrainingView
@@ -156,6 +159,7 @@ class _Checker:
         self._planned_for: dict[Path, Surroundings] = {}
         self._plans: list[TextFile] = []
         self._rows: list[Path] = []
+        self._to_validate: list[tuple[Validator, ForeignDocument, bool]] = []
         self._read_by_experiments: set[Path] = set()
         self.found = Checked()
 
@@ -210,6 +214,7 @@ class _Checker:
             self.found.findings += self._script_findings(script, place)
         rows = [path for path in self._rows if path.resolve() not in self._read_by_experiments]
         self.found.findings += tree_findings(rows, self._settings.cache_dir)
+        self.found.findings += self._validated()
         for path in paths:
             if path.is_dir() and not self.found.files:
                 titles = ", ".join(format_.title for format_ in config_formats())
@@ -217,6 +222,22 @@ class _Checker:
                 self._tell("EX013", path, message)
 
     # ---- configs
+
+    def _validated(self) -> Iterator[Finding]:
+        """Run the trainers' own validators on a few configs; they take seconds per file."""
+        few = len(self._to_validate) <= _VALIDATED
+        absent: Missing | None = None
+        for validator, document, named in self._to_validate:
+            answer = validate(validator, document) if named or few else Missing(missing="many: name a config alone")
+            if isinstance(answer, Missing):
+                absent = absent or answer
+            else:
+                yield from answer
+        if absent is not None:
+            validator, document, _ = self._to_validate[0]
+            message = f"{validator.trainer}'s own validator did not check it ({absent.missing})"
+            where = Location(path=document.path)
+            yield Finding(code="BK030", severity=Severity.INFO, subject=validator.title, message=message, where=where)
 
     def _config(self, file: FoundFile) -> None:
         text = self._text(file)
@@ -247,6 +268,9 @@ class _Checker:
             document = parse_foreign(text, str(file.path), format_.dialect)
         reading = format_.read(document)
         self.found.findings += reading.findings
+        validator = validator_of(format_.name)
+        if validator is not None:
+            self._to_validate += [(validator, document, file.named)]
         for training in reading.trainings:
             if self._is_planned(file, training):
                 continue
