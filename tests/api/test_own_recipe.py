@@ -10,7 +10,7 @@ import pytest
 from tests.trainer_experiments import EXPERIMENT, plan_pairs
 
 from touchline import api
-from touchline.backends.torchtune.own_recipe import WRITTEN_KEYS
+from touchline.backends.torchtune.recipes import WRITTEN_KEYS
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig

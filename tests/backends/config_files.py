@@ -5,43 +5,48 @@ from __future__ import annotations
 import importlib
 from typing import TypeVar
 
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.config_reading import ConfigFormat, ConfigReading
 from touchline.core.finding import Finding
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.partial import Stated, StatedTraining
 
 T = TypeVar("T")
+PLACE = "1B_rank8/finetune.yaml"
 
 
-def format_of(backend: str) -> ConfigFormat:
-    """A backend's only format."""
-    (found,) = importlib.import_module(f"touchline.backends.{backend}.format").FORMATS
-    assert isinstance(found.name, str)
-    result: ConfigFormat = found
-    return result
-
-
-def read(backend: str, text: str, name: str = "config.yaml") -> ConfigReading:
-    """The reading of a text."""
-    each = format_of(backend)
-    return each.read(parse_foreign(text, name, each.dialect))
-
-
-def training(backend: str, text: str) -> StatedTraining:
-    """Its one training."""
-    (found,) = read(backend, text).trainings
+def format_of(backend: str, name: str = PLACE) -> ConfigFormat:
+    """A backend's format of files with a name."""
+    *_, last = formats = importlib.import_module(f"touchline.backends.{backend}.format").FORMATS
+    found: ConfigFormat = last if name == "setup_finetune.yaml" else formats[0]
     return found
 
 
-def faults(backend: str, text: str, name: str = "config.yaml") -> dict[tuple[str, str], Finding]:
+def read(backend: str, text: str, name: str = PLACE) -> ConfigReading:
+    """The reading of a text."""
+    each = format_of(backend, name)
+    return each.read(parse_foreign(text, name, each.dialect))
+
+
+def training(backend: str, text: str, name: str = PLACE) -> StatedTraining:
+    """Its one training."""
+    (found,) = read(backend, text, name).trainings
+    return found
+
+
+def faults(backend: str, text: str, name: str = PLACE) -> dict[tuple[str, str], Finding]:
     """Its findings by code and subject."""
     return {(each.code, each.subject): each for each in read(backend, text, name).findings}
 
 
-def claims(backend: str, text: str, name: str = "config.yaml") -> bool:
+def told(backend: str, text: str) -> list[str]:
+    """Code, severity and subject of its findings."""
+    return [f"{each.code} {each.severity.value} {each.subject}" for each in read(backend, text).findings]
+
+
+def claims(backend: str, text: str) -> bool:
     """Whether the format takes it for its own."""
     each = format_of(backend)
-    return each.claims(parse_foreign(text, name, each.dialect).data, name)
+    return each.claims(parse_foreign(text, PLACE, each.dialect).data, PLACE)
 
 
 def value_of(stated: Stated[T] | None) -> T | None:

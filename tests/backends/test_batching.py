@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.real_batching.cases import PEERS, cases_for, digest, short, simulated
 from tests.cases import some
+from tests.tiers import examples
 
 from touchline.backends import simulation
 from touchline.backends.axolotl.batching import AxolotlBatching
@@ -63,7 +64,7 @@ def row_limit(name: str, asked: BatchSettings) -> int:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(lengths=LENGTHS, asked=SETTINGS, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_rows_hold_every_example_once_and_keep_to_their_limit(
     name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject
 ) -> None:
@@ -94,7 +95,7 @@ def test_rows_hold_every_example_once_and_keep_to_their_limit(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(lengths=LENGTHS, asked=SETTINGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_steps_are_rounded_as_the_trainer_rounds(name: str, lengths: list[int], asked: BatchSettings) -> None:
     """torchtune rounds down twice, the Hugging Face loop up twice, ours cuts epochs into global batches."""
     lengths = fitting(name, lengths, asked)
@@ -178,7 +179,7 @@ TOKENS = st.integers(1, 3)
     ),
     SETTINGS,
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list[int]]], asked: BatchSettings) -> None:
     """Each micro-batch of the first epoch, and the largest of all: the trainer's own `arrange` on the same examples."""
     examples = [RenderedExample(prompt_ids=tuple(prompt), answer_ids=tuple(answer)) for prompt, answer in texts]
@@ -215,7 +216,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
     st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25),
     SETTINGS,
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
     prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings
 ) -> None:

@@ -1,4 +1,4 @@
-"""TRL and torch, which the tests install, do what their simulations say: packs, orders, micro-batches and steps."""
+"""Trainers and torch do what their simulations say: packs, orders, micro-batches and steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.backends.real_batching.cases import ask, cases_for, lengths_of, simulated
+from tests.backends.real_batching.cases import PEERS, ask, cases_for, lengths_of, simulated
 from tests.cases import some
+from tests.tiers import examples
 from tests.tiny_model import build_tiny_model
 
 from touchline.backends.registry import batching_of
-from touchline.backends.torch_order import permutation
+from touchline.backends.simulation import permutation
 from touchline.data.packing.forecast import BatchSettings
 
 
 @given(st.integers(0, 3000), st.integers(0, 2**34))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_orders_are_those_of_torch(count: int, seed: int) -> None:
     """Whatever else is simulated stands on this."""
     generator = torch.Generator()
@@ -28,12 +29,14 @@ def test_orders_are_those_of_torch(count: int, seed: int) -> None:
     assert permutation(count, seed).tolist() == torch.randperm(count, generator=generator).tolist()
 
 
-def test_packs_and_micro_batches_are_those_of_trl_and_accelerate() -> None:
-    """On one device and on two, for every epoch's order, with examples packed by one process or three."""
-    cases = cases_for("trl")
-    found = ask("trl", cases)
+@pytest.mark.thorough
+@pytest.mark.parametrize("peer", PEERS)
+def test_the_simulation_equals_the_trainers_own_code(peer: str) -> None:
+    """Every pack and every micro-batch, on one device and on several, with examples packed by one process or three."""
+    cases = cases_for(peer)
+    found = ask(peer, cases)
     for case, answer in zip(some(cases), found["answers"], strict=True):
-        for key, value in simulated("trl", case, answer).items():
+        for key, value in simulated(peer, case, answer).items():
             assert value == answer[key], (case["name"], key)
     assert len(found["answers"]) == len(cases)
 

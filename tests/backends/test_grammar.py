@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.backends.logtext.bars import read_bars
 from touchline.backends.logtext.dicts import read_row
@@ -45,6 +46,7 @@ def test_two_bars_on_one_line_have_their_own_labels() -> None:
     assert [bar[0] for bar in bars(line)] == ["a", "b"]
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(text=st.text(max_size=200))
 def test_no_line_breaks_the_grammar(text: str) -> None:
     for bar in read_bars(text.encode("utf-8", "surrogatepass"), 1):
@@ -58,6 +60,7 @@ def test_no_line_breaks_the_grammar(text: str) -> None:
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(
     row=st.dictionaries(
         st.from_regex(r"[a-z_/]{1,12}", fullmatch=True), NUMBERS | st.none() | st.booleans(), min_size=1

@@ -12,7 +12,7 @@ from tests.backends.config_files import claims, read, training
 from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
 from touchline import api
-from touchline.backends.argument_tables import Argument, argument_table
+from touchline.backends.config_reading import Argument, argument_table
 from touchline.backends.external import Launch
 from touchline.backends.imports import Reason
 from touchline.backends.planning import resolve_adapter_dtype

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.backends.peft.layout import (
     PADDED,
@@ -75,6 +76,7 @@ def assert_predicted_from_itself(rows: SequenceBatch, examples: list[RenderedExa
     assert [met[index] for index in range(len(examples))] == [len(example.answer_ids) for example in examples]
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), LAYOUTS)
 def test_each_target_sees_exactly_its_own_example_up_to_it(
     examples: list[RenderedExample], layout: BatchLayout
@@ -82,6 +84,7 @@ def test_each_target_sees_exactly_its_own_example_up_to_it(
     assert_predicted_from_itself(arrange(examples, layout), examples)
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(micro_batches(), min_size=1, max_size=4), LAYOUTS)
 def test_stacked_micro_batches_keep_to_their_blocks_and_change_nothing(
     runs: list[list[RenderedExample]], layout: BatchLayout
@@ -96,6 +99,7 @@ def test_stacked_micro_batches_keep_to_their_blocks_and_change_nothing(
     assert rows.masked == any(batch.masked for batch in batches)
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), LAYOUTS)
 def test_every_token_is_there_once_except_the_last_of_each_example(
     examples: list[RenderedExample], layout: BatchLayout
@@ -111,6 +115,7 @@ def test_every_token_is_there_once_except_the_last_of_each_example(
     assert rows.masked == (len(examples) > rows.segments.shape[0])
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), LAYOUTS)
 def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], layout: BatchLayout) -> None:
     """Brute force over all pairs of a row."""
@@ -124,6 +129,7 @@ def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], l
                 assert bool(seen[row, i, j]) == expected
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), st.integers(min_value=1, max_value=80))
 def test_a_packed_row_keeps_to_its_limit_unless_one_example_alone_is_longer(
     examples: list[RenderedExample], limit: int
@@ -134,6 +140,7 @@ def test_a_packed_row_keeps_to_its_limit_unless_one_example_alone_is_longer(
     assert rows.token_ids.shape[1] <= max(limit, longest)
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(micro_batches())
 def test_the_common_prefix_is_common_and_leaves_each_prompt_a_token(examples: list[RenderedExample]) -> None:
     """Were the last prompt token shared, the first target would be predicted once for all examples."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.history.sound import assert_sound
+from tests.tiers import examples
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.reader import LogReader
@@ -67,7 +68,7 @@ def whole(made: type[LogReader], path: Path) -> tuple[list[str], list[Event]]:
 
 
 @given(st.sampled_from(line_readers()), st.sampled_from(LOGS), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_log_that_is_cut_says_nothing_that_the_whole_does_not(
     made: type[LogReader], path: Path, data: st.DataObject
 ) -> None:
@@ -77,7 +78,7 @@ def test_a_log_that_is_cut_says_nothing_that_the_whole_does_not(
 
 
 @given(st.sampled_from(LOGS), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_line_that_is_cut_anywhere_stops_no_reader(path: Path, data: st.DataObject) -> None:
     lines = path.read_text(encoding="utf-8").split("\n")
     line = data.draw(st.sampled_from(lines))
@@ -88,7 +89,7 @@ def test_a_line_that_is_cut_anywhere_stops_no_reader(path: Path, data: st.DataOb
 
 
 @given(st.sampled_from(BEGINNINGS), st.text(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_no_text_stops_a_reader(beginning: str, text: str) -> None:
     lines = (beginning + text).split("\n")
     for made in line_readers():
@@ -96,7 +97,7 @@ def test_no_text_stops_a_reader(beginning: str, text: str) -> None:
 
 
 @given(st.dictionaries(KEYS | st.text(max_size=8), JSON, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_no_document_and_no_row_stops_a_reader(data: dict[str, object]) -> None:
     for reader in documents():
         for name in ("some.json", "wandb-summary.json", "wandb-metadata.json"):

@@ -12,7 +12,7 @@ from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 from touchline.backends.external import Launch
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import environments, get_backend, refused_settings
-from touchline.backends.torchtune.external import TRAINER
+from touchline.backends.torchtune.backend import TRAINER
 from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.backends.torchtune.models import model_section
 from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_for

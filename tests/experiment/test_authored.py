@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.errors import InputError
 from touchline.experiment.experiment import Experiment, ExperimentKeys, TrainConfig
@@ -113,7 +114,7 @@ def test_it_is_shown_short_and_as_its_file() -> None:
     assert shown.count("<") == 2
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25), deadline=None)
 @example("\x85\u2028\x7f\ufeff e")
 @example({"": [{"on: {}": 1e-7}, -0.0]})
 @given(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cases import some
+from tests.tiers import examples
 
 from touchline.core.errors import InputError
 from touchline.experiment.expand import expand
@@ -133,6 +134,7 @@ def test_rules_on_designs_do_not_see_controls_as_conditions() -> None:
     assert [run.control for run in view.trained] == [None] * 4
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(
     controls=st.sets(st.sampled_from([kind.value for kind in ControlKind])),
     ranks=st.lists(st.integers(1, 512), min_size=1, max_size=3, unique=True),

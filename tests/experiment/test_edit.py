@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.errors import InputError
 from touchline.experiment.document import parse
@@ -63,6 +64,7 @@ VALUES = st.one_of(
 )
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(values=st.dictionaries(KEYS, VALUES, max_size=4))
 def test_whatever_is_set_is_read_and_the_rest_stays(values: dict[str, object]) -> None:
     before, after = parse(TEXT, "x").data, parse(with_values(TEXT, "x", values), "x").data

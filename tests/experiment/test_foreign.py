@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.finding import Severity
 from touchline.experiment.document import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
@@ -122,14 +123,14 @@ _PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=6), _PLAIN, min_size=1, max_size=4))
 def test_what_pyyaml_writes_is_read_as_pyyaml_reads_it(data: dict[str, object]) -> None:
     text = yaml.safe_dump(data, allow_unicode=True)
     assert parse_foreign(text, "f.yaml", "pyyaml").data == yaml.safe_load(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!#|>'\"\n 0.e", max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for dialect in ("pyyaml", "omegaconf"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
@@ -201,6 +202,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=
 """Any text but one that no file's name and no command's argument can hold, which is a fault."""
 
 
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=6, unique=True))
 def test_run_names_are_safe_and_unique_whatever_the_levels_say(levels: list[str]) -> None:
     """A level's text never makes a path, a hidden file or two names that a file system takes for one."""

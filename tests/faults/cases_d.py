@@ -95,15 +95,6 @@ def config(text: str, rows: Sequence[Mapping[str, object]], template: str | None
     } | model_files("models/tiny", template)
 
 
-def stage(max_seq_len: int) -> dict[str, str]:
-    """A stage of seed 004's script."""
-    text = changed(base("qlora_stage"), "model_name: meta-llama/Llama-3.2-1B", "model_name: models/tiny")
-    text = changed(text, "max_seq_len: 2048", f"max_seq_len: {max_seq_len}")
-    rows = {"train": QUESTIONS[:-4], "validation": QUESTIONS[-4:]}
-    data = {f"data/stage1/{name}.jsonl": jsonl(list(each)) for name, each in rows.items()}
-    return {"stage1.yaml": text, **data} | model_files("models/tiny")
-
-
 def torchtune(max_seq_len: str) -> dict[str, str]:
     """A config of torchtune for a model of the Qwen family."""
     text = changed(base("torchtune"), "llama3_2.lora_llama3_2_1b", "qwen2_5.lora_qwen2_5_1_5b_instruct")
@@ -160,12 +151,6 @@ CASES: list[FaultCase] = [
         code="TK215",
         files=experiment(words=marked("<|im_end|>")),
         near_miss=experiment(words=marked("<im_end>")),
-    ),
-    FaultCase(
-        name="a row is cut before the marker by which the script finds the answer",
-        code="TK217",
-        files=stage(16),
-        near_miss=stage(256),
     ),
     FaultCase(
         name="LLaMA-Factory's template brings a system turn that evaluation does not have",

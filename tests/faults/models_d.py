@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -13,11 +12,10 @@ from tests.faults.case import base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from touchline.backends.registry import training_row
-from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
+from touchline.backends.rendering import RowSettings
 from touchline.core.finding import Location
-from touchline.core.quantity import Missing
 from touchline.data.rendering.chat import SpecialTokens
-from touchline.data.rendering.rows import ShownRow, shown_row
+from touchline.data.rendering.rows import shown_row
 from touchline.data.rendering.text import ModelText
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
 
@@ -114,8 +112,6 @@ def rendering_of(lines: str) -> RenderingView:
         answers_only=train["answers_only"],
     )
     render = training_row(values["backend"])
-    if values["hides_padding"] and not isinstance(render, Missing):
-        render = _hiding(render)
     return rendering_view(
         text,
         [("shortest", rows[0])],
@@ -206,14 +202,6 @@ def _zeros(vocab_size: int) -> str:
     length = -(-len(text) // 256) * 256
     assert length < 1 << 15
     return f"\0{chr(length >> 8)}" + "\0" * 6 + text.ljust(length) + "\0" * offset
-
-
-def _hiding(render: TrainingRow) -> TrainingRow:
-    def hidden(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
-        made = render(text, row, settings)
-        return made if isinstance(made, Missing) else replace(made, hides_padding=True)
-
-    return hidden
 
 
 def _merged(below: Any, above: Any) -> Any:

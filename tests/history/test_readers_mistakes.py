@@ -257,7 +257,7 @@ def test_a_programs_text_in_a_log_is_no_configuration(tmp_path: Path) -> None:
         "import torch\nclass Config:\n    batch_size = 4\n    lr = 0.1\ndef main():\n    epochs = 3\n    lora_r = 8\n"
     )
     raised = '        raise RuntimeError(f"non-finite train loss at step {step}: {loss}")\n'
-    reading = log(tmp_path, source + raised + "step:10/20 val_loss:3.5 train_time:10s step_avg:1000ms\n")
+    reading = log(tmp_path, source + raised + "Step 10/20 - loss: 3.5 - 1.0s/step\n")
     assert isinstance(reading.micro_batch_size, Missing)
     assert isinstance(reading.learning_rate, Missing)
     assert isinstance(reading.lora_rank, Missing)
@@ -329,18 +329,6 @@ def test_peaks_of_something_else_are_none(tmp_path: Path, line: str) -> None:
     assert isinstance(reading.peak_memory, Missing)
 
 
-def test_speeds_of_steps_in_plain_words(tmp_path: Path) -> None:
-    text = "".join(
-        f"step:{n}/3000 val_loss:{4 - n / 3000:.4f} train_time:{n * 43.54:.0f}ms step_avg:43.54ms\n"
-        for n in range(0, 3001, 125)
-    )
-    reading = log(tmp_path, text)
-    assert value(reading.seconds_per_step) == pytest.approx(0.04354, rel=0.01)
-    assert steps(reading) == (3000, 3000)
-    assert value(reading.eval_loss) == 3.0
-    assert isinstance(reading.last_loss, Missing)
-
-
 def test_a_bar_without_a_forecast_has_counts_and_a_clock(tmp_path: Path) -> None:
     text = "".join(
         f"Training: 50%|█████     | {n}/1617 [{n // 60:02d}:{n % 60:02d}, 1.00it/s]\n" for n in range(0, 1500, 7)
@@ -349,64 +337,7 @@ def test_a_bar_without_a_forecast_has_counts_and_a_clock(tmp_path: Path) -> None
     assert value(reading.seconds_per_step) == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_limit_on_time_ends_a_training_that_is_complete(tmp_path: Path) -> None:
-    text = (
-        "".join(
-            f"{n}/20000 train_loss: {9 - n / 5000:.4f} train_time: 1.0m tok/s: 7302210\n" for n in range(500, 5001, 500)
-        )
-        + "5449/20000 val_loss: 2.5263 val_bpb: 1.0979\n"
-        "stopping_early: wallclock_cap train_time: 590088ms step: 5449/20000\n"
-        "peak memory allocated: 30120 MiB reserved: 30154 MiB\n"
-        "final_roundtrip val_loss:2.5506 val_bpb:1.1084 eval_time:7667ms\n"
-    )
-    reading = log(tmp_path, text)
-    assert steps(reading) == (5449, 20000)
-    assert outcome(reading) == "completed"
-    assert value(reading.train_seconds) == pytest.approx(590.088)
-    assert value(reading.eval_loss) == 2.5263
-    assert value(reading.tokens_per_second) == 7302210
-
-
 # ------------------------------------------------------------------------------------------- trainers of laboratories
-
-
-def test_a_row_of_verl(tmp_path: Path) -> None:
-    text = "".join(
-        f"(TaskRunner pid=7) step:{n} - actor/entropy:0.62 - actor/pg_loss:{0.5 / n} - actor/lr:1e-06 "
-        f"- perf/max_memory_allocated_gb:{40 + n / 10} - perf/max_memory_reserved_gb:60.5 - timing_s/step:31.5 "
-        f"- perf/throughput:812.5 - actor/grad_norm:np.float64(0.5)\n"
-        for n in range(1, 50)
-    )
-    reading = log(tmp_path, text)
-    assert steps(reading)[0] == 49
-    assert value(reading.seconds_per_step) == 31.5
-    assert isinstance(reading.tokens_per_second, Quantity)
-    assert (reading.tokens_per_second.value, reading.tokens_per_second.unit) == (812.5, "tokens/s/GPU")
-    assert value(reading.peak_memory) == pytest.approx(44.9)
-    assert isinstance(reading.trainer, SourcedText)
-    assert reading.trainer.value == "verl"
-
-
-def test_blocks_of_olmo(tmp_path: Path) -> None:
-    stamp = "2026-01-01 10:00:{:02d}.517\thost-01:0\tolmo.train:990\tINFO\t"
-    blocks = "".join(
-        stamp.format(n) + f"[step={10 * n}/1000,epoch=0]\n"
-        "    optim/total_grad_norm=0.9907\n"
-        f"    train/CrossEntropyLoss={10 - n / 10:.3f}\n"
-        "    train/Perplexity=11,633\n"
-        f"    throughput/total_tokens={2_097_152 * n:,}\n"
-        "    throughput/device/tokens_per_second=475,268\n"
-        "    throughput/device/batches_per_second=1.813\n"
-        "    System/Peak GPU Memory (MB)=21,313\n"
-        for n in range(1, 31)
-    )
-    reading = log(tmp_path, stamp.format(0) + "Total number of parameters: 21,266,432\n" + blocks)
-    assert steps(reading) == (300, 1000)
-    assert value(reading.last_loss) == 7.0
-    assert value(reading.peak_memory) == pytest.approx(21.313)
-    assert value(reading.tokens_per_second) == 475268
-    assert value(reading.total_parameters) == 21266432
-    assert value(reading.seconds_per_step) == pytest.approx(1 / 1.813)
 
 
 def test_lightnings_table_of_metrics(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _holds_coefficients(path: Path) -> bool:
     """Whether a module is one of those that are there for measured and published coefficients."""
     parts = path.relative_to(SOURCE).parts
     return (parts[0] == "estimate" and parts[-1].startswith("coefficients")) or (
-        parts[0] == "backends" and parts[-1] == "memory.py" and len(parts) > 2
+        parts[0] == "backends" and parts[-1] == "facts.py" and len(parts) > 2
     )
 
 

@@ -32,9 +32,6 @@ BACKEND = re.compile(r"^peft$|backends?[.:/ ]+peft")
 
 ALLOWED = {
     ("experiment/defaults.py", "peft"): "the default of `train.backend`",
-    ("data/families.py", "olmo"): "a family of models",
-    ("data/hub.py", "olmo"): "a family of models",
-    ("estimate/layers.py", "olmo"): "a family of models",
     ("data/public.py", "unsloth"): "the end of names of models",
     ("history/scan.py", "swift"): "a word of ordinary English",
     ("evaluate/checkpoint.py", "peft"): "the library",
@@ -140,10 +137,10 @@ def test_every_trainer_has_a_pattern() -> None:
         ("x = b'axolotl train'", "axolotl"),
         ("def read_trl_rows(): ...", "trl"),
         ("TORCHTUNE_PYTHON = 1", "torchtune"),
-        ("from touchline.backends.litgpt.memory import MEMORY", "litgpt"),
+        ("from touchline.backends.litgpt.facts import MEMORY", "litgpt"),
         ("def f(unsloth=None): ...", "unsloth"),
         ("x = 1  # DeepSpeed shards it", "deepspeed"),
-        ("x = view.olmo", "olmo"),
+        ("x = view.megatron", "megatron"),
         ('x = "ms-swift"', "swift"),
         ('if backend == "peft": pass', "peft"),
         ('hint = "backend: peft"', "peft"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.faults.models_d import CHATML, rendering_of, text_of
 
-from touchline.backends.llamafactory.templates import TEMPLATES
+from touchline.backends.llamafactory.rendering import TEMPLATES
 from touchline.backends.registry import training_row
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import Example as Row
@@ -21,7 +21,7 @@ from touchline.lint.rule import check_view
 pytestmark = pytest.mark.planning
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<|>\uf8f0\uf8f1"), min_size=1).filter(str.strip)
-BACKENDS = ("peft", "trl", "axolotl", "qlora_stage")
+BACKENDS = ("peft", "trl", "axolotl")
 """Trainers that use the model's own template."""
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_rendered_is_information_and_no_error() -> None:
     pictures = ShownRow(example=chat("How many?", "two").example, form="instruction", media=True)
     for view in (
         view_of("swift", [chat("a", "b")]),
-        view_of("qlora_stage", [pictures]),
+        view_of("trl", [pictures]),
         view_of("llamafactory", [chat("a", "b")], RowSettings(template="qwen99")),
         view_of("torchtune", [chat("a", "b")], RowSettings(model="gemma2_2b")),
     ):

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import get_backend
-from touchline.backends.torch_order import permutation
+from touchline.backends.simulation import permutation
 from touchline.core.status import EXIT_STOPPED, TrainingEnd
 from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast

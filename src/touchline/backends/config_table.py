@@ -8,7 +8,7 @@ from version to version.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import ConfigReader, subject_of
 from touchline.backends.logtext.reader import Row
@@ -18,7 +18,7 @@ from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Cadence, Stated, StatedTraining
 
 Kind = Literal["text", "number", "whole", "count", "flag", "words"]
-"""Kind of a value, named as the reader's method for it."""
+"""Kind of a value, as the reader names it."""
 Keys = Mapping[str, tuple[Kind, str, object]]
 """Field of a `StatedTraining` -> kind of value, the trainer's keys with blanks between them, and its default.
 
@@ -26,20 +26,12 @@ The first key that has a value counts. A default of None is not known, or there 
 """
 
 
-class Defaults(Protocol):
-    """Reader of one file, which has a method for each `Kind`."""
-
-    def default(self, name: str, value: object, /) -> Stated[Any]:
-        """Return the trainer's default of a key."""
-        ...
-
-
-def read_table(settings: Defaults, table: Keys) -> dict[str, Any]:
+def read_table(settings: ConfigReader, table: Keys) -> dict[str, Any]:
     """Return the fields of a table that a file states, with the trainer's default for the others."""
     found: dict[str, Any] = {}
     for field, (kind, keys, default) in table.items():
         names = keys.split()
-        stated = getattr(settings, kind)(*names)
+        stated = settings.read(kind, *names)
         found[field] = settings.default(names[0], default) if stated is None and default is not None else stated
     return found
 

@@ -1,4 +1,4 @@
-"""Trainers that run as programs of environments of their own: `TRAINER` of a backend's `external.py`.
+"""Trainers that run as programs of environments of their own: `TRAINER` of a backend's `backend.py`.
 
 `touchline.train.external` drives them. It writes the planned examples into `trainer/` of the run's folder, starts
 `TRAINER.command(...)` there, and turns the rows of `trainer/log.jsonl`, which the trainer's side writes, into
@@ -22,8 +22,12 @@ step that `trainer/pause.json` names, when its validation and checkpoint are wri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from touchline.core.quantity import Missing
+from touchline.experiment.foreign import ForeignDocument
 
 WORK_FOLDER = "trainer"
 """Folder of a run's folder that driver and trainer work in; removed at the end."""
@@ -110,3 +114,24 @@ class ExternalTrainer(Protocol):
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt, to run in the run's folder."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validator:
+    """A trainer's own check of its configs, as a program: `VALIDATOR` of a backend's `validator.py`."""
+
+    trainer: str
+    """The trainer's name, for messages."""
+    command: tuple[str, ...]
+    """Program and its arguments; the config's path follows."""
+    python_variable: str
+    """Environment variable with the interpreter of an environment that has the program."""
+    refuses: Callable[[ForeignDocument], str | None]
+    """Reason not to run it on a config, such as modules that it would import. None if there is none."""
+    verdict: Callable[[int, str, str], str | Missing | None]
+    """Fault of the config, by exit status, output and errors. None for a valid config; Missing without a verdict."""
+
+    @property
+    def title(self) -> str:
+        """Return the command as it is typed, without the config."""
+        return " ".join(self.command)

@@ -6,14 +6,12 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
-from touchline.core.finding import Edit, Finding, Location, Severity
+from touchline.core.finding import Edit, Finding, Severity
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
-from touchline.experiment.partial import Stated
 
-T = TypeVar("T")
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _EXPONENT = re.compile(r"(?P<mantissa>[-+]?\d+\.?\d*)[eE](?P<sign>[-+]?)(?P<power>\d+)")
 _SHOWN = 60
@@ -152,34 +150,26 @@ def dotted(path: tuple[Key, ...]) -> str:
 
 
 def new_value(document: ForeignDocument, path: tuple[Key, ...], written: str) -> tuple[Edit, ...]:
-    """Return the line with another plain value for a key. Return None if the line is not `key: value`."""
-    where = document.where(*path)
-    return _line_edit(document, where, str(path[-1]), lambda match: f"{match['key']}{match['gap']}{written}")
+    """Return the line with another plain value for a key. Return nothing if the line is not `key: value`."""
+    return _line_edit(document, path, lambda match: f"{match['quote']}{path[-1]}{match['gap']}{written}")
 
 
 def new_key(document: ForeignDocument, path: tuple[Key, ...], name: str) -> tuple[Edit, ...]:
     """Return the line with another name for a key."""
-    return _line_edit(
-        document, document.where(*path), str(path[-1]), lambda match: f"{name}{match['gap']}{match['value'] or ''}"
-    )
+    return _line_edit(document, path, lambda match: f"{match['quote']}{name}{match['gap']}{match['value'] or ''}")
 
 
 def _line_edit(
-    document: ForeignDocument, where: Location, key: str, new: Callable[[re.Match[str]], str]
+    document: ForeignDocument, path: tuple[Key, ...], new: Callable[[re.Match[str]], str]
 ) -> tuple[Edit, ...]:
+    where = document.where(*path)
     if where.line is None or where.column is None or where.line > len(document.lines):
         return ()
     line = document.lines[where.line - 1]
-    pattern = rf"(?P<key>{re.escape(key)})(?P<gap>\s*:(?:[ \t]+|$))(?P<value>\"[^\"]*\"|'[^']*'|[^\s,{{}}\[\]#]+)?"
+    value = r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s,{}\[\]#]+)?"
+    pattern = rf"(?P<quote>['\"]?){re.escape(str(path[-1]))}(?P<gap>(?P=quote)\s*:(?:[ \t]+|$)){value}"
     match = re.compile(pattern).match(line, where.column - 1)
     if match is None:
         return ()
     changed = line[: match.start()] + new(match) + line[match.end() :]
     return (Edit(path=document.path, line=where.line, old=line, new=changed),)
-
-
-def typed(stated: Stated[object] | None, kind: ValueType, as_type: Callable[[object], T]) -> Stated[T] | None:
-    """Return a setting if its value has the kind. Otherwise return None: another check reports it."""
-    if stated is None or not kind.takes(stated.value):
-        return None
-    return Stated(as_type(stated.value), stated.key, stated.where, stated.is_default)

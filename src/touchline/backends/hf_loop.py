@@ -16,8 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.simulation import Examples, MicroBatches, forecast, in_one_row, side_by_side, simulated_epochs
-from touchline.backends.torch_order import permutation
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    forecast,
+    in_one_row,
+    permutation,
+    side_by_side,
+    simulated_epochs,
+)
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, BatchSettings

@@ -16,7 +16,6 @@ from touchline.backends.capabilities import Capabilities, unsupported
 from touchline.backends.external import DRIVER, WORK_FOLDER, Environment, Launch, driver_command
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.package_files import package_text
-from touchline.backends.planned_order import packed_batches, planned_batches, planned_orders
 from touchline.backends.planning import (
     common_fixed_settings,
     forecast_batches,
@@ -26,7 +25,7 @@ from touchline.backends.planning import (
 )
 from touchline.backends.protocol import ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
-from touchline.backends.simulation import checked, cut_at_end
+from touchline.backends.simulation import checked, cut_at_end, packed_batches, planned_batches, planned_orders
 from touchline.backends.training_limits import limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup

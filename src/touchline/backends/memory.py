@@ -1,4 +1,4 @@
-"""Coefficients of a trainer's own code in the memory formula: `MEMORY` of a backend's `memory.py`."""
+"""Coefficients of a trainer's own code in the memory formula: `MEMORY` of a backend's `facts.py`."""
 
 from __future__ import annotations
 

@@ -10,16 +10,15 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import touchline.backends as _package
 from touchline.backends.capabilities import Capabilities, unsupported, unsupported_settings
-from touchline.backends.external import Environment, ExternalTrainer
+from touchline.backends.external import Environment, ExternalTrainer, Validator
 from touchline.backends.logtext.forms import FormReader
 from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.neutral import NEUTRAL_UNKNOWN, NeutralSettings
 from touchline.backends.protocol import Backend
 from touchline.backends.rendering import TrainingRow
 from touchline.backends.traits import TRAITS_UNKNOWN, TrainerTraits
-from touchline.backends.validator import Validator
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
@@ -32,9 +31,8 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.slurm.launches import LaunchCommand
 
 if TYPE_CHECKING:
-    from touchline.backends.formats import ConfigFormat
+    from touchline.backends.config_reading import ConfigFormat
     from touchline.backends.imports import ExperimentOfStages, ImportTable
-import touchline.backends as _package
 
 
 @functools.cache
@@ -45,15 +43,50 @@ def _folders_with(module: str) -> tuple[str, ...]:
     )
 
 
-def backend_names() -> tuple[str, ...]:
-    """Return the names of the backends that plan and train, from their folders."""
-    return _folders_with("backend")
+@functools.cache
+def _member(folder: str, module: str, name: str) -> Any:
+    """Return what a module of one folder holds. None without it."""
+    if folder not in _folders_with(module):
+        return None
+    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}"), name, None)
+
+
+@functools.cache
+def _having(module: str, name: str) -> dict[str, Any]:
+    """Return what the modules of all folders hold, by folder."""
+    found = {folder: _member(folder, module, name) for folder in _folders_with(module)}
+    return {folder: member for folder, member in found.items() if member is not None}
 
 
 def _members(module: str, name: str) -> tuple[Any, ...]:
-    """Return the members of a tuple that a module of the folders may hold."""
-    modules = [importlib.import_module(f"{_package.__name__}.{folder}.{module}") for folder in _folders_with(module)]
-    return tuple(member for loaded in modules for member in getattr(loaded, name, ()))
+    """Return the members of a tuple that the modules of the folders may hold."""
+    return tuple(member for members in _having(module, name).values() for member in members)
+
+
+def _required(folder: str, module: str, name: str, *, message: str, option: str) -> Any:
+    """Return what a module of one folder holds.
+
+    Args:
+        folder: as the user names it.
+        module: the module.
+        name: its member.
+        message: the error if the folder has no such member.
+        option: the beginning of the hint, before the nearest name.
+
+    Raises:
+        InputError: if the folder has no such member.
+    """
+    known = _having(module, name)
+    if folder not in known:
+        refuse_removed(RemovedKind.TRAINER, folder)
+        nearest = next(iter([*near_names(folder, tuple(known), most=1), *known]))
+        raise InputError(message, expected=f"one of {', '.join(known)}", hint=f"{option}{nearest}")
+    return known[folder]
+
+
+def backend_names() -> tuple[str, ...]:
+    """Return the names of the backends that plan and train, from their folders."""
+    return _folders_with("backend")
 
 
 @functools.cache
@@ -89,61 +122,29 @@ def config_formats() -> tuple[ConfigFormat, ...]:
 
 def import_table(name: str) -> ImportTable | None:
     """Return what importing a trainer's configs needs. None if they cannot be imported."""
-    table: ImportTable | None = _member(name, "imports", "IMPORTS")
+    table: ImportTable | None = _member(name, "format", "IMPORTS") or _member(name, "imports", "IMPORTS")
     return table
 
 
 def experiment_of_stages(name: str) -> ExperimentOfStages | None:
     """Return a backend's conversion of its stage configs to one experiment. None if it has none."""
-    conversion: ExperimentOfStages | None = _member(name, "stages", "experiment_of")
+    conversion: ExperimentOfStages | None = _member(name, "format", "experiment_of")
     return conversion
 
 
-@functools.cache
 def launch_commands() -> tuple[LaunchCommand, ...]:
     """Return the programs that start trainers."""
-    return _members("launch", "COMMANDS")
+    return _members("facts", "COMMANDS")
 
 
-@functools.cache
 def all_traits() -> tuple[TrainerTraits, ...]:
     """Return the known behaviour of every trainer."""
-    return tuple(traits_of(name) for name in _folders_with("traits"))
-
-
-@functools.cache
-def _member(folder: str, module: str, name: str) -> Any:
-    """Return what a module of one folder holds. None without the module."""
-    if folder not in _folders_with(module):
-        return None
-    return getattr(importlib.import_module(f"{_package.__name__}.{folder}.{module}"), name)
-
-
-def _required(folder: str, module: str, name: str, *, message: str, option: str) -> Any:
-    """Return what a module of one folder holds.
-
-    Args:
-        folder: as the user names it.
-        module: the module.
-        name: its member.
-        message: the error if the folder has no such module.
-        option: the beginning of the hint, before the nearest name.
-
-    Raises:
-        InputError: if the folder has no such module.
-    """
-    known = _folders_with(module)
-    if folder not in known:
-        refuse_removed(RemovedKind.TRAINER, folder)
-        near = near_names(folder, known, most=1)
-        hint = f"{option}{near[0] if near else known[0]}"
-        raise InputError(message, expected=f"one of {', '.join(known)}", hint=hint)
-    return _member(folder, module, name)
+    return tuple(_having("facts", "TRAITS").values())
 
 
 def traits_of(name: str) -> TrainerTraits:
     """Return the behaviour of a trainer that rules depend on. Return the defaults if none is known."""
-    traits: TrainerTraits = _member(name, "traits", "TRAITS") or TRAITS_UNKNOWN
+    traits: TrainerTraits = _member(name, "facts", "TRAITS") or TRAITS_UNKNOWN
     return traits
 
 
@@ -151,12 +152,6 @@ def validator_of(name: str) -> Validator | None:
     """Return a trainer's own check of its configs. None if it has none."""
     validator: Validator | None = _member(name, "validator", "VALIDATOR")
     return validator
-
-
-def neutral_settings(name: str) -> NeutralSettings:
-    """Return the neutral settings of a backend. Return an empty set for an unknown backend."""
-    neutral: NeutralSettings = _member(name, "neutral", "NEUTRAL") or NEUTRAL_UNKNOWN
-    return neutral
 
 
 def training_row(name: str) -> TrainingRow | Missing:
@@ -167,12 +162,12 @@ def training_row(name: str) -> TrainingRow | Missing:
 
 def memory_names() -> tuple[str, ...]:
     """Return the trainers with a memory formula."""
-    return _folders_with("memory")
+    return tuple(_having("facts", "MEMORY"))
 
 
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
-    coefficients: MemoryCoefficients | None = _member(name, "memory", "MEMORY")
+    coefficients: MemoryCoefficients | None = _member(name, "facts", "MEMORY")
     return coefficients or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
 
 
@@ -189,8 +184,42 @@ def get_backend(name: str) -> Backend:
 
 def external_trainer(name: str) -> ExternalTrainer | None:
     """Return the trainer of a backend that runs as a program of its own environment. None if it has none."""
-    trainer: ExternalTrainer | None = _member(name, "external", "TRAINER")
+    trainer: ExternalTrainer | None = _member(name, "backend", "TRAINER")
     return trainer
+
+
+def environments() -> dict[str, Environment]:
+    """Return the environments of trainers that live apart, by name."""
+    return {name: trainer.environment for name, trainer in _having("backend", "TRAINER").items()}
+
+
+def environment_of(name: str) -> Environment:
+    """Return the environment of a backend.
+
+    Raises:
+        InputError: if it has none of its own.
+    """
+    message = f"the backend {name!r} has no environment of its own"
+    trainer: ExternalTrainer = _required(
+        name, "backend", "TRAINER", message=message, option="touchline backend install "
+    )
+    return trainer.environment
+
+
+def batching_names() -> tuple[str, ...]:
+    """Return the trainers with known batching, from the names of their folders."""
+    return _folders_with("batching")
+
+
+def batching_of(name: str) -> Batching:
+    """Return the simulation of that trainer's batching.
+
+    Raises:
+        InputError: if there is none.
+    """
+    message = f"the batching of {name!r} is not known"
+    batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
+    return batching
 
 
 def recipe_text(run: PlannedRun, plan: Plan) -> str | None:
@@ -208,38 +237,19 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
         devices: its data-parallel size.
         validates: whether there is a validation split.
     """
-    faults = _member(train.backend, "own_recipe", "recipe_faults")
+    faults = _member(train.backend, "recipes", "recipe_faults")
     return () if faults is None else tuple(faults(train, tree, devices, validates=validates))
 
 
 def recipe_keys(backend: str, tree: ast.Module) -> tuple[str, ...]:
     """Return the keys of the trainer's config that a recipe reads. Empty for trainers without recipes."""
-    keys = _member(backend, "own_recipe", "recipe_keys")
+    keys = _member(backend, "recipes", "recipe_keys")
     return () if keys is None else tuple(keys(tree))
-
-
-def environments() -> dict[str, Environment]:
-    """Return the environments of trainers that live apart, by name."""
-    trainers: list[ExternalTrainer] = [_member(name, "external", "TRAINER") for name in _folders_with("external")]
-    return {trainer.environment.name: trainer.environment for trainer in trainers}
-
-
-def environment_of(name: str) -> Environment:
-    """Return the environment of a backend.
-
-    Raises:
-        InputError: if it has none of its own.
-    """
-    message = f"the backend {name!r} has no environment of its own"
-    trainer: ExternalTrainer = _required(
-        name, "external", "TRAINER", message=message, option="touchline backend install "
-    )
-    return trainer.environment
 
 
 def capabilities() -> dict[str, Capabilities]:
     """Return what each backend can do, by name; first those that need no environment of their own."""
-    names = sorted(backend_names(), key=lambda name: name in _folders_with("external"))
+    names = sorted(backend_names(), key=lambda name: external_trainer(name) is not None)
     return {name: get_backend(name).capabilities for name in names}
 
 
@@ -257,53 +267,29 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
     backend, able = get_backend(train.backend), capabilities()
     return (
         *unsupported_settings(train.backend, train, able),
-        *_refused_recipe(train, able),
-        *_refused_vision(model, train, able),
+        *_refused_features(model, train, able),
         *backend.faults(model, train, devices),
     )
 
 
-def _refused_recipe(train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
-    """Yield an error for a recipe given to a backend without recipes."""
-    if train.recipe is not None and not able[train.backend].recipes:
+def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
+    """Yield an error for a recipe given to a backend without recipes, and for images that it does not take."""
+    own = able[train.backend]
+    if train.recipe is not None and not own.recipes:
         named = [name for name, features in able.items() if features.recipes]
         yield unsupported(train.backend, "recipe", f"recipe: {train.recipe}", f"backend: {' or '.join(named)}")
-
-
-def _refused_vision(model: ModelInfo, train: TrainConfig, able: Mapping[str, Capabilities]) -> Iterator[Finding]:
-    """Yield an error for a vision-language model given to a backend of text, or packed."""
-    if not model.vision:
-        return
-    if not able[train.backend].vision:
+    if model.vision and not own.vision:
         named = [name for name, features in able.items() if features.vision]
+        message = f"the backend {train.backend} trains no vision-language model, and {model.name} is one"
         yield Finding(
             code="BK001",
             severity=Severity.ERROR,
             subject="train.backend",
-            message=f"the backend {train.backend} trains no vision-language model, and {model.name} is one",
+            message=message,
             hint=f"backend: {named[0]}" if named else None,
         )
-    if train.packed is True:
+    if model.vision and train.packed is True:
+        message = f"{model.name} is a vision-language model, whose sequences cannot be packed"
         yield Finding(
-            code="BK001",
-            severity=Severity.ERROR,
-            subject="train.packed",
-            message=f"{model.name} is a vision-language model, whose sequences cannot be packed",
-            hint="packed: false",
+            code="BK001", severity=Severity.ERROR, subject="train.packed", message=message, hint="packed: false"
         )
-
-
-def batching_names() -> tuple[str, ...]:
-    """Return the trainers with known batching, from the names of their folders."""
-    return _folders_with("batching")
-
-
-def batching_of(name: str) -> Batching:
-    """Return the simulation of that trainer's batching.
-
-    Raises:
-        InputError: if there is none.
-    """
-    message = f"the batching of {name!r} is not known"
-    batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
-    return batching

@@ -46,10 +46,6 @@ class TrainedRow:
     """Whether the trainer leaves such a row out."""
     refused: bool = False
     """Whether the trainer stops with an error at such a row."""
-    marker_lost: bool = False
-    """Whether the marker by which the trainer finds the answer was cut off."""
-    hides_padding: bool = False
-    """Whether the trainer masks labels that equal its padding token, at any position."""
 
     @property
     def trained_ids(self) -> Ids:

@@ -2,21 +2,76 @@
 
 A trainer's `batching.py` decides what is truncated or left out, which packer fills the rows, how rows become
 micro-batches, and how many steps these make.
+The order of a seeded shuffle is known before the run: a seeded `torch.randperm` on the CPU is a Mersenne Twister with a
+Fisher-Yates shuffle (ATen/core/MT19937RNGEngine.h, ATen/native/TensorFactories.cpp, torch 2.13). Other trainers take
+the order of the planner: equal examples in every step.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MicroBatch
+from touchline.core.quantity import Missing
+from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 from touchline.data.packing.lengths import count_lengths
 from touchline.data.packing.simple import Filled
+from touchline.experiment.experiment import TrainConfig
+from touchline.experiment.plan import BatchSummary
+from touchline.experiment.training import accumulation_steps
+
+_WORDS = 624
+"""Words of the generator's state."""
+_MULTIPLIER = 1812433253
+"""Of its initialization (Matsumoto and Nishimura, mt19937ar.c, 2002)."""
+_LONGEST = (2**32 - 1) // 20
+"""From here on torch draws 64 bits an item."""
+
+
+def permutation(count: int, seed: int) -> NDArray[np.int64]:
+    """Return `torch.randperm(count)` of a generator with this seed, in O(count).
+
+    Raises:
+        ValueError: torch shuffles so many items in another way, which is not simulated.
+    """
+    if count >= _LONGEST:
+        raise ValueError(f"{count} items; the order is known for fewer than {_LONGEST}")
+    return _permutation(count, seed % 2**32)
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(count: int, seed: int) -> NDArray[np.int64]:
+    left = np.arange(count, 1, -1)
+    swaps: list[int] = (_draws(seed, len(left)) % left + np.arange(len(left))).tolist()
+    order = list(range(count))
+    for index, other in enumerate(swaps):
+        order[index], order[other] = order[other], order[index]
+    result = np.asarray(order, np.int64)
+    result.setflags(write=False)
+    return result
+
+
+def _draws(seed: int, count: int) -> NDArray[np.int64]:
+    """Return the generator's first 32-bit numbers, shape [count]."""
+    words = [seed]
+    for index in range(1, _WORDS):
+        words.append((_MULTIPLIER * (words[-1] ^ (words[-1] >> 30)) + index) % 2**32)
+    generator = np.random.MT19937(seed)
+    generator.state = {
+        "bit_generator": "MT19937",
+        "state": {"key": np.asarray(words, np.uint32), "pos": _WORDS},
+    }
+    return generator.random_raw(count).astype(np.int64)
+
 
 SHUFFLED_ROWS = 4_000_000
 """Rows, over the epochs, whose order is simulated; the epochs after those are bounded instead."""
@@ -211,3 +266,79 @@ def forecast(
 def simulated_epochs(rows: int, epochs: int) -> int:
     """Return the number of epochs to simulate: all, except for very many rows."""
     return min(epochs, max(1, SHUFFLED_ROWS // max(rows, 1)))
+
+
+def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list[NDArray[np.int64]]:
+    """Return the examples of each epoch in the planned order.
+
+    Args:
+        lengths: tokens of each example.
+        settings: the settings.
+    """
+    plan = plan_batches(
+        np.asarray(lengths),
+        global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
+    return [order.astype(np.int64) for order in plan.orders]
+
+
+def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devices: int = 1) -> BatchSummary | Missing:
+    """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
+
+    Args:
+        train: the training.
+        lengths: token lengths of its examples.
+        seed: seed of the order.
+        devices: data-parallel size; each device takes every n-th micro-batch of a step.
+    """
+    if train.micro_batch_size == "auto":
+        return Missing(missing="micro_batch_size is not resolved")
+    total = lengths.total
+    if not len(total):
+        return Missing(missing="there is no example")
+    plan = plan_batches(
+        total,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size,
+        epochs=train.epochs,
+        seed=seed,
+    )
+    return BatchSummary(
+        digest=plan.digest,
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        micro_batches=plan.micro_batches,
+        micro_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=accumulation_steps(plan.global_batch_size, plan.micro_batch_size, devices),
+        data_parallel_size=devices,
+        global_batch_size=plan.global_batch_size,
+        num_examples=len(total),
+        real_tokens=int(np.sum(total, dtype=np.int64)),
+        target_tokens=int(np.sum(lengths.answer, dtype=np.int64)),
+        longest_example_tokens=int(total.max()),
+        largest_micro_batch_tokens=plan.largest_micro_batch_tokens(total),
+    )
+
+
+def packed_batches(forecast: BatchForecast, planned: BatchSummary, epochs: int) -> BatchSummary:
+    """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
+
+    Args:
+        forecast: simulated batches of the trainer.
+        planned: batches of the same training without packing.
+        epochs: its epochs.
+    """
+    digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {planned.micro_batch_size}".encode())
+    digest.update(forecast.row_tokens.astype("<i8").tobytes())
+    digest.update(forecast.micro_batch_tokens.astype("<i8").tobytes())
+    return replace(
+        planned,
+        digest=digest.hexdigest(),
+        steps=forecast.steps,
+        steps_per_epoch=forecast.steps_per_epoch,
+        micro_batches=len(forecast.micro_batch_tokens) * epochs,
+        largest_micro_batch_tokens=forecast.largest.tokens,
+    )

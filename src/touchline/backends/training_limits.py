@@ -1,14 +1,48 @@
-"""Limits of batch and sequence length that every trainer of causal language models shares."""
+"""Limits of batch and sequence length that every trainer of causal language models shares, and the
+kernels that settings ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from touchline.backends.capabilities import unsupported
 from touchline.core.catalog import ModelInfo
 from touchline.core.finding import Finding, Severity
 from touchline.data.packing.batches import largest_divisor
 from touchline.experiment.experiment import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernels:
+    """Package with kernels for GPUs."""
+
+    setting: str
+    """The setting that asks for it, with its value."""
+    module: str
+    """Module that Python imports."""
+    package: str
+    """Package to install."""
+    without: str
+    """The setting that does without it."""
+
+
+_FLASH = Kernels(
+    setting="train.attention: flash_attention_2",
+    module="flash_attn",
+    package="flash-attn",
+    without="train.attention=sdpa",
+)
+_LIGER = Kernels(
+    setting="train.kernels: liger", module="liger_kernel", package="liger-kernel", without="train.kernels=none"
+)
+
+
+def needed_kernels(train: TrainConfig) -> tuple[Kernels, ...]:
+    """Return the packages that a training needs on its GPUs."""
+    flash = (_FLASH,) if train.attention == "flash_attention_2" else ()
+    return (*flash, _LIGER) if train.kernels == "liger" else flash
+
 
 MOST_DEVICES = 8
 """Most devices of a training in data parallel: those of one node."""

@@ -1,4 +1,4 @@
-"""Behaviour of a trainer that rules depend on: `TRAITS` of a backend's `traits.py`.
+"""Behaviour of a trainer that rules depend on: `TRAITS` of a backend's `facts.py`.
 
 A trainer without the file has the defaults: nothing about it is known that a rule could use.
 """
@@ -102,6 +102,20 @@ class TrainerTraits:
     """File in which datasets are registered by name."""
     registry_key: str = ""
     """Key of the folder with that file. The folder is `data` without it."""
+
+    neutral: Mapping[str, str] = field(default_factory=dict)
+    """Settings without effect on the weights, and what each changes instead: dotted keys of experiment.yaml, or the
+    beginning of some with a dot behind it. A sweep over them shows no difference.
+    """
+    shuffles: bool = False
+    """Whether the order of a file's rows is shuffled in every epoch, and so has no effect either."""
+
+    def neutral_effect(self, key: str) -> str | None:
+        """Return the effect of a setting other than on the weights. Return None if it changes the weights."""
+        for known, effect in self.neutral.items():
+            if key == known or (known.endswith(".") and key.startswith(known)) or key == known.removesuffix("."):
+                return effect
+        return None
 
 
 TRAITS_UNKNOWN = TrainerTraits()

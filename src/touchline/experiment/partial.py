@@ -177,7 +177,5 @@ class StatedTraining:
     """Every so many optimizer steps; below 1 a share of all steps."""
     load_best: Stated[bool] | None = None
     """Whether the best checkpoint is loaded at the end."""
-    logging_steps: Stated[float] | None = None
-    """Every so many optimizer steps a loss is logged; below 1 a share of all steps."""
     image_root: Stated[str] | None = None
     """Folder that images in the data are relative to."""

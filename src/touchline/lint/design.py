@@ -11,8 +11,8 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from touchline.backends.neutral import NeutralSettings
-from touchline.backends.registry import neutral_settings
+from touchline.backends.registry import traits_of
+from touchline.backends.traits import TrainerTraits
 from touchline.core.catalog import DatasetInfo
 from touchline.core.finding import Location
 from touchline.core.quantity import Missing
@@ -137,7 +137,7 @@ def no_effect_on_weights(view: DesignView, key: str) -> str | None:
     """Describe what a swept key changes instead of the weights, if so in every run's backend."""
     if key.startswith("evaluate."):
         return "only the evaluation"
-    effects = {neutral_settings(run.train.backend).effect(key) for run in view.trained}
+    effects = {traits_of(run.train.backend).neutral_effect(key) for run in view.trained}
     return next(iter(effects)) if len(effects) == 1 else None
 
 
@@ -162,30 +162,30 @@ def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) ->
     It omits names and settings that the backend does not use. Data that was read counts by its rows, other data by its
     path.
     """
-    neutral = neutral_settings(run.train.backend)
+    traits = traits_of(run.train.backend)
     facts = datasets.get(run.data.file, NO_DATASET)
     of_rows = run.data.as_file(same_path(run.data.file) if isinstance(facts, Missing) else facts.train_sha256)
     data = adapter(type(run.data)).dump_python(of_rows, mode="json")
     if not isinstance(facts, Missing):
         data |= {"split_seed": None, "train_fraction": None}
-    identity = [run.kind, same_path(run.model), data, dict(_weights_settings(run.train, neutral)), run.seed]
+    identity = [run.kind, same_path(run.model), data, dict(_weights_settings(run.train, traits)), run.seed]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _weights_settings(train: TrainConfig, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
+def _weights_settings(train: TrainConfig, traits: TrainerTraits) -> Iterator[tuple[str, object]]:
     lora = train.lora
     modules = tuple(sorted(lora.target_modules))
     whole = replace(train, lora=replace(lora, alpha=lora.resolved_alpha, target_modules=modules))
-    yield from _flat(adapter(TrainConfig).dump_python(whole, mode="json"), "train", neutral)
+    yield from _flat(adapter(TrainConfig).dump_python(whole, mode="json"), "train", traits)
 
 
-def _flat(node: Mapping[str, object], prefix: str, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
+def _flat(node: Mapping[str, object], prefix: str, traits: TrainerTraits) -> Iterator[tuple[str, object]]:
     for name, value in node.items():
         key = f"{prefix}.{name}"
-        if neutral.effect(key) is not None:
+        if traits.neutral_effect(key) is not None:
             continue
         if isinstance(value, dict):
-            yield from _flat(value, key, neutral)
+            yield from _flat(value, key, traits)
         else:
             yield key, value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from touchline.backends.registry import neutral_settings
+from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.levels import level_text
 from touchline.core.quantity import Missing
@@ -77,7 +77,7 @@ def factor_without_effect(view: DesignView) -> Iterator[Violation]:
 @rule("EX102", Severity.WARNING)
 def inert_row_order(view: DesignView) -> Iterator[Violation]:
     """Report levels that differ only in an order of rows that the backend shuffles."""
-    shuffled = {neutral_settings(run.train.backend).shuffles for run in view.trained} == {True}
+    shuffled = {traits_of(run.train.backend).shuffles for run in view.trained} == {True}
     first: dict[str, tuple[SweptLevel, str]] = {}
     key = view.experiment.data.file_key
     for level in swept(view).get(key, ()) if shuffled else ():

@@ -21,7 +21,7 @@ def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
     """Report sequences of which no label token ends the answer."""
     for row, trained in _trained(view):
         ended = view.text.stop_ids & set(trained.trained_ids[-_TAIL:])
-        if ended or _cut(trained) or not trained.trained_ids or trained.hides_padding or _other_end(view, trained):
+        if ended or _cut(trained) or not trained.trained_ids or _other_end(view, trained):
             continue
         if unknown_markers(view, row.label_text):
             # Another rule reports a marker that is not a token of the model.
@@ -43,7 +43,7 @@ def answer_truncated(view: RenderingView) -> Iterator[Violation]:
     """Report answers whose end max_seq_len cuts off."""
     for row, trained in reversed(_trained(view)):
         limit = view.settings.max_seq_len
-        if limit is None or trained.uncut <= limit or trained.marker_lost:
+        if limit is None or trained.uncut <= limit:
             continue
         happens = "its answer's end is cut off"
         if trained.refused:
@@ -74,33 +74,6 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
             at=view.at("max_seq_len") if _cut(trained) else view.at("template"),
         )
         return
-
-
-@rule("TK211", Severity.ERROR)
-def padding_masks_stop(view: RenderingView) -> Iterator[Violation]:
-    """Report a padding token that ends answers and that the trainer masks."""
-    pad = view.text.id(view.text.tokens.pad or view.text.tokens.eos)
-    if pad in view.text.stop_ids and any(trained.hides_padding for _, trained in _trained(view)):
-        yield Violation(
-            message=f"the padding token {view.text.tokens.pad!r} is also the token that ends an answer, and padding is"
-            " masked wherever it stands: the end of every answer has no loss",
-            at=view.where_model,
-            hint="pad_token in tokenizer_config.json: a token that ends nothing",
-        )
-
-
-@rule("TK217", Severity.ERROR)
-def marker_truncated(view: RenderingView) -> Iterator[Violation]:
-    """Report an answer marker that truncation cuts off."""
-    for row, trained in _trained(view):
-        if trained.marker_lost:
-            yield Violation(
-                message=f"{row.name}: cut at max_seq_len {view.settings.max_seq_len} of {trained.uncut} tokens, the"
-                f" marker before the answer is lost, and the loss is taken on {short(row.label_text, 80)}",
-                at=view.at("max_seq_len"),
-                hint=f"max_seq_len of at least {trained.uncut}",
-            )
-            return
 
 
 @rule("TK219", Severity.INFO)

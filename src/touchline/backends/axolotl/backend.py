@@ -1,12 +1,12 @@
-"""Planner interface of the backend `axolotl`."""
+"""Backend `axolotl`: its planner interface, and axolotl 0.19.0 as a program in an environment of its own."""
 
 from __future__ import annotations
 
 from touchline.backends.axolotl.batching import PAD_TO_MULTIPLE_OF
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.external import WORK_FOLDER
+from touchline.backends.external import WORK_FOLDER, Environment, ExternalTrainer
 from touchline.backends.hf_loop import HF_OPTIMIZERS
-from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
+from touchline.backends.hf_program import HfProgram, HfProgramBackend, PlannedSettings
 from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
 
@@ -87,4 +87,14 @@ BACKEND: Backend = HfProgramBackend(
     ),
     pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
     settings=training_config,
+)
+
+
+TRAINER: ExternalTrainer = HfProgram(
+    environment=Environment(
+        name="axolotl",
+        python_variable="TOUCHLINE_AXOLOTL_PYTHON",
+        program="python",
+        packages=("torch==2.13.0", "axolotl==0.19.0"),
+    )
 )

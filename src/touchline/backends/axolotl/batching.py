@@ -30,9 +30,9 @@ from touchline.backends.simulation import (
     forecast,
     in_one_row,
     keep,
+    permutation,
     side_by_side,
 )
-from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings

@@ -12,12 +12,12 @@ from contextlib import suppress
 from statistics import fmean
 from typing import ClassVar
 
-from touchline.backends.axolotl.stated import READ_KEYS, evidence, read_config
-from touchline.backends.logtext.emitter import observed
+from touchline.backends.axolotl.format import READ_KEYS, evidence, read_config
+from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
 from touchline.backends.logtext.numbers import to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.json_text import parse_json
-from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 _PREFIX = re.compile(
@@ -35,8 +35,10 @@ _PEAK = re.compile(
     r" \(\+(?P<allocated>\d+\.\d+)GB allocated(?:, \+(?P<reserved>\d+\.\d+)GB reserved)?\)"
 )
 """Since 0.10: highest values since the last such line."""
-_MOST_STEPS = re.compile(r"Maximum number of steps set at (?P<steps>\d[\d_]*)\s*$")
-_ESTIMATED_STEPS = re.compile(r"(?:total_num_tokens: [\d_]+, )?total_num_steps: (?P<steps>\d[\d_]*)(?:\.0)?\s*$")
+_STEPS = re.compile(
+    r"(?:Maximum number of steps set at (?P<most>\d[\d_]*)"
+    r"|(?:total_num_tokens: [\d_]+, )?total_num_steps: (?P<estimated>\d[\d_]*)(?:\.0)?)\s*$"
+)
 _EFFICIENCIES = re.compile(r"sample_packing_eff_est across ranks: \[(?P<shares>.*)\]\s*$")
 _EFFICIENCY = re.compile(r"sample_packing_eff_est: (?P<share>[01]\.\d+)\s*$")
 _SHARE = re.compile(r"(?<![\w.])[01]\.\d+(?:e-\d+)?")
@@ -55,7 +57,6 @@ _SIGNS: tuple[tuple[str, SignKind], ...] = (
     ("Running merge of LoRA with base model...", SignKind.EXPORTING),
 )
 _SETTING = re.compile(r'  "(?P<key>\w+)": (?P<value>.+)')
-_TEXT = 300
 _BLOCK_LINES = 800
 """A printed config has some two hundred lines."""
 _ROW_MEMORY: dict[str, MemoryKind] = {
@@ -110,10 +111,10 @@ class AxolotlLines:
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Yield memory, token rate and token counts of a row."""
         del text
-        sizes: dict[MemoryKind, float | None] = {}
+        sizes: dict[MemoryKind, object] = {}
         for key, kind in _ROW_MEMORY.items():
             if key in row:
-                sizes.setdefault(kind, to_number(row[key]))
+                sizes.setdefault(kind, row[key])
         rate = next((rate for key in _ROW_RATES if (rate := to_number(row.get(key)))), None)
         epoch = to_number(row.get("epoch"))
         phase: Phase = "eval" if any(key.startswith("eval_") for key in row) else "step"
@@ -124,29 +125,28 @@ class AxolotlLines:
             return
         yield Observation(name="trainer", value="axolotl", line=number)
         # The closing row repeats a counter that has just been set to zero.
-        if rate is not None and rate > 0 and "train_runtime" not in row:
-            yield observed("tokens_per_second", rate, number, epoch=epoch, token_unit="label")
+        if "train_runtime" not in row:
+            yield from figure("tokens_per_second", rate, number, positive=True, epoch=epoch, token_unit="label")
 
     def _message(self, message: str, prefix: re.Match[str], text: str, number: int) -> Iterator[Event]:
         kind = next((kind for beginning, kind in _SIGNS if message.startswith(beginning)), None)
         if message == "Starting trainer...":
             if prefix["rank"] in (None, "0"):
-                yield Sign(kind=SignKind.START, line=number, text=text[:_TEXT])
+                yield to_sign(SignKind.START, text, number)
                 yield from () if self._steps is None else (self._steps,)
                 self._steps = None
         elif kind is not None:
             steps = _CHECKPOINT.findall(message) if kind in (SignKind.SAVING, SignKind.RESUMED) else []
-            yield Sign(kind=kind, line=number, text=text[:_TEXT], step=int(steps[-1]) if steps else None)
+            yield to_sign(kind, text, number, int(steps[-1]) if steps else None)
         elif "GB" in message:
             yield from _memory_line(message, number)
-        elif found := _MOST_STEPS.match(message):
-            self._steps = None
-            yield Observation(name="steps_total", value=float(found["steps"]), line=number, unit="steps")
-        elif found := _ESTIMATED_STEPS.match(message):
-            # Counted from lengths, evaluation data first: the last one counts; the Trainer's own count differs a bit.
-            self._steps = Observation(
-                name="steps_total", value=float(found["steps"]), line=number, unit="steps", certain=False
+        elif found := _STEPS.match(message):
+            steps_total = observed(
+                "steps_total", float(found["most"] or found["estimated"]), number, certain=bool(found["most"])
             )
+            # An estimate is from lengths, evaluation data first: the last one counts; the Trainer's differs a bit.
+            self._steps = None if found["most"] else steps_total
+            yield from (steps_total,) if found["most"] else ()
         elif "sample_packing_eff_est" in message:
             # The samplers print it again for all data, evaluation data included.
             if "samplers" not in prefix["logger"]:
@@ -194,33 +194,34 @@ class AxolotlLines:
 
 
 def _memory_line(message: str, number: int) -> Iterator[Event]:
-    sizes: tuple[tuple[MemoryKind, float], ...]
-    if found := _PEAK.match(message):
-        peak: Aggregation = "peak"
-        sizes = (("allocated", float(found["allocated"])), ("reserved", float(found["reserved"] or 0)))
-    elif found := _USED.match(message):
-        # What is in use between two steps is less than the peak within one; the cache holds what the peak needed.
-        used, cache = float(found["used"]), float(found["cache"] or 0)
-        peak, sizes = "last", (("allocated", used), ("reserved", round(used + cache, 3) if cache else 0.0))
-    else:
+    found = _PEAK.match(message) or _USED.match(message)
+    if found is None:
         return
+    groups, is_peak = found.groupdict(), found.re is _PEAK
+    # What is in use between two steps is less than the peak within one; the cache holds what the peak needed.
+    used, cache = float(groups.get("used") or 0), float(groups.get("cache") or 0)
+    sizes: tuple[tuple[MemoryKind, object], ...] = (
+        ("allocated", groups.get("allocated") or used),
+        ("reserved", groups.get("reserved") or (round(used + cache, 3) if cache else None)),
+    )
     training = found["when"] == "while training"
+    name: ObservationName = "peak_memory" if training else "memory_before_training"
     for kind, size in sizes:
-        name: ObservationName = "peak_memory" if training else "memory_before_training"
-        yield from _memory(name, size, number, "step" if training else "after_init", kind, peak)
+        phase: Phase = "step" if training else "after_init"
+        yield from _memory(name, size, number, phase, kind, "peak" if is_peak else "last")
 
 
 def _memory(
     name: ObservationName,
-    size: float | None,
+    size: object,
     line: int,
     phase: Phase,
     kind: MemoryKind,
     aggregation: Aggregation,
     epoch: float | None = None,
 ) -> Iterator[Observation]:
-    if size:
-        yield observed(name, size, line, unit="GiB", epoch=epoch, phase=phase, kind=kind, aggregation=aggregation)
+    more = AttributesOfMemory(epoch=epoch, phase=phase, kind=kind, aggregation=aggregation)
+    yield from figure(name, size, line, unit="GiB", positive=True, **more)
 
 
 READERS: tuple[type[LogReader], ...] = (AxolotlLines,)

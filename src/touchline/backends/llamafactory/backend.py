@@ -1,11 +1,11 @@
-"""Planner interface of the backend `llamafactory`."""
+"""Backend `llamafactory`: its planner interface, and LLaMA-Factory 0.9.5 as a program in an environment of its own."""
 
 from __future__ import annotations
 
 from touchline.backends.capabilities import Capabilities
-from touchline.backends.external import WORK_FOLDER
+from touchline.backends.external import WORK_FOLDER, Environment, ExternalTrainer
 from touchline.backends.hf_loop import HF_OPTIMIZERS
-from touchline.backends.hf_program import HfProgramBackend, PlannedSettings
+from touchline.backends.hf_program import HfProgram, HfProgramBackend, PlannedSettings
 from touchline.backends.llamafactory.batching import BATCHING, PAD_TO_MULTIPLE_OF
 from touchline.backends.planning import whole_alpha
 from touchline.backends.protocol import Backend
@@ -88,4 +88,14 @@ BACKEND: Backend = HfProgramBackend(
     pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
     settings=training_arguments,
     packing=BATCHING,
+)
+
+
+TRAINER: ExternalTrainer = HfProgram(
+    environment=Environment(
+        name="llamafactory",
+        python_variable="TOUCHLINE_LLAMAFACTORY_PYTHON",
+        program="python",
+        packages=("torch==2.13.0", "llamafactory==0.9.5", "bitsandbytes==0.50.2"),
+    )
 )

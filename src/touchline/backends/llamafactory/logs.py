@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from touchline.backends.llamafactory.stated import READ_KEYS, evidence, read_config
-from touchline.backends.logtext.emitter import observed
+from touchline.backends.llamafactory.format import READ_KEYS, evidence, read_config
+from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
-from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
-from touchline.core.quantity import MemoryKind
+from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
+from touchline.core.quantity import MemoryKind, TokenUnit
 
 _NAMED = re.compile(r"(?: - |\] |\|)(?:llamafactory|llmtuner)(?:\.[\w.]+)?(?::\d+(?:\]| >>)| - ) ?(?P<message>.*)")
 _BOARD = re.compile(r"\[[A-Z]+\|20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\] [\w.]+\.py:\d+ >> (?P<message>.*)")
@@ -26,20 +26,28 @@ _PROCESS = re.compile(
     r"(?:n_gpu: (?P<count>\d+), ?)?\s*distributed training: (?P<distributed>True|False)"
     r"(?:, compute dtype: (?:torch\.)?(?P<dtype>\w+))?"
 )
-_TASKS = re.compile(r"Initializing (?P<count>\d+) distributed tasks at: ")
 _RESUMED = re.compile(r"Resuming training from (?P<path>\S+)")
 _METHOD = re.compile(r"Fine-tuning method: (?P<method>LoRA|DoRA|OFT|Full|Freeze)\s*$")
-_QUANTIZING = re.compile(r"Quantizing model to (?P<bits>\d) bit(?: with (?P<by>\w+))?\.")
-_LOADING_QUANTIZED = re.compile(r"Loading (?P<bits>\d)-bit (?P<by>\w+)-quantized model\.")
-_ATTENTION = (
-    ("Using FlashAttention-2 for faster training and inference.", "flash_attention_2"),
-    ("Using FlashAttention-3 ", "flash_attention_3"),
-    ("Using torch SDPA for faster training and inference.", "sdpa"),
-    ("Using vanilla attention implementation.", "eager"),
-    ("Using vanilla Attention implementation.", "eager"),
+_QUANTIZING = re.compile(
+    r"Quantizing model to (?P<bits>\d) bit(?: with (?P<by>\w+))?\."
+    r"|Loading (?P<loaded>\d)-bit (?P<of>\w+)-quantized model\."
 )
-_TRAINED = re.compile(r"(?:Upcasting|.* detected, remaining) trainable params (?:to|in) float32\.")
-_MODULES = re.compile(r"Found linear modules: (?P<modules>[\w.]+(?:,[\w.]+)*)\s*$")
+_FACTS: tuple[tuple[ObservationName, re.Pattern[str], str], ...] = (
+    # On several nodes it is the number of this one.
+    ("gpus", re.compile(r"Initializing (\d+) distributed tasks at: "), ""),
+    ("gradient_checkpointing", re.compile(r"Gradient checkpointing enabled\."), "true"),
+    (
+        "adapter_dtype",
+        re.compile(r"(?:Upcasting|.* detected, remaining) trainable params (?:to|in) float32\."),
+        "float32",
+    ),
+    ("target_modules", re.compile(r"Found linear modules: ([\w.]+(?:,[\w.]+)*)\s*$"), ""),
+    ("attention", re.compile(r"Using FlashAttention-2 for faster training and inference\."), "flash_attention_2"),
+    ("attention", re.compile(r"Using FlashAttention-3 "), "flash_attention_3"),
+    ("attention", re.compile(r"Using torch SDPA for faster training and inference\."), "sdpa"),
+    ("attention", re.compile(r"Using vanilla [Aa]ttention implementation\."), "eager"),
+)
+"""Observations of a message, and their words; without one, the pattern's group is it."""
 _RATE = re.compile(rf"\s*effective_tokens_per_sec\s+=\s+(?P<rate>{NUMBER})\s*$")
 _ARGUMENTS = re.compile(r"Training/evaluation parameters \w*TrainingArguments\(")
 _ARGUMENT = re.compile(r"(?P<key>\w+)=(?P<value>.*),")
@@ -47,7 +55,6 @@ _ARGUMENT_LINES = 200
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
 _INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 _MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), ("vram_reserved", "reserved"))
-_TEXT = 300
 
 
 @dataclass(slots=True)
@@ -96,7 +103,7 @@ class LlamaFactoryLines:
                 yield _trainer(number)  # a frame of a traceback, a path in a warning
             elif rate := _RATE.match(text):
                 yield _trainer(number)
-                yield from _tokens_per_second(to_number(rate["rate"]), number, None)
+                yield from _rate(rate["rate"], number, "real")
             return
         self._known = True
         yield from self._settings()
@@ -111,26 +118,20 @@ class LlamaFactoryLines:
         if "current_steps" in row and "total_steps" in row:
             yield from self._trainer_log(row, text, number)
             return
-        rate = to_number(row.get("throughput"))
-        logged = self._known and (" >> {" in text or " - {" in text)
-        if rate is not None and logged and {"loss", "learning_rate", "epoch"} <= row.keys():
-            yield from _throughput(rate, number, None, to_number(row.get("epoch")))
+        if self._known and (" >> {" in text or " - {" in text) and {"loss", "learning_rate", "epoch"} <= row.keys():
+            yield from _rate(row.get("throughput"), number, "padded", epoch=to_number(row.get("epoch")))
 
     def _message(self, message: str, text: str, number: int) -> Iterator[Event]:
         if found := _PROCESS.match(message):
             self._quantized = False
             yield from _process(found, number)
-        elif found := _TASKS.match(message):
-            # On several nodes it is the number of this one.
-            yield Observation(name="gpus", value=float(found["count"]), line=number, certain=False)
         elif found := _RESUMED.match(message):
             steps = _CHECKPOINT.findall(found["path"])
-            step = int(steps[-1]) if steps else None
             self._resumed = True
-            yield Sign(kind=SignKind.RESUMED, line=number, text=text[:_TEXT], step=step)
-        elif found := _QUANTIZING.match(message) or _LOADING_QUANTIZED.match(message):
+            yield to_sign(SignKind.RESUMED, text, number, int(steps[-1]) if steps else None)
+        elif found := _QUANTIZING.match(message):
             self._quantized = True
-            bits, by = found["bits"], (found["by"] or "bitsandbytes").lower()
+            bits, by = found["bits"] or found["loaded"], (found["by"] or found["of"] or "bitsandbytes").lower()
             # bitsandbytes makes fp4 of it only when asked to, and then the line is the same.
             word = f"int{bits}" if by == "bitsandbytes" and bits == "8" else f"{bits}-bit"
             yield Observation(name="quantization", value=word, line=number)
@@ -138,16 +139,11 @@ class LlamaFactoryLines:
             method = found["method"].lower()
             word = "qlora" if method == "lora" and self._quantized else method
             yield Observation(name="method", value=word, line=number)
-        elif message.startswith("Gradient checkpointing enabled."):
-            yield Observation(name="gradient_checkpointing", value="true", line=number)
-        elif _TRAINED.match(message):
-            yield Observation(name="adapter_dtype", value="float32", line=number)
-        elif found := _MODULES.match(message):
-            yield Observation(name="target_modules", value=found["modules"], line=number)
         else:
-            word = next((word for beginning, word in _ATTENTION if message.startswith(beginning)), "")
-            if word:
-                yield Observation(name="attention", value=word, line=number)
+            for name, pattern, word in _FACTS:
+                if found := pattern.match(message):
+                    value = float(found[1]) if name == "gpus" else word or found[1]
+                    yield Observation(name=name, value=value, line=number, certain=name != "gpus")
 
     def _trainer_log(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Read a row of trainer_log.jsonl. Without an epoch it counts batches of an evaluation or prediction."""
@@ -159,17 +155,25 @@ class LlamaFactoryLines:
         yield from self._new_process(step, total, elapsed, text, number)
         at = to_number(epoch)
         # The step comes first: it tells which process the rest of the row is of, where several write the file.
-        yield Observation(name="step", value=step, line=number, unit="steps", step=step, epoch=at)
+        yield observed("step", step, number, step=step, epoch=at)
         yield _trainer(number)
-        yield Observation(name="steps_total", value=total, line=number, unit="steps")
-        if elapsed is not None:
-            yield observed("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", inside=_INSIDE)
-        yield from _losses(row, text, number, step, at)
-        yield from self._costs(row, number, step, at)
+        yield observed("steps_total", total, number)
+        yield from figure("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", inside=_INSIDE)
+        yield from figure("loss", row.get("loss"), number, step=step, epoch=at)
+        if not_a_number(row.get("loss")):
+            yield to_sign(SignKind.NOT_A_NUMBER, text, number, step)
+        yield from figure("eval_loss", row.get("eval_loss"), number, step=step, epoch=at)
+        if not self._resumed:
+            # After a resume all tokens, those before it as well, are divided by the time since.
+            yield from _rate(row.get("throughput"), number, "padded", step, at)
+        for key, kind in _MEMORY:
+            more = AttributesOfMemory(step=step, epoch=at, phase="step", kind=kind, aggregation="peak")
+            yield from figure("peak_memory", row.get(key), number, unit="GiB", positive=True, **more)
+        yield from _rate(row.get("effective_tokens_per_sec"), number, "real", step)
         measured = ("loss", "eval_loss", "predict_loss", "reward", "accuracy", "lr", "learning_rate")
         if step >= total and all(row.get(key) is None for key in measured):
             # Only the Trainer's closing row has nothing to say but where it stands.
-            yield Sign(kind=SignKind.TRAINED, line=number, text=text[:_TEXT], step=step)
+            yield to_sign(SignKind.TRAINED, text, number, step)
 
     def _new_process(self, step: int, total: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
         """Detect another process by a clock that starts again, from the beginning or from a checkpoint.
@@ -188,7 +192,7 @@ class LlamaFactoryLines:
                 if now is not None:
                     self._resumed = step > self._processes[0].first and now.total == total
                     kind = SignKind.RESUMED if self._resumed else SignKind.START
-                    yield Sign(kind=kind, line=number, text=text[:_TEXT])
+                    yield to_sign(kind, text, number)
                 self._processes = [*self._processes[-3:], _Process(total=total, first=step)]
         elif step - now.step > 2 * now.interval > 0 and (other := self._process_of(step, total, elapsed)) is not None:
             self._processes.remove(other)
@@ -204,27 +208,6 @@ class LlamaFactoryLines:
             if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:
                 return process
         return None
-
-    def _costs(self, row: Row, number: int, step: int, epoch: float | None) -> Iterator[Event]:
-        rate = to_number(row.get("throughput"))
-        if rate is not None and not self._resumed:
-            # After a resume all tokens, those before it as well, are divided by the time since.
-            yield from _throughput(rate, number, step, epoch)
-        for key, kind in _MEMORY:
-            size = to_number(row.get(key))
-            if size is not None and size > 0:
-                yield observed(
-                    "peak_memory",
-                    size,
-                    number,
-                    unit="GiB",
-                    step=step,
-                    epoch=epoch,
-                    phase="step",
-                    kind=kind,
-                    aggregation="peak",
-                )
-        yield from _tokens_per_second(to_number(row.get("effective_tokens_per_sec")), number, step)
 
     def _collect(self, text: str, number: int) -> None:
         """Collect a line of the printed arguments, which have no end marker."""
@@ -251,47 +234,18 @@ def _trainer(number: int) -> Observation:
 def _process(found: re.Match[str], number: int) -> Iterator[Event]:
     if found["dtype"] and found["dtype"] != "None":
         yield Observation(name="dtype", value=found["dtype"], line=number)
-    if found["device"] == "cpu":
-        return
-    if found["world"]:
-        yield Observation(name="gpus", value=float(found["world"]), line=number)
-    elif found["distributed"] == "False" and found["count"] and int(found["count"]) > 0:
-        # In a distributed training each process counts its own one only.
-        yield Observation(name="gpus", value=float(found["count"]), line=number)
+    # In a distributed training each process counts its own device only.
+    count = found["world"] or (found["count"] if found["distributed"] == "False" else None)
+    if found["device"] != "cpu" and count and (found["world"] or int(count) > 0):
+        yield Observation(name="gpus", value=float(count), line=number)
 
 
-def _losses(row: Row, text: str, number: int, step: int, epoch: float | None) -> Iterator[Event]:
-    loss = to_number(row.get("loss"))
-    if loss is not None:
-        yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
-    elif not_a_number(row.get("loss")):
-        yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:_TEXT], step=step)
-    loss = to_number(row.get("eval_loss"))
-    if loss is not None:
-        yield Observation(name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
-
-
-def _throughput(rate: float, number: int, step: int | None, epoch: float | None) -> Iterator[Event]:
-    """Read the Trainer's count of input tokens, including padding, over the time since the beginning."""
-    if rate > 0:
-        yield observed(
-            "tokens_per_second",
-            rate,
-            number,
-            step=step,
-            epoch=epoch,
-            token_unit="padded",
-            aggregation="mean",
-            inside=_INSIDE,
-        )
-
-
-def _tokens_per_second(rate: float | None, number: int, step: int | None) -> Iterator[Event]:
-    """Read the dataset's tokens per second of each process."""
-    if rate is not None and rate > 0:
-        yield observed(
-            "tokens_per_second", rate, number, step=step, token_unit="real", aggregation="mean", inside=_INSIDE
-        )
+def _rate(
+    rate: object, number: int, unit: TokenUnit, step: int | None = None, epoch: float | None = None
+) -> Iterator[Event]:
+    """Read a rate since the beginning: the Trainer's of padded input tokens, or the dataset's of each process."""
+    more = AttributesOfMemory(step=step, epoch=epoch, token_unit=unit, aggregation="mean", inside=_INSIDE)
+    yield from figure("tokens_per_second", rate, number, positive=True, **more)
 
 
 READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)

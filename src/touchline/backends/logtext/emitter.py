@@ -18,6 +18,8 @@ _RANK_LINES = 16
 UNITS: dict[ObservationName, str] = {
     "loss": "nats",
     "eval_loss": "nats",
+    "mean_train_loss": "nats",
+    "step": "steps",
     "epochs": "epochs",
     "steps_total": "steps",
     "train_examples": "examples",
@@ -27,6 +29,7 @@ UNITS: dict[ObservationName, str] = {
     "train_seconds": "s",
     "eval_seconds": "s",
     "step_seconds": "s",
+    "save_seconds": "s",
     "train_samples_per_second": "examples/s",
     "train_steps_per_second": "steps/s",
     "tokens_per_second": "tokens/s",
@@ -71,6 +74,21 @@ def observed(
 ) -> Observation:
     """Return what a line says, in the unit of its name where none is given."""
     return Observation(name=name, value=value, line=line, unit=unit or UNITS.get(name, "1"), **more)
+
+
+def figure(
+    name: ObservationName,
+    value: object,
+    line: int,
+    *,
+    unit: str | None = None,
+    positive: bool = False,
+    **more: Unpack[AttributesOfMemory],
+) -> Iterator[Observation]:
+    """Yield what a line says if it is a number, above zero where asked."""
+    number = to_number(value)
+    if number is not None and (number > 0 or not positive):
+        yield observed(name, number, line, unit=unit, **more)
 
 
 class EventEmitter:
@@ -172,8 +190,7 @@ class EventEmitter:
         **more: Unpack[AttributesOfMemory],
     ) -> Iterator[Event]:
         """Yield a rate, a count, a size or a duration above zero."""
-        if value is not None and value > 0:
-            yield observed(name, value, number, unit=unit, **more)
+        yield from figure(name, value, number, unit=unit, positive=True, **more)
 
     def memory(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 from touchline.backends.logtext.emitter import UNITS, Attributes, EventEmitter, to_sign
-from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_number
+from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
@@ -21,7 +21,6 @@ _SETTINGS: frozenset[ObservationName] = frozenset(
         *("max_seq_len", "gpus", "train_examples", "trainable_parameters", "total_parameters", "learning_rate"),
     }
 )
-_SECONDS = {"ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,19 +62,11 @@ class Form:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Figures of other groups, and of the names in `rest`. The first found counts of several with one name and kind."""
     pairs: re.Pattern[str] | None = None
-    """Pattern that finds each `name` and `value`, with `unit` if it has one, in the group `rest`."""
-    step_offset: int = 0
-    """Added to the printed step: 1 if the trainer counts from 0."""
+    """Pattern that finds each `name` and `value` in the group `rest`."""
     sign: SignKind | None = None
     """Sign that the line gives."""
     names_trainer: bool = False
     """Whether the line is one of a training, and names the trainer, without a loss too."""
-    opens_block: bool = False
-    """Whether the step holds for the lines below."""
-    in_block: bool = False
-    """Whether the line counts only below one that opens a block."""
-    certain: bool = True
-    """False if other loops print the same form."""
 
 
 class FormReader:
@@ -91,7 +82,6 @@ class FormReader:
     def __init__(self, emitter: EventEmitter) -> None:
         """Start a file."""
         self.emitter = emitter
-        self._block: int | None = None
         self._rank: str | None = None
 
     def line(self, text: str, rest: str, number: int) -> list[Event] | None:
@@ -103,25 +93,19 @@ class FormReader:
             number: its number.
         """
         for form in self.forms:
-            if form.hint not in text or (form.in_block and self._block is None):
-                continue
-            match = form.pattern.match(rest) if form.after_prefix else form.pattern.search(text)
-            if match is not None:
-                events = list(self.events(form, match, text, number))
-                return None if form.in_block and not events else events
+            if form.hint in text:
+                match = form.pattern.match(rest) if form.after_prefix else form.pattern.search(text)
+                if match is not None:
+                    return list(self.events(form, match, text, number))
         return None
 
     def events(self, form: Form, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
         """Yield the events of a line that matches a form."""
         found = self.values(form, match)
         groups = match.groupdict()
-        step = _step(groups.get("step") or _first(found, "step"), form.step_offset)
+        step = _step(groups.get("step") or _first(found, "step"))
         if self._is_of_another_rank(groups.get("rank")) or self._is_echo(found, step, number):
             return
-        if form.opens_block:
-            self._block = step
-        if form.in_block:
-            step = self._block
         signs = [] if form.sign is None else [to_sign(form.sign, text, number)]
         if form.sign is SignKind.START:
             yield from signs
@@ -132,22 +116,19 @@ class FormReader:
 
     def values(self, form: Form, match: re.Match[str]) -> list[tuple[Figure, str]]:
         """Return the figures of a line with their text, the loss first."""
-        texts: dict[str, tuple[str, str]] = {}
-        for name, value in match.groupdict().items():
-            if value is not None:
-                texts[name] = (value, "")
+        texts = {name: value for name, value in match.groupdict().items() if value is not None}
         if form.pairs is not None:
             for pair in form.pairs.finditer(match.group("rest")):
-                texts.setdefault(pair["name"].strip(), (pair["value"], pair.groupdict().get("unit") or ""))
+                texts.setdefault(pair["name"].strip(), pair["value"])
         known = {key: form.figures[key] for key in form.figures if key in texts}
         known |= {
-            key: Figure(name=key, certain=form.certain)  # type: ignore[arg-type]
+            key: Figure(name=key)  # type: ignore[arg-type]
             for key in texts
             if key in _NAMES and key not in ("step", "epoch") and key not in known
         }
         found: dict[tuple[str, str | None], tuple[Figure, str]] = {}
         for key, figure in known.items():
-            found.setdefault((figure.name, figure.kind), (figure, "".join(texts[key])))
+            found.setdefault((figure.name, figure.kind), (figure, texts[key]))
         return sorted(found.values(), key=lambda each: each[0].name != "loss")
 
     def row(
@@ -163,9 +144,9 @@ class FormReader:
         """Yield the events of a line's figures."""
         names = {figure.name for figure, _ in found}
         if form.names_trainer and "loss" not in names:
-            yield from self.emitter.once("trainer", self.trainer, number, certain=form.certain)
+            yield from self.emitter.once("trainer", self.trainer, number)
         is_of_training = form.names_trainer or "eval_loss" not in names
-        if step and is_of_training and "loss" not in names and not form.in_block:
+        if step and is_of_training and "loss" not in names:
             yield from self.emitter.at_step(step, number)
         for figure, value in found:
             if figure.name == "loss":
@@ -207,19 +188,15 @@ def _first(found: list[tuple[Figure, str]], name: ObservationName) -> str | None
     return next((text for figure, text in found if figure.name == name), None)
 
 
-def _step(text: str | None, offset: int) -> int | None:
+def _step(text: str | None) -> int | None:
     value = to_number(text)
-    return None if value is None or value != int(value) else int(value) + offset
+    return None if value is None or value != int(value) else int(value)
 
 
 def _to_value(figure: Figure, text: str) -> float | None:
-    """Return the number in the figure's unit; a time may carry its unit, a count of parameters its scale."""
-    unit = figure.unit or UNITS.get(figure.name)
-    if unit == "s" and text.endswith("s"):
-        text, scale = (text[:-2], "ms") if text.endswith("ms") else (text[:-1], "s")
-        value = to_number(text)
-        return None if value is None else value * _SECONDS[scale]
-    value = to_number(text.replace(" ", "")) if unit == "parameters" else to_number(text)
-    if value is None or not_a_number(text):
-        return None
-    return round(value) if unit == "parameters" else value * figure.scale
+    """Return the number in the figure's unit; a count of parameters may carry its scale."""
+    if (figure.unit or UNITS.get(figure.name)) == "parameters":
+        count = to_number(text.replace(" ", ""))
+        return None if count is None else round(count)
+    value = to_number(text)
+    return None if value is None else value * figure.scale

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from touchline.backends.config_reading import subject_of
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.config_reading import ConfigFormat, ConfigReading, subject_of
 from touchline.backends.registry import backend_names
 from touchline.backends.run_config import read_run_config
 from touchline.core.errors import InputError

@@ -3,20 +3,33 @@
 The script reads `config["train"]["lr"]` and the like, so a missing key is a KeyError, an unknown one does nothing, and
 `lr: 5e-5`, a text for PyYAML, fails inside the optimizer. It trains an adapter on a base in 4 bits with Hugging Face's
 Trainer, linear decay, and keeps three checkpoints. Source: the configs and scripts of Surgical_ChainOfThought (2025).
+A set of them is one experiment with `stages:`: the parent of each is found by its `prev_checkpoint`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from touchline.backends.config_reading import ConfigReader, subject_of
-from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, new_key, number, typed, whole, wrong_value
-from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.core.finding import Location, Severity
+from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading, subject_of
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole, wrong_value
+from touchline.backends.imports import (
+    ATTENTION,
+    HF_AUTOMATIC,
+    HF_OPTIMIZER_WORDS,
+    HF_SCHEDULES,
+    MODEL,
+    SEED,
+    ImportedTraining,
+    ImportTable,
+    nested,
+)
+from touchline.core.errors import InputError
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import misspelled
 from touchline.experiment.document import Key
+from touchline.experiment.experiment import DATASET_KEYS
 from touchline.experiment.foreign import Dialect, ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 
@@ -52,7 +65,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
     ("train", "bf16"): (TRUTH, True, "dtype"),
     ("train", "gradient_checkpointing"): (TRUTH, True, "gradient_checkpointing"),
     ("train", "dataloader_num_workers"): (whole(0), False, "data_workers"),
-    ("train", "logging_steps"): (_COUNT, True, "logging_steps"),
+    ("train", "logging_steps"): (_COUNT, True, ""),
     ("train", "save_steps"): (_COUNT, True, "save_steps"),
     ("train", "eval_steps"): (_COUNT, False, "eval_steps"),
     ("data", "train_jsonl"): (TEXT, True, ""),
@@ -72,7 +85,7 @@ _KEYS: dict[Path, tuple[ValueType, bool, str]] = {
 _FLOATS = frozenset(
     {
         *("alpha", "dropout", "epochs", "learning_rate", "warmup_fraction", "weight_decay"),
-        *("save_steps", "eval_steps", "logging_steps"),
+        *("save_steps", "eval_steps"),
     }
 )
 _FIXED: Mapping[str, tuple[object, str]] = {
@@ -135,31 +148,25 @@ def _check_keys(settings: ConfigReader) -> None:
         known.setdefault(path[:-1], []).append(str(path[-1]))
     for group in _GROUPS:
         if group in document.data and not isinstance(document.data[group], dict):
-            settings.find("BK012", Severity.ERROR, group, f"{group}: expected `key: value` lines under it")
+            settings.find("BK012", group, f"{group}: expected `key: value` lines under it")
     for parent, names in known.items():
         inner = document.get(*parent) if parent else document.data
         found: dict[str, object] = inner if isinstance(inner, dict) else {}
         for name in found.keys() - set(names):
             path = (*parent, name)
             near = misspelled(name, names, found)
-            settings.find(
-                "BK011",
-                Severity.ERROR if near else Severity.INFO,
-                path,
-                f"{dotted(path)}: the training script does not read this key",
-                f"did you mean {near!r}?" if near else None,
-                new_key(document, path, near) if near else (),
-            )
+            message = f"{dotted(path)}: the training script does not read this key"
+            settings.find_unknown(path, message, near, severity=Severity.ERROR if near else Severity.INFO)
     missing: list[Path] = [(group,) for group in _GROUPS[:3] if group not in document.data]
     for path, (_, needed, _) in _KEYS.items():
         # The scripts that take no name write beside themselves; the others read where to write.
         named = path == ("output_dir",) and "experiment_name" in document.data
         inside = len(path) == 1 or isinstance(document.data.get(str(path[0])), dict)
-        given = any(_has(document, each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
+        given = any(settings.has(*each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
         missing += [path] if (needed or named) and inside and not given else []
     for path in missing:
         message = f"{dotted(path)} is missing; the training script reads it without a default"
-        settings.find("BK013", Severity.ERROR, path, message, f"write `{path[-1]}: ...`")
+        settings.find("BK013", path, message, f"write `{path[-1]}: ...`")
 
 
 def _check_values(settings: ConfigReader) -> None:
@@ -167,22 +174,17 @@ def _check_values(settings: ConfigReader) -> None:
     document = settings.document
     for path, (kind, needed, _) in _KEYS.items():
         value = document.get(*path)
-        if _has(document, path) and (value is not None or needed):
+        if settings.has(*path) and (value is not None or needed):
             settings.findings.extend(wrong_value(document, path, value, kind))
     if document.get("train", "gradient_checkpointing") is False:
         settings.find(
             "BK019",
-            Severity.INFO,
             ("train", "gradient_checkpointing"),
             "gradient_checkpointing: false is undone: preparing a base in 4 bits turns it on by default, "
             "so neither time nor memory change",
             "prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) in the script",
+            severity=Severity.INFO,
         )
-
-
-def _has(document: ForeignDocument, path: Path) -> bool:
-    parent = document.get(*path[:-1]) if path[:-1] else document.data
-    return isinstance(parent, dict) and path[-1] in parent
 
 
 def stated_stage(document: ForeignDocument) -> StatedTraining:
@@ -190,9 +192,11 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     file = Location(path=document.path)
     found: dict[str, Any] = {field: Stated(value, key, file, is_default=True) for field, (value, key) in _FIXED.items()}
     for path, (kind, _, field) in _KEYS.items():
-        stated = typed(document.stated(*path), kind, _plain)
-        if field and stated is not None:
-            found[field] = replace(stated, value=float(stated.value)) if field in _FLOATS else stated
+        value = document.get(*path)
+        if field and kind.takes(value):
+            plain: Any = tuple(value) if isinstance(value, list) else value
+            plain = float(plain) if field in _FLOATS else plain
+            found[field] = Stated(plain, dotted(path), document.where(*path))
     bf16 = found.pop("dtype", None)
     if bf16 is not None and bf16.value:
         found["dtype"] = Stated("bfloat16", bf16.key, bf16.where)
@@ -200,9 +204,8 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     if resume is not None and resume.value is not False:
         found["resume"] = Stated("true" if resume.value is True else str(resume.value), resume.key, resume.where)
     for action in ("save", "eval"):
-        steps = document.stated("train", f"{action}_steps")
-        if steps is not None:
-            found[f"{action}_cadence"] = Stated("steps", steps.key, steps.where)
+        if document.get("train", key := f"{action}_steps") is not None:
+            found[f"{action}_cadence"] = Stated("steps", f"train.{key}", document.where("train", key))
     return StatedTraining(
         backend="qlora_stage",
         where=file,
@@ -212,21 +215,125 @@ def stated_stage(document: ForeignDocument) -> StatedTraining:
     )
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _sources(document: ForeignDocument) -> Iterator[StatedSource]:
     roles: tuple[tuple[str, Literal["train", "validation"]], ...] = (
         ("train_jsonl", "train"),
         ("val_jsonl", "validation"),
     )
     for key, role in roles:
-        found = typed(document.stated("data", key), TEXT, str)
-        if found is not None:
-            rows = Stated("json", found.key, found.where, is_default=True)
-            yield StatedSource(name=found, kind="file", role=role, format=rows)
+        name, dotted_key, where = document.get("data", key), f"data.{key}", document.where("data", key)
+        if isinstance(name, str) and name:
+            rows = Stated("json", dotted_key, where, is_default=True)
+            yield StatedSource(name=Stated(name, dotted_key, where), kind="file", role=role, format=rows)
 
 
 FORMATS: tuple[ConfigFormat, ...] = (QloraStageFormat(),)
 """Formats of this backend."""
+
+
+IMPORTS = ImportTable(
+    schedules=HF_SCHEDULES,
+    optimizers=HF_OPTIMIZER_WORDS,
+    attention=ATTENTION,
+    has_stages=True,
+    carries_defaults=frozenset({"save_limit"}),
+    automatic=(*HF_AUTOMATIC, "vision_frozen", "train.eval_bs", "train.logging_steps"),
+    changed={"experiment_name": "a stage is named after its file"},
+    knows=known_key,
+)
+"""What `touchline import` needs to know about its configs."""
+
+
+def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[str] = ()) -> dict[str, object]:
+    """Return the experiment of stage configs, common settings once.
+
+    Args:
+        configs: training of each config, by the stage's name.
+        left_out: stages without rows; what continues one of them continues its parent.
+
+    Raises:
+        InputError: configs that are no one experiment; with every reason.
+    """
+    trainings = {stage: config.stated for stage, config in configs.items() if config.stated is not None}
+    findings = [*_different(trainings, "model"), *_different(trainings, "seed")]
+    parents = {stage: _parent(stage, trainings) for stage in trainings}
+    findings += [
+        _fault(stage, f"prev_checkpoint {config.parent.value!r} is in the output_dir of no other config", config.parent)
+        for stage, config in trainings.items()
+        if config.parent is not None and parents[stage] is None
+    ]
+    order = _ordered(parents)
+    for stage in order:
+        while (above := parents[stage]) in left_out:
+            parents[stage] = parents[above] if above is not None else None
+    findings += [
+        _fault(stage, "its prev_checkpoint leads back to itself", None) for stage in trainings.keys() - set(order)
+    ]
+    if findings:
+        raise InputError("the configs are not one experiment", findings=findings)
+    order = [stage for stage in order if stage not in left_out]
+    settings = {stage: {key: each.value for key, each in configs[stage].settings.items()} for stage in order}
+    first = settings[order[0]]
+    common = {key: value for key, value in first.items() if all(each.get(key) == value for each in settings.values())}
+    model, seed = common.pop(MODEL, ""), common.pop(SEED, 1)
+    stages: list[object] = []
+    for stage in order:
+        above = parents[stage]
+        entry: dict[str, object] = {"name": stage}
+        if above is not None:
+            entry |= {"parent": above, "continue": "adapter"}
+        own = {key: value for key, value in settings[stage].items() if key not in common and key not in (MODEL, SEED)}
+        stages.append({**entry, **nested(own)})
+    data: dict[str, object] = {
+        "models": [model],
+        **nested({key: first[key] for key in DATASET_KEYS if key in first} | common),
+        "stages": stages,
+        "seeds": [seed],
+    }
+    if sum(parents[stage] is None for stage in order) > 1:
+        # Several chains in one file are meant here.
+        data["allow"] = ["EX124"]
+    return data
+
+
+def _parent(stage: str, configs: Mapping[str, StatedTraining]) -> str | None:
+    """Return the stage whose output folder holds this stage's prev_checkpoint."""
+    parent = configs[stage].parent
+    if parent is None:
+        return None
+    wanted = PurePosixPath(parent.value)
+    for other, config in configs.items():
+        folder = None if config.output_dir is None else PurePosixPath(config.output_dir.value)
+        if other != stage and folder is not None and (folder == wanted or folder in wanted.parents):
+            return other
+    return None
+
+
+def _ordered(parents: Mapping[str, str | None]) -> list[str]:
+    """Return the stages, parents first. Stages of a cycle are left out."""
+    order: list[str] = []
+    left = list(parents)
+    while ready := [stage for stage in left if parents[stage] is None or parents[stage] in order]:
+        order += ready
+        left = [stage for stage in left if stage not in ready]
+    return order
+
+
+def _different(configs: Mapping[str, StatedTraining], field: str) -> list[Finding]:
+    """Return an error for each config whose setting is not that of the first."""
+    values: dict[str, Stated[object] | None] = {stage: getattr(each, field) for stage, each in configs.items()}
+    first = _value(next(iter(values.values())), None)
+    return [
+        _fault(stage, f"{field} {_value(each, None)!r} is not {first!r}, that of the first config", each)
+        for stage, each in values.items()
+        if _value(each, None) != first
+    ]
+
+
+def _fault(stage: str, message: str, at: Stated[object] | None) -> Finding:
+    where = None if at is None else at.where
+    return Finding(code="BK014", severity=Severity.ERROR, subject=stage, message=f"{stage}: {message}", where=where)
+
+
+def _value(stated: Stated[Any] | None, default: Any) -> Any:
+    return default if stated is None else stated.value

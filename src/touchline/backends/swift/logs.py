@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from touchline.backends.logtext.emitter import observed
+from touchline.backends.logtext.emitter import AttributesOfMemory, figure, observed, to_sign
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
-from touchline.core.observation import Event, Inside, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import Event, Inside, Observation, ObservationName, SignKind
 
 _PREFIX = re.compile(r"\[(?:DEBUG|INFO|WARNING|ERROR):swift\] ?(?P<message>.*)")
 _ARGUMENT = re.compile(r"(?P<key>\w+)=(?P<value>.*),")
@@ -77,14 +77,14 @@ class SwiftLines:
         message, self._arguments, self._known = found["message"].strip(), None, True
         yield Observation(name="trainer", value="swift", line=number)
         if message.startswith("args: ") and "Arguments(" in message:
-            yield Sign(kind=SignKind.START, line=number, text=text[:300])
+            yield to_sign(SignKind.START, text, number)
             self._arguments = {}
             for each in _ONE_LINE.finditer(message):
                 self._arguments.setdefault(each["key"], (each["value"], number))
         for beginning, kind in _SIGNS:
             if message.startswith(beginning) and (self._trains or kind is not SignKind.DONE):
                 self._trains = self._trains or kind is SignKind.START
-                yield Sign(kind=kind, line=number, text=text[:300], step=_step(message))
+                yield to_sign(kind, text, number, _step(message))
         facts = _FACTS.match(message)
         for name, value in facts.groupdict().items() if facts is not None else ():
             figure = to_number(value)
@@ -108,14 +108,13 @@ class SwiftLines:
             return
         epoch = to_number(row.get("epoch"))
         yield Observation(name="trainer", value="swift", line=number)
-        if found is not None and int(found["total"]) > 0:
-            yield Observation(name="steps_total", value=float(found["total"]), line=number, unit="steps")
-        yield Observation(name="step", value=step, line=number, unit="steps", epoch=epoch)
-        size = to_number(row.get("memory" if "last_model_checkpoint" in row else "memory(GiB)"))
-        if size and not any(key.startswith("eval_") for key in row):
+        yield from figure("steps_total", found and found["total"], number, positive=True)
+        yield observed("step", step, number, epoch=epoch)
+        if not any(key.startswith("eval_") for key in row):
             # It is the highest since the beginning, also in rows of an evaluation, which may need more.
-            yield observed("peak_memory", size, number, unit="GiB", step=step, epoch=epoch, phase="step",
-                           kind="reserved", aggregation="peak")  # fmt: skip
+            size = row.get("memory" if "last_model_checkpoint" in row else "memory(GiB)")
+            more = AttributesOfMemory(step=step, epoch=epoch, phase="step", kind="reserved", aggregation="peak")
+            yield from figure("peak_memory", size, number, unit="GiB", positive=True, **more)
         elapsed = _ELAPSED.fullmatch(str(row.get("elapsed_time", "")))
         if elapsed is not None and "train_runtime" not in row:
             days, hours, minutes, seconds = (int(part or 0) for part in elapsed.groups())
@@ -138,7 +137,7 @@ def _settings(values: Mapping[str, tuple[object, int]]) -> Iterator[Event]:
     known = {key: (value, line) for key, (value, line) in plain.items() if value not in (None, "", "None", "auto")}
     path, at = known.get("resume_from_checkpoint", ("", 0))
     if path and known.get("resume_only_model", ("False", 0))[0] != "True":
-        yield Sign(kind=SignKind.RESUMED, line=at, text=f"resume_from_checkpoint={path}"[:300], step=_step(str(path)))
+        yield to_sign(SignKind.RESUMED, f"resume_from_checkpoint={path}", at, _step(str(path)))
     if (to_number(known.get("max_steps", (0, 0))[0]) or 0) > 0:
         known.pop("num_train_epochs", None)
     bits, at = known.get("quant_bits") or known.get("quantization_bit") or (None, 0)

@@ -1,4 +1,4 @@
-"""Planner interface of the backend `torchtune`: `tune run` of an environment of its own."""
+"""Backend `torchtune`: its planner interface, and `tune run` (0.6.1) of an environment of its own."""
 
 from __future__ import annotations
 
@@ -13,17 +13,27 @@ from touchline.backends.external import (
     TRAIN_FILE,
     VALIDATION_FILE,
     WORK_FOLDER,
+    Environment,
+    ExternalTrainer,
+    Launch,
     driver_command,
     examples_command,
 )
-from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.planning import common_fixed_settings, forecast_batches, training_setup
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
+from touchline.backends.simulation import packed_batches, planned_batches
 from touchline.backends.torchtune.batching import TorchtuneBatching
-from touchline.backends.torchtune.external import ENVIRONMENT
 from touchline.backends.torchtune.models import model_faults, model_section, model_type
-from touchline.backends.torchtune.recipes import COMPONENTS, Recipe, planned_recipe, recipe_files, validation_keys
+from touchline.backends.torchtune.recipes import (
+    COMPONENTS,
+    RECIPES,
+    Recipe,
+    planned_recipe,
+    recipe_files,
+    recipe_for,
+    validation_keys,
+)
 from touchline.backends.training_limits import MOST_DEVICES, limit_faults
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
@@ -35,6 +45,42 @@ from touchline.data.packing.forecast import BatchForecast
 from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import BatchSummary, Plan, PlannedRun
 from touchline.experiment.write import to_yaml
+
+ENVIRONMENT = Environment(
+    name="torchtune",
+    python_variable="TOUCHLINE_TORCHTUNE_PYTHON",
+    program="tune",
+    # torchtune does not import beside newer versions of torchao, which it does not ask for either.
+    packages=("torch==2.13.0", "torchtune==0.6.1", "torchao==0.15.0", "torchdata==0.11.0"),
+    note="torchtune is no longer maintained (since July 2025)",
+)
+
+
+class TorchtuneTrainer:
+    """`tune run` of the planned recipe: one in a file of the run's folder, or the stock one for the devices."""
+
+    environment = ENVIRONMENT
+
+    def command(self, launch: Launch) -> tuple[str, ...]:
+        """Return the command of an attempt; a state of an earlier one is given as overrides of the config."""
+        own = (recipe for recipe in RECIPES.values() if recipe.own and recipe.name in launch.modules)
+        recipe = launch.recipe or (next(own, None) or recipe_for(launch.devices, validation=False)).name
+        processes = ("--nproc_per_node", str(launch.devices)) if launch.devices > 1 else ()
+        resumes = (
+            ()
+            if launch.state is None
+            else (
+                "resume_from_checkpoint=True",
+                f"checkpointer.adapter_checkpoint={launch.state}/adapter_model.pt",
+                f"checkpointer.recipe_checkpoint={launch.state}/recipe_state.pt",
+            )
+        )
+        moved = () if launch.model is None else (f"checkpointer.checkpoint_dir={launch.model}",)
+        return (launch.program, "run", *processes, recipe, "--config", "finetune.yaml", *moved, *resumes)
+
+
+TRAINER: ExternalTrainer = TorchtuneTrainer()
+
 
 _HEADER = """\
 # Training of run {run}, as torchtune 0.6.1 takes it: tune run {recipe} --config finetune.yaml

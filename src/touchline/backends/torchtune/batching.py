@@ -21,13 +21,13 @@ from touchline.backends.simulation import (
     checked,
     cut_at_end,
     forecast,
+    permutation,
+    planned_orders,
     side_by_side,
     simulated_epochs,
 )
-from touchline.backends.torch_order import permutation
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import plural
-from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import Filled, next_fit, one_each
 from touchline.experiment.training import optimizer_steps
@@ -61,6 +61,7 @@ class TorchtuneBatching:
         tokens, labels_of = filled.sums(examples.tokens), filled.sums(examples.labels)
         known = simulated_epochs(rows, settings.epochs)
         width = limit if settings.packed else None
+        planned = planned_orders(np.zeros(rows, np.uint32), settings) if self.planned_order else []
 
         def of(order: NDArray[np.int64]) -> MicroBatches:
             return side_by_side(tokens, labels_of, order, micro, width=width)
@@ -68,8 +69,7 @@ class TorchtuneBatching:
         def order(epoch: int) -> NDArray[np.int64]:
             if not self.planned_order:
                 return order_of(rows, settings, epoch)
-            own = order_of if settings.packed else planned_order
-            return own(rows, settings, epoch)[:used]
+            return (order_of(rows, settings, epoch) if settings.packed else planned[epoch])[:used]
 
         bound: MicroBatch | None = None
         if known < settings.epochs and batches_each:
@@ -97,18 +97,6 @@ def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64
     whole = each // micro * micro
     by_device = shuffled.reshape(each, devices)[:whole].T
     return by_device.reshape(devices, whole // micro, micro).transpose(1, 0, 2).reshape(-1)
-
-
-def planned_order(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
-    """Return the examples of an epoch in the planner's order."""
-    plan = plan_batches(
-        np.zeros(rows, dtype=np.uint32),
-        global_batch_size=settings.global_batch_size,
-        micro_batch_size=settings.micro_batch_size,
-        epochs=settings.epochs,
-        seed=settings.seed,
-    )
-    return plan.orders[epoch].astype(np.int64)
 
 
 def _cut(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> Examples:

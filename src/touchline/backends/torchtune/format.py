@@ -1,22 +1,273 @@
 """torchtune's configs: what `tune run RECIPE --config FILE` takes, read as OmegaConf reads it.
 
 `tune validate` finds components that do not import and arguments that they do not take. The rules here are on what it
-does not look at: missing keys, values of another kind, references to nothing. Nothing is imported.
+does not look at: missing keys, values of another kind, references to nothing. Nothing is imported. Defaults are those
+of 0.6.1; `max_steps_per_epoch` counts optimizer steps of one epoch; a checkpoint is written at each epoch's end.
+Source: recipes/lora_finetune_single_device.py and full_finetune_single_device.py of 0.6.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal, cast
 
-from touchline.backends.config_reading import ConfigReader
-from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.interpolation import resolve
+from touchline.backends.config_reading import ConfigFormat, ConfigReading, source_kind
+from touchline.backends.config_table import Keys, read_table, training_of
+from touchline.backends.fields import dotted
+from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.keys import component_findings, is_training, key_findings, value_findings
-from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.stated import stated_training
+from touchline.backends.torchtune.keys import (
+    check_components,
+    check_keys,
+    check_values,
+    is_reinforcement,
+    is_training,
+)
+from touchline.backends.torchtune.reading import Config, Path, config_of, is_known
 from touchline.core.finding import Finding
+from touchline.core.model_size import states_size
 from touchline.experiment.foreign import Dialect, ForeignDocument
+from touchline.experiment.partial import Cadence, Stated, StatedSource, StatedTraining
+
+KEYS: Keys = {
+    "model_path": ("text", "checkpointer.checkpoint_dir", None),
+    "learning_rate": ("number", "optimizer.lr", None),
+    "warmup_steps": ("whole", "lr_scheduler.num_warmup_steps", None),
+    "weight_decay": ("number", "optimizer.weight_decay", None),
+    "max_grad_norm": ("number", "clip_grad_norm", None),
+    "seed": ("whole", "seed", None),
+    "shuffle": ("flag", "shuffle", None),
+    "max_seq_len": ("count", "tokenizer.max_seq_len dataset.max_seq_len", None),
+    "template": ("text", "tokenizer.prompt_template", None),
+    "trains_on_prompt": ("flag", "dataset.train_on_input", None),
+    "max_examples": ("count", "dataset.max_samples", None),
+    "gradient_checkpointing": ("flag", "enable_activation_checkpointing", False),
+    "compiled": ("flag", "compile", None),
+    "device": ("text", "device", None),
+    "output_dir": ("text", "checkpointer.output_dir output_dir", None),
+    "save_steps": ("number", "save_every_n_steps", None),
+    "save_limit": ("count", "checkpointer.keep_last_n_checkpoints", None),
+    "eval_steps": ("number", "run_val_every_n_steps", None),
+}
+"""Its keys and defaults, those of the sections with a dot."""
+BATCH_KEYS: Keys = {
+    "epochs": ("number", "epochs", None),
+    "micro_batch_size": ("count", "batch_size", None),
+    "gradient_accumulation_steps": ("count", "gradient_accumulation_steps", None),
+}
+"""The same of recipes that do not generate rows: batches of generated rows are counted otherwise."""
+ADAPTER_KEYS: Keys = {
+    "rank": ("count", "model.lora_rank", None),
+    "alpha": ("number", "model.lora_alpha", None),
+    "dropout": ("number", "model.lora_dropout", 0.0),
+    "save_adapter_only": ("flag", "save_adapter_weights_only", False),
+}
+"""The same of an adapter."""
+DATASETS: Mapping[str, tuple[str | None, bool]] = {
+    "alpaca_dataset": ("tatsu-lab/alpaca", True),
+    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", True),
+    "grammar_dataset": ("liweili/c4_200m", False),
+    "samsum_dataset": ("Samsung/samsum", False),
+    "slimorca_dataset": ("Open-Orca/SlimOrca-Dedup", False),
+    "instruct_dataset": (None, False),
+    "chat_dataset": (None, False),
+    "chat_completion_dataset": (None, False),
+    "text_completion_dataset": (None, True),
+}
+"""Builders of datasets: their default `source`, and whether the prompt has a loss by default."""
+Method = Literal["lora", "qlora", "full"]
+Role = Literal["train", "validation"]
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_OFFLOADS = {"enable_activation_offloading": "activations", "fsdp_cpu_offload": "parameters"}
+FILE_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "webdataset"})
+"""Sources that are formats of local files."""
+_BUILDER = re.compile(r"(q?lora)_")
+_SLICE = re.compile(r"train\[:(\d{1,2})%\]")
+_QUANTIZED_BITS = 4
+_ADAMW_DECAY = 0.01
+SHARDING_KEYS = (
+    *("fsdp_cpu_offload", "fsdp_sharding_strategy", "fsdp_reshard_after_forward", "fsdp", "custom_sharded_layers"),
+    *("tensor_parallel_dim", "tensor_parallel_plan", "data_parallel_shard_dim", "data_parallel_replicate_dim"),
+    *("context_parallel_dim", "expert_parallel_dim"),
+)
+"""Keys that only the recipes for several devices read."""
+
+
+def stated_training(config: Config) -> StatedTraining:
+    """Build the training of a config."""
+    method = _method(config)
+    rolls_out = is_reinforcement(config.data)
+    adapted = method is not None and method.value != "full"
+    table = {**KEYS, **({} if rolls_out else BATCH_KEYS), **(ADAPTER_KEYS if adapted else {})}
+    # A value that is not known here is no default.
+    found: dict[str, Any] = {
+        field: None if each is not None and each.is_default and config.is_open(*each.key.split(".")) else each
+        for field, each in read_table(config, table).items()
+    }
+    rate, clip = found["learning_rate"], found["max_grad_norm"]
+    found["learning_rate"] = None if rate is None or rate.value <= 0 else rate
+    # With 'inf' the norm is only logged.
+    found["max_grad_norm"] = None if clip is None or math.isinf(clip.value) else clip
+    optimizer = _last(config, "optimizer")
+    if optimizer is not None and "AdamW" in optimizer.value and not config.has("optimizer", "weight_decay"):
+        found["weight_decay"] = config.default("optimizer.weight_decay", _ADAMW_DECAY)
+    schedule = _last(config, "lr_scheduler")
+    if schedule is None and config.get("lr_scheduler") is None and not config.is_open("lr_scheduler"):
+        schedule = config.default("lr_scheduler", "constant")
+        found["warmup_steps"] = config.default("lr_scheduler", 0)
+    if found["trains_on_prompt"] is None and not config.has("dataset", "train_on_input"):
+        _, on_prompt = DATASETS.get(config.last("dataset"), (None, None))
+        found["trains_on_prompt"] = None if on_prompt is None else config.default("dataset.train_on_input", on_prompt)
+    dtype, sharded = config.text("dtype"), next((key for key in SHARDING_KEYS if config.has(key)), None)
+    found |= {
+        "model": _model(config),
+        "method": method,
+        "target_modules": _targets(config) if adapted else None,
+        "max_steps": None if rolls_out else _max_steps(config),
+        "schedule": schedule,
+        "optimizer": optimizer,
+        "packed": _packed(config),
+        "dtype": None if dtype is None or dtype.value not in _DTYPES else replace(dtype, value=_DTYPES[dtype.value]),
+        "distributed": None if sharded is None else Stated("fsdp", sharded, config.where(sharded)),
+        "offloads": _switched(config, _OFFLOADS),
+        "sources": tuple(_sources(config)),
+        "validation_fraction": _validation_fraction(config),
+        "resume": _switched(config, {"resume_from_checkpoint": "true"}),
+        "save_cadence": _cadence(config, "save_every_n_steps", otherwise="epoch"),
+        "eval_cadence": _cadence(config, "run_val_every_n_steps", otherwise="no"),
+    }
+    if method is not None and method.value == "qlora":
+        found["quantization_bits"] = Stated(_QUANTIZED_BITS, method.key, method.where)
+    return training_of("torchtune", config, found)
+
+
+def _validation_fraction(config: Config) -> Stated[float] | None:
+    """Return the share that `train[:95%]` leaves to the validation; without a validation all rows train."""
+    split = config.text("dataset.split")
+    part = None if split is None or not config.has("dataset_val") else _SLICE.fullmatch(split.value)
+    if split is not None and part is not None and int(part[1]):
+        return Stated(round(1 - int(part[1]) / 100, 2), split.key, split.where)
+    whole = (split is None or split.value == "train") and not config.has("dataset", "field")
+    return config.default("dataset_val", 0.0) if whole and not config.has("dataset_val") else None
+
+
+def _last(config: Config, section: str) -> Stated[str] | None:
+    """Return the last part of the section's component."""
+    name = config.last(section)
+    return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT)) if name else None
+
+
+def _section_of_model(config: Config) -> str:
+    return "policy_model" if config.has("policy_model") else "model"
+
+
+def _model(config: Config) -> Stated[str] | None:
+    """Return the builder if its name states the size. Otherwise return the folder of the base."""
+    section = _section_of_model(config)
+    name = config.last(section)
+    known = (config.component(section) or "").startswith("torchtune.models.")
+    folder = config.text("checkpointer.checkpoint_dir")
+    if name and known and (states_size(name) or "mini" in name or folder is None):
+        return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT))
+    return folder
+
+
+def _method(config: Config) -> Stated[Method] | None:
+    section = _section_of_model(config)
+    path = config.component(section)
+    if path is None:
+        return None
+    where, key = config.where(section, COMPONENT), f"{section}.{COMPONENT}"
+    if config.get(section, "quantize_base") is True:
+        return Stated("qlora", f"{section}.quantize_base", config.where(section, "quantize_base"))
+    match = _BUILDER.match(path.rpartition(".")[2])
+    if match is not None:
+        return Stated(cast(Method, match.group(1)), key, where)
+    if config.has(section, "lora_rank"):
+        return Stated("lora", f"{section}.lora_rank", config.where(section, "lora_rank"))
+    return Stated("full", key, where) if component(path) is not None else None
+
+
+def _targets(config: Config) -> Stated[tuple[str, ...]] | None:
+    path = ("model", "lora_attn_modules")
+    modules = config.get(*path)
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        return None
+    more = [part for part in ("mlp", "output") if config.get("model", f"apply_lora_to_{part}") is True]
+    return Stated((*modules, *more), ".".join(path), config.where(*path))
+
+
+def _max_steps(config: Config) -> Stated[int] | None:
+    each, epochs = config.count("max_steps_per_epoch"), config.count("epochs")
+    return None if each is None or epochs is None else Stated(each.value * epochs.value, each.key, each.where)
+
+
+def _packed(config: Config) -> Stated[bool] | None:
+    found = [
+        Stated(section["packed"] is True, ".".join(map(str, (*path, "packed"))), config.where(*path, "packed"))
+        for path, section in config.sections("dataset")
+        if isinstance(section.get("packed"), bool)
+    ]
+    if found:
+        return next((each for each in found if each.value), found[0])
+    return config.default("dataset.packed", False) if config.has("dataset") else None
+
+
+def _switched(config: Config, words: Mapping[str, str]) -> Stated[str] | None:
+    """Return the word of the first key that is true."""
+    on = (found for key in words if (found := config.flag(key)) is not None and found.value)
+    return next((Stated(words[found.key], found.key, found.where) for found in on), None)
+
+
+def _cadence(config: Config, key: str, *, otherwise: Cadence) -> Stated[Cadence] | None:
+    if config.is_open(key):
+        return None
+    found = config.at("any", key)
+    return config.default(key, otherwise) if found is None else Stated("steps", key, found.where)
+
+
+def _sources(config: Config) -> Iterator[StatedSource]:
+    """Yield the datasets, including those of validation.
+
+    A builder hands `source`, `data_files`, `data_dir`, `split` and `field` to `load_dataset`: local files are read by
+    naming their format as the source. Files given without the names of splits are all `train`; `field` is the key of a
+    JSON object under which the rows are.
+    """
+    roles: tuple[tuple[str, Role], ...] = (("dataset", "train"), ("datasets", "train"), ("dataset_val", "validation"))
+    for name, role in roles:
+        for path, section in config.sections(name):
+            yield from _sources_of(config, path, section, role)
+
+
+def _sources_of(config: Config, path: Path, section: Mapping[str, object], role: Role) -> Iterator[StatedSource]:
+    split, field, source, folder = (config.at("text", *path, key) for key in ("split", "field", "source", "data_dir"))
+    stated = functools.partial(
+        StatedSource, role=role, split=split or config.default(dotted((*path, "split")), "train"), field=field
+    )
+    if source is None:
+        named = config.component(*path)
+        if named is not None:
+            name = Stated(named.rpartition(".")[2], dotted((*path, COMPONENT)), config.where(*path))
+            yield stated(name=name, kind="builder")
+    elif source.value not in FILE_FORMATS:
+        yield stated(name=source, kind=source_kind(source.value))
+    else:
+        given = section.get("data_files")
+        given = given.get(role, given.get("train")) if isinstance(given, dict) else given
+        files = [
+            Stated(file, dotted((*path, "data_files")), config.where(*path, "data_files"))
+            for file in (given if isinstance(given, list) else [given])
+            if isinstance(file, str) and is_known(file)
+        ]
+        for file in files:
+            yield stated(name=file, kind="file", format=source)
+        if not files and folder is not None:
+            yield stated(name=folder, kind="folder", format=source)
+
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})
 _ENOUGH = 3
@@ -40,19 +291,14 @@ class TorchtuneFormat:
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """Read the stated training. Configs of generation, evaluation or quantization have none."""
-        resolved = resolve(document)
-        config = Config(document, resolved.data)
-        settings = ConfigReader(document)
-        settings.check_doubled("OmegaConf")
-        findings = [
-            *settings.findings,
-            *resolved.findings,
-            *key_findings(config),
-            *component_findings(config),
-            *value_findings(config),
-        ]
+        config = config_of(document)
+        config.check_doubled("OmegaConf")
+        check_keys(config)
+        check_components(config)
+        if is_training(config.data):
+            check_values(config)
         trainings = (stated_training(config),) if is_training(config.data) else ()
-        return ConfigReading(trainings=trainings, findings=tuple(sorted(findings, key=_place)))
+        return ConfigReading(trainings=trainings, findings=tuple(sorted(config.findings, key=_place)))
 
 
 def _place(finding: Finding) -> tuple[int, int, str]:

@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from touchline.backends.imports import DataColumns, ImportTable
-from touchline.backends.interpolation import resolve
 from touchline.backends.torchtune.components import component, recipe_keys
 from touchline.backends.torchtune.config import COMPONENT
+from touchline.backends.torchtune.format import DATASETS
 from touchline.backends.torchtune.keys import NEEDED, REINFORCEMENT
-from touchline.backends.torchtune.reading import Config
-from touchline.backends.torchtune.stated import DATASETS
+from touchline.backends.torchtune.reading import Config, config_of
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
@@ -48,7 +47,7 @@ def other_family(training: StatedTraining, document: ForeignDocument) -> Iterato
 
 def _refuses(document: ForeignDocument) -> str | None:
     """Return the key by which a config is not supervised fine-tuning."""
-    config = Config(document, resolve(document).data)
+    config = config_of(document)
     for part in ("loss", "dataset", "dataset_val"):
         if _OTHERS.search(config.component(part) or ""):
             return f"{part}.{COMPONENT}"
@@ -59,7 +58,7 @@ def _refuses(document: ForeignDocument) -> str | None:
 def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
     """Return the columns that a builder of datasets reads."""
     del registry
-    config = Config(document, resolve(document).data)
+    config = config_of(document)
     section = "dataset_val" if source.role == "validation" else "dataset"
     found, builder = DataColumns(), config.last(section)
     mapped = config.get(section, "column_map")
@@ -128,7 +127,7 @@ def _same_keys(config: Config) -> Iterator[str]:
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
     """Yield the values whose meaning the rest of the file decides."""
     yield from other_family(stated, document)
-    config = Config(document, resolve(document).data)
+    config = config_of(document)
     used = {name for line in document.lines for name in _REFERENCE.findall(line)}
     for key in sorted(used & config.data.keys()):
         if not _knows(key) and not isinstance(config.data[key], dict | list):

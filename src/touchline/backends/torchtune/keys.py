@@ -8,22 +8,19 @@ Source: recipes of 0.6.1; the Qwen tokenizers' `truncate(mask, max_seq_len, True
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from touchline.backends.fields import (
     TEXT,
     TRUTH,
-    ValueType,
     dotted,
-    new_key,
     new_value,
     number,
     shown,
     whole,
     wrong_value,
 )
-from touchline.backends.interpolation import is_known
 from touchline.backends.torchtune.components import (
     OTHERS,
     RELEASED,
@@ -34,8 +31,8 @@ from touchline.backends.torchtune.components import (
     recipe_keys,
 )
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.torchtune.reading import Config, Path
-from touchline.core.finding import Finding, Severity
+from touchline.backends.torchtune.reading import Config, Path, is_known
+from touchline.core.finding import Severity
 from touchline.core.near import misspelled
 
 NEEDED = (
@@ -70,8 +67,8 @@ def is_reinforcement(data: Mapping[str, object]) -> bool:
     return bool(REINFORCEMENT & data.keys())
 
 
-def key_findings(config: Config) -> Iterator[Finding]:
-    """Yield the findings of the top-level keys."""
+def check_keys(config: Config) -> None:
+    """Report the findings of the top-level keys."""
     present = config.data.keys()
     known = recipe_keys() | {*NEEDED, *_OPTIONAL}
     meant: set[str] = set()
@@ -79,18 +76,12 @@ def key_findings(config: Config) -> Iterator[Finding]:
         near = misspelled(key, known, present)
         if near is not None:
             meant.add(near)
-            yield config.finding(
-                "BK011",
-                (key,),
-                f"{key}: no recipe reads this key, so it does nothing",
-                f"did you mean {near!r}?",
-                edits=new_key(config.document, (key,), near),
-            )
+            config.find_unknown((key,), f"{key}: no recipe reads this key, so it does nothing", near)
     if is_training(config.data) and not is_reinforcement(config.data):
-        yield from _missing(config, meant)
+        _missing(config, meant)
 
 
-def _missing(config: Config, meant: set[str]) -> Iterator[Finding]:
+def _missing(config: Config, meant: set[str]) -> None:
     several = bool(_SEVERAL & config.data.keys())
     gone = [
         key
@@ -98,57 +89,45 @@ def _missing(config: Config, meant: set[str]) -> Iterator[Finding]:
         if key not in config.data and key not in meant and not (several and key in ("dataset", "shuffle"))
     ]
     if len(gone) >= _OTHER_RECIPE:
-        yield config.finding(
-            "BK013",
-            (),
-            f"not of a recipe that comes with torchtune: {', '.join(gone)} are missing",
-            severity=Severity.INFO,
-        )
+        message = f"not of a recipe that comes with torchtune: {', '.join(gone)} are missing"
+        config.find("BK013", (), message, severity=Severity.INFO)
         return
     for key in gone:
-        yield config.finding(
-            "BK013", (key,), f"{key} is missing; the recipe reads it without a default", f"write `{key}: ...`"
-        )
+        message = f"{key} is missing; the recipe reads it without a default"
+        config.find("BK013", (key,), message, f"write `{key}: ...`")
 
 
-def component_findings(config: Config) -> Iterator[Finding]:
-    """Yield the findings of the components and their arguments."""
+def check_components(config: Config) -> None:
+    """Report the findings of the components and their arguments."""
     for path, section in config.components():
         named = section[COMPONENT]
         place = (*path, COMPONENT)
         if not is_known(named):
             continue
         if not isinstance(named, str) or not all(part.isidentifier() for part in named.split(".")):
-            yield config.finding(
-                "BK018", place, f"{dotted(place)}: {shown(named)} is no dotted name of a function or class"
-            )
+            message = f"{dotted(place)}: {shown(named)} is no dotted name of a function or class"
+            config.find("BK018", place, message)
         elif named.startswith("torchtune.") and "._" not in named:
             found = component(named)
             if found is None:
-                yield from _unknown(config, place, named)
+                _unknown(config, place, named)
             else:
-                yield from _arguments(config, path, section, found)
+                _arguments(config, path, section, found)
 
 
-def _unknown(config: Config, place: Path, named: str) -> Iterator[Finding]:
+def _unknown(config: Config, place: Path, named: str) -> None:
     near = nearest_component(named)
     if near is not None:
-        yield config.finding(
-            "BK018",
-            place,
-            f"torchtune has no {named}",
-            f"did you mean {near}?",
-            edits=new_value(config.document, place, near),
-        )
+        edits = new_value(config.document, place, near)
+        config.find("BK018", place, f"torchtune has no {named}", f"did you mean {near}?", edits=edits)
         return
     # Forks put components of their own under torchtune's name; into a model's folder they hardly ever do.
     severity = Severity.WARNING if is_family(named) else Severity.INFO
-    yield config.finding(
-        "BK018", place, f"torchtune 0.1 to {RELEASED} has no {named}; not checked further", severity=severity
-    )
+    message = f"torchtune 0.1 to {RELEASED} has no {named}; not checked further"
+    config.find("BK018", place, message, severity=severity)
 
 
-def _arguments(config: Config, path: Path, section: Mapping[str, object], found: Component) -> Iterator[Finding]:
+def _arguments(config: Config, path: Path, section: Mapping[str, object], found: Component) -> None:
     loads = found.path.startswith("torchtune.datasets.") and found.takes_others
     known = (found.arguments - {OTHERS}) | (LOADING if loads else frozenset())
     for name in section.keys() - known - {COMPONENT}:
@@ -156,13 +135,8 @@ def _arguments(config: Config, path: Path, section: Mapping[str, object], found:
         place = (*path, name)
         if near is None and found.takes_others:
             continue
-        yield config.finding(
-            "BK011",
-            place,
-            f"{dotted(place)}: {found.path} has no argument {name!r}",
-            f"did you mean {near!r}?" if near else f"it takes {', '.join(sorted(known))}",
-            edits=() if near is None else new_key(config.document, place, near),
-        )
+        others = f"it takes {', '.join(sorted(known))}"
+        config.find_unknown(place, f"{dotted(place)}: {found.path} has no argument {name!r}", near, others)
 
 
 _ADAPTED = ("q_proj", "k_proj", "v_proj", "output_proj")
@@ -199,33 +173,25 @@ _ROWS_BY: Final = (
 """Settings that choose a dataset's rows besides the split. `field` is the key of a JSON object that contains them."""
 
 
-def value_findings(config: Config) -> Iterator[Finding]:
-    """Yield the findings of the values of a training's config."""
-    if not is_training(config.data):
-        return
+def check_values(config: Config) -> None:
+    """Report the findings of the values of a training's config."""
     for kind, names in _KINDS:
         for name in names.split():
             section, _, key = name.removesuffix("?").rpartition(".")
             if name in _GENERATED and is_reinforcement(config.data):
                 continue
             for path in [found for found, _ in config.sections(section)] if section else [()]:
-                yield from _value(config, (*path, key), kind, null=name.endswith("?"))
-    yield from _adapted(config)
+                place = (*path, key)
+                value = config.get(*place)
+                if config.has(*place) and not config.is_open(*place) and (value is not None or name[-1] != "?"):
+                    config.findings.extend(wrong_value(config.document, place, value, kind))
+    _adapted(config)
     if not is_reinforcement(config.data):
-        yield from _end_token(config)
-        yield from _overlap(config)
+        _end_token(config)
+        _overlap(config)
 
 
-def _value(config: Config, path: Path, kind: ValueType, *, null: bool) -> Iterator[Finding]:
-    if not config.has(*path) or config.is_open(*path):
-        return
-    value = config.get(*path)
-    if value is None and null:
-        return
-    yield from wrong_value(config.document, path, value, kind)
-
-
-def _adapted(config: Config) -> Iterator[Finding]:
+def _adapted(config: Config) -> None:
     found = component(config.component("model") or "")
     if found is None or "lora_attn_modules" not in found.arguments or not config.has("model", "lora_attn_modules"):
         return
@@ -234,22 +200,16 @@ def _adapted(config: Config) -> Iterator[Finding]:
     if config.is_open(*path):
         return
     if not isinstance(modules, list) or not modules:
-        yield config.finding(
-            "BK012", path, f"{dotted(path)}: expected a list of {', '.join(_ADAPTED)}, got {shown(modules)}"
-        )
+        config.find("BK012", path, f"{dotted(path)}: expected a list of {', '.join(_ADAPTED)}, got {shown(modules)}")
         return
     for index, module in enumerate(modules):
         if module not in _ADAPTED:
-            meant = _ELSEWHERE.get(str(module))
-            yield config.finding(
-                "BK012",
-                (*path, index),
-                f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {', '.join(_ADAPTED)}",
-                f"write {meant}" if meant else None,
-            )
+            meant, known = _ELSEWHERE.get(str(module)), ", ".join(_ADAPTED)
+            message = f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {known}"
+            config.find("BK012", (*path, index), message, f"write {meant}" if meant else None)
 
 
-def _end_token(config: Config) -> Iterator[Finding]:
+def _end_token(config: Config) -> None:
     """Report a masked end token. These tokenizers mask the last token of every row if rows may be truncated."""
     if config.last("tokenizer") not in _MASKS_THE_END:
         return
@@ -257,7 +217,7 @@ def _end_token(config: Config) -> Iterator[Finding]:
         return
     limit = config.get("tokenizer", "max_seq_len")
     if isinstance(limit, int) and not config.last("dataset").startswith("text_completion"):
-        yield config.finding(
+        config.find(
             "BK019",
             ("tokenizer", "max_seq_len"),
             f"with max_seq_len set, {config.last('tokenizer')} takes the end token out of the loss of every example, "
@@ -267,8 +227,8 @@ def _end_token(config: Config) -> Iterator[Finding]:
         )
 
 
-def _overlap(config: Config) -> Iterator[Finding]:
-    """Yield an error if two slices of the same split overlap."""
+def _overlap(config: Config) -> None:
+    """Report two slices of the same split that overlap."""
     train, held = config.get("dataset"), config.get("dataset_val")
     if not isinstance(train, dict) or not isinstance(held, dict):
         return
@@ -283,7 +243,7 @@ def _overlap(config: Config) -> Iterator[Finding]:
     if max(first, begin) < min(last, end):
         message = f"validation on {other[0]} overlaps with training on {one[0]}: these rows are trained on"
         where = ("dataset_val", "split") if "split" in held else ("dataset_val",)
-        yield config.finding("BK024", where, message, "slices that do not overlap: train[:95%] and train[95%:]")
+        config.find("BK024", where, message, "slices that do not overlap: train[:95%] and train[95%:]")
 
 
 def _bounds(match: re.Match[str]) -> tuple[int, int] | None:

@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
+from touchline.backends.logtext.emitter import AttributesOfMemory, figure
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
 from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.torchtune.config import WORDS, ResolvedConfig, read_config
-from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.observation import Event, Observation, Sign, SignKind
+from touchline.core.quantity import Phase
 
 _BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan|-?inf)(?=[:\s]|$)")
 _DISK = re.compile(r"(?:^|[ \t])Step (\d{1,12}) \| (?P<pairs>[A-Za-z_]\w*:\S.*)$")
@@ -84,11 +86,8 @@ class TorchtuneLines:
         """
         if "peak_memory_alloc" not in row or "loss" in row or number - self._stats_line > _STATS_LINES:
             return
-        allocated, reserved = to_number(row["peak_memory_alloc"]), to_number(row.get("peak_memory_reserved"))
-        if allocated:
-            yield _memory(allocated, "GB", number, "allocated", None)
-        if reserved:
-            yield _memory(reserved, "GB", number, "reserved", None)
+        yield from _memory(row["peak_memory_alloc"], "GB", number, "allocated", None)
+        yield from _memory(row.get("peak_memory_reserved"), "GB", number, "reserved", None)
 
     # ------------------------------------------------------------------------------------------------------ what it is
 
@@ -122,15 +121,13 @@ class TorchtuneLines:
         elif "peak memory" in text and (match := _MEMORY.match(text)) is not None:
             self._unit = "GiB" if match.group("unit") == "GiB" else "GB"
             kind: Literal["allocated", "reserved"] = "reserved" if match.group("what") == "reserved" else "allocated"
-            size = to_number(match.group("size"))
-            if size:
-                yield _memory(size, self._unit, number, kind, None)
+            yield from _memory(match.group("size"), self._unit, number, kind, None)
         elif "precision torch." in text and (match := _DTYPE.search(text)) is not None:
             yield from self._trainer(number)
             yield Observation(name="dtype", value=match.group(1), line=number)
             yield Observation(name="adapter_dtype", value=match.group(1), line=number)
         elif self._known and "Validation loss" in text and (match := _VALIDATION.search(text)) is not None:
-            yield from _number("eval_loss", match.group(1), number, None)
+            yield from figure("eval_loss", match.group(1), number, unit="1")
         elif "nproc" in text and (match := _LAUNCH.match(text)) is not None:
             yield from _devices(match.group("options"), number)
 
@@ -150,7 +147,7 @@ class TorchtuneLines:
             if not_a_number(match.group(3)):
                 yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:_TEXT_LIMIT], step=known)
             else:
-                yield from _number("loss", match.group(3), number, known)
+                yield from figure("loss", match.group(3), number, unit="1", step=known)
             # After the loss: one that goes back begins another attempt, whose trainer this is too.
             yield from self._trainer(number)
         # Bars go to stderr without a line's end, so the logger continues on the same line.
@@ -168,21 +165,14 @@ class TorchtuneLines:
             return
         if not_a_number(values.get("loss")):
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=f"Step {step} | {pairs}"[:_TEXT_LIMIT], step=step)
-        yield from _number("loss", values.get("loss"), number, step)
-        yield from _number("eval_loss", values.get("val_loss"), number, step)
-        rate = to_number(values.get("tokens_per_second_per_gpu"))
-        if rate:
-            unit = "tokens/s/GPU"
-            yield Observation(
-                name="tokens_per_second", value=rate, line=number, unit=unit, step=step, token_unit="label"
-            )
+        yield from figure("loss", values.get("loss"), number, unit="1", step=step)
+        yield from figure("eval_loss", values.get("val_loss"), number, unit="1", step=step)
+        rate, unit = values.get("tokens_per_second_per_gpu"), "tokens/s/GPU"
+        yield from figure("tokens_per_second", rate, number, unit=unit, positive=True, step=step, token_unit="label")
         # Memory in use by the allocator is closest to what is allocated; it stands in only where that is missing.
         allocated = to_number(values.get("peak_memory_alloc")) or to_number(values.get("peak_memory_active"))
-        if allocated:
-            yield _memory(allocated, self._unit, number, "allocated", step)
-        reserved = to_number(values.get("peak_memory_reserved"))
-        if reserved:
-            yield _memory(reserved, self._unit, number, "reserved", step)
+        yield from _memory(allocated, self._unit, number, "allocated", step)
+        yield from _memory(values.get("peak_memory_reserved"), self._unit, number, "reserved", step)
 
     def _saves(self, text: str, number: int) -> Iterator[Event]:
         """Record a saved checkpoint file by file. Its size is known after the last file."""
@@ -203,7 +193,7 @@ class TorchtuneLines:
             # The recipe's own duration holds the inner one, where both are printed.
             end = _END_SAVE.search(text) or (_INNER_SAVE.search(text) if self._saving != "outer" else None)
             if end is not None:
-                yield from _seconds("save_seconds", end.group(1), number)
+                yield from figure("save_seconds", end.group(1), number)
                 yield Sign(kind=SignKind.SAVED, line=number, text=shown)
                 yield from self._size(number)
 
@@ -219,25 +209,12 @@ class TorchtuneLines:
 
 
 def _memory(
-    size: float, unit: Literal["GiB", "GB"], number: int, kind: Literal["allocated", "reserved"], step: int | None
-) -> Observation:
+    size: object, unit: Literal["GiB", "GB"], number: int, kind: Literal["allocated", "reserved"], step: int | None
+) -> Iterator[Observation]:
     """Record a peak. Without a step it belongs to the initialization. The counters are reset with every row."""
-    phase: Literal["step", "after_init"] = "after_init" if step is None else "step"
-    return Observation(
-        name="peak_memory", value=size, line=number, unit=unit, step=step, phase=phase, kind=kind, aggregation="peak"
-    )
-
-
-def _number(name: ObservationName, value: object, number: int, step: int | None) -> Iterator[Observation]:
-    found = to_number(value)
-    if found is not None:
-        yield Observation(name=name, value=found, line=number, step=step)
-
-
-def _seconds(name: ObservationName, value: str, number: int) -> Iterator[Observation]:
-    seconds = to_number(value)
-    if seconds is not None:
-        yield Observation(name=name, value=seconds, line=number, unit="s")
+    phase: Phase = "after_init" if step is None else "step"
+    more = AttributesOfMemory(step=step, phase=phase, kind=kind, aggregation="peak")
+    yield from figure("peak_memory", size, number, unit=unit, positive=True, **more)
 
 
 def _devices(options: str, number: int) -> Iterator[Observation]:

@@ -1,96 +1,152 @@
-"""Torchtune config with resolved references: settings with their locations, and its components."""
+"""Torchtune config with resolved references: settings with their locations, and its components.
+
+Of OmegaConf's `${a.b}` plain references from the top are followed, everything else stays unknown. Source: OmegaConf
+2.3, interpolations.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, typed, whole
-from touchline.backends.interpolation import is_known
+from touchline.backends.config_reading import ConfigReader
+from touchline.backends.fields import TEXT, TRUTH, ValueType, dotted, number, whole
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.core.finding import Edit, Finding, Location, Severity
+from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled
 from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument, value_at
 from touchline.experiment.partial import Stated
 
-T = TypeVar("T")
-Path = tuple[Key, ...]
-_NUMBER, _WHOLE, _COUNT = number(), whole(0), whole(1)
+_REFERENCE = re.compile(r"(?<!\\)\$\{\s*([\w\-]+(?:\.[\w\-]+)*)\s*\}")
+_SHELLS_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+_DEEPEST = 10
+UNKNOWN = "${"
+"""A value with this in it is not known here."""
+MANDATORY = "???"
+"""OmegaConf's word for a value that must come from elsewhere, the command line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Resolved:
+    """A config with its references followed."""
+
+    data: dict[str, object]
+    """The values; what is not known here keeps its `${...}`."""
+    findings: tuple[Finding, ...]
+    """References to nothing, as BK018."""
+
+
+def resolve(document: ForeignDocument) -> Resolved:
+    """Follow every plain reference of a config."""
+    findings: list[Finding] = []
+
+    def walk(node: object, path: tuple[Key, ...]) -> object:
+        if isinstance(node, dict):
+            return {key: walk(value, (*path, key)) for key, value in node.items()}
+        if isinstance(node, list):
+            return [walk(value, (*path, index)) for index, value in enumerate(node)]
+        try:
+            return _value(document, node)
+        except LookupError as fault:
+            findings.append(_fault(document, path, str(fault.args[0])))
+            return node
+
+    data = walk(document.data, ())
+    assert isinstance(data, dict)
+    return Resolved(data, tuple(findings))
+
+
+def is_known(value: object) -> bool:
+    """Return True if a value can be judged: it exists, and holds no reference that only its own tool can resolve."""
+    return not (isinstance(value, str) and (UNKNOWN in value or value == MANDATORY))
+
+
+def _value(document: ForeignDocument, value: object, depth: int = 0) -> object:
+    """Resolve the references in a text. A text that is one reference becomes its value.
+
+    Raises:
+        LookupError: with a reference that leads to nothing, or back to itself.
+    """
+    while isinstance(value, str) and (match := _REFERENCE.search(value)) is not None:
+        *above, last = match[1].split(".")
+        parent = document.get(*above) if above else document.data
+        if depth > _DEEPEST or not isinstance(parent, dict) or last not in parent:
+            raise LookupError(match[1])
+        found = _value(document, parent[last], depth + 1)
+        if match[0] == value or isinstance(found, dict | list) or not is_known(found):
+            return found if match[0] == value else value
+        value = value[: match.start()] + ("null" if found is None else str(found)) + value[match.end() :]
+    return value
+
+
+def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str) -> Finding:
+    near = misspelled(reference, {dotted(place) for place in document.places})
+    # A script fills such a file in, or gives `OUTPUT_DIR=...` on the command line, which is merged first.
+    from_shell = _SHELLS_NAME.fullmatch(reference) is not None and (near is None or not near.isupper())
+    return Finding(
+        code="BK018",
+        severity=Severity.INFO if from_shell else Severity.ERROR,
+        subject=dotted(path),
+        message=f"{dotted(path)}: {reference!r} is not in this file, or leads back to itself",
+        where=document.where(*path),
+        hint=f"did you mean ${{{near}}}?" if near else f"write `{reference}: ...`, or give it on the command line",
+    )
+
+
+Path = tuple[Key, ...]
+
+
+def _typed(kind: ValueType, convert: Callable[[Any], object] = lambda value: value) -> Callable[[object], Any]:
+    return lambda value: convert(value) if kind.takes(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Config(ConfigReader):
     """A config as the recipe sees it."""
 
-    document: ForeignDocument
-    """The file."""
-    data: dict[str, object]
+    data: Mapping[str, object] = field(default_factory=dict)
     """Its values, references followed."""
+    kinds: ClassVar[Mapping[str, Callable[[object], Any]]] = {
+        "text": _typed(TEXT),
+        "number": _typed(number(), float),
+        "whole": _typed(whole(0)),
+        "count": _typed(whole(1)),
+        "flag": _typed(TRUTH),
+        "any": lambda value: value,
+    }
+
+    @property
+    def values(self) -> Mapping[str, object]:
+        """Settings by name."""
+        return self.data
 
     def get(self, *path: Key) -> object:
         """Return the value at a path. Return None if it is missing, null or unknown."""
         node = value_at(self.data, path)
         return node if is_known(node) else None
 
-    def has(self, *path: Key) -> bool:
-        """Return True if the file has a key, with any value."""
-        parent = self.get(*path[:-1]) if len(path) > 1 else self.data
-        return isinstance(parent, dict) and path[-1] in parent
-
     def is_open(self, *path: Key) -> bool:
         """Return True if a key's value is unknown here: an environment variable or `???`."""
-        parent = self.get(*path[:-1]) if len(path) > 1 else self.data
-        return isinstance(parent, dict) and path[-1] in parent and not is_known(parent[path[-1]])
-
-    def stated(self, *path: Key) -> Stated[object] | None:
-        """Return the value at a path with its location, or None."""
-        value = self.get(*path)
-        return None if value is None else Stated(value, dotted(path), self.where(*path))
-
-    def default(self, name: str, value: T) -> Stated[T]:
-        """Return torchtune's default of a missing key, dotted."""
-        return Stated(value, name, Location(path=self.document.path), is_default=True)
-
-    def text(self, *names: str) -> Stated[str] | None:
-        """Return the text of the first of these dotted keys that has one."""
-        return self._first(names, TEXT, str)
-
-    def number(self, *names: str) -> Stated[float] | None:
-        """Return a finite number."""
-        return self._first(names, _NUMBER, lambda value: float(cast(float, value)))
-
-    def whole(self, *names: str) -> Stated[int] | None:
-        """Return an integer of at least 0."""
-        return self._first(names, _WHOLE, lambda value: cast(int, value))
+        return self.has(*path) and not is_known(value_at(self.data, path))
 
     def count(self, *names: str) -> Stated[int] | None:
         """Return an integer of at least 1."""
-        return self._first(names, _COUNT, lambda value: cast(int, value))
-
-    def flag(self, *names: str) -> Stated[bool] | None:
-        """Return a truth value."""
-        return self._first(names, TRUTH, bool)
-
-    def _first(self, names: tuple[str, ...], kind: ValueType, convert: Callable[[object], T]) -> Stated[T] | None:
-        stated = (typed(self.stated(*name.split(".")), kind, convert) for name in names)
-        return next((each for each in stated if each is not None), None)
-
-    def where(self, *path: Key) -> Location:
-        """Return the location of a key."""
-        return self.document.where(*path)
+        return self.read("count", *names)
 
     def component(self, *path: Key) -> str | None:
-        """Return the dotted name of a section's component, or None."""
-        found = self.get(*path, COMPONENT)
-        return found if isinstance(found, str) else None
+        """Return the component that a section names."""
+        named = self.get(*path, COMPONENT)
+        return named if isinstance(named, str) else None
 
     def last(self, *path: Key) -> str:
-        """Return the last part of that name, or an empty text."""
+        """Return the last part of the name of a section's component, or an empty text."""
         return (self.component(*path) or "").rpartition(".")[2]
 
     def sections(self, *names: str) -> Iterator[tuple[Path, Mapping[str, object]]]:
-        """Yield the sections with these names, each entry of a list by itself."""
+        """Yield the sections of these names; each may be a list of sections."""
         for name in names:
             found = self.get(name)
             if isinstance(found, dict):
@@ -102,25 +158,11 @@ class Config:
         """Yield every mapping of the file that names a component, with its path."""
         yield from _components(self.data, ())
 
-    def finding(
-        self,
-        code: str,
-        path: Path,
-        message: str,
-        hint: str | None = None,
-        severity: Severity = Severity.ERROR,
-        edits: tuple[Edit, ...] = (),
-    ) -> Finding:
-        """Build a finding about the key at a path."""
-        return Finding(
-            code=code,
-            severity=severity,
-            subject=dotted(path),
-            message=message,
-            where=self.where(*path),
-            hint=hint,
-            edits=edits,
-        )
+
+def config_of(document: ForeignDocument) -> Config:
+    """Return a config with the findings about its references."""
+    resolved = resolve(document)
+    return Config(document, list(resolved.findings), resolved.data)
 
 
 def _components(node: object, path: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:

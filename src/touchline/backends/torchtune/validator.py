@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from touchline.backends.external import Validator
 from touchline.backends.torchtune.config import COMPONENT
-from touchline.backends.validator import Validator
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument
 

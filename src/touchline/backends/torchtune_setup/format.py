@@ -1,7 +1,8 @@
 """cruijff_kit's setup_finetune.yaml: flat settings that its script setup_finetune.py makes torchtune's config of.
 
 touchline's own file of this name has groups of settings, and none of these keys. The script takes a key that it does
-not know without an error. Source: setup_finetune.py, templates/finetune_template.yaml and model_configs.py (0.3.4).
+not know without an error. For `touchline import`, words are torchtune's.
+Source: setup_finetune.py, templates/finetune_template.yaml and model_configs.py (0.3.4).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from touchline.backends.config_reading import ConfigReader
+from touchline.backends.config_reading import ConfigFormat, ConfigReader, ConfigReading
 from touchline.backends.config_table import Keys, read_table, training_of
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.imports import DataColumns
+from touchline.backends.torchtune.imports import IMPORTS as TORCHTUNE
+from touchline.backends.torchtune.imports import PLAIN_TEXT, other_family
 from touchline.core.finding import Severity
 from touchline.core.near import misspelled
 from touchline.experiment.foreign import Dialect, ForeignDocument
@@ -38,7 +41,6 @@ KEYS: Keys = {
     "max_examples": ("whole", "training_samples", None),
     "save_adapter_only": ("flag", "save_adapter_weights_only", True),
     "eval_steps": ("number", "run_val_every_n_steps", None),
-    "logging_steps": ("number", "log_every_n_steps", 5.0),
 }
 """Its keys and the script's defaults."""
 FIXED: Mapping[str, object] = {
@@ -69,7 +71,7 @@ _OTHER_KEYS = frozenset(
         *("my_wandb_project", "my_wandb_run_name", "input_formatting", "dataset_label", "dataset_ext", "dataset_type"),
         *("experiment_name", "input_dir_base", "models_dir", "max_steps_per_epoch", "custom_recipe", "base_recipe"),
         *("time", "conda_env", "venv", "modules", "account", "partition", "mem", "cpus_per_task", "constraint"),
-        "batch_size_val",
+        *("batch_size_val", "log_every_n_steps"),
         *("config_file", "torchtune_model_name", "model_checkpoint", "project_dir", "output_dir_base"),
     }
 )
@@ -162,3 +164,58 @@ def _sources(settings: ConfigReader) -> list[StatedSource]:
 
 FORMATS: tuple[ConfigFormat, ...] = (SetupFormat(),)
 """Formats of this folder."""
+
+
+_UNUSED = {"text_completion": ("system_prompt",), "instruct_dataset": ("prompt", "input_key", "output_key")}
+"""Keys about rows that a type of dataset does not use."""
+_TYPES = ("chat_completion", "instruct_dataset")
+
+
+def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[str, object] | None) -> DataColumns:
+    """Return prompt and columns, with the script's defaults."""
+    del source, registry
+    found = DataColumns()
+    kind = document.get("dataset_type")
+    if kind == "chat_dataset":
+        found.settings = {"data.messages": "messages"}
+        found.sources["dataset_type"] = "data.messages"
+        return found
+    unused = _UNUSED.get(str(kind), ())
+    for key, (to, default) in DATA_KEYS.items():
+        if key in unused:
+            continue
+        value = document.get(key)
+        value = value if isinstance(value, str) else default
+        if value or key != "system_prompt":
+            found.settings[to] = value
+        if key in document.data:
+            found.sources[key] = to
+    if kind in _TYPES:
+        found.sources["dataset_type"] = "data.input"
+    return found
+
+
+IMPORTS = replace(
+    TORCHTUNE,
+    keys={
+        **{key: f"compute.{key}" for key in ("account", "partition", "constraint")},
+        "cpus_per_task": "compute.cpus_per_run",
+    },
+    words={},
+    same={"dataset_ext": (".json",), "input_formatting": ("",)},
+    changed={
+        "dataset_type": PLAIN_TEXT,
+        "base_recipe": "values that this file leaves out are that recipe's, not read here; `tune cp` shows them",
+    },
+    automatic=(
+        *("input_dir_base", "input_formatting", "dataset_ext", "project_dir", "output_dir_base", "experiment_name"),
+        *("models_dir", "torchtune_model_name", "custom_recipe", "my_wandb_project", "my_wandb_run_name", "modules"),
+        *("run_val_every_n_steps", "log_every_n_steps", "batch_size_val", "time", "mem", "conda_env", "venv"),
+        *DATA_KEYS,
+    ),
+    knows=KNOWN.__contains__,
+    columns=_columns,
+    differs=other_family,
+    refuses=lambda document: None,
+)
+"""What `touchline import` needs to know about its files."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from touchline.backends.capabilities import Capabilities
 from touchline.backends.hf_loop import HF_OPTIMIZERS
 from touchline.backends.package_files import package_text
-from touchline.backends.planned_order import packed_batches, planned_batches
 from touchline.backends.planning import (
     common_fixed_settings,
     forecast_batches,
@@ -18,9 +17,10 @@ from touchline.backends.planning import (
 )
 from touchline.backends.protocol import Backend, ExampleLengths, FixedSetting
 from touchline.backends.run_config import change_comment, require_training, run_yaml
+from touchline.backends.simulation import packed_batches, planned_batches
 from touchline.backends.training_limits import MOST_DEVICES, adapter_faults, full_faults, limit_faults, sharding_faults
 from touchline.backends.trl.batching import TrlBatching
-from touchline.backends.trl.memory import MEMORY
+from touchline.backends.trl.facts import MEMORY
 from touchline.core.catalog import ModelInfo
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding

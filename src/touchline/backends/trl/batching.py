@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
-from touchline.backends.planned_order import planned_orders
-from touchline.backends.simulation import checked, cut_at_end, keep
+from touchline.backends.simulation import checked, cut_at_end, keep, planned_orders
 from touchline.core.units import plural
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
 from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each

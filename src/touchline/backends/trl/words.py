@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
-from touchline.backends.trl.arguments import ANCHORS, KEYS, flags, observations
+from touchline.backends.trl.states import ANCHORS, KEYS, flags, observations
 from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.backends.formats import ConfigFormat
+from touchline.backends.config_reading import ConfigFormat
+from touchline.backends.external import Validator
 from touchline.backends.registry import config_formats, launch_commands, validator_of
-from touchline.backends.validator import Validator
 from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded

@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from touchline.backends.external import Validator
 from touchline.backends.local.environments import named_python
-from touchline.backends.validator import Validator
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.experiment.foreign import ForeignDocument

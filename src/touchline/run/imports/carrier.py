@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from touchline.backends.formats import ConfigReading
+from touchline.backends.config_reading import ConfigReading
 from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError

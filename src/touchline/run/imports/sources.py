@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.formats import ConfigFormat, ConfigReading
+from touchline.backends.config_reading import ConfigFormat, ConfigReading
 from touchline.backends.imports import ImportTable
 from touchline.backends.registry import config_formats, import_table
 from touchline.core.errors import InputError, TouchlineError

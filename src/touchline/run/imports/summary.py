@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.backends.formats import ConfigReading
+from touchline.backends.config_reading import ConfigReading
 from touchline.backends.imports import ImportedTraining, ImportTable, NotCarried, Reason
 from touchline.backends.registry import backend_names, config_formats, import_table
 from touchline.core.errors import InputError

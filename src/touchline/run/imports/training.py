@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 
-from touchline.backends.formats import ConfigReading
+from touchline.backends.config_reading import ConfigReading
 from touchline.backends.imports import (
     ALL_ROWS,
     MODEL,

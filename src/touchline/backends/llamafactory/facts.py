@@ -1,0 +1,37 @@
+"""Facts about LLaMA-Factory: its program, behaviour that rules depend on, coefficients of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from touchline.backends.hf_loop import HF_LOOP_MEMORY
+from touchline.backends.traits import TrainerTraits
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="llamafactory-cli", config_first=True),)
+"""Programs that start it."""
+
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    packing_ways={"positions": "LLaMA-Factory neat_packing", "nothing": "LLaMA-Factory packing without neat_packing"},
+    zero_alpha_is_default=True,
+    sharding_settings=("deepspeed", "fsdp"),
+    many_epochs=5,
+    parent_key="adapter_name_or_path",
+    registry="dataset_info.json",
+    registry_key="dataset_dir",
+)
+"""Its behaviour."""
+
+
+MEMORY = replace(
+    HF_LOOP_MEMORY,
+    nf4_double_quant=True,
+    source=(
+        "transformers' Trainer, which its own inherits from: that one's figure. Read in hparams/model_args.py: "
+        "double_quantization is on, upcast_layernorm and upcast_lmhead_output are off, and enable_liger_kernel, which "
+        "holds no logits, too"
+    ),
+)
+"""transformers' Trainer; float32 adapters unless pure_bf16, norms and head cast up only where asked for."""

@@ -1,1 +1,0 @@
-"""nanoGPT, and the speed runs and C programs that came from it."""

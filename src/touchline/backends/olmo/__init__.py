@@ -1,1 +1,0 @@
-"""OLMo and OLMo-core (Ai2)."""

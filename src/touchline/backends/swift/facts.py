@@ -1,0 +1,29 @@
+"""Facts about ms-swift: its program, behaviour that rules depend on, coefficients of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from touchline.backends.hf_loop import HF_LOOP_MEMORY
+from touchline.backends.memory import ReleaseLoss
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="swift"),)
+"""Programs that start it."""
+
+
+MEMORY = replace(
+    HF_LOOP_MEMORY,
+    nf4_upcasts=None,
+    releases=(
+        ReleaseLoss(before=(3,), typical=12.0, low=12.0, high=12.0),
+        ReleaseLoss(before=(), typical=12.0, low=0.0, high=12.0),
+    ),
+    source=(
+        "transformers' Trainer, which its own inherits from: that one's figure; Liger holds no logits from 3.0 on. "
+        "Read: ms-swift 1.5, trainers.py, and the models' own loss of that time (transformers 4.33 to 4.36): float32 "
+        "copies of the logits, their log-probabilities and gradients make 12 bytes there too. The rest of its code "
+        "was not read: the interval is wider for it"
+    ),
+)
+"""transformers' Trainer; float32 adapters, Liger where a setting turns it on."""

@@ -1,0 +1,49 @@
+"""Facts about TRL and the Trainer: its program, behaviour that rules depend on, coefficients of its memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from touchline.backends.hf_loop import HF_LOOP_MEMORY
+from touchline.backends.memory import ReleaseLoss
+from touchline.backends.traits import TrainerTraits
+from touchline.slurm.launches import LaunchCommand
+
+COMMANDS = (LaunchCommand(name="trl", config_first=True),)
+"""Programs that start it."""
+
+
+TRAITS = TrainerTraits(
+    hf_loop=True,
+    packing_ways={"positions": "TRL (padding-free)", "nothing": "TRL `wrapped`"},
+    packing_needs="max_length",
+    cluster_rank=2,
+    many_epochs=5,
+    validates_on_split=True,
+    plain_rows=True,
+)
+"""Its behaviour."""
+
+
+MEMORY = replace(
+    HF_LOOP_MEMORY,
+    nf4_upcasts=None,
+    releases=(
+        ReleaseLoss(before=(1, 4), typical=12.0, low=12.0, high=12.0),
+        ReleaseLoss(before=(1, 6), typical=12.0, low=0.0, high=12.0),
+        ReleaseLoss(before=(1, 16), typical=0.0, low=0.0, high=12.0),
+        ReleaseLoss(before=(), typical=0.0, low=0.0, high=2.0),
+    ),
+    own_release="1.16",
+    relative_error=0.04,
+    source=(
+        "simulated on torch 2.13 and transformers 5.23: 12.00; measured on an A100: 12.0 with all logits, and "
+        "float32 activations where prepare_model_for_kbit_training ran (foundation-model-stack/fms-acceleration, "
+        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py: a loss in "
+        "chunks without whole logits is a setting from 1.4 on and the default from 1.6 on; "
+        "1.16 casts nothing up, and has one buffer of at most 4,096 tokens and 32,768 entries, whatever the model "
+        "(kernels/chunked_logprob.py)"
+    ),
+)
+"""TRL up to 1.3 and Trainer hold all logits; from 1.6 on it computes the loss in chunks without them, and from
+1.16 on with every model."""
