@@ -268,7 +268,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(readers.SIZE_LIMIT_BYTES + 1)
     finding = unreadable(path)
-    assert finding.code == "DA107"
+    assert finding.code == "DA102"
     assert "1,073,741,825" in finding.message
 
 
@@ -606,7 +606,7 @@ def test_parquet_that_unpacks_beyond_the_limit_is_not_read(tmp_path: Path, monke
     )
     monkeypatch.setattr(readers, "SIZE_LIMIT_BYTES", 500_000)
     assert (tmp_path / "d.parquet").stat().st_size < 500_000
-    assert unreadable(tmp_path / "d.parquet").code == "DA107"
+    assert unreadable(tmp_path / "d.parquet").code == "DA102"
 
 
 def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

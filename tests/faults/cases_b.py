@@ -102,9 +102,9 @@ CASES: list[FaultCase] = [
         "eval_steps: 100\nmax_steps: 1000",
     ),
     _torchtune("no epoch", "TR020", "epochs: 1\n", "epochs: 0\n", "epochs: 2\n"),
-    _trl("a learning rate of zero", "TR030", "learning_rate: 2.0e-4", "learning_rate: 0.0", "learning_rate: 1.0e-5"),
+    _trl("a learning rate of zero", "TR020", "learning_rate: 2.0e-4", "learning_rate: 0.0", "learning_rate: 1.0e-5"),
     _torchtune("a learning rate a thousand times too large", "TR031", "lr: 3e-4", "lr: 3e-1", "lr: 3e-3"),
-    _trl("an adapter that is multiplied by nothing", "TR033", "lora_alpha: 32", "lora_alpha: 0", "lora_alpha: 8"),
+    _trl("an adapter that is multiplied by nothing", "TR020", "lora_alpha: 32", "lora_alpha: 0", "lora_alpha: 8"),
     _factory(
         "a constant schedule, and warm-up",
         "TR037",

@@ -39,7 +39,7 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: YamlD
 
 
 def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
-    """Return the reason why the stages are not a chain; the rules of `check` report more on each."""
+    """Return the reasons why the stages are not a chain."""
     findings: list[Finding] = []
     above: set[str] = set()
     for index, stage in enumerate(experiment.stages):
@@ -53,6 +53,8 @@ def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding
             fault("EX121", "parent", f"stage {stage.name}: its parent {stage.parent!r} is no stage above it")
         if (stage.parent is None) != (stage.continue_ is None):
             fault("EX126", "continue", f"stage {stage.name}: `parent` and `continue` go together")
+        if stage.parent is None and stage.parent_checkpoint != "last":
+            fault("EX126", "parent_checkpoint", f"stage {stage.name}: `parent_checkpoint` needs a `parent`")
         above.add(stage.name)
     return findings
 

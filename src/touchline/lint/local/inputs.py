@@ -169,14 +169,16 @@ def _see_runs(
     started: Mapping[str, PlannedRun],
     settings: UserConfig,
 ) -> None:
-    """Expand the design. Stages that are no chain are left out: the rules report them.
+    """Expand the design. Stages that are not a chain are left out, with their faults as findings.
 
     Raises:
         InputError: combinations of levels are impossible, or accepted settings no longer fit.
     """
     loaded, experiment = seen.loaded, seen.loaded.experiment
     seen.design = _design(loaded, labels)
-    is_chain = bool(experiment.stages) and not chain_faults(experiment, loaded.document)
+    faults = chain_faults(experiment, loaded.document)
+    seen.findings += faults
+    is_chain = bool(experiment.stages) and not faults
     specs = expand(experiment, labels, loaded.document) if is_chain else seen.design
     for spec in specs:
         try:
