@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -94,10 +94,6 @@ class ScriptView:
 
     script: Script
     """The script."""
-    configs: tuple[StatedTraining, ...] = ()
-    """Trainings whose configs it names."""
-    around: Surroundings = field(default_factory=Surroundings)
-    """Machine that it is checked for."""
 
     @cached_property
     def requested(self) -> Requested:
