@@ -372,7 +372,7 @@ def test_a_template_that_does_not_compile_is_told(folder: Path) -> None:
     """With what the compiler says."""
     (folder / "chat_template.jinja").write_text("{% for %}")
     model = read_model(folder)
-    assert errors(model) == ["TK105"]
+    assert errors(model) == ["TK103"]
     with pytest.raises((InputError, ChatTemplateError)):
         load_renderer(model, "2026-01-01")
 

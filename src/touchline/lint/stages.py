@@ -66,26 +66,12 @@ def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
             )
 
 
-@rule("EX137", Severity.ERROR)
-def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
-    """Report a stage that continues the adapter of a parent that saves merged models."""
-    for run, link, parent in _linked(view):
-        if parent.train.checkpoint.save != "adapter":
-            yield Violation(
-                message=f"{run.name} continues the adapter of {parent.name}, which saves "
-                f"{parent.train.checkpoint.save} models",
-                at=view.where("stages", _index(view, link.stage), "parent"),
-                subject="stages.train.checkpoint.save",
-                hint=f"checkpoint: {{save: adapter}} in the parent of {link.stage}",
-            )
-
-
 @rule("EX139", Severity.ERROR)
-def unmergeable_stage(view: DesignView) -> Iterator[Violation]:
-    """Report a stage that merges a DoRA adapter or a quantized base, or has another quantization than its parent."""
+def unusable_parent(view: DesignView) -> Iterator[Violation]:
+    """Report a stage whose parent saves no adapter, has another quantization, or cannot be merged."""
     reported: set[str] = set()
     for run, link, parent in _linked(view):
-        found = _unmergeable(run, link, parent)
+        found = _unusable(run, link, parent)
         if found is not None and link.stage not in reported:
             reported.add(link.stage)
             reason, key, hint = found
@@ -97,8 +83,14 @@ def unmergeable_stage(view: DesignView) -> Iterator[Violation]:
             )
 
 
-def _unmergeable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:
+def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:
     """Return the reason why a stage cannot continue its parent, the key and a hint; None if it can."""
+    if (save := parent.train.checkpoint.save) != "adapter":
+        return (
+            f"continues the adapter of {parent.name}, which saves {save} models",
+            "parent",
+            "checkpoint: {save: adapter}",
+        )
     before, now = parent.train.quantization, run.train.quantization
     if before != now:
         return (

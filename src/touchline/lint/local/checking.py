@@ -344,7 +344,7 @@ class _Checker:
         elif file.named:
             titles, keys = ", ".join(config_format.title for config_format in config_formats()), _some(document.data)
             message = f"no config that is known: its keys are {keys}; known are experiment.yaml, {titles}"
-            self._tell("EX014", file.path, f"not checked ({message})", Severity.INFO)
+            self._tell("EX013", file.path, f"not checked ({message})", Severity.INFO)
         else:
             self.found.files -= 1
 
