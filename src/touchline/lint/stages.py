@@ -86,11 +86,8 @@ def unusable_parent(view: DesignView) -> Iterator[Violation]:
 def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:
     """Return the reason why a stage cannot continue its parent, the key and a hint; None if it can."""
     if (save := parent.train.checkpoint.save) != "adapter":
-        return (
-            f"continues the adapter of {parent.name}, which saves {save} models",
-            "parent",
-            "checkpoint: {save: adapter}",
-        )
+        hint = f"checkpoint: {{save: adapter}} in the parent of {link.stage}"
+        return f"continues the adapter of {parent.name}, which saves {save} models", "parent", hint
     before, now = parent.train.quantization, run.train.quantization
     if before != now:
         return (
