@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedTraining
 from touchline.slurm.launches import Launch
@@ -84,8 +83,6 @@ class TrainingView:
     """Machine of the training."""
     has_planned_memory: bool = False
     """Whether a plan estimates its memory, so that no rule does."""
-    peaks: tuple[MeasuredPoint, ...] = ()
-    """Peaks of the trainer's finished runs on this type of GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

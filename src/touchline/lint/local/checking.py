@@ -317,7 +317,6 @@ class _Checker:
             model=self._lookup.model(stated, folder),
             data=data,
             around=around or self._around,
-            peaks=self._lookup.peaks(stated, (around or self._around).gpu),
         )
         self.found.views.append(view)
         self.found.findings += self._lookup.model_findings(stated, folder)
