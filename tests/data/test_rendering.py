@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.core.catalog import Example, Message
+from touchline.data.rendering import chat as chat_module
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
@@ -95,3 +96,13 @@ def test_a_hostile_template_is_a_fault(template: str) -> None:
     """Loops, huge texts, escapes from the sandbox, files, recursion: each ends in words."""
     with pytest.raises(ChatTemplateError):
         ChatTemplate(template, DATE).render(messages=[])
+
+
+def test_groups_of_examples_change_nothing(renderer: ChatRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their number nor their characters."""
+    examples = [example(f"Say {'x' * n}", f"y {n}") for n in range(9)]
+    together = list(renderer.examples(examples))
+    for count, characters in ((1, 1 << 20), (4, 1 << 20), (100, 20)):
+        monkeypatch.setattr(chat_module, "_TOGETHER", count)
+        monkeypatch.setattr(chat_module, "_TOGETHER_CHARACTERS", characters)
+        assert list(renderer.examples(examples)) == together
