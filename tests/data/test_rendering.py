@@ -21,13 +21,11 @@ TOKENS = SpecialTokens(bos="<|im_start|>", eos="<|im_end|>")
 
 @pytest.fixture(scope="session")
 def renderer(tiny_model: Path) -> ChatRenderer:
-    """The tiny model's renderer."""
     template = (tiny_model / "chat_template.jinja").read_text()
     return ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
 
 
 def example(prompt: str, answer: str) -> Example:
-    """One row."""
     return Example(id="x", prompt=(Message(role="user", content=prompt),), answer=answer)
 
 
@@ -45,7 +43,6 @@ def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(
 
 
 def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) -> None:
-    """Otherwise the model would never learn to stop."""
     turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
@@ -54,7 +51,6 @@ def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) ->
 
 
 def test_a_template_whose_prompt_changes_with_the_answer_is_refused(tiny_model: Path) -> None:
-    """Training and evaluation would see different prompts."""
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     with pytest.raises(ChatTemplateError, match="another prompt"):
@@ -99,7 +95,6 @@ def test_a_hostile_template_is_a_fault(template: str) -> None:
 
 
 def test_groups_of_examples_change_nothing(renderer: ChatRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither their number nor their characters."""
     examples = [example(f"Say {'x' * n}", f"y {n}") for n in range(9)]
     together = list(renderer.examples(examples))
     for count, characters in ((1, 1 << 20), (4, 1 << 20), (100, 20)):

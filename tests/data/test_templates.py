@@ -52,7 +52,6 @@ ENDLESS = (
 
 
 def fault_of(source: str) -> ChatTemplateError:
-    """The fault that a template ends with."""
     with pytest.raises(ChatTemplateError) as caught:
         IsolatedTemplate(source, DATE).render(**CHAT)
     return caught.value

@@ -92,7 +92,6 @@ def config(text: str, rows: Sequence[Mapping[str, object]], template: str | None
 
 
 def stage(max_seq_len: int) -> dict[str, str]:
-    """A stage of seed 004's script."""
     text = changed(base("qlora_stage"), "model_name: meta-llama/Llama-3.2-1B", "model_name: models/tiny")
     text = changed(text, "max_seq_len: 2048", f"max_seq_len: {max_seq_len}")
     rows = {"train": QUESTIONS[:-4], "validation": QUESTIONS[-4:]}

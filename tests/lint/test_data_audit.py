@@ -57,7 +57,6 @@ def write(path: Path, rows: object) -> Path:
 
 
 def codes(found: DataAudit) -> dict[str, int | None]:
-    """Codes with the first line of each."""
     return {finding.code: finding.line for finding in reversed(found.findings)}
 
 
@@ -318,7 +317,6 @@ def test_what_was_found_is_kept_for_the_next_process(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    """The command's exit code, stdout and stderr."""
     app = typer.Typer()
     app.command()(audit_command)
     result = CliRunner().invoke(app, list(arguments))

@@ -104,7 +104,6 @@ def test_errors_are_a_severity_that_stops() -> None:
 
 
 def test_retired_codes_are_known_and_have_no_page() -> None:
-    """An experiment of version 0.1.0 may allow them."""
     assert len(RETIRED) > 20
     assert not RETIRED & set(all_pages())
     assert all(is_known(code) for code in RETIRED)

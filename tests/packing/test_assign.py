@@ -109,6 +109,5 @@ def test_nothing_to_pack_is_no_pack() -> None:
     ],
 )
 def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str) -> None:
-    """Cutting or leaving out is the caller's decision."""
     with pytest.raises(ValueError, match=words):
         pack(lengths, max_seq_len, seed=1)

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.planning
 
 
 def lengths(low: int, high: int, count: int = 8000) -> np.ndarray:
-    """Lengths of equal probability."""
     return np.random.Generator(np.random.PCG64(1)).integers(low, high + 1, count).astype(np.uint32)
 
 
@@ -33,7 +32,6 @@ CHATS = np.clip(np.random.Generator(np.random.PCG64(1)).lognormal(5.7, 0.8, 8000
 
 
 def settings(max_seq_len: int = 2048, micro_batch_size: int = 4, **others: int) -> BatchSettings:
-    """Settings with the usual row."""
     return BatchSettings(max_seq_len=max_seq_len, packed=True, micro_batch_size=micro_batch_size, **others)
 
 
@@ -70,7 +68,6 @@ def forecast(given: np.ndarray, chosen: BatchSettings, *, packed: bool) -> Batch
 
 
 def case(given: np.ndarray, chosen: BatchSettings, labels: np.ndarray | None = None) -> Case:
-    """Both ways."""
     return Case(
         lengths=given.astype(np.int64),
         labels=labels,
@@ -81,7 +78,6 @@ def case(given: np.ndarray, chosen: BatchSettings, labels: np.ndarray | None = N
 
 
 def told(looked_at: Case, severity: Severity | None = None) -> str:
-    """The advice, a sentence a line."""
     return "\n".join(one.sentence for one in advise(looked_at) if severity in (None, one.severity))
 
 
@@ -163,7 +159,6 @@ def test_a_larger_micro_batch_is_told_with_its_tokens() -> None:
 
 
 def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
-    """Labels tell how many keep nothing to learn."""
     given = np.array([10, 100, 30, 70], np.uint32)
     text = told(case(given, settings(max_seq_len=50, micro_batch_size=1), np.array([5, 60, 30, 10])))
     assert "With max_seq_len 50, 2 of 4 examples (50.0%) are truncated: 70 of 210 tokens are lost." in text

@@ -31,13 +31,11 @@ def next_fit(order: list[int], lengths: list[int], max_seq_len: int) -> list[lis
 
 
 def of(plan: PackPlan) -> set[frozenset[int]]:
-    """The packs as sets of examples."""
     return {frozenset(plan.pack(number).tolist()) for number in range(plan.packs)}
 
 
 @given(problems(), st.integers(0, 3))
 def test_next_fit_makes_our_packs(problem: tuple[list[int], int], seed: int) -> None:
-    """Whatever was packed and however."""
     lengths, max_seq_len = problem
     plan = pack(lengths, max_seq_len, seed=seed)
     given_over = hand_off(plan, lengths)
