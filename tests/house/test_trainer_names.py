@@ -33,7 +33,6 @@ BACKEND = re.compile(r"^peft$|backends?[.:/ ]+peft")
 ALLOWED = {
     ("experiment/defaults.py", "peft"): "the default of `train.backend`",
     ("data/families.py", "olmo"): "a family of models",
-    ("data/hub.py", "olmo"): "a family of models",
     ("estimate/layers.py", "olmo"): "a family of models",
     ("data/public.py", "unsloth"): "the end of names of models",
     ("history/scan.py", "swift"): "a word of ordinary English",
