@@ -110,13 +110,11 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
         ],
         Cluster(gpus=8, gpus_per_node=4, cpus=32, memory_gb=240),
     )
-    assert sorted(code for code, _, _ in found) == [
-        *("PL105", "PL105", "PL105", "PL107", "PL107", "PL107", "PL103", "PL103", "PL107", "PL107"),
-    ]
-    said = {code: (message, hint) for code, message, hint in found}
-    assert said["PL105"][1] == "did you mean 'train_a'?"
-    assert said["PL105"][0] == "3 jobs depend on each other and can never start: 'c' after 'd' after 'e' after 'c'"
-    assert "a node has 240 GiB of memory" in said["PL107"][0]
+    assert sorted(code for code, _, _ in found) == 2 * ["PL103"] + 3 * ["PL105"] + 5 * ["PL107"]
+    assert [hint for _, message, hint in found if "trian_a" in message] == ["did you mean 'train_a'?"]
+    messages = [message for _, message, _ in found]
+    assert "3 jobs depend on each other and can never start: 'c' after 'd' after 'e' after 'c'" in messages
+    assert any("a node has 240 GiB of memory" in message for message in messages)
 
 
 @pytest.mark.parametrize(
