@@ -151,12 +151,12 @@ def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: UserConfig) ->
 
 def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: Path, settings: UserConfig) -> None:
     """Each with its line; nothing is planned from the base model instead."""
-    broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX126]\n"
+    broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX121]\n"
     broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
     with pytest.raises(InputError) as caught:
         planned(tmp_path, settings, broken)
     found = {(each.code, each.where.line if each.where else None) for each in errors_of(caught.value.findings)}
-    assert found == {("EX121", 15), ("EX126", 16)}
+    assert found == {("EX121", 15), ("EX121", 16)}
     assert not (tmp_path / "plan.json").exists()
 
 

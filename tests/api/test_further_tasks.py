@@ -125,7 +125,7 @@ def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: UserConfig
     with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
     (finding,) = errors_of(caught.value.findings)
-    assert finding.code == "EV301"
+    assert finding.code == "EX015"
     assert words in finding.message
     assert finding.where is not None
     assert finding.where.line == TEXT[: TEXT.index(EVALUATE)].count("\n") + 1

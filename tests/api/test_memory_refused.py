@@ -1,14 +1,11 @@
-"""Memory before anything starts: runs that cannot fit are refused, and what finished runs took counts more."""
+"""Memory before anything starts: runs that cannot fit are refused."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.api.folders import command, environment
 from tests.api.seed_folders import seed_settings, write_experiment
 
 from touchline import api
@@ -75,25 +72,3 @@ def test_rows_of_a_config_are_as_long_as_those_of_its_file(tmp_path: Path, setti
     (over,) = _memory(many, settings, "A100-80GB")
     assert over.code == "PK003"
     assert "2,048" not in over.message
-
-
-def test_the_peak_of_a_finished_run_replaces_the_estimate(tmp_path: Path, settings: UserConfig) -> None:
-    """On the same type of GPU, and for its own batch alone."""
-    config = _config(tmp_path / "16", settings.models_dir, packed=True, rows=16)
-    (before,) = _memory(config, settings, "A100-80GB")
-    assert before.code == "PK001"
-    shutil.copytree(FIXTURE, tmp_path / "run")
-    for log in (tmp_path / "run").glob("slurm-*.out"):
-        measured = log.read_text().replace("packed: false", "packed: true").replace("alloc 15.207", "alloc 70.207")
-        log.write_text(measured)
-    told = environment(settings.models_dir, settings.cache_dir) | {"TOUCHLINE_HISTORY_DIR": str(settings.history_dir)}
-    learning = command(
-        "history", "import", str(tmp_path / "run"), "--gpu", "A100-80GB", "--model", "Llama-3.2-1B-Instruct"
-    )
-    subprocess.run(learning, env=told, check=True, capture_output=True)
-    (after,) = _memory(config, settings, "A100-80GB")
-    assert (after.code, after.severity.value) == ("PK002", "info")
-    assert "peaked at 70.2 GiB (allocated) on a A100-80GB, which replaces the estimate of 81 to 11" in after.message
-    assert [each.code for each in _memory(config, settings, "H100")] == ["PK001"]
-    more = _config(tmp_path / "20", settings.models_dir, packed=True, rows=20)
-    assert [each.code for each in _memory(more, settings, "A100-80GB")] == ["PK001"]

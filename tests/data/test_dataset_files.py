@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.cases import some
+from tests.tiers import examples
 
 from touchline.core.catalog import DatasetInfo, Message
-from touchline.core.errors import HostError, InputError, install_hint
+from touchline.core.errors import HostError, InputError, PlanDriftError, install_hint
 from touchline.core.finding import Finding, Severity
 from touchline.data import datasets, readers
-from touchline.data.datasets import load_dataset, load_examples, load_rows
+from touchline.data.datasets import cluster_faults, load_clusters, load_dataset, load_examples, load_rows
 from touchline.experiment.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
@@ -33,29 +34,24 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_s
 
 
 def rows(count: int, start: int = 0) -> list[dict[str, object]]:
-    """Rows that are all different."""
     return [{"input": f"w{number}", "output": f"W{number}"} for number in range(start, start + count)]
 
 
 def splits(train: int = 8, validation: int = 2, test: int = 4) -> dict[str, list[dict[str, object]]]:
-    """Splits that share nothing."""
     return {"train": rows(train), "validation": rows(validation, 1000), "test": rows(test, 2000)}
 
 
 def write_json(path: Path, data: object) -> Path:
-    """A JSON file."""
     path.write_text(json.dumps(data), encoding="utf-8")
     return path
 
 
 def write_jsonl(path: Path, data: Rows) -> Path:
-    """A JSONL file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
     return path
 
 
 def write_csv(path: Path, data: Rows) -> Path:
-    """A CSV file."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(data[0]))
         writer.writeheader()
@@ -64,12 +60,10 @@ def write_csv(path: Path, data: Rows) -> Path:
 
 
 def load(path: Path, **settings: object) -> DatasetInfo:
-    """A dataset with settings of `data:`."""
     return load_dataset(DataConfig(path=str(path), **settings), Path())  # type: ignore[arg-type]
 
 
 def errors(info: DatasetInfo) -> list[Finding]:
-    """The errors among the findings."""
     return [finding for finding in info.findings if finding.severity is Severity.ERROR]
 
 
@@ -120,7 +114,7 @@ def test_val_is_validation_and_may_be_absent(tmp_path: Path) -> None:
     assert load_examples(DataConfig(path=str(path)), "validation", Path()) == ()
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT, min_size=5, max_size=30, unique=True), st.integers(0, 99))
 def test_the_same_rows_give_the_same_splits_in_every_format(tmp_path: Path, words: list[str], seed: int) -> None:
     """JSON, JSONL and CSV differ in bytes and in nothing else."""
@@ -138,7 +132,7 @@ def test_the_same_rows_give_the_same_splits_in_every_format(tmp_path: Path, word
     assert examples[0] == examples[1] == examples[2]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(3, 60), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_seeded_splits_hold_every_row_once(tmp_path: Path, count: int, fraction: float, seed: int) -> None:
     """No row is lost, none is in two splits, and the same seed gives the same splits."""
@@ -154,7 +148,6 @@ def test_seeded_splits_hold_every_row_once(tmp_path: Path, count: int, fraction:
 
 
 def test_another_seed_gives_other_splits(tmp_path: Path) -> None:
-    """Else the key would do nothing."""
     path = write_json(tmp_path / "d.json", rows(50))
     assert load(path, split_seed=1).splits != load(path, split_seed=2).splits
 
@@ -194,7 +187,6 @@ def test_a_file_is_read_once_for_many_questions(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_missing_file_names_near_ones(tmp_path: Path) -> None:
-    """In the folder where it was looked for."""
     write_json(tmp_path / "words.json", splits())
     finding = unreadable(tmp_path / "wrods.json")
     assert (finding.code, finding.subject) == ("DA101", "data.path")
@@ -217,7 +209,6 @@ def test_a_missing_generated_file_comes_with_its_command(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/x.json", "x" * 5000, "a\0b.json", "a\nb.json"])
 def test_a_senseless_path_is_a_missing_file(tmp_path: Path, name: str) -> None:
-    """Not a traceback of the file system's."""
     with pytest.raises(InputError) as caught:
         load_dataset(DataConfig(path=name), tmp_path)
     assert [finding.code for finding in caught.value.findings] == ["DA101"]
@@ -230,7 +221,6 @@ def test_a_folder_is_no_dataset(tmp_path: Path) -> None:
 
 
 def test_links_that_go_round_are_a_missing_file(tmp_path: Path) -> None:
-    """And not an endless search."""
     (tmp_path / "a.json").symlink_to(tmp_path / "b.json")
     (tmp_path / "b.json").symlink_to(tmp_path / "a.json")
     assert unreadable(tmp_path / "a.json").code == "DA101"
@@ -241,7 +231,6 @@ def test_links_that_go_round_are_a_missing_file(tmp_path: Path) -> None:
     [(b"", 1), (b'{"train": [\n\n', 3), (b"\xff\xfe", None), (b"[" * 200_000, 1), (b"7", None), (b'"x"', None)],
 )
 def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, content: bytes, line: int | None) -> None:
-    """As far as there is one."""
     path = tmp_path / "d.json"
     path.write_bytes(content)
     finding = unreadable(path)
@@ -251,12 +240,10 @@ def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, content: bytes, l
 
 
 def test_jsonl_called_json_is_told_to_be_renamed(tmp_path: Path) -> None:
-    """The most common mistake of all."""
     assert ".jsonl" in str(unreadable(write_jsonl(tmp_path / "d.json", rows(9))).hint)
 
 
 def test_an_unknown_ending_is_told_with_the_known_ones(tmp_path: Path) -> None:
-    """A format is not guessed from the bytes."""
     path = tmp_path / "d.xlsx"
     path.write_text("")
     assert ".parquet" in unreadable(path).message
@@ -268,7 +255,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(readers.SIZE_LIMIT_BYTES + 1)
     finding = unreadable(path)
-    assert finding.code == "DA107"
+    assert finding.code == "DA102"
     assert "1,073,741,825" in finding.message
 
 
@@ -282,7 +269,6 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_the_machine(tmp_path: Path) 
 
 
 def test_all_faults_of_a_jsonl_file_come_at_once_with_their_lines(tmp_path: Path) -> None:
-    """One look, one repair."""
     path = tmp_path / "d.jsonl"
     lines = [json.dumps(row).encode() for row in rows(10)]
     lines[2:2] = [
@@ -302,7 +288,6 @@ def test_all_faults_of_a_jsonl_file_come_at_once_with_their_lines(tmp_path: Path
 
 
 def test_a_million_equal_faults_are_one_finding(tmp_path: Path) -> None:
-    """With their number and the first lines."""
     path = tmp_path / "d.jsonl"
     path.write_text("nonsense\n" * 20_000)
     finding = errors(load(path))[0]
@@ -370,7 +355,6 @@ def test_a_misspelt_name_in_the_prompt_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_shows_nothing_or_the_answer_is_a_fault(tmp_path: Path) -> None:
-    """Either way nothing would be learnt."""
     path = write_json(tmp_path / "d.json", splits())
     assert [finding.code for finding in errors(load(path, prompt="Say it."))] == ["DA108"]
     assert [finding.code for finding in errors(load(path, prompt="{input} is {output}"))] == ["DA108"]
@@ -378,7 +362,6 @@ def test_a_prompt_that_shows_nothing_or_the_answer_is_a_fault(tmp_path: Path) ->
 
 @pytest.mark.parametrize("answer", [None, "", "  \n", True, [], {}, float("nan"), float("inf"), "\ud800"])
 def test_an_answer_that_is_no_text_is_a_fault(tmp_path: Path, answer: object) -> None:
-    """Null would be trained as the word None."""
     data = splits()
     data["train"][3]["output"] = answer
     found = errors(load(write_json(tmp_path / "d.json", data)))
@@ -387,7 +370,6 @@ def test_an_answer_that_is_no_text_is_a_fault(tmp_path: Path, answer: object) ->
 
 
 def test_numbers_are_text(tmp_path: Path) -> None:
-    """JSON and CSV write the same sums."""
     data = splits()
     data["train"] = [{"input": 6, "output": 42}, {"input": 0.5, "output": -1}]
     examples = load_examples(DataConfig(path=str(write_json(tmp_path / "d.json", data))), "train", Path())
@@ -408,7 +390,6 @@ def test_numbers_are_text(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_splits_are_told(tmp_path: Path, change: dict[str, object], messages: list[str]) -> None:
-    """Empty, missing, misspelt, doubled, of another kind."""
     data = {key: value for key, value in ({**splits()} | change).items() if value is not None}
     found = errors(load(write_json(tmp_path / "d.json", data)))
     assert len(found) == len(messages)
@@ -417,7 +398,6 @@ def test_wrong_splits_are_told(tmp_path: Path, change: dict[str, object], messag
 
 @pytest.mark.parametrize("data", [[], {}, [rows(1)[0]], rows(2)])
 def test_too_few_rows_are_told(tmp_path: Path, data: object) -> None:
-    """No split is left empty in silence."""
     found = errors(load(write_json(tmp_path / "d.json", data), train_fraction=0.9))
     assert found
     assert {finding.code for finding in found} == {"DA104"}
@@ -468,7 +448,6 @@ def test_a_column_of_splits_with_strange_names_is_not_shuffled(tmp_path: Path) -
 
 
 def test_a_column_that_is_merely_called_split_is_data(tmp_path: Path) -> None:
-    """No value of it names a split."""
     data = [{**row, "split": "banana"} for row in rows(20)]
     assert load(write_jsonl(tmp_path / "d.jsonl", data)).split_origin.startswith("random 16/1/3")
 
@@ -498,7 +477,6 @@ def test_csv_faults_are_told_with_their_lines(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
-    """Spreadsheets write one."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerows([["input", "output"], *([f"a{n}", f"b{n}"] for n in range(20))])
@@ -509,7 +487,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 
 
 def chat_rows(count: int) -> list[dict[str, object]]:
-    """Rows with whole chats."""
     return [
         {
             "chat": [
@@ -540,7 +517,6 @@ def test_chats_end_with_the_answer(tmp_path: Path) -> None:
 
 
 def test_chats_may_be_json_in_cells(tmp_path: Path) -> None:
-    """CSV has no lists."""
     data = [{"chat": json.dumps(row["chat"])} for row in chat_rows(20)]
     csv_file, jsonl = write_csv(tmp_path / "d.csv", data), write_jsonl(tmp_path / "d.jsonl", chat_rows(20))
     found = [load_examples(DataConfig(path=str(path), messages="chat"), "test", Path()) for path in (csv_file, jsonl)]
@@ -565,7 +541,6 @@ def test_chats_may_be_json_in_cells(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_chat_is_told_with_its_line(tmp_path: Path, chat: object) -> None:
-    """Whatever stands in the cell."""
     data = chat_rows(20)
     data[7] = {"chat": chat}
     found = errors(load(write_jsonl(tmp_path / "d.jsonl", data), messages="chat"))
@@ -583,7 +558,6 @@ def test_examples_of_a_dataset_with_faults_are_refused(tmp_path: Path) -> None:
 
 
 def test_parquet_is_read_as_the_same_rows(tmp_path: Path) -> None:
-    """Also chats, which parquet holds as lists."""
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(rows(30)), tmp_path / "d.parquet")
@@ -597,7 +571,6 @@ def test_parquet_is_read_as_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_parquet_that_unpacks_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small file may hold a large one."""
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     data = [{"input": f"{n}" + "x" * 1000, "output": "y"} for n in range(1000)]
@@ -606,7 +579,7 @@ def test_parquet_that_unpacks_beyond_the_limit_is_not_read(tmp_path: Path, monke
     )
     monkeypatch.setattr(readers, "SIZE_LIMIT_BYTES", 500_000)
     assert (tmp_path / "d.parquet").stat().st_size < 500_000
-    assert unreadable(tmp_path / "d.parquet").code == "DA107"
+    assert unreadable(tmp_path / "d.parquet").code == "DA102"
 
 
 def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,7 +592,7 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkey
     assert caught.value.hint == install_hint("parquet")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(ENDINGS), st.binary(max_size=200))
 def test_any_bytes_are_a_dataset_or_an_input_fault(tmp_path: Path, ending: str, content: bytes) -> None:
     """No other exception, no matter what a file holds."""
@@ -638,13 +611,12 @@ ROW = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(ROW, max_size=6) | st.dictionaries(st.sampled_from(["train", "test", "val", "about", "x"]), ROW),
     st.booleans(),
 )
 def test_any_json_is_a_dataset_or_an_input_fault(tmp_path: Path, data: object, chats: bool) -> None:
-    """Wrong types anywhere are findings."""
     path = write_json(tmp_path / "d.json", data)
     found = all_errors(path, messages="input" if chats else None)
     assert found == [] or all(finding.where is not None for finding in found)
@@ -732,3 +704,35 @@ def test_many_datasets_are_read_once_each(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(read) == [f"{number}.json" for number in range(7)]
     (tmp_path / "0.json").write_text(json.dumps({"train": [{"input": "x", "output": "B"}], "test": made[8:]}))
     assert load_examples(configs[0], "train", tmp_path)[0].answer == "B"
+
+
+def test_clusters_come_from_a_column_of_the_test_rows(tmp_path: Path) -> None:
+    """A number is a text; an empty cell stands alone; the rows that are trained on need no such column."""
+    test = [{**row, "doc": doc} for row, doc in zip(rows(40)[5:9], ["d1", 7, None, " "], strict=True)]
+    data = DataConfig(path=str(write_json(tmp_path / "d.json", {"train": rows(40)[:5], "test": test})))
+    found = load_examples(data, "test", tmp_path, "doc")
+    assert [example.cluster for example in found] == ["d1", "7", None, None]
+    assert [replace(example, cluster=None) for example in found] == list(load_examples(data, "test", tmp_path))
+    assert {example.cluster for example in load_examples(data, "train", tmp_path, "doc")} == {None}
+    assert cluster_faults(data, tmp_path, "doc") == ()
+    sha256 = next(split.sha256 for split in load_dataset(data, tmp_path).splits if split.name == "test")
+    assert load_clusters(data, tmp_path, "doc", sha256)["test-1"] == "7"
+    with pytest.raises(PlanDriftError, match="not the one that was planned"):
+        load_clusters(data, tmp_path, "doc", "0" * 64)
+
+
+def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    """As with every other column; a list is no text."""
+    made = [{**row, "docs": ["a"]} for row in rows(40)]
+    data = DataConfig(path=str(write_json(tmp_path / "d.json", {"train": made[:5], "test": made[5:9]})))
+    (fault,) = cluster_faults(data, tmp_path, "doc")
+    assert (fault.code, fault.severity) == ("DA105", Severity.ERROR)
+    assert "there is no column 'doc', which evaluate.cluster asks for (4 times" in fault.message
+    assert fault.hint == "did you mean 'docs'? columns here: input, output, docs"
+    (fault,) = cluster_faults(data, tmp_path, "template")
+    assert str(fault.hint).endswith("name them in evaluate: {cluster: ...}")
+    assert "is not text" in cluster_faults(data, tmp_path, "docs")[0].message
+    with pytest.raises(InputError) as caught:
+        load_examples(data, "test", tmp_path, "doc")
+    assert [finding.code for finding in caught.value.findings] == ["DA105"]
+    assert load_examples(data, "test", tmp_path)[0].cluster is None

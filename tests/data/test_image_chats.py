@@ -25,7 +25,6 @@ ANSWER = {"role": "assistant", "content": "Red"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vision-language model."""
     return build_tiny_vision_model(tmp_path_factory.mktemp("models") / "Tiny-VL-1M")
 
 
@@ -36,7 +35,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chats(folder: Path, rows: list[dict[str, object]], name: str = "chats.json") -> Path:
-    """Write rows that train; others validate and test."""
     other = {"messages": [{"role": "user", "content": f"Another {name}?"}, ANSWER]}
     path = folder / name
     path.write_text(json.dumps({"train": rows, "test": [other | {"image": [], "images": []}]}), encoding="utf-8")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.core.catalog import Example, Message
+from touchline.data.rendering import chat as chat_module
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
@@ -20,13 +21,11 @@ TOKENS = SpecialTokens(bos="<|im_start|>", eos="<|im_end|>")
 
 @pytest.fixture(scope="session")
 def renderer(tiny_model: Path) -> ChatRenderer:
-    """The tiny model's renderer."""
     template = (tiny_model / "chat_template.jinja").read_text()
     return ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
 
 
 def example(prompt: str, answer: str) -> Example:
-    """One row."""
     return Example(id="x", prompt=(Message(role="user", content=prompt),), answer=answer)
 
 
@@ -44,7 +43,6 @@ def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(
 
 
 def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) -> None:
-    """Otherwise the model would never learn to stop."""
     turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
@@ -53,7 +51,6 @@ def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) ->
 
 
 def test_a_template_whose_prompt_changes_with_the_answer_is_refused(tiny_model: Path) -> None:
-    """Training and evaluation would see different prompts."""
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     with pytest.raises(ChatTemplateError, match="another prompt"):
@@ -95,3 +92,12 @@ def test_a_hostile_template_is_a_fault(template: str) -> None:
     """Loops, huge texts, escapes from the sandbox, files, recursion: each ends in words."""
     with pytest.raises(ChatTemplateError):
         ChatTemplate(template, DATE).render(messages=[])
+
+
+def test_groups_of_examples_change_nothing(renderer: ChatRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [example(f"Say {'x' * n}", f"y {n}") for n in range(9)]
+    together = list(renderer.examples(examples))
+    for count, characters in ((1, 1 << 20), (4, 1 << 20), (100, 20)):
+        monkeypatch.setattr(chat_module, "_TOGETHER", count)
+        monkeypatch.setattr(chat_module, "_TOGETHER_CHARACTERS", characters)
+        assert list(renderer.examples(examples)) == together

@@ -24,7 +24,6 @@ USUAL_SHA256 = "6347fa953384d7846a2dd6529dbb730f002ec853e42300949e09b1e6d5b8d669
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home without settings."""
     for name in ("MODELS_DIR", "CACHE_DIR", "HISTORY_DIR"):
         monkeypatch.delenv(f"TOUCHLINE_{name}", raising=False)
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
@@ -34,7 +33,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_config(content: str) -> Path:
-    """The user's config file."""
     path = config_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -42,13 +40,11 @@ def write_config(content: str) -> Path:
 
 
 def make(out: Path, **changes: object) -> Path:
-    """A small dataset."""
     settings = {"word_length": 5, "num_words": 40, "train_fraction": 0.5, "seed": 1} | changes
     return create_capitalization(out, **settings)  # type: ignore[arg-type]
 
 
 def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
-    """Under the user's home."""
     settings = load_settings()
     assert settings.models_dir.is_relative_to(home)
     assert settings.cache_dir.is_relative_to(home)
@@ -74,7 +70,6 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
 
 
 def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path) -> None:
-    """Unknown keys with the nearest known one."""
     write_config("model_dir: x\ncache_dir: 5\nbanana: 1\n")
     with pytest.raises(InputError) as caught:
         load_settings()
@@ -275,7 +270,6 @@ def test_the_usual_dataset_is_the_same_everywhere(tmp_path: Path) -> None:
 
 
 def test_the_same_arguments_write_the_same_bytes_once(tmp_path: Path) -> None:
-    """A second call touches nothing."""
     path = make(tmp_path / "new" / "folder")
     before = path.stat()
     assert make(tmp_path / "new" / "folder") == path
@@ -297,14 +291,12 @@ def test_other_content_is_refused_unless_forced(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_files_place_is_refused_even_when_forced(tmp_path: Path) -> None:
-    """Nothing is removed that is no dataset."""
     (tmp_path / "words_5L_50P_40.json").mkdir()
     with pytest.raises(PolicyError):
         make(tmp_path, force=True)
 
 
 def test_a_file_in_the_folders_place_is_an_input_fault(tmp_path: Path) -> None:
-    """Directly or further up."""
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
         with pytest.raises(InputError):
@@ -313,7 +305,6 @@ def test_a_file_in_the_folders_place_is_an_input_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"seed": -1}, {"word_length": 40}, {"num_words": 10**9}, {"train_fraction": 1.0}])
 def test_arguments_that_cannot_be_met_leave_nothing_behind(tmp_path: Path, change: dict[str, object]) -> None:
-    """No folder, no file."""
     with pytest.raises(InputError):
         make(tmp_path / "data", **change)
     assert not (tmp_path / "data").exists()

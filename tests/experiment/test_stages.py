@@ -197,10 +197,10 @@ def test_controls_are_of_the_base_on_each_stages_items() -> None:
     [
         ("parent: easy", "parent: esay", "EX121"),
         ("parent: easy", "parent: hard", "EX121"),
-        ("    parent: easy\n", "", "EX126"),
-        ("    continue: adapter\n", "", "EX126"),
-        ("name: hard", "name: Easy", "EX125"),
-        ("name: hard", "name: ../hard", "EX125"),
+        ("    parent: easy\n", "", "EX121"),
+        ("    continue: adapter\n", "", "EX121"),
+        ("name: hard", "name: Easy", "EX121"),
+        ("name: hard", "name: ../hard", "EX121"),
     ],
 )
 def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:

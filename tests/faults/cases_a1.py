@@ -38,12 +38,6 @@ _QWEN_MODEL = changed(
 )
 
 CASES: list[FaultCase] = [
-    FaultCase(
-        name="the config of a stage is an empty file",
-        code="BK010",
-        files={"configs/stage2.yaml": "", "configs/stage1.yaml": STAGE},
-        near_miss={"configs/stage1.yaml": STAGE},
-    ),
     _tune("an argument of a builder is misspelt", "BK011", "lora_rank: 8", "lora_rnk: 8"),
     _tune(
         "a key that recipes read by a default is misspelt",

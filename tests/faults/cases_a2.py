@@ -67,18 +67,4 @@ CASES: list[FaultCase] = [
         "bf16: true\ngradient_checkpointing: false",
         "bf16: true\ndisable_gradient_checkpointing: true",
     ),
-    _factory(
-        "packed examples that see each other",
-        "BK021",
-        "cutoff_len: 1024",
-        "cutoff_len: 1024\npacking: true",
-        "cutoff_len: 1024\nneat_packing: true",
-    ),
-    _factory(
-        "dozens of complete checkpoints that nobody deletes",
-        "BK022",
-        "save_steps: 100\nsave_total_limit: 2\n",
-        "save_steps: 10\nsave_only_model: false\n",
-        "save_steps: 10\nsave_total_limit: 3\nsave_only_model: false\n",
-    ),
 ]

@@ -16,10 +16,6 @@ WITHOUT_PROMPT = CHATML.partition("{% if add_generation_prompt")[0]
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
-THINKING = CHATML.replace(
-    "+ message['content']",
-    "+ ('<think>\n\n</think>\n\n' if message['role'] == 'assistant' else '') + message['content']",
-)
 NAMES = ("needles", "clips", "polyps", "stones", "forceps", "scissors")
 QUESTIONS = [
     {
@@ -108,13 +104,6 @@ def torchtune(max_seq_len: str) -> dict[str, str]:
     return {"finetune.yaml": text, "data/words.json": json.dumps(rows)} | model_files("models/tiny")
 
 
-def marked(word: str) -> str:
-    """The words, with something behind one of the training inputs."""
-    data = json.loads(WORDS)
-    data["train"][7]["input"] += word
-    return json.dumps(data)
-
-
 WITH_SYSTEM = changed(
     EXPERIMENT, "data: {path: data/words.json}", "data: {path: data/words.json, system: Answer with one word.}"
 )
@@ -135,22 +124,6 @@ CASES: list[FaultCase] = [
         near_miss=experiment(NO_SYSTEM),
     ),
     FaultCase(
-        name="the template puts an empty block of thoughts before trained answers only",
-        code="TK205",
-        files=experiment(THINKING),
-        near_miss=experiment(THINKING.replace("<think>\n\n</think>\n\n", "")),
-    ),
-    FaultCase(
-        name="a tokenizer with more tokens than the embedding has rows",
-        code="TK216",
-        files=experiment(vocab_size=64),
-        near_miss=experiment(vocab_size=512),
-    ),
-    FaultCase(
-        name="an end-of-turn token inside a training row's text",
-        code="TK215",
-        files=experiment(words=marked("<|im_end|>")),
-        near_miss=experiment(words=marked("<im_end>")),
     ),
     FaultCase(
         name="LLaMA-Factory's template brings a system turn that evaluation does not have",

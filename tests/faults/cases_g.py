@@ -1,4 +1,4 @@
-"""Faults that only a config with its job script or its plan shows, and trainings that end, fill a disk or run twice."""
+"""Faults that several files show together: a config with its job script or its data, and the files of one dataset."""
 
 from __future__ import annotations
 
@@ -55,10 +55,6 @@ _KIT = changed(
 _TUNE_RUN = "tune run lora_finetune_single_device --config finetune.yaml"
 
 
-def _script(name: str, code: str, fault: str, near: str) -> FaultCase:
-    return FaultCase(name=name, code=code, files={"train.slurm": fault}, near_miss={"train.slurm": near})
-
-
 _SWEEP = """\
 #!/bin/bash
 for rank in 8 16 64; do
@@ -67,30 +63,34 @@ for rank in 8 16 64; do
 done
 """
 
+_ORGANS = ["background tissue", "kidney-parenchyma", "small-intestine"]
+
+
+def _tissue(answer: str) -> str:
+    """Answers out of a list that stands in the prompt."""
+    rows = [
+        {"prompt": f"Frame {n}: which tissue? Candidates: {_ORGANS}\nAnswer:", "completion": each}
+        for n, each in enumerate([*_ORGANS, answer, *_ORGANS])
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _words(start: int, stop: int) -> str:
+    return "".join(json.dumps(row) + "\n" for row in _ROWS[start:stop])
+
+
 CASES: list[FaultCase] = [
-    _case(
-        "adapters are written into the base model's folder",
-        "CK015",
-        "sft.yaml",
-        changed(FACTORY, _SMALL, "models/Qwen2.5-0.5B-Instruct"),
-        ("output_dir: saves/quotations", "output_dir: ./models//Qwen2.5-0.5B-Instruct/"),
-        "output_dir: ./models//Qwen2.5-0.5B-Instruct-lora/",
+    FaultCase(
+        name="an answer with a space where the candidates in the prompt have a hyphen",
+        code="DA330",
+        files={"data/train.jsonl": _tissue("kidney parenchyma")},
+        near_miss={"data/train.jsonl": _tissue("kidney-parenchyma")},
     ),
-    _case(
-        "torchtune's output lies inside the folder of the checkpoint",
-        "CK015",
-        "finetune.yaml",
-        TUNE,
-        ("output_dir: runs/words_rank8", "output_dir: models/Llama-3.2-1B/words_rank8"),
-        "output_dir: models/Llama-3.2-1B-words_rank8",
-    ),
-    _case(
-        "TRL cuts packed examples anywhere",
-        "BK021",
-        "sft.yaml",
-        TRL,
-        ("packing: false", "packing: true\npacking_strategy: wrapped\neval_packing: false"),
-        "packing: true\npacking_strategy: bfd\neval_packing: false",
+    FaultCase(
+        name="a training question in the test file",
+        code="DA312",
+        files={"data/train.jsonl": _words(0, 8), "data/test.jsonl": _words(7, 12)},
+        near_miss={"data/train.jsonl": _words(0, 8), "data/test.jsonl": _words(8, 12)},
     ),
     FaultCase(
         name="axolotl holds seventy billion parameters in 16 bits on each H100",
@@ -134,14 +134,14 @@ CASES: list[FaultCase] = [
     ),
     _jobs(
         "thirty-two data workers of a config that a variable names",
-        "SL020",
+        "TR055",
         ("configs/sft.yaml", changed(FACTORY, "dataloader_num_workers: 2", "dataloader_num_workers: 32")),
         _job('CONFIG_FILE="configs/sft.yaml"', 'llamafactory-cli train "${CONFIG_FILE}"', cores=8),
         _job('CONFIG_FILE="configs/sft.yaml"', 'llamafactory-cli train "${CONFIG_FILE}"', cores=32),
     ),
     _case(
         "sixteen data workers of TRL on four cores",
-        "SL020",
+        "TR055",
         "sft.yaml",
         TRL,
         ("dataloader_num_workers: 2", "dataloader_num_workers: 16"),
@@ -150,45 +150,12 @@ CASES: list[FaultCase] = [
     ),
     _case(
         "twelve data workers for each of two GPUs on sixteen cores",
-        "SL020",
+        "TR055",
         "alpaca.yaml",
         AXOLOTL,
         ("logging_steps: 5", "logging_steps: 5\ndataloader_num_workers: 12"),
         "logging_steps: 5\ndataloader_num_workers: 8",
         train_D_slurm=_job("axolotl train alpaca.yaml", gpus="gpu:2", cores=16),
-    ),
-    _script(
-        "sed changes the shared config that a variable names",
-        "SL046",
-        _job(
-            "CONFIG_FILE=configs/base.yaml",
-            'sed -i "s/learning_rate:.*/learning_rate: $LR/" "${CONFIG_FILE}"',
-            "llamafactory-cli train ${CONFIG_FILE}",
-        ),
-        _job(
-            "CONFIG_FILE=configs/base.$SLURM_JOB_ID.yaml",
-            'sed "s/learning_rate:.*/learning_rate: $LR/" configs/base.yaml > "${CONFIG_FILE}"',
-            "llamafactory-cli train ${CONFIG_FILE}",
-        ),
-    ),
-    _script(
-        "sed changes each config of a list",
-        "SL046",
-        _job(
-            "CONFIGS=(easy.yaml hard.yaml)",
-            'for config in "${CONFIGS[@]}"; do',
-            "  sed -i -e 's/epochs: 1/epochs: 3/' $config",
-            "  axolotl train $config",
-            "done",
-        ),
-        _job(
-            "CONFIGS=(easy.yaml hard.yaml)",
-            'for config in "${CONFIGS[@]}"; do',
-            "  cp $config copy.$SLURM_JOB_ID.yaml",
-            "  sed -i -e 's/epochs: 1/epochs: 3/' copy.$SLURM_JOB_ID.yaml",
-            "  axolotl train copy.$SLURM_JOB_ID.yaml",
-            "done",
-        ),
     ),
     FaultCase(
         name="a sweep changes one config while its jobs wait in the queue",
@@ -206,58 +173,6 @@ CASES: list[FaultCase] = [
             "train.slurm": _job('llamafactory-cli train "$1"'),
             "base.yaml": FACTORY,
         },
-    ),
-    _jobs(
-        "srun starts LLaMA-Factory once for each of two tasks",
-        "SL019",
-        ("sft.yaml", FACTORY),
-        _job("srun llamafactory-cli train sft.yaml", gpus="gpu:2", tasks=2),
-        _job("srun llamafactory-cli train sft.yaml", gpus="gpu:2", tasks=1),
-    ),
-    _jobs(
-        "srun starts a Trainer's program twice without ranks",
-        "SL019",
-        ("sft.yaml", TRL),
-        _job("srun python sft.py --config sft.yaml", gpus="gpu:2", tasks=2),
-        _job("srun torchrun --nproc_per_node=2 sft.py --config sft.yaml", gpus="gpu:2", tasks=1),
-    ),
-    _script(
-        "srun starts axolotl four times by its own option",
-        "SL019",
-        _job("srun -n 4 axolotl train alpaca.yaml", gpus="gpu:4", cores=16),
-        _job("srun -n 1 axolotl train alpaca.yaml", gpus="gpu:4", cores=16),
-    ),
-    _case(
-        "seven epochs and nothing held out",
-        "TR025",
-        "sft.yaml",
-        changed(FACTORY, "num_train_epochs: 2.0", "num_train_epochs: 7.0"),
-        ("val_size: 0.1", "val_size: 0.0"),
-        "val_size: 0.05",
-    ),
-    _case(
-        "TRL trains six epochs with validation off",
-        "TR025",
-        "sft.yaml",
-        changed(changed(TRL, "load_best_model_at_end: true\n", ""), "num_train_epochs: 2", "num_train_epochs: 6"),
-        ("eval_strategy: steps\neval_steps: 50\n", 'eval_strategy: "no"\n'),
-        "eval_strategy: epoch\n",
-    ),
-    _case(
-        "rank 32 in the folder of rank 64",
-        "TR026",
-        "1B_rank64/finetune.yaml",
-        changed(changed(TUNE, "output_dir: runs/words_rank8", "output_dir: out"), "lora_alpha: 16", "lora_alpha: 64"),
-        ("lora_rank: 8", "lora_rank: 32"),
-        "lora_rank: 64",
-    ),
-    _case(
-        "the output folder names another seed and rank",
-        "TR026",
-        "stage.yaml",
-        changed(STAGE, "output_dir: models/stage1", "output_dir: models/stage1_rank8_seed7"),
-        ("  seed: 42", "  seed: 42"),
-        "  seed: 7",
     ),
     _case(
         "validation by the same key of one file as training",

@@ -85,12 +85,10 @@ def _after_header(script: str, lines: str) -> str:
 
 
 def codes(findings: Iterable[Finding]) -> set[str]:
-    """Their codes."""
     return {finding.code for finding in findings}
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that stop a launch."""
     return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 

@@ -83,7 +83,6 @@ def text_of(
     pad: str | None = "<|endoftext|>",
     adds_bos: bool = False,
 ) -> ModelText:
-    """A model's tokenizer and template."""
     tokens = SpecialTokens(bos=bos, eos=eos, pad=pad)
     return ModelText(template, tokenizer_json(adds_bos=bos if adds_bos else None), tokens, DATE)
 
@@ -172,7 +171,6 @@ def model_files(
 
 
 def jsonl(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as JSONL."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

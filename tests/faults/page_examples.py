@@ -21,7 +21,6 @@ class RuleExample:
 
 
 def bad_examples(page: RulePage) -> tuple[RuleExample, ...]:
-    """Return the examples that the rule reports."""
     return _examples(page, "Reported")
 
 

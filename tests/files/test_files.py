@@ -50,7 +50,6 @@ def test_a_refused_write_leaves_the_old_content_and_nothing_else(
 
 
 def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
-    """The file keeps its time and its inode."""
     path = tmp_path / "file"
     assert write_if_changed(path, "a") is True
     before = path.stat()
@@ -68,7 +67,6 @@ def test_a_torn_line_is_closed_before_the_next(tmp_path_factory: pytest.TempPath
 
 
 def test_reading_is_bounded_and_refuses_in_words(tmp_path: Path) -> None:
-    """Missing, a folder, too large, not UTF-8."""
     (tmp_path / "big").write_text("x" * 11)
     (tmp_path / "latin").write_bytes(b"\xe4")
     for name in ("missing", ".", "big", "latin"):
@@ -88,7 +86,6 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
 
 
 def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
-    """Neither by dots nor through a link."""
     folder = tmp_path / "experiment"
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
@@ -102,14 +99,12 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
     ("text", "seconds"), [("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    """As people write them; anything else is refused."""
     assert parse_duration(text) == seconds
     with pytest.raises(InputError):
         parse_duration(text + " later")
 
 
 def test_seconds_read_at_a_glance() -> None:
-    """Minutes and hours as on a clock."""
     assert [format_seconds(s) for s in (4.25, 281, 3723)] == ["4.2 s", "4:41", "1:02:03"]
 
 

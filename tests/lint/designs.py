@@ -26,7 +26,6 @@ from touchline.lint.rule import check_view
 
 
 def view_of(text: str, *, with_data: bool = True) -> DesignView:
-    """The view of an experiment.yaml."""
     loaded = read_experiment(text, "experiment.yaml")
     experiment = loaded.experiment
     models = [*experiment.models]

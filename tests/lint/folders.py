@@ -25,7 +25,6 @@ def files_of(lines: str) -> dict[str, str]:
 
 
 def view_of(files: Mapping[str, str]) -> FolderView:
-    """What a checked tree with these files is."""
     plans = [name for name in files if PurePosixPath(name).name in ("runs_plan.md", "plan.json")]
     scripts = [name for name in files if name.endswith((".sh", ".slurm"))]
     configs = [name for name in files if name.endswith((".yaml", ".yml"))]
@@ -37,7 +36,6 @@ def view_of(files: Mapping[str, str]) -> FolderView:
 
 
 def findings_of(files: Mapping[str, str]) -> list[Finding]:
-    """What the rules on folders say."""
     return list(check_view(view_of(files), Location(path="."), "."))
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.lint.trainings import WHERE, found, source, stated, view
+from tests.tiers import examples
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.backends.registry import batching_of, get_backend
@@ -26,7 +27,7 @@ def _steps(numbers: Arithmetic) -> Span:
     return numbers.steps
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     backend=st.sampled_from(["torchtune", "trl", "llamafactory"]),
     rows=st.integers(1, 300),
@@ -51,7 +52,7 @@ def test_steps_of_an_epoch_are_those_of_the_simulated_trainer(
     assert counted == Span(low=simulated, high=simulated)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     backend=st.sampled_from(["peft", "trl", "torchtune", "llamafactory", "axolotl"]),
     devices=st.sampled_from([1, 2, 4, 8]),
@@ -173,7 +174,7 @@ def test_rows_of_a_slice(split: str, rows: int | None) -> None:
     assert rows_of_split(split) == rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     backend=st.sampled_from(["torchtune", "trl", "llamafactory", "axolotl", "qlora_stage", "peft"]),
     values=st.fixed_dictionaries(

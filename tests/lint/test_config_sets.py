@@ -86,7 +86,6 @@ def test_run_folders_may_all_say_output() -> None:
 
 
 def test_both_files_of_a_run_are_one_run() -> None:
-    """setup_finetune.yaml beside finetune.yaml is no second training."""
     text = merged("output_dir: output", "qlora_stage")
     assert "EX140" not in severities({"run_a/finetune.yaml": text, "run_a/setup_finetune.yaml": text})
 

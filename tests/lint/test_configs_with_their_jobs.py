@@ -164,23 +164,9 @@ def test_a_changed_copy_is_nobody_elses_config(tmp_path: Path) -> None:
         assert "SL046" in codes(check_files({"train.slurm": script}, tmp_path / f"w{index}")), edit
 
 
-def test_tasks_that_know_their_ranks_are_no_repeated_training(tmp_path: Path) -> None:
-    gpus = "#SBATCH --gres=gpu:2\n#SBATCH --ntasks=2\n"
-    valid = [
-        "srun python train.py --devices 2\n",
-        "export RANK=$SLURM_PROCID\nsrun python train.py --per_device_train_batch_size 4 --output_dir out\n",
-        "srun --ntasks=1 llamafactory-cli train sft.yaml\n",
-        "#SBATCH --nodes=2\nexport NNODES=2\nsrun llamafactory-cli train sft.yaml\n",
-        "llamafactory-cli train sft.yaml\n",
-    ]
-    for index, commands in enumerate(valid):
-        script = HEADER + gpus + commands
-        assert "SL019" not in codes(check_files({"train.slurm": script}, tmp_path / str(index))), commands
-    wrong = [
-        gpus + "srun llamafactory-cli train sft.yaml\n",
-        "#SBATCH -n 2\n#SBATCH --gpus=2\nsrun axolotl train a.yaml\n",
-        "#SBATCH --ntasks-per-node=2\n#SBATCH --gres=gpu:2\nsrun python train.py --per_device_train_batch_size 4\n",
-        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gres=gpu:1\nsrun llamafactory-cli train sft.yaml\n",
-    ]
-    for index, text in enumerate(wrong):
-        assert "SL019" in codes(check_files({"train.slurm": HEADER + text}, tmp_path / f"w{index}")), text
+def test_data_workers_of_a_config_are_held_against_the_cores_of_its_job(tmp_path: Path) -> None:
+    """The user's number of cores goes before the script's."""
+    many = changed(FACTORY, "dataloader_num_workers: 2", "dataloader_num_workers: 16")
+    files = {"sft.yaml": many, "train.slurm": f"{HEADER}#SBATCH --gres=gpu:1\nllamafactory-cli train sft.yaml\n"}
+    assert "TR055" in codes(check_files(files, tmp_path / "8"))
+    assert "TR055" not in codes(check_files(files, tmp_path / "32", {"cpus": 32}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.finding import Location
 from touchline.data.text import mojibake, normal, repaired, short
@@ -47,14 +48,13 @@ def view_of(train: list[dict[str, object]], test: list[dict[str, object]]) -> Da
 
 
 def told(view: DataView | None) -> set[tuple[str, str]]:
-    """Codes with severities."""
     if view is None:
         return set()
     return {(f.code, f.severity.value) for f in check_view(view, Location(path="d.jsonl"), "data")}
 
 
 @given(ROWS, ROWS, st.randoms(use_true_random=False))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_the_order_of_rows_changes_nothing_that_is_found(train: list, test: list, rng: object) -> None:  # type: ignore[type-arg]
     before = told(view_of(train, test))
     mixed = list(train)
@@ -65,7 +65,7 @@ def test_the_order_of_rows_changes_nothing_that_is_found(train: list, test: list
 
 
 @given(st.lists(st.text(min_size=1, max_size=6).filter(str.strip), min_size=2, max_size=20, unique=True), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_doubled_row_is_found_wherever_it_stands(texts: list[str], data: st.DataObject) -> None:
     rows: list[dict[str, object]] = [{"input": text, "output": f"answer {n}"} for n, text in enumerate(texts)]
     assert "DA310" not in {code for code, _ in told(view_of(rows, []))}
@@ -75,7 +75,7 @@ def test_a_doubled_row_is_found_wherever_it_stands(texts: list[str], data: st.Da
 
 
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=12), st.lists(st.text(max_size=4), min_size=1, max_size=12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_an_overlap_is_found_exactly_when_there_is_one(train: list[str], test: list[str]) -> None:
     view = view_of(
         [{"input": f"{t}.", "output": "x"} for t in train], [{"input": f"{t}.", "output": "x"} for t in test]

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.planning
 
 
 def codes_of(text: str) -> set[str]:
-    """Codes that a text has."""
     return {finding.code for finding in findings_of(text)}
 
 
@@ -56,7 +55,6 @@ def test_an_effect_is_a_change_and_not_a_level(question: str, effect: float | No
     ],
 )
 def test_the_seeds_of_a_strategy_are_those_of_its_looks(strategy: str, hint: str | None) -> None:
-    """More `seeds` would be refused there."""
     text = merged(f"factors: {{train.lora.rank: [4, 8]}}\nseeds: [1]\nstrategy:\n  {strategy}\n")
     hints = [finding.hint for finding in findings_of(text) if finding.code == "EX108"]
     assert hints == [each for each in [hint] if each is not None]
@@ -99,21 +97,6 @@ def test_learning_rates_by_model_are_noted_and_batches_by_model_are_a_warning() 
     assert batch["EX103"] is Severity.WARNING
     assert "EX103" not in micro
     assert "EX101" not in micro
-
-
-def test_a_chain_with_all_faults_tells_each_once() -> None:
-    """Unknown parent, ring, second root and doubled name in one file, none hiding another."""
-    stages = """
-stages:
-  - {name: a}
-  - {name: b, parent: x, continue: adapter, train: {epochs: 3}}
-  - {name: c, parent: d, continue: adapter, train: {epochs: 4}}
-  - {name: d, parent: c, continue: adapter, train: {epochs: 5}}
-  - {name: A, train: {epochs: 6}}
-"""
-    found = [finding for finding in findings_of(merged(stages)) if "EX121" <= finding.code <= "EX130"]
-    codes = [finding.code for finding in found]
-    assert codes == ["EX121", "EX123", "EX124", "EX125"]
 
 
 def test_a_stage_may_repeat_the_adapter_in_other_words() -> None:

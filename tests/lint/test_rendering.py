@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.faults.models_d import CHATML, rendering_of, text_of
+from tests.tiers import examples
 
 from touchline.backends.llamafactory.rendering import TEMPLATES
 from touchline.backends.registry import training_row
@@ -47,12 +48,11 @@ def told(view: RenderingView) -> list[Finding]:
 
 
 def chat(asked: str, answer: str, *, system: str | None = None, form: Form = "chat completion") -> ShownRow:
-    """One row."""
     first = () if system is None else (Message(role="system", content=system),)
     return ShownRow(example=Row(id="r", prompt=(*first, Message(role="user", content=asked)), answer=answer), form=form)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(25))
 @given(st.sampled_from(BACKENDS), WORDS, WORDS, st.none() | WORDS)
 def test_a_trainer_with_the_models_own_template_differs_in_nothing(
     backend: str, asked: str, answer: str, system: str | None
@@ -62,7 +62,7 @@ def test_a_trainer_with_the_models_own_template_differs_in_nothing(
     assert [f"{f.code} {f.message}" for f in told(view) if f.severity is not Severity.INFO] == []
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(25))
 @given(st.sampled_from(sorted(TEMPLATES)), WORDS, WORDS)
 def test_a_difference_of_the_prompts_is_told_by_exactly_one_rule(name: str, asked: str, answer: str) -> None:
     """Some rule speaks of it if and only if the tokens differ."""
@@ -76,7 +76,6 @@ def test_a_difference_of_the_prompts_is_told_by_exactly_one_rule(name: str, aske
 
 
 def test_the_first_difference_is_shown_with_what_stands_around_it() -> None:
-    """Token, and both texts."""
     view = rendering_of("backend: llamafactory\ntrain: {template: qwen}")
     (finding,) = [f for f in told(view) if f.code == "TK204"]
     assert "from token 1 training shows '<|im_start|>system\\nYou are'" in finding.message
@@ -135,7 +134,6 @@ def test_a_limit_that_cuts_the_answer_is_told(limit: int, found: set[str]) -> No
     ],
 )
 def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turns: int) -> None:
-    """The forms that trainers read."""
     shown = shown_row(row, "r")
     assert shown is not None
     assert (shown.form, len(shown.example.prompt), shown.example.answer) == (form, turns, "b")
@@ -156,7 +154,6 @@ def test_rows_are_known_by_their_columns(row: dict[str, object], form: str, turn
     ],
 )
 def test_a_row_of_another_form_is_none(row: dict[str, object]) -> None:
-    """Nothing is guessed."""
     assert shown_row(row, "r") is None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.examples_d import VIEWS, findings_of
-from tests.faults.harness import check_files, codes, example_files
+from tests.faults.harness import check_files, codes, errors, example_files
 from tests.faults.page_examples import RuleExample, bad_examples, good_examples
 
 from touchline.core.finding import Finding, Severity
@@ -40,6 +40,7 @@ def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subj
             said = [(each.code, str(each.severity), each.message) for each in findings]
             is_bad = number < len(bad)
             assert (page.code in codes(findings)) == is_bad, (page.code, number, said)
+            assert is_bad or errors(findings) == [], (page.code, number, said)
             if is_bad:
                 assert all(each.where and each.message for each in findings if each.code == page.code), said
             texts |= {f"{each.code}: {each.message} / {each.hint}" for each in findings}
@@ -103,7 +104,6 @@ def test_errors_are_a_severity_that_stops() -> None:
 
 
 def test_retired_codes_are_known_and_have_no_page() -> None:
-    """An experiment of version 0.1.0 may allow them."""
     assert len(RETIRED) > 20
     assert not RETIRED & set(all_pages())
     assert all(is_known(code) for code in RETIRED)

@@ -7,6 +7,7 @@ import difflib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.core.finding import Location, Severity
 from touchline.experiment.tasks.ready_made import TASKS
@@ -27,7 +28,6 @@ def smart_match(output: str, target: str) -> float:
 
 
 def codes(view: ScoringView) -> set[str]:
-    """What is found, without what is only information."""
     found = check_view(view, Location(path="task.py"), view.task)
     return {finding.code for finding in found if finding.severity is not Severity.INFO}
 
@@ -48,10 +48,9 @@ def test_seed_004s_match_is_caught_on_the_empty_string() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-@settings(max_examples=60)
+@settings(max_examples=examples(25))
 @given(st.lists(TEXTS, min_size=5, max_size=12, unique_by=plain))
 def test_our_own_tasks_pass_on_whatever_targets(name: str, targets: list[str]) -> None:
-    """Nothing is found in their scorers."""
     views = list(probes_of(TASKS[name], targets))
     assert views
     assert all(view.probes for view in views)
@@ -60,7 +59,6 @@ def test_our_own_tasks_pass_on_whatever_targets(name: str, targets: list[str]) -
 
 
 def test_our_own_tasks_pass_on_common_answers() -> None:
-    """Also where one answer is part of another."""
     views = [view for task in TASKS.values() for view in probes_of(task, ANSWERS)]
     assert len(views) >= len(TASKS) > 1
     for view in views:
@@ -82,7 +80,6 @@ def test_our_own_tasks_pass_on_common_answers() -> None:
     ],
 )
 def test_what_is_wrong_is_found_and_what_is_right_is_not(score: object, expected: set[str]) -> None:
-    """Strict, lenient, graded, upside down, constant, breaking scorers."""
     found = codes(view_of(score))
     assert expected <= found
     if not expected:
@@ -90,14 +87,12 @@ def test_what_is_wrong_is_found_and_what_is_right_is_not(score: object, expected
 
 
 def test_a_scorer_of_distances_is_not_told_to_score_empty_answers_zero() -> None:
-    """Where lower is better, zero means something else."""
     view = view_of(lambda output, target: 1 - difflib.SequenceMatcher(None, output, target).ratio())
     assert view.lower_is_better
     assert "EV201" not in codes(view)
 
 
 def test_the_same_answers_are_made_up_every_time() -> None:
-    """A verdict must not depend on the day."""
     assert made_up_outputs(ANSWERS) == made_up_outputs(ANSWERS)
     assert {made.kind for made in made_up_outputs(ANSWERS)} == {
         "right",
@@ -135,7 +130,6 @@ def test_a_task_file_is_told_by_its_text(text: str, expected: bool) -> None:
 
 
 def test_a_file_of_hostile_text_is_a_finding_and_no_crash() -> None:
-    """Deep nesting, null bytes, no text at all."""
     for text in ("(" * 5000, "\0", "def f(:", "\ud800"):
         view = TaskFileView(path="task.py", text=text)
         assert "EV210" in {finding.code for finding in check_view(view, Location(path="task.py"), "task.py")}

@@ -98,7 +98,7 @@ def test_validation_that_costs_more_than_training() -> None:
     [
         ({"epochs": 0.0}, "TR020", ERROR),
         ({"epochs": 0.0, "max_steps": 10}, "TR020", None),
-        ({"gradient_accumulation_steps": 0}, "TR022", ERROR),
+        ({"gradient_accumulation_steps": 0}, "TR020", ERROR),
     ],
 )
 def test_counts(values: dict[str, Any], code: str, expected: Severity | None) -> None:

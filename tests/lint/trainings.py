@@ -43,7 +43,6 @@ def stated(backend: str = "torchtune", **values: Any) -> StatedTraining:
 
 @functools.cache
 def model(name: str = "Llama-3.2-1B") -> ModelContext:
-    """A model of the catalogue."""
     shape = load_shape(name, Path("/nowhere"))
     return ModelContext(
         name=name,
@@ -60,7 +59,6 @@ def named(name: str, num_parameters: int | None) -> ModelContext:
 
 
 def gpu(name: str) -> Gpu:
-    """A GPU by its name."""
     found = find_gpu(name)
     assert isinstance(found, Gpu)
     return found

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 @st.composite
 def problems(draw: st.DrawFn, most: int = 60) -> tuple[list[int], int]:
-    """Lengths and max_seq_len."""
     max_seq_len = draw(st.integers(1, 80))
     low = draw(st.integers(1, max_seq_len))
     high = draw(st.integers(low, max_seq_len))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,23 +9,14 @@ from hypothesis import strategies as st
 from tests.packing.cases import CASES
 from tests.packing.drawn import problems
 
-from touchline.data.packing.assign import PackOrder, PackPlan, pack
+from touchline.data.packing.assign import PackPlan, pack
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths
 
 pytestmark = pytest.mark.planning
 
-ORDERS: tuple[PackOrder, ...] = ("length", "random")
 NARROW = CASES[0].lengths()
 CHATS = CASES[4].lengths()
-
-
-def mixing(plan: PackPlan, lengths: Sequence[int]) -> float:
-    """Mean variance of lengths within a pack over that of all examples: 1 for random groups, 0 for equal lengths."""
-    packs = [[lengths[index] for index in plan.pack(number)] for number in range(plan.packs)]
-    several = [one for one in packs if len(one) > 1]
-    within = np.average([np.var(one, ddof=1) for one in several], weights=[len(one) - 1 for one in several])
-    return float(within / np.var([length for one in several for length in one], ddof=1))
 
 
 def check(plan: PackPlan, lengths: list[int], max_seq_len: int) -> None:
@@ -39,27 +28,23 @@ def check(plan: PackPlan, lengths: list[int], max_seq_len: int) -> None:
     assert all(0 < count <= max_seq_len for count in tokens)
     assert all([lengths[i] for i in one] == sorted((lengths[i] for i in one), reverse=True) for one in packs)
     assert plan.lower_bound <= plan.packs
-    assert (plan.optimal, plan.gap) == (plan.packs == plan.lower_bound, plan.packs - plan.lower_bound)
     for at, number in enumerate(plan.opened):
         assert all(max_seq_len - tokens[number] < lengths[packs[later][0]] for later in plan.opened[at + 1 :])
 
 
-@given(problems(), st.sampled_from(ORDERS), st.integers(0, 3))
-def test_every_example_is_in_one_pack(problem: tuple[list[int], int], order: PackOrder, seed: int) -> None:
+@given(problems(), st.integers(0, 3))
+def test_every_example_is_in_one_pack(problem: tuple[list[int], int], seed: int) -> None:
     lengths, max_seq_len = problem
-    plan = pack(lengths, max_seq_len, seed=seed, order=order)
+    plan = pack(lengths, max_seq_len, seed=seed)
     check(plan, lengths, max_seq_len)
-    if order == "length":
-        packing = pack_histogram(count_lengths(lengths, max_seq_len), max_seq_len)
-        assert (plan.packs, plan.lower_bound) == (packing.packs, packing.lower_bound)
-        assert (plan.density, plan.efficiency) == (packing.density, packing.efficiency)
+    packing = pack_histogram(count_lengths(lengths, max_seq_len), max_seq_len)
+    assert (plan.packs, plan.lower_bound) == (packing.packs, packing.lower_bound)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_seed_decides(order: PackOrder) -> None:
+def test_the_seed_decides() -> None:
     """The same seed the same packs, another seed others; a generator counts as a seed."""
-    one, same, other = (pack(CHATS, 2048, seed=seed, order=order) for seed in (1, 1, 2))
-    drawn = pack(CHATS, 2048, seed=np.random.Generator(np.random.PCG64(1)), order=order)
+    one, same, other = (pack(CHATS, 2048, seed=seed) for seed in (1, 1, 2))
+    drawn = pack(CHATS, 2048, seed=np.random.Generator(np.random.PCG64(1)))
     for plan in (same, drawn):
         assert np.array_equal(one.indices, plan.indices)
         assert np.array_equal(one.offsets, plan.offsets)
@@ -67,10 +52,9 @@ def test_the_seed_decides(order: PackOrder) -> None:
     assert not np.array_equal(one.indices, other.indices)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_the_packs_stand_in_no_order(order: PackOrder) -> None:
+def test_the_packs_stand_in_no_order() -> None:
     """A trainer that reads them as they stand sees no trend of lengths, nor the order of the file."""
-    plan = pack(CHATS, 2048, seed=3, order=order)
+    plan = pack(CHATS, 2048, seed=3)
     longest = CHATS[plan.indices[plan.offsets[:-1]]].astype(float)
     place = np.arange(plan.packs)
     assert abs(np.corrcoef(place, longest)[0, 1]) < 0.1
@@ -110,9 +94,7 @@ def test_lengths_beyond_16_bits_are_sorted_all_the_same(distinct: int) -> None:
 
 
 def test_nothing_to_pack_is_no_pack() -> None:
-    for order in ORDERS:
-        plan = pack([], 100, seed=1, order=order)
-        assert (plan.packs, plan.density, plan.efficiency, plan.optimal) == (0, 0.0, 0.0, True)
+    assert pack([], 100, seed=1).packs == 0
 
 
 @pytest.mark.parametrize(
@@ -126,16 +108,6 @@ def test_nothing_to_pack_is_no_pack() -> None:
         ([[1]], 10, "one row"),
     ],
 )
-@pytest.mark.parametrize("order", ORDERS)
-def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str, order: PackOrder) -> None:
-    """Cutting or leaving out is the caller's decision."""
+def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        pack(lengths, max_seq_len, seed=1, order=order)
-
-
-def test_a_random_order_mixes_lengths_and_costs_packs() -> None:
-    """By length equal ones share packs; in a random order packs are as mixed as random groups."""
-    by_length, random = (pack(NARROW, 2048, seed=1, order=order) for order in ORDERS)
-    assert mixing(by_length, NARROW) < 0.5
-    assert 0.9 < mixing(random, NARROW) < 1.1
-    assert by_length.packs <= random.packs <= 1.06 * by_length.packs
+        pack(lengths, max_seq_len, seed=1)

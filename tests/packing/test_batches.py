@@ -56,7 +56,6 @@ def test_another_seed_or_epoch_is_another_order() -> None:
 
 @given(st.integers(1, 200), st.integers(-3, 300))
 def test_the_largest_divisor_divides_and_is_within_the_limit(number: int, limit: int) -> None:
-    """And none between it and the limit divides."""
     found = largest_divisor(number, limit)
     assert number % found == 0
     assert found <= max(limit, 1)

@@ -121,7 +121,6 @@ def test_a_fill_that_is_no_better_is_not_given(problem: Problem, kind: str) -> N
 
 
 def filler(kind: str, lengths: Sequence[int], max_seq_len: int) -> Filler:
-    """A way of filling."""
     histogram = count_lengths(lengths, max_seq_len)
     if kind == "longest":
         return ExactFill(histogram, max_seq_len)

@@ -16,7 +16,6 @@ LENGTHS = st.lists(st.integers(1, 80), min_size=1, max_size=200).map(lambda item
 
 
 def settings_of(draw_packed: bool, micro: int, accumulation: int, epochs: int, seed: int = 3) -> BatchSettings:
-    """Rows of 64 tokens."""
     return BatchSettings(
         max_seq_len=64,
         packed=draw_packed,

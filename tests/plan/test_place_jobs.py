@@ -139,9 +139,9 @@ def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
             7,
         ],
     )
-    assert {code for code, _, _ in found} == {"PL101", "PL102", "PL103"}
-    assert ("PL101", "job 'a': unknown key 'gpu'", "did you mean 'gpus'?") in found
-    assert ("PL101", "job 'a': unknown key 'hihg'", "did you mean 'high'?") in found
+    assert {code for code, _, _ in found} == {"PL103"}
+    assert ("PL103", "job 'a': unknown key 'gpu'", "did you mean 'gpus'?") in found
+    assert ("PL103", "job 'a': unknown key 'hihg'", "did you mean 'high'?") in found
     said = " / ".join(message for _, message, _ in found)
     for words in (
         "job number 2: id: expected text that is not empty",
@@ -195,13 +195,11 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
         ],
         Cluster(gpus=8, gpus_per_node=4, cpus=32, memory_gb=240),
     )
-    assert sorted(code for code, _, _ in found) == [
-        *("PL104", "PL105", "PL106", "PL107", "PL107", "PL107", "PL108", "PL108", "PL109", "PL109"),
-    ]
-    said = {code: (message, hint) for code, message, hint in found}
-    assert said["PL105"][1] == "did you mean 'train_a'?"
-    assert said["PL106"][0] == "3 jobs depend on each other and can never start: 'c' after 'd' after 'e' after 'c'"
-    assert "a node has 240 GiB of memory" in said["PL107"][0]
+    assert sorted(code for code, _, _ in found) == 2 * ["PL103"] + 3 * ["PL105"] + 5 * ["PL107"]
+    assert [hint for _, message, hint in found if "trian_a" in message] == ["did you mean 'train_a'?"]
+    messages = [message for _, message, _ in found]
+    assert "3 jobs depend on each other and can never start: 'c' after 'd' after 'e' after 'c'" in messages
+    assert any("a node has 240 GiB of memory" in message for message in messages)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
 def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
     minutes = "" if "minutes" in text else ', "minutes": 5'
     found = faults(tmp_path, f'[{{"id": "a", {text}{minutes}}}]')
-    assert {code for code, _, _ in found} <= {"PL103", "PL109"}
+    assert {code for code, _, _ in found} <= {"PL103", "PL107"}
     assert all("a number that is too large" in message for _, message, _ in found)
 
 
@@ -219,8 +217,8 @@ def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
     [
         (PlaceJob(id="a", minutes=Minutes(value=float("nan"))), Cluster(gpus=1), None, "PL103"),
         (PlaceJob(id="a", minutes=Minutes(value=-1.0)), Cluster(gpus=1), None, "PL103"),
-        (PlaceJob(id="a", minutes=Minutes(value=1), after=("a",)), Cluster(gpus=1), None, "PL106"),
-        (None, Cluster(gpus=1), None, "PL110"),
+        (PlaceJob(id="a", minutes=Minutes(value=1), after=("a",)), Cluster(gpus=1), None, "PL105"),
+        (None, Cluster(gpus=1), None, "PL100"),
         (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=0), None, "PL111"),
         (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=1, gpus_per_node=0), None, "PL111"),
         (PlaceJob(id="a", minutes=Minutes(value=1)), Cluster(gpus=1), -5.0, "PL111"),

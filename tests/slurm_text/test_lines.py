@@ -20,23 +20,19 @@ LOGS = sorted(path.name for path in FIXTURES.iterdir())
 
 
 def read(text: str) -> list[Event]:
-    """All events of a text."""
     reader = SlurmLines()
     return [event for number, line in enumerate(text.split("\n"), 1) for event in reader.line(line, number)]
 
 
 def kinds(text: str) -> list[str]:
-    """Names of the signs' kinds."""
     return [event.kind.name for event in read(text) if isinstance(event, Sign)]
 
 
 def codes(text: str) -> list[float | str]:
-    """Exit codes."""
     return [event.value for event in read(text) if isinstance(event, Observation) and event.name == "exit_code"]
 
 
 def fixture(name: str) -> str:
-    """A fixture's text."""
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 

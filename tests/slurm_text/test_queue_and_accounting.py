@@ -189,7 +189,6 @@ def test_one_job_as_scontrol_shows_it() -> None:
 
 @given(st.text())
 def test_no_text_is_too_strange(text: str) -> None:
-    """And reading it twice says the same."""
     assert read_job(text) == read_job(text)
     assert read_queue(text, BAR) == read_queue(text, BAR)
     assert read_accounting(text, BAR) == read_accounting(text, BAR)

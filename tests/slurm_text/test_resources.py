@@ -14,7 +14,6 @@ pytestmark = pytest.mark.planning
 
 
 def said(*lines: str) -> dict[str, float | str]:
-    """Names and values."""
     events = read_sbatch("#!/bin/bash\n" + "\n".join(lines))
     assert all(isinstance(event, Observation) for event in events)
     return {event.name: event.value for event in events if isinstance(event, Observation)}

@@ -155,19 +155,19 @@ def test_pipes_joints_and_groups_are_told_apart() -> None:
     script = read(
         "a && b || c", "(d | e) &", "if f; then g; fi", "for i in 1 2; do h & done", "! k | l", "m() {", "n &", "}"
     )
-    assert [(each.name, each.after, each.in_background, each.kinds) for each in script.steps] == [
-        ("a", "&&", False, ()),
-        ("b", "||", False, ()),
-        ("c", "", False, ()),
-        ("d", "|", True, ("(",)),
-        ("e", "", True, ("(",)),
-        ("f", "", False, ("if",)),
-        ("g", "", False, ("if",)),
-        ("for", "", False, ("for",)),
-        ("h", "&", True, ("for",)),
-        ("k", "|", False, ()),
-        ("l", "", False, ()),
-        ("n", "&", True, ("function",)),
+    assert [(each.name, each.after, each.kinds) for each in script.steps] == [
+        ("a", "&&", ()),
+        ("b", "||", ()),
+        ("c", "", ()),
+        ("d", "|", ("(",)),
+        ("e", "", ("(",)),
+        ("f", "", ("if",)),
+        ("g", "", ("if",)),
+        ("for", "", ("for",)),
+        ("h", "&", ("for",)),
+        ("k", "|", ()),
+        ("l", "", ()),
+        ("n", "&", ("function",)),
     ]
 
 
@@ -177,7 +177,7 @@ def test_words_have_no_quotes_and_groups_have_what_follows_them() -> None:
     assert [word.text for word in first.words] == ["x", "--a", "q r"]
     assert [word.raw for word in (*first.assignments, *first.outputs)] == ["A=1", "log"]
     assert [each.after for each in first.around] == ["", "|"]
-    assert (first.line, sed.line, first.in_background, last.in_background) == (3, 5, True, False)
+    assert (first.line, sed.line, last.name) == (3, 5, "")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,6 @@ def test_a_setting_begins_with_its_number() -> None:
 
 @given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"), st.text(alphabet="|,:=()*gpu 0123\nPartionNme"))
 def test_no_answer_breaks_the_readers(one: str, other: str) -> None:
-    """And reading it twice says the same."""
     assert read_partitions(one, other) == read_partitions(one, other)
     assert least_submitted(one, other, None, None) == least_submitted(one, other, None, None)
     for read in (read_gpus, read_config):

@@ -75,21 +75,11 @@ def stated_columns(input_column: str | None, output_column: str | None) -> froze
 def _show(found: DataAudit) -> None:
     if found.splits:
         print_table(
-            ("split", "rows", "answers", "prompt characters", "answer characters"),
-            [
-                (
-                    split.name,
-                    f"{split.examples:,}",
-                    f"{split.distinct_answers:,}",
-                    _lengths(split.prompt_characters),
-                    _lengths(split.answer_characters),
-                )
-                for split in found.splits
-            ],
+            ("split", "rows", "answers"),
+            [(split.name, f"{split.examples:,}", f"{split.distinct_answers:,}") for split in found.splits],
             title=f"{found.path} ({found.format})",
         )
         print_output(f"columns: {found.columns}")
-        print_output("characters: shortest, median, 95%, longest")
     if found.labels and found.distinct_answers * 2 <= sum(split.examples for split in found.splits):
         names = [split.name for split in found.splits]
         print_output("")
@@ -125,12 +115,6 @@ def bar(share: float) -> str:
     eighths = round(share * _BAR * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + ("" if not rest else "▏▎▍▌▋▊▉"[rest - 1])
-
-
-def _lengths(lengths: object) -> str:
-    if lengths is None:
-        return "-"
-    return ", ".join(f"{getattr(lengths, name):,}" for name in ("least", "median", "p95", "most"))
 
 
 def _cut(text: str) -> str:

@@ -44,36 +44,24 @@ class Family:
     """Whether the head width is rounded down if the hidden size is not divisible."""
 
 
+_PLAIN = llama_like()
+_LLAMA = llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias")
+_BIASED = llama_like(inputs_bias="attention_bias", output_bias="attention_bias")
+_NORMED = llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared")
+_NORMED_WHOLE = llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="whole")
+_QWEN2 = llama_like(inputs_bias="always")
+
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"), context=2048
-    ),
-    "mistral": Family(build=llama_like(), context=131072, kv_heads=8),
-    "ministral": Family(build=llama_like(), context=131072, kv_heads=8),
-    "qwen2": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=32),
-    "qwen2_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
-    "qwen2_5_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
-    "qwen3_vl_text": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
-        context=128000,
-        kv_heads=32,
-        head_dim=128,
-    ),
-    "qwen3": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
-        context=32768,
-        kv_heads=32,
-        head_dim=128,
-    ),
-    "smollm3": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"),
-        context=32768,
-        tied=True,
-        kv_heads=4,
-    ),
-    "granite": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"), context=2048
-    ),
+    "llama": Family(build=_LLAMA, context=2048),
+    "mistral": Family(build=_PLAIN, context=131072, kv_heads=8),
+    "ministral": Family(build=_PLAIN, context=131072, kv_heads=8),
+    "qwen2": Family(build=_QWEN2, context=32768, kv_heads=32),
+    "qwen2_vl_text": Family(build=_QWEN2, context=32768, kv_heads=8),
+    "qwen2_5_vl_text": Family(build=_QWEN2, context=32768, kv_heads=8),
+    "qwen3_vl_text": Family(build=_NORMED, context=128000, kv_heads=32, head_dim=128),
+    "qwen3": Family(build=_NORMED, context=32768, kv_heads=32, head_dim=128),
+    "smollm3": Family(build=_LLAMA, context=32768, tied=True, kv_heads=4),
+    "granite": Family(build=_LLAMA, context=2048),
     "seed_oss": Family(
         build=llama_like(
             inputs_bias="attention_bias",
@@ -85,14 +73,7 @@ FAMILIES: Mapping[str, Family] = {
         kv_heads=8,
         head_dim=128,
     ),
-    "gemma": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias"),
-        context=8192,
-        tied=True,
-        kv_heads=16,
-        head_dim=256,
-        vocab=256000,
-    ),
+    "gemma": Family(build=_BIASED, context=8192, tied=True, kv_heads=16, head_dim=256, vocab=256000),
     "gemma2": Family(
         build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", norms=4),
         context=8192,
@@ -111,12 +92,8 @@ FAMILIES: Mapping[str, Family] = {
         vocab=262208,
     ),
     "olmo": Family(build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", norms=0), context=2048),
-    "olmo2": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="whole"), context=2048
-    ),
-    "olmo3": Family(
-        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="whole"), context=2048
-    ),
+    "olmo2": Family(build=_NORMED_WHOLE, context=2048),
+    "olmo3": Family(build=_NORMED_WHOLE, context=2048),
     "phi3": Family(build=blocks.phi3, context=4096),
     "phi": Family(build=blocks.phi, context=2048),
     "stablelm": Family(build=blocks.stablelm, context=4096, kv_heads=32, own_head_dim=False),
@@ -126,14 +103,9 @@ FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(build=blocks.gpt2, context=1024, tied=True, own_head_dim=False, inner_key="n_inner", inner_factor=4),
     "gpt_neox": Family(build=blocks.gpt_neox, context=2048, own_head_dim=False),
     "falcon": Family(
-        build=blocks.falcon,
-        context=2048,
-        tied=True,
-        own_head_dim=False,
-        inner_key="ffn_hidden_size",
-        inner_factor=4,
+        build=blocks.falcon, context=2048, tied=True, own_head_dim=False, inner_key="ffn_hidden_size", inner_factor=4
     ),
-    "mixtral": Family(build=blocks.experts("intermediate_size", like=llama_like()), context=131072, kv_heads=8),
+    "mixtral": Family(build=blocks.experts("intermediate_size", like=_PLAIN), context=131072, kv_heads=8),
     "qwen2_moe": Family(
         build=blocks.experts(
             "moe_intermediate_size",
@@ -143,14 +115,7 @@ FAMILIES: Mapping[str, Family] = {
         context=32768,
         kv_heads=16,
     ),
-    "qwen3_moe": Family(
-        build=blocks.experts(
-            "moe_intermediate_size",
-            like=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
-        ),
-        context=32768,
-        kv_heads=4,
-    ),
+    "qwen3_moe": Family(build=blocks.experts("moe_intermediate_size", like=_NORMED), context=32768, kv_heads=4),
 }
 """Architectures by `model_type`."""
 

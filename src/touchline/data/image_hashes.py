@@ -1,19 +1,18 @@
 """Content hashes of a dataset's images, so that an image replaced since planning is noticed.
 
-Planning keeps the hashes of files by path, size, times and inode. Training and evaluation always read the bytes.
+A process reads the bytes of a file once, and again when its size, times or inode change.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 
 from touchline.core.catalog import ImageHashes, changed_images
 from touchline.core.errors import HostError, InputError, PlanDriftError
-from touchline.core.files import read_text_bounded, sha256_file, write_atomic
+from touchline.core.files import read_text_bounded, sha256_file
 from touchline.core.json_text import parse_json
 from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.data.rendering.chat import images_of
@@ -30,7 +29,7 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     Args:
         data: path, columns, prompt.
         base: folder that a relative path is relative to.
-        cache_dir: where hashes are kept between processes; None to read every image again.
+        cache_dir: where what is known of datasets is kept; None: nowhere.
 
     Raises:
         InputError: the dataset is missing or cannot be read at all; with findings.
@@ -44,17 +43,11 @@ def image_hashes(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     except InputError:
         # The dataset's findings tell it.
         return ImageHashes()
-    place = None
-    if cache_dir is not None:
-        place = cache_dir / "images" / f"{hashlib.sha256(info.path.encode()).hexdigest()}.json"
-    known = {} if place is None else _read(place)
-    found = {path: _hash(path, known) for path in dict.fromkeys(path for each in images.values() for path in each)}
-    if place is not None and found != known:
-        _keep(place, found)
+    found = {path: _hash(path) for path in dict.fromkeys(path for each in images.values() for path in each)}
     folder = PurePath(info.path).parent
     return ImageHashes(
-        splits={split: _joined(found[path][1] for path in paths) for split, paths in images.items() if paths},
-        files={_written(path, folder): sha256 for path, (_, sha256) in found.items()},
+        splits={split: _joined(found[path] for path in paths) for split, paths in images.items() if paths},
+        files={_written(path, folder): sha256 for path, sha256 in found.items()},
     )
 
 
@@ -74,7 +67,7 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
     """
     for split, sha256 in planned.items():
         images = _images(data, split, base)
-        found = {path: _hash(path, {})[1] for path in dict.fromkeys(images)}
+        found = {path: _hash(path) for path in dict.fromkeys(images)}
         if _joined(found[path] for path in images) == sha256:
             continue
         dataset = (base / Path(data.file).expanduser()).resolve()
@@ -103,13 +96,11 @@ def _images(data: DataConfig, split: str, base: Path) -> list[str]:
     return [image for example in load_examples(data, split, base) for image in images_of(example.prompt)]
 
 
-def _hash(path: str, known: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
-    """Return the state of a file, which any write changes, and the hash of its content."""
+def _hash(path: str) -> str:
+    """Return the hash of a file, read again after any write to it."""
     try:
         status = Path(path).stat()
-        state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-        kept = known.get(path)
-        return kept if kept is not None and kept[0] == state else (state, _sha256(path, state))
+        return _sha256(path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}")
     except (OSError, ValueError) as error:
         raise InputError(f"image {path!r} cannot be read: {error}", expected="a PNG or JPEG file") from None
 
@@ -128,24 +119,6 @@ def _written(path: str, folder: PurePath) -> str:
     """Return the name of an image: relative to the dataset's folder if it lies below it."""
     found = PurePath(path)
     return found.relative_to(folder).as_posix() if found.is_relative_to(folder) else path
-
-
-def _read(place: Path) -> dict[str, tuple[str, str]]:
-    """Return the kept hashes. Empty if there are none, or they are broken."""
-    try:
-        data = parse_json(read_text_bounded(place, _LIMIT_BYTES))
-    except (InputError, HostError, OSError, ValueError, RecursionError):
-        return {}
-    rows = data.items() if isinstance(data, dict) else ()
-    return {path: (str(row[0]), str(row[1])) for path, row in rows if isinstance(row, list) and len(row) == 2}
-
-
-def _keep(place: Path, hashes: Mapping[str, tuple[str, str]]) -> None:
-    """Write the hashes of a dataset's images. Write errors are ignored."""
-    try:
-        write_atomic(place, json.dumps(hashes).encode())
-    except (HostError, OSError, UnicodeError):
-        return
 
 
 def _planned_files(run_folder: Path, dataset: Path) -> dict[str, str]:

@@ -17,8 +17,8 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
 from touchline.core.quantity import Missing
-from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
 from touchline.data.images import read_image_rule
+from touchline.data.public import cached_snapshot, how_to_get, is_hub_id
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.rendering.image_rule import NO_IMAGES
 from touchline.data.shards import Shard

@@ -14,10 +14,9 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.hub import how_to_get, is_hub_id
 from touchline.data.models import load_model, size_of_model
 from touchline.data.other_tokenizer import find_other_tokenizer
-from touchline.data.public import PublicModel, is_stored_in_4_bits, near_models, public_model
+from touchline.data.public import PublicModel, how_to_get, is_hub_id, is_stored_in_4_bits, near_models, public_model
 from touchline.data.shapes import shape_of_config, shape_of_folder
 from touchline.data.tokenizer import TOKENIZER
 from touchline.data.weights import has_pickles

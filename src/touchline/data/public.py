@@ -1,5 +1,5 @@
 """Built-in catalog of public models with the config.json values that planning needs, so that no download is
-required.
+required; and the command that downloads a model from the Hugging Face Hub.
 
 Every row of `public_models.json` says where its values and its parameter count were published; a test computes each
 count again from the values.
@@ -8,17 +8,27 @@ count again from the values.
 from __future__ import annotations
 
 import functools
+import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from touchline.core.json_text import parse_json
 from touchline.core.near import near_names
-from touchline.data.hub import is_hub_id
 
 _FILE = "public_models.json"
+EXPORTABLE_MODEL = "SmolLM2-135M-Instruct"
+"""Model that `touchline models get` can create."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_GATED = re.compile(
+    r"meta-llama/.*|google/(?:code|rec|pali|med)?gemma.*|mistralai/(?:mixtral-8x22b|codestral|ministral|mistral-large).*"
+    r"|bigcode/starcoder.*|deepmind/.*|coherelabs/.*",
+    re.IGNORECASE,
+)
+"""Families whose license must be accepted on the Hub before a download."""
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
 """Parts of a name that describe how a model was trained, not its size."""
 _DYNAMIC = "-unsloth-bnb-4bit"
@@ -123,6 +133,41 @@ def known_name(builder: str) -> str | None:
     """
     found = _BUILDER.fullmatch(builder)
     return _by_builder().get(found[1]) if found else None
+
+
+def is_hub_id(name: str) -> bool:
+    """Return True if a name is `organisation/model` and not written as a path."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def how_to_get(name: str, models_dir: Path) -> str:
+    """Return the command that downloads a model to `models_dir`, and its requirements if it is gated."""
+    bare = Path(name).name or name
+    is_exportable = name in (EXPORTABLE_MODEL, f"HuggingFaceTB/{EXPORTABLE_MODEL}")
+    # A folder that is there is not exported into, and a download completes it.
+    if is_exportable and not (models_dir / bare).exists():
+        return f"touchline models get {bare}"
+    public = public_model(bare)
+    identifier = name if is_hub_id(name) else None if public is None else f"{public.organisation}/{bare}"
+    command = (
+        f"hf download {shlex.quote(identifier or f'ORG/{bare}')} --local-dir {shlex.quote(str(models_dir / bare))}"
+    )
+    if identifier is None:
+        return f"{command} (ORG: its organisation on huggingface.co)"
+    if _GATED.fullmatch(identifier):
+        return f"{command} (gated: first accept its licence at huggingface.co/{identifier} and run `hf auth login`)"
+    return command
+
+
+def cached_snapshot(identifier: str) -> Path | None:
+    """Return the folder of a model in the huggingface_hub cache. None if it is incomplete."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    try:
+        folders = sorted((cache / f"models--{identifier.replace('/', '--')}" / "snapshots").iterdir())
+        return next((folder for folder in reversed(folders) if (folder / "config.json").is_file()), None)
+    except OSError:
+        return None
 
 
 def near_models(name: str) -> list[str]:

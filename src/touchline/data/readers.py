@@ -71,7 +71,7 @@ def read_rows(path: Path) -> RawDataset:
         raise _fault("DA102", path, message, _ending_hint(path))
     size = path.stat().st_size
     if size > SIZE_LIMIT_BYTES:
-        raise _fault("DA107", path, f"{path.name} has {size:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read")
+        raise _fault("DA102", path, f"{path.name} has {size:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read")
     try:
         if form == "json":
             return _json(path)
@@ -240,7 +240,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
             unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
             if unpacked > SIZE_LIMIT_BYTES:
                 message = f"{path.name} unpacks to {unpacked:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read"
-                raise _fault("DA107", path, message)
+                raise _fault("DA102", path, message)
             for batch in file.iter_batches():
                 yield from (SourceRow(values, None) for values in batch.to_pylist())
     except PermissionError:

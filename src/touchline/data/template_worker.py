@@ -11,10 +11,8 @@ import json
 import resource
 import signal
 import sys
-from typing import Any
 
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.layout import find_layout
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
 CPU_SECONDS = 3.0
@@ -43,22 +41,10 @@ def _timed(program: ChatTemplate, chat: dict[str, object]) -> str:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _layout(template: tuple[str, str, bool], chat: dict[str, Any]) -> object:
-    source, date, marked = template
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    try:
-        found = find_layout(source, date, marked, chat)
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    return None if found is None else found.to_json()
-
-
 def _answer(line: bytes, programs: dict[int, ChatTemplate]) -> dict[str, object]:
     asked = parse_json(line, allow_half_characters=True)
     key = asked["key"]
     try:
-        if "layout" in asked:
-            return {"layout": _layout(*asked["layout"])}
         if "template" in asked:
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
             source, date, marked = asked["template"]

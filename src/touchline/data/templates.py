@@ -19,7 +19,6 @@ from typing import NoReturn
 
 from touchline.core.errors import HostError
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.layout import Layout
 from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.template_worker import READY
 
@@ -28,10 +27,6 @@ _WAIT_SECONDS = 120.0
 """Timeout for a process that neither answers nor ends."""
 _REQUEST = 128
 """Chats per request to the process."""
-_LAYOUT_FROM = 32
-"""Chats rendered together from which a layout is looked for."""
-_LAYOUTS_AT_MOST = 64
-"""Layouts of one template; chats of many forms are not worth one each."""
 _KEYS = itertools.count()
 
 
@@ -177,7 +172,6 @@ class IsolatedTemplate:
         self._template = (source, date, mark_answers)
         self._key = next(_KEYS)
         self._dead = False
-        self._layouts: dict[object, Layout | None] = {}
         self._asked({"chats": []})
 
     def render(self, **variables: object) -> str:
@@ -191,44 +185,11 @@ class IsolatedTemplate:
             ChatTemplateError: the template refuses a chat, fails, or takes too much time or memory.
             HostError: the process cannot be started.
         """
-        if len(chats) < _LAYOUT_FROM:
-            return self._rendered(chats)
-        texts = [self._laid_out(chat) for chat in chats]
-        left = [at for at, text in enumerate(texts) if text is None]
-        for start in range(0, len(left), _REQUEST):
-            some = left[start : start + _REQUEST]
-            for at, text in zip(some, self._rendered([chats[at] for at in some]), strict=True):
-                texts[at] = text
-        return [text for text in texts if text is not None]
-
-    def _laid_out(self, chat: Mapping[str, object]) -> str | None:
-        """Return the text of a chat by a layout. None if the template has to render it."""
-        turns, others = chat.get("messages"), tuple((name, chat[name]) for name in chat if name != "messages")
-        if not isinstance(turns, list) or any(set(turn) != {"role", "content"} for turn in turns):
-            return None
-        contents = [turn["content"] for turn in turns]
-        if not all(isinstance(content, str) for content in contents):
-            return None
-        key = (tuple([turn["role"] for turn in turns]), others)
-        if key not in self._layouts:
-            if len(self._layouts) == _LAYOUTS_AT_MOST:
-                return None
-            self._layouts[key] = self._checked_layout(chat, contents)
-        layout = self._layouts[key]
-        return None if layout is None else layout.write(contents)
-
-    def _checked_layout(self, chat: Mapping[str, object], contents: Sequence[str]) -> Layout | None:
-        """Return the layout of chats like one. None if there is none, or this one is rendered differently."""
-        answer = self._asked({"layout": [self._template, chat]})
-        if (found := answer.get("layout")) is None:
-            return None
-        layout = Layout.from_json(found)
-        text = layout.write(contents)
-        return layout if text is None or [text] == self._rendered([chat]) else None
-
-    def _rendered(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
-        texts = self._asked({"chats": list(chats)})["texts"]
-        assert isinstance(texts, list)
+        texts: list[str] = []
+        for start in range(0, len(chats), _REQUEST):
+            answer = self._asked({"chats": list(chats[start : start + _REQUEST])})["texts"]
+            assert isinstance(answer, list)
+            texts += answer
         return texts
 
     def _asked(self, request: Mapping[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Properties of texts: normal form, suspicious characters, marks of chat templates."""
+"""Properties of texts: normal form and suspicious characters."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œž
 _CONTINUED = f"[\x80-\xbf{_CP1252}]"
 _MOJIBAKE = re.compile(f"[Â-ß]{_CONTINUED}|[à-ï]{_CONTINUED}{{2}}|ð{_CONTINUED}{{3}}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CHAT_MARK = re.compile(
-    r"<\|(?:im_start|im_end|eot_id|begin_of_text|end_of_text|start_header_id|end_header_id|endoftext|eom_id|end|user"
-    r"|assistant|system)\|>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>|^<s>|</s>\s*$"
-)
 
 
 def normal(text: str) -> str:
@@ -87,14 +83,6 @@ def _byte(character: str) -> bytes:
 def surrogate(text: str) -> bool:
     """Return True if the text has a lone surrogate, which UTF-8 cannot encode."""
     return not text.isascii() and _SURROGATE.search(text) is not None
-
-
-def chat_mark(text: str) -> str | None:
-    """Return the first mark of a chat template in the text."""
-    if "<" not in text and "[" not in text:
-        return None
-    match = _CHAT_MARK.search(text)
-    return None if match is None else match.group().strip()
 
 
 def ends_whole(text: str) -> bool:

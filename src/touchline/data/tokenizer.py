@@ -115,7 +115,7 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
     try:
         IsolatedTemplate(template, _ANY_DATE)
     except ChatTemplateError as fault:
-        findings.append(_error("TK105", folder, fault.message, _GET))
+        findings.append(_error("TK103", folder, fault.message, _GET))
 
 
 def _template(folder: Path, config: dict[str, object], findings: list[Finding]) -> str | None:

@@ -139,7 +139,7 @@ def _leads_up(link: Path) -> bool:
 
 def _ring(link: Path) -> Finding:
     return Finding(
-        code="EX011",
+        code="EX012",
         severity=Severity.WARNING,
         subject=link.name,
         message="a link that leads back into the folders above it, or nowhere; it is not followed",

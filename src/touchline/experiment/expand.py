@@ -46,7 +46,7 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Y
     if tried.findings:
         raise InputError(f"{document.path}: some combinations of levels are impossible", findings=tried.findings)
     if not conditions:
-        fault = error("EX008", "exclude", "exclude leaves no run at all", document.where(["exclude"]))
+        fault = error("EX003", "exclude", "exclude leaves no run at all", document.where(["exclude"]))
         raise InputError(f"{document.path}: nothing is left to run", findings=[fault])
     names = run_names(conditions, experiment, labels, document)
     if experiment.stages:

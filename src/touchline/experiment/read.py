@@ -164,7 +164,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     where = Location(path=f"command line: {override}")
     known = dotted_keys(Experiment)
     if not equals:
-        return error("EX005", override, f"expected key=value, got {override!r}", where)
+        return error("EX003", override, f"expected key=value, got {override!r}", where)
     if key not in known and not key.startswith("factors."):
         return unknown_key(key, key, known, where)
     try:
@@ -172,13 +172,13 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
         parsed = value if key in _BRACED and value.startswith("{") else parse_value(value, key, where.path)
     except InputError as fault:
         message = fault.findings[0].message.splitlines()[0].removeprefix(f"{key}: ")
-        return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
+        return error("EX003", key, f"the value of {key} cannot be read: {message}", where)
     node = data
     parts = override_path(key)
     for part in parts[:-1]:
         inner = node.setdefault(part, {})
         if not isinstance(inner, dict):
-            return error("EX005", key, f"{part} is not a group of keys in the file", where)
+            return error("EX003", key, f"{part} is not a group of keys in the file", where)
         node = inner
     node[parts[-1]] = parsed
     return None
@@ -258,16 +258,16 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
         shown = [json.dumps(level, sort_keys=True) for level in levels]
         for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
             where = document.where(["factors", key, index])
-            findings.append(error("EX007", key, f"factor {key}: level {shown[index]} is given twice", where))
+            findings.append(error("EX003", key, f"factor {key}: level {shown[index]} is given twice", where))
     for index, pair in enumerate(experiment.pairs):
         models = pair.get("models")
         if models is not None and not (isinstance(models, str) or (isinstance(models, list) and len(models) == 1)):
             where = document.where(["pairs", index, "models"])
             findings.append(error("EX003", "models", "expected one model in each entry of pairs", where))
     if len(set(experiment.seeds)) != len(experiment.seeds):
-        findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
+        findings.append(error("EX003", "seeds", "a seed is given twice", document.where(["seeds"])))
     if len(set(experiment.models)) != len(experiment.models):
-        findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
+        findings.append(error("EX003", "models", "a model is given twice", document.where(["models"])))
     durations: dict[tuple[str, ...], str | None] = {
         ("compute", "deadline"): experiment.compute.deadline,
         ("compute", "time_limit"): experiment.compute.time_limit,

@@ -39,7 +39,7 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: YamlD
 
 
 def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding]:
-    """Return the reason why the stages are not a chain; the rules of `check` report more on each."""
+    """Return the reasons why the stages are not a chain."""
     findings: list[Finding] = []
     above: set[str] = set()
     for index, stage in enumerate(experiment.stages):
@@ -48,11 +48,13 @@ def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding
             findings.append(error(code, f"stages.{key}", message, document.where(("stages", index, key))))
 
         if stage.name.casefold() in {name.casefold() for name in above} or not RUN_NAME.fullmatch(stage.name):
-            fault("EX125", "name", f"stage {stage.name!r}: expected a name for a folder that no other stage has")
+            fault("EX121", "name", f"stage {stage.name!r}: expected a name for a folder that no other stage has")
         if stage.parent is not None and stage.parent not in above:
             fault("EX121", "parent", f"stage {stage.name}: its parent {stage.parent!r} is no stage above it")
         if (stage.parent is None) != (stage.continue_ is None):
-            fault("EX126", "continue", f"stage {stage.name}: `parent` and `continue` go together")
+            fault("EX121", "continue", f"stage {stage.name}: `parent` and `continue` go together")
+        if stage.parent is None and stage.parent_checkpoint != "last":
+            fault("EX121", "parent_checkpoint", f"stage {stage.name}: `parent_checkpoint` needs a `parent`")
         above.add(stage.name)
     return findings
 

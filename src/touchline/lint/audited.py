@@ -8,7 +8,7 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.lint.checked import FindingRow
 
-AUDIT_SCHEMA_VERSION = 2
+AUDIT_SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,20 +34,6 @@ class Baselines:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CharacterStats:
-    """Text lengths in characters, over the rows of a split."""
-
-    least: int
-    """Minimum length."""
-    median: int
-    """Median length."""
-    p95: int
-    """95th percentile of the lengths."""
-    most: int
-    """Maximum length."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class AuditedSplit:
     """Split of an audited dataset."""
 
@@ -59,10 +45,6 @@ class AuditedSplit:
     """Number of rows."""
     distinct_answers: int
     """Number of different answers."""
-    prompt_characters: CharacterStats | None
-    """Lengths of prompts; null if there are no rows."""
-    answer_characters: CharacterStats | None
-    """Lengths of answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

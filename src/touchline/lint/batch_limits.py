@@ -104,13 +104,6 @@ def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] |
         f"{rows} rows of {'' if width.reached else 'up to '}{width.tokens:,} tokens need {found.low:.0f} to "
         f"{found.high:.0f} GiB of the {gpu.capacity_gib:.0f} of a {gpu.name}"
     )
-    if (peak := found.measured) is not None:
-        told = (
-            f"{rows} rows of {width.tokens:,} tokens: the finished run {peak.name} of these settings peaked at "
-            f"{peak.peak_gib:.3g} GiB ({peak.kind}) on a {gpu.name}, which replaces the estimate of {found.low:.0f} to "
-            f"{found.high:.0f} GiB"
-        )
-        return "at", Violation(severity=Severity.INFO, message=told, at=at)
     hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
     if found.verdict is MemoryVerdict.OOM:
         divisible = found.low - found.without_states

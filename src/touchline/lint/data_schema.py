@@ -96,11 +96,11 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
 
 @rule("DA373", Severity.ERROR)
 def missing_media_files(view: DataView) -> Iterator[Violation]:
-    """Report images, videos or sounds that do not exist, are empty, or are cut off."""
+    """Report images, videos or sounds that do not exist or are empty."""
     media = view.media
-    if media is None or not (media.missing or media.broken):
+    if media is None or not (media.missing or media.empty):
         return
-    faults = dict.fromkeys(media.missing, "is not there") | dict(media.broken)
+    faults = dict.fromkeys(media.missing, "is not there") | dict.fromkeys(media.empty, "is empty")
     rows = [row for row in view.rows if any(path in faults for path in row.media)]
     if media.root is None:
         message = (
@@ -109,9 +109,9 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
         hint = "give the folder that the names are relative to: --media-root"
         yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
         return
-    certain = media.stated or media.broken or len(media.missing) * 2 <= media.checked
+    certain = media.stated or media.empty or len(media.missing) * 2 <= media.checked
     what = [f"{len(media.missing):,} of {media.checked:,} are not there"] if media.missing else []
-    what += [f"{len(media.broken):,} cannot be read"] if media.broken else []
+    what += [f"{len(media.empty):,} are empty"] if media.empty else []
     example, fault = next(iter(faults.items()))
     message = f"media files under {media.root}: {' and '.join(what)}, for example {short(example)} {fault}"
     yield violation_in_rows(view, rows, message, severity=None if certain else Severity.WARNING)

@@ -80,8 +80,8 @@ class MissingMedia:
     """Number of distinct paths that were looked up."""
     missing: tuple[str, ...]
     """Paths that do not exist."""
-    broken: tuple[tuple[str, str], ...] = ()
-    """Empty files and invalid pictures, each with the reason."""
+    empty: tuple[str, ...] = ()
+    """Empty files."""
     root: str | None = None
     """Folder that they are relative to; None if it was not given and no folder contains any of them."""
     stated: bool = False

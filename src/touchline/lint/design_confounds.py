@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 
 from touchline.core.finding import Severity
@@ -20,7 +19,6 @@ from touchline.lint.design import (
 )
 from touchline.lint.rule import Violation, rule
 
-_ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w*)\b", re.IGNORECASE)
 _TUNED_WITH_MODEL = frozenset(
     {"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.warmup_steps", "train.base_dtype"}
 )
@@ -73,21 +71,6 @@ def rank_with_fixed_alpha(view: DesignView) -> Iterator[Violation]:
             at=view.where("train", "lora", "alpha"),
             subject="train.lora.alpha",
             hint="leave alpha out: it is then twice the rank in every run",
-        )
-
-
-@rule("EX107", Severity.INFO)
-def no_base_control(view: DesignView) -> Iterator[Violation]:
-    """Report a design without an evaluation of the base model."""
-    if "base" not in view.experiment.controls:
-        asked = _ABOUT_BASE.search(view.experiment.question) is not None
-        yield Violation(
-            message="no base control: the untrained model is not measured"
-            + (", and the question is about it" if asked else ""),
-            at=view.where("controls"),
-            subject="controls",
-            hint="controls: [base]",
-            severity=Severity.WARNING if asked else None,
         )
 
 

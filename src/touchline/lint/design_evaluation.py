@@ -120,18 +120,26 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
 @rule("EX116", Severity.ERROR)
 def best_without_validation(view: DesignView) -> Iterator[Violation]:
     """Report a best checkpoint that no validation rows can select."""
-    for path in dict.fromkeys(run.data.file for run in view.trained if run.train.checkpoint.keep == "best"):
+    key = "train.checkpoint.keep"
+    place = place_of(view, key) if key in swept(view) else view.where(*key.split("."))
+    asked = {run.data.file: (key, place) for run in view.trained if run.train.checkpoint.keep == "best"}
+    runs = {run.name: run for run in view.chained}
+    for link in (run.link for run in view.chained):
+        if link is not None and link.parent_checkpoint == "best":
+            index = [stage.name for stage in view.experiment.stages].index(link.stage)
+            key = "parent_checkpoint"
+            asked.setdefault(runs[link.parent].data.file, (f"stages.{key}", view.where("stages", index, key)))
+    for path, (key, place) in asked.items():
         facts = view.dataset(path)
         if facts is None or facts.validation >= _FEW_VALIDATION_ROWS:
             continue
-        swept_here = "train.checkpoint.keep" in swept(view)
         yield Violation(
-            message=f"train.checkpoint.keep is best, and {path} has "
+            message=f"{key} is best, and {path} has "
             + (f"only {facts.validation} validation rows" if facts.validation else "no validation rows")
             + " to choose by",
-            at=place_of(view, "train.checkpoint.keep") if swept_here else view.where("train", "checkpoint", "keep"),
-            subject="train.checkpoint.keep",
-            hint="keep: all, or a split named validation",
+            at=place,
+            subject=key,
+            hint=f"{key.rpartition('.')[2]}: {'all' if key.endswith('keep') else 'last'}, or a split named validation",
             severity=None if facts.validation == 0 else Severity.WARNING,
         )
 

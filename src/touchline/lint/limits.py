@@ -7,17 +7,15 @@ and no gradient checkpointing, and holds for nothing else.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients, traits_of
 from touchline.backends.traits import adapted
-from touchline.core.estimate import Dtype, EvidenceLevel, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
+from touchline.core.estimate import Dtype, MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
 from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
-from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.experiment.partial import StatedTraining
@@ -64,8 +62,6 @@ class Fitting:
     """Part of `low` for activations and logits, which sharding does not reduce."""
     without_gradients: float
     """Part of `low` without gradients, for an optimizer inside the backward pass."""
-    measured: MeasuredPoint | None = None
-    """Highest peak of the finished runs of these settings on this type of GPU; by it they fit."""
 
 
 @functools.lru_cache(maxsize=32)
@@ -150,11 +146,10 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
     most = _estimate(setup, batch_of(rows, width.tokens, 1.0), gpu)
     # The number of target logits is unknown here for a trainer that computes only these.
     least = _estimate(setup, batch_of(rows, width.tokens, 0.0), gpu)
-    measured = _measured(view, setup, gpu, rows, width)
     parts, total = least.breakdown, least.allocated.value
     low = least.process.low
     return Fitting(
-        verdict=_verdict(low, most.process.high, gpu) if measured is None else MemoryVerdict.FITS,
+        verdict=_verdict(low, most.process.high, gpu),
         rows=rows,
         width=width,
         gpu=gpu,
@@ -162,15 +157,7 @@ def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | 
         high=most.process.high,
         without_states=low * (parts["layers"] + parts["logits"]) / total,
         without_gradients=low * (1.0 - parts["gradients"] / total),
-        measured=measured,
     )
-
-
-def _measured(view: TrainingView, setup: TrainingSetup, gpu: Gpu, rows: int, width: Width) -> MeasuredPoint | None:
-    """Return the highest peak of finished runs of these settings on this type of GPU. None if there is none."""
-    peaks = [peak for peak in view.peaks if (peak.batch.rows, peak.batch.width) == (rows, width.tokens)]
-    same = [peak for peak in peaks if _estimate(setup, peak.batch, gpu, [peak]).process.rung is EvidenceLevel.SAME_RUN]
-    return max(same, key=lambda peak: peak.peak_gib, default=None)
 
 
 def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Missing:
@@ -226,13 +213,9 @@ def _known(setup: TrainingSetup) -> TrainingSetup:
     return setup if name is None else replace(setup, backend=name)
 
 
-def _estimate(
-    setup: TrainingSetup, batch: MicroBatch, gpu: Gpu, evidence: Sequence[MeasuredPoint] = ()
-) -> MemoryEstimate:
+def _estimate(setup: TrainingSetup, batch: MicroBatch, gpu: Gpu) -> MemoryEstimate:
     coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
-    return memory_estimate(
-        _known(setup), batch, coefficients=coefficients, gpu=gpu, evidence=evidence, with_what_ifs=False
-    )
+    return memory_estimate(_known(setup), batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
 
 
 def _verdict(low: float, high: float, gpu: Gpu) -> MemoryVerdict:

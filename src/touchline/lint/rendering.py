@@ -24,7 +24,6 @@ from touchline.experiment.partial import Stated, StatedTraining
 
 THINK = ("<think>", "</think>")
 """Tags around a model's reasoning."""
-_MARKER = re.compile(r"<\|[a-z_]{3,24}\|>|<(?:start|end)_of_turn>")
 SHOWN_CHARACTERS = 160
 """Maximum characters of a text in a message."""
 
@@ -188,12 +187,6 @@ def short(text: str, limit: int = SHOWN_CHARACTERS) -> str:
         half = (limit - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"
     return repr(text)
-
-
-def unknown_markers(view: RenderingView, text: str, own: str = "") -> list[str]:
-    """Return template markers in a text that are not tokens of the model. Omit those of the data itself."""
-    found = dict.fromkeys(_MARKER.findall(text))
-    return [marker for marker in found if view.text.id(marker) is None and marker not in own]
 
 
 def _ends_or_begins(token: str) -> bool:

@@ -9,7 +9,7 @@ from touchline.backends.rendering import TrainedRow
 from touchline.core.catalog import IMAGE_PLACE
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.rendering import RenderingView, RowView, short, unknown_markers
+from touchline.lint.rendering import RenderingView, RowView, short
 from touchline.lint.rule import Violation, rule
 
 _TAIL = 4
@@ -19,12 +19,18 @@ _TAIL = 4
 @rule("TK206", Severity.ERROR)
 def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
     """Report sequences of which no label token ends the answer."""
+    pad = view.text.id(view.text.tokens.pad or view.text.tokens.eos)
+    if pad in view.text.stop_ids and any(trained.hides_padding for _, trained in _trained(view)):
+        yield Violation(
+            message=f"the padding token {view.text.tokens.pad!r} is also the token that ends an answer, and padding is"
+            " masked wherever it stands: the end of every answer has no loss",
+            at=view.where_model,
+            hint="pad_token in tokenizer_config.json: a token that ends nothing",
+        )
+        return
     for row, trained in _trained(view):
         ended = view.text.stop_ids & set(trained.trained_ids[-_TAIL:])
         if ended or _cut(trained) or not trained.trained_ids or _other_end(view, trained):
-            continue
-        if unknown_markers(view, row.label_text):
-            # Another rule reports a marker that is not a token of the model.
             continue
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
         masked = bool(view.text.stop_ids & set(trained.ids[-_TAIL:]))
@@ -105,20 +111,6 @@ def evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
         return
 
 
-@rule("TK222", Severity.WARNING)
-def answers_not_marked(view: RenderingView) -> Iterator[Violation]:
-    """Report a loss on answers only with a template that does not mark them."""
-    chats = any(row.row.form == "messages" for row in view.rows)
-    unmarked = view.text.template is not None and not view.text.marks_answers
-    if chats and unmarked and view.settings.answers_only:
-        yield Violation(
-            message=f"assistant_only_loss needs {{% generation %}} in the template, and that of {view.model} lacks it;"
-            " the trainer replaces some published templates by marked ones and refuses the others",
-            at=view.at("trains_on_prompt"),
-            hint="mark the answer in the template, or give rows of prompt and completion",
-        )
-
-
 def _trained(view: RenderingView) -> list[tuple[RowView, TrainedRow]]:
     return [(row, row.trained) for row in view.rows if not isinstance(row.trained, Missing)]
 
@@ -179,23 +171,6 @@ def token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
             at=view.where_model,
             hint="take the model's own tokenizer, or resize its embedding",
         )
-
-
-@rule("TK223", Severity.WARNING)
-def split_marker(view: RenderingView) -> Iterator[Violation]:
-    """Report a template's marker that is several tokens."""
-    for row in view.rows:
-        own = "".join(turn.content for turn in row.row.example.prompt) + row.row.example.answer
-        unknown = unknown_markers(view, row.prompt_text + row.trained_text, own)
-        if unknown:
-            pieces = len(view.text.ids(unknown[0]))
-            yield Violation(
-                message=f"the template writes {', '.join(repr(marker) for marker in unknown[:4])}, no tokens of"
-                f" {view.model}: {unknown[0]!r} becomes {pieces} tokens",
-                at=view.at("template"),
-                hint="the template of the model's own family",
-            )
-            return
 
 
 _TOLD_CHARACTERS = 40

@@ -123,24 +123,19 @@ def chats_without_template(view: RenderingView) -> Iterator[Violation]:
 
 
 @rule("TK213", Severity.ERROR)
-def template_refuses_system(view: RenderingView) -> Iterator[Violation]:
-    """Report system turns that the template refuses."""
-    if view.failed is not None and view.failed[1]:
+def template_refuses_row(view: RenderingView) -> Iterator[Violation]:
+    """Report a template that refuses a row or its system turn, or writes answers that cannot be trained."""
+    if view.failed is None:
+        return
+    message, refuses_system = view.failed
+    if refuses_system:
         yield Violation(
-            message=f"the data have a system turn, and the template of {view.model} refuses it: {view.failed[0]}",
+            message=f"the data have a system turn, and the template of {view.model} refuses it: {message}",
             at=view.where_data or view.where_model,
             hint="put the system turn's text before the user's",
         )
-
-
-@rule("TK218", Severity.ERROR)
-def template_error(view: RenderingView) -> Iterator[Violation]:
-    """Report a template that refuses a row, or writes answers that cannot be trained."""
-    reported = view.failed is None or view.failed[1] or view.text.template is None
-    if reported or _header_without_prompt(view) is not None or _thoughts_of_template(view) is not None:
-        return
-    assert view.failed is not None
-    yield Violation(message=f"rows cannot be rendered for {view.model}: {view.failed[0]}", at=view.where_model)
+    elif view.text.template is not None and not (_header_without_prompt(view) or _thoughts_of_template(view)):
+        yield Violation(message=f"rows cannot be rendered for {view.model}: {message}", at=view.where_model)
 
 
 @rule("TK220", Severity.INFO)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
-from touchline.experiment.partial import Stated, StatedTraining
+from touchline.experiment.partial import Stated
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import ScriptView
 from touchline.slurm.directives import Directive, DirectiveFault
@@ -18,17 +17,6 @@ _EXPANDED = re.compile(r"\$[A-Za-z_{(]|`")
 _PATHS = frozenset({"output", "error", "input", "chdir"})
 _MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 _TASKS = ("ntasks", "ntasks-per-node", "gpus", "nodes", "ntasks-per-gpu", "ntasks-per-socket", "ntasks-per-core")
-_RANKS = re.compile(
-    r"SLURM_(?:PROCID|LOCALID|NTASKS|NODEID)|(?:LOCAL|NODE)_RANK|NNODES|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b"
-)
-"""Patterns in scripts that give each task its rank."""
-_HF_ARGUMENTS = frozenset(
-    {
-        *("per_device_train_batch_size", "model_name_or_path", "num_train_epochs", "gradient_accumulation_steps"),
-        *("dataloader_num_workers", "save_total_limit", "lora_r"),
-    }
-)
-"""Arguments of transformers' Trainer, which takes its rank only from a launcher."""
 
 
 def _said(view: ScriptView, directive: Directive) -> Stated[str]:
@@ -168,12 +156,6 @@ def _count(view: ScriptView, launch: Launch) -> int | None:
     return int(text) if re.fullmatch(r"[1-9]\d{0,3}", text) else None
 
 
-def _named_configs(view: ScriptView, launch: Launch) -> list[StatedTraining]:
-    """Return the trainings whose configs a launch names."""
-    names = {path.rpartition("/")[2] for config in launch.configs for path in view.script.possible(config)}
-    return [config for config in view.configs if config.where.path.rpartition("/")[2] in names]
-
-
 @rule("SL016", Severity.ERROR)
 def more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
     """Report a launcher with more processes per node than GPUs."""
@@ -196,85 +178,3 @@ def more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
             subject="nproc_per_node",
             severity=Severity.WARNING if own else None,
         )
-
-
-@rule("SL019", Severity.WARNING)
-def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
-    """Report a training that `srun` starts once per task without dividing the work."""
-    if view.script.is_heterogeneous or _RANKS.search(view.script.text):
-        return
-    gpus = view.requested.gpus_per_node
-    for launch in view.trainings:
-        tasks = _tasks(view, launch)
-        if tasks is None or tasks < 2 or launch.command.has_options or launch.nproc is not None:
-            continue
-        own = launch.launcher != "python"
-        hf = bool(_HF_ARGUMENTS & launch.arguments.keys()) or any(
-            traits_of(each.backend).hf_loop for each in _named_configs(view, launch)
-        )
-        if own or hf or (gpus is not None and 0 < gpus < tasks):
-            yield Violation(
-                message=f"srun starts this training {tasks} times; cores are requested by --cpus-per-task",
-                at=view.script.where(launch.line),
-                hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={tasks}",
-                subject="ntasks",
-                severity=Severity.ERROR if own else None,
-            )
-
-
-def _tasks(view: ScriptView, launch: Launch) -> int | None:
-    """Return how often srun starts a command: by its own options, else by the job's; None if unknown."""
-    if launch.srun is None or launch.srun.keys() & {"overlap", "multi-prog"}:
-        return None
-    own = [launch.srun[name] or "" for name in ("ntasks", "ntasks-per-node") if name in launch.srun]
-    if own:
-        return int(own[0]) if re.fullmatch(r"\d{1,4}", own[0]) else None
-    asked = view.requested
-    if launch.srun.get("nodes", "1") != "1":
-        return None
-    if asked.nodes is not None and asked.nodes > 1 and "nodes" not in launch.srun:
-        whole = view.script.value("ntasks") or ""
-        return int(whole) if re.fullmatch(r"\d{1,4}", whole) else asked.nodes * (asked.tasks_per_node or 1)
-    return asked.tasks_per_node
-
-
-@rule("SL020", Severity.WARNING)
-def more_data_workers_than_cores(view: ScriptView) -> Iterator[Violation]:
-    """Report trainings whose data workers together outnumber the job's cores."""
-    script = view.script
-    asked = script.effective.keys() & {"cpus-per-task", "cpus-per-gpu"} and not view.requested.has_whole_nodes
-    cores = (view.requested.cpus_per_node if asked else None) or view.around.cpus
-    if cores is None or script.is_heterogeneous:
-        return
-    at_once: dict[int, tuple[Launch, int]] = {}
-    for launch in script.launches:
-        workers = _workers(view, launch)
-        processes = _count(view, launch) or (view.requested.gpus_per_node if launch.launcher != "python" else 1) or 1
-        total = (workers or 0) * processes
-        if total > cores:
-            yield _too_many(view, launch, f"{workers} data workers in each of {processes} processes", total, cores)
-            return
-        background = next((id(each) for each in launch.step.around if each.is_background), None)
-        if total and background is not None:
-            at_once.setdefault(background, (launch, total))
-    together = sum(total for _, total in at_once.values())
-    if together > cores:
-        last, _ = [*at_once.values()][-1]
-        yield _too_many(view, last, f"{len(at_once)} trainings at once with their data workers", together, cores)
-
-
-def _workers(view: ScriptView, launch: Launch) -> int | None:
-    text = view.script.resolved(launch.data_workers) or ""
-    if re.fullmatch(r"\d{1,4}", text):
-        return int(text)
-    counts = [each.data_workers.value for each in _named_configs(view, launch) if each.data_workers is not None]
-    return max(counts, default=None)
-
-
-def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: int) -> Violation:
-    return Violation(
-        message=f"{what} make {total} processes on {cores} cores",
-        at=view.script.where(launch.line),
-        hint=f"at most {cores} in total, or more --cpus-per-task",
-        subject="data workers",
-    )

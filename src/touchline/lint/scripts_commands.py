@@ -1,4 +1,4 @@
-"""Rules on a job's commands: its exit status, endings that come too soon, what it edits, how jobs are submitted."""
+"""Rules on a job's commands: its exit status, files that it moves onto themselves, what it edits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
         end = next((index for index, step in enumerate(later) if step.after not in PIPES), None)
         if end is None:
             continue
-        decides = later[end].in_background or not any(map(_is_loud, later[end + 1 :]))
+        decides = not any(map(_is_loud, later[end + 1 :]))
         name = later[end].name or "the last command"
         yield Violation(
             message=f"if `{launch.program.text if launch.program is not None else launch.launcher}` fails, the pipe's"
@@ -75,25 +75,6 @@ def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
             hint="set -o pipefail",
             subject=name,
             severity=None if decides else Severity.INFO,
-        )
-
-
-@rule("SL031", Severity.ERROR)
-def background_without_wait(view: ScriptView) -> Iterator[Violation]:
-    """Report background work that the script does not wait for."""
-    script = view.script
-    started = [launch.step for launch in view.trainings if launch.step.in_background]
-    if not script.directives or not started or re.search(r"^[^#\n]*\bwait\b", script.text, re.MULTILINE):
-        return
-    last = started[-1]
-    rest = script.steps[script.steps.index(last) + 1 :]
-    if "function" not in last.kinds and not any(_is_loud(step) and not step.in_background for step in rest):
-        yield Violation(
-            message=f"`{last.name}` runs in the background and nothing waits for it, so the job ends at once and SLURM"
-            " kills it",
-            at=script.where(last.line),
-            hint="wait",
-            subject="wait",
         )
 
 
@@ -204,27 +185,3 @@ def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
                 hint="ls -d checkpoint-* | sort -V | tail -1",
                 subject="checkpoint",
             )
-
-
-# ---- submission ------------------------------------------------------------------------------------------------------
-
-
-@rule("SL049", Severity.WARNING)
-def submission_changes_folder(view: ScriptView) -> Iterator[Violation]:
-    """Report jobs submitted by `cd RUN && sbatch JOB && cd ..`."""
-    script = view.script
-    steps = [step for step in script.steps if step.kinds[:1] != ("(",)]
-    chains = [
-        each[1]
-        for each in zip(steps, steps[1:], steps[2:], strict=False)
-        if [step.name for step in each] == ["cd", "sbatch", "cd"]
-        and each[0].after == each[1].after == "&&"
-        and any(re.fullmatch(r"-|\.\.(?:/\.\.)*/?", word.text) for word in each[2].words[1:2])
-    ]
-    if chains and (len(chains) > 1 or chains[0].kinds) and not _stops_at_errors(script):
-        yield Violation(
-            message="where sbatch is refused, `cd ..` is skipped, and what follows starts from the wrong folder",
-            at=script.where(chains[0].line),
-            hint="(cd RUN && sbatch JOB)",
-            subject="sbatch",
-        )

@@ -16,7 +16,6 @@ from touchline.experiment.learning_rate import FAR, rate_text
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
-from touchline.lint.rule_pages import load_page
 from touchline.lint.views import TrainingView
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
@@ -109,32 +108,26 @@ def _uses_alpha(stated: StatedTraining) -> bool:
     return trains_adapter(stated) and not traits_of(stated.backend).zero_alpha_is_default
 
 
-_BATCH_SIZES = ("micro_batch_size", "gradient_accumulation_steps", "global_batch_size")
-_POSITIVE: tuple[tuple[str, tuple[str, ...], str | None, Callable[[StatedTraining], bool]], ...] = (
-    ("TR020", ("epochs",), "1", _counts_epochs),
-    ("TR022", _BATCH_SIZES, "1", lambda stated: True),
-    ("TR030", ("learning_rate",), None, lambda stated: True),
-    ("TR033", ("alpha",), "twice the rank", _uses_alpha),
-    ("TR035", ("rank",), "8", trains_adapter),
+_POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] = (
+    ("epochs", "1", _counts_epochs),
+    ("micro_batch_size", "1", lambda stated: True),
+    ("gradient_accumulation_steps", "1", lambda stated: True),
+    ("global_batch_size", "1", lambda stated: True),
+    ("learning_rate", None, lambda stated: True),
+    ("alpha", "twice the rank", _uses_alpha),
+    ("rank", "8", trains_adapter),
 )
-"""Code, settings that must exceed 0, suggested value, and whether the rule applies. Pages hold name and severity."""
+"""Settings that must exceed 0, the suggested value, and whether they count in a training."""
 
 
-def _register(code: str, names: tuple[str, ...], hint: str | None, applies: Callable[[StatedTraining], bool]) -> None:
-    def check(view: TrainingView) -> Iterator[Violation]:
-        for name in names if applies(view.stated) else ():
-            setting: Stated[float] | None = getattr(view.stated, name)
-            if setting is not None and not (math.isfinite(setting.value) and setting.value > 0):
-                message = f"{setting.key} is {setting.value:g}, expected more than 0"
-                yield Violation(message=message, at=setting, hint=hint)
-
-    page = load_page(code)
-    check.__name__, check.__doc__ = page.name.replace("-", "_"), f"Report {page.summary}"
-    rule(code, page.severity)(check)
-
-
-for _row in _POSITIVE:
-    _register(*_row)
+@rule("TR020", Severity.ERROR)
+def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
+    """Report epochs, a batch size, a learning rate, an adapter's rank or alpha of zero or less."""
+    for name, hint, applies in _POSITIVE:
+        setting: Stated[float] | None = getattr(view.stated, name)
+        if setting is None or not applies(view.stated) or (math.isfinite(setting.value) and setting.value > 0):
+            continue
+        yield Violation(message=f"{setting.key} is {setting.value:g}, expected more than 0", at=setting, hint=hint)
 
 
 @rule("TR040", Severity.WARNING)

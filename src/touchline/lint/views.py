@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedTraining
 from touchline.slurm.launches import Launch
@@ -84,8 +83,6 @@ class TrainingView:
     """Machine of the training."""
     has_planned_memory: bool = False
     """Whether a plan estimates its memory, so that no rule does."""
-    peaks: tuple[MeasuredPoint, ...] = ()
-    """Peaks of the trainer's finished runs on this type of GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,10 +91,6 @@ class ScriptView:
 
     script: Script
     """The script."""
-    configs: tuple[StatedTraining, ...] = ()
-    """Trainings whose configs it names."""
-    around: Surroundings = field(default_factory=Surroundings)
-    """Machine that it is checked for."""
 
     @cached_property
     def requested(self) -> Requested:

@@ -8,8 +8,8 @@ from pathlib import Path
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.core.finding import Severity
-from touchline.data.hub import how_to_get
 from touchline.data.planned_models import load_planned_model, other_shape
+from touchline.data.public import how_to_get
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.run.folders import ExperimentFolder

@@ -8,8 +8,8 @@ import sys
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
-from touchline.data.hub import how_to_get, is_hub_id
 from touchline.data.models import load_model
+from touchline.data.public import how_to_get, is_hub_id
 from touchline.data.user_config import UserConfig
 
 EXPORTABLE = {"SmolLM2-135M-Instruct": "touchline.train.export_smollm2"}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.slurm.directives import read_line
 from touchline.slurm.shell import ShellCommand, ShellWord
 
 _PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof")
@@ -44,7 +42,6 @@ _WRAPPING = frozenset(
     {"srun", "exec", "time", "nohup", "uv", "poetry", "conda", "singularity", "apptainer", "env", "pixi"}
 )
 """Commands that start another one."""
-_DATA_WORKERS = ("dataloader_num_workers", "num_workers", "num-workers", "dataloader-num-workers", "data_workers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +88,6 @@ class Launch:
     """Options of the program by their names without dashes; `key=value` words too."""
     options: Mapping[str, ShellWord | None]
     """Options of the launcher."""
-    srun: Mapping[str, str | None] | None
-    """Options of the `srun` before it, by long name; None without one."""
     configs: tuple[str, ...]
     """Config files that it names, as they are written, without quotes."""
 
@@ -130,11 +125,6 @@ class Launch:
             # It counts the processes of all machines together; of one machine they are those of a node.
             names = ("num_processes",)
         return next((word for name in names if (word := self.options.get(name)) is not None), None)
-
-    @property
-    def data_workers(self) -> ShellWord | None:
-        """Processes that load data, for each training process, as its arguments say."""
-        return next((word for name in _DATA_WORKERS if (word := self.arguments.get(name)) is not None), None)
 
 
 def read_launch(step: ShellCommand, commands: Sequence[LaunchCommand]) -> Launch | None:
@@ -178,7 +168,6 @@ def read_launch(step: ShellCommand, commands: Sequence[LaunchCommand]) -> Launch
         program=rest[0] if rest else None,
         arguments=arguments,
         options=options,
-        srun=_srun([word.text for word in words[:start]]),
         configs=tuple(word.text for word in given if word is not None and _CONFIG.fullmatch(word.text)),
     )
 
@@ -193,14 +182,6 @@ def _launches(words: Sequence[ShellWord], index: int, known: Mapping[str, Launch
     if name not in known:
         return _PYTHON.fullmatch(name) is not None
     return known[name].starts_any or index == 0 or words[0].text.rpartition("/")[2] in _WRAPPING
-
-
-def _srun(words: list[str]) -> dict[str, str | None] | None:
-    """Return the options of srun by their long names, as far as sbatch has them too; None without one."""
-    if "srun" not in words:
-        return None
-    line = shlex.join(words[words.index("srun") + 1 :])
-    return {each.option: each.value for each in read_line(f"#SBATCH {line}", 1) if each.option is not None}
 
 
 def _launcher_options(

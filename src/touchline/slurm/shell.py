@@ -6,7 +6,6 @@ comments are left out, and nothing is expanded. What it cannot read as a shell w
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -68,8 +67,6 @@ class ShellGroup:
     """The group around it."""
     after: str = ""
     """Operator behind it: `|`, `&&`, `||`, `&`, or empty."""
-    is_background: bool = False
-    """Whether its list ends with `&`."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -88,8 +85,6 @@ class ShellCommand:
     """Files that it writes by a redirection."""
     after: str = ""
     """Operator behind it: `|`, `&&`, `||`, `&`, or empty."""
-    is_background: bool = False
-    """Whether its list ends with `&`."""
 
     @property
     def name(self) -> str:
@@ -108,11 +103,6 @@ class ShellCommand:
     def kinds(self) -> tuple[str, ...]:
         """The kinds of the groups around it, the innermost first."""
         return tuple(each.kind for each in self.around if isinstance(each, ShellGroup))
-
-    @property
-    def in_background(self) -> bool:
-        """Return True if the script continues without waiting for it."""
-        return any(each.is_background for each in self.around)
 
 
 class _Reader:
@@ -207,10 +197,6 @@ class _Reader:
         if not level or not sign:
             return
         level[-1].after = sign
-        if sign == "&":
-            joined = itertools.takewhile(lambda each: each.after in _JOINTS, reversed(level[:-1]))
-            for each in (level[-1], *joined):
-                each.is_background = True
 
     def _heredocs_end(self, text: str, at: int) -> int:
         """Return the end of the heredocs that the line just ended has begun."""

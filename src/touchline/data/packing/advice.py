@@ -104,13 +104,12 @@ def no_step(case: Case) -> Advice | None:
         factors.append(f"{settings.gradient_accumulation_steps:,} accumulation steps")
     if settings.data_parallel_size > 1:
         factors.append(f"{settings.data_parallel_size:,} devices")
-    shorter = _shorter(case)
     return Advice(
         severity=Severity.ERROR,
         sentence=(
             f"There is no optimizer step when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, but a step "
-            f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation or the "
-            f"micro-batch size{shorter and ', or use ' + shorter}."
+            f"needs {case.rows_per_step:,} ({' × '.join(factors)}). Reduce gradient accumulation, the micro-batch size "
+            "or max_seq_len."
         ),
     )
 
@@ -126,12 +125,11 @@ def few_steps(case: Case) -> Advice | None:
         if short
         else f"Fewer than {FEW_STEPS} steps leave little room for warmup and decay, and small datasets lost accuracy"
     )
-    shorter = _shorter(case)
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per "
-            f"step{shorter and ', or ' + shorter}, or do not pack."
+            f"Packing reduces the run from {before:,} to {_steps(steps)}. {reason}. Use fewer sequences per step, a "
+            "smaller max_seq_len, or do not pack."
         ),
     )
 
@@ -246,7 +244,6 @@ def what_is_saved(case: Case) -> Advice | None:
         return None
     # Per token that is no padding, since rows that no step uses are computed on neither side.
     saved = 1 - unpacked.efficiency / packed.efficiency
-    grouped = _grouped_efficiency(case)
     if saved <= 0:
         text = (
             f"Packing would not reduce compute: {percent(packed.efficiency)} of computed tokens are non-padding when "
@@ -262,8 +259,7 @@ def what_is_saved(case: Case) -> Advice | None:
         text = (
             f"Packing reduces compute {packed.efficiency / unpacked.efficiency:.1f} times: "
             f"{percent(unpacked.efficiency)} of computed tokens are non-padding when not packed, "
-            f"{percent(packed.efficiency)} when packed. Grouping by length would reach {percent(grouped)} without "
-            "packing and keep the examples per step, but batches would no longer be random."
+            f"{percent(packed.efficiency)} when packed."
         )
     return Advice(severity=Severity.INFO, sentence=text)
 
@@ -290,20 +286,6 @@ def wasteful_packer(case: Case) -> Advice | None:
     )
 
 
-def confounded(case: Case) -> Advice | None:
-    """Return advice W6 that packed and unpacked runs differ in more than packing."""
-    if case.growth < LITTLE_DENSITY:
-        return None
-    return Advice(
-        severity=Severity.INFO,
-        sentence=(
-            f"Packed and unpacked runs differ in more than packing: {case.unpacked.steps:,} → "
-            f"{_steps(case.packed.steps)}, with {case.growth:.1f} times the examples per step. As levels of a factor, "
-            "give both the same examples per step, or the same tokens."
-        ),
-    )
-
-
 _RULES: tuple[Callable[[Case], Advice | None], ...] = (
     no_step,
     few_steps,
@@ -314,35 +296,7 @@ _RULES: tuple[Callable[[Case], Advice | None], ...] = (
     no_gain,
     what_is_saved,
     wasteful_packer,
-    confounded,
 )
-
-
-def _grouped_efficiency(case: Case) -> float:
-    """Return the packing efficiency of unpacked micro-batches grouped by length."""
-    lengths = np.sort(np.minimum(case.lengths, case.settings.max_seq_len))[::-1]
-    edges = np.arange(0, len(lengths), case.settings.micro_batch_size)
-    sizes = np.diff(np.append(edges, len(lengths)))
-    return float(lengths.sum() / (np.maximum.reduceat(lengths, edges) * sizes).sum())
-
-
-def _shorter(case: Case) -> str:
-    """Return the longest halving of max_seq_len with enough steps and full sequences, as text. Empty if there is
-    none."""
-    lengths = np.minimum(case.lengths, case.settings.max_seq_len)
-    limit = case.settings.max_seq_len // 2
-    while limit >= int(lengths.max()):
-        packing = pack_histogram(count_lengths(lengths, limit), limit, search=False)
-        steps = packing.packs // case.rows_per_step * case.settings.epochs
-        if packing.efficiency < MOSTLY:
-            break
-        if steps >= FEW_STEPS:
-            return (
-                f"max_seq_len {limit:,} ({packing.packs:,} sequences of {packing.density:.1f} examples, "
-                f"{percent(packing.efficiency)} full, about {_steps(steps)})"
-            )
-        limit //= 2
-    return ""
 
 
 def _rows(count: int) -> str:

@@ -7,22 +7,14 @@ one for the positions.
 
 from __future__ import annotations
 
-import bisect
-from collections import deque
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.histogram import Packing, pack_histogram
 from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
-
-PackOrder = Literal["length", "random"]
-"""By length: fewest sequences, but the examples packed together depend on their lengths. Random: best-fit in a
-shuffled order, 0.3 to 5% more sequences, for studies of the effect of packed neighbors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,42 +33,18 @@ class PackPlan:
     """Maximum tokens per sequence."""
     lower_bound: int
     """Lower bound on the number of sequences."""
-    method: str
-    """Name of the method."""
 
     @property
     def packs(self) -> int:
         """Return the number of packed sequences."""
         return len(self.tokens)
 
-    @property
-    def optimal(self) -> bool:
-        """Return True if fewer sequences are proved impossible."""
-        return self.packs == self.lower_bound
-
-    @property
-    def gap(self) -> int:
-        """Return the number of sequences above the lower bound."""
-        return self.packs - self.lower_bound
-
-    @property
-    def density(self) -> float:
-        """Return the examples per sequence."""
-        return len(self.indices) / self.packs if self.packs else 0.0
-
-    @property
-    def efficiency(self) -> float:
-        """Return the fraction of non-padding tokens, 0 to 1."""
-        return int(self.tokens.sum()) / (self.packs * self.max_seq_len) if self.packs else 0.0
-
     def pack(self, number: int) -> NDArray[np.int64]:
         """Return the examples of a sequence, from 0."""
         return self.indices[self.offsets[number] : self.offsets[number + 1]]
 
 
-def pack(
-    lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generator, order: PackOrder = "length"
-) -> PackPlan:
+def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generator) -> PackPlan:
     """Pack the examples of a dataset.
 
     Args:
@@ -84,7 +52,6 @@ def pack(
         max_seq_len: tokens a pack at most.
         seed: decides which example of a length goes where, and on the order of the packs. The same seed gives the same
             packs; a generator is used up.
-        order: whether examples are packed by length or in a random order.
 
     Raises:
         ValueError: an example is longer than `max_seq_len` or has no token (the first such is named), or the lengths
@@ -93,8 +60,6 @@ def pack(
     array = as_lengths(lengths)
     histogram = count_lengths(array, max_seq_len)
     generator = seed if isinstance(seed, np.random.Generator) else np.random.Generator(np.random.PCG64(seed))
-    if order == "random":
-        return _random_order(array, max_seq_len, lower_bound(histogram, max_seq_len), generator)
     return _assign(array, histogram, pack_histogram(histogram, max_seq_len), generator)
 
 
@@ -138,7 +103,6 @@ def _assign(
         opened=opened,
         max_seq_len=packing.max_seq_len,
         lower_bound=packing.lower_bound,
-        method=packing.method,
     )
 
 
@@ -148,49 +112,3 @@ def _keys(lengths: NDArray[np.integer], histogram: Histogram) -> NDArray[np.inte
         return lengths.astype(np.uint16)
     ranks = np.searchsorted(histogram.lengths, lengths)
     return ranks.astype(np.uint16) if len(histogram.lengths) <= np.iinfo(np.uint16).max else ranks
-
-
-def _random_order(
-    lengths: NDArray[np.integer], max_seq_len: int, bound: int, generator: np.random.Generator
-) -> PackPlan:
-    """Pack by best-fit in a shuffled order: each example into the fullest sequence with room."""
-    order = generator.permutation(len(lengths))
-    spaces: list[int] = []
-    open_packs: dict[int, deque[int]] = {}
-    pack_of: list[int] = []
-    packs = 0
-    for length in lengths[order].tolist():
-        at = bisect.bisect_left(spaces, length)
-        if at < len(spaces):
-            space = spaces[at]
-            waiting = open_packs[space]
-            number = waiting.popleft()
-            if not waiting:
-                del open_packs[space], spaces[at]
-        else:
-            space, number = max_seq_len, packs
-            packs += 1
-        pack_of.append(number)
-        if space > length:
-            if space - length not in open_packs:
-                open_packs[space - length] = deque()
-                bisect.insort(spaces, space - length)
-            open_packs[space - length].append(number)
-    shuffled = generator.permutation(packs)
-    place_of = np.empty(packs, np.int64)
-    place_of[shuffled] = np.arange(packs)
-    placed = place_of[np.array(pack_of, np.int64)]
-    # Pack by pack, and within a pack the longest first.
-    sorting = np.lexsort((-lengths[order].astype(np.int64), placed))
-    offsets = np.zeros(packs + 1, np.int64)
-    np.cumsum(np.bincount(placed, minlength=packs), out=offsets[1:])
-    tokens = np.bincount(placed, weights=lengths[order], minlength=packs).astype(np.int64)
-    return PackPlan(
-        offsets=offsets,
-        indices=order[sorting],
-        tokens=tokens,
-        opened=place_of,
-        max_seq_len=max_seq_len,
-        lower_bound=bound,
-        method="best-fit in a random order",
-    )

@@ -7,13 +7,11 @@ is where generation begins: a merge across the border would be a token that gene
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from touchline.core.catalog import IMAGE_PLACE, Example, Message, RenderedExample
 from touchline.core.errors import InputError
@@ -21,61 +19,6 @@ from touchline.core.json_text import has_half_characters
 from touchline.core.quantity import Missing
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
 from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
-
-_MOST_BORDERS = 1000
-"""Added tokens from which looking for them would take longer than tokenizing."""
-
-
-class BatchEncoder:
-    """Encoder of texts that adds no special tokens.
-
-    Args:
-        tokenizer: the tokenizer, without truncation and padding.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._borders = _borders(list(tokenizer.get_added_tokens_decoder().values()))
-
-    def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Return the token ids of every text."""
-        whole = texts if self._borders is None else texts[:1]
-        known = self._ids(whole)
-        if self._borders is None:
-            return [known[text] for text in texts]
-        split = [_parts(self._borders, text) for text in texts]
-        known |= self._ids([part for parts in split for part in parts])
-        found = [tuple(itertools.chain.from_iterable([known[part] for part in parts])) for parts in split]
-        if found[:1] == [known[text] for text in whole]:
-            return found
-        self._borders = None
-        return self.encode(texts)
-
-    def _ids(self, parts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        different = list(dict.fromkeys(parts))
-        encodings = self._tokenizer.encode_batch_fast(different, add_special_tokens=False)
-        return {part: tuple(encoding.ids) for part, encoding in zip(different, encodings, strict=True)}
-
-
-def _parts(borders: re.Pattern[str], text: str) -> list[str]:
-    """Return the parts of a text, each from one border to the next."""
-    first, *rest = borders.split(text)
-    return [first, *map(str.__add__, rest[::2], rest[1::2])]
-
-
-def _borders(added: Sequence[AddedToken]) -> re.Pattern[str] | None:
-    """Return the pattern of the tokens at which a text is split. None if one of them looks at what is beside it.
-
-    Tokens that are looked for in normalized text are looked for in each part alone.
-    """
-    tokens = [token for token in added if token.content and not token.normalized]
-    if not tokens or len(tokens) > _MOST_BORDERS:
-        return None
-    if any(token.lstrip or token.rstrip or token.single_word for token in tokens):
-        return None
-    longest_first = sorted((token.content for token in tokens), key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
-
 
 _TOGETHER = 8192
 """Examples rendered and tokenized together, enough for all cores."""
@@ -140,7 +83,6 @@ class ChatRenderer:
         """Rule of the model's image processor, or why there is none."""
         self._template = None if template is None else compile_template(template, date)
         self._tokenizer = parse_tokenizer(tokenizer_json)
-        self._encoder = BatchEncoder(self._tokenizer)
         self._tokens = tokens
         stops = {self._id(token) for token in (tokens.eos, *tokens.stops)} - {None}
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
@@ -212,7 +154,7 @@ class ChatRenderer:
             for example, prompt, whole in zip(some, prompts, wholes, strict=True):
                 _check(example, prompt, whole)
             rests = [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
-            encoded = self._encoder.encode(prompts), self._encoder.encode(rests)
+            encoded = self._encoded(prompts), self._encoded(rests)
             for example, rest, prompt_ids, rest_ids in zip(some, rests, *encoded, strict=True):
                 images = images_of(example.prompt)
                 yield RenderedExample(
@@ -261,6 +203,10 @@ class ChatRenderer:
         if has_half_characters(text):
             raise half_character("a chat, as the chat template writes it,")
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _encoded(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [tuple(encoding.ids) for encoding in found]
 
     def _id(self, token: str | None) -> int | None:
         if token is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import jinja2
@@ -75,14 +75,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     Args:
         date: ISO date that `strftime_now` gives.
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
-        finalize: function that is given every value before it is written.
     """
 
     intercepted_binops = frozenset({"*", "**"})
 
-    def __init__(
-        self, date: str, *, mark_answers: bool = False, finalize: Callable[[object], object] | None = None
-    ) -> None:
+    def __init__(self, date: str, *, mark_answers: bool = False) -> None:
         # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
         # (transformers/utils/chat_template_utils.py); a template is written for them.
         super().__init__(
@@ -90,7 +87,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_MarkedGeneration if mark_answers else _Generation, loopcontrols],
             autoescape=False,
-            finalize=finalize,
         )
         self.loops = 0
         """Loop iterations of a rendering so far."""
@@ -135,23 +131,6 @@ def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = Non
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
 
-def render_limited(template: jinja2.Template, variables: Mapping[str, object]) -> str:
-    """Return the text of a chat; as `ChatTemplate.render`."""
-    parts: list[str] = []
-    length = 0
-    try:
-        for part in template.generate(**variables):
-            length += len(part)
-            if length > OUTPUT_LIMIT_CHARACTERS:
-                raise ChatTemplateError(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
-            parts.append(part)
-    except ChatTemplateError:
-        raise
-    except Exception as error:
-        raise ChatTemplateError(f"the chat template fails: {_said(error)}") from error
-    return "".join(parts)
-
-
 class ChatTemplate:
     """Compiled chat template.
 
@@ -186,7 +165,21 @@ class ChatTemplate:
             ChatTemplateError: the template refuses the chat, fails, loops or writes too much.
         """
         self._sandbox.loops = 0
-        return render_limited(self._template, variables)
+        parts: list[str] = []
+        length = 0
+        try:
+            for part in self._template.generate(**variables):
+                length += len(part)
+                if length > OUTPUT_LIMIT_CHARACTERS:
+                    raise ChatTemplateError(
+                        f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters"
+                    )
+                parts.append(part)
+        except ChatTemplateError:
+            raise
+        except Exception as error:
+            raise ChatTemplateError(f"the chat template fails: {_said(error)}") from error
+        return "".join(parts)
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
         """Return the texts of chats.

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from touchline.core.errors import HostError, InputError
-from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
+from touchline.core.files import read_text_bounded, sha256_file, write_atomic
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.text import first_of
@@ -23,7 +22,7 @@ from touchline.data.readers import FORMATS, WHOLE, separator_hint
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.lint.audited import AuditedSplit, Baseline, Baselines, CharacterStats, DataAudit, LabelCount
+from touchline.lint.audited import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount
 from touchline.lint.checked import row_of
 from touchline.lint.data_answers import most_frequent
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, layout_of
@@ -37,11 +36,6 @@ REPORTED_BY_LOADER = frozenset({"DA301", "DA304", "DA312", "DA376"})
 LABELS_SHOWN = 20
 MEDIA_LIMIT = 20_000
 """Maximum number of distinct media files looked up."""
-OPENED_MEDIA = 2_000
-"""Maximum number of distinct pictures whose first and last bytes are read."""
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
-_PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
 _VERSION = 6
 """Version of the rules; increase it if the result for the same file changes."""
@@ -123,7 +117,15 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
         format=", ".join(seen.forms),
         columns=view.layout.named(),
         scored_split=view.scored,
-        splits=tuple(_split(view, name) for name in view.splits),
+        splits=tuple(
+            AuditedSplit(
+                name=name,
+                path=view.files.get(name, view.path),
+                examples=len(rows),
+                distinct_answers=len(view.labels[name]),
+            )
+            for name, rows in view.splits.items()
+        ),
         labels=tuple(
             LabelCount(
                 label=label[:200],
@@ -309,10 +311,7 @@ def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: A
     return MissingMedia(
         checked=len(paths),
         missing=missing,
-        broken=(
-            *((path, "is empty") for path, size in sizes.items() if size == 0),
-            *_broken(root, [path for path, size in sizes.items() if size][:OPENED_MEDIA]),
-        ),
+        empty=tuple(path for path, size in sizes.items() if size == 0),
         root=str(root) if known else None,
         stated=stated is not None,
     )
@@ -323,26 +322,6 @@ def _media_root(folder: Path, request: AuditRequest) -> Path | None:
     if request.media_root is not None or request.data is None or request.data.image_root is None:
         return request.media_root
     return folder / Path(request.data.image_root).expanduser()
-
-
-def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Return pictures whose first bytes are invalid or whose last bytes are missing."""
-    found: list[tuple[str, str]] = []
-    for path in paths:
-        if Path(path).suffix.lower() not in _PICTURE_ENDINGS:
-            continue
-        try:
-            with open_regular(folder / path) as stream:
-                head = stream.read(16)
-                stream.seek(-min(64, stream.seek(0, 2)), 2)
-                tail = stream.read()
-        except OSError:
-            continue
-        if not head.startswith(_PICTURES):
-            found.append((path, f"begins with {head[:12].decode('latin-1')!r}"))
-        elif head.startswith(_PNG) and b"IEND" not in tail:
-            found.append((path, "is cut off"))
-    return tuple(found)
 
 
 def _size(folder: Path, path: str) -> int | None:
@@ -402,30 +381,6 @@ def _share(right: int, total: int, absent: str, answer: str | None = None) -> Ba
     ends = wilson(right, total, _COVERAGE)
     score = Quantity(value=right / total, unit="1", low=ends.low, high=ends.high, coverage=_COVERAGE, method="Wilson")
     return Baseline(score=score, examples=total, answer=None if answer is None else answer[:200])
-
-
-def _split(view: DataView, name: str) -> AuditedSplit:
-    rows: Sequence[DataRow] = view.splits[name]
-    return AuditedSplit(
-        name=name,
-        path=view.files.get(name, view.path),
-        examples=len(rows),
-        distinct_answers=len(view.labels[name]),
-        prompt_characters=_lengths([len(row.prompt) for row in rows]),
-        answer_characters=_lengths([len(row.answer or "") for row in rows]),
-    )
-
-
-def _lengths(lengths: list[int]) -> CharacterStats | None:
-    if not lengths:
-        return None
-    array = np.asarray(lengths)
-    return CharacterStats(
-        least=int(array.min()),
-        median=int(np.median(array)),
-        p95=int(np.quantile(array, 0.95, method="higher")),
-        most=int(array.max()),
-    )
 
 
 def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -298,7 +298,15 @@ class _Checker:
             gpu, source = (found, "the job's script") if isinstance(found, Gpu) else (gpu, source)
         alone = len(named[0].launches) == 1
         count = asked.gpus if asked.gpus == 1 or alone else None
-        return replace(self._around, gpu=gpu, gpu_count=self._around.gpu_count or count, source=source)
+        says_cpus = named[0].effective.keys() & {"cpus-per-task", "cpus-per-gpu"} and not asked.has_whole_nodes
+        cpus = asked.cpus_per_node if says_cpus else None
+        return replace(
+            self._around,
+            gpu=gpu,
+            gpu_count=self._around.gpu_count or count,
+            cpus=self._request.cpus or cpus or self._around.cpus,
+            source=source,
+        )
 
     def _training(self, stated: StatedTraining, folder: Path, around: Surroundings | None = None) -> TrainingView:
         data = self._lookup.data(stated, folder)
@@ -309,7 +317,6 @@ class _Checker:
             model=self._lookup.model(stated, folder),
             data=data,
             around=around or self._around,
-            peaks=self._lookup.peaks(stated, (around or self._around).gpu),
         )
         self.found.views.append(view)
         self.found.findings += self._lookup.model_findings(stated, folder)
@@ -336,7 +343,7 @@ class _Checker:
         elif file.named:
             titles, keys = ", ".join(config_format.title for config_format in config_formats()), _some(document.data)
             message = f"no config that is known: its keys are {keys}; known are experiment.yaml, {titles}"
-            self._tell("EX014", file.path, f"not checked ({message})", Severity.INFO)
+            self._tell("EX013", file.path, f"not checked ({message})", Severity.INFO)
         else:
             self.found.files -= 1
 
@@ -375,14 +382,7 @@ class _Checker:
             self.found.files -= 1
 
     def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
-        configs = {each.stated.where.path: each.stated for each in self._siblings.found}
-        named = _configs_of(script, path)
-        view = ScriptView(
-            script=script,
-            configs=tuple(stated for name, stated in configs.items() if _same(name, named)),
-            around=self._around,
-        )
-        yield from check_view(view, Location(path=script.path), path.name)
+        yield from check_view(ScriptView(script=script), Location(path=script.path), path.name)
         if len(self._scripts) <= _VALIDATED:
             yield from shell_findings(script, self._shellcheck)
 

@@ -41,7 +41,7 @@ from touchline.lint.views import DataFacts, ModelContext, Surroundings, Training
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
 
-_NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
+_NO_CHAIN = frozenset({"EX127", "EX128"})
 """Rules on stages that cannot be trained, whatever is allowed."""
 ALL_CHECKED = 200
 """Maximum number of trainings of a sweep that are checked individually."""

@@ -153,7 +153,7 @@ def _see_datasets(seen: ResolvedInputs, settings: UserConfig) -> None:
         try:
             info = load_dataset(data, seen.root, settings.cache_dir)
         except InputError as fault:
-            found: Sequence[Finding] = as_findings(fault, "DA100", place_of_data(users[0], seen.loaded))
+            found: Sequence[Finding] = as_findings(fault, "DA102", place_of_data(users[0], seen.loaded))
         else:
             files = known.setdefault(data.file, data.files)
             info = replace(info, findings=tuple(findings_of_files(info, files, users, seen.loaded)))
@@ -169,14 +169,16 @@ def _see_runs(
     started: Mapping[str, PlannedRun],
     settings: UserConfig,
 ) -> None:
-    """Expand the design. Stages that are no chain are left out: the rules report them.
+    """Expand the design. Stages that are not a chain are left out, with their faults as findings.
 
     Raises:
         InputError: combinations of levels are impossible, or accepted settings no longer fit.
     """
     loaded, experiment = seen.loaded, seen.loaded.experiment
     seen.design = _design(loaded, labels)
-    is_chain = bool(experiment.stages) and not chain_faults(experiment, loaded.document)
+    faults = chain_faults(experiment, loaded.document)
+    seen.findings += faults
+    is_chain = bool(experiment.stages) and not faults
     specs = expand(experiment, labels, loaded.document) if is_chain else seen.design
     for spec in specs:
         try:
@@ -267,7 +269,7 @@ def _see_tasks(seen: ResolvedInputs) -> None:
                 raise InputError(f"the task {name!r} is the experiment's own already", expected="only further tasks")
             seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
         except InputError as fault:
-            seen.findings += as_findings(fault, "EV301", where)
+            seen.findings += as_findings(fault, "EX015", where)
 
 
 def _see_recipes(seen: ResolvedInputs) -> None:
@@ -402,7 +404,7 @@ def see_lengths(
             found[key] = training_lengths(model, data, seen.root, date, settings, on_progress)
         except InputError as fault:
             place = place_of_data(users[0], seen.loaded)
-            seen.findings += of_runs(as_findings(fault, "DA100", place), users)
+            seen.findings += of_runs(as_findings(fault, "DA102", place), users)
     return found
 
 
@@ -422,7 +424,7 @@ def _twins(seen: ResolvedInputs) -> list[Finding]:
         if twin is not None and name > twin:
             message = f"models {twin!r} and {name!r} are two folders of the same name"
             hint = "rename one of them, or link to it under another name"
-            found.append(error("EX010", "models", message, document.where(["models"]), hint))
+            found.append(error("EX009", "models", message, document.where(["models"]), hint))
     return found
 
 

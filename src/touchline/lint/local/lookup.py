@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psutil
 
-from touchline.backends.registry import traits_of
 from touchline.core.errors import TouchlineError
 from touchline.core.files import FileCache
 from touchline.core.finding import Finding
@@ -17,12 +16,8 @@ from touchline.data.models import read_model
 from touchline.data.readers import read_rows
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
-from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.gpus import Gpu, find_gpu
-from touchline.estimate.local.past_runs import past_runs
+from touchline.estimate.gpus import Gpu
 from touchline.experiment.partial import StatedSource, StatedTraining
-from touchline.history.index import HistoryRow
-from touchline.history.reading import Outcome
 from touchline.lint.views import DataFacts, ModelContext, Surroundings
 from touchline.plan.local.target import target_named
 
@@ -48,7 +43,6 @@ class Lookup:
         self._settings = settings
         self._models: dict[str, ModelContext | Missing] = {}
         self._told: set[str] = set()
-        self._peaks: dict[tuple[str, str], tuple[MeasuredPoint, ...]] = {}
         self._rows: dict[Path, dict[str, int] | Missing] = {}
 
     def model(self, stated: StatedTraining, folder: Path) -> ModelContext | Missing:
@@ -81,20 +75,6 @@ class Lookup:
             shape=shape,
             path=None if local is None else str(local),
         )
-
-    def peaks(self, stated: StatedTraining, gpu: Gpu | None) -> tuple[MeasuredPoint, ...]:
-        """Return the peaks of the trainer's finished runs on a type of GPU, from the history."""
-        if gpu is None:
-            return ()
-        trainer = traits_of(stated.backend).loop_of or stated.backend
-        if (trainer, gpu.name) not in self._peaks:
-
-            def counts(row: HistoryRow) -> bool:
-                there = find_gpu(row.gpu.value) if not isinstance(row.gpu, Missing) else row.gpu
-                return row.outcome == Outcome.COMPLETED and isinstance(there, Gpu) and there.name == gpu.name
-
-            self._peaks[trainer, gpu.name] = past_runs(self._settings, {trainer}, (), counts=counts).memory
-        return self._peaks[trainer, gpu.name]
 
     def model_findings(self, stated: StatedTraining, folder: Path) -> tuple[Finding, ...]:
         """Check the config and weights of a local model folder, once."""

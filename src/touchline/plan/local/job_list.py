@@ -118,15 +118,14 @@ def _faults(path: Path, number: int, entry: Any, details: Sequence[ErrorDetails]
         if kind == "unexpected_keyword_argument":
             known = _KEYS[Minutes if len(loc) > 1 else PlaceJob]
             hint = did_you_mean(near_names(key, known, most=1, cutoff=0.6), f"known keys: {', '.join(known)}")
-            code, message = "PL101", f"unknown key {key!r}"
+            message = f"unknown key {key!r}"
         elif kind in ("missing", "missing_argument"):
-            code, message = "PL102", f"{place} is missing"
+            message = f"{place} is missing"
         else:
             expected = _EXPECTED.get(kind, detail["msg"]).format(**detail.get("ctx", {}))
-            code = "PL103"
             message = f"{place or 'a job'}: expected {expected}, got {_show(detail['input'])}"
         yield Finding(
-            code=code,
+            code="PL103",
             severity=Severity.ERROR,
             subject=f"jobs[{number}]{'.' if place else ''}{place}",
             message=f"{of}: {message}",

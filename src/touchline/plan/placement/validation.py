@@ -54,10 +54,10 @@ def _findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
     wrong = list(_cluster_faults(cluster))
     yield from wrong
     if not jobs:
-        yield _finding("PL110", "jobs", "there are no jobs", 'a job is {"id": "a", "minutes": {"value": 60}}')
+        yield _finding("PL100", "jobs", "there are no jobs", 'a job is {"id": "a", "minutes": {"value": 60}}')
     for name, count in Counter(job.id for job in jobs).items():
         if count > 1:
-            yield _finding("PL104", f"job {name!r}", f"{name!r} is given {count} times", "give each job its own id")
+            yield _finding("PL105", f"job {name!r}", f"{name!r} is given {count} times", "give each job its own id")
     known = list(dict.fromkeys(job.id for job in jobs))
     names = set(known)
     for job in jobs:
@@ -72,7 +72,7 @@ def _findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
     if circle := _circle(jobs):
         shown = [*circle[:_SHOWN], *(["..."] if len(circle) > _SHOWN else []), circle[0]]
         yield _finding(
-            "PL106",
+            "PL105",
             f"job {circle[0]!r}",
             f"{f'{len(circle)} jobs depend on each other' if len(circle) > 1 else '1 job depends on itself'} "
             "and can never start: " + " after ".join(repr(name) for name in shown),
@@ -119,7 +119,7 @@ def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
     if not bad and ((low is not None and low > value) or (high is not None and high < value)):
         ends = f"{'?' if low is None else format(low, 'g')} to {'?' if high is None else format(high, 'g')}"
         message = f"{job.id!r}: its interval, {ends} minutes, does not contain its value, {value:g}"
-        yield _finding("PL108", subject, message, "low <= value <= high")
+        yield _finding("PL103", subject, message, "low <= value <= high")
 
 
 def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Finding]:
@@ -128,9 +128,9 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
     if job.pin is not None:
         if not 0 <= job.pin < cluster.gpus:
             there = f"there are GPUs 0 to {cluster.gpus - 1}"
-            yield _finding("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
+            yield _finding("PL107", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
         elif job.gpus == 0:
-            yield _finding("PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} but uses no GPU", "gpus: 1")
+            yield _finding("PL107", subject, f"{job.id!r} is pinned to GPU {job.pin} but uses no GPU", "gpus: 1")
         else:
             # The last node may be smaller than the others.
             node = min(node, cluster.gpus - job.pin // node * node)

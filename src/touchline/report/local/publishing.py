@@ -29,10 +29,9 @@ from touchline.core.files import (
 )
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_export_marker, read_training_marker, training_complete
-from touchline.data.hub import is_hub_id
 from touchline.data.metrics import ExportMarker
 from touchline.data.metrics_file import METRICS, read_metrics
-from touchline.data.public import known_hub_id
+from touchline.data.public import is_hub_id, known_hub_id
 from touchline.data.shards import HEADER_LIMIT_BYTES, read_shard
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
