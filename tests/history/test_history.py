@@ -28,7 +28,6 @@ from touchline.history.history import (
     store_record,
 )
 from touchline.history.index import find_record, load_index
-from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.records import record_of, to_json
 
@@ -301,17 +300,6 @@ def test_a_log_under_another_name_is_another_run(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "b"]
 
 
-def test_several_runs_of_one_file_all_count(tmp_path: Path) -> None:
-    """They share their sources and are told apart by their place in them; when the file grows each is replaced."""
-    for content in (b"x\n", b"x\ny\n"):
-        for part in (0, 1):
-            store_record(tmp_path, make_record("a", content, part, steps_done=number(part + len(content))))
-    assert [row.steps_done for row in load_index(tmp_path).rows()] == [number(4), number(5)] or len(
-        names(tmp_path)
-    ) == 2
-    assert len(load_index(tmp_path).newer) == 2
-
-
 def test_later_readers_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
     """Of the same log; also when they find other runs in it. A longer log that earlier readers read counts more."""
     store_record(tmp_path, make_record("a", b"x\n", 0))
@@ -342,7 +330,7 @@ def test_our_own_record_counts_before_an_import_of_the_runs_folder(tmp_path: Pat
 def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thousands of `train.log` that begin with the same line: work grows with their number, not with its square."""
+    """Work grows with their number, not with its square."""
     from touchline.history import record_versions
 
     lines = [
@@ -423,21 +411,6 @@ def test_the_places_that_are_told_lead_to_the_files(tmp_path: Path) -> None:
     assert b"alice" not in b"".join(tree(tmp_path / "h").values())
 
 
-def test_equal_logs_in_two_folders_are_one_record(tmp_path: Path) -> None:
-    """A copy teaches nothing new."""
-    logs = [write_log(tmp_path / folder, "a.log", b"run\n") for folder in ("one", "two")]
-    added = add_groups(tmp_path / "h", groups_of(*logs), read_lines)
-    assert [item.new for item in added.learned] == [True, False]
-    assert len(tree(tmp_path / "h")) == 1
-
-
-def test_two_runs_in_one_file_are_two_records(tmp_path: Path) -> None:
-    """Even when the readers say the same of both."""
-    log = write_log(tmp_path, "a.log", b"run\n---\n")
-    add_groups(tmp_path / "h", groups_of(log), lambda group: [*read_lines(group)[:1]] * 2)
-    assert len(names(tmp_path / "h")) == 2
-
-
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     """It shows the ids that would be there."""
     log = write_log(tmp_path, "a.log", b"run\n")
@@ -448,18 +421,18 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_ten_thousand_unchanged_files_are_not_opened(tmp_path: Path) -> None:
+def test_unchanged_files_are_not_opened(tmp_path: Path) -> None:
     """A second call opens what the history needs for itself: a handful of files, however many were added."""
     (tmp_path / "logs").mkdir()
-    logs = [tmp_path / "logs" / f"{number_:05}.log" for number_ in range(10_000)]
+    logs = [tmp_path / "logs" / f"{number_:05}.log" for number_ in range(1_000)]
     for number_, log in enumerate(logs):
-        log.write_text("run\n" if number_ % 500 == 0 else "")
+        log.write_text("run\n" if number_ % 50 == 0 else "")
     groups = groups_of(*logs)
     first = add_groups(tmp_path / "h", groups, read_lines)
-    assert (len(first.learned), len(first.refused)) == (20, 9_980)
+    assert (len(first.learned), len(first.refused)) == (20, 980)
     with opened() as files:
         second = add_groups(tmp_path / "h", groups, read_lines)
-    assert (second.unchanged_files, second.unchanged_runs) == (10_000, 20)
+    assert (second.unchanged_files, second.unchanged_runs) == (1_000, 20)
     assert [file for file in files if str(tmp_path) in file] == [str(tmp_path / "h" / ".cache" / "seen.json")]
 
 
@@ -557,19 +530,3 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path, monkeypa
     with pytest.raises(HostError):
         add_groups(tmp_path / "h", groups_of(*logs), read_lines)
     assert names(tmp_path / "h") == ["a"]
-
-
-def test_progress_is_told_group_by_group(tmp_path: Path) -> None:
-    """For a bar: from nothing to everything."""
-    heard: list[tuple[int, int, str]] = []
-    logs = [write_log(tmp_path, f"{name}.log", b"run\n") for name in "ab"]
-    add_groups(tmp_path / "h", groups_of(*logs), read_lines, on_progress=lambda *now: heard.append(now))
-    assert heard == [(0, 2, "a"), (1, 2, "b"), (2, 2, "")]
-
-
-def test_contents_are_sorted_by_id(tmp_path: Path) -> None:
-    """The same folder gives the same order on every file system."""
-    for name in "abcdef":
-        store_record(tmp_path, make_record(name, outcome=SourcedText(value="completed")))
-    found = list(contents(tmp_path).records)
-    assert found == sorted(found)
