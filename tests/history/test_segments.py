@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[tuple[Event, ...], list[str]]] = {
         ["fresh", "another run"],
     ),
     "a resume": ((loss(1, step=10), sign(SignKind.RESUMED, 2), loss(3, step=11)), ["fresh", "resumed"]),
-    "steps counted per epoch": ((loss(1, step=100, epoch=1), loss(2, step=200, epoch=1), loss(3, step=100, epoch=2)), ["fresh"]),
+    "steps counted per epoch": ((loss(1, step=100, epoch=1), loss(2, step=100, epoch=2)), ["fresh"]),
     "a bar per epoch": ((bar(1, 0, 250, 0), bar(2, 250, 250, 115), bar(3, 0, 250, 0), bar(4, 9, 250, 5)), ["fresh"]),
     "a bar that falls back": ((loss(1, step=1), bar(2, 120, 250, 60), bar(3, 1, 250, 1)), ["fresh", "restarted"]),
     "a bar of an evaluation that starts again": (
@@ -77,7 +77,7 @@ ENDINGS: dict[str, tuple[tuple[Event, ...], Outcome]] = {
         (sign(SignKind.HOST_OOM, 2), sign(SignKind.CANCELLED, 3)),
         Outcome.HOST_OOM,
     ),
-    "a bare Killed beside a cancellation is its consequence": ((KILLED, sign(SignKind.CANCELLED, 3)), Outcome.CANCELLED),
+    "a bare Killed beside a cancellation follows from it": ((KILLED, sign(SignKind.CANCELLED, 3)), Outcome.CANCELLED),
     "a bare Killed": ((KILLED,), Outcome.HOST_OOM),
     "a hang after a GPU error": ((sign(SignKind.GPU_OOM, 2), sign(SignKind.TIME_LIMIT, 3)), Outcome.GPU_OOM),
     "a full disk after training": (
