@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.results.made_checkpoints import ADAPTER, CONFIG, INDEX, MARKER, SIZES, Spec, load, save, values
+from tests.results.made_checkpoints import ADAPTER, CONFIG, INDEX, MARKER, Spec, load, save, values
 
 Spoil = Callable[[Path], None]
 
@@ -305,4 +305,3 @@ TRAINER: dict[str, tuple[str, Spoil]] = {
     "a tokenizer that the others have": ("missing-file", _remove("tokenizer_config.json")),
     "nothing but a state": ("no-weights", lambda folder: [p.unlink() for p in folder.glob("adapter_*")] and None),
 }
-assert SIZES["bfloat16"] == 2
