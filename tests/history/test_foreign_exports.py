@@ -1,4 +1,4 @@
-"""Runs that are told of by tables of metrics and by PEFT's comparison of methods."""
+"""Runs that PEFT's comparison of methods tells of."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.quantity import Missing
+from touchline.data.shapes import load_shape
+from touchline.estimate.gpus import Gpu, find_gpu
+from touchline.estimate.history_points import missing_facts, to_memory_points, to_time_point
+from touchline.estimate.memory import memory_estimate
 from touchline.history.adding import record_of_run
 from touchline.history.files import LoggedRun, find_runs
 from touchline.history.reading import RunReading
+from touchline.history.record import RunRecord
 
 pytestmark = pytest.mark.planning
 
@@ -26,21 +33,6 @@ def read(*paths: Path) -> RunReading:
 def values(reading: RunReading, *names: str) -> list[Any]:
     """Values of fields; None for what is missing."""
     return [None if isinstance(fact := getattr(reading, name), Missing) else fact.value for name in names]
-
-
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_table_of_metrics_is_read(tmp_path: Path) -> None:
-    """Of steps that count from 0, with a row of validation whose other cells are empty; the clock gives the pace."""
-    rows = "".join(f"{i * 5.0},{(i + 1) * 10},{2 - i / 10},{1.25 if i == 9 else ''}\n" for i in range(10))
-    (tmp_path / "history.csv").write_text("_runtime,train/global_step,train/loss,eval/loss\n" + rows)
-    reading = read(tmp_path / "history.csv")
-    assert values(reading, "steps_done", "last_loss", "eval_loss") == [100, 1.1, 1.25]
-    assert values(reading, "seconds_per_step") == [pytest.approx(0.5)]
-
-
-# ---- PEFT's comparison -----------------------------------------------------------------------------------------------
 
 
 def comparison(**train: object) -> dict[str, Any]:
@@ -88,16 +80,20 @@ def comparison(**train: object) -> dict[str, Any]:
     }
 
 
-def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
-    from touchline.data.shapes import load_shape
-    from touchline.estimate.history_points import missing_facts, to_memory_points, to_time_point
-    from touchline.history.record import RunRecord
-
+def found_in(tmp_path: Path) -> RunRecord:
+    """The record of a result."""
     path = tmp_path / "lora--llama-3.2-3B-rank32.json"
     path.write_text(json.dumps(comparison()))
     (found,) = find_runs([path])
     assert isinstance(found, LoggedRun)
-    reading = found.reading
+    record = record_of_run(found)
+    assert isinstance(record, RunRecord)
+    return record
+
+
+def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
+    record = found_in(tmp_path)
+    reading = read(tmp_path)
     assert values(reading, "method", "lora_rank", "micro_batch_size", "steps_done", "seconds_per_step") == [
         *("lora", 32, 4, 500),
         pytest.approx(0.124),
@@ -107,14 +103,8 @@ def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
         *("float32", 0, "false", "false"),
     ]
     assert reading.peak_memory.kind == "reserved"  # type: ignore[union-attr]
-    record = record_of_run(found)
-    assert isinstance(record, RunRecord)
     assert missing_facts(record) == ()
-
-    def shape(name: str) -> Any:
-        return load_shape(name, tmp_path)
-
-    time, memory = to_time_point(record, shape), to_memory_points(record, shape)
+    time, memory = (of(record, lambda name: load_shape(name, tmp_path)) for of in (to_time_point, to_memory_points))
     assert not isinstance(time, Missing)
     assert not isinstance(memory, Missing)
     assert time.work.tokens == pytest.approx(4 * 210)
@@ -138,20 +128,7 @@ def test_what_a_comparison_says_of_failures_and_kinds(tmp_path: Path) -> None:
 
 def test_a_result_of_the_comparison_is_a_run_of_the_same_settings_at_default_options(tmp_path: Path) -> None:
     """Its adapters are float32, as PEFT makes them and an estimate takes them; before, they had the base's dtype."""
-    from touchline.backends.registry import memory_coefficients
-    from touchline.core.estimate import EvidenceLevel, MicroBatch, TrainingSetup
-    from touchline.data.shapes import load_shape
-    from touchline.estimate.gpus import Gpu, find_gpu
-    from touchline.estimate.history_points import to_memory_points
-    from touchline.estimate.memory import memory_estimate
-    from touchline.history.record import RunRecord
-
-    path = tmp_path / "lora--llama-3.2-3B-rank32.json"
-    path.write_text(json.dumps(comparison()))
-    (found,) = find_runs([path])
-    assert isinstance(found, LoggedRun)
-    record = record_of_run(found)
-    assert isinstance(record, RunRecord)
+    record = found_in(tmp_path)
     points = to_memory_points(record, lambda name: load_shape(name, tmp_path))
     assert not isinstance(points, Missing)
     coefficients, gpu = memory_coefficients("plain"), find_gpu("L40S")
