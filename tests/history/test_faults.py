@@ -170,13 +170,9 @@ def test_two_ranks_without_prefixes_end_in_two_exceptions() -> None:
     assert signs(text) == [("EXCEPTION", "train")] * 2
 
 
-def test_a_traceback_without_its_end_says_nothing() -> None:
-    whole = traceback(("t.py", "<module>"), (TRAINER, "evaluate"))
-    assert read(whole.rpartition("\n")[0]) == []
-
-
 def test_an_exception_far_below_does_not_end_a_cut_traceback() -> None:
     cut = traceback(("t.py", "<module>")).rpartition("\n")[0]
+    assert kinds(cut) == []
     assert kinds(cut + "\nsome line" * 300 + "\nValueError: no") == []
 
 
@@ -283,12 +279,6 @@ def test_other_lines_have_none() -> None:
         assert kinds(line) == [], line
 
 
-def test_the_step_of_a_lost_loss_is_read() -> None:
-    (sign,) = read("iteration 77: loss = nan")
-    assert isinstance(sign, Sign)
-    assert sign.step == 77
-
-
 def test_a_process_killed_after_an_exception_was_not_short_of_memory() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
 
@@ -303,10 +293,13 @@ def test_elastic_names_the_exit_code_of_the_child() -> None:
     ]
 
 
-def test_what_stands_behind_a_bar_is_read_without_it() -> None:
-    (sign,) = read(" 40%|████      | 40/100 [00:40<01:00,  1.00s/it]Killed")
-    assert isinstance(sign, Sign)
-    assert sign.text == "Killed"
+def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None:
+    bar, lost = (
+        read(line)[0] for line in (" 40%|███  | 40/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
+    )
+    assert isinstance(bar, Sign)
+    assert isinstance(lost, Sign)
+    assert (bar.text, lost.step) == ("Killed", 77)
 
 
 # ---------------------------------------------------------------------------------------- what people print at the end
@@ -357,7 +350,4 @@ def test_other_lines_are_no_milestones() -> None:
 def test_a_script_that_says_so_after_a_fault_is_not_believed() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nTraining complete!") == ["EXCEPTION"]
     assert kinds("Killed\nTraining complete!") == ["HOST_OOM"]
-
-
-def test_long_after_a_fault_it_is_believed_again() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\n" * 100 + "Training complete!") == ["EXCEPTION", "TRAINED"]

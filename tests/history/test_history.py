@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -105,15 +105,6 @@ def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_pat
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert read_record(path) == record
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
-def test_a_record_that_was_copied_by_half_is_fixed_by_adding_it_again(tmp_path: Path) -> None:
-    """The only time that a file in the history is written over: its content was not what its name says."""
-    path = store_record(tmp_path, make_record())
-    whole = path.read_bytes()
-    path.write_bytes(whole[:100])
-    assert isinstance(read_record(path), Broken)
-    assert store_record(tmp_path, make_record()).read_bytes() == whole
 
 
 WRITER = """\
@@ -221,6 +212,8 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     assert "changed by hand" in reasons[edited]
     assert "version 99" in reasons[future]
     assert load_index(tmp_path, rebuild=True).broken == load_index(tmp_path).broken
+    assert store_record(tmp_path, make_record("half")) == half, "only what was copied by half is written over"
+    assert isinstance(read_record(half), RunRecord)
 
 
 @pytest.mark.parametrize(
@@ -291,13 +284,6 @@ def test_runs_that_only_begin_alike_stay_two(tmp_path: Path) -> None:
     for seed in (1, 2):
         store_record(tmp_path, make_record("train", f"{settings}loss {seed}.5\n".encode()))
     assert names(tmp_path) == ["train", "train"]
-
-
-def test_a_log_under_another_name_is_another_run(tmp_path: Path) -> None:
-    """A copy that was renamed is not recognised: better one too many than one that is lost."""
-    store_record(tmp_path, make_record("a", b"x\n"))
-    store_record(tmp_path, make_record("b", b"x\ny\n"))
-    assert names(tmp_path) == ["a", "b"]
 
 
 def test_later_readers_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
@@ -387,6 +373,9 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     a = write_log(tmp_path, "a.log", b"run\n")
     b = write_log(tmp_path, "b.log", b"nothing\n")
     first = add_groups(history, groups_of(a, b), read_lines)
+    cache = history / ".cache"
+    assert tmp_path.name not in (cache / "seen.json").read_text(), "who reads where is nobody's business"
+    assert (cache / ".gitignore").read_text() == "*\n"
     assert [(item.name, item.new) for item in first.learned] == [("a", True)]
     assert [(item.path, item.reason) for item in first.refused] == [(str(b), "no line of a training in it")]
     assert (first.unchanged_files, first.unchanged_runs) == (0, 0)
@@ -460,27 +449,23 @@ def test_changed_readers_and_lost_records_make_files_new(tmp_path: Path, monkeyp
     assert add_groups(tmp_path / "h", groups_of(log), read_lines).unchanged_files == 0
 
 
-def test_the_list_of_known_files_holds_no_paths_and_stays_out_of_git(tmp_path: Path) -> None:
-    """A history may be shared; who reads where is nobody's business."""
-    log = write_log(tmp_path / "alice", "secret_project.log", b"run\n")
-    add_groups(tmp_path / "h", groups_of(log), read_lines)
-    text = (tmp_path / "h" / ".cache" / "seen.json").read_text()
-    assert "alice" not in text
-    assert "secret_project" not in text
-    assert (tmp_path / "h" / ".cache" / ".gitignore").read_text() == "*\n"
-
-
-def test_ctrl_c_loses_nothing_that_was_added(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, HostError("no space left")])
+def test_ctrl_c_and_a_full_disk_lose_nothing_that_was_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
     """What was read before it is in the history, in its index and in the list of known files."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n" + name.encode()) for name in "abc"]
+    real = adding.store_record
 
-    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
-        if group.key == "c":
-            raise KeyboardInterrupt
-        return read_lines(group)
+    def full(folder: Path, record: RunRecord) -> Path:
+        if record.name == "c":
+            raise fault
+        return real(folder, record)
 
-    with pytest.raises(KeyboardInterrupt):
-        add_groups(tmp_path / "h", groups_of(*logs), read)
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "store_record", full)
+        with pytest.raises((KeyboardInterrupt, HostError)):
+            add_groups(tmp_path / "h", groups_of(*logs), read_lines)
     assert names(tmp_path / "h") == ["a", "b"]
     added = add_groups(tmp_path / "h", groups_of(*logs), read_lines)
     assert [item.name for item in added.learned] == ["c"]
@@ -514,19 +499,3 @@ def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> Non
     added = add_groups(tmp_path / "h", groups_of(*logs), read)
     assert [item.name for item in added.learned] == ["b"]
     assert "gone" in added.refused[0].reason
-
-
-def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command ends with the environment's fault; the next one goes on."""
-    logs = [write_log(tmp_path, f"{name}.log", b"run\n" + name.encode()) for name in "ab"]
-    real = adding.store_record
-
-    def full(folder: Path, record: RunRecord) -> Path:
-        if record.name == "b":
-            raise HostError("no space left")
-        return real(folder, record)
-
-    monkeypatch.setattr(adding, "store_record", full)
-    with pytest.raises(HostError):
-        add_groups(tmp_path / "h", groups_of(*logs), read_lines)
-    assert names(tmp_path / "h") == ["a"]

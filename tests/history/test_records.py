@@ -263,7 +263,7 @@ def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> N
 def test_every_fact_of_a_reading_reaches_its_record() -> None:
     """What is read and not kept would be lost without a word."""
     texts = {name for name, hint in RunReading.__annotations__.items() if hint == "OptionalText"}
-    names = some(name for name, fact in facts(make_reading()) if isinstance(fact, Missing))
+    names = [name for name, fact in facts(make_reading()) if isinstance(fact, Missing)]
     given = {name: SourcedText(value=name) if name in texts else number(n + 0.25) for n, name in enumerate(names)}
     record = make_record(**given)
     kept = [fact for _, fact in facts(record) if not isinstance(fact, Missing)]

@@ -59,6 +59,10 @@ def _header(change: Callable[[dict[str, list[int]]], object]) -> Spoil:
     return spoil
 
 
+def _wider(tensor: dict[str, list[int]]) -> None:
+    tensor["shape"][0] += 1
+
+
 def _shift(by: int) -> Callable[[dict[str, list[int]]], object]:
     return lambda tensor: tensor.update(data_offsets=[offset + by for offset in tensor["data_offsets"]])
 
@@ -165,7 +169,7 @@ ADAPTERS: dict[str, tuple[str, Spoil]] = {
     "a gap between tensors": ("bad-offsets", _header(_shift(16))),
     "a shape that its bytes cannot hold": (
         "bad-offsets",
-        _header(lambda tensor: tensor.update(shape=[tensor["shape"][0] + 1, *tensor["shape"][1:]])),
+        _header(_wider)),
     ),
     "no weights": ("missing-file", _remove(ADAPTER)),
     "no configuration": ("missing-file", _remove(CONFIG)),
