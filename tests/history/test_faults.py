@@ -295,7 +295,7 @@ def test_elastic_names_the_exit_code_of_the_child() -> None:
 
 def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None:
     bar, lost = (
-        read(line)[0] for line in (" 40%|███  | 40/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
+        read(line)[0] for line in (" 4%|#  | 4/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
     )
     assert isinstance(bar, Sign)
     assert isinstance(lost, Sign)

@@ -476,7 +476,7 @@ def test_a_log_that_grows_while_it_is_read_is_read_again(tmp_path: Path) -> None
     """It is in the history as it was, and not known as unchanged."""
     log = write_log(tmp_path, "a.log", b"run\n")
 
-    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
+    def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:
         found = read_lines(group)
         with log.open("ab") as stream:
             stream.write(b"more\n")
@@ -490,7 +490,7 @@ def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> Non
     """A cluster's purge may come at any time; the others are added."""
     logs = [write_log(tmp_path, f"{name}.log", b"run\n") for name in "ab"]
 
-    def read(group: FileGroup) -> Sequence[LoggedRun | SkippedFile]:
+    def read(group: FileGroup) -> list[LoggedRun | SkippedFile]:
         found = read_lines(group)
         if group.key == "a":
             group.files[0].unlink()

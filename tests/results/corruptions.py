@@ -169,7 +169,7 @@ ADAPTERS: dict[str, tuple[str, Spoil]] = {
     "a gap between tensors": ("bad-offsets", _header(_shift(16))),
     "a shape that its bytes cannot hold": (
         "bad-offsets",
-        _header(_wider)),
+        _header(_wider),
     ),
     "no weights": ("missing-file", _remove(ADAPTER)),
     "no configuration": ("missing-file", _remove(CONFIG)),
