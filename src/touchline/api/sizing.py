@@ -139,7 +139,7 @@ def design(
         HostError: the package that draws figures is not installed.
     """
     from touchline.results.collect import collect_results
-    from touchline.results.item_scores import own_item_scores
+    from touchline.results.scored import own_item_scores
     from touchline.run import designing
 
     folder = ExperimentFolder(source)
