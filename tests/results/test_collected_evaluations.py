@@ -263,7 +263,7 @@ def test_the_clusters_that_an_own_task_says_stay(tmp_path: Path) -> None:
     assert [each.cluster for each in found.samples] == ["page 0", "page 0", "page 1", "page 1"]
 
 
-# ---- test sets with names ---------------------------------------------------------------------------------------------
+# ---- test sets with names --------------------------------------------------------------------------------------------
 
 HASHES = {"five.json": "5" * 64, "nine.json": "9" * 64, "thirteen.json": "d" * 64}
 NAMED = {"5L": "five.json", "9L": "nine.json", "13L": "thirteen.json"}

@@ -167,8 +167,8 @@ def deletable_of(
     """Return what is safe to delete, run by run; the only good copy of anything is never among it.
 
     That is: an invalid checkpoint whose weights are lost, if a valid one of the same or a later step exists; the
-    training state, if the training is complete or was cut by its strategy, and its last checkpoint is valid; partial files of a
-    killed attempt, if the complete file exists.
+    training state, if the training is complete or was cut by its strategy, and its last checkpoint is valid; partial
+    files of a killed attempt, if the complete file exists.
 
     Args:
         places: runs and their folders.
