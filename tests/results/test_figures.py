@@ -60,7 +60,7 @@ def test_without_a_step_every_figure_has_the_reason(tmp_path: Path) -> None:
     assert found.device is None
 
 
-# ---- a metrics.jsonl that is no file, or that nobody may read ---------------------------------------------------------
+# ---- a metrics.jsonl that is no file, or that nobody may read --------------------------------------------------------
 
 
 def _folder(path: Path) -> None:
