@@ -57,21 +57,17 @@ def as_json(gathered: ReportInputs) -> str:
 # ---- nothing to report -----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_runs_is_one_clear_fault(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
+def test_a_folder_without_runs_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "words.json").write_text("[]")
-    with pytest.raises(InputError, match="holds no run") as fault:
-        find(tmp_path)
-    assert "slurm-" in str(fault.value.expected)
-
-
-def test_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
-    (tmp_path / "slurm-1.out").write_text("x")
-    with pytest.raises(InputError, match="not a directory"):
-        find(tmp_path / "slurm-1.out")
-    with pytest.raises(InputError, match="does not exist"):
-        find(tmp_path / "gone")
+    (tmp_path / "notes.txt").write_text("nothing")
+    for path, words in (
+        (tmp_path, "holds no run"),
+        (tmp_path / "notes.txt", "not a directory"),
+        (tmp_path / "gone", "not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find(path)
 
 
 def test_a_folder_that_may_not_be_read_is_one_clear_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,22 +277,18 @@ def test_a_complete_log_with_a_broken_last_checkpoint_is_no_complete_run(folder:
     assert "complete log, corrupt checkpoint" in titles(gathered, "1B_rank4")
 
 
-def test_checkpoints_alone_are_a_run(tmp_path: Path) -> None:
-    for epoch in range(2):
-        write_checkpoint(tmp_path / "some_run" / f"epoch_{epoch}", RUNS[1], archives=False)
-    gathered = find(tmp_path)
-    (run,) = gathered.runs
+def test_a_missing_epoch_is_told_and_checkpoints_alone_are_a_run(folder: Path) -> None:
+    for name, epochs in (("1B_rank4", (0, 2)), ("some_run", (0, 1))):
+        for epoch in epochs:
+            write_checkpoint(folder / name / f"epoch_{epoch}", RUNS[0], archives=False)
+    gathered = find(folder)
+    assert [(each.run, each.name, each.expected) for each in gathered.verification.missing] == [
+        ("1B_rank4", "epoch_1", False)
+    ]
+    run = one(gathered, "some_run")
     assert [each.name for each in run.checkpoints] == ["epoch_0", "epoch_1"]
     assert run.train_seconds == Missing(missing="no log of a training")
     assert "no log of a training" in titles(gathered, "some_run")
-
-
-def test_a_missing_epoch_is_told(folder: Path) -> None:
-    for epoch in (0, 2):
-        write_checkpoint(folder / "1B_rank4" / f"epoch_{epoch}", RUNS[0], archives=False)
-    gathered = find(folder)
-    missing = [each for each in gathered.verification.missing if each.run == "1B_rank4"]
-    assert [(each.name, each.expected) for each in missing] == [("epoch_1", False)]
 
 
 # ---- other layouts ---------------------------------------------------------------------------------------------------
