@@ -481,7 +481,7 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         f"a block of an evaluation is none of the training: {header}": (
             "".join(f"INFO:__main__:Epoch 1 | Step {at}/40 | Loss: 0.{90 - at}\n" for at in range(10, 41, 10))
             + f"INFO:__main__:{header}\nINFO:__main__:   Loss: 0.4887\n",
-            {"last_loss": 0.5, "eval_loss": 0.4887, "steps": (40, 40)},
+            {"last_loss": 0.5, "eval_loss": 0.4887, "steps": (40, None)},
         )
         for header in ("Evaluation Results:", "📊 Validation results", "Test set metrics:", "Eval:")
     },

@@ -276,9 +276,13 @@ def _read_table(text: str) -> Iterator[Event]:
     parser = DictRowParser(EventEmitter())
     try:
         rows = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
+        # The mean of an epoch is no last loss, where the losses of steps have a column of their own.
+        means = {
+            name for name in rows.fieldnames or () if name.removesuffix("_epoch") + "_step" in (rows.fieldnames or ())
+        }
         for number, row in enumerate(rows, 2):
-            cells = {str(name).strip(): cell.strip() for name, cell in row.items() if isinstance(cell, str)}
-            named = {name.removeprefix("_"): cell for name, cell in cells.items() if cell}
+            cells = {name: cell.strip() for name, cell in row.items() if isinstance(cell, str) and name not in means}
+            named = {str(name).strip().removeprefix("_"): cell for name, cell in cells.items() if cell}
             seconds = to_number(named.pop("runtime", named.pop("timestamp", None)))
             if seconds is not None:
                 yield Stamp(seconds, number)
