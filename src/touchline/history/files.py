@@ -47,11 +47,9 @@ class LoggedRun:
     """Run with the files that report it."""
 
     reading: RunReading
-    """Reading of the files."""
     sources: tuple[Path, ...]
     """Every file that was read: logs, state files, configs, files of facts."""
     stated: StatedFacts = NOTHING_STATED
-    """Facts that the user stated."""
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
     to_measure: str = ""
@@ -63,9 +61,7 @@ class SkippedFile:
     """A file of which nothing was learned."""
 
     path: Path
-    """The file."""
     reason: str
-    """Reason."""
 
 
 def find_runs(

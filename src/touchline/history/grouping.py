@@ -49,7 +49,6 @@ class FileGroup:
     """The files of one run, before any of them is opened."""
 
     key: str
-    """Common part of their names."""
     files: tuple[Path, ...]
     """Logs first, then state files, then configs and scripts; each sorted."""
     facts: tuple[Path, ...] = ()

@@ -75,17 +75,13 @@ class IndexLine:
     """Line of the index: the row, and the fields that decide which of two records is newer."""
 
     row: HistoryRow
-    """Row that is shown."""
     reader_version: int
-    """Version of the readers."""
     part: int
     """Number of the run among those in its sources."""
     known: int
-    """Number of facts."""
     revision: int
     """Number of changes of the facts stated of its files."""
     sources: tuple[SourceFile, ...]
-    """Files that it was read from."""
 
     @property
     def id(self) -> str:
@@ -103,11 +99,9 @@ class Index:
     """A history's index, up to date."""
 
     lines: Mapping[str, IndexLine]
-    """The line of each record, by its id, sorted."""
     newer: Mapping[str, str]
     """Id of each superseded record, and of the one that took its place."""
     broken: tuple[Broken, ...]
-    """Files that are no records."""
 
     def rows(self, *, every: bool = False) -> list[HistoryRow]:
         """Return the rows by name; superseded ones only if `every` is set."""

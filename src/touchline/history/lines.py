@@ -34,17 +34,12 @@ class LineFile:
     """File that is read once from its beginning to its end."""
 
     path: Path
-    """The file."""
     cut_lines: int = 0
-    """Lines over the limit."""
     last_number: int = 0
-    """Number of the last line."""
     unterminated: bool = False
     """Whether the last line has no end: it may be cut in the middle of a number."""
     bytes_read: int = 0
-    """Bytes of text."""
     notes: list[str] = field(default_factory=list)
-    """Problems of the file."""
 
     def chunks(self) -> Iterator[tuple[int, list[bytes]]]:
         """Yield the first line's number and lines that end with a newline; lines may hold carriage returns.

@@ -43,11 +43,8 @@ class Ending:
     """End of a segment."""
 
     outcome: Outcome
-    """The outcome."""
     exit: OptionalText
-    """End of the process."""
     proofs: tuple[EvidenceLine, ...]
-    """The lines that say so."""
 
 
 def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:

@@ -30,7 +30,6 @@ class DatasetLengths:
     where: str
     """The option, or `file:line`, that states the dataset."""
     sha256: str
-    """Hash of the file."""
     total: NDArray[np.int64]
     """Tokens of each example; shape [examples]."""
     labels: NDArray[np.int64]

@@ -28,15 +28,12 @@ class Steps:
     """The steps of one segment."""
 
     done: Measured
-    """Optimizer steps done, those before a resume included."""
     total: Measured
-    """Optimizer steps planned."""
     seconds: Measured
     """Seconds per step, pauses included."""
     pace: Measured
     """Seconds per step between pauses."""
     resumed: bool
-    """Whether it continues from a saved state."""
     resumed_at: int | None
     """Steps done before it; None if it was not resumed, or nothing shows where."""
     share: float | None

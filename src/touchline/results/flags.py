@@ -44,27 +44,18 @@ class FlagInputs:
     """Inputs from which the flags of one run are derived."""
 
     experiment: Path
-    """Experiment folder, for commands in hints."""
     run: PlannedRun
-    """Planned run."""
     glance: RunFolderState
-    """State of its folder."""
     status: RunStatus
-    """Run status."""
     job: JobView | None
-    """Training job."""
     evaluation: JobView | None
-    """Evaluation job."""
     left: Measured
     """Predicted seconds until the training ends."""
     limit_seconds: float | None
-    """Time limit of its job; None if there is none."""
     disk_needed_bytes: float | None
     """Predicted bytes that all unfinished runs still write; None if unknown."""
     disk_free_bytes: float | None
-    """Free bytes on their disk."""
     now_unix: float
-    """Current time of this machine."""
 
 
 def flags(seen: FlagInputs) -> tuple[FindingRow, ...]:

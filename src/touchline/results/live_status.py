@@ -57,11 +57,8 @@ class _Evaluating:
     """Evaluation process shared by several runs."""
 
     view: JobView
-    """Its job."""
     runs: frozenset[str]
-    """Requested runs."""
     output: bytes
-    """End of its output."""
 
 
 def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -> dict[str, RunFolderState]:

@@ -22,21 +22,14 @@ class RunLocation:
     """Run with its folder and sizes."""
 
     run: str
-    """Run name."""
     folder: Path
-    """Run folder."""
     model: str
-    """Base model name."""
     base: BaseTensors | None
-    """Base model tensors, if known."""
     forecast: Measured
-    """Disk usage predicted by the plan."""
     adapter_bytes: Measured
     """Size of one adapter by its dimensions, for merged checkpoints (unit B)."""
     finished: bool
-    """Whether its training is complete."""
     cut: bool = False
-    """Whether its strategy has ended it before."""
 
 
 def summarise(

@@ -56,9 +56,7 @@ class TracebackEnd:
     name: str
     """The exception's class, dotted as printed."""
     text: str
-    """The line without its prefix."""
     line: int
-    """Number of the line."""
     frames: list[Frame]
     """From the outermost to the innermost, those of its causes last."""
     during: During | None

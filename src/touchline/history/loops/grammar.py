@@ -56,7 +56,6 @@ class Item:
     """A name with its number."""
 
     meaning: Meaning
-    """Meaning of the name."""
     value: str
     """The number, as written, with a decimal point."""
     total: float | None = None
@@ -66,7 +65,6 @@ class Item:
     scope: Split | None = None
     """Data that a label before it names: `val | loss 0.5`."""
     name: str = ""
-    """The name itself, in lower case."""
 
     @property
     def number(self) -> float | None:
@@ -90,7 +88,6 @@ class Line:
     lead: tuple[float, float] | None = None
     """A fraction without a name that the line begins with: `[10/500] loss: 0.5`."""
     scope: Split | None = None
-    """Data that the last label names."""
 
     def first(self, *concepts: Concept) -> Item | None:
         """Return the first item of one of the concepts, in the order of the concepts."""

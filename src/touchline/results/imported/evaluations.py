@@ -46,9 +46,7 @@ class FoundEvaluation:
     """Imported .eval log."""
 
     path: Path
-    """Path of the log."""
     record: EvaluationScores
-    """Its scores; the run is still unknown."""
     model: str
     """Model as named in the log, with its path if any; it identifies the run."""
 

@@ -47,19 +47,14 @@ class RunFolder:
     name: str
     """Run name: its folder's path below the root, or the log's name if a folder holds logs of several runs."""
     path: Path
-    """Run folder."""
     weights: Path
     """Folder with its checkpoints, mostly the same."""
     logs: tuple[Path, ...]
     """Job output and trainer logs, newest first."""
     documents: tuple[Path, ...]
-    """State files, configs, job scripts."""
     evaluations: tuple[Path, ...]
-    """Inspect logs."""
     checkpoints: tuple[Path, ...]
-    """Checkpoint folders, in order."""
     wandb: tuple[Path, ...]
-    """Offline W&B runs, in order."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,17 +82,13 @@ class Walk:
     """Result of the search."""
 
     root: Path
-    """Root folder."""
     runs: list[RunFolder] = field(default_factory=list)
-    """Runs by name."""
     loose: list[tuple[tuple[Path, ...], tuple[str, ...]]] = field(default_factory=list)
     """Logs beside several run folders, and the names of these runs."""
     loose_evaluations: list[Path] = field(default_factory=list)
     """Inspect logs beside several run folders."""
     issues: list[Issue] = field(default_factory=list)
-    """Folders that could not be read."""
     folders: int = 0
-    """Number of folders searched."""
     links: int = 0
     """Number of symbolic links, which are not followed."""
 

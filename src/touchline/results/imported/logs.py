@@ -30,11 +30,8 @@ class JobEndSign:
     """Log line that shows the course or end of a job."""
 
     kind: SignKind
-    """Kind of sign."""
     line: int
-    """Line number in the log."""
     text: str
-    """The line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +39,7 @@ class Curves:
     """Losses by step."""
 
     train: tuple[LossPoint, ...]
-    """Training losses."""
     validation: tuple[LossPoint, ...]
-    """Validation losses."""
 
 
 class Curve(FileSegmenter):
@@ -112,11 +107,9 @@ class SideFile:
     """File beside the logs."""
 
     path: Path
-    """Its path."""
     data: dict[str, object]
     """Parsed content; empty for a script."""
     curve: Curve
-    """Events that it reports of the run."""
 
 
 def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Path, str]]]:
@@ -158,21 +151,15 @@ class JobLog:
     """Parsed output of one job."""
 
     path: Path
-    """The file."""
     job: str | None
     """Job id from the file name."""
     reading: RunReading
-    """Measurements of the training."""
     signs: tuple[JobEndSign, ...]
-    """Signs of its course, in order."""
     curves: Curves
-    """Losses."""
     started_unix: float | None
     """First timestamp, read as UTC."""
     ended_unix: float | None
-    """Last timestamp."""
     lines: int
-    """Number of lines."""
 
     @property
     def has_step(self) -> bool:

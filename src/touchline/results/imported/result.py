@@ -49,17 +49,12 @@ class ImportedRun:
     """Imported data of a run."""
 
     folder: RunFolder
-    """Its files."""
     jobs: tuple[JobLog, ...]
     """Training logs: the decisive one first, then newest first."""
     settings: ImportedSettings
-    """Its settings."""
     evaluations: tuple[EvaluationRecord, ...]
-    """Evaluations by checkpoint."""
     checkpoints: tuple[VerifiedCheckpoint, ...]
-    """Verified checkpoints, in order."""
     levels: tuple[Level, ...]
-    """Levels of the factors."""
 
     @property
     def job(self) -> JobLog | None:

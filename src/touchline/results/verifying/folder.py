@@ -135,15 +135,10 @@ class Read:
     """Weights and metadata of a checkpoint."""
 
     entries: Mapping[str, Entry]
-    """Files by name."""
     adapters: Mapping[str, WeightFile]
-    """Safetensors files of adapters."""
     models: Mapping[str, WeightFile]
-    """Safetensors files of a whole model."""
     config: dict[str, object] | None
-    """adapter_config.json."""
     named: Named
-    """Epoch and step."""
 
 
 def read_checkpoint(path: Path, listed: Sequence[Entry]) -> Read:

@@ -34,9 +34,7 @@ class Named:
     epoch: int | None = None
     """Epoch it ends, from 0."""
     step: int | None = None
-    """Optimizer steps done."""
     validation_loss: float | None = None
-    """Validation loss at saving."""
 
 
 def numbered(name: str) -> tuple[str, int] | None:
