@@ -127,7 +127,7 @@ def test_a_prefix_on_each_line_changes_nothing() -> None:
             "[1,0]<stderr>:",
             "(TrainWorker pid=77, ip=10.0.0.2) ",
         ),
-        *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:", "kelp-04: "),
+        *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:"),
     ]:
         plain = traceback(("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), last="KeyError: 'x'")
         assert signs("\n".join(prefix + line for line in plain.split("\n"))) == [("EXCEPTION", "evaluate")], prefix

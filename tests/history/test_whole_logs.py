@@ -123,7 +123,6 @@ RESUMED = (
     + "".join(bar(step, 1000, 2 + (step - 500) * 3.0) for step in range(501, 1001))
     + "\n" + rows(510, 1000, 500) + closing(1502.0, 0.62, 2.0, 1000)
 )  # fmt: skip
-LED = many("[{n:5d}/500] loss: {x:.4f}", 50, 500, 50)
 EXAMPLES = (
     "Epoch {n}\n----\nloss: 2.{n}03494  [   64/60000]\nloss: 1.{n}01000  [57664/60000]\nTest Error:\n"
     " Accuracy: 44.7%, Avg loss: 1.7{n}1022\n\n"
@@ -461,18 +460,8 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         "".join(many("Step {n}/200 loss: {x:.4f}", 50, 201, 50) + f"Epoch {n}/3 mean loss: 2.9\n" for n in (1, 2, 3)),
         {"segments": ["completed"], "steps": (600, 600), "epochs": 3},
     ),
-    "a fraction before a loss counts steps where it goes on like steps": (
-        LED, {"steps": (450, 500), "outcome": "running_or_truncated",
-              "steps_done.method": GUESS},
-    ),
-    "a fraction that begins again is one of an epoch": (
-        LED + "[500/500] loss: 1.0\n[100/500] loss: 0.9\n[300/500] loss: 0.8\n", {"steps": (800, None)},
-    ),
     "a fraction of epochs": (many("[{n}/10] loss: {x:.3f}", 1, 8), {"steps": (None, None)}),
     "a fraction of examples": (many("[{n}/60000] loss: 2.5", 0, 60000, 6400), {"steps": (None, None)}),
-    "a fraction of held-out data": (
-        "Step 5 | loss: 0.9\n" + many("[{n}/500] val loss: 0.5", 100, 500, 100), {"steps": (5, None)},
-    ),
     "examples are no steps and the loss of a test is none of the training": (
         EXAMPLES.format(n=1) + EXAMPLES.format(n=2) + "Done!\n",
         {"steps": (None, None), "last_loss": 1.201, "eval_loss": 1.721022},
