@@ -236,24 +236,6 @@ def _unlisted(folder: Path) -> None:
     save(folder / "model-00003-of-00002.safetensors", {"extra.weight": ("float32", (4, 4))})
 
 
-def _reshaped(folder: Path) -> None:
-    file = FIRST if any("embed_tokens" in name for name in load(folder / FIRST)[0]) else SECOND
-
-    def change(spec: Spec, data: dict[str, bytes]) -> None:
-        name = next(name for name in spec if "embed_tokens" in name)
-        reshape(spec, data, name, spec[name][0], (spec[name][1][0] - 7, spec[name][1][1]))
-
-    resave(folder / file, change)
-
-
-def _shallower(folder: Path) -> None:
-    for file in (FIRST, SECOND):
-        resave(folder / file, _drop("layers.1."))
-    index = json.loads((folder / INDEX).read_text())
-    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if "layers.1." not in name}
-    (folder / INDEX).write_text(json.dumps(index))
-
-
 MODELS: dict[str, tuple[str, Spoil]] = {
     "a shard is missing": ("missing-file", _remove(SECOND)),
     "an empty shard": ("zero-byte", _cut(SECOND, 0)),
@@ -264,8 +246,6 @@ MODELS: dict[str, tuple[str, Spoil]] = {
     "the index of another save": ("stale-index", _renamed_index),
     "a tensor in another shard than indexed": ("stale-index", _moved),
     "a shard that the index does not name": ("stale-index", _unlisted),
-    "a smaller vocabulary": ("wrong-shape", _reshaped),
-    "a layer less than the base": ("missing-tensor", _shallower),
     "no config.json": ("missing-file", _remove("config.json")),
     "a config.json that is a list": ("broken-json", _write("config.json", "[1, 2]")),
 }

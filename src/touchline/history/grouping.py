@@ -154,7 +154,6 @@ def _readable(folder: Path) -> Iterable[Path]:
 
 
 def _in_folder(files: set[Path]) -> list[FileGroup]:
-    """Yield the groups of one folder's files."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
         by_key[key_of(path)].append(path)

@@ -325,7 +325,6 @@ def _loss_checks(
     validated: tuple[ByStep, ByStep],
     markers: Sequence[TrainingMarker | None],
 ) -> Iterator[Check]:
-    """Yield the comparisons of losses in the tolerance rule."""
     known = [dtype if dtype in FIRST_LOSS else _COARSEST for dtype in dtypes] or [_COARSEST]
     first_limit, limit = (max(limits[dtype] for dtype in known) for limits in (FIRST_LOSS, TRAINED_LOSS))
 
@@ -349,7 +348,6 @@ def _loss_checks(
 
 
 def _scores(original: RunResult, again: RunResult) -> Iterator[ScoreDifferenceOf]:
-    """Yield the scores of the evaluations that both have."""
     records = (*original.evaluations, *original.other_evaluations)
     for checkpoint in dict.fromkeys(record.checkpoint for record in records):
         others = {(each.label, each.score): (each, score) for each, score in checkpoint_scores(again, checkpoint)}
@@ -407,7 +405,6 @@ def _squares(one: Path, other: Path) -> Iterator[tuple[float, float]]:
 
 
 def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
-    """Yield the values of a tensor in pieces."""
     kind = np.dtype("<u2" if tensor.dtype == _COARSEST else tensor.dtype)
     with open_regular(path) as stream:
         stream.seek(header_bytes + tensor.begin)

@@ -85,7 +85,6 @@ def _finite(score: float) -> float:
 
 
 def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
-    """Return a natural sort key: epoch_10 after epoch_9."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint) if part)
 
 
@@ -184,7 +183,6 @@ def compared(results: list[RunResult]) -> list[RunResult]:
 
 
 def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:
-    """Return the score of each run on each test set that has a name, at the last checkpoint."""
     from touchline.statistics.own_score import is_binary, run_scores
 
     found: dict[str, list[ScoredRun]] = {}

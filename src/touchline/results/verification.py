@@ -133,7 +133,6 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _verify(
     work: Sequence[tuple[Path, Expected]], *, deep: bool, on_progress: ProgressCallback | None
 ) -> tuple[VerifiedCheckpoint, ...]:
-    """Verify each checkpoint."""
     found: list[VerifiedCheckpoint] = []
     for done, (path, expected) in enumerate(work):
         if on_progress is not None:

@@ -137,13 +137,11 @@ def _changed(path: Path) -> float:
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a natural sort key: `rank4` before `rank64`."""
     parts = re.split(r"(\d{1,18})", name)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
 
 def _look(found: Walk, folder: Path, depth: int) -> _Seen:
-    """Classify a folder's entries and descend into its folders."""
     seen = _Seen(path=folder)
     found.folders += 1
     if found.folders > MOST_FOLDERS or depth > DEEPEST:
@@ -205,7 +203,6 @@ def _is_file(path: Path) -> bool:
 
 
 def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
-    """Return the runs in a folder and below it."""
     own = _Seen(path=seen.path)
     inner: list[RunFolder] = []
     parts = [(each, _runs(found, each)) for each in seen.below if each.path.name not in _OF_A_RUN]

@@ -198,7 +198,6 @@ def reason_of(job: JobLog) -> str:
 
 
 def _exit_words(ending: SourcedText) -> str:
-    """Return `exit code 1`, or the line that gives the cause."""
     code = exit_code(ending)
     return clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}"
 

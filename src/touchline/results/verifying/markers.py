@@ -104,7 +104,6 @@ def marker_faults(
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
-    """Yield problems if the marker is of another run, base or kind."""
     if marker.run != expected.run and expected.planned:
         yield CheckpointFault(code="other-run", file=MARKER, message=f"it was saved by the run {marker.run}")
     elif expected.digest is not None and marker.run_digest != expected.digest:
@@ -127,7 +126,6 @@ def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFa
 
 
 def _place(path: Path, marker: ExportMarker) -> Iterator[CheckpointFault]:
-    """Yield a problem if the name and the marker disagree."""
     match = numbered(path.name)
     if match is not None:
         kind, number = match
