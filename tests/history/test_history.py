@@ -317,17 +317,15 @@ def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Work grows with their number, not with its square."""
-    from touchline.history import record_versions
-
     lines = [
         index.line_of(record_id(record), record)
         for number_ in range(300)
         for record in [make_record("train", f"begin\nseed {number_}\nloss\n".encode())]
     ]
     calls: list[int] = []
-    real = record_versions._supersedes
-    monkeypatch.setattr(record_versions, "_supersedes", lambda new, old: calls.append(1) or real(new, old))
-    assert record_versions.superseded(lines) == {}
+    real = index._supersedes
+    monkeypatch.setattr(index, "_supersedes", lambda new, old: calls.append(1) or real(new, old))
+    assert index.superseded(lines) == {}
     assert len(calls) <= len(lines)
 
 

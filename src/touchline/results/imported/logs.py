@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import InputError
@@ -26,15 +26,6 @@ _MOST_SIGNS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobEndSign:
-    """Log line that shows the course or end of a job."""
-
-    kind: SignKind
-    line: int
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
     """Losses by step."""
 
@@ -49,7 +40,7 @@ class Curve(FileSegmenter):
         super().__init__(file)
         self.train: dict[int, float] = {}
         self.validation: dict[int, float] = {}
-        self.signs: list[JobEndSign] = []
+        self.signs: list[Sign] = []
         self._last_step = 0
         self._one_in = 1
         self._losses_seen = 0
@@ -63,7 +54,7 @@ class Curve(FileSegmenter):
             self.train.clear()
             self.validation.clear()
         if isinstance(event, Sign):
-            self.signs.append(JobEndSign(kind=event.kind, line=event.line, text=clean_line(event.text)))
+            self.signs.append(replace(event, text=clean_line(event.text)))
             del self.signs[:-_MOST_SIGNS]
         elif isinstance(event, Observation) and not isinstance(event.value, str):
             self._point(event)
@@ -154,7 +145,7 @@ class JobLog:
     job: str | None
     """Job id from the file name."""
     reading: RunReading
-    signs: tuple[JobEndSign, ...]
+    signs: tuple[Sign, ...]
     curves: Curves
     started_unix: float | None
     """First timestamp, read as UTC."""
@@ -185,7 +176,7 @@ class JobLog:
         return self.reading.outcome.value in _OVER
 
     @property
-    def failed_commands(self) -> tuple[JobEndSign, ...]:
+    def failed_commands(self) -> tuple[Sign, ...]:
         """Failed commands of the job script."""
         return tuple(sign for sign in self.signs if sign.kind is SignKind.FAILED_COMMAND)
 
