@@ -1,4 +1,4 @@
-"""Digests of a file that grows, by which a longer log is known as one that goes on from a shorter one.
+"""Digests of a file that grows, by which a longer log is known to begin with a shorter one.
 
 Each source of a record is kept with the digests of its first line, its first two lines, and so on: one for each of the
 first 64 lines, from there every 9 % more, within the first MiB. A trainer_state.json is rewritten as a whole, but its
