@@ -23,6 +23,7 @@ from importlib import resources
 from pathlib import Path
 
 from touchline.history.scan import Scan
+from touchline.history.segments import FileSegmenter
 
 REPEATS = 5
 PATTERN = (
@@ -138,7 +139,7 @@ def main() -> int:
             size = file.stat().st_size / 1e6
             ours, grep = [], []
             for repeat in range(REPEATS):  # interleaved: a busy moment hits both
-                ours.append(cpu_seconds(lambda file=file: Scan(file, file.name).run()))  # type: ignore[misc]
+                ours.append(cpu_seconds(lambda file=file: Scan(file, FileSegmenter(file.name)).run()))  # type: ignore[misc]
                 command = ["grep", "-aEc", PATTERN, str(file)]
                 grep.append(
                     cpu_seconds(lambda command=command: subprocess.run(command, check=False, capture_output=True))

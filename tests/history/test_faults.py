@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
+from tests.history.sound import is_offered, read_lines
 
-from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import Event, Sign
 from touchline.history.failures.reader import Faults
 from touchline.history.failures.tracebacks import during_of
@@ -20,20 +19,9 @@ SITE = "/opt/e/lib/python3.12/site-packages"
 TRAINER = f"{SITE}/transformers/trainer.py"
 
 
-def words_of(line: str) -> set[str]:
-    """The words by which a line is offered."""
-    return set(re.findall(r"[a-z_\x80-\U0010ffff]+", "".join(c.lower() if c.isascii() else c for c in line)))
-
-
-def read(text: str, *, offered: bool = False) -> list[Event]:
-    """All events of a text; with `offered`, of those lines only that hold one of the reader's words."""
-    reader = Faults()
-    return [
-        event
-        for number, line in enumerate(text.split("\n"), 1)
-        if not offered or words_of(line) & Faults.words
-        for event in reader.line(line, number)
-    ]
+def read(text: str) -> list[Event]:
+    """All events of a text."""
+    return read_lines(Faults, text, every=True)
 
 
 def signs(text: str) -> list[tuple[str, str | None]]:
@@ -89,13 +77,9 @@ def test_a_log_has_its_signs_and_no_others() -> None:
         assert signs(fixture(name)) == expected, name
 
 
-def test_every_fixture_has_its_expectation() -> None:
-    assert len(LOGS) == 11
-
-
 def test_the_reader_s_words_offer_all_lines_that_matter() -> None:
     for name in LOGS:
-        assert read(fixture(name), offered=True) == read(fixture(name)), name
+        assert read_lines(Faults, fixture(name)) == read(fixture(name)), name
 
 
 # --------------------------------------------------------------------------------------------------------- tracebacks
@@ -143,20 +127,10 @@ def test_a_prefix_on_each_line_changes_nothing() -> None:
             "[1,0]<stderr>:",
             "(TrainWorker pid=77, ip=10.0.0.2) ",
         ),
-        *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:", "kelp-04: "),
+        *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:"),
     ]:
         plain = traceback(("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), last="KeyError: 'x'")
         assert signs("\n".join(prefix + line for line in plain.split("\n"))) == [("EXCEPTION", "evaluate")], prefix
-
-
-def test_prefixes_are_taken_off_and_nothing_else() -> None:
-    for text, rank, rest in [
-        ("[rank1]:   File", "1", "  File"),
-        ("3: 2026-01-02 03:04:05 ERROR x", "3", "x"),
-        ("step 3: loss", "", "step 3: loss"),
-        ("INFORMATION", "", "INFORMATION"),
-    ]:
-        assert strip_prefix(text) == (rank, rest), text
 
 
 def test_a_chain_is_one_fault_and_its_root_decides() -> None:
@@ -196,13 +170,9 @@ def test_two_ranks_without_prefixes_end_in_two_exceptions() -> None:
     assert signs(text) == [("EXCEPTION", "train")] * 2
 
 
-def test_a_traceback_without_its_end_says_nothing() -> None:
-    whole = traceback(("t.py", "<module>"), (TRAINER, "evaluate"))
-    assert read(whole.rpartition("\n")[0]) == []
-
-
 def test_an_exception_far_below_does_not_end_a_cut_traceback() -> None:
     cut = traceback(("t.py", "<module>")).rpartition("\n")[0]
+    assert kinds(cut) == []
     assert kinds(cut + "\nsome line" * 300 + "\nValueError: no") == []
 
 
@@ -285,7 +255,7 @@ def test_a_fault_without_a_traceback_has_its_sign() -> None:
         ("rsync error: some files could not be transferred (code 23) at main.c(1338)", ["FAILED_COMMAND"]),
     ]:
         assert kinds(line) == expected, line
-        assert not expected or words_of(line) & Faults.words, line
+        assert not expected or is_offered(Faults, line), line
 
 
 def test_other_lines_have_none() -> None:
@@ -309,12 +279,6 @@ def test_other_lines_have_none() -> None:
         assert kinds(line) == [], line
 
 
-def test_the_step_of_a_lost_loss_is_read() -> None:
-    (sign,) = read("iteration 77: loss = nan")
-    assert isinstance(sign, Sign)
-    assert sign.step == 77
-
-
 def test_a_process_killed_after_an_exception_was_not_short_of_memory() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
 
@@ -329,7 +293,61 @@ def test_elastic_names_the_exit_code_of_the_child() -> None:
     ]
 
 
-def test_what_stands_behind_a_bar_is_read_without_it() -> None:
-    (sign,) = read(" 40%|████      | 40/100 [00:40<01:00,  1.00s/it]Killed")
-    assert isinstance(sign, Sign)
-    assert sign.text == "Killed"
+def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None:
+    bar, lost = (
+        read(line)[0] for line in (" 4%|#  | 4/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
+    )
+    assert isinstance(bar, Sign)
+    assert isinstance(lost, Sign)
+    assert (bar.text, lost.step) == ("Killed", 77)
+
+
+# ---------------------------------------------------------------------------------------- what people print at the end
+
+
+def test_a_hand_written_milestone_is_read() -> None:
+    for line, kind in [
+        ("Training complete!", "TRAINED"),
+        ("=== Training Complete ===", "TRAINED"),
+        ("✅ Training completed successfully!", "TRAINED"),
+        ("2026-01-02 03:04:05,678 - INFO - __main__ - Training finished in 3h 12m", "TRAINED"),
+        ("2026-01-02 03:04:05.678 | INFO     | train:main:42 - Fine-tuning complete.", "TRAINED"),
+        ("[rank0]: training done", "TRAINED"),
+        ("LoRA training complete. Model saved to out/", "TRAINED"),
+        ("Training complete and model saved to out/", "TRAINED"),
+        ("5. Training Complete! Saving weights...", "TRAINED"),
+        ("Running final evaluation", "EVALUATING"),
+        ("🔍 Evaluating on the test set...", "EVALUATING"),
+        ("Saving model to out/lora", "SAVING"),
+        ("Saving final model to out/", "EXPORTING"),
+        ("Merging adapter weights", "EXPORTING"),
+        ("💾 Model and tokenizer saved to out/", "SAVED"),
+        ("Rank 0:  Model saved to out/", "SAVED"),
+    ]:
+        assert kinds(line) == [kind], line
+        assert is_offered(Faults, line), line
+
+
+def test_other_lines_are_no_milestones() -> None:
+    for line in [
+        "After training completed, the dog slept.",
+        "Training complete the set before noon with the athletes",
+        "Training finished for epoch 2",
+        "Training completed. The dog then walked home and slept",
+        "***** Running Evaluation *****",
+        "Saving model checkpoint to out/checkpoint-100",
+        "Training completed. Do not forget to share your model on huggingface.co/models =)",
+        "Training completed! Saving pre-trained model to ./out.",
+        "Saving merged prepared dataset to disk... prepared/77",
+        "Best model saved to out/best at step 70",
+        "Evaluation strategy: steps",
+        "Evaluating: 10%|█         | 1/10 [00:01<00:09,  1.00s/it]",
+        "wandb: Synced 5 files",
+    ]:
+        assert kinds(line) == [], line
+
+
+def test_a_script_that_says_so_after_a_fault_is_not_believed() -> None:
+    assert kinds(traceback(("t.py", "<module>")) + "\nTraining complete!") == ["EXCEPTION"]
+    assert kinds("Killed\nTraining complete!") == ["HOST_OOM"]
+    assert kinds(traceback(("t.py", "<module>")) + "\n" * 100 + "Training complete!") == ["EXCEPTION", "TRAINED"]

@@ -20,28 +20,25 @@ def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str
     return [[str(path.relative_to(folder)) for path in group.files] for group in group_files(asked)]
 
 
-def test_files_of_one_run_have_one_key() -> None:
-    for one, other in [
-        ("train_21.out", "train_21.err"),
-        ("slurm-77.out", "slurm-77.err"),
-        ("job.o123", "job.e123"),
-        ("train.log", "train.err"),
-        ("run_stdout.txt", "run_stderr.txt"),
-        ("x_trainer_log.jsonl", "x_all_results.json"),
-        ("x.yaml", "x_trainer_log.jsonl"),
-        ("a.log.gz", "a.err"),
-    ]:
-        assert key_of(Path(one)) == key_of(Path(other)), one
-
-
-def test_files_of_other_runs_have_other_keys() -> None:
-    for one, other in [
-        ("slurm-77.out", "slurm-78.out"),
-        ("a_1.log", "a_2.log"),
-        ("job.o1", "job.e2"),
-        ("a.log", "b.log"),
-    ]:
-        assert key_of(Path(one)) != key_of(Path(other)), one
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("train_21.out", "train_21.err", True),
+        ("slurm-77.out", "slurm-77.err", True),
+        ("job.o123", "job.e123", True),
+        ("train.log", "train.err", True),
+        ("run_stdout.txt", "run_stderr.txt", True),
+        ("x_trainer_log.jsonl", "x_all_results.json", True),
+        ("x.yaml", "x_trainer_log.jsonl", True),
+        ("a.log.gz", "a.err", True),
+        ("slurm-77.out", "slurm-78.out", False),
+        ("a_1.log", "a_2.log", False),
+        ("job.o1", "job.e2", False),
+        ("a.log", "b.log", False),
+    ],
+)
+def test_files_of_one_run_have_one_key(one: str, other: str, same: bool) -> None:
+    assert (key_of(Path(one)) == key_of(Path(other))) is same
 
 
 def test_streams_are_pairs_and_jobs_are_apart(tmp_path: Path) -> None:

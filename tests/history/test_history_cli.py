@@ -13,7 +13,6 @@ import pytest
 from pydantic import TypeAdapter
 from tests.history.made import make_reading, number, write_log
 
-from touchline.core.quantity import Missing
 from touchline.history import files
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
 from touchline.history.reading import EvidenceLine, RunReading, SourcedText
@@ -124,14 +123,6 @@ def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
     assert "n/a (no line says it)" in everything
 
 
-def test_read_without_any_run_says_so(call: Call, logs: Path) -> None:
-    """Exit code 1, nothing on stdout, also with --json."""
-    for arguments in (["read", logs / "poem.txt"], ["read", logs / "poem.txt", "--json"]):
-        code, told, talk = call(*arguments)
-        assert (code, told) == (1, "")
-        assert "no run was found" in talk
-
-
 @pytest.mark.parametrize("verb", ["read", "add"])
 def test_paths_that_are_not_there_are_all_named(call: Call, logs: Path, tmp_path: Path, verb: str) -> None:
     """Before anything is read: exit code 2, and what to type."""
@@ -186,15 +177,6 @@ def test_add_tells_what_was_learned_refused_and_skipped(call: Call, logs: Path) 
     )
 
 
-def test_add_as_json(call: Call, logs: Path) -> None:
-    """The same under one key."""
-    code, told, _ = call("add", logs, "--json")
-    added = json.loads(told)["added"]
-    assert code == 0
-    assert [item["name"] for item in added["learned"]] == ["night_shift", "pair#1", "pair#2"]
-    assert added["refused"] == [{"path": str(logs / "poem.txt"), "reason": "no line of a training in it"}]
-
-
 def test_add_writes_where_it_is_told_and_nothing_when_it_is_dry(call: Call, logs: Path, tmp_path: Path) -> None:
     """`--history` goes before the settings."""
     code, told, _ = call("add", logs, "--dry-run")
@@ -209,7 +191,10 @@ def test_add_writes_where_it_is_told_and_nothing_when_it_is_dry(call: Call, logs
 def test_add_of_nothing_has_exit_code_1(call: Call, logs: Path, tmp_path: Path) -> None:
     """A script notices; and a history that is a file is said."""
     assert call("add", logs / "poem.txt")[0] == 1
-    assert call("add", logs / "poem.txt")[0] == 1
+    for arguments in (["read", logs / "poem.txt"], ["read", logs / "poem.txt", "--json"]):
+        code, told, talk = call(*arguments)
+        assert (code, told) == (1, "")
+        assert "no run was found" in talk
     (tmp_path / "file").write_text("")
     code, _, talk = call("add", logs, "--history", tmp_path / "file")
     assert code == 2
@@ -263,15 +248,7 @@ def test_show_by_name_and_by_id(call: Call, logs: Path) -> None:
     TypeAdapter(RunRecord).validate_python(json.loads(told)["record"])
 
 
-def test_show_of_what_is_not_there_names_what_is_near(call: Call, logs: Path) -> None:
-    """Exit code 2."""
-    call("add", logs)
-    code, told, talk = call("show", "nightshift")
-    assert (code, told) == (2, "")
-    assert "did you mean 'night_shift'?" in talk
-
-
-def test_export_as_a_table(call: Call, logs: Path, tmp_path: Path) -> None:
+def test_export_as_a_table_and_as_whole_records(call: Call, logs: Path, tmp_path: Path) -> None:
     """A column a fact with its unit and place; text that a spreadsheet would run begins with a quote."""
     write_log(logs, "sly.log", b"run =cmd()\n")
     call("add", logs)
@@ -284,23 +261,15 @@ def test_export_as_a_table(call: Call, logs: Path, tmp_path: Path) -> None:
     assert row["costs.seconds_per_step.where"] == "night_shift.log:7"
     assert row["losses.evaluation"] == ""
     assert rows["sly"]["model.name"] == "'=cmd()"
+    records = [json.loads(line) for line in call("export", "--format", "jsonl")[1].splitlines()]
+    assert {record.pop("id") for record in records} == {each["id"] for each in rows.values()}
+    for record in records:
+        TypeAdapter(RunRecord).validate_json(json.dumps(record), strict=True, extra="forbid")
     code, told, _ = call("export", "-o", tmp_path / "out" / "runs.csv")
     assert (code, told) == (0, "")
     assert (tmp_path / "out" / "runs.csv").read_text() == call("export")[1]
     assert call("export", "-o", tmp_path)[0] == 2
     assert call("export", "--format", "xml")[0] == 2
-
-
-def test_export_as_whole_records(call: Call, logs: Path) -> None:
-    """One a line, with its id."""
-    call("add", logs)
-    code, told, _ = call("export", "--format", "jsonl")
-    lines = [json.loads(line) for line in told.splitlines()]
-    ids = {row["id"] for row in json.loads(call("list", "--json")[1])["history"]}
-    assert code == 0
-    assert {line.pop("id") for line in lines} == ids
-    records = [TypeAdapter(RunRecord).validate_json(json.dumps(line), strict=True, extra="forbid") for line in lines]
-    assert all(isinstance(record.losses.evaluation, Missing) for record in records)
 
 
 def test_rebuild_counts_and_names_what_is_broken(call: Call, logs: Path, tmp_path: Path) -> None:

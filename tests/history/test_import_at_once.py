@@ -105,26 +105,6 @@ def test_a_tokenizer_that_is_not_here_is_asked_for_and_not_the_option_again(
     assert not any("--dataset" in hint for hint in hints)
 
 
-def test_a_dataset_that_is_elsewhere_is_asked_for_by_its_name(tmp_path: Path, call: Call) -> None:
-    tokenizers(tmp_path)
-    old = logs(tmp_path, Path("/scratch/data/words_8L.json"))
-    code, _, err = call("import", str(old), "--gpu", "A100-80GB")
-    assert code == 0
-    assert "--dataset words_8L.json" in err
-    data = write_tiny_words(tmp_path / "words_8L.json", 64, 8, 8)
-    code, _, err = call("import", str(old), "--gpu", "A100-80GB", "--dataset", data.name)
-    assert code == 0
-    assert "missing:" not in err
-    assert "which counts" not in err
-
-
-def test_a_config_that_was_named_is_still_refused(tmp_path: Path, call: Call) -> None:
-    old = logs(tmp_path, Path("/scratch/data/words.json"))
-    code, out, err = call("read", str(old / "1B_rank4" / "epoch_0" / "adapter_config.json"))
-    assert "adapter_config.json" in out + err
-    assert code != 0 or "no " in out + err
-
-
 def hints(err: str) -> list[str]:
     return [line.removeprefix("hint: ") for line in err.splitlines() if line.startswith("hint: ")]
 
@@ -176,19 +156,6 @@ def test_a_trainers_word_for_a_model_is_the_one_that_is_here(tmp_path: Path, cal
     assert run["model"]["value"] == "Llama-3.2-1B-Instruct"
     assert run["model"]["method"] == "the only model here that llama3_2_1b stands for"
     assert call("list")[1].count("Llama-3.2-1B-Instruct") == 1
-
-
-def test_a_trainers_word_for_two_models_stays_and_its_dataset_is_measured(tmp_path: Path, call: Call) -> None:
-    """Which of both it was is not known; their tokenizer is the same."""
-    for name in ("Llama-3.2-1B", "Llama-3.2-1B-Instruct"):
-        build_tiny_model(tmp_path / "models" / name)
-    data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
-    write_torchtune_log(tmp_path / "old" / "slurm-1.out", weights="/scratch/out/epoch_0", data=str(data))
-    code, out, err = call("import", str(tmp_path / "old"), "--gpu", "A100-80GB", "--json")
-    assert code == 0, out + err
-    (run,) = json.loads(out)["added"]["learned"]
-    assert (code, hints(err), run["missing_facts"]) == (0, [], [])
-    assert run["model"]["value"] == "llama3_2_1b"
 
 
 def test_a_trainers_word_for_a_model_that_is_not_here_names_what_to_download(tmp_path: Path, call: Call) -> None:

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
-from tests.cases import some
 from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign, SignKind
-from touchline.data.metrics import MetricsRow
 from touchline.data.metrics_file import read_metrics_file
 from touchline.history.own_metrics import own_events
 
@@ -41,12 +38,6 @@ def seen(name: str) -> list[Observation]:
     return [event for event in read(fixture("metrics.jsonl")) if isinstance(event, Observation) and event.name == name]
 
 
-def test_the_fixture_is_what_the_trainer_writes() -> None:
-    adapter: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
-    for line in some(fixture("metrics.jsonl").splitlines()):
-        assert adapter.validate_json(line).event == json.loads(line)["event"]
-
-
 def test_signs() -> None:
     signs = [event for event in read(fixture("metrics.jsonl")) if isinstance(event, Sign)]
     assert [(sign.kind, sign.step) for sign in signs] == [
@@ -58,28 +49,6 @@ def test_signs() -> None:
         (SignKind.TRAINED, 6),
         (SignKind.DONE, 6),
     ]
-
-
-def test_settings_of_an_attempt() -> None:
-    first = [event for event in read(fixture("metrics.jsonl")) if event.line == 1 and isinstance(event, Observation)]
-    assert {(event.name, event.value) for event in first} == {
-        ("trainer", "peft"),
-        ("gpus", 1),
-        ("gpu", "Testing GPU 80GB"),
-        ("micro_batch_size", 8),
-        ("gradient_accumulation_steps", 2),
-        ("global_batch_size", 16),
-        ("trainable_parameters", 2442240),
-        ("steps_total", 6),
-        ("dtype", "bfloat16"),
-        ("attention", "sdpa"),
-        ("optimizer", "AdamW, fused"),
-        ("gradient_checkpointing", "false"),
-        ("packed", "true"),
-        ("version", "python=3.11.9"),
-        ("version", "torch=2.13.0"),
-    }
-    assert all(event.certain for event in first)
 
 
 def test_losses_and_time_belong_to_steps() -> None:

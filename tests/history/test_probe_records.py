@@ -134,12 +134,8 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
     assert isinstance(found.training.target_modules, SourcedText)
     assert found.training.target_modules.value == "q_proj,v_proj"
     assert found.stack.versions == ("peft=0.21.2", "torch=2.13.0")
-
-
-def test_a_processor_is_named_with_its_threads_as_a_plan_names_it() -> None:
-    machine = record(attempt(4)).machine
-    assert machine.key == CPU.key
-    assert isinstance(machine.gpu, Missing)
+    assert found.machine.key == CPU.key, "a processor is named with its threads, as a plan names it"
+    assert isinstance(found.machine.gpu, Missing)
 
 
 def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:

@@ -59,18 +59,8 @@ def score(right: list[bool], **changes: object) -> ScoreFacts:
 
 @given(st.lists(st.booleans(), max_size=70))
 def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
-    assert item_outcomes(score(outcomes)) == tuple(outcomes)
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=70), st.data())
-def test_flips_between_two_seeds_are_counted_from_the_records_alone(first: list[bool], data: st.DataObject) -> None:
-    second = data.draw(st.lists(st.booleans(), min_size=len(first), max_size=len(first)))
-    kept = [from_json(to_json(replace(make_record(), scores=(score(each),)))) for each in (first, second)]
-    a, b = (item_outcomes(record.scores[0]) for record in kept)
-    assert not isinstance(a, Missing)
-    assert not isinstance(b, Missing)
-    flips = sum(x != y for x, y in zip(a, b, strict=True))
-    assert flips == sum(x != y for x, y in zip(first, second, strict=True))
+    kept = from_json(to_json(replace(make_record(), scores=(score(outcomes),))))
+    assert item_outcomes(kept.scores[0]) == tuple(outcomes)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +74,6 @@ def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: d
 
 
 PARTS = Missing(missing="an item can be right in part")
-
-
-def test_a_score_in_parts_has_no_outcomes() -> None:
-    assert item_outcomes(score([True], outcomes=PARTS)) == PARTS
 
 
 @given(st.lists(st.floats(0, 1), max_size=70))
@@ -111,14 +97,6 @@ def test_item_scores_are_those_of_the_outcomes_or_missing_with_a_reason() -> Non
         assert isinstance(wrong, Missing)
 
 
-def test_a_record_without_item_scores_is_an_older_one_and_stays_readable() -> None:
-    text = json.loads(to_json(replace(make_record(), scores=(score([True]),))))
-    del text["scores"][0]["item_scores"]
-    kept = from_json(json.dumps(text).encode()).scores[0]
-    assert item_outcomes(kept) == (True,)
-    assert isinstance(kept.item_scores, Missing)
-
-
 def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
     """Hexadecimal digits, hashes and names of tasks pass the cleaning of texts."""
     outcomes = [bool(number % 3) for number in range(400)]
@@ -131,25 +109,16 @@ def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
 # ---- validation losses -----------------------------------------------------------------------------------------------
 
 
-def test_validation_losses_are_in_order_and_the_later_one_of_a_step_counts() -> None:
-    assert validation_points([(20, 2.0), (10, 3.0), (20, 1.5)]) == (
-        ValidationPoint(step=10, loss=3.0),
-        ValidationPoint(step=20, loss=1.5),
-    )
-
-
-def test_a_loss_that_is_no_number_keeps_its_step_and_survives_storing(tmp_path: Path) -> None:
-    points = validation_points([(10, float("nan")), (20, float("inf"))])
-    assert points == (ValidationPoint(step=10, loss=None), ValidationPoint(step=20, loss=None))
+def test_validation_losses_are_in_order_thinned_and_survive_storing(tmp_path: Path) -> None:
+    """The later one of a step counts; a loss that is no number keeps its step; the last one stays."""
+    points = validation_points([(20, 2.0), (10, float("nan")), (20, 1.5), (30, float("inf"))])
+    assert [(point.step, point.loss) for point in points] == [(10, None), (20, 1.5), (30, None)]
     stored = read_record(store_record(tmp_path, replace(make_record(), validation=points)))
     assert isinstance(stored, RunRecord)
     assert stored.validation == points
-
-
-def test_very_many_losses_are_thinned_and_the_last_one_stays() -> None:
-    points = validation_points([(step, 1.0) for step in range(1, 10 * MOST_VALIDATIONS)])
-    assert MOST_VALIDATIONS // 2 < len(points) <= MOST_VALIDATIONS
-    assert points[-1].step == 10 * MOST_VALIDATIONS - 1
+    thinned = validation_points([(step, 1.0) for step in range(1, 10 * MOST_VALIDATIONS)])
+    assert MOST_VALIDATIONS // 2 < len(thinned) <= MOST_VALIDATIONS
+    assert thinned[-1].step == 10 * MOST_VALIDATIONS - 1
     assert validation_points([]) == ()
 
 
@@ -161,34 +130,37 @@ def foreign(tmp_path: Path, text: str, name: str = "slurm-1.out") -> RunRecord:
 
 
 def trl_log(epochs: int = 4) -> str:
-    rows = [f"{{'train_runtime': 40.0, 'train_steps_per_second': 1.0, 'train_loss': 1.0, 'epoch': {epochs}.0}}"]
-    done = []
-    for epoch in range(1, epochs + 1):
-        done.append(f"{{'loss': {3 - epoch / 2:.1f}, 'learning_rate': 1e-05, 'epoch': {epoch}.0}}")
-        done.append(f"{{'eval_loss': {4 - epoch / 2:.1f}, 'eval_runtime': 1.0, 'epoch': {epoch}.0}}")
-        done.append(f"{100 * epoch // epochs}%|####| {10 * epoch}/{10 * epochs} [00:{10 * epoch:02}<00:00,  1.0it/s]")
-    return "\n".join([*done, *rows]) + "\n"
-
-
-def test_a_trainers_rows_with_epochs_are_placed_by_steps(tmp_path: Path) -> None:
-    record = foreign(tmp_path, trl_log())
-    assert [(point.step, point.loss) for point in record.validation] == [(10, 3.5), (20, 3.0), (30, 2.5), (40, 2.0)]
-
-
-def test_a_trainer_state_has_steps_of_its_own(tmp_path: Path) -> None:
-    history = [{"step": step, "epoch": step / 10, "eval_loss": 2 - step / 100} for step in (10, 20, 30)]
-    state = {"global_step": 30, "max_steps": 30, "num_train_epochs": 3, "log_history": history}
-    record = foreign(tmp_path, json.dumps(state), "trainer_state.json")
-    assert [point.step for point in record.validation] == [10, 20, 30]
-
-
-def test_rows_without_a_place_give_no_validation_losses(tmp_path: Path) -> None:
-    """An epoch whose steps nobody states is no step."""
     rows = [
-        f"{{'loss': 2.0, 'epoch': {n}.0}}\n{{'eval_loss': 1.0, 'eval_runtime': 1.0, 'epoch': {n}.0}}" for n in (1, 2)
+        f"{{'loss': {3 - epoch / 2:.1f}, 'learning_rate': 1e-05, 'epoch': {epoch}.0}}\n"
+        f"{{'eval_loss': {4 - epoch / 2:.1f}, 'eval_runtime': 1.0, 'epoch': {epoch}.0}}\n"
+        f"{100 * epoch // epochs}%|####| {10 * epoch}/{10 * epochs} [00:{10 * epoch:02}<00:00,  1.0it/s]\n"
+        for epoch in range(1, epochs + 1)
     ]
-    record = foreign(tmp_path, "\n".join(rows) + "\n")
-    assert record.validation == ()
+    return "".join(rows) + "{'train_runtime': 40.0, 'train_steps_per_second': 1.0, 'train_loss': 1.0, 'epoch': 4.0}\n"
+
+
+STATE = {
+    "global_step": 30,
+    "max_steps": 30,
+    "num_train_epochs": 3,
+    "log_history": [{"step": step, "epoch": step / 10, "eval_loss": 2 - step / 100} for step in (10, 20, 30)],
+}
+NO_PLACE = "{'loss': 2.0, 'epoch': 1.0}\n{'eval_loss': 1.0, 'eval_runtime': 1.0, 'epoch': 1.0}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "steps"),
+    [
+        ("slurm-1.out", trl_log(), [10, 20, 30, 40]),
+        ("trainer_state.json", json.dumps(STATE), [10, 20, 30]),
+        ("slurm-1.out", NO_PLACE, []),
+    ],
+    ids=["epochs are placed by steps", "a state has steps", "an epoch whose steps nobody states is no step"],
+)
+def test_validation_losses_of_a_log_have_steps(tmp_path: Path, name: str, text: str, steps: list[int]) -> None:
+    points = foreign(tmp_path, text, name).validation
+    assert [point.step for point in points] == steps
+    assert [point.loss for point in points] == sorted((point.loss or 0 for point in points), reverse=True)
 
 
 # ---- our own runs ----------------------------------------------------------------------------------------------------
@@ -325,20 +297,15 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     assert (named["seed"], named["condition"]) == ("3", "a" * 64)
 
 
-def test_a_history_without_scores_is_listed_as_before(tmp_path: Path) -> None:
-    store_record(tmp_path, make_record())
-    table = History(load_index(tmp_path).rows()).to_table()
-    assert table is not None
-    assert "score" not in table.header
-
-
 # ---- older records, and hostile ones ---------------------------------------------------------------------------------
 
 _NEW = ("seed", "condition", "task", "control", "scores", "validation", "position", "started_unix")
 
 
 def test_an_older_record_reads_as_one_without_scores() -> None:
-    old = plain(make_record(last_loss=number(2.0, "nats")))
+    old = plain(replace(make_record(last_loss=number(2.0, "nats")), scores=(score([True]),)))
+    del old["scores"][0]["item_scores"]
+    assert isinstance(from_json(json.dumps(old).encode()).scores[0].item_scores, Missing)
     for key in _NEW:
         del old[key]
     record = from_json(json.dumps(old).encode())

@@ -1,4 +1,4 @@
-"""Files of planned runs that cannot be read are told, and nothing stops for them."""
+"""Files of planned runs that cannot be read are told; so are no-op controls that do not answer as the base does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.report import made_gathered
 from tests.results.made_seed002 import RUNS, log_of
 
+from touchline.core.finding import Severity
 from touchline.core.status import JobState
+from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results import folder_issues as module
-from touchline.results.folder_issues import folder_issues
+from touchline.results.folder_issues import folder_issues, no_op_issues
 from touchline.results.imported import find
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
@@ -62,3 +67,44 @@ def test_no_permission_is_an_issue(tmp_path: Path, run: RunResult, monkeypatch: 
     monkeypatch.setattr(module.os, "scandir", refuse)
     (issue,) = folder_issues(tmp_path, [run])
     assert "Permission denied" in issue.text
+
+
+# ---- no-op controls --------------------------------------------------------------------------------------------------
+
+
+def record(run: str, outputs: list[str]) -> EvaluationRecord:
+    samples = [
+        SampleScore(id=f"test-{number}", target="A", output=output, exact=False, match=False)
+        for number, output in enumerate(outputs)
+    ]
+    made = made_gathered.record(run, "base", [True])
+    return replace(made, log=f"{run}.eval", task="capitalization", samples=tuple(samples))
+
+
+def issues(noop: EvaluationRecord, base: EvaluationRecord | None) -> tuple[Issue, ...]:
+    """The issues of a no-op control beside a base."""
+    control = replace(made_gathered.run("tiny_base", "tiny"), kind=RunKind.CONTROL, control=ControlKind.BASE)
+    made = replace(control, name="tiny_noop", control=ControlKind.NO_OP, evaluations=(noop,))
+    return no_op_issues([replace(control, evaluations=() if base is None else (base,)), made])
+
+
+def test_other_answers_are_an_error_though_the_scores_are_the_same() -> None:
+    """Both are wrong, and still the adapter has changed something."""
+    (issue,) = issues(record("tiny_noop", ["x", "z"]), record("tiny_base", ["x", "y"]))
+    assert (issue.weight, issue.subject) == (Severity.ERROR, "tiny_noop")
+    assert issue.text.startswith("1 of 2 answers on capitalization differ from those of tiny_base")
+    assert issue.lines == ("test-1: 'z', without the adapter 'y'",)
+    assert issue.where == "tiny_noop/eval/tiny_noop.eval"
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        record("tiny_base", ["y"]),
+        None,
+        *(replace(record("tiny_base", ["x"]), **{key: "other"}) for key in ("settings_sha256", "data_sha256", "task")),
+    ],
+    ids=["the same answers", "no base", "other settings", "other items", "another task"],
+)
+def test_what_is_the_same_or_was_asked_otherwise_is_no_issue(base: EvaluationRecord | None) -> None:
+    assert issues(record("tiny_noop", ["y"]), base) == ()

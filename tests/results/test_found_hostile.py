@@ -7,13 +7,16 @@ import os
 import random
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.results.made_seed002 import NAME, RUNS, log_of, make, write_checkpoint
+from tests.tiers import examples
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
@@ -54,21 +57,17 @@ def as_json(gathered: ReportInputs) -> str:
 # ---- nothing to report -----------------------------------------------------------------------------------------------
 
 
-def test_a_folder_without_runs_is_one_clear_fault(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing")
+def test_a_folder_without_runs_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "words.json").write_text("[]")
-    with pytest.raises(InputError, match="holds no run") as fault:
-        find(tmp_path)
-    assert "slurm-" in str(fault.value.expected)
-
-
-def test_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
-    (tmp_path / "slurm-1.out").write_text("x")
-    with pytest.raises(InputError, match="not a directory"):
-        find(tmp_path / "slurm-1.out")
-    with pytest.raises(InputError, match="does not exist"):
-        find(tmp_path / "gone")
+    (tmp_path / "notes.txt").write_text("nothing")
+    for path, words in (
+        (tmp_path, "holds no run"),
+        (tmp_path / "notes.txt", "not a directory"),
+        (tmp_path / "gone", "not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find(path)
 
 
 def test_a_folder_that_may_not_be_read_is_one_clear_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,22 +114,24 @@ def test_a_log_that_may_not_be_opened_is_an_issue(folder: Path, monkeypatch: pyt
     assert isinstance(one(gathered, "3B_rank4").final_train_loss, Missing)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        bytes(range(32)) * 4000, b"PK\3\4" + bytes(5000), b"\x1f\x8b" + bytes(300), b"",
-        b"\xff\xfe" + "x".encode("utf-16-le"),
-    ],
-    ids=["control characters", "an archive", "broken gzip", "empty", "UTF-16"],
-)  # fmt: skip
-def test_a_log_that_is_no_text(folder: Path, content: bytes) -> None:
-    (folder / "1B_rank4" / "slurm-61000501.out").write_bytes(content)
+NO_TEXT = {
+    "1B_rank4": bytes(range(32)) * 4000,
+    "1B_rank64": b"PK\3\4" + bytes(5000),
+    "3B_rank4": b"\x1f\x8b" + bytes(300),
+    "3B_rank64": b"",
+}
+"""Control characters, an archive, broken gzip, and nothing."""
+
+
+def test_logs_that_are_no_text(folder: Path) -> None:
+    for name, content in NO_TEXT.items():
+        for path in (folder / name).glob("slurm-*.out"):
+            path.write_bytes(content)
     gathered = find(folder)
-    run = one(gathered, "1B_rank4")
-    assert run.outcome is TrainingOutcome.NOT_STARTED
-    assert run.model == "Llama-3.2-1B-Instruct"
-    assert {"a file cannot be read", "no log of a training"} & set(titles(gathered, "1B_rank4"))
-    assert sum(each.outcome is TrainingOutcome.COMPLETE for each in gathered.runs) == 3
+    for name in NO_TEXT:
+        assert one(gathered, name).outcome is TrainingOutcome.NOT_STARTED, name
+        assert {"a file cannot be read", "no log of a training"} & set(titles(gathered, name)), name
+    assert one(gathered, "1B_rank4").model == "Llama-3.2-1B-Instruct"
     as_json(gathered)
 
 
@@ -151,13 +152,13 @@ def test_a_config_that_is_no_yaml_is_an_issue(folder: Path) -> None:
     as_json(gathered)
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "{}", "null", "[]", '{"r": "x", "peft_type": 3}', "\0", '{"r": 1e400}']
-)
-def test_strange_json(folder: Path, text: str) -> None:
-    for name in ("adapter_config.json", "trainer_state.json", "all_results.json"):
-        (folder / "1B_rank4" / name).write_text(text)
-    assert one(find(folder), "1B_rank4").outcome is TrainingOutcome.COMPLETE
+def test_strange_json(folder: Path) -> None:
+    texts = ["[" * 100_000, "{}", "null", "[]", '{"r": "x", "peft_type": 3}', "\0", '{"r": 1e400}']
+    for number, text in enumerate(texts):
+        for name in ("adapter_config.json", "trainer_state.json", "all_results.json"):
+            (folder / RUNS[number % 4].name / name).write_text(text)
+        if number % 4 == 3 or number == len(texts) - 1:
+            assert {run.outcome for run in find(folder).runs} == {TrainingOutcome.COMPLETE}
 
 
 def test_links_are_not_followed_and_are_told(folder: Path, tmp_path: Path) -> None:
@@ -188,25 +189,16 @@ STRANGE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_strange_folder_names_are_text(tmp_path: Path, name: str) -> None:
-    run = tmp_path / name
-    run.mkdir()
-    (run / "slurm-1.out").write_text(log_of(RUNS[0]))
+def test_strange_folder_names_are_text_and_stay_apart(tmp_path: Path) -> None:
+    """Also those that are no UTF-8."""
+    for name in (*STRANGE, os.fsdecode(b"run\xff"), os.fsdecode(b"run\xfe")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "slurm-1.out").write_text(log_of(RUNS[0]))
     gathered = find(tmp_path)
-    (found,) = gathered.runs
-    assert found.outcome is TrainingOutcome.COMPLETE
-    assert all(ch.isprintable() or ch == "\ufffd" for ch in found.name)
-    as_json(gathered)
-
-
-def test_names_that_are_no_utf8_stay_apart(tmp_path: Path) -> None:
-    for raw in (b"run\xff", b"run\xfe"):
-        path = tmp_path / os.fsdecode(raw)
-        path.mkdir()
-        (path / "slurm-1.out").write_text(log_of(RUNS[0]))
-    gathered = find(tmp_path)
-    assert len({run.name for run in gathered.runs}) == 2
+    assert len({run.name for run in gathered.runs}) == len(STRANGE) + 2
+    for run in gathered.runs:
+        assert run.outcome is TrainingOutcome.COMPLETE
+        assert all(ch.isprintable() or ch == "\ufffd" for ch in run.name)
     assert as_json(gathered).encode()
 
 
@@ -234,14 +226,6 @@ def test_a_command_that_failed_in_the_middle_is_no_failed_exit(folder: Path) -> 
     assert run.status is RunStatus.TRAINED
     path.write_text(log_of(RUNS[0]) + "".join(f"copying file {k}\n" for k in range(20)))
     assert one(find(folder), "1B_rank4").job_state is None
-
-
-def test_a_clean_end_is_trained(folder: Path) -> None:
-    (folder / "1B_rank4" / "slurm-61000501.out").write_text(log_of(RUNS[0], failing=False))
-    gathered = find(folder)
-    run = one(gathered, "1B_rank4")
-    assert run.status is RunStatus.TRAINED
-    assert "failed exit, complete training" not in titles(gathered, "1B_rank4")
 
 
 def test_a_training_that_stopped_half_way_is_not_complete(folder: Path) -> None:
@@ -293,22 +277,18 @@ def test_a_complete_log_with_a_broken_last_checkpoint_is_no_complete_run(folder:
     assert "complete log, corrupt checkpoint" in titles(gathered, "1B_rank4")
 
 
-def test_checkpoints_alone_are_a_run(tmp_path: Path) -> None:
-    for epoch in range(2):
-        write_checkpoint(tmp_path / "some_run" / f"epoch_{epoch}", RUNS[1], archives=False)
-    gathered = find(tmp_path)
-    (run,) = gathered.runs
+def test_a_missing_epoch_is_told_and_checkpoints_alone_are_a_run(folder: Path) -> None:
+    for name, epochs in (("1B_rank4", (0, 2)), ("some_run", (0, 1))):
+        for epoch in epochs:
+            write_checkpoint(folder / name / f"epoch_{epoch}", RUNS[0], archives=False)
+    gathered = find(folder)
+    assert [(each.run, each.name, each.expected) for each in gathered.verification.missing] == [
+        ("1B_rank4", "epoch_1", False)
+    ]
+    run = one(gathered, "some_run")
     assert [each.name for each in run.checkpoints] == ["epoch_0", "epoch_1"]
     assert run.train_seconds == Missing(missing="no log of a training")
     assert "no log of a training" in titles(gathered, "some_run")
-
-
-def test_a_missing_epoch_is_told(folder: Path) -> None:
-    for epoch in (0, 2):
-        write_checkpoint(folder / "1B_rank4" / f"epoch_{epoch}", RUNS[0], archives=False)
-    gathered = find(folder)
-    missing = [each for each in gathered.verification.missing if each.run == "1B_rank4"]
-    assert [(each.name, each.expected) for each in missing] == [("epoch_1", False)]
 
 
 # ---- other layouts ---------------------------------------------------------------------------------------------------
@@ -367,15 +347,6 @@ def test_many_folders_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "too many folders" in titles(gathered)
 
 
-def test_a_deep_tree_ends(tmp_path: Path) -> None:
-    deep = tmp_path
-    for _ in range(60):
-        deep /= "d"
-    deep.mkdir(parents=True)
-    (tmp_path / "slurm-1.out").write_text(log_of(RUNS[0]))
-    assert len(find(tmp_path).runs) == 1
-
-
 def test_replicates_of_one_setting_do_not_count_as_one_seed_more(tmp_path: Path) -> None:
     for name in ("1B_rank4_seed1", "1B_rank4_seed2"):
         (tmp_path / name).mkdir()
@@ -388,8 +359,7 @@ def test_replicates_of_one_setting_do_not_count_as_one_seed_more(tmp_path: Path)
 # ---- anything at all -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_to_a_log_gives_a_report(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     text = bytearray(log_of(RUNS[0]).encode())
@@ -479,17 +449,29 @@ def test_found_runs_are_compared_with_the_base_of_their_size(folder: Path) -> No
     assert (compared["1B_rank4"].gained, compared["1B_rank4"].lost) == (8, 0)
 
 
-def test_other_items_or_settings_are_not_compared(folder: Path) -> None:
-    eval_log(folder / "1B_rank4" / "eval" / "a.eval")
-    path = eval_log(folder / "1B_base" / "eval" / "c.eval", model="hf/base", right=1)
-    with zipfile.ZipFile(path) as archive:
-        header, samples = archive.read("header.json"), json.loads(archive.read("summaries.json"))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.json", header)
-        archive.writestr("summaries.json", json.dumps(samples[:9]))
-    (analysis,) = build_report(find(folder)).analyses
+def test_other_items_are_not_compared_and_failed_ones_count_as_wrong(folder: Path) -> None:
+    changed: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+        "1B_rank4": lambda samples: samples[0].update(error="CUDA out of memory", scores={}),
+        "1B_base": lambda samples: samples.pop(),
+    }
+    for name, change in changed.items():
+        path = eval_log(
+            folder / name / "eval" / "a.eval", model="hf/base" if name == "1B_base" else "hf/1B_rank4/epoch_2"
+        )
+        with zipfile.ZipFile(path) as archive:
+            header, samples = archive.read("header.json"), json.loads(archive.read("summaries.json"))
+        change(samples)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("header.json", header)
+            archive.writestr("summaries.json", json.dumps(samples))
+    gathered = find(folder)
+    (analysis,) = build_report(gathered).analyses
     assert analysis.comparisons == ()
     assert [each.run for each in analysis.refusals] == ["1B_rank4"]
+    run = one(gathered, "1B_rank4")
+    assert run.exact_match is not None
+    assert (run.exact_match.k, run.exact_match.n) == (6, 10)
+    assert run.evaluations[0].samples[0].error == "CUDA out of memory"
 
 
 def test_a_cut_eval_log_is_an_issue(folder: Path) -> None:
@@ -504,20 +486,18 @@ def test_a_cut_eval_log_is_an_issue(folder: Path) -> None:
         assert one(gathered, "1B_rank4").outcome is TrainingOutcome.COMPLETE
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
+def test_evaluations_that_did_not_end_well_give_no_score(folder: Path) -> None:
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"status": "error"}, "ended as 'error'"),
         ({"status": "started"}, "ended as 'started'"),
         ({"status": "\u202e<b>"}, "ended as"),
         ({"eval": []}, "no header"),
-    ],
-)
-def test_evaluations_that_did_not_end_well_give_no_score(folder: Path, more: dict[str, object], says: str) -> None:
-    eval_log(folder / "1B_rank4" / "eval" / "a.eval", **more)  # type: ignore[arg-type]
-    gathered = find(folder)
-    (issue,) = [each for each in gathered.issues if each.title == "an evaluation gives no score"]
-    assert says in issue.text
+    )
+    for run, (more, _) in zip(RUNS, cases, strict=True):
+        eval_log(folder / run.name / "eval" / "a.eval", **more)
+    told = {each.subject: each.text for each in find(folder).issues if each.title == "an evaluation gives no score"}
+    for run, (_, says) in zip(RUNS, cases, strict=True):
+        assert says in told[run.name]
 
 
 def test_an_archive_that_expands_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,17 +509,3 @@ def test_an_archive_that_expands_without_end_is_refused(folder: Path, monkeypatc
         archive.writestr("summaries.json", "[" + " " * 5_000_000 + "]")
     gathered = find(folder)
     assert any("is larger than" in each.text for each in gathered.issues)
-
-
-def test_items_that_failed_count_as_wrong(folder: Path) -> None:
-    path = eval_log(folder / "1B_rank4" / "eval" / "a.eval")
-    with zipfile.ZipFile(path) as archive:
-        header, samples = archive.read("header.json"), json.loads(archive.read("summaries.json"))
-    samples[0] |= {"error": "CUDA out of memory", "scores": {}}
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("header.json", header)
-        archive.writestr("summaries.json", json.dumps(samples))
-    run = one(find(folder), "1B_rank4")
-    assert run.exact_match is not None
-    assert (run.exact_match.k, run.exact_match.n) == (6, 10)
-    assert run.evaluations[0].samples[0].error == "CUDA out of memory"

@@ -152,12 +152,9 @@ def test_the_first_step_of_an_attempt_sets_no_pace() -> None:
 
 
 def test_one_step_that_was_held_up_does_not_make_the_pace() -> None:
-    usual = measured_pace(made_recent([2.0] * 40).steps)
     held_up = measured_pace(made_recent([2.0] * 39 + [3600.0]).steps)
-    assert usual is not None
     assert held_up is not None
-    assert usual.seconds == pytest.approx(2.0)
-    assert held_up.seconds < 2.6
+    assert 2.0 <= held_up.seconds < 2.6
 
 
 def test_the_measured_interval_holds_the_time_that_steps_then_take() -> None:
@@ -194,15 +191,14 @@ def test_a_machine_that_does_not_keep_its_pace_makes_the_interval_wider() -> Non
     steps = made_recent([2.0] * 40).steps
     pace = measured_pace(steps)
     assert pace is not None
-    alike = Recent(steps=(*steps[:-1], replace(steps[-1], step=100, elapsed_seconds=200.0)))
-    unlike = Recent(steps=(*steps[:-1], replace(steps[-1], step=100, elapsed_seconds=400.0)))
-    same, other = with_history(pace, alike), with_history(pace, unlike)
+    same, other = (
+        with_history(pace, Recent(steps=(*steps[:-1], replace(steps[-1], step=100, elapsed_seconds=seconds))))
+        for seconds in (200.0, 400.0)
+    )
     assert same == pace
     assert other is not None
     assert pace.seconds < other.seconds < 4.0
     assert other.spread > pace.spread
-    assert with_history(pace, Recent(steps=steps)) == pace
-    assert with_history(None, alike) is None
 
 
 def test_without_steps_there_is_no_rate() -> None:
@@ -212,12 +208,6 @@ def test_without_steps_there_is_no_rate() -> None:
     assert rate.value == pytest.approx(50.0)
 
 
-def test_a_bar_is_shown_as_its_last_state() -> None:
-    assert shown("10%|#\r20%|##\r30%|###\r") == "30%|###"
-    assert shown("plain") == "plain"
-    assert shown("") == ""
-
-
 def test_the_last_lines_of_any_file(tmp_path: Path) -> None:
     path = tmp_path / "slurm.out"
     path.write_text("".join(f"line {number}\n" for number in range(100_000)))
@@ -225,19 +215,12 @@ def test_the_last_lines_of_any_file(tmp_path: Path) -> None:
     assert lines == ["line 99997", "line 99998", "line 99999"]
     assert end == path.stat().st_size
     assert last_lines(path, 0)[0] == []
+    assert [shown(text) for text in ("10%|#\r20%|##\r30%|###\r", "plain", "")] == ["30%|###", "plain", ""]
     path.write_text("a\nb")
     assert last_lines(path, 5)[0] == ["a", "b"]
     path.write_text("")
     assert last_lines(path, 5) == ([], 0)
     assert last_lines(tmp_path / "none", 5)[0] == []
-
-
-def test_an_hour_of_a_progress_bar_is_one_line_and_not_all_of_it_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "slurm.out"
-    path.write_bytes(b"begin\n" + b"".join(b"%7d/1000000 it\r" % number for number in range(1_000_000)))
-    lines, _ = last_lines(path, 5)
-    assert lines[-1] == " 999999/1000000 it"
-    assert sum(len(line) for line in lines) < 100
 
 
 def test_what_is_added_comes_line_by_line(tmp_path: Path) -> None:

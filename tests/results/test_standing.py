@@ -144,32 +144,26 @@ def attempt(*, code: int | None = None, alive: bool | None = None, beat: float |
     return Attempt(start=start, exit=end, heartbeat_unix=beat, alive=alive)
 
 
-def test_a_folder_tells_of_a_job_on_another_machine_by_its_heartbeat() -> None:
-    fresh = job_view_from_files([attempt(beat=NOW - 5)], NOW)
-    assert fresh is not None
-    assert (fresh.state, fresh.active, fresh.source) == (JobState.RUNNING, True, "heartbeat")
-    stale = job_view_from_files([attempt(beat=NOW - HEARTBEAT_STALE_SECONDS - 1)], NOW)
-    assert stale is not None
-    assert (stale.state, stale.active) == (JobState.UNKNOWN, False)
-    silent = job_view_from_files([attempt()], NOW)
-    assert silent is not None
-    assert silent.state is JobState.UNKNOWN
-    assert job_view_from_files([], NOW) is None
-
-
-def test_a_folder_tells_of_a_job_on_this_machine_by_its_process() -> None:
-    dead, living, failed = (
-        job_view_from_files([attempt(alive=False)], NOW),
-        job_view_from_files([attempt(alive=True)], NOW),
-        job_view_from_files([attempt(code=3)], 0),
-    )
-    assert dead is not None
-    assert (dead.state, dead.active, dead.exit_code) == (JobState.FAILED, False, None)
-    assert living is not None
-    assert living.active
-    assert failed is not None
-    assert (failed.state, failed.exit_code, failed.restarts, failed.source) == (JobState.FAILED, 3, 1, "exit file")
+@pytest.mark.parametrize(
+    ("one", "state", "active"),
+    [
+        (attempt(beat=NOW - 5), JobState.RUNNING, True),
+        (attempt(beat=NOW - HEARTBEAT_STALE_SECONDS - 1), JobState.UNKNOWN, False),
+        (attempt(), JobState.UNKNOWN, False),
+        (attempt(alive=False), JobState.FAILED, False),
+        (attempt(alive=True), JobState.RUNNING, True),
+        (attempt(code=3), JobState.FAILED, False),
+    ],
+    ids=["a heartbeat", "an old one", "none", "a dead process", "a living one", "an exit file"],
+)
+def test_a_folder_tells_of_a_job_by_its_files(one: Attempt, state: JobState, active: bool) -> None:
+    """Of one on another machine by its heartbeat, of one on this machine by its process."""
+    found = job_view_from_files([one], NOW)
+    assert found is not None
+    assert (found.state, found.active, found.restarts) == (state, active, 1)
+    assert found.exit_code == (None if one.exit is None else 3)
 
 
 def test_an_attempt_that_found_another_one_at_work_does_not_count() -> None:
     assert drop_lock_conflicts([attempt(code=76), attempt(code=1)]) == (attempt(code=1),)
+    assert job_view_from_files([], NOW) is None

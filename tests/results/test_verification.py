@@ -16,7 +16,6 @@ from tests.results.conftest import Trained
 from tests.results.made_checkpoints import (
     ADAPTER,
     MARKER,
-    adapter_spec,
     base_spec,
     copy_tokenizer,
     finish,
@@ -28,8 +27,8 @@ from tests.results.made_checkpoints import (
     write_adapter,
     write_json,
     write_model,
-    write_trained_run,
 )
+from tests.tiers import examples
 
 from touchline.experiment.experiment import LoraConfig
 from touchline.experiment.plan import Plan, PlannedRun
@@ -92,28 +91,13 @@ def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> 
 # ---- other sound kinds -----------------------------------------------------------------------------------------------
 
 
-def bfloat16(run: PlannedRun) -> PlannedRun:
-    """The run with an adapter in bfloat16."""
-    assert run.train is not None
-    return replace(run, train=replace(run.train, lora=replace(run.train.lora, dtype="bfloat16")))
-
-
-def test_an_adapter_in_bfloat16(trained: Trained) -> None:
-    plan = with_run(trained.plan, "1M_rank4", bfloat16)
-    shutil.rmtree(trained.root / "1M_rank4")
-    write_trained_run(trained.root, plan, run_of(plan, "1M_rank4"), seed=7)
-    found = verify_planned(plan, trained.root, deep=True)
-    assert not faults(found)
-    assert {item.dtype for item in found.checkpoints if item.run == "1M_rank4"} == {"bfloat16"}
-
-
 def merged(run: PlannedRun) -> PlannedRun:
     """The run with whole models saved."""
     assert run.train is not None
     return replace(run, train=replace(run.train, checkpoint=replace(run.train.checkpoint, save="merged")))
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3])
+@pytest.mark.parametrize("shards", [1, 3])
 def test_merged_models_in_one_file_and_in_shards(trained: Trained, shards: int) -> None:
     plan = with_run(trained.plan, "1M_rank4", merged)
     run, folder = run_of(plan, "1M_rank4"), trained.root / "1M_rank4"
@@ -156,23 +140,16 @@ def _kinds() -> list[str]:
     return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def test_an_adapter_on_some_layers(tmp_path: Path, trained_once: Trained) -> None:
-    """q and v alone, of the last block alone, as its configuration says."""
-    folder = tmp_path / "run" / "checkpoint-5"
-    write_adapter(folder, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
-    spec, data = load(folder / ADAPTER)
+def test_adapters_of_some_layers_and_with_a_whole_one(tmp_path: Path, trained_once: Trained) -> None:
+    """q and v of the last block alone; and an adapter beside a layer that was trained whole."""
+    some, whole = tmp_path / "some" / "checkpoint-5", tmp_path / "whole" / "checkpoint-5"
+    write_adapter(some, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
+    write_adapter(whole, trained_once.base, 4, modules_to_save=["lm_head"])
+    spec, data = load(some / ADAPTER)
+    save(whole / ADAPTER, {**spec, "base_model.model.lm_head.weight": ("float32", (320, 48))}, data)
     kept = {name: each for name, each in spec.items() if "layers.1." in name and ("q_proj" in name or "v_proj" in name)}
-    save(folder / ADAPTER, kept, {name: data[name] for name in kept})
-    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
-
-
-def test_a_layer_that_was_trained_whole(tmp_path: Path, trained_once: Trained) -> None:
-    folder = tmp_path / "run" / "checkpoint-5"
-    write_adapter(folder, trained_once.base, 4, modules_to_save=["lm_head"])
-    spec, data = load(folder / ADAPTER)
-    spec["base_model.model.lm_head.weight"] = ("float32", (320, 48))
-    save(folder / ADAPTER, spec, data)
-    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
+    save(some / ADAPTER, kept, {name: data[name] for name in kept})
+    assert not faults(verify_folders({"some": tmp_path / "some", "whole": tmp_path / "whole"}, deep=True))
 
 
 def test_a_fresh_adapter_is_zero_at_step_0_and_only_then(tmp_path: Path, trained_once: Trained) -> None:
@@ -245,17 +222,6 @@ def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> N
     assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
 
 
-def test_real_files_of_torch_are_read_and_never_loaded(tmp_path: Path, trained_once: Trained) -> None:
-    torch = pytest.importorskip("torch")
-    for epoch in (0, 1):
-        folder = tmp_path / "run" / f"epoch_{epoch}"
-        write_adapter(folder, trained_once.base, 4, seed=90 * epoch)
-        spec, _ = load(folder / ADAPTER)
-        torch.save({name: torch.rand(shape) for name, (_, shape) in spec.items()}, folder / "adapter_model.pt")
-        torch.save({"state": {0: {"step": torch.tensor(3.0)}}}, folder / "optimizer.pt")
-    assert not faults(verify_folders({"run": tmp_path / "run"}, deep=True))
-
-
 # ---- what is missing -------------------------------------------------------------------------------------------------
 
 
@@ -291,22 +257,19 @@ def test_a_checkpoint_in_the_making_is_told(trained: Trained) -> None:
     assert (item.name, item.reason, item.expected) == ("epoch_1", "an attempt ended while it was written", False)
 
 
-@pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a socket"])
+@pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a pipe"])
 def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None:
     """Nothing that can be in a folder stops the others from being verified."""
-    run = trained.root / "1M_rank4"
-    shutil.rmtree(run / "epoch_1")
+    place = trained.root / "1M_rank4" / "epoch_1"
+    shutil.rmtree(place)
     if what == "a file":
-        (run / "epoch_1").write_text("no folder")
-        (run / "metrics.jsonl").mkdir()
-    elif what == "a folder":
-        (run / "epoch_1" / "adapter_config.json").mkdir(parents=True)
-        (run / "epoch_1" / MARKER).mkdir()
+        place.write_text("no folder")
+        (place.parent / "metrics.jsonl").mkdir()
     elif what == "a loop":
-        (run / "epoch_1").symlink_to(run / "epoch_1")
+        place.symlink_to(place)
     else:
-        (run / "epoch_1").mkdir()
-        os.mkfifo(run / "epoch_1" / ADAPTER)
+        place.mkdir()
+        (place / MARKER).mkdir() if what == "a folder" else os.mkfifo(place / ADAPTER)
     found = verify_planned(trained.plan, trained.root, deep=True)
     sound = {(item.run, item.name) for item in found.checkpoints if item.sound}
     assert sound == {("1M_rank2", "epoch_0"), ("1M_rank2", "epoch_1"), ("1M_rank4", "epoch_0")}
@@ -318,12 +281,6 @@ def test_an_empty_folder_has_nothing_to_verify(tmp_path: Path, trained_once: Tra
     assert len(found.missing) == 4
     assert found.storage.total_bytes == 0
     assert verify_folders({"a": tmp_path / "a"}).checkpoints == ()
-
-
-def test_the_tensors_of_a_spec_are_those_of_a_base(trained_once: Trained) -> None:
-    assert {
-        shape[0] for name, (_, shape) in adapter_spec(base_spec(trained_once.base), 3).items() if "lora_A" in name
-    } == {3}
 
 
 def test_what_may_not_be_read_is_told(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,21 +300,14 @@ ANYTHING = st.recursive(
     max_leaves=6,
 )
 KEYS = {
-    "adapter_config.json": (
-        "r",
-        "lora_alpha",
-        "target_modules",
-        "rank_pattern",
-        "peft_type",
-        "base_model_name_or_path",
-    ),
-    "trainer_state.json": ("global_step", "max_steps", "epoch", "log_history"),
-    "config.json": ("num_hidden_layers", "hidden_size", "model_type", "_name_or_path", "vocab_size"),
-    "model.safetensors.index.json": ("weight_map", "metadata"),
+    "adapter_config.json": "r lora_alpha target_modules rank_pattern peft_type base_model_name_or_path",
+    "trainer_state.json": "global_step max_steps epoch log_history",
+    "config.json": "num_hidden_layers hidden_size model_type _name_or_path vocab_size",
+    "model.safetensors.index.json": "weight_map metadata",
 }
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(10))
 @given(data=st.data())
 def test_whatever_a_file_says_nothing_is_raised(
     trained_once: Trained, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -365,7 +315,7 @@ def test_whatever_a_file_says_nothing_is_raised(
     root = tmp_path_factory.mktemp("said")
     write_adapter(root / "run" / "checkpoint-3", trained_once.base, 2)
     for name, keys in KEYS.items():
-        said = {key: data.draw(ANYTHING, label=key) for key in keys if data.draw(st.booleans())}
+        said = {key: data.draw(ANYTHING, label=key) for key in keys.split() if data.draw(st.booleans())}
         path = root / "run" / "checkpoint-3" / name
         known = json.loads(path.read_text()) if path.is_file() and data.draw(st.booleans()) else {}
         write_json(path, known | said)
@@ -373,7 +323,7 @@ def test_whatever_a_file_says_nothing_is_raised(
     assert item.name == "checkpoint-3"
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(10))
 @given(data=st.binary(max_size=200), place=st.integers(0, 3000))
 def test_whatever_bytes_are_written_over_weights_nothing_is_raised(
     trained_once: Trained, tmp_path_factory: pytest.TempPathFactory, data: bytes, place: int

@@ -136,7 +136,7 @@ def design(
         PolicyError: the experiment has a strategy, or runs have started that the change would alter.
     """
     from touchline.results.collect import collect_results
-    from touchline.results.item_scores import own_item_scores
+    from touchline.results.scored import own_item_scores
     from touchline.run import designing
 
     folder = ExperimentFolder(source)

@@ -58,12 +58,5 @@ def _print(found: Reproduction) -> None:
         print_output("")
         checks = [(each.what, f"{each.found:.2g}", f"{each.allowed:.2g}") for each in found.checks]
         print_table(("compared", "apart", "allowed"), checks)
-    if found.weights is not None and found.weights.greatest:
-        print_output(f"\n{found.weights.different} of {found.weights.tensors} tensors differ")
-        tensors = [
-            (each.tensor, each.checkpoint, f"{each.greatest:.2g}", f"{each.relative:.2g}")
-            for each in found.weights.greatest
-        ]
-        print_table(("tensor", "checkpoint", "greatest difference", "relative"), tensors)
     if found.folder:
         print_status(f"reproduction: {found.folder}")

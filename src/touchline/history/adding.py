@@ -346,9 +346,7 @@ class CachedGroup:
     state: str
     """Digest of their sizes, times and inodes before they were read."""
     records: tuple[str, ...]
-    """Ids of the records that they gave."""
     refused: int
-    """Number of files that gave no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

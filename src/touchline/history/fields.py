@@ -27,6 +27,19 @@ _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
 
+_NOT_LOGGED = "not in the log"
+_WORDS: tuple[ObservationName, ...] = (
+    *("method", "target_modules", "dtype", "adapter_dtype", "quantization", "compiled", "optimizer"),
+    *("gradient_checkpointing", "attention", "grouped_by_length"),
+)
+"""Settings that are texts, under the same names in a reading."""
+_COUNTS: dict[ObservationName, str] = {
+    **dict.fromkeys(("micro_batch_size", "gradient_accumulation_steps", "trainable_parameters", "lora_rank"), "1"),
+    **dict.fromkeys(("lora_alpha", "dropout", "gpu_memory_total", "total_parameters"), "1"),
+    **dict.fromkeys(("max_seq_len", "mean_tokens", "longest_tokens"), "tokens"),
+}
+"""Settings that are numbers, with the units of those whose lines state none."""
+
 LOSS_NOT_A_NUMBER = Missing(missing="the loss is no number")
 """Last loss of a run whose loss became NaN or infinite."""
 
@@ -45,6 +58,8 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     epochs = _epochs(view, steps)
     validation = validation_of(view, steps, epochs, remarks)
     return RunReading(
+        **{name: view.word(name, _NOT_LOGGED) for name in _WORDS},  # type: ignore[arg-type]
+        **{name: view.count(name, _NOT_LOGGED, unit) for name, unit in _COUNTS.items()},  # type: ignore[arg-type]
         name=name,
         files=tuple(files),
         trainer=trainer,
@@ -52,11 +67,8 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         steps_done=steps.done,
         steps_total=steps.total,
         epochs=epochs,
-        micro_batch_size=view.count("micro_batch_size", "not in the log"),
-        gradient_accumulation_steps=view.count("gradient_accumulation_steps", "not in the log"),
         global_batch_size=_global_batch(view),
         gpus=_gpus(view),
-        trainable_parameters=view.count("trainable_parameters", "not in the log"),
         last_loss=_last_loss(view),
         mean_train_loss=_mean_loss(view, steps, remarks),
         eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
@@ -72,24 +84,9 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         examples_per_second=_examples_per_second(view, packed, steps, remarks),
         outcome=_outcome(endings[-1], final),
         segments=Quantity(value=len(view.segments), unit="segments"),
-        method=view.word("method", "not in the log"),
-        lora_rank=view.count("lora_rank", "not in the log"),
-        lora_alpha=view.count("lora_alpha", "not in the log"),
-        target_modules=view.word("target_modules", "not in the log"),
-        dtype=view.word("dtype", "not in the log"),
-        adapter_dtype=view.word("adapter_dtype", "not in the log"),
-        quantization=view.word("quantization", "not in the log"),
-        dropout=view.count("dropout", "not in the log"),
-        compiled=view.word("compiled", "not in the log"),
-        optimizer=view.word("optimizer", "not in the log"),
         learning_rate=view.count("learning_rate", "the configured one is not in the log"),
-        gradient_checkpointing=view.word("gradient_checkpointing", "not in the log"),
-        attention=view.word("attention", "not in the log"),
         packed=packed,
-        max_seq_len=view.count("max_seq_len", "not in the log", "tokens"),
         gpu=view.word("gpu", "no line names the GPU"),
-        gpu_memory_total=view.count("gpu_memory_total", "not in the log"),
-        total_parameters=view.count("total_parameters", "not in the log"),
         memory_after_init=_memory_after_init(view),
         mean_memory=_last(view, "mean_memory", "nothing sampled it"),
         gpu_utilization_percent=_last(view, "gpu_utilization_percent", "nothing sampled it"),
@@ -102,9 +99,6 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         proofs=endings[-1].proofs,
         notes=tuple(remarks),
         dataset=view.word("dataset", "no line names the dataset"),
-        mean_tokens=view.count("mean_tokens", "not in the log", "tokens"),
-        grouped_by_length=view.word("grouped_by_length", "not in the log"),
-        longest_tokens=view.count("longest_tokens", "not in the log", "tokens"),
         validation=validation,
     )
 

@@ -64,11 +64,8 @@ class Losses:
     count: int = 0
     """Rows with a finite loss."""
     total: float = 0.0
-    """Their sum."""
     last: Observation | None = None
-    """The last one."""
     first: Observation | None = None
-    """The first one."""
     second: Observation | None = None
     """Second loss; with the first it shows the logging interval."""
 
@@ -102,33 +99,24 @@ class FileSegment:
     """Segment of one file."""
 
     file: str
-    """The file's name."""
     began: SegmentStart = SegmentStart.FRESH
-    """Beginning of the segment."""
     first_line: int = 0
-    """Line of the first event."""
     last_line: int = 0
-    """Line of the last event."""
     progress_line: int = 0
     """The last line that shows a training step."""
     seen: dict[ObservationName, HeadTailBuffer[Observation]] = field(default_factory=dict)
     """Observations by name, losses among them."""
     losses: Losses = field(default_factory=Losses)
-    """Training losses."""
     tracks: list[Track] = field(default_factory=list)
-    """Progress bars, in order of their beginning."""
     open_tracks: dict[tuple[str, int | None], Track] = field(default_factory=dict)
     """The one of each label and total that was drawn last."""
     clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
     """Steps against time, from rows that have both a step and an elapsed time or time stamp."""
     signs: HeadTailBuffer[Sign] = field(default_factory=HeadTailBuffer)
-    """Signs, in order."""
     kinds: set[SignKind] = field(default_factory=set)
-    """Their kinds."""
     stamps: tuple[Stamp, Stamp] | None = None
     """The first and the last time on its lines."""
     nan_step: int | None = None
-    """Step of the last loss that was no number."""
     trained_line: int = 0
     """Line of the end of the training; 0 for none."""
     advance_line: int = 0
@@ -140,11 +128,9 @@ class FileSegment:
     ended_line: int = 0
     """Line on which the scheduler ended the job; 0 for none."""
     ended_by: str = ""
-    """The scheduler's number of that job."""
     at_epoch: float = 0.0
     """Epochs done at its last row with a loss."""
     at_step: int = 0
-    """Step of that row."""
     at: float = 0.0
     """Place of that row: its step, else its epoch."""
     interval: float = 0.0

@@ -5,23 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
+from touchline.backends.logtext.emitter import EventEmitter
+from touchline.backends.logtext.numbers import to_number
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
-from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
+from touchline.core.observation import Event, SignKind, Stamp
 from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
 from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment
 from touchline.history.grouping import FileGroup, group_files, role_of
-from touchline.history.lines import NotTextError
-from touchline.history.loops.vocabulary import Concept, Split, meaning_of
+from touchline.history.lines import LineFile, NotTextError
+from touchline.history.loops.reader import DictRowParser
 from touchline.history.own_metrics import own_segments
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
@@ -44,11 +46,9 @@ class LoggedRun:
     """Run with the files that report it."""
 
     reading: RunReading
-    """Reading of the files."""
     sources: tuple[Path, ...]
     """Every file that was read: logs, state files, configs, files of facts."""
     stated: StatedFacts = NOTHING_STATED
-    """Facts that the user stated."""
     lengths: DatasetLengths | None = None
     """The lengths of the dataset that was stated, where they could be measured."""
     to_measure: str = ""
@@ -60,9 +60,7 @@ class SkippedFile:
     """A file of which nothing was learned."""
 
     path: Path
-    """The file."""
     reason: str
-    """Reason."""
 
 
 def find_runs(
@@ -101,21 +99,15 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
         try:
             own = _own(path, notes)
             role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
-            segmenter = own or (_scan(path, notes) if role == "log" else _document(path, role))
+            segmenter = own or (_log(path, notes) if role == "log" else _document(path, role))
         except (NotTextError, InputError, OSError) as fault:
-            refused.append(SkippedFile(path=path, reason=_reason(fault)))
+            refused.append(SkippedFile(path=path, reason=refusal(fault)))
             continue
         parts = [part for part in segmenter.parts if part.has_evidence or part.advance_line]
         if parts:
             (logs if role in ("log", "table") else beside).append(parts)
     found: list[LoggedRun | SkippedFile] = []
-    if not any(part.has_progress or part.seen for parts in logs for part in parts):
-        logs, beside = (
-            [*logs, *(each for each in beside if shows_training(each))],
-            [each for each in beside if not shows_training(each)],
-        )
-    runs = [run for run in runs_of(align(logs)) if any(_is_run(segment) for segment in run)]
-    side = RunSegment(parts=tuple(part for parts in beside for part in parts))
+    runs, side = runs_in(logs, beside)
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
@@ -130,7 +122,7 @@ def _is_table(path: Path) -> bool:
     """Return True if a log is a table of metrics, whatever its name."""
     if role_of(path) != "log" or path.suffix.lower() == ".gz":
         return False
-    return begins_table(read_head(path, _HEADER_BYTES).decode("utf-8", "replace"))
+    return _HEADER.match(read_head(path, _HEADER_BYTES).decode("utf-8", "replace")) is not None
 
 
 def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
@@ -145,45 +137,65 @@ def _own(path: Path, notes: list[str]) -> FileSegmenter | None:
     return own_segments(path.name, found.rows)
 
 
-def _scan(path: Path, notes: list[str]) -> FileSegmenter:
-    scan = Scan(path, path.name)
-    segmenter = scan.run()
-    notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
-    if scan.file.cut_lines:
-        notes.append(f"{path.name}: {scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
-    if scan.file.unterminated:
-        notes.append(f"{path.name}: the last line has no end and was read as far as it is whole")
+def scan_log(path: Path, segmenter: FileSegmenter) -> tuple[LineFile, list[str]]:
+    """Feed a segmenter with the lines of a log; return the file as it was read, and notes on what was not read.
+
+    Raises:
+        NotTextError: it is binary.
+        OSError: it cannot be read.
+    """
+    file = Scan(path, segmenter).run()
+    notes = list(file.notes)
+    if file.cut_lines:
+        notes.append(f"{file.cut_lines} lines over 1 MiB, of which only head and tail were read")
+    if file.unterminated:
+        notes.append("the last line has no end and was read as far as it is whole")
+    return file, notes
+
+
+def _log(path: Path, notes: list[str]) -> FileSegmenter:
+    segmenter = FileSegmenter(path.name)
+    notes.extend(f"{path.name}: {note}" for note in scan_log(path, segmenter)[1])
     return segmenter
 
 
 def _document(path: Path, role: str) -> FileSegmenter:
     segmenter = FileSegmenter(path.name)
     if role == "table":
-        for event in read_metrics_table(_bounded(path, _JSON_LIMIT_BYTES)) or ():
+        for event in _read_table(_bounded(path, _JSON_LIMIT_BYTES)):
             segmenter.feed(event)
         segmenter.close()
-        return segmenter
-    if role == "script":
-        for event in read_sbatch(_bounded(path, SIZE_LIMIT_BYTES)):
-            segmenter.feed(event)
-        return segmenter
-    if path.suffix.lower() == ".json":
+    else:
+        read_document(path, segmenter)
+    return segmenter
+
+
+def read_document(path: Path, segmenter: FileSegmenter) -> dict[str, Any]:
+    """Feed a segmenter with what a state file, a config or a job script says; return its content, none of a script.
+
+    Raises:
+        InputError: it is too large, or neither JSON nor YAML.
+        OSError: it cannot be read.
+    """
+    events: Iterable[Event] = ()
+    data: object = {}
+    if role_of(path) == "script":
+        events = read_sbatch(_bounded(path, SIZE_LIMIT_BYTES))
+    elif path.suffix.lower() == ".json":
         try:
-            data: object = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
+            data = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
         except (ValueError, RecursionError) as error:
             raise InputError(f"no JSON: {error}") from None
     else:
         data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
-    for event in _read_document(path.name, data):
+    known = data if isinstance(data, dict) else {}
+    if known:
+        said = (reader(path.name, known) for reader in documents())
+        events = next((found for found in said if found is not None), ())
+    for event in events:
         segmenter.feed(event)
     segmenter.close()
-    return segmenter
-
-
-def _read_document(name: str, data: object) -> tuple[Event, ...]:
-    """Return what the first reader that knows a document says of it."""
-    found = (reader(name, data) for reader in documents()) if isinstance(data, dict) else ()
-    return next((events for events in found if events is not None), ())
+    return known
 
 
 def _bounded(path: Path, limit: int) -> str:
@@ -192,6 +204,22 @@ def _bounded(path: Path, limit: int) -> str:
     if len(data) > limit:
         raise InputError(f"larger than {limit >> 20} MiB")
     return data.decode("utf-8-sig", "replace")
+
+
+def runs_in(
+    logs: Sequence[Sequence[FileSegment]], beside: Sequence[Sequence[FileSegment]]
+) -> tuple[list[list[RunSegment]], RunSegment]:
+    """Return the runs in logs, and what the documents beside them say; without a log, documents show the run.
+
+    Args:
+        logs: parts of each log.
+        beside: parts of each document.
+    """
+    if not any(part.has_progress or part.seen for parts in logs for part in parts):
+        logs = [*logs, *(each for each in beside if shows_training(each))]
+        beside = [each for each in beside if not shows_training(each)]
+    runs = [run for run in runs_of(align(logs)) if any(_is_run(segment) for segment in run)]
+    return runs, RunSegment(parts=tuple(part for parts in beside for part in parts))
 
 
 def shows_training(parts: Sequence[FileSegment]) -> bool:
@@ -208,7 +236,8 @@ def _is_run(segment: RunSegment) -> bool:
     return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
 
 
-def _reason(fault: Exception) -> str:
+def refusal(fault: Exception) -> str:
+    """Return why a file gives no run, in a few words."""
     if isinstance(fault, InputError):
         return "; ".join([fault.message, *(finding.message for finding in fault.findings)])
     if isinstance(fault, OSError):
@@ -229,98 +258,29 @@ def _nothing(path: Path) -> str:
 # ---- tables of metrics -----------------------------------------------------------------------------------------------
 
 
-_STEP_COLUMNS = ("train/global_step", "global_step", "step", "trainer/global_step", "iteration", "iter", "_step")
-_EPOCH_COLUMNS = ("epoch", "train/epoch")
-_CLOCK_COLUMNS = ("_runtime", "_timestamp", "relative time (process)", "wall time")
-"""Columns of seconds since a fixed moment."""
 _HEADER = re.compile(
     r"(?=[^\n]*(?:step|iter|epoch))(?=[^\n]*loss)(?:[a-z_/]{1,30}[,\t]){1,40}[a-z_/]{1,30}\r?\n\s*-?[\d.]",
     re.IGNORECASE,
 )
-_SUFFIXES = ("_step", "_epoch")
-_MOST_COLUMNS = 1000
+"""The first line of a table of metrics, `step,loss` with commas or tabs, and the beginning of the next one."""
 
 
-def begins_table(text: str) -> bool:
-    """Return True if a file's first line is the header of a table of metrics: `step,loss`, with commas or tabs."""
-    return _HEADER.match(text) is not None
-
-
-def read_metrics_table(text: str) -> tuple[Event, ...] | None:
-    """Return the events of a table of metrics; None for any other text.
-
-    A table has a column of steps or epochs and one of losses. Some loggers count steps from 0, and write a row for
-    the training and one for the validation of the same step, each with the other's columns empty.
-    """
+def _read_table(text: str) -> Iterator[Event]:
+    """Yield the events of a table of metrics, whose rows say what a loop's printed dictionaries say."""
     text = text.lstrip("\ufeff").replace("\0", "")
-    rows = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
+    parser = DictRowParser(EventEmitter())
     try:
-        return _events([name.strip() for name in next(rows, [])], rows)
-    except csv.Error:
-        return None
-
-
-def _events(header: list[str], rows: Iterator[list[str]]) -> tuple[Event, ...] | None:
-    if not 2 <= len(header) <= _MOST_COLUMNS:
-        return None
-    columns = _Columns(header)
-    if (columns.losses or columns.validations) and (columns.step is not None or columns.epoch is not None):
-        return tuple(columns.events(rows))
-    return None
-
-
-class _Columns:
-    """Columns by what they hold."""
-
-    def __init__(self, header: Sequence[str]) -> None:
-        plain = [name.lower() for name in header]
-        self.step = next((plain.index(name) for name in _STEP_COLUMNS if name in plain), None)
-        self.epoch = next((plain.index(name) for name in _EPOCH_COLUMNS if name in plain), None)
-        self.clock = next((plain.index(name) for name in _CLOCK_COLUMNS if name in plain), None)
-        self.losses: list[int] = []
-        self.validations: list[int] = []
-        for index, name in enumerate(plain):
-            bare = next((name.removesuffix(each) for each in _SUFFIXES if name.endswith(each)), name)
-            meaning = meaning_of(bare)
-            if meaning.concept is not Concept.LOSS or index in (self.step, self.epoch):
-                continue
-            if meaning.split is Split.VALIDATION:
-                self.validations.append(index)
-            elif meaning.split is not Split.TEST:
-                self.losses.append(index)
+        rows = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
         # The mean of an epoch is no last loss, where the losses of steps have a column of their own.
-        of_steps = [index for index in self.losses if not plain[index].endswith("_epoch")]
-        self.losses = of_steps or self.losses
-
-    def events(self, rows: Iterator[list[str]]) -> Iterator[Event]:
-        """Yield the events of the rows below the header."""
-        offset: int | None = None
+        means = {
+            name for name in rows.fieldnames or () if name.removesuffix("_epoch") + "_step" in (rows.fieldnames or ())
+        }
         for number, row in enumerate(rows, 2):
-            step = to_count(_cell(row, self.step))
-            epoch = to_number(_cell(row, self.epoch))
-            if step is None and epoch is None:
-                continue
-            if step is not None:
-                # The first row of a count from 0 stands one before a whole number of intervals.
-                offset = (1 if (step + 1) % 5 == 0 else 0) if offset is None else offset
-                step += offset
-            seconds = to_number(_cell(row, self.clock))
+            cells = {name: cell.strip() for name, cell in row.items() if isinstance(cell, str) and name not in means}
+            named = {str(name).strip().removeprefix("_"): cell for name, cell in cells.items() if cell}
+            seconds = to_number(named.pop("runtime", named.pop("timestamp", None)))
             if seconds is not None:
                 yield Stamp(seconds, number)
-            value = next((cell for column in self.losses if (cell := _cell(row, column))), "")
-            at = None if step is not None else epoch
-            loss = to_number(value)
-            if loss is not None:
-                yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=at, certain=False)
-            elif not_a_number(value):
-                yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=",".join(row)[:300], step=step)
-            held_out = next((cell for column in self.validations if (cell := _cell(row, column))), "")
-            val = to_number(held_out)
-            if val is not None:
-                yield Observation(
-                    name="eval_loss", value=val, line=number, unit="nats", step=step, epoch=at, certain=False
-                )
-
-
-def _cell(row: Sequence[str], index: int | None) -> str:
-    return row[index].strip() if index is not None and index < len(row) else ""
+            yield from parser.row(named, "", number)
+    except csv.Error:
+        return

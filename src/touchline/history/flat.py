@@ -68,7 +68,6 @@ def line_of(reading: RunReading) -> str:
 
 
 def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
-    """Return the cells of a row; a missing fact has an empty one."""
     row: dict[str, str | float] = {
         "id": id_,
         "name": record.name,

@@ -49,7 +49,6 @@ class FileGroup:
     """The files of one run, before any of them is opened."""
 
     key: str
-    """Common part of their names."""
     files: tuple[Path, ...]
     """Logs first, then state files, then configs and scripts; each sorted."""
     facts: tuple[Path, ...] = ()
@@ -155,7 +154,6 @@ def _readable(folder: Path) -> Iterable[Path]:
 
 
 def _in_folder(files: set[Path]) -> list[FileGroup]:
-    """Yield the groups of one folder's files."""
     by_key: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(files):
         by_key[key_of(path)].append(path)

@@ -33,9 +33,7 @@ class Broken:
     """A file in the history that is no record."""
 
     path: Path
-    """The file."""
     reason: str
-    """Reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +43,6 @@ class Contents:
     records: Mapping[str, Path] = field(default_factory=dict)
     """File of each record, by its id, sorted."""
     strays: tuple[Broken, ...] = ()
-    """Files that are named like no record."""
 
 
 def store_record(history_dir: Path, record: RunRecord) -> Path:

@@ -6,9 +6,11 @@ gone are dropped, records without a line are read. A line that cannot be read, a
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,6 @@ from touchline.history.flat import known
 from touchline.history.history import Broken, contents, read_record, record_path
 from touchline.history.reading import OptionalText
 from touchline.history.record import Origin, Quantities, RunRecord, SourceFile
-from touchline.history.record_versions import superseded
 from touchline.history.records import plain
 from touchline.history.scores import ScoreFacts
 
@@ -75,17 +76,13 @@ class IndexLine:
     """Line of the index: the row, and the fields that decide which of two records is newer."""
 
     row: HistoryRow
-    """Row that is shown."""
     reader_version: int
-    """Version of the readers."""
     part: int
     """Number of the run among those in its sources."""
     known: int
-    """Number of facts."""
     revision: int
     """Number of changes of the facts stated of its files."""
     sources: tuple[SourceFile, ...]
-    """Files that it was read from."""
 
     @property
     def id(self) -> str:
@@ -103,11 +100,9 @@ class Index:
     """A history's index, up to date."""
 
     lines: Mapping[str, IndexLine]
-    """The line of each record, by its id, sorted."""
     newer: Mapping[str, str]
     """Id of each superseded record, and of the one that took its place."""
     broken: tuple[Broken, ...]
-    """Files that are no records."""
 
     def rows(self, *, every: bool = False) -> list[HistoryRow]:
         """Return the rows by name; superseded ones only if `every` is set."""
@@ -251,3 +246,84 @@ def _write(path: Path, lines: Mapping[str, IndexLine]) -> None:
 
 def _line_text(line: IndexLine) -> str:
     return json.dumps(plain(line), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+# ---- newer readings of the same run ----------------------------------------------------------------------------------
+#
+# A log only grows, so a record is superseded by another one in which all of its logs are longer; never by a clock. This
+# needs nothing but the two records, so it holds wherever two histories meet. Two runs whose logs have the same name and
+# begin with the same hundred lines of settings stay two runs: their lines differ where the training begins. (A log that
+# was cut off before that is taken for the beginning of the longer one; it has nothing of its own to teach.) Documents
+# decide nothing, unless a record has no other source.
+
+
+def superseded(readings: Iterable[IndexLine]) -> dict[str, str]:
+    """Return the id of each record that has a newer reading, with the id of the newest."""
+    every = list(readings)
+    # Sorted by their digests, the logs that go on from a log's end stand right behind it.
+    grown = sorted((_base(s.name), s.growth, n) for n, r in enumerate(every) for s in r.sources if s.growth)
+    equal: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, reading in enumerate(every):
+        for source in reading.sources:
+            equal[_base(source.name), source.sha256].append(number)
+    found: dict[str, str] = {}
+    for old in every:
+        numbers = _behind(old, grown, equal)
+        newer = [every[n] for n in numbers if _order(every[n]) > _order(old) and _supersedes(every[n], old)]
+        if newer:
+            found[old.id] = max(newer, key=_order).id
+    return found
+
+
+def _behind(
+    old: IndexLine, grown: Sequence[tuple[str, str, int]], equal: Mapping[tuple[str, str], Sequence[int]]
+) -> set[int]:
+    """Return the numbers of the readings that may continue one: those that share a log, or else a document."""
+    found: set[int] = set()
+    logs = [source for source in old.sources if source.growth]
+    for log in logs:
+        name = _base(log.name)
+        place = bisect.bisect_left(grown, (name, log.growth, -1))
+        while place < len(grown) and grown[place][0] == name and grown[place][1].startswith(log.growth):
+            found.add(grown[place][2])
+            place += 1
+    for document in old.sources if not logs else ():
+        found.update(equal[_base(document.name), document.sha256])
+    return found
+
+
+def _order(reading: IndexLine) -> tuple[bool, int, int, int, int, int, str]:
+    """Return the sort key of a reading: owner, number of logs, latest statements, later readers, number of files."""
+    size = sum(source.size_bytes for source in reading.sources if source.growth)
+    own = reading.origin == "touchline"
+    return own, size, reading.revision, reading.reader_version, len(reading.sources), reading.known, reading.id
+
+
+def _supersedes(new: IndexLine, old: IndexLine) -> bool:
+    """Return True if `new`, later in order, is a newer reading of the run that `old` was read from.
+
+    Readers of another version may part the same logs into other runs, so that then no part of theirs counts.
+    """
+    return (new.part == old.part or new.reader_version > old.reader_version) and _is_continued(new, old)
+
+
+def _is_continued(new: IndexLine, old: IndexLine) -> bool:
+    """Return True if every source of `old` is longer, or unchanged, in `new`.
+
+    Our own record of a run needs no more than the metrics that it shares with an import of its folder.
+    """
+    sources = [source for source in old.sources if source.growth] or old.sources
+    there = [any(_grown(b, a) for b in new.sources) for a in sources]
+    return any(there) if (new.origin, old.origin) == ("touchline", "imported") else bool(there) and all(there)
+
+
+def _grown(new: SourceFile, old: SourceFile) -> bool:
+    if _base(new.name) != _base(old.name):
+        return False
+    if new.sha256 == old.sha256:
+        return True
+    return bool(old.growth) and new.size_bytes >= old.size_bytes and new.growth.startswith(old.growth)
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1]

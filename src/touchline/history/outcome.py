@@ -43,11 +43,8 @@ class Ending:
     """End of a segment."""
 
     outcome: Outcome
-    """The outcome."""
     exit: OptionalText
-    """End of the process."""
     proofs: tuple[EvidenceLine, ...]
-    """The lines that say so."""
 
 
 def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
@@ -191,7 +188,6 @@ def _crash_of(fatal: list[tuple[Sign, FileSegment]]) -> tuple[Sign, FileSegment]
 def _exit(
     segment: RunSegment, fatal: list[tuple[Sign, FileSegment]], cause: tuple[Sign, FileSegment] | None
 ) -> OptionalText:
-    """Return how the process ended: its code, else the line that gives the cause."""
     codes = segment.all("exit_code")
     if codes and codes[-1].number is not None:
         return SourcedText(value=f"{codes[-1].number:.0f}", where=codes[-1].where)

@@ -6,9 +6,8 @@ follows from the lengths alone; the order itself need not be known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,6 @@ class DatasetLengths:
     where: str
     """The option, or `file:line`, that states the dataset."""
     sha256: str
-    """Hash of the file."""
     total: NDArray[np.int64]
     """Tokens of each example; shape [examples]."""
     labels: NDArray[np.int64]
@@ -111,7 +109,11 @@ def longest_of(lengths: NDArray[np.int64], rows: int) -> tuple[float, float]:
 
 
 def _work(
-    record: RunRecord, work: WorkFacts, total: NDArray[np.int64], labels: NDArray[np.int64], stated: _Stated
+    record: RunRecord,
+    work: WorkFacts,
+    total: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    stated: Callable[..., Quantity],
 ) -> WorkFacts:
     batching = record.batching
     micro, passes, whole, devices = (
@@ -145,14 +147,6 @@ def _work(
         squared_widths=stated(passes * rows * square, "1", _METHOD),
         label_tokens=stated(passes * rows * float(labels.mean()), "tokens", _METHOD),
     )
-
-
-class _Stated(Protocol):
-    """Maker of quantities measured on a stated dataset."""
-
-    def __call__(self, value: float, unit: str, method: str = ...) -> Quantity:
-        """Return the quantity of a value, its unit and its method."""
-        ...
 
 
 def _is_packed(record: RunRecord) -> bool:

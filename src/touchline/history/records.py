@@ -237,7 +237,6 @@ def _clean_leaf(name: str, text: str) -> str:
 
 
 def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
-    """Return the record with its places named like its sources."""
     longest = sorted(names.items(), key=lambda item: -len(item[0]))
 
     def rename(field: str, text: str) -> str:

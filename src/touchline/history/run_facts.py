@@ -41,7 +41,6 @@ class FactKey:
     example: str
     """A value, as it may be written."""
     unit: str = "1"
-    """Unit of a number."""
     words: tuple[str, ...] = ()
     """The only words allowed; empty: any."""
 

@@ -28,9 +28,7 @@ class SourcedObservation:
     """An observation and the file that it stands in."""
 
     seen: Observation
-    """Observation."""
     file: str
-    """Name of the file."""
     is_stated: bool = False
     """Whether the user stated it, and no file of the run."""
 
@@ -129,7 +127,6 @@ class RunView:
     """Run: its segments in order, the last of which counts, and the documents beside its logs."""
 
     segments: tuple[RunSegment, ...]
-    """The segments."""
     documents: RunSegment
     """State files and configs, one part each."""
     stated: RunSegment = NO_SEGMENT

@@ -9,7 +9,7 @@ the last one before any line of another kind.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from touchline.backends.logtext.bars import may_hold_bar, read_bars
@@ -76,10 +76,10 @@ _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
 class Scan:
     """Pass over one file."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        """Start a file; `name` stands for it in `where`."""
+    def __init__(self, path: Path, segmenter: FileSegmenter) -> None:
+        """Start a file, whose events the segmenter takes."""
         self.file = LineFile(path=path)
-        self.segmenter = FileSegmenter(name)
+        self.segmenter = segmenter
         self._by_word: dict[bytes, list[LogReader]] = {}
         self._readers = [made() for made in line_readers()]
         for reader in self._readers:
@@ -94,8 +94,8 @@ class Scan:
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
         self._endings: dict[bytes, int] = {}
 
-    def run(self, on_progress: Callable[[int], None] | None = None) -> FileSegmenter:
-        """Read the whole file and give its course.
+    def run(self) -> LineFile:
+        """Read the whole file and return what is known of it.
 
         Raises:
             NotTextError: it is binary.
@@ -110,13 +110,11 @@ class Scan:
                 self._lines(held[0], [held[1]])
             held = (first + len(lines) - 1, lines[-1])
             self._lines(first, lines[:-1])
-            if on_progress is not None:
-                on_progress(self.file.bytes_read)
         if held is not None:
             self._last(*held)
         self._catch_up()
         self.segmenter.close()
-        return self.segmenter
+        return self.file
 
     def _lines(self, first: int, lines: list[bytes]) -> None:
         triggers, rare, waiting = self._triggers, self._triggers - ORDINARY, self._waiting

@@ -111,7 +111,6 @@ class FileSegmenter:
     # ------------------------------------------------------------------------------------------------ where to cut
 
     def _cut(self, began: SegmentStart) -> None:
-        """Begin another part."""
         self.part = FileSegment(self.file, began=began)
         self.parts.append(self.part)
 

@@ -40,7 +40,6 @@ class StatedFacts:
     facts: RunSegment = NO_SEGMENT
     """The facts; of two the later one counts."""
     dataset: Path | None = None
-    """The dataset's file."""
 
     def __bool__(self) -> bool:
         """Return True if anything is stated."""

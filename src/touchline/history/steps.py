@@ -28,15 +28,12 @@ class Steps:
     """The steps of one segment."""
 
     done: Measured
-    """Optimizer steps done, those before a resume included."""
     total: Measured
-    """Optimizer steps planned."""
     seconds: Measured
     """Seconds per step, pauses included."""
     pace: Measured
     """Seconds per step between pauses."""
     resumed: bool
-    """Whether it continues from a saved state."""
     resumed_at: int | None
     """Steps done before it; None if it was not resumed, or nothing shows where."""
     share: float | None
@@ -154,7 +151,6 @@ def _from_rate(segment: RunSegment) -> Measured:
 
 
 def _step_tracks(segment: RunSegment, trainer: str | None, total: Measured) -> list[tuple[Track, FileSegment]]:
-    """Return the bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
     tracks = segment.training_tracks(known)
     if bar_count(trainer) is not None:
@@ -248,7 +244,6 @@ def _keeps_pace(rows: list[Losses], steps: float) -> bool:
 
 
 def _was_stopped(segment: RunSegment) -> bool:
-    """Return True if a line says that the training was stopped before its planned end."""
     return any(sign.kind is SignKind.STOPPED for sign, _ in segment.signs())
 
 

@@ -48,15 +48,11 @@ class Track:
     label: str
     """Label as first drawn."""
     total: int | None
-    """Items in all."""
     points: list[tuple[int, float, int]] = field(default_factory=list)
     """Done, elapsed seconds, line; thinned."""
     first: tuple[int, float, int] = (0, 0.0, 0)
-    """The first point."""
     last: tuple[int, float, int] = (0, 0.0, 0)
-    """The last point."""
     count: int = 0
-    """Points seen."""
     stride: int = 1
     """Every so many of them are kept."""
     is_evaluation: bool = False

@@ -47,7 +47,6 @@ def validation_of(view: RunView, steps: Steps, epochs: Measured, remarks: list[s
 
 
 def _placed(rows: Sequence[SourcedObservation], per_epoch: float | None) -> Iterator[tuple[str, int, float]]:
-    """Yield file, step and loss of the rows that have a place."""
     for each in rows:
         if each.number is None:
             continue
@@ -60,5 +59,4 @@ def _placed(rows: Sequence[SourcedObservation], per_epoch: float | None) -> Iter
 def _neighbours(
     placed: Sequence[tuple[str, int, float]],
 ) -> Iterator[tuple[tuple[str, int, float], tuple[str, int, float]]]:
-    """Yield neighbouring rows of one file."""
     yield from ((a, b) for a, b in pairwise(placed) if a[0] == b[0])

@@ -78,7 +78,6 @@ def run_metrics(run: RunResult) -> RunMetrics:
 
 
 def _resources(run: RunResult) -> dict[str, Measured]:
-    """Return the trainer's figures, missing ones filled by the sampler's, and then all of the sampler's."""
     on_cpu, sampled, peak = run.device == "cpu", run.sampled, run.peak_memory
 
     def known(fact: Measured, sample: str) -> Measured:

@@ -22,13 +22,11 @@ class FailedJob:
     """Job with failed attempts."""
 
     job: str
-    """Job name."""
     failures: tuple[Failure, ...]
     """Failed attempts, oldest first."""
     decision: RecoveryAction | None
     """Last decision about it; None if there was none."""
     reason: str
-    """Reason for the decision."""
 
 
 def failures(source: Path, run: LiveRun) -> list[FailedJob]:

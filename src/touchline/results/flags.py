@@ -44,27 +44,18 @@ class FlagInputs:
     """Inputs from which the flags of one run are derived."""
 
     experiment: Path
-    """Experiment folder, for commands in hints."""
     run: PlannedRun
-    """Planned run."""
     glance: RunFolderState
-    """State of its folder."""
     status: RunStatus
-    """Run status."""
     job: JobView | None
-    """Training job."""
     evaluation: JobView | None
-    """Evaluation job."""
     left: Measured
     """Predicted seconds until the training ends."""
     limit_seconds: float | None
-    """Time limit of its job; None if there is none."""
     disk_needed_bytes: float | None
     """Predicted bytes that all unfinished runs still write; None if unknown."""
     disk_free_bytes: float | None
-    """Free bytes on their disk."""
     now_unix: float
-    """Current time of this machine."""
 
 
 def flags(seen: FlagInputs) -> tuple[FindingRow, ...]:
@@ -75,7 +66,6 @@ def flags(seen: FlagInputs) -> tuple[FindingRow, ...]:
 
 
 def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield flags of queued jobs that cannot start."""
     for job, what in ((seen.job, "its training"), (seen.evaluation, "its evaluation")):
         if job is None or not job.active or job.state is JobState.RUNNING:
             continue
@@ -85,7 +75,6 @@ def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield a flag of a training whose loss is not finite."""
     steps = seen.glance.recent.steps
     broken = [step.step for step in steps if not math.isfinite(step.loss)]
     if broken:
@@ -95,7 +84,6 @@ def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield flags of a running job without progress."""
     if seen.status is not RunStatus.RUNNING or seen.job is None or not seen.job.active:
         return
     attempt = seen.glance.attempts[-1] if seen.glance.attempts else None
@@ -139,7 +127,6 @@ def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
 
 
 def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Yield flags of insufficient time limit or disk space."""
     active = seen.job is not None and seen.job.active
     started = seen.job.started_unix if seen.job is not None else None
     if started is None and seen.glance.attempts:

@@ -129,7 +129,6 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
 
 
 def _follow(output: _Output, follower: Follower | None, settings: UserConfig) -> Iterator[OutputLine]:
-    """Yield added output, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
     asked, quiet_since, active, last = float("-inf"), time.monotonic(), True, ""
@@ -160,7 +159,6 @@ def _follow(output: _Output, follower: Follower | None, settings: UserConfig) ->
 
 
 def _drain(follower: Follower) -> list[str]:
-    """Return the rest of a file, its last line included."""
     lines: list[str] = []
     unfinished = ""
     while True:

@@ -109,7 +109,6 @@ def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:
 
 
 def _on_set(name: str, score: Measured) -> Iterator[tuple[str, float | None]]:
-    """Yield the score on a test set and the ends of its interval, with their columns."""
     low, high = (None, None) if isinstance(score, Missing) else (score.low, score.high)
     yield from ((f"score[{name}]", _value(score)), (f"score_low[{name}]", low), (f"score_high[{name}]", high))
 

@@ -57,11 +57,8 @@ class _Evaluating:
     """Evaluation process shared by several runs."""
 
     view: JobView
-    """Its job."""
     runs: frozenset[str]
-    """Requested runs."""
     output: bytes
-    """End of its output."""
 
 
 def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -> dict[str, RunFolderState]:
@@ -232,7 +229,6 @@ def _shared(folder: ExperimentFolder, model: str) -> Job | None:
 
 
 def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobView]) -> _Evaluating | None:
-    """Return the shared process of a model if it is active."""
     view, job = views.get(evaluation_name(model)), _shared(folder, model)
     if view is None or job is None or not view.active:
         return None

@@ -154,7 +154,6 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics, slots: int) 
 
 
 def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
-    """Add planned values that no log contains."""
     assert run.train is not None
     assert run.batches is not None
     model, batches = plan.models[run.model], run.batches

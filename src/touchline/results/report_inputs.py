@@ -61,7 +61,6 @@ class ReportInputs:
     """Inputs of a report, before any conclusion."""
 
     experiment: str
-    """Experiment name."""
     origin: str
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
@@ -69,21 +68,15 @@ class ReportInputs:
     root: str
     """Folder as the user gave it, for commands."""
     plan: Plan | None
-    """Plan; None for imported runs."""
     runs: tuple[RunResult, ...]
-    """Results of the runs."""
     factors: dict[str, tuple[str, ...]]
-    """Factors and levels, from the plan or from configs and names."""
     verification: Verification
-    """Verified checkpoints."""
     files: dict[str, tuple[tuple[str, str], ...]]
     """(label, path relative to the folder) per run."""
     issues: tuple[Issue, ...]
     """Issues that require opening files: log lines, exits, unreadable files."""
     sources: tuple[ReportInput, ...]
-    """Datasets and models, if known."""
     definition: str = ""
-    """Text of experiment.yaml; empty for imported runs."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Prompted items by `EvaluationRecord.asked_key` and item id."""
     strategy: Strategy | None = None

@@ -34,7 +34,6 @@ TRAINED_LOSS = {"float32": 1e-2, "bfloat16": 5e-2}
 WEIGHTS = 0.5
 """Largest relative distance of the trained weights. Two that begin from other random values are about 1.4 apart."""
 _COARSEST = "bfloat16"
-_SHOWN_TENSORS = 10
 _CHUNK = 1 << 22
 """Elements of a tensor that are compared at once."""
 _SMALLEST = 1e-12
@@ -87,20 +86,6 @@ class LossDifference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorDifference:
-    """Tensor with different values."""
-
-    checkpoint: str
-    """Checkpoint."""
-    tensor: str
-    """Name of the tensor."""
-    greatest: float
-    """Greatest absolute difference of an element."""
-    relative: float
-    """Norm of the difference over the norm of the original."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class WeightsDifference:
     """Weights of the checkpoints."""
 
@@ -108,14 +93,8 @@ class WeightsDifference:
     """Number of checkpoints in both."""
     equal: int
     """Number with equal hashes."""
-    tensors: int
-    """Number of compared tensors in the others."""
-    different: int
-    """Number of these with different values."""
     relative: float
     """Norm of the difference of all tensors of a checkpoint over the norm of the original's, the greatest."""
-    greatest: tuple[TensorDifference, ...]
-    """Those that differ most, relative to their norm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,7 +325,6 @@ def _loss_checks(
     validated: tuple[ByStep, ByStep],
     markers: Sequence[TrainingMarker | None],
 ) -> Iterator[Check]:
-    """Yield the comparisons of losses in the tolerance rule."""
     known = [dtype if dtype in FIRST_LOSS else _COARSEST for dtype in dtypes] or [_COARSEST]
     first_limit, limit = (max(limits[dtype] for dtype in known) for limits in (FIRST_LOSS, TRAINED_LOSS))
 
@@ -370,7 +348,6 @@ def _loss_checks(
 
 
 def _scores(original: RunResult, again: RunResult) -> Iterator[ScoreDifferenceOf]:
-    """Yield the scores of the evaluations that both have."""
     records = (*original.evaluations, *original.other_evaluations)
     for checkpoint in dict.fromkeys(record.checkpoint for record in records):
         others = {(each.label, each.score): (each, score) for each, score in checkpoint_scores(again, checkpoint)}
@@ -396,13 +373,11 @@ def _score(record: EvaluationRecord, score: RunScore, other: EvaluationRecord, a
 
 
 def compare_weights(original: Path, again: Path) -> WeightsDifference:
-    """Compare the weights of the checkpoints that two run folders have: by their hashes, then tensor by tensor."""
+    """Compare the weights of the checkpoints that two run folders have: by their hashes, then by their values."""
     marker = read_training_marker(original)
-    names = () if marker is None else marker.checkpoints
-    checkpoints = equal = tensors = 0
+    checkpoints = equal = 0
     apart = 0.0
-    found: list[TensorDifference] = []
-    for name in names:
+    for name in () if marker is None else marker.checkpoints:
         one, other = read_export_marker(original / name), read_export_marker(again / name)
         if one is None or other is None:
             continue
@@ -410,52 +385,26 @@ def compare_weights(original: Path, again: Path) -> WeightsDifference:
         if one.adapter_sha256 == other.adapter_sha256:
             equal += 1
             continue
-        squares = norms = 0.0
-        for file in sorted(each for each in one.files.keys() & other.files.keys() if each.endswith(".safetensors")):
-            for each, square, norm in _tensors(name, original / name / file, again / name / file):
-                tensors += 1
-                squares, norms = squares + square, norms + norm
-                found += [each] if each.greatest > 0 else []
-        apart = max(apart, _ratio(squares, norms))
-    found.sort(key=lambda each: -each.relative)
-    return WeightsDifference(
-        checkpoints=checkpoints,
-        equal=equal,
-        tensors=tensors,
-        different=len(found),
-        relative=apart,
-        greatest=tuple(found[:_SHOWN_TENSORS]),
-    )
+        files = [each for each in one.files.keys() & other.files.keys() if each.endswith(".safetensors")]
+        pairs = [pair for file in files for pair in _squares(original / name / file, again / name / file)]
+        difference, norm = (math.sqrt(math.fsum(each)) for each in zip((0.0, 0.0), *pairs, strict=True))
+        apart = max(apart, difference / max(norm, _SMALLEST))
+    return WeightsDifference(checkpoints=checkpoints, equal=equal, relative=apart)
 
 
-def _ratio(squares: float, norms: float) -> float:
-    return math.sqrt(squares) / max(math.sqrt(norms), _SMALLEST)
-
-
-def _tensors(checkpoint: str, one: Path, other: Path) -> Iterator[tuple[TensorDifference, float, float]]:
-    """Yield each tensor's difference, with the sums of squares of the difference and of the original."""
+def _squares(one: Path, other: Path) -> Iterator[tuple[float, float]]:
+    """Yield the sums of squares of the difference and of the original, tensor by tensor."""
     first, second = read_shard(one), read_shard(other)
     for name, tensor in sorted(first.tensors.items()):
         twin = second.tensors.get(name)
         if twin is None or twin.shape != tensor.shape or not {tensor.dtype, twin.dtype} <= _COMPARED:
-            lost = TensorDifference(checkpoint=checkpoint, tensor=name, greatest=math.inf, relative=math.inf)
-            yield lost, math.inf, 1.0
+            yield math.inf, 1.0
             continue
-        greatest = difference = norm = 0.0
         pieces = zip(_values(one, first.header_bytes, tensor), _values(other, second.header_bytes, twin), strict=True)
-        for left, right in pieces:
-            apart = np.abs(left - right)
-            greatest = max(greatest, float(apart.max(initial=0.0)))
-            difference += float(np.square(apart).sum())
-            norm += float(np.square(left).sum())
-        found = TensorDifference(
-            checkpoint=checkpoint, tensor=name, greatest=greatest, relative=_ratio(difference, norm)
-        )
-        yield found, difference, norm
+        yield from ((float(np.square(left - right).sum()), float(np.square(left).sum())) for left, right in pieces)
 
 
 def _values(path: Path, header_bytes: int, tensor: Tensor) -> Iterator[NDArray[np.float64]]:
-    """Yield the values of a tensor in pieces."""
     kind = np.dtype("<u2" if tensor.dtype == _COARSEST else tensor.dtype)
     with open_regular(path) as stream:
         stream.seek(header_bytes + tensor.begin)

@@ -42,21 +42,16 @@ class RunFolderState:
     """State of one run folder."""
 
     folder: Path
-    """Run folder."""
     prepared: bool
-    """Whether it has been written."""
     attempts: tuple[Attempt, ...]
     """Attempts at its training, oldest first."""
     superseded_attempts: int
-    """Number of attempts before a re-plan."""
     evaluation_attempts: tuple[Attempt, ...]
     """Attempts at its own evaluation, if that is a separate job."""
     outcome: TrainingOutcome
-    """Training outcome from the files."""
     evaluated: bool
     """Whether an evaluation of these weights with these settings exists."""
     recent: Recent
-    """End of its metrics."""
 
 
 def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[str, str]) -> RunFolderState:

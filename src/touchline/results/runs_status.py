@@ -114,7 +114,6 @@ def _reasons(facts: Mapping[str, Measured]) -> dict[str, object]:
 
 
 def _how(fact: Measured) -> str:
-    """Return unit, aggregation, phase, kind and method of a number in words."""
     if isinstance(fact, Missing):
         return ""
     parts = (fact.unit, fact.aggregation, fact.phase, fact.kind, fact.token_unit, fact.method, fact.where)

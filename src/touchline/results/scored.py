@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.random import PCG64, Generator
 
+from touchline.core.levels import SEEDS
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
@@ -23,7 +24,9 @@ from touchline.statistics.analysis import analyse_together
 from touchline.statistics.clustered import clustered_share
 from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
+from touchline.statistics.own_score import is_share
 from touchline.statistics.proportion import wilson, wilson_of_share
+from touchline.statistics.spread import ItemScores
 from touchline.statistics.strata import tied_factors
 
 SEED: Final = 7
@@ -83,7 +86,6 @@ def _finite(score: float) -> float:
 
 
 def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
-    """Return a natural sort key: epoch_10 after epoch_9."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint) if part)
 
 
@@ -181,7 +183,6 @@ def compared(results: list[RunResult]) -> list[RunResult]:
 
 
 def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:
-    """Return the score of each run on each test set that has a name, at the last checkpoint."""
     from touchline.statistics.own_score import is_binary, run_scores
 
     found: dict[str, list[ScoredRun]] = {}
@@ -290,4 +291,37 @@ def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:
         scores=scores,
         notes=(*{str(note): note for note in (*analysis.notes, *notes)}.values(), Note(NoteCode.OPTIONAL_STOPPING)),
         checkpoints={run.name: run.checkpoint for run in scored},
+    )
+
+
+# ---- scores by item --------------------------------------------------------------------------------------------------
+
+
+def own_item_scores(results: list[RunResult]) -> tuple[ItemScores, ...]:
+    """Return the first score of each finished run at its last checkpoint, by condition and seed.
+
+    Scores that are not shares are left out: points mean nothing on their scale.
+
+    Args:
+        results: results of the experiment's runs.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[int, ScoredRun]]] = {}
+    for result in results:
+        record = next(iter(last_of_each(result.evaluations).values()), None)
+        if record is None:
+            continue
+        scored = scored_run(result, record)
+        if not scored.in_family or not is_share(np.asarray(scored.scores)):
+            continue
+        levels = sorted((level.factor, level.value) for level in result.levels if level.factor != SEEDS)
+        condition = repr((result.model, result.dataset, levels))
+        groups.setdefault((record.score, scored.comparable), {}).setdefault(condition, {})[result.seed] = scored
+    return tuple(
+        ItemScores(
+            conditions={
+                name: np.asarray([seeds[seed].scores for seed in sorted(seeds)], dtype=np.float64)
+                for name, seeds in conditions.items()
+            }
+        )
+        for conditions in groups.values()
     )

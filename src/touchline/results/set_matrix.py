@@ -71,7 +71,6 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
 
 
 def _ends(score: Measured) -> Iterator[float]:
-    """Yield a score and its interval's ends."""
     if isinstance(score, Quantity):
         yield from (end for end in (score.value, score.low, score.high) if end is not None)
 

@@ -226,7 +226,6 @@ def _chosen(planned: LoadedPlan, strategy: Strategy, only: str | None) -> list[P
 
 
 def _failed(planned: LoadedPlan, stopped: Mapping[str, str]) -> dict[str, str]:
-    """Return the stopped jobs without those of runs that diverged."""
     found: dict[str, str] = {}
     for job, reason in stopped.items():
         run = planned.plan.run(JobName.parse(job).subject)

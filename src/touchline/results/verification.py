@@ -1,8 +1,8 @@
 """Verification of every checkpoint of an experiment: contents, problems, missing checkpoints, disk usage.
 
-`verifying.folder` verifies one checkpoint, `verifying.missing` compares with the plan, `storage` and `deletable` cover
-disk usage. By default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep`
-reads every value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
+`verifying.folder` verifies one checkpoint, `verifying.markers` compares with the plan, `storage` covers disk usage. By
+default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep` reads every
+value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from touchline.estimate.disk import adapter_file_bytes
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.results.deletable import deletable_of
-from touchline.results.storage import RunLocation, summarise
+from touchline.results.storage import RunLocation, deletable_of, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
 from touchline.results.verifying.adapters import ADAPTER_CONFIG, Expected
 from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
 from touchline.results.verifying.folder import verify_folder
-from touchline.results.verifying.markers import numbered
-from touchline.results.verifying.missing import missing_of
+from touchline.results.verifying.markers import missing_of, numbered
 from touchline.run.folders import cut_runs
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
@@ -135,7 +133,6 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _verify(
     work: Sequence[tuple[Path, Expected]], *, deep: bool, on_progress: ProgressCallback | None
 ) -> tuple[VerifiedCheckpoint, ...]:
-    """Verify each checkpoint."""
     found: list[VerifiedCheckpoint] = []
     for done, (path, expected) in enumerate(work):
         if on_progress is not None:

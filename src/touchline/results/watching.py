@@ -45,13 +45,10 @@ class Snapshot:
     """State of all runs at one moment."""
 
     experiment: str
-    """Experiment name."""
     runs: tuple[LiveRun, ...]
-    """Runs, in plan order."""
     note: str
     """Reason why the queue could not be queried; empty otherwise."""
     active: bool
-    """Whether any job is active."""
     steps: Mapping[str, tuple[StepRow, ...]] = field(default_factory=dict)
     """Last steps of each run, as far as they were read."""
     strategy: str = ""

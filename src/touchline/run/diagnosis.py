@@ -73,9 +73,11 @@ def _signs(output: Path) -> list[Sign]:
     # The readers of every trainer's logs are loaded when something failed, and not before.
     from touchline.history.lines import NotTextError
     from touchline.history.scan import Scan
+    from touchline.history.segments import FileSegmenter
 
+    segmenter = FileSegmenter(output.name)
     try:
-        segmenter = Scan(output, output.name).run()
+        Scan(output, segmenter).run()
     except (NotTextError, OSError):
         return []
     wanted = {*_CAUSES, SignKind.EXCEPTION}

@@ -17,7 +17,6 @@ Frame = tuple[str, str]
 """File and function."""
 
 _HEADER = re.compile(r"(?P<before>.*?)(?P<original>Original )?Traceback \(most recent call last\)")
-_HOST = re.compile(r"(?P<host>[A-Za-z][\w.-]{0,63}): $")
 _CHAINS = (
     "During handling of the above exception, another exception occurred",
     "The above exception was the direct cause of the following exception",
@@ -56,9 +55,7 @@ class TracebackEnd:
     name: str
     """The exception's class, dotted as printed."""
     text: str
-    """The line without its prefix."""
     line: int
-    """Number of the line."""
     frames: list[Frame]
     """From the outermost to the innermost, those of its causes last."""
     during: During | None
@@ -92,7 +89,6 @@ class Tracebacks:
         self._ended: dict[str, TracebackEnd] = {}
         self._chains: dict[str, TracebackEnd] = {}
         self._survived_line = -_SURVIVED_WITHIN_LINES
-        self._hosts: set[str] = set()
 
     @property
     def inside(self) -> bool:
@@ -104,7 +100,7 @@ class Tracebacks:
         if "Traceback (most" in text and (header := _HEADER.match(text)) is not None:
             self._begin(header, number)
             return None
-        key, rest = self._strip(text)
+        key, rest = strip_prefix(text)
         if rest.startswith(_CHAINS):
             if (unended := self._open.get(key)) is not None:
                 unended.depth = 0  # its exception was none that is known: the next one ends both
@@ -122,10 +118,7 @@ class Tracebacks:
     # -------------------------------------------------------------------------------------------------------- states
 
     def _begin(self, header: re.Match[str], number: int) -> None:
-        key, rest = strip_prefix(header.group("before"))
-        if (host := _HOST.search(rest)) is not None:
-            self._hosts.add(host.group("host") + ": ")
-            key += host.group("host")
+        key, _ = strip_prefix(header.group("before"))
         root = self._ended.get(key) if header.group("original") else self._chains.pop(key, None)
         survived = number - self._survived_line < _SURVIVED_WITHIN_LINES
         known = self._open.get(key)
@@ -179,13 +172,6 @@ class Tracebacks:
         for states in (self._open, self._ended, self._chains):
             if len(states) > _MOST_OPEN:
                 states.clear()
-
-    def _strip(self, text: str) -> tuple[str, str]:
-        key, rest = strip_prefix(text)
-        for host in self._hosts:
-            if rest.startswith(host):
-                return key + host[:-2], rest[len(host) :]
-        return key, rest
 
 
 def _frame(text: str) -> Frame | None:

@@ -56,7 +56,6 @@ class Item:
     """A name with its number."""
 
     meaning: Meaning
-    """Meaning of the name."""
     value: str
     """The number, as written, with a decimal point."""
     total: float | None = None
@@ -66,7 +65,6 @@ class Item:
     scope: Split | None = None
     """Data that a label before it names: `val | loss 0.5`."""
     name: str = ""
-    """The name itself, in lower case."""
 
     @property
     def number(self) -> float | None:
@@ -87,10 +85,7 @@ class Line:
     """Items in order, those of other names included."""
     fraction: tuple[float, float] | None = None
     """A fraction without a name behind the first item: `Epoch: [0][10/500]`."""
-    lead: tuple[float, float] | None = None
-    """A fraction without a name that the line begins with: `[10/500] loss: 0.5`."""
     scope: Split | None = None
-    """Data that the last label names."""
 
     def first(self, *concepts: Concept) -> Item | None:
         """Return the first item of one of the concepts, in the order of the concepts."""
@@ -126,12 +121,11 @@ def _by_fields(rest: str) -> Line | None:
         if parsed is None:
             unknown += len(part)
             continue
-        result.lead = result.lead or (None if result.items else parsed.lead)
         result.fraction = result.fraction or parsed.fraction
         result.scope = parsed.scope
         result.items += parsed.items
     measured = [item for item in result.items if item.meaning.concept not in _COUNTERS]
-    counted = result.lead is not None or len(measured) < len(result.items)
+    counted = len(measured) < len(result.items)
     if len(parts) < 2 or not counted or not measured or unknown > max(_UNKNOWN_LENGTH, len(rest) // 2):
         return None
     return result
@@ -175,9 +169,7 @@ def _takes_number(line: Line, match: re.Match[str], text: str) -> bool:
             line.scope = meaning.split
         return True
     if total is not None:
-        place = (to_number(value) or 0.0, total)
-        line.lead = line.lead or (None if line.items else place)
-        line.fraction = line.fraction or (place if len(line.items) == 1 else None)
+        line.fraction = line.fraction or ((to_number(value) or 0.0, total) if len(line.items) == 1 else None)
     if unit in _RATES and line.items:
         line.items.append(Item(meaning=Meaning(concept=_RATES[unit]), value=value, unit=unit, scope=line.scope))
     enclosed = match.group()[:1] in "[(" and match.group()[-1:] in "])"

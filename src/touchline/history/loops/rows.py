@@ -44,10 +44,6 @@ _BLOCK_LINES = 8
 _MOST_EPOCHS = 100_000
 _PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
 """Names of how many epochs are planned."""
-_ROUND = frozenset({"1", "2", "25", "5"})
-"""Usual logging intervals in steps, trailing zeros left out."""
-_FULL = 0.9
-"""Beyond this share of its total a counter that begins again has come to its end."""
 
 
 class Place(NamedTuple):
@@ -68,9 +64,6 @@ class StepCounter:
         self._last = -1
         self._per_epoch: bool | None = None
         self._from_zero = False
-        self._lead: tuple[int, int] | None = None
-        self._lead_offset = 0
-        self._is_by_steps = False
         self.is_of_run = False
         """Whether the last step that was placed is one of the run beyond doubt."""
 
@@ -100,22 +93,6 @@ class StepCounter:
                 int(index * total + done), int(total * epochs) if epochs else None, index + min(1.0, step / total)
             )
         return Place(done if index == 0 else None, None, index)
-
-    def place_lead(self, done: int, total: int) -> int | None:
-        """Return the step of the run of a fraction without a name; None if it may count epochs or examples.
-
-        People log every 10 or 50 steps; a counter of examples advances by multiples of the batch. One that begins again
-        after its end is one of an epoch.
-        """
-        last, self._lead = self._lead, (done, total)
-        if last is None or last[1] != total or done == last[0]:
-            self._lead_offset = 0
-            return None
-        if done < last[0]:
-            self._lead_offset = self._lead_offset + total if last[0] >= _FULL * total else 0
-        elif done - last[0] > 1 and str(done - last[0]).rstrip("0") in _ROUND:
-            self._is_by_steps = True
-        return self._lead_offset + done if self._is_by_steps else None
 
     def end_epoch(self, epoch: float) -> None:
         """Learn that the steps so far were those of an epoch that is named only behind them."""
@@ -180,7 +157,7 @@ class LoopReader:
             if epoch is not None and epoch.total and epoch.split is Split.TRAIN:
                 yield from self._emitter.once("epochs", epoch.total, number, certain=False)
             return
-        if epoch is None and is_summary and parsed.lead is None:
+        if epoch is None and is_summary:
             if number <= self._block + _BLOCK_LINES:
                 yield from self._below(losses, number)
                 return
@@ -188,12 +165,11 @@ class LoopReader:
             plain = all(item in training and not item.meaning.is_mean for item in losses)
             if self._epoch is None or (plain and steps_have_losses):
                 return
-        is_led = parsed.lead is not None and bool(training) and counter is None and batch is None
-        place = self._led(*parsed.lead) if is_led and parsed.lead else self._place(counter, batch, epoch, parsed)
+        place = self._place(counter, batch, epoch, parsed)
         if training and self._emitter.is_echo(place.step, number):
             return
         yield from self._losses(training, losses, place, text, number)
-        if training and is_summary and not is_led and self._counter.is_of_run and self._emitter.last_step is not None:
+        if training and is_summary and self._counter.is_of_run and self._emitter.last_step is not None:
             # The mean of an epoch hides how far the steps have come.
             yield from self._emitter.at_step(*self._emitter.last_step)
         if epoch is not None and is_summary and self._is_named_behind and self._epoch is not None:
@@ -217,15 +193,6 @@ class LoopReader:
         planned = epoch.total if epoch.total and epoch.total <= _MOST_EPOCHS else None
         self._epoch, self._epochs = epoch.number, planned or self._epochs
         self._emitter.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
-
-    def _led(self, done: float, total: float) -> Place:
-        """Return the place of a row that begins with a fraction without a name: `[10/500] loss: 0.5`."""
-        step = self._counter.place_lead(int(done), int(total)) if total > 0 else None
-        if self._epoch is None:
-            self._counter.is_of_run = step is not None
-            return Place(step, int(total) if step is not None else None)
-        place = self._within_epoch(self._epoch, done, total, counts_steps=True)
-        return place if step is not None else Place(epochs_done=place.epochs_done)
 
     def _place(self, counter: Item | None, batch: Item | None, epoch: Item | None, parsed: Line) -> Place:
         """Return the place of a row.

@@ -46,9 +46,7 @@ class FoundEvaluation:
     """Imported .eval log."""
 
     path: Path
-    """Path of the log."""
     record: EvaluationScores
-    """Its scores; the run is still unknown."""
     model: str
     """Model as named in the log, with its path if any; it identifies the run."""
 
@@ -227,7 +225,6 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
 
 
 def _test_set(evaluation: Mapping[str, object]) -> str | None:
-    """Return the name of the test set that touchline gave to one of several."""
     name = _dict(evaluation.get("metadata")).get("test_set")
     return clean_text(name)[:40] if isinstance(name, str) else None
 

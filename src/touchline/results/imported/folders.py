@@ -47,19 +47,14 @@ class RunFolder:
     name: str
     """Run name: its folder's path below the root, or the log's name if a folder holds logs of several runs."""
     path: Path
-    """Run folder."""
     weights: Path
     """Folder with its checkpoints, mostly the same."""
     logs: tuple[Path, ...]
     """Job output and trainer logs, newest first."""
     documents: tuple[Path, ...]
-    """State files, configs, job scripts."""
     evaluations: tuple[Path, ...]
-    """Inspect logs."""
     checkpoints: tuple[Path, ...]
-    """Checkpoint folders, in order."""
     wandb: tuple[Path, ...]
-    """Offline W&B runs, in order."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,17 +82,13 @@ class Walk:
     """Result of the search."""
 
     root: Path
-    """Root folder."""
     runs: list[RunFolder] = field(default_factory=list)
-    """Runs by name."""
     loose: list[tuple[tuple[Path, ...], tuple[str, ...]]] = field(default_factory=list)
     """Logs beside several run folders, and the names of these runs."""
     loose_evaluations: list[Path] = field(default_factory=list)
     """Inspect logs beside several run folders."""
     issues: list[Issue] = field(default_factory=list)
-    """Folders that could not be read."""
     folders: int = 0
-    """Number of folders searched."""
     links: int = 0
     """Number of symbolic links, which are not followed."""
 
@@ -146,13 +137,11 @@ def _changed(path: Path) -> float:
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a natural sort key: `rank4` before `rank64`."""
     parts = re.split(r"(\d{1,18})", name)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
 
 def _look(found: Walk, folder: Path, depth: int) -> _Seen:
-    """Classify a folder's entries and descend into its folders."""
     seen = _Seen(path=folder)
     found.folders += 1
     if found.folders > MOST_FOLDERS or depth > DEEPEST:
@@ -214,7 +203,6 @@ def _is_file(path: Path) -> bool:
 
 
 def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
-    """Return the runs in a folder and below it."""
     own = _Seen(path=seen.path)
     inner: list[RunFolder] = []
     parts = [(each, _runs(found, each)) for each in seen.below if each.path.name not in _OF_A_RUN]

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import InputError
-from touchline.core.files import open_regular
-from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
-from touchline.experiment.document import parse
 from touchline.history.fields import reading_of
 from touchline.history.file_segment import FileSegment, SegmentStart
-from touchline.history.files import shows_training
-from touchline.history.grouping import role_of
+from touchline.history.files import read_document, refusal, runs_in, scan_log, shows_training
 from touchline.history.lines import NotTextError
-from touchline.history.readers import documents
 from touchline.history.reading import Outcome, RunReading, SourcedText, exit_code
-from touchline.history.run_view import RunSegment, RunView, align, runs_of
-from touchline.history.scan import Scan
+from touchline.history.run_view import RunView
 from touchline.history.segments import FileSegmenter
 from touchline.results.imported.folders import CHECKPOINT, job_id
 from touchline.results.imported.text import clean_line
 from touchline.results.run_result import LossPoint
-from touchline.slurm.resources import read_sbatch
 
 _MOST_POINTS = 20_000
 _MOST_SIGNS = 2_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobEndSign:
-    """Log line that shows the course or end of a job."""
-
-    kind: SignKind
-    """Kind of sign."""
-    line: int
-    """Line number in the log."""
-    text: str
-    """The line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +30,7 @@ class Curves:
     """Losses by step."""
 
     train: tuple[LossPoint, ...]
-    """Training losses."""
     validation: tuple[LossPoint, ...]
-    """Validation losses."""
 
 
 class Curve(FileSegmenter):
@@ -61,7 +40,7 @@ class Curve(FileSegmenter):
         super().__init__(file)
         self.train: dict[int, float] = {}
         self.validation: dict[int, float] = {}
-        self.signs: list[JobEndSign] = []
+        self.signs: list[Sign] = []
         self._last_step = 0
         self._one_in = 1
         self._losses_seen = 0
@@ -75,7 +54,7 @@ class Curve(FileSegmenter):
             self.train.clear()
             self.validation.clear()
         if isinstance(event, Sign):
-            self.signs.append(JobEndSign(kind=event.kind, line=event.line, text=clean_line(event.text)))
+            self.signs.append(replace(event, text=clean_line(event.text)))
             del self.signs[:-_MOST_SIGNS]
         elif isinstance(event, Observation) and not isinstance(event.value, str):
             self._point(event)
@@ -111,8 +90,6 @@ def _points(losses: dict[int, float]) -> tuple[LossPoint, ...]:
     return tuple(LossPoint(step=step, loss=loss) for step, loss in sorted(losses.items()))
 
 
-_CONFIG_LIMIT_BYTES = 1 << 20
-_STATE_LIMIT_BYTES = 256 << 20
 _STATE = "trainer_state.json"
 
 
@@ -121,11 +98,9 @@ class SideFile:
     """File beside the logs."""
 
     path: Path
-    """Its path."""
     data: dict[str, object]
     """Parsed content; empty for a script."""
     curve: Curve
-    """Events that it reports of the run."""
 
 
 def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Path, str]]]:
@@ -138,47 +113,12 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Pa
     for path in paths:
         if path.name == _STATE and path not in kept:
             continue
+        curve = Curve(path.name)
         try:
-            found.append(_read(path))
-        except InputError as fault:
-            messages = [fault.message, *(finding.message for finding in fault.findings)]
-            problems.append((path, "; ".join(dict.fromkeys(messages))[:300]))
-        except (ValueError, RecursionError) as fault:
-            problems.append((path, f"no JSON: {fault}"[:300]))
-        except OSError as fault:
-            problems.append((path, fault.strerror or "it cannot be read"))
+            found.append(SideFile(path=path, data=read_document(path, curve), curve=curve))
+        except (InputError, OSError) as fault:
+            problems.append((path, refusal(fault)[:300]))
     return found, problems
-
-
-def _read(path: Path) -> SideFile:
-    curve = Curve(path.name)
-    is_json = path.suffix.lower() == ".json"
-    with open_regular(path) as stream:
-        limit = _STATE_LIMIT_BYTES if is_json else _CONFIG_LIMIT_BYTES
-        raw = stream.read(limit + 1)
-    if len(raw) > limit:
-        raise InputError(f"larger than {limit >> 20} MiB")
-    text = raw.decode("utf-8-sig", "replace")
-    data: object = {}
-    if role_of(path) == "script":
-        for event in read_sbatch(text):
-            curve.feed(event)
-    elif is_json:
-        data = parse_json(text)
-    elif role_of(path) == "document":
-        data = parse(text, path.name).data
-    known = data if isinstance(data, dict) else {}
-    for event in _events(path.name, known):
-        curve.feed(event)
-    return SideFile(path=path, data=known, curve=curve)
-
-
-def _events(name: str, data: dict[str, object]) -> Iterator[Event]:
-    for reader in documents() if data else ():
-        events = reader(name, data)
-        if events is not None:
-            yield from events
-            return
 
 
 _STATES = {
@@ -202,21 +142,15 @@ class JobLog:
     """Parsed output of one job."""
 
     path: Path
-    """The file."""
     job: str | None
     """Job id from the file name."""
     reading: RunReading
-    """Measurements of the training."""
-    signs: tuple[JobEndSign, ...]
-    """Signs of its course, in order."""
+    signs: tuple[Sign, ...]
     curves: Curves
-    """Losses."""
     started_unix: float | None
     """First timestamp, read as UTC."""
     ended_unix: float | None
-    """Last timestamp."""
     lines: int
-    """Number of lines."""
 
     @property
     def has_step(self) -> bool:
@@ -242,7 +176,7 @@ class JobLog:
         return self.reading.outcome.value in _OVER
 
     @property
-    def failed_commands(self) -> tuple[JobEndSign, ...]:
+    def failed_commands(self) -> tuple[Sign, ...]:
         """Failed commands of the job script."""
         return tuple(sign for sign in self.signs if sign.kind is SignKind.FAILED_COMMAND)
 
@@ -286,16 +220,11 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     """
     notes: list[str] = []
     curve, lines = (None, 0) if log is None else _scan(log, notes)
-    logs = [] if curve is None else [_parts(curve)]
-    documents = [_parts(each.curve) for each in beside]
-    if not any(part.has_progress or part.seen for parts in logs for part in parts):
-        trainings = [parts for parts in documents if shows_training(parts)]
-        logs, documents = [*logs, *trainings], [parts for parts in documents if parts not in trainings]
-    runs = [run for run in runs_of(align([parts for parts in logs if parts])) if any(_is_run(each) for each in run)]
+    logs = [parts] if curve is not None and (parts := _parts(curve)) else []
+    runs, side = runs_in(logs, [_parts(each.curve) for each in beside])
     if not runs:
         return None
     own = log if log is not None else next(each.path for each in beside if shows_training(_parts(each.curve)))
-    side = RunSegment(parts=tuple(part for parts in documents for part in parts))
     files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
     reading = reading_of(own.name, files, RunView(segments=tuple(runs[-1]), documents=side), notes)
     stamps = [part.stamps for part in (curve.parts if curve is not None else ()) if part.stamps is not None]
@@ -320,18 +249,7 @@ def _parts(curve: Curve) -> list[FileSegment]:
 def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     if path.stat().st_size == 0:
         raise NotTextError("an empty file")
-    scan, curve = Scan(path, path.name), Curve(path.name)
-    scan.segmenter = curve
-    scan.run()
-    notes += scan.file.notes
-    if scan.file.cut_lines:
-        notes.append(f"{scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
-    if scan.file.unterminated:
-        notes.append("the last line has no end and was read as far as it is whole")
-    return curve, scan.file.last_number
-
-
-def _is_run(segment: RunSegment) -> bool:
-    """Return True if a segment describes a run."""
-    progressed = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in segment.parts)
-    return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
+    curve = Curve(path.name)
+    file, found = scan_log(path, curve)
+    notes += found
+    return curve, file.last_number

@@ -49,17 +49,12 @@ class ImportedRun:
     """Imported data of a run."""
 
     folder: RunFolder
-    """Its files."""
     jobs: tuple[JobLog, ...]
     """Training logs: the decisive one first, then newest first."""
     settings: ImportedSettings
-    """Its settings."""
     evaluations: tuple[EvaluationRecord, ...]
-    """Evaluations by checkpoint."""
     checkpoints: tuple[VerifiedCheckpoint, ...]
-    """Verified checkpoints, in order."""
     levels: tuple[Level, ...]
-    """Levels of the factors."""
 
     @property
     def job(self) -> JobLog | None:
@@ -203,7 +198,6 @@ def reason_of(job: JobLog) -> str:
 
 
 def _exit_words(ending: SourcedText) -> str:
-    """Return `exit code 1`, or the line that gives the cause."""
     code = exit_code(ending)
     return clean_line(exit_cause(ending))[:160] if code is None else f"exit code {code}"
 

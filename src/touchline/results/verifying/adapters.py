@@ -215,16 +215,11 @@ class Expected:
     """Expected properties of a checkpoint; None fields are unknown and not compared."""
 
     run: str
-    """Run name."""
     planned: bool = False
     """Whether touchline made it, so that its marker is required."""
     digest: str | None = None
-    """Digest of the planned run."""
     base: BaseTensors | None = None
-    """Base model."""
     wanted: LoraConfig | None = None
-    """Planned adapter."""
     saves: CheckpointKind | None = None
-    """Planned form."""
     untrained: bool = False
     """Whether its adapter is untrained by intention, as in a no-op control."""

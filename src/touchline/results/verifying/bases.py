@@ -26,21 +26,15 @@ class BaseTensors:
     """Known facts of a base model."""
 
     name: str
-    """Run name."""
     path: str | None = None
-    """Folder, if found."""
     tensors: Mapping[str, Tensor] | None = None
     """Tensors by name; None if the weights are not here or not of the planned version."""
     layers: int | None = None
-    """Number of blocks."""
     shape: ModelShape | None = None
-    """Dimensions from config.json; None if not stated."""
     weights_sha256: str | None = None
     """Planned `ModelInfo.weights_sha256`; None without a plan."""
     files: frozenset[str] = frozenset()
-    """File names in its folder."""
     size: Measured = NOT_HERE
-    """Size of its weights (unit B)."""
 
 
 def planned_base(model: ModelInfo) -> BaseTensors:

@@ -40,9 +40,7 @@ class Entry:
     """Entry of a folder."""
 
     path: Path
-    """File path."""
     file: CheckpointFile
-    """Reported properties."""
 
 
 def role_of(name: str) -> Role:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault, CheckpointKind, VerifiedCheckpoint
 from touchline.results.verifying.adapters import (
     ADAPTER_CONFIG,
@@ -17,7 +16,7 @@ from touchline.results.verifying.adapters import (
     is_b,
     rank_of,
 )
-from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, read_object
+from touchline.results.verifying.bases import CONFIG_FILE, read_object
 from touchline.results.verifying.files import Entry, list_folder, text_faults, tree_bytes
 from touchline.results.verifying.markers import Named, marker_faults, named_by
 from touchline.results.verifying.weights import WeightFile, archive_faults, listed, read_weights, value_faults
@@ -25,8 +24,6 @@ from touchline.results.verifying.weights import WeightFile, archive_faults, list
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
-_OPTIONAL = re.compile(r"lm_head\.weight|.*\.(?:inv_freq|masked_bias|attn\.bias)")
-"""Tied to the embedding or computed; not all libraries save them."""
 
 
 def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[CheckpointFault]:
@@ -41,44 +38,6 @@ def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[Chec
         yield from _indexed(files, index)
     else:
         yield from _numbered(files)
-
-
-def model_tensors(files: Mapping[str, WeightFile]) -> dict[str, Tensor]:
-    """Return the tensors of all shards."""
-    return {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
-
-
-def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """Yield differences between a model's tensors and those of its base.
-
-    Args:
-        tensors: tensors of all shards.
-        base: its base; not compared without its tensors.
-        file: file to report; None if there are several.
-    """
-    if base.tensors is None:
-        return
-    absent = sorted(name for name in base.tensors if name not in tensors and not _OPTIONAL.fullmatch(name))
-    strange = sorted(name for name in tensors if name not in base.tensors and not _OPTIONAL.fullmatch(name))
-    if len(absent) > len(base.tensors) / 2 and strange:
-        message = f"{len(strange)} of its {len(tensors)} tensors are none of {base.name}: {listed(strange)}"
-        yield CheckpointFault(code="other-base", file=file, message=message)
-        return
-    if absent:
-        message = f"{len(absent)} tensors of {base.name} are missing: {listed(absent)}"
-        yield CheckpointFault(code="missing-tensor", file=file, message=message)
-    if strange:
-        message = f"{base.name} has no {listed(strange)}"
-        yield CheckpointFault(code="extra-tensor", file=file, message=message)
-    packed = any("float" not in tensor.dtype for tensor in base.tensors.values() if len(tensor.shape) > 1)
-    if packed:
-        return
-    for name, tensor in sorted(tensors.items()):
-        known = base.tensors.get(name)
-        if known is not None and known.shape != tensor.shape:
-            message = f"{name} is {list(tensor.shape)}, and in {base.name} it is {list(known.shape)}"
-            yield CheckpointFault(code="wrong-shape", file=file, message=message)
-            break
 
 
 def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[CheckpointFault]:
@@ -102,29 +61,17 @@ def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[Checkpoint
     for name, weights in sorted(files.items()):
         if not weights.readable:
             continue
-        if name not in promised:
-            message = f"the index does not name {name}, so that its tensors are not loaded"
+        if name not in promised or not promised[name] <= weights.tensors.keys():
+            message = f"the index does not name {name}" if name not in promised else f"it names other tensors of {name}"
             yield CheckpointFault(code="stale-index", file=INDEX, message=message)
-            continue
-        lacks, more = sorted(promised[name] - set(weights.tensors)), sorted(set(weights.tensors) - promised[name])
-        if lacks or more:
-            said = f"{name} has no {listed(lacks)}" if lacks else f"{name} has {listed(more)} too"
-            yield CheckpointFault(code="stale-index", file=INDEX, message=f"by it and not so in the file: {said}")
 
 
 def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
     """Yield problems of shards without an index; their names state their number."""
-    matches = [match for name in files if (match := _NUMBERED.fullmatch(name))]
-    if not matches:
-        return
-    most = max(int(match[3]) for match in matches)
-    if most == 1:
-        return
-    yield CheckpointFault(code="missing-file", file=INDEX, message=f"{len(matches)} shards, found only by their index")
-    absent = sorted(set(range(1, min(most, 1000) + 1)) - {int(match[2]) for match in matches})
-    if absent:
-        message = f"shard {absent[0]} of {most}" + (f" and {len(absent) - 1} more are missing" if absent[1:] else "")
-        yield CheckpointFault(code="missing-file", file=None, message=message)
+    matches = [match for name in files if (match := _NUMBERED.fullmatch(name)) and int(match[3]) > 1]
+    if matches:
+        message = f"{len(matches)} of {matches[0][3]} shards, found only by their index"
+        yield CheckpointFault(code="missing-file", file=INDEX, message=message)
 
 
 _ARCHIVES = (".pt", ".pth", ".bin")
@@ -135,15 +82,10 @@ class Read:
     """Weights and metadata of a checkpoint."""
 
     entries: Mapping[str, Entry]
-    """Files by name."""
     adapters: Mapping[str, WeightFile]
-    """Safetensors files of adapters."""
     models: Mapping[str, WeightFile]
-    """Safetensors files of a whole model."""
     config: dict[str, object] | None
-    """adapter_config.json."""
     named: Named
-    """Epoch and step."""
 
 
 def read_checkpoint(path: Path, listed: Sequence[Entry]) -> Read:
@@ -199,7 +141,6 @@ def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> Veri
 
 
 def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
-    """Yield problems of missing or unplanned files."""
     names = set(read.entries)
     adapters = {name for name in names if read.entries[name].file.role == "adapter"}
     models = {name for name in names if read.entries[name].file.role == "model"}
@@ -228,15 +169,7 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
 
 
 def _contents(path: Path, read: Read, expected: Expected) -> Iterator[CheckpointFault]:
-    """Yield problems of tensors against configuration, plan and base."""
-    shards = list(shard_faults(read.models, path))
-    yield from shards
-    whole = all(file.usable for file in read.models.values()) and not any(
-        fault.code in ("missing-file", "stale-index") for fault in shards
-    )
-    if read.models and whole and expected.base is not None:
-        file = next(iter(read.models)) if len(read.models) == 1 else None
-        yield from tensor_faults(model_tensors(read.models), expected.base, file)
+    yield from shard_faults(read.models, path)
     staged = STAGE_FILE in read.adapters
     for name, weights in read.adapters.items():
         if weights.usable:

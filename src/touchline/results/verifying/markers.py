@@ -1,16 +1,20 @@
-"""Metadata beside weights: touchline.json, or the Trainer's trainer_state.json."""
+"""Metadata beside weights, touchline.json or the Trainer's trainer_state.json; and what is missing by a plan."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.files import sha256_file
-from touchline.data.checkpoints import MARKER, read_export_marker
+from touchline.data.checkpoints import MARKER, read_export_marker, read_training_marker
 from touchline.data.metrics import ExportMarker
-from touchline.results.verification_types import CheckpointFault
+from touchline.data.metrics_file import read_metrics
+from touchline.experiment.evaluation import NO_OP_CHECKPOINT
+from touchline.experiment.plan import PlannedRun
+from touchline.experiment.runs import RunKind
+from touchline.results.verification_types import CheckpointFault, MissingCheckpoint
 from touchline.results.verifying.adapters import Expected
 from touchline.results.verifying.bases import finite, read_object
 from touchline.results.verifying.files import Entry
@@ -30,9 +34,7 @@ class Named:
     epoch: int | None = None
     """Epoch it ends, from 0."""
     step: int | None = None
-    """Optimizer steps done."""
     validation_loss: float | None = None
-    """Validation loss at saving."""
 
 
 def numbered(name: str) -> tuple[str, int] | None:
@@ -102,7 +104,6 @@ def marker_faults(
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
-    """Yield problems if the marker is of another run, base or kind."""
     if marker.run != expected.run and expected.planned:
         yield CheckpointFault(code="other-run", file=MARKER, message=f"it was saved by the run {marker.run}")
     elif expected.digest is not None and marker.run_digest != expected.digest:
@@ -125,7 +126,6 @@ def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFa
 
 
 def _place(path: Path, marker: ExportMarker) -> Iterator[CheckpointFault]:
-    """Yield a problem if the name and the marker disagree."""
     match = numbered(path.name)
     if match is not None:
         kind, number = match
@@ -142,3 +142,83 @@ def _evaluated(state: Mapping[str, object], step: object) -> float | None:
         if isinstance(row, dict) and row.get("step") == step and finite(row.get("eval_loss")) is not None:
             return finite(row["eval_loss"])
     return None
+
+
+# ---- missing checkpoints ---------------------------------------------------------------------------------------------
+
+
+LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
+"""Temporary folders of killed attempts; the group is the checkpoint name."""
+
+
+def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bool) -> Iterator[MissingCheckpoint]:
+    """Yield the missing checkpoints of a run.
+
+    Args:
+        run: planned run.
+        folder: run folder.
+        present: names of existing checkpoints.
+        is_no_op: whether it is a no-op control, evaluated with its own adapter.
+    """
+    if run.kind is RunKind.CONTROL or run.train is None or run.batches is None:
+        if is_no_op and NO_OP_CHECKPOINT not in present:
+            reason = "it is written when the control is evaluated"
+            yield MissingCheckpoint(run=run.name, name=NO_OP_CHECKPOINT, reason=reason, expected=True)
+        return
+    wanted = [f"epoch_{epoch}" for epoch in range(run.train.epochs)]
+    if not folder.is_dir():
+        for name in wanted:
+            yield MissingCheckpoint(run=run.name, name=name, reason="the run has no folder yet", expected=True)
+        return
+    marker = read_training_marker(folder)
+    if marker is not None and marker.run_digest == run.digest:
+        kept = set(marker.checkpoints)
+        for name in [*wanted, *sorted(kept - set(wanted))]:
+            if name not in present:
+                yield _of_finished(run, name, named=name in kept)
+    elif absent := [name for name in wanted if name not in present]:
+        yield from _of_unfinished(run, folder, absent)
+
+
+def _of_finished(run: PlannedRun, name: str, *, named: bool) -> MissingCheckpoint:
+    keep = "all" if run.train is None else run.train.checkpoint.keep
+    if named:
+        reason, expected = "training.json says that it is kept, and it is not there", False
+    elif keep != "all":
+        reason, expected = f"keep: {keep}", True
+    else:
+        reason, expected = "not there although the training is complete", False
+    return MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
+
+
+def _of_unfinished(run: PlannedRun, folder: Path, absent: list[str]) -> Iterator[MissingCheckpoint]:
+    if run.train is None or run.batches is None:
+        return
+    step, saved, half = _so_far(folder)
+    for name in absent:
+        ends = (int(name.removeprefix("epoch_")) + 1) * run.batches.steps_per_epoch
+        expected = False
+        if name in half:
+            reason = "an attempt ended while it was written"
+        elif name in saved:
+            expected = run.train.checkpoint.keep != "all"
+            reason = f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, and gone"
+        elif step >= ends:
+            reason = f"step {ends:,} is done, and the attempt ended before it was saved"
+        else:
+            expected = True
+            so_far = f"step {step:,} of {ends:,}" if step else "no step is done"
+            reason = f"the training has not come so far: {so_far}"
+        yield MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
+
+
+def _so_far(folder: Path) -> tuple[int, dict[str, int], set[str]]:
+    """Return (steps done, step by saved checkpoint, names of partial checkpoints) of a run."""
+    try:
+        metrics = read_metrics(folder / "metrics.jsonl")
+        half = {match[1] for path in folder.iterdir() if (match := LEFTOVER.fullmatch(path.name))}
+    except OSError:
+        # Unreadable files prove nothing here; the error is reported with the metrics.
+        return 0, {}, set()
+    saved = {row.name: row.step for row in metrics.checkpoints if row.kind == "export"}
+    return metrics.steps[-1].step if metrics.steps else 0, saved, half

@@ -39,17 +39,13 @@ class WeightFile:
     """Header of a safetensors file."""
 
     path: Path
-    """File path."""
     size_bytes: int
     """Size on disk; 0 if unreadable."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors by name; empty if the header is unreadable."""
     header_bytes: int = 0
-    """Bytes before the data."""
     readable: bool
-    """Whether the header is readable."""
     faults: tuple[CheckpointFault, ...] = ()
-    """Problems found."""
 
     @property
     def usable(self) -> bool:
@@ -163,9 +159,7 @@ class TensorValueSummary:
     """Summary of the elements of one tensor."""
 
     nan: int
-    """Number of NaN elements."""
     infinite: int
-    """Number of infinite elements."""
     zero: bool
     """Whether all are zero; False for an empty tensor."""
 
