@@ -75,7 +75,11 @@ class FakeSlurm:
         self.limits = {"small": 2}
         self.max_mem_mb = 64000
         self.submissions: list[Submission] = []
-        self.calls: list[str] = []
+        self.calls: list[tuple[str, ...]] = []
+        self.kept: list[tuple[int, ...]] = []
+        """Descriptors that each call was given."""
+        self.answers: dict[str, CommandResult] = {}
+        """What a command says instead of an answer."""
         self.trouble: Callable[[Sequence[str]], Trouble] = lambda words: ""
         self.step: Callable[[str], None] = lambda point: None
         self.thaw: float = 0.0
@@ -95,10 +99,13 @@ class FakeSlurm:
         """Answer one command, as RealCommands would: a moment passes, and perhaps it takes too long."""
         del environment
         command = Path(words[0]).name
-        self.calls.append(command)
+        self.calls.append((command, *words[1:]))
+        self.kept.append(tuple(keep))
         self.step(f"{command} called")
         trouble = self.trouble(words)
         self.clock.go(0.02)
+        if command in self.answers:
+            return self.answers[command]
         held = [os.dup(each) for each in keep]
         try:
             self.step(f"{command} at work")
@@ -113,6 +120,10 @@ class FakeSlurm:
                 os.close(each)
         self.step(f"{command} answered")
         return answer
+
+    def count(self, command: str) -> int:
+        """How often a command was called."""
+        return sum(words[0] == command for words in self.calls)
 
     def submit_by_hand(self, words: Sequence[str], folder: Path) -> CommandResult:
         """sbatch as a person types it."""
@@ -303,7 +314,7 @@ class FakeSlurm:
         asked = given["jobs"].split(",") if "jobs" in given else None
         kept: dict[tuple[int, int], tuple[FakeJob, Life]] = {}
         for visible, identity, number, job, life in self.cluster.accounting:
-            if visible <= self.clock.true and (asked is None or str(job.raw) in asked):
+            if visible <= self.clock.true and (asked is None or str(job.raw).partition(".")[0] in asked):
                 kept[identity, number if "duplicates" in given else 0] = (job, life)
         seen = list(kept.values())
         whole = self.clock.true - self.cluster.accounting_whole

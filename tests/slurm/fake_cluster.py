@@ -67,7 +67,7 @@ class FakeCluster:
         """Let happen what is due; the clock goes along."""
         while True:
             due, job = min(
-                ((self._due(each), each) for each in self.jobs if each.active or each.listed),
+                ((self._due(each), each) for each in self.jobs if (each.active or each.listed) and not each.placed),
                 key=lambda pair: pair[0],
                 default=(NEVER, None),
             )
@@ -298,7 +298,7 @@ class FakeCluster:
 
     def _schedule(self, now: float) -> None:
         for job in self.jobs:
-            if job.state != "PENDING":
+            if job.state != "PENDING" or job.placed:
                 continue
             reason = self._waits(job, now)
             if reason == "DependencyNeverSatisfied" and job.kill_on_invalid:

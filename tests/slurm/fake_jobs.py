@@ -128,6 +128,8 @@ class FakeJob:
     """squeue remembers it."""
     impossible: str = ""
     """Why it can never start."""
+    placed: bool = False
+    """A test says how it stands, and time changes nothing."""
     ended_itself: bool = False
     """Cancelled by the controller, not by a person."""
 
