@@ -48,7 +48,7 @@ class Cluster:
         settings = UserConfig(models_dir=root / "m", cache_dir=root / "c", history_dir=root / "h")
         self.executor = SlurmExecutor(self.slurm, self.folder.ledger, clock=self.slurm.clock)
         ledger = Ledger(self.folder.ledger, "slurm")
-        return Recovery(planned, settings, self.executor, ledger, self.said.append)
+        return Recovery(planned, settings, ledger, self.said.append)
 
     def time_out(self, job: Job, limit: float) -> JobView:
         """Start a job and end it at its limit, before it has made anything."""

@@ -13,7 +13,7 @@ import pytest
 from tests.slurm import packages
 from tests.slurm.cluster import Cluster, remove_cgroups
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

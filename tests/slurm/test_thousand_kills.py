@@ -1,7 +1,7 @@
-"""1,000 random histories of kills, requeues, full disks and clock jumps, in simulated time against the fake SLURM.
+"""200 or 1,000 random histories of kills, requeues, full disks and clock jumps, in simulated time on the fake SLURM.
 
 In each: no run is lost, none is doubled, no final state is wrong, and a resume submits what is missing, no more.
-Some 70 s in all. A failing case prints its seed and its story; `play(seed, folder)` plays it again.
+A hundred take some six seconds. A failing case prints its seed and its story; `play(seed, folder)` plays it again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from tests.slurm.histories import SUBMITTING, MakeExecutor, play
 from tests.slurm.naive import absent_is_over, tries_again_at_once
+from tests.tiers import THOROUGH
 
-CHUNKS, SEEDS = 10, 100
+CHUNKS, SEEDS = 10, 100 if THOROUGH else 20
 PLANTED_SEEDS, ENOUGH = 100, 3
 SHOWN = 60
 MEMORY = Path("/dev/shm")
