@@ -40,10 +40,8 @@ ANSWERS = {
     "model": "Tiny-1M-Instruct",
     "vary": "rank=4,16 lr=1e-4,1e-3",
     "trainer": "trl",
-    "validation": "5",
     "controls": "base, noop",
     "epochs": "2",
-    "packing": "no",
     "name": "first_try",
 }
 """An answer to every question that is asked on a machine without a GPU and without a cluster."""
@@ -158,7 +156,7 @@ def test_answers_by_keyboard_and_by_flags_write_the_same_file(
     assert written.factors == {"train.lora.rank": [4, 16], "train.learning_rate": [1e-4, 1e-3]}
     assert (written.task, written.seeds, written.controls) == ("exact_match", (3, 4), ("base", "noop"))
     train = written.train
-    assert (train.epochs, train.packed, train.backend, train.validate_every_steps) == (2, False, "trl", 5)
+    assert (train.epochs, train.packed, train.backend) == (2, "auto", "trl")
     assert (written.name, written.compute.gpu) == ("first_try", "cpu")
 
 
@@ -237,7 +235,6 @@ def test_all_wrong_flags_are_reported_at_once(settings: UserConfig, tmp_path: Pa
         "controls": "base,placebo",
         "gpu": "H9000",
         "seeds": "-1",
-        "packing": "perhaps",
     }
     with pytest.raises(InputError) as caught:
         api.init(tmp_path / "exp", settings, answers={name: (text,) for name, text in wrong.items()})

@@ -41,7 +41,7 @@ VALUES = frozenset(
 )
 SHORT = {"-j": "--jobs"}
 
-Trouble = Literal["", "down", "frozen", "no database", "lost in", "lost out", "empty", "stale", "partial", "slow"]
+Trouble = Literal["", "down", "frozen", "no database", "lost in", "lost out", "empty", "partial", "slow"]
 """What is wrong with one command. `lost in`: the job is taken though the answer is not told; `lost out`: it is not."""
 
 

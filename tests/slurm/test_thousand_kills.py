@@ -10,13 +10,16 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.slurm.histories import SUBMITTING, MakeExecutor, play
-from tests.slurm.naive import absent_is_over, tries_again_at_once
+from tests.slurm.histories import SUBMITTING, History, play
 from tests.tiers import THOROUGH
+
+from touchline.core.errors import SubmissionUnknownError
+from touchline.run.protocol import Executor, Job
+from touchline.run.slurm import SlurmExecutor
 
 CHUNKS, SEEDS = 10, 100 if THOROUGH else 20
 PLANTED_SEEDS, ENOUGH = 100, 3
@@ -52,12 +55,29 @@ def test_kills_hit_every_step_of_submitting() -> None:
     assert {point for point in SUBMITTING if not KILLED_AT[point]} == set()
 
 
-@pytest.mark.parametrize("make_executor", [absent_is_over, tries_again_at_once])
-def test_the_properties_fail_for_a_planted_fault(make_executor: MakeExecutor, folder: Path) -> None:
-    """They can fail: an executor that takes absence for an end, and one that retries without a search."""
+class TriesAgainAtOnce(SlurmExecutor):
+    """An answer that is not clear is taken for a refusal, and sbatch is called again; no token is looked for."""
+
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """As the product does, and once more."""
+        try:
+            return super().start(job, token, gpus, after)
+        except SubmissionUnknownError:
+            return super().start(job, token, gpus, after)
+
+
+def tries_again_at_once(history: History, lock: int | None) -> Executor:
+    """The fault: a retry without a search."""
+    executor = TriesAgainAtOnce(history.fake, history.root / "ledger.jsonl", clock=history.clock, lock=lock)
+    executor._queries.find = lambda tokens, since_unix: {}  # type: ignore[method-assign]
+    return executor
+
+
+def test_the_properties_fail_for_a_planted_fault(folder: Path) -> None:
+    """They can fail: an executor that retries without a search."""
     found: Counter[str] = Counter()
     for seed in range(PLANTED_SEEDS):
-        history = play(seed, folder / str(seed), make_executor, first_only=True)
+        history = play(seed, folder / str(seed), tries_again_at_once, first_only=True)
         found.update({fault.partition(":")[0] for fault in history.faults})
         shutil.rmtree(folder / str(seed))
         if found["doubled"] >= ENOUGH:

@@ -246,7 +246,8 @@ def _data_lines(interview: Interview, path: str) -> Iterator[str]:
 
 
 def _train_lines(interview: Interview) -> Iterator[str]:
-    value, longest, context = interview.value, interview.row_tokens[2], _context(interview.models)
+    value, context = interview.value, _context(interview.models)
+    shortest, mean, longest = interview.row_tokens
     rows = interview.split_rows("train")
     batch = next((size for size in _BATCHES if rows >= _STEPS_PER_EPOCH * size), 1)
     yield "train:"
@@ -260,11 +261,10 @@ def _train_lines(interview: Interview) -> Iterator[str]:
     length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     length = min(length, context) if context else length
     yield f"  max_seq_len: {length}   # the longest training row has {longest} tokens"
-    if value("packing") is not None:
-        yield "  " + _line("packed", _quoted(value("packing")), interview.reason("packing"))
-    if value("validation") is not None:
-        yield f"  validate_every_steps: {value('validation')}"
-    elif "validation" in interview.answers:
+    if "train.packed" not in value("vary"):
+        spread = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average"
+        yield f"  packed: auto   # {spread}; packs if predicted faster"
+    if "train.validate_every_steps" not in value("vary"):
         yield "  # validate_every_steps: 50   # not set: the validation loss is computed at the end of each epoch"
     yield f"  # lora: {{rank: {LORA_RANK}, alpha: {LORA_RANK * LORA_ALPHA_PER_RANK}}}   # the defaults"
     if value("trainer") is not None:
@@ -292,6 +292,4 @@ def _compute_lines(interview: Interview) -> Iterator[str]:
     yield "  " + _line("executor", value("executor"), interview.reason("executor"))
     if value("gpu") is not None:
         yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
-    if value("gpus") is not None:
-        yield "  " + _line("gpus_per_run", str(value("gpus")), interview.reason("gpus"))
     yield "  # deadline: 6h   # compared with the predicted time"

@@ -377,5 +377,5 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     for name in sizes:
         run = found.plan.run(name)
         if run is not None:
-            folder.write_run(name, run_files(found.plan, run, site_of(settings, found.plan.executor)))
+            folder.write_run(name, run_files(found.plan, run, site_of(settings)))
     return replace(found, notes=())

@@ -90,19 +90,13 @@ def one_word(texts: Sequence[str]) -> str:
     return texts[0].strip()
 
 
-def setting_reader(key: str, unset: str | None = None) -> Reader:
-    """Return a reader of a value of experiment.yaml, by the rules of the file.
-
-    Args:
-        key: dotted key.
-        unset: answer that leaves the key unset.
-    """
+def setting_reader(key: str) -> Reader:
+    """Return a reader of a value of experiment.yaml, by the rules of the file."""
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
         from touchline.experiment.overlay import setting
 
-        word = one_word(texts)
-        return None if word == unset else setting(tried(STUB, f"{key}={word}"), key)
+        return setting(tried(STUB, f"{key}={one_word(texts)}"), key)
 
     return parse
 
