@@ -310,18 +310,7 @@ def test_data_without_rows_to_train_on_is_an_error(settings: UserConfig, tmp_pat
         assert not (tmp_path / "exp").exists()
 
 
-def test_example_data_and_a_comparison_of_datasets_and_models(settings: UserConfig, tmp_path: Path) -> None:
-    """The same words in every call; several datasets, and several models, are levels."""
-    answers = {"data": ("create",)}
-    made = api.init(tmp_path / "exp", settings, answers=answers)
-    plan = api.plan(made.path, settings, dry_run=True).plan
-    assert plan.task == "capitalization"
-    assert all(path.startswith("data/") for path in plan.datasets)
-    before = {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()}
-    assert len(before) == 2
-    api.init(tmp_path / "exp", settings, answers=answers, replace_existing=True)
-    assert {path: path.read_bytes() for path in before} == before
-
+def test_several_datasets_and_several_models_are_levels(settings: UserConfig, tmp_path: Path) -> None:
     (tmp_path / "hard.csv").write_text((tmp_path / "reviews.csv").read_text().replace("fine", "neither long nor short"))
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
     both = {"data": ("reviews.csv", "hard.csv"), "vary": ("none",), "seeds": ("1",)}

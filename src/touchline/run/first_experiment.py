@@ -73,15 +73,12 @@ def start(
         PolicyError: there is an experiment.yaml already.
     """
     interview = Interview(target, settings)
-    try:
-        _take(interview, given)
-        if interview.is_folder_known:
-            _refuse_existing(interview.folder, replace_existing)
-        _ask_open_questions(interview, ask)
+    _take(interview, given)
+    if interview.is_folder_known:
         _refuse_existing(interview.folder, replace_existing)
-        return _write(interview)
-    finally:
-        interview.close()
+    _ask_open_questions(interview, ask)
+    _refuse_existing(interview.folder, replace_existing)
+    return _write(interview)
 
 
 def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
@@ -150,11 +147,10 @@ def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: 
 
 
 def _write(interview: Interview) -> Start:
-    """Write the example data, then experiment.yaml."""
+    """Write experiment.yaml."""
     path = interview.folder / "experiment.yaml"
     text = _yaml(interview)
     read_experiment(text, str(path))
-    interview.write_example_data()
     write_atomic(path, text)
     data, labels = interview.columns, interview.labels
     task, models = interview.value("task"), interview.models
@@ -197,7 +193,7 @@ def _yaml(interview: Interview) -> str:
     """Return the text of experiment.yaml: every answer, with the evidence for a default as a comment."""
     value = interview.value
     base = interview.folder.absolute()
-    paths = [os.path.relpath(path.absolute(), base) for path in interview.written_data()]
+    paths = [os.path.relpath(path.absolute(), base) for path in interview.data]
     factors = dict(value("vary"))
     if len(paths) > 1:
         factors["data.path"] = paths
@@ -256,8 +252,7 @@ def _train_lines(interview: Interview) -> Iterator[str]:
     if "train.global_batch_size" not in value("vary"):
         yield f"  global_batch_size: {batch}   # {rows:,} training rows: {-(-rows // batch):,} steps per epoch"
     if "train.learning_rate" not in value("vary"):
-        rate = "1e-3" if interview.has_example_data else "auto   # by a published rule, which the plan names"
-        yield f"  learning_rate: {rate}"
+        yield "  learning_rate: auto   # by a published rule, which the plan names"
     length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     length = min(length, context) if context else length
     yield f"  max_seq_len: {length}   # the longest training row has {longest} tokens"

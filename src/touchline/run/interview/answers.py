@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 NONE = "none"
 """Answer for nothing."""
-CREATE = "create"
-"""Answer for example data."""
 _SHORT_KEYS = {"lr": "train.learning_rate", "batch": "train.global_batch_size", "packing": "train.packed"}
 STUB = "name: x\nmodels: [x]\ndata: {path: x}\n"
 """Experiment that answers are tried on."""

@@ -16,7 +16,6 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
-    CREATE,
     NONE,
     STUB,
     Default,
@@ -47,19 +46,19 @@ _CONTROLS = {
 def _data_default(interview: Interview) -> Defaulted:
     found = interview.data_files
     if not found:
-        return Default(CREATE, "no data file in this folder: words to capitalize, as an example")
+        return Missing(missing="no data file in this folder; touchline data create makes an example")
     others = "the only data file here" if len(found) == 1 else f"the largest of {len(found)} data files here"
     return Default(found[0].name, others)
 
 
 def _data_choices(interview: Interview) -> Sequence[str]:
-    return [*(path.name for path in interview.data_files[:8]), f"{CREATE}: example data (words to capitalize)"]
+    return [path.name for path in interview.data_files[:8]]
 
 
 def _data(texts: Sequence[str], interview: Interview) -> object:
     whole = [Path(text).expanduser() for text in texts]
     paths = whole if all(path.exists() for path in whole) else [Path(part).expanduser() for part in parts_of(texts)]
-    return interview.read_data(None if [*map(str, paths)] == [CREATE] else paths)
+    return interview.read_data(paths)
 
 
 def _input_default(interview: Interview) -> Defaulted:
@@ -125,8 +124,6 @@ def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
 
 
 def _task_default(interview: Interview) -> Defaulted:
-    if interview.has_example_data:
-        return Default("capitalization", "example data")
     if labels := len(interview.labels):
         rows = interview.split_rows("train")
         return Default("classification", f"{rows:,} training rows have {labels} different answers")
@@ -278,7 +275,7 @@ def _name(texts: Sequence[str], _: Interview) -> str:
 
 
 _WORDS = """\
-data|FILE|Which dataset?|JSON, JSONL, CSV or parquet, or create (repeatable).
+data|FILE|Which dataset?|JSON, JSONL, CSV or parquet (repeatable).
 input|COLUMN|Which column is shown to the model?|Column of the prompt (default: found; repeatable).
 output|COLUMN|Which column is the answer to learn?|Column of the answer (default: found).
 model|NAME|Which base models?|Base model (default: from models_dir; repeatable).
