@@ -25,7 +25,7 @@ from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
 from touchline.run.statusfiles import identity_of, read_attempts, read_holder, write_holder
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 WAIT_SECONDS = 60.0
 SAVER = """\
