@@ -7,7 +7,6 @@ parts are not verified on a GPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,6 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import (
-    attach_adapter,
     attention_for,
     base_of,
     load_base,
