@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
-from touchline.core.units import GIB
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
@@ -39,7 +38,6 @@ pytestmark = pytest.mark.planning
 CONFIG = """\
 AccountingStorageType   = accounting_storage/slurmdbd
 AccountingStorageEnforce = associations,limits,qos
-DefMemPerCPU            = 4096
 KillWait                = 30 sec
 MaxJobCount             = 10000
 MinJobAge               = 300 sec
@@ -60,7 +58,6 @@ class Cluster:
         self.asked.append(tuple(words))
         known = {
             "sinfo": SINFO,
-            "scontrol --oneliner": "PartitionName=gpu DefMemPerNode=UNLIMITED\n",
             "scontrol show": CONFIG,
             "sacctmgr assoc": "chem|normal,short|\n",
             "sacctmgr qos": "normal|\nshort|\nvip|\n",
@@ -72,14 +69,14 @@ class Cluster:
 
 
 def look(
-    site: SlurmSite | None = None, *, gpus_here: int = 1, model_gib: float = 1.0, **answers: str | CommandResult
+    site: SlurmSite | None = None, *, gpus_here: int = 1, **answers: str | CommandResult
 ) -> dict[str, DoctorCheck]:
     """The checks by name; of those with one name the worst."""
     site = site or SlurmSite()
     cluster = Cluster({name.replace("_", " ", 1): said for name, said in answers.items()})
     facts = query_cluster(cluster, "me", trial_options(site, gpus=0), site.account, site.qos)
     found: dict[str, DoctorCheck] = {}
-    for each in check_cluster(facts, site, gpus_here=gpus_here, largest_model_bytes=int(model_gib * GIB)):
+    for each in check_cluster(facts, site, gpus_here=gpus_here):
         if each.name not in found or each.status != "ok":
             found[each.name] = each
         assert (each.status == "ok") == (each.code is None) == (each.hint is None)
@@ -138,16 +135,6 @@ def test_a_limit_of_submitted_jobs_is_to_be_told() -> None:
     found = look(SlurmSite(account="chem", max_submitted=100), **limited)
     assert verdicts(found) == {}
     assert found["jobs"].message == "at most 100 in the queue"
-
-
-def test_memory_of_jobs_that_ask_for_none_is_compared_with_the_weights() -> None:
-    assert verdicts(look(model_gib=4.5)) == {"memory": "warning US132"}
-    assert verdicts(look(SlurmSite(cpus_per_run=2), model_gib=4.5)) == {}
-    assert verdicts(look(SlurmSite(memory_gb=1.0), model_gib=4.5)) == {}
-    own = "PartitionName=gpu DefMemPerCPU=100\n"
-    found = look(**{"scontrol_--oneliner": own})
-    assert verdicts(found) == {"memory": "warning US132"}
-    assert "100 MiB" in found["memory"].message
 
 
 def test_without_accounting_silent_deaths_are_told_of() -> None:

@@ -21,7 +21,6 @@ from touchline.core.json_text import parse_json
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import query_nvidia_smi, visible_gpus
-from touchline.data.models import find_models
 from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
@@ -74,8 +73,7 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
         *_environments(),
     ]
     if cluster is not None:
-        largest = _largest_model(settings.models_dir)
-        checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus), largest_model_bytes=largest)
+        checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus))
     else:
         checks.append(_check("SLURM", "sbatch", "ok", "not on PATH: runs are started on this machine"))
     return DoctorReport(
@@ -214,13 +212,6 @@ def _gpus_here() -> tuple[str, ...]:
         index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
         names |= {index: f"{name}, {memory}", uuid: f"{name}, {memory}"}
     return tuple(names.get(gpu, f"GPU {gpu}") for gpu in visible)
-
-
-def _largest_model(models_dir: Path) -> int:
-    try:
-        return max((model.weight_bytes for model in find_models(models_dir)), default=0)
-    except (OSError, TouchlineError):
-        return 0
 
 
 def _check(

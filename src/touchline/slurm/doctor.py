@@ -94,10 +94,6 @@ class PartitionFacts:
     """Memory of a node in MiB, of the largest kind."""
     gpus: dict[str, int]
     """GPUs of a node by type, `{"a100": 4}`; the type is empty where the cluster names none."""
-    default_mib_per_cpu: int | None = None
-    """Memory of jobs that ask for none, in MiB for each CPU; none: not limited so."""
-    default_mib_per_node: int | None = None
-    """The same for each node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

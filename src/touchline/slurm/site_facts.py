@@ -1,7 +1,6 @@
 """Facts about a cluster from sinfo, scontrol and sacctmgr.
 
     sinfo --noheader --format=SINFO_FORMAT
-    scontrol --oneliner show partition
     scontrol show config
     sacctmgr --noheader --parsable2 show assoc where user=NAME format=ASSOCIATION_FORMAT
     sacctmgr --noheader --parsable2 show qos format=QOS_FORMAT
@@ -21,9 +20,7 @@ from touchline.slurm.resources import time_limit_seconds
 SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G"
 ASSOCIATION_FORMAT = "Account,QOS,MaxSubmitJobs"
 QOS_FORMAT = "Name,MaxSubmitJobsPerUser"
-CONFIG_KEYS = (
-    *("ClusterName", "SLURM_VERSION", "AccountingStorageType", "MinJobAge", "DefMemPerCPU", "DefMemPerNode"),
-)
+CONFIG_KEYS = ("ClusterName", "SLURM_VERSION", "AccountingStorageType", "MinJobAge")
 """Keys to keep of `scontrol show config`."""
 _GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
 _COUNT = re.compile(r"(\d+)([KMGTP]?)", re.IGNORECASE)
@@ -31,7 +28,7 @@ _FLAGS = frozenset({"no_consume"})
 _NOTHING = frozenset({"", "(null)", "N/A", "UNLIMITED", "None"})
 
 
-def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...]:
+def read_partitions(sinfo: str) -> tuple[PartitionFacts, ...]:
     """Read the partitions in sinfo's order; merge the node types of each."""
     found: dict[str, PartitionFacts] = {}
     for line in sinfo.splitlines():
@@ -51,15 +48,6 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
             gpus=read_gpus(cells[7]),
         )
         found[name] = part if name not in found else _together(found[name], part)
-    for line in scontrol.splitlines():
-        facts = dict(word.partition("=")[::2] for word in line.split())
-        name = facts.get("PartitionName", "")
-        if name in found:
-            found[name] = replace(
-                found[name],
-                default_mib_per_cpu=_number(facts.get("DefMemPerCPU", "")),
-                default_mib_per_node=_number(facts.get("DefMemPerNode", "")),
-            )
     return tuple(found.values())
 
 

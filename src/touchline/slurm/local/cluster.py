@@ -54,8 +54,7 @@ def query_cluster(
             return ""
         return answer.out
 
-    sinfo = ask("sinfo", "--noheader", f"--format={SINFO_FORMAT}")
-    partitions = read_partitions(sinfo, ask("scontrol", "--oneliner", "show", "partition"))
+    partitions = read_partitions(ask("sinfo", "--noheader", f"--format={SINFO_FORMAT}"))
     config = read_config(ask("scontrol", "show", "config"))
     accounting = config.get("AccountingStorageType", "") not in ("", "(null)", "accounting_storage/none")
     plain = ("sacctmgr", "--noheader", "--parsable2", "show")
