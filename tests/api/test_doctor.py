@@ -22,8 +22,6 @@ from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
 from touchline.run.doctor import (
     inspect_folder,
-    locks_hold_across_nodes,
-    mount_of,
     python_there,
     run_doctor,
     trial_options,
@@ -216,37 +214,6 @@ def test_a_folder_where_nothing_can_be_written() -> None:
     assert facts.problem
 
 
-MOUNTS = """\
-/dev/sda1 / ext4 rw,relatime 0 0
-server:/home /home nfs4 rw,vers=4.2,local_lock=none 0 0
-server:/old /home/old\\040ones nfs rw,nolock,local_lock=all 0 0
-mgs@tcp:/fs /scratch lustre rw,flock,lazystatfs 0 0
-mgs@tcp:/fs /local lustre rw,localflock 0 0
-broken
-"""
-
-
-@pytest.mark.parametrize(
-    ("folder", "kind", "holds"),
-    [
-        ("/data", "ext4", None),
-        ("/home/me/x", "nfs4", True),
-        ("/home/old ones/x", "nfs", False),
-        ("/scratch/x", "lustre", True),
-        ("/local", "lustre", False),
-        ("/homes", "ext4", None),
-    ],
-)
-def test_mounts_tell_whether_locks_hold_between_machines(
-    tmp_path: Path, folder: str, kind: str, holds: bool | None
-) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS)
-    found, options = mount_of(Path(folder), mounts)
-    assert found == kind
-    assert locks_hold_across_nodes(found, options) is holds
-
-
 def test_another_interpreter_is_asked(tmp_path: Path) -> None:
     here = python_there(sys.executable, RealCommands())
     assert here.problem is None
@@ -307,13 +274,10 @@ def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkey
     for changes, code in (
         ({"locks": False}, "US114"),
         ({"free": Quantity(value=1.0, unit="B"), "total_bytes": 1000}, "US113"),
-        ({"locks_across_nodes": False, "file_system": "nfs"}, None),
     ):
         made = replace(real, **changes)  # type: ignore[arg-type]
         monkeypatch.setattr(steps, "inspect_folder", lambda name, path, commands, made=made: replace(made, name=name))
         assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == code
-    monkeypatch.setattr(steps, "_cluster", lambda site, commands: query_cluster(Cluster(), "me", ()))
-    assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
 
 
 def test_gpus_that_torch_cannot_use(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

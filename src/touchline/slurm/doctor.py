@@ -50,10 +50,6 @@ class FolderFacts:
     """Size of its file system; None if unknown."""
     locks: bool | None
     """Whether a file lock excludes another process; None if it could not be tested."""
-    file_system: str
-    """File system type, `ext4`, `nfs4`; empty if unknown."""
-    locks_across_nodes: bool | None
-    """Whether locks also hold between machines, by the mount's options; None if they do not show it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
