@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from touchline.slurm.site_facts import (
     first_number,
-    least_submitted,
     read_config,
     read_gpus,
     read_partitions,
@@ -58,24 +57,13 @@ def test_the_settings_that_matter_are_kept() -> None:
     assert read_config(text) == {"MinJobAge": "300 sec"}
 
 
-@pytest.mark.parametrize(
-    ("account", "qos", "most"),
-    [(None, None, 400), ("root", None, 400), ("chem", None, 500), ("chem", "short", 400), (None, "big", 500)],
-)
-def test_the_least_limit_of_account_and_quality_of_service(account: str, qos: str, most: int) -> None:
-    associations, qualities = "root|normal,short|\nchem|vip|500\ntorn\n", "normal|\nshort|400\nother|1\n"
-    assert least_submitted(associations, qualities, account, qos) == most
-    assert least_submitted("", "", account, qos) is None
-
-
 def test_a_setting_begins_with_its_number() -> None:
     assert [first_number(text) for text in ("30 sec", "100", "UNLIMITED", "", "(null)")] == [30, 100, None, None, None]
 
 
-@given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"), st.text(alphabet="|,:=()*gpu 0123\nPartionNme"))
-def test_no_answer_breaks_the_readers(one: str, other: str) -> None:
+@given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"))
+def test_no_answer_breaks_the_readers(one: str) -> None:
     """And reading it twice says the same."""
     assert read_partitions(one) == read_partitions(one)
-    assert least_submitted(one, other, None, None) == least_submitted(one, other, None, None)
     for read in (read_gpus, read_config):
         assert read(one) == read(one)  # type: ignore[operator]

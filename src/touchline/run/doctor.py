@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
 import os
 import platform
@@ -91,7 +90,7 @@ def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
     if shutil.which("sbatch") is None:
         return None
     options = trial_options(site, gpus=1 if site.gpu_type else 0)
-    return query_cluster(commands, getpass.getuser(), options, site.account, site.qos)
+    return query_cluster(commands, options)
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:

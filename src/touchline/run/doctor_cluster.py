@@ -45,7 +45,6 @@ def check_cluster(facts: ClusterFacts, site: SlurmSite, *, gpus_here: int) -> It
     yield _ok("controller", f"SLURM {facts.version or 'of an unknown version'}: {_listed(facts.partitions)}")
     yield from _partition(facts, site)
     yield from _gpus(chosen_partitions(facts, site), site, gpus_here)
-    yield from _limits(facts, site)
     yield from _accounting(facts)
     yield from _taken(facts)
 
@@ -128,21 +127,6 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
             f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml (cpu: train on CPUs), "
             f"or slurm.gpu_type {CONFIG}",
         )
-
-
-def _limits(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    most = facts.max_submitted
-    if most is None or (site.max_submitted is not None and site.max_submitted <= most):
-        yield _ok("jobs", "no limit in the queue" if most is None else f"at most {most} in the queue")
-        return
-    wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"
-    yield _found(
-        "jobs",
-        "warning",
-        f"at most {most} of this user's jobs may be in the queue at once, and {wants}",
-        "US125",
-        f"slurm.max_submitted: {most} {CONFIG}: the others are submitted as those end",
-    )
 
 
 def _accounting(facts: ClusterFacts) -> Iterator[DoctorCheck]:

@@ -96,8 +96,6 @@ class PartitionFacts:
 class ClusterFacts:
     """Facts from SLURM's own commands."""
 
-    user: str
-    """User name."""
     version: str
     """SLURM's version; empty if unknown."""
     partitions: tuple[PartitionFacts, ...]
@@ -106,8 +104,6 @@ class ClusterFacts:
     """`scontrol show config`, the keys that matter here."""
     accounting: bool
     """Whether the accounting answers."""
-    max_submitted: int | None
-    """Most jobs of this user in the queue, by account and quality of service; None if unlimited or unknown."""
     tried: tuple[str, ...]
     """The words of `sbatch --test-only` with this user's settings."""
     taken: bool | None
