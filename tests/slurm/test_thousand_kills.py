@@ -22,7 +22,7 @@ from touchline.run.protocol import Executor, Job
 from touchline.run.slurm import SlurmExecutor
 
 CHUNKS, SEEDS = 10, 100 if THOROUGH else 20
-PLANTED_SEEDS, ENOUGH = 100, 3
+PLANTED_SEEDS = 100
 SHOWN = 60
 MEMORY = Path("/dev/shm")
 KILLED_AT: Counter[str] = Counter()
@@ -75,11 +75,9 @@ def tries_again_at_once(history: History, lock: int | None) -> Executor:
 
 def test_the_properties_fail_for_a_planted_fault(folder: Path) -> None:
     """They can fail: an executor that retries without a search."""
-    found: Counter[str] = Counter()
     for seed in range(PLANTED_SEEDS):
         history = play(seed, folder / str(seed), tries_again_at_once, first_only=True)
-        found.update({fault.partition(":")[0] for fault in history.faults})
+        if any(fault.startswith("doubled") for fault in history.faults):
+            return
         shutil.rmtree(folder / str(seed))
-        if found["doubled"] >= ENOUGH:
-            break
-    assert found["doubled"] >= ENOUGH, found
+    pytest.fail("no run was doubled")
