@@ -46,7 +46,7 @@ _CONTROLS = {
 def _data_default(interview: Interview) -> Defaulted:
     found = interview.data_files
     if not found:
-        return Missing(missing="no data file in this folder; touchline data create makes an example")
+        return Missing(missing="no data file in this folder; for an example: touchline data create capitalization")
     others = "the only data file here" if len(found) == 1 else f"the largest of {len(found)} data files here"
     return Default(found[0].name, others)
 
