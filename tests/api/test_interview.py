@@ -40,8 +40,10 @@ ANSWERS = {
     "model": "Tiny-1M-Instruct",
     "vary": "rank=4,16 lr=1e-4,1e-3",
     "trainer": "trl",
+    "validation": "5",
     "controls": "base, noop",
     "epochs": "2",
+    "packing": "no",
     "name": "first_try",
 }
 """An answer to every question that is asked on a machine without a GPU and without a cluster."""
@@ -156,7 +158,7 @@ def test_answers_by_keyboard_and_by_flags_write_the_same_file(
     assert written.factors == {"train.lora.rank": [4, 16], "train.learning_rate": [1e-4, 1e-3]}
     assert (written.task, written.seeds, written.controls) == ("exact_match", (3, 4), ("base", "noop"))
     train = written.train
-    assert (train.epochs, train.packed, train.backend) == (2, "auto", "trl")
+    assert (train.epochs, train.packed, train.backend, train.validate_every_steps) == (2, False, "trl", 5)
     assert (written.name, written.compute.gpu) == ("first_try", "cpu")
 
 
@@ -235,6 +237,7 @@ def test_all_wrong_flags_are_reported_at_once(settings: UserConfig, tmp_path: Pa
         "controls": "base,placebo",
         "gpu": "H9000",
         "seeds": "-1",
+        "packing": "perhaps",
     }
     with pytest.raises(InputError) as caught:
         api.init(tmp_path / "exp", settings, answers={name: (text,) for name, text in wrong.items()})
@@ -310,7 +313,18 @@ def test_data_without_rows_to_train_on_is_an_error(settings: UserConfig, tmp_pat
         assert not (tmp_path / "exp").exists()
 
 
-def test_several_datasets_and_several_models_are_levels(settings: UserConfig, tmp_path: Path) -> None:
+def test_example_data_and_a_comparison_of_datasets_and_models(settings: UserConfig, tmp_path: Path) -> None:
+    """The same words in every call; several datasets, and several models, are levels."""
+    answers = {"data": ("create",)}
+    made = api.init(tmp_path / "exp", settings, answers=answers)
+    plan = api.plan(made.path, settings, dry_run=True).plan
+    assert plan.task == "capitalization"
+    assert all(path.startswith("data/") for path in plan.datasets)
+    before = {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()}
+    assert len(before) == 2
+    api.init(tmp_path / "exp", settings, answers=answers, replace_existing=True)
+    assert {path: path.read_bytes() for path in before} == before
+
     (tmp_path / "hard.csv").write_text((tmp_path / "reviews.csv").read_text().replace("fine", "neither long nor short"))
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
     both = {"data": ("reviews.csv", "hard.csv"), "vary": ("none",), "seeds": ("1",)}

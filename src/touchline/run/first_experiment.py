@@ -73,12 +73,15 @@ def start(
         PolicyError: there is an experiment.yaml already.
     """
     interview = Interview(target, settings)
-    _take(interview, given)
-    if interview.is_folder_known:
+    try:
+        _take(interview, given)
+        if interview.is_folder_known:
+            _refuse_existing(interview.folder, replace_existing)
+        _ask_open_questions(interview, ask)
         _refuse_existing(interview.folder, replace_existing)
-    _ask_open_questions(interview, ask)
-    _refuse_existing(interview.folder, replace_existing)
-    return _write(interview)
+        return _write(interview)
+    finally:
+        interview.close()
 
 
 def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
@@ -147,10 +150,11 @@ def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: 
 
 
 def _write(interview: Interview) -> Start:
-    """Write experiment.yaml."""
+    """Write the example data, then experiment.yaml."""
     path = interview.folder / "experiment.yaml"
     text = _yaml(interview)
     read_experiment(text, str(path))
+    interview.write_example_data()
     write_atomic(path, text)
     data, labels = interview.columns, interview.labels
     task, models = interview.value("task"), interview.models
@@ -193,7 +197,7 @@ def _yaml(interview: Interview) -> str:
     """Return the text of experiment.yaml: every answer, with the evidence for a default as a comment."""
     value = interview.value
     base = interview.folder.absolute()
-    paths = [os.path.relpath(path.absolute(), base) for path in interview.data]
+    paths = [os.path.relpath(path.absolute(), base) for path in interview.written_data()]
     factors = dict(value("vary"))
     if len(paths) > 1:
         factors["data.path"] = paths
@@ -242,8 +246,7 @@ def _data_lines(interview: Interview, path: str) -> Iterator[str]:
 
 
 def _train_lines(interview: Interview) -> Iterator[str]:
-    value, context = interview.value, _context(interview.models)
-    shortest, mean, longest = interview.row_tokens
+    value, longest, context = interview.value, interview.row_tokens[2], _context(interview.models)
     rows = interview.split_rows("train")
     batch = next((size for size in _BATCHES if rows >= _STEPS_PER_EPOCH * size), 1)
     yield "train:"
@@ -252,14 +255,16 @@ def _train_lines(interview: Interview) -> Iterator[str]:
     if "train.global_batch_size" not in value("vary"):
         yield f"  global_batch_size: {batch}   # {rows:,} training rows: {-(-rows // batch):,} steps per epoch"
     if "train.learning_rate" not in value("vary"):
-        yield "  learning_rate: auto   # by a published rule, which the plan names"
+        rate = "1e-3" if interview.has_example_data else "auto   # by a published rule, which the plan names"
+        yield f"  learning_rate: {rate}"
     length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     length = min(length, context) if context else length
     yield f"  max_seq_len: {length}   # the longest training row has {longest} tokens"
-    if "train.packed" not in value("vary"):
-        spread = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average"
-        yield f"  packed: auto   # {spread}; packs if predicted faster"
-    if "train.validate_every_steps" not in value("vary"):
+    if value("packing") is not None:
+        yield "  " + _line("packed", _quoted(value("packing")), interview.reason("packing"))
+    if value("validation") is not None:
+        yield f"  validate_every_steps: {value('validation')}"
+    elif "validation" in interview.answers:
         yield "  # validate_every_steps: 50   # not set: the validation loss is computed at the end of each epoch"
     yield f"  # lora: {{rank: {LORA_RANK}, alpha: {LORA_RANK * LORA_ALPHA_PER_RANK}}}   # the defaults"
     if value("trainer") is not None:
@@ -287,4 +292,6 @@ def _compute_lines(interview: Interview) -> Iterator[str]:
     yield "  " + _line("executor", value("executor"), interview.reason("executor"))
     if value("gpu") is not None:
         yield "  " + _line("gpu", _quoted(value("gpu")), interview.reason("gpu"))
+    if value("gpus") is not None:
+        yield "  " + _line("gpus_per_run", str(value("gpus")), interview.reason("gpus"))
     yield "  # deadline: 6h   # compared with the predicted time"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NONE = "none"
 """Answer for nothing."""
+CREATE = "create"
+"""Answer for example data."""
 _SHORT_KEYS = {"lr": "train.learning_rate", "batch": "train.global_batch_size", "packing": "train.packed"}
 STUB = "name: x\nmodels: [x]\ndata: {path: x}\n"
 """Experiment that answers are tried on."""
@@ -88,13 +90,19 @@ def one_word(texts: Sequence[str]) -> str:
     return texts[0].strip()
 
 
-def setting_reader(key: str) -> Reader:
-    """Return a reader of a value of experiment.yaml, by the rules of the file."""
+def setting_reader(key: str, unset: str | None = None) -> Reader:
+    """Return a reader of a value of experiment.yaml, by the rules of the file.
+
+    Args:
+        key: dotted key.
+        unset: answer that leaves the key unset.
+    """
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
         from touchline.experiment.overlay import setting
 
-        return setting(tried(STUB, f"{key}={one_word(texts)}"), key)
+        word = one_word(texts)
+        return None if word == unset else setting(tried(STUB, f"{key}={word}"), key)
 
     return parse
 

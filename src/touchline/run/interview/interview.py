@@ -10,6 +10,7 @@ import functools
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,6 +23,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
+from touchline.data.create import create_capitalization
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.machine import machine_here
 from touchline.data.models import find_models
@@ -46,6 +48,8 @@ _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsc
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
 _LABEL_CHARACTERS = 60
+_DATA = "data"
+"""Folder of example data in an experiment's folder."""
 
 
 class AnswerSource(StrEnum):
@@ -83,6 +87,7 @@ class Interview:
         """Whether answers name the columns, so that errors of other columns do not count."""
         self._values: dict[str, Any] = {}
         self._data: tuple[Path, ...] = ()
+        self._drafts: tempfile.TemporaryDirectory[str] | None = None
         self._models: dict[str, ModelInfo] = {}
 
     # ---- answers ----------------------------------------------------------------------------------------------------
@@ -130,13 +135,19 @@ class Interview:
     # ---- folder -----------------------------------------------------------------------------------------------------
 
     @property
+    def has_example_data(self) -> bool:
+        """Return whether the data is created by touchline."""
+        return self._drafts is not None
+
+    @property
     def folder(self) -> Path:
         """Return the experiment's folder, named after the experiment or the data if none is given."""
         if self.target is not None:
             return self.target
         if (name := self.value("name")) is not None:
             return Path(name)
-        return Path(plain_name(self._data[0].stem if self._data else ""))
+        is_own = self._data and not self.has_example_data
+        return Path(plain_name(self._data[0].stem if is_own else "capitalization"))
 
     @property
     def is_folder_known(self) -> bool:
@@ -228,19 +239,20 @@ class Interview:
         sizes = {path: path.stat().st_size for path in files if path.name not in _OTHER_FILES}
         return sorted((path for path in sizes if sizes[path]), key=lambda path: (-sizes[path], path.name))
 
-    def read_data(self, paths: Sequence[Path]) -> tuple[Path, ...]:
-        """Take datasets.
+    def read_data(self, paths: Sequence[Path] | None) -> tuple[Path, ...]:
+        """Take datasets; create example data in a temporary folder for None.
 
         Raises:
             InputError: a dataset has errors that naming its columns does not fix.
         """
-        found = tuple(paths)
+        drafts = None if paths is not None else tempfile.TemporaryDirectory(prefix="touchline-init-")
+        found = (_create_words(Path(drafts.name)),) if drafts is not None else tuple(paths or ())
         for path in found:
             columns = self._columns_of(path, None, None)
             errors = self._errors(columns)
             if errors and not self.columns_are_given and self._names_columns(columns):
                 raise _unusable(columns, errors)
-        self._data = found
+        self._drafts, self._data = drafts, found
         return found
 
     @property
@@ -259,7 +271,7 @@ class Interview:
     @property
     def is_by_columns(self) -> bool:
         """Return whether the data has columns for prompt and answer, which the user has to confirm."""
-        return not self._data or self.columns.messages is None
+        return not self._data or (not self.has_example_data and self.columns.messages is None)
 
     @property
     def has_columns(self) -> bool:
@@ -344,6 +356,31 @@ class Interview:
     def answer_tokens(self) -> int:
         """Return the tokens of the longest answer in the training rows."""
         return int(max(lengths.answer.max() for lengths in self._lengths))
+
+    # ---- files ------------------------------------------------------------------------------------------------------
+
+    def written_data(self) -> list[Path]:
+        """Return where the datasets will be: example data in the experiment's folder, others where they are."""
+        return [self.folder / _DATA / path.name if self.has_example_data else path for path in self._data]
+
+    def write_example_data(self) -> None:
+        """Write the example data into the experiment's folder.
+
+        Raises:
+            PolicyError: there is a file of that name with other content.
+        """
+        if self.has_example_data:
+            _create_words(self.folder / _DATA)
+
+    def close(self) -> None:
+        """Delete the temporary folder of example data."""
+        if self._drafts is not None:
+            self._drafts.cleanup()
+
+
+def _create_words(folder: Path) -> Path:
+    """Write words to capitalize, the same in every call."""
+    return create_capitalization(folder, word_length=8, num_words=400, train_fraction=0.8, seed=14)
 
 
 def plain_name(text: str) -> str:

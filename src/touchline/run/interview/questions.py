@@ -16,6 +16,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
+    CREATE,
     NONE,
     STUB,
     Default,
@@ -38,6 +39,7 @@ _CONTROLS = {
     "noop": "the base through an adapter that changes nothing: shows errors of the setup",
     "shuffled": "trained on shuffled answers: shows what the form of answers alone adds",
 }
+_PACKING: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
 
 # ---- data and models ------------------------------------------------------------------------------------------------
@@ -46,19 +48,19 @@ _CONTROLS = {
 def _data_default(interview: Interview) -> Defaulted:
     found = interview.data_files
     if not found:
-        return Missing(missing="no data file in this folder; for an example: touchline data create capitalization")
+        return Default(CREATE, "no data file in this folder: words to capitalize, as an example")
     others = "the only data file here" if len(found) == 1 else f"the largest of {len(found)} data files here"
     return Default(found[0].name, others)
 
 
 def _data_choices(interview: Interview) -> Sequence[str]:
-    return [path.name for path in interview.data_files[:8]]
+    return [*(path.name for path in interview.data_files[:8]), f"{CREATE}: example data (words to capitalize)"]
 
 
 def _data(texts: Sequence[str], interview: Interview) -> object:
     whole = [Path(text).expanduser() for text in texts]
     paths = whole if all(path.exists() for path in whole) else [Path(part).expanduser() for part in parts_of(texts)]
-    return interview.read_data(paths)
+    return interview.read_data(None if [*map(str, paths)] == [CREATE] else paths)
 
 
 def _input_default(interview: Interview) -> Defaulted:
@@ -124,6 +126,8 @@ def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
 
 
 def _task_default(interview: Interview) -> Defaulted:
+    if interview.has_example_data:
+        return Default("capitalization", "example data")
     if labels := len(interview.labels):
         rows = interview.split_rows("train")
         return Default("classification", f"{rows:,} training rows have {labels} different answers")
@@ -234,7 +238,26 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
     return text
 
 
+def _gpus_default(interview: Interview) -> Defaulted:
+    machine = interview.machine
+    if _is_on_cluster(interview):
+        return Default("1", "one per run: the jobs of all runs queue side by side")
+    return Default("1", f"one per run: {machine.count} here train as many runs at once")
+
+
+def _uses_gpus(interview: Interview) -> bool:
+    elsewhere = _is_on_cluster(interview) or interview.value("gpu") not in (None, "auto")
+    return interview.value("gpu") != "cpu" and (elsewhere or interview.machine.kind == "gpu")
+
+
 # ---- training and design --------------------------------------------------------------------------------------------
+
+
+def _validation_default(interview: Interview) -> Defaulted:
+    rows = interview.split_rows("validation")
+    if not rows:
+        return Default("epoch", "the data has no validation rows: no validation loss")
+    return Default("epoch", f"{rows:,} validation rows; one pass per epoch costs least")
 
 
 def _controls_default(_: Interview) -> Defaulted:
@@ -257,6 +280,19 @@ def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
     return names
 
 
+def _packing_default(interview: Interview) -> Defaulted:
+    shortest, mean, longest = interview.row_tokens
+    reason = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average; packs if predicted faster"
+    return Default("auto", reason)
+
+
+def _packing(texts: Sequence[str], _: Interview) -> bool | str:
+    text = one_word(texts)
+    if text not in _PACKING:
+        raise InputError(f"{text!r} is not a way of packing", expected=f"one of {', '.join(_PACKING)}")
+    return _PACKING[text]
+
+
 def _seeds_default(interview: Interview) -> Defaulted:
     rows = interview.split_rows("test")
     return Default("1,2", f"with one seed a difference may be chance; {rows:,} test rows")
@@ -275,7 +311,7 @@ def _name(texts: Sequence[str], _: Interview) -> str:
 
 
 _WORDS = """\
-data|FILE|Which dataset?|JSON, JSONL, CSV or parquet (repeatable).
+data|FILE|Which dataset?|JSON, JSONL, CSV or parquet, or create (repeatable).
 input|COLUMN|Which column is shown to the model?|Column of the prompt (default: found; repeatable).
 output|COLUMN|Which column is the answer to learn?|Column of the answer (default: found).
 model|NAME|Which base models?|Base model (default: from models_dir; repeatable).
@@ -284,8 +320,11 @@ vary|KEY=A,B|What do you want to vary?|Setting to compare: rank=8,32, or none (r
 executor|NAME|Where do the runs train?|local (this machine), or slurm.
 trainer|NAME|Which trainer?|Trainer of the runs (touchline backend list).
 gpu|TYPE|On which type of GPU?|auto, cpu, or a type such as A100-80GB.
+gpus|N|How many GPUs per run?|GPUs per run; several train in data parallel.
+validation|WHEN|When is the validation loss computed?|epoch (at the end of each), or every N steps.
 controls|LIST|Which controls?|Of base, noop, shuffled; or none.
 epochs|N|How many epochs?|Passes over the training rows.
+packing|WORD|Do several examples share a sequence (packing)?|auto, yes or no.
 seeds|LIST|Which seeds?|Seeds; every condition is trained with each.
 name|NAME|What is the experiment's name?|Name of the experiment.
 """
@@ -313,8 +352,16 @@ QUESTIONS: tuple[Question, ...] = (
     _question("executor", _executor_default, setting_reader("compute.executor"), is_asked=False),
     _question("trainer", _trainer_default, _trainer, choices=_trainers, key="train.backend"),
     _question("gpu", _gpu_default, _gpu, is_asked=False, key="compute.gpu"),
+    _question("gpus", _gpus_default, setting_reader("compute.gpus_per_run"), applies=_uses_gpus),
+    _question(
+        "validation",
+        _validation_default,
+        setting_reader("train.validate_every_steps", unset="epoch"),
+        key="train.validate_every_steps",
+    ),
     _question("controls", _controls_default, _controls, choices=_control_choices, is_list=True),
     _question("epochs", _epochs_default, setting_reader("train.epochs"), key="train.epochs"),
+    _question("packing", _packing_default, _packing, key="train.packed"),
     _question("seeds", _seeds_default, _seeds, is_asked=False, is_list=True),
     _question("name", _name_default, _name),
 )
