@@ -25,10 +25,11 @@ compute: {executor: slurm, gpu: cpu, time_limit: 30min}
 NOTHING_QUEUED = """
 import sys
 from pathlib import Path
-from tests.run.scripted_slurm import ScriptedSlurm, SimClock
+from tests.run.slurm_bench import simulated
+from tests.slurm.fake_jobs import SimClock
 
 words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-sys.stdout.write(ScriptedSlurm(clock=SimClock()).run(words, timeout_seconds=1).out)
+sys.stdout.write(simulated(SimClock()).run(words, timeout_seconds=1).out)
 """
 ASKED = re.compile(
     r"5 jobs: 2 trainings, 3 evaluations\s+"

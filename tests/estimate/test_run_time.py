@@ -82,9 +82,8 @@ def test_a_run_without_steps_is_refused() -> None:
 
 
 def test_the_limit_is_of_the_upper_end_in_whole_minutes() -> None:
-    assert slurm_time_limit(600, margin=0.0) == 10
-    assert slurm_time_limit(601, margin=0.0) == 11
-    assert slurm_time_limit(600, margin=0.1) == 11
+    assert slurm_time_limit(545) == 10
+    assert slurm_time_limit(546) == 11
     assert slurm_time_limit(0) == 1
 
 

@@ -33,7 +33,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("train/probe_steps.py", "read_text"): KERNEL,
     ("run/sampling.py", "read_text"): KERNEL,
     ("run/probing.py", "read_text"): KERNEL,
-    ("run/doctor.py", "read_text"): KERNEL,
     ("run/processes.py", "read_text"): KERNEL,
     ("results/imported/evaluations.py", "open"): ARCHIVE,
     ("data/lengths.py", "load"): "reads bytes in memory",

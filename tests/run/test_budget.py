@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.run.made_plans import GPU, LIMIT, NO_RUNS, made_control, made_plan, made_run
+from tests.tiers import examples
 
 from touchline.core.errors import InputError, PolicyError, SubmissionRejectedError
 from touchline.core.status import AttemptExit, AttemptStart, JobState
@@ -254,7 +255,7 @@ class Commands(RuleBasedStateMachine):
             self.place.cleanup()
 
 
-Commands.TestCase.settings = settings(max_examples=40, stateful_step_count=10, deadline=None)
+Commands.TestCase.settings = settings(max_examples=examples(10), stateful_step_count=10, deadline=None)
 TestNoSequenceExceedsTheBudget = Commands.TestCase
 
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
+from tests.tiers import examples
 
 from touchline import api
 from touchline.backends.imports import Carried, ImportedTraining, Reason
@@ -91,6 +92,7 @@ EXTRA = st.dictionaries(
 )
 
 
+@hypothesis_settings(max_examples=examples(25))
 @given(trainer=st.sampled_from(TRAINERS), extra=EXTRA, nested=EXTRA)
 def test_every_value_is_carried_over_or_listed(
     trainer: str, extra: dict[str, object], nested: dict[str, object]
@@ -142,7 +144,7 @@ LEVELS: Mapping[str, tuple[object, ...]] = {
 ROWS = st.fixed_dictionaries({key: st.sampled_from(levels) for key, levels in LEVELS.items()})
 
 
-@hypothesis_settings(max_examples=30)
+@hypothesis_settings(max_examples=examples(20))
 @given(st.lists(ROWS, min_size=1, max_size=8))
 def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str, Any]]) -> None:
     """Crossed, paired or with gaps: the runs of experiment.yaml are those that were read, or a note says which."""
@@ -275,7 +277,7 @@ def nodes(node: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
         yield from nodes(value, (*path, key))
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=examples(15))
 @given(source=st.sampled_from(sorted(SOURCES)), data=st.data())
 def test_any_value_anywhere_gives_a_file_that_can_be_read_or_an_error(source: str, data: st.DataObject) -> None:
     """Never a traceback, and never a file that touchline itself refuses."""

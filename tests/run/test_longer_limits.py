@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.run.made_plans import made_plan, made_run
-from tests.run.scripted_slurm import START_UNIX, ScriptedSlurm, SimClock
+from tests.run.slurm_bench import simulated
+from tests.slurm.fake_jobs import SimClock
 
 from touchline.core.quantity import Quantity
 from touchline.core.status import AttemptExit, AttemptStart, EndReason, JobState
@@ -25,19 +26,19 @@ from touchline.run.run_jobs import run_evaluation, run_training
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
 from touchline.slurm.job_view import JobView
-from touchline.slurm.local.commands import CommandResult
 
 pytestmark = pytest.mark.planning
 RUN = "1M_rank4"
+START_UNIX = 1_800_000_000.0
 LIMIT = 900.0
 
 
 class Cluster:
-    """One experiment on a scripted SLURM; every command is a new process, which knows files alone."""
+    """One experiment on the simulated SLURM; every command is a new process, which knows files alone."""
 
     def __init__(self, root: Path) -> None:
         self.folder = ExperimentFolder(root)
-        self.slurm = ScriptedSlurm(clock=SimClock())
+        self.slurm = simulated(SimClock())
         self.said: list[str] = []
         self.number = 0
 
@@ -47,14 +48,12 @@ class Cluster:
         settings = UserConfig(models_dir=root / "m", cache_dir=root / "c", history_dir=root / "h")
         self.executor = SlurmExecutor(self.slurm, self.folder.ledger, clock=self.slurm.clock)
         ledger = Ledger(self.folder.ledger, "slurm")
-        return Recovery(planned, settings, self.executor, ledger, self.said.append)
+        return Recovery(planned, settings, ledger, self.said.append)
 
     def time_out(self, job: Job, limit: float) -> JobView:
         """Start a job and end it at its limit, before it has made anything."""
         self.number += 1
-        job_id = str(40 + self.number)
-        self.slurm.sbatch.append(CommandResult(code=0, out=f"{job_id}\n", err=""))
-        assert self.executor.start(job, "token", ()) == job_id
+        job_id = self.executor.start(job, "token", ())
         begun = START_UNIX + 1000 * self.number
         start = AttemptStart(
             job_id=job_id, restart=0, token="token", host="n", boot_id="b", pid=1, pid_started=1.0, time_unix=begun
@@ -85,6 +84,8 @@ def cluster(tmp_path: Path) -> Cluster:
     (tmp_path / "experiment.yaml").touch()
     (tmp_path / RUN / "eval" / "status").mkdir(parents=True)
     (tmp_path / RUN / "status").mkdir()
+    for script in ("finetune.slurm", "eval.slurm"):
+        (tmp_path / RUN / script).write_text("#!/bin/bash\n")
     return Cluster(tmp_path)
 
 

@@ -230,8 +230,7 @@ HOSTILE = ["a b'c", 'q"q', "with#hash", "back\\slash", "$(touch made)", "`touch 
 
 @pytest.mark.parametrize("name", ["finetune.slurm", "eval.slurm"])
 @pytest.mark.parametrize("hostile", ["1M_rank4", *HOSTILE])
-@pytest.mark.parametrize("gpus", [0, 4])
-@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize(("gpus", "machine"), [(0, CPU), (4, GPU)])
 def test_no_value_breaks_a_script(name: str, hostile: str, gpus: int, machine: object) -> None:
     """bash reads it, sbatch reads each value as it was given, and `touchline check` finds nothing wrong."""
     run = made_run(hostile)

@@ -9,7 +9,7 @@ import pytest
 
 from touchline.core.errors import HostError
 from touchline.history.selftest import StepCheck, Verdict
-from touchline.run.selftest_steps import step_checks
+from touchline.run.selftest import step_checks
 
 pytestmark = pytest.mark.planning
 
@@ -18,7 +18,7 @@ import json, os, signal, sys, time
 folder, *names = sys.argv[1:]
 open(folder + "/starts", "a").write("x")
 def answer(name):
-    print(json.dumps({"section": "correctness", "name": name, "verdict": "ok"}), flush=True)
+    print(json.dumps({"name": name, "verdict": "ok"}), flush=True)
 for name in names:
 """
 NAMES = (StepCheck.DEVICE, StepCheck.KERNELS, StepCheck.RESUME)

@@ -1,61 +1,27 @@
-"""Submitting is a transaction: whatever kills it and wherever, no run is lost and none is started twice."""
+"""Submitting is a transaction: whatever goes wrong and wherever, no run is lost and none is started twice.
+
+Kills at every step of it are played by tests/slurm/test_thousand_kills.py.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.run.scripted_slurm import DOWN, LOST, Row, ScriptedSlurm, SimClock, ended, make_job, started
+from tests.run.slurm_bench import TOKEN, Bench, make_job, said
+from tests.slurm.fake import Trouble
 
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
-from touchline.run.ledger import Ledger, LedgerEntry, LedgerReader, open_intents, open_jobs, read_ledger
+from touchline.run.ledger import Ledger, LedgerReader, open_intents, open_jobs, read_ledger
 from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.submission import begin
-from touchline.slurm.local.commands import CommandResult, without_outer_job
+from touchline.slurm.local.commands import without_outer_job
 
 pytestmark = pytest.mark.planning
-
-REFUSAL = CommandResult(
-    code=1, out="", err="sbatch: error: Batch job submission failed: Invalid partition name specified\n"
-)
-FULL = CommandResult(code=1, out="", err="sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Job violates\n")
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Bench:
-    """One run, one scripted SLURM that takes what is submitted."""
-
-    def __init__(self, root: Path) -> None:
-        self.clock = SimClock()
-        self.slurm = ScriptedSlurm(clock=self.clock)
-        self.job = make_job(root)
-        self.ledger_path = root / "ledger.jsonl"
-        self.taken = 0
-
-    def take(self, words: tuple[str, ...]) -> str:
-        """The controller takes a job."""
-        self.taken += 1
-        token = next(word.partition("=")[2] for word in words if word.startswith("--comment="))
-        job_id = str(75 + self.taken)
-        self.slurm.queue.append(Row(job_id=job_id, folder=str(self.job.folder), state="PENDING", comment=token))
-        return job_id
-
-    def begin(self, job: Job | None = None) -> str:
-        """In a process of its own."""
-        executor = SlurmExecutor(self.slurm, self.ledger_path, clock=self.clock)
-        return begin(job or self.job, executor, Ledger(self.ledger_path, "slurm"))
-
-    def entries(self) -> tuple[LedgerEntry, ...]:
-        return read_ledger(self.ledger_path)
-
-    def events(self) -> list[str]:
-        return [entry.event for entry in self.entries()]
 
 
 @pytest.fixture
@@ -63,215 +29,219 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_intent_then_start_then_id(bench: Bench) -> None:
-    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
-    assert bench.begin() == "76"
-    intent, submitted = bench.entries()
-    assert (intent.event, submitted.event, submitted.job_id) == ("intent", "submitted", "76")
-    assert intent.token == submitted.token
-    assert len(intent.token) == 16
+def submit(bench: Bench, job: Job | None = None) -> str | None:
+    """In a process of its own."""
+    return begin(job or bench.job, bench.another(), bench.ledger)
 
 
-@pytest.mark.parametrize(("answer", "fault"), [(REFUSAL, SubmissionRejectedError), (FULL, SubmissionLimitError)])
-def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(
-    answer: CommandResult, fault: type[HostError], bench: Bench
-) -> None:
-    bench.slurm.sbatch = [answer, CommandResult(code=0, out="76\n", err="")]
-    with pytest.raises(fault) as caught:
-        bench.begin()
-    assert bench.events() == ["intent", "refused"]
-    assert bench.entries()[-1].reason == caught.value.message
-    assert bench.begin() == "76"
-    assert bench.events() == ["intent", "refused", "intent", "submitted"]
-    assert len({entry.token for entry in bench.entries()}) == 2
+def taken(bench: Bench) -> list[str]:
+    """Ids of the jobs that SLURM took."""
+    return [str(each.job.raw) for each in bench.slurm.submissions]
 
 
-def goes_down_at_sbatch(bench: Bench) -> None:
+def goes_down_at_sbatch(bench: Bench, fault: Trouble) -> None:
     """The controller answers the look before, and nothing from then on."""
-    run = bench.slurm.run
 
-    def answer(words: tuple[str, ...], **more: object) -> CommandResult:
-        if words[0] == "sbatch":
-            bench.slurm.squeue = DOWN
-        return run(words, **more)  # type: ignore[arg-type]
+    def trouble(words: object) -> Trouble:
+        if "sbatch" in str(words):
+            bench.trouble["squeue"] = "down"
+            return fault
+        return bench.trouble.get(words[0], "")  # type: ignore[index]
 
-    bench.slurm.run = answer  # type: ignore[method-assign, assignment]
+    bench.slurm.trouble = trouble
+
+
+# ---- one sbatch ------------------------------------------------------------------------------------------------------
+
+
+def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
+    held = os.open(os.devnull, os.O_RDONLY)
+    executor = SlurmExecutor(bench.slurm, bench.ledger.path, clock=bench.clock, lock=held)
+    assert executor.start(bench.job, "a1b2", (), ["41", "local-7", "42_3", "41.2", "43.0"]) in taken(bench)
+    os.close(held)
+    assert bench.slurm.calls == [
+        (
+            *("sbatch", "--parsable", "--comment=a1b2", "--job-name=run", "--dependency=afterany:41:42_3:43"),
+            *("--export=ALL,TOUCHLINE_TOKEN=a1b2", "finetune.slurm"),
+        )
+    ]
+    assert bench.slurm.kept == [(held,)]
+
+
+@pytest.mark.parametrize("at_limit", [False, True])
+def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(at_limit: bool, bench: Bench) -> None:
+    """It asks nothing more."""
+    script = bench.job.folder / "finetune.slurm"
+    plain = script.read_text()
+    if at_limit:
+        bench.slurm.max_submitted = 0
+    else:
+        script.write_text(f"{plain}#SBATCH --partition=nowhere\n")
+    with pytest.raises(SubmissionLimitError if at_limit else SubmissionRejectedError) as caught:
+        submit(bench)
+    assert bench.events() == ["intent", "refused"]
+    assert bench.ledger.entries()[-1].reason == caught.value.message
+    assert bench.slurm.calls[-1][0] == "sbatch"
+    bench.slurm.max_submitted = None
+    script.write_text(plain)
+    assert [submit(bench)] == taken(bench)
+    assert bench.events() == ["intent", "refused", "intent", "submitted"]
+    first, _, second, submitted = bench.ledger.entries()
+    assert first.token != second.token == submitted.token
+    assert len(second.token) == 16
+
+
+def test_without_sbatch_nothing_was_started(bench: Bench) -> None:
+    bench.slurm.answers["sbatch"] = said(None, "sbatch: No such file or directory")
+    with pytest.raises(HostError) as caught:
+        bench.executor.start(bench.job, "a1b2", ())
+    assert not isinstance(caught.value, SubmissionUnknownError)
+
+
+@pytest.mark.parametrize("where", ["queue", "late", "accounting"])
+def test_after_a_lost_answer_the_token_is_looked_for(where: str, bench: Bench) -> None:
+    """Also of a job that the controller takes late, or that ended at once."""
+    if where == "late":
+        bench.trouble["sbatch"] = "frozen"
+        bench.slurm.thaw = bench.clock.true + 12
+    else:
+        bench.trouble["sbatch"] = "lost in"
+    if where == "accounting":
+        bench.trouble["sbatch"] = "lost out"
+        bench.accounts(bench.row("91", "COMPLETED", comment="a1b2", ended=bench.clock.now()))
+    job_id = bench.executor.start(bench.job, "a1b2", ())
+    assert job_id == ("91" if where == "accounting" else taken(bench)[0])
+
+
+@pytest.mark.parametrize("sacct", ["", "off", "no database"])
+@pytest.mark.parametrize("squeue", ["", "down"])
+def test_what_is_not_found_stays_unclear_after_ten_seconds(squeue: Trouble, sacct: str, bench: Bench) -> None:
+    bench.slurm.accounting = sacct != "off"
+    bench.trouble |= {"sbatch": "lost out", "squeue": squeue, "sacct": "no database" if "base" in sacct else ""}
+    begun = bench.clock.monotonic()
+    with pytest.raises(SubmissionUnknownError) as caught:
+        bench.executor.start(bench.job, "a1b2", ())
+    assert "Socket timed out" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert bench.clock.monotonic() - begun >= 10
+
+
+def test_an_sbatch_that_waits_at_a_limit_until_it_is_ended_is_not_now(bench: Bench) -> None:
+    """At MaxJobCount sbatch tries again for minutes."""
+    waiting = (
+        "sbatch: no answer within 60 s\nsbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
+    )
+    bench.slurm.answers["sbatch"] = said(None, waiting)
+    with pytest.raises(SubmissionLimitError):
+        bench.executor.start(bench.job, "a1b2", ())
+    bench.queue(bench.row("91", "PENDING", comment="c3d4"))
+    assert bench.executor.start(bench.job, "c3d4", ()) == "91"
+
+
+def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
+    other = make_job(bench.job.folder.parent, "other")
+    bench.submitted("76")
+    bench.submitted("77", "u" * 16, other)
+    bench.queue(bench.row("76", "PENDING"), bench.row("77", "COMPLETED", folder=other.folder))
+    bench.slurm.answers["scancel"] = said(1, "scancel: error: Invalid job id 76\n")
+    bench.executor.stop([bench.job, other])
+    assert bench.slurm.calls[-1] == ("scancel", "76")
+    bench.slurm.answers.clear()
+    bench.trouble["scancel"] = "down"
+    with pytest.raises(HostError, match="Unable to contact"):
+        bench.executor.stop([bench.job])
+
+
+# ---- the transaction -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Bench) -> None:
-    """Somebody may have submitted it by hand; and an sbatch that cannot be answered would only be waited for."""
-    bench.slurm.squeue = DOWN
+    """Somebody may have submitted it by hand; and how the last job stands is not known either."""
+    bench.trouble["squeue"] = "down"
     with pytest.raises(SubmissionLimitError):
-        bench.begin()
-    assert bench.slurm.count("sbatch") == 0
-    assert bench.events() == []
-    bench.slurm.squeue, bench.slurm.sbatch = None, [CommandResult(code=0, out="80\n", err="")]
-    assert bench.begin() == "80"
+        submit(bench)
+    assert (bench.slurm.count("sbatch"), bench.events()) == (0, [])
+    bench.trouble.clear()
+    job_id = submit(bench)
+    bench.trouble["squeue"] = "down"
+    assert submit(bench) == job_id
+    assert bench.slurm.count("sbatch") == 1
 
 
 def test_what_was_finished_while_the_scheduler_took_its_time_is_not_begun(bench: Bench) -> None:
-    ledger = Ledger(bench.ledger_path, "slurm")
-    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
-    assert begin(bench.job, executor, ledger, is_done=lambda: True) is None
+    assert begin(bench.job, bench.executor, bench.ledger, is_done=lambda: True) is None
     assert (bench.slurm.count("sbatch"), bench.events()) == (0, [])
 
 
-def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(bench: Bench) -> None:
-    bench.slurm.sbatch = [LOST, CommandResult(code=0, out="80\n", err="")]
-    goes_down_at_sbatch(bench)
+@pytest.mark.parametrize("arrived", [False, True])
+def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(arrived: bool, bench: Bench) -> None:
+    goes_down_at_sbatch(bench, "lost in" if arrived else "lost out")
     with pytest.raises(SubmissionUnknownError):
-        bench.begin()
+        submit(bench)
     assert bench.events() == ["intent", "unclear"]
     with pytest.raises(SubmissionUnknownError, match="does not report"):
-        bench.begin()
+        submit(bench)
     assert bench.slurm.count("sbatch") == 1
-    bench.slurm.squeue = None
-    assert bench.begin() == "80"
-    assert bench.events() == ["intent", "unclear", "not submitted", "intent", "submitted"]
-    assert open_intents(bench.entries(), "slurm") == {}
-
-
-def test_an_unclear_answer_of_a_job_that_is_in_is_settled_by_its_token(bench: Bench) -> None:
-    bench.slurm.sbatch = [LOST]
-    goes_down_at_sbatch(bench)
-    with pytest.raises(SubmissionUnknownError):
-        bench.begin()
-    bench.slurm.squeue = None
-    bench.take(next(words for words in bench.slurm.calls if words[0] == "sbatch"))
-    assert bench.begin() == "76"
-    assert bench.events() == ["intent", "unclear", "submitted"]
-    assert bench.begin() == "76"
-    assert (bench.events()[-1], bench.slurm.count("sbatch")) == ("adopted", 1)
-
-
-@pytest.mark.parametrize("point", ["before", "inside", "after"])
-def test_killed_at_any_step_of_a_submission(point: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before sbatch, between sbatch's taking and its answer, and before the id is on disk."""
-    run = bench.slurm.run
-
-    def submit(words: tuple[str, ...], **more: object) -> CommandResult:
-        if words[0] != "sbatch":
-            return run(words, **more)  # type: ignore[arg-type]
-        if point == "before" and not bench.taken:
-            bench.taken += 1
-            raise Killed
-        job_id = bench.take(tuple(words))
-        if point == "inside" and bench.taken == 1:
-            raise Killed
-        return CommandResult(code=0, out=f"{job_id}\n", err="")
-
-    monkeypatch.setattr(bench.slurm, "run", submit)
-    record = Ledger.record
-    killed: list[str] = []
-
-    def write(self: Ledger, event: str, *rest: object, **more: object) -> None:
-        if point == "after" and event == "submitted" and not killed:
-            killed.append(event)
-            raise Killed
-        record(self, event, *rest, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Ledger, "record", write)
-    with pytest.raises(Killed):
-        bench.begin()
-    job_id = bench.begin()
-    assert [row.job_id for row in bench.slurm.queue] == [job_id]
-    assert bench.begin() == job_id
-    assert len(bench.slurm.queue) == 1
-    assert open_intents(bench.entries(), "slurm") == {}
-
-
-def test_a_fresh_intent_is_given_ten_seconds_to_appear(bench: Bench) -> None:
-    """Killed a moment ago: the controller may still be taking the job."""
-    Ledger(bench.ledger_path, "slurm").record("intent", "run", token="a1b2", time_unix=bench.clock.now())
-    sleep = bench.clock.sleep
-
-    def appear(seconds: float) -> None:
-        sleep(seconds)
-        if bench.clock.monotonic() > 505 and not bench.slurm.queue:
-            bench.take(("--comment=a1b2",))
-
-    bench.clock.sleep = appear  # type: ignore[method-assign]
-    assert bench.begin() == "76"
-    assert bench.slurm.count("sbatch") == 0
+    bench.slurm.trouble = lambda words: ""
+    job_id = submit(bench)
+    again = ["submitted"] if arrived else ["not submitted", "intent", "submitted"]
+    assert bench.events() == ["intent", "unclear", *again]
+    assert open_intents(bench.ledger.entries(), "slurm") == {}
+    assert submit(bench) == job_id
+    assert (taken(bench), bench.events()[-1]) == ([job_id], "adopted")
 
 
 def test_many_open_intents_are_settled_by_one_search(bench: Bench) -> None:
-    jobs = [make_job(bench.ledger_path.parent, f"run{number}") for number in range(20)]
-    ledger = Ledger(bench.ledger_path, "slurm")
+    jobs = [make_job(bench.ledger.path.parent, f"run{number}") for number in range(20)]
     for number, job in enumerate(jobs):
-        ledger.record("intent", job.name, token=f"token{number:02d}", time_unix=bench.clock.now() - 3600)
+        token = f"token{number:02d}"
+        bench.ledger.record("intent", job.name, token=token, time_unix=bench.clock.now() - 3600)
         if number % 2:
-            bench.slurm.queue.append(Row(job_id=str(number), folder=str(job.folder), comment=f"token{number:02d}"))
-    bench.slurm.sbatch = [CommandResult(code=0, out=f"{number}\n", err="") for number in range(100, 110)]
-    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
-    ids = [begin(job, executor, ledger) for job in jobs]
-    assert ids == [str(number if number % 2 else 100 + number // 2) for number in range(20)]
+            bench.slurm.cluster.jobs.append(bench.row(str(number), folder=job.folder, comment=token))
+    ids = [begin(job, bench.executor, bench.ledger) for job in jobs]
+    assert ids[1::2] == [str(number) for number in range(1, 20, 2)]
+    assert ids[::2] == taken(bench)
     assert (bench.slurm.count("squeue"), bench.slurm.count("sacct"), bench.slurm.count("sbatch")) == (2, 1, 10)
 
 
 def test_what_is_at_work_is_adopted_and_what_has_ended_is_begun_again(bench: Bench) -> None:
-    bench.slurm.queue = [Row(job_id="50", folder=str(bench.job.folder))]
-    assert bench.begin() == "50"
+    bench.queue(bench.row("50"))
+    assert submit(bench) == "50"
     assert bench.events() == ["adopted"]
-    started(bench.job, "50", bench.clock)
-    ended(bench.job, "50", bench.clock, 3, "failed")
-    bench.slurm.queue = [Row(job_id="50", folder=str(bench.job.folder), state="FAILED", exit_code="3:0")]
-    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
-    assert bench.begin() == "76"
+    bench.started("50")
+    bench.ended(3, "failed", "50")
+    bench.queue(bench.row("50", "FAILED", exit_code="3:0"))
+    assert [submit(bench)] == taken(bench)
 
 
 def test_the_job_of_a_cohort_is_that_of_all_its_runs(bench: Bench) -> None:
     """In the queue, at work, and when it has ended; another folder's job of that id is nobody's here."""
-    root = bench.ledger_path.parent
+    root = bench.ledger.path.parent
     lead, other = (make_job(root, name) for name in ("first", "second"))
-    ledger = Ledger(bench.ledger_path, "slurm")
-    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
-    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
-    assert begin(replace(lead, cohort=("second",)), executor, ledger) == "76"
-    assert open_jobs(ledger.entries()) == {"first": "76", "second": "76"}
-    token = ledger.entries()[0].token
+    job_id = begin(replace(lead, cohort=("second",)), bench.executor, bench.ledger)
+    assert open_jobs(bench.ledger.entries()) == {"first": job_id, "second": job_id}
+    token = bench.ledger.entries()[0].token
     for state in (JobState.PENDING, JobState.RUNNING, JobState.NODE_FAIL):
-        row = Row(job_id="76", folder=str(lead.folder), state=state.value, comment=token)
-        bench.slurm.queue = [row]
+        bench.queue(bench.row(job_id or "", state.value, folder=lead.folder, comment=token))
         bench.clock.sleep(60)
-        assert executor.query_jobs([other])["second"].state is state
-    bench.slurm.queue = [replace(row, folder=str(root.parent), comment="")]
+        assert bench.executor.query_jobs([other])["second"].state is state
+    bench.queue(bench.row(job_id or "", "NODE_FAIL", folder=root.parent))
     bench.clock.sleep(60)
-    assert executor.query_jobs([other])["second"].state is not JobState.NODE_FAIL
-    ledger.record("ended", "first", job_id="76", state="NODE_FAIL")
-    assert not open_jobs(ledger.entries())
-
-
-def test_no_job_while_nobody_can_tell_how_the_last_one_stands(bench: Bench) -> None:
-    bench.slurm.sbatch = [CommandResult(code=0, out="76\n", err="")]
-    bench.begin()
-    bench.slurm.squeue = DOWN
-    assert bench.begin() == "76"
-    assert bench.slurm.count("sbatch") == 1
-
-
-def test_five_hundred_submissions_ask_squeue_once(bench: Bench) -> None:
-    jobs = [make_job(bench.ledger_path.parent, f"run{number}") for number in range(500)]
-    bench.slurm.sbatch = [CommandResult(code=0, out=f"{number}\n", err="") for number in range(1, 501)]
-    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
-    ledger = Ledger(bench.ledger_path, "slurm")
-    for job in jobs:
-        begin(job, executor, ledger)
-    assert (bench.slurm.count("squeue"), bench.slurm.count("sbatch")) == (1, 500)
-    assert [entry.event for entry in ledger.entries()] == ["intent", "submitted"] * 500
-    assert all(view.state is JobState.PENDING for view in executor.query_jobs(jobs).values())
+    assert bench.executor.query_jobs([other])["second"].state is not JobState.NODE_FAIL
+    bench.ledger.record("ended", "first", job_id=job_id or "", state="NODE_FAIL")
+    assert not open_jobs(bench.ledger.entries())
 
 
 def test_the_ledger_is_read_on_from_where_the_last_look_ended(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     reader, ledger = LedgerReader(path), Ledger(path, "slurm")
     assert list(reader.entries()) == []
-    ledger.record("intent", "a", token="1")
+    ledger.record("intent", "a", token=TOKEN)
     assert [entry.event for entry in reader.of("a")] == ["intent"]
     with path.open("a") as stream:
         stream.write('{"event": "torn')
     assert len(reader.entries()) == 1
-    ledger.record("submitted", "a", token="1", job_id="76")
+    ledger.record("submitted", "a", token=TOKEN, job_id="76")
     ledger.record("intent", "b", token="2")
     assert [entry.event for entry in reader.of("a")] == ["intent", "submitted"]
     assert tuple(reader.entries()) == read_ledger(path)

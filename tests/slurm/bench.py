@@ -1,4 +1,4 @@
-"""Runs rows of the conformance table through an executor, and writes down all that it said on the way."""
+"""Runs jobs of the conformance table through the executor, and writes down all that it said on the way."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import shlex
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.slurm.rows import Row, Told
-
+from touchline.core.status import JobState
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Executor, Job
+from touchline.run.protocol import Job
+from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import read_attempts
 from touchline.run.submission import begin
 from touchline.slurm.job_view import TRAINING_SCRIPT, JobView
@@ -34,6 +35,41 @@ set -euo pipefail
 cd -- "${{SLURM_SUBMIT_DIR:-$PWD}}"
 exec {python} -m touchline.run.attempt -- {python} work.py {work}
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What the executor must say in the end, and what must then lie in the run's folder."""
+
+    state: JobState
+    """The final state."""
+    active: bool = False
+    """Whether it may still do something."""
+    reason: str = ""
+    """A word that the reason holds."""
+    attempts: tuple[str | None, ...] = ()
+    """Code and reason in the exit file of each start; None for a start that left no exit file. None of them ran twice:
+    each has its own restart."""
+    leaves: tuple[str, ...] = ()
+    """Files beside those that every start makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One situation."""
+
+    name: str
+    """Its name in the table."""
+    work: str
+    """What the job does: a verb of work.py."""
+    told: Told
+    """What the executor says."""
+    directives: tuple[str, ...] = ()
+    """More lines for sbatch; `{row name}` stands for another row's job id, `{first}` and `{second}` for the nodes."""
+    bench: str = "plain"
+    """Which cluster it is on: `plain`, `no accounting`, `answer lost`, `never arrived`, `no cgroup`."""
+    smoke: bool = False
+    """Whether `make test` has it: nothing waits for SLURM's limits, and one node is enough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,14 +140,7 @@ class Recorder:
         return sum(words[0] == command for words in self.calls)
 
 
-def write_run(
-    folder: Path,
-    work: str,
-    directives: Sequence[str] = (),
-    *,
-    name: str = "",
-    limit_seconds: float | None = None,
-) -> Job:
+def write_run(folder: Path, work: str, directives: Sequence[str] = (), *, name: str = "") -> Job:
     """A run's folder, as touchline prepares one, and its job, which is called as the folder is, or by a name."""
     folder.mkdir()
     shutil.copyfile(WORK, folder / WORK.name)
@@ -130,62 +159,42 @@ def write_run(
         script=TRAINING_SCRIPT,
         command=("bash", TRAINING_SCRIPT),
         output="slurm-{job}.out",
-        time_limit_seconds=limit_seconds,
     )
 
 
-def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None) -> Job:
-    """The folder and the job of a row; `names` fill what its directives leave open."""
-    directives = [line.format_map(names or {}) for line in row.directives]
-    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds)
-
-
 class Bench:
-    """Some rows on one executor."""
+    """Some rows on one executor; `later` stands for that of a process that comes later."""
 
-    def __init__(self, root: Path, executor: Executor, later: Executor, recorder: Recorder | None = None) -> None:
-        """Take a folder for the runs.
-
-        Args:
-            root: where they go; made when it is not there.
-            executor: what runs them.
-            later: another executor of the same kind, which stands for a process that comes later.
-            recorder: the executor's commands.
-        """
-        root.mkdir(exist_ok=True)
+    def __init__(self, root: Path, recorder: Recorder, poll_seconds: float) -> None:
+        root.mkdir()
         self.root = root
-        self.executor = executor
         self.recorder = recorder
-        self.rows: dict[str, Row] = {}
         self.jobs: dict[str, Job] = {}
         self.ids: dict[str, str] = {}
-        self.busiest_look: dict[str, int] = {}
+        self.busiest_look: Counter[str] = Counter()
         """Most calls of one command that one look took."""
-        self._later = later
+        self._ledger = Ledger(root / "ledger.jsonl", "slurm")
+        self.executor, self._later = (
+            SlurmExecutor(recorder, self._ledger.path, poll_seconds=poll_seconds) for _ in range(2)
+        )
+        self._rows: dict[str, Row] = {}
         self._history: dict[str, list[JobView]] = {}
-        self._ledger = Ledger(root / "ledger.jsonl", executor.name)
 
-    def begin(self, row: Row, names: Mapping[str, str] | None = None) -> str:
-        """Write a row's folder and submit it."""
-        self.rows[row.name] = row
+    def begin(self, row: Row, names: Mapping[str, str]) -> None:
+        """Write a row's folder and submit it; `names` fill what its directives leave open."""
+        self._rows[row.name] = row
         if row.name not in self.jobs:
-            self.jobs[row.name] = write_row(self.root, row, names)
+            folder = self.root / row.name.replace(",", "").replace(" ", "-")
+            self.jobs[row.name] = write_run(folder, row.work, [line.format_map(names) for line in row.directives])
         self.ids[row.name] = begin(self.jobs[row.name], self.executor, self._ledger)
-        return self.ids[row.name]
 
     def look(self) -> dict[str, JobView]:
         """One look at all of them, written down."""
-        before = 0 if self.recorder is None else len(self.recorder.callers)
+        before = len(self.recorder.callers)
         seen = self.executor.query_jobs(tuple(self.jobs.values()))
-        asked = [] if self.recorder is None else self.recorder.own_calls(before)
-        for command in asked:
-            self.busiest_look[command] = max(self.busiest_look.get(command, 0), asked.count(command))
-        found: dict[str, JobView] = {}
-        for name, job in self.jobs.items():
-            view = seen.get(job.name)
-            if view is None:
-                continue
-            found[name] = view
+        self.busiest_look |= Counter(self.recorder.own_calls(before))
+        found = {name: seen[job.name] for name, job in self.jobs.items() if job.name in seen}
+        for name, view in found.items():
             history = self._history.setdefault(name, [])
             if not history or history[-1] != view:
                 history.append(view)
@@ -202,10 +211,8 @@ class Bench:
     def unsettled(self, views: Mapping[str, JobView]) -> list[str]:
         """Rows that have not come to an end, or to what the table says of them."""
         waiting = []
-        for name, row in self.rows.items():
-            view = views.get(name)
-            told = row.told(self.executor.name)
-            assert isinstance(told, Told)
+        for name, row in self._rows.items():
+            view, told = views.get(name), row.told
             waits = told.active and view is not None and view.state is told.state and told.reason in view.reason
             if view is None or (view.active and not waits):
                 waiting.append(name)

@@ -19,13 +19,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A SLURM of two nodes; the test is skipped, with the reason, where there can be none."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A SLURM, of two nodes for thorough tests; a test is skipped, with the reason, where there can be none."""
     why = packages.unavailable() or packages.install()
     if why is not None:
         told = f"no real SLURM here: {why}"
         if REQUIRED:
             pytest.fail(f"{told}; TOUCHLINE_REQUIRE_SLURM=1 does not let it be skipped", pytrace=False)
         pytest.skip(told)
-    with Cluster() as running:
+    thorough = any(item.get_closest_marker("thorough") for item in request.session.items)
+    with Cluster(nodes=2 if thorough else 1) as running:
         yield running

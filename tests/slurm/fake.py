@@ -34,14 +34,14 @@ FLAGS = frozenset(
 )
 VALUES = frozenset(
     {
-        *("job-name", "comment", "partition", "account", "qos", "time", "gres", "gpus", "mem", "constraint", "array"),
-        *("dependency", "output", "open-mode", "signal", "begin", "nodelist", "export", "kill-on-invalid-dep", "nodes"),
-        *("ntasks", "cpus-per-task", "Format", "states", "jobs", "format", "delimiter", "starttime"),
+        *("job-name", "comment", "partition", "account", "qos", "time", "gpus", "mem", "dependency", "output"),
+        *("open-mode", "signal", "begin", "nodelist", "export", "Format", "states", "jobs", "format", "delimiter"),
+        "starttime",
     }
 )
-SHORT = {"-j": "--jobs", "-n": "--ntasks", "-N": "--nodes", "-p": "--partition", "-t": "--time"}
+SHORT = {"-j": "--jobs"}
 
-Trouble = Literal["", "down", "frozen", "no database", "lost in", "lost out", "empty", "stale", "partial", "slow"]
+Trouble = Literal["", "down", "frozen", "no database", "lost in", "lost out", "empty", "partial", "slow"]
 """What is wrong with one command. `lost in`: the job is taken though the answer is not told; `lost out`: it is not."""
 
 
@@ -75,7 +75,11 @@ class FakeSlurm:
         self.limits = {"small": 2}
         self.max_mem_mb = 64000
         self.submissions: list[Submission] = []
-        self.calls: list[str] = []
+        self.calls: list[tuple[str, ...]] = []
+        self.kept: list[tuple[int, ...]] = []
+        """Descriptors that each call was given."""
+        self.answers: dict[str, CommandResult] = {}
+        """What a command says instead of an answer."""
         self.trouble: Callable[[Sequence[str]], Trouble] = lambda words: ""
         self.step: Callable[[str], None] = lambda point: None
         self.thaw: float = 0.0
@@ -95,10 +99,13 @@ class FakeSlurm:
         """Answer one command, as RealCommands would: a moment passes, and perhaps it takes too long."""
         del environment
         command = Path(words[0]).name
-        self.calls.append(command)
+        self.calls.append((command, *words[1:]))
+        self.kept.append(tuple(keep))
         self.step(f"{command} called")
         trouble = self.trouble(words)
         self.clock.go(0.02)
+        if command in self.answers:
+            return self.answers[command]
         held = [os.dup(each) for each in keep]
         try:
             self.step(f"{command} at work")
@@ -113,6 +120,10 @@ class FakeSlurm:
                 os.close(each)
         self.step(f"{command} answered")
         return answer
+
+    def count(self, command: str) -> int:
+        """How often a command was called."""
+        return sum(words[0] == command for words in self.calls)
 
     def submit_by_hand(self, words: Sequence[str], folder: Path) -> CommandResult:
         """sbatch as a person types it."""
@@ -214,9 +225,6 @@ class FakeSlurm:
         before = self._refusal(given, failed)
         if before is not None:
             return None, before
-        depends, unknown = _dependency(given.get("dependency", ""))
-        if unknown:
-            return None, _said(1, err=f"{failed}Job dependency problem\n")
         number = self.cluster.take_id() if "test-only" not in given else 0
         job = FakeJob(
             raw=number,
@@ -232,8 +240,7 @@ class FakeSlurm:
             requeue="no-requeue" not in given,
             gpus=_gpus(given),
             node_wanted=given.get("nodelist", ""),
-            depends=[pair for pair in depends if self._depends_on_known(pair[1])],
-            kill_on_invalid=given.get("kill-on-invalid-dep", "no") == "yes",
+            depends=given.get("dependency", "").split(":")[1:],
             begin=self.clock.true + 3600.0 if "begin" in given else 0.0,
             held="hold" in given,
             signal_seconds=_signal_seconds(given.get("signal", "")),
@@ -270,8 +277,6 @@ class FakeSlurm:
             return _said(1, err=_limit_text(failed))
         if self.max_submitted is not None and len(mine) >= self.max_submitted:
             return _said(1, err=_limit_text(failed))
-        if given.get("constraint"):
-            return _said(1, err=f"{failed}Invalid feature specification\n")
         return None
 
     def _impossible(self, job: FakeJob, given: dict[str, str]) -> list[str]:
@@ -282,9 +287,6 @@ class FakeSlurm:
         if _megabytes(given.get("mem", "100M")) > self.max_mem_mb:
             return ["Memory specification can not be satisfied", "Requested node configuration is not available"]
         return []
-
-    def _depends_on_known(self, number: int) -> bool:
-        return any(number == job.raw and job.listed for job in self.cluster.jobs)
 
     # ------------------------------------------------------------------------------------- squeue, sacct, scancel, ...
 
@@ -303,7 +305,7 @@ class FakeSlurm:
         asked = given["jobs"].split(",") if "jobs" in given else None
         kept: dict[tuple[int, int], tuple[FakeJob, Life]] = {}
         for visible, identity, number, job, life in self.cluster.accounting:
-            if visible <= self.clock.true and (asked is None or str(job.raw) in asked):
+            if visible <= self.clock.true and (asked is None or str(job.raw).partition(".")[0] in asked):
                 kept[identity, number if "duplicates" in given else 0] = (job, life)
         seen = list(kept.values())
         whole = self.clock.true - self.cluster.accounting_whole
@@ -374,19 +376,6 @@ def _limit_text(failed: str) -> str:
     return f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{failed}{why}\n"
 
 
-def _dependency(text: str) -> tuple[list[tuple[str, int]], bool]:
-    pairs: list[tuple[str, int]] = []
-    for part in filter(None, text.split(",")):
-        kind, _, ids = part.partition(":")
-        if kind not in ("after", "afterany", "afterok", "afternotok", "aftercorr") or not ids:
-            return [], True
-        for number in ids.split(":"):
-            if not number.partition("_")[0].isdigit():
-                return [], True
-            pairs.append((kind, int(number.partition("_")[0])))
-    return pairs, False
-
-
 def _minutes(text: str) -> float:
     """Minutes of `90`, `1:30:00` or `1-00:00`; negative for none."""
     days, dash, rest = text.rpartition("-")
@@ -403,8 +392,7 @@ def _minutes(text: str) -> float:
 
 
 def _gpus(given: dict[str, str]) -> int:
-    text = given.get("gpus") or given.get("gres", "").removeprefix("gpu").lstrip(":") or "0"
-    number = text.rpartition(":")[2]
+    number = given.get("gpus", "0").rpartition(":")[2]
     return int(number) if number.isdigit() else 1
 
 

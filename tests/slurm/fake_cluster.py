@@ -67,7 +67,7 @@ class FakeCluster:
         """Let happen what is due; the clock goes along."""
         while True:
             due, job = min(
-                ((self._due(each), each) for each in self.jobs if each.active or each.listed),
+                ((self._due(each), each) for each in self.jobs if (each.active or each.listed) and not each.placed),
                 key=lambda pair: pair[0],
                 default=(NEVER, None),
             )
@@ -298,13 +298,9 @@ class FakeCluster:
 
     def _schedule(self, now: float) -> None:
         for job in self.jobs:
-            if job.state != "PENDING":
+            if job.state != "PENDING" or job.placed:
                 continue
             reason = self._waits(job, now)
-            if reason == "DependencyNeverSatisfied" and job.kill_on_invalid:
-                job.ended_itself = True
-                self._end(job, now, "CANCELLED", reason)
-                continue
             if not reason and job.start_due == NEVER:
                 job.start_due = now + self.start_delay
             elif reason:
@@ -319,27 +315,13 @@ class FakeCluster:
             return "JobHeldUser"
         if job.impossible:
             return job.impossible
-        waits = [self._depends(kind, other) for kind, other in job.depends]
-        if "never" in waits:
-            return "DependencyNeverSatisfied"
-        if "wait" in waits:
+        if any(str(each.raw) in job.depends and each.active for each in self.jobs):
             return "Dependency"
         if job.begin > now:
             return "BeginTime"
         if self._room(job) is None:
             self._make_room(job, now)
             return "Resources"
-        return ""
-
-    def _depends(self, kind: str, other: int) -> str:
-        jobs = [each for each in self.jobs if each.listed and other == each.raw]
-        if any(each.active for each in jobs):
-            return "wait"
-        good = all(each.state == "COMPLETED" for each in jobs)
-        if kind == "afterok" and not good:
-            return "never"
-        if kind == "afternotok" and good:
-            return "never"
         return ""
 
     def _room(self, job: FakeJob) -> str | None:

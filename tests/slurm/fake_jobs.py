@@ -108,8 +108,8 @@ class FakeJob:
     requeue: bool
     gpus: int
     node_wanted: str = ""
-    depends: list[tuple[str, int]] = field(default_factory=list)
-    kill_on_invalid: bool = False
+    depends: list[str] = field(default_factory=list)
+    """Ids of the jobs that must have ended first, however they end."""
     begin: float = 0.0
     held: bool = False
     signal_seconds: float | None = None
@@ -128,8 +128,8 @@ class FakeJob:
     """squeue remembers it."""
     impossible: str = ""
     """Why it can never start."""
-    ended_itself: bool = False
-    """Cancelled by the controller, not by a person."""
+    placed: bool = False
+    """A test says how it stands, and time changes nothing."""
 
     @property
     def taken(self) -> float:

@@ -28,7 +28,7 @@ def _start(job: FakeJob, life: Life) -> float | None:
     if life.started is not None:
         return life.started
     if life.state == "CANCELLED":
-        return None if job.ended_itself else life.ended
+        return life.ended
     return job.begin or None
 
 
@@ -74,7 +74,7 @@ _SACCT: dict[str, Callable[[FakeJob, Life], str]] = {
     "JobID": lambda job, life: str(job.raw),
     "JobIDRaw": lambda job, life: str(job.raw),
     "JobName": lambda job, life: job.name.replace('"', "`"),
-    "State": lambda job, life: "CANCELLED by 0" if life.state == "CANCELLED" and not job.ended_itself else life.state,
+    "State": lambda job, life: "CANCELLED by 0" if life.state == "CANCELLED" else life.state,
     "ExitCode": lambda job, life: _exit_text(life),
     "Submit": lambda job, life: _when(life.submitted),
     "Start": lambda job, life: _when(life.started, "Unknown" if life.ended is None else "None"),

@@ -17,11 +17,11 @@ from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.plan import Cohort
 from touchline.run.folders import ExperimentFolder
-from touchline.run.scripts.header import slurm_memory, slurm_time
+from touchline.run.scripts.header import slurm_memory
 from touchline.run.statusfiles import read_attempts
 
 __all__ = ["site"]
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 FLOAT32 = 1e-5
 """Tolerance for sums in another order, in nats."""
 RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
@@ -69,19 +69,23 @@ def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
     plant(site.root / "planted", monkeypatch, slow="0.1")
     alone, folder = experiment(site, "alone"), experiment(site, "beside")
     site.call("run", alone, *TRAINING)
-    site.call("plan", folder, *TRAINING, "controls=[]", ON_SLURM.replace("}", ", cohorts: always}"))
+    site.call(
+        "plan",
+        folder,
+        *TRAINING,
+        "controls=[]",
+        ON_SLURM.replace("executor: slurm", "executor: slurm, cohorts: always"),
+    )
     cohort = cohort_of(folder)
 
     with site.no_room():
         site.call("submit", folder)
         (job,) = (entry for entry in events(folder, "submitted") if entry.job in RUNS)
         assert job.job == RUNS[0]
-        assert isinstance(cohort.time_limit_seconds, Quantity)
         assert isinstance(cohort.peak_memory, Quantity)
         assert cohort.peak_memory.high is not None
         asked = site.cluster.ask("scontrol", "show", "job", "-o", str(job.job_id)).split()
-        limit = slurm_time(cohort.time_limit_seconds.value)
-        assert f"TimeLimit={limit.zfill(8)}" in asked
+        assert "TimeLimit=02:00:00" in asked
         assert slurm_memory(cohort.peak_memory.high) in {word.partition("=")[2] for word in asked if "Memory" in word}
         assert {run["status"] for run in site.json("status", folder)["runs"]} == {"queued"}
         assert submissions(folder)[RUNS[0]] == 1

@@ -1,14 +1,15 @@
-"""One table, both executors: the same script, the same states, the same files, and nothing twice. About two minutes.
+"""What the executor says of jobs on a real SLURM: their states, files and starts in each situation, and nothing twice.
 
-All rows run side by side, since SLURM's limits count in minutes: the first test that needs them waits for all.
-`pytest -s` prints the table.
+The rows run side by side, and the first test waits for all that were selected: since SLURM's limits count in minutes,
+about two minutes for the whole table, and seconds for what `make test` has of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,48 +19,113 @@ from tests.slurm.bench import (
     Bench,
     Outcome,
     Recorder,
+    Row,
+    Told,
     attempts_of,
     contradictions,
     expected_files,
     files_of,
     starts_of,
-    write_row,
-    write_run,
 )
 from tests.slurm.cluster import Cluster
-from tests.slurm.rows import BESIDE, ROWS, NotHere, Row, Told
 
 from touchline.core.errors import SubmissionUnknownError
-from touchline.run.ledger import Ledger, read_ledger
-from touchline.run.local import LocalExecutor
-from touchline.run.protocol import Job
-from touchline.run.queue import run_jobs
-from touchline.run.slurm import SlurmExecutor
+from touchline.core.status import JobState
 from touchline.slurm.job_view import JobView
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 ALL_SECONDS = 400.0
 """When the rows have failed that have not settled."""
 POLL_SECONDS = 0.5
-CANNOT_HAPPEN_LOCALLY = {
-    "node failure",
-    "preempted and requeued",
-    "afterok on a failed parent",
-    "sacct off",
-    "controller restarted",
-    "submission answer lost",
-}
-BY_NAME = {row.name: row for row in (*ROWS, *BESIDE)}
-LOCAL_ROWS = [row for row in ROWS if isinstance(row.here, Told)]
-CANCELLED_PENDING = "cancelled pending"
+COMPLETED, STOPPED, FAILED = "0 completed", "75 stopped by SIGTERM", "3 failed"
+SAVED = ("resume/state",)
+"""What the work saves when it is asked to end."""
+DIED = Told(state=JobState.UNKNOWN, attempts=(None,), leaves=("status/claim.json",))
+"""A start that left no exit file, and what says who works in the folder."""
+DONE = Told(state=JobState.COMPLETED, attempts=(COMPLETED,))
+LIMIT = replace(DIED, state=JobState.OUT_OF_MEMORY)
+WENT = replace(DONE, leaves=("go",))
+NEVER = ("--dependency=afterok:{failed}",)
 THROUGH, AWAY = "controller restarted", "controller restarted, and the job ended meanwhile"
-LOST = tuple(row.name for row in ROWS if row.scenario == "submission answer lost")
-DOWN, AGAIN = "node failure", "node failure, queued again"
+LOST = ("submission answer lost", "submission answer lost, and the job never arrived")
+DOWN, AGAIN, PREEMPTED = "node failure", "node failure, queued again", "preempted and requeued"
+PENDING, RUNNING = "cancelled pending", "cancelled running"
+
+ROWS = (
+    Row("completed", "finish", DONE, smoke=True),
+    Row("failed", "fail", Told(state=JobState.FAILED, attempts=(FAILED,)), smoke=True),
+    Row("timeout", "wait", Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED), ("--time=1",)),
+    Row(
+        "queued again at its limit",
+        "wait at first",
+        Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1; queued again", COMPLETED), leaves=SAVED),
+        ("--time=2", "--signal=B:USR1@60"),
+    ),
+    Row(PENDING, "finish", Told(state=JobState.CANCELLED), ("--begin=now+1hour",), smoke=True),
+    Row(RUNNING, "wait", Told(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED), smoke=True),
+    Row(
+        "out of memory, and the work says so",
+        "say that memory is short",
+        Told(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
+        smoke=True,
+    ),
+    Row(
+        "out of memory, with cgroups",
+        "allocate",
+        Told(state=JobState.OUT_OF_MEMORY, attempts=("137 killed by SIGKILL",)),
+        ("--mem=300M",),
+        smoke=True,
+    ),
+    Row(
+        "out of memory, without cgroups",
+        "allocate",
+        LIMIT,
+        ("--mem=300M",),
+        "no cgroup",
+    ),
+    Row(
+        "out of memory, proved by the log",
+        "die over the limit",
+        LIMIT,
+        smoke=True,
+    ),
+    Row("out of memory, or something else that kills in silence", "die in silence", DIED),
+    Row(DOWN, "wait", replace(DIED, state=JobState.NODE_FAIL), ("--nodelist={second}", "--no-requeue")),
+    Row(AGAIN, "wait at first", replace(DONE, attempts=(None, COMPLETED)), ("--nodelist={second}",)),
+    Row(
+        PREEMPTED,
+        "wait at first",
+        Told(state=JobState.COMPLETED, attempts=(STOPPED, COMPLETED), leaves=SAVED),
+        ("--partition=preemptible", "--gpus=4"),
+        smoke=True,
+    ),
+    Row(
+        "afterok on a failed parent",
+        "finish",
+        Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
+        NEVER,
+        smoke=True,
+    ),
+    Row(
+        "afterok on a failed parent, to be ended then",
+        "finish",
+        Told(state=JobState.CANCELLED),
+        (*NEVER, "--kill-on-invalid-dep=yes"),
+        smoke=True,
+    ),
+    Row("sacct off", "fail", Told(state=JobState.FAILED, attempts=(FAILED,)), bench="no accounting"),
+    Row("sacct off, killed in silence", "die in silence", DIED, bench="no accounting"),
+    Row(THROUGH, "wait", WENT),
+    Row(AWAY, "wait", WENT),
+    Row(LOST[0], "finish", DONE, bench="answer lost"),
+    Row(LOST[1], "finish", DONE, bench="never arrived"),
+)
+BY_NAME = {row.name: row for row in ROWS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnSlurm:
-    """What came of all rows on SLURM."""
+    """What came of the rows."""
 
     outcomes: Mapping[str, Outcome]
     """Of each row."""
@@ -67,9 +133,6 @@ class OnSlurm:
     """What was said of the rows while there was no controller."""
     benches: Mapping[str, Bench]
     """Where they ran."""
-
-
-# ---- SLURM -----------------------------------------------------------------------------------------------------------
 
 
 class _Course:
@@ -80,22 +143,22 @@ class _Course:
         self._plain = benches["plain"]
         self._begun = begun
         self.while_away: dict[str, JobView] = {}
-        self.left: list[Callable[[Mapping[str, JobView]], bool]] = [
-            self._cancel,
-            self._kill_node,
-            self._preempt,
-            self._restart_controller,
-        ]
+        events: tuple[tuple[Callable[[Mapping[str, JobView]], bool], tuple[str, ...]], ...] = (
+            (self._cancel, (PENDING, RUNNING)),
+            (self._kill_node, (DOWN, AGAIN)),
+            (self._preempt, (PREEMPTED,)),
+            (self._restart_controller, (THROUGH, AWAY)),
+        )
+        self.left = [event for event, names in events if all(name in self._plain.jobs for name in names)]
 
     def go_on(self, views: Mapping[str, JobView]) -> None:
         """Do what can be done now."""
         self.left = [event for event in self.left if not event(views)]
 
     def _cancel(self, views: Mapping[str, JobView]) -> bool:
-        names = ("cancelled running", CANCELLED_PENDING)
-        if not self._plain.at_work(names[0]) or any(name not in views for name in names):
+        if not self._plain.at_work(RUNNING) or PENDING not in views or RUNNING not in views:
             return False
-        self._plain.executor.stop([self._plain.jobs[name] for name in names])
+        self._plain.executor.stop([self._plain.jobs[PENDING], self._plain.jobs[RUNNING]])
         return True
 
     def _kill_node(self, views: Mapping[str, JobView]) -> bool:
@@ -115,7 +178,7 @@ class _Course:
 
     def _preempt(self, views: Mapping[str, JobView]) -> bool:
         del views
-        if not self._plain.at_work("preempted and requeued"):
+        if not self._plain.at_work(PREEMPTED):
             return False
         node = self._cluster.nodes[0]
         words = ("--partition=gpu", "--gpus=4", f"--nodelist={node}", "--output=/dev/null", "--wrap", "sleep 2")
@@ -126,7 +189,7 @@ class _Course:
         if not all(future.done() for future in self._begun) or not all(map(self._plain.at_work, (THROUGH, AWAY))):
             return False
         # A job that is just being sent to its node when the controller goes away is sent again, as a restart.
-        if any(name not in views or views[name].active for name in LOST):
+        if any(name in views and views[name].active for name in LOST):
             return False
         self._cluster.stop_controller()
         self._plain.go(AWAY)
@@ -140,31 +203,41 @@ class _Course:
 
 
 @pytest.fixture(scope="module")
-def on_slurm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> OnSlurm:
-    """Every row, side by side; where this machine has control groups, beside a second cluster without them."""
-    root = tmp_path_factory.mktemp("slurm")
-    if not cluster.cgroup:
-        return _run_on_slurm(cluster, cluster, root)
-    with Cluster(nodes=1, cgroup=False) as other:
-        return _run_on_slurm(cluster, other, root)
+def on_slurm(
+    cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OnSlurm]:
+    """The selected rows, side by side; one of them on a second cluster, without control groups."""
+    here = [
+        item for item in request.session.items if isinstance(item, pytest.Function) and item.module is request.module
+    ]
+    names = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
+    others = any(item.get_closest_marker("thorough") for item in here if not hasattr(item, "callspec"))
+    rows = [row for row in ROWS if row.name in names or row.name == "failed" or others]
+    with ExitStack() as stack:
+        alone = cluster.cgroup and any(row.bench == "no cgroup" for row in rows)
+        other = stack.enter_context(Cluster(nodes=1, cgroup=False)) if alone else cluster
+        yield _run(cluster, other, rows, tmp_path_factory.mktemp("slurm"))
 
 
-def _run_on_slurm(cluster: Cluster, without_cgroup: Cluster, root: Path) -> OnSlurm:
-    benches = {
-        "plain": _bench(root, "plain", Recorder(cluster.commands())),
-        "no accounting": _bench(root, "no accounting", Recorder(cluster.commands(accounting=False))),
-        "answer lost": _bench(root, "answer lost", Recorder(cluster.commands(), "answer")),
-        "never arrived": _bench(root, "never arrived", Recorder(cluster.commands(), "request")),
-        "no cgroup": _bench(root, "no cgroup", Recorder(without_cgroup.commands())),
+def _run(cluster: Cluster, without_cgroup: Cluster, rows: Sequence[Row], root: Path) -> OnSlurm:
+    recorders = {
+        "plain": Recorder(cluster.commands()),
+        "no accounting": Recorder(cluster.commands(accounting=False)),
+        "answer lost": Recorder(cluster.commands(), "answer"),
+        "never arrived": Recorder(cluster.commands(), "request"),
+        "no cgroup": Recorder(without_cgroup.commands()),
     }
-    names = {"first": cluster.nodes[0], "second": cluster.nodes[1]}
+    benches = {
+        name: Bench(root / name.replace(" ", "-"), recorder, POLL_SECONDS) for name, recorder in recorders.items()
+    }
+    names = {"first": cluster.nodes[0], "second": cluster.nodes[-1]}
     with ThreadPoolExecutor() as pool:
         begun = [
             pool.submit(_begin_patiently, benches[row.bench], _on_a_node(row), names)
-            for row in ROWS
+            for row in rows
             if row.name in LOST
         ]
-        for row in (*ROWS, *BESIDE):
+        for row in rows:
             if row.name not in LOST:
                 benches[row.bench].begin(_on_a_node(row), {**names, **benches["plain"].ids})
         course = _Course(cluster, benches, begun)
@@ -190,13 +263,6 @@ def _on_a_node(row: Row) -> Row:
     return replace(row, directives=("--nodelist={first}", *row.directives))
 
 
-def _bench(root: Path, name: str, recorder: Recorder) -> Bench:
-    folder = root / name.replace(" ", "-")
-    ledger = folder / "ledger.jsonl"
-    executors = [SlurmExecutor(recorder, ledger, poll_seconds=POLL_SECONDS) for _ in range(2)]
-    return Bench(folder, executors[0], executors[1], recorder)
-
-
 def _begin_patiently(bench: Bench, row: Row, names: Mapping[str, str]) -> None:
     """As a person or a queue does: what is unclear is tried again."""
     for _ in range(10):
@@ -209,139 +275,42 @@ def _begin_patiently(bench: Bench, row: Row, names: Mapping[str, str]) -> None:
     raise AssertionError("it stays unclear")
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize(
+    "name", [pytest.param(row.name, marks=[] if row.smoke else pytest.mark.thorough) for row in ROWS]
+)
 def test_slurm(name: str, on_slurm: OnSlurm) -> None:
-    """State, exit files, files and starts are those of the table."""
-    _assert_told(on_slurm.outcomes[name], BY_NAME[name].slurm)
+    """State, exit files, files and starts are those of the table, for a later process too.
+
+    What was said to be over stays over, and ended as it was said: absence and lag are no states.
+    """
+    outcome, told = on_slurm.outcomes[name], BY_NAME[name].told
+    last, later, starts = outcome.history[-1], outcome.later, starts_of(outcome.job)
+    assert (last.state, last.active) == (told.state, told.active), last
+    assert told.reason in last.reason
+    assert attempts_of(outcome.job) == told.attempts
+    assert files_of(outcome.job) == expected_files(told)
+    assert len(starts) == len(set(starts)) == len(told.attempts)
+    assert contradictions(outcome.history) == []
+    assert later is not None
+    assert (later.job_id, later.state, later.active) == (last.job_id, last.state, last.active), (last, later)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_an_end_is_never_taken_back(name: str, on_slurm: OnSlurm) -> None:
-    """What was said to be over stays over, and ended as it was said: absence and lag are no states."""
-    assert contradictions(on_slurm.outcomes[name].history) == []
+def test_a_look_asks_once_for_all(on_slurm: OnSlurm) -> None:
+    """At most one squeue and one sacct a look, however many jobs there are."""
+    for bench in some(on_slurm.benches.values()):
+        assert bench.busiest_look["squeue"] <= 1
+        assert bench.busiest_look["sacct"] <= 1
 
 
-@pytest.mark.parametrize("name", BY_NAME)
-def test_a_later_process_says_the_same(name: str, on_slurm: OnSlurm) -> None:
-    """An executor that knows nothing but folders and SLURM tells the same state."""
-    _assert_the_same(on_slurm.outcomes[name])
-
-
+@pytest.mark.thorough
 def test_while_the_controller_is_away_nothing_is_said_to_have_ended_that_runs(on_slurm: OnSlurm) -> None:
     """The job that ended is known by its exit file; the other is still at work."""
     assert on_slurm.while_away[THROUGH].active
     assert not on_slurm.while_away[AWAY].active
 
 
-def test_a_look_asks_once_for_all(on_slurm: OnSlurm) -> None:
-    """At most one squeue and one sacct a look, however many jobs there are."""
-    for bench in some(on_slurm.benches.values()):
-        assert bench.busiest_look.get("squeue", 0) <= 1
-        assert bench.busiest_look.get("sacct", 0) <= 1
-
-
+@pytest.mark.thorough
 def test_an_answer_that_was_lost_is_not_asked_for_by_a_second_job(on_slurm: OnSlurm) -> None:
     """sbatch ran once in both cases: where only the answer was lost, and where the request never arrived."""
     for name in ("answer lost", "never arrived"):
-        recorder = on_slurm.benches[name].recorder
-        assert recorder is not None
-        assert recorder.count("sbatch") == 1
-
-
-# ---- this machine ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def locally(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
-    """Every row that can happen on this machine, side by side."""
-    bench = Bench(tmp_path_factory.mktemp("local"), LocalExecutor(), LocalExecutor())
-    bench.executor.tick_seconds = 0.1
-    for row in LOCAL_ROWS:
-        if row.name != CANCELLED_PENDING:
-            bench.begin(row)
-    stopped = False
-    end = time.monotonic() + ALL_SECONDS
-    while bench.unsettled(views := bench.look()) and time.monotonic() < end:
-        if not stopped and bench.at_work("cancelled running"):
-            bench.executor.stop([bench.jobs["cancelled running"]])
-            stopped = True
-        time.sleep(bench.executor.tick_seconds)
-    assert set(views) == set(bench.jobs)
-    return {**bench.outcomes(), CANCELLED_PENDING: _cancelled_before_its_turn(bench.root)}
-
-
-def _cancelled_before_its_turn(root: Path) -> Outcome:
-    """What waits locally waits in the queue: behind another job, until somebody cancels it in the ledger."""
-    ahead = write_run(root / "ahead", "wait")
-    job = write_row(root, BY_NAME[CANCELLED_PENDING])
-    path = root / "queue.jsonl"
-
-    def watch(jobs: Sequence[Job], views: Mapping[str, JobView]) -> None:
-        del views
-        if ahead in jobs and starts_of(ahead) and not (ahead.folder / "go").exists():
-            assert job not in jobs
-            Ledger(path, "local").record("cancel requested", job.name)
-            (ahead.folder / "go").touch()
-
-    executor = LocalExecutor()
-    executor.tick_seconds = 0.1
-    ended = run_jobs([ahead, job], executor, Ledger(path, "local"), [()], watch)
-    assert "intent" not in {entry.event for entry in read_ledger(path) if entry.job == job.name}
-    return Outcome(job=job, history=(ended[job.name],), later=ended[job.name])
-
-
-@pytest.mark.parametrize("name", [row.name for row in LOCAL_ROWS])
-def test_local(name: str, locally: Mapping[str, Outcome]) -> None:
-    """State, exit files, files and starts are those of the table."""
-    told = BY_NAME[name].here
-    assert isinstance(told, Told)
-    _assert_told(locally[name], told)
-    assert contradictions(locally[name].history) == []
-
-
-@pytest.mark.parametrize("name", [row.name for row in LOCAL_ROWS])
-def test_a_later_process_on_this_machine_says_the_same(name: str, locally: Mapping[str, Outcome]) -> None:
-    """An executor that started nothing itself reads it in the folder."""
-    _assert_the_same(locally[name])
-
-
-# ---- the table -------------------------------------------------------------------------------------------------------
-
-
-def test_what_cannot_happen_locally_is_these_and_no_others() -> None:
-    """A row that the local executor could not stand would be a hole in the suite, were it named n/a."""
-    assert {row.scenario for row in ROWS if isinstance(row.here, NotHere)} == CANNOT_HAPPEN_LOCALLY
-    assert not {row.scenario for row in LOCAL_ROWS} & CANNOT_HAPPEN_LOCALLY
-
-
-def test_the_table(on_slurm: OnSlurm, locally: Mapping[str, Outcome]) -> None:
-    """For people: `pytest -s`."""
-    lines = [("scenario", "local", "slurm")]
-    for row in ROWS:
-        here = f"n/a ({row.here.reason})" if isinstance(row.here, NotHere) else _cell(locally[row.name])
-        lines.append((row.name, here, _cell(on_slurm.outcomes[row.name])))
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    print(f"\n{text}")  # noqa: T201
-    assert len(lines) == len(ROWS) + 1
-
-
-def _cell(outcome: Outcome) -> str:
-    view = outcome.history[-1]
-    return f"{view.state}{f' ({view.reason})' if view.reason else ''}"
-
-
-def _assert_told(outcome: Outcome, told: Told) -> None:
-    view = outcome.history[-1]
-    assert (view.state, view.active) == (told.state, told.active), view
-    assert told.reason in view.reason
-    assert attempts_of(outcome.job) == told.attempts
-    assert files_of(outcome.job) == expected_files(told)
-    starts = starts_of(outcome.job)
-    assert len(starts) == len(set(starts)) == len(told.attempts)
-
-
-def _assert_the_same(outcome: Outcome) -> None:
-    later, last = outcome.later, outcome.history[-1]
-    assert later is not None
-    assert (later.job_id, later.state, later.active) == (last.job_id, last.state, last.active), (last, later)
+        assert on_slurm.benches[name].recorder.count("sbatch") == 1

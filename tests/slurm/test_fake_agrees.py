@@ -32,6 +32,7 @@ def test_every_scenario_was_recorded() -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.thorough
 def test_the_real_one_says_it_still(cluster: Cluster, tmp_path: Path) -> None:
     """Some 40 s, of which 30 are those after which SLURM looks for jobs past their limits; all at the same time."""
     said = converse_all(cluster.commands(), tmp_path, cluster.nodes)

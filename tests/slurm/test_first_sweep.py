@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.slurm.test_run_on_slurm import Site, site, until
+from tests.slurm.test_run_on_slurm import ON_SLURM, Site, site, until
 from tests.tiny_model import write_tiny_words
 from tests.trainer_environments import require_trainer
 
 from touchline.data.machine import cpu_name
 
 __all__ = ["site"]
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 INIT = ("--task", "capitalization", "--model", "Tiny-1M-Instruct", "--vary", "rank=2,4", "--trainer", "torchtune")
 
 
@@ -24,7 +24,7 @@ def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
     target = ("--executor", "slurm", "--gpu", "cpu", "--epochs", "2", "--seeds", "1")
     site.call("init", folder, *INIT, *target, "--data", str(words), "--yes")
     site.call("check", folder)
-    plan = site.call("plan", folder).stdout
+    plan = site.call("plan", folder, ON_SLURM).stdout
     assert "lora_finetune_single_device" in plan
     site.call("prepare", folder)
     site.call("submit", folder, "--run", "1M_rank2")

@@ -14,7 +14,7 @@ from tests.slurm.cluster import Cluster
 from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 SITE = SlurmSite(signal_seconds=20)
 
 

@@ -12,7 +12,7 @@ from tests.strategy.test_for_real import make
 from touchline.core.status import RunStatus
 
 __all__ = ["site"]
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 
 
 def test_decisions_taken_by_submit_are_those_that_are_taken_here(site: Site) -> None:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
-from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
+from touchline.core.errors import (
+    HostError,
+    SubmissionLimitError,
+    SubmissionRejectedError,
+    SubmissionUnknownError,
+    TouchlineError,
+)
 from touchline.core.status import JobState
+from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, LedgerEntry, read_ledger
 from touchline.run.protocol import Job
+from touchline.run.selection import experiment_lock
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.submission import begin
 from touchline.slurm.job_view import JobView
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 WAIT_SECONDS = 90.0
 POLL_SECONDS = 0.3
-REPOSITORY = Path(__file__).resolve().parents[2]
 HOSTILE = (
     "with a space",
     'it\'s a "run"',
@@ -171,11 +179,10 @@ def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
 # ---- by hand, and twice ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plain", HOSTILE[2]], ids=["plain", "two lines"])
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "running"])
-def test_a_job_that_was_submitted_by_hand_is_adopted(name: str, pending: bool, site: Site) -> None:
+def test_a_job_that_was_submitted_by_hand_is_adopted(pending: bool, site: Site) -> None:
     """`sbatch finetune.slurm` in the folder: `look` finds it, and `begin` waits for it instead of submitting."""
-    job = write_run(site.root / name, "wait", ["--begin=now+1hour"] if pending else [], name="run")
+    job = write_run(site.root / HOSTILE[2], "wait", ["--begin=now+1hour"] if pending else [], name="run")
     by_hand = site.cluster.ask("sbatch", "--parsable", "finetune.slurm", cwd=job.folder)
     wanted = JobState.PENDING if pending else JobState.RUNNING
     view = site.until(job, lambda view: view.state is wanted)
@@ -214,20 +221,18 @@ def test_two_submitters_of_one_folder_make_one_job(locked: bool, site: Site) -> 
     """On one machine the experiment's lock lets one of them in. Where no lock reaches the other, the run's own does."""
     (site.root / "experiment.yaml").touch()
     job = write_run(site.root / "run", "wait")
-    words = [sys.executable, "-m", "tests.slurm.submitter", site.cluster.environment["SLURM_CONF"], str(job.folder)]
-    processes = [
-        subprocess.Popen(
-            [*words, str(site.ledger.path), str(number), *(["--alone"] if locked else [])],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    _wait_for(lambda: all((site.root / f"ready.{number}").exists() for number in range(2)))
-    (site.root / "now").touch()
-    said = [process.communicate(timeout=WAIT_SECONDS)[0].strip() for process in processes]
-    assert all(process.returncode == 0 for process in processes), said
+    barrier = Barrier(2)
+
+    def submit(executor: SlurmExecutor) -> str:
+        barrier.wait()
+        try:
+            with experiment_lock(ExperimentFolder(site.root)) if locked else nullcontext():
+                return begin(job, executor, Ledger(site.ledger.path, "slurm"))
+        except TouchlineError as fault:
+            return fault.message
+
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(submit, [site.another(), site.another()]))
     _wait_for(lambda: bool(starts_of(job)))
     _wait_for(lambda: len(site.queued("PD,R,CG")) == 1)
     (job.folder / "go").touch()

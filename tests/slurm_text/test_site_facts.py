@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from touchline.slurm.site_facts import (
     first_number,
-    least_submitted,
     read_config,
     read_gpus,
     read_partitions,
@@ -24,19 +23,13 @@ mixed|up|6-00:00:00|n/a|5|64|512000|gpu:v100:2
 cpu|down|15:00:00|(null)|10|40|190000|(null)
 torn line
 """
-SCONTROL = (
-    "PartitionName=gpu AllowAccounts=ALL Default=YES DefMemPerNode=UNLIMITED MaxMemPerNode=UNLIMITED\n"
-    "PartitionName=pli DefMemPerCPU=4096 MaxTime=1-00:00:00\n"
-    "PartitionName=unknown DefMemPerNode=1\n"
-)
 
 
 def test_partitions_with_their_limits_gpus_and_defaults() -> None:
-    gpu, pli, mixed, cpu = read_partitions(SINFO, SCONTROL)
+    gpu, pli, mixed, cpu = read_partitions(SINFO)
     assert (gpu.name, gpu.default, gpu.up, gpu.max_seconds, gpu.default_seconds) == ("gpu", True, True, None, 3600.0)
-    assert (gpu.gpus, gpu.default_mib_per_node) == ({"": 4}, None)
+    assert gpu.gpus == {"": 4}
     assert (pli.max_seconds, pli.default_seconds, pli.gpus) == (86400.0, 1800.0, {"h100": 8})
-    assert pli.default_mib_per_cpu == 4096
     assert (mixed.nodes, mixed.cpus_per_node, mixed.memory_mib_per_node) == (8, 128, 768000)
     assert mixed.gpus == {"a100": 4, "v100": 2}
     assert (cpu.up, cpu.default, cpu.gpus, cpu.max_seconds) == (False, False, {}, 54000.0)
@@ -60,29 +53,16 @@ def test_gpus_by_type(gres: str, gpus: dict[str, int]) -> None:
 
 
 def test_the_settings_that_matter_are_kept() -> None:
-    text = (
-        "Configuration data as of 2026\nMinJobAge               = 300 sec\nDefMemPerCPU = 4096\nAuthType = auth/munge\n"
-    )
-    assert read_config(text) == {"MinJobAge": "300 sec", "DefMemPerCPU": "4096"}
-
-
-@pytest.mark.parametrize(
-    ("account", "qos", "most"),
-    [(None, None, 400), ("root", None, 400), ("chem", None, 500), ("chem", "short", 400), (None, "big", 500)],
-)
-def test_the_least_limit_of_account_and_quality_of_service(account: str, qos: str, most: int) -> None:
-    associations, qualities = "root|normal,short|\nchem|vip|500\ntorn\n", "normal|\nshort|400\nother|1\n"
-    assert least_submitted(associations, qualities, account, qos) == most
-    assert least_submitted("", "", account, qos) is None
+    text = "Configuration data as of 2026\nMinJobAge               = 300 sec\nAuthType = auth/munge\n"
+    assert read_config(text) == {"MinJobAge": "300 sec"}
 
 
 def test_a_setting_begins_with_its_number() -> None:
     assert [first_number(text) for text in ("30 sec", "100", "UNLIMITED", "", "(null)")] == [30, 100, None, None, None]
 
 
-@given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"), st.text(alphabet="|,:=()*gpu 0123\nPartionNme"))
-def test_no_answer_breaks_the_readers(one: str, other: str) -> None:
-    assert read_partitions(one, other) == read_partitions(one, other)
-    assert least_submitted(one, other, None, None) == least_submitted(one, other, None, None)
+@given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"))
+def test_no_answer_breaks_the_readers(one: str) -> None:
+    assert read_partitions(one) == read_partitions(one)
     for read in (read_gpus, read_config):
         assert read(one) == read(one)  # type: ignore[operator]

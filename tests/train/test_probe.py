@@ -154,14 +154,8 @@ def test_packed_rows_and_checkpointing_are_tried_as_they_are(tiny_model: Path, c
     assert answer.machine.base_dtype == "bfloat16"
 
 
-def test_random_weights_need_a_configuration_only(tiny_model: Path, tmp_path: Path) -> None:
-    """So that a probe works before a download; a folder and its config.json both do."""
+def test_a_model_without_weights_cannot_be_tried(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
-    real = measure(tiny(tiny_model)).work
-    for path in (tmp_path, tmp_path / "config.json"):
-        answer = measure(tiny(path, weights="random"))
-        assert answer.outcome is ProbeOutcome.FITS
-        assert answer.work == real
     with pytest.raises(InputError, match="cannot be loaded"):
         measure(tiny(tmp_path))
 

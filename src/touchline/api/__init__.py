@@ -33,7 +33,7 @@
     pack      sequence lengths            -> packed sequences              `pack_write`, `pack_check_isolation`
     history_* training logs               -> run records                   the evidence of later plans; `history` lists
     doctor    this machine, its cluster   -> what is missing
-    selftest  this machine                -> checked steps, memory, speed  measurements go to the history
+    selftest  this machine                -> checked steps
 
 Verbs take and return values and print nothing. `on_progress` receives counts, `on_message` one sentence at a time.
 """

@@ -74,28 +74,18 @@ def probe(
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message or ignore_message)
 
 
-def selftest(
-    settings: UserConfig,
-    *,
-    quick: bool = False,
-    model: Path | None = None,
-    on_progress: ProgressRows | None = None,
-) -> SelftestReport:
-    """Check this machine: losses and gradients of the trainer, memory against the estimate, speed.
+def selftest(*, on_progress: ProgressRows | None = None) -> SelftestReport:
+    """Check this machine: losses and gradients of the trainer, isolation, resuming.
 
     Args:
-        settings: where the models and the history are.
-        quick: fewer sizes.
-        model: folder of a model to measure instead of random weights of public shapes.
-        on_progress: receives the row of the self-test, with the time left.
+        on_progress: receives one row, with the time left.
 
     Raises:
-        InputError: the folder holds no model.
         HostError: the packages for training are not installed.
     """
     from touchline.run.selftest import selftest as check_node
 
-    return check_node(settings, quick=quick, model=model, on_progress=on_progress)
+    return check_node(on_progress)
 
 
 def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, apply: bool = False) -> Optimised:

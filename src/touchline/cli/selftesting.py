@@ -1,14 +1,13 @@
-"""`touchline selftest`: checks of what this node computes, holds and how fast it is."""
+"""`touchline selftest`: checks of what this node computes."""
 
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.output import print_object, print_output, print_status
+from touchline.cli.output import print_object, print_output
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
@@ -17,28 +16,18 @@ if TYPE_CHECKING:
 COLUMNS = 80
 _VERDICT_COLUMNS = 14
 _NAME_COLUMNS = 24
-NOTES = (
-    "MFU counts 4 FLOPs per parameter and token, 2/3 of the usual 6, because LoRA",
-    "computes no gradient of the base's weights. Memory in brackets: the estimate.",
-)
 
 
 def selftest(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes: under ten minutes on a GPU.")] = False,
-    model: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--model", metavar="FOLDER", help="Measure this model instead of random public shapes."),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Prove this machine: correct steps, memory, speed."""
+    """Prove that this machine trains correctly."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
     from touchline.history.selftest import SelftestReport
 
     with ProgressDisplay() as bars:
-        report = api.selftest(load_settings(), quick=quick, model=model, on_progress=bars.update)
+        report = api.selftest(on_progress=bars.update)
     if json:
         print_object(SelftestReport, report)
     else:
@@ -48,30 +37,21 @@ def selftest(
 
 
 def show_report(report: SelftestReport) -> None:
-    """Print a line per check, by section, and a summary."""
-    from touchline.core.quantity import Missing
+    """Print a line per check, and a summary."""
     from touchline.core.units import format_seconds, plural
-    from touchline.history.selftest import Section, Verdict
+    from touchline.history.selftest import Verdict
 
-    print_output(f"touchline {report.touchline_version} on {report.machine}")
-    for section in Section:
-        checks = [check for check in report.checks if check.section is section]
-        print_output(f"\n{section.value.capitalize()}")
-        for check in checks:
-            print_output(_line(check))
-        figures = [(name, value) for check in checks for name, value in check.figures.items()]
-        for name, reason in dict.fromkeys((name, each.missing) for name, each in figures if isinstance(each, Missing)):
-            print_output(f"{name} n/a: {reason}")
-    print_output("\n" + "\n".join(NOTES))
+    print_output(f"touchline {report.touchline_version} on {report.machine}\n")
+    for check in report.checks:
+        print_output(_line(check))
     counts = {verdict: sum(check.verdict is verdict for check in report.checks) for verdict in Verdict}
     words = [f"{number} {verdict.value}" for verdict, number in counts.items()]
-    print_output(f"{plural(len(report.checks), 'check')}: {', '.join(words)}; {format_seconds(report.seconds)}")
-    print_status("memory and speed are in the history; plans for this machine are based on them")
+    print_output(f"\n{plural(len(report.checks), 'check')}: {', '.join(words)}; {format_seconds(report.seconds)}")
 
 
 def _line(check: NodeCheck) -> str:
     """Return a check within 80 columns: verdict, name, figures or reason."""
-    words = [_figure(name, value, check.estimates.get(name)) for name, value in check.figures.items()]
+    words = [_figure(name, value) for name, value in check.figures.items()]
     words += [check.message] if check.message else []
     words += [check.reason.missing] if check.reason is not None else []
     head = f"{check.verdict.value.ljust(_VERDICT_COLUMNS)}{check.name.ljust(_NAME_COLUMNS)} "
@@ -80,16 +60,11 @@ def _line(check: NodeCheck) -> str:
     )
 
 
-def _figure(name: str, value: Measured, estimated: Measured | None) -> str:
-    """Return a figure with its estimate: `process 1.31 GiB (1.02 to 1.6)`."""
+def _figure(name: str, value: Measured) -> str:
+    """Return a figure: `loss 1.31 nats`."""
     from touchline.core.quantity import Missing
 
     if isinstance(value, Missing):
         return f"{name} n/a"
     text = f"{value.value:,.0f}" if value.value >= 1000 else f"{value.value:.3g}"
-    text += "" if value.unit == "1" else f" {value.unit}"
-    if estimated is not None and not isinstance(estimated, Missing):
-        known = estimated.low is not None and estimated.high is not None
-        text += f" ({estimated.low:.3g} to {estimated.high:.3g})" if known else f" ({estimated.value:.3g})"
-    # Rates say what they are by their unit.
-    return text if value.unit.endswith("/s") and name == "speed" else f"{name} {text}"
+    return f"{name} {text}" + ("" if value.unit == "1" else f" {value.unit}")

@@ -108,15 +108,11 @@ def run_seconds(
     )
 
 
-def slurm_time_limit(high_seconds: float, *, margin: float = SLURM_MARGIN) -> int:
+def slurm_time_limit(high_seconds: float) -> int:
     """Return the minutes to request from SLURM: the upper end of the interval, exceeded by 1 run in 20, plus a
-    margin.
-
-    Args:
-        high_seconds: upper end of the predicted time of the whole job.
-        margin: share that is added, for a node that is slower than all that were measured.
+    margin for a node that is slower than all that were measured.
     """
-    return max(1, math.ceil(high_seconds * (1 + margin) / _PER))
+    return max(1, math.ceil(high_seconds * (1 + SLURM_MARGIN) / _PER))
 
 
 def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:

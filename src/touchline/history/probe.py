@@ -51,7 +51,7 @@ class ProbedModel:
     name: Text
     """Name of the model."""
     path: Text
-    """Folder of the model; a config.json is enough if the weights are random."""
+    """Folder of the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +65,7 @@ class ProbeRequest:
     train: TrainConfig
     """The training; its batch sizes, lengths and epochs are not looked at."""
     seed: NonNegativeInt
-    """Decides on the tokens, the initial adapter, and random weights."""
-    weights: Literal["real", "random"] = "real"
-    """Those of the folder, or random ones of the same shape: memory and time are the same."""
+    """Decides on the tokens, and the initial adapter."""
     rows: PositiveInt = 1
     """Sequences side by side."""
     width: PositiveInt
@@ -78,8 +76,6 @@ class ProbeRequest:
     """Examples that share a row, hidden from each other by a mask; 1 where nothing is packed."""
     micro_batches_per_step: PositiveInt = 1
     """Forward passes per optimizer step; 2 where gradients are accumulated: more need no more memory."""
-    side_by_side: PositiveInt = 1
-    """Runs that train on one base, each with such micro-batches and an adapter of its own."""
     steps: Annotated[int, Ge(2)] = STEPS
     """Optimizer steps."""
     budget_seconds: PositiveFloat | None = None

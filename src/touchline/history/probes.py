@@ -76,7 +76,7 @@ def probe_record(
     return RunRecord(
         reader_version=READERS_VERSION,
         origin="touchline",
-        name=f"probe {request.model.name} {batch.rows}x{batch.width}{_together(request)}",
+        name=f"probe {request.model.name} {batch.rows}x{batch.width}",
         model=_model(request, shape, known),
         training=_training(request, shape, known),
         stack=StackFacts(
@@ -108,10 +108,6 @@ def probe_record(
         sources=(),
         notes=_notes(request, one),
     )
-
-
-def _together(request: ProbeRequest) -> str:
-    return f", {request.side_by_side} side by side" if request.side_by_side > 1 else ""
 
 
 def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> ModelFacts:
@@ -180,7 +176,7 @@ def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFact
         largest_width=_number(batch.width, "tokens"),
         largest_label_tokens=_number(batch.label_tokens, "tokens"),
         startup_seconds=Missing(missing="it did not get there") if setup is None else _number(setup, "s"),
-        side_by_side=_number(request.side_by_side, "runs"),
+        side_by_side=_number(1, "runs"),
         whole_seconds_per_step=Missing(missing="not a probe of slots")
         if whole is None
         else _number(whole, "s", phase="step"),
@@ -196,7 +192,7 @@ def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
     if seconds is not None and rate is not None and one.answer is not None and one.answer.work is not None:
         how = f"median of {request.steps - 1} steps after the first"
         each = _number(seconds, "s", phase="step", aggregation="median", method=how)
-        labels = request.side_by_side * one.batch.label_tokens * request.micro_batches_per_step / seconds
+        labels = one.batch.label_tokens * request.micro_batches_per_step / seconds
         fast = (
             _number(rate, "tokens/s", token_unit="padded", aggregation="median", method=how),
             _number(labels, "tokens/s", token_unit="label", aggregation="median", method=how),
@@ -255,7 +251,7 @@ def _notes(request: ProbeRequest, one: ProbeTry) -> tuple[str, ...]:
     work = None if one.answer is None else one.answer.work
     notes = [
         f"a probe: {batch.rows} x {batch.width} positions computed, padding included,"
-        f" {batch.label_tokens} of them with a loss, invented tokens, {request.weights} weights"
+        f" {batch.label_tokens} of them with a loss, invented tokens"
     ]
     if work is not None:
         notes.append(f"layout {work.layout}")

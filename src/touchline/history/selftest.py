@@ -1,7 +1,4 @@
-"""Result of `touchline selftest`: the checks of a node, each ok, failed, or not run here with the reason.
-
-Memory and speed are tries of a probe (`history.probe`), and are stored in the history as such.
-"""
+"""Result of `touchline selftest`: the checks of a node, each ok, failed, or not run here with the reason."""
 
 from __future__ import annotations
 
@@ -12,17 +9,6 @@ from enum import StrEnum
 from touchline.core.quantity import Measured, Missing
 
 SELFTEST_SCHEMA_VERSION = 1
-
-
-class Section(StrEnum):
-    """Part of the self-test."""
-
-    CORRECTNESS = "correctness"
-    """Losses, gradients, isolation and resuming of the trainer on this device."""
-    MEMORY = "memory"
-    """Measured memory of micro-batches against the estimate."""
-    SPEED = "speed"
-    """Tokens per second of a training step."""
 
 
 class Verdict(StrEnum):
@@ -62,16 +48,12 @@ class StepCheck(StrEnum):
 class NodeCheck:
     """Check of a node."""
 
-    section: Section
-    """Part that it belongs to."""
     name: str
-    """Subject: `llama-like, bfloat16`, `1B, packed 2,048, peft`."""
+    """Subject: `llama-like, bfloat16`."""
     verdict: Verdict
     """Verdict."""
     figures: Mapping[str, Measured] = field(default_factory=dict)
     """Measured numbers by name."""
-    estimates: Mapping[str, Measured] = field(default_factory=dict)
-    """Estimates of figures, by the same names."""
     message: str = ""
     """Facts without a number, or why it failed."""
     reason: Missing | None = None
@@ -88,8 +70,6 @@ class SelftestReport:
     """Version of touchline."""
     machine: str
     """Device: the first visible GPU, or the CPU with its threads."""
-    quick: bool
-    """Whether the shorter set was run."""
     seconds: float
     """Duration."""
     checks: tuple[NodeCheck, ...]

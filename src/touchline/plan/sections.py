@@ -144,7 +144,7 @@ def _about_cohorts(plan: Plan) -> Iterator[str]:
         reasons.setdefault(alone.reason, []).extend(alone.runs)
     yield from (f"Not trained side by side: {_some(names)}; {reason}." for reason, names in reasons.items())
     if any(alone.why is WhyAlone.GAIN and alone.predicted is not None for alone in considered) and not plan.evidence:
-        yield "No measured run narrows the gain's interval: touchline selftest on such a machine records some."
+        yield "No measured run narrows the gain's interval: runs trained side by side on such a machine do."
 
 
 def _some(names: Sequence[str]) -> str:

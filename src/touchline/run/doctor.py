@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib.metadata
 import os
 import platform
@@ -21,7 +20,6 @@ from touchline.core.json_text import parse_json
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import query_nvidia_smi, visible_gpus
-from touchline.data.models import find_models
 from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
@@ -69,13 +67,12 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
     cluster = _cluster(settings.slurm, commands)
     checks = [
         *_pythons(pythons),
-        *(check for folder in folders for check in _folder(folder, in_cluster=cluster is not None)),
+        *(check for folder in folders for check in _folder(folder)),
         *_gpus(gpus, pythons[0]),
         *_environments(),
     ]
     if cluster is not None:
-        largest = _largest_model(settings.models_dir)
-        checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus), largest_model_bytes=largest)
+        checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus))
     else:
         checks.append(_check("SLURM", "sbatch", "ok", "not on PATH: runs are started on this machine"))
     return DoctorReport(
@@ -93,7 +90,7 @@ def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
     if shutil.which("sbatch") is None:
         return None
     options = trial_options(site, gpus=1 if site.gpu_type else 0)
-    return query_cluster(commands, getpass.getuser(), options, site.account, site.qos)
+    return query_cluster(commands, options)
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:
@@ -158,7 +155,7 @@ def _environments() -> Iterator[DoctorCheck]:
             yield _check("python", f"backend {name}", "error", message, "US101")
 
 
-def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:
+def _folder(folder: FolderFacts) -> Iterator[DoctorCheck]:
     name, where = folder.name, folder.path
     if not folder.writable:
         # Models are read; the others are written.
@@ -171,11 +168,6 @@ def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:
         hint = f"{_setting(name)}: a local disk, or a network file system with locks"
         yield _check("folders", name, "error" if name == "experiments" else "warning", message, "US114", hint)
         return
-    if folder.locks_across_nodes is False and in_cluster:
-        message = f"{where} is on {folder.file_system} whose mount options keep file locks to one machine"
-        hint = "two nodes could train one run at once; " + _setting(name) + ": a file system with locks for all nodes"
-        yield _check("folders", name, "warning", message, "US115", hint)
-        return
     if isinstance(folder.free, Quantity) and folder.free.value < LITTLE_LEFT * (folder.total_bytes or 0):
         message = f"{where}: {measured(folder.free)} left, less than {LITTLE_LEFT:.0%} of the disk"
         yield _check("folders", name, "warning", message, "US113", f"df -h {shlex.quote(where)}; {_setting(name)}")
@@ -185,8 +177,7 @@ def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:
         yield _check("folders", name, "warning", f"{where} does not exist: no models", "US112", hint)
         return
     made = "" if folder.exists else ", made when it is needed"
-    kind = f" on {folder.file_system}" if folder.file_system else ""
-    yield _check("folders", name, "ok", f"{where}{kind}{made}, free: {measured(folder.free)}")
+    yield _check("folders", name, "ok", f"{where}{made}, free: {measured(folder.free)}")
 
 
 def _setting(name: str) -> str:
@@ -216,13 +207,6 @@ def _gpus_here() -> tuple[str, ...]:
     return tuple(names.get(gpu, f"GPU {gpu}") for gpu in visible)
 
 
-def _largest_model(models_dir: Path) -> int:
-    try:
-        return max((model.weight_bytes for model in find_models(models_dir)), default=0)
-    except (OSError, TouchlineError):
-        return 0
-
-
 def _check(
     area: Area, name: str, status: Status, message: str, code: str | None = None, hint: str | None = None
 ) -> DoctorCheck:
@@ -235,7 +219,6 @@ def _check(
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "inspect_ai")
 """Packages for training and evaluation."""
 _OTHER_SECONDS = 60.0
-_MOUNTS = Path("/proc/mounts")
 # Started in another interpreter, which may have nothing: only what every Python 3 has.
 _ASK_PACKAGES = """\
 import importlib.metadata, json, platform, sys
@@ -280,7 +263,6 @@ def inspect_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
     """
     there = next((each for each in (path, *path.parents) if each.is_dir()), Path("/"))
     free, total = _space(there)
-    kind, options = mount_of(there)
     problem, locks = _try_writing(there, commands)
     return FolderFacts(
         name=name,
@@ -291,8 +273,6 @@ def inspect_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
         free=free,
         total_bytes=total,
         locks=locks,
-        file_system=kind,
-        locks_across_nodes=locks_hold_across_nodes(kind, options),
     )
 
 
@@ -322,39 +302,6 @@ def _try_writing(folder: Path, commands: Commands) -> tuple[str | None, bool | N
         if descriptor is not None:
             os.close(descriptor)
         file.unlink(missing_ok=True)
-
-
-def mount_of(folder: Path, mounts: Path = _MOUNTS) -> tuple[str, tuple[str, ...]]:
-    """Return (type, options) of a folder's file system; empty if unknown."""
-    try:
-        lines = mounts.read_text(errors="replace").splitlines()
-    except OSError:
-        return "", ()
-    best = -1
-    found: tuple[str, tuple[str, ...]] = ("", ())
-    target = folder.resolve()
-    for line in lines:
-        cells = line.split()
-        if len(cells) < 4:
-            continue
-        # The kernel writes blanks in a path as \040.
-        point = Path(cells[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
-        if target.is_relative_to(point) and len(point.parts) >= best:
-            best, found = len(point.parts), (cells[2], tuple(cells[3].split(",")))
-    return found
-
-
-def locks_hold_across_nodes(kind: str, options: tuple[str, ...]) -> bool | None:
-    """Return True if locks on a network file system hold across nodes; None if the options do not show it.
-
-    Source: nfs(5), `local_lock` and `nolock`; mount.lustre(8), `flock` and `localflock`.
-    """
-    if kind in ("nfs", "nfs4"):
-        local = {"local_lock=flock", "local_lock=all", "nolock"} & set(options)
-        return not local
-    if kind == "lustre":
-        return "flock" in options and "localflock" not in options
-    return None
 
 
 def _space(folder: Path) -> tuple[Measured, int | None]:

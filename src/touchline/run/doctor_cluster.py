@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from touchline.core.near import did_you_mean, near_names
-from touchline.core.units import GIB, MIB, format_bytes, format_seconds, plural
+from touchline.core.units import format_seconds, plural
 from touchline.estimate.gpus import similar_gpus
 from touchline.experiment.site import SlurmSite
 from touchline.slurm.doctor import (
@@ -24,16 +24,13 @@ from touchline.slurm.site_facts import first_number
 CONFIG = "in the user's config file"
 
 
-def check_cluster(
-    facts: ClusterFacts, site: SlurmSite, *, gpus_here: int, largest_model_bytes: int
-) -> Iterator[DoctorCheck]:
+def check_cluster(facts: ClusterFacts, site: SlurmSite, *, gpus_here: int) -> Iterator[DoctorCheck]:
     """Yield all checks of the cluster.
 
     Args:
         facts: facts of the cluster.
         site: user settings.
         gpus_here: number of GPUs of this machine.
-        largest_model_bytes: weights of the largest local model; 0 if there is none.
     """
     if not facts.partitions:
         problems = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
@@ -47,10 +44,7 @@ def check_cluster(
         return
     yield _ok("controller", f"SLURM {facts.version or 'of an unknown version'}: {_listed(facts.partitions)}")
     yield from _partition(facts, site)
-    chosen = chosen_partitions(facts, site)
-    yield from _gpus(chosen, site, gpus_here)
-    yield from _limits(facts, site)
-    yield from _memory(facts, chosen, site, largest_model_bytes)
+    yield from _gpus(chosen_partitions(facts, site), site, gpus_here)
     yield from _accounting(facts)
     yield from _taken(facts)
 
@@ -133,56 +127,6 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
             f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml (cpu: train on CPUs), "
             f"or slurm.gpu_type {CONFIG}",
         )
-
-
-def _limits(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
-    most = facts.max_submitted
-    if most is None or (site.max_submitted is not None and site.max_submitted <= most):
-        yield _ok("jobs", "no limit in the queue" if most is None else f"at most {most} in the queue")
-        return
-    wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"
-    yield _found(
-        "jobs",
-        "warning",
-        f"at most {most} of this user's jobs may be in the queue at once, and {wants}",
-        "US125",
-        f"slurm.max_submitted: {most} {CONFIG}: the others are submitted as those end",
-    )
-
-
-def _memory(
-    facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSite, largest_model_bytes: int
-) -> Iterator[DoctorCheck]:
-    if site.memory_gb is not None or not chosen:
-        return
-    sizes = [size for part in chosen if (size := _default_mib(facts, part, site.cpus_per_run or 1)) is not None]
-    if not sizes:
-        return
-    smallest = min(sizes) * MIB
-    if smallest >= largest_model_bytes:
-        beside = "" if largest_model_bytes else "; there is no model here to compare that with"
-        yield _ok("memory", f"{format_bytes(smallest)} for jobs that ask for none{beside}")
-        return
-    yield _found(
-        "memory",
-        "warning",
-        f"a job that asks for no memory gets {format_bytes(smallest)}; the largest model here has "
-        f"{format_bytes(largest_model_bytes)} of weights",
-        "US132",
-        f"slurm.memory_gb {CONFIG}, or compute.memory_gb_per_run: more than the {largest_model_bytes / GIB:.3g} GiB "
-        "of the weights",
-    )
-
-
-def _default_mib(facts: ClusterFacts, part: PartitionFacts, cpus: int) -> int | None:
-    """Return the default memory of a job in MiB; a partition's default precedes the cluster's."""
-    if part.default_mib_per_node is not None:
-        return part.default_mib_per_node
-    if part.default_mib_per_cpu is not None:
-        return part.default_mib_per_cpu * cpus
-    whole = first_number(facts.config.get("DefMemPerNode", ""))
-    per_cpu = first_number(facts.config.get("DefMemPerCPU", ""))
-    return whole if whole is not None else None if per_cpu is None else per_cpu * cpus
 
 
 def _accounting(facts: ClusterFacts) -> Iterator[DoctorCheck]:

@@ -114,7 +114,7 @@ def work(
     """
     executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
-    recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
+    recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
     _require_environments(planned, first)
     gpus = visible_gpus()
@@ -216,7 +216,7 @@ def submit(
     """
     executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
-    recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
+    recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs)
     _require_environments(planned, first)
     jobs = [*first, *evaluation_jobs(planned, runs)]
@@ -226,17 +226,12 @@ def submit(
     room = settings.slurm.max_submitted
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
-    new = [job for job in jobs if job.name not in recovery.called_back and not _is_active(seen.get(job.name))]
+    new = [job for job in jobs if not _is_active(seen.get(job.name))]
     _try_first(planned, new)
     new = new if room is None else new[: max(room - living, 0)]
     if new:
         on_totals(job_totals(recovery.planned.plan, new))
     for number, job in enumerate(jobs):
-        if job.name in recovery.called_back:
-            # It leaves the queue first; the next call plans it smaller.
-            why = "called back: its sibling did not fit; it is planned smaller when it is submitted again"
-            found.append(Submitted(job=job.name, job_id="", word="later", reason=why))
-            continue
         active = _is_active(seen.get(job.name))
         if not active and room is not None and living >= room:
             found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))

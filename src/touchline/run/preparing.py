@@ -19,8 +19,8 @@ from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
 
 
-def site_of(settings: UserConfig, executor: str) -> Site:
-    """Return the host settings of an executor's scripts from the user config and this interpreter."""
+def site_of(settings: UserConfig) -> Site:
+    """Return the host settings of scripts from the user config and this interpreter."""
     return Site(
         python=sys.executable,
         slurm=settings.slurm,
@@ -55,7 +55,7 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
         PlanDriftError: a generated-only file was changed by hand.
         SlurmValueError: a setting is not valid on an #SBATCH line.
     """
-    site = site_of(settings, planned.plan.executor)
+    site = site_of(settings)
     folder = planned.folder
     notes: list[str] = []
     for run in runs:

@@ -31,7 +31,7 @@ from touchline.run.jobs import is_training_complete, is_training_done, missing_e
 from touchline.run.ledger import Ledger
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
-from touchline.run.protocol import Executor, Job
+from touchline.run.protocol import Job
 from touchline.run.recorded import read_recorded
 from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.scripts.folder import run_files
@@ -47,7 +47,6 @@ class Recovery:
     Args:
         planned: plan; updated to the newest one.
         settings: user config with models and history.
-        executor: executor, to withdraw siblings that would fail alike.
         ledger: ledger of every decision.
         on_message: called with every decision.
         retry: also start jobs that failed twice with the same error.
@@ -57,7 +56,6 @@ class Recovery:
         self,
         planned: LoadedPlan,
         settings: UserConfig,
-        executor: Executor,
         ledger: Ledger,
         on_message: MessageCallback,
         *,
@@ -65,18 +63,12 @@ class Recovery:
     ) -> None:
         self.planned = planned
         self.stopped: dict[str, str] = {}
-        self._settings, self._executor, self._ledger, self._on_message = settings, executor, ledger, on_message
+        self._settings, self._ledger, self._on_message = settings, ledger, on_message
         self._retry = retry
         self._playing: dict[str, Job] = {}
         self._smaller = self._learned()
         self._limits = {each.job: each.limit_seconds for each in ledger.entries() if each.limit_seconds is not None}
-        self._withdrawn: set[str] = set()
         self._unbegun: dict[str, list[Failure]] = {}
-
-    @property
-    def called_back(self) -> frozenset[str]:
-        """Jobs withdrawn from the scheduler's queue for smaller planning."""
-        return frozenset(self._withdrawn)
 
     def admit(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the jobs that may start: not those that failed twice with the same error."""
@@ -139,9 +131,6 @@ class Recovery:
         if self._is_done(job):
             self._playing.pop(job.name, None)
             return ()
-        if job.name in self._withdrawn and view.state is JobState.CANCELLED:
-            self._withdrawn.discard(job.name)
-            return (job,)
         if view.exit_code == EXIT_PARENT_NOT_READY and any(name in self._playing for name in job.after):
             # What it builds on is started again, and it behind that.
             return (job,)
@@ -252,7 +241,7 @@ class Recovery:
         self._on_message(f"{job.name}: stopped: {self.stopped[job.name]}")
 
     def _shrink(self, run: PlannedRun, micro: int, per_device: int, decision: Decision) -> Decision:
-        """Plan a run with a smaller micro-batch, and withdraw queued siblings."""
+        """Plan a run with a smaller micro-batch; its siblings that have not started are planned alike."""
         size = halve_micro_batch(micro, per_device)
         why = f"{decision.why}: now {size}, and {-(-per_device // size)} accumulated to the same global batch"
         try:
@@ -262,28 +251,10 @@ class Recovery:
                 step=RecoveryAction.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}"
             )
         self._smaller[_shape(run)] = size
-        self._call_back(run)
         return Decision(step=RecoveryAction.SMALLER, why=why)
 
     def _plan_smaller(self, run: PlannedRun, size: int, reason: str) -> None:
         self.planned = with_micro_batches(self.planned, self._settings, {run.name: size}, reason)
-
-    def _call_back(self, run: PlannedRun) -> None:
-        siblings = [
-            job
-            for job in self._playing.values()
-            if job.name != run.name
-            and (other := self._run(job)) is not None
-            and _shape(other) == _shape(run)
-            and not self.planned.folder.has_started(job.name)
-        ]
-        seen = self._executor.query_jobs(siblings) if siblings else {}
-        queued = [
-            job for job in siblings if (view := seen.get(job.name)) is not None and view.state is JobState.PENDING
-        ]
-        self._withdrawn |= {job.name for job in queued}
-        if queued:
-            self._executor.stop(queued)
 
 
 def failures_of(job: Job, view: JobView | None) -> list[Failure]:
@@ -406,5 +377,5 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     for name in sizes:
         run = found.plan.run(name)
         if run is not None:
-            folder.write_run(name, run_files(found.plan, run, site_of(settings, found.plan.executor)))
+            folder.write_run(name, run_files(found.plan, run, site_of(settings)))
     return replace(found, notes=())

@@ -27,12 +27,8 @@ class GpuSummary:
     """Memory in use, in B, mean over the samples."""
     memory_peak: Measured
     """Largest sample, in B."""
-    memory_total: Measured
-    """Total memory, in B."""
     utilization_mean: Measured
     """Busy fraction of time, in %, mean over the samples."""
-    utilization_peak: Measured
-    """Largest sample, in %."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -78,7 +78,6 @@ class _Gpu:
     id: str
     handle: Any
     name: str
-    total: float | None
     of_device: RunningStats = field(default_factory=RunningStats)
     of_processes: RunningStats = field(default_factory=RunningStats)
     busy: RunningStats = field(default_factory=RunningStats)
@@ -112,13 +111,11 @@ class GpuMeter:
         nvml = self._nvml
         by_id = nvml.nvmlDeviceGetHandleByUUID if isinstance(name, str) else nvml.nvmlDeviceGetHandleByIndex
         handle = by_id(name)
-        product, total = str(name), None
+        product = str(name)
         with suppress(nvml.NVMLError):
             given = nvml.nvmlDeviceGetName(handle)
             product = given.decode(errors="replace") if isinstance(given, bytes) else str(given)
-        with suppress(nvml.NVMLError):
-            total = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-        return _Gpu(id=str(name), handle=handle, name=product, total=total)
+        return _Gpu(id=str(name), handle=handle, name=product)
 
     def sample(self, pids: Collection[int], seconds: float) -> None:
         """Take a sample; `pids` are the job's processes, `seconds` the time since the last sample."""
@@ -164,13 +161,7 @@ class GpuMeter:
             id=gpu.id,
             memory_mean=series.measured("mean", "B", nothing, kind="process", method=method),
             memory_peak=series.measured("peak", "B", nothing, kind="process", method=method),
-            memory_total=(
-                Missing(missing="the driver does not report it")
-                if gpu.total is None
-                else Quantity(value=gpu.total, unit="B")
-            ),
             utilization_mean=gpu.busy.measured("mean", "%", nothing, method=None),
-            utilization_peak=gpu.busy.measured("peak", "%", nothing, method=None),
         )
 
 

@@ -50,10 +50,6 @@ class FolderFacts:
     """Size of its file system; None if unknown."""
     locks: bool | None
     """Whether a file lock excludes another process; None if it could not be tested."""
-    file_system: str
-    """File system type, `ext4`, `nfs4`; empty if unknown."""
-    locks_across_nodes: bool | None
-    """Whether locks also hold between machines, by the mount's options; None if they do not show it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,18 +90,12 @@ class PartitionFacts:
     """Memory of a node in MiB, of the largest kind."""
     gpus: dict[str, int]
     """GPUs of a node by type, `{"a100": 4}`; the type is empty where the cluster names none."""
-    default_mib_per_cpu: int | None = None
-    """Memory of jobs that ask for none, in MiB for each CPU; none: not limited so."""
-    default_mib_per_node: int | None = None
-    """The same for each node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterFacts:
     """Facts from SLURM's own commands."""
 
-    user: str
-    """User name."""
     version: str
     """SLURM's version; empty if unknown."""
     partitions: tuple[PartitionFacts, ...]
@@ -114,8 +104,6 @@ class ClusterFacts:
     """`scontrol show config`, the keys that matter here."""
     accounting: bool
     """Whether the accounting answers."""
-    max_submitted: int | None
-    """Most jobs of this user in the queue, by account and quality of service; None if unlimited or unknown."""
     tried: tuple[str, ...]
     """The words of `sbatch --test-only` with this user's settings."""
     taken: bool | None

@@ -1,10 +1,7 @@
-"""Facts about a cluster from sinfo, scontrol and sacctmgr.
+"""Facts about a cluster from sinfo and scontrol.
 
     sinfo --noheader --format=SINFO_FORMAT
-    scontrol --oneliner show partition
     scontrol show config
-    sacctmgr --noheader --parsable2 show assoc where user=NAME format=ASSOCIATION_FORMAT
-    sacctmgr --noheader --parsable2 show qos format=QOS_FORMAT
 
 Seen on SLURM 22.05. A line that cannot be read is left out: these are facts to show, and sbatch has the last word.
 """
@@ -19,11 +16,7 @@ from touchline.slurm.doctor import PartitionFacts
 from touchline.slurm.resources import time_limit_seconds
 
 SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G"
-ASSOCIATION_FORMAT = "Account,QOS,MaxSubmitJobs"
-QOS_FORMAT = "Name,MaxSubmitJobsPerUser"
-CONFIG_KEYS = (
-    *("ClusterName", "SLURM_VERSION", "AccountingStorageType", "MinJobAge", "DefMemPerCPU", "DefMemPerNode"),
-)
+CONFIG_KEYS = ("ClusterName", "SLURM_VERSION", "AccountingStorageType", "MinJobAge")
 """Keys to keep of `scontrol show config`."""
 _GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
 _COUNT = re.compile(r"(\d+)([KMGTP]?)", re.IGNORECASE)
@@ -31,7 +24,7 @@ _FLAGS = frozenset({"no_consume"})
 _NOTHING = frozenset({"", "(null)", "N/A", "UNLIMITED", "None"})
 
 
-def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...]:
+def read_partitions(sinfo: str) -> tuple[PartitionFacts, ...]:
     """Read the partitions in sinfo's order; merge the node types of each."""
     found: dict[str, PartitionFacts] = {}
     for line in sinfo.splitlines():
@@ -51,15 +44,6 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
             gpus=read_gpus(cells[7]),
         )
         found[name] = part if name not in found else _together(found[name], part)
-    for line in scontrol.splitlines():
-        facts = dict(word.partition("=")[::2] for word in line.split())
-        name = facts.get("PartitionName", "")
-        if name in found:
-            found[name] = replace(
-                found[name],
-                default_mib_per_cpu=_number(facts.get("DefMemPerCPU", "")),
-                default_mib_per_node=_number(facts.get("DefMemPerNode", "")),
-            )
     return tuple(found.values())
 
 
@@ -96,24 +80,6 @@ def read_config(text: str) -> dict[str, str]:
     """Read the settings in `CONFIG_KEYS` from `scontrol show config`."""
     pairs = (line.partition("=")[::2] for line in text.splitlines())
     return {name.strip(): value.strip() for name, value in pairs if name.strip() in CONFIG_KEYS}
-
-
-def least_submitted(associations: str, qualities: str, account: str | None, qos: str | None) -> int | None:
-    """Return the most jobs that this user may have in the queue; None if unlimited.
-
-    Args:
-        associations: sacctmgr's rows of this user.
-        qualities: sacctmgr's rows of all qualities of service.
-        account: account of the jobs; None: any.
-        qos: their quality of service; None: any that the associations name.
-    """
-    rows = [cells for line in associations.splitlines() if len(cells := line.split("|")) == 3]
-    own = [cells for cells in rows if account in (None, cells[0])]
-    names = {name for cells in own for name in cells[1].split(",")} if qos is None else {qos}
-    limits = [_number(cells[2]) for cells in own]
-    pairs = (line.split("|") for line in qualities.splitlines())
-    limits += [_number(cells[1]) for cells in pairs if len(cells) == 2 and cells[0] in names]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def first_number(text: str) -> int | None:

@@ -98,30 +98,16 @@ def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
         local_files_only=True,
     )
     keep_trainable_layout(model)
-    return _placed(model, config, machine)
-
-
-def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
-    """Return a base of the same configuration with random weights, equal in memory and time."""
-    shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
-    torch.manual_seed(config.seed)
-    # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
-    with torch.device(machine.device):
-        model = class_of(shape).from_config(shape, dtype=dtype_of_base(config, machine), attn_implementation=attention)
-    return _placed(model, config, machine)
-
-
-def dtype_of_base(config: Recipe, machine: Machine) -> torch.dtype:
-    """Return the dtype of the base's weights: what it computes in, or what is trained."""
-    return torch_dtype(config.train.trained_dtype) if config.train.trains_all else machine.base_dtype
-
-
-def _placed(model: PreTrainedModel, config: Recipe, machine: Machine) -> nn.Module:
     model.config.use_cache = False
     model.requires_grad_(config.train.trains_all)
     quantized = bool(getattr(model, "is_quantized", False))
     base: nn.Module = model if quantized else model.to(machine.device)
     return base
+
+
+def dtype_of_base(config: Recipe, machine: Machine) -> torch.dtype:
+    """Return the dtype of the base's weights: what it computes in, or what is trained."""
+    return torch_dtype(config.train.trained_dtype) if config.train.trains_all else machine.base_dtype
 
 
 def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn.Module:

@@ -7,7 +7,6 @@ parts are not verified on a GPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +39,14 @@ from touchline.train.machine import (
     select_device,
 )
 from touchline.train.model import (
-    DEFAULT_ADAPTER,
-    attach_adapter,
     attention_for,
     base_of,
     load_base,
-    random_base,
     to_trained,
     trainable,
 )
 from touchline.train.optimizers import OPTIMIZER_NAMES, optimizer_for
-from touchline.train.side_by_side import SideBySide
-from touchline.train.target_loss import MicroBatchGradient, TargetLoss, add_gradient
+from touchline.train.target_loss import TargetLoss, add_gradient
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -201,7 +196,6 @@ class _Probe:
         base = make_base(request, machine, attention)
         base_parameters = sum(parameter.numel() for parameter in base.parameters())
         model = to_trained(base, request)
-        together = request.side_by_side
         vocabulary = int(base_of(model).get_input_embeddings().weight.shape[0])
         self._examples, self._layout = invented(request, vocabulary)
         self.work = ProbeWork(
@@ -210,23 +204,17 @@ class _Probe:
             optimizer=OPTIMIZER_NAMES[request.train.optimizer],
             base_parameters=base_parameters,
             trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
-            tokens_per_step=together * request.rows * request.width * request.micro_batches_per_step,
-            examples_per_step=together * len(self._examples) * request.micro_batches_per_step,
+            tokens_per_step=request.rows * request.width * request.micro_batches_per_step,
+            examples_per_step=len(self._examples) * request.micro_batches_per_step,
         )
-        self._adapters = [DEFAULT_ADAPTER, *(f"member{number}" for number in range(1, together))]
-        for name in self._adapters[1:]:
-            attach_adapter(model, request, name=name)
         return model
 
     def steps(self, model: nn.Module) -> ProbeMemory:
         """Run timed optimizer steps. Return the peak memory over all of them."""
         machine = self._machine
         target_loss = TargetLoss(model, machine)
-        adapters = (
-            [trainable(model)] if len(self._adapters) == 1 else [trainable(model, each) for each in self._adapters]
-        )
-        runs = [(parameters, optimizer_for(parameters, self._request.train)) for parameters in adapters]
-        side_by_side = SideBySide(target_loss, self._adapters) if len(runs) > 1 else None
+        parameters = trainable(model)
+        optimizer = optimizer_for(parameters, self._request.train)
         model.train()
         if self._request.train.compile:
             require_compiler(self._request.train, machine.kind)
@@ -239,7 +227,7 @@ class _Probe:
             sampler.watch(active=True)
             while len(self.step_seconds) < self._request.steps and not self._spent():
                 watch = Stopwatch()
-                self._step(target_loss, side_by_side, runs)
+                self._step(target_loss, parameters, optimizer)
                 if machine.kind == "cuda":
                     torch.cuda.synchronize()
                 self.step_seconds.append(watch.seconds())
@@ -267,39 +255,24 @@ class _Probe:
         return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 
     def _step(
-        self,
-        target_loss: TargetLoss,
-        side_by_side: SideBySide | None,
-        runs: Sequence[tuple[dict[str, nn.Parameter], torch.optim.Optimizer]],
+        self, target_loss: TargetLoss, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
     ) -> None:
         targets = self._request.label_tokens * self._request.micro_batches_per_step
         for _ in range(self._request.micro_batches_per_step):
-            if side_by_side is None:
-                add_gradient(target_loss, arrange(self._examples, self._layout), targets)
-            else:
-                rows = [MicroBatchGradient(rows=arrange(self._examples, self._layout), targets=targets) for _ in runs]
-                side_by_side.add_gradients(self._adapters, rows)
-        for parameters, optimizer in runs:
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), self._request.train.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            add_gradient(target_loss, arrange(self._examples, self._layout), targets)
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), self._request.train.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def make_base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
-    """Load the base, or make it with random weights.
+    """Load the base.
 
     Raises:
-        InputError: the model cannot be loaded, or random weights are to be quantized.
+        InputError: the model cannot be loaded.
     """
-    if request.weights == "random" and request.train.quantization != "none":
-        raise InputError(
-            f"random weights cannot be quantized to {request.train.quantization}",
-            expected="the model's own weights",
-            hint="download the model, or probe with train.quantization=none",
-        )
-    make = load_base if request.weights == "real" else random_base
     try:
-        return make(request, machine, attention)
+        return load_base(request, machine, attention)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise InputError(

@@ -25,7 +25,7 @@ from touchline.core.units import GIB, plural
 from touchline.data.machine import visible_gpus
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.experiment.experiment import LoraConfig
-from touchline.history.selftest import NodeCheck, Section, StepCheck, Verdict
+from touchline.history.selftest import NodeCheck, StepCheck, Verdict
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
 from touchline.train.isolation import block_mask_fault, prove
@@ -343,19 +343,15 @@ def _gib(size_bytes: int) -> Quantity:
 
 
 def _ok(name: StepCheck, figures: Mapping[str, Measured], message: str = "") -> NodeCheck:
-    return NodeCheck(section=Section.CORRECTNESS, name=name.value, verdict=Verdict.OK, figures=figures, message=message)
+    return NodeCheck(name=name.value, verdict=Verdict.OK, figures=figures, message=message)
 
 
 def _failed(name: StepCheck, figures: Mapping[str, Measured], message: str) -> NodeCheck:
-    return NodeCheck(
-        section=Section.CORRECTNESS, name=name.value, verdict=Verdict.FAILED, figures=figures, message=message
-    )
+    return NodeCheck(name=name.value, verdict=Verdict.FAILED, figures=figures, message=message)
 
 
 def _not_run(name: StepCheck, reason: str) -> NodeCheck:
-    return NodeCheck(
-        section=Section.CORRECTNESS, name=name.value, verdict=Verdict.NOT_RUN, reason=Missing(missing=reason)
-    )
+    return NodeCheck(name=name.value, verdict=Verdict.NOT_RUN, reason=Missing(missing=reason))
 
 
 _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 from touchline.core.quantity import Missing
 from touchline.slurm.doctor import ClusterFacts, PartitionFacts
 from touchline.slurm.local.commands import CommandResult, Commands
-from touchline.slurm.site_facts import (
-    ASSOCIATION_FORMAT,
-    QOS_FORMAT,
-    SINFO_FORMAT,
-    least_submitted,
-    read_config,
-    read_partitions,
-)
+from touchline.slurm.site_facts import SINFO_FORMAT, read_config, read_partitions
 
 ANSWER_SECONDS = 30.0
 """Timeout of one query; a busy controller needs time."""
@@ -23,17 +16,12 @@ LISTING_SECONDS = 10.0
 """Timeout for the list of partitions while planning."""
 
 
-def query_cluster(
-    commands: Commands, user: str, options: Sequence[str], account: str | None = None, qos: str | None = None
-) -> ClusterFacts:
-    """Query the cluster's partitions, this user's limits, and whether sbatch accepts a job.
+def query_cluster(commands: Commands, options: Sequence[str]) -> ClusterFacts:
+    """Query the cluster's partitions, its accounting, and whether sbatch accepts a job.
 
     Args:
         commands: how SLURM is asked.
-        user: this user's name.
         options: what a job of this user asks for, as words for sbatch.
-        account: account of the jobs; None: the user's default one.
-        qos: their quality of service; None: the default one.
     """
     problems: dict[str, str] = {}
     silent: list[CommandResult] = []
@@ -54,23 +42,19 @@ def query_cluster(
             return ""
         return answer.out
 
-    sinfo = ask("sinfo", "--noheader", f"--format={SINFO_FORMAT}")
-    partitions = read_partitions(sinfo, ask("scontrol", "--oneliner", "show", "partition"))
+    partitions = read_partitions(ask("sinfo", "--noheader", f"--format={SINFO_FORMAT}"))
     config = read_config(ask("scontrol", "show", "config"))
     accounting = config.get("AccountingStorageType", "") not in ("", "(null)", "accounting_storage/none")
-    plain = ("sacctmgr", "--noheader", "--parsable2", "show")
-    associations = ask(*plain, "assoc", "where", f"user={user}", f"format={ASSOCIATION_FORMAT}") if accounting else ""
-    qualities = ask(*plain, "qos", f"format={QOS_FORMAT}") if accounting else ""
+    if accounting:
+        ask("sacctmgr", "--noheader", "--parsable2", "show", "cluster")
     asked = accounting and not any(command.startswith("sacctmgr") for command in problems)
     tried = ("sbatch", "--test-only", *options, "--wrap=true")
     taken = run(*tried)
     return ClusterFacts(
-        user=user,
         version=config.get("SLURM_VERSION", ""),
         partitions=partitions,
         config=config,
         accounting=asked,
-        max_submitted=least_submitted(associations, qualities, account, qos),
         tried=tried,
         taken=_taken(taken),
         answer=said(taken),
