@@ -110,9 +110,7 @@ def report(
     *,
     out: Path | None = None,
     deep: bool = False,
-    parquet: bool = False,
     cache: Path | None = None,
-    refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
     """Write RESULTS.md, report.html, their figures and samples.jsonl.
@@ -121,9 +119,7 @@ def report(
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
         out: where to write (default: beside the experiment).
         deep: read every value of every checkpoint, not only headers.
-        parquet: write the answers as samples.parquet too.
         cache: folder for intermediate results (default: none).
-        refresh_seconds: reload interval of the page while runs are active (default: never).
         on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
@@ -132,15 +128,7 @@ def report(
     """
     from touchline.report.local.reporting import write_report
 
-    return write_report(
-        source,
-        out=out,
-        deep=deep,
-        parquet=parquet,
-        cache=cache,
-        refresh_seconds=refresh_seconds,
-        on_progress=on_progress,
-    )
+    return write_report(source, out=out, deep=deep, cache=cache, on_progress=on_progress)
 
 
 def figures(source: Path) -> dict[str, altair.LayerChart]:

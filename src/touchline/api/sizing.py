@@ -119,7 +119,6 @@ def design(
     detect: float = 2.0,
     budget: str | None = None,
     apply: bool = False,
-    plot: Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> DesignAnswer:
     """Find the numbers of seeds and items that show a difference, and what they cost.
@@ -130,13 +129,11 @@ def design(
         detect: difference between two levels to establish with 80% power, in points.
         budget: device-hours to use best: `40gpuh`, `40h`, `90min`.
         apply: write the numbers of seeds and items into experiment.yaml.
-        plot: file for a figure of power against device-hours.
         on_progress: receives the number of plans made and their total.
 
     Raises:
         InputError: the experiment or an option is wrong, or there is nothing to apply.
         PolicyError: the experiment has a strategy, or runs have started that the change would alter.
-        HostError: the package that draws figures is not installed.
     """
     from touchline.results.collect import collect_results
     from touchline.results.item_scores import own_item_scores
@@ -148,11 +145,6 @@ def design(
     found = designing.design(folder, settings, own, detect_points=detect, budget=budget, on_progress=on_progress)
     if apply:
         found = designing.apply(found, settings)
-    if plot is not None:
-        from touchline.report.design_figure import design_figure
-        from touchline.report.local.draw_process import write_picture
-
-        write_picture(design_figure(found.answer), plot)
     return found.answer
 
 
@@ -205,7 +197,6 @@ def pack(
 
     Raises:
         InputError: the lengths are unknown or not usable.
-        HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.packing import assume_lengths, compare
 

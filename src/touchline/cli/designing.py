@@ -21,10 +21,6 @@ def design(
         typer.Option("--budget", metavar="40gpuh", help="Device-hours to use best: 40gpuh, 40h, 90min."),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write seeds and items into experiment.yaml.")] = False,
-    plot: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--plot", metavar="FILE.png", help="Draw power against device-hours."),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Find how many seeds and items show a difference."""
@@ -35,9 +31,7 @@ def design(
     from touchline.plan.design.answer import DesignAnswer
 
     with progress_bar("planning") as on_progress:
-        answer = api.design(
-            source, load_settings(), detect=detect, budget=budget, apply=apply, plot=plot, on_progress=on_progress
-        )
+        answer = api.design(source, load_settings(), detect=detect, budget=budget, apply=apply, on_progress=on_progress)
     if json:
         print_object(DesignAnswer, answer)
     else:
@@ -46,8 +40,6 @@ def design(
             print_section(section)
         if answer.diff:
             print_output(f"\n{answer.diff}")
-    if plot is not None:
-        print_status(f"wrote {plot}")
     if answer.applied:
         print_status(f"wrote experiment.yaml; next: touchline plan {shlex.quote(str(source))}")
     elif answer.diff:

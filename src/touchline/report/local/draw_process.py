@@ -14,14 +14,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
-from touchline.core.errors import HostError
-from touchline.core.files import write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.text import one_line
-from touchline.report.figures import Figure, off_because
 
 SILENCE_SECONDS = 60.0
 """Time without a finished figure after which the process is killed; one takes about a second."""
@@ -132,17 +128,3 @@ def _ending(code: int | None, said: str) -> str:
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
     reason = one_line(last)[:_TOLD_CHARACTERS]
     return f"ended with exit code {code}{f' ({reason})' if reason else ''}"
-
-
-def write_picture(figure: Figure, path: Path) -> None:
-    """Draw a figure into a PNG file.
-
-    Raises:
-        HostError: there is nothing to draw, it cannot be drawn, or the file cannot be written.
-    """
-    if figure.spec is None:
-        raise HostError(figure.note)
-    drawn = draw({path.name: figure.spec})
-    if path.name not in drawn.pictures:
-        raise HostError(off_because(drawn.fault))
-    write_atomic(path, drawn.pictures[path.name])
