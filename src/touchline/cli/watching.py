@@ -182,7 +182,7 @@ def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
                 raise
             print_status(f"lines only: the screen with keys and curves needs {install_hint('watch')}")
         else:
-            WatchApp(watcher.now, source, settings).run()
+            WatchApp(watcher.now, source).run()
             return
     try:
         _repeat(watcher)
