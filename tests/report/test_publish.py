@@ -26,7 +26,7 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import ExploreConfig, PlannedStrategy
 from touchline.report.local import publishing
-from touchline.report.local.publishing import Published, PublishRequest
+from touchline.report.local.publishing import Published
 from touchline.report.model_card import CardInputs, model_card, without_folders
 from touchline.results.collect import collect_results
 from touchline.results.scored import analyses, checkpoint_scores
@@ -52,7 +52,7 @@ def user_config(tmp_path: Path) -> UserConfig:
 
 
 def publish(experiment: Path, settings: UserConfig, **options: object) -> Published:
-    return api.publish(experiment, settings, run=RUN, request=PublishRequest(**options))  # type: ignore[arg-type]
+    return api.publish(experiment, settings, run=RUN, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.planning
@@ -209,7 +209,7 @@ def test_the_printed_upload_is_a_command_of_hf(experiment: Path, tmp_path: Path)
     from huggingface_hub.cli.hf import app
 
     env = environment(tmp_path / "models", tmp_path / "cache")
-    done = touchline("publish", str(experiment / RUN), "--repo", "ada/tiny-rank4", env=env)
+    done = touchline("publish", str(experiment / RUN), env=env)
     assert done.returncode == 0, done.stderr
     words = shlex.split(done.stdout.splitlines()[-1])
     assert words[:2] == ["hf", "upload"]
@@ -218,7 +218,7 @@ def test_the_printed_upload_is_a_command_of_hf(experiment: Path, tmp_path: Path)
         assert name == "upload"
         assert command is not None
         with command.make_context(name, rest, parent=group) as found:
-            assert found.params["repo_id"] == "ada/tiny-rank4"
+            assert found.params["repo_id"] == "YOUR-NAME/tiny-1m-rank4"
             assert Path(found.params["local_path"]) == experiment / "published" / RUN
             assert found.params["path_in_repo"] == "."
             assert found.params["private"] is True

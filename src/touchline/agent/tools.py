@@ -35,7 +35,7 @@ _RESULT = (
     *("train_seconds", "evaluate_seconds"),
 )
 _MODEL = ("name", "size_label", "path", "architecture", "dtype", "context_length", "findings")
-_COMPARED = ("experiments", "settings", "same_settings", "pairs", "refusals", "effects", "notes")
+_COMPARED = ("experiments", "settings", "same_settings", "runs", "notes")
 _REPORT = (
     *("experiment", "question", "origin", "task", "headline", "completed", "device_hours", "findings", "issues"),
     "next_steps",

@@ -35,10 +35,6 @@ def publish(
         Optional[str],  # noqa: UP045
         typer.Option("--base-model", metavar="ID", help="Base model's id on the Hub, if touchline does not know it."),
     ] = None,
-    repo: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--repo", metavar="ID", help="Repository in the upload command that is printed."),
-    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Write a run's weights and model card for the Hub.
@@ -47,10 +43,11 @@ def publish(
     """
     from touchline import api
     from touchline.data.user_config import load_settings
-    from touchline.report.local.publishing import Published, PublishRequest
+    from touchline.report.local.publishing import Published
 
-    request = PublishRequest(out=out, checkpoint=checkpoint, license=license, base_model=base_model, repo=repo)
-    found = api.publish(source, load_settings(), run=run, request=request)
+    found = api.publish(
+        source, load_settings(), run=run, out=out, checkpoint=checkpoint, license=license, base_model=base_model
+    )
     if json:
         print_object(Published, found)
         return

@@ -68,11 +68,8 @@ class Published:
     """Published run."""
 
     schema_version: int = 1
-    """Version of this format."""
     experiment: str
-    """Name of the experiment."""
     run: str
-    """Name of the run."""
     checkpoint: str
     """Name of the published checkpoint."""
     folder: str
@@ -89,44 +86,23 @@ class Published:
     """Notes for the user."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishRequest:
-    """Options of a publication."""
-
-    out: Path | None = None
-    """Folder to write; None: `published/RUN` in the experiment."""
-    checkpoint: str | None = None
-    """Checkpoint; None: the last one."""
-    license: str | None = None
-    """License of the weights."""
-    base_model: str | None = None
-    """Id of the base model on the Hub; None: the one that touchline knows."""
-    repo: str | None = None
-    """Repository of the upload command; None: a placeholder."""
-
-
-def publish_run(source: Path, run: str | None, settings: UserConfig, request: PublishRequest) -> Published:
-    """Write the folder of a run for the Hub.
-
-    Args:
-        source: experiment.yaml, its folder, or the run's folder.
-        run: name of the run, if `source` is not its folder.
-        settings: folders of models and caches, which no file may name.
-        request: options.
-
-    Raises:
-        InputError: there is no such run or checkpoint, or an option is wrong.
-        PolicyError: the run is not finished, its checkpoint is not valid, the folder exists, or a file names this
-            machine or its user.
-        HostError: the folder cannot be written.
-    """
+def publish_run(
+    source: Path,
+    run: str | None,
+    settings: UserConfig,
+    *,
+    out: Path | None = None,
+    checkpoint: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+) -> Published:
+    """Write the folder of a run for the Hub, as `touchline.api.publish` says."""
     folder, plan, planned = one_run(source, run)
-    for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
-        if value is not None and not is_hub_id(value):
-            raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
+    if base_model is not None and not is_hub_id(base_model):
+        raise InputError(f"--base-model {base_model!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
     strategy = folder.strategy()
     cut = strategy.cut.get(planned.name)
-    name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
+    name, marker = _checkpoint(folder, planned, checkpoint, cut)
     verified = verify_checkpoint(plan, planned, folder.run(planned.name) / name)
     if not verified.sound:
         faults = "; ".join(f"{fault.file or name}: {fault.message}" for fault in verified.faults)
@@ -135,10 +111,10 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
             expected="files whose hashes are those of touchline.json",
             hint=f"touchline report {quoted(str(folder.root))} --deep",
         )
-    target = request.out or folder.root / PUBLISHED / planned.name
+    target = out or folder.root / PUBLISHED / planned.name
     model = plan.models[planned.model]
     known = known_hub_id(planned.model, model.path) or known_hub_id(model.name, model.path)
-    base = request.base_model or known or PurePath(model.name).name
+    base = base_model or known or PurePath(model.name).name
     results = collect_results(plan, folder.root)
     result = next(each for each in results if each.name == planned.name)
     card = CardInputs(
@@ -152,13 +128,13 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         analyses=analyses(results, plan.factors),
         is_chosen=planned.name in strategy.chosen,
         base=base,
-        license=request.license,
+        license=license,
     )
-    checkpoint = folder.run(planned.name) / name
-    texts = _texts(checkpoint, marker, base) | {CARD: model_card(card)}
-    _refuse_leaks(texts | _headers(checkpoint, marker), _hidden(folder, plan, settings))
-    _write(target, checkpoint, marker, texts)
-    repo = request.repo or f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
+    place = folder.run(planned.name) / name
+    texts = _texts(place, marker, base) | {CARD: model_card(card)}
+    _refuse_leaks(texts | _headers(place, marker), _hidden(folder, plan, settings))
+    _write(target, place, marker, texts)
+    repo = f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
     return Published(
         experiment=plan.experiment,
         run=planned.name,
@@ -168,7 +144,7 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         base_model=base,
         scores=len(card.scores),
         command=shlex.join(["hf", "upload", repo, str(target), ".", "--private"]),
-        notes=tuple(_notes(card, request)),
+        notes=tuple(_notes(card)),
     )
 
 
@@ -179,12 +155,12 @@ def _checkpoint(
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
-    why = "the training of {} is not finished"
-    if cut_after_step is not None:
-        why = f"{{}} was cut after step {cut_after_step:,} by the strategy: its training was not finished"
     if cut_after_step is not None or not training_complete(place, run.digest):
+        why = f"the training of {run.name} is not finished"
+        if cut_after_step is not None:
+            why = f"{run.name} was cut after step {cut_after_step:,} by the strategy: its training was not finished"
         expected = "a run whose training is complete and whose last checkpoint exists"
-        raise PolicyError(why.format(run.name), expected=expected, hint=f"touchline status {quoted(str(folder.root))}")
+        raise PolicyError(why, expected=expected, hint=f"touchline status {quoted(str(folder.root))}")
     training = read_training_marker(place)
     kept = () if training is None else training.checkpoints
     name = wanted or kept[-1]
@@ -194,15 +170,14 @@ def _checkpoint(
     return name, marker
 
 
-def _notes(card: CardInputs, request: PublishRequest) -> Iterator[str]:
+def _notes(card: CardInputs) -> Iterator[str]:
     if not is_hub_id(card.base):
         yield f"the base model's id on the Hub is not known: the card has {card.base}; --base-model ORG/NAME states it"
     if card.license is None:
         yield "no license was stated: --license ID puts it into the card"
     if not card.scores:
         yield f"{card.name} is not evaluated: the card says so, and has no model-index"
-    if request.repo is None:
-        yield "YOUR-NAME stands for your name on the Hub: --repo NAME/REPOSITORY states it"
+    yield "YOUR-NAME stands for your name on the Hub"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
