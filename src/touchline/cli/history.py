@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -39,8 +39,7 @@ IncludeSuperseded = Annotated[
 ]
 ShowMissing = Annotated[bool, typer.Option("--show-missing", help="Show a row for each missing field too.")]
 History = Annotated[
-    Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config)."),
+    Path | None, typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config).")
 ]
 _SHOWN = 20
 _NOTES_SHOWN = 3
@@ -221,8 +220,7 @@ def history_export(
         Literal["csv", "jsonl"], typer.Option("--format", help="csv: a table; jsonl: whole records.")
     ] = "csv",
     target: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", metavar="FILE", help="Output file (default: stdout)."),
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Output file (default: stdout).")
     ] = None,
     include_superseded: IncludeSuperseded = False,
 ) -> None:

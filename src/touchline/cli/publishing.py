@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,23 +16,21 @@ def publish(
         Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
     ],
     run: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to publish."),
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to publish.")
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN)."),
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN).")
     ] = None,
     checkpoint: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--checkpoint", metavar="NAME", help="Checkpoint, such as epoch_0 (default: the last)."),
     ] = None,
     license: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--license", metavar="ID", help="License of the weights, such as apache-2.0 (default: none)."),
     ] = None,
     base_model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--base-model", metavar="ID", help="Base model's id on the Hub, if touchline does not know it."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,8 +18,7 @@ def report(
         ),
     ],
     target: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--out", metavar="DIR", help="Output folder (default: the experiment's folder)."),
+        Path | None, typer.Option("--out", metavar="DIR", help="Output folder (default: the experiment's folder).")
     ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every value of every checkpoint.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,7 +26,7 @@ NOTES = (
 def selftest(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer sizes: under ten minutes on a GPU.")] = False,
     model: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Path | None,
         typer.Option("--model", metavar="FOLDER", help="Measure this model instead of random public shapes."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
