@@ -14,9 +14,7 @@ import psutil
 import pytest
 from tests.results.made_seed002 import make
 
-from touchline.core.errors import HostError
-from touchline.report.figures import Figure
-from touchline.report.local.draw_process import draw, write_picture
+from touchline.report.local.draw_process import draw
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -77,11 +75,6 @@ def test_whatever_becomes_of_the_process_what_was_drawn_stays(tmp_path: Path, mo
         assert drawn.script == "window.drawn = 1;", name
         assert said.format(patience=patience) in drawn.fault, (name, drawn.fault)
         assert "\n" not in drawn.fault
-    monkeypatch.setenv("PYTHONPATH", fake(tmp_path, "os.abort()"))
-    with pytest.raises(HostError) as raised:
-        write_picture(Figure(spec=SPEC, note=""), tmp_path / "a.png")
-    assert "SIGABRT" in raised.value.message
-    assert not (tmp_path / "a.png").exists()
 
 
 def test_nothing_is_left_behind_of_a_process_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +99,13 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_everything_is_drawn_where_nothing_goes_wrong(tmp_path: Path) -> None:
+def test_everything_is_drawn_where_nothing_goes_wrong() -> None:
     drawn = draw({"one": SPEC, "two": SPEC}, script=True)
     assert drawn.fault == ""
     assert set(drawn.pictures) == {"one", "two"}
     assert all(picture.startswith(PNG) for picture in drawn.pictures.values())
     assert drawn.script is not None
     assert "vegaEmbed" in drawn.script
-    write_picture(Figure(spec=SPEC, note=""), tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(PNG)
     assert draw({}).fault == ""
 
 

@@ -51,7 +51,7 @@ def build_report(gathered: ReportInputs) -> Report:
     plan, runs = gathered.plan, gathered.runs
     analyses = analyses_of(runs, gathered.factors)
     answers = answer_counts(runs)
-    facts = run_facts(gathered, analyses[0] if analyses else None, answers)
+    facts = run_facts(gathered, analyses[0] if analyses else None)
     estimates = estimate_rows(plan, runs, gathered.verification)
     packing = packing_rows(plan, runs)
     spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
@@ -94,7 +94,7 @@ def build_report(gathered: ReportInputs) -> Report:
         packing_advice=packing_advice(plan, runs, packing),
         estimates=estimates,
         issues=issues(gathered, analyses, answers),
-        next_steps=next_steps(gathered, analyses, estimates, actions),
+        next_steps=next_steps(gathered, analyses, actions),
         commands=commands(gathered),
         sources=gathered.sources,
         asked=gathered.asked,

@@ -79,7 +79,7 @@ class ReportFiles:
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
-        from touchline.report.tables.overview import overview
+        from touchline.report.tables.runs import overview
 
         return notebook_html(f"Report of {self.report.experiment}", overview(self.report), str(self.page))
 
