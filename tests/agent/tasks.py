@@ -194,7 +194,9 @@ TASKS = (
         commands=("touchline compare experiment other --json",),
         calls=(("compare", {"experiments": ["experiment", "other"]}),),
         fact=(["experiment", "other"], True),
-        found=lambda a: ([each["label"] for each in a[0]["experiments"]], any(each["comparison"] for each in a[0]["runs"])),
+        found=lambda a: (
+            [each["label"] for each in a[0]["experiments"]], any(each.get("comparison") for each in a[0]["runs"]),
+        ),
     ),
     Task(
         name="write the report",

@@ -17,6 +17,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB
 from touchline.data.scores import EvaluationRecord
+from touchline.experiment.plan import Revision
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
@@ -55,7 +56,12 @@ def planned() -> ReportInputs:
         factors={made.RANK: ("4",)},
         verification=verification,
     )
-    return replace(found, plan=replace(plan, overrides=("train.epochs=3",)), origin="planned by touchline 0")
+    revisions = tuple(
+        Revision(number=number, date="2026-01-02", reason=reason, runs=("1M_rank4",))
+        for number, reason in ((1, "planned"), (2, "accepted: 1M_rank4"))
+    )
+    plan = replace(plan, overrides=("train.epochs=3",), revisions=revisions)
+    return replace(found, plan=plan, origin="planned by touchline 0")
 
 
 def unfinished() -> ReportInputs:

@@ -22,7 +22,6 @@ from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import (
     disk_errors,
     read_bytes,
-    read_head,
     read_json_object,
     remove_temporaries,
     write_atomic,
@@ -33,7 +32,6 @@ from touchline.data.hub import is_hub_id
 from touchline.data.metrics import ExportMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.public import known_hub_id
-from touchline.data.shards import HEADER_LIMIT_BYTES, read_shard
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
@@ -68,8 +66,11 @@ class Published:
     """Published run."""
 
     schema_version: int = 1
+    """Version of this format."""
     experiment: str
+    """Name of the experiment."""
     run: str
+    """Name of the run."""
     checkpoint: str
     """Name of the published checkpoint."""
     folder: str
@@ -132,7 +133,7 @@ def publish_run(
     )
     place = folder.run(planned.name) / name
     texts = _texts(place, marker, base) | {CARD: model_card(card)}
-    _refuse_leaks(texts | _headers(place, marker), _hidden(folder, plan, settings))
+    _refuse_leaks(texts, _hidden(folder, plan, settings))
     _write(target, place, marker, texts)
     repo = f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
     return Published(
@@ -201,15 +202,6 @@ def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
     return found
 
 
-def _headers(checkpoint: Path, marker: ExportMarker) -> dict[str, str]:
-    """Return the headers of the weights, which hold free text, by file."""
-    found: dict[str, str] = {}
-    for name in (name for name in _names(marker) if name.endswith(WEIGHTS)):
-        length = min(read_shard(checkpoint / name).header_bytes, HEADER_LIMIT_BYTES)
-        found[name] = read_head(checkpoint / name, length)[8:].decode(errors="replace")
-    return found
-
-
 def _write(target: Path, checkpoint: Path, marker: ExportMarker, texts: Mapping[str, str]) -> None:
     """Write the folder beside its place and rename it, so that it is whole or not there."""
     if target.exists() or target.is_symlink():
@@ -259,7 +251,7 @@ def _refuse_leaks(texts: Mapping[str, str], hidden: Mapping[str, str]) -> None:
         found = [what for value, what in hidden.items() if value in text]
         found += ["an access token"] if _TOKEN.search(text) else []
         # A vocabulary may hold any word.
-        if file not in _VOCABULARY and not file.endswith((".jinja", WEIGHTS)):
+        if file not in _VOCABULARY and not file.endswith(".jinja"):
             found += ["a home folder"] if _HOME.search(text) else []
             for name, what in names.items():
                 is_own = len(name) > 2 and name not in _COMMON

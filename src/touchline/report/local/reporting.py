@@ -11,11 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import TypeAdapter
 
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import PolicyError, TouchlineError, quoted
@@ -39,12 +37,7 @@ _OURS = "touchline report"
 _MARKDOWN_LIMIT_BYTES = 64 << 20
 _SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
-"""File under figures/ with the input hashes of each picture and of the whole report. It avoids redrawing, the slowest
-step.
-"""
-_WHOLE = "."
-"""Key of the whole report's hash. No picture can have this name."""
-
+"""File under figures/ with the input hash of each picture. It avoids redrawing, the slowest step."""
 _IGNORE = ".gitignore"
 _IGNORED = """\
 # Written by `touchline report`, once: what a repository of results does without. Change it as you like.
@@ -122,9 +115,7 @@ def write_report(
     report = build_report(gathered)
     off = figures_off()
     written = ReportFiles(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
-    digest, drawn = _digest(report, base), _read_drawn(target / FIGURES / _DRAWN)
-    if drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
-        return written
+    drawn = _read_drawn(target / FIGURES / _DRAWN)
     charts: tuple[Chart, ...] = ()
     try:
         charts = charts_of(report)
@@ -143,9 +134,8 @@ def write_report(
         shown = [chart for chart in charts if chart.name in drawing.digests]
         text = results_markdown(report, shown, note)
         write_if_changed(written.markdown, rebased(text, base))
-        # Without the whole report's digest, the next report draws the missing figures.
-        state = drawing.digests | ({} if drawing.fault else {_WHOLE: digest})
-        write_if_changed(target / FIGURES / _DRAWN, json.dumps(state, indent=1, sort_keys=True) + "\n")
+        state = json.dumps(drawing.digests, indent=1, sort_keys=True)
+        write_if_changed(target / FIGURES / _DRAWN, f"{state}\n")
     return replace(written, note=note)
 
 
@@ -162,18 +152,6 @@ def _refuse_foreign(path: Path, source: Path) -> None:
 def _script_cache(cache: Path | None) -> Path | None:
     """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
-
-
-def _digest(report: Report, base: str) -> str:
-    """Return the hash of a report's content and of the code that renders it. Avoids loading the drawing library."""
-    digest = hashlib.sha256(TypeAdapter(Report).dump_json(report))
-    digest.update(base.encode())
-    package = resources.files("touchline.report")
-    with resources.as_file(package) as folder:
-        for path in sorted(folder.rglob("*.*")):
-            if path.suffix != ".pyc":
-                digest.update(f"{path.name} {path.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,7 +194,7 @@ def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache
         with suppress(OSError, TouchlineError):
             write_atomic(cache, made.script)
     lost = {chart.name for chart in stale} - made.pictures.keys()
-    for name in (drawn.keys() - digests.keys() - {_WHOLE}) | lost:
+    for name in (drawn.keys() - digests.keys()) | lost:
         (folder / f"{Path(name).name}.png").unlink(missing_ok=True)
     there = {name: digest for name, digest in digests.items() if name not in lost}
     return _Drawing(digests=there, script=script or made.script, fault=made.fault)
