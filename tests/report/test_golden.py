@@ -176,12 +176,17 @@ def text_of(case: str) -> str:
     return results_markdown(found if isinstance(found, Report) else build_report(found), ())
 
 
+def body_of(case: str) -> str:
+    """The text up to the appendix, which has the settings with their reasons."""
+    return text_of(case).partition("\n## Appendix")[0] + "\n"
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_results_are_those_that_were_read_by_a_person(case: str) -> None:
-    assert text_of(case) == (FOLDER / f"{case}.md").read_text(encoding="utf-8")
+def test_results_are_those_that_a_person_has_read(case: str) -> None:
+    assert body_of(case) == (FOLDER / f"{case}.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name in CASES:
-        (FOLDER / f"{name}.md").write_text(text_of(name), encoding="utf-8")
+        (FOLDER / f"{name}.md").write_text(body_of(name), encoding="utf-8")
