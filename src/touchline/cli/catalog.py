@@ -95,17 +95,10 @@ def data_create_capitalization(
     force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
 ) -> None:
     """Create words to capitalize, split from a list of real words."""
+    options = {**locals()}
     from touchline.data.create import create_capitalization
 
-    path = create_capitalization(
-        out_dir,
-        word_length=word_length,
-        num_words=num_words,
-        train_fraction=train_fraction,
-        seed=seed,
-        words=words,
-        force=force,
-    )
+    path = create_capitalization(**options)
     print_output(str(path))
 
 
