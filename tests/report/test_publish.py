@@ -217,7 +217,7 @@ def test_the_printed_upload_is_a_command_of_hf(experiment: Path, tmp_path: Path)
         assert name == "upload"
         assert command is not None
         with command.make_context(name, rest, parent=group) as found:
-            assert found.params["repo_id"] == "YOUR-NAME/tiny-1m-rank4"
+            assert found.params["repo_id"] == "YOUR-NAME/finished-1m-rank4"
             assert Path(found.params["local_path"]) == experiment / "published" / RUN
             assert found.params["path_in_repo"] == "."
             assert found.params["private"] is True

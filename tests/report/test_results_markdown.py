@@ -156,18 +156,18 @@ def test_estimates_beside_what_was_measured() -> None:
     report = build_report(made.sweep([85], [93]))
     planned = Quantity(value=280.0, unit="s", low=200.0, high=300.0, coverage=0.9)
     rows = (
-        estimate("1B_rank4", "training", planned, Quantity(value=281.0, unit="s"), True),
-        estimate("1B_rank64", "training", planned, Quantity(value=500.0, unit="s"), False),
-        estimate("1B_rank4", "evaluation", Missing(missing="no evidence"), Quantity(value=30.0, unit="s"), None),
-        estimate("1B_rank4", "peak memory", Quantity(value=1.0, unit="GiB"), Quantity(value=1.0, unit="GiB"), None),
+        estimate("1B_rank4_s1", "training", planned, Quantity(value=281.0, unit="s"), True),
+        estimate("1B_rank64_s1", "training", planned, Quantity(value=500.0, unit="s"), False),
+        estimate("1B_rank4_s1", "evaluation", Missing(missing="no evidence"), Quantity(value=30.0, unit="s"), None),
+        estimate("1B_rank4_s1", "peak memory", Quantity(value=1.0, unit="GiB"), Quantity(value=1.0, unit="GiB"), None),
     )
     text = results_markdown(replace(report, estimates=rows), ())
     assert_whole(text)
     assert "| training | 2 | 1 of 2 | 1.39 |" in text
-    assert "| `1B_rank4` | training | 4:40 (3:20 to 5:00) | 4:41 | yes |" in text
-    assert "| `1B_rank64` | training | 4:40 (3:20 to 5:00) | 8:20 | **no** |" in text
-    assert "| `1B_rank4` | evaluation | n/a (no evidence) | 30.0 s | - (no estimate) |" in text
-    assert "| `1B_rank4` | peak memory | 1 GiB | 1 GiB | - (another kind of memory) |" in text
+    assert "| `1B_rank4_s1` | training | 4:40 (3:20 to 5:00) | 4:41 | yes |" in text
+    assert "| `1B_rank64_s1` | training | 4:40 (3:20 to 5:00) | 8:20 | **no** |" in text
+    assert "| `1B_rank4_s1` | evaluation | n/a (no evidence) | 30.0 s | - (no estimate) |" in text
+    assert "| `1B_rank4_s1` | peak memory | 1 GiB | 1 GiB | - (another kind of memory) |" in text
 
 
 def estimate(run: str, what: str, predicted: object, measured: object, inside: bool | None) -> EstimateRow:

@@ -22,6 +22,8 @@ _MARK_CELLS = 2
 _GAP = 2
 _CURVE_CELLS = 12
 _LEAST_NAME_CELLS = 8
+_STATUS_CELLS = 11
+"""Width that a status may take; the description of a run has the whole status."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
 _STATUS_STYLES = {
@@ -94,14 +96,15 @@ def table(rows: Sequence[Sequence[str]], width: int) -> list[list[tuple[str, str
     """Return the header and the rows as (text, name of its column), in the columns that fit the terminal."""
     room = width - _MARK_CELLS
     name_cells = max(room // 3, _LEAST_NAME_CELLS)
-    short = [(shorten(row[0], name_cells), *row[1:]) for row in rows]
+    short = [(shorten(row[0], name_cells), shorten(row[1], _STATUS_CELLS), *row[2:]) for row in rows]
     # The last column needs no blanks after it.
     kept = text.fitting_columns(short, room + _GAP, header=HEADER)
     widths = [max([len(HEADER[n]), *(len(row[n]) for row in short)]) for n in kept]
-    widths[0] = max(min(widths[0], room - sum(widths[1:]) - _GAP * (len(kept) - 1)), _LEAST_NAME_CELLS)
+    others = sum(widths[1:]) + _GAP * (len(kept) - 1)
+    widths[0] = min(max(len(row[0]) for row in (HEADER, *rows)), max(room - others, _LEAST_NAME_CELLS))
     return [
         [(shorten(row[n], cut).ljust(cut + _GAP), HEADER[n]) for n, cut in zip(kept, widths, strict=True)]
-        for row in (HEADER, *short)
+        for row in (HEADER, *((row[0], *cells[1:]) for row, cells in zip(rows, short, strict=True)))
     ]
 
 
