@@ -66,9 +66,15 @@ def opened(chrome: Browser, page: Path) -> Tab:
 
 
 @pytest.fixture(scope="module")
-def tab(chrome: Browser, page: Path) -> Tab:
-    """One tab for the tests that leave the page as it was."""
+def shared(chrome: Browser, page: Path) -> Tab:
     return opened(chrome, page)
+
+
+@pytest.fixture
+def tab(shared: Tab) -> Tab:
+    """One tab for the tests that leave the page as it was; in front, since a hidden one draws no frame."""
+    shared.send("Page.bringToFront")
+    return shared
 
 
 @pytest.fixture

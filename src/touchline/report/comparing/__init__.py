@@ -157,9 +157,9 @@ def _pair(
         scored: list[ScoredRun] = []
         for place in places:
             side, run, reference = pairs[place]
-            own, other = _last_evaluations(run)[task], _last_evaluations(reference)[task]
-            scored.append(_scored(run, own, side.label, str(place), is_reference=False))
-            scored.append(_scored(reference, other, first.label, str(place), is_reference=True))
+            for each, label, is_reference in ((run, side.label, False), (reference, first.label, True)):
+                record = _last_evaluations(each)[task]
+                scored.append(_scored(each, record, label, str(place), is_reference=is_reference))
         for place, comparison in zip(places, _analysed(scored, task).comparisons, strict=True):
             rows[place] = replace(
                 rows[place], comparison=comparison, evaluation_differs_in=_differs_in(first, *pairs[place], task)
