@@ -6,6 +6,7 @@ because a thousand runs of a thousand items are a million rows. A file appears o
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import secrets
@@ -24,7 +25,7 @@ Row = Mapping[str, object]
 
 
 def write_lines(rows: Iterable[Row], path: Path) -> int:
-    """Write JSON lines atomically. Return the number of rows."""
+    """Write JSON lines atomically, unless the file holds them already. Return the number of rows."""
     count = 0
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
     with disk_errors("file", path):
@@ -36,7 +37,10 @@ def write_lines(rows: Iterable[Row], path: Path) -> int:
                     count += 1
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.replace(path)
+            if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+                temporary.unlink()
+            else:
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
