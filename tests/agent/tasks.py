@@ -194,7 +194,9 @@ TASKS = (
         commands=("touchline compare experiment other --json",),
         calls=(("compare", {"experiments": ["experiment", "other"]}),),
         fact=(["experiment", "other"], True),
-        found=lambda a: ([each["label"] for each in a[0]["experiments"]], len(a[0]["pairs"]) > 0),
+        found=lambda a: (
+            [each["label"] for each in a[0]["experiments"]], any(each.get("comparison") for each in a[0]["runs"]),
+        ),
     ),
     Task(
         name="write the report",
@@ -236,9 +238,6 @@ TASKS = (
         calls=(("models", {}), ("data", {"path": "experiment/words.json"})),
         fact=(["Tiny-1M-Instruct"], {"train": 16, "validation": 4, "test": 4}),
         found=lambda a: (
-            [each["name"] for each in a[0]["models"]], {each["name"]: each["examples"] for each in a[1]["splits"]},
-        ),
-        by_calls=lambda a: (
             [each["name"] for each in a[0]["models"]], {each["name"]: each["examples"] for each in a[1]["splits"]},
         ),
     ),

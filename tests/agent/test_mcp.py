@@ -287,6 +287,7 @@ def test_there_are_twelve_tasks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_a_task_is_done_by_commands_of_skills_alone(task: Task, home: Home) -> None:
     root, environment = home

@@ -54,6 +54,7 @@ def test_installing_twice_changes_nothing_and_edits_are_kept(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("skill", skills(), ids=lambda skill: skill.name)
 def test_the_commands_of_a_skill_work(skill: Skill, home: tuple[Path, dict[str, str]]) -> None:
     """One after the other, as an agent runs them. Those that need SLURM are only parsed."""

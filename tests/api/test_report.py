@@ -160,9 +160,3 @@ def test_a_folder_that_cannot_be_written_is_said(copy: Path, call: Call) -> None
         assert "Traceback" not in done.stderr
     finally:
         copy.chmod(0o700)
-
-
-def test_watch_ends_when_nothing_is_at_work(copy: Path, call: Call) -> None:
-    done = call("report", str(copy), "--watch", "--every", "1")
-    assert done.returncode == 0, done.stderr
-    assert "3 of 3 runs complete" in done.stderr

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.cli.made_live import completed, failed, queued, rows, running, snapshot
 
 from touchline.cli.main import main
-from touchline.cli.watch_text import LOSSES, LossCurves, bar, cells, curve, description, lines
+from touchline.cli.watch_text import HEADER, LOSSES, LossCurves, cells, curve, description, lines
 from touchline.core.status import RunStatus
 from touchline.results import watching
 from touchline.results.watching import Snapshot
@@ -49,30 +49,18 @@ def test_lines_of_runs_fit_the_terminal(width: int, names: list[str], kind: obje
         assert f"{steps}/{steps}" in line.text
 
 
-def test_at_80_columns_a_run_shows_everything_and_a_waiting_one_its_reason() -> None:
-    shown = texts(snapshot("sweep", running("8B_rank4"), queued("8B_rank8")), 80)
-    assert "running" in shown[2]
-    assert all(each in shown[2] for each in ("500/1000", "0.51", "██▅▅▁▁", " 50:00 to 1:10:00 ", "12.5 GiB"))
-    assert "waits: Priority" in shown[3]
-
-
-def test_at_40_columns_runs_keep_name_status_and_steps() -> None:
-    shown = texts(snapshot("sweep", running("70B_rank64_lr1e-3_seed2"), failed("70B_rank4")), 40)
-    assert shown[2].split()[-2:] == ["running", "500/1000"]
-    assert shown[3].split()[-2:] == ["failed", "500/1000"]
-
-
-def test_the_selected_run_and_one_with_an_error_are_marked_by_signs() -> None:
-    shown = texts(snapshot("sweep", running("a"), failed("b")), 80, "b")
-    assert shown[2].startswith("  a ")
-    assert shown[3].startswith(">!b ")
-
-
-def test_an_experiment_that_cannot_be_read_keeps_its_last_state_and_says_why() -> None:
-    shown = texts(snapshot("one", running("a"), note="no queue"), 80, error="it vanished")
-    assert shown[1].startswith("one  1 run: 1 running")
-    assert shown[2:4] == ["  error: it vanished", "  no queue"]
-    assert shown[4].startswith("  a ")
+def test_the_columns_are_those_of_status_and_the_narrow_ones_keep_name_status_and_steps() -> None:
+    found = snapshot("one", running("8B_rank4"), queued("8B_rank8"), failed("b"), note="no queue")
+    wide = texts(found, 160, selected="b", error="it vanished")
+    assert wide[0].split() == [*" ".join(HEADER).split()]
+    assert wide[1].startswith("one  3 runs: ")
+    assert wide[2:4] == ["  error: it vanished", "  no queue"]
+    shown = ("  8B_rank4 ", "500/1000", "0.51", "1:00:00 (50:00 to 1:10:00)", "12.5 GiB", "██▅▅▁▁")
+    assert all(each in wide[4] for each in shown)
+    assert "Priority" in wide[5]
+    assert wide[6].startswith(">!b ")
+    assert "RN111" in wide[6]
+    assert texts(found, 40)[3].split()[:3] == ["8B_rank4", "running", "500/1000"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -102,7 +90,7 @@ def test_a_description_names_job_figures_and_findings() -> None:
     assert said[2:] == ["error RN111: exit code 1", "  hint: touchline logs exp"]
 
 
-# ---- curves and bars ------------------------------------------------------------------------------------------------
+# ---- curves ---------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(FINITE, min_size=1, max_size=100), st.integers(1, 30))
@@ -122,20 +110,14 @@ def test_lower_losses_have_blocks_that_are_not_higher(losses: list[float]) -> No
 
 def test_a_few_losses_of_a_long_training_are_no_curve() -> None:
     run = running("a")
-    assert "█" not in cells(run, [2.0, 1.0], wide=True)[5]
-    assert cells(replace(run, steps_done=2), [2.0, 1.0], wide=True)[5] == "█▁"
+    assert cells(run, [2.0, 1.0])[-1] == "-"
+    assert cells(replace(run, steps_done=2), [2.0, 1.0])[-1] == "█▁"
 
 
 def test_a_loss_that_is_not_a_number_is_seen_in_its_place() -> None:
     assert curve([3.0, math.nan, 1.0]) == "█×▁"
     assert curve([math.inf]) == "×"
     assert curve([]) == "-"
-
-
-@given(st.integers(0, 2000), st.integers(1, 1000))
-def test_a_bar_is_full_only_when_all_is_done(done: int, total: int) -> None:
-    assert len(bar(done, total)) == 10
-    assert (bar(done, total) == "█" * 10) == (done >= total)
 
 
 def test_a_curve_grows_while_it_is_watched_and_stays_bounded() -> None:

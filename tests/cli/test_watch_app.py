@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,10 +16,7 @@ from textual.widgets import OptionList, Static
 from touchline.cli import watch_app
 from touchline.cli.watch_app import Question, WatchApp
 from touchline.core.errors import PolicyError
-from touchline.data.user_config import UserConfig
 
-NOWHERE = Path("/nowhere")
-SETTINGS = UserConfig(models_dir=NOWHERE, cache_dir=NOWHERE, history_dir=NOWHERE)
 WAIT_SECONDS = 60
 Driver = Callable[[WatchApp, Pilot[None]], Coroutine[Any, Any, None]]
 
@@ -31,7 +27,7 @@ def sweep() -> FakeReader:
 
 def drive(reader: FakeReader, driver: Driver, size: tuple[int, int] = (80, 24)) -> WatchApp:
     """Run the view without a terminal until the driver ends."""
-    app = WatchApp(reader, Path("one"), SETTINGS, 0.1)
+    app = WatchApp(reader, Path("one"), 0.1)
 
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
@@ -115,7 +111,7 @@ def test_a_reading_that_fails_is_a_line_and_may_come_back(error: Exception, word
     drive(reader, driver)
 
 
-@pytest.mark.parametrize("width", [40, 80, 140])
+@pytest.mark.parametrize("width", [40, 140])
 def test_columns_follow_the_width_of_the_terminal(width: int) -> None:
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.resize_terminal(width, 24)
@@ -124,53 +120,40 @@ def test_columns_follow_the_width_of_the_terminal(width: int) -> None:
         assert "500/1000" in shown[2]
         assert len(shown[2]) < width
         assert len(said(app, "keys")) <= width
-        assert ("50:00 to 1:10:00" in shown[2]) == (width >= 80)
-        assert ("1:00:00 (50:00 to 1:10:00)" in shown[2]) == (width >= 100)
-        assert ("█████░░░░░" in shown[2]) == (width > 40)
+        assert ("1:00:00 (50:00 to 1:10:00)" in shown[2]) == (width == 140)
 
     drive(sweep(), driver, size=(60, 24))
 
 
-# ---- verbs ----------------------------------------------------------------------------------------------------------
+# ---- commands -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "verb", "run"), [("c", "cancel_run", "a"), ("r", "resume_run", "b")])
-def test_a_verb_asks_with_the_name_of_the_run_and_is_called_after_yes_only(
-    key: str, verb: str, run: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """Commands that the view starts."""
+    found: list[tuple[str, str, str]] = []
+
+    def start(source: Path, command: str, run: str) -> str:
+        found.append((source.name, command, run))
+        return "started"
+
+    monkeypatch.setattr(watch_app, "start_command", start)
+    return found
+
+
+@pytest.mark.parametrize(("key", "command", "run"), [("c", "cancel", "a"), ("r", "resume", "b")])
+def test_a_command_asks_with_the_name_of_the_run_and_starts_after_yes_only(
+    key: str, command: str, run: str, started: list[tuple[str, str, str]]
 ) -> None:
-    called: list[tuple[str, str]] = []
-    monkeypatch.setattr(
-        watch_app, verb, lambda source, settings, name: called.append((source.name, name)) or "it is done"
-    )
-
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         await pilot.press(*(["down"] if run == "b" else []), key)
         assert f" {run} of one?" in question(app)
         await pilot.press("enter", "n")
         assert not isinstance(app.screen, Question)
-        assert called == []
+        assert started == []
         await pilot.press(key, "y")
-        await until(pilot, lambda: said(app, "said") == "it is done")
-        assert called == [("one", run)]
-
-    drive(sweep(), driver)
-
-
-def test_keys_are_answered_while_a_verb_works_and_its_error_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    ending = threading.Event()
-
-    def slow(source: Path, settings: UserConfig, run: str) -> str:
-        assert ending.wait(WAIT_SECONDS)
-        raise PolicyError("another command works on this folder", hint="wait")
-
-    monkeypatch.setattr(watch_app, "cancel_run", slow)
-
-    async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
-        await pilot.press("c", "y", "down")
-        assert app.selected == "b"
-        assert said(app, "said") == "cancel a: at work ..."
-        ending.set()
-        await until(pilot, lambda: said(app, "said") == "error: another command works on this folder (hint: wait)")
+        await until(pilot, lambda: said(app, "said") == "started")
+        assert started == [("one", command, run)]
 
     drive(sweep(), driver)
 
@@ -217,15 +200,9 @@ def test_keys_on_an_experiment_without_runs_do_nothing() -> None:
     drive(FakeReader(PolicyError("no plan.json")), driver)
 
 
-def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
-
-    def act(source: Path, settings: UserConfig, run: str) -> str:
-        called.append(run)
-        return "done"
-
-    monkeypatch.setattr(watch_app, "cancel_run", act)
-
+def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(
+    started: list[tuple[str, str, str]],
+) -> None:
     async def driver(app: WatchApp, pilot: Pilot[None]) -> None:
         for key in ("down", "c"):
             app.simulate_key(key)
@@ -233,8 +210,8 @@ def test_keys_typed_in_a_hurry_act_on_the_run_that_they_lead_to_and_only_once(mo
         assert " b of one?" in question(app)
         for key in ("y", "y"):
             app.simulate_key(key)
-        await until(pilot, lambda: said(app, "said") == "done")
-        assert called == ["b"]
+        await until(pilot, lambda: said(app, "said") == "started")
+        assert started == [("one", "cancel", "b")]
         assert len(app.screen_stack) == 1
 
     drive(sweep(), driver)

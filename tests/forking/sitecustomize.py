@@ -20,7 +20,7 @@ SERVER = "TOUCHLINE_TEST_FORKS"
 """Variable that names the server's socket; empty or not set: every program starts by itself."""
 NO_FIGURES = "TOUCHLINE_TEST_NO_FIGURES"
 """Variable that hides the library that draws, as where the extra `report` is not installed."""
-MODULES = ("touchline.train", "touchline.evaluate", "inspect_ai", "touchline.report.local.draw")
+MODULES = ("touchline.train", "touchline.evaluate", "inspect_ai", "touchline.report.local.draw_process")
 SCRIPT = "finetune.py"
 """TRL's program in a run folder."""
 INSPECT = str(Path(sys.executable).with_name("inspect"))

@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trl": ("train",),
     "eval": ("evaluate", "results"),
     "report": ("api", "report"),
-    "parquet": ("data", "report"),
+    "parquet": ("data",),
     "vision": ("data",),
     "demo": ("train",),
     "pandas": ("core", "history", "plan", "results"),

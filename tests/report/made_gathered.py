@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from touchline.core.levels import Level
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -12,7 +15,13 @@ from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, Setting
-from touchline.results.verification_types import StorageSummary, Verification
+from touchline.results.verification_types import (
+    CheckpointFault,
+    CheckpointKind,
+    StorageSummary,
+    Verification,
+    VerifiedCheckpoint,
+)
 from touchline.statistics.conclusions import Proportion
 from touchline.statistics.proportion import wilson
 
@@ -224,3 +233,64 @@ def seed_002() -> ReportInputs:
 def _share(right: Rights) -> Proportion:
     low, high = wilson(sum(right), len(right))
     return Proportion(k=sum(right), n=len(right), low=low, high=high)
+
+
+def sweep(low: Sequence[int], high: Sequence[int], *, base: int = 20, n: int = 100) -> ReportInputs:
+    """Rank 4 and rank 64, a seed each number of right items; harder items are right in better runs alone."""
+    runs = [control("1B_base", rights=rights(base, n))]
+    for rank, right in (("4", low), ("64", high)):
+        for seed, k in enumerate(right, 1):
+            name = f"1B_rank{rank}_s{seed}"
+            runs.append(run(name, rank=rank, seed=seed, evaluations=[record(name, "epoch_2", rights(k, n))]))
+    return gathered(runs)
+
+
+def checkpoint(run: str, name: str, *, sound: bool = True) -> VerifiedCheckpoint:
+    """A checkpoint, truncated if it is not sound."""
+    fault = CheckpointFault(code="truncated", file="adapter_model.safetensors", message="12 of 517 MiB are there")
+    return VerifiedCheckpoint(
+        run=run, name=name, epoch=2, step=1500, kind=CheckpointKind.ADAPTER, depth="headers", sound=sound,
+        faults=() if sound else (fault,), files=(), size_bytes=1, adapter_bytes=1, model_bytes=None, tensors=1,
+        dtype="bfloat16", rank=4, validation_loss=None,
+    )  # fmt: skip
+
+
+def factorial(
+    rng: np.random.Generator,
+    design: dict[str, tuple[str, ...]],
+    seeds: int,
+    *,
+    tied: int = 0,
+    with_control: bool = True,
+) -> ReportInputs:
+    """Runs of every combination of levels and seeds; the last `tied` factors follow the first level for level."""
+    keys = list(design)
+    crossed = keys[: len(keys) - tied]
+    runs: list[RunResult] = [control("1B_base", rights=rights(20, 40))] if with_control else []
+    for number, places in enumerate(itertools.product(*(range(len(design[key])) for key in crossed))):
+        level_at = dict(zip(crossed, places, strict=True))
+        levels = [Level(factor=key, value=design[key][level_at.get(key, places[0])]) for key in keys]
+        chance = rng.random()
+        for seed in range(1, seeds + 1):
+            name = f"run_{number}_s{seed}"
+            evaluation = record(name, "epoch_2", [bool(right) for right in rng.random(40) < chance])
+            models = [level.value for level in levels if level.factor == "models"]
+            each = run(name, models[0] if models else "1B", rank=None, seed=seed, evaluations=[evaluation])
+            runs.append(replace(each, levels=(*levels, *(() if models else each.levels))))
+    return gathered(runs)
+
+
+DESIGNS: list[tuple[dict[str, tuple[str, ...]], int]] = [
+    ({RANK: ("4", "64")}, 0),
+    ({RANK: ("4", "16", "64")}, 0),
+    ({RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 0),
+    ({RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 1),
+    ({RANK: ("4", "16", "64"), "train.learning_rate": ("1e-3", "5e-4", "1e-4"), "train.epochs": ("1", "2", "3")}, 2),
+    ({"models": ("1B", "3B"), RANK: ("4", "64")}, 0),
+    ({"models": ("1B", "3B", "8B"), "train.learning_rate": ("1e-3", "5e-4", "1e-4")}, 1),
+    ({"train.lora.target_modules": ('["q_proj", "k_proj"]', '["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]')}, 0),
+    ({"data.prompt": ("one two three four five six seven eight nine ten " * 3, "a b c d e f g h i j k l " * 4)}, 0),
+    ({"models": ("a base model with a name of many words", "another one with still more of them")}, 0),
+    ({}, 0),
+]
+"""Designs with the number of their factors that follow the first one."""

@@ -48,10 +48,6 @@ def test_a_sweep_becomes_one_analysis() -> None:
     assert found.checkpoints == {"r4": "epoch_0", "r64": "epoch_0", "base": "base"}
 
 
-def test_the_same_results_give_the_same_analysis() -> None:
-    assert analyses(sweep(), FACTORS) == analyses(sweep(), FACTORS)
-
-
 def test_the_last_epoch_counts_however_well_another_did() -> None:
     """It was settled beforehand; the best one by these items would be too good. Epoch 10 comes after epoch 9."""
     records = [record("r4", f"epoch_{epoch}", rights(80 - epoch)) for epoch in (10, 9, 0)]

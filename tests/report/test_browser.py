@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.report.made_report import ALERT, Make, made_report
 from tests.strategy import made_strategy
+from tests.tiers import THOROUGH
 
 from tools.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from touchline.data.scores import AskedItem
@@ -56,13 +57,30 @@ def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def opened(chrome: Browser, page: Path) -> Tab:
+    """A tab with the page, drawn."""
+    tab = chrome.tab()
+    tab.open(page)
+    tab.wait(DRAWN)
+    return tab
+
+
+@pytest.fixture(scope="module")
+def shared(chrome: Browser, page: Path) -> Tab:
+    return opened(chrome, page)
+
+
 @pytest.fixture
-def tab(chrome: Browser, page: Path) -> Tab:
-    """The page, drawn, in a tab of its own."""
-    opened = chrome.tab()
-    opened.open(page)
-    opened.wait(DRAWN)
-    return opened
+def tab(shared: Tab) -> Tab:
+    """One tab for the tests that leave the page as it was; in front, since a hidden one draws no frame."""
+    shared.send("Page.bringToFront")
+    return shared
+
+
+@pytest.fixture
+def fresh(chrome: Browser, page: Path) -> Tab:
+    """A tab for one test."""
+    return opened(chrome, page)
 
 
 def followed(tab: Tab) -> str:
@@ -100,7 +118,8 @@ def test_every_figure_has_marks_and_nothing_is_asked_for(
     assert tab.errors == []
 
 
-def test_what_a_model_wrote_is_shown_and_does_nothing(tab: Tab, report: Report) -> None:
+def test_what_a_model_wrote_is_shown_and_does_nothing(fresh: Tab, report: Report) -> None:
+    tab = fresh
     hostile = next(run for run in report.runs for e in run.evaluations if e.samples and e.samples[0].output == ALERT)
     number = tab.evaluate(
         f"[...document.querySelectorAll('#browser select')[0].options].findIndex(o => o.text === '{hostile.name}')"
@@ -146,7 +165,7 @@ def test_a_kept_run_stays_until_escape(tab: Tab) -> None:
     assert followed(tab) == ""
 
 
-@pytest.mark.parametrize("heading", ["Rank", "Train loss", "Gap"])
+@pytest.mark.parametrize("heading", ["Rank", "Gap"])
 def test_tables_sort_by_number_up_down_and_back(tab: Tab, heading: str) -> None:
     heads = tab.evaluate("[...document.querySelectorAll('#runs table.sticky th')].map((head) => head.textContent)")
     place = heads.index(heading)
@@ -167,7 +186,8 @@ def test_tables_sort_by_number_up_down_and_back(tab: Tab, heading: str) -> None:
     assert tab.evaluate(texts) == before
 
 
-def test_the_sample_browser_shows_what_was_gained_and_every_answer(tab: Tab) -> None:
+def test_the_sample_browser_shows_what_was_gained_and_every_answer(fresh: Tab) -> None:
+    tab = fresh
     count = "document.querySelectorAll('#browser tbody tr').length"
     assert tab.evaluate(count) > 3
     tab.click(*tab.middle("#browser tbody tr:first-child td"))
@@ -176,8 +196,6 @@ def test_the_sample_browser_shows_what_was_gained_and_every_answer(tab: Tab) -> 
     word = tab.evaluate("document.querySelector('#browser tbody tr.item td:nth-child(3)').textContent").lower()
     question = f"Capitalize the given word: {word}"
     assert tab.evaluate("document.querySelector('#browser tbody tr.item td:nth-child(2)').textContent") == question
-    prompt = tab.evaluate("document.querySelector('#browser tr.all pre').textContent")
-    assert prompt == f"<|user|>\n{question}<|end|>\n<|assistant|>\n"
     tab.evaluate(
         "(() => { const find = document.querySelector('#browser input'); find.value = 'no such answer';"
         " find.dispatchEvent(new Event('input')); })()"
@@ -185,7 +203,8 @@ def test_the_sample_browser_shows_what_was_gained_and_every_answer(tab: Tab) -> 
     assert tab.evaluate(count) == 0
 
 
-def test_dark_paper_has_light_letters_in_figures_too(tab: Tab, request: pytest.FixtureRequest) -> None:
+def test_dark_paper_has_light_letters_in_figures_too(fresh: Tab, request: pytest.FixtureRequest) -> None:
+    tab = fresh
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     letter = "getComputedStyle(document.querySelector('#figure-scores svg text')).fill"
     light = tab.evaluate(ground), tab.evaluate(letter)
@@ -207,7 +226,7 @@ def bright(colour: str) -> float:
     return sum(float(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
 
 
-WIDTHS = (320, 400, 800, 1400)
+WIDTHS = (320, 400, 800, 1400) if THOROUGH else (400,)
 LONG = "x" * 180
 
 
@@ -253,7 +272,9 @@ def stretched(report: Report) -> Report:
     )
 
 
-@pytest.mark.parametrize("kind", ["as it is", "stretched", "one run"])
+@pytest.mark.parametrize(
+    "kind", ["stretched", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("as it is", "one run"))]
+)
 def test_no_window_is_scrolled_sideways(
     kind: str, chrome: Browser, report: Report, page: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -282,15 +303,6 @@ def test_no_window_is_scrolled_sideways(
     if kind == "as it is":
         tab.size(400)
         shot(tab, request, "narrow")
-
-
-def test_the_table_of_runs_is_not_cut_at_1400_pixels(tab: Tab) -> None:
-    tab.size(1400)
-    box = "document.querySelector('#runs .scroll')"
-    assert tab.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")
-    heads = tab.evaluate("[...document.querySelectorAll('#runs table.sticky th')].map((head) => head.textContent)")
-    assert len(heads) == len(set(heads))
-    assert {"Run", "Rank", "Seed", "Train loss", "Val loss", "Gap"} <= set(heads)
 
 
 def test_a_page_without_figures_still_sorts_and_says_so(chrome: Browser, report: Report, tmp_path: Path) -> None:
@@ -324,7 +336,7 @@ def test_the_script_can_stand_in_a_page() -> None:
     assert figure_script() is script
 
 
-@pytest.mark.parametrize("width", [1240, 390])
+@pytest.mark.parametrize("width", [390, pytest.param(1240, marks=pytest.mark.thorough)])
 def test_the_figures_of_a_strategy_are_drawn(
     chrome: Browser, tmp_path: Path, request: pytest.FixtureRequest, width: int
 ) -> None:

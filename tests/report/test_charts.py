@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.report.made_report import Make, fifty, made_report, thousand
 
 from touchline.core.quantity import Missing
 from touchline.report.charts import charts
 from touchline.report.figures import Chart, png
 from touchline.report.report import Report
+from touchline.results.run_result import LossPoint
 
 altair = pytest.importorskip("altair")
 vl_convert = pytest.importorskip("vl_convert")
+loss_charts = pytest.importorskip("touchline.report.charts.losses")
 
 REPORTS = {
     "fourteen runs": Make(steps=300, items=60, epochs_evaluated=3),
@@ -27,7 +31,7 @@ REPORTS = {
     "two steps": Make(steps=2, items=3),
 }
 ALL = {
-    "scores", "differences", "effect_train_lora_rank", "contrasts", "score_by_epoch", "train_loss", "validation_loss",
+    "scores", "differences", "effect_train_lora_rank", "contrasts", "train_loss", "validation_loss",
     "estimates",
 }  # fmt: skip
 
@@ -181,3 +185,67 @@ def test_a_logarithmic_axis_has_ticks_that_people_read(low: float, high: float, 
     from touchline.report.charts.parts import log_ticks
 
     assert log_ticks(low, high) == pytest.approx([tick for tick in ticks if low <= tick <= high])
+
+
+# ---- curves of fewer points ----------------------------------------------------------------------------------------
+
+
+LOSSES = st.lists(st.one_of(st.floats(1e-6, 1e6), st.sampled_from([math.nan, math.inf])), max_size=400)
+
+
+def points(losses: list[float]) -> list[LossPoint]:
+    """Losses at steps 1, 2, ..."""
+    return [LossPoint(step=index + 1, loss=loss) for index, loss in enumerate(losses)]
+
+
+@given(LOSSES, st.integers(2, 120))
+def test_thinned_curves_are_short_ordered_parts_of_the_curve(losses: list[float], limit: int) -> None:
+    curve = points(losses)
+    thin = loss_charts.thinned(curve, limit)
+    assert len(thin) <= max(limit, 2)
+    assert [point.step for point in thin] == sorted({point.step for point in thin})
+    assert all(any(point is other for other in curve) for point in thin)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=400), st.integers(2, 60))
+def test_the_lowest_and_the_highest_point_stay(losses: list[float], limit: int) -> None:
+    thin = [point.loss for point in loss_charts.thinned(points(losses), limit)]
+    assert min(thin) == min(losses)
+    assert max(thin) == max(losses)
+
+
+def test_a_single_loss_that_is_no_number_is_still_there_after_thinning() -> None:
+    losses = [1.0] * 5000
+    losses[2500] = math.nan
+    assert any(math.isnan(point.loss) for point in loss_charts.thinned(points(losses), 40))
+
+
+@given(LOSSES, st.integers(2, 120))
+def test_smoothed_curves_lie_within_the_curve_and_have_its_ends(losses: list[float], limit: int) -> None:
+    curve = points(losses)
+    smooth = loss_charts.smoothed(curve, limit)
+    finite = [point for point in curve if math.isfinite(point.loss)]
+    if len(finite) >= 3:
+        assert len(smooth) <= limit
+        assert (smooth[0].step, smooth[-1].step) == (finite[0].step, finite[-1].step)
+    if finite:
+        low, high = min(p.loss for p in finite), max(p.loss for p in finite)
+        assert all(low * (1 - 1e-6) <= point.loss <= high * (1 + 1e-6) + 1e-6 * high for point in smooth)
+
+
+def test_the_smoothed_curve_starts_where_a_falling_curve_does() -> None:
+    falling = points([math.exp(-step / 50) for step in range(400)])
+    assert loss_charts.smoothed(falling, 40)[0].loss == pytest.approx(1.0)
+
+
+def test_the_best_point_is_the_earliest_lowest_finite_one() -> None:
+    found = loss_charts.best(points([math.nan, 2.0, 1.0, 1.0, math.inf]))
+    assert found is not None
+    assert found.step == 3
+    assert loss_charts.best(points([math.nan])) is None
+
+
+@pytest.mark.parametrize("runs", [1, 14, 50, 1000])
+def test_no_run_gets_more_points_than_the_limit(runs: int) -> None:
+    assert loss_charts.budget(runs) <= loss_charts.POINTS_A_RUN
+    assert loss_charts.budget(50) == loss_charts.POINTS_A_RUN

@@ -12,11 +12,11 @@ from tests.report.made_gathered import control, record, rights, run
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind
-from touchline.report.compared import ComparedExperiments, ExperimentSummary, PairedRuns
+from touchline.report.compared import ComparedExperiments, ComparedRun, ExperimentSummary
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import found_settings
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Conclusion
+from touchline.statistics.conclusions import Conclusion, ScoreDifference
 from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired
 
 pytestmark = pytest.mark.planning
@@ -47,7 +47,6 @@ def side(label: str, runs: Sequence[RunResult], rate: str = "0.001", **settings:
         root=label,
         origin="planned by touchline 0.1.0",
         date="2026-01-01",
-        question="",
         runs=tuple(runs),
         settings={
             each.name: {"models": each.model, "seeds": str(each.seed)}
@@ -62,9 +61,26 @@ def keys(found: ComparedExperiments) -> dict[str, tuple[tuple[str, ...] | None, 
     return {row.key: row.values for row in found.settings}
 
 
-def only_pair(found: ComparedExperiments) -> PairedRuns:
-    (pair,) = found.pairs
+def paired(found: ComparedExperiments) -> list[ComparedRun]:
+    return [row for row in found.runs if row.comparison is not None]
+
+
+def difference(row: ComparedRun) -> ScoreDifference:
+    assert row.comparison is not None
+    return row.comparison.difference
+
+
+def only_pair(found: ComparedExperiments) -> ComparedRun:
+    (pair,) = paired(found)
     return pair
+
+
+def reasons(found: ComparedExperiments) -> list[str]:
+    return [row.not_compared for row in found.runs if row.not_compared]
+
+
+def conditions(found: ComparedExperiments) -> list[str]:
+    return list(dict.fromkeys(row.condition for row in found.runs))
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -74,7 +90,6 @@ def test_only_what_differs_is_shown() -> None:
     found = compare([side("A", [trained("r4", "4")]), side("B", [trained("r4", "4")], rate="0.0002")])
     assert keys(found) == {RATE: (("0.001",), ("0.0002",))}
     assert found.same_settings == 5
-    assert found.known_once == ()
 
 
 def test_levels_that_both_have_differ_only_where_the_sets_do() -> None:
@@ -83,13 +98,10 @@ def test_levels_that_both_have_differ_only_where_the_sets_do() -> None:
     other = side("C", [trained("r4", "4"), trained("r8", "8")])
     assert keys(compare([one, same])) == {}
     assert keys(compare([one, other])) == {RANK: (("4", "64"), ("4", "8"))}
-    assert compare([one, other]).settings[0].is_matched
 
 
-def test_what_one_experiment_alone_tells_is_counted_and_not_called_different() -> None:
-    found = compare([side("A", [trained("a", "4")]), side("B", [trained("b", "4")], device="A GPU")])
-    assert found.known_once == ("device",)
-    assert keys(found) == {}
+def test_what_one_experiment_alone_tells_is_not_called_different() -> None:
+    assert keys(compare([side("A", [trained("a", "4")]), side("B", [trained("b", "4")], device="A GPU")])) == {}
 
 
 def test_what_nobody_planned_is_known_under_the_same_keys() -> None:
@@ -108,15 +120,15 @@ def test_runs_are_matched_by_condition_and_not_by_name() -> None:
     one = side("A", [trained("x", "4", 50), trained("y", "64", 60)])
     two = side("B", [trained("y", "4", 70), trained("x", "64", 80)])
     found = compare([one, two])
-    assert [(pair.reference_run, pair.run) for pair in found.pairs] == [("x", "y"), ("y", "x")]
-    assert [pair.comparison.difference.value for pair in found.pairs] == pytest.approx([0.2, 0.2])
-    assert [row.condition for row in found.rows] == ["1B, rank 4, seed 1", "1B, rank 64, seed 1"]
+    assert [(pair.reference_run, pair.run) for pair in paired(found)] == [("x", "y"), ("y", "x")]
+    assert [difference(pair).value for pair in paired(found)] == pytest.approx([0.2, 0.2])
+    assert conditions(found) == ["1B, rank 4, seed 1", "1B, rank 64, seed 1"]
 
 
 def test_what_the_experiments_differ_in_does_not_keep_their_runs_apart() -> None:
     """A learning rate that one experiment changed is what is asked about."""
     pair = only_pair(compare([side("A", [trained("a", "4", 50)]), side("B", [trained("b", "4", 60)], rate="0.0002")]))
-    assert pair.comparison.difference.value == pytest.approx(0.1)
+    assert difference(pair).value == pytest.approx(0.1)
 
 
 def test_how_a_run_is_done_does_not_tell_conditions_apart() -> None:
@@ -126,30 +138,20 @@ def test_how_a_run_is_done_does_not_tell_conditions_apart() -> None:
     for number, each in enumerate(runs):
         one.settings[each.name]["train.micro_batch_size"] = str(8 >> number)
         two.settings[each.name]["train.micro_batch_size"] = "8"
-    assert len(compare([one, two]).pairs) == 2
+    assert len(paired(compare([one, two]))) == 2
 
 
 def test_seeds_are_matched_where_they_are_the_same() -> None:
     one = side("A", [trained(f"s{seed}", "4", 50, seed=seed) for seed in (1, 2)])
     two = side("B", [trained(f"t{seed}", "4", 60, seed=seed) for seed in (2, 3)])
     found = compare([one, two])
-    assert [(pair.reference_run, pair.run) for pair in found.pairs] == [("s2", "t2")]
-    assert [len(row.runs[0]) + len(row.runs[1]) for row in found.rows] == [1, 2, 1]
-
-
-def test_several_runs_against_one_are_refused_with_what_they_differ_in() -> None:
-    runs = [trained("slow", "4"), trained("fast", "4")]
-    one = side("A", runs)
-    one.settings["fast"][RATE] = "0.01"
-    found = compare([one, side("B", [trained("b", "4")], rate="0.0002")])
-    assert found.pairs == ()
-    (refusal,) = found.refusals
-    assert refusal.reason == f"2 of A and 1 of B are of this condition, which differ in {RATE}"
+    assert [(pair.reference_run, pair.run) for pair in paired(found)] == [("s2", "t2")]
+    assert [row.run for row in found.runs] == ["s1", "s2", "t2", "t3"]
 
 
 def test_experiments_without_a_common_condition_are_told() -> None:
     found = compare([side("A", [trained("a", "4")]), side("B", [trained("b", "4", model="3B")])])
-    assert found.pairs == ()
+    assert paired(found) == []
     assert "no run of B is of the same condition as one of A" in found.notes
 
 
@@ -159,8 +161,8 @@ def test_controls_stand_against_controls_of_their_kind() -> None:
     one = side("A", [trained("a", "4"), base])
     two = side("B", [trained("b", "4"), no_op, control("base2", rights=rights(20))])
     found = compare([one, two])
-    assert [(pair.reference_run, pair.run) for pair in found.pairs] == [("a", "b"), ("base", "base2")]
-    assert [row.condition for row in found.rows][1:] == ["control: 1B", "no-op control: 1B"]
+    assert [(pair.reference_run, pair.run) for pair in paired(found)] == [("a", "b"), ("base", "base2")]
+    assert conditions(found)[1:] == ["control: 1B", "no-op control: 1B"]
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -168,69 +170,58 @@ def test_controls_stand_against_controls_of_their_kind() -> None:
 
 def test_a_pair_is_the_paired_test_of_the_same_items() -> None:
     found = compare([side("A", [trained("a", "4", 50)]), side("B", [trained("b", "4", 64)])])
-    difference = only_pair(found).comparison.difference
-    assert (difference.gained, difference.lost) == (14, 0)
+    pair = only_pair(found)
+    own = difference(pair)
+    assert (own.gained, own.lost) == (14, 0)
     value, low, high = newcombe_paired(50, 14, 0, 36)
-    assert (difference.value, difference.low, difference.high) == pytest.approx((value, low, high))
-    assert difference.p_value == pytest.approx(mcnemar_exact(14, 0))
-    assert only_pair(found).comparison.shown is Conclusion.HIGHER
+    assert (own.value, own.low, own.high) == pytest.approx((value, low, high))
+    assert own.p_value == pytest.approx(mcnemar_exact(14, 0))
+    assert pair.comparison is not None
+    assert pair.comparison.shown is Conclusion.HIGHER
 
 
 def test_p_values_are_adjusted_over_all_pairs_of_an_experiment() -> None:
     ks = {"4": 55, "8": 52, "64": 60}
     one = side("A", [trained(f"a{rank}", rank, 50) for rank in ks])
     two = side("B", [trained(f"b{rank}", rank, k) for rank, k in ks.items()])
-    found = [pair.comparison.difference for pair in compare([one, two]).pairs]
+    found = [difference(pair) for pair in paired(compare([one, two]))]
     assert [each.p_adjusted for each in found] == pytest.approx(holm([each.p_value for each in found]))
     assert any(each.p_adjusted > each.p_value for each in found)
 
 
-def test_other_items_are_refused_with_the_reason() -> None:
-    found = compare([side("A", [trained("a", "4")]), side("B", [trained("b", "4", items="b")])])
-    assert found.pairs == ()
-    (refusal,) = found.refusals
-    assert refusal.reason == "the items differ: B and A were scored on different test splits"
+def evaluated(name: str, right: int | None = 50, **changes: object) -> RunResult:
+    """A run of rank 4; without an evaluation where `right` is None."""
+    records = [] if right is None else [replace(record(name, "epoch_2", rights(right)), **changes)]  # type: ignore[arg-type]
+    return run(name, rank="4", evaluations=records)
 
 
-def test_fewer_items_of_the_same_split_are_refused_with_what_would_help() -> None:
-    fewer = run("b", rank="4", evaluations=[record("b", "epoch_2", rights(20, 40))])
-    found = compare([side("A", [trained("a", "4")]), side("B", [fewer])])
-    assert found.pairs == ()
-    assert (
-        "40 in B, 100 in A, 40 of them in both; evaluate both with the same evaluate.samples"
-        in found.refusals[0].reason
-    )
-
-
-def test_the_same_names_of_items_with_other_answers_are_refused() -> None:
-    other = record("b", "epoch_2", rights(50))
-    other = replace(other, samples=tuple(replace(sample, target="another") for sample in other.samples))
-    found = compare([side("A", [trained("a", "4")]), side("B", [run("b", rank="4", evaluations=[other])])])
-    assert found.pairs == ()
-    assert "other answers" in found.refusals[0].reason
+OTHER_ANSWERS = tuple(replace(sample, target="another") for sample in record("b", "epoch_2", rights(50)).samples)
 
 
 @pytest.mark.parametrize(
     ("ones", "others", "reason"),
     [
-        ([], [], "neither run is evaluated"),
-        ([], [50], "a is not evaluated"),
-        ([50], [], "b is not evaluated"),
+        ([evaluated("a")], [trained("b", "4", items="b")], "B and A were scored on different test splits"),
+        (
+            [evaluated("a")],
+            [run("b", rank="4", evaluations=[record("b", "epoch_2", rights(20, 40))])],
+            "40 of them in both",
+        ),
+        ([evaluated("a")], [evaluated("b", samples=OTHER_ANSWERS)], "other answers"),
+        ([evaluated("a"), evaluated("c")], [evaluated("b")], "2 of A and 1 of B are of this condition"),
+        ([evaluated("a", task="one")], [evaluated("b", task="two")], "A has no exact match of two"),
+        ([evaluated("a", None)], [evaluated("b", None)], "neither run is evaluated"),
+        ([evaluated("a", None)], [evaluated("b")], "a is not evaluated"),
+        ([evaluated("a")], [evaluated("b", None)], "b is not evaluated"),
     ],
 )
-def test_a_run_without_evaluation_is_told(ones: list[int], others: list[int], reason: str) -> None:
-    one = run("a", rank="4", evaluations=[record("a", "epoch_2", rights(k)) for k in ones])
-    two = run("b", rank="4", evaluations=[record("b", "epoch_2", rights(k)) for k in others])
-    found = compare([side("A", [one]), side("B", [two])])
-    assert [each.reason for each in found.refusals] == [reason]
-    scores = [cell.score for row in found.rows for cells in row.runs for cell in cells]
-    assert [isinstance(score, Quantity) for score in scores] == [bool(ones), bool(others)]
-    assert all(score == Missing(missing="not evaluated") for score in scores if isinstance(score, Missing))
-
-
-def test_tasks_that_nobody_shares_are_refused() -> None:
-    found = compare([side("A", [trained("a", "4", task="one")]), side("B", [trained("b", "4", task="two")])])
-    assert found.refusals[0].reason == "no task in common: exact match of two against exact match of one"
+def test_what_is_not_compared_has_its_reason(ones: list[RunResult], others: list[RunResult], reason: str) -> None:
+    found = compare([side("A", ones), side("B", others)])
+    assert paired(found) == []
+    (told,) = reasons(found)
+    assert reason in told
+    for row, made in zip(found.runs, (*ones, *others), strict=True):
+        assert isinstance(row.value, Quantity) == bool(made.evaluations)
 
 
 def test_further_tasks_are_compared_too() -> None:
@@ -239,7 +230,7 @@ def test_further_tasks_are_compared_too() -> None:
         return replace(trained(name, "4", k), other_evaluations=(more,))
 
     found = compare([side("A", [both("a", 50)]), side("B", [both("b", 70)])])
-    assert [pair.task for pair in found.pairs] == ["capitalization", "reverse"]
+    assert [pair.task for pair in paired(found)] == ["capitalization", "reverse"]
 
 
 def test_the_last_checkpoint_counts_not_the_best() -> None:
@@ -247,7 +238,7 @@ def test_the_last_checkpoint_counts_not_the_best() -> None:
     early, late = record("b", "epoch_9", rights(99)), record("b", "epoch_10", rights(60))
     two = run("b", rank="4", evaluations=[late, early])
     pair = only_pair(compare([side("A", [trained("a", "4", 50)]), side("B", [two])]))
-    assert pair.comparison.difference.value == pytest.approx(0.1)
+    assert difference(pair).value == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -270,50 +261,18 @@ def test_a_difference_that_may_be_the_prompts_says_so(
     assert only_pair(compare([one, two])).evaluation_differs_in == told
 
 
-# ---- what may be said of the experiments -----------------------------------------------------------------------------
-
-
-def test_one_seed_describes_the_checkpoints_only() -> None:
-    found = compare([side("A", [trained("a", "4", 20)]), side("B", [trained("b", "4", 90)])])
-    (effect,) = found.effects
-    (contrast,) = effect.effect.contrasts
-    assert contrast.value == pytest.approx(0.7)
-    assert contrast.shown is Conclusion.NOT_TESTABLE
-    assert "one seed" in contrast.reason
-    assert contrast.low is None
-
-
-def test_several_seeds_answer_for_the_setting() -> None:
-    one = side("A", [trained(f"a{seed}", "4", 50 + seed, seed=seed) for seed in (1, 2, 3, 4)])
-    two = side("B", [trained(f"b{seed}", "4", 80 + seed % 2, seed=seed) for seed in (1, 2, 3, 4)])
-    (effect,) = compare([one, two]).effects
-    (contrast,) = effect.effect.contrasts
-    assert contrast.shown is Conclusion.HIGHER
-    assert contrast.seeds == 4
-    assert contrast.low is not None
-    assert contrast.high is not None
-    assert contrast.low < 0.28 < contrast.high
-
-
-def test_controls_are_no_part_of_the_effect() -> None:
-    one = side("A", [trained("a", "4", 50), control("base", rights=rights(10))])
-    two = side("B", [trained("b", "4", 60), control("base", rights=rights(90))])
-    (effect,) = compare([one, two]).effects
-    assert {point.run for point in effect.effect.points} == {"A/a", "B/b"}
-
-
 # ---- hostile ---------------------------------------------------------------------------------------------------------
 
 
 def test_three_experiments_are_all_held_against_the_first() -> None:
     sides = [side(label, [trained(label.lower(), "4", k)]) for label, k in (("A", 50), ("B", 60), ("C", 70))]
-    assert [(pair.experiment, pair.reference) for pair in compare(sides).pairs] == [("B", "A"), ("C", "A")]
+    assert [(pair.experiment, pair.reference_run) for pair in paired(compare(sides))] == [("B", "a"), ("C", "a")]
 
 
 def test_an_experiment_without_runs_is_compared_all_the_same() -> None:
     found = compare([side("A", [trained("a", "4")]), side("B", [])])
     assert [each.runs for each in found.experiments] == [1, 0]
-    assert found.pairs == ()
+    assert paired(found) == []
 
 
 def test_scores_that_are_not_right_or_wrong_are_compared_by_their_means() -> None:
@@ -324,8 +283,8 @@ def test_scores_that_are_not_right_or_wrong_are_compared_by_their_means() -> Non
 
     pair = only_pair(compare([side("A", [scored("a", 0.2)]), side("B", [scored("b", 0.3)])]))
     assert pair.score == "f1"
-    assert pair.comparison.difference.value == pytest.approx(0.1)
-    assert pair.comparison.difference.gained == 100
+    assert difference(pair).value == pytest.approx(0.1)
+    assert difference(pair).gained == 100
 
 
 @given(
@@ -336,16 +295,11 @@ def test_swapping_two_experiments_turns_every_difference_round(ks: list[int], ot
     ranks = ["4", "8", "16", "64"]
     one = side("A", [trained(f"a{rank}", rank, k) for rank, k in zip(ranks, ks, strict=False)])
     two = side("B", [trained(f"b{rank}", rank, k) for rank, k in zip(ranks, others, strict=False)])
-    there, back = compare([one, two]).pairs, compare([two, one]).pairs
+    there, back = paired(compare([one, two])), paired(compare([two, one]))
     assert len(there) == len(back) == min(len(ks), len(others))
     for pair, turned in zip(there, back, strict=True):
-        assert pair.comparison.difference.value == pytest.approx(-turned.comparison.difference.value)
-        assert pair.comparison.difference.p_value == pytest.approx(turned.comparison.difference.p_value)
-
-
-def test_the_same_experiments_give_the_same_comparison() -> None:
-    sides = [side("A", [trained("a", "4", 50)]), side("B", [trained("b", "4", 60)])]
-    assert compare(sides) == compare(sides)
+        assert difference(pair).value == pytest.approx(-difference(turned).value)
+        assert difference(pair).p_value == pytest.approx(difference(turned).p_value)
 
 
 def test_losses_and_durations_are_not_held_against_each_other_in_silence() -> None:
@@ -360,4 +314,4 @@ def test_losses_and_durations_are_not_held_against_each_other_in_silence() -> No
 def test_a_loss_that_is_no_number_is_told_as_missing() -> None:
     two = replace(trained("b", "4"), final_val_loss=Quantity(value=float("nan"), unit="1"))
     found = compare([side("A", [trained("a", "4")]), side("B", [two])])
-    assert found.rows[0].runs[1][0].final_val_loss == Missing(missing="not a number")
+    assert found.runs[1].final_val_loss == Missing(missing="not a number")

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 from tests.report import made_gathered as made
-from tests.report.test_next_steps import checkpoint
 
 from touchline.core.finding import Severity
 from touchline.core.notes import Note, NoteCode
@@ -76,7 +75,7 @@ def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
         CheckpointFault(code=code, message=f"{code} it is", file="adapter_model.safetensors")
         for code in ("truncated", "wrong-size")
     )
-    broken = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=faults)
+    broken = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=faults)
     report = build_report(made.gathered([run], verification=replace(made.NOTHING, checkpoints=(broken,))))
     told = {each.title: each.text for each in report.issues}
     assert told["last checkpoint lost"].startswith("Every step is done and its job ended well, but its last checkpoint")
@@ -101,7 +100,7 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
     }
     for file, sound in verdicts.items():
         fault = CheckpointFault(code="missing-file", message="it is not there", file=file)
-        broken = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=(fault,))
+        broken = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=(fault,))
         assert broken.weights_sound is sound, file
         report = build_report(
             made.gathered([made.run("1B_rank4")], verification=replace(made.NOTHING, checkpoints=(broken,)))
@@ -109,7 +108,7 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
         told = [each for each in report.issues if "it is not there" in each.text.lower()]
         assert [each.weight for each in told] == [Severity.WARNING if sound else Severity.ERROR]
         assert ("the training counts" in told[0].text) is sound
-    nothing = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=(), kind=CheckpointKind.UNKNOWN)
+    nothing = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=(), kind=CheckpointKind.UNKNOWN)
     assert not nothing.weights_sound
 
 

@@ -17,11 +17,10 @@ from tests.cases import some
 from tests.report.made_report import ALERT, Make, fifty, made_report
 
 from touchline.core.finding import Severity
-from touchline.data.scores import AskedItem
 from touchline.report.figures import Chart
 from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
-from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
+from touchline.report.page.browser import BUDGET_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
 from touchline.report.report import Report
 from touchline.results.report_inputs import Issue
@@ -194,11 +193,6 @@ def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
     assert "No checkpoint was found." in text
 
 
-def test_a_page_loads_itself_anew_only_where_it_is_asked_to(report: Report) -> None:
-    assert 'http-equiv="refresh"' not in report_html(report, ())
-    assert '<meta http-equiv="refresh" content="30">' in report_html(report, (), refresh_seconds=30)
-
-
 def test_links_lead_from_the_page_to_the_experiment(report: Report) -> None:
     assert 'href="./../exp%20a/1B_base/metrics.jsonl"' in report_html(report, (), base="../exp a")
     assert "metrics.jsonl</code></a>" not in report_html(report, (), base=None)
@@ -226,55 +220,14 @@ def test_items_on_which_runs_differ_are_there_with_every_answer() -> None:
     }
     assert differing <= {item[0] for item in items}
     assert data["differing"] == len(differing)
-    frames = data["frames"]
-    assert isinstance(frames, list)
     asked = report.asked[report.runs[0].evaluations[-1].asked_key]
-    for item_id, question, (prompt,), target, groups in items:
-        before, after = frames[prompt]
-        assert (question, before + question + after) == (asked[item_id].question, asked[item_id].prompt)
+    for item_id, question, target, groups in items:
+        assert question == asked[item_id].question
         told = {run for _, _, own in groups if own is not None for run in own}
         for text, score, own in groups:
             for number in own if own is not None else set(range(len(runs))) - told:
                 sample = records[runs[number]][int(item_id)]
                 assert (sample.target, sample.output, sample.score) == (target, text, score)
-
-
-def test_prompts_are_whole_whatever_surrounds_the_question() -> None:
-    """Every base model has its own chat template; a template may change the question, and a prompt may be long."""
-    made = made_report(Make(models=1, ranks=("4", "64"), seeds=1, steps=5, items=40, faults=False))
-    other = next(run for run in made.runs if run.name.endswith("base"))
-    key = other.evaluations[-1].asked_key
-    asked = dict(made.asked[key])
-    odd = {
-        "0": AskedItem(question="x", prompt="x x x: x\n"),
-        "1": AskedItem(question=" padded ", prompt="<|user|>padded<|end|>"),
-        "2": AskedItem(question="", prompt="<|user|><|end|>"),
-        "3": AskedItem(question="not recorded"),
-        "4": AskedItem(question="q" * 3000, prompt="<|user|>" + "q" * 3000),
-        "5": AskedItem(question="few shots", prompt="shot " * 9000 + "few shots<|end|>"),
-        **{str(n): AskedItem(question=f"q{n}", prompt=f"own frame {n}: q{n}") for n in range(6, 40)},
-    }
-    changed = replace(other.evaluations[-1], settings_sha256="9" * 64)
-    runs = tuple(replace(run, evaluations=(changed,)) if run is other else run for run in made.runs)
-    data = browser_data(replace(made, runs=runs, asked={key: asked, changed.asked_key: odd}), "samples.jsonl")
-    assert data is not None
-    names, ways, frames, items = (data[key] for key in ("runs", "asked", "frames", "items"))
-    assert isinstance(names, list)
-    assert isinstance(ways, list)
-    assert isinstance(frames, list)
-    assert isinstance(items, list)
-    assert len(items) > 10
-    for item_id, question, prompts, _, _ in items:
-        for run, way in zip(names, ways, strict=True):
-            wanted = (odd if run == other.name else asked)[item_id]
-            packed = prompts[way]
-            if wanted.prompt is None:
-                assert packed is None
-            elif isinstance(packed, str):
-                assert packed == wanted.prompt or packed.startswith(wanted.prompt[:PROMPT_CHARS])
-            else:
-                before, after = frames[packed]
-                assert before + question + after == wanted.prompt
 
 
 def test_left_out_items_are_counted_and_the_data_stays_within_its_budget() -> None:
@@ -318,9 +271,9 @@ def test_fifty_runs_of_a_thousand_items_fit_into_the_page() -> None:
 
 def test_page_and_markdown_have_the_same_tables(report: Report) -> None:
     """Each is declared once; RESULTS.md may shorten it."""
-    text = results_markdown(report, ())
+    text = results_markdown(report, ()).partition("## Appendix")[0]
     page = Page(report_html(report, ())).text
     titles = re.findall(r"^### (.*)\n\n\| ", text, re.MULTILINE)
-    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run", "Answers"} <= {*titles}
+    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run"} <= {*titles}
     for title in some(titles):
         assert html.unescape(title.replace("\\", "")) in page

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from tests.api.folders import environment, make_experiment, touchline
 from tests.report import made_gathered as made
 from tests.report import made_sets
-from tests.report.test_findings import DESIGNS, factorial
 
 from tools.tiny_model import write_tiny_model
 from touchline.data.scores import EvaluationRecord
@@ -81,14 +80,14 @@ def repeated(record: EvaluationRecord, rng: np.random.Generator) -> EvaluationRe
 def many_experiments(rng: np.random.Generator) -> list[tuple[str, ReportInputs]]:
     """Designs, seeds, missing runs, metrics, repeats and clusters of many kinds."""
     made_ones = [
-        (f"design {number}, {seeds} seeds", factorial(rng, design, seeds, tied=tied))
-        for number, (design, tied) in enumerate(DESIGNS)
+        (f"design {number}, {seeds} seeds", made.factorial(rng, design, seeds, tied=tied))
+        for number, (design, tied) in enumerate(made.DESIGNS)
         for seeds in (1, 2, 3)
     ]
-    crossed = factorial(rng, {"models": ("1B", "3B"), made.RANK: ("4", "16", "64")}, 3)
+    crossed = made.factorial(rng, {"models": ("1B", "3B"), made.RANK: ("4", "16", "64")}, 3)
     half = [run for run in crossed.runs if run.kind is RunKind.CONTROL or rng.random() < 0.8]
     made_ones.append(("runs are missing", made.gathered(half, factors=crossed.factors)))
-    ranks = factorial(rng, {made.RANK: ("4", "64")}, 5)
+    ranks = made.factorial(rng, {made.RANK: ("4", "64")}, 5)
     apart = [replace(run, seed=run.seed + 10 * ("run_1" in run.name)) for run in ranks.runs]
     made_ones.append(("no seed in common", made.gathered(apart)))
     scales = {
@@ -126,7 +125,7 @@ def test_every_number_is_found_again_from_the_answers_alone(
 def test_a_number_that_is_not_so_is_found(script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each of these alone, changed by a hundredth or a digit."""
     rng = np.random.Generator(np.random.PCG64(9))
-    gathered = factorial(rng, {made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 3)
+    gathered = made.factorial(rng, {made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 3)
     samples, results = write(tmp_path, gathered)
     right = json.loads(results.read_text())
     for path in (

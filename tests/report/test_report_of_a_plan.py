@@ -16,7 +16,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.units import GIB
 from touchline.experiment.experiment import ComputeConfig
-from touchline.experiment.plan import PlannedRun, Revision
+from touchline.experiment.plan import PlannedRun
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
@@ -71,26 +71,6 @@ def test_what_is_not_of_one_kind_is_not_judged() -> None:
     text = results_markdown(build_report(ours(twice)), ())
     assert "| `1M_rank4` | training | 1:00:00 (50:00 to 1:16:40) | 10:00 | - (several attempts) |" in text
     assert "- (another kind of memory) |" in text
-
-
-def test_superseded_attempts_cost_time_and_are_no_measurement() -> None:
-    """What was moved aside after an OOM counts as device time and not against the new plan's estimate."""
-    attempts = (
-        made.attempt("1", JobState.OUT_OF_MEMORY, "it did not fit", seconds=100.0, superseded=True),
-        made.attempt("2", seconds=3500.0),
-    )
-    report = build_report(ours(made.run("1M_rank4", attempt_list=attempts)))
-    training = row(report, "training")
-    assert isinstance(training.measured, Quantity)
-    assert (training.measured.value, training.inside) == (3500.0, True)
-    hours = report.facts[0].device_hours
-    assert isinstance(hours, Quantity)
-    assert hours.value == pytest.approx(1.0)
-    (issue,) = [each for each in report.issues if each.title == "attempt ended by OUT_OF_MEMORY"]
-    assert issue.text == (
-        "2 attempts: job 1 OUT_OF_MEMORY after 1:40 (it did not fit, planned again since). It was planned again with a "
-        "smaller micro-batch. The training was completed all the same."
-    )
 
 
 def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
@@ -176,38 +156,6 @@ def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
         "true and compare examples/s.",
         "The plan's advice.",
     )
-
-
-def test_two_runs_that_differ_in_packing_alone_are_held_against_each_other() -> None:
-    """With the word that it was one run each."""
-    from touchline.core.levels import Level
-
-    runs = []
-    for name, packed, rate in (("packed", "true", 30.0), ("padded", "false", 20.0)):
-        run = made.run(name)
-        levels = (*run.levels, Level(factor="train.packed", value=packed))
-        run = replace(run, levels=levels, examples_per_second=Quantity(value=rate, unit="examples/s"))
-        runs.append(made.told(run, packed=packed == "true"))
-    report = build_report(made.gathered(runs))
-    assert report.packing_advice == (
-        "packed was packed and padded was not: 30 against 20 examples/s, 50.0% higher packed. One run each, on "
-        "whatever else the machine did.",
-    )
-
-
-def test_what_was_done_otherwise_than_planned_is_an_issue() -> None:
-    """Revisions, edits that were accepted, overrides."""
-    revisions = tuple(
-        Revision(number=n, date="2026-01-02", reason=reason, runs=("1M_rank4",))
-        for n, reason in ((1, "planned"), (2, "accepted: 1M_rank4"))
-    )
-    edited = replace(made_run(), accepted={"train.learning_rate": 0.01})
-    report = build_report(ours(planned=edited, revisions=revisions, overrides=("compute.executor=slurm",)))
-    told = {issue.title: issue.text for issue in report.issues}
-    assert told["plan revised on 2026-01-02"] == "Revision 2: accepted: 1M_rank4; changed: 1M_rank4."
-    assert told["settings edited by hand"].endswith("no longer those of the design: train.learning_rate: 0.01.")
-    assert told["settings given on the command line"].endswith("compute.executor=slurm.")
-    assert dict(report.provenance)["revision of the plan"] == "2"
 
 
 def test_every_command_is_one_that_a_shell_reads() -> None:

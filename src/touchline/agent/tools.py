@@ -35,7 +35,7 @@ _RESULT = (
     *("train_seconds", "evaluate_seconds"),
 )
 _MODEL = ("name", "size_label", "path", "architecture", "dtype", "context_length", "findings")
-_COMPARED = ("experiments", "settings", "same_settings", "pairs", "refusals", "effects", "notes")
+_COMPARED = ("experiments", "settings", "same_settings", "runs", "notes")
 _REPORT = (
     *("experiment", "question", "origin", "task", "headline", "completed", "device_hours", "findings", "issues"),
     "next_steps",
@@ -175,27 +175,14 @@ def estimate(
     epochs: Annotated[int, Field(ge=1)] = 1,
 ) -> Data:
     """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
+    options = {**locals()}
     from touchline import api
     from touchline.data.user_config import load_settings
     from touchline.experiment.defaults import DEFAULT_BACKEND
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
 
-    request = EstimateRequest(
-        model=model,
-        method=method,
-        rank=rank,
-        backend=backend or DEFAULT_BACKEND,
-        micro_batch_size=micro_batch_size,
-        seq_len=seq_len,
-        mean_length=mean_length,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        gpu=gpu,
-        gradient_checkpointing=gradient_checkpointing,
-        optimizer=optimizer,
-        examples=examples,
-        epochs=epochs,
-    )
+    request = EstimateRequest(**options | {"backend": backend or DEFAULT_BACKEND})
     found: Data = answer_object(EstimateAnswer, api.estimate(request, load_settings()))
     return found
 

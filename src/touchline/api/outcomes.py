@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
-    from touchline.report.local.publishing import Published, PublishRequest
+    from touchline.report.local.publishing import Published
     from touchline.report.local.reporting import ReportFiles
     from touchline.report.trackers.exporting import Export
     from touchline.results.cleaning import Cleaned
@@ -110,9 +110,7 @@ def report(
     *,
     out: Path | None = None,
     deep: bool = False,
-    parquet: bool = False,
     cache: Path | None = None,
-    refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
     """Write RESULTS.md, report.html, their figures and samples.jsonl.
@@ -121,9 +119,7 @@ def report(
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
         out: where to write (default: beside the experiment).
         deep: read every value of every checkpoint, not only headers.
-        parquet: write the answers as samples.parquet too.
         cache: folder for intermediate results (default: none).
-        refresh_seconds: reload interval of the page while runs are active (default: never).
         on_progress: receives the number of verified checkpoints and their total.
 
     Raises:
@@ -132,15 +128,7 @@ def report(
     """
     from touchline.report.local.reporting import write_report
 
-    return write_report(
-        source,
-        out=out,
-        deep=deep,
-        parquet=parquet,
-        cache=cache,
-        refresh_seconds=refresh_seconds,
-        on_progress=on_progress,
-    )
+    return write_report(source, out=out, deep=deep, cache=cache, on_progress=on_progress)
 
 
 def figures(source: Path) -> dict[str, altair.LayerChart]:
@@ -263,7 +251,14 @@ def export(
 
 
 def publish(
-    source: Path, settings: UserConfig, *, run: str | None = None, request: PublishRequest | None = None
+    source: Path,
+    settings: UserConfig,
+    *,
+    run: str | None = None,
+    out: Path | None = None,
+    checkpoint: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
 ) -> Published:
     """Write a folder for the Hugging Face Hub: a verified checkpoint and its model card. Upload nothing.
 
@@ -271,7 +266,10 @@ def publish(
         source: experiment.yaml, its folder, or the run's folder.
         settings: folders of models and caches, which no published file may name.
         run: the run, if `source` is not its folder.
-        request: folder, checkpoint, license and ids (default: the last checkpoint, in the experiment's folder).
+        out: folder to write (default: `published/RUN` in the experiment).
+        checkpoint: the checkpoint (default: the last one).
+        license: license of the weights.
+        base_model: id of the base model on the Hub (default: the one that touchline knows).
 
     Raises:
         InputError: there is no such run or checkpoint, or an option is wrong.
@@ -279,9 +277,9 @@ def publish(
             machine or its user.
         HostError: the folder cannot be written.
     """
-    from touchline.report.local.publishing import PublishRequest, publish_run
+    from touchline.report.local.publishing import publish_run
 
-    return publish_run(source, run, settings, request or PublishRequest())
+    return publish_run(source, run, settings, out=out, checkpoint=checkpoint, license=license, base_model=base_model)
 
 
 def clean(

@@ -187,7 +187,6 @@ def pack(
 
     Raises:
         InputError: the lengths are unknown or not usable.
-        HostError: the package that draws figures is not installed.
     """
     from touchline.plan.local.packing import assume_lengths, compare
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ skill_app = typer.Typer(help="Install skills for coding agents.", no_args_is_hel
 @skill_app.command("install")
 def skill_install(
     folder: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Path | None,
         typer.Option("--dir", metavar="DIR", help="Folder of the agent's skills (default: .agents/skills)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that were edited.")] = False,

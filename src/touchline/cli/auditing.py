@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,13 +26,12 @@ def audit(
         Path,
         typer.Argument(help="JSON, JSONL, CSV or parquet; a folder of train and test files; or an experiment.yaml."),
     ],
-    input_column: Annotated[Optional[str], typer.Option("--input", help="Column of the input.")] = None,  # noqa: UP045
-    output_column: Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")] = None,  # noqa: UP045
-    messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
-    prompt: Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")] = None,  # noqa: UP045
+    input_column: Annotated[str | None, typer.Option("--input", help="Column of the input.")] = None,
+    output_column: Annotated[str | None, typer.Option("--output", help="Column of the answer.")] = None,
+    messages: Annotated[str | None, typer.Option("--messages", help="Column of whole chats.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The user's turn, with {input} in it.")] = None,
     media_root: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--media-root", metavar="FOLDER", help="Root folder of images, videos and sounds."),
+        Path | None, typer.Option("--media-root", metavar="FOLDER", help="Root folder of images, videos and sounds.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -89,32 +89,25 @@ def data_create_capitalization(
     seed: Annotated[int, typer.Option(help="Seed of the choice and of the splits.")] = 14,
     out_dir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("data"),
     words: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--words", metavar="FILE", help="Word list, one per line (default: the list shipped)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
 ) -> None:
     """Create words to capitalize, split from a list of real words."""
+    options = {**locals()}
     from touchline.data.create import create_capitalization
 
-    path = create_capitalization(
-        out_dir,
-        word_length=word_length,
-        num_words=num_words,
-        train_fraction=train_fraction,
-        seed=seed,
-        words=words,
-        force=force,
-    )
+    path = create_capitalization(**options)
     print_output(str(path))
 
 
 @data_app.command("show")
 def data_show(
     path: Annotated[Path, typer.Argument(help="JSON, JSONL, CSV or parquet.")],
-    input_column: Annotated[Optional[str], typer.Option("--input", help="Column of the input.")] = None,  # noqa: UP045
-    output_column: Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")] = None,  # noqa: UP045
-    messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
+    input_column: Annotated[str | None, typer.Option("--input", help="Column of the input.")] = None,
+    output_column: Annotated[str | None, typer.Option("--output", help="Column of the answer.")] = None,
+    messages: Annotated[str | None, typer.Option("--messages", help="Column of whole chats.")] = None,
     json: Json = False,
 ) -> None:
     """Show splits, sizes, hash, first row and problems."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,33 +24,28 @@ CONFIGS_SHOWN = 60
 
 def check(
     paths: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Argument(metavar="PATH...", help="Experiments, run folders, trees, configs, scripts, data files."),
     ] = None,
     gpu: Annotated[
         str, typer.Option("--gpu", metavar="NAME", help="Target GPU, such as A100-80GB (default: the GPU here).")
     ] = "auto",
-    cpus_per_job: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--cpus-per-job", min=1, help="CPUs per job."),
-    ] = None,
+    cpus_per_job: Annotated[int | None, typer.Option("--cpus-per-job", min=1, help="CPUs per job.")] = None,
     select: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--select", metavar="CODE", help="Report only these codes or prefixes (repeatable)."),
     ] = None,
     ignore: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--ignore", metavar="CODE", help="Skip these codes or prefixes (repeatable)."),
+        list[str] | None, typer.Option("--ignore", metavar="CODE", help="Skip these codes or prefixes (repeatable).")
     ] = None,
     allow: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--allow", metavar="CODE", help="Do not count errors of these codes (repeatable)."),
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Apply safe fixes and show the diff.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Show the changes of --fix without applying them.")] = False,
     explain: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--explain", metavar="CODE", help="Explain a code: meaning, reason and fix."),
+        str | None, typer.Option("--explain", metavar="CODE", help="Explain a code: meaning, reason and fix.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:

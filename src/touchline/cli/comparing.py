@@ -28,14 +28,13 @@ def compare(
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.report.compared import ComparedExperiments
-    from touchline.report.comparing.tables import evaluation_notes, sections
 
     with progress_bar("reading experiments") as on_progress:
         found = api.compare(sources, on_progress=on_progress)
     if json:
         print_object(ComparedExperiments, found)
         return
-    for section in sections(found):
+    for section in found.sections():
         print_section(section)
-    for note in (*evaluation_notes(found), *found.notes):
+    for note in found.notes:
         print_status(f"note: {note}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,8 +17,7 @@ def design(
         float, typer.Option("--detect", metavar="POINTS", help="Difference to establish, in points.")
     ] = 2.0,
     budget: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--budget", metavar="40gpuh", help="Device-hours to use best: 40gpuh, 40h, 90min."),
+        str | None, typer.Option("--budget", metavar="40gpuh", help="Device-hours to use best: 40gpuh, 40h, 90min.")
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write seeds and items into experiment.yaml.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,31 +36,29 @@ def estimate(
     method: Annotated[str, typer.Option("--method", metavar="lora|qlora|full", help="What is trained.")] = "lora",
     rank: Annotated[int, typer.Option("--rank", min=0, help="Adapter rank.")] = 64,
     target_modules: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+        str | None,
         typer.Option("--target-modules", metavar="A,B,...", help="Adapted layers (default: all linear layers)."),
     ] = None,
     adapter: Annotated[str, typer.Option("--adapter", metavar="lora|rslora|dora", help="Adapter type.")] = "lora",
     lora_dropout: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--lora-dropout", min=0.0, max=1.0, help="Adapter dropout (default: the trainer's)."),
+        float | None, typer.Option("--lora-dropout", min=0.0, max=1.0, help="Adapter dropout (default: the trainer's).")
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="Trainer; plain is a hand-written loop.")
     ] = DEFAULT_BACKEND,
     release: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8."),
+        str | None, typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8.")
     ] = None,
     micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")] = 1,
     seq_len: Annotated[
         int, typer.Option("--seq-len", min=1, help="Longest sequence in tokens, including padding (decides memory).")
     ] = 2048,
     mean_length: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--mean-length", min=1.0, help="Mean sequence length, including padding (time, reserved memory)."),
     ] = None,
     lengths: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--lengths", metavar="FILE|A,B,...", help="Tokens of every example, instead of their mean."),
     ] = None,
     label_fraction: Annotated[
@@ -77,33 +75,32 @@ def estimate(
         bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
     ] = False,
     base_dtype: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: bfloat16 where the GPU has it)."),
     ] = None,
     adapter_dtype: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--adapter-dtype", metavar="DTYPE", help="Dtype of the trained parameters (default: the trainer's)."
         ),
     ] = None,
     optimizer: Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Optimizer.")] = "adamw",
     loss: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--loss", metavar="full|chunked|fused", help="Loss computation (default: the trainer's)."),
     ] = None,
     attention: Annotated[str, typer.Option("--attention", metavar="fused|eager", help="Attention kernel.")] = "fused",
     compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile is used.")] = False,
     examples: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option("--examples", min=1, help="Sequences per epoch, for the total time."),
+        int | None, typer.Option("--examples", min=1, help="Sequences per epoch, for the total time.")
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs.")] = 1,
     evidence: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option("--evidence", metavar="FILE", help="Log of a past run to use as evidence (repeatable)."),
     ] = None,
     evidence_facts: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=A100-80GB (repeatable)."
         ),
@@ -114,42 +111,19 @@ def estimate(
     json: Json = False,
 ) -> None:
     """Estimate memory, largest micro-batch and step time."""
+    options = {name: value for name, value in locals().items() if name != "json"}
     from touchline import api
     from touchline.cli.stating import stated_pairs
     from touchline.data.user_config import load_settings
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
 
-    request = EstimateRequest(
-        model=model,
-        method=method,
-        rank=rank,
-        target_modules=_parts(target_modules),
-        adapter=adapter,
-        lora_dropout=lora_dropout,
-        backend=backend,
-        release=release,
-        micro_batch_size=micro_batch_size,
-        seq_len=seq_len,
-        mean_length=mean_length,
-        lengths=lengths,
-        label_fraction=label_fraction,
-        image_tokens=image_tokens,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        gpu=gpu,
-        gradient_checkpointing=gradient_checkpointing,
-        base_dtype=base_dtype,
-        adapter_dtype=adapter_dtype,
-        optimizer=optimizer,
-        loss=loss,
-        attention=attention,
-        compiled=compiled,
-        examples=examples,
-        epochs=epochs,
-        evidence=tuple(evidence or ()),
-        evidence_facts=stated_pairs(evidence_facts or []),
-        simulate=simulate,
-    )
+    lists = {
+        "target_modules": _parts(target_modules),
+        "evidence": tuple(evidence or ()),
+        "evidence_facts": stated_pairs(evidence_facts or []),
+    }
+    request = EstimateRequest(**options | lists)
     answer = api.estimate(request, load_settings())
     if json:
         print_object(EstimateAnswer, answer)
@@ -208,7 +182,7 @@ def _cell(value: Measured) -> str:
 def probe(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder; planned.")],
     run: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             "--run",
             metavar="RUN",
@@ -217,7 +191,7 @@ def probe(
         ),
     ] = None,
     limit: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option("--memory-limit-gib", min=0.1, help="Memory limit of a try (default: most of what is free)."),
     ] = None,
     json: Json = False,

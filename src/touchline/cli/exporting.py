@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
     to: Annotated[str, typer.Option("--to", metavar="tensorboard|wandb", help="Tracker.")],
     directory: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Path | None,
         typer.Option(
             "--dir",
             metavar="DIR",
@@ -23,8 +23,7 @@ def export(
         ),
     ] = None,
     run: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run."),
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:

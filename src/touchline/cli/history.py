@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from touchline.cli import stating
 from touchline.cli.command_classes import with_old_commands, with_old_names
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.text import without_controls
 from touchline.core.units import percent
 
@@ -39,8 +36,7 @@ IncludeSuperseded = Annotated[
 ]
 ShowMissing = Annotated[bool, typer.Option("--show-missing", help="Show a row for each missing field too.")]
 History = Annotated[
-    Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config)."),
+    Path | None, typer.Option("--history", metavar="DIR", help="History folder (default: history_dir in your config).")
 ]
 _SHOWN = 20
 _NOTES_SHOWN = 3
@@ -58,10 +54,11 @@ def history_read(
     Print each number with its file and line, and each missing one with the reason.
     """
     from touchline import api
+    from touchline.cli.progress import progress_bar
     from touchline.history.files import LoggedRun
 
     runs = 0
-    with _file_progress("reading logs") as on_progress:
+    with progress_bar("reading logs") as on_progress:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
         found = api.history_read(paths, facts=stating.stated_pairs(facts or []), on_progress=on_progress)
         items = found if on_progress is None else list(found)
@@ -97,6 +94,7 @@ def history_import(
     beside the logs; they never replace measured values.
     """
     from touchline import api
+    from touchline.cli.progress import progress_bar
     from touchline.history.adding import ImportSummary
 
     named = {
@@ -109,7 +107,7 @@ def history_import(
         "precision": precision,
     }
     stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
-    with _file_progress("reading logs") as on_progress:
+    with progress_bar("reading logs") as on_progress:
         added = api.history_import(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:
         print_json(ImportSummary, added, "added")
@@ -221,8 +219,7 @@ def history_export(
         Literal["csv", "jsonl"], typer.Option("--format", help="csv: a table; jsonl: whole records.")
     ] = "csv",
     target: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("-o", "--output", metavar="FILE", help="Output file (default: stdout)."),
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Output file (default: stdout).")
     ] = None,
     include_superseded: IncludeSuperseded = False,
 ) -> None:
@@ -266,19 +263,6 @@ def _folder(history: Path | None) -> Path:
     from touchline.data.user_config import load_settings
 
     return history if history is not None else load_settings().history_dir
-
-
-@contextmanager
-def _file_progress(what: str) -> Iterator[NamedProgressCallback | None]:
-    """Yield a callback that draws a progress bar on a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.run.progress import JobProgress
-
-    with ProgressDisplay() as bars:
-        yield lambda done, total, text: bars.update([JobProgress(name=what, done=done, total=total, text=_text(text))])
 
 
 def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:

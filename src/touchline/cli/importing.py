@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,12 +14,10 @@ from touchline.cli.output import print_item, print_object, print_output, print_s
 def import_(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Files of one experiment, or its folder.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--out", metavar="FILE", help="File to write (default: experiment.yaml)."),
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write (default: experiment.yaml).")
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--model", metavar="NAME", help="Base model (default: that of the source)."),
+        str | None, typer.Option("--model", metavar="NAME", help="Base model (default: that of the source).")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -97,28 +97,24 @@ INTERRUPTED = 130
 
 Source = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, for example train.epochs=2."),
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, for example train.epochs=2.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Allow = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--allow", metavar="CODE", help="Ignore this error code (repeatable; saved in the plan)."),
 ]
 Evidence = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option("--evidence", metavar="FILE", help="Log of a past run, kept in the history (repeatable)."),
 ]
 EvidenceFacts = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=H100 (repeatable)."),
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Also retry runs that failed twice with the same error.")]
 Probe = Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of unmeasured models first.")]
-Run = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run."),
-]
+Run = Annotated[str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run.")]
 
 
 def plan(
@@ -278,8 +274,7 @@ def evaluate(
     source: Source,
     run: Run = None,
     epochs: Annotated[
-        str | None,
-        typer.Option("--epochs", metavar="last|all|N", help="Epochs whose checkpoints are evaluated."),
+        str | None, typer.Option("--epochs", metavar="last|all|N", help="Epochs whose checkpoints are evaluated.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -35,21 +35,20 @@ pack_app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Dataset = Annotated[Optional[Path], typer.Argument(metavar="[DATASET]", help="JSON, JSONL, CSV or parquet.")]  # noqa: UP045
+Dataset = Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="JSON, JSONL, CSV or parquet.")]
 Tokenizer = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--tokenizer", metavar="MODEL", help="Model with the tokenizer and chat template."),
+    str | None, typer.Option("--tokenizer", metavar="MODEL", help="Model with the tokenizer and chat template.")
 ]
 LengthsFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--lengths", metavar="FILE", help="Token lengths instead of data: .npy, or one integer per line."),
 ]
 MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Maximum sequence length in tokens.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed for packing.")]
-Prompt = Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")]  # noqa: UP045
-Input = Annotated[Optional[str], typer.Option("--input", help="Column of the input.")]  # noqa: UP045
-Output = Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")]  # noqa: UP045
-Messages = Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")]  # noqa: UP045
+Prompt = Annotated[str | None, typer.Option("--prompt", help="The user's turn, with {input} in it.")]
+Input = Annotated[str | None, typer.Option("--input", help="Column of the input.")]
+Output = Annotated[str | None, typer.Option("--output", help="Column of the answer.")]
+Messages = Annotated[str | None, typer.Option("--messages", help="Column of whole chats.")]
 
 
 @pack_app.command(
@@ -83,28 +82,15 @@ def pack_compare(
     json: Json = False,
 ) -> None:
     """Compare packed and unpacked batching of a dataset."""
+    options = {name: value for name, value in locals().items() if name != "json"}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.packing import PackingSummary
     from touchline.data.user_config import load_settings
     from touchline.plan.local.packing import PackRequest
 
-    request = PackRequest(
-        dataset=dataset,
-        tokenizer=tokenizer,
-        lengths=lengths,
-        max_seq_len=max_seq_len,
-        backend=backend,
-        micro_batch=micro_batch_size,
-        accumulation=gradient_accumulation_steps,
-        devices=devices,
-        epochs=epochs,
-        seed=seed,
-        prompt=prompt,
-        input_column=input_column,
-        output_column=output_column,
-        messages=messages,
-    )
+    names = {"micro_batch_size": "micro_batch", "gradient_accumulation_steps": "accumulation"}
+    request = PackRequest(**{names.get(name, name): value for name, value in options.items()})
     with progress_bar("tokenizing") as on_progress:
         summary = api.pack(request, load_settings(), on_progress=on_progress)
     if json:
@@ -130,22 +116,13 @@ def pack_write(
 
     A trainer that packs by next-fit then forms the same packed sequences.
     """
+    options = {name: value for name, value in locals().items() if name != "to"}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
     from touchline.plan.local.packing import PackRequest
 
-    request = PackRequest(
-        dataset=dataset,
-        tokenizer=tokenizer,
-        lengths=lengths,
-        max_seq_len=max_seq_len,
-        seed=seed,
-        prompt=prompt,
-        input_column=input_column,
-        output_column=output_column,
-        messages=messages,
-    )
+    request = PackRequest(**options)
     with progress_bar("tokenizing") as on_progress:
         found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,15 +21,13 @@ RENAMED_PLACE = {"--cpus": "--cpus-per-node", "--memory-gb": "--node-memory-gib"
 """Old option names -> new names."""
 
 GpusPerNode = Annotated[
-    Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all)."),
+    int | None, typer.Option("--gpus-per-node", min=1, help="GPUs per node; jobs never span nodes (default: all).")
 ]
 CpusPerNode = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted)."),
+    int | None, typer.Option("--cpus-per-node", min=1, help="CPUs per node (default: not counted).")
 ]
 EvaluationMinutes = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option("--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation (default: the prediction)."),
 ]
 
@@ -43,20 +41,16 @@ def place(
     gpus_per_node: GpusPerNode = None,
     cpus_per_node: CpusPerNode = None,
     node_memory_gib: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--node-memory-gib", help="Host memory per node, in GiB (default: not counted)."),
+        float | None, typer.Option("--node-memory-gib", help="Host memory per node, in GiB (default: not counted).")
     ] = None,
     deadline: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job."),
+        str | None, typer.Option("--deadline", metavar="6h", help="Deadline, counted from the start of the first job.")
     ] = None,
     write_scripts: Annotated[
-        Optional[Literal["mega"]],  # noqa: UP045
-        typer.Option("--write-scripts", help="Write mega_job.slurm."),
+        Literal["mega"] | None, typer.Option("--write-scripts", help="Write mega_job.slurm.")
     ] = None,
     time: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline)."),
+        str | None, typer.Option("--time", metavar="8h", help="Time limit of mega_job.slurm (default: the deadline).")
     ] = None,
     evaluation_minutes: EvaluationMinutes = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -136,14 +130,12 @@ def optimize(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")] = 1,
     deadline: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--deadline", metavar="6h", help="Deadline (default: compute.deadline)."),
+        str | None, typer.Option("--deadline", metavar="6h", help="Deadline (default: compute.deadline).")
     ] = None,
     gpus_per_node: GpusPerNode = None,
     cpus_per_node: CpusPerNode = None,
     node_memory_gib: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--node-memory-gib", min=0.001, help="Host memory per node, in GiB."),
+        float | None, typer.Option("--node-memory-gib", min=0.001, help="Host memory per node, in GiB.")
     ] = None,
     evaluation_minutes: EvaluationMinutes = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,

@@ -7,17 +7,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from touchline.cli.output import print_status
 from touchline.cli.status_text import with_interval
-from touchline.core.callbacks import ProgressCallback
 from touchline.core.text import shorten, without_controls
 
 if TYPE_CHECKING:
     from rich.live import Live
 
     from touchline.run.progress import JobProgress
+
+
+class _ProgressCallback(Protocol):
+    def __call__(self, done: int, total: int, text: str = "") -> None: ...
+
 
 PLAIN_SECONDS = 60.0
 """Between two plain lines."""
@@ -27,15 +31,21 @@ NAME_COLUMNS = 28
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[ProgressCallback | None]:
-    """Give a callback for (done, total): it draws a bar on a terminal; None elsewhere."""
+def progress_bar(what: str) -> Iterator[_ProgressCallback | None]:
+    """Give a callback for (done, total) and a text: it draws a bar on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
     from touchline.run.progress import JobProgress
 
     with ProgressDisplay() as bars:
-        yield lambda done, total: bars.update([JobProgress(name=what, done=done, total=total, text="")])
+
+        def show(done: int, total: int, text: str = "") -> None:
+            # Whatever bytes a file name has, the text is safe for any terminal.
+            shown = text.encode("utf-8", "replace").decode()
+            bars.update([JobProgress(name=what, done=done, total=total, text=shown)])
+
+        yield show
 
 
 class ProgressDisplay:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,28 +16,22 @@ def publish(
         Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
     ],
     run: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to publish."),
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to publish.")
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN)."),
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder to write (default: EXPERIMENT/published/RUN).")
     ] = None,
     checkpoint: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--checkpoint", metavar="NAME", help="Checkpoint, such as epoch_0 (default: the last)."),
     ] = None,
     license: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--license", metavar="ID", help="License of the weights, such as apache-2.0 (default: none)."),
     ] = None,
     base_model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--base-model", metavar="ID", help="Base model's id on the Hub, if touchline does not know it."),
-    ] = None,
-    repo: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--repo", metavar="ID", help="Repository in the upload command that is printed."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
@@ -47,10 +41,11 @@ def publish(
     """
     from touchline import api
     from touchline.data.user_config import load_settings
-    from touchline.report.local.publishing import Published, PublishRequest
+    from touchline.report.local.publishing import Published
 
-    request = PublishRequest(out=out, checkpoint=checkpoint, license=license, base_model=base_model, repo=repo)
-    found = api.publish(source, load_settings(), run=run, request=request)
+    found = api.publish(
+        source, load_settings(), run=run, out=out, checkpoint=checkpoint, license=license, base_model=base_model
+    )
     if json:
         print_object(Published, found)
         return

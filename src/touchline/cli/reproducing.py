@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +17,9 @@ def reproduce(
     source: Annotated[
         Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
     ],
-    run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Run to reproduce.")] = None,  # noqa: UP045
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Run to reproduce.")] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Path | None,
         typer.Option("--out", metavar="DIR", help="Folder to train in (default: EXPERIMENT/reproduced/RUN)."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

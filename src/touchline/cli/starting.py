@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,11 +33,11 @@ _WIDTH = 78
 
 def init(
     target: Annotated[
-        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        Path | None,
         typer.Argument(metavar="[DIR]", help="Folder of the new experiment (default: named after the data)."),
     ] = None,
     configs: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option("--from", metavar="FILE", help="Instead: stage config of a QLoRA project (repeatable)."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; take the defaults of the other questions.")] = False,
@@ -126,7 +126,7 @@ def _signature() -> inspect.Signature:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                Optional[list[str]] if question.is_list else Optional[str],  # noqa: UP045
+                list[str] | None if question.is_list else str | None,
                 typer.Option(question.flag, metavar=question.metavar, help=question.help),
             ],
         )

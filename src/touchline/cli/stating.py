@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-Gpu = Annotated[
-    Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-    typer.Option("--gpu", metavar="NAME", help="GPU of these runs: A100-80GB, ..."),
-]
-Gpus = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--gpus", metavar="N", help="Number of GPUs."),
-]
-Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--model", metavar="MODEL", help="Base model."),
-]
+Gpu = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="GPU of these runs: A100-80GB, ...")]
+Gpus = Annotated[str | None, typer.Option("--gpus", metavar="N", help="Number of GPUs.")]
+Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Base model.")]
 Dataset = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--dataset", metavar="FILE", help="Dataset; its lengths give the padding."),
+    str | None, typer.Option("--dataset", metavar="FILE", help="Dataset; its lengths give the padding.")
 ]
-Trainer = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--trainer", metavar="NAME", help="Trainer, by its name in lower case."),
-]
-Method = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--method", metavar="lora|qlora|full", help="What was trained."),
-]
-Precision = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--precision", metavar="DTYPE", help="Base dtype: bf16, fp16, fp32."),
-]
+Trainer = Annotated[str | None, typer.Option("--trainer", metavar="NAME", help="Trainer, by its name in lower case.")]
+Method = Annotated[str | None, typer.Option("--method", metavar="lora|qlora|full", help="What was trained.")]
+Precision = Annotated[str | None, typer.Option("--precision", metavar="DTYPE", help="Base dtype: bf16, fp16, fp32.")]
 Facts = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--fact", metavar="KEY=VALUE", help="Any other fact: micro_batch_size=4 (repeatable)."),
 ]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEADER = ("run", "status", "job", "step", "loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
 _ALWAYS = ("run", "status", "step")
-_LEAST_FIRST = ("memory", "tokens/s", "job", "loss", "waits for", "left (low to high)", "flags")
+_LEAST_FIRST = ("memory", "tokens/s", "job", "curve", "loss", "waits for", "left (low to high)", "flags")
 """Columns that a narrow terminal leaves out, the least important first."""
 _GAP = 2
 SHOWN_RUNS = 3
@@ -40,32 +40,21 @@ def cells(run: LiveRun) -> tuple[str, ...]:
     )
 
 
-def fitting_columns(
-    rows: Sequence[Sequence[str]],
-    width: int,
-    spare: int = 0,
-    *,
-    header: Sequence[str] = HEADER,
-    least_first: Sequence[str] = _LEAST_FIRST,
-    gap: int = _GAP,
-) -> list[int]:
+def fitting_columns(rows: Sequence[Sequence[str]], width: int, header: Sequence[str] = HEADER) -> list[int]:
     """Return the columns of a header that fit side by side, in their order.
 
-    Columns without a value are left out first, then those of `least_first`, until the rest fits. The run, its status
+    Columns without a value are left out first, then the least important ones, until the rest fits. The run, its status
     and its steps always stay.
 
     Args:
         rows: the cells of every run.
         width: columns of the terminal.
-        spare: columns that something else beside them takes.
         header: names of the columns.
-        least_first: names of the columns that may be left out, the least important first.
-        gap: blanks between two columns.
     """
     kept = [n for n, name in enumerate(header) if name in _ALWAYS or any(row[n] != "-" for row in rows)]
-    widths = [max([len(name), *(len(row[n]) for row in rows)]) + gap for n, name in enumerate(header)]
-    for name in least_first:
-        if sum(widths[n] for n in kept) + spare <= width:
+    widths = [max([len(name), *(len(row[n]) for row in rows)]) + _GAP for n, name in enumerate(header)]
+    for name in _LEAST_FIRST:
+        if sum(widths[n] for n in kept) <= width:
             break
         kept = [n for n in kept if header[n] != name]
     return kept
@@ -112,16 +101,6 @@ def memory(run: LiveRun) -> str:
 def left(run: LiveRun) -> str:
     """Return the time left as `4:41 (4:10 to 5:20)`."""
     return with_interval(run.seconds_left, "") or "-"
-
-
-def left_interval(run: LiveRun) -> str:
-    """Return the interval of the time left as `4:10 to 5:20`."""
-    from touchline.core.quantity import Missing
-
-    seconds = run.seconds_left
-    if isinstance(seconds, Missing) or seconds.low is None or seconds.high is None:
-        return left(run)
-    return f"{format_seconds(seconds.low)} to {format_seconds(seconds.high)}"
 
 
 def with_interval(seconds: Measured, word: str) -> str:

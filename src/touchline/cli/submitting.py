@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def submit(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
     run: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run."),
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Only this run.")
     ] = None,
     retry: Annotated[
         bool, typer.Option("--retry", help="Also retry runs that failed twice with the same error.")

@@ -1,4 +1,4 @@
-"""Screen of `touchline status --watch`. Threads read and call verbs, so that keys are answered at any time."""
+"""Screen of `touchline status --watch`. A thread reads, so that keys are answered at any time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from time import strftime
 from typing import TYPE_CHECKING, ClassVar
@@ -30,13 +29,12 @@ from touchline.core.text import one_line
 from touchline.results.watching import Snapshot
 
 if TYPE_CHECKING:
-    from touchline.data.user_config import UserConfig
     from touchline.results.live import LiveRun
 
 REFRESH_SECONDS = 5.0
 """Seconds between two reads."""
 _TOUCHLINE = (sys.executable, "-m", "touchline.cli.main")
-_RESUMING: list[subprocess.Popen[bytes]] = []
+_STARTED: list[subprocess.Popen[bytes]] = []
 """Commands that were started and outlive the view."""
 _KEYS = "↑↓ select  l logs  c cancel  r resume  q quit"
 _SHORT_KEYS = "l logs c cancel r resume q quit"
@@ -48,14 +46,6 @@ class Found(Message):
 
     def __init__(self, found: Snapshot | str) -> None:
         self.found = found
-        super().__init__()
-
-
-class Said(Message):
-    """A verb has ended."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
         super().__init__()
 
 
@@ -110,15 +100,12 @@ class WatchApp(App[None]):
         Binding("r", "resume", "resume"),
     ]
 
-    def __init__(
-        self, read: Callable[[], Snapshot], source: Path, settings: UserConfig, seconds: float = REFRESH_SECONDS
-    ) -> None:
+    def __init__(self, read: Callable[[], Snapshot], source: Path, seconds: float = REFRESH_SECONDS) -> None:
         """Take the experiment.
 
         Args:
             read: returns the present state.
-            source: experiment.yaml or its folder, for verbs.
-            settings: user config, for verbs.
+            source: experiment.yaml or its folder, for commands.
             seconds: pause between two reads.
         """
         # The terminal's own colors: it may be light or dark. Said here too, because NO_COLOR is obeyed from here on.
@@ -127,7 +114,7 @@ class WatchApp(App[None]):
         self.snapshot = Snapshot(experiment="reading ...", runs=(), note="", active=True)
         self.selected: str | None = None
         self._error, self._curves = "", LossCurves()
-        self._source, self._settings, self._seconds = source, settings, seconds
+        self._source, self._seconds = source, seconds
         self._reads = read
         self._due, self._ended = threading.Event(), threading.Event()
         self._columns = Static(id="columns", markup=False)
@@ -181,11 +168,6 @@ class WatchApp(App[None]):
             self.snapshot, self._error = message.found, ""
             self._curves.add(message.found.steps)
         self._show()
-
-    def on_said(self, message: Said) -> None:
-        """Show what a verb did, and read again."""
-        self._say(message.text)
-        self._due.set()
 
     def _say(self, text: str) -> None:
         self._said.update(one_line(text))
@@ -275,7 +257,7 @@ class WatchApp(App[None]):
         if run.status in _DONE:
             self._say(f"{run.name} is {run.status.value}: nothing to cancel")
             return
-        self._ask("Cancel", run.name, "A running job saves its state first.", cancel_run)
+        self._ask("Cancel", run.name, "A running job saves its state first.", "cancel")
 
     def action_resume(self) -> None:
         """Ask, then resume the selected run."""
@@ -285,57 +267,42 @@ class WatchApp(App[None]):
         if run.status in _DONE or at_work:
             self._say(f"{run.name} is {'active' if at_work else run.status.value}: nothing to resume")
             return
-        self._ask("Resume", run.name, f"It is {run.status.value}.", resume_run)
+        self._ask("Resume", run.name, f"It is {run.status.value}.", "resume")
 
-    def _ask(self, what: str, run: str, remark: str, verb: Callable[[Path, UserConfig, str], str]) -> None:
+    def _ask(self, what: str, run: str, remark: str, command: str) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
-                self._say(f"{what.lower()} {run}: at work ...")
-                self.run_worker(partial(self._call, verb, run), thread=True)
+                self._say(start_command(self._source, command, run))
+                self._due.set()
 
         self.push_screen(Question(one_line(f"{what} {run} of {self.snapshot.experiment}? {remark}")), answered)
 
-    def _call(self, verb: Callable[[Path, UserConfig, str], str], run: str) -> None:
-        """Call a verb in a thread and post what it did."""
-        try:
-            said = verb(self._source, self._settings, run)
-        except TouchlineError as error:
-            said = f"error: {error.message}" + (f" (hint: {error.hint})" if error.hint else "")
-        except OSError as error:
-            said = f"error: {error}"
-        self.post_message(Said(said))
 
-
-def cancel_run(source: Path, settings: UserConfig, run: str) -> str:
-    """Cancel the jobs of a run; return what was done."""
-    from touchline import api
-
-    names = api.cancel(source, settings, only=run)
-    return f"cancel requested: {', '.join(names)}" if names else f"{run} has no active or queued job"
-
-
-def resume_run(source: Path, settings: UserConfig, run: str) -> str:
-    """Submit a run again, or resume it on this machine by a command that outlives the view; return what was done."""
-    from touchline import api
+def start_command(source: Path, command: str, run: str) -> str:
+    """Start a command for a run that outlives the view; return what was started and where its output is."""
     from touchline.run.folders import ExperimentFolder
 
     folder = ExperimentFolder(source)
-    if folder.planned().executor != "local":
-        jobs = api.submit(source, settings, only=run)
-        said = [" ".join(part for part in (job.job, job.word, job.job_id, job.reason) if part) for job in jobs]
-        return "; ".join(said) if said else f"nothing to submit: {run} is trained and evaluated"
-    folder.internal.mkdir(parents=True, exist_ok=True)
-    output = folder.internal / f"resume-{run}.log"
-    with os.fdopen(open_append(output), "ab") as stream:
-        process = subprocess.Popen(  # noqa: S603 (our own words)
-            [*_TOUCHLINE, "resume", str(folder.yaml), "--run", run],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    _RESUMING.append(process)
-    return f"resuming {run}; its output: {output}"
+    try:
+        on_cluster = command == "resume" and folder.planned().executor != "local"
+        # The queue of a cluster outlives the view by itself; nothing waits for its jobs.
+        words = ["submit" if on_cluster else command, str(folder.yaml), "--run", run]
+        folder.internal.mkdir(parents=True, exist_ok=True)
+        output = folder.internal / f"{command}-{run}.log"
+        with os.fdopen(open_append(output), "ab") as stream:
+            process = subprocess.Popen(  # noqa: S603 (our own words)
+                [*_TOUCHLINE, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except TouchlineError as error:
+        return f"error: {error.message}" + (f" (hint: {error.hint})" if error.hint else "")
+    except OSError as error:
+        return f"error: {error}"
+    _STARTED.append(process)
+    return f"touchline {words[0]} {run}; its output: {output}"
 
 
 def _text(line: Line) -> Text:

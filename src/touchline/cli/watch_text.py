@@ -16,19 +16,14 @@ if TYPE_CHECKING:
     from touchline.results.live import LiveRun
     from touchline.results.watching import Snapshot
 
-HEADER = ("run", "status", "step", "done", "loss", "curve", "left or waits for", "memory")
-_LEAST_FIRST = ("done", "memory", "loss", "curve", "left or waits for")
-_NUMBERS = frozenset({"step", "loss", "memory"})
-_WIDE = 100
-"""Columns from which on the time left is shown with its interval, and two blanks stand between two columns."""
-_WIDE_GAP, _NARROW_GAP = 2, 1
-_BAR_CELLS = 10
-_CURVE_CELLS, _NARROW_CURVE_CELLS = 12, 6
+HEADER = (*text.HEADER, "curve")
 _MARK_CELLS = 2
 """Width of the two marks before a run: `>` for the selected run and `!` for a warning or an error."""
-_STATUS_CELLS = 12
-"""Width that a status may take; the description of a run has the whole status."""
+_GAP = 2
+_CURVE_CELLS = 12
 _LEAST_NAME_CELLS = 8
+_STATUS_CELLS = 11
+"""Width that a status may take; the description of a run has the whole status."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
 _STATUS_STYLES = {
@@ -90,70 +85,27 @@ def _block(value: float, low: float, high: float) -> str:
     return _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)]
 
 
-def bar(done: int, total: int, cells: int = _BAR_CELLS) -> str:
-    """Return progress as `████░░░░░░`."""
-    full = min(cells * done // total, cells) if total else 0
-    return "█" * full + "░" * (cells - full)
-
-
-def cells(run: LiveRun, losses: Sequence[float], *, wide: bool) -> tuple[str, ...]:
-    """Return a row of the table; where it is narrow, the time left is its interval alone."""
-    total, done = run.steps_planned, run.steps_done or 0
-    if run.items_planned is not None and not (run.job is not None and run.job.active):
-        total, done = run.items_planned, run.items_done or 0
+def cells(run: LiveRun, losses: Sequence[float]) -> tuple[str, ...]:
+    """Return a row of the table: that of status, and the curve."""
     # The last two or three losses of a long training would look like all of it.
-    enough = len(losses) >= min(_NARROW_CURVE_CELLS, run.steps_done or 0)
-    left = text.left(run) if wide else text.left_interval(run)
-    waits = f"waits: {run.queue_reason}" if run.queue_reason else "-"
-    return tuple(
-        one_line(cell)
-        for cell in (
-            run.name,
-            shorten(run.status.value, _STATUS_CELLS),
-            text.steps(run),
-            bar(done, total) if total else "-",
-            text.loss(run),
-            curve(losses if enough else (), _CURVE_CELLS if wide else _NARROW_CURVE_CELLS),
-            left if left != "-" else waits,
-            text.memory(run),
-        )
-    )
+    enough = len(losses) >= min(_CURVE_CELLS // 2, run.steps_done or 0)
+    return tuple(one_line(cell) for cell in (*text.cells(run), curve(losses if enough else ())))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Columns that fit the terminal, with their widths."""
-
-    kept: tuple[int, ...]
-    """Places of the columns in `HEADER`."""
-    widths: tuple[int, ...]
-    """Width of each of them."""
-    gap: int
-    """Blanks between two columns."""
-
-    def line(self, row: Sequence[str], marks: str = "  ") -> list[tuple[str, str]]:
-        """Return a line as (text, name of its column); the marks before it have no name."""
-        parts = [(marks, "")]
-        for place, width in zip(self.kept, self.widths, strict=True):
-            name, value = HEADER[place], shorten(row[place], width)
-            value = value.rjust(width) if name in _NUMBERS else value.ljust(width)
-            parts.append((value + " " * self.gap, name))
-        return parts
-
-
-def layout(rows: Sequence[Sequence[str]], width: int) -> Layout:
-    """Return the columns for the rows of all runs in a terminal of so many columns."""
+def table(rows: Sequence[Sequence[str]], width: int) -> list[list[tuple[str, str]]]:
+    """Return the header and the rows as (text, name of its column), in the columns that fit the terminal."""
     room = width - _MARK_CELLS
     name_cells = max(room // 3, _LEAST_NAME_CELLS)
-    short = [(shorten(row[0], name_cells), *row[1:]) for row in rows]
+    short = [(shorten(row[0], name_cells), shorten(row[1], _STATUS_CELLS), *row[2:]) for row in rows]
     # The last column needs no blanks after it.
-    gap = _WIDE_GAP if width >= _WIDE else _NARROW_GAP
-    kept = text.fitting_columns(short, room + gap, header=HEADER, least_first=_LEAST_FIRST, gap=gap)
+    kept = text.fitting_columns(short, room + _GAP, header=HEADER)
     widths = [max([len(HEADER[n]), *(len(row[n]) for row in short)]) for n in kept]
-    others = sum(widths[1:]) + gap * (len(kept) - 1)
-    longest = max([len(HEADER[0]), *(len(row[0]) for row in rows)])
-    widths[0] = min(longest, max(room - others, _LEAST_NAME_CELLS))
-    return Layout(tuple(kept), tuple(widths), gap)
+    others = sum(widths[1:]) + _GAP * (len(kept) - 1)
+    widths[0] = min(max(len(row[0]) for row in (HEADER, *rows)), max(room - others, _LEAST_NAME_CELLS))
+    return [
+        [(shorten(row[n], cut).ljust(cut + _GAP), HEADER[n]) for n, cut in zip(kept, widths, strict=True)]
+        for row in (HEADER, *((row[0], *cells[1:]) for row, cells in zip(rows, short, strict=True)))
+    ]
 
 
 def is_flagged(run: LiveRun) -> bool:
@@ -204,22 +156,15 @@ def lines(
         width: columns of the terminal.
         selected: the run that is marked.
     """
-    rows = {run.name: cells(run, curves.of(run.name), wide=width >= _WIDE) for run in snapshot.runs}
-    columns = layout(list(rows.values()), width)
+    head, *rows = table([cells(run, curves.of(run.name)) for run in snapshot.runs], width)
     below = [Line(((one_line(snapshot.experiment), "bold"), (f"  {text.counts(snapshot.runs)}", "")))]
     below += [Line(((f"  error: {one_line(error)}", "red"),))] if error else []
     below += [Line(((f"  {one_line(line)}", "yellow"),)) for line in (snapshot.note, *snapshot.lines) if line]
     if snapshot.strategy:
         wrapped = textwrap.wrap(one_line(snapshot.strategy), width - 2, break_on_hyphens=False)
         below += [Line(((f"  {line}", "dim"),)) for line in wrapped]
-    for run in snapshot.runs:
+    for run, row in zip(snapshot.runs, rows, strict=True):
         marks = (">" if run.name == selected else " ") + ("!" if is_flagged(run) else " ")
-        parts = [(value, _style(name, run)) for value, name in columns.line(rows[run.name], marks)]
-        below.append(Line(tuple(parts), run.name))
-    return Line(tuple((value, "bold") for value, _ in columns.line(HEADER))), below
-
-
-def _style(column: str, run: LiveRun) -> str:
-    if column == "status":
-        return _STATUS_STYLES.get(run.status.value, "")
-    return "yellow" if column == "left or waits for" and run.queue_reason else ""
+        parts = [(value, _STATUS_STYLES.get(run.status.value, "") if name == "status" else "") for value, name in row]
+        below.append(Line(((marks, ""), *parts), run.name))
+    return Line((("  ", ""), *((value, "bold") for value, _ in head))), below

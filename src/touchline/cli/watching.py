@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,8 +94,7 @@ def logs(
         Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
     ],
     run: Annotated[
-        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to show."),
+        str | None, typer.Option("--run", metavar="RUN", autocompletion=complete_run, help="Run to show.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("-f", "--follow", help="Follow the log, across attempts, until the run ends.")
@@ -182,7 +181,7 @@ def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
                 raise
             print_status(f"lines only: the screen with keys and curves needs {install_hint('watch')}")
         else:
-            WatchApp(watcher.now, source, settings).run()
+            WatchApp(watcher.now, source).run()
             return
     try:
         _repeat(watcher)

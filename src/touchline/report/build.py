@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import STAGE, factor_words
 from touchline.core.markup import bare
@@ -30,7 +30,7 @@ from touchline.report.facts import (
     slots_of,
 )
 from touchline.report.findings import Decided, FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import relative, scale_or_share
+from touchline.report.formatting import scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
@@ -51,7 +51,7 @@ def build_report(gathered: ReportInputs) -> Report:
     plan, runs = gathered.plan, gathered.runs
     analyses = analyses_of(runs, gathered.factors)
     answers = answer_counts(runs)
-    facts = run_facts(gathered, analyses[0] if analyses else None, answers)
+    facts = run_facts(gathered, analyses[0] if analyses else None)
     estimates = estimate_rows(plan, runs, gathered.verification)
     packing = packing_rows(plan, runs)
     spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
@@ -92,10 +92,10 @@ def build_report(gathered: ReportInputs) -> Report:
         verification=gathered.verification,
         findings=findings(concluded),
         packing=packing,
-        packing_advice=packing_advice(plan, runs, packing),
+        packing_advice=packing_advice(plan, packing),
         estimates=estimates,
         issues=issues(gathered, analyses, answers),
-        next_steps=next_steps(gathered, analyses, estimates, actions),
+        next_steps=next_steps(gathered, analyses, actions),
         commands=commands(gathered),
         sources=gathered.sources,
         asked=gathered.asked,
@@ -252,31 +252,12 @@ def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measure
     return Quantity(value=planned, unit=unit, method="as the plan computed it")
 
 
-def packing_advice(plan: Plan | None, runs: Sequence[RunResult], rows: Sequence[PackingRow]) -> tuple[str, ...]:
-    """Return advice for the next plan: measured comparisons, avoidable padding, and the plan's own advice."""
-    by_run = {run.name: run for run in runs}
-    lines = [*_both_ways(rows, by_run), *_padding(rows)]
+def packing_advice(plan: Plan | None, rows: Sequence[PackingRow]) -> tuple[str, ...]:
+    """Return advice for the next plan: avoidable padding, and the plan's own advice."""
+    lines = [*_padding(rows)]
     if plan is not None:
         lines += [line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice]
     return tuple(dict.fromkeys(lines))
-
-
-def _both_ways(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Iterator[str]:
-    """Yield comparisons of runs that differ in packing only."""
-    alike: dict[tuple[object, ...], dict[str, PackingRow]] = {}
-    for row in rows:
-        run = runs[row.run]
-        others = tuple(level for level in run.levels if level.factor != "train.packed")
-        alike.setdefault((run.model, others, run.seed), {})[row.packed] = row
-    for pair in alike.values():
-        if not {"yes", "no"} <= pair.keys():
-            continue
-        yes, no = pair["yes"].examples_per_second, pair["no"].examples_per_second
-        if isinstance(yes, Quantity) and isinstance(no, Quantity):
-            yield (
-                f"{pair['yes'].run} was packed and {pair['no'].run} was not: {yes.value:,.3g} against {no.value:,.3g} "
-                f"examples/s, {relative(yes.value, no.value)} packed. One run each, on whatever else the machine did."
-            )
 
 
 def _padding(rows: Sequence[PackingRow]) -> Iterator[str]:

@@ -1,19 +1,28 @@
-"""Comparison of several experiments: differences in their settings and in their results.
+"""Comparison of several experiments: one table of differing settings, one of scores on the same items.
 
 The first experiment is the reference. Runs are matched by condition and seed, never by name alone. Scores are compared
-if both runs answered the same items. Otherwise the comparison is refused with the reason.
+if both runs answered the same items. Otherwise the row has the reason.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.core.quantity import Measured
 from touchline.core.status import RunStatus
-from touchline.core.table import Section
+from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
 from touchline.core.units import plural
+from touchline.report.formatting import p_number
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Comparison, FactorEffect
+from touchline.statistics.conclusions import Comparison
+
+_VALUES = 6
+"""Values of a setting that are shown of one experiment."""
+_NOTE = (
+    "Differences are those of two checkpoints on the same items, p values adjusted over the rows of one task and one "
+    "experiment. Whether a setting does better takes training seeds within one experiment."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +37,6 @@ class ExperimentSummary:
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
-    question: str
-    """Question of the experiment; empty if none was given."""
     runs: tuple[RunResult, ...]
     """Results, in the plan's order."""
     settings: dict[str, dict[str, str]]
@@ -52,8 +59,6 @@ class ComparedSide:
     """Tool that made the experiment."""
     date: str
     """ISO date; empty when unknown."""
-    question: str
-    """Question of the experiment; empty if none was given."""
     runs: int
     """Number of runs, controls included."""
     evaluated: int
@@ -68,101 +73,47 @@ class SettingRow:
     """Dotted key of experiment.yaml, or another property: `versions.torch`, `device`, `test split`."""
     values: tuple[tuple[str, ...] | None, ...]
     """Values among the runs, by experiment; None if unknown."""
-    is_matched: bool
-    """Whether runs are matched by this setting: it varies, and the experiments share some of its values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedRun:
-    """Run of one experiment."""
+    """Run of one experiment on one task, and its difference from the matching run of the first experiment."""
 
+    condition: str
+    """Condition and seed as text: `SmolLM2-135M-Instruct, rank 64, seed 1`."""
     experiment: str
     """Label of the experiment."""
     run: str
     """Name of the run."""
     status: RunStatus
     """Status of the run."""
-    checkpoint: str | None
-    """Last checkpoint that was evaluated; None if none was."""
     task: str | None
-    """Task of the evaluation; None if nothing was evaluated."""
-    score: Measured
+    """Task of the last evaluated checkpoint; None if nothing was evaluated."""
+    score: str | None
+    """Score of the task."""
+    value: Measured
     """Mean score on the task, with its interval."""
     final_val_loss: Measured
     """Last validation loss. Losses are comparable only with the same prompts and data."""
     train_seconds: Measured
     """Wall-clock time of the training steps."""
-    tokens_per_second: Measured
-    """Throughput, with its token unit."""
     peak_memory: Measured
     """Peak memory, with its kind."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ConditionRow:
-    """Condition and seed, in every experiment that has it."""
-
-    condition: str
-    """Condition as text: `SmolLM2-135M-Instruct, rank 64, seed 1`."""
-    runs: tuple[tuple[ComparedRun, ...], ...]
-    """Runs of this condition, by experiment; several if the experiment varies a setting that the others do not."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairedRuns:
-    """Two runs of the same condition, compared on the same items."""
-
-    condition: str
-    """Condition as text."""
-    task: str
-    """Task of the comparison."""
-    score: str
-    """Score of the comparison."""
-    experiment: str
-    """Label of the compared experiment."""
-    run: str
-    """Run of the compared experiment."""
-    reference: str
-    """Label of the first experiment, the reference."""
-    reference_run: str
-    """Run of the reference."""
-    comparison: Comparison
-    """Result of the comparison; `difference.control` is the reference's run."""
-    evaluation_differs_in: tuple[str, ...]
-    """Prompt and decoding settings that differ and may explain the difference; empty if none differ."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotCompared:
-    """Matching runs that are not compared."""
-
-    condition: str
-    """Condition as text."""
-    experiment: str
-    """Label of the compared experiment."""
-    reason: str
-    """Reason for not comparing them."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExperimentEffect:
-    """Effect of one experiment against the first, averaged over shared conditions, with training seeds as the unit."""
-
-    experiment: str
-    """Label of the compared experiment."""
-    task: str
-    """Task of the comparison."""
-    score: str
-    """Score of the comparison."""
-    effect: FactorEffect
-    """Effect of the factor `experiment`. Its one contrast is this experiment minus the first."""
+    reference_run: str | None = None
+    """Matching run of the first experiment; None of its own runs, and where nothing or several runs match."""
+    comparison: Comparison | None = None
+    """Difference from it on the same items; None if the two are not compared."""
+    not_compared: str = ""
+    """Reason why they are not compared."""
+    evaluation_differs_in: tuple[str, ...] = ()
+    """Prompt and decoding settings that differ and may explain the difference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedExperiments:
     """Comparison of all experiments."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     """Version of this format."""
     experiments: tuple[ComparedSide, ...]
     """Experiments; the first is the reference."""
@@ -170,25 +121,76 @@ class ComparedExperiments:
     """Settings that differ, by key."""
     same_settings: int
     """Number of settings that are the same in all experiments that report them."""
-    known_once: tuple[str, ...]
-    """Settings that only one experiment reports."""
-    rows: tuple[ConditionRow, ...]
-    """Matched runs by condition."""
-    pairs: tuple[PairedRuns, ...]
-    """Paired differences; p values are adjusted over those of one task and one experiment."""
-    refusals: tuple[NotCompared, ...]
-    """Matching runs that are not compared."""
-    effects: tuple[ExperimentEffect, ...]
-    """Overall differences between the experiments."""
+    runs: tuple[ComparedRun, ...]
+    """Runs by condition, and by task where a run has several."""
     notes: tuple[str, ...]
     """Limitations of the comparison."""
 
+    def sections(self) -> tuple[Section, ...]:
+        """Return the experiments, the settings that differ, and the scores."""
+        sides = [
+            (each.label, each.root, each.runs, each.evaluated, each.date, each.origin) for each in self.experiments
+        ]
+        numbers = (Column("runs", numeric=True), Column("evaluated", numeric=True))
+        words = "settings are the same" if self.settings else "settings are all the same"
+        settings = [
+            (row.key, *("n/a (not reported)" if each is None else _several(each) for each in row.values))
+            for row in self.settings
+        ]
+        labels = [side.label for side in self.experiments]
+        return (
+            Section(
+                title="Experiments",
+                tables=present(table_of(("experiment", "folder", *numbers, "date", "origin"), sides)),
+            ),
+            Section(
+                title="Settings that differ",
+                tables=present(table_of(("setting", *labels), settings)),
+                lines=(f"{self.same_settings} {words}.",),
+            ),
+            Section(title=f"Scores, and differences from {labels[0]}", tables=present(_scores(self.runs))),
+        )
+
     def __repr__(self) -> str:
         first, *others = (side.label for side in self.experiments)
-        return f"<comparison with {first!r} of {', '.join(map(repr, others))}: {plural(len(self.pairs), 'paired run')}>"
+        pairs = sum(run.comparison is not None for run in self.runs)
+        return f"<comparison with {first!r} of {', '.join(map(repr, others))}: {plural(pairs, 'paired run')}>"
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
-        from touchline.report.comparing.tables import sections
 
-        return notebook_html("Comparison", (*sections(self), Section(title="Notes", lines=self.notes)))
+        return notebook_html("Comparison", (*self.sections(), Section(title="Notes", lines=self.notes)))
+
+
+def _several(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _VALUES} more" if len(values) > _VALUES else ""
+    return " | ".join(values[:_VALUES]) + more
+
+
+def _scores(runs: Sequence[ComparedRun]) -> Table | None:
+    """Return a row per run and task; the condition is shown once."""
+    figures = ("score", "difference", "p (Holm)", "validation loss", "training", "memory")
+    columns: tuple[Column | str, ...] = (
+        *("condition", "experiment", "run", "task"),
+        *(Column(label, numeric=True, interval=True) for label in figures),
+        "conclusion",
+    )
+    rows: list[tuple[Value, ...]] = []
+    for number, run in enumerate(runs):
+        difference: Value = None
+        p: Value = None
+        words = run.not_compared
+        if run.comparison is not None:
+            each = run.comparison.difference
+            difference = Cell(f"{each.value:+.4g}", each.value, interval=f"[{each.low:+.4g}, {each.high:+.4g}]")
+            p = Cell(p_number(each.p_adjusted), each.p_adjusted)
+            words = f"{run.comparison.shown.words} (+{each.gained:,} −{each.lost:,})"
+        is_new = number == 0 or runs[number - 1].condition != run.condition
+        task = "-" if run.task is None else f"{run.task}, {run.score}"
+        rows.append(
+            (
+                *(Cell(run.condition if is_new else ""), run.experiment, run.run, task, run.value, difference, p),
+                *(run.final_val_loss, run.train_seconds, run.peak_memory, words),
+            )
+        )
+    return table_of(columns, rows, notes=(_NOTE,))

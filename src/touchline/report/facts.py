@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import SEEDS, factor_words, settings_words
@@ -15,7 +15,7 @@ from touchline.core.text import join_names
 from touchline.core.units import plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import at_least, is_at_least, relative
+from touchline.report.formatting import at_least, is_at_least
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult
@@ -34,15 +34,12 @@ _CONTROLS = {
 _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
-def run_facts(
-    gathered: ReportInputs, analysis: Analysis | None, answers: Sequence[AnswerCounts]
-) -> tuple[RunFacts, ...]:
+def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFacts, ...]:
     """Return the facts of every run, in order.
 
     Args:
         gathered: the inputs of the report.
         analysis: of the experiment's own task; None if nothing was evaluated.
-        answers: the counts of answers.
     """
     gpus = devices_of(gathered)
     shares = attempt_shares(gathered.runs)
@@ -50,10 +47,6 @@ def run_facts(
     scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
     front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
-    saturated = set() if analysis is None else {score.run for score in analysis.scores if score.saturated}
-    by_run: dict[str, list[AnswerCounts]] = {}
-    for answer in answers:
-        by_run.setdefault(answer.run, []).append(answer)
     return tuple(
         RunFacts(
             run=run.name,
@@ -64,7 +57,6 @@ def run_facts(
             control=controls.get(run.name),
             files=tuple(gathered.files.get(run.name, ())),
             is_pareto=run.name in front,
-            notes=tuple(_flags(run, run.name in saturated, by_run.get(run.name, []))),
         )
         for run in gathered.runs
     )
@@ -309,33 +301,6 @@ def generalization_gap(run: RunResult) -> Measured:
 def not_finite(run: RunResult) -> int:
     """Return the number of non-finite losses."""
     return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))
-
-
-def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) -> Iterator[str]:
-    rise = risen(run)
-    if rise is not None:
-        best, last = rise
-        yield (
-            f"overfitting: validation loss {best.loss:.4g} at step {best.step:,}, "
-            f"{relative(last.loss, best.loss)} at the end"
-        )
-    if bad := not_finite(run):
-        yield f"{plural(bad, 'loss', 'losses')} not a number"
-    if is_saturated:
-        yield "saturated: near the top of the scale"
-    for answer in answers:
-        what = (
-            (answer.empty, "empty"),
-            (answer.cut or 0, "cut at the token limit"),
-            (answer.errors, "not generated"),
-            (
-                0 if answer.parsed is None else answer.answers - answer.errors - answer.parsed,
-                "without a readable answer",
-            ),
-        )
-        counts = [f"{number:,} {kind}" for number, kind in what if number > 0]
-        if counts:
-            yield f"{answer.task}, {answer.checkpoint}: of {plural(answer.answers, 'answer')} {', '.join(counts)}"
 
 
 def _per_device(value: Measured, gpus: int) -> Measured:

@@ -57,7 +57,7 @@ def figures_off() -> str:
 def png(figure: Mapping[str, object]) -> bytes:
     """Return a figure as a picture, in the light colors.
 
-    Call it only if `figures_off()` is empty, and in a process of its own (`report.local.draw`), since it may
+    Call it only if `figures_off()` is empty, and in a process of its own (`report.local.draw_process`), since it may
     abort.
 
     Args:

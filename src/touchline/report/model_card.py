@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from touchline.core.levels import SEEDS, factor_words
 from touchline.core.markup import code, escape, fence, measured, table
 from touchline.core.quantity import Missing
-from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
@@ -23,10 +21,9 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
-from touchline.report.findings.scores import sentence
-from touchline.report.formatting import p_text, scale_of
+from touchline.report.findings.scores import control_sentence, sentence
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Conclusion, RunScore
+from touchline.statistics.conclusions import Analysis, RunScore
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -43,17 +40,13 @@ class CardInputs:
     """All that a model card is written from."""
 
     plan: Plan
-    """The plan."""
     run: PlannedRun
-    """The run."""
     result: RunResult
-    """Its results."""
     marker: ExportMarker
-    """Its published checkpoint."""
+    """Marker of the published checkpoint."""
     name: str
     """Name of that checkpoint, `epoch_2`."""
     metrics: Metrics
-    """Its metrics.jsonl."""
     scores: tuple[tuple[EvaluationRecord, RunScore], ...]
     """Evaluations of the checkpoint with their scores."""
     analyses: tuple[Analysis, ...]
@@ -78,18 +71,17 @@ def slug(text: str, joint: str = "-") -> str:
 
 def model_card(card: CardInputs) -> str:
     """Return the text of the card."""
+    sentences = "\n".join(f"- {escape(sentence(text))}" for text in (*_compared(card), *_limits(card)))
     settings = {key: _portable(value) for key, value in nested_settings(card.run).items()}
     parts = (
         f"---\n{_metadata(card).to_yaml()}\n---\n",
         f"# {escape(card.plan.experiment)}: {escape(card.run.name)}\n",
-        _introduction(card),
-        "## Scores\n",
-        _scores(card),
-        _lines([*_compared(card), *_limits(card)]),
-        "## Use\n",
-        _use(card),
-        "## Provenance\n",
-        table(("", ""), [*_provenance(card)]),
+        *(f"{paragraph}\n" for paragraph in _introduction(card)),
+        f"## Scores\n\n{_scores(card)}",
+        f"{sentences}\n",
+        f"## Use\n\n{fence(_use(card), 'python')}",
+        "The chat template and the tokenizer beside the weights are those of training.\n",
+        f"## Provenance\n\n{table(('', ''), [*_provenance(card)])}",
         fence([to_yaml(settings).rstrip("\n")], "yaml"),
     )
     return "\n".join(parts)
@@ -135,19 +127,17 @@ def _interval(score: RunScore) -> str:
     return f"{score.low:.4g} to {score.high:.4g}" if score.coverage else f"n/a ({escape(score.method)})"
 
 
-def _introduction(card: CardInputs) -> str:
+def _introduction(card: CardInputs) -> Iterator[str]:
     train = card.run.train
-    if train is None or train.trains_all:
-        what = "All weights, fine-tuned from"
-    else:
+    what = "All weights, fine-tuned from"
+    if train is not None and not train.trains_all:
         joint = "for" if card.marker.kind == "adapter" else "merged into"
         what = f"LoRA adapter of rank {train.lora.rank} (alpha {train.lora.resolved_alpha:g}) {joint}"
-    lines = [f"{what} {code(card.base)}."]
+    yield f"{what} {code(card.base)}."
     if card.plan.question:
-        lines.append(f"Question of the experiment: {escape(card.plan.question)}")
+        yield f"Question of the experiment: {escape(card.plan.question)}"
     if card.license is None:
-        lines.append("No license was stated for these weights; those of the base model and of the data apply to them.")
-    return "\n\n".join(lines) + "\n"
+        yield "No license was stated for these weights; those of the base model and of the data apply to them."
 
 
 def _scores(card: CardInputs) -> str:
@@ -167,22 +157,13 @@ def _scores(card: CardInputs) -> str:
 
 def _compared(card: CardInputs) -> Iterator[str]:
     """Yield the comparisons with the run's control."""
-    compared = False
-    for analysis in card.analyses:
-        for each in analysis.comparisons:
-            if each.run != card.run.name or analysis.checkpoints.get(each.run) != card.name:
-                continue
-            compared = True
-            found, scale = each.difference, scale_of(analysis)
-            verdict = f"a difference from the control {found.control} is not established"
-            if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
-                verdict = f"it scores {each.shown.value} than the control {found.control}"
-            yield (
-                f"On {analysis.task} {verdict}: {scale.difference(found.value)} ({scale.ends(found.low, found.high)}), "
-                f"{p_text(found.p_adjusted)} after Holm over {plural(analysis.family, 'comparison')}."
-            )
-    if not compared:
-        yield "It is compared with no untrained model: no such comparison was evaluated on the same items."
+    found = [
+        f"{analysis.task}: {control_sentence(analysis, each)}"
+        for analysis in card.analyses
+        for each in analysis.comparisons
+        if each.run == card.run.name and analysis.checkpoints.get(each.run) == card.name
+    ]
+    yield from found or ["It is compared with no untrained model: no such comparison was evaluated on the same items."]
 
 
 def _limits(card: CardInputs) -> Iterator[str]:
@@ -191,31 +172,24 @@ def _limits(card: CardInputs) -> Iterator[str]:
         chosen = "it was chosen among several by its validation loss, which is therefore too low"
         why = chosen if card.is_chosen else "it was compared by its validation loss only"
         yield f"Its settings are not shown to score higher than others: it is a run of explore, with one seed; {why}."
-    varied = [level.factor for level in card.run.levels if len(card.plan.factors.get(level.factor, ())) > 1]
-    if factors := [factor_words(factor) for factor in varied if factor != SEEDS]:
-        yield f"The effect of {join_names(factors)} is tested over the seeds of the whole experiment, not by this run."
     if (evaluated := len({record.checkpoint for record in card.result.evaluations})) > 1:
         yield f"The score is biased if it picked the checkpoint: {evaluated} were evaluated on the same items."
-    if errors := sum(sample.error is not None for record, _ in card.scores for sample in record.samples):
-        yield f"{plural(errors, 'answer')} could not be generated or scored, and count as wrong."
     if card.run.control is ControlKind.SHUFFLED:
         yield "It is not a useful model: the answers of its training rows were shuffled, as a control."
-    trained = "none" if card.run.train is None else card.run.train.quantization
-    if trained != card.run.evaluate.quantization:
-        yield f"Quantization of the base in training: {trained}, in evaluation: {card.run.evaluate.quantization}."
     yield "Other tasks, other languages, safety and bias were not measured."
 
 
-def _use(card: CardInputs) -> str:
+def _use(card: CardInputs) -> list[str]:
     loader = "AutoModelForImageTextToText" if card.plan.models[card.run.model].vision else "AutoModelForCausalLM"
-    lines = [f"from transformers import {loader}", "", f"model = {loader}.from_pretrained(FOLDER_OR_HUB_ID)"]
-    if card.marker.kind == "adapter":
-        lines[0:0] = ["from peft import PeftModel"]
-        lines[-1:] = [
-            f"base = {loader}.from_pretrained({card.base!r})",
-            "model = PeftModel.from_pretrained(base, FOLDER_OR_HUB_ID)",
-        ]
-    return fence(lines, "python") + "\nThe chat template and the tokenizer beside the weights are those of training.\n"
+    if card.marker.kind != "adapter":
+        return [f"from transformers import {loader}", "", f"model = {loader}.from_pretrained(FOLDER_OR_HUB_ID)"]
+    return [
+        "from peft import PeftModel",
+        f"from transformers import {loader}",
+        "",
+        f"base = {loader}.from_pretrained({card.base!r})",
+        "model = PeftModel.from_pretrained(base, FOLDER_OR_HUB_ID)",
+    ]
 
 
 def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
@@ -230,10 +204,7 @@ def _provenance(card: CardInputs) -> Iterator[tuple[str, str]]:
     yield "base model", f"{code(card.base)}, {_sha(plan.models[run.model].weights_sha256)}"
     for file in plan.datasets[run.dataset].all_files:
         yield "dataset", f"{code(_last_part(file.path))}, {_sha(file.sha256)}"
-    attempt = card.metrics.attempts[-1] if card.metrics.attempts else None
-    if attempt is None:
-        yield "environment of the training", str(Missing(missing="metrics.jsonl has no attempt"))
-    else:
+    for attempt in card.metrics.attempts[-1:]:
         versions = ", ".join(f"{name} {version}" for name, version in attempt.versions.items())
         yield "versions", escape(versions) or str(Missing(missing="not recorded"))
         yield "device", escape(f"{attempt.device}, base in {attempt.base_dtype}")
@@ -255,7 +226,3 @@ def _last_part(path: str) -> str:
 
 def _sha(digest: str | Missing) -> str:
     return escape(str(digest)) if isinstance(digest, Missing) else f"sha256 {code(digest)}"
-
-
-def _lines(sentences: Iterator[str] | Sequence[str]) -> str:
-    return "\n".join(f"- {escape(sentence(text))}" for text in sentences) + "\n"

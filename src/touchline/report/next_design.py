@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS, factor_words, level_words
-from touchline.core.notes import NoteCode
 from touchline.core.scale import Scale
 from touchline.core.text import join_names
 from touchline.plan.design.answering import seed_numbers
@@ -40,7 +39,6 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
         yield from _seeds(gathered, analysis)
         yield from _items(analysis)
         yield from _saturated(analysis)
-        yield from _selection(analysis)
     yield from _neighbours(gathered, analysis)
 
 
@@ -139,15 +137,6 @@ def _saturated(analysis: Analysis) -> Iterator[NextStep]:
         why=f"{join_names([f'{score.run} ({scale.value(score.value)})' for score in full], 3)}: near the top of the "
         f"scale, where a better run could hardly show it.{also}",
     )
-
-
-def _selection(analysis: Analysis) -> Iterator[NextStep]:
-    if any(note.code is NoteCode.SELECTED_ON_TEST for note in analysis.notes):
-        yield NextStep(
-            title="Choose the checkpoint on validation",
-            why="A checkpoint that was picked by its score on the test items is scored too high by them. Choose by "
-            "validation loss, then report the test score of that one.",
-        )
 
 
 def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from touchline.core.quantity import Missing, finite
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, plural
+from touchline.core.units import plural
 from touchline.report.appendix import evaluation_by_hand, every_epoch, with_setting
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.formatting import relative, scale_of
 from touchline.report.next_design import design_steps
-from touchline.report.report import AnswerCounts, EstimateRow
+from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
@@ -24,8 +23,6 @@ from touchline.statistics.statements import NextStep
 
 _FALLING = 0.99
 """Ratio of the last validation loss to the one before it, below which the loss is still falling."""
-_WIDE_GAP = 2.0
-"""Ratio of validation to training loss above which more data is suggested. Less is within the noise of both."""
 _VANISHED = 0.05
 """Share of its peak below which a learning rate has almost no effect."""
 _MANY, _FLOOR = 0.05, 0.05
@@ -33,17 +30,13 @@ _MANY, _FLOOR = 0.05, 0.05
 
 
 def next_steps(
-    gathered: ReportInputs,
-    analyses: Sequence[Analysis],
-    estimates: Sequence[EstimateRow],
-    decided: Sequence[NextStep] = (),
+    gathered: ReportInputs, analyses: Sequence[Analysis], decided: Sequence[NextStep] = ()
 ) -> tuple[NextStep, ...]:
     """Return the next steps, the most useful first: those of a strategy are `decided`."""
     main = analyses[0] if analyses else None
     found = [*decided, *_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
     found += design_steps(gathered, main)
-    found += [*_epochs(gathered), *_data(gathered), *_storage(gathered), *_estimates(estimates)]
-    return tuple(found)
+    return (*found, *_epochs(gathered))
 
 
 def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
@@ -189,55 +182,9 @@ def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[
         )
 
 
-def _data(gathered: ReportInputs) -> Iterator[NextStep]:
-    """Yield a larger dataset, if training fits the training data but not the validation data."""
-    wide = []
-    epochs = {run.name: run.settings.get("epochs") for run in gathered.runs}
-    for run in gathered.runs:
-        if not isinstance(repeated := epochs.get(run.name), int | float) or repeated <= 1:
-            # In the first epoch, training sees every example for the first time, as validation does.
-            continue
-        train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
-        if run.outcome is not TrainingOutcome.COMPLETE or isinstance(train, Missing) or isinstance(validation, Missing):
-            continue
-        if train.value > 0 and validation.value > _WIDE_GAP * train.value:
-            wide.append((validation.value / train.value, run, train.value, validation.value))
-    if wide:
-        ratio, run, train_loss, loss = max(wide, key=lambda each: each[0])
-        more = f"; {plural(len(wide) - 1, 'other run')} alike" if len(wide) > 1 else ""
-        yield NextStep(
-            title="Train on a larger dataset",
-            why=f"Generalization gap: the validation loss of {run.name} ({loss:.4g}) is {ratio:.1f} times its training "
-            f"loss ({train_loss:.4g}){more}. More distinct training examples, or fewer epochs, narrow it.",
-        )
-
-
 def _still_falling(run: RunResult) -> bool:
     if run.outcome is not TrainingOutcome.COMPLETE or len(run.validation_losses) < 3:
         return False
     last, before = run.validation_losses[-1], run.validation_losses[-2]
     best = lowest(run.validation_losses)
     return best is not None and best.step == last.step and before.step > 0 and last.loss < _FALLING * before.loss
-
-
-def _storage(gathered: ReportInputs) -> Iterator[NextStep]:
-    deletable = gathered.verification.storage.deletable
-    if deletable and gathered.plan is not None:
-        size = format_bytes(sum(each.size_bytes for each in deletable))
-        yield NextStep(
-            title=f"Give back {size}",
-            why=f"{plural(len(deletable), 'file or folder', 'files and folders')} can go without loss; the command "
-            "shows them, and deletes nothing without --delete.",
-            command="touchline clean .",
-        )
-
-
-def _estimates(rows: Sequence[EstimateRow]) -> Iterator[NextStep]:
-    missed = [row for row in rows if row.inside is False]
-    if missed:
-        yield NextStep(
-            title="Add these runs to the history",
-            why=f"{plural(len(missed), 'interval')} of this plan missed. What these runs measured goes into the "
-            "history, and the next plan's intervals are based on it.",
-            command="touchline collect .",
-        )

@@ -91,8 +91,6 @@ class RunFacts:
     """(kind, path relative to the experiment) of the files with its numbers."""
     is_pareto: bool
     """Whether no other run of its base model is at least as good for less device time."""
-    notes: tuple[str, ...] = ()
-    """Flags: overfitting, saturation, empty outputs, answers truncated at the token limit, errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

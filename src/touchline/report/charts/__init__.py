@@ -16,7 +16,6 @@ def charts(report: Report) -> tuple[Chart, ...]:
 def _drawn(report: Report) -> Iterator[Chart | None]:
     # These modules import altair, which may be missing.
     from touchline.report.charts.effects import contrasts, effect
-    from touchline.report.charts.epochs import score_by_epoch
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
@@ -33,7 +32,6 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
             for found in analysis.effects:
                 yield effect(report, analysis, found, colours)
             yield contrasts(analysis)
-            yield score_by_epoch(report, analysis, colours)
     yield training_loss(report, colours)
     yield validation_loss(report, colours)
     yield estimates(report, colours)

@@ -1,40 +1,40 @@
-"""Comparison of experiments."""
+"""Comparison of experiments: runs are matched by condition and seed, scores are paired on the same items.
+
+A condition is identified by the settings that vary within an experiment and have values that the experiments share.
+Several runs of one experiment may have the same condition because it varies a setting that the other does not. Such
+runs cannot be matched. Prompt and decoding may differ, since an experiment may be about them. The row then says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from touchline.core.quantity import Measured, Missing, Quantity, finite
+from numpy.random import PCG64, Generator
+
+from touchline.core.levels import level_words
+from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.text import join_names
-from touchline.report.compared import (
-    ComparedExperiments,
-    ComparedRun,
-    ComparedSide,
-    ConditionRow,
-    ExperimentEffect,
-    ExperimentSummary,
-    PairedRuns,
-    SettingRow,
-)
-from touchline.report.comparing.matches import (
-    Match,
-    analysed,
-    condition_words,
-    conditions_of,
-    effect_of,
-    last_evaluations,
-    matches_of,
-    paired,
-    scored_run,
-    tasks_of,
-    unscored,
-)
-from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
+from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.experiment.runs import ControlKind, RunKind
+from touchline.report.compared import ComparedExperiments, ComparedRun, ComparedSide, ExperimentSummary, SettingRow
+from touchline.report.comparing.settings import DEVICE, MODEL, SEED, matching_keys, setting_rows
 from touchline.results.run_result import RunResult
+from touchline.statistics.analysis import analyse
+from touchline.statistics.conclusions import Analysis, ScoredRun
 
-__all__ = ["compare"]
-
-
+Condition = tuple[tuple[str, str], ...]
+"""Identity of a condition: (key, value) pairs, the purpose of a control first."""
+Task = tuple[str, str]
+"""Task and one of its scores."""
+_KIND = "kind"
+_KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
+_DRAWS = 7
+"""Seed of the bootstrap, so that the same results give the same comparison."""
+_NUMBER = re.compile(r"(\d+)")
+_ASKED = ("task", "data.input", "data.output", "data.messages", "data.prompt", "data.system", "evaluate.")
+"""Prefixes of keys that determine the prompts and the decoding."""
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
 """Settings, besides the model, that determine a loss on the validation split."""
 
@@ -46,19 +46,22 @@ def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
         sides: two or more, each with a label of its own.
     """
     keys = matching_keys(sides)
-    rows, same, once = setting_rows(sides, keys)
-    conditions = conditions_of(sides, keys)
-    matches, refusals = matches_of(sides, conditions, keys)
-    pairs: list[PairedRuns] = []
-    effects: list[ExperimentEffect] = []
-    for side in sides[1:]:
-        own = [match for match in matches if match.side is side]
-        for task in tasks_of(own):
-            found, refused = paired(sides[0], side, own, task)
-            pairs += found
-            refusals += refused
-            effects += effect_of(sides[0], side, own, found, task)
-        refusals += unscored(side, own)
+    settings, same = setting_rows(sides)
+    rows: list[ComparedRun] = []
+    pairs: dict[int, tuple[ExperimentSummary, RunResult, RunResult]] = {}
+    for key, by_side in _conditions(sides, keys).items():
+        references = by_side[0]
+        for side, own in zip(sides, by_side, strict=True):
+            is_matched = side is not sides[0] and bool(references)
+            is_pair = is_matched and len(own) == len(references) == 1
+            reason = f"{len(references)} of {sides[0].label} and {len(own)} of {side.label} are of this condition"
+            for row in (row for run in own for row in _rows(_words(key), side, run)):
+                if is_pair:
+                    pairs[len(rows)] = (side, own[0], references[0])
+                reference = references[0].name if is_pair else None
+                why = reason if is_matched and not is_pair else ""
+                rows.append(replace(row, reference_run=reference, not_compared=why))
+    _pair(sides[0], rows, pairs)
     return ComparedExperiments(
         experiments=tuple(
             ComparedSide(
@@ -66,65 +69,191 @@ def compare(sides: Sequence[ExperimentSummary]) -> ComparedExperiments:
                 root=side.root,
                 origin=side.origin,
                 date=side.date,
-                question=side.question,
                 runs=len(side.runs),
-                evaluated=sum(bool(last_evaluations(run)) for run in side.runs),
+                evaluated=sum(bool(_last_evaluations(run)) for run in side.runs),
             )
             for side in sides
         ),
-        settings=tuple(rows),
+        settings=tuple(settings),
         same_settings=same,
-        known_once=tuple(once),
-        rows=tuple(
-            ConditionRow(
-                condition=condition_words(key),
-                runs=tuple(tuple(_cell(side, run) for run in runs) for side, runs in zip(sides, by_side, strict=True)),
-            )
-            for key, by_side in conditions.items()
-        ),
-        pairs=tuple(pairs),
-        refusals=tuple(refusals),
-        effects=tuple(effects),
-        notes=tuple(_notes(sides, rows, matches)),
+        runs=tuple(rows),
+        notes=tuple(_notes(sides, settings, rows)),
     )
 
 
-def _cell(side: ExperimentSummary, run: RunResult) -> ComparedRun:
-    found = next(iter(last_evaluations(run).items()), None)
-    score: Measured = Missing(missing="not evaluated")
-    if found is not None:
-        scored = scored_run(run, found[1], side.label, "", is_reference=False)
-        (own,) = analysed([scored], found[0], {}).scores
-        value, low, high = own.value, own.low, own.high
-        score = Quantity(value=value, unit="1", low=low, high=high, coverage=own.coverage, method=own.method)
-    return ComparedRun(
+def _conditions(sides: Sequence[ExperimentSummary], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
+    """Return the runs by condition, for each experiment, in the order of the first experiment that has them."""
+    found: dict[Condition, list[list[RunResult]]] = {}
+    for number, side in enumerate(sides):
+        for run in side.runs:
+            settings = side.settings.get(run.name, {})
+            # A control has no training. Only its model, its data and its purpose identify it.
+            is_control = run.kind is RunKind.CONTROL
+            asked = [key for key in keys if not (is_control and key.startswith(("train.", SEED)))]
+            kind = ((_KIND, (run.control or ControlKind.BASE).value),) if is_control or run.control is not None else ()
+            key = (*kind, *((each, settings[each]) for each in asked if each in settings))
+            found.setdefault(key, [[] for _ in sides])[number].append(run)
+    return found
+
+
+def _words(key: Condition) -> str:
+    """Return the condition as text, such as `SmolLM2, rank 64, seed 1`."""
+    kind = "".join(f"{_KINDS[value]}: " for each, value in key if each == _KIND)
+    return kind + ", ".join(
+        value if each == MODEL else f"seed {value}" if each == SEED else level_words(each, value)
+        for each, value in key
+        if each != _KIND
+    )
+
+
+def _rows(condition: str, side: ExperimentSummary, run: RunResult) -> Iterator[ComparedRun]:
+    """Yield a row per task of a run; one without a score if nothing was evaluated."""
+    row = ComparedRun(
+        condition=condition,
         experiment=side.label,
         run=run.name,
         status=run.status,
-        checkpoint=None if found is None else found[1].checkpoint,
-        task=None if found is None else found[0][0],
-        score=score,
+        task=None,
+        score=None,
+        value=Missing(missing="not evaluated"),
         final_val_loss=finite(run.final_val_loss),
         train_seconds=finite(run.train_seconds),
-        tokens_per_second=finite(run.tokens_per_second),
         peak_memory=finite(run.peak_memory),
+    )
+    records = _last_evaluations(run)
+    for task, record in records.items():
+        (own,) = _analysed([_scored(run, record, side.label, "", is_reference=False)], task).scores
+        value = Quantity(
+            value=own.value, unit="1", low=own.low, high=own.high, coverage=own.coverage, method=own.method
+        )
+        yield replace(row, task=task[0], score=task[1], value=value)
+    if not records:
+        yield row
+
+
+def _pair(
+    first: ExperimentSummary,
+    rows: list[ComparedRun],
+    pairs: Mapping[int, tuple[ExperimentSummary, RunResult, RunResult]],
+) -> None:
+    """Put the difference of every pair into its row, or the reason why there is none. A task is one family."""
+    families: dict[tuple[str, Task], list[int]] = {}
+    for place, (side, run, reference) in pairs.items():
+        row = rows[place]
+        own, other = _last_evaluations(run), _last_evaluations(reference)
+        task = (row.task or "", row.score or "")
+        if row.task is None or not other:
+            why = f"{reference.name if own else run.name} is not evaluated"
+            why = why if own or other else "neither run is evaluated"
+        elif task not in other:
+            why = f"{first.label} has no {task[1]} of {task[0]}"
+        else:
+            why = _why_not(side.label, own[task], first.label, other[task]) or ""
+        if why:
+            rows[place] = replace(row, not_compared=why)
+        else:
+            families.setdefault((side.label, task), []).append(place)
+    for (_, task), places in families.items():
+        scored: list[ScoredRun] = []
+        for place in places:
+            side, run, reference = pairs[place]
+            for each, label, is_reference in ((run, side.label, False), (reference, first.label, True)):
+                record = _last_evaluations(each)[task]
+                scored.append(_scored(each, record, label, str(place), is_reference=is_reference))
+        for place, comparison in zip(places, _analysed(scored, task).comparisons, strict=True):
+            rows[place] = replace(
+                rows[place], comparison=comparison, evaluation_differs_in=_differs_in(first, *pairs[place], task)
+            )
+
+
+def _analysed(runs: Sequence[ScoredRun], task: Task) -> Analysis:
+    """Return the analysis of runs on one score. The result is deterministic."""
+    return analyse(runs, task=task[0], score=task[1], factors={}, rng=Generator(PCG64(_DRAWS)))
+
+
+def _scored(result: RunResult, record: EvaluationRecord, label: str, pair: str, *, is_reference: bool) -> ScoredRun:
+    """Return a run as input of the statistics. Both runs of a pair share a "base model" of their own, so they match."""
+    items: dict[str, list[SampleScore]] = {}
+    for sample in record.samples:
+        items.setdefault(sample.id, []).append(sample)
+    return ScoredRun(
+        name=f"{label}/{result.name}",
+        model=pair,
+        dataset=pair,
+        is_control=is_reference,
+        in_family=not is_reference,
+        levels=(),
+        seed=result.seed,
+        checkpoint=record.checkpoint,
+        comparable=record.data_sha256,
+        items=tuple(items),
+        scores=tuple(sum(sample.score for sample in each) / len(each) for each in items.values()),
     )
 
 
-def _notes(sides: Sequence[ExperimentSummary], rows: Sequence[SettingRow], matches: Sequence[Match]) -> Iterator[str]:
+def _why_not(label: str, own: EvaluationRecord, first: str, other: EvaluationRecord) -> str | None:
+    """Return the reason why two evaluations are not compared. None if they are."""
+    if own.data_sha256 != other.data_sha256:
+        return f"the items differ: {label} and {first} were scored on different test splits"
+    mine, yours = ({sample.id: sample.target for sample in each.samples} for each in (own, other))
+    if list(mine) != list(yours):
+        shared = len(mine.keys() & yours.keys())
+        return (
+            f"the items differ: {len(mine):,} in {label}, {len(yours):,} in {first}, {shared:,} of them in both; "
+            f"evaluate both with the same evaluate.samples"
+        )
+    return "the items differ: the same names have other answers" if mine != yours else None
+
+
+def _differs_in(
+    first: ExperimentSummary, side: ExperimentSummary, run: RunResult, reference: RunResult, task: Task
+) -> tuple[str, ...]:
+    """Return the evaluation settings that differ. A hash detects a difference, the settings identify it."""
+    own, other = _last_evaluations(run)[task], _last_evaluations(reference)[task]
+    if own.settings_sha256 == other.settings_sha256:
+        return ()
+    mine, yours = side.settings.get(run.name, {}), first.settings.get(reference.name, {})
+    known = [key for key in mine.keys() & yours.keys() if key.startswith(_ASKED) and mine[key] != yours[key]]
+    if known:
+        return tuple(sorted(known))
+    # Chat templates may print the date of the plan.
+    return ("date",) if mine.get("date") != yours.get("date") else ("something that is not recorded",)
+
+
+def _last_evaluations(run: RunResult) -> dict[Task, EvaluationRecord]:
+    """Return the last checkpoint's evaluation for each task and score, the experiment's own task first."""
+    # The own task goes by its name alone: test sets that the claims are made on are compared, whatever they are called.
+    return {
+        (each.task if is_own else each.label, each.score): each
+        for is_own, records in ((True, run.evaluations), (False, run.other_evaluations))
+        for each in sorted(records, key=lambda each: _in_order(each.checkpoint))
+        if each.samples
+    }
+
+
+def _in_order(checkpoint: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts epoch_10 after epoch_9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint)]
+
+
+def _notes(
+    sides: Sequence[ExperimentSummary], settings: Sequence[SettingRow], rows: Sequence[ComparedRun]
+) -> Iterator[str]:
     for side in sides:
         yield from (f"{side.label}: {each}" for each in side.unread)
         if side.left_out:
             yield f"{side.label}: cut by its strategy and not compared: {join_names(side.left_out)}"
         if any(run.phase is not None for run in side.runs):
-            yield (
-                f"{side.label}: a strategy decided which runs were made; no effect is tested over its seeds, and its "
-                "own report has the looks"
-            )
+            yield f"{side.label}: a strategy decided which runs were made; its own report has the looks"
+    first = sides[0].label
     for side in sides[1:]:
-        if not any(match.side is side for match in matches):
-            yield f"no run of {side.label} is of the same condition as one of {sides[0].label}"
-    differing = {row.key for row in rows}
+        own = [row for row in rows if row.experiment == side.label]
+        if not any(row.reference_run for row in own):
+            yield f"no run of {side.label} is of the same condition as one of {first}"
+        if keys := dict.fromkeys(key for row in own for key in row.evaluation_differs_in):
+            both = f"{side.label} and {first} were not evaluated alike"
+            yield f"{both}, so differences are also those of: {', '.join(keys)}"
+    differing = {row.key for row in settings}
     if _VALIDATED & differing:
         what = join_names(sorted(_VALIDATED & differing))
         yield f"validation losses do not compare, since something else was validated: {what}"

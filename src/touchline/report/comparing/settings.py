@@ -88,27 +88,19 @@ def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> di
     return {level.factor: _number(level.value) for level in levels} | found
 
 
-def setting_rows(sides: Sequence[ExperimentSummary], matched: Sequence[str]) -> tuple[list[SettingRow], int, list[str]]:
-    """Return the settings that differ.
-
-    Returns:
-        The rows, by key; the number of settings that are the same wherever they are known; and the settings that only
-        one experiment reports.
-    """
+def setting_rows(sides: Sequence[ExperimentSummary]) -> tuple[list[SettingRow], int]:
+    """Return the settings that differ, by key, and the number of those that are the same wherever they are known."""
     known = [_values(side) for side in sides]
     rows: list[SettingRow] = []
     same = 0
-    once: list[str] = []
     for key in sorted(set().union(*known)):
         values = [each.get(key) for each in known]
-        stated = [each for each in values if each is not None]
-        if len(stated) < min(len(sides), 2):
-            once.append(key)
-        elif all(set(each) == set(stated[0]) for each in stated):
+        stated = [set(each) for each in values if each is not None]
+        if any(each != stated[0] for each in stated):
+            rows.append(SettingRow(key=key, values=tuple(values)))
+        elif len(stated) > 1:
             same += 1
-        else:
-            rows.append(SettingRow(key=key, values=tuple(values), is_matched=key in matched))
-    return rows, same, once
+    return rows, same
 
 
 def matching_keys(sides: Sequence[ExperimentSummary]) -> tuple[str, ...]:

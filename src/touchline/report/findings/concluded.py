@@ -8,7 +8,7 @@ tested.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from touchline.core.levels import factor_words, level_words
@@ -22,19 +22,16 @@ from touchline.report.findings.confounds import (
     CHANGE_LOSS,
     CHANGE_TIME,
     confounded,
-    confounded_levels,
     confounded_scores,
     ties,
 )
 from touchline.report.findings.pairs import (
     PAIRS_TOLD,
-    RunPair,
     by_setting,
     is_number,
     no_test,
     number,
     pairs_of,
-    summary,
     told_pairs,
 )
 from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
@@ -136,7 +133,7 @@ def _scored_in(facts: RunFacts) -> tuple[str, ...]:
 
 LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
 LEVELS_TOLD = 3
-"""Number of levels with a sentence each. With more, one sentence covers all of them."""
+"""Maximum number of levels with a sentence each."""
 RISES_TOLD = 6
 """Number of overfitted runs listed one by one."""
 _LAST = "last"
@@ -147,17 +144,29 @@ def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
     """Yield final losses by factor, then runs whose validation loss rose again."""
     for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
         for factor in by_setting(gathered.factors):
-            if factor == "models" and not _one_tokenizer(gathered):
-                continue
-            by_level = pairs_of(gathered, factor, pick)
-            if len(by_level) > LEVELS_TOLD:
-                also = confounded_levels(factor, by_level, CHANGE_LOSS)
-                what, question = f"Final {name} loss", "an effect of the {} on the loss"
-                yield summary(gathered, factor, what, question, by_level, LOSSES, also)
-                continue
-            for level, pairs in by_level.items():
-                yield _loss_statement(gathered, factor, level, name, pairs)
+            if factor != "models" or _one_tokenizer(gathered):
+                yield from _by_level(gathered, factor, pick, LOSSES, f"Final {name} loss")
     yield from _overfitting(gathered)
+
+
+def _by_level(
+    gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured], topic: str, what: str
+) -> Iterator[Statement]:
+    """Yield a statement for each of a factor's levels against the first; the tables have the others."""
+    by_level = pairs_of(gathered, factor, pick)
+    seeded, words = set(seeds_of(gathered.runs)), factor_words(factor)
+    reference = level_words(factor, gathered.factors[factor][0])
+    is_loss = topic == LOSSES
+    question = f"an effect of the {words} on the loss" if is_loss else f"whether the {words} changes the time"
+    for level, pairs in list(by_level.items())[:LEVELS_TOLD]:
+        single = pick is _train_loss and any(_is_single(run) for pair in pairs for run in (pair.run, pair.reference))
+        text = (
+            f"{what}{' (of the last logged step alone)' if single else ''}, {level_words(factor, level)} against "
+            f"{reference}: {told_pairs(pairs, '{:.4g}'.format if is_loss else format_seconds)}. "
+            f"{no_test(pairs, question, seeded)}{confounded(factor, pairs, CHANGE_LOSS if is_loss else CHANGE_TIME)}"
+        )
+        where = [path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log")]
+        yield Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE, where=tuple(where) if is_loss else ())
 
 
 def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
@@ -187,13 +196,7 @@ def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
         text = f"Training took {shortest} ({join_names([run.name for run, _ in timed])})."
     yield Statement(topic=SPEED, text=text, where=_files(gathered, first.name, "metrics", "log"))
     for factor in by_setting(gathered.factors):
-        by_level = pairs_of(gathered, factor, _train_seconds)
-        if len(by_level) > LEVELS_TOLD:
-            also = confounded_levels(factor, by_level, CHANGE_TIME)
-            yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED, also)
-            continue
-        for level, pairs in by_level.items():
-            yield _speed_statement(gathered, factor, level, pairs)
+        yield from _by_level(gathered, factor, _train_seconds, SPEED, "Training time")
 
 
 def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
@@ -237,30 +240,6 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
         ]
         text += f" Outside: {join_names(parts, 4)}."
     yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
-
-
-def _loss_statement(gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[RunPair]) -> Statement:
-    words = factor_words(factor)
-    reference = level_words(factor, gathered.factors[factor][0])
-    single = name == "training" and any(_is_single(run) for pair in pairs for run in (pair.run, pair.reference))
-    text = (
-        f"Final {name} loss{' (of the last logged step alone)' if single else ''}, {level_words(factor, level)} "
-        f"against {reference}: {told_pairs(pairs, lambda value: f'{value:.4g}')}. "
-        f"{no_test(pairs, f'an effect of the {words} on the loss', set(seeds_of(gathered.runs)))}"
-        f"{confounded(factor, pairs, CHANGE_LOSS)}"
-    )
-    where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
-    return Statement(topic=LOSSES, text=text, shown=Conclusion.NOT_TESTABLE, where=where)
-
-
-def _speed_statement(gathered: ReportInputs, factor: str, level: str, pairs: Sequence[RunPair]) -> Statement:
-    reference = level_words(factor, gathered.factors[factor][0])
-    text = (
-        f"Training time, {level_words(factor, level)} against {reference}: {told_pairs(pairs, format_seconds)}. "
-        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.runs)))}"
-        f"{confounded(factor, pairs, CHANGE_TIME)}"
-    )
-    return Statement(topic=SPEED, text=text, shown=Conclusion.NOT_TESTABLE)
 
 
 def _is_single(run: RunResult) -> bool:

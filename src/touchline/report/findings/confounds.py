@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -107,18 +107,6 @@ def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
     """Return `alpha (128 against 8) and context (256 against 512)`."""
     values = dict.fromkeys(f"{words} ({_setting(own)} against {_setting(other)})" for words, own, other in found)
     return join_names(list(values))
-
-
-def confounded_levels(
-    factor: str,
-    by_level: Mapping[str, Sequence[RunPair]],
-    settings: Sequence[tuple[str, str]],
-) -> str:
-    """Return the same for a factor with many levels, by name only."""
-    found = dict.fromkeys(
-        words for pairs in by_level.values() for pair in pairs for words, _, _ in _differing(factor, pair, settings)
-    )
-    return f" Some differ in {join_names(list(found))} as well, which is confounded with it." if found else ""
 
 
 def _differing(

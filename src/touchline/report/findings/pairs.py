@@ -6,21 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from touchline.core.levels import SEEDS, STAGE, factor_words, level_words
+from touchline.core.levels import SEEDS, STAGE, level_words
 from touchline.core.quantity import Measured, Quantity, finite
-from touchline.core.units import plural
 from touchline.experiment.experiment import DATASET_KEYS
 from touchline.report.facts import is_asked_about, seeds_of
 from touchline.report.formatting import level_of, relative
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Conclusion
-from touchline.statistics.statements import Statement
 
 PAIRS_TOLD = 4
 """Number of pairs listed one by one. With more, only the counts by direction and the extremes are given."""
-LEVELS_IN_SUMMARY = 8
-"""Number of levels named in the one sentence of a factor with many levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,31 +81,6 @@ def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_see
     if several_seeds:
         parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.runs) else "no seed known")
     return ", ".join(parts)
-
-
-def summary(
-    gathered: ReportInputs,
-    factor: str,
-    what: str,
-    question: str,
-    by_level: Mapping[str, Sequence[RunPair]],
-    topic: str,
-    also: str = "",
-) -> Statement:
-    """Return one sentence for a factor of many levels: each level against the first, and the extremes of its pairs."""
-    parts = []
-    for level, pairs in list(by_level.items())[:LEVELS_IN_SUMMARY]:
-        ordered = sorted(pairs, key=lambda pair: pair.value / pair.against if pair.against > 0 else math.inf)
-        ends = list(dict.fromkeys(relative(pair.value, pair.against) for pair in (ordered[0], ordered[-1])))
-        parts.append(f"{level_words(factor, level)} {' to '.join(ends)}")
-    rest = len(by_level) - len(parts)
-    every = [pair for pairs in by_level.values() for pair in pairs]
-    text = (
-        f"{what} against that at {level_words(factor, gathered.factors[factor][0])}, over "
-        f"{plural(len(every), 'pair')} of runs: {'; '.join(parts)}{f'; and {rest} levels more' if rest else ''}. "
-        f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.runs)))}{also}"
-    )
-    return Statement(topic=topic, text=text, shown=Conclusion.NOT_TESTABLE)
 
 
 def told_pairs(pairs: Sequence[RunPair], words: Callable[[float], str]) -> str:

@@ -88,6 +88,12 @@ def control_findings(
 
 
 def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> Statement:
+    text = control_sentence(analysis, each)
+    return Statement(topic=CONTROL, text=text, shown=each.shown, where=tuple(where))
+
+
+def control_sentence(analysis: Analysis, each: Comparison) -> str:
+    """Return a run's comparison with its control as a sentence."""
     scale, difference = scale_of(analysis), each.difference
     own = next((score for score in analysis.scores if score.run == each.run), None)
     over = f" after Holm over {family_words(analysis, analysis.family, 'comparison')}" if analysis.family > 1 else ""
@@ -97,13 +103,11 @@ def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> State
     )
     score = "" if own is None else f"{_score(own, scale, analysis)}, "
     if each.shown in (Conclusion.HIGHER, Conclusion.LOWER):
-        text = f"{each.run} scores {each.shown.value} than its control {difference.control}: {score}{found}."
-    else:
-        text = (
-            f"A difference between {each.run} and its control {difference.control} is not established: {score}{found}."
-            f"{_alone(difference.low, difference.high)}{_smallest(each, scale)}"
-        )
-    return Statement(topic=CONTROL, text=text, shown=each.shown, where=tuple(where))
+        return f"{each.run} scores {each.shown.value} than its control {difference.control}: {score}{found}."
+    return (
+        f"A difference between {each.run} and its control {difference.control} is not established: {score}{found}."
+        f"{_alone(difference.low, difference.high)}{_smallest(each, scale)}"
+    )
 
 
 def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: Sequence[str]) -> Statement:

@@ -1,4 +1,9 @@
-"""Drawing in a process of its own. If it crashes, hangs or lacks memory, only the figures are lost."""
+"""Drawing in a process of its own. If it crashes, hangs or lacks memory, only the figures are lost.
+
+The module is also the program of that process, since the drawing library contains a browser engine that may abort. It
+reads `{"script": bool, "specs": {name: Vega-Lite spec}}` from standard input, and writes JSON lines to standard output:
+`{"script": text}`, then `{"name": name, "png": base64}` for each spec.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ from touchline.core.text import one_line
 
 SILENCE_SECONDS = 60.0
 """Time without a finished figure after which the process is killed; one takes about a second."""
-_PROGRAM = "touchline.report.local.draw"
+_PROGRAM = "touchline.report.local.draw_process"
 _CHUNK_BYTES = 1 << 20
 _TOLD_CHARACTERS = 200
 
@@ -128,3 +133,21 @@ def _ending(code: int | None, said: str) -> str:
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
     reason = one_line(last)[:_TOLD_CHARACTERS]
     return f"ended with exit code {code}{f' ({reason})' if reason else ''}"
+
+
+def main() -> int:
+    """Draw the requested figures; what fails is on standard error."""
+    from touchline.report.figures import figure_script, png
+
+    request = parse_json(sys.stdin.read())
+    if request["script"]:
+        sys.stdout.write(json.dumps({"script": figure_script()}) + "\n")
+        sys.stdout.flush()
+    for name, spec in request["specs"].items():
+        sys.stdout.write(json.dumps({"name": name, "png": base64.b64encode(png(spec)).decode("ascii")}) + "\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,7 +22,6 @@ from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import (
     disk_errors,
     read_bytes,
-    read_head,
     read_json_object,
     remove_temporaries,
     write_atomic,
@@ -32,7 +31,6 @@ from touchline.data.checkpoints import read_export_marker, read_training_marker,
 from touchline.data.metrics import ExportMarker
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.public import is_hub_id, known_hub_id
-from touchline.data.shards import HEADER_LIMIT_BYTES, read_shard
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.model_card import CARD, CardInputs, model_card, slug
@@ -88,44 +86,23 @@ class Published:
     """Notes for the user."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublishRequest:
-    """Options of a publication."""
-
-    out: Path | None = None
-    """Folder to write; None: `published/RUN` in the experiment."""
-    checkpoint: str | None = None
-    """Checkpoint; None: the last one."""
-    license: str | None = None
-    """License of the weights."""
-    base_model: str | None = None
-    """Id of the base model on the Hub; None: the one that touchline knows."""
-    repo: str | None = None
-    """Repository of the upload command; None: a placeholder."""
-
-
-def publish_run(source: Path, run: str | None, settings: UserConfig, request: PublishRequest) -> Published:
-    """Write the folder of a run for the Hub.
-
-    Args:
-        source: experiment.yaml, its folder, or the run's folder.
-        run: name of the run, if `source` is not its folder.
-        settings: folders of models and caches, which no file may name.
-        request: options.
-
-    Raises:
-        InputError: there is no such run or checkpoint, or an option is wrong.
-        PolicyError: the run is not finished, its checkpoint is not valid, the folder exists, or a file names this
-            machine or its user.
-        HostError: the folder cannot be written.
-    """
+def publish_run(
+    source: Path,
+    run: str | None,
+    settings: UserConfig,
+    *,
+    out: Path | None = None,
+    checkpoint: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+) -> Published:
+    """Write the folder of a run for the Hub, as `touchline.api.publish` says."""
     folder, plan, planned = one_run(source, run)
-    for key, value in (("--base-model", request.base_model), ("--repo", request.repo)):
-        if value is not None and not is_hub_id(value):
-            raise InputError(f"{key} {value!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
+    if base_model is not None and not is_hub_id(base_model):
+        raise InputError(f"--base-model {base_model!r} is not an id on the Hub", expected="ORGANIZATION/NAME")
     strategy = folder.strategy()
     cut = strategy.cut.get(planned.name)
-    name, marker = _checkpoint(folder, planned, request.checkpoint, cut)
+    name, marker = _checkpoint(folder, planned, checkpoint, cut)
     verified = verify_checkpoint(plan, planned, folder.run(planned.name) / name)
     if not verified.sound:
         faults = "; ".join(f"{fault.file or name}: {fault.message}" for fault in verified.faults)
@@ -134,10 +111,10 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
             expected="files whose hashes are those of touchline.json",
             hint=f"touchline report {quoted(str(folder.root))} --deep",
         )
-    target = request.out or folder.root / PUBLISHED / planned.name
+    target = out or folder.root / PUBLISHED / planned.name
     model = plan.models[planned.model]
     known = known_hub_id(planned.model, model.path) or known_hub_id(model.name, model.path)
-    base = request.base_model or known or PurePath(model.name).name
+    base = base_model or known or PurePath(model.name).name
     results = collect_results(plan, folder.root)
     result = next(each for each in results if each.name == planned.name)
     card = CardInputs(
@@ -151,13 +128,13 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         analyses=analyses(results, plan.factors),
         is_chosen=planned.name in strategy.chosen,
         base=base,
-        license=request.license,
+        license=license,
     )
-    checkpoint = folder.run(planned.name) / name
-    texts = _texts(checkpoint, marker, base) | {CARD: model_card(card)}
-    _refuse_leaks(texts | _headers(checkpoint, marker), _hidden(folder, plan, settings))
-    _write(target, checkpoint, marker, texts)
-    repo = request.repo or f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
+    place = folder.run(planned.name) / name
+    texts = _texts(place, marker, base) | {CARD: model_card(card)}
+    _refuse_leaks(texts, _hidden(folder, plan, settings))
+    _write(target, place, marker, texts)
+    repo = f"YOUR-NAME/{slug(plan.experiment)}-{slug(planned.name)}"
     return Published(
         experiment=plan.experiment,
         run=planned.name,
@@ -167,7 +144,7 @@ def publish_run(source: Path, run: str | None, settings: UserConfig, request: Pu
         base_model=base,
         scores=len(card.scores),
         command=shlex.join(["hf", "upload", repo, str(target), ".", "--private"]),
-        notes=tuple(_notes(card, request)),
+        notes=tuple(_notes(card)),
     )
 
 
@@ -178,12 +155,12 @@ def _checkpoint(
     place = folder.run(run.name)
     if run.train is None:
         raise InputError(f"{run.name} is a control without weights of its own", expected="a fine-tuned run")
-    why = "the training of {} is not finished"
-    if cut_after_step is not None:
-        why = f"{{}} was cut after step {cut_after_step:,} by the strategy: its training was not finished"
     if cut_after_step is not None or not training_complete(place, run.digest):
+        why = f"the training of {run.name} is not finished"
+        if cut_after_step is not None:
+            why = f"{run.name} was cut after step {cut_after_step:,} by the strategy: its training was not finished"
         expected = "a run whose training is complete and whose last checkpoint exists"
-        raise PolicyError(why.format(run.name), expected=expected, hint=f"touchline status {quoted(str(folder.root))}")
+        raise PolicyError(why, expected=expected, hint=f"touchline status {quoted(str(folder.root))}")
     training = read_training_marker(place)
     kept = () if training is None else training.checkpoints
     name = wanted or kept[-1]
@@ -193,15 +170,14 @@ def _checkpoint(
     return name, marker
 
 
-def _notes(card: CardInputs, request: PublishRequest) -> Iterator[str]:
+def _notes(card: CardInputs) -> Iterator[str]:
     if not is_hub_id(card.base):
         yield f"the base model's id on the Hub is not known: the card has {card.base}; --base-model ORG/NAME states it"
     if card.license is None:
         yield "no license was stated: --license ID puts it into the card"
     if not card.scores:
         yield f"{card.name} is not evaluated: the card says so, and has no model-index"
-    if request.repo is None:
-        yield "YOUR-NAME stands for your name on the Hub: --repo NAME/REPOSITORY states it"
+    yield "YOUR-NAME stands for your name on the Hub"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -222,15 +198,6 @@ def _texts(checkpoint: Path, marker: ExportMarker, base: str) -> dict[str, str]:
         named = {key: base for key in _BASE_KEYS if isinstance((content or {}).get(key), str)}
         if content is not None and named and name not in _VOCABULARY:
             found[name] = json.dumps(content | named, indent=2, ensure_ascii=False) + "\n"
-    return found
-
-
-def _headers(checkpoint: Path, marker: ExportMarker) -> dict[str, str]:
-    """Return the headers of the weights, which hold free text, by file."""
-    found: dict[str, str] = {}
-    for name in (name for name in _names(marker) if name.endswith(WEIGHTS)):
-        length = min(read_shard(checkpoint / name).header_bytes, HEADER_LIMIT_BYTES)
-        found[name] = read_head(checkpoint / name, length)[8:].decode(errors="replace")
     return found
 
 
@@ -283,7 +250,7 @@ def _refuse_leaks(texts: Mapping[str, str], hidden: Mapping[str, str]) -> None:
         found = [what for value, what in hidden.items() if value in text]
         found += ["an access token"] if _TOKEN.search(text) else []
         # A vocabulary may hold any word.
-        if file not in _VOCABULARY and not file.endswith((".jinja", WEIGHTS)):
+        if file not in _VOCABULARY and not file.endswith(".jinja"):
             found += ["a home folder"] if _HOME.search(text) else []
             for name, what in names.items():
                 is_own = len(name) > 2 and name not in _COMMON

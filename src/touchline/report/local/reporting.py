@@ -11,14 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
-
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.errors import HostError, PolicyError, TouchlineError, install_hint, quoted
+from touchline.core.errors import PolicyError, TouchlineError, quoted
 from touchline.core.files import (
     disk_errors,
     read_bytes,
@@ -27,11 +25,8 @@ from touchline.core.files import (
     write_if_changed,
 )
 from touchline.core.json_text import parse_json
-from touchline.core.status import RunStatus
 from touchline.report.local.gathering import collect_report_inputs
 from touchline.report.report import Report
-from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.run.selection import is_command_active
 
 if TYPE_CHECKING:
     from touchline.report.figures import Chart
@@ -42,12 +37,7 @@ _OURS = "touchline report"
 _MARKDOWN_LIMIT_BYTES = 64 << 20
 _SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
-"""File under figures/ with the input hashes of each picture and of the whole report. It avoids redrawing, the slowest
-step.
-"""
-_WHOLE = "."
-"""Key of the whole report's hash. No picture can have this name."""
-
+"""File under figures/ with the input hash of each picture. It avoids redrawing, the slowest step."""
 _IGNORE = ".gitignore"
 _IGNORED = """\
 # Written by `touchline report`, once: what a repository of results does without. Change it as you like.
@@ -61,7 +51,6 @@ superseded/
 *.lock
 """
 """Patterns for weights, training states and locks. All other files are text, figures and evaluation logs."""
-_AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +72,7 @@ class ReportFiles:
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
-        from touchline.report.tables.overview import overview
+        from touchline.report.tables.runs import overview
 
         return notebook_html(f"Report of {self.report.experiment}", overview(self.report), str(self.page))
 
@@ -93,9 +82,7 @@ def write_report(
     *,
     out: Path | None = None,
     deep: bool = False,
-    parquet: bool = False,
     cache: Path | None = None,
-    refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
     """Write the report's files into the experiment's folder or another one.
@@ -104,20 +91,17 @@ def write_report(
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint.
-        parquet: write the answers as samples.parquet too.
         cache: directory for the page's drawing program, which takes seconds to build; None: not cached.
-        refresh_seconds: interval at which the page reloads while runs are active; None: never.
         on_progress: receives the number of checkpoints verified and their total.
 
     Raises:
         InputError: there is no experiment and no run.
         PolicyError: the existing RESULTS.md is not touchline's.
-        HostError: the folder cannot be written, or pyarrow is missing although parquet was requested.
+        HostError: the folder cannot be written.
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
     from touchline.report.figures import figures_off, off_because
-    from touchline.report.local.samples import can_write_parquet
     from touchline.report.markdown import results_markdown
     from touchline.report.markdown.appendix import rebased
     from touchline.report.page import report_html
@@ -126,17 +110,12 @@ def write_report(
     home = source if source.is_dir() else source.parent
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
-    if parquet and not can_write_parquet():
-        raise HostError("pyarrow is not installed, which writes parquet", hint=install_hint("parquet"))
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
     off = figures_off()
     written = ReportFiles(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
-    refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
-    digest, drawn = _digest(report, base, refresh), _read_drawn(target / FIGURES / _DRAWN)
-    if not parquet and drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
-        return written
+    drawn = _read_drawn(target / FIGURES / _DRAWN)
     charts: tuple[Chart, ...] = ()
     try:
         charts = charts_of(report)
@@ -145,29 +124,19 @@ def write_report(
     with disk_errors("report", target):
         target.mkdir(parents=True, exist_ok=True)
         drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
-        _write_samples(target, report, parquet=parquet)
+        _write_samples(target, report)
         if gathered.plan is not None and out is None and not (target / _IGNORE).exists():
             write_atomic(target / _IGNORE, _IGNORED)
         page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
-        page = report_html(
-            report, charts, script=drawing.script, figures_off=page_off, refresh_seconds=refresh, base=base
-        )
+        page = report_html(report, charts, script=drawing.script, figures_off=page_off, base=base)
         write_if_changed(written.page, page)
         note = off or (off_because(drawing.fault) if drawing.fault else "")
         shown = [chart for chart in charts if chart.name in drawing.digests]
         text = results_markdown(report, shown, note)
         write_if_changed(written.markdown, rebased(text, base))
-        # Without the whole report's digest, the next report draws the missing figures.
-        state = drawing.digests | ({} if drawing.fault else {_WHOLE: digest})
-        write_if_changed(target / FIGURES / _DRAWN, json.dumps(state, indent=1, sort_keys=True) + "\n")
+        state = json.dumps(drawing.digests, indent=1, sort_keys=True)
+        write_if_changed(target / FIGURES / _DRAWN, f"{state}\n")
     return replace(written, note=note)
-
-
-def is_at_work(source: Path, report: Report) -> bool:
-    """Return True if more results are expected: a run is active or queued, or a command is starting runs."""
-    if any(run.status in _AT_WORK for run in report.runs):
-        return True
-    return is_experiment(source) and is_command_active(ExperimentFolder(source))
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:
@@ -183,18 +152,6 @@ def _refuse_foreign(path: Path, source: Path) -> None:
 def _script_cache(cache: Path | None) -> Path | None:
     """Return the cache file of the program that draws in a browser, by its version."""
     return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
-
-
-def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
-    """Return the hash of a report's content and of the code that renders it. Avoids loading the drawing library."""
-    digest = hashlib.sha256(TypeAdapter(Report).dump_json(report))
-    digest.update(f"{base} {refresh_seconds}".encode())
-    package = resources.files("touchline.report")
-    with resources.as_file(package) as folder:
-        for path in sorted(folder.rglob("*.*")):
-            if path.suffix != ".pyc":
-                digest.update(f"{path.name} {path.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,7 +194,7 @@ def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache
         with suppress(OSError, TouchlineError):
             write_atomic(cache, made.script)
     lost = {chart.name for chart in stale} - made.pictures.keys()
-    for name in (drawn.keys() - digests.keys() - {_WHOLE}) | lost:
+    for name in (drawn.keys() - digests.keys()) | lost:
         (folder / f"{Path(name).name}.png").unlink(missing_ok=True)
     there = {name: digest for name, digest in digests.items() if name not in lost}
     return _Drawing(digests=there, script=script or made.script, fault=made.fault)
@@ -260,12 +217,9 @@ def _read_drawn(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
 
 
-def _write_samples(target: Path, report: Report, *, parquet: bool) -> None:
+def _write_samples(target: Path, report: Report) -> None:
     """Write every answer as one row. Write no file if nothing was evaluated."""
-    from touchline.report.local.samples import sample_rows, write_lines, write_parquet
+    from touchline.report.local.samples import sample_rows, write_lines
 
-    if not any(run.evaluations or run.other_evaluations for run in report.runs):
-        return
-    write_lines(sample_rows(report), target / SAMPLES)
-    if parquet:
-        write_parquet(sample_rows(report), (target / SAMPLES).with_suffix(".parquet"))
+    if any(run.evaluations or run.other_evaluations for run in report.runs):
+        write_lines(sample_rows(report), target / SAMPLES)

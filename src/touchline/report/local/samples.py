@@ -1,4 +1,4 @@
-"""Answers of all runs: samples.jsonl, and samples.parquet if pyarrow is installed.
+"""Answers of all runs: samples.jsonl.
 
 The rows are flat, with the same keys in the same order, so that any table reader can load them. They are streamed
 because a thousand runs of a thousand items are a million rows. A file appears only when complete.
@@ -6,15 +6,12 @@ because a thousand runs of a thousand items are a million rows. A file appears o
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
+import filecmp
 import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from touchline.core.files import disk_errors
 from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
@@ -26,106 +23,28 @@ from touchline.results.run_result import RunResult
 Row = Mapping[str, object]
 """Answer, as returned by `sample_rows`."""
 
-_ROWS_AT_ONCE = 10_000
-_TYPES = {
-    "seed": "int64",
-    "repeat": "int32",
-    "score": "float64",
-    "exact": "bool",
-    "match": "bool",
-    "parsed": "bool",
-    "levels": "levels",
-}
-"""Types of non-text columns."""
-
 
 def write_lines(rows: Iterable[Row], path: Path) -> int:
-    """Write JSON lines atomically. Return the number of rows."""
+    """Write JSON lines atomically, unless the file holds them already. Return the number of rows."""
     count = 0
-    with _replacing(path) as temporary, temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-        stream.flush()
-        os.fsync(stream.fileno())
-    return count
-
-
-def can_write_parquet() -> bool:
-    """Return True if pyarrow is installed."""
-    return importlib.util.find_spec("pyarrow") is not None
-
-
-def write_parquet(rows: Iterable[Row], path: Path) -> int:
-    """Write a Parquet table atomically; needs pyarrow. Return the number of rows.
-
-    Column types do not depend on content, so tables of runs with and without errors can be concatenated. `levels` is a
-    map of strings.
-    """
-    import pyarrow.parquet
-
-    remaining = iter(rows)
-    first = next(remaining, None)
-    if first is None:
-        return 0
-    schema = pyarrow.schema([(name, _type(pyarrow, name)) for name in first])
-    count = 0
-    with (
-        _replacing(path) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
-    ):
-        for piece in _pieces(itertools.chain([first], remaining)):
-            writer.write_table(pyarrow.Table.from_pylist([_plain(row) for row in piece], schema=schema))
-            count += len(piece)
-    return count
-
-
-def _type(pyarrow: Any, name: str) -> Any:
-    kind = _TYPES.get(name, "string")
-    if kind == "levels":
-        return pyarrow.map_(pyarrow.string(), pyarrow.string())
-    return getattr(pyarrow, "bool_" if kind == "bool" else kind)()
-
-
-def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    remaining = iter(rows)
-    while piece := list(itertools.islice(remaining, _ROWS_AT_ONCE)):
-        yield piece
-
-
-def _plain(row: Row) -> dict[str, object]:
-    """Return a row in Arrow types: maps as pairs, text as valid Unicode."""
-    return {name: _cell(value) for name, value in row.items()}
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, Mapping):
-        return [(str(key), str(each)) for key, each in value.items()]
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that replaces `path` if the block succeeds."""
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
     with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield temporary
-            temporary.replace(path)
+            with temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
+                for row in rows:
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    count += 1
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+                temporary.unlink()
+            else:
+                temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-COLUMNS = (
-    "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "question", "prompt",
-    "target", "output", "score", "exact",
-    "match", "stop", "error", "parsed", "cluster", "metric", "label", "decoding",
-)  # fmt: skip
-"""Keys of a row, in order."""
+    return count
 
 
 def sample_rows(report: Report) -> Iterator[dict[str, object]]:
@@ -147,28 +66,27 @@ def _row(
     result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore, asked: AskedItem | None
 ) -> dict[str, object]:
     own = sample.value is not None and record.task not in TASKS
-    values = (
-        result.name,
-        result.model,
-        {level.factor: level.value for level in result.levels},
-        seed,
-        record.label,
-        record.checkpoint,
-        sample.id,
-        sample.repeat,
-        None if asked is None else asked.question,
-        None if asked is None else asked.prompt,
-        sample.target,
-        sample.output,
-        sample.score,
-        None if own else sample.exact,
-        None if own else sample.match,
-        sample.stop,
-        sample.error,
-        sample.parsed,
-        sample.cluster,
-        record.score,
-        sample.label,
-        record.decoding,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    return {
+        "run": result.name,
+        "model": result.model,
+        "levels": {level.factor: level.value for level in result.levels},
+        "seed": seed,
+        "task": record.label,
+        "checkpoint": record.checkpoint,
+        "item": sample.id,
+        "repeat": sample.repeat,
+        "question": None if asked is None else asked.question,
+        "prompt": None if asked is None else asked.prompt,
+        "target": sample.target,
+        "output": sample.output,
+        "score": sample.score,
+        "exact": None if own else sample.exact,
+        "match": None if own else sample.match,
+        "stop": sample.stop,
+        "error": sample.error,
+        "parsed": sample.parsed,
+        "cluster": sample.cluster,
+        "metric": record.score,
+        "label": sample.label,
+        "decoding": record.decoding,
+    }

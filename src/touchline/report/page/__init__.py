@@ -40,7 +40,6 @@ def report_html(
     *,
     script: str | None = None,
     figures_off: str = "",
-    refresh_seconds: int | None = None,
     base: str | None = ".",
 ) -> str:
     """Return the page. The same report gives the same text.
@@ -50,7 +49,6 @@ def report_html(
         charts: the figures.
         script: `report.page.scripts.figure_script()`; None without charts, or if figures are off.
         figures_off: reason why there are no figures; empty if there are.
-        refresh_seconds: interval at which the page reloads while runs are active; None: never.
         base: relative path from the page's folder to the experiment's, for links to files; None: no links.
     """
     drawn = bool(charts) and not figures_off
@@ -65,7 +63,6 @@ def report_html(
     text = _template().render(
         report=report,
         policy=_policy([digest for _, digest in scripts], style_hash),
-        refresh=refresh_seconds,
         style=style,
         scripts=[code for code, _ in scripts],
         figures=_figures(charts) if drawn else {},

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Report
 from touchline.results.run_result import RunResult
@@ -18,10 +18,7 @@ MISSED_SHARE = 0.2
 OUTPUT_CHARS = 320
 """Maximum length of one answer. The full one is in samples.jsonl."""
 QUESTION_CHARS = 2_000
-PROMPT_CHARS = 4_000
-"""Maximum length of one question and of one prompt. The full ones are in samples.jsonl."""
-FRAMES, FRAME_CHARS = 16, 20_000
-"""Maximum number and length of texts around questions, which are stored once for all prompts that share them."""
+"""Maximum length of one question. The full one is in samples.jsonl, with the prompt."""
 _RIGHT = 0.5
 """Score from which an answer counts as right, if scores are not binary."""
 
@@ -36,48 +33,17 @@ class _Answer:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Prompts:
-    """Prompts as frames around their questions: one chat template with one instruction gives one frame."""
-
-    frames: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Number of each (text before the question, text after it)."""
-
-    def packed(self, asked: AskedItem | None, shown: str) -> int | str | None:
-        """Return the number of a prompt's frame, the prompt itself if it has none, None if it was not recorded.
-
-        Args:
-            asked: the item as asked.
-            shown: the question on the page, which differs from the asked one if runs ask differently.
-        """
-        if asked is None or asked.prompt is None:
-            return None
-        # Use the last occurrence, because examples before the question may contain it too.
-        before, question, after = asked.prompt.rpartition(shown) if shown else ("", "", "")
-        frame = (before, after)
-        if not question or len(shown) > QUESTION_CHARS or len(before) + len(after) > FRAME_CHARS:
-            return _cut(asked.prompt, PROMPT_CHARS)
-        if frame not in self.frames and len(self.frames) >= FRAMES:
-            return _cut(asked.prompt, PROMPT_CHARS)
-        return self.frames.setdefault(frame, len(self.frames))
-
-
-@dataclass(kw_only=True, slots=True)
 class _Item:
     """Item with the answers of all runs that had it."""
 
     id: str
     target: str
-    asked: dict[int, AskedItem] = field(default_factory=dict)
-    """Item as asked, by the number of its prompt variant."""
+    question: str = ""
     answers: list[_Answer] = field(default_factory=list)
 
     @property
     def right(self) -> int:
         return sum(answer.score >= _RIGHT for answer in self.answers)
-
-    @property
-    def question(self) -> str:
-        return next((each.question for each in self.asked.values()), "")
 
     @property
     def differs(self) -> bool:
@@ -97,21 +63,17 @@ def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
     items = _items(report, evaluated)
     controls = {facts.run: facts.control for facts in report.facts}
     names = [run.name for run, _ in evaluated]
-    prompts = _Prompts()
-    ways = list(dict.fromkeys(record.asked_key for _, record in evaluated))
     differing = sorted((item for item in items if item.differs), key=_evenness)
     missed = [item for item in items if item.right == 0 and not item.differs]
-    kept, left = _within(differing, len(names), prompts, BUDGET_CHARS * (1 - MISSED_SHARE))
-    kept_missed, left_missed = _within(missed, len(names), prompts, BUDGET_CHARS * MISSED_SHARE)
+    kept, left = _within(differing, len(names), BUDGET_CHARS * (1 - MISSED_SHARE))
+    kept_missed, left_missed = _within(missed, len(names), BUDGET_CHARS * MISSED_SHARE)
     return {
         "runs": names,
         "first": _best(report, names),
         "controls": [names.index(c) if (c := controls.get(name)) in names else None for name in names],
         "checkpoints": [record.checkpoint for _, record in evaluated],
         "task": evaluated[0][1].label,
-        "asked": [ways.index(record.asked_key) for _, record in evaluated],
-        "items": [_packed(item, len(names), prompts) for item in items if id(item) in kept | kept_missed],
-        "frames": [list(frame) for frame in prompts.frames],
+        "items": [_packed(item, len(names)) for item in items if id(item) in kept | kept_missed],
         "total": len(items),
         "differing": len(differing),
         "missed": len(missed),
@@ -140,16 +102,14 @@ def _best(report: Report, names: Sequence[str]) -> int:
 def _items(report: Report, evaluated: Sequence[tuple[RunResult, EvaluationRecord]]) -> list[_Item]:
     """Return the items in the order of the first run that has them. Other data makes another item of the same id."""
     found: dict[tuple[str, str], _Item] = {}
-    ways: dict[str, int] = {}
     for number, (_, record) in enumerate(evaluated):
-        way = ways.setdefault(record.asked_key, len(ways))
         asked = report.asked.get(record.asked_key, {})
         for samples in _repeats(record).values():
             first = samples[0]
             item = found.setdefault((record.data_sha256, first.id), _Item(id=first.id, target=first.target))
             score = sum(sample.score for sample in samples) / len(samples)
-            if (own := asked.get(first.id)) is not None:
-                item.asked.setdefault(way, own)
+            if not item.question and (own := asked.get(first.id)) is not None:
+                item.question = own.question
             item.answers.append(_Answer(run=number, text=_text(samples), score=round(score, 4)))
     return list(found.values())
 
@@ -177,23 +137,21 @@ def _evenness(item: _Item) -> float:
     return abs(2 * item.right / len(item.answers) - 1)
 
 
-def _within(items: Sequence[_Item], runs: int, prompts: _Prompts, budget: float) -> tuple[set[int], int]:
+def _within(items: Sequence[_Item], runs: int, budget: float) -> tuple[set[int], int]:
     """Return the identities of the items that fit, and the number of the others."""
     kept: set[int] = set()
     for item in items:
-        budget -= len(json.dumps(_packed(item, runs, prompts), ensure_ascii=False, separators=(",", ":")))
+        budget -= len(json.dumps(_packed(item, runs), ensure_ascii=False, separators=(",", ":")))
         if budget < 0:
             break
         kept.add(id(item))
     return kept, len(items) - len(kept)
 
 
-def _packed(item: _Item, runs: int, prompts: _Prompts) -> list[object]:
-    """Return [id, question, prompts, target, [[answer, score, runs], ...]]. Equal answers are merged, the commonest
-    first.
+def _packed(item: _Item, runs: int) -> list[object]:
+    """Return [id, question, target, [[answer, score, runs], ...]]. Equal answers are merged, the commonest first.
 
-    Prompts are by prompt variant. If every run had the item, the runs of the commonest answer are omitted, since they
-    are the rest.
+    If every run had the item, the runs of the commonest answer are omitted, since they are the rest.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     for answer in item.answers:
@@ -201,5 +159,4 @@ def _packed(item: _Item, runs: int, prompts: _Prompts) -> list[object]:
     ordered = sorted(groups.items(), key=lambda each: -len(each[1]))
     whole = len(item.answers) == runs
     rest = [[text, score, None if whole and place == 0 else own] for place, ((text, score), own) in enumerate(ordered)]
-    asked = [prompts.packed(item.asked.get(way), item.question) for way in range(max(item.asked, default=-1) + 1)]
-    return [_cut(item.id), _cut(item.question, QUESTION_CHARS), asked, _cut(item.target), rest]
+    return [_cut(item.id), _cut(item.question, QUESTION_CHARS), _cut(item.target), rest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from touchline.core.finding import Severity
 from touchline.core.levels import SEEDS, factor_words
 from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
@@ -21,6 +22,7 @@ from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison, RunScore
 
+_ISSUES = 5
 _BRIEF = ("run", "type", "model", "settings", "phase", "seed", "status", "score", "difference")
 """Columns of the brief table of runs. Each level of a factor is a column of the full one."""
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
@@ -45,7 +47,7 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
     seeds = seeds_of(report.runs)
     rows: list[tuple[Value, ...]] = [
         (
-            Cell(run.name, note="; ".join((facts.settings, *facts.notes))),
+            Cell(run.name, note=facts.settings),
             "control" if run.kind is RunKind.CONTROL or run.control is not None else run.kind.value,
             *(run.model, facts.settings, *(_setting(run, key, each) for key, each in settings.items())),
             *([_phase(report, run)] if report.strategy is not None else []),
@@ -76,6 +78,18 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
         return None
     return (
         table.only(*_BRIEF) if brief else table.only(*(column.name for column in columns if column.name != "settings"))
+    )
+
+
+def overview(report: Report) -> tuple[Section, ...]:
+    """Return what a notebook shows of a report."""
+    heavy = [issue for issue in report.issues if issue.weight is not Severity.INFO]
+    more = (f"and {plural(len(heavy) - _ISSUES, 'more warning')}",) if len(heavy) > _ISSUES else ()
+    warnings = tuple(f"{issue.subject}: {issue.title}. {issue.text}" for issue in heavy[:_ISSUES])
+    return (
+        Section(title="", paragraphs=tuple(each.text for each in report.headline)),
+        Section(title="All runs", tables=present(runs_table(report, brief=True))),
+        Section(title="Warnings", lines=(*warnings, *more)),
     )
 
 

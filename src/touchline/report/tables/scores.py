@@ -20,7 +20,6 @@ from touchline.statistics.labels import LabelReport
 
 _LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
 _RUN = Column("run", code=True)
-_USED, _EARLIER = "yes", "no: other settings"
 _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
@@ -44,7 +43,6 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
             *seed_test_tables(report),
             *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
             _metrics(report.runs),
-            _evaluations(report.runs),
             _answers(report.answers, brief=brief),
         ),
         figures=("findings",),
@@ -194,30 +192,6 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
     note = "Computed by Inspect. Intervals and tests are of the mean of the primary score over the items."
     columns = (_RUN, "checkpoint", "task", "score", "metric", Column("value", numeric=True))
     return table_of(columns, rows, "Metrics as the tasks declare them", by_run=True, notes=(note,))
-
-
-def _evaluations(runs: Sequence[RunResult]) -> Table | None:
-    """Return the evaluations, if some with other settings are kept. The current ones of a run come first."""
-    if not any(run.earlier_evaluations for run in runs):
-        return None
-    rows = [
-        (
-            *(run.name, record.checkpoint, record.label, record.score, _mean(record), len(record.samples)),
-            *(record.decoding, used),
-        )
-        for run in runs
-        for used, records in (
-            (_USED, (*run.evaluations, *run.other_evaluations)),
-            (_EARLIER, run.earlier_evaluations),
-        )
-        for record in records
-    ]
-    columns = (
-        *(_RUN, "checkpoint", "task", "score", Column("mean", numeric=True), Column("answers", numeric=True)),
-        *("decoding", "used"),
-    )
-    note = "Comparisons use those marked yes and never mix two decodings. The others are kept with logs and scores."
-    return table_of(columns, rows, "Evaluations by decoding", by_run=True, notes=(note,))
 
 
 def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:

@@ -144,21 +144,15 @@
   const browse = (data) => {
     const place = byId("browser");
     const answersOf = (item) => {
-      const known = new Set(item[4].flatMap((group) => group[2] || []));
+      const known = new Set(item[3].flatMap((group) => group[2] || []));
       const answers = new Map();
-      item[4].forEach(([text, score, runs], group) => {
+      item[3].forEach(([text, score, runs], group) => {
         const own = runs || data.runs.map((_, run) => run).filter((run) => !known.has(run));
         for (const run of own) answers.set(run, { text, score, group });
       });
       return answers;
     };
-    const items = data.items.map((item) => ({ id: item[0], question: item[1], prompts: item[2], target: item[3], groups: item[4], answers: answersOf(item) }));
-    const promptOf = (item, run) => {
-      const prompt = item.prompts[data.asked[run]];
-      if (typeof prompt !== "number") return prompt || "";
-      const [before, after] = data.frames[prompt];
-      return before + item.question + after;
-    };
+    const items = data.items.map((item) => ({ id: item[0], question: item[1], target: item[2], groups: item[3], answers: answersOf(item) }));
     const kinds = {
       gained: ["gained against the control", (own, other) => own && other && own.score > other.score],
       lost: ["lost against the control", (own, other) => own && other && own.score < other.score],
@@ -214,9 +208,6 @@
       });
       const cell = make("td");
       cell.colSpan = row.cells.length;
-      const prompt = promptOf(item, own);
-      cell.append(make("div", prompt ? "Prompt as the model saw it" : "The prompt as the model saw it was not recorded.", "who"));
-      if (prompt) cell.append(make("pre", prompt, "prompt"));
       cell.append(make("div", "Answers", "who"), list);
       const all = make("tr", undefined, "all");
       all.append(cell);
