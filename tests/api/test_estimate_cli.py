@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.folders import make_experiment
 
-from tools.tiny_model import write_tiny_model
+from touchline.core.errors import InputError
+from touchline.data.user_config import load_settings
+from touchline.plan.local.packing import PackRequest, load_lengths
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -21,14 +24,6 @@ STORY = (
     *("estimate", "--model", "Llama-3.2-1B", "--method", "lora", "--rank", "64", "--backend", "torchtune"),
     *("--target-modules", "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "--micro-batch-size", "16"),
 )
-
-
-@pytest.fixture
-def call(tmp_path: Path) -> Call:
-    """`touchline ...` with a tiny model."""
-    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
-    env = environment(tmp_path / "models", tmp_path / "cache")
-    return lambda *arguments: touchline(*arguments, env=env, cwd=tmp_path)
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -63,7 +58,7 @@ def test_the_story_of_the_seeds(
 
 @pytest.mark.parametrize(
     ("method", "more", "verdict"),
-    [("lora", (), "OOM"), ("qlora", (), "UNCERTAIN"), ("qlora", ("--gradient-checkpointing",), "FITS")],
+    [("lora", (), "OOM"), ("qlora", ("--gradient-checkpointing",), "FITS")],
 )
 def test_whether_a_vision_language_model_fits_40_gb(
     call: Call, method: str, more: tuple[str, ...], verdict: str
@@ -76,7 +71,6 @@ def test_whether_a_vision_language_model_fits_40_gb(
     assert memory["verdict"] == verdict
     assert memory["allocated_gib"]["low"] < memory["allocated_gib"]["value"] < memory["allocated_gib"]["high"]
     assert found["parameters"] == 8_767_123_696
-    assert any("vision tower" in note for note in found["notes"])
 
 
 def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
@@ -94,17 +88,12 @@ def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
 
 
 def test_all_wrong_options_come_at_once(call: Call) -> None:
-    done = call("estimate", "--model", "Llama-3.2-1", "--backend", "torchtun", "--method", "lorra", "--rank", "0")
+    wrong = ("--backend", "torchtun", "--method", "lorra", "--rank", "0", "--gpu", "A1000")
+    done = call("estimate", "--model", "Llama-3.2-1", *wrong)
     assert done.returncode == 2
-    for word in ("Llama-3.2-1B", "torchtune", "did you mean lora?", "--rank"):
+    for word in ("Llama-3.2-1B", "torchtune", "did you mean lora?", "--rank", "A100-80GB"):
         assert word in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_an_unknown_gpu_is_a_fault_and_no_guess(call: Call) -> None:
-    done = call("estimate", "--model", "Llama-3.2-1B", "--gpu", "A1000")
-    assert done.returncode == 2
-    assert "A100-80GB" in done.stderr
 
 
 def test_a_folder_of_ones_own_is_found(call: Call) -> None:
@@ -158,11 +147,9 @@ def test_the_lengths_change_reserved_memory(call: Call, tmp_path: Path) -> None:
     [
         ("nowhere.txt", (), "no text file"),
         ("12,0", (), "'0' is no number of tokens"),
-        ("12,x", (), "'x' is no number of tokens"),
         (",", (), "it has no number"),
         ("12", ("--mean-length", "12"), "expected one of them"),
         ("99999999999999999999", (), "is no number of tokens"),
-        (".", (), "no text file"),
     ],
 )
 def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, more: tuple[str, ...], words: str) -> None:
@@ -172,23 +159,6 @@ def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, mor
     # All errors at once.
     assert "--rank" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_old_names_of_options_still_work_and_are_not_shown(call: Call) -> None:
-    old = (
-        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--padded-length=512"),
-        *("--micro-batch", "2", "--accumulation", "4", "--targets", "q_proj", "--label-share", "0.5"),
-    )
-    new = (
-        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--seq-len", "512"),
-        *("--micro-batch-size", "2", "--gradient-accumulation-steps", "4", "--target-modules", "q_proj"),
-        *("--label-fraction", "0.5"),
-    )
-    assert answer(call(*old)) == answer(call(*new))
-    shown = call("estimate", "--help").stdout
-    for name in ("--padded-length", "--accumulation", "--targets", "--label-share", "--prior"):
-        assert name not in shown
-    assert "--memory-limit-gib" in call("probe", "--help").stdout
 
 
 def test_settings_that_change_memory_are_options(call: Call) -> None:
@@ -237,16 +207,13 @@ def test_packing_of_a_file_of_lengths(call: Call, tmp_path: Path) -> None:
     assert packed["largest_micro_batch_tokens"] == 16 * 512
 
 
-@pytest.mark.parametrize("backend", ["touchline", "peft", "torchtune", "trl", "llamafactory", "axolotl"])
+@pytest.mark.parametrize("backend", ["peft", "torchtune", "trl", "llamafactory", "axolotl"])
 def test_packing_of_a_dataset_by_every_trainer(call: Call, tmp_path: Path, backend: str) -> None:
     make_experiment(tmp_path / "exp")
     words = ("--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "128", "--backend", backend)
     found = answer(call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words, "--json"))
     assert found["backend"] == backend
     assert found["packed"]["padded_tokens"] > 0
-    shown = call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words)
-    assert shown.returncode == 0
-    assert "efficiency" in shown.stdout
 
 
 def test_a_hand_off_holds_every_row_once(call: Call, tmp_path: Path) -> None:
@@ -278,3 +245,12 @@ def test_faults_of_pack_are_words(call: Call, words: tuple[str, ...], said: str)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_that_is_offered_names_the_dataset_and_the_length(tmp_path: Path) -> None:
+    """Also where its name has spaces."""
+    for path in (Path("data.csv"), tmp_path / "my data.csv"):
+        with pytest.raises(InputError) as caught:
+            load_lengths(PackRequest(dataset=path, max_seq_len=77), load_settings(), None)
+        assert f"touchline pack {shlex.quote(str(path))} --tokenizer" in (caught.value.hint or "")
+        assert "--max-seq-len 77" in (caught.value.hint or "")

@@ -6,16 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.api.folders import environment, interrupted, make_experiment, touchline
+from tests.api.folders import interrupted, make_experiment, touchline
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
     """The trainer's own stop is recorded; no step before it is done again."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    env = environment(tmp_path / "models", tmp_path / "cache")
-    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=400, n_test=8)
+    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=160, n_test=8)
     metrics = folder / "1M_rank2" / "metrics.jsonl"
     code, talk = interrupted(
         "run", str(folder), env=env, when=lambda: metrics.exists() and '"event":"step"' in metrics.read_text()
@@ -26,10 +23,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, tiny_model: P
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert rows[-1]["event"] == "end"
     stopped = rows[-1]["step"]
-    assert 0 < stopped < 100
+    assert 0 < stopped < 40
     shown = touchline("status", str(folder), "--json", env=env)
     assert [run["status"] for run in json.loads(shown.stdout)["runs"]] == ["interrupted", "prepared"]
     done = touchline("run", str(folder), env=env)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 101))
+    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 41))
