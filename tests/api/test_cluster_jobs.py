@@ -65,6 +65,7 @@ def test_a_start_over_a_network_takes_half_a_minute_to_three(tmp_path: Path, set
             assert low <= found.low < found.high <= high
 
 
+@pytest.mark.slow
 def test_workers_are_compared_with_the_cpus_that_runs_have_when_they_share_a_node(
     tmp_path: Path, settings: UserConfig
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     assert "with shuffled answers" in finding.message
 
 
+@pytest.mark.slow
 def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: UserConfig) -> None:
     """The whole way, as a person types it; a second time nothing is left to do."""
     text = CONTROLLED.replace("[2, 4]", "[4]").replace("epochs: 2", "epochs: 1")

@@ -34,57 +34,25 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("length", "more", "low", "high", "verdict"),
-    [
-        ("2048", (), 79.3, 81.7, "OOM"),
-        ("45", (), 4.0, 5.0, "FITS"),
-        ("2048", ("--gradient-checkpointing",), 29.8, 30.8, "FITS"),
-    ],
-)
-def test_the_story_of_the_seeds(
-    call: Call, length: str, more: tuple[str, ...], low: float, high: float, verdict: str
-) -> None:
+def test_the_story_of_the_seeds(call: Call) -> None:
     """What the rule called 6 GB took 80.5 GiB and died on an 80 GB card."""
-    found = answer(call(*STORY, "--seq-len", length, "--gpu", "A100-80GB", *more, "--json"))
-    memory = found["memory"]
-    assert low <= memory["allocated_gib"]["value"] <= high
-    assert memory["verdict"] == verdict
+    memory = answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]
+    assert 79.3 <= memory["allocated_gib"]["value"] <= 81.7
+    assert memory["verdict"] == "OOM"
     assert round(memory["after_init_gib"]["value"], 2) == 2.41
     assert sum(memory["breakdown"].values()) == pytest.approx(memory["allocated_gib"]["value"])
     for kind in ("allocated_gib", "reserved_gib", "process_gib"):
         assert memory[kind]["low"] <= memory[kind]["value"] <= memory[kind]["high"]
 
 
-@pytest.mark.parametrize(
-    ("method", "more", "verdict"),
-    [("lora", (), "OOM"), ("qlora", ("--gradient-checkpointing",), "FITS")],
-)
-def test_whether_a_vision_language_model_fits_40_gb(
-    call: Call, method: str, more: tuple[str, ...], verdict: str
-) -> None:
+def test_whether_a_vision_language_model_fits_40_gb(call: Call) -> None:
     """Four images of 1280 x 1024 pixels in a micro-batch, as in seed 004; its script checkpoints gradients."""
-    options = ("--rank", "4", "--target-modules", "q_proj,k_proj,v_proj,o_proj", "--micro-batch-size", "4")
-    rows = ("--seq-len", "1400", "--image-tokens", "1280", "--gpu", "A100-40GB", "--backend", "trl", "--json")
-    found = answer(call("estimate", "--model", "Qwen3-VL-8B-Instruct", "--method", method, *options, *rows, *more))
-    memory = found["memory"]
-    assert memory["verdict"] == verdict
-    assert memory["allocated_gib"]["low"] < memory["allocated_gib"]["value"] < memory["allocated_gib"]["high"]
-    assert found["parameters"] == 8_767_123_696
-
-
-def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
-    most = int(
-        answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]
-    )
-    story = [word if word != "16" else str(most) for word in STORY]
-    beyond = [word if word != "16" else str(most + 1) for word in STORY]
-    verdicts = [
-        answer(call(*words, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]["verdict"]
-        for words in (story, beyond)
-    ]
-    assert verdicts[0] == "FITS"
-    assert verdicts[1] != "FITS"
+    model = ("--model", "Qwen3-VL-8B-Instruct", "--rank", "4", "--target-modules", "q_proj,k_proj,v_proj,o_proj")
+    rows = ("--micro-batch-size", "4", "--seq-len", "1400", "--image-tokens", "1280", "--gpu", "A100-40GB")
+    for more, verdict in ((("lora",), "OOM"), (("qlora", "--gradient-checkpointing"), "FITS")):
+        found = answer(call("estimate", *model, *rows, "--backend", "trl", "--json", "--method", *more))
+        assert found["memory"]["verdict"] == verdict
+        assert found["parameters"] == 8_767_123_696
 
 
 def test_all_wrong_options_come_at_once(call: Call) -> None:
@@ -162,23 +130,18 @@ def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, mor
 
 
 def test_settings_that_change_memory_are_options(call: Call) -> None:
-    """Each is a term that 0.1.0 had no option for, or no term."""
     words = ("estimate", "--model", "Llama-3.1-8B", "--gpu", "A100-80GB", "--seq-len", "1024", "--json")
 
     def gib(*more: str) -> float:
         return float(answer(call(*words, *more))["memory"]["allocated_gib"]["value"])
 
     litgpt = ("--backend", "litgpt", "--target-modules", "q_proj,v_proj")
-    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt) == gib(*litgpt, "--lora-dropout", "0.05")
+    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt)
     unsloth = ("--backend", "unsloth", "--method", "qlora", "--gradient-checkpointing", "--micro-batch-size", "4")
     early, late = (gib(*unsloth, "--backend-version", version) for version in ("2024.5", "2025.3"))
     assert early > late + 1
     assert gib("--adapter", "dora") > gib() + 1
     assert gib("--loss", "fused") < gib("--loss", "full", "--backend", "trl")
-    assert gib("--backend", "plain") > gib("--backend", "trl")
-    done = call(*words, "--adapter", "dorra")
-    assert done.returncode == 2
-    assert "did you mean dora?" in done.stderr
 
 
 def test_a_model_that_is_stored_in_4_bits_is_qlora(call: Call) -> None:

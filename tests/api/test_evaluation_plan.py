@@ -73,6 +73,7 @@ def test_an_evaluation_that_cannot_load_is_refused_and_each_remedy_helps(tmp_pat
     assert plan(tmp_path / "c", settings, B70, *QLORA_70B, "allow=[ME030]").runs
 
 
+@pytest.mark.slow
 def test_no_accepted_plan_holds_an_evaluation_that_is_out_of_memory(tmp_path: Path, settings: UserConfig) -> None:
     """Over models, devices, GPUs of an evaluation, forms of the base, batches: refused with a finding, or no OOM."""
     refused, accepted = list[set[str]](), 0

@@ -149,6 +149,7 @@ def test_evaluations_that_ask_more_are_planned_longer(
     assert list(dict.fromkeys(counts)) == [12, 36, 150]
 
 
+@pytest.mark.slow
 def test_further_tasks_reach_the_results(tmp_path: Path, settings: UserConfig) -> None:
     """The control alone, evaluated as its script does it; what is missing of a run is said."""
     folder = make(tmp_path / "x")

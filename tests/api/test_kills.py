@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.api.finished import Finished
-from tests.api.folders import command, make_experiment, touchline
+from tests.api.folders import command, interrupted, make_experiment, touchline
 
 from touchline.data.metrics_file import read_metrics
 
@@ -139,3 +139,26 @@ def _nothing_twice_and_nothing_left(folder: Path) -> None:
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
+    """The trainer's own stop is recorded; no step before it is done again."""
+    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=160, n_test=8)
+    metrics = folder / "1M_rank2" / "metrics.jsonl"
+    code, talk = interrupted(
+        "run", str(folder), env=env, when=lambda: metrics.exists() and '"event":"step"' in metrics.read_text()
+    )
+    assert code == 130, talk
+    assert "rerun the same command to resume" in talk
+    assert "Traceback" not in talk
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert rows[-1]["event"] == "end"
+    stopped = rows[-1]["step"]
+    assert 0 < stopped < 40
+    shown = touchline("status", str(folder), "--json", env=env)
+    assert [run["status"] for run in json.loads(shown.stdout)["runs"]] == ["interrupted", "prepared"]
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 41))

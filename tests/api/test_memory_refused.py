@@ -27,6 +27,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

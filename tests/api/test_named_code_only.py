@@ -66,6 +66,7 @@ def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path, monkeypatch: py
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_named_file_runs_after_a_line_that_says_so(tmp_path: Path) -> None:
     """By any of the three forms of its name; the line stands on stderr."""
     mark = tmp_path / "ran"

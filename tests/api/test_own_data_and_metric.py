@@ -12,6 +12,8 @@ import pytest
 from tests.api.folders import environment, touchline
 from tests.cases import some
 
+pytestmark = pytest.mark.slow
+
 YAML = """name: reviews
 task: classification
 models: [Tiny-1M-Instruct]

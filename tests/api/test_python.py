@@ -181,6 +181,7 @@ def run_lines(page: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_python_lines_of_the_readme(place: Path, finished: Finished) -> None:
     """They plan, run and tabulate an experiment, of which nothing is left to run here."""
     finished.copy(place / "my_experiment")
@@ -190,6 +191,7 @@ def test_the_python_lines_of_the_readme(place: Path, finished: Finished) -> None
 
 
 @pytest.mark.thorough
+@pytest.mark.slow
 def test_the_python_lines_of_the_guide(place: Path) -> None:
     """Experiments are built, refused, planned, run, drawn, changed, compared and read; the errors are those shown."""
     page = ROOT / "docs" / "guides" / "python.md"
@@ -203,6 +205,7 @@ def test_the_python_lines_of_the_guide(place: Path) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.slow
 def test_the_notebook_runs(place: Path) -> None:
     """Every cell, in a real kernel; tables and a chart come out. The file itself holds no outputs."""
     import nbclient

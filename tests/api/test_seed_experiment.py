@@ -28,6 +28,8 @@ from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
 from touchline.slurm.script import read_script
 
+pytestmark = pytest.mark.slow
+
 RANKS = (4, 64)
 PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_every_steps=2")
 
@@ -431,7 +433,6 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
     assert [each.code for each in _without_rates(found)] == ["EX103"]
 
 
-@pytest.mark.slow
 @pytest.mark.thorough
 def test_torchtune_accepts_every_config(unpacked: Planned, packed: Planned) -> None:
     """`tune validate` of each."""

@@ -172,6 +172,7 @@ def test_further_tasks_ask_the_set_named_first(tmp_path: Path, settings: UserCon
     assert config.on(config.tasks[0]).data.test != config.on(None).data.test
 
 
+@pytest.mark.slow
 def test_a_set_with_fewer_items_than_are_asked_is_asked_whole(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
