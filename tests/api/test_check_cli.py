@@ -121,10 +121,7 @@ def test_rings_of_links_end(call: Call, tmp_path: Path) -> None:
     (tree / "self.yaml").symlink_to(tree / "self.yaml")
     done = call("check", "tree", "--json")
     assert done.returncode == 0, done.stdout
-    assert [each["path"] for each in found(done) if each["code"] == "EX011"] == [
-        "tree/run/self.yaml",
-        "tree/run/up",
-    ]
+    assert [each["path"] for each in found(done) if each["code"] == "EX011"] == ["tree/run/self.yaml", "tree/run/up"]
 
 
 def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path) -> None:

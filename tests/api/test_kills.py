@@ -34,11 +34,7 @@ FEW = (("trainer", 7), ("parent", 52))
     ("kills", "evaluators"), [(FEW, 1), pytest.param(STORM, 6, marks=pytest.mark.thorough)], ids=["few", "storm"]
 )
 def test_kills_change_nothing(
-    kills: tuple[tuple[str, int], ...],
-    evaluators: int,
-    tmp_path: Path,
-    env: dict[str, str],
-    finished: Finished,
+    kills: tuple[tuple[str, int], ...], evaluators: int, tmp_path: Path, env: dict[str, str], finished: Finished
 ) -> None:
     """Parent, supervisor, trainer and evaluator are killed after counted steps; adapters and scores stay the same."""
     folder = make_experiment(tmp_path / "rough")

@@ -223,13 +223,7 @@ def test_a_training_whose_checkpoint_is_harmed_is_not_complete(experiment: Exper
     ],
 )
 def test_an_ended_attempt(
-    experiment: Experiment,
-    code: int,
-    reason: str,
-    steps: int,
-    complete: bool,
-    status: RunStatus,
-    found: list[str],
+    experiment: Experiment, code: int, reason: str, steps: int, complete: bool, status: RunStatus, found: list[str]
 ) -> None:
     """Failed though complete it is not done again, a failure names its log, and a saved stop is nothing to look at."""
     made.begin(experiment.place)

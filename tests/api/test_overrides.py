@@ -404,9 +404,6 @@ def test_every_plan_is_that_of_a_fresh_folder(tmp_path: Path, settings: UserConf
     run_state_machine_as_test(
         Walk,
         settings=hypothesis_settings(
-            max_examples=examples(6),
-            stateful_step_count=12,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
+            max_examples=examples(6), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -93,9 +93,7 @@ def test_labels_of_a_csv_file_are_learned_and_reported(site: tuple[Path, dict[st
 
 
 @pytest.mark.thorough
-def test_other_decoding_is_announced_and_leaves_everything_as_it_was(
-    experiment: tuple[Path, dict[str, str]],
-) -> None:
+def test_other_decoding_is_announced_and_leaves_everything_as_it_was(experiment: tuple[Path, dict[str, str]]) -> None:
     """Logs and scores stay, each row says its decoding, and going back finds them again without evaluating."""
     folder, env = experiment
     logs = {path: path.read_bytes() for path in folder.glob("*/eval/*.eval")}

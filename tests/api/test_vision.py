@@ -300,48 +300,25 @@ def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) ->
         image.write_bytes(content)
 
 
-def test_a_run_that_started_under_a_plan_without_hashes_is_the_same_run(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lengths_count_the_patches_of_the_images(place: Path, tmp_path: Path) -> None:
+    """As the model's processor makes them; they are kept by the images' sizes."""
     from PIL import Image
 
-    folder = tmp_path / "before"
+    folder, cache, date = tmp_path / "sized", tmp_path / "cache", "2026-01-01"
     shutil.copytree(place / "data", folder / "data")
-    (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    settings = UserConfig(models_dir=place / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-    with monkeypatch.context() as before:
-        before.setattr("touchline.lint.local.planned_experiment.images_of_runs", lambda *_: {})
-        old = api.plan(folder, settings).plan
-    text = json.loads((folder / "plan.json").read_text("utf-8"))
-    for each in (*text["datasets"].values(), *text["runs"]):
-        each.pop("image_sha256", None)
-        each.pop("images_sha256", None)
-    (folder / "plan.json").write_text(json.dumps(text), encoding="utf-8")
-    (folder / PEFT).mkdir()
-    (folder / PEFT / "metrics.jsonl").touch()
-    new = api.plan(folder, settings).plan
-    started, fresh = new.run(PEFT), new.run(TRL)
-    assert started is not None
-    assert fresh is not None
-    assert (started, started.images_sha256) == (old.run(PEFT), {})
-    assert sorted(fresh.images_sha256) == ["test", "train", "validation"]
-    assert fresh.digest != getattr(old.run(TRL), "digest", None)
-
-    # Patches of the planned images, as the model's processor makes them.
     model = read_model(place / "models" / "Tiny-VL-1M")
-    rule = load_renderer(model, new.date).images
+    rule = load_renderer(model, date).images
     assert isinstance(rule, ImageRule)
     data = DataConfig(path="data/colors.json", images="image", prompt="{input}")
-    lengths = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    lengths = token_lengths(model, data, "train", folder, date, cache)
     images = [path for each in load_examples(data, "train", folder) for turn in each.prompt for path in turn.images]
     grids = load_pixels(images, rule).grids.prod(axis=1)
     assert (lengths.patches, lengths.patch_squares) == (grids.sum(), (grids**2).sum())
-    # Kept, with the sizes of the images in the key.
-    kept = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    kept = token_lengths(model, data, "train", folder, date, cache)
     assert (kept.prompt.tolist(), kept.patch_squares) == (lengths.prompt.tolist(), lengths.patch_squares)
     with Image.open(images[0]) as image:
         image.resize((4 * image.width, 4 * image.height)).save(images[0])
-    other = token_lengths(model, data, "train", folder, new.date, settings.cache_dir)
+    other = token_lengths(model, data, "train", folder, date, cache)
     assert other.prompt[0] != lengths.prompt[0]
     assert other.patches != lengths.patches
 
