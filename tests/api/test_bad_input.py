@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import make_experiment, touchline
-from tests.cases import some
 
 from tools.tiny_model import write_tiny_model
 from touchline.core.files import try_lock
@@ -18,7 +17,6 @@ from touchline.core.files import try_lock
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
 
 
 @pytest.fixture
@@ -74,19 +72,6 @@ def test_a_truncated_shard_is_shown(env: dict[str, str], tmp_path: Path) -> None
     shard.write_bytes(shard.read_bytes()[:-1000])
     here = env | {"TOUCHLINE_MODELS_DIR": str(tmp_path / "models")}
     assert touchline("models", "show", "Tiny-1M-Instruct", env=here).returncode == 1
-
-
-def test_a_folder_with_a_hostile_name_is_planned_and_prepared(call: Call, tmp_path: Path) -> None:
-    """Spaces, quotes, a newline, a dollar and a backtick: the scripts still parse, and find their folder."""
-    folder = make_experiment(tmp_path / WEIRD)
-    assert call("plan", str(folder)).returncode == 0
-    done = call("prepare", str(folder))
-    assert done.returncode == 0, done.stderr
-    for script in some(folder.glob("*/*.slurm")):
-        assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-        compile((script.parent / "eval.py").read_text(), "eval.py", "exec")
-        headers = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
-        assert headers[0].startswith("#SBATCH --job-name=")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self/status").exists(), reason="needs a way to drop rights")

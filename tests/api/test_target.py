@@ -290,9 +290,3 @@ def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: 
     parts = [run[key]["value"] for run in runs for key in ("evaluate_seconds", "evaluate_startup_seconds")]
     trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
     assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
-    assert touchline("prepare", str(folder), env=site).returncode == 0
-    for script in some(folder.glob("*/eval.slurm")):
-        assert "#SBATCH --time=0:15:00" in script.read_text(), script
-    placed = touchline("place", str(folder), "--gpus", "2", "--deadline", "2h", env=site)
-    assert placed.returncode == 0, placed.stderr
-    assert "evaluate 1M_base" in placed.stdout

@@ -112,26 +112,6 @@ def test_report_writes_the_scores_and_finds_every_checkpoint_valid(laptop: Lapto
 
 @pytest.mark.planning
 @pytest.mark.slow
-def test_compare_reads_the_experiment_beside_a_copy_of_it(laptop: Laptop) -> None:
-    """Every run stands beside its twin, with the same figures in both."""
-    shutil.copytree(laptop.home / "finished", laptop.home / "again")
-    found = laptop.json("compare", "finished", "again")
-    assert found["settings"] == []
-    compared = set()
-    for row in found["rows"]:
-        [first], [second] = row["runs"]
-        assert {**first, "experiment": "again"} == second
-        figures = FIGURES[first["run"]]
-        k, n = figures["exact_match"]
-        assert first["score"]["value"] == pytest.approx(k / n)
-        if "final_val_loss" in figures:
-            assert first["final_val_loss"]["value"] == pytest.approx(figures["final_val_loss"])
-        compared.add(first["run"])
-    assert compared == set(FIGURES)
-
-
-@pytest.mark.planning
-@pytest.mark.slow
 def test_history_lists_the_records_that_0_1_0_kept(laptop: Laptop) -> None:
     """Names, steps, speeds and memory of the four trainings."""
     records = {record["name"]: record for record in laptop.json("history", "list")["history"]}
