@@ -10,6 +10,8 @@ import pytest
 from tests.api.finished import Finished
 from tests.api.folders import environment, interrupted, make_experiment, touchline
 
+from touchline.data.metrics_file import read_metrics
+
 RUN = "1M_rank2"
 VERBS = (
     ("check",),
@@ -185,9 +187,9 @@ def test_a_copy_of_a_training_at_work_trains_by_itself(written: str, finished: F
 
 
 def _steps(root: Path) -> list[int]:
+    """The steps that count: some are made again after the last saved state."""
     metrics = root / RUN / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    return [row["step"] for row in rows if row["event"] == "step"]
+    return [row.step for row in read_metrics(metrics).steps] if metrics.exists() else []
 
 
 def _vanishing(folder: str, names: list[str]) -> list[str]:
