@@ -120,7 +120,7 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     assert call("prepare", str(experiment)).returncode == 0
     setup = experiment / "1M_rank2" / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("epochs: 2", "epochs: 3"))
-    refused = call("run", str(experiment))
+    refused = call("run", str(experiment), "--no-probe")
     assert refused.returncode == 3
     assert "--accept" in refused.stderr
     before = json.loads((experiment / "plan.json").read_text())

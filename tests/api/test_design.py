@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
 from tests.api.folders import make_experiment, touchline
+from tests.tiers import THOROUGH
 
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError, PolicyError
@@ -150,7 +151,7 @@ def test_what_is_applied_is_planned_with_the_printed_hours_and_keeps_the_layout(
     folder: Path, settings: UserConfig, tmp_path: Path
 ) -> None:
     """Comments, order and a second call; the figure is written where it is asked for."""
-    plot = tmp_path / "design.png" if find_spec("altair") else None
+    plot = tmp_path / "design.png" if THOROUGH and find_spec("altair") else None
     found = api.design(folder, settings, detect=8.0, apply=True, plot=plot)
     chosen = found.chosen
     assert not isinstance(chosen, Missing)
