@@ -162,8 +162,10 @@ def test_a_started_run_refuses_another_file_by_its_key(
 def test_a_training_file_has_one_validation_file(settings: UserConfig, tmp_path: Path) -> None:
     levels = "data.train: [data/train_5.json, data/train_9.json]"
     text = SEPARATE.replace(levels, "data.validation: [data/validation.json, data/test_9.json]")
-    with pytest.raises(InputError, match=r"is used with data/validation\.json and with data/test_9\.json"):
+    with pytest.raises(InputError) as caught:
         api.plan(make_separate(tmp_path, text.replace(", 9L: data/test_9.json", "")), settings)
+    said = "is used with data/validation.json and with data/test_9.json"
+    assert any(each.code == "EX003" and said in each.message for each in caught.value.findings)
 
 
 def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
