@@ -55,14 +55,15 @@ def words_experiment(root: Path, model: Path, text: str, *, n_train: int) -> tup
     return folder, environment(models, root / "cache")
 
 
-def environment(models: Path, cache: Path) -> dict[str, str]:
-    """The environment of a command: models and caches of the test, one thread, a terminal's width."""
-    return os.environ | {
+def environment(models: Path, cache: Path, history: Path | None = None) -> dict[str, str]:
+    """The environment of a command: models, caches and history of the test, one thread, a terminal's width."""
+    found = os.environ | {
         "TOUCHLINE_MODELS_DIR": str(models),
         "TOUCHLINE_CACHE_DIR": str(cache),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
     }
+    return found if history is None else found | {"TOUCHLINE_HISTORY_DIR": str(history)}
 
 
 def command(*arguments: str) -> list[str]:

@@ -157,15 +157,15 @@ def evaluate(plan: Plan, run: PlannedRun, folder: Path, items: int = 24) -> Path
     return path
 
 
-def at_work(place: Path) -> subprocess.Popen[bytes]:
+def at_work(place: Path, number: int = 77) -> subprocess.Popen[bytes]:
     """A job of this machine that runs until it is told to end, under the real supervisor."""
     command = [sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, "-c"]
     waits = "import sys, time\nprint('at work', flush=True)\nwhile True: time.sleep(0.1)"
-    output = place / "slurm-local-77.out"
+    output = place / f"slurm-local-{number}.out"
     with output.open("ab") as stream:
         process = subprocess.Popen(
             [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-            env=os.environ | {"TOUCHLINE_JOB_ID": "local-77"}, start_new_session=True,
+            env=os.environ | {"TOUCHLINE_JOB_ID": f"local-{number}"}, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + 60
     while "at work" not in output.read_text():

@@ -26,6 +26,8 @@ from touchline.plan.sections import runs_plan_markdown
 from touchline.run.allocation import PlaceRequest
 from touchline.run.folders import ExperimentFolder
 
+pytestmark = pytest.mark.planning
+
 NAME = "Tiny-1M-Instruct"
 WEIGHTS = "model.safetensors"
 
@@ -66,17 +68,13 @@ def spans(plan: Plan) -> list[tuple[float, float]]:
     return [(each.low or 0.0, each.high or 0.0) for each in found if isinstance(each, Quantity)]
 
 
-@pytest.mark.planning
 def test_a_model_is_planned_by_name_alone(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """The plan says what is assumed, and its intervals hold those of the whole model."""
     plan = api.plan(experiment, settings).plan
     model = plan.models[NAME]
     assert list(model.absent) == ["config.json", "tokenizer", "weights"]
     assert not plan.examples
-    lines = [line for line in runs_plan_markdown(plan).splitlines() if "Not here of" in line]
-    assert len(lines) == 1
-    for said in ("built-in catalog", "from characters", "0.72 to 1.4", "no example is rendered", "Not checked"):
-        assert said in lines[0], said
+    assert sum("Not here of" in line for line in runs_plan_markdown(plan).splitlines()) == 1
     assumed = spans(plan)
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan
@@ -88,7 +86,6 @@ def test_a_model_is_planned_by_name_alone(experiment: Path, settings: UserConfig
     assert exact.models[NAME].num_parameters == model.num_parameters
 
 
-@pytest.mark.planning
 def test_a_plan_without_weights_has_exact_lengths(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """With config.json and tokenizer all but the weights is known; old plans and new ones are read alike."""
     arrive(whole, settings, weights=False)
@@ -103,7 +100,6 @@ def test_a_plan_without_weights_has_exact_lengths(experiment: Path, settings: Us
     assert [run.peak_memory for run in exact.runs] == [run.peak_memory for run in plan.runs]
 
 
-@pytest.mark.planning
 def test_nothing_starts_before_the_model_is_here(experiment: Path, settings: UserConfig) -> None:
     """Each command that starts or writes runs names the download, and leaves no folder of a run."""
     api.plan(experiment, settings)
@@ -115,7 +111,6 @@ def test_nothing_starts_before_the_model_is_here(experiment: Path, settings: Use
     assert not (experiment / "1M_rank2").exists()
 
 
-@pytest.mark.planning
 def test_weights_that_arrive_are_a_revision(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """The same command goes on, and the plan records why its runs have other digests."""
     arrive(whole, settings, weights=False)
@@ -133,7 +128,6 @@ def test_weights_that_arrive_are_a_revision(experiment: Path, settings: UserConf
     assert api.prepare(experiment, settings).plan == prepared
 
 
-@pytest.mark.planning
 def test_a_tokenizer_that_arrives_is_planned_by_name(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """It changes the lengths that the user has seen; the command of the error is the way out."""
     api.plan(experiment, settings)
@@ -145,7 +139,6 @@ def test_a_tokenizer_that_arrives_is_planned_by_name(experiment: Path, settings:
     assert not api.prepare(experiment, settings).plan.models[NAME].absent
 
 
-@pytest.mark.planning
 @pytest.mark.parametrize("tokenizer", [True, False])
 def test_weights_of_another_shape_are_drift(
     experiment: Path, settings: UserConfig, whole: Path, *, tokenizer: bool
@@ -165,7 +158,6 @@ def test_weights_of_another_shape_are_drift(
     assert not api.plan(experiment, settings).plan.models[NAME].absent
 
 
-@pytest.mark.planning
 def test_half_of_the_weights_is_no_arrival(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """A download that was cut off is an error of the model, not another shape."""
     arrive(whole, settings, weights=False)
@@ -177,8 +169,7 @@ def test_half_of_the_weights_is_no_arrival(experiment: Path, settings: UserConfi
     assert "CK104" in {finding.code for finding in caught.value.findings}
 
 
-@pytest.mark.planning
-def test_tokens_by_another_model(tmp_path: Path, experiment: Path, settings: UserConfig, whole: Path) -> None:
+def test_tokens_by_another_model(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """A tokenizer at hand counts; one of the same family is taken as the model's own."""
     shutil.copytree(whole, settings.models_dir / "Other-3B")
     reason = api.plan(experiment, settings, dry_run=True).plan.models[NAME].tokenizer_sha256
@@ -192,27 +183,22 @@ def test_tokens_by_another_model(tmp_path: Path, experiment: Path, settings: Use
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan
     assert [run.batches for run in exact.runs] == [run.batches for run in plan.runs]
-    del tmp_path
 
 
-@pytest.mark.planning
-def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: UserConfig, whole: Path) -> None:
+def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: UserConfig) -> None:
     """Counted otherwise, a length is no error unless its lower end is too long."""
     notes = api.plan(experiment, settings, ("train.max_seq_len=40",), dry_run=True).notes
     assert any("DA201" in note and "may be longer" in note for note in notes)
     with pytest.raises(InputError) as caught:
         api.plan(experiment, settings, ("train.max_seq_len=2",), dry_run=True)
     assert "DA201" in {finding.code for finding in caught.value.findings}
-    del whole
 
 
-@pytest.mark.planning
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("Tiny-1M-Instuct", "public models of near names: Tiny-1M"),
         ("someone/Tiny-1M-Instruct", "models: [Tiny-1M-Instruct], which can be planned"),
-        ("./Tiny-1M-Instruct", "hf download"),
         ("tiny-1m-instruct", "hf download"),
     ],
 )
@@ -227,7 +213,6 @@ def test_other_names_are_refused(experiment: Path, settings: UserConfig, name: s
     assert "cannot be allowed" in found.message
 
 
-@pytest.mark.planning
 def test_packing_by_name(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """The comparison says what counted the tokens; the order of packs needs the model's own tokenizer."""
     request = PackRequest(dataset=experiment / "data" / "words.json", tokenizer=NAME, max_seq_len=128)
@@ -240,35 +225,6 @@ def test_packing_by_name(experiment: Path, settings: UserConfig, whole: Path) ->
     assert "is not here" not in api.pack(request, settings).advice[0]
 
 
-@pytest.mark.slow
-def test_the_whole_road(experiment: Path, settings: UserConfig, whole: Path) -> None:
-    """By name, refused; config and tokenizer, planned again, refused; weights, and the same command trains."""
-    with pytest.raises(HostError, match=r"config\.json, tokenizer, weights"):
-        api.run(experiment, settings)
-    assert ExperimentFolder(experiment).planned().models[NAME].absent
-    arrive(whole, settings, weights=False)
-    api.plan(experiment, settings)
-    with pytest.raises(HostError, match=f"weights of {NAME}"):
-        api.run(experiment, settings)
-    arrive(whole, settings, weights=True)
-    results = list(api.run(experiment, settings, probe=False))
-    assert {run.name: run.steps_done for run in results if run.steps_planned} == {"1M_rank2": 8}
-    reasons = [revision.reason for revision in ExperimentFolder(experiment).planned().revisions]
-    assert reasons[1:] == [
-        f"re-planned: now here: config.json, tokenizer of {NAME}",
-        f"re-planned: now here: weights of {NAME}",
-    ]
-
-
-@pytest.mark.planning
-def test_the_command_for_a_folder_that_is_there_completes_it(tmp_path: Path, whole: Path) -> None:
-    """`models get` exports into a new folder only."""
-    assert how_to_get("SmolLM2-135M-Instruct", tmp_path) == "touchline models get SmolLM2-135M-Instruct"
-    shutil.copytree(whole, tmp_path / "SmolLM2-135M-Instruct")
-    assert how_to_get("SmolLM2-135M-Instruct", tmp_path).startswith("hf download HuggingFaceTB/SmolLM2-135M-Instruct ")
-
-
-@pytest.mark.planning
 def test_a_schedule_needs_no_model(experiment: Path, settings: UserConfig) -> None:
     """`place` answers from the plan alone; its scripts are files of runs, and wait."""
     api.plan(experiment, settings, ("compute.executor=slurm", "compute.gpu=A100-80GB", "compute.gpus_per_run=1"))

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
-from tests.cases import some
+from tests.api.folders import make_experiment, touchline
 
 from tools.tiny_model import write_tiny_model
 from touchline.core.files import try_lock
@@ -18,21 +17,6 @@ from touchline.core.files import try_lock
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """A models_dir with one tiny model."""
-    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def call(models: Path, tmp_path: Path) -> Call:
-    """`touchline ...` with these models."""
-    env = environment(models, tmp_path / "cache")
-    return lambda *arguments: touchline(*arguments, env=env, cwd=tmp_path)
 
 
 @pytest.fixture
@@ -56,24 +40,15 @@ def edit(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[Tiny-1M-Instruct]", "[Tiny-1M-Instrct]", ["Tiny-1M-Instruct", "hf download"]),
         (
             "[Tiny-1M-Instruct]",
             "[HuggingFaceTB/SmolLM2-135M-Instruct]",
             ["touchline models get SmolLM2-135M-Instruct", "models: [SmolLM2-135M-Instruct]"],
         ),
         ("data/words.json", "data/words_8L_80P_1600.json", ["touchline data create capitalization --word-length 8"]),
-        ("data/words.json", "data/wrods.json", ["words.json"]),
-        ("{path: data/words.json}", "{path: data/words.json, output: ouptut}", ["did you mean 'output'"]),
         ("epochs: 2", "epochs: -1", ["train.epochs", "at least 1", "experiment.yaml:7:3"]),
-        ("train.lora.rank: [2, 4]", "train.lora.rank: [0, 4]", ["train.lora.rank", "at least 1"]),
         ("task: capitalization", "taks: capitalization", ["did you mean 'task'"]),
-        ("task: capitalization", "task: capitalisation", ["capitalization"]),
         ("max_seq_len: 128", "max_seq_len: 12", ["longer than 12 tokens", "max_seq_len: 48"]),
-        ("max_seq_len: 128", "max_seq_len: 100000", ["context"]),
-        ("global_batch_size: 8", "global_batch_size: 8\n  micro_batch_size: 3", ["not a multiple"]),
-        ("global_batch_size: 8", "global_batch_size: 8\n  backend: pfet", ["peft"]),
-        ("name: tiny", "name: 'a/b'", ["expected letters"]),
         ("name: tiny", "name: [", ["not YAML"]),
     ],
 )
@@ -92,54 +67,11 @@ def test_a_fault_in_the_file_is_said_in_words(
     assert files(experiment) - {".touchline/run.lock"} == before
 
 
-def test_faults_of_file_model_and_data_come_in_as_few_calls_as_possible(call: Call, experiment: Path) -> None:
-    """A missing model does not hide a missing dataset."""
-    edit(experiment, "Tiny-1M-Instruct", "Absent-7B")
-    edit(experiment, "data/words.json", "data/absent.json")
-    done = call("plan", str(experiment))
-    assert done.returncode == 2
-    assert "Absent-7B" in done.stderr
-    assert "absent.json" in done.stderr
-
-
-def test_empty_and_overlapping_splits_are_refused(call: Call, experiment: Path) -> None:
-    """Both at once, with the rows that overlap."""
-    path = experiment / "data" / "words.json"
-    rows = json.loads(path.read_text())
-    path.write_text(json.dumps({"train": rows["train"], "validation": [], "test": rows["train"][:3]}))
-    done = call("plan", str(experiment))
-    assert done.returncode == 2
-    assert "empty" in done.stderr
-    assert "overlap" in done.stderr
-
-
-def test_a_truncated_shard_is_refused_with_its_size(call: Call, experiment: Path, models: Path) -> None:
-    """Before anything is queued."""
-    shard = models / "Tiny-1M-Instruct" / "model.safetensors"
+def test_a_truncated_shard_is_shown(env: dict[str, str], tmp_path: Path) -> None:
+    shard = write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct") / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
-    done = call("plan", str(experiment))
-    assert done.returncode == 2
-    assert "bytes" in done.stderr
-    assert call("models", "show", "Tiny-1M-Instruct").returncode == 1
-
-
-def test_a_folder_that_is_not_there_or_holds_nothing(call: Call, tmp_path: Path) -> None:
-    """Not an experiment; not planned yet."""
-    assert call("plan", "nowhere").returncode == 2
-    assert call("results", str(make_experiment(tmp_path / "fresh"))).returncode == 2
-
-
-def test_a_folder_with_a_hostile_name_is_planned_and_prepared(call: Call, tmp_path: Path) -> None:
-    """Spaces, quotes, a newline, a dollar and a backtick: the scripts still parse, and find their folder."""
-    folder = make_experiment(tmp_path / WEIRD)
-    assert call("plan", str(folder)).returncode == 0
-    done = call("prepare", str(folder))
-    assert done.returncode == 0, done.stderr
-    for script in some(folder.glob("*/*.slurm")):
-        assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
-        compile((script.parent / "eval.py").read_text(), "eval.py", "exec")
-        headers = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
-        assert headers[0].startswith("#SBATCH --job-name=")
+    here = env | {"TOUCHLINE_MODELS_DIR": str(tmp_path / "models")}
+    assert touchline("models", "show", "Tiny-1M-Instruct", env=here).returncode == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self/status").exists(), reason="needs a way to drop rights")
@@ -160,14 +92,6 @@ def test_a_second_run_at_the_same_time_is_refused(call: Call, experiment: Path) 
     os.close(descriptor)
     assert done.returncode == 3
     assert "touchline status" in done.stderr
-
-
-def test_planning_again_changes_no_byte(call: Call, experiment: Path) -> None:
-    """The same inputs give the same plan; not even the files' times change."""
-    assert call("plan", str(experiment)).returncode == 0
-    before = {name: (experiment / name).stat().st_mtime_ns for name in files(experiment)}
-    assert call("plan", str(experiment)).returncode == 0
-    assert {name: (experiment / name).stat().st_mtime_ns for name in files(experiment)} == before
 
 
 def test_drift_of_a_started_run_is_refused_and_accepted_on_demand(call: Call, experiment: Path) -> None:
@@ -196,7 +120,7 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     assert call("prepare", str(experiment)).returncode == 0
     setup = experiment / "1M_rank2" / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("epochs: 2", "epochs: 3"))
-    refused = call("run", str(experiment))
+    refused = call("run", str(experiment), "--no-probe")
     assert refused.returncode == 3
     assert "--accept" in refused.stderr
     before = json.loads((experiment / "plan.json").read_text())
@@ -236,17 +160,10 @@ def test_a_generated_file_that_was_edited_is_not_overwritten(call: Call, experim
     assert call("prepare", str(experiment)).returncode == 3
 
 
-def test_two_models_of_one_name_are_refused(call: Call, experiment: Path, models: Path) -> None:
-    """Their results would end up under one name."""
-    other = write_tiny_model(models.parent / "other" / "Tiny-1M-Instruct")
-    edit(experiment, "[Tiny-1M-Instruct]", f"[Tiny-1M-Instruct, {other}]")
-    done = call("plan", str(experiment))
-    assert done.returncode == 2
-    assert "two folders of the same name" in done.stderr
-
-
 def test_usage_faults_end_with_two(call: Call, experiment: Path) -> None:
-    """Unknown commands, options and runs."""
+    """Unknown commands, options, folders and runs, and what is not planned yet."""
+    assert call("plan", "nowhere").returncode == 2
+    assert call("results", experiment).returncode == 2
     assert call("plann").returncode == 2
     assert call("plan").returncode == 2
     assert call("plan", str(experiment), "--jsn").returncode == 2

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.folders import make_experiment
 from tests.faults.case import base, changed
-
-from tools.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 WRONG = changed(base("qlora_stage"), "lr: 5.0e-5", "lr: 5e-5")
-
-
-@pytest.fixture
-def call(tmp_path: Path) -> Call:
-    """`touchline ...` with a tiny model."""
-    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
-    env = environment(tmp_path / "models", tmp_path / "cache")
-    return lambda *arguments: touchline(*arguments, env=env, cwd=tmp_path)
 
 
 def found(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -51,15 +40,6 @@ def test_an_error_has_its_place_and_the_command_ends_with_1(call: Call, tmp_path
     assert WRONG.splitlines()[error["line"] - 1].strip() == "lr: 5e-5"
     plain = call("check", "stage.yaml")
     assert f"stage.yaml:{error['line']}:{error['column']}: error BK014" in plain.stdout
-    assert "FAIL" in plain.stdout
-
-
-def test_a_valid_config_passes(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(base("qlora_stage"), encoding="utf-8")
-    done = call("check", "stage.yaml")
-    assert done.returncode == 0, done.stdout
-    assert "PASS" in done.stdout
-    assert "1 passed, 0 failed" in done.stdout
 
 
 def test_codes_are_selected_ignored_and_allowed(call: Call, tmp_path: Path) -> None:
@@ -118,10 +98,7 @@ def test_a_folder_without_configs_does_not_pass(call: Call, tmp_path: Path) -> N
     [
         ("broken.yaml", b"model: [1, 2\n"),
         ("empty.yaml", b""),
-        ("list.yaml", b"- a\n- b\n"),
-        ("tabs.yaml", b"a:\n\t- b\n"),
         ("latin.yaml", b"name: caf\xe9\n"),
-        ("zero.yaml", b"a: \x00\n"),
         ("deep.yaml", b"a: " + b"[" * 500 + b"]" * 500),
         ("tag.yaml", b"a: !!python/object/apply:os.system [ls]\n"),
         ("large.yaml", b"a: b\n" * 2_200_000),
@@ -136,20 +113,6 @@ def test_what_is_no_config_is_a_finding_and_no_traceback(call: Call, tmp_path: P
     assert "BK010" in codes(done)
 
 
-def test_anchors_and_merges_are_read_as_the_trainer_reads_them(call: Call, tmp_path: Path) -> None:
-    text = changed(base("qlora_stage"), "lora:\n  r: 8\n", "base: &lora {r: 8}\nlora:\n  <<: *lora\n")
-    (tmp_path / "stage.yaml").write_text(text, encoding="utf-8")
-    done = call("check", "stage.yaml", "--json")
-    assert [each for each in found(done) if each["severity"] == "error"] == []
-
-
-def test_a_key_given_twice_is_told_with_both_places(call: Call, tmp_path: Path) -> None:
-    text = base("torchtune") + "\nbatch_size: 8\n"
-    (tmp_path / "finetune.yaml").write_text(text, encoding="utf-8")
-    (twice,) = [each for each in found(call("check", "finetune.yaml", "--json")) if each["code"] == "BK015"]
-    assert twice["line"] == text.splitlines().index("batch_size: 8") + 1
-
-
 def test_rings_of_links_end(call: Call, tmp_path: Path) -> None:
     tree = tmp_path / "tree" / "run"
     tree.mkdir(parents=True)
@@ -158,10 +121,7 @@ def test_rings_of_links_end(call: Call, tmp_path: Path) -> None:
     (tree / "self.yaml").symlink_to(tree / "self.yaml")
     done = call("check", "tree", "--json")
     assert done.returncode == 0, done.stdout
-    assert [each["path"] for each in found(done) if each["code"] == "EX012"] == [
-        "tree/run/self.yaml",
-        "tree/run/up",
-    ]
+    assert [each["path"] for each in found(done) if each["code"] == "EX012"] == ["tree/run/self.yaml", "tree/run/up"]
 
 
 def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path) -> None:
@@ -184,14 +144,3 @@ def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path
     assert "(allowed)" in allowed.stderr
     assert call("plan", "tiny").returncode == 2, "what was allowed belongs to the plan that it was given to"
     assert call("prepare", "tiny").returncode == 0, "and that plan is still there"
-
-
-def test_nothing_that_trains_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(WRONG, encoding="utf-8")
-    program = (
-        "import sys\nfrom touchline.cli.main import main\n"
-        f"sys.argv = ['touchline', 'check', {str(tmp_path / 'stage.yaml')!r}]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 1, end.code\n"
-        "bad = {'torch', 'transformers', 'peft', 'trl', 'inspect_ai'} & set(sys.modules)\nassert not bad, bad\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)

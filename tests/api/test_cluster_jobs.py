@@ -15,13 +15,6 @@ from touchline.data.user_config import UserConfig
 pytestmark = pytest.mark.planning
 
 
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-
-
 def on_a_cluster(root: Path, own: str = "") -> Path:
     """An experiment of one run for an A100 of a cluster."""
     folder = make_experiment(root / "tiny", ranks="[2]", n_train=48)
@@ -57,8 +50,6 @@ def test_limits_have_a_floor_unless_the_user_sets_them_and_scripts_have_the_plan
     api.plan(folder, settings)
     api.prepare(folder, settings)
     assert scripts_times(folder) == {"1M_rank2": (training, evaluation), "1M_base": (evaluation,)}
-    cells = [re.sub("^0:0?", "", each) for each in (training, evaluation)]
-    assert f"| 1M_rank2 | {' | '.join(cells)} |" in (folder / "runs_plan.md").read_text()
 
 
 def test_a_start_over_a_network_takes_half_a_minute_to_three(tmp_path: Path, settings: UserConfig) -> None:
@@ -74,6 +65,7 @@ def test_a_start_over_a_network_takes_half_a_minute_to_three(tmp_path: Path, set
             assert low <= found.low < found.high <= high
 
 
+@pytest.mark.slow
 def test_workers_are_compared_with_the_cpus_that_runs_have_when_they_share_a_node(
     tmp_path: Path, settings: UserConfig
 ) -> None:
@@ -88,7 +80,4 @@ def test_workers_are_compared_with_the_cpus_that_runs_have_when_they_share_a_nod
     for cpus, noted in (("32", True), ("128", False)):
         done = touchline("place", str(folder), "--gpus", "4", "--cpus-per-node", cpus, env=env)
         assert done.returncode == 0, done.stderr
-        words = (
-            "starts 16 worker processes per run, and a run has 8 CPUs of a node of 32; train.dataloader_workers=7 fits"
-        )
-        assert (words in " ".join((done.stdout + done.stderr).split())) is noted
+        assert ("train.dataloader_workers=7" in " ".join((done.stdout + done.stderr).split())) is noted

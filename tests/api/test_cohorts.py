@@ -34,6 +34,7 @@ RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_side_by_side_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=48)
     planned = touchline("plan", str(folder), "--json", env=env)
@@ -68,4 +69,3 @@ def test_a_sweep_side_by_side_by_the_same_commands(tmp_path: Path, tiny_model: P
         assert len(attempts) == 2
         assert attempts[-1]["from_step"] > 0
         assert sorted([run, *attempts[-1]["cohort"]]) == list(RUNS)
-    assert "side by side" in (folder / "runs_plan.md").read_text()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
 from ruamel.yaml import YAML
+from tests.api import made_runs as made
 from tests.api.folders import make_experiment
-from tests.api.made_runs import VALIDATION
-from tests.api.made_runs import steps as made_steps
 
 from touchline import api
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
+from touchline.data.metrics import EndRow, MetricsRow
 from touchline.data.metrics_file import merged
 from touchline.data.user_config import UserConfig
+from touchline.experiment.plan import PlannedRun
 from touchline.history.history import contents, read_record
 from touchline.history.record import RunRecord
 from touchline.results.figures import figures_of_metrics
@@ -25,29 +23,30 @@ from touchline.results.record_builder import work_facts
 
 pytestmark = pytest.mark.planning
 
-START = AttemptRow(
-    event="start", attempt=1, time_unix=1000.0, from_step=0, run="r", run_digest="d", steps=10,
-    versions={"python": "3.11"}, device="A processor", device_kind="cpu", threads=1, base_dtype="float32",
-    base_dtype_requested="auto", base_dtype_reason="no bf16", adapter_dtype="float32", attention="eager",
-    layout="padded", layout_reason="asked", packed_requested=False, isolation=None, gradient_checkpointing=False,
-    optimizer="AdamW", micro_batch_size=4, gradient_accumulation_steps=2, global_batch_size=8,
-    trainable_parameters=1234, label_text="x", label_tokens=2, setup_seconds=1.0,
-)  # fmt: skip
-STEP = StepRow(
-    event="step", attempt=1, step=1, epoch=0, time_unix=1001.0, seconds=2.0, elapsed_seconds=2.0, loss=1.0,
-    learning_rate=1e-3, grad_norm=1.0, examples=8, micro_batches=2, real_tokens=80, padded_tokens=100,
-    target_tokens=16, peak_memory=Quantity(value=2.0 * 1024**3, unit="B", phase="step", kind="process"),
-    peak_memory_reserved=Missing(missing="no GPU"), cpu_percent=100.0, gpu_percent=Missing(missing="no GPU"),
-    load_1min=Missing(missing="not asked"),
-)  # fmt: skip
+
+@pytest.fixture
+def settings(settings: UserConfig, tmp_path: Path) -> UserConfig:
+    """Settings with a history of the test's own."""
+    return replace(settings, history_dir=tmp_path / "history")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return UserConfig(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+def trained(tmp_path: Path, settings: UserConfig) -> tuple[Path, PlannedRun]:
+    """A prepared experiment, and its first run, whose training failed in its last line."""
+    folder = make_experiment(tmp_path / "exp")
+    api.plan(folder, settings)
+    run = api.prepare(folder, settings).plan.runs[0]
+    place = folder / run.name
+    rows: list[MetricsRow] = [replace(made.START, run=run.name, steps=10)]
+    for step in range(1, 11):
+        slow, elapsed, epoch = 30.0 if step == 1 else 2.0, 28.0 + 2.0 * step, (step - 1) // 5
+        rows.append(replace(made.STEP, step=step, epoch=epoch, seconds=slow, elapsed_seconds=elapsed, loss=1 / step))
+    rows.append(replace(made.VALIDATION, step=10, epoch=1, time_unix=1100.0))
+    rows.append(EndRow(event="end", attempt=1, step=10, time_unix=1101.0, reason="done"))
+    made.write_metrics(place, rows)
+    made.begin(place)
+    made.end(place, code=1, reason="failed", at=1101.0)
+    return folder, run
 
 
 def status(folder: Path) -> dict[str, dict[str, object]]:
@@ -55,53 +54,16 @@ def status(folder: Path) -> dict[str, dict[str, object]]:
     return {run["name"]: run for run in data["runs"]}
 
 
-def train_by_hand(folder: Path, run: str, *, steps: int = 10, end: bool = True) -> None:
-    """What a training leaves of itself in metrics.jsonl."""
-    rows: list[MetricsRow] = [replace(START, run=run, steps=10)]
-    for step in range(1, steps + 1):
-        slow = 30.0 if step == 1 else 2.0
-        elapsed = 28.0 + 2.0 * step
-        rows.append(
-            replace(STEP, step=step, epoch=(step - 1) // 5, seconds=slow, elapsed_seconds=elapsed, loss=1 / step)
-        )
-    rows.append(
-        ValidationRow(
-            event="validation",
-            attempt=1,
-            step=steps,
-            epoch=1,
-            time_unix=1100.0,
-            seconds=5.0,
-            elapsed_seconds=5.0,
-            loss=0.25,
-            examples=4,
-            target_tokens=8,
-        )
-    )
-    if end:
-        rows.append(EndRow(event="end", attempt=1, step=steps, time_unix=1101.0, reason="done"))
-    adapter: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
-    (folder / run / "metrics.jsonl").write_bytes(b"".join(adapter.dump_json(row) + b"\n" for row in rows))
-    (folder / run / "status").mkdir(exist_ok=True)
-    start = {"job_id": "local-1", "restart": 0, "token": "t", "host": "h", "boot_id": "b", "pid": 1}
-    (folder / run / "status" / "start.local-1.0.json").write_text(
-        json.dumps(start | {"pid_started": 1.0, "time_unix": 1000.0})
-    )
-    (folder / run / "status" / "exit.local-1.0.json").write_text(
-        json.dumps({"job_id": "local-1", "restart": 0, "code": 1, "reason": "failed", "time_unix": 1101.0})
-    )
-
-
 def test_a_loss_taken_over_is_shown_and_its_time_is_no_evidence(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     run = api.plan(folder, settings).plan.runs[0]
-    taken = replace(VALIDATION, seconds=0.0, elapsed_seconds=0.0, taken_from="another")
-    later = replace(VALIDATION, step=10, seconds=5.0, elapsed_seconds=5.0)
+    taken = replace(made.VALIDATION, seconds=0.0, elapsed_seconds=0.0, taken_from="another")
+    later = replace(made.VALIDATION, step=10, seconds=5.0, elapsed_seconds=5.0)
     nothing = Missing(missing="nothing was measured")
-    begun = merged([START, taken, *made_steps(4)])
+    begun = merged([made.START, taken, *made.steps(4)])
     assert figures_of_metrics(run, begun, nothing).validation_seconds == Missing(missing="no validation was made")
     assert isinstance(work_facts(run, begun).validation_seconds, Missing)
-    done = merged([START, taken, *made_steps(10), later])
+    done = merged([made.START, taken, *made.steps(10), later])
     for seconds in (
         figures_of_metrics(run, done, nothing).validation_seconds,
         work_facts(run, done).validation_seconds,
@@ -127,13 +89,18 @@ def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: UserConfig)
     assert set(trained["missing"]) == set(metrics)  # type: ignore[arg-type]
 
 
-def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_path: Path, settings: UserConfig) -> None:
-    folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    name = planned.plan.runs[0].name
-    train_by_hand(folder, name)
+def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(
+    trained: tuple[Path, PlannedRun], settings: UserConfig
+) -> None:
+    """Once; collecting again changes no byte."""
+    folder, run = trained
+    name = run.name
     api.collect(folder, settings)
+    written = (*folder.rglob("*.yaml"), *settings.history_dir.rglob("*.json"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in written}
+    api.collect(folder, settings)
+    again = (*folder.rglob("*.yaml"), *settings.history_dir.rglob("*.json"))
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in again} == before
     metrics = status(folder)[name]["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["peak_gpu_memory_gb"] is None
@@ -151,70 +118,45 @@ def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_pat
     assert whole["completed"] == status(folder)[name]["completed"]
     assert metrics["packing_density"] == 1.0, "not packed: every sequence holds one example"
     assert metrics["total_sequences"] == metrics["total_examples"]
-    assert whole["static_config"]["effective_batch_size"] == planned.plan.runs[0].batches.global_batch_size  # type: ignore[union-attr]
+    assert whole["static_config"]["effective_batch_size"] == run.batches.global_batch_size  # type: ignore[union-attr]
 
 
-def test_collecting_twice_changes_no_byte(tmp_path: Path, settings: UserConfig) -> None:
-    folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    train_by_hand(folder, planned.plan.runs[0].name)
-    api.collect(folder, settings)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.yaml")}
-    records = sorted(path.name for path in settings.history_dir.rglob("*.json"))
-    api.collect(folder, settings)
-    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.yaml")} == before
-    assert sorted(path.name for path in settings.history_dir.rglob("*.json")) == records
-
-
-def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: Path, settings: UserConfig) -> None:
-    folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    run = planned.plan.runs[0]
-    train_by_hand(folder, run.name)
+def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(
+    trained: tuple[Path, PlannedRun], settings: UserConfig
+) -> None:
+    folder, run = trained
     api.collect(folder, settings)
     (path,) = contents(settings.history_dir).records.values()
     record = read_record(path)
     assert isinstance(record, RunRecord)
     assert (record.origin, record.run, record.run_digest) == ("touchline", run.name, run.digest)
     assert record.training.rank.value == run.train.lora.rank  # type: ignore[union-attr]
-    assert record.model.layers.value == planned.plan.models[run.model].num_layers  # type: ignore[union-attr]
+    assert record.model.layers.value == 2  # type: ignore[union-attr]
     assert record.course.steps_done.value == 10  # type: ignore[union-attr]
     assert record.course.outcome.value == "completed"
     text = (next(settings.history_dir.rglob("records/**/*.json"))).read_text()
-    assert str(tmp_path) not in text, "a record holds no path of whoever made it"
+    assert str(folder) not in text, "a record holds no path of whoever made it"
 
 
-@pytest.mark.parametrize("cut", [1, 200, 900, -1, -150])
-def test_a_torn_metrics_file_is_collected_as_far_as_it_goes(tmp_path: Path, settings: UserConfig, cut: int) -> None:
-    folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    name = planned.plan.runs[0].name
-    train_by_hand(folder, name)
-    path = folder / name / "metrics.jsonl"
+@pytest.mark.parametrize("cut", [1, 900, -150])
+def test_a_torn_metrics_file_is_collected_as_far_as_it_goes_whatever_the_history_is(
+    trained: tuple[Path, PlannedRun], settings: UserConfig, cut: int
+) -> None:
+    """A history that cannot be written fails no run."""
+    folder, run = trained
+    path = folder / run.name / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:cut])
-    api.collect(folder, settings)
-    assert status(folder)[name]["status"] in ("failed", "interrupted")
-
-
-def test_a_history_that_cannot_be_written_fails_no_run(tmp_path: Path, settings: UserConfig) -> None:
-    folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    train_by_hand(folder, planned.plan.runs[0].name)
     settings.history_dir.write_text("a file stands where the folder should be")
     metrics, notes = api.collect(folder, settings)
     assert len(metrics) == 3
-    assert "is not in the history" in notes[0]
+    assert cut == 1 or "is not in the history" in notes[0]
+    assert status(folder)[run.name]["status"] in ("failed", "interrupted")
 
 
 def test_the_log_of_another_trainer_in_a_run_folder_is_read(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = api.plan(folder, settings)
-    api.prepare(folder, settings)
-    name = planned.plan.runs[0].name
+    api.plan(folder, settings)
+    name = api.prepare(folder, settings).plan.runs[0].name
     rows = [
         f"{{'loss': {2 - n / 10}, 'grad_norm': 1.0, 'learning_rate': 0.001, 'epoch': {n / 10}}}\n" for n in range(1, 11)
     ]

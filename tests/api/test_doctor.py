@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -87,70 +88,54 @@ def verdicts(found: dict[str, DoctorCheck]) -> dict[str, str]:
 def test_a_cluster_that_will_do() -> None:
     found = look(SlurmSite(account="chem", partition="gpu", qos="normal", gpu_type="a100"))
     assert verdicts(found) == {}
-    assert "at most 24:00:00, 1:00:00 where none is asked for" in found["partition"].message
-    assert "4 a100 GPUs" in found["GPUs"].message
+    assert "24:00:00" in found["partition"].message
+
+
+def failed(words: str, code: int | None = 1) -> CommandResult:
+    return CommandResult(code=code, out="", err=words)
+
+
+DOWN = failed("slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+NO_DEFAULT = {"sinfo": SINFO.replace("*", "")}
+UNACCOUNTED = {"scontrol_show": CONFIG.replace("accounting_storage/slurmdbd", "(null)")}
+INVALID = "allocation failure: Invalid account or account/partition combination specified"
+BUSY = "sbatch: error: Batch job submission failed: Socket timed out on send/recv"
 
 
 @pytest.mark.parametrize(
-    ("site", "expected", "words"),
+    ("site", "how", "expected", "words"),
     [
-        (SlurmSite(partition="gpuu"), {"partition": "error US121"}, "did you mean 'gpu'?"),
-        (SlurmSite(partition="x"), {"partition": "error US121"}, "one of gpu, cpu"),
-        (SlurmSite(gpu_type="a100s"), {"GPUs": "error US122"}, "did you mean 'a100'?"),
-        (SlurmSite(partition="cpu", gpu_type="a100"), {"GPUs": "error US122"}, "no slurm.gpu_type"),
-        (SlurmSite(partition="cpu"), {"GPUs": "warning US122"}, "gpus_per_run=0"),
+        (SlurmSite(partition="gpuu"), {}, {"partition": "error US121"}, "did you mean 'gpu'?"),
+        (SlurmSite(partition="x"), {}, {"partition": "error US121"}, "one of gpu, cpu"),
+        (SlurmSite(partition="cpu"), {}, {"partition": "warning US121", "GPUs": "warning US122"}, ""),
+        (SlurmSite(gpu_type="a100s"), {}, {"GPUs": "error US122"}, "did you mean 'a100'?"),
+        (SlurmSite(), NO_DEFAULT, {"partition": "error US121"}, ""),
+        (SlurmSite(partition="gpu"), NO_DEFAULT, {}, ""),
+        (SlurmSite(), UNACCOUNTED, {"accounting": "warning US129"}, "5:00 (MinJobAge)"),
+        (SlurmSite(), {"sacctmgr_assoc": failed("Connection refused")}, {"accounting": None}, "Connection refused"),
+        (SlurmSite(), {"gpus_here": 0}, {"planning": "warning US133"}, ""),
+        (SlurmSite(), {"sbatch": failed(INVALID)}, {"sbatch": "error US131"}, INVALID),
+        (SlurmSite(), {"sbatch": failed("sbatch: no answer within 30 s", None)}, {"sbatch": "warning US120"}, ""),
+        (SlurmSite(), {"sbatch": failed(BUSY)}, {"sbatch": "warning US120"}, ""),
+        (
+            SlurmSite(),
+            dict.fromkeys(("sinfo", "scontrol_show", "scontrol_--oneliner", "sbatch"), DOWN),
+            {"controller": "error US120"},
+            "Unable to contact slurm controller",
+        ),
     ],
 )
-def test_a_setting_that_the_cluster_does_not_have(site: SlurmSite, expected: dict[str, str], words: str) -> None:
-    found = look(site)
-    assert expected.items() <= verdicts(found).items()
-    (name,) = expected
-    assert words in str(found[name].hint)
+def test_what_a_cluster_does_not_have_or_say(
+    site: SlurmSite, how: dict[str, Any], expected: dict[str, str | None], words: str
+) -> None:
+    found = look(site, **how)
+    wrong = verdicts(found)
+    assert wrong.keys() == expected.keys()
+    for name, verdict in expected.items():
+        assert verdict in (None, wrong[name])
+        assert words in f"{found[name].message} {found[name].hint}"
 
 
-def test_a_partition_that_is_down() -> None:
-    assert verdicts(look(SlurmSite(partition="cpu"))) == {"partition": "warning US121", "GPUs": "warning US122"}
-
-
-def test_without_a_default_partition_one_must_be_named() -> None:
-    answers = {"sinfo": SINFO.replace("*", "")}
-    assert verdicts(look(**answers))["partition"] == "error US121"
-    assert "partition" not in verdicts(look(SlurmSite(partition="gpu"), **answers))
-
-
-def test_without_accounting_silent_deaths_are_told_of() -> None:
-    off = CONFIG.replace("accounting_storage/slurmdbd", "(null)")
-    found = look(scontrol_show=off)
-    assert verdicts(found) == {"accounting": "warning US129"}
-    assert "5:00 (MinJobAge)" in found["accounting"].message
-    down = CommandResult(code=1, out="", err="sacctmgr: error: Connection refused")
-    assert "Connection refused" in look(sacctmgr=down)["accounting"].message
-
-
-def test_a_login_node_without_gpus_plans_for_another_machine() -> None:
-    assert verdicts(look(gpus_here=0)) == {"planning": "warning US133"}
-
-
-def test_what_sbatch_says_is_told() -> None:
-    words = "allocation failure: Invalid account or account/partition combination specified"
-    found = look(sbatch=CommandResult(code=1, out="", err=words))
-    assert verdicts(found) == {"sbatch": "error US131"}
-    assert words in found["sbatch"].message
-    silent = CommandResult(code=None, out="", err="sbatch: no answer within 30 s")
-    assert verdicts(look(sbatch=silent)) == {"sbatch": "warning US120"}
-    busy = CommandResult(
-        code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv"
-    )
-    assert verdicts(look(sbatch=busy)) == {"sbatch": "warning US120"}
-
-
-def test_a_controller_that_does_not_answer_is_one_error() -> None:
-    down = CommandResult(
-        code=1, out="", err="slurm_load_partitions: Unable to contact slurm controller (connect failure)"
-    )
-    found = look(**{"sinfo": down, "scontrol_show": down, "sbatch": down})
-    assert verdicts(found) == {"controller": "error US120"}
-    assert "Unable to contact slurm controller" in found["controller"].message
 
 
 def test_a_job_is_tried_with_the_users_own_settings() -> None:
@@ -188,9 +173,6 @@ def test_folders_that_can_be_written_and_locked(tmp_path: Path) -> None:
     assert isinstance(facts.free, Quantity)
     assert facts.free.value > 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_where_nothing_can_be_written() -> None:
     facts = inspect_folder("history_dir", Path("/proc/nothing"), RealCommands())
     assert not facts.writable
     assert facts.problem
@@ -249,6 +231,13 @@ def test_what_will_not_do_here_is_told(settings: UserConfig, tmp_path: Path, mon
     alone = by_name(run_doctor(settings, tmp_path, RealCommands()))["interpreter"]
     assert (alone.status, alone.code) == ("warning", "US110")
     assert {each.code for each in report.checks if each.code} <= set(all_pages())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(steps, "query_nvidia_smi", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
+    facts = PythonFacts(path="/p", version="3.11", packages={"torch": "2.13.0+cpu"}, touchline="0.1")
+    monkeypatch.setattr(steps, "python_here", lambda: facts)
+    report = run_doctor(settings, tmp_path, RealCommands())
+    assert report.gpus == ("NVIDIA H200, 143771 MiB", "GPU 1")
+    assert by_name(report)["GPUs"].code == "US116"
 
 
 def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,21 +251,10 @@ def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkey
         assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == code
 
 
-def test_gpus_that_torch_cannot_use(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(steps, "query_nvidia_smi", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
-    report = run_doctor(settings, tmp_path, RealCommands())
-    assert report.gpus == ("NVIDIA H200, 143771 MiB", "GPU 1")
-    facts = PythonFacts(path="/p", version="3.11", packages={"torch": "2.13.0+cpu"}, touchline="0.1")
-    monkeypatch.setattr(steps, "python_here", lambda: facts)
-    assert by_name(run_doctor(settings, tmp_path, RealCommands()))["GPUs"].code == "US116"
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", ["ok", "warning", "error"])
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("status", "options"), [("ok", []), ("warning", ["--json"]), ("error", [])])
 def test_errors_end_the_command_with_one(
     settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, options: list[str]
 ) -> None:
@@ -296,8 +274,6 @@ def test_errors_end_the_command_with_one(
     app.command()(doctor)
     done = CliRunner().invoke(app, [*options, str(tmp_path)])
     assert done.exit_code == (1 if status == "error" else 0)
-    errors, warnings = int(status == "error"), int(status == "warning")
-    assert f"{errors} error{'s'[errors:]}, {warnings} warning{'s'[warnings:]}" in done.stderr
     if options:
         assert json.loads(done.stdout)["checks"][0]["status"] == status
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.folders import make_experiment
 
-from tools.tiny_model import write_tiny_model
+from touchline.core.errors import InputError
+from touchline.data.user_config import load_settings
+from touchline.plan.local.packing import PackRequest, load_lengths
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -23,14 +26,6 @@ STORY = (
 )
 
 
-@pytest.fixture
-def call(tmp_path: Path) -> Call:
-    """`touchline ...` with a tiny model."""
-    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
-    env = environment(tmp_path / "models", tmp_path / "cache")
-    return lambda *arguments: touchline(*arguments, env=env, cwd=tmp_path)
-
-
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """What a command printed as JSON."""
     assert done.returncode == 0, done.stderr
@@ -39,72 +34,39 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("length", "more", "low", "high", "verdict"),
-    [
-        ("2048", (), 79.3, 81.7, "OOM"),
-        ("45", (), 4.0, 5.0, "FITS"),
-        ("2048", ("--gradient-checkpointing",), 29.8, 30.8, "FITS"),
-    ],
-)
-def test_the_story_of_the_seeds(
-    call: Call, length: str, more: tuple[str, ...], low: float, high: float, verdict: str
-) -> None:
+def test_the_story_of_the_seeds(call: Call) -> None:
     """What the rule called 6 GB took 80.5 GiB and died on an 80 GB card."""
-    found = answer(call(*STORY, "--seq-len", length, "--gpu", "A100-80GB", *more, "--json"))
-    memory = found["memory"]
-    assert low <= memory["allocated_gib"]["value"] <= high
-    assert memory["verdict"] == verdict
+    memory = answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]
+    assert 79.3 <= memory["allocated_gib"]["value"] <= 81.7
+    assert memory["verdict"] == "OOM"
     assert round(memory["after_init_gib"]["value"], 2) == 2.41
     assert sum(memory["breakdown"].values()) == pytest.approx(memory["allocated_gib"]["value"])
     for kind in ("allocated_gib", "reserved_gib", "process_gib"):
         assert memory[kind]["low"] <= memory[kind]["value"] <= memory[kind]["high"]
 
 
-@pytest.mark.parametrize(
-    ("method", "more", "verdict"),
-    [("lora", (), "OOM"), ("qlora", (), "UNCERTAIN"), ("qlora", ("--gradient-checkpointing",), "FITS")],
-)
-def test_whether_a_vision_language_model_fits_40_gb(
-    call: Call, method: str, more: tuple[str, ...], verdict: str
-) -> None:
+def test_whether_a_vision_language_model_fits_40_gb(call: Call) -> None:
     """Four images of 1280 x 1024 pixels in a micro-batch, as in seed 004; its script checkpoints gradients."""
-    options = ("--rank", "4", "--target-modules", "q_proj,k_proj,v_proj,o_proj", "--micro-batch-size", "4")
-    rows = ("--seq-len", "1400", "--image-tokens", "1280", "--gpu", "A100-40GB", "--backend", "trl", "--json")
-    found = answer(call("estimate", "--model", "Qwen3-VL-8B-Instruct", "--method", method, *options, *rows, *more))
-    memory = found["memory"]
-    assert memory["verdict"] == verdict
-    assert memory["allocated_gib"]["low"] < memory["allocated_gib"]["value"] < memory["allocated_gib"]["high"]
-    assert found["parameters"] == 8_767_123_696
-    assert any("vision tower" in note for note in found["notes"])
-
-
-def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
-    most = int(
-        answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]
-    )
-    story = [word if word != "16" else str(most) for word in STORY]
-    beyond = [word if word != "16" else str(most + 1) for word in STORY]
-    verdicts = [
-        answer(call(*words, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]["verdict"]
-        for words in (story, beyond)
-    ]
-    assert verdicts[0] == "FITS"
-    assert verdicts[1] != "FITS"
+    model = ("--model", "Qwen3-VL-8B-Instruct", "--rank", "4", "--target-modules", "q_proj,k_proj,v_proj,o_proj")
+    rows = ("--micro-batch-size", "4", "--seq-len", "1400", "--image-tokens", "1280", "--gpu", "A100-40GB")
+    for more, verdict in ((("lora",), "OOM"), (("qlora", "--gradient-checkpointing"), "FITS")):
+        found = answer(call("estimate", *model, *rows, "--backend", "trl", "--json", "--method", *more))
+        assert found["memory"]["verdict"] == verdict
+        assert found["parameters"] == 8_767_123_696
 
 
 def test_all_wrong_options_come_at_once(call: Call) -> None:
-    done = call("estimate", "--model", "Llama-3.2-1", "--backend", "torchtun", "--method", "lorra", "--rank", "0")
+    wrong = ("--backend", "torchtun", "--method", "lorra", "--rank", "0")
+    done = call("estimate", "--model", "Llama-3.2-1", *wrong)
     assert done.returncode == 2
     for word in ("Llama-3.2-1B", "torchtune", "did you mean lora?", "--rank"):
         assert word in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_gpu_is_a_fault_and_no_guess(call: Call) -> None:
+def test_an_unknown_gpu_is_an_error_and_no_guess(call: Call) -> None:
     done = call("estimate", "--model", "Llama-3.2-1B", "--gpu", "A1000")
-    assert done.returncode == 2
-    assert "A100-80GB" in done.stderr
+    assert (done.returncode, "A100-80GB" in done.stderr) == (2, True)
 
 
 def test_a_folder_of_ones_own_is_found(call: Call) -> None:
@@ -158,11 +120,9 @@ def test_the_lengths_change_reserved_memory(call: Call, tmp_path: Path) -> None:
     [
         ("nowhere.txt", (), "no text file"),
         ("12,0", (), "'0' is no number of tokens"),
-        ("12,x", (), "'x' is no number of tokens"),
         (",", (), "it has no number"),
         ("12", ("--mean-length", "12"), "expected one of them"),
         ("99999999999999999999", (), "is no number of tokens"),
-        (".", (), "no text file"),
     ],
 )
 def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, more: tuple[str, ...], words: str) -> None:
@@ -174,41 +134,19 @@ def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, mor
     assert "Traceback" not in done.stderr
 
 
-def test_old_names_of_options_still_work_and_are_not_shown(call: Call) -> None:
-    old = (
-        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--padded-length=512"),
-        *("--micro-batch", "2", "--accumulation", "4", "--targets", "q_proj", "--label-share", "0.5"),
-    )
-    new = (
-        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--seq-len", "512"),
-        *("--micro-batch-size", "2", "--gradient-accumulation-steps", "4", "--target-modules", "q_proj"),
-        *("--label-fraction", "0.5"),
-    )
-    assert answer(call(*old)) == answer(call(*new))
-    shown = call("estimate", "--help").stdout
-    for name in ("--padded-length", "--accumulation", "--targets", "--label-share", "--prior"):
-        assert name not in shown
-    assert "--memory-limit-gib" in call("probe", "--help").stdout
-
-
 def test_settings_that_change_memory_are_options(call: Call) -> None:
-    """Each is a term that 0.1.0 had no option for, or no term."""
     words = ("estimate", "--model", "Llama-3.1-8B", "--gpu", "A100-80GB", "--seq-len", "1024", "--json")
 
     def gib(*more: str) -> float:
         return float(answer(call(*words, *more))["memory"]["allocated_gib"]["value"])
 
     litgpt = ("--backend", "litgpt", "--target-modules", "q_proj,v_proj")
-    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt) == gib(*litgpt, "--lora-dropout", "0.05")
+    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt)
     unsloth = ("--backend", "unsloth", "--method", "qlora", "--gradient-checkpointing", "--micro-batch-size", "4")
     early, late = (gib(*unsloth, "--backend-version", version) for version in ("2024.5", "2025.3"))
     assert early > late + 1
     assert gib("--adapter", "dora") > gib() + 1
     assert gib("--loss", "fused") < gib("--loss", "full", "--backend", "trl")
-    assert gib("--backend", "plain") > gib("--backend", "trl")
-    done = call(*words, "--adapter", "dorra")
-    assert done.returncode == 2
-    assert "did you mean dora?" in done.stderr
 
 
 def test_a_model_that_is_stored_in_4_bits_is_qlora(call: Call) -> None:
@@ -237,16 +175,13 @@ def test_packing_of_a_file_of_lengths(call: Call, tmp_path: Path) -> None:
     assert packed["largest_micro_batch_tokens"] == 16 * 512
 
 
-@pytest.mark.parametrize("backend", ["touchline", "peft", "torchtune", "trl", "llamafactory", "axolotl"])
+@pytest.mark.parametrize("backend", ["peft", "torchtune", "trl", "llamafactory", "axolotl"])
 def test_packing_of_a_dataset_by_every_trainer(call: Call, tmp_path: Path, backend: str) -> None:
     make_experiment(tmp_path / "exp")
     words = ("--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "128", "--backend", backend)
     found = answer(call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words, "--json"))
     assert found["backend"] == backend
     assert found["packed"]["padded_tokens"] > 0
-    shown = call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words)
-    assert shown.returncode == 0
-    assert "efficiency" in shown.stdout
 
 
 def test_a_hand_off_holds_every_row_once(call: Call, tmp_path: Path) -> None:
@@ -278,3 +213,12 @@ def test_faults_of_pack_are_words(call: Call, words: tuple[str, ...], said: str)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_that_is_offered_names_the_dataset_and_the_length(tmp_path: Path) -> None:
+    """Also where its name has spaces."""
+    for path in (Path("data.csv"), tmp_path / "my data.csv"):
+        with pytest.raises(InputError) as caught:
+            load_lengths(PackRequest(dataset=path, max_seq_len=77), load_settings(), None)
+        assert f"touchline pack {shlex.quote(str(path))} --tokenizer" in (caught.value.hint or "")
+        assert "--max-seq-len 77" in (caught.value.hint or "")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from tests.api.folders import make_experiment
 from tests.api.seed_folders import write_shape
+from tests.cases import some
 from tests.results.made_seed002 import B1, B3, Base
+from tests.tiers import THOROUGH
 
 from touchline import api
 from touchline.core.errors import FindingsError, InputError
@@ -34,8 +36,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history")
 
 
-def plan(folder: Path, settings: UserConfig, base: Base, *more: str) -> Plan:
-    make_experiment(folder, ranks="[16]", n_train=48)
+def plan(folder: Path, settings: UserConfig, base: Base, *more: str, n_test: int = 24) -> Plan:
+    make_experiment(folder, ranks="[16]", n_train=48, n_test=n_test)
     given = (f"models=[{base.name}]", "train.base_dtype=auto", "train.micro_batch_size=1", *more)
     return api.plan(folder, settings, given).plan
 
@@ -71,11 +73,12 @@ def test_an_evaluation_that_cannot_load_is_refused_and_each_remedy_helps(tmp_pat
     assert plan(tmp_path / "c", settings, B70, *QLORA_70B, "allow=[ME030]").runs
 
 
+@pytest.mark.slow
 def test_no_accepted_plan_holds_an_evaluation_that_is_out_of_memory(tmp_path: Path, settings: UserConfig) -> None:
     """Over models, devices, GPUs of an evaluation, forms of the base, batches: refused with a finding, or no OOM."""
     refused, accepted = list[set[str]](), 0
-    cases = product(SHAPES, ("T4", "A100-40GB", "A100-80GB"), (1, 4), ("none", "nf4"), (1, "auto"))
-    for number, (base, gpu, gpus, form, batch) in enumerate(cases):
+    cases = product(SHAPES, ("T4", "A100-80GB"), (1, 4), ("none", "nf4"), (1, "auto"))
+    for number, (base, gpu, gpus, form, batch) in enumerate(cases if THOROUGH else some(cases)[::3]):
         given = (
             f"compute={{executor: slurm, gpu: {gpu}, gpus_per_run: 1, evaluation: {{gpus: {gpus}}}}}",
             f"evaluate.quantization={form}",
@@ -94,9 +97,9 @@ def test_no_accepted_plan_holds_an_evaluation_that_is_out_of_memory(tmp_path: Pa
             found = memory(made, run.name)
             assert found.verdict in (MemoryVerdict.FITS, MemoryVerdict.UNCERTAIN)
             assert found.process.low <= found.process.value <= found.process.high
-    assert len(refused) > 5
+    assert refused
     assert set().union(*refused) == {"ME030"}
-    assert accepted > 20
+    assert accepted > 8
 
 
 def test_the_memory_of_an_evaluation_counts_what_it_holds(tmp_path: Path, settings: UserConfig) -> None:
@@ -106,9 +109,7 @@ def test_the_memory_of_an_evaluation_counts_what_it_holds(tmp_path: Path, settin
     trained, control = memory(one, "8B_rank16"), memory(one, "8B_base")
     assert control.breakdown["adapter"] == control.breakdown["merged copy"] == 0
     assert trained.breakdown["adapter"] > 0
-    many = make_experiment(tmp_path / "many", ranks="[16]", n_train=48, n_test=300)
-    given = (f"models=[{B8.name}]", "train.base_dtype=auto", "train.micro_batch_size=1", gpu)
-    merged = memory(api.plan(many, settings, given).plan, "8B_rank16")
+    merged = memory(plan(tmp_path / "many", settings, B8, gpu, n_test=300), "8B_rank16")
     assert merged.breakdown["merged copy"] == pytest.approx(13, abs=0.1)
     two = memory(plan(tmp_path / "two", settings, B8, gpu, "compute.evaluation.gpus=2"), "8B_base")
     assert two.breakdown["weights"] == pytest.approx(control.breakdown["weights"] / 2, rel=0.1)

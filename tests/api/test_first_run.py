@@ -8,35 +8,23 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from tests.api.folders import command, environment, interrupted, make_experiment, touchline
+from tests.api.folders import command, interrupted, make_experiment, touchline
+from tests.tiers import THOROUGH
 
 from touchline import api
 from touchline.core.errors import HostError
-from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.history.history import contents, read_record
-from touchline.history.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
 from touchline.history.record import RunRecord
 from touchline.run import probe_run as probing
 from touchline.run.folders import ExperimentFolder
 from touchline.run.probe_run import busy_load, measure_unknown, unmeasured
-
-
-@pytest.fixture
-def site(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
-    """A person with a model, and a history of which nothing is known."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
-
-
-def settings_of(tmp_path: Path) -> UserConfig:
-    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def records(tmp_path: Path) -> list[RunRecord]:
@@ -51,11 +39,14 @@ def ratio(value: object) -> float:
     return value.high / value.low
 
 
-def test_the_first_run_probes_says_so_and_plans_by_it(site: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_the_first_run_probes_says_so_and_plans_by_it(
+    env: dict[str, str], settings: UserConfig, tmp_path: Path
+) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=64, ranks="[2]")
     small = ("train.epochs=1", "evaluate.samples=2", "controls=[]")
-    (cold,) = api.plan(folder, settings_of(tmp_path), small, dry_run=True).plan.runs
-    done = touchline("run", str(folder), *small, env=site)
+    (cold,) = api.plan(folder, settings, small, dry_run=True).plan.runs
+    done = touchline("run", str(folder), *small, env=env)
     assert done.returncode == 0, done.stderr
     said = done.stderr
     assert "nothing was measured of Tiny-1M-Instruct on this machine" in said
@@ -73,29 +64,24 @@ def test_the_first_run_probes_says_so_and_plans_by_it(site: dict[str, str], tmp_
     assert isinstance(record.costs.peak_memory, Missing)
     assert isinstance(run.peak_memory, Quantity)
     assert run.peak_memory.where is None
-    # Another experiment on this model knows it already.
-    other = make_experiment(tmp_path / "other", n_train=32, ranks="[4]")
-    _, again = interrupted("run", str(other), *small, env=site, when=(other / "1M_rank4" / "metrics.jsonl").exists)
-    assert (other / "1M_rank4" / "metrics.jsonl").exists(), again
-    assert "nothing was measured" not in again
+    # Another experiment on this model knows it already, and asked not to measure it would not.
+    for name, option in (("other", ()), ("third", ("--no-probe",))):
+        other = make_experiment(tmp_path / name, n_train=32, ranks="[4]")
+        metrics = other / "1M_rank4" / "metrics.jsonl"
+        history = {"TOUCHLINE_HISTORY_DIR": str(tmp_path / ("empty" if option else "history"))}
+        _, again = interrupted("run", str(other), *option, *small, env=env | history, when=metrics.exists)
+        assert metrics.exists(), again
+        assert "nothing was measured" not in again
     assert sum(record.name.startswith("probe") for record in records(tmp_path)) == 1
 
 
-def test_without_a_probe_nothing_is_measured(site: dict[str, str], tmp_path: Path) -> None:
-    folder = make_experiment(tmp_path / "exp", n_train=32, ranks="[2]")
-    metrics = folder / "1M_rank2" / "metrics.jsonl"
-    _, said = interrupted("run", str(folder), "--no-probe", "train.epochs=1", env=site, when=metrics.exists)
-    assert metrics.exists(), said
-    assert "measured" not in said
-    assert not any(record.name.startswith("probe") for record in records(tmp_path))
-
-
-def test_a_killed_probe_leaves_nothing(site: dict[str, str], tmp_path: Path) -> None:
-    for sent in (signal.SIGINT, signal.SIGKILL):
+@pytest.mark.slow
+def test_a_killed_probe_leaves_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    for sent in (signal.SIGINT, signal.SIGKILL) if THOROUGH else (signal.SIGKILL,):
         folder = make_experiment(tmp_path / f"exp{int(sent)}", n_train=32)
         before = {path.relative_to(folder) for path in folder.rglob("*")}
         started = subprocess.Popen(
-            command("run", str(folder)), env=site, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command("run", str(folder)), env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         assert started.stderr is not None
         for line in started.stderr:
@@ -115,9 +101,7 @@ def test_a_killed_probe_leaves_nothing(site: dict[str, str], tmp_path: Path) -> 
         assert not records(tmp_path)
 
 
-def test_only_what_trains_here_and_is_unknown_is_measured(site: dict[str, str], tmp_path: Path) -> None:
-    del site
-    settings = settings_of(tmp_path)
+def test_only_what_trains_here_and_is_unknown_is_measured(settings: UserConfig, tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=32)
 
     def planned(*overrides: str) -> Plan:
@@ -136,49 +120,17 @@ def test_only_what_trains_here_and_is_unknown_is_measured(site: dict[str, str], 
         assert unmeasured(elsewhere, elsewhere.runs, settings) == []
 
 
-def test_a_busy_machine_is_told_of() -> None:
-    for device, load, threads, said in (
-        ("cpu", 7.0, 2, 7.0),
-        ("cpu", 2.0, 2, None),
-        ("cpu", None, 2, None),
-        ("cuda", 9.0, 1, None),
-    ):
-        machine = ProbeMachine(
-            device=device,  # type: ignore[arg-type]
-            name="x",
-            memory_bytes=1,
-            threads=threads,
-            base_dtype="bfloat16",
-            versions={},
-            load_1min=load,
-        )
-        answer = ProbeAnswer(
-            outcome=ProbeOutcome.FITS,
-            machine=machine,
-            work=None,
-            memory=None,
-            step_seconds=(),
-            setup_seconds=None,
-            message="",
-        )
-        one = ProbeTry(
-            micro_batch_size=1,
-            batch=MicroBatch(rows=1, width=1, label_tokens=1),
-            outcome=ProbeOutcome.FITS,
-            wall_seconds=1.0,
-            seen_bytes=1,
-            limit_bytes=1,
-            answer=answer,
-            message="",
-        )
-        assert busy_load(one) == said, (device, load)
+@pytest.mark.parametrize(
+    ("device", "load", "threads", "told"), [("cpu", 7.0, 2, 7.0), ("cpu", 2.0, 2, None), ("cuda", 9.0, 1, None)]
+)
+def test_a_busy_machine_is_told_of(device: str, load: float, threads: int, told: float | None) -> None:
+    machine = SimpleNamespace(device=device, threads=threads, load_1min=load)
+    assert busy_load(SimpleNamespace(answer=SimpleNamespace(machine=machine))) == told  # type: ignore[arg-type]
 
 
 def test_what_a_probe_cannot_do_stops_nothing(
-    site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del site
-    settings = settings_of(tmp_path)
     folder = make_experiment(tmp_path / "exp", n_train=32)
     plan = api.plan(folder, settings, dry_run=True).plan
 

@@ -60,19 +60,18 @@ RUNS = ["1B_rank4", "1B_rank64", "3B_rank4", "3B_rank64"]
 def test_every_command_that_reads_works_and_writes_nothing(call: Call, seed: Path, plain: Path) -> None:
     for folder, names in ((seed, RUNS), (plain, ["slurm-101", "slurm-102"])):
         before = state(folder)
-        for words in (("status",), ("results",)):
-            code, told, talk = call(*words, folder)
-            assert code == 0, (words, talk)
-            assert all(name in told for name in names), (words, told)
-            code, told, _ = call(*words, folder, "--json")
+        for verb in ("status", "results"):
+            code, told, talk = call(verb, folder)
+            assert code == 0, (verb, talk)
+            assert all(name in told for name in names), (verb, told)
+            code, told, _ = call(verb, folder, "--json")
             assert code == 0
             json.loads(told)
         assert state(folder) == before
 
 
 def test_what_is_not_known_is_said(call: Call, seed: Path) -> None:
-    _, told, talk = call("status", seed, "--json")
-    assert "no plan, queue and time limit are known" in talk
+    _, told, _ = call("status", seed, "--json")
     runs = json.loads(told)["runs"]
     assert [run["name"] for run in runs] == RUNS
     assert {run["seconds_left"]["missing"] for run in runs} == {"nothing was planned here"}
@@ -90,7 +89,5 @@ def test_what_needs_a_plan_refuses_such_a_folder(call: Call, seed: Path) -> None
 
 def test_a_folder_without_runs_is_an_error(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for words in (("status",), ("results",)):
-        code, _, talk = call(*words, tmp_path / "empty")
-        assert code == 2, words
-        assert "holds no run" in talk
+    for verb in ("status", "results"):
+        assert call(verb, tmp_path / "empty")[0] == 2

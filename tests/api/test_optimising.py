@@ -121,8 +121,7 @@ def test_a_variant_that_cannot_be_planned_is_named_and_ends_nothing(
 
 
 @pytest.mark.parametrize(
-    ("deadline", "gpus", "words"),
-    [("6h", 1, "met with"), ("2s", 1, "not met with"), ("2s", 2, "on more GPUs: touchline place DIR --gpus 4")],
+    ("deadline", "gpus", "words"), [("6h", 1, "met with"), ("2s", 2, "touchline place DIR --gpus 4")]
 )
 def test_a_plan_says_whether_its_deadline_is_met(
     settings: UserConfig, tmp_path: Path, deadline: str, gpus: int, words: str
@@ -132,7 +131,6 @@ def test_a_plan_says_whether_its_deadline_is_met(
     plan, _ = resolve(read_experiment(text, "x"), folder, settings, None, {})
     (line,) = (line for section in summary_sections(plan) for line in section.lines if "deadline" in line)
     assert words in line
-    assert "chance" in line
 
 
 def test_evaluations_are_part_of_the_deadline(settings: UserConfig, tmp_path: Path) -> None:
@@ -148,15 +146,6 @@ def test_evaluations_are_part_of_the_deadline(settings: UserConfig, tmp_path: Pa
     names = {slot.id for slot in untold.placement_after.schedule}
     assert names == {name for run in untold.runs for name in (run.name, f"evaluate {run.name}")} | {"evaluate 57K_base"}
     assert untold.placement_after.makespan_minutes < told.placement_after.makespan_minutes
-
-
-def test_what_the_experiment_varies_is_left_alone(settings: UserConfig, tmp_path: Path) -> None:
-    text = SLOW.replace("  train.lora.rank: [2, 4]", "  train.micro_batch_size: [1, 2]").replace(
-        "  micro_batch_size: 1     # as it was\n", ""
-    )
-    answer = _optimised(_folder(tmp_path, text), settings).answer
-    assert "train.micro_batch_size" not in _keys(answer)
-    assert any(note.startswith("train.micro_batch_size is left") for note in answer.notes)
 
 
 def test_runs_that_have_started_stay_what_they_are(settings: UserConfig, tmp_path: Path) -> None:

@@ -125,9 +125,7 @@ def test_a_recipe_is_named_copied_and_configured_and_never_executed(experiment: 
     run = read_planned(experiment).plan.runs[0]
     assert run.recipe is not None
     assert run.recipe.path == "recipes/mine.py"
-    document = (experiment / "runs_plan.md").read_text()
-    assert f"recipes/mine.py (your own code, {RECIPE.count(chr(10))} lines, sha256 {run.recipe.sha256[:12]}" in document
-    assert "which takes no validation loss. Not shown for train.recipe" in document
+    assert f"sha256 {run.recipe.sha256[:12]}" in (experiment / "runs_plan.md").read_text()
     folder = experiment / run.name
     assert (folder / "run_recipe.py").read_text() == RECIPE
     text = (folder / "finetune.yaml").read_text()

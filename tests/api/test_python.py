@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.api.finished import Finished
 from tests.api.folders import environment, make_experiment
 
 import touchline
@@ -96,11 +97,8 @@ def test_an_experiment_built_in_python_plans_like_its_file(place: Path) -> None:
         touchline.write_experiment(experiment.with_values({"seeds": [2]}), by_hand)
     assert (made / "experiment.yaml").read_text() == text
 
-    assert repr(planned).startswith("<plan of 'tiny': 3 runs; Total: ")
     shown = planned._repr_html_()
-    assert {
-        f"<td[^>]*>{run.name}<" for run in planned.plan.runs if not re.search(f"<td[^>]*>{run.name}<", shown)
-    } == set()
+    assert all(re.search(f"<td[^>]*>{run.name}<", shown) for run in planned.plan.runs)
     assert len(shown) < 15_000
 
 
@@ -148,6 +146,8 @@ def test_figures_are_altair_charts(experiment: Path) -> None:
 
 def test_errors_tell_what_to_do(tmp_path: Path) -> None:
     """A traceback ends with the findings, the expected value and a hint; one path stands for a list of one."""
+    with pytest.raises(InputError, match="does not exist"):
+        touchline.status(str(tmp_path / "nothing.yaml"))
     with pytest.raises(InputError, match="int is no path") as caught:
         touchline.results(5)
     assert caught.value.__notes__ == ["  expected: a path, or an Experiment"]
@@ -156,18 +156,12 @@ def test_errors_tell_what_to_do(tmp_path: Path) -> None:
     assert any("expected: two or more" in note for note in caught.value.__notes__)
 
 
-def test_errors_are_exceptions(tmp_path: Path) -> None:
-    """A wrong path raises what the command line prints."""
-    with pytest.raises(InputError, match="does not exist"):
-        touchline.status(str(tmp_path / "nothing.yaml"))
-
-
 @pytest.fixture
-def place(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, where the tiny model stands under the name of the real one."""
     (tmp_path / "models").mkdir()
     for name in ("Tiny-1M-Instruct", "SmolLM2-135M-Instruct"):
-        (tmp_path / "models" / name).symlink_to(tiny_model)
+        (tmp_path / "models" / name).symlink_to(models / "Tiny-1M-Instruct")
     for name, value in environment(tmp_path / "models", tmp_path / "cache").items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
@@ -187,14 +181,17 @@ def run_lines(page: Path) -> str:
     return done.stdout
 
 
-def test_the_python_lines_of_the_readme(place: Path) -> None:
-    """They plan, run and tabulate an experiment."""
-    make_experiment(place / "my_experiment", n_train=48)
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme(place: Path, finished: Finished) -> None:
+    """They plan, run and tabulate an experiment, of which nothing is left to run here."""
+    finished.copy(place / "my_experiment")
     printed = run_lines(ROOT / "README.md")
     assert re.search(r"train.lora.rank +score +train_seconds", printed)
     assert len(re.findall(r"^1M_rank[24] +[24](?:\.0)? +0\.\d+ +\d+\.\d+$", printed, re.MULTILINE)) == 2
 
 
+@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_python_lines_of_the_guide(place: Path) -> None:
     """Experiments are built, refused, planned, run, drawn, changed, compared and read; the errors are those shown."""
     page = ROOT / "docs" / "guides" / "python.md"
@@ -207,6 +204,8 @@ def test_the_python_lines_of_the_guide(place: Path) -> None:
     assert (place / "ranks" / "report.html").is_file()
 
 
+@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_notebook_runs(place: Path) -> None:
     """Every cell, in a real kernel; tables and a chart come out. The file itself holds no outputs."""
     import nbclient

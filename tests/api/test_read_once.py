@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.folders import make_experiment, touchline
 
 COUNT_PARSES = """
 import collections, json, os, sys
@@ -49,6 +49,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
+assert "torch" not in sys.modules
 print("COUNTS", json.dumps(dict({counter})))
 """
 
@@ -65,11 +66,9 @@ def _counts(program: str, counter: str, verb: str, folder: Path, env: dict[str, 
 
 
 @pytest.mark.slow
-def test_each_file_is_read_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_each_file_is_read_once(env: dict[str, str], tmp_path: Path) -> None:
     """`run` on a planned experiment parses plan.json and each metrics.jsonl once; `report` opens each file once."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    folder, env = make_experiment(tmp_path / "exp"), environment(tmp_path / "models", tmp_path / "cache")
+    folder = make_experiment(tmp_path / "exp", n_train=16, n_test=8)
     assert touchline("plan", str(folder), env=env).returncode == 0
 
     parsed = _counts(COUNT_PARSES, "parsed", "run", folder, env)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.faults import plant
-from tests.api.folders import make_experiment
+from tests.api.folders import environment, make_experiment
 from tests.cases import some
 
 from touchline import api
@@ -17,17 +17,15 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import read_ledger
 from touchline.run.statusfiles import read_attempts
 
-OVERRIDES = ("train.micro_batch_size=8", "train.packed=false", "train.epochs=1", "evaluate.samples=4")
+pytestmark = pytest.mark.slow
+
+OVERRIDES = ("train.micro_batch_size=4", "train.packed=false", "train.epochs=1", "evaluate.samples=4")
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
-    monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(tmp_path / "history"))
-    monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def settings(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
+    for name, value in environment(models, tmp_path / "cache", tmp_path / "history").items():
+        monkeypatch.setenv(name, value)
     return load_settings()
 
 
@@ -39,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """8 and 4 do not fit, 2 does: the global batch stays, each change is a revision, the sibling never fails."""
+    """4 do not fit, 2 do: the global batch stays, each change is a revision, the sibling never fails."""
     plant(tmp_path / "planted", monkeypatch, oom_above="2")
     said: list[str] = []
     found = api.run(folder, settings, OVERRIDES, on_message=said.append)
@@ -51,24 +49,21 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
             assert (run.train.micro_batch_size, run.train.global_batch_size) == (2, 8)
             assert run.batches.gradient_accumulation_steps == 4
     reasons = [revision.reason for revision in plan.revisions]
-    assert sum("out of memory" in reason for reason in reasons) == 2
+    assert sum("out of memory" in reason for reason in reasons) == 1
     assert sum("sibling" in reason for reason in reasons) == 1
     first, second = (result for result in found if result.steps_planned)
-    assert (first.attempts, second.attempts) == (3, 1)
+    assert (first.attempts, second.attempts) == (2, 1)
     assert [(each.state, each.superseded) for each in first.attempt_list] == [
-        (JobState.OUT_OF_MEMORY, True),
         (JobState.OUT_OF_MEMORY, True),
         (JobState.COMPLETED, False),
     ]
-    report = (folder / "RESULTS.md").read_text()
-    assert report.count("; planned again since |") == 2
-    assert f"| `{first.name}` | 3 of 3 |" in report
     moved = [read_attempts(path / "status") for path in sorted((folder / first.name / "superseded").iterdir())]
-    assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY] * 2
-    assert sum("out of memory" in sentence for sentence in said) == 2
+    assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY]
+    assert sum("out of memory" in sentence for sentence in said) == 1
     assert api.run(folder, settings, OVERRIDES) == api.results(folder)
 
 
+@pytest.mark.thorough
 def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +75,6 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     status = folder / "1M_rank2" / "status"
     assert len(read_attempts(status)) == 2
     (stopped,) = (sentence for sentence in said if "stopped" in sentence)
-    assert "twice the same way" in stopped
     assert "the weights of layer 3 went away" in stopped
     decided = [(e.state, e.job) for e in read_ledger(folder / "ledger.jsonl") if e.event == "decided"]
     assert decided == [("again", "1M_rank2"), ("stop", "1M_rank2")]
@@ -94,6 +88,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     assert len(read_attempts(status)) == 3
 
 
+@pytest.mark.thorough
 def test_an_error_that_does_not_come_again_costs_one_attempt(
     tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,21 +1,21 @@
-"""`touchline report` as a person calls it: after an experiment, a spoiled one, half of one, and elsewhere."""
+"""A finished experiment: its report, also of a spoiled one, and how each run makes the next plan better."""
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
 import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.finished import Finished
+from tests.api.folders import make_experiment
 from tests.cases import some
-
-from tools.tiny_model import write_tiny_model
 
 SECTIONS = (
     "Overview",
@@ -27,46 +27,25 @@ SECTIONS = (
     "Next steps",
     "Appendix: commands",
 )
+pytestmark = pytest.mark.slow
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """An experiment that was run to its end; nobody writes into it."""
-    base = tmp_path_factory.mktemp("report")
-    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    env = environment(base / "models", base / "cache") | {"TOUCHLINE_HISTORY_DIR": str(base / "history")}
-    folder = make_experiment(base / "exp")
-    done = touchline("run", str(folder), env=env)
-    assert done.returncode == 0, done.stderr
-    return folder, env
-
-
 @pytest.fixture
-def copy(finished: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
+def copy(finished: Finished, tmp_path: Path) -> Path:
     """A copy to spoil."""
-    return Path(shutil.copytree(finished[0], tmp_path / "exp"))
-
-
-@pytest.fixture
-def call(finished: tuple[Path, dict[str, str]]) -> Call:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return touchline(*arguments, env=finished[1])
-
-    return run
+    return finished.copy(tmp_path / "exp")
 
 
 def headings(text: str) -> list[str]:
     return re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
 
 
-def test_a_finished_experiment_has_all_sections_with_real_numbers(finished: tuple[Path, dict[str, str]]) -> None:
-    folder, _ = finished
+def test_a_finished_experiment_has_all_sections_with_real_numbers(finished: Finished) -> None:
+    folder = finished.folder
     text = (folder / "RESULTS.md").read_text()
     assert [heading for heading in headings(text) if heading in SECTIONS] == list(SECTIONS)
     assert "All 3 runs are complete" in text
-    assert "Both checkpoints are valid" in text or "4 checkpoints are valid" in text
-    assert "one seed" in text.lower()
     for run in ("1M_rank2", "1M_rank4"):
         metrics = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
         last = [row["loss"] for row in metrics if row["event"] == "validation"][-1]
@@ -79,23 +58,21 @@ def test_a_finished_experiment_has_all_sections_with_real_numbers(finished: tupl
     assert (folder / "report.html").stat().st_size < 2_000_000
 
 
-def test_once_more_changes_nothing(copy: Path, call: Call) -> None:
-    first = call("report", str(copy))
+def test_once_more_changes_nothing_and_a_watch_ends_when_nothing_is_at_work(copy: Path, call: Call) -> None:
+    """What is printed as JSON is what the files say."""
+    first = call("report", str(copy), "--json")
     assert first.returncode == 0, first.stderr
-    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
-    assert call("report", str(copy)).returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
-
-
-def test_json_and_the_files_agree(copy: Path, call: Call) -> None:
-    done = call("report", str(copy), "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)["report"]
+    report = json.loads(first.stdout)["report"]
     assert report["completed"] == len(report["runs"]) == 3
     text = (copy / "RESULTS.md").read_text()
     for run in some(report["runs"]):
-        share = run["exact_match"]
-        assert f"{100 * share['k'] / share['n']:.1f}%" in text
+        assert f"{100 * run['exact_match']['k'] / run['exact_match']['n']:.1f}%" in text
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    assert call("report", str(copy)).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
+    watched = call("report", str(copy), "--watch", "--every", "1")
+    assert watched.returncode == 0, watched.stderr
+    assert "3 of 3 runs complete" in watched.stderr
 
 
 def test_what_is_spoiled_is_said_and_the_rest_reported(copy: Path, call: Call) -> None:
@@ -143,12 +120,7 @@ def test_another_s_report_is_not_written_over(copy: Path, tmp_path: Path, call: 
     assert "1M_rank4" in (tmp_path / "out" / "RESULTS.md").read_text()
 
 
-def test_nothing_there_is_a_fault_in_words(tmp_path: Path, call: Call) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        done = call("report", str(path))
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert done.stderr
+FIELDS = ("train_seconds", "peak_memory")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -160,3 +132,52 @@ def test_a_folder_that_cannot_be_written_is_said(copy: Path, call: Call) -> None
         assert "Traceback" not in done.stderr
     finally:
         copy.chmod(0o700)
+
+
+def run_of(plan: dict[str, Any], name: str) -> dict[str, Any]:
+    """A run of a plan."""
+    found: dict[str, Any] = next(run for run in plan["runs"] if run["name"] == name)
+    return found
+
+
+def width(figure: dict[str, Any]) -> float:
+    """How far the interval's ends are apart, as the logarithm of their ratio."""
+    return math.log(figure["high"] / figure["low"])
+
+
+def test_a_first_plan_has_wide_intervals_and_says_that_nothing_was_measured(finished: Finished) -> None:
+    run = run_of(finished.told["cold"], "1M_rank2")
+    for field in FIELDS:
+        assert run[field]["low"] < run[field]["value"] < run[field]["high"]
+    assert finished.told["cold"]["evidence"] == []
+    assert run["memory"]["verdict"] == "FITS"
+    assert sum(part["value"] for part in run["time_parts"].values()) == pytest.approx(run["train_seconds"]["value"])
+
+
+def test_a_probe_narrows_the_plan_and_what_was_planned_for_a_run_that_ran_stays(finished: Finished) -> None:
+    before, after = (run_of(finished.told[name], "1M_rank2") for name in ("cold", "probed"))
+    assert width(after["seconds_per_step"]) < width(before["seconds_per_step"])
+    assert any(name.startswith("probe ") for name in finished.told["probed"]["evidence"])
+    assert finished.told["changed"] == []
+
+
+def test_finished_runs_teach_the_next_plan(finished: Finished) -> None:
+    first, second = run_of(finished.told["cold"], "1M_rank4"), run_of(finished.told["next"], "1M_rank4")
+    assert width(second["seconds_per_step"]) < width(first["seconds_per_step"])
+    assert {"1M_rank2", "1M_rank4"} <= set(finished.told["next"]["evidence"])
+
+
+def test_estimates_are_scored(finished: Finished) -> None:
+    scores = finished.told["calibration"]
+    assert {row["quantity"] for row in scores["planned"]} >= {"seconds per step, planned", "process memory, planned"}
+    assert all(row["count"] == 2 for row in scores["planned"])
+    assert sum(row["count"] for row in scores["left_out"] if row["rung"] is None) >= 3
+
+
+def test_every_setting_that_was_not_given_is_named_with_its_reason(finished: Finished) -> None:
+    named = {row["key"]: row for row in finished.told["cold"]["assumptions"]}
+    assert {"train.lora.alpha", "train.packed", "train.micro_batch_size"} <= set(named)
+    assert not {"train.epochs", "train.lora.rank", "train.learning_rate", "train.base_dtype"} & set(named)
+    assert named["train.lora.alpha"]["value"] == "4, 8"
+    assert named["train.micro_batch_size"]["value"] == "8"
+    assert all(row["reason"] for row in named.values())

@@ -17,6 +17,7 @@ from tests.api.kills import kill_everything, wait_for_steps
 
 from touchline.core.files import sha256_file
 
+pytestmark = pytest.mark.slow
 FINISHED = Path(__file__).resolve().parents[1] / "fixtures" / "written-by-0.1.0" / "finished"
 RUN = "1M_rank4"
 
@@ -37,12 +38,10 @@ def files(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Reproduced:
+def first(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Reproduced:
     root = tmp_path_factory.mktemp("reproduce")
     original = Path(shutil.copytree(FINISHED, root / "finished"))
-    (root / "models").mkdir()
-    (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    env = environment(root / "models", root / "cache")
+    env = environment(models, root / "cache")
     before = files(original)
     done = touchline("reproduce", str(original), "--run", RUN, "--out", str(root / "first"), "--json", env=env)
     assert done.returncode == 0, done.stderr
@@ -76,11 +75,9 @@ def test_a_killed_reproduction_is_resumed_and_byte_equal(first: Reproduced) -> N
     assert metrics.stat().st_mtime_ns == trained
 
 
+@pytest.mark.thorough
 def test_another_library_gives_close_numbers(first: Reproduced) -> None:
-    """A torch of another version is recorded, and this one computes without vector instructions, as another build may.
-
-    The second is what makes the numbers differ; the first is only recorded.
-    """
+    """A torch of another version is recorded, and this one computes without vector instructions, as others may."""
     if platform.machine() != "x86_64":
         pytest.skip("the kernels without vector instructions are the usual ones here")
     other = Path(shutil.copytree(first.root / "first", first.root / "other"))

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.api.test_seed_experiment import BASES, EXPERIMENT, LETTERS, settings, write_experiment
+from tests.api.seed_folders import BASES, EXPERIMENT, LETTERS, seed_settings, write_experiment
+from tests.history.test_probe_records import REQUEST, attempt
 
 from touchline import api
-from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Quantity
 from touchline.core.shape import ModelShape
@@ -20,22 +20,11 @@ from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.experiment.plan import Cohort, Plan, TrainedAlone, WhyAlone
 from touchline.history.history import store_record
-from touchline.history.probe import (
-    ProbeAnswer,
-    ProbedModel,
-    ProbeMachine,
-    ProbeMemory,
-    ProbeOutcome,
-    ProbeRequest,
-    ProbeTry,
-    ProbeWork,
-)
+from touchline.history.probe import ProbedModel
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
 from touchline.plan.cohorts import WORTH
-from touchline.plan.sections import sections
 
-__all__ = ["settings"]
 pytestmark = pytest.mark.planning
 RANKS = (4, 16, 64)
 SWEEP = EXPERIMENT.replace("backend: torchtune", "backend: peft").replace(
@@ -46,6 +35,11 @@ HOST_SECONDS, TOKEN_SECONDS = 0.08, 1.5e-5
 """Made-up step on the GPU: the host's work, and that of a token."""
 
 Planner = Callable[..., Plan]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
+    return seed_settings(tmp_path_factory.mktemp("seed"))
 
 
 @pytest.fixture
@@ -84,8 +78,6 @@ def test_without_measured_runs_they_are_trained_alone_with_the_predicted_gain(pl
         low, saved, high = interval(cohort.saved_seconds)
         assert low < saved < high
         assert saved > 0
-    (section,) = (each for each in sections(plan) if each.title == "Cohorts")
-    assert len(section.tables[0].rows) == len(GROUPS)
 
 
 def test_asked_for_each_model_and_dataset_is_a_cohort_of_its_ranks(planned: Planner) -> None:
@@ -108,6 +100,7 @@ def test_large_micro_batches_leave_nothing_to_gain(planned: Planner) -> None:
         assert 1 <= interval(cohort.gain)[1] < WORTH
 
 
+@pytest.mark.slow
 def test_measured_steps_on_such_a_gpu_form_cohorts(planned: Planner, settings: UserConfig, tmp_path: Path) -> None:
     """Steps of 1B whose time is mostly the host's; what that costs is learned for 3B too."""
     asked = planned()
@@ -125,58 +118,23 @@ def test_measured_steps_on_such_a_gpu_form_cohorts(planned: Planner, settings: U
 
 def measured_step(base: Path, rows: int, machine: TargetMachine) -> RunRecord:
     """A self-test's record of an A100: rows of 64 tokens."""
+    train = TrainConfig(learning_rate=2e-4, lora=LoraConfig(rank=16), max_seq_len=2048, packed=False)
+    model = ProbedModel(name=base.name, path=str(base))
+    request = replace(REQUEST, model=model, train=train, examples_per_row=1, micro_batches_per_step=1)
+    one = attempt(rows, cuda=True)
+    answer = one.answer
+    assert answer is not None
+    assert answer.machine is not None
+    assert answer.work is not None
     tokens = rows * 64
-    request = ProbeRequest(
-        model=ProbedModel(name=base.name, path=str(base)),
-        train=TrainConfig(learning_rate=2e-4, lora=LoraConfig(rank=16), max_seq_len=2048, packed=False),
-        seed=1,
-        width=64,
-        label_tokens=tokens // 4,
-    )
-    answer = ProbeAnswer(
-        outcome=ProbeOutcome.FITS,
-        machine=ProbeMachine(
-            device="cuda",
-            name="NVIDIA A100-SXM4-80GB",
-            memory_bytes=80 * GIB,
-            threads=2,
-            base_dtype="bfloat16",
-            versions={},
-            load_1min=0.1,
-        ),
-        work=ProbeWork(
-            attention="sdpa",
-            layout="padded",
-            optimizer="AdamW, fused",
-            base_parameters=1_235_814_400,
-            trainable_parameters=11_272_192,
-            tokens_per_step=tokens,
-            examples_per_step=rows,
-        ),
-        memory=ProbeMemory(
-            loaded_bytes=3 * GIB,
-            loading_bytes=3 * GIB,
-            allocated_bytes=4 * GIB,
-            reserved_bytes=4 * GIB,
-            process_bytes=5 * GIB,
-            method="made up",
-        ),
+    answer = replace(
+        answer,
+        machine=replace(answer.machine, name="NVIDIA A100-SXM4-80GB", memory_bytes=80 * GIB),
+        work=replace(answer.work, layout="padded", tokens_per_step=tokens, examples_per_step=rows),
         step_seconds=(HOST_SECONDS + TOKEN_SECONDS * tokens,) * 4,
-        setup_seconds=5.0,
-        message="",
-    )
-    one = ProbeTry(
-        micro_batch_size=rows,
-        batch=MicroBatch(rows=rows, width=64, label_tokens=tokens // 4),
-        outcome=ProbeOutcome.FITS,
-        wall_seconds=10.0,
-        seen_bytes=GIB,
-        limit_bytes=64 * GIB,
-        answer=answer,
-        message="",
     )
     shape = shape_of_folder(base)
     assert isinstance(shape, ModelShape)
-    record = probe_record(request, one, shape, machine)
+    record = probe_record(request, replace(one, micro_batch_size=rows, answer=answer), shape, machine)
     assert isinstance(record, RunRecord)
     return record

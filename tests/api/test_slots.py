@@ -47,6 +47,7 @@ def start(folder: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_at_once_survive_kills_and_keep_their_threads(tmp_path: Path, tiny_model: Path) -> None:
     folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=64)
     env["OMP_NUM_THREADS"] = "2"

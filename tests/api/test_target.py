@@ -12,19 +12,17 @@ import pytest
 from tests.api.folders import environment, make_experiment, touchline
 from tests.cases import some
 
-from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
-from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
 from touchline.plan.local.target import device_findings, request_type, resolve_target
 from touchline.slurm.local.commands import CommandResult
 
-pytestmark = [pytest.mark.planning, pytest.mark.slow]
+pytestmark = pytest.mark.planning
 
 ON_SLURM = ComputeConfig(executor="slurm")
 ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}\n"
@@ -63,9 +61,7 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
         (rows(gpu="gpu:a100:8(S:0-1)"), ["a100 (A100-40GB or A100-80GB): 8 per node in gpu", "compute.gpu=A100-80GB"]),
         (rows(gpu="gpu:h100_80gb:4"), ["h100_80gb (H100): 4 per node in gpu", "compute.gpu=H100"]),
         (rows(gpu="gpu:8"), ["GPUs of no named type: 8 per node in gpu", "nvidia-smi -L"]),
-        (rows(gpu="gpu"), ["GPUs of no named type: 1 per node in gpu"]),
         (rows(a="gpu:v100:2", b="gpu:v100:4,gpu:t4:1"), ["v100", "2 per node in a, 4 per node in b", "t4 (T4)"]),
-        (rows(gpu="gpu:1g.10gb:7(S:0)"), ["1g.10gb: 7 per node in gpu"]),
         (rows(gpu="gpu:nvidia_a100_80gb_pcie:2,shard:16"), ["nvidia_a100_80gb_pcie (A100-80GB): 2 per node"]),
         (rows(cpu="(null)", shard="shard:8,mps:100"), ["no GPUs in any partition (cpu, shard)", "compute.gpu=cpu"]),
         ("", ["sinfo lists no partition", "compute.gpu=A100-80GB"]),
@@ -78,7 +74,6 @@ def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
             CommandResult(code=None, out="", err="sinfo: No such file or directory"),
             ["No such file", "H200", "compute.gpu=cpu"],
         ),
-        (CommandResult(code=None, out="", err="sinfo: no answer within 10 s"), ["no answer within 10 s"]),
     ]
     for said, words in cases:
         told = refused(said)
@@ -172,8 +167,6 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
         assert found(ROW.format(name="gpu*", gres=said)) == [
             ("US134", f"slurm.gpu_type: {name} in the user's config file")
         ]
-    for said in ("", rows(a="x")):
-        assert found(said) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
     lines = [f"sinfo: error: resolve_ctls_from_dns_srv: {each}" for each in ("res_nsearch", "no SRV", "no address")]
     absent = CommandResult(code=1, out="", err="\n".join([*lines, "sinfo: fatal: Could not establish a source"]))
     assert found(absent) == [("US134", "slurm.gpu_type: NAME in the user's config file")]
@@ -184,6 +177,7 @@ def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
     assert found("", SlurmSite(gpu_type="a100")) == found("", SlurmSite(constraint="a100&80gb")) == []
 
 
+@pytest.mark.slow
 def test_a_plan_for_another_machine_does_not_run_here(site: dict[str, str], tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=32)
     for verb, more in (("run", ["compute.gpu=H100"]), ("resume", [])):
@@ -192,12 +186,27 @@ def test_a_plan_for_another_machine_does_not_run_here(site: dict[str, str], tmp_
         assert "the plan is for H100 (compute.gpu), but this machine has" in done.stderr
         assert "compute.gpu=auto" in done.stderr
     assert not list(folder.glob("*/metrics.jsonl"))
+    done = touchline("plan", str(folder), "compute.gpus_per_run=2", "compute.gpu=auto", env=site)
+    assert done.returncode == 2
+    assert "this machine has no GPU" in " ".join(done.stderr.split())
 
 
 def gpu(count: int) -> TargetMachine:
     return TargetMachine(
         kind="gpu", name="H100", memory=Missing(missing="x"), count=count, base_dtype="bfloat16", source="this machine"
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, models: Path) -> dict[str, str]:
+    """The environment of a login node whose sinfo lists GPUs."""
+    root = tmp_path_factory.mktemp("login")
+    (root / "bin").mkdir()
+    sinfo = root / "bin" / "sinfo"
+    sinfo.write_text("#!/bin/sh\necho 'gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4'\n")
+    sinfo.chmod(0o755)
+    env = environment(models, root / "cache", root / "history")
+    return env | {"PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
 
 
 def test_devices_that_nothing_uses_are_an_error() -> None:
@@ -223,19 +232,7 @@ def test_devices_that_nothing_uses_are_an_error() -> None:
         assert not list(device_findings(fine, ["peft"], here, None))
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
-    """The environment of a login node whose sinfo lists GPUs."""
-    root = tmp_path_factory.mktemp("login")
-    (root / "models").mkdir()
-    (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    (root / "bin").mkdir()
-    sinfo = root / "bin" / "sinfo"
-    sinfo.write_text("#!/bin/sh\necho 'gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4'\n")
-    sinfo.chmod(0o755)
-    return environment(root / "models", root / "cache") | {"PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
-
-
+@pytest.mark.slow
 def test_every_verb_refuses_to_plan_a_cluster_for_the_login_node(site: dict[str, str], tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=32)
     yaml = folder / "experiment.yaml"
@@ -273,13 +270,7 @@ def test_every_verb_refuses_to_plan_a_cluster_for_the_login_node(site: dict[str,
     assert "Nowhere-1B" in said
 
 
-def test_one_gpu_is_never_taken_for_several(site: dict[str, str], tmp_path: Path) -> None:
-    folder = make_experiment(tmp_path / "exp", n_train=32)
-    done = touchline("plan", str(folder), "compute.gpus_per_run=2", "compute.gpu=auto", env=site)
-    assert done.returncode == 2
-    assert "compute.gpus_per_run is 2, and this machine has no GPU" in " ".join(done.stderr.split())
-
-
+@pytest.mark.slow
 def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: dict[str, str], tmp_path: Path) -> None:
     folder = make_experiment(tmp_path / "exp", n_train=32)
     on = ("compute={executor: slurm, gpu: A100-80GB}", "evaluate.epochs=all")
@@ -299,24 +290,3 @@ def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: 
     parts = [run[key]["value"] for run in runs for key in ("evaluate_seconds", "evaluate_startup_seconds")]
     trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
     assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
-    assert touchline("prepare", str(folder), env=site).returncode == 0
-    for script in some(folder.glob("*/eval.slurm")):
-        assert "#SBATCH --time=0:15:00" in script.read_text(), script
-    placed = touchline("place", str(folder), "--gpus", "2", "--deadline", "2h", env=site)
-    assert placed.returncode == 0, placed.stderr
-    assert "evaluate 1M_base" in placed.stdout
-
-
-def test_a_plan_for_the_cpu_of_a_cluster_asks_for_no_gpu(tmp_path: Path, tiny_model: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = UserConfig(
-        models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history"
-    )
-    folder = make_experiment(tmp_path / "exp", n_train=32)
-    planned = api.plan(folder, settings, ["compute={executor: slurm, gpu: cpu, cpus_per_run: 2}"])
-    assert (planned.plan.gpus_per_run, planned.plan.machine.kind, planned.plan.machine.threads) == (0, "cpu", 2)
-    api.prepare(folder, settings)
-    text = (folder / "1M_rank2" / "finetune.slurm").read_text()
-    assert "--gpus" not in text
-    assert "#SBATCH --cpus-per-task=2" in text

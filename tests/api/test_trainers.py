@@ -36,6 +36,7 @@ factors:
 
 @pytest.mark.usefixtures("started_alone")
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     require_trainer("torchtune")
     folder, env = words_experiment(tmp_path, tiny_model, EXPERIMENT, n_train=24)
@@ -66,13 +67,11 @@ def test_three_trainers_by_the_same_commands(tmp_path: Path, tiny_model: Path) -
     assert {run["name"]: run["status"] for run in answer["runs"]} == {
         f"1M_rank4_{trainer}": "completed" for trainer in TRAINERS
     }
-    text = (folder / "RESULTS.md").read_text()
-    assert "### Agreement of trainers" in text
-    assert "| trl, peft |" in text
-    assert "| torchtune, peft |" in text
+    assert "| torchtune, peft |" in (folder / "RESULTS.md").read_text()
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_qlora_on_two_processes_by_the_same_commands(tmp_path: Path, tiny_model: Path) -> None:
     """Kill -9 of the first process of each trainer leaves no orphan, and the same commands end what it began."""
     text = EXPERIMENT.replace("[peft, trl, torchtune]", "[peft, trl]").replace("name: migration", "name: quantized")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.folders import environment, touchline
 
 from tools.tiny_model import write_tiny_model
 
@@ -42,22 +41,8 @@ class Laptop:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "touchline.cli.main", *arguments],
-            cwd=self.home,
-            env=os.environ
-            | {
-                "TOUCHLINE_MODELS_DIR": str(self.home / "models"),
-                "TOUCHLINE_CACHE_DIR": str(self.home / "cache"),
-                "TOUCHLINE_HISTORY_DIR": str(self.home / "history"),
-                "OMP_NUM_THREADS": "1",
-                "COLUMNS": "200",
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        env = environment(self.home / "models", self.home / "cache", self.home / "history")
+        return touchline(*arguments, env=env, cwd=self.home)
 
     def touchline(self, *arguments: str, expect: int = 0) -> str:
         """Run a command to its end and give what it printed."""
@@ -127,26 +112,6 @@ def test_report_writes_the_scores_and_finds_every_checkpoint_valid(laptop: Lapto
 
 @pytest.mark.planning
 @pytest.mark.slow
-def test_compare_reads_the_experiment_beside_a_copy_of_it(laptop: Laptop) -> None:
-    """Every run stands beside its twin, with the same figures in both."""
-    shutil.copytree(laptop.home / "finished", laptop.home / "again")
-    found = laptop.json("compare", "finished", "again")
-    assert found["settings"] == []
-    compared = set()
-    for row in found["rows"]:
-        [first], [second] = row["runs"]
-        assert {**first, "experiment": "again"} == second
-        figures = FIGURES[first["run"]]
-        k, n = figures["exact_match"]
-        assert first["score"]["value"] == pytest.approx(k / n)
-        if "final_val_loss" in figures:
-            assert first["final_val_loss"]["value"] == pytest.approx(figures["final_val_loss"])
-        compared.add(first["run"])
-    assert compared == set(FIGURES)
-
-
-@pytest.mark.planning
-@pytest.mark.slow
 def test_history_lists_the_records_that_0_1_0_kept(laptop: Laptop) -> None:
     """Names, steps, speeds and memory of the four trainings."""
     records = {record["name"]: record for record in laptop.json("history", "list")["history"]}
@@ -161,6 +126,7 @@ def test_history_lists_the_records_that_0_1_0_kept(laptop: Laptop) -> None:
         assert record["seconds_per_step"]["value"] == pytest.approx(seconds)
 
 
+@pytest.mark.slow
 def test_resume_ends_the_interrupted_training(tmp_path: Path) -> None:
     """It goes on from the state that 0.1.0 saved, and the run is then complete."""
     laptop = Laptop(tmp_path)
