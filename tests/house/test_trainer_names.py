@@ -51,7 +51,6 @@ ALLOWED = {
             "compiling",
             "machine",
             "untrained",
-            "simulate",
             "hf_recorder",
             "isolation",
             "lineage",
