@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
-from tests.evaluate.test_further_tasks import HEAD, go, write_task
+from tests.evaluate.test_further_tasks import go, write_task
 from tests.evaluate.tiny_evaluation import make_experiment, write_run
 
 from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError
@@ -125,8 +125,6 @@ def test_what_fails_while_it_runs_is_told_in_words(experiment: Path) -> None:
             "no judge",
         ),
         (BODY, {"metric": "bleu"}, "no score 'bleu'"),
-        (BODY.replace("share(text, target.text)", "'so so'"), {}, "'rouge.overlap' is a number"),
-        (BODY.replace("[rouge(), match()]", "None"), {}, "has no scorer"),
     )
     for body, settings, message in cases:
         own(experiment, body, **settings)
@@ -176,4 +174,3 @@ def test_prompts_are_compared_turn_by_turn_and_by_what_they_share() -> None:
     assert "the task begins each prompt with 'Write '" in str(shared_difference(bare, told, ("", "")))
     ended = [[("user", f"{word} please")] for word in words]
     assert "the task ends each prompt with ' please'" in str(shared_difference(bare, ended, ("", "")))
-    assert HEAD

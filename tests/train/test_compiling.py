@@ -32,6 +32,8 @@ from touchline.train.probe_steps import measure
 from touchline.train.run import Stop, run_training
 from touchline.train.target_loss import TargetLoss, add_gradient
 
+pytestmark = pytest.mark.thorough
+
 MODELS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES),
     "qwen": Qwen3Config(**SIZES),

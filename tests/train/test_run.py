@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from tests.tiny_model import write_tiny_words
-from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from touchline.backends.peft.layout import visible
@@ -25,6 +25,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import isolation
 from touchline.train.__main__ import main
+from touchline.train.inputs import load_inputs
 from touchline.train.run import Stop, run_training
 
 
@@ -105,11 +106,10 @@ def test_an_exported_adapter_loads_from_another_folder_and_is_what_was_validated
     assert adapter["inference_mode"] is True
 
 
-def library_loss(model: torch.nn.Module, config: RunConfig) -> float:
-    from touchline.train.inputs import load_inputs
-
+def library_loss(model: torch.nn.Module, config: RunConfig, folder: Path = Path()) -> float:
+    """Return the mean loss of the validation's answers, by transformers alone."""
     total, targets = 0.0, 0
-    for example in load_inputs(config, Path(config.data.path).parent).validation:
+    for example in load_inputs(config, folder).validation:
         ids = torch.tensor([example.prompt_ids + example.answer_ids])
         labels = torch.tensor([(-100,) * len(example.prompt_ids) + example.answer_ids])
         with torch.no_grad():
@@ -298,7 +298,6 @@ def test_micro_batches_are_consumed_exactly_as_planned(
     """Order and division are the planner's."""
     from touchline.backends.peft import layout
     from touchline.train import loop
-    from touchline.train.inputs import load_inputs
 
     seen: list[list[RenderedExample]] = []
 
@@ -315,3 +314,22 @@ def test_micro_batches_are_consumed_exactly_as_planned(
         for batch in inputs.batches.step(step)
     ]
     assert seen[-len(planned) :] == planned
+
+
+def test_other_processes_or_devices_than_planned_are_refused(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun by hand, the global batch would be another one; and fewer GPUs than planned."""
+    two = replace(config, batches=replace(config.batches, data_parallel_size=2))
+    folder = write_config(tmp_path / "run", two)
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "none")
+        patch.setenv("WORLD_SIZE", "4")
+        with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
+            run_training(two, folder, Stop())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
+        run_training(two, folder, Stop())
+    assert "compute.gpus_per_run=1" in str(error.value.hint)
+    assert not further_processes(folder)
