@@ -182,12 +182,9 @@ def compiling_seconds(
     )
 
 
-def tokenising_seconds(
-    setup: TrainingSetup, tokens: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
-) -> Estimate:
-    """Estimate the time to read and tokenize the data."""
-    observed = _observed(points, setup, machine, "tokenising")
-    return _part(observed, tokens, TOKENISING, setup, "typical tokenizer speed")
+def tokenising_seconds(setup: TrainingSetup, tokens: float) -> Estimate:
+    """Estimate the time to read and tokenize the data, which no log states."""
+    return _part([], tokens, TOKENISING, setup, "typical tokenizer speed")
 
 
 def saving_seconds(
