@@ -7,20 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
-from tests.train.tiny_sizes import SIZES
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
+from tests.train.tiny_sizes import SIZES, made_examples, made_model
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.local.compilers import missing_compiler
 from touchline.backends.peft.layout import COMPILED_WIDTH, PADDED, BatchLayout, arrange
-from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
@@ -40,6 +36,7 @@ MODELS: dict[str, PretrainedConfig] = {
     "gemma": Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"]),
 }
 LAYOUTS = {"padded": PADDED, "packed": BatchLayout(row_tokens=96)}
+EXAMPLES = made_examples([(5 + 7 * number, 3) for number in range(6)])
 NO_COMPILER = missing_compiler("cpu")
 
 
@@ -53,23 +50,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def examples(count: int = 6) -> list[RenderedExample]:
-    generator = np.random.default_rng(0)
-    found = []
-    for number in range(count):
-        ids = tuple(int(token) for token in generator.integers(1, 64, 8 + 7 * number))
-        found.append(RenderedExample(prompt_ids=(5, 6, 7, *ids[:-3]), answer_ids=ids[-3:]))
-    return found
-
-
 def build(config: PretrainedConfig, *, checkpointing: bool = False) -> TargetLoss:
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.mul_(4.0)
-    adapter = PeftLoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-    model = get_peft_model(base.requires_grad_(False), adapter)
+    model = made_model(config, ["q_proj", "v_proj", "down_proj"])
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
@@ -78,7 +60,7 @@ def build(config: PretrainedConfig, *, checkpointing: bool = False) -> TargetLos
 
 def step(target_loss: TargetLoss, layout: BatchLayout) -> tuple[float, torch.Tensor]:
     target_loss.model.zero_grad(set_to_none=True)
-    loss = add_gradient(target_loss, arrange(examples(), layout), 18)
+    loss = add_gradient(target_loss, arrange(EXAMPLES, layout), 18)
     grads = [parameter.grad for parameter in target_loss.model.parameters() if parameter.grad is not None]
     return loss.item(), torch.cat([grad.flatten() for grad in grads])
 

@@ -240,9 +240,8 @@ def test_another_parent_than_was_trained_is_refused(
     code, said = refused(root, hard, capsys)
     assert code == EXIT_LINEAGE
     assert words in said
-    proof = lineage_of(root / HARD)
-    assert proof["problems"]
     if words == "validation items is":
+        proof = lineage_of(root / HARD)
         assert len(proof["problems"]) == 1
         assert proof["loss"]["relative_difference"] > 1e-3
 
