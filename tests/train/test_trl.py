@@ -18,8 +18,6 @@ from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig
-from trl.trainer.utils import add_fused_lm_head
 
 from touchline import api
 from touchline.core.errors import ParentNotReadyError, PlanDriftError
@@ -71,6 +69,8 @@ def unpacked(experiment: PlannedExperiment) -> tuple[Path, Path]:
 
 def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: PlannedExperiment) -> None:
     """SFTConfig and LoraConfig take all keys; equal settings of the plan are equal there."""
+    from trl import SFTConfig
+
     run, folder = experiment.run(3)
     assert run.train is not None
     settings = yaml.safe_load((folder / "finetune.yaml").read_text())
@@ -262,6 +262,8 @@ def test_a_changed_dataset_is_refused(experiment: PlannedExperiment, tmp_path: P
 @pytest.mark.parametrize("labels", [1.0, 0.25])
 def test_the_loss_holds_no_logits_of_all_tokens(labels: float) -> None:
     """What `MEMORY.own_release` says of the installed TRL: a buffer of at most 32,768 entries of the vocabulary."""
+    from trl.trainer.utils import add_fused_lm_head
+
     tokens, entries, largest = 64, 1 << 17, [0]
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=entries, num_key_value_heads=1, **shape))
