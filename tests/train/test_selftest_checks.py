@@ -69,6 +69,7 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(stdout=done.stdout, stderr=done.stderr, code=done.returncode, settings=settings)
 
 
+@pytest.mark.thorough
 def test_every_check_passes_on_a_cpu_and_a_gpus_are_not_run(ran: Ran) -> None:
     report = ran.report
     assert [(check.name, check.message) for check in report.checks if check.verdict is Verdict.FAILED] == []
@@ -82,6 +83,7 @@ def test_every_check_passes_on_a_cpu_and_a_gpus_are_not_run(ran: Ran) -> None:
     assert resumed.message == "equal byte for byte"
 
 
+@pytest.mark.thorough
 def test_figures_of_steps_memory_and_speed_have_units_and_estimates(ran: Ran) -> None:
     report = ran.report
     loss, gradient = (_number(report, StepCheck.LLAMA_FLOAT32, name) for name in ("loss", "gradient"))
@@ -108,11 +110,13 @@ def test_figures_of_steps_memory_and_speed_have_units_and_estimates(ran: Ran) ->
         assert check.figures["MFU"] == Missing(missing="the peak of a CPU is not known")
 
 
+@pytest.mark.thorough
 def test_the_json_is_as_its_schema_says(ran: Ran) -> None:
     Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(json.loads(ran.stdout))
     assert "selftest: started" in ran.stderr
 
 
+@pytest.mark.thorough
 def test_the_text_has_a_line_per_check_in_eighty_columns(ran: Ran, capsys: pytest.CaptureFixture[str]) -> None:
     show_report(ran.report)
     lines = capsys.readouterr().out.splitlines()
@@ -123,6 +127,7 @@ def test_the_text_has_a_line_per_check_in_eighty_columns(ran: Ran, capsys: pytes
     assert f"{len(ran.report.checks)} checks: " in lines[-1]
 
 
+@pytest.mark.thorough
 def test_the_next_plan_on_this_machine_is_based_on_it(ran: Ran, tiny_model: Path, tmp_path: Path) -> None:
     write_tiny_words(tmp_path / "words.json", 24, 4, 4)
     (tmp_path / "experiment.yaml").write_text(EXPERIMENT.format(model=tiny_model), encoding="utf-8")
