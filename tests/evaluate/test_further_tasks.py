@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.log import read_eval_log
 from tests.cases import some
-from tests.evaluate.tiny_evaluation import make_experiment, write_request, write_run
+from tests.evaluate.tiny_evaluation import write_request, write_run
 
 from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
@@ -47,18 +47,6 @@ def own(give):
 
 """
 JOB = ("tiny_base", "base")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment with nothing evaluated."""
-    return make_experiment(tmp_path_factory.mktemp("further") / "sp ace", items=6)
-
-
-@pytest.fixture
-def experiment(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(prepared, tmp_path / "experiment")
 
 
 def ask(experiment: Path, *names: str, run: str = "tiny_base", **settings: object) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
 from tests.evaluate.test_further_tasks import go, write_task
-from tests.evaluate.tiny_evaluation import make_experiment, write_run
+from tests.evaluate.tiny_evaluation import write_run
 
 from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
@@ -40,18 +39,6 @@ def words(data):
     return Task(dataset=json_dataset(data), solver=generate(), scorer=[rouge(), match()])
 """
 HELPERS = "def share(a, b):\n    return (1 + len(a)) / (2 + len(a) + len(b))\n"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment with nothing evaluated."""
-    return make_experiment(tmp_path_factory.mktemp("first") / "sp ace", items=6)
-
-
-@pytest.fixture
-def experiment(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(prepared, tmp_path / "experiment")
 
 
 def own(experiment: Path, body: str = BODY, **settings: object) -> None:
