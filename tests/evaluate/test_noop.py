@@ -159,7 +159,11 @@ def test_another_run_or_another_base_is_refused(tmp_path: Path) -> None:
     experiment = make_controls(tmp_path, 10)
     config = config_of(experiment)
     write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
-    for run, fault in (("tiny_base", InputError), ("tiny_noop", PlanDriftError)):
-        jobs = (RequestedJob(run=run, checkpoint=NO_OP_CHECKPOINT),)
-        with pytest.raises(fault, match="no no-op control" if run == "tiny_base" else ""):
-            evaluate(experiment, EvaluationRequest(jobs=jobs))
+    base, noop = (
+        EvaluationRequest(jobs=(RequestedJob(run=run, checkpoint=NO_OP_CHECKPOINT),))
+        for run in ("tiny_base", "tiny_noop")
+    )
+    with pytest.raises(InputError, match="no no-op control"):
+        evaluate(experiment, base)
+    with pytest.raises(PlanDriftError):
+        evaluate(experiment, noop)
