@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
-from tests.cases import some
 from tests.tiny_model import build_tiny_model
 
 FIELDS = ("train_seconds", "peak_memory")
@@ -88,8 +87,6 @@ def test_estimates_are_scored(story: dict[str, Any]) -> None:
     assert {row["quantity"] for row in scores["planned"]} >= {"seconds per step, planned", "process memory, planned"}
     assert all(row["count"] == 2 for row in scores["planned"])
     assert sum(row["count"] for row in scores["left_out"] if row["rung"] is None) >= 3
-    for mark in some(scores["marks"]):
-        assert mark["outside"] != (mark["low"] <= mark["measured"] <= mark["high"])
 
 
 def test_every_setting_that_was_not_given_is_named_with_its_reason(story: dict[str, Any]) -> None:
