@@ -47,6 +47,7 @@ ALLOWED = {
     **{
         (f"train/{name}.py", "peft"): "that backend's program"
         for name in (
+            "block_masks",
             "compiling",
             "machine",
             "untrained",

@@ -41,6 +41,7 @@ class StepCheck(StrEnum):
 
     DEVICE = "device"
     BFLOAT16 = "bfloat16"
+    KERNELS = "SDPA kernels"
     LLAMA_FLOAT32 = "llama-like, float32"
     QWEN_FLOAT32 = "qwen-like, float32"
     GEMMA_FLOAT32 = "gemma-like, float32"
@@ -49,7 +50,10 @@ class StepCheck(StrEnum):
     GEMMA_BFLOAT16 = "gemma-like, bfloat16"
     PACKED = "packed rows isolated"
     PREFIX = "shared prefix isolated"
+    CHUNKS = "logits in chunks"
+    BLOCKS = "masks by blocks"
     RESUME = "resume after a stop"
+    COHORT = "runs side by side"
     QLORA = "QLoRA step"
     COMPILED = "compiled step"
 

@@ -2,7 +2,8 @@
 
 A mask is only as good as the layers that apply it: a state-space layer, a convolution or linear attention carries state
 along the sequence whatever the mask says, and a leak improves the loss. Each example must have the same loss in the
-packed sequence as alone, and must keep it when its neighbors' tokens change.
+packed sequence as alone, and must keep it when its neighbors' tokens change. Masks by blocks must give the losses and
+gradients of dense masks.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from touchline.backends.peft.layout import PADDED, SHARED, BatchLayout, SequenceBatch, arrange
 from touchline.core.catalog import RenderedExample
 from touchline.data.metrics import IsolationProof
-from touchline.train.model import base_of
-from touchline.train.target_loss import TargetLoss, scoring
+from touchline.train.block_masks import FLEX
+from touchline.train.model import base_of, trainable
+from touchline.train.target_loss import TargetLoss, attending, scoring
 
 EXAMPLES = 4
 """Number of compared examples; a leak shows from the second on."""
 TOLERANCE_NATS = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Change of an example's mean loss caused by rounding when matrix shapes change."""
+
+
+GRADIENT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Change of a gradient by another attention kernel that rounding explains, as a fraction of its length."""
+
+FIRST_TENSORS = 8
+"""Trained tensors whose gradients are compared."""
 
 
 def sample_for_proof(
@@ -69,6 +79,58 @@ def prove(
         leak=leak,
         tolerance=tolerance,
     )
+
+
+def block_mask_fault(target_loss: TargetLoss, rows: SequenceBatch) -> str | None:
+    """Return why packed rows cannot have masks by blocks on this machine; None if they can.
+
+    Losses and gradients must be those under dense masks. The model keeps its attention.
+
+    Args:
+        target_loss: loss function, and how its model attends under dense masks.
+        rows: packed rows.
+    """
+    base = base_of(target_loss.model)
+    usual = base.config._attn_implementation
+    if getattr(base.config.get_text_config(), "attention_dropout", 0.0) > 0:
+        return "attention has dropout"
+    dense = _losses_and_gradient(target_loss, rows)
+    try:
+        with attending(target_loss.model, FLEX, usual):
+            if base.config._attn_implementation != FLEX:
+                return "the model's attention cannot be replaced"
+            found = _losses_and_gradient(target_loss, rows)
+    # Whatever the compiler and its kernels raise; a model that has no such attention is a ValueError.
+    except (RuntimeError, ValueError, ImportError) as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    dtype = target_loss.machine.base_dtype
+    loss = float((found[0] - dense[0]).abs().max())
+    gradient = float((found[1] - dense[1]).norm() / dense[1].norm())
+    # NaN compares false, so what is not finite cannot be used.
+    if loss <= TOLERANCE_NATS[dtype] and gradient <= GRADIENT_TOLERANCE[dtype]:
+        return None
+    return f"losses differ by {loss:.3g} nats, gradients by {gradient:.3g} of their length"
+
+
+def _losses_and_gradient(target_loss: TargetLoss, rows: SequenceBatch) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of each example without dropout, and the gradient of their sum.
+
+    The gradient is that of the first trained tensors, which passes through all layers.
+    """
+    model = target_loss.model
+    was_training = model.training
+    model.eval()
+    try:
+        losses = target_loss(rows)
+        owners = torch.from_numpy(rows.owners).to(losses.device)
+        sums = losses.new_zeros(int(rows.owners.max()) + 1).index_add(0, owners, losses)
+        means = sums / torch.bincount(owners)
+        found = torch.autograd.grad(
+            means.sum(), list(trainable(model).values())[:FIRST_TENSORS], materialize_grads=True
+        )
+    finally:
+        model.train(was_training)
+    return means.detach(), torch.cat([each.flatten().float() for each in found])
 
 
 def _means(target_loss: TargetLoss, rows: SequenceBatch, count: int) -> NDArray[np.float64]:

@@ -14,19 +14,23 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend
 
 from touchline.backends.local.compilers import missing_compiler
-from touchline.backends.peft.layout import PADDED, SequenceBatch, arrange
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SequenceBatch, arrange
+from touchline.backends.run_config import run_config_text
 from touchline.core.files import read_bytes
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import GIB, plural
 from touchline.data.machine import visible_gpus
+from touchline.data.metrics_file import METRICS, read_metrics
+from touchline.experiment.experiment import LoraConfig
 from touchline.history.selftest import NodeCheck, Section, StepCheck, Verdict
 from touchline.train.compiling import compile_layers
 from touchline.train.folders import ADAPTER_FILE
-from touchline.train.isolation import prove
+from touchline.train.isolation import block_mask_fault, prove
 from touchline.train.machine import select_device
-from touchline.train.run import Stop, run_training
+from touchline.train.run import Stop, run_cohort, run_training
 from touchline.train.selftest_model import (
     FAMILIES,
     PACKED,
@@ -47,6 +51,11 @@ A mask that shows packed examples each other changes the gradient by more than h
 QLORA_LIMIT_NATS = 0.5
 """Largest change of the loss by 4-bit weights."""
 LAYOUTS = (PADDED, PACKED, PREFIX)
+CHUNK = 3
+"""Label positions with logits at once, where that is tested."""
+COHORT_RANKS = (4, 8, 2, 4)
+COHORT_LIMIT_NATS = 1e-5
+"""Largest difference of a step's loss that sums in another order explain in float32."""
 _SUBJECTS = {
     StepCheck.LLAMA_FLOAT32: ("llama", torch.float32),
     StepCheck.QWEN_FLOAT32: ("qwen", torch.float32),
@@ -55,6 +64,8 @@ _SUBJECTS = {
     StepCheck.QWEN_BFLOAT16: ("qwen", torch.bfloat16),
     StepCheck.GEMMA_BFLOAT16: ("gemma", torch.bfloat16),
 }
+_KERNEL_PACKAGES = ("flash_attn", "liger_kernel")
+_CONFIG = "finetune.yaml"
 
 
 class Checks:
@@ -97,6 +108,27 @@ def _bfloat16(name: StepCheck, folder: Path) -> NodeCheck:
     del folder
     choice = select_device("auto").choice
     return _ok(name, {}, choice.reason) if choice.dtype == "bfloat16" else _not_run(name, choice.reason)
+
+
+def _kernels(name: StepCheck, folder: Path) -> NodeCheck:
+    """Ask torch which kernel it chooses for rows of their own, and for packed ones, whose mask is a tensor."""
+    del folder
+    machine = select_device("auto")
+    shape = (2, 4, ROW_TOKENS, 64)
+    query = torch.zeros(shape, dtype=machine.base_dtype, device=machine.device, requires_grad=True)
+    mask = torch.zeros((2, 1, ROW_TOKENS, ROW_TOKENS), dtype=machine.base_dtype, device=machine.device)
+    own = SDPBackend(torch._fused_sdp_choice(query, query, query, None, 0.0, True))
+    packed = SDPBackend(torch._fused_sdp_choice(query, query, query, mask, 0.0, False))
+    words = [_kernel(own), f"packed {_kernel(packed)}"]
+    if machine.kind == "cpu":
+        words.append("short rows plain")
+    else:
+        words += [f"{each} {'installed' if importlib.util.find_spec(each) else 'absent'}" for each in _KERNEL_PACKAGES]
+    return _ok(name, {}, ", ".join(words))
+
+
+def _kernel(kernel: SDPBackend) -> str:
+    return str(kernel.name).lower().removesuffix("_attention")
 
 
 # ---- losses and gradients --------------------------------------------------------------------------------------------
@@ -157,6 +189,36 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
         which = ", ".join(faults)
         return _failed(name, figures, f"losses in one row are not those of the examples alone: {which}")
     return _ok(name, figures)
+
+
+def _chunks(name: StepCheck, folder: Path) -> NodeCheck:
+    """Compare loss and gradient with the reference on every family, with logits of few label positions at a time."""
+    steps, whole = [], []
+    for family in FAMILIES:
+        reference = make_reference(family, folder)
+        model, target_loss = load_on(select_device("float32"), reference)
+        target_loss.set_label_chunk(CHUNK)
+        steps.append(_difference(model, target_loss, arrange(make_examples(), PADDED), reference))
+        whole += [] if target_loss.label_chunk == CHUNK else [family]
+    if whole:
+        return _failed(name, {}, f"all logits are computed at once: {', '.join(whole)}")
+    return _judged(name, steps)
+
+
+def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
+    """Compare losses and gradients under masks by blocks with those under dense masks, on every family."""
+    machine = select_device("auto")
+    if machine.kind == "cpu":
+        return _not_run(name, "needs a GPU")
+    faults = []
+    for family in FAMILIES:
+        _, target_loss = load_on(machine, make_reference(family, folder))
+        for layout in (PACKED, PREFIX):
+            fault = block_mask_fault(target_loss, arrange(make_examples(), layout))
+            faults += [] if fault is None else [f"{family}: {fault}"]
+    if faults:
+        return _failed(name, {}, f"packed rows get dense masks; {'; '.join(faults)}")
+    return _ok(name, {}, "FlexAttention")
 
 
 def _worse(before: float, now: float) -> float:
@@ -239,6 +301,40 @@ def _resume(name: StepCheck, folder: Path) -> NodeCheck:
     return _failed(name, figures, "the adapter of a stopped training differs from that of one without a stop")
 
 
+def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
+    """Train runs side by side and one after the other, and compare the losses of all steps."""
+    make_reference("llama", folder)
+    config = make_training(folder / "llama")
+    runs = []
+    for number, rank in enumerate(COHORT_RANKS):
+        train = replace(
+            config.train,
+            learning_rate=config.train.peak_learning_rate / (number + 1),
+            lora=LoraConfig(rank=rank),
+            base_dtype="float32",
+        )
+        runs.append(replace(config, run=f"run{number}", run_digest=f"{number}" * 64, train=train))
+    together, alone = ([folder / f"{kind}_{run.run}" for run in runs] for kind in ("beside", "alone"))
+    for run, place in zip(runs, together, strict=True):
+        place.mkdir(exist_ok=True)
+        (place / _CONFIG).write_text(run_config_text(run, "# A run of the self-test.\n"), encoding="utf-8")
+    run_cohort(together, Stop(), _CONFIG)
+    loss = 0.0
+    for run, beside, own in zip(runs, together, alone, strict=True):
+        own.mkdir(exist_ok=True)
+        run_training(run, own, Stop())
+        first, second = (read_metrics(place / METRICS).steps for place in (own, beside))
+        if len(first) != len(second) or not first:
+            return _failed(name, {}, "a run side by side has other steps than alone")
+        for before, after in zip(first, second, strict=True):
+            loss = _worse(loss, abs(before.loss - after.loss))
+    how = f"largest difference of a step, {len(runs)} runs"
+    figures: dict[str, Measured] = {"loss": Quantity(value=loss, unit="nats", method=how)}
+    if loss <= COHORT_LIMIT_NATS:
+        return _ok(name, figures)
+    return _failed(name, figures, f"losses differ from those of separate trainings by more than {COHORT_LIMIT_NATS:g}")
+
+
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -265,10 +361,14 @@ def _not_run(name: StepCheck, reason: str) -> NodeCheck:
 _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     StepCheck.DEVICE: _device,
     StepCheck.BFLOAT16: _bfloat16,
+    StepCheck.KERNELS: _kernels,
     **dict.fromkeys(_SUBJECTS, _compare),
     StepCheck.PACKED: _isolated,
     StepCheck.PREFIX: _isolated,
+    StepCheck.CHUNKS: _chunks,
+    StepCheck.BLOCKS: _blocks,
     StepCheck.RESUME: _resume,
+    StepCheck.COHORT: _cohort,
     StepCheck.QLORA: _qlora,
     StepCheck.COMPILED: _compiled,
 }

@@ -11,17 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, choose_layout
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, BatchLayout, arrange, choose_layout
 from touchline.core.catalog import RenderedExample
 from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import IsolationProof, SavedFile
 from touchline.data.training_state import ResumeState
+from touchline.train.block_masks import FLEX
 from touchline.train.compiling import compile_layers, compile_shapes, require_compiler
 from touchline.train.failures import refuse_out_of_memory
 from touchline.train.folders import describe, plain_disk_faults
 from touchline.train.inherit import Inheritance, merge_into, with_initial
 from touchline.train.inputs import Inputs
-from touchline.train.isolation import prove, sample_for_proof
+from touchline.train.isolation import block_mask_fault, prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.log import LOG
 from touchline.train.machine import Machine, library_versions, select_device
@@ -29,6 +30,7 @@ from touchline.train.model import (
     DEFAULT_ADAPTER,
     attach_adapter,
     attention_for,
+    base_of,
     dropout_in,
     load_base,
     to_trained,
@@ -122,6 +124,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
         images=inputs.renderer.images,
     )
     parameters = trainable(model)
+    attention = _with_block_masks(target_loss, inputs, layout, attention)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
     layout = layout.for_training(compiled=train.compile, max_seq_len=train.max_seq_len)
     setup = AttemptSetup(
@@ -256,6 +259,29 @@ def _widest(layout: BatchLayout, inputs: Inputs) -> int:
         return longest
     together = inputs.batches.micro_batch_size * longest
     return min(together, max(layout.row_tokens, longest + (ROW_TOKENS // 2 if layout.share_prefix else 0)))
+
+
+def _with_block_masks(target_loss: TargetLoss, inputs: Inputs, layout: BatchLayout, attention: str) -> str:
+    """Replace the attention of packed rows on a GPU by FlexAttention with masks by blocks, if they give the same losses
+    and gradients. Return the attention.
+
+    Rows of some hundred tokens keep dense masks, which cost little there; compiled layers would be compiled for each
+    mask.
+    """
+    train = inputs.config.train
+    wide = layout.several_per_row and _widest(layout, inputs) > ROW_TOKENS
+    wanted = train.attention == "auto" and target_loss.takes_block_masks and not train.compile
+    if not wanted or not wide or inputs.model.vision:
+        return attention
+    sample = sample_for_proof(next(_sampled(inputs)), inputs.train, layout)
+    if not sample:
+        return attention
+    fault = block_mask_fault(target_loss, arrange(sample, layout))
+    if fault is not None:
+        LOG.warning("packed rows have dense masks, not masks by blocks: %s", fault)
+        return attention
+    base_of(target_loss.model).set_attn_implementation(FLEX)
+    return FLEX
 
 
 def _proved(

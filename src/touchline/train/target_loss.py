@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PretrainedConfig, masking_utils
 
 from touchline.backends.peft.layout import PADDING, BatchLayout, SequenceBatch, arrange, label_chunk, visible, within
@@ -22,6 +23,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
 from touchline.data.images import PixelBatch, load_pixels
 from touchline.data.rendering.image_rule import NO_IMAGES, ImageRule
+from touchline.train.block_masks import FLEX, block_mask
 from touchline.train.chunked_loss import ChunkedLoss, head_is_frozen
 from touchline.train.log import LOG
 from touchline.train.machine import Machine, send
@@ -109,6 +111,8 @@ class TargetLoss:
         self._neftune_alpha = neftune_alpha
         self._sources: Tensor | None = None
         self._noise: Tensor | None = None
+        # FlexAttention has no backward pass on a CPU.
+        self.takes_block_masks = machine.kind == "cuda"
         trained = {parameter.dtype for parameter in trainable(model).values()}
         self.autocast = machine.base_dtype != torch.float32 and trained == {torch.float32}
         if self.autocast and not of_other_trainer:
@@ -187,13 +191,26 @@ class TargetLoss:
         noisy: Tensor = embedded + (torch.empty_like(embedded).uniform_(-1, 1) * scale).to(embedded.dtype)
         return noisy
 
-    def _masks(self, rows: SequenceBatch) -> Tensor | dict[str, Tensor]:
+    def _masks(self, rows: SequenceBatch) -> Tensor | BlockMask | dict[str, Tensor] | dict[str, BlockMask]:
         """Return the mask of all layers, or one per type of layer if some attend within a window only."""
+        if self.takes_block_masks and base_of(self.model).config._attn_implementation == FLEX:
+            return self._block_masks(rows)
         seen = visible(rows.segments)
         if self._window is None or rows.positions.max() < self._window:
             return self._mask(seen)
         near = self._mask(seen & within(rows.positions, self._window))
         return near if self._all_sliding else {"full_attention": self._mask(seen), "sliding_attention": near}
+
+    def _block_masks(self, rows: SequenceBatch) -> BlockMask | dict[str, BlockMask]:
+        """Return the same masks by blocks."""
+
+        def mask(window: int | None) -> BlockMask:
+            return block_mask(rows.segments, rows.positions, window, self.machine.device)
+
+        if self._window is None or rows.positions.max() < self._window:
+            return mask(None)
+        near = mask(self._window)
+        return near if self._all_sliding else {"full_attention": mask(None), "sliding_attention": near}
 
     def _mask(self, seen: NDArray[np.bool_]) -> Tensor:
         """Return an additive mask, shape [R, 1, W, W]; not boolean, because eager attention adds it."""
