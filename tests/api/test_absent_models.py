@@ -17,7 +17,6 @@ from touchline import api
 from touchline.core.errors import HostError, InputError, PlanDriftError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
-from touchline.data.public import how_to_get
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.plan.local.packing import PackRequest

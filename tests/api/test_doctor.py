@@ -136,8 +136,6 @@ def test_what_a_cluster_does_not_have_or_say(
         assert words in f"{found[name].message} {found[name].hint}"
 
 
-
-
 def test_a_job_is_tried_with_the_users_own_settings() -> None:
     site = SlurmSite(
         account="a b", partition="gpu", constraint="a100&80gb", gpu_type="a100", cpus_per_run=4, memory_gb=8.0,

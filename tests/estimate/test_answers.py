@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, llama_like
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, SHAPES
 from tests.estimate.test_time import A100, CPU, batches, lora, point
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
@@ -18,7 +18,7 @@ from touchline.estimate.points import TimePoint
 
 pytestmark = pytest.mark.planning
 
-SMOL = llama_like("SmolLM2-135M", layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, vocab=49152, tied=True)
+SMOL = SHAPES["SmolLM2-135M"]
 PROMPTS = np.full(1200, 44, dtype=np.uint32)
 WORDS = np.array([3, 4, 4, 5, 6] * 240, dtype=np.uint32)
 

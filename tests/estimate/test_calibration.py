@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.estimate.time_rows import cpu_runs
 
 from touchline.core.estimate import Estimate, EvidenceLevel
-from touchline.estimate.calibration import ScoredEstimate, calibration, calibration_marks, leave_one_out
+from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out
 from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
@@ -69,14 +69,6 @@ def test_counts_add_up(actuals: list[float]) -> None:
     assert row.held + row.too_low + row.too_high == row.count == len(actuals)
     assert everything.held == row.held
     assert row.coverage_interval.low <= row.coverage <= row.coverage_interval.high
-    assert sum(mark.outside for mark in calibration_marks(found)) == row.count - row.held
-
-
-def test_the_picture_has_one_mark_a_run() -> None:
-    (mark,) = calibration_marks([scored(25, name="late")])
-    assert (mark.name, mark.measured, mark.predicted, mark.low, mark.high) == ("late", 25, 10, 5, 20)
-    assert mark.outside
-    assert mark.unit == "s"
 
 
 def test_leaving_one_out_scores_every_run_without_itself() -> None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 from tests.history.made import READINGS, make_record, number
+from tests.tiers import examples
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Missing
@@ -180,6 +181,7 @@ def test_the_settings_of_a_record_are_those_of_its_log() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=examples(25))
 @given(reading=READINGS, known=st.booleans())
 def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, known: bool) -> None:
     record = record_of(reading, {}, reader_version=1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGETS, QVO_MLP, SHAPES
+from tests.tiers import examples
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.peft.layout import label_chunk
@@ -209,7 +210,7 @@ ROWS = st.integers(1, 64)
 SHARES = st.sampled_from([0.05, 0.5, 1.0])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(25))
 @given(setup=SETUPS, rows=ROWS, width=WIDTHS, share=SHARES)
 def test_an_interval_holds_its_value_and_parts_sum_to_the_whole(
     setup: TrainingSetup, rows: int, width: int, share: float
@@ -230,7 +231,7 @@ def test_an_interval_holds_its_value_and_parts_sum_to_the_whole(
     assert estimate.assumption
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(25))
 @given(setup=SETUPS, rows=ROWS, width=WIDTHS, share=SHARES)
 @example(setup=AT_A_CHANGE_OF_PHASE, rows=5, width=7, share=1.0)
 def test_memory_grows_with_rows_and_width(setup: TrainingSetup, rows: int, width: int, share: float) -> None:
@@ -246,7 +247,7 @@ def test_memory_grows_with_rows_and_width(setup: TrainingSetup, rows: int, width
         assert all(after >= before * (1 - 1e-9) for before, after in zip(now, ends(more), strict=True))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(25))
 @given(setup=SETUPS, width=st.sampled_from([16, 300, 2048]), share=SHARES, name=st.sampled_from(gpu_names()))
 def test_the_largest_micro_batch_is_the_exact_inverse(
     setup: TrainingSetup, width: int, share: float, name: str
@@ -280,7 +281,7 @@ def test_the_search_finds_any_limit(limit: int) -> None:
     assert len(asked) <= 2 * math.ceil(math.log2(limit + 2)) + 2
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(25))
 @given(setup=SETUPS, rows=st.integers(2, 32), width=st.integers(64, 4096))
 def test_every_what_if_is_what_it_says(setup: TrainingSetup, rows: int, width: int) -> None:
     """Each change saves memory, and tells its price and its reason."""
@@ -356,17 +357,13 @@ def test_an_interval_widens_with_what_is_not_known() -> None:
     assert width(STORY, dataclasses.replace(TORCHTUNE, vocab_bytes_high=12.0)) > known
 
 
-def test_extrapolation_is_marked() -> None:
+def test_extrapolation_is_marked_and_without_a_gpu_there_is_no_verdict() -> None:
     odd = dataclasses.replace(STORY, shape=dataclasses.replace(LLAMA_1B, extrapolated="experts"))
-    assert memory_estimate(odd, batch(1, 64), coefficients=TORCHTUNE, gpu=None).allocated.extrapolated
-    assert not memory_estimate(STORY, batch(1, 64), coefficients=TORCHTUNE, gpu=None).allocated.extrapolated
-    assert "experts" in memory_estimate(odd, batch(8, 1024), coefficients=TORCHTUNE, gpu=None).assumption
-
-
-def test_without_a_gpu_there_is_no_verdict() -> None:
-    estimate = memory_estimate(STORY, batch(1, 64), coefficients=TORCHTUNE, gpu=None)
-    assert estimate.verdict is MemoryVerdict.UNKNOWN
-    assert isinstance(estimate.capacity_gib, Missing)
+    guessed, known = (memory_estimate(each, batch(8, 1024), coefficients=TORCHTUNE, gpu=None) for each in (odd, STORY))
+    assert (guessed.allocated.extrapolated, known.allocated.extrapolated) == (True, False)
+    assert "experts" in guessed.assumption
+    assert known.verdict is MemoryVerdict.UNKNOWN
+    assert isinstance(known.capacity_gib, Missing)
 
 
 def test_an_empty_batch_is_refused() -> None:
@@ -516,7 +513,7 @@ def test_evidence_moves_the_largest_micro_batch() -> None:
     assert lean > plain >= rich
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(25))
 @given(
     factors=st.lists(st.floats(0.5, 2.0), min_size=1, max_size=4),
     rows=st.lists(st.integers(1, 32), min_size=4, max_size=4),
@@ -552,39 +549,34 @@ def test_an_unknown_trainer_is_missing() -> None:
     [
         ("A100-80GB", "A100-80GB"),
         ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
-        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
         ("a100-40gb", "A100-40GB"),
         ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
         ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA H200", "H200"),
         ("Tesla T4", "T4"),
         ("NVIDIA L40S", "L40S"),
-        ("NVIDIA L4", "L4"),
         ("Tesla V100-SXM2-32GB", "V100-32GB"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("rtx3090", "RTX 3090"),
         ("NVIDIA RTX A6000", "RTX A6000"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
         ("AMD Instinct MI300X", "MI300X"),
-        ("NVIDIA A10G", "A10G"),
     ],
 )
 def test_a_gpu_is_found_by_any_of_its_names(said: str, known: str) -> None:
     assert gpu_of(said).name == known
 
 
-@pytest.mark.parametrize("said", ["", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu"])
-def test_an_unknown_gpu_is_missing(said: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        *((said, "not known") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
+        *((said, "several memory sizes") for said in ("A100", "nvidia v100")),
+    ],
+)
+def test_an_unknown_gpu_or_a_name_of_two_memories_is_missing(said: str, reason: str) -> None:
     found = find_gpu(said)
     assert isinstance(found, Missing)
-    assert "not known" in found.missing
-
-
-@pytest.mark.parametrize("said", ["A100", "nvidia v100"])
-def test_a_name_of_two_memories_asks_which(said: str) -> None:
-    found = find_gpu(said)
-    assert isinstance(found, Missing)
-    assert "several memory sizes" in found.missing
+    assert reason in found.missing
 
 
 def test_gpus_are_plausible() -> None:

@@ -1,4 +1,4 @@
-"""The closed form against simulations of the trainers' own code, over a grid: `python -m tools.simulate_memory`."""
+"""The closed form against simulations of the trainers' own code: `python -m benchmarks.simulate_memory`."""
 
 from __future__ import annotations
 

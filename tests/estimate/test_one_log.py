@@ -14,13 +14,17 @@ from tests.estimate.one_log import OneLog, memory_pairs, time_pairs
 from touchline.core.estimate import EvidenceLevel
 from touchline.estimate.calibration import ScoredEstimate
 
-pytestmark = pytest.mark.planning
+pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
 
 @functools.cache
+def all_pairs(what: str) -> tuple[OneLog, ...]:
+    return tuple(memory_pairs() if what == "memory" else time_pairs())
+
+
 def pairs(what: str) -> tuple[OneLog, ...]:
     """All pairs of memory or time, each once: by the most direct kind of figure of its row."""
-    return tuple(pair for pair in (memory_pairs() if what == "memory" else time_pairs()) if pair.direct)
+    return tuple(pair for pair in all_pairs(what) if pair.direct)
 
 
 def error(scored: Sequence[ScoredEstimate]) -> float:
@@ -112,7 +116,7 @@ def test_memory_where_one_log_does_not_tell_as_much(table: str) -> None:
 
 def test_reserved_and_process_figures_tell_their_own_kind() -> None:
     """The other kinds of the tables that have several."""
-    found = [pair.warm for pair in memory_pairs() if not pair.direct]
+    found = [pair.warm for pair in all_pairs("memory") if not pair.direct]
     assert len(found) >= 102
     assert error(found) <= 0.05
     assert held(found) >= 0.85

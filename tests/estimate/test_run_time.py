@@ -62,11 +62,6 @@ def test_a_runs_steps_are_all_fast_or_all_slow() -> None:
     assert (total.low, total.value, total.high) == (100, 200, 400)
 
 
-def test_an_unknown_number_of_steps_widens() -> None:
-    total = run_seconds(estimate(2, 2, 2), 100, steps_low=90, steps_high=120).total
-    assert (total.low, total.value, total.high) == (180, 200, 240)
-
-
 def test_what_is_missing_is_named_and_counts_as_nothing() -> None:
     found = run_seconds(
         estimate(1, 1, 1), 10, parts={"evaluation": Missing(missing="never measured"), "x": estimate(5, 4, 6)}
@@ -107,7 +102,7 @@ def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() 
     setup = lora()
     for part in (
         startup_seconds(setup, 2.5e9, machine=A100),
-        tokenising_seconds(setup, 1e6, machine=A100),
+        tokenising_seconds(setup, 1e6),
         saving_seconds(setup, 9e7, 3, machine=A100),
     ):
         assert part.rung is EvidenceLevel.NOTHING
@@ -118,7 +113,7 @@ def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() 
 
 def test_nothing_takes_no_time() -> None:
     assert saving_seconds(lora(), 0, 3, machine=A100).high == 0
-    assert tokenising_seconds(lora(), 0, machine=A100).value == 0
+    assert tokenising_seconds(lora(), 0).value == 0
 
 
 def test_a_merged_checkpoint_takes_long_on_a_cluster() -> None:
@@ -163,6 +158,7 @@ def test_a_validation_is_a_forward_pass() -> None:
     )
 
 
+@pytest.mark.slow
 def test_validation_and_start_up_of_real_runs_lie_in_their_intervals() -> None:
     runs = cpu_runs(clock="wall_seconds")
     held = []

@@ -11,12 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
 from tests.estimate.time_rows import cpu_machine, gpu_machine
+from tests.tiers import examples
 
 from touchline.core.estimate import Estimate, EvidenceLevel, MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.flops import step_flops
 from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee
 from touchline.estimate.time import StepTime, seconds_per_step
@@ -115,8 +115,6 @@ def test_every_rung_answers_and_all_answers_are_kept() -> None:
     other = point("3B", lora(LLAMA_3B), batches(8, 512), 0.62)
     found = ask(lora(), batches(16, 56), [PACKED, SHORT, other])
     assert [answer.rung for answer in found.ladder.answers] == list(EvidenceLevel)
-    assert found.flops == step_flops(lora(), batches(16, 56)).total
-    assert sum(found.shares.values()) == pytest.approx(1)
 
 
 def test_nothing_measured_is_wide_and_says_so() -> None:
@@ -217,7 +215,7 @@ def measured(seen: list[tuple[int, int, float]]) -> list[TimePoint]:
 
 
 @given(seen=SEEN, step=STEPS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(25))
 def test_the_interval_holds_the_value(seen: list[tuple[int, int, float]], step: tuple[int, int, int]) -> None:
     found = ask(lora(), batches(*step), measured(seen))
     for answer in (found.estimate, *found.ladder.answers):
@@ -226,7 +224,7 @@ def test_the_interval_holds_the_value(seen: list[tuple[int, int, float]], step: 
 
 
 @given(seen=SEEN, step=STEPS, factor=st.integers(2, 6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(25))
 def test_more_rows_and_wider_rows_take_longer(
     seen: list[tuple[int, int, float]], step: tuple[int, int, int], factor: int
 ) -> None:
@@ -253,9 +251,14 @@ def test_accumulation_multiplies_all_but_the_optimizers_part() -> None:
 
 
 def test_launching_decides_for_short_rows_and_operations_for_long_ones() -> None:
-    short, long = ask(lora(), batches(1, 64)), ask(lora(LLAMA_8B), batches(8, 4096))
-    assert short.shares["launch"] > 0.5
-    assert long.shares["compute"] > 0.6
+    """Twice the tokens hardly take longer where launching decides, and almost twice as long where operations do."""
+
+    def ratio(shape: ModelShape, rows: int, width: int) -> float:
+        one, two = (ask(lora(shape), batches(number * rows, width)).estimate.value for number in (1, 2))
+        return two / one
+
+    assert ratio(LLAMA_1B, 1, 64) < 1.2
+    assert ratio(LLAMA_8B, 8, 4096) > 1.8
 
 
 def test_a_larger_model_is_no_constant_factor_slower() -> None:

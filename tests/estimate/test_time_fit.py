@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cases import some
+from tests.tiers import examples
 
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 
@@ -86,7 +87,7 @@ def test_one_point_already_narrows_the_rest() -> None:
     tokens=st.floats(100, 1e6),
     asked=st.floats(100, 1e6),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(25))
 def test_a_run_as_it_was_predicted_widens_nothing(
     factors: list[float], launches: float, tokens: float, asked: float
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_surprise_widens() -> None:
     tokens=st.floats(1, 1e6),
     more=st.floats(1.0, 10),
 )
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(25))
 def test_whatever_was_measured_time_grows_with_every_amount(
     points: list[tuple[float, float, float, str]], power: float, launches: float, tokens: float, more: float
 ) -> None:
@@ -143,7 +144,6 @@ def test_whatever_was_measured_time_grows_with_every_amount(
     # Twice the work, the constant included, takes twice the time.
     double = replace(row(launches, tokens), amounts=(2.0, 2 * launches, 2 * tokens))
     assert found.predict(double)[0] == pytest.approx(value + math.log(2))
-    assert sum(found.shares(row(launches, tokens))) == pytest.approx(1)
 
 
 @given(launches=st.floats(0, 1e4), tokens=st.floats(0, 1e9), power=st.floats(1, 8))

@@ -65,6 +65,7 @@ def test_without_any_run_times_that_no_rate_is_from_lie_in_the_interval() -> Non
     assert max(ratios) <= 4.0
 
 
+@pytest.mark.slow
 def test_two_lengths_predict_the_other_four() -> None:
     scored: list[ScoredEstimate] = []
     for model in sorted({point.setup.shape.name for point in QWEN}):
@@ -94,13 +95,7 @@ def test_a_size_that_was_not_measured_is_predicted_from_the_others() -> None:
 # ---- our own runs ----------------------------------------------------------------------------------------------------
 
 
-def test_there_are_enough_runs_of_several_sizes_lengths_and_batches() -> None:
-    assert len(RUNS.points) >= 20
-    assert len(MODELS) >= 2
-    assert len({round(point.work.width) for point in RUNS.points}) >= 4
-    assert len({point.work.micro_batches for point in RUNS.points}) >= 2
-
-
+@pytest.mark.slow
 def test_half_of_the_runs_predict_the_other_half() -> None:
     scored: list[ScoredEstimate] = []
     for seed in range(8):
@@ -141,6 +136,7 @@ def test_one_run_of_the_model_is_already_better_than_none() -> None:
     assert widths[1] < 0.3 * widths[0]
 
 
+@pytest.mark.slow
 def test_each_run_from_all_others() -> None:
     scored = leave_one_out(RUNS.points, RUNS.machine)
     (everything,) = [row for row in calibration(scored) if row.rung is None]
@@ -150,6 +146,7 @@ def test_each_run_from_all_others() -> None:
     assert everything.median_error <= 0.10
 
 
+@pytest.mark.slow
 def test_wall_time_of_a_busy_machine_has_wider_intervals_and_not_many_misses() -> None:
     runs = cpu_runs(clock="wall_seconds")
     scored = leave_one_out(runs.points, runs.machine)

@@ -5,6 +5,7 @@ Heavy packages are imported by the fixtures alone: this file is also read where 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +36,17 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
     root = tmp_path_factory.mktemp("adapters")
     return tuple(make_adapter(tiny_base, root / f"a{seed}", rank=2 + seed, seed=seed) for seed in range(6))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment with nothing evaluated."""
+    from tests.evaluate.tiny_evaluation import make_experiment
+
+    return make_experiment(tmp_path_factory.mktemp("prepared") / "sp ace", items=6)
+
+
+@pytest.fixture
+def experiment(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(prepared, tmp_path / "experiment"))

@@ -59,7 +59,7 @@ def outputs(found: dict[str, EvaluationRecord]) -> dict[str, list[tuple[str, str
     return {run: [(item.id, item.output, item.score) for item in each.samples] for run, each in found.items()}
 
 
-@pytest.mark.parametrize("items", [20, 120])
+@pytest.mark.parametrize("items", [20, pytest.param(120, marks=pytest.mark.thorough)])
 def test_layers_on_several_devices_answer_as_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Any], items: int
 ) -> None:
@@ -75,7 +75,7 @@ def test_layers_on_several_devices_answer_as_on_one(
     assert several["tiny_base"].settings_sha256 == one["tiny_base"].settings_sha256
 
 
-@pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.parametrize("form", ["nf4", pytest.param("int8", marks=pytest.mark.thorough)])
 def test_runs_and_controls_are_scored_on_one_quantized_base(tmp_path: Path, loaded: list[Any], form: str) -> None:
     """Log and record name the form; its scores are not those of the whole base, nor the reverse."""
     experiment = experiment_of(tmp_path, quantization=form)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cases import some
 from tests.evaluate.tiny_configs import tiny_sizes
+from tests.tiers import examples
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, PretrainedConfig, PreTrainedModel, Qwen3Config
 
 from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, write_answers
@@ -94,24 +95,6 @@ def test_other_families_write_what_transformers_writes_alone(
     assert len(set(alone)) > 1
 
 
-def test_one_at_a_time_equals_thirty_two_at_a_time(model: PreTrainedModel) -> None:
-    """The batch an item falls into does not change its answer in float32."""
-    prompts = some_prompts(32, shared=5, longest=15, seed=3)
-    assert ours(model, prompts) == [ours(model, [prompt])[0] for prompt in prompts]
-
-
-def test_the_order_of_prompts_does_not_matter(model: PreTrainedModel) -> None:
-    """Answers follow their prompts."""
-    prompts = some_prompts(17, shared=3, longest=9, seed=4)
-    assert ours(model, prompts[::-1]) == ours(model, prompts)[::-1]
-
-
-def test_identical_prompts_get_identical_answers(model: PreTrainedModel) -> None:
-    """Equal prompts share all but their last token."""
-    prompts = some_prompts(1, shared=4, longest=6) * 5
-    assert len(set(ours(model, prompts))) == 1
-
-
 def test_each_row_ends_at_its_stop_token_and_the_others_go_on(model: PreTrainedModel) -> None:
     """A token that some answers contain is made the stop token: those are cut there, the others are not."""
     prompts = some_prompts(24, shared=6, longest=9, seed=5)
@@ -166,6 +149,7 @@ def test_an_empty_prompt_is_refused_and_no_prompts_give_no_answers(model: PreTra
     assert ours(model, []) == []
 
 
+@settings(max_examples=examples(25))
 @given(prompts=PROMPTS)
 def test_the_common_prefix_is_the_longest_that_leaves_every_prompt_a_token(prompts: list[TokenIds]) -> None:
     """Against its definition."""

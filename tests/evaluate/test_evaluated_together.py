@@ -42,9 +42,11 @@ def records(experiment: Path) -> dict[str, EvaluationRecord]:
 
 
 def test_each_run_has_what_it_has_when_evaluated_by_itself(
-    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers, scores and the log's head; the batch is larger, and the seconds are shared out."""
+    # However slow the machine is, a batch waits for all requests that are expected.
+    monkeypatch.setattr("touchline.evaluate.engine.LINGER_SECONDS", 60.0)
     together, alone = copied(experiment, tmp_path / "together"), copied(experiment, tmp_path / "alone")
     evaluate(together, read_request(write_request(together, *ALL_JOBS)))
     lines = capsys.readouterr().err.splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.log import read_eval_log
 from tests.cases import some
-from tests.evaluate.tiny_evaluation import make_experiment, write_request, write_run
+from tests.evaluate.tiny_evaluation import write_request, write_run
 
 from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
@@ -47,18 +47,6 @@ def own(give):
 
 """
 JOB = ("tiny_base", "base")
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment with nothing evaluated."""
-    return make_experiment(tmp_path_factory.mktemp("further") / "sp ace", items=6)
-
-
-@pytest.fixture
-def experiment(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(prepared, tmp_path / "experiment")
 
 
 def ask(experiment: Path, *names: str, run: str = "tiny_base", **settings: object) -> None:
@@ -145,23 +133,24 @@ def test_a_changed_task_file_is_refused_and_nothing_else_is_lost(experiment: Pat
     assert not (experiment / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("scorer", "values", "score"),
-    [
-        ("own(lambda state, target: Score(value=0.25))", {0.25}, "own"),
-        ("own(lambda state, target: Score(value=True))", {1.0}, "own"),
-        ("own(lambda state, target: Score(value='P'))", {0.5}, "own"),
-        ("own(lambda state, target: Score(value={'quality': 0.75, 'style': 0.1}))", {0.75}, "own.quality"),
-        ("own(lambda state, target: Score(value='0.5'))", {0.5}, "own"),
-    ],
-)
-def test_scores_of_any_form_become_a_number(experiment: Path, scorer: str, values: set[float], score: str) -> None:
+def test_scores_of_any_form_become_a_number(experiment: Path) -> None:
     """Letters, truths, mappings."""
-    ask(experiment, write_task(experiment, task(scorer)))
+    forms = (
+        ("0.25", 0.25, "own"),
+        ("True", 1.0, "own"),
+        ("'P'", 0.5, "own"),
+        ("{'quality': 0.75, 'style': 0.1}", 0.75, "own.quality"),
+        ("'0.5'", 0.5, "own"),
+    )
+    names = [
+        write_task(experiment, task(f"own(lambda state, target: Score(value={text}))"), f"tasks/form{number}.py")
+        for number, (text, _, _) in enumerate(forms)
+    ]
+    ask(experiment, *names)
     go(experiment)
-    found = records(experiment)["tasks/mine.py"]
-    assert {sample.value for sample in found.samples} == values
-    assert found.score == score
+    found = records(experiment)
+    for name, (_, value, score) in zip(names, forms, strict=True):
+        assert ({sample.value for sample in found[name].samples}, found[name].score) == ({value}, score)
 
 
 def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -> None:
@@ -294,22 +283,15 @@ def test_prompts_that_do_not_fit_pass_the_gate_of_the_runs_own_task(experiment: 
         go(experiment)
 
 
-def test_samples_limit_a_task_of_the_users_own_too(experiment: Path) -> None:
-    """The first ones, as many as it has."""
-    ask(experiment, write_task(experiment, task("match()")), samples=3)
-    go(experiment)
-    assert [sample.id for sample in records(experiment)["tasks/mine.py"].samples] == ["w0", "w1", "w2"]
-
-
 def test_checkpoints_share_the_items_and_settings_of_a_task(experiment: Path) -> None:
-    """So that control and run can be compared; their answers differ."""
+    """So that control and run can be compared; their answers differ. As many samples as asked for, the first ones."""
     name = write_task(experiment, task("match()"))
     for run in ("tiny_base", "tiny_rank4"):
-        ask(experiment, name, run=run)
+        ask(experiment, name, run=run, samples=3)
     go(experiment, JOB, ("tiny_rank4", "epoch_0"))
     base, tuned = records(experiment)[name], records(experiment, "tiny_rank4")[name]
     assert (base.settings_sha256, base.data_sha256) == (tuned.settings_sha256, tuned.data_sha256)
-    assert [s.id for s in base.samples] == [s.id for s in tuned.samples]
+    assert [s.id for s in base.samples] == [s.id for s in tuned.samples] == ["w0", "w1", "w2"]
     assert [s.output for s in base.samples] != [s.output for s in tuned.samples]
 
 

@@ -16,14 +16,9 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
 def test_the_kernels_list_of_flags_is_read(tmp_path: Path, text: str, found: str) -> None:
     """x86 calls them flags, Arm features."""
     path = tmp_path / "cpuinfo"
+    assert cpu_flags(path) == frozenset()
     path.write_text(text)
     assert found in cpu_flags(path)
-
-
-def test_no_list_means_no_flags(tmp_path: Path) -> None:
-    """A machine without /proc is taken as slow at bfloat16."""
-    assert cpu_flags(tmp_path / "absent") == frozenset()
-    assert choose_base_dtype("auto", cuda_capability=None, flags=frozenset()).dtype == "float32"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +26,7 @@ def test_no_list_means_no_flags(tmp_path: Path) -> None:
     [
         (None, {"amx_bf16"}, "bfloat16"),
         (None, {"avx2", "fma"}, "float32"),
+        (None, set(), "float32"),
         ((7, 5), {"avx512_bf16"}, "float32"),
         ((8, 0), set(), "bfloat16"),
         ((12, 0), set(), "bfloat16"),
@@ -43,7 +39,6 @@ def test_auto_follows_what_computes(capability: tuple[int, int] | None, flags: s
     assert choice.reason
 
 
-@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
-def test_what_is_asked_for_is_taken(wanted: str) -> None:
+def test_what_is_asked_for_is_taken() -> None:
     """Whatever the machine is."""
-    assert choose_base_dtype(wanted, cuda_capability=(7, 0), flags=frozenset()).dtype == wanted  # type: ignore[arg-type]
+    assert choose_base_dtype("bfloat16", cuda_capability=(7, 0), flags=frozenset()).dtype == "bfloat16"

@@ -63,7 +63,15 @@ def evaluated(experiment: Path, dtype: str = "float32") -> tuple[EvaluationRecor
     return base, found
 
 
-@pytest.mark.parametrize(("items", "dtype"), [(20, "float32"), (20, "bfloat16"), (120, "float32"), (120, "bfloat16")])
+@pytest.mark.parametrize(
+    ("items", "dtype"),
+    [
+        (20, "float32"),
+        (120, "bfloat16"),
+        pytest.param(20, "bfloat16", marks=pytest.mark.thorough),
+        pytest.param(120, "float32", marks=pytest.mark.thorough),
+    ],
+)
 def test_it_scores_as_the_base_does(items: int, dtype: str, tmp_path: Path) -> None:
     """Beside the weights and merged into them, in both element types: every answer is the base's, token for token."""
     base, noop = evaluated(make_controls(tmp_path, items), dtype)
@@ -146,19 +154,16 @@ def test_layers_that_the_model_has_not_are_told(tmp_path: Path) -> None:
     assert sorted(path.name for path in (experiment / "tiny_noop").iterdir()) == ["eval.py", "eval.yaml"]
 
 
-def test_another_run_has_none(tmp_path: Path) -> None:
-    """Only a no-op control has a checkpoint of that name."""
-    experiment = make_controls(tmp_path, 10)
-    jobs = (RequestedJob(run="tiny_base", checkpoint=NO_OP_CHECKPOINT),)
-    with pytest.raises(InputError, match="no no-op control"):
-        evaluate(experiment, EvaluationRequest(jobs=jobs))
-
-
-def test_another_base_is_refused(tmp_path: Path) -> None:
-    """An adapter of zeros on other weights would prove nothing."""
+def test_another_run_or_another_base_is_refused(tmp_path: Path) -> None:
+    """Only a no-op control has a checkpoint of that name; an adapter of zeros on other weights would prove nothing."""
     experiment = make_controls(tmp_path, 10)
     config = config_of(experiment)
     write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
-    jobs = (RequestedJob(run="tiny_noop", checkpoint=NO_OP_CHECKPOINT),)
+    base, noop = (
+        EvaluationRequest(jobs=(RequestedJob(run=run, checkpoint=NO_OP_CHECKPOINT),))
+        for run in ("tiny_base", "tiny_noop")
+    )
+    with pytest.raises(InputError, match="no no-op control"):
+        evaluate(experiment, base)
     with pytest.raises(PlanDriftError):
-        evaluate(experiment, EvaluationRequest(jobs=jobs))
+        evaluate(experiment, noop)

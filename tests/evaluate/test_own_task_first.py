@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
-from tests.evaluate.test_further_tasks import HEAD, go, write_task
-from tests.evaluate.tiny_evaluation import make_experiment, write_run
+from tests.evaluate.test_further_tasks import go, write_task
+from tests.evaluate.tiny_evaluation import write_run
 
 from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
@@ -40,18 +39,6 @@ def words(data):
     return Task(dataset=json_dataset(data), solver=generate(), scorer=[rouge(), match()])
 """
 HELPERS = "def share(a, b):\n    return (1 + len(a)) / (2 + len(a) + len(b))\n"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment with nothing evaluated."""
-    return make_experiment(tmp_path_factory.mktemp("first") / "sp ace", items=6)
-
-
-@pytest.fixture
-def experiment(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(prepared, tmp_path / "experiment")
 
 
 def own(experiment: Path, body: str = BODY, **settings: object) -> None:
@@ -125,8 +112,6 @@ def test_what_fails_while_it_runs_is_told_in_words(experiment: Path) -> None:
             "no judge",
         ),
         (BODY, {"metric": "bleu"}, "no score 'bleu'"),
-        (BODY.replace("share(text, target.text)", "'so so'"), {}, "'rouge.overlap' is a number"),
-        (BODY.replace("[rouge(), match()]", "None"), {}, "has no scorer"),
     )
     for body, settings, message in cases:
         own(experiment, body, **settings)
@@ -176,4 +161,3 @@ def test_prompts_are_compared_turn_by_turn_and_by_what_they_share() -> None:
     assert "the task begins each prompt with 'Write '" in str(shared_difference(bare, told, ("", "")))
     ended = [[("user", f"{word} please")] for word in words]
     assert "the task ends each prompt with ' please'" in str(shared_difference(bare, ended, ("", "")))
-    assert HEAD

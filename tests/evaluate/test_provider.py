@@ -121,8 +121,14 @@ def test_answers_are_those_of_the_plain_loop(tiny_base: Path, adapters: tuple[Pa
         assert output.usage.output_tokens == len(plain.ids) + (plain.stop_reason == "stop")
 
 
-def test_models_on_one_base_share_one_engine(tiny_base: Path, adapters: tuple[Path, ...]) -> None:
-    """Control and adapters: one base in memory."""
+def test_models_on_one_base_share_one_engine(
+    tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control and adapters, by relative, absolute and plain names: one base in memory."""
+    monkeypatch.chdir(adapters[0].parent)
+    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tiny_base.parent))
+    assert TouchlineAPI("a0").checkpoint == TouchlineAPI(str(adapters[0])).checkpoint
+    assert TouchlineAPI("tiny").checkpoint == TouchlineAPI(str(tiny_base)).checkpoint
     apis = [TouchlineAPI(str(path), dtype="float32") for path in (tiny_base, *adapters[:3])]
     answers = [ask(api, CHATS[0]).completion for api in apis]
     assert {id(api.engine) for api in apis} == {id(shared_engine(str(tiny_base.resolve()), "float32"))}
@@ -205,13 +211,3 @@ def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
         (other / "adapter_config.json").write_text(json.dumps(config | changed))
         with pytest.raises(InputError):
             TouchlineAPI("other")
-
-
-def test_relative_absolute_and_plain_names_mean_the_same(
-    tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`touchline/a0`, `touchline//abs/a0`, and a model by its name."""
-    monkeypatch.chdir(adapters[0].parent)
-    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tiny_base.parent))
-    assert TouchlineAPI("a0").checkpoint == TouchlineAPI(str(adapters[0])).checkpoint
-    assert TouchlineAPI("tiny").checkpoint == TouchlineAPI(str(tiny_base)).checkpoint

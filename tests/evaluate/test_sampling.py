@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 from transformers import AutoModelForCausalLM, PreTrainedModel, TemperatureLogitsWarper, TopPLogitsWarper
 
 from touchline.evaluate.decoding import TokenIds, likeliest, write_answers
@@ -33,7 +35,7 @@ def drawn(model: PreTrainedModel, prompts: list[TokenIds], streams: list[int], s
     return [each.ids for each in found]
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(25))
 @given(
     temperature=st.floats(0.05, 5),
     top_p=st.floats(0.01, 1),
@@ -95,13 +97,7 @@ def test_the_engine_draws_by_the_stream_alone(tiny_base: Path) -> None:
     def answers(batch_size: int) -> list[TokenIds]:
         engine = Engine(Weights(str(tiny_base), pick_dtype("float32", torch.device("cpu")), torch.device("cpu")))
         plain = Decoding(max_new_tokens=6, stop_ids=frozenset({2}), pad_id=0, batch_size=batch_size)
-        hot = Decoding(
-            max_new_tokens=6,
-            stop_ids=frozenset({2}),
-            pad_id=0,
-            batch_size=batch_size,
-            sampling=Sampling(temperature=2.0),
-        )
+        hot = replace(plain, sampling=Sampling(temperature=2.0))
         requests = [
             Request(worn=None, prompt=prompt, decoding=decoding, stream=stream)
             for prompt in PROMPTS
@@ -117,6 +113,7 @@ def test_the_engine_draws_by_the_stream_alone(tiny_base: Path) -> None:
     assert any(once[index + 1] != once[index + 2] for index in range(0, len(once), 3))
 
 
+@settings(max_examples=examples(25))
 @given(st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=4))
 def test_streams_follow_from_the_facts(parts: list[object]) -> None:
     """Equal facts, equal stream; it fits the generator's key."""

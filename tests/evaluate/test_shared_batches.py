@@ -75,7 +75,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
     return of
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+def of_families(*names: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that `make test` does for these families, and `make test-all` for every one."""
+    params = [pytest.param(name, marks=[] if name in names else pytest.mark.thorough) for name in FAMILIES]
+    return pytest.mark.parametrize("family", params, indirect=True)
+
+
+@pytest.fixture
 def family(request: pytest.FixtureRequest) -> str:
     """A family of models."""
     return str(request.param)
@@ -118,6 +124,7 @@ def different(answers: Answers) -> int:
     return len({answer for (_, number), answer in answers.items() if number == 0})
 
 
+@of_families(*FAMILIES)
 def test_adapters_of_other_ranks_and_layers_answer_as_each_alone(setup: Setup) -> None:
     """Base, plain LoRA of two ranks on other layers, and rsLoRA: 24 prompts in two batches of 16 and 8."""
     engine, adapters = setup
@@ -130,6 +137,7 @@ def test_adapters_of_other_ranks_and_layers_answer_as_each_alone(setup: Setup) -
     assert alone(engine, worn) == expected
 
 
+@of_families("qwen3")
 def test_merged_adapters_answer_alike_in_float32(setup: Setup) -> None:
     """The same tokens, each adapter merged in batches of its own."""
     engine, adapters = setup
@@ -143,6 +151,7 @@ def test_merged_adapters_answer_alike_in_float32(setup: Setup) -> None:
         assert [found[each, number] for number in range(6)] == [others[other, number] for number in range(6)]
 
 
+@of_families("llama")
 def test_dora_stays_by_itself(setup: Setup) -> None:
     """Base and LoRA share a batch; DoRA has its own, whose prompts it answers as by itself."""
     engine, adapters = setup
@@ -165,6 +174,7 @@ def test_an_adapter_of_the_embedding_stays_by_itself(setup: Setup) -> None:
     assert alone(engine, worn) == expected
 
 
+@of_families("gemma3 beyond its window")
 def test_rows_leave_the_batch_when_they_end(setup: Setup) -> None:
     """A token that some answers contain is made the stop token, so that rows of every adapter move up."""
     engine, adapters = setup
@@ -179,6 +189,7 @@ def test_rows_leave_the_batch_when_they_end(setup: Setup) -> None:
     assert ask(engine, worn, stopping) == expected
 
 
+@of_families("llama")
 def test_drawn_answers_do_not_depend_on_who_shares_the_batch(setup: Setup) -> None:
     """Each request has its own random stream."""
     engine, adapters = setup
@@ -187,6 +198,7 @@ def test_drawn_answers_do_not_depend_on_who_shares_the_batch(setup: Setup) -> No
     assert ask(engine, worn, drawn) == alone(engine, worn, drawn)
 
 
+@of_families("gemma3")
 def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for five prompts: batches of adapters halve as others do."""
     engine, adapters = setup
@@ -206,6 +218,7 @@ def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: p
     assert max(tried[2:]) <= 5
 
 
+@of_families("llama", "gemma3 beyond its window")
 def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
     setup: Setup, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from tests.cases import some
 from transformers import AutoModelForCausalLM
 
 from touchline.core.errors import InputError
-from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.weights import LOADED_ADAPTERS, ActiveAdapter, Weights, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
@@ -28,10 +27,6 @@ def make(base: Path, dtype: str = "float32") -> Weights:
 def logits(weights: Weights) -> torch.Tensor:
     with torch.inference_mode():
         return weights.model(input_ids=IDS).logits
-
-
-def answers(weights: Weights) -> list[Generation]:
-    return write_answers(weights.model, PROMPTS, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -59,16 +54,6 @@ def test_an_adapter_gives_what_peft_gives(tiny_base: Path, adapters: tuple[Path,
         with torch.inference_mode():
             expected = PeftModel.from_pretrained(base, str(adapter)).eval()(input_ids=IDS).logits
         torch.testing.assert_close(logits(weights), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_merged_and_beside_write_the_same_tokens_in_float32(tiny_base: Path, adapters: tuple[Path, ...]) -> None:
-    """Where it is computed does not change what is written."""
-    weights = make(tiny_base)
-    for adapter in some(adapters):
-        weights.activate(ActiveAdapter(folder=adapter, merged=True))
-        merged = answers(weights)
-        weights.activate(ActiveAdapter(folder=adapter, merged=False))
-        assert answers(weights) == merged
 
 
 def test_the_order_of_adapters_does_not_matter(tiny_base: Path, adapters: tuple[Path, ...]) -> None:

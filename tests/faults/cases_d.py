@@ -123,8 +123,7 @@ CASES: list[FaultCase] = [
         files=experiment(NO_SYSTEM, text=WITH_SYSTEM),
         near_miss=experiment(NO_SYSTEM),
     ),
-    FaultCase(
-    ),
+    FaultCase(),
     FaultCase(
         name="LLaMA-Factory's template brings a system turn that evaluation does not have",
         code="TK204",

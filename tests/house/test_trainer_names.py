@@ -48,7 +48,6 @@ ALLOWED = {
             "compiling",
             "machine",
             "untrained",
-            "simulate",
             "hf_recorder",
             "isolation",
             "lineage",

@@ -41,7 +41,7 @@ def child(folder: Path, behavior: str) -> list[str]:
     ids=["fault", "signal", "exception", "hang"],
 )
 def test_one_broken_check_does_not_take_the_others_with_it(tmp_path: Path, behavior: str, message: str) -> None:
-    command = child(tmp_path, f"if name == 'SDPA kernels': {behavior}\nanswer(name)")
+    command = child(tmp_path, f"if name == {StepCheck.BFLOAT16.value!r}: {behavior}\nanswer(name)")
     found = list(step_checks(NAMES, tmp_path, command=command, timeout_seconds=5.0))
     assert [check.name for check in found] == list(NAMES)
     assert [check.verdict for check in found] == [Verdict.OK, Verdict.FAILED, Verdict.OK]

@@ -97,7 +97,7 @@ def test_what_is_there_is_evaluated_and_the_rest_is_named(tmp_path: Path, epochs
     else:
         assert wanted.missing == (
             "1M_rank4 is not trained: no training.json; no epoch_1; "
-            "its last attempt, job 77, ended with code 75 (stopped by SIGUSR1)"
+            "its last attempt (job 77) ended with exit code 75 (stopped by SIGUSR1)"
         )
 
 
@@ -111,7 +111,7 @@ def test_checkpoints_that_were_not_kept_are_no_fault(tmp_path: Path) -> None:
 def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path, made_run())
     assert find_pending_evaluations(tmp_path, "1M_rank4").missing == (
-        "1M_rank4 is not trained: no training.json; no epoch_1; its training was never started"
+        "1M_rank4 is not trained: no training.json; no epoch_1; it was never started"
     )
     export(folder, 1, size=4)
     assert "epoch_1 is not whole (adapter_model.safetensors has 3 bytes, expected 4)" in str(
@@ -120,9 +120,7 @@ def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
     (folder / "status").mkdir()
     (folder / "status" / "start.5.0.json").write_text("{}")
     (folder / "status" / "exit.5.0.json").write_text("torn")
-    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith(
-        "no attempt at its training says how it ended"
-    )
+    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith("no attempt says how it ended")
     finish(folder, 1, digest="4" * 64)
     assert "training.json is of other settings" in str(find_pending_evaluations(tmp_path, "1M_rank4").missing)
 
@@ -156,6 +154,6 @@ def test_the_process_ends_at_once_and_says_why(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 77
     assert done.stderr == (
-        "touchline: error: 1M_rank4 is not trained: no training.json; no epoch_1; its last attempt, job 77, ended with "
-        "code 1 (failed)\n"
+        "touchline: error: 1M_rank4 is not trained: no training.json; no epoch_1; its last attempt (job 77) ended with "
+        "exit code 1 (failed)\n"
     )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
-from tests.train.test_resume import EVERY_STEP, StopAfter
+from tests.train.interruptions import EVERY_STEP, OURS, StopAfter, metrics, signal_when, start, state_of
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import RunsFailedError
-from touchline.data.metrics import Metrics
-from touchline.data.metrics_file import read_metrics
+from touchline.data.training_state import paused_step, write_pause
 from touchline.experiment.experiment import CheckpointConfig, LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
 
 FLOAT32 = 1e-5
 """Tolerance for sums in another order, in nats."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def member(model: Path, words: Path, number: int, train: TrainConfig) -> RunConfig:
@@ -58,8 +48,9 @@ def folders(root: Path, configs: Sequence[RunConfig]) -> list[Path]:
     return [write_config(root / config.run, config) for config in configs]
 
 
-def metrics(folder: Path) -> Metrics:
-    return read_metrics(folder / "metrics.jsonl")
+def side_by_side(together: Sequence[Path]) -> tuple[str, ...]:
+    """Return the command that trains a cohort."""
+    return (*OURS, *(word for one in together[1:] for word in ("--with", os.path.relpath(one, together[0]))))
 
 
 def assert_equal_trainings(together: Path, alone: Path) -> None:
@@ -121,6 +112,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tiny_model: Path, tmp_path:
     assert len(metrics(together[0]).attempts) == 1
 
 
+@pytest.mark.thorough
 def test_a_cohort_stopped_and_killed_goes_on_in_parts(tiny_model: Path, tmp_path: Path) -> None:
     """One is finished alone in between; the rest go on together from states of different steps."""
     words = write_tiny_words(tmp_path / "words.json", 28, 4, 4)
@@ -133,15 +125,10 @@ def test_a_cohort_stopped_and_killed_goes_on_in_parts(tiny_model: Path, tmp_path
     assert all(metrics(folder).attempts and not (folder / "training.json").exists() for folder in together)
     assert run_training(configs[0], together[0], Stop())
     assert not run_training(configs[1], together[1], StopAfter(left=2))
-    others = [word for folder in together[1:] for word in ("--with", os.path.relpath(folder, together[0]))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "touchline.train", *others], cwd=together[0], stderr=subprocess.DEVNULL
-    )
     before = len(metrics(together[2]).steps)
-    while process.poll() is None and len(metrics(together[2]).steps) < before + 2:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = start(together[0], side_by_side(together))
+    ended = signal_when(process, signal.SIGKILL, lambda: len(metrics(together[2]).steps) >= before + 2)
+    assert ended == -signal.SIGKILL
     assert run_cohort(together, Stop())
     for folder in together:
         assert (folder / "training.json").exists()
@@ -149,3 +136,51 @@ def test_a_cohort_stopped_and_killed_goes_on_in_parts(tiny_model: Path, tmp_path
     last = {row.step: row for row in metrics(together[3]).steps}
     for row in metrics(alone[3]).steps:
         assert last[row.step].loss == pytest.approx(row.loss, abs=FLOAT32)
+
+
+def test_a_cohort_pauses_and_some_of_its_runs_continue(tiny_model: Path, tmp_path: Path) -> None:
+    """Two of four continue side by side after the first point, one of them after the second; alone each is the same."""
+    words = write_tiny_words(tmp_path / "words.json", 27, 5, 4)
+    configs = sweep(tiny_model, words, validate_every_steps=2)
+    together, alone = folders(tmp_path / "together", configs), folders(tmp_path / "alone", configs)
+    for folder in together:
+        write_pause(folder, 2)
+    assert run_cohort(together, Stop())
+    assert [paused_step(folder) for folder in together] == [2, 2, 2, 2]
+    assert run_cohort(together, Stop()), "nothing to do"
+    left = [together[1], together[3]]
+    for folder in left:
+        write_pause(folder, 6)
+    assert not run_cohort(left, StopAfter(left=9)), "between the points"
+    assert run_cohort(left, Stop())
+    write_pause(together[3], None)
+    assert run_cohort(left, Stop()), "one is paused, and the other trains alone to the end"
+    assert paused_step(together[1]) == 6
+    assert (together[3] / "training.json").exists()
+    assert not (together[3] / "resume").exists()
+    write_pause(together[1], None)
+    assert run_cohort(left, Stop())
+    for number in (1, 3):
+        assert run_training(configs[number], alone[number], Stop())
+        assert_equal_trainings(together[number], alone[number])
+    assert metrics(together[0]).steps[-1].step == 2
+    assert metrics(left[0]).attempts[1].cohort == ("run4",)
+
+
+@pytest.mark.thorough
+def test_a_cohort_killed_at_its_pause_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    words = write_tiny_words(tmp_path / "words.json", 28, 4, 4)
+    configs = sweep(tiny_model, words, checkpoint=CheckpointConfig(resume_minutes=EVERY_STEP))[:2]
+    together, alone = folders(tmp_path / "together", configs), folders(tmp_path / "alone", configs)
+    for folder in together:
+        write_pause(folder, 3)
+    command = side_by_side(together)
+    signal_when(start(together[0], command), signal.SIGKILL, lambda: state_of(together[0], 3))
+    assert start(together[0], command).wait() == 0
+    assert [paused_step(folder) for folder in together] == [3, 3]
+    for folder in together:
+        write_pause(folder, None)
+    assert start(together[0], command).wait() == 0
+    for config, one, other in zip(configs, together, alone, strict=True):
+        assert run_training(config, other, Stop())
+        assert_equal_trainings(one, other)

@@ -7,20 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
-from tests.train.tiny_sizes import SIZES
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
+from tests.train.tiny_sizes import SIZES, made_examples, made_model
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.local.compilers import missing_compiler
 from touchline.backends.peft.layout import COMPILED_WIDTH, PADDED, BatchLayout, arrange
-from touchline.core.catalog import RenderedExample
 from touchline.core.errors import HostError, PlanDriftError
 from touchline.data.metrics import StepRow
 from touchline.data.metrics_file import read_metrics
@@ -38,6 +34,7 @@ MODELS: dict[str, PretrainedConfig] = {
     "gemma": Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"]),
 }
 LAYOUTS = {"padded": PADDED, "packed": BatchLayout(row_tokens=96)}
+EXAMPLES = made_examples([(5 + 7 * number, 3) for number in range(6)])
 NO_COMPILER = missing_compiler("cpu")
 
 
@@ -51,23 +48,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def examples(count: int = 6) -> list[RenderedExample]:
-    generator = np.random.default_rng(0)
-    found = []
-    for number in range(count):
-        ids = tuple(int(token) for token in generator.integers(1, 64, 8 + 7 * number))
-        found.append(RenderedExample(prompt_ids=(5, 6, 7, *ids[:-3]), answer_ids=ids[-3:]))
-    return found
-
-
 def build(config: PretrainedConfig, *, checkpointing: bool = False) -> TargetLoss:
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.mul_(4.0)
-    adapter = PeftLoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
-    model = get_peft_model(base.requires_grad_(False), adapter)
+    model = made_model(config, ["q_proj", "v_proj", "down_proj"])
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
@@ -76,7 +58,7 @@ def build(config: PretrainedConfig, *, checkpointing: bool = False) -> TargetLos
 
 def step(target_loss: TargetLoss, layout: BatchLayout) -> tuple[float, torch.Tensor]:
     target_loss.model.zero_grad(set_to_none=True)
-    loss = add_gradient(target_loss, arrange(examples(), layout), 18)
+    loss = add_gradient(target_loss, arrange(EXAMPLES, layout), 18)
     grads = [parameter.grad for parameter in target_loss.model.parameters() if parameter.grad is not None]
     return loss.item(), torch.cat([grad.flatten() for grad in grads])
 
@@ -86,7 +68,9 @@ def graphs_captured() -> int:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("qwen", "gemma"))]
+)
 def test_losses_and_gradients_are_those_of_uncompiled_layers(family: str, layout: str) -> None:
     target_loss = build(MODELS[family])
     loss, gradient = step(target_loss, LAYOUTS[layout])
@@ -101,6 +85,7 @@ def test_losses_and_gradients_are_those_of_uncompiled_layers(family: str, layout
     assert list(target_loss.model.state_dict()) == names
 
 
+@pytest.mark.thorough
 def test_gradient_checkpointing_goes_with_compiled_layers() -> None:
     target_loss = build(MODELS["llama"], checkpointing=True)
     loss, gradient = step(target_loss, PADDED)
@@ -127,6 +112,7 @@ def rows(folder: Path) -> tuple[StepRow, ...]:
     return read_metrics(folder / "metrics.jsonl").steps
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [
@@ -154,6 +140,7 @@ def test_a_compiled_training_reports_the_losses_of_an_uncompiled_one(
     assert list(load_file(weights)) == list(load_file(plain / "epoch_0" / weights.name))
 
 
+@pytest.mark.thorough
 def test_every_shape_is_compiled_before_the_first_step(
     tiny_model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +165,7 @@ def test_a_state_of_the_uncompiled_run_is_refused(tiny_model: Path, words: Path,
         run_training(other, folder, Stop())
 
 
+@pytest.mark.thorough
 def test_a_stopped_compiled_training_resumes(tiny_model: Path, words: Path, tmp_path: Path) -> None:
     settings = tiny_train(compile=True, lora=LoraConfig(rank=4, dropout=0.1))
     whole = trained(tmp_path / "whole", tiny_model, words, settings)
@@ -217,6 +205,7 @@ def test_a_machine_without_a_compiler_is_refused_before_the_model_is_loaded(
     assert not (folder / "metrics.jsonl").exists()
 
 
+@pytest.mark.thorough
 def test_a_probe_of_a_compiled_training_compiles_before_it_measures(tiny_model: Path) -> None:
     request = ProbeRequest(
         model=ProbedModel(name="Tiny", path=str(tiny_model)),
@@ -232,7 +221,7 @@ def test_a_probe_of_a_compiled_training_compiles_before_it_measures(tiny_model: 
     assert len(answer.step_seconds) >= STEPS
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(NO_COMPILER is not None, reason="no C++ compiler here")
 def test_inductor_gives_the_same_losses_and_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "COMPILER", "inductor")

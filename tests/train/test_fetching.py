@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from tests.tiny_model import write_tiny_words
-from tests.train.test_resume import StopAfter, assert_same, exports, wait_for
+from tests.train.interruptions import StopAfter, assert_same, exports, rows_of, signal_when, start
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,12 +48,6 @@ select = machine.select_device
 machine.select_device = lambda wanted: replace(select(wanted), fetch_steps=3)
 """
 """Module that Python imports at its start, for the processes of a training."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -95,7 +85,6 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunCon
 @pytest.fixture(scope="module")
 def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The training with a fetch after each step."""
-    torch.set_num_threads(1)
     folder = write_config(tmp_path_factory.mktemp("runs") / "undisturbed", config)
     assert run_training(config, folder, Stop())
     return folder
@@ -182,12 +171,12 @@ def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
     assert f"step {len(steps(folder)) + 1} of run" in refused.value.message
 
 
-@pytest.mark.parametrize("questions", [5, 11, 21])
 def test_stopping_between_two_fetches_and_resuming_changes_nothing(
-    config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path, questions: int
+    config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path
 ) -> None:
     folder = write_config(tmp_path / "run", config)
-    assert not run_training(config, folder, StopAfter(left=questions))
+    for questions in (5, 11):
+        assert not run_training(config, folder, StopAfter(left=questions))
     assert run_training(config, folder, Stop())
     assert_same(folder, undisturbed)
     assert grouped
@@ -269,48 +258,38 @@ def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for() -> None:
     assert machine.send(here, torch.device("cpu")) is here
 
 
-@contextlib.contextmanager
-def in_new_processes(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Variables of processes that fetch in groups."""
+@pytest.fixture
+def in_new_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes fetch in groups."""
     place = tmp_path / "start"
     place.mkdir()
     (place / "sitecustomize.py").write_text(GROUPED)
-    path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    yield os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
 
 
+@pytest.mark.thorough
 def test_a_kill_between_two_fetches_loses_only_what_is_repeated(
-    config: RunConfig, undisturbed: Path, tmp_path: Path
+    config: RunConfig, undisturbed: Path, tmp_path: Path, in_new_processes: None
 ) -> None:
     """States are saved every few steps."""
-    generator = random.Random(1)
     checkpoint = replace(config.train.checkpoint, resume_minutes=0.05 / 60)
-    often = replace(config, train=replace(config.train, checkpoint=checkpoint))
-    folder = write_config(tmp_path / "run", often)
-    metrics = folder / "metrics.jsonl"
-    with in_new_processes(tmp_path) as environment:
-        command = [sys.executable, "-m", "touchline.train"]
-        for lines in (4, 12):
-            process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-            wait_for(process, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= lines)  # noqa: B023
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(generator.uniform(0, 0.05))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert subprocess.run(command, cwd=folder, env=environment, check=False).returncode == 0
+    folder = write_config(tmp_path / "run", replace(config, train=replace(config.train, checkpoint=checkpoint)))
+    for lines in (4, 12):
+        signal_when(start(folder), signal.SIGKILL, lambda wanted=lines: rows_of(folder) >= wanted)
+    assert start(folder).wait() == 0
     assert_same(folder, undisturbed)
 
 
-def test_two_processes_fetch_together(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_two_processes_fetch_together(tiny_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Both fetch after the same steps, since their losses are summed there."""
     words = write_tiny_words(tmp_path / "words.json", 32, 4, 4)
     train = tiny_train(global_batch_size=4, micro_batch_size=2, validate_every_steps=5)
     config = make_config(tiny_model, words, train)
     config = replace(config, batches=replace(config.batches, data_parallel_size=2))
     each, together = write_config(tmp_path / "each", config), write_config(tmp_path / "together", config)
-    command = [sys.executable, "-m", "touchline.train"]
-    assert subprocess.run(command, cwd=each, check=False).returncode == 0
-    with in_new_processes(tmp_path) as environment:
-        assert subprocess.run(command, cwd=together, env=environment, check=False).returncode == 0
+    assert start(each).wait() == 0
+    request.getfixturevalue("in_new_processes")
+    assert start(together).wait() == 0
     assert_same(together, each)
     assert len({row.cpu_percent for row in steps(together)}) < len(steps(together))

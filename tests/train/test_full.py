@@ -4,10 +4,8 @@ changes nothing."""
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tiny_model import write_tiny_words
-from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
+from tests.train.interruptions import (
+    EVERY_STEP,
+    Act,
+    assert_same,
+    interrupt,
+    signal_when,
+    start,
+    state_of,
+    untrained_copy,
+)
 from tests.train.tiny_run import write_config
-from tests.trainer_experiments import PlannedExperiment, metrics, wait_while
+from tests.trainer_experiments import PlannedExperiment, metrics
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tools.tiny_model import write_tiny_model
@@ -56,7 +63,6 @@ pairs:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
-    torch.set_num_threads(1)
     base = tmp_path_factory.mktemp("whole")
     model = write_tiny_model(base / "models" / "Tiny-1M-Instruct")
     folder = base / "experiment"
@@ -87,16 +93,6 @@ def theirs(experiment: PlannedExperiment) -> Path:
     _, folder = experiment.run(1)
     assert train(folder)
     return folder
-
-
-def copy_of(folder: Path, place: Path) -> Path:
-    """A run folder beside a copy of the dataset, as it was before any attempt."""
-    place.mkdir()
-    for name in ("finetune.yaml", "finetune.py", "run.yaml"):
-        if (folder / name).exists():
-            (place / name).write_bytes((folder / name).read_bytes())
-    (place.parent / "words.json").write_bytes((folder.parent / "words.json").read_bytes())
-    return place
 
 
 def test_both_trainers_do_the_same_training(ours: Path, theirs: Path) -> None:
@@ -144,7 +140,7 @@ def test_a_checkpoint_is_a_whole_model(experiment: PlannedExperiment, ours: Path
 def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """Bit by bit the same weights, and the same tokens."""
     _, planned = experiment.run(0)
-    folder = copy_of(planned, tmp_path / "run")
+    folder = untrained_copy(planned, tmp_path)
     inputs = load_inputs(read_config(folder / "finetune.yaml"), folder)
     session = build_session(inputs, None)
     with MetricsLog(folder / "metrics.jsonl") as log:
@@ -166,52 +162,34 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperi
     assert own == read
 
 
-@pytest.mark.parametrize("questions", [3, 11])
-def test_going_on_gives_the_same_bytes(
-    experiment: PlannedExperiment, ours: Path, tmp_path: Path, questions: int
-) -> None:
+def test_going_on_gives_the_same_bytes(ours: Path, theirs: Path, tmp_path: Path) -> None:
     """The training state holds 12 bytes per parameter, as the plan counts it."""
-    folder = copy_of(ours, tmp_path / "run")
-    for name in ("eval.py", "eval.slurm", "eval.yaml", "finetune.slurm", "setup_finetune.yaml", "status"):
-        source = ours / name
-        if source.is_file():
-            (folder / name).write_bytes(source.read_bytes())
-        elif source.is_dir():
-            (folder / name).mkdir()
-    assert not train(folder, StopAfter(left=questions))
-    (state,) = folder.glob("resume/step_*")
-    size = sum(path.stat().st_size for path in state.iterdir())
-    parameters = metrics(folder).attempts[0].trainable_parameters
-    moments = 0 if state.name == "step_00000000" else 8
-    assert (4 + moments) * parameters < size < (4 + moments) * parameters + 40_000
-    assert train(folder)
-    assert_same(folder, ours)
+    for acts in ([Act(questions=3)], [Act(questions=11)]):
+        folder = untrained_copy(ours, tmp_path / str(acts[0].questions))
+        interrupt(folder, ours, acts, _sized)
+    folder = untrained_copy(theirs, tmp_path / "theirs")
+    interrupt(folder, theirs, [Act(questions=0)], train)
 
 
+def _sized(folder: Path, stop: Stop) -> bool:
+    """Train, and check the size of the state that a stop leaves."""
+    done = train(folder, stop)
+    for state in folder.glob("resume/step_*"):
+        size = sum(path.stat().st_size for path in state.iterdir())
+        parameters = metrics(folder).attempts[0].trainable_parameters
+        moments = 0 if state.name == "step_00000000" else 8
+        assert (4 + moments) * parameters < size < (4 + moments) * parameters + 40_000
+    return done
+
+
+@pytest.mark.thorough
 def test_a_killed_process_loses_nothing(ours: Path, tmp_path: Path) -> None:
     """SIGKILL once a state is saved; the same command again gives the same bytes."""
-    folder = copy_of(ours, tmp_path / "run")
-    command = [sys.executable, "-m", "touchline.train", str(folder)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    wait_while(process, lambda: not list(folder.glob("resume/step_*")))
-    process.kill()
-    process.wait()
+    folder = untrained_copy(ours, tmp_path)
+    signal_when(start(folder), signal.SIGKILL, lambda: state_of(folder))
     assert not (folder / "training.json").exists()
     assert train(folder)
-    first, second = metrics(ours), metrics(folder)
-    assert [(row.step, row.loss) for row in second.steps] == [(row.step, row.loss) for row in first.steps]
-    for name in ("step_6", "epoch_1"):
-        path = Path(name) / "model.safetensors"
-        assert (folder / path).read_bytes() == (ours / path).read_bytes()
-
-
-def test_a_stopped_run_of_the_other_trainer_goes_on(theirs: Path, tmp_path: Path) -> None:
-    folder = copy_of(theirs, tmp_path / "run")
-    stop = Stop()
-    stop.reason = "SIGTERM"
-    assert not train(folder, stop)
-    assert train(folder)
-    assert [row.loss for row in metrics(folder).steps] == [row.loss for row in metrics(theirs).steps]
+    assert_same(folder, ours)
 
 
 def test_the_trained_dtype_follows_base_dtype(experiment: PlannedExperiment) -> None:
@@ -228,9 +206,10 @@ def test_the_trained_dtype_follows_base_dtype(experiment: PlannedExperiment) -> 
         assert run.train.trained_dtype == name
 
 
+@pytest.mark.thorough
 def test_two_processes_train_as_one(experiment: PlannedExperiment, ours: Path, tmp_path: Path) -> None:
     """Data parallel sums the gradients of all weights."""
-    folder = copy_of(ours, tmp_path / "run")
+    folder = untrained_copy(ours, tmp_path)
     config = read_config(ours / "finetune.yaml")
     config = replace(
         config, batches=replace(config.batches, data_parallel_size=2), train=replace(config.train, micro_batch_size=4)

@@ -24,7 +24,7 @@ from tests.train.chains import (
     swap_adapter,
     train,
 )
-from tests.train.test_resume import EVERY_STEP, StopAfter
+from tests.train.interruptions import EVERY_STEP, StopAfter
 from tests.train.test_run import library_loss
 from tests.train.tiny_run import write_config
 from transformers import AutoModelForCausalLM
@@ -34,12 +34,12 @@ from touchline.backends.run_config import RunConfig
 from touchline.core.errors import LineageError, ParentNotReadyError
 from touchline.core.status import EXIT_LINEAGE, EXIT_PARENT_NOT_READY
 from touchline.data.machine import DtypeChoice
+from touchline.data.metrics_file import read_metrics
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
 from touchline.train.inherit import Factors, combine, combined_settings
-from touchline.train.inputs import read_config
 from touchline.train.run import Stop, run_training
 from touchline.train.target_loss import TargetLoss
 
@@ -122,22 +122,13 @@ def test_a_stage_goes_on_from_its_parents_adapter(
 
 
 def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
-    root: Path, hard: RunConfig, data: tuple[Path, Path]
+    root: Path, tiny_model: Path, data: tuple[Path, Path]
 ) -> None:
-    """On the parent's own data its loss before the first step is the parent's last one, not the base's."""
-    same = replace(hard, data=replace(hard.data, path=str(data[0])), data_sha256=easy_sha(root))
-    folder = train(root, same)
-    first = next(
-        row
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-        if (row := json.loads(line)).get("step") == 0
-    )
+    """On the parent's own data its loss before the first step is the parent's last one."""
+    folder = train(root, hard_config(tiny_model, data[0]))
     parent = json.loads((root / EASY / "training.json").read_text())
-    assert first["loss"] == pytest.approx(parent["final_validation_loss"], rel=1e-6)
-
-
-def easy_sha(root: Path) -> str:
-    return read_config(root / EASY / "finetune.yaml").data_sha256
+    first = read_metrics(folder / "metrics.jsonl").validations[0]
+    assert (first.step, first.loss) == (0, pytest.approx(parent["final_validation_loss"], rel=1e-6))
 
 
 def test_without_validation_items_the_other_proofs_carry(
@@ -148,10 +139,19 @@ def test_without_validation_items_the_other_proofs_carry(
     rows = json.loads(data[0].read_text())
     words.write_text(json.dumps({name: rows[name] for name in ("train", "test")}))
     train(tmp_path, easy_config(tiny_model, words))
-    proof = lineage_of(train(tmp_path, hard_config(tiny_model, data[1])))
+    # A job that failed in its last line has trained well: artefacts count, exit codes do not.
+    status = tmp_path / EASY / "status"
+    status.mkdir()
+    (status / "exit.7.0.json").write_text('{"job_id":"7","restart":0,"code":1,"reason":"failed","time_unix":6.0}')
+    hard = hard_config(tiny_model, data[1])
+    proof = lineage_of(train(tmp_path, hard))
     assert proof["loss"] is None
     assert "no validation loss" in proof["loss_missing"]
     assert proof["problems"] == []
+    assert hard.parent is not None
+    best = replace(hard, run="best", parent=replace(hard.parent, checkpoint="best"))
+    with pytest.raises(ParentNotReadyError, match="none is the best"):
+        run_training(best, write_config(tmp_path / "best", best), Stop())
 
 
 def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path, hard: RunConfig) -> None:
@@ -162,20 +162,14 @@ def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path,
     folder = write_config(root / HARD, hard)
     assert not run_training(hard, folder, StopAfter(left=12))
     proof = (folder / "lineage.json").read_bytes()
+    unproved = Path(shutil.copytree(folder, root / "unproved"))
+    (unproved / "lineage.json").unlink()
+    with pytest.raises(LineageError, match="saved state"):
+        run_training(hard, unproved, Stop())
     (root / EASY).rename(root / "elsewhere")
     assert run_training(hard, folder, Stop())
     assert (folder / "lineage.json").read_bytes() == proof
     assert weights(folder).read_bytes() == weights(whole).read_bytes()
-
-
-def test_a_saved_state_without_a_proof_is_not_gone_on_from(root: Path, hard: RunConfig) -> None:
-    """Nobody knows what it began with."""
-    hard = replace(hard, train=replace(hard.train, checkpoint=CheckpointConfig(resume_minutes=EVERY_STEP)))
-    folder = write_config(root / HARD, hard)
-    assert not run_training(hard, folder, StopAfter(left=12))
-    (folder / "lineage.json").unlink()
-    with pytest.raises(LineageError, match="saved state"):
-        run_training(hard, folder, Stop())
 
 
 def weights(folder: Path) -> Path:
@@ -206,54 +200,50 @@ def test_the_parents_items_are_scored_as_the_parent_scored_them(
 # ---- it does not -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("zeros", [True, False], ids=["fresh", "of another training"])
-def test_a_swapped_adapter_is_found_by_its_hash(
-    root: Path, hard: RunConfig, zeros: bool, capsys: pytest.CaptureFixture[str]
+def forged(*, zeros: bool, records: Sequence[str] = ()) -> Callable[[Path], None]:
+    """Return a change of the parent: another adapter of the same shape and size, and the records that agree with it."""
+
+    def forge(root: Path) -> None:
+        checkpoint, training = root / EASY / "epoch_1", (root / EASY / "training.json").read_bytes()
+        swap_adapter(checkpoint, other_adapter(checkpoint, zeros=zeros))
+        if records:
+            rewrite_records(root / EASY, checkpoint)
+        if "training" not in records:
+            (root / EASY / "training.json").write_bytes(training)
+
+    return forge
+
+
+def other_items(root: Path) -> None:
+    change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("forge", "words"),
+    [
+        (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
+        (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
+        # Only the weights do not do what the parent's did.
+        (forged(zeros=False, records=("marker", "training")), "validation items is"),
+        # Found without any loss, so also where the parent has no validation items.
+        (forged(zeros=True, records=("marker", "training")), "only zeros"),
+        # The marker lies in the checkpoint's own folder, and may be swapped with it.
+        (forged(zeros=False, records=("marker",)), "its training.json"),
+        # A loss on other items says nothing, equal or not.
+        (other_items, "validation items are others"),
+    ],
+)
+def test_another_parent_than_was_trained_is_refused(
+    root: Path, hard: RunConfig, forge: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the same shape and size, and nothing else was touched."""
-    checkpoint = root / EASY / "epoch_1"
-    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=zeros))
+    forge(root)
     code, said = refused(root, hard, capsys)
     assert code == EXIT_LINEAGE
-    assert "adapter_model.safetensors' is another file than was saved" in said
-
-
-def test_a_careful_forger_is_found_by_the_loss(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    """Marker and training.json agree with the swapped file; only the weights do not do what the parent's did."""
-    checkpoint = root / EASY / "epoch_1"
-    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
-    rewrite_records(root / EASY, checkpoint)
-    code, said = refused(root, hard, capsys)
-    assert code == EXIT_LINEAGE
-    assert "validation items is" in said
-    proof = lineage_of(root / HARD)
-    assert len(proof["problems"]) == 1
-    assert proof["loss"]["relative_difference"] > 1e-3
-
-
-def test_a_fresh_adapter_with_forged_records_has_learned_nothing(
-    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Found without any loss, so also where the parent has no validation items."""
-    checkpoint = root / EASY / "epoch_1"
-    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=True))
-    rewrite_records(root / EASY, checkpoint)
-    code, said = refused(root, hard, capsys)
-    assert code == EXIT_LINEAGE
-    assert "only zeros" in said
-
-
-def test_a_forger_who_forgets_training_json_is_found_by_it(
-    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The marker lies in the checkpoint's own folder, and may be swapped with it."""
-    checkpoint, training = root / EASY / "epoch_1", (root / EASY / "training.json").read_bytes()
-    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
-    rewrite_records(root / EASY, checkpoint)
-    (root / EASY / "training.json").write_bytes(training)
-    code, said = refused(root, hard, capsys)
-    assert code == EXIT_LINEAGE
-    assert "its training.json" in said
+    assert words in said
+    if words == "validation items is":
+        proof = lineage_of(root / HARD)
+        assert len(proof["problems"]) == 1
+        assert proof["loss"]["relative_difference"] > 1e-3
 
 
 def test_another_rank_does_not_fit(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,16 +252,6 @@ def test_another_rank_does_not_fit(root: Path, hard: RunConfig, capsys: pytest.C
     assert code == EXIT_LINEAGE
     assert "parameters would be trained" in said
     assert lineage_of(root / HARD)["loss"] is None
-
-
-def test_other_validation_items_are_told_as_such(
-    root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A loss on other items says nothing, equal or not."""
-    change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
-    code, said = refused(root, hard, capsys)
-    assert code == EXIT_LINEAGE
-    assert "validation items are others" in said
 
 
 def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,64 +279,27 @@ def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsy
 # ---- the parent is not there -----------------------------------------------------------------------------------------
 
 
-def gone(root: Path) -> None:
-    shutil.rmtree(root / EASY)
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "its folder is not there": shutil.rmtree,
+    "training.json is not there": lambda parent: (parent / "training.json").unlink(),
+    "of another plan": lambda parent: change(parent / "training.json", lambda it: it.update(run_digest="0" * 64)),
+    "its last checkpoint epoch_1 is not there": lambda parent: shutil.rmtree(parent / "epoch_1"),
+    "epoch_1 is not whole, without adapter_model.safetensors": lambda parent: weights(parent).unlink(),
+    "epoch_1 is not there, or has no marker": lambda parent: (parent / "epoch_1" / "touchline.json").write_text("{"),
+}
 
 
-def unfinished(root: Path) -> None:
-    (root / EASY / "training.json").unlink()
-
-
-def of_another_plan(root: Path) -> None:
-    change(root / EASY / "training.json", lambda it: it.update(run_digest="0" * 64))
-
-
-def without_checkpoint(root: Path) -> None:
-    shutil.rmtree(root / EASY / "epoch_1")
-
-
-def without_weights(root: Path) -> None:
-    (root / EASY / "epoch_1" / "adapter_model.safetensors").unlink()
-
-
-def without_marker(root: Path) -> None:
-    (root / EASY / "epoch_1" / "touchline.json").write_text("{")
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (gone, "its folder is not there"),
-        (unfinished, "training.json is not there"),
-        (of_another_plan, "of another plan"),
-        (without_checkpoint, "its last checkpoint epoch_1 is not there"),
-        (without_weights, "epoch_1 is not whole, without adapter_model.safetensors"),
-        (without_marker, "its last checkpoint epoch_1 is not there, or has no marker"),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
+@pytest.mark.parametrize("words", DAMAGES)
 def test_what_is_missing_is_told_in_one_line(
-    root: Path,
-    hard: RunConfig,
-    damage: Callable[[Path], None],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
+    root: Path, hard: RunConfig, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At once, with a code of its own: no framework has been loaded."""
-    damage(root)
+    DAMAGES[words](root / EASY)
     code, said = refused(root, hard, capsys)
     assert code == EXIT_PARENT_NOT_READY
     assert said.count("\n") == 1
     assert words in said
     assert said.endswith("it was never started\n")
-
-
-def test_a_job_that_failed_in_its_last_line_has_trained_well(root: Path, hard: RunConfig) -> None:
-    """Artefacts count, exit codes do not."""
-    status = root / EASY / "status"
-    status.mkdir()
-    (status / "exit.7.0.json").write_text('{"job_id":"7","restart":0,"code":1,"reason":"failed","time_unix":6.0}')
-    assert lineage_of(train(root, hard))["problems"] == []
 
 
 # ---- best or last ----------------------------------------------------------------------------------------------------
@@ -381,20 +324,6 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_t
     assert lineage_of(train(tmp_path, replace(hard, run="last")))["checkpoint"] == "epoch_2"
     shutil.rmtree(tmp_path / EASY / best)
     assert lineage_of(train(tmp_path, replace(wanted, run="again")))["checkpoint"] == second
-
-
-def test_no_best_where_nothing_was_scored(
-    tiny_model: Path, data: tuple[Path, Path], hard: RunConfig, tmp_path: Path
-) -> None:
-    """None of them is the best."""
-    words = tmp_path / "no_validation.json"
-    rows = json.loads(data[0].read_text())
-    words.write_text(json.dumps({name: rows[name] for name in ("train", "test")}))
-    train(tmp_path, easy_config(tiny_model, words))
-    assert hard.parent is not None
-    wanted = replace(hard, parent=replace(hard.parent, checkpoint="best"))
-    with pytest.raises(ParentNotReadyError, match="none is the best"):
-        run_training(wanted, write_config(tmp_path / HARD, wanted), Stop())
 
 
 # ---- merge -----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiers import examples
 
 from touchline.data.metrics_file import read_metrics
 from touchline.train.log import MetricsLog
@@ -69,6 +70,7 @@ def lines_of(attempts: list[tuple[int, int]]) -> list[bytes]:
     return lines
 
 
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1, max_size=6), st.data())
 def test_each_step_counts_once_and_by_its_last_attempt(attempts: list[tuple[int, int]], data: st.DataObject) -> None:
     """Steps done twice would count twice in every rate; a torn last line must not hide the rest."""

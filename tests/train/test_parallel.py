@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -13,32 +12,37 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 from tests.tiny_model import write_tiny_words
-from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
+from tests.train.interruptions import (
+    EVERY_STEP,
+    SCRIPT,
+    StopAfter,
+    assert_same,
+    pause_at,
+    rows_of,
+    signal_when,
+    start,
+    state_of,
+    untrained_copy,
+)
 from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.backends.run_config import RunConfig
-from touchline.core.errors import HostError, InputError
 from touchline.core.status import EXIT_STOPPED, RunStatus
 from touchline.data.metrics_file import read_metrics
+from touchline.data.training_state import write_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.run.folders import ExperimentFolder
 from touchline.train.parallel import ProcessLostError
 from touchline.train.run import Stop, run_training
 
+pytestmark = pytest.mark.thorough
+
 FLOAT32 = 1e-5
 """Tolerance for sums in another order, in nats."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many threads in every process, so that sums are in the same order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 def parallel_config(model: Path, words: Path, dropout: float) -> RunConfig:
@@ -46,11 +50,6 @@ def parallel_config(model: Path, words: Path, dropout: float) -> RunConfig:
     lora = LoraConfig(rank=4, dropout=dropout)
     config = make_config(model, words, tiny_train(micro_batch_size=2, lora=lora, checkpoint=checkpoint))
     return replace(config, batches=replace(config.batches, data_parallel_size=2))
-
-
-def rows_of(folder: Path) -> int:
-    metrics = folder / "metrics.jsonl"
-    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
 def test_two_processes_give_the_losses_of_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -84,12 +83,12 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
     undisturbed, folder = write_config(tmp_path / "undisturbed", config), write_config(tmp_path / "run", config)
     assert run_training(config, undisturbed, Stop())
     # The first process is killed: the other one does not outlive it.
-    process = subprocess.Popen([sys.executable, "-m", "touchline.train"], cwd=folder, stderr=subprocess.DEVNULL)
-    while process.poll() is None and rows_of(folder) < 4:
-        time.sleep(0.002)
-    children = further_processes(folder)
-    process.kill()
-    process.wait()
+    children: list[psutil.Process] = []
+    signal_when(
+        start(folder),
+        signal.SIGKILL,
+        lambda: rows_of(folder) >= 4 and children.extend(further_processes(folder)) is None,
+    )
     _, alive = psutil.wait_procs(children, timeout=20)
     assert children
     assert not alive
@@ -107,34 +106,13 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
         run_training(config, folder, Stop())
     killer.join()
     assert lost.value.code == 128 + signal.SIGKILL
-    # A stop of one is a stop of all, between micro-batches.
+    # A stop of one is a stop of all, between micro-batches; so is a pause.
     assert not run_training(config, folder, StopAfter(left=3))
+    pause_at(folder, config.batches.steps - 1, lambda folder, stop: run_training(config, folder, stop))
+    write_pause(folder, None)
     assert run_training(config, folder, Stop())
     assert_same(folder, undisturbed)
-    assert len(read_metrics(folder / "metrics.jsonl").attempts) == 4
-
-
-def test_another_number_of_processes_than_planned_is_refused(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under torchrun by hand: with more processes the global batch would be another one."""
-    config = parallel_config(tiny_model, write_tiny_words(tmp_path / "words.json", 28, 4, 4), 0.0)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
-        run_training(config, write_config(tmp_path / "run", config), Stop())
-
-
-def test_fewer_gpus_than_planned_are_an_error(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = parallel_config(tiny_model, write_tiny_words(tmp_path / "words.json", 28, 4, 4), 0.0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
-        run_training(config, write_config(tmp_path / "run", config), Stop())
-    assert "compute.gpus_per_run=1" in str(error.value.hint)
-    assert not further_processes(tmp_path / "run")
+    assert len(read_metrics(folder / "metrics.jsonl").attempts) == 5
 
 
 EXPERIMENT = """
@@ -166,9 +144,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_words(folder / "words.json", 17, 5, 4)
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model))
     settings = UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        found = api.run(folder, settings, probe=False)
+    found = api.run(folder, settings, probe=False)
     assert all(result.status is RunStatus.COMPLETED for result in found)
     return folder
 
@@ -205,17 +181,12 @@ def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
 def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: Path, tmp_path: Path) -> None:
     """TERM: exit code 75 with a training state. SIGKILL of a process, then to the end: the same losses."""
     (whole,) = (path for path in finished.iterdir() if path.name.endswith("_trl"))
-    folder = tmp_path / whole.name
-    folder.mkdir()
-    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
-        (folder / name).write_bytes((whole / name).read_bytes())
-    (tmp_path / "words.json").write_bytes((finished / "words.json").read_bytes())
+    folder = untrained_copy(whole, tmp_path)
 
     def begun() -> tuple[subprocess.Popen[str], list[psutil.Process]]:
         """Start it, and wait for two more rows: its start and a step or a validation."""
         before = rows_of(folder)
-        command = [sys.executable, "finetune.py"]
-        process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(SCRIPT, cwd=folder, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and rows_of(folder) < before + 2:
             time.sleep(0.002)
         return process, further_processes(folder)
@@ -224,14 +195,13 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == EXIT_STOPPED, said
-    assert list(folder.glob("resume/step_*"))
+    assert state_of(folder)
     process, (other,) = begun()
     other.kill()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, said
     assert "process 2 of 2 of the training was killed by SIGKILL" in said
-    done = subprocess.run([sys.executable, "finetune.py"], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert start(folder, SCRIPT).wait() == 0
     found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
     assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
     assert found.validations[-1].loss == wanted.validations[-1].loss

@@ -17,9 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from tests.tiers import examples
 
 from touchline.backends.peft.layout import arrange
 from touchline.core.callbacks import ignore_message
@@ -80,6 +81,7 @@ def until(true: Callable[[], object]) -> None:
 # ---- what is measured ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_memory_grows_with_tokens_and_the_machine_survives_too_many(tiny_model: Path) -> None:
     """Three real processes: 128 times the tokens take more, and 4 million, some 60 GB, are ended at 900 MiB.
 
@@ -160,6 +162,7 @@ def test_a_model_without_weights_cannot_be_tried(tiny_model: Path, tmp_path: Pat
         measure(tiny(tmp_path))
 
 
+@settings(max_examples=examples(25))
 @given(
     rows=st.integers(1, 9),
     width=st.integers(1, 70),
@@ -249,10 +252,9 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("stdin", "words"),
     [
-        (b"", "invalid request: Invalid JSON"),
         (b"{", "invalid request: Invalid JSON"),
-        (b'{"width": 3}', "model: Field required"),
         (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
+        (_REQUEST.dump_json(tiny(Path("nowhere"))), "nowhere' does not exist"),
         (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
     ],
 )
@@ -274,14 +276,6 @@ def test_the_users_own_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
         prepare_worker()
         found = {name: text for name, text in environment.items() if "ALLOC_CONF" in name}
         assert found == (own or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
-
-
-def test_a_model_that_is_not_there_is_a_fault_in_words(tmp_path: Path) -> None:
-    done = program(_REQUEST.dump_json(tiny(tmp_path / "nowhere")))
-    assert done.returncode == 1
-    reply = json.loads(done.stdout)
-    assert reply["answer"] is None
-    assert "nowhere' does not exist" in reply["fault"]["message"]
 
 
 ENDLESS = 1_000_000
@@ -318,6 +312,7 @@ def test_a_kill_of_the_parent_leaves_no_child(tiny_model: Path) -> None:
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.thorough
 def test_a_closed_stdin_ends_it_where_no_kernel_does(tiny_model: Path) -> None:
     """Here the parent lives, so that the kernel has nothing to tell."""
     words = [sys.executable, "-m", "touchline.train.probe"]

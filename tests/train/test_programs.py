@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train.interruptions import signal_when, start, state_of
 from tests.trainer_environments import require_trainer
 from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
 from transformers import AutoModelForCausalLM
@@ -30,10 +32,11 @@ from touchline.data.metrics import TrainingMarker
 from touchline.data.packing.forecast import BatchForecast
 from touchline.data.training_state import paused_step, write_pause
 from touchline.run.processes import started
-from touchline.train.external import run_external, trainer_program
+from touchline.train.external import RUN_VARIABLE, end_orphans, run_external, trainer_program
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
 
+PROGRAM = (sys.executable, "-m", "touchline.train.external")
 PACKED = {
     "llamafactory": (
         "train.backend: llamafactory, train.packed: true, train.global_batch_size: 4, train.micro_batch_size: 2, "
@@ -63,6 +66,7 @@ def experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return found
 
 
+@pytest.mark.thorough
 def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) -> None:
     """Same examples, learning rates, losses and gradients as our own loop, step by step; same checkpoints."""
     (_, ours), (run, theirs) = experiment.run(0), experiment.run(1)
@@ -98,6 +102,7 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     assert run_external(theirs, Stop()), "trained already"
 
 
+@pytest.mark.thorough
 def test_packs_are_planned_and_keep_examples_apart(experiment: PlannedExperiment) -> None:
     """Packs of each step as simulated; the loss of all packs is that of the examples by themselves."""
     if len(experiment.plan.runs) < 5:
@@ -134,27 +139,37 @@ def test_packs_are_planned_and_keep_examples_apart(experiment: PlannedExperiment
         assert sum(row.loss * row.target_tokens for row in epoch) / count == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     """SIGKILL of the driver in the middle, then TERM, then to the end: the same losses as undisturbed."""
     (_, ours), (_, folder) = experiment.run(0), experiment.run(2)
     wanted = metrics(ours)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "touchline.train.external"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-    wait_while(process, lambda: not list(folder.glob("resume/step_*")))
-    process.kill()
-    process.wait()
+    signal_when(start(folder, PROGRAM), signal.SIGKILL, lambda: state_of(folder))
     assert not (folder / "training.json").exists()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
-    wait_while(process, lambda: len(metrics(folder).attempts) < 2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) in (EXIT_STOPPED, 0)
+    ended = signal_when(start(folder, PROGRAM), signal.SIGTERM, lambda: len(metrics(folder).attempts) == 2)
+    assert ended in (EXIT_STOPPED, 0)
     assert run_external(folder, Stop())
     found = metrics(folder)
     assert [row.step for row in found.steps] == list(range(1, 9))
     assert [row.loss for row in found.steps] == pytest.approx([row.loss for row in wanted.steps], abs=1e-5)
     marker = json.loads((folder / "training.json").read_text())
     assert set(marker["checkpoints"]) == {"step_2", "epoch_0", "step_6", "epoch_1"}
+
+
+def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
+    """Those of this run folder, and no others."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    left = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path)})
+    other = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path / "other")})
+    try:
+        for each in (left, other):
+            wait_while(each, lambda each=each: RUN_VARIABLE not in psutil.Process(each.pid).environ())  # type: ignore[misc]
+        assert end_orphans(tmp_path) == 1
+        assert left.wait(10) is not None
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.parametrize("ends_first", [True, False])
@@ -191,20 +206,18 @@ def test_a_group_whose_number_is_another_ones_by_now_is_not_signalled(tmp_path: 
         other.wait()
 
 
+@pytest.mark.thorough
 def test_a_paused_training_equals_one_that_never_paused(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """Paused within an epoch, at the end of one and right after it, killed at the second pause."""
     _, undisturbed = experiment.run(3)
     shutil.copy(experiment.folder / "words.json", tmp_path)
     folder = Path(shutil.copytree(undisturbed, tmp_path / undisturbed.name))
     assert run_external(undisturbed, Stop())
+    saving = folder / "trainer" / "output" / "checkpoint-4"
     for step in (3, 4, 5):
         write_pause(folder, step)
         if step == 4:
-            command = [sys.executable, "-m", "touchline.train.external"]
-            process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
-            wait_while(process, lambda: not list(folder.glob("trainer/output/checkpoint-4/*")))
-            process.kill()
-            process.wait()
+            signal_when(start(folder, PROGRAM), signal.SIGKILL, lambda: list(saving.glob("*")))
         assert run_external(folder, Stop())
         assert paused_step(folder) == step
         found = metrics(folder)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from tests.tiny_model import write_tiny_words
-from tests.train.tiny_run import make_config, tiny_train, write_config
+from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from touchline.backends.peft.layout import visible
@@ -25,6 +25,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import isolation
 from touchline.train.__main__ import main
+from touchline.train.inputs import load_inputs
 from touchline.train.run import Stop, run_training
 
 
@@ -105,11 +106,10 @@ def test_an_exported_adapter_loads_from_another_folder_and_is_what_was_validated
     assert adapter["inference_mode"] is True
 
 
-def library_loss(model: torch.nn.Module, config: RunConfig) -> float:
-    from touchline.train.inputs import load_inputs
-
+def library_loss(model: torch.nn.Module, config: RunConfig, folder: Path = Path()) -> float:
+    """Return the mean loss of the validation's answers, by transformers alone."""
     total, targets = 0.0, 0
-    for example in load_inputs(config, Path(config.data.path).parent).validation:
+    for example in load_inputs(config, folder).validation:
         ids = torch.tensor([example.prompt_ids + example.answer_ids])
         labels = torch.tensor([(-100,) * len(example.prompt_ids) + example.answer_ids])
         with torch.no_grad():
@@ -153,28 +153,23 @@ def test_keep_best_keeps_the_best_and_the_last(config: RunConfig, tmp_path: Path
     assert json.loads((folder / "training.json").read_text())["best_epoch"] == best
 
 
-@pytest.mark.parametrize("changes", [{"packed": True}, {"packed": True, "max_seq_len": 90}, {"micro_batch_size": 8}])
-def test_packing_and_micro_batches_change_the_rows_and_not_the_training(
-    config: RunConfig, tmp_path: Path, changes: dict[str, object]
+def test_packing_and_checkpointing_change_the_rows_and_memory_and_not_the_training(
+    config: RunConfig, tmp_path: Path
 ) -> None:
     """Losses of every step, in float32."""
-    plain = train(tmp_path / "plain", config)
-    other_config = make_config(Path(config.model.path), Path(config.data.path), replace(config.train, **changes))  # type: ignore[arg-type]
-    other = train(tmp_path / "other", other_config)
-    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (plain, other))
-    assert [row.loss for row in two.steps] == pytest.approx([row.loss for row in one.steps], rel=1e-3)
-    if changes.get("packed"):
-        assert two.attempts[0].packed_requested
-        assert two.attempts[0].isolation is not None
-        assert two.attempts[0].isolation.passed
-
-
-def test_gradient_checkpointing_changes_memory_and_nothing_else(config: RunConfig, tmp_path: Path) -> None:
-    """The same numbers, computed twice."""
-    plain = train(tmp_path / "plain", config)
-    again = train(tmp_path / "again", replace(config, train=replace(config.train, gradient_checkpointing=True)))
-    one, two = (read_metrics(folder / "metrics.jsonl") for folder in (plain, again))
-    assert [row.loss for row in two.steps] == pytest.approx([row.loss for row in one.steps], rel=1e-5)
+    plain = read_metrics(train(tmp_path / "plain", config) / "metrics.jsonl")
+    for changes, tolerance in (
+        ({"packed": True, "max_seq_len": 90}, 1e-3),
+        ({"micro_batch_size": 8}, 1e-3),
+        ({"gradient_checkpointing": True}, 1e-5),
+    ):
+        changed = make_config(Path(config.model.path), Path(config.data.path), replace(config.train, **changes))  # type: ignore[arg-type]
+        other = read_metrics(train(tmp_path / "-".join(changes), changed) / "metrics.jsonl")
+        assert [row.loss for row in other.steps] == pytest.approx([row.loss for row in plain.steps], rel=tolerance)
+        if "packed" in changes:
+            assert other.attempts[0].packed_requested
+            assert other.attempts[0].isolation is not None
+            assert other.attempts[0].isolation.passed
 
 
 def test_dropout_shares_no_prefix(config: RunConfig, tmp_path: Path) -> None:
@@ -298,7 +293,6 @@ def test_micro_batches_are_consumed_exactly_as_planned(
     """Order and division are the planner's."""
     from touchline.backends.peft import layout
     from touchline.train import loop
-    from touchline.train.inputs import load_inputs
 
     seen: list[list[RenderedExample]] = []
 
@@ -315,3 +309,22 @@ def test_micro_batches_are_consumed_exactly_as_planned(
         for batch in inputs.batches.step(step)
     ]
     assert seen[-len(planned) :] == planned
+
+
+def test_other_processes_or_devices_than_planned_are_refused(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun by hand, the global batch would be another one; and fewer GPUs than planned."""
+    two = replace(config, batches=replace(config.batches, data_parallel_size=2))
+    folder = write_config(tmp_path / "run", two)
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "none")
+        patch.setenv("WORLD_SIZE", "4")
+        with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
+            run_training(two, folder, Stop())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
+        run_training(two, folder, Stop())
+    assert "compute.gpus_per_run=1" in str(error.value.hint)
+    assert not further_processes(folder)

@@ -34,6 +34,7 @@ def report(done: subprocess.CompletedProcess[str]) -> SelftestReport:
     return TypeAdapter(SelftestReport).validate_json(done.stdout)
 
 
+@pytest.mark.thorough
 def test_every_check_passes_on_a_cpu(done: subprocess.CompletedProcess[str], report: SelftestReport) -> None:
     assert [(check.name, check.message) for check in report.checks if check.verdict is Verdict.FAILED] == []
     assert (done.returncode, report.failed) == (0, 0)
@@ -47,6 +48,7 @@ def test_every_check_passes_on_a_cpu(done: subprocess.CompletedProcess[str], rep
     assert "selftest: started" in done.stderr
 
 
+@pytest.mark.thorough
 def test_the_text_has_a_line_per_check_in_eighty_columns(
     report: SelftestReport, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
 from tests.train.chains import easy_config, hard_config, train
-from tests.train.test_resume import EVERY_STEP, StopAfter, assert_same
+from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
 from tests.train.test_run import library_loss
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from torch import nn

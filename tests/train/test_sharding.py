@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.tiny_model import write_tiny_words
+from tests.train.interruptions import SCRIPT, assert_same, signal_when, start, state_of, untrained_copy
 from tests.train.tiny_run import further_processes
 
 from tools.tiny_model import write_tiny_model
@@ -22,6 +22,8 @@ from touchline.data.training_state import paused_step, write_pause
 from touchline.data.user_config import UserConfig
 from touchline.history.own_metrics import own_events
 from touchline.run.folders import ExperimentFolder
+
+pytestmark = pytest.mark.thorough
 
 CLOSE = 1e-4
 """Tolerance for sums in another order, in nats and in weights; measured: below 5e-07."""
@@ -74,11 +76,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Path, Path]
     """The runs of one process, and those of two that share the weights."""
     folder = tmp_path_factory.mktemp("sharding")
     model = write_tiny_model(folder / "models" / "Tiny-1M-Instruct")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        alone, shared = prepared(folder / "one", model, 1, "none"), prepared(folder / "two", model, 2, "full")
-        for each in (*alone, *shared):
-            train(each)
+    alone, shared = prepared(folder / "one", model, 1, "none"), prepared(folder / "two", model, 2, "full")
+    for each in (*alone, *shared):
+        train(each)
     return alone, shared
 
 
@@ -113,18 +113,17 @@ def test_shared_weights_give_the_losses_and_the_weights_of_one_process(
 
 
 def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
-    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     """The parts are halves of what is trained, and the resumed training ends with the same adapter, bit for bit."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = trained[1][1]
     folder = untrained_copy(whole, tmp_path)
-    process = subprocess.Popen([sys.executable, "finetune.py"], cwd=folder, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(folder.glob("resume/step_*")):
-        time.sleep(0.002)
-    others = further_processes(folder)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    others: list[psutil.Process] = []
+    signal_when(
+        start(folder, SCRIPT),
+        signal.SIGKILL,
+        lambda: state_of(folder) and others.extend(further_processes(folder)) is None,
+    )
     _, alive = psutil.wait_procs(others, timeout=20)
     assert others
     assert not alive
@@ -140,9 +139,8 @@ def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
 
 
 def test_processes_pause_together_and_continue_as_if_they_had_not(
-    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = trained[1][1]
     folder = untrained_copy(whole, tmp_path)
     write_pause(folder, 2)
@@ -153,21 +151,3 @@ def test_processes_pause_together_and_continue_as_if_they_had_not(
     train(folder)
     assert [row.from_step for row in read_metrics(folder / "metrics.jsonl").attempts] == [0, 2]
     assert_same(folder, whole)
-
-
-def untrained_copy(whole: Path, place: Path) -> Path:
-    """Return a copy of a run folder as it is before the training, beside a copy of the data."""
-    folder = place / whole.name
-    folder.mkdir()
-    for name in ("run.yaml", "finetune.yaml", "finetune.py"):
-        (folder / name).write_bytes((whole / name).read_bytes())
-    (place / "words.json").write_bytes((whole.parent / "words.json").read_bytes())
-    return folder
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    """Assert that two trainings have the same losses and the same adapter, bit for bit."""
-    found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
-    assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
-    weights = "epoch_1/adapter_model.safetensors"
-    assert (folder / weights).read_bytes() == (whole / weights).read_bytes()

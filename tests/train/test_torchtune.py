@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
+from tests.train.interruptions import start as start_program
+from tests.train.test_run import library_loss
 from tests.trainer_environments import assert_torchtune_accepts, require_trainer
 from tests.trainer_experiments import PlannedExperiment, metrics, plan_pairs, wait_while
 from transformers import AutoModelForCausalLM
@@ -23,14 +24,15 @@ from typer.testing import CliRunner
 
 from touchline import api
 from touchline.cli.main import app
-from touchline.core.catalog import RenderedExample
 from touchline.core.errors import RunsFailedError
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.metrics import TrainingMarker
 from touchline.data.user_config import UserConfig
-from touchline.train.external import RUN_VARIABLE, end_orphans, run_external
+from touchline.train.external import RUN_VARIABLE, run_external
 from touchline.train.inputs import load_inputs, read_config
 from touchline.train.run import Stop, run_training
+
+pytestmark = pytest.mark.thorough
 
 PAIRS = (
     "train.backend: peft",
@@ -76,19 +78,6 @@ def unpacked(experiment: PlannedExperiment) -> tuple[Path, Path]:
     assert run_training(read_config(ours / "finetune.yaml"), ours, Stop())
     assert run_external(theirs, Stop())
     return ours, theirs
-
-
-def loss_of(model: torch.nn.Module, items: list[RenderedExample]) -> float:
-    """Mean loss over the answers, by transformers alone."""
-    total, count = 0.0, 0
-    for item in items:
-        ids = torch.tensor([[*item.prompt_ids, *item.answer_ids]])
-        with torch.no_grad():
-            scores = model(input_ids=ids).logits[0].log_softmax(-1)
-        first = len(item.prompt_ids) - 1
-        total -= sum(float(scores[first + place, token]) for place, token in enumerate(item.answer_ids))
-        count += len(item.answer_ids)
-    return total / count
 
 
 def test_the_first_steps_are_those_of_our_own_trainer(unpacked: tuple[Path, Path]) -> None:
@@ -143,7 +132,7 @@ def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple
     inputs = load_inputs(read_config(theirs / "run.yaml"), theirs)
     base = AutoModelForCausalLM.from_pretrained(inputs.config.model.path, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(theirs / "epoch_1"))
-    assert loss_of(model, list(inputs.validation)) == pytest.approx(other["final_validation_loss"], abs=1e-4)
+    assert library_loss(model, inputs.config, theirs) == pytest.approx(other["final_validation_loss"], abs=1e-4)
     assert (theirs / "epoch_1" / "tokenizer.json").read_bytes() == (ours / "epoch_1" / "tokenizer.json").read_bytes()
     assert not (theirs / "resume").exists()
     assert not (theirs / "trainer").exists()
@@ -254,13 +243,7 @@ register_optimizer_step_post_hook(lambda *_: time.sleep(2))
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "touchline.train.external"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return start_program(folder, (sys.executable, "-m", "touchline.train.external"))
 
 
 def read_log(folder: Path) -> bytes:
@@ -365,21 +348,6 @@ def test_two_processes_do_the_training_of_one_whatever_ends_them(python: str, tm
     losses = [row.loss for row in wanted.validations]
     assert [row.loss for row in found.validations] == pytest.approx(losses, abs=1e-4)
     assert json.loads((folder / "training.json").read_text())["checkpoints"] == ["epoch_9"]
-
-
-def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
-    """Those of this run folder, and no others."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    left = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path)})
-    other = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path / "other")})
-    try:
-        time.sleep(0.2)
-        assert end_orphans(tmp_path) == 1
-        assert left.wait(10) is not None
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
 
 
 def test_the_trainers_own_error_is_named(experiment: PlannedExperiment, tmp_path: Path) -> None:

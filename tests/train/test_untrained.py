@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_model import write_tiny_words
-from tests.train.test_resume import StopAfter
+from tests.train.interruptions import StopAfter
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import RunConfig
@@ -21,12 +21,6 @@ from touchline.data.metrics import ValidationRow
 from touchline.data.metrics_file import parse_row, read_metrics
 from touchline.experiment.experiment import LoraConfig, TrainConfig
 from touchline.train.run import Stop, run_cohort, run_training
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +31,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_run(tiny_model: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experiment with one trained run, a."""
-    torch.set_num_threads(1)
     return trained(tiny_model, words, tmp_path_factory.mktemp("one") / "sweep" / "a").parent
 
 
@@ -85,16 +78,12 @@ def test_a_second_run_takes_the_loss_over_and_trains_as_if_it_had_computed_it(
     found, expected = (read_metrics(folder / "metrics.jsonl") for folder in (taking, alone))
     assert [row.loss for row in found.steps] == [row.loss for row in expected.steps]
     assert [row.loss for row in found.validations] == [row.loss for row in expected.validations]
+    assert (found.validations[0].seconds, found.validations[0].elapsed_seconds) == (0, 0)
+    assert found.timed_validations == found.validations[1:]
+    marker = json.loads((taking / "training.json").read_text())
+    assert marker["validation_seconds"] == pytest.approx(sum(row.seconds for row in found.timed_validations))
     weights = "epoch_0/adapter_model.safetensors"
     assert (taking / weights).read_bytes() == (alone / weights).read_bytes()
-
-
-def test_a_loss_taken_over_took_no_time(tiny_model: Path, words: Path, sweep: Path) -> None:
-    taking = read_metrics(trained(tiny_model, words, sweep / "b", other()) / "metrics.jsonl")
-    assert (taking.validations[0].seconds, taking.validations[0].elapsed_seconds) == (0, 0)
-    assert taking.timed_validations == taking.validations[1:]
-    marker = json.loads((sweep / "b/training.json").read_text())
-    assert marker["validation_seconds"] == pytest.approx(sum(row.seconds for row in taking.timed_validations))
 
 
 def test_trained_weights_are_shared_with_an_untrained_adapter(tiny_model: Path, words: Path, tmp_path: Path) -> None:
@@ -108,45 +97,47 @@ def test_trained_weights_are_shared_with_an_untrained_adapter(tiny_model: Path, 
     assert first(tmp_path / "sweep/c").taken_from == "a"
 
 
-@pytest.mark.parametrize(
-    "train",
-    [
-        other(base_dtype="bfloat16"),
-        other(micro_batch_size=2),
-        other(attention="sdpa"),
-        replace(other(), lora=LoraConfig(dtype="bfloat16")),
-        replace(other(), lora=LoraConfig(dora=True)),
-        replace(other(), lora=LoraConfig(init="pissa")),
-    ],
-    ids=["dtype", "micro-batch", "attention", "adapter", "dora", "pissa"],
-)
-def test_another_setup_computes_its_own(tiny_model: Path, words: Path, sweep: Path, train: TrainConfig) -> None:
-    assert first(trained(tiny_model, words, sweep / "b", train)).taken_from is None
+OTHER_SETUPS = {
+    "dtype": other(base_dtype="bfloat16"),
+    "micro-batch": other(micro_batch_size=2),
+    "attention": other(attention="sdpa"),
+    "adapter": replace(other(), lora=LoraConfig(dtype="bfloat16")),
+    "dora": replace(other(), lora=LoraConfig(dora=True)),
+    "pissa": replace(other(), lora=LoraConfig(init="pissa")),
+}
 
 
-def test_other_items_compute_their_own(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path) -> None:
-    rows = json.loads(words.read_text())
-    rows["validation"][0], rows["validation"][1] = rows["validation"][1], rows["validation"][0]
-    changed = tmp_path / "changed.json"
-    changed.write_text(json.dumps(rows))
-    assert first(trained(tiny_model, changed, sweep / "b")).taken_from is None
+@pytest.mark.parametrize("what", [*OTHER_SETUPS, "items", "model", "threads"])
+def test_another_setup_computes_its_own(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path, what: str) -> None:
+    match what:
+        case "items":
+            rows = json.loads(words.read_text())
+            rows["validation"][0], rows["validation"][1] = rows["validation"][1], rows["validation"][0]
+            words = tmp_path / "changed.json"
+            words.write_text(json.dumps(rows))
+        case "model":
+            tiny_model = Path(shutil.copytree(tiny_model, tmp_path / tiny_model.name))
+            weights = load_file(tiny_model / "model.safetensors")
+            name = next(iter(weights))
+            save_file({**weights, name: weights[name] + 1e-3}, tiny_model / "model.safetensors", {"format": "pt"})
+        case "threads":
+            torch.set_num_threads(2)
+    try:
+        assert first(trained(tiny_model, words, sweep / "b", OTHER_SETUPS.get(what))).taken_from is None
+    finally:
+        torch.set_num_threads(1)
 
 
-def test_another_model_computes_its_own(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path) -> None:
-    copied = tmp_path / tiny_model.name
-    shutil.copytree(tiny_model, copied)
-    trained(copied, words, sweep / "b")
-    weights = load_file(copied / "model.safetensors")
-    name = next(iter(weights))
-    save_file({**weights, name: weights[name] + 1e-3}, copied / "model.safetensors", {"format": "pt"})
-    trained(copied, words, sweep / "c")
-    assert first(sweep / "b").taken_from == "a"
-    assert first(sweep / "c").taken_from is None
-
-
-def test_other_threads_compute_their_own(tiny_model: Path, words: Path, sweep: Path) -> None:
-    torch.set_num_threads(2)
-    assert first(trained(tiny_model, words, sweep / "b")).taken_from is None
+def test_copies_of_the_model_and_of_the_experiment_take_over(
+    tiny_model: Path, words: Path, sweep: Path, tmp_path: Path
+) -> None:
+    """What is no file of metrics is passed over."""
+    (sweep / "0/metrics.jsonl").mkdir(parents=True)
+    (sweep / "1").mkdir()
+    (sweep / "1/metrics.jsonl").write_bytes(b'\xff{"event": "validation"}\n[]\n')
+    sweep.rename(tmp_path / "copy")
+    copied = Path(shutil.copytree(tiny_model, tmp_path / tiny_model.name))
+    assert first(trained(copied, words, tmp_path / "copy/b")).taken_from == "a"
 
 
 def _cut(line: bytes) -> bytes:
@@ -181,21 +172,6 @@ def test_a_damaged_row_is_not_taken(
     found = trained(tiny_model, words, sweep / "b")
     assert first(found).taken_from is None
     assert first(trained(tiny_model, words, sweep / "c")).taken_from == "b"
-
-
-def test_what_is_no_file_of_metrics_is_passed_over(tiny_model: Path, words: Path, sweep: Path) -> None:
-    (sweep / "0/metrics.jsonl").mkdir(parents=True)
-    (sweep / "1").mkdir()
-    (sweep / "1/metrics.jsonl").write_bytes(b'\xff{"event": "validation"}\n[]\n')
-    assert first(trained(tiny_model, words, sweep / "b")).taken_from == "a"
-
-
-def test_a_copied_experiment_takes_over_from_its_own_runs(
-    tiny_model: Path, words: Path, sweep: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
-    shutil.rmtree(tmp_path / "sweep")
-    assert first(trained(tiny_model, words, tmp_path / "copy/b")).taken_from == "a"
 
 
 def test_a_run_takes_nothing_over_from_itself_nor_from_one_that_took_it_over(

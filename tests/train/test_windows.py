@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from tests.train.tiny_sizes import SIZES
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, PretrainedConfig, Qwen3Config
+from tests.train.tiny_sizes import SIZES, made_examples, made_model
+from transformers import Gemma3TextConfig, MistralConfig, PretrainedConfig, Qwen3Config
 
 from touchline.backends.peft.layout import PADDED, BatchLayout, arrange
-from touchline.core.catalog import RenderedExample
 from touchline.train.machine import select_device
 from touchline.train.target_loss import TargetLoss, sliding_window
 
 WINDOW = 8
+EXAMPLES = made_examples([(length, 3) for length in (3, 14, 9, 20)])
+"""Some longer than the window, some within it."""
 THREE_LAYERS = SIZES | {"num_hidden_layers": 3, "sliding_window": WINDOW}
 TYPES = ["sliding_attention", "sliding_attention", "full_attention"]
 MODELS: dict[str, PretrainedConfig] = {
@@ -24,30 +24,14 @@ MODELS: dict[str, PretrainedConfig] = {
 }
 
 
-def examples() -> list[RenderedExample]:
-    """Examples with a common beginning, some longer than the window, some within it."""
-    generator = np.random.default_rng(0)
-    found = []
-    for length in (3, 14, 9, 20):
-        ids = tuple(int(token) for token in generator.integers(1, 64, length + 3))
-        found.append(RenderedExample(prompt_ids=(5, 6, 7, *ids[:length]), answer_ids=ids[length:]))
-    return found
-
-
 def build(config: PretrainedConfig, attention: str) -> TargetLoss:
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    # Random weights look at few tokens; larger ones tell a window from none.
-    with torch.no_grad():
-        for parameter in base.parameters():
-            parameter.mul_(4.0)
-    model = get_peft_model(base.requires_grad_(False), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    model = made_model(config, ["q_proj", "v_proj"], attention=attention, trained=False)
     model.eval()
     return TargetLoss(model, select_device("float32"))
 
 
 def means(target_loss: TargetLoss, layout: BatchLayout) -> np.ndarray:
-    rows = arrange(examples(), layout)
+    rows = arrange(EXAMPLES, layout)
     with torch.no_grad():
         losses = target_loss(rows).double().numpy()
     return np.bincount(rows.owners, losses) / np.bincount(rows.owners)

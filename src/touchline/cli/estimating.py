@@ -105,9 +105,6 @@ def estimate(
             "--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=A100-80GB (repeatable)."
         ),
     ] = None,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Measure memory with fake tensors (needs torch).")
-    ] = False,
     json: Json = False,
 ) -> None:
     """Estimate memory, largest micro-batch and step time."""
@@ -154,7 +151,6 @@ def _show(answer: EstimateAnswer) -> None:
         ("steps", _cell(answer.steps)),
         ("time in all", _cell(answer.total_seconds)),
         ("adapter on disk", _cell(answer.adapter_size)),
-        ("simulated", _cell(answer.simulated_gib)),
     ]
     print_table(("", f"{answer.padded_tokens:,} padded tokens a micro-batch"), rows)
     if memory.what_ifs:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import read_record, sha256_file
+from touchline.core.status import AttemptExit, AttemptStart
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.data.scores import CheckpointInfo
 from touchline.experiment.evaluation import NO_OP_CHECKPOINT
@@ -22,7 +23,9 @@ from touchline.experiment.evaluation import NO_OP_CHECKPOINT
 MARKER = "touchline.json"
 _EXPORT = TypeAdapter(ExportMarker)
 _TRAINING = TypeAdapter(TrainingMarker)
-T = TypeVar("T", ExportMarker, TrainingMarker)
+_START = TypeAdapter(AttemptStart)
+_END = TypeAdapter(AttemptExit)
+T = TypeVar("T", ExportMarker, TrainingMarker, AttemptStart, AttemptExit)
 _NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
 
 
@@ -66,6 +69,20 @@ def read_export_marker(folder: Path) -> ExportMarker | None:
 def read_training_marker(folder: Path) -> TrainingMarker | None:
     """Read training.json of a run. None if it is missing or corrupt."""
     return _marker(_TRAINING, folder / "training.json")
+
+
+def how_it_ended(folder: Path) -> str:
+    """Describe the end of a run's last attempt by its status files."""
+    status = folder / "status"
+    starts = [each for path in status.glob("start.*.json") if (each := _marker(_START, path)) is not None]
+    ends = [each for path in status.glob("exit.*.json") if (each := _marker(_END, path)) is not None]
+    if not starts and not ends:
+        tried = any(status.glob("start.*.json"))
+        return "no attempt says how it ended" if tried else "it was never started"
+    last = max((*starts, *ends), key=lambda each: (each.time_unix, each.restart))
+    if isinstance(last, AttemptStart):
+        return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or was killed"
+    return f"its last attempt (job {last.job_id}) ended with exit code {last.code} ({last.reason})"
 
 
 def _read(path: Path, *, hashes: bool) -> CheckpointInfo:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import logging
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from touchline.core.errors import HostError, TouchlineError, install_hint
@@ -34,6 +37,20 @@ memory, segments that grow lose less to that. Trainings and probes have it alike
 other. Not verified on a GPU."""
 _ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables with which the user configures the allocator."""
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> Callable[[], object]:
+    """Return a call by which a process asks the kernel to kill it when its parent ends; nothing happens but on Linux.
+
+    A process may make it between fork and exec, since the library is loaded here.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    library = ctypes.CDLL(None, use_errno=True)
+    return functools.partial(library.prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def prepare_worker() -> None:

@@ -71,30 +71,6 @@ class CalibrationRow:
     """Measured values below the lower end."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CalibrationMark:
-    """Point of the calibration figure: predicted against measured, with its interval."""
-
-    name: str
-    """Run."""
-    quantity: str
-    """Estimated quantity."""
-    unit: str
-    """Unit of all values."""
-    rung: EvidenceLevel
-    """Evidence level of the estimate."""
-    predicted: float
-    """Estimate."""
-    low: float
-    """Lower end."""
-    high: float
-    """Upper end."""
-    measured: float
-    """Measured value."""
-    outside: bool
-    """Whether the interval does not contain the measured value."""
-
-
 def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
     """Return one row per quantity and evidence level, then one per quantity over all levels.
 
@@ -108,24 +84,6 @@ def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
         rows += [_row(quantity, rung, [each for each in of_quantity if each.estimate.rung == rung]) for rung in rungs]
         rows.append(_row(quantity, None, of_quantity))
     return tuple(rows)
-
-
-def calibration_marks(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationMark, ...]:
-    """Return the points of the figure of predicted against measured values, in the given order."""
-    return tuple(
-        CalibrationMark(
-            name=each.name,
-            quantity=each.quantity,
-            unit=each.estimate.unit,
-            rung=each.estimate.rung,
-            predicted=each.estimate.value,
-            low=each.estimate.low,
-            high=each.estimate.high,
-            measured=each.actual,
-            outside=not each.held,
-        )
-        for each in scored
-    )
 
 
 def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[ScoredEstimate, ...]:

@@ -23,8 +23,6 @@ class Ladder:
     """Chosen estimate."""
     answers: tuple[Estimate, ...]
     """All estimates, the best evidence level first."""
-    contradictions: tuple[str, ...] = ()
-    """Pairs of estimates that contradict each other, as text."""
 
 
 def log_width(estimate: Estimate) -> float:
@@ -59,27 +57,27 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
         for other in ordered[index + 1 :]
         if not consistent(one, other)
     ]
-    words = tuple(
-        f"evidence level {one.rung}: {one.value:.3g} {one.unit}, "
-        f"evidence level {other.rung}: {other.value:.3g} {other.unit}"
-        for one, other in pairs
-    )
     doubtful = {id(answer) for pair in pairs for answer in pair}
     sound = [answer for answer in ordered if id(answer) not in doubtful]
     measured = [answer for answer in sound if answer.rung is not EvidenceLevel.NOTHING]
     sound = measured or (sound if len(ordered) == 1 else [])
     if sound:
         chosen = min(sound, key=lambda answer: (log_width(answer), answer.rung, answer.value))
-        return Ladder(chosen=chosen, answers=tuple(ordered), contradictions=words)
+        return Ladder(chosen=chosen, answers=tuple(ordered))
+    words = "; ".join(
+        f"evidence level {one.rung}: {one.value:.3g} {one.unit}, "
+        f"evidence level {other.rung}: {other.value:.3g} {other.unit}"
+        for one, other in pairs
+    )
     best = ordered[0]
     against = [other for other in ordered if not consistent(best, other)]
     chosen = dataclasses.replace(
         best,
         low=min([best.low, *(other.high for other in against if other.high < best.low)]),
         high=max([best.high, *(other.low for other in against if other.low > best.high)]),
-        method=f"{best.method}; widened, because other evidence contradicts it ({'; '.join(words)})",
+        method=f"{best.method}; widened, because other evidence contradicts it ({words})",
     )
-    return Ladder(chosen=chosen, answers=tuple(ordered), contradictions=words)
+    return Ladder(chosen=chosen, answers=tuple(ordered))
 
 
 def _stretched(estimate: Estimate) -> tuple[float, float]:

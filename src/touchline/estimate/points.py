@@ -45,8 +45,6 @@ class TimePoint:
     """From the start of the process to the first step; with bytes of the weights."""
     compiling: CostSample | None = None
     """Compiling before the first step; with the shapes that were compiled."""
-    tokenising: CostSample | None = None
-    """Reading and tokenizing the data; with tokens."""
     validation: CostSample | None = None
     """One validation; with its computed tokens."""
     saving: CostSample | None = None

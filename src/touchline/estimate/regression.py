@@ -130,10 +130,6 @@ class Fit:
         variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
         return logs[0] - logs[1], self.scale * float(np.sqrt(max(variance, one.noise**2 + other.noise**2)))
 
-    def shares(self, row: RegressionSample) -> tuple[float, ...]:
-        """Return the share of each term in the prediction; they sum to 1."""
-        return tuple(float(share) for share in log_seconds(self._moved(row), row.amounts, self.rates)[1])
-
     def _moved(self, row: RegressionSample) -> Floats:
         """Return the fitted rates for a sample; shape [terms]."""
         if not self.rows:

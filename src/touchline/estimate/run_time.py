@@ -54,8 +54,6 @@ def run_seconds(
     step: Estimate,
     steps: int,
     *,
-    steps_low: int | None = None,
-    steps_high: int | None = None,
     parts: Mapping[str, Estimate | Missing] | None = None,
 ) -> RunTime:
     """Return the wall-clock time of a run.
@@ -66,21 +64,18 @@ def run_seconds(
     Args:
         step: seconds of an optimizer step.
         steps: optimizer steps.
-        steps_low: the fewest that it may be.
-        steps_high: the most.
         parts: what else takes time, each for the whole run; a missing one counts as nothing and is named.
 
     Raises:
         ValueError: there is no step.
     """
-    fewest, most = min(steps, steps_low or steps), max(steps, steps_high or steps)
-    if fewest < 1:
+    if steps < 1:
         raise ValueError("a run has at least one step")
     training = Estimate(
         value=step.value * steps,
         unit="s",
-        low=step.low * fewest,
-        high=step.high * most,
+        low=step.low * steps,
+        high=step.high * steps,
         method=f"{steps} steps of {step.value:.3g} s; {step.method}",
         rung=step.rung,
         evidence=step.evidence,
@@ -183,12 +178,9 @@ def compiling_seconds(
     )
 
 
-def tokenising_seconds(
-    setup: TrainingSetup, tokens: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
-) -> Estimate:
-    """Estimate the time to read and tokenize the data."""
-    observed = _observed(points, setup, machine, "tokenising")
-    return _part(observed, tokens, TOKENISING, setup, "typical tokenizer speed")
+def tokenising_seconds(setup: TrainingSetup, tokens: float) -> Estimate:
+    """Estimate the time to read and tokenize the data, which no log states."""
+    return _part([], tokens, TOKENISING, setup, "typical tokenizer speed")
 
 
 def saving_seconds(

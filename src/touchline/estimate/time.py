@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,10 +61,6 @@ class StepTime:
 
     ladder: Ladder
     """Chosen estimate, and those of all evidence levels."""
-    flops: float
-    """Operations per step."""
-    shares: Mapping[str, float]
-    """Share of each term of `terms.py` in the chosen prediction; they sum to 1."""
     refused: tuple[str, ...]
     """Rejected measurements, with reasons."""
 
@@ -122,7 +118,7 @@ def seconds_per_step(
     if isinstance(asked, Missing):
         return asked
     question, near, refused, known = asked
-    answers: list[tuple[Estimate, Fit]] = []
+    answers: list[Estimate] = []
     if known:
         answers.append(_cold(question, machine))
     own = [point for point in near if same_model(point, setup)]
@@ -135,14 +131,7 @@ def seconds_per_step(
         answers.append(_fitted(question, [*rest, *others], EvidenceLevel.SAME_MODEL))
     if repeats:
         answers.append(_repeated(question, repeats))
-    ladder = choose([answer for answer, _ in answers])
-    rung = ladder.chosen.rung
-    return StepTime(
-        ladder=ladder,
-        flops=step_flops(setup, work).total,
-        shares=_shares(question, next(found for answer, found in answers if answer.rung == rung)),
-        refused=refused,
-    )
+    return StepTime(ladder=choose(answers), refused=refused)
 
 
 def in_data_parallel(step: Estimate, kind: Literal["gpu", "cpu"]) -> Estimate:
@@ -325,7 +314,7 @@ def fit_to(question: TimeRequest, points: Sequence[TimePoint]) -> Fit:
     return fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
 
 
-def _cold(question: TimeRequest, machine: TargetMachine) -> tuple[Estimate, Fit]:
+def _cold(question: TimeRequest, machine: TargetMachine) -> Estimate:
     sigmas = question.rates.sigmas.copy()
     if question.kind == "gpu":
         launch = TERMS.index("launch")
@@ -335,10 +324,10 @@ def _cold(question: TimeRequest, machine: TargetMachine) -> tuple[Estimate, Fit]
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
     method = f"operations, bytes and kernel launches from the {machine.name}'s published figures; no measurements"
     unsure = question.kind == "cpu" or question.setup.shape.extrapolated is not None
-    return _estimate(value, half, EvidenceLevel.NOTHING, method, (), extrapolated=unsure), found
+    return _estimate(value, half, EvidenceLevel.NOTHING, method, (), extrapolated=unsure)
 
 
-def _fitted(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLevel) -> tuple[Estimate, Fit]:
+def _fitted(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLevel) -> Estimate:
     found = fit_to(question, points)
     value, sigma = found.predict(question.row(setting="asked"))
     scores: tuple[float, ...] = ()
@@ -354,20 +343,17 @@ def _fitted(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLe
         words = f"rates fitted to {plural(len(points), 'run')} of other models"
     if len(scores) >= ENOUGH:
         words += f"; interval from leave-one-out errors on {len(scores)} runs"
-    return (
-        _estimate(
-            value,
-            half,
-            rung,
-            words,
-            tuple(point.name for point in (own or points)),
-            extrapolated=_outside(question, own or list(points), rung),
-        ),
-        found,
+    return _estimate(
+        value,
+        half,
+        rung,
+        words,
+        tuple(point.name for point in (own or points)),
+        extrapolated=_outside(question, own or list(points), rung),
     )
 
 
-def _repeated(question: TimeRequest, points: Sequence[TimePoint]) -> tuple[Estimate, Fit]:
+def _repeated(question: TimeRequest, points: Sequence[TimePoint]) -> Estimate:
     found = fit(
         question.rates,
         [question.row(point, "asked") for point in points],
@@ -388,16 +374,13 @@ def _repeated(question: TimeRequest, points: Sequence[TimePoint]) -> tuple[Estim
     sigma, freedom = spread(residuals, prior_sigma=noise, prior_weight=question.rates.weight)
     half = half_width(sigma * math.sqrt(1 + 1 / len(logs)), freedom)
     count = plural(len(points), "run")
-    return (
-        _estimate(
-            value,
-            half,
-            EvidenceLevel.SAME_RUN,
-            f"measured with these settings and this batch ({count})",
-            tuple(point.name for point in points),
-            extrapolated=False,
-        ),
-        found,
+    return _estimate(
+        value,
+        half,
+        EvidenceLevel.SAME_RUN,
+        f"measured with these settings and this batch ({count})",
+        tuple(point.name for point in points),
+        extrapolated=False,
     )
 
 
@@ -451,7 +434,3 @@ def _estimate(
         extrapolated=extrapolated,
         aggregation="median",
     )
-
-
-def _shares(question: TimeRequest, found: Fit) -> dict[str, float]:
-    return dict(zip(TERMS, found.shares(question.row(setting="asked")), strict=True))

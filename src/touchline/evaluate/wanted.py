@@ -16,15 +16,12 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError
-from touchline.core.files import inside, open_regular, read_text_bounded
-from touchline.core.status import AttemptExit
-from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
+from touchline.core.files import inside, read_text_bounded
+from touchline.data.checkpoints import export_state, how_it_ended, read_checkpoints, read_training_marker
 from touchline.data.evaluations import EVALUATION_FILE, finished_evaluation, read_evaluation_config
 from touchline.data.scores import CheckpointInfo
 from touchline.experiment.evaluation import EvaluationConfig, asked_epochs
 
-_EXIT = TypeAdapter(AttemptExit)
-_LIMIT_BYTES = 1 << 16
 _REQUEST_LIMIT_BYTES = 1 << 22
 
 
@@ -140,22 +137,4 @@ def _why(folder: Path, config: EvaluationConfig, absent: Sequence[str], found: S
         parts.append("training.json is of other settings than the run has now")
     broken = {item.name: item.problems for item in found if not item.complete}
     parts += [f"{name} is not whole ({', '.join(broken[name])})" if name in broken else f"no {name}" for name in absent]
-    return f"{config.run} is not trained: {'; '.join(parts)}; {_last_attempt(folder / 'status')}"
-
-
-def _last_attempt(status: Path) -> str:
-    """Describe the end of the last attempt with an exit record."""
-    ends = [end for path in status.glob("exit.*.json") if (end := _read_exit(path)) is not None]
-    started = [path.name.split(".")[1:3] for path in status.glob("start.*.json")]
-    if not ends:
-        return "its training was never started" if not started else "no attempt at its training says how it ended"
-    last = max(ends, key=lambda end: (end.time_unix, end.restart))
-    return f"its last attempt, job {last.job_id}, ended with code {last.code} ({last.reason})"
-
-
-def _read_exit(path: Path) -> AttemptExit | None:
-    try:
-        with open_regular(path) as stream:
-            return _EXIT.validate_json(stream.read(_LIMIT_BYTES))
-    except (OSError, ValidationError):
-        return None
+    return f"{config.run} is not trained: {'; '.join(parts)}; {how_it_ended(folder)}"

@@ -54,8 +54,6 @@ class EstimateAnswer:
     """Computed tokens per micro-batch, padding included. Memory and time grow with them."""
     memory: MemoryAnswer
     """Peak memory of a step."""
-    simulated_gib: Measured
-    """Peak memory of the tensors in a simulation of the model's own code; missing if not requested."""
     largest_micro_batch: Measured
     """Largest micro-batch that fits; the upper end is the largest that might fit."""
     seconds_per_step: Measured

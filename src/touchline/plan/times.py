@@ -192,7 +192,7 @@ def _parts(
         "start-up": startup_seconds(
             setup, course.weight_bytes, machine=machine, points=points, over_network=over_network
         ),
-        "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
+        "tokenising": tokenising_seconds(setup, tokens),
     }
     if setup.compiled:
         parts["compiling"] = compiling_seconds(setup, shapes, machine=machine, points=points)

@@ -1,4 +1,4 @@
-"""Checkpoint folders of a run (`epoch_0/`, `step_50/`): weights, tokenizer, marker; and their retention.
+"""Checkpoint folders of a run (`epoch_0/`, `step_50/`): weights, tokenizer, marker; their retention; training.json.
 
 Torch is imported only for checkpoints that are merged.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.catalog import COPIED_FILES
-from touchline.data.metrics import ExportMarker
+from touchline.core.files import write_atomic
+from touchline.data.metrics import ExportMarker, RetainedCheckpoint, ScoringSetup, TrainingMarker
+from touchline.data.training_state import ResumeState
 from touchline.train.folders import (
     MARKER_FILE,
     describe,
@@ -21,6 +23,7 @@ from touchline.train.folders import (
     read_exports,
     remove_folder,
 )
+from touchline.train.run import MARKER, training_text
 
 
 def write_checkpoint(
@@ -89,3 +92,44 @@ def drop_old_exports(config: RunConfig, folder: Path) -> list[str]:
     for path in dropped:
         remove_folder(path)
     return [path.name for path in dropped]
+
+
+def write_completion(
+    folder: Path, config: RunConfig, state: ResumeState, trainable_parameters: int, scoring: ScoringSetup
+) -> None:
+    """Write training.json from the checkpoints of a run folder and the last measurements.
+
+    Args:
+        folder: run folder.
+        config: the run.
+        state: state after the last step.
+        trainable_parameters: trained parameters.
+        scoring: setup of the validation.
+    """
+    exports = read_exports(folder, config.run_digest)
+    scored = [(end.loss, end.epoch) for end in state.epoch_ends if end.loss is not None]
+    marker = TrainingMarker(
+        experiment=config.experiment,
+        run=config.run,
+        run_digest=config.run_digest,
+        steps=state.step,
+        final_train_loss=sum(state.recent_losses) / len(state.recent_losses),
+        final_validation_loss=state.validation_loss,
+        best_epoch=min(scored)[1] if scored else None,
+        elapsed_seconds=state.elapsed_seconds,
+        validation_seconds=state.validation_seconds,
+        checkpoints=tuple(path.name for path, _ in exports),
+        adapter_sha256=exports[-1][1].adapter_sha256,
+        kept=tuple(
+            RetainedCheckpoint(
+                name=path.name,
+                step=each.step,
+                adapter_sha256=each.adapter_sha256,
+                validation_loss=each.validation_loss,
+            )
+            for path, each in exports
+        ),
+        trainable_parameters=trainable_parameters,
+        scoring=scoring,
+    )
+    write_atomic(folder / MARKER, training_text(marker))

@@ -7,8 +7,6 @@ trainer's side is in `touchline.backends.external`. Torch is not needed, except 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import json
 import os
 import shutil
@@ -49,6 +47,7 @@ from touchline.core.units import plural
 from touchline.data.machine import cpu_name
 from touchline.data.training_state import RESUME_FOLDER, read_pause, write_pause
 from touchline.data.versions import stack_versions
+from touchline.data.worker import die_with_parent
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, remove_folder, remove_leftovers
 from touchline.train.inputs import CONFIG_LIMIT_BYTES, Inputs, load_inputs, read_config, refuse_change
 from touchline.train.log import LOG, MetricsLog
@@ -62,7 +61,6 @@ RUN_VARIABLE = "TOUCHLINE_RUN_FOLDER"
 LOOK_SECONDS = 0.1
 """Seconds between two looks at the trainer's log."""
 _IGNORED = -100
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -444,7 +442,7 @@ def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subproce
         env=environment,
         stdin=subprocess.DEVNULL,
         process_group=0,
-        preexec_fn=_die_with_parent() if sys.platform == "linux" else None,  # noqa: PLW1509 (this process has one thread)
+        preexec_fn=die_with_parent(),  # noqa: PLW1509 (this process has one thread)
     )
     try:
         yield process
@@ -460,12 +458,6 @@ def trainer_program(command: tuple[str, ...], folder: Path) -> Iterator[subproce
             process.wait()
             psutil.wait_procs(others, timeout=30)
         end_orphans(folder)
-
-
-def _die_with_parent() -> functools.partial[int]:
-    """Return a call that asks the kernel to kill this process when its parent ends."""
-    library = ctypes.CDLL(None, use_errno=True)
-    return functools.partial(library.prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes], devices: int) -> None:

@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
-from touchline.core.files import disk_errors, open_regular, sha256_file
+from touchline.core.files import disk_errors, sha256_file
+from touchline.data.checkpoints import read_export_marker
 from touchline.data.metrics import ExportMarker, SavedFile
 
 _TEMPORARY = ".saving-"
@@ -128,7 +129,6 @@ GENERATION_CONFIG_FILE = "generation_config.json"
 STAGE_FILE = "stage_adapter.safetensors"
 """Adapter of one stage by itself, if earlier ones were merged into the base; `ADAPTER_FILE` then combines all of them.
 """
-_MARKER_LIMIT_BYTES = 1 << 20
 _NAME = re.compile(r"(epoch|step)_\d+")
 _MARKER = TypeAdapter(ExportMarker)
 
@@ -139,12 +139,8 @@ def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name) is None:
             continue
-        try:
-            with open_regular(path / MARKER_FILE) as stream:
-                marker = _MARKER.validate_json(stream.read(_MARKER_LIMIT_BYTES))
-        except (OSError, ValidationError):
-            continue
-        if marker.run_digest == run_digest:
+        marker = read_export_marker(path)
+        if marker is not None and marker.run_digest == run_digest:
             found.append((path, marker))
     return sorted(found, key=lambda item: (item[1].step, item[0].name))
 

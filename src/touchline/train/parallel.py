@@ -10,7 +10,6 @@ Under torchrun, which sets RANK and WORLD_SIZE itself, no process is started her
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import signal
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 from touchline.core.errors import HostError, InputError, RunsFailedError
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import EXIT_STOPPED
+from touchline.data.worker import die_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,6 @@ _BUCKET_ELEMENTS = 1 << 26
 """Elements that are exchanged at once: 256 MiB, more than any adapter has."""
 _GRACE_SECONDS = 10.0
 """Seconds in which rank 0 may end by itself after another process has failed."""
-_PR_SET_PDEATHSIG = 1
 
 
 class ProcessLostError(RunsFailedError):
@@ -262,14 +261,8 @@ def _start(variables: dict[str, str], command: Sequence[str], folder: Path) -> s
         cwd=folder,
         env=os.environ | variables,
         stdin=subprocess.DEVNULL,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509
+        preexec_fn=die_with_parent(),  # noqa: PLW1509
     )
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when rank 0 dies; runs between fork and exec."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _join(rank: int, size: int, listener: socket.socket | None) -> None:

@@ -15,10 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.run_config import ParentConfig, RunConfig
 from touchline.core.errors import InputError, LineageError, ParentNotReadyError
-from touchline.core.files import open_regular, sha256_file
+from touchline.core.files import read_record, sha256_file
 from touchline.core.quantity import Measured
-from touchline.core.status import AttemptExit, AttemptStart
-from touchline.data.checkpoints import read_training_marker
+from touchline.data.checkpoints import how_it_ended, read_training_marker
 from touchline.data.metrics import ExportMarker, LineageRow, TrainingMarker
 from touchline.train.folders import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE, read_exports
 from touchline.train.inputs import path_of_config, read_config
@@ -117,10 +116,7 @@ class Lineage:
 
 
 LINEAGE_FILE = "lineage.json"
-_LIMIT_BYTES = 1 << 20
 _LINEAGE = TypeAdapter(Lineage)
-_START = TypeAdapter(AttemptStart)
-_EXIT = TypeAdapter(AttemptExit)
 _OWN_FILES = (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE)
 
 
@@ -192,7 +188,7 @@ def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
     assert config.parent is not None
     path = folder / LINEAGE_FILE
     try:
-        lineage = _LINEAGE.validate_json(_read(path))
+        lineage = _LINEAGE.validate_json(read_record(path))
     except (OSError, ValidationError):
         lineage = None
     planned = (config.run_digest, config.parent.run_digest)
@@ -275,28 +271,5 @@ def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> 
 def _missing(config: RunConfig, place: Path, what: str) -> ParentNotReadyError:
     assert config.parent is not None
     return ParentNotReadyError(
-        f"run {config.run} cannot continue from {config.parent.run}: {what}; {_how_it_ended(place)}"
+        f"run {config.run} cannot continue from {config.parent.run}: {what}; {how_it_ended(place)}"
     )
-
-
-def _how_it_ended(place: Path) -> str:
-    """Describe the end of the parent's last attempt by its status files."""
-    starts: list[AttemptStart] = []
-    for path in (place / "status").glob("start.*.json"):
-        try:
-            starts.append(_START.validate_json(_read(path)))
-        except (OSError, ValidationError):
-            continue
-    if not starts:
-        return "it was never started"
-    last = max(starts, key=lambda start: (start.time_unix, start.restart))
-    try:
-        end = _EXIT.validate_json(_read(place / "status" / f"exit.{last.job_id}.{last.restart}.json"))
-    except (OSError, ValidationError):
-        return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or was killed"
-    return f"its last attempt (job {last.job_id}) ended with exit code {end.code} ({end.reason})"
-
-
-def _read(path: Path) -> bytes:
-    with open_regular(path) as stream:
-        return stream.read(_LIMIT_BYTES)

@@ -7,7 +7,6 @@ Out of memory is a result, not an error. It ends when stdin is closed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,11 +17,10 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
-from touchline.data.worker import bitsandbytes_left_out, prepare_worker
+from touchline.data.worker import bitsandbytes_left_out, die_with_parent, prepare_worker
 from touchline.history.probe import FaultKind, ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
 
 REQUEST_LIMIT_BYTES = 1 << 20
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -87,8 +85,7 @@ def end_with_parent() -> None:
 
     On Linux the kernel sends KILL; otherwise, or if the parent has ended already, the closed stdin is detected.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    die_with_parent()()
 
     def wait() -> None:
         while os.read(0, 4096):

@@ -26,8 +26,7 @@ from touchline.data.metrics import (
 )
 from touchline.data.training_state import RESUME_FOLDER, EpochEnd, ResumeState
 from touchline.experiment.training import accumulation_steps
-from touchline.train.checkpoints import drop_old_exports, write_checkpoint
-from touchline.train.completion import write_completion
+from touchline.train.checkpoints import drop_old_exports, write_checkpoint, write_completion
 from touchline.train.failures import refuse_nonsense
 from touchline.train.inputs import Inputs, items_sha256
 from touchline.train.log import LOG, ConsoleProgress, MetricsLog

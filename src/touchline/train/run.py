@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from touchline.backends.run_config import RunConfig
 from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError, TrainingDivergedError
-from touchline.core.files import open_regular
 from touchline.core.status import TrainingEnd
-from touchline.data.metrics import AttemptRow, ExportMarker, TrainingMarker
+from touchline.data.checkpoints import read_export_marker, read_training_marker
+from touchline.data.metrics import AttemptRow, TrainingMarker
 from touchline.data.training_state import RESUME_FOLDER, ResumeState, is_paused, read_pause
 from touchline.data.worker import tell_fault
 from touchline.train.failures import refuse_out_of_memory
@@ -28,10 +28,8 @@ from touchline.train.resume import find_resume
 
 MARKER = "training.json"
 METRICS = "metrics.jsonl"
-_LIMIT_BYTES = 1 << 20
 
 _TRAINING = TypeAdapter(TrainingMarker)
-_EXPORT = TypeAdapter(ExportMarker)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -213,9 +211,8 @@ def is_done(folder: Path, config: RunConfig) -> bool:
     Raises:
         PlanDriftError: it is of another plan of this run.
     """
-    try:
-        marker = _TRAINING.validate_json(_read(folder / MARKER))
-    except (OSError, ValidationError):
+    marker = read_training_marker(folder)
+    if marker is None:
         return False
     if marker.run_digest != config.run_digest:
         raise PlanDriftError(
@@ -226,9 +223,8 @@ def is_done(folder: Path, config: RunConfig) -> bool:
     if not marker.checkpoints:
         return True
     last = folder / Path(marker.checkpoints[-1]).name
-    try:
-        export = _EXPORT.validate_json(_read(last / "touchline.json"))
-    except (OSError, ValidationError):
+    export = read_export_marker(last)
+    if export is None:
         LOG.warning("%s is trained, but its checkpoint %s is gone; training again", config.run, last.name)
         return False
     return is_whole(last, export.files, hashes=False)
@@ -237,8 +233,3 @@ def is_done(folder: Path, config: RunConfig) -> bool:
 def training_text(marker: TrainingMarker) -> bytes:
     """Return the content of training.json."""
     return _TRAINING.dump_json(marker, indent=2) + b"\n"
-
-
-def _read(path: Path) -> bytes:
-    with open_regular(path) as stream:
-        return stream.read(_LIMIT_BYTES)

@@ -134,11 +134,6 @@ class TargetLoss:
         """Label positions with logits at once; None for all of a micro-batch."""
         return None if self._chunked is None else self._chunked.size
 
-    def set_label_chunk(self, size: int) -> None:
-        """Set the label positions with logits at once, where the head is frozen."""
-        if self._chunked is not None:
-            self._chunked.size = size
-
     def __call__(self, rows: SequenceBatch) -> Tensor:
         """Return the negative log-likelihood of each label in nats, float32; shape [T].
 

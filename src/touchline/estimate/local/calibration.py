@@ -11,11 +11,9 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
 from touchline.data.user_config import UserConfig
 from touchline.estimate.calibration import (
-    CalibrationMark,
     CalibrationRow,
     ScoredEstimate,
     calibration,
-    calibration_marks,
     leave_one_out,
 )
 from touchline.estimate.local.past_runs import points_of
@@ -37,8 +35,6 @@ class Calibration:
     """Each measured run's step, estimated from all others of its machine."""
     planned: tuple[CalibrationRow, ...]
     """Predictions of plans, over all evidence levels."""
-    marks: tuple[CalibrationMark, ...]
-    """Each estimate with its measured value, those of `left_out` first."""
     unused: dict[str, str]
     """Runs that could not be scored, with reasons."""
 
@@ -58,7 +54,6 @@ def calibrate(settings: UserConfig) -> Calibration:
     return Calibration(
         left_out=calibration(left),
         planned=tuple(row for row in calibration(planned) if row.rung is None),
-        marks=calibration_marks([*left, *planned]),
         unused={name: reason.missing for name, reason in past.refused},
     )
 

@@ -31,7 +31,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB, plural
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
-from touchline.data.shapes import load_config, load_shape
+from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.cpu_memory import cpu_memory_estimate
@@ -40,7 +40,6 @@ from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import evidence_line, evidence_used
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.local.past_runs import PastRuns, past_runs
-from touchline.estimate.local.simulating import request_for, simulate
 from touchline.estimate.memory import (
     batch_of,
     largest_micro_batch,
@@ -120,8 +119,6 @@ class EstimateRequest:
     """Logs of past runs."""
     evidence_facts: Mapping[str, str] = field(default_factory=dict)
     """Facts stated about these logs, by the keys of `history/run_facts.py`."""
-    simulate: bool = False
-    """Whether to run the model's own code on tensors without data."""
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -182,7 +179,6 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
             assumption=memory.assumption,
             what_ifs=memory.what_ifs,
         ),
-        simulated_gib=_simulated(request, setup, batch, coefficients, settings),
         largest_micro_batch=_largest(setup, request, coefficients, machine, gpu, past),
         seconds_per_step=step if isinstance(step, Missing) else step.estimate.quantity(),
         steps=_steps(request),
@@ -384,31 +380,6 @@ def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
         return Missing(missing="full fine-tuning has no adapter")
     size = saved_adapter_bytes(setup)
     return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
-
-
-def _simulated(
-    request: EstimateRequest,
-    setup: TrainingSetup,
-    batch: MicroBatch,
-    coefficients: MemoryCoefficients,
-    settings: UserConfig,
-) -> Measured:
-    if not request.simulate:
-        return Missing(missing="not requested: --simulate")
-    wanted = request_for(setup, batch, coefficients, dict(load_config(request.model, settings.models_dir)))
-    if isinstance(wanted, Missing):
-        return wanted
-    found = simulate(wanted)
-    if isinstance(found, Missing):
-        return found
-    return Quantity(
-        value=found.peak_bytes / GIB,
-        unit="GiB",
-        phase="step",
-        kind="allocated",
-        aggregation="peak",
-        method="the model's own code on tensors without data, excluding library workspaces",
-    )
 
 
 def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) -> PastRuns:
