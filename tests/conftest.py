@@ -92,7 +92,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the processor seconds of each test, from all processes."""
     noted = dict(report.user_properties)
-    if report.when == "call":
+    if report.when == "call" and "ended" in noted:  # not of a subtest
         _spent[report.nodeid] = float(str(noted["ended"])) - float(str(noted["begun"]))
 
 

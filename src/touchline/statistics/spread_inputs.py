@@ -61,7 +61,7 @@ def spread_inputs(own: Sequence[ItemScores], past: Sequence[ItemScores] | Missin
     known, reason = ((), past.missing) if isinstance(past, Missing) else (past, "")
     if own:
         reason = ""
-    sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
+    sources: Sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
     if any(_proves_nothing(found) for _, found in sources):
         reason = _NEVER_DIFFER
         sources = tuple((source, () if _proves_nothing(found) else found) for source, found in sources)
