@@ -24,7 +24,7 @@ from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
 from touchline.plan.placement.types import Cluster, Placement
 from touchline.report.compared import ComparedExperiments
-from touchline.report.local.publishing import PublishRequest, Published
+from touchline.report.local.publishing import Published
 from touchline.report.local.reporting import ReportFiles
 from touchline.report.trackers.exporting import Export
 from touchline.results.cleaning import Cleaned
@@ -93,7 +93,6 @@ def design(
     detect: float = 2.0,
     budget: str | None = None,
     apply: bool = False,
-    plot: _Path | None = None,
     on_progress: ProgressCallback | None = None,
     settings: UserConfig | None = None,
 ) -> DesignAnswer:
@@ -193,9 +192,7 @@ def report(
     *,
     out: _Path | None = None,
     deep: bool = False,
-    parquet: bool = False,
     cache: _Path | None = None,
-    refresh_seconds: int | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> ReportFiles:
     """Write RESULTS.md, report.html, their figures and samples.jsonl."""
@@ -226,7 +223,10 @@ def publish(
     source: _Source,
     *,
     run: str | None = None,
-    request: PublishRequest | None = None,
+    out: _Path | None = None,
+    checkpoint: str | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
     settings: UserConfig | None = None,
 ) -> Published:
     """Write a folder for the Hugging Face Hub: a verified checkpoint and its model card. Upload nothing."""
@@ -318,9 +318,6 @@ def doctor(
 
 def selftest(
     *,
-    quick: bool = False,
-    model: _Path | None = None,
     on_progress: ProgressRows | None = None,
-    settings: UserConfig | None = None,
 ) -> SelftestReport:
-    """Check this machine: losses and gradients of the trainer, memory against the estimate, speed."""
+    """Check this machine: losses and gradients of the trainer, isolation, resuming."""

@@ -123,7 +123,6 @@ CASES: list[FaultCase] = [
         files=experiment(NO_SYSTEM, text=WITH_SYSTEM),
         near_miss=experiment(NO_SYSTEM),
     ),
-    FaultCase(),
     FaultCase(
         name="LLaMA-Factory's template brings a system turn that evaluation does not have",
         code="TK204",

@@ -74,12 +74,13 @@ def read_training_marker(folder: Path) -> TrainingMarker | None:
 def how_it_ended(folder: Path) -> str:
     """Describe the end of a run's last attempt by its status files."""
     status = folder / "status"
-    starts = [each for path in status.glob("start.*.json") if (each := _marker(_START, path)) is not None]
-    ends = [each for path in status.glob("exit.*.json") if (each := _marker(_END, path)) is not None]
+    starts = [start for path in status.glob("start.*.json") if (start := _marker(_START, path)) is not None]
+    ends = [end for path in status.glob("exit.*.json") if (end := _marker(_END, path)) is not None]
     if not starts and not ends:
         tried = any(status.glob("start.*.json"))
         return "no attempt says how it ended" if tried else "it was never started"
-    last = max((*starts, *ends), key=lambda each: (each.time_unix, each.restart))
+    files: list[AttemptStart | AttemptExit] = [*starts, *ends]
+    last = max(files, key=lambda each: (each.time_unix, each.restart))
     if isinstance(last, AttemptStart):
         return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or was killed"
     return f"its last attempt (job {last.job_id}) ended with exit code {last.code} ({last.reason})"

@@ -36,7 +36,6 @@ class StepCheck(StrEnum):
     GEMMA_BFLOAT16 = "gemma-like, bfloat16"
     PACKED = "packed rows isolated"
     PREFIX = "shared prefix isolated"
-    CHUNKS = "logits in chunks"
     BLOCKS = "masks by blocks"
     RESUME = "resume after a stop"
     COHORT = "runs side by side"

@@ -19,15 +19,6 @@ _TAIL = 4
 @rule("TK206", Severity.ERROR)
 def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
     """Report sequences of which no label token ends the answer."""
-    pad = view.text.id(view.text.tokens.pad or view.text.tokens.eos)
-    if pad in view.text.stop_ids and any(trained.hides_padding for _, trained in _trained(view)):
-        yield Violation(
-            message=f"the padding token {view.text.tokens.pad!r} is also the token that ends an answer, and padding is"
-            " masked wherever it stands: the end of every answer has no loss",
-            at=view.where_model,
-            hint="pad_token in tokenizer_config.json: a token that ends nothing",
-        )
-        return
     for row, trained in _trained(view):
         ended = view.text.stop_ids & set(trained.trained_ids[-_TAIL:])
         if ended or _cut(trained) or not trained.trained_ids or _other_end(view, trained):

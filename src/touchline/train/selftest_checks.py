@@ -51,8 +51,6 @@ A mask that shows packed examples each other changes the gradient by more than h
 QLORA_LIMIT_NATS = 0.5
 """Largest change of the loss by 4-bit weights."""
 LAYOUTS = (PADDED, PACKED, PREFIX)
-CHUNK = 3
-"""Label positions with logits at once, where that is tested."""
 COHORT_RANKS = (4, 8, 2, 4)
 COHORT_LIMIT_NATS = 1e-5
 """Largest difference of a step's loss that sums in another order explain in float32."""
@@ -189,20 +187,6 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
         which = ", ".join(faults)
         return _failed(name, figures, f"losses in one row are not those of the examples alone: {which}")
     return _ok(name, figures)
-
-
-def _chunks(name: StepCheck, folder: Path) -> NodeCheck:
-    """Compare loss and gradient with the reference on every family, with logits of few label positions at a time."""
-    steps, whole = [], []
-    for family in FAMILIES:
-        reference = make_reference(family, folder)
-        model, target_loss = load_on(select_device("float32"), reference)
-        target_loss.set_label_chunk(CHUNK)
-        steps.append(_difference(model, target_loss, arrange(make_examples(), PADDED), reference))
-        whole += [] if target_loss.label_chunk == CHUNK else [family]
-    if whole:
-        return _failed(name, {}, f"all logits are computed at once: {', '.join(whole)}")
-    return _judged(name, steps)
 
 
 def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
@@ -361,7 +345,6 @@ _CHECKS: dict[StepCheck, Callable[[StepCheck, Path], NodeCheck]] = {
     **dict.fromkeys(_SUBJECTS, _compare),
     StepCheck.PACKED: _isolated,
     StepCheck.PREFIX: _isolated,
-    StepCheck.CHUNKS: _chunks,
     StepCheck.BLOCKS: _blocks,
     StepCheck.RESUME: _resume,
     StepCheck.COHORT: _cohort,

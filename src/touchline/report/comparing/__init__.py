@@ -21,7 +21,8 @@ from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ComparedExperiments, ComparedRun, ComparedSide, ExperimentSummary, SettingRow
 from touchline.report.comparing.settings import DEVICE, MODEL, SEED, matching_keys, setting_rows
 from touchline.results.run_result import RunResult
-from touchline.statistics.analysis import analyse
+from touchline.statistics.analysis import analyse_together
+from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, ScoredRun
 
 Condition = tuple[tuple[str, str], ...]
@@ -168,7 +169,7 @@ def _pair(
 
 def _analysed(runs: Sequence[ScoredRun], task: Task) -> Analysis:
     """Return the analysis of runs on one score. The result is deterministic."""
-    return analyse(runs, task=task[0], score=task[1], factors={}, rng=Generator(PCG64(_DRAWS)))
+    return analyse_together([TaskScores(task=task[0], score=task[1], runs=runs, rng=Generator(PCG64(_DRAWS)))], {})[0]
 
 
 def _scored(result: RunResult, record: EvaluationRecord, label: str, pair: str, *, is_reference: bool) -> ScoredRun:
