@@ -54,6 +54,9 @@ REMOVED = tuple(
     Removed(RemovedKind(kind), name, instead)
     for kind, name, instead in (
         ("option", "check --sarif", "--json"),
+        ("option", "report --watch", "touchline status DIR --watch"),
+        ("option", "report --every", "touchline status DIR --watch"),
+        ("option", "report --parquet", "samples.jsonl"),
         ("extra", "trackers", "the extra wandb or tensorboard"),
         ("extra", "trackio", "the extra wandb or tensorboard"),
         ("extra", "mlflow", "the extra wandb or tensorboard"),
