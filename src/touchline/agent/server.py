@@ -174,7 +174,7 @@ def called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
 
 def _valid(answer: Data) -> Data:
     """Replace what is no UTF-8, such as half a surrogate pair or a byte of a file name, by question marks."""
-    valid: Data = json.loads(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
+    valid: Data = parse_json(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
     return valid
 
 
