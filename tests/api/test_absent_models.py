@@ -105,7 +105,7 @@ def test_nothing_starts_before_the_model_is_here(experiment: Path, settings: Use
     for verb in (api.prepare, api.submit, api.run, api.resume, api.evaluate, api.probe):
         with pytest.raises(HostError) as caught:
             verb(experiment, settings)
-        assert f"hf download ORG/{NAME} --local-dir {settings.models_dir / NAME}" in str(caught.value.hint)
+        assert f"/{NAME} --local-dir {settings.models_dir / NAME}" in str(caught.value.hint)
         assert "touchline plan" in str(caught.value.hint)
     assert not (experiment / "1M_rank2").exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
 from tests.api.folders import make_experiment, touchline
-from tests.tiers import THOROUGH
 
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError, PolicyError
@@ -138,21 +136,11 @@ def test_no_alternative_that_shows_the_difference_is_cheaper(answer: DesignAnswe
     assert any(str(cell).startswith("8.02 (0.3 to ") for cell in row)
 
 
-def test_the_figure_has_the_curve_and_the_named_points(answer: DesignAnswer) -> None:
-    pytest.importorskip("altair")
-    from touchline.report.design_figure import design_figure
-
-    text = json.dumps(design_figure(answer).spec)
-    assert "(cheapest)" in text or "(cheapest, budget)" in text
-    assert "Sample sizes" in answer._repr_html_()
-
-
 def test_what_is_applied_is_planned_with_the_printed_hours_and_keeps_the_layout(
-    folder: Path, settings: UserConfig, tmp_path: Path
+    folder: Path, settings: UserConfig
 ) -> None:
-    """Comments, order and a second call; the figure is written where it is asked for."""
-    plot = tmp_path / "design.png" if THOROUGH and find_spec("altair") else None
-    found = api.design(folder, settings, detect=8.0, apply=True, plot=plot)
+    """Comments, order and a second call."""
+    found = api.design(folder, settings, detect=8.0, apply=True)
     chosen = found.chosen
     assert not isinstance(chosen, Missing)
     assert found.applied
@@ -167,7 +155,6 @@ def test_what_is_applied_is_planned_with_the_printed_hours_and_keeps_the_layout(
     assert "  global_batch_size: 8   # the science\n" in text
     assert "+seeds" in found.diff
     assert api.design(folder, settings, detect=8.0, apply=True).diff == ""
-    assert plot is None or plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_budget_is_used_for_the_smallest_difference(here: Path, settings: UserConfig, answer: DesignAnswer) -> None:

@@ -112,7 +112,7 @@ BUSY = "sbatch: error: Batch job submission failed: Socket timed out on send/rec
         (SlurmSite(), NO_DEFAULT, {"partition": "error US121"}, ""),
         (SlurmSite(partition="gpu"), NO_DEFAULT, {}, ""),
         (SlurmSite(), UNACCOUNTED, {"accounting": "warning US129"}, "5:00 (MinJobAge)"),
-        (SlurmSite(), {"sacctmgr_assoc": failed("Connection refused")}, {"accounting": None}, "Connection refused"),
+        (SlurmSite(), {"sacctmgr": failed("Connection refused")}, {"accounting": None}, "Connection refused"),
         (SlurmSite(), {"gpus_here": 0}, {"planning": "warning US133"}, ""),
         (SlurmSite(), {"sbatch": failed(INVALID)}, {"sbatch": "error US131"}, INVALID),
         (SlurmSite(), {"sbatch": failed("sbatch: no answer within 30 s", None)}, {"sbatch": "warning US120"}, ""),

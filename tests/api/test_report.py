@@ -59,7 +59,7 @@ def test_a_finished_experiment_has_all_sections_with_real_numbers(finished: Fini
     assert (folder / "report.html").stat().st_size < 2_000_000
 
 
-def test_once_more_changes_nothing_and_a_watch_ends_when_nothing_is_at_work(copy: Path, call: Call) -> None:
+def test_once_more_changes_nothing(copy: Path, call: Call) -> None:
     """What is printed as JSON is what the files say."""
     first = call("report", str(copy), "--json")
     assert first.returncode == 0, first.stderr
@@ -71,9 +71,6 @@ def test_once_more_changes_nothing_and_a_watch_ends_when_nothing_is_at_work(copy
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
     assert call("report", str(copy)).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
-    watched = call("report", str(copy), "--watch", "--every", "1")
-    assert watched.returncode == 0, watched.stderr
-    assert "3 of 3 runs complete" in watched.stderr
 
 
 def test_what_is_spoiled_is_said_and_the_rest_reported(copy: Path, call: Call) -> None:

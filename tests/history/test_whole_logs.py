@@ -197,11 +197,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         + "Early stopping triggered.\nTest Loss: 0.4872, Test Accuracy: 0.8253\n",
         {"outcome": "completed", "epochs": 50},
     ),
-    "a limit on time ends a training that is complete": (
-        CAPPED,
-        {"steps": (5449, 20000), "outcome": "completed", "train_seconds": 590.088, "eval_loss": 2.5263,
-         "tokens_per_second": 7302210},
-    ),
     # ---- rows behind a traceback: standard output may be held back
     **{
         f"rows behind a crash do not undo it, {first} to {last}": (
@@ -372,10 +367,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         + many("Step {n}/312 - loss: 1.7 - 3.2s/step - 1300 tok/s", 10, 21, 10),
         {"steps": (20, 312), "seconds_per_step": 3.2, "tokens_per_second": 1300},
     ),
-    "a program's text is no configuration": (
-        SOURCE,
-        {"micro_batch_size": None, "learning_rate": None, "lora_rank": None, "outcome": "running_or_truncated"},
-    ),
     # ---- rows with fields that are not known
     **{
         f"an unknown field drops no row: {row}": (
@@ -414,12 +405,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
             ("RSS peak 3 GB", 0, "", ""),
         )
     },
-    "the speed of steps in plain words": (
-        "".join(f"step:{n}/3000 val_loss:{4 - n / 3000:.4f} train_time:{n * 43.54:.0f}ms step_avg:43.54ms\n"
-                for n in range(0, 3001, 125)),
-        {"seconds_per_step": pytest.approx(0.04354, rel=0.01), "steps": (3000, 3000), "eval_loss": 3.0,
-         "last_loss": None},
-    ),
     "a bar without a forecast has counts and a clock": (
         "".join(f"Training: 50%|█████     | {n}/1617 [{n // 60:02d}:{n % 60:02d}, 1.00it/s]\n"
                 for n in range(0, 1500, 7))
@@ -427,17 +412,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         {"seconds_per_step": pytest.approx(1.0, rel=0.02)},
     ),
     # ---- trainers of laboratories, tables
-    "rows of verl": (
-        many(VERL, 1, 50),
-        {"steps": (49, None), "seconds_per_step": 31.5, "tokens_per_second": 812.5,
-         "tokens_per_second.unit": "tokens/s/GPU", "peak_memory": pytest.approx(44.9), "trainer": "verl"},
-    ),
-    "blocks of OLMo": (
-        "2026-01-01 10:00:00.517\thost-01:0\tolmo.train:990\tINFO\tTotal number of parameters: 21,266,432\n"
-        + many(OLMO, 1, 31),
-        {"steps": (300, 1000), "last_loss": 2.97, "peak_memory": pytest.approx(21.313), "tokens_per_second": 475268,
-         "total_parameters": 21266432, "seconds_per_step": pytest.approx(1 / 1.813)},
-    ),
     "a table of metrics": (
         {"metrics.csv": "_runtime,train/global_step,train/loss,eval/loss\n"
          + "".join(f"{n * 5.0},{(n + 1) * 10},{2 - n / 10},{1.25 if n == 9 else ''}\n" for n in range(10))},

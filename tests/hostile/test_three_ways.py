@@ -19,7 +19,20 @@ from touchline.data.user_config import UserConfig, load_settings
 pytestmark = pytest.mark.planning
 
 VALUES: tuple[str, ...] = (
-    *("", " ", "-", "--", "~", "..", "/dev/null", "a/../b", "a\nb", "\x1b[31mred", "\u202e\u2066", "\udcff\udc80"),
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "~",
+        "../nowhere",
+        "/dev/null",
+        "a/../b",
+        "a\nb",
+        "\x1b[31mred",
+        "\u202e\u2066",
+        "\udcff\udc80",
+    ),
     *("x" * 300, "x" * 5000, "ä\u0301", "%s{x}$HOME", "'\"`;rm -rf", "\ufeff", "\U0001f4a5", "CON:", "*", "[a]"),
 )
 OVERRIDES: tuple[str, ...] = (

@@ -169,7 +169,7 @@ def _see_runs(
     started: Mapping[str, PlannedRun],
     settings: UserConfig,
 ) -> None:
-    """Expand the design. Stages that are not a chain are left out, with their faults as findings.
+    """Expand the design. Stages that are not a chain are left out, with findings that say why.
 
     Raises:
         InputError: combinations of levels are impossible, or accepted settings no longer fit.

@@ -64,7 +64,7 @@ def read_stated(
 def past_runs_with(
     logs: Sequence[Path], facts: Mapping[str, str], setup: TrainingSetup, settings: UserConfig
 ) -> PastRuns:
-    """Return points from the history and from the given logs of `touchline estimate --evidence`.
+    """Return points from the history and from the given logs.
 
     Raises:
         InputError: a log is missing, or has no run.
