@@ -65,6 +65,7 @@ def test_commands_options_and_runs_are_completed(folder: Path) -> None:
     assert _complete(folder, "logs", "exp", "--run", "1M_rank8") == ["1M_rank8"]
 
 
+@pytest.mark.slow
 def test_without_a_plan_nothing_is_offered(folder: Path) -> None:
     """Nor is anything said: a shell would show it in the middle of the line."""
     for text in some(("", "[]", "{", '{"runs": 1}', '{"runs": [3]}')):

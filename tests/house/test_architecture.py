@@ -45,6 +45,7 @@ def test_every_room_stands_in_the_page_and_in_the_layers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_imports_run_one_way() -> None:
     """Every dot of the picture lies left of its diagonal."""
     imports = room_imports()

@@ -83,6 +83,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_module_that_planning_needs_imports(tmp_path: Path) -> None:
     """Only the programs that train and evaluate, and the figures, need more than the core dependencies."""
     done = _python(IMPORT_ALL, folder=tmp_path)
@@ -99,6 +100,7 @@ def test_a_blocked_module_cannot_be_imported(tmp_path: Path) -> None:
     assert "torch" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_is_planned(experiment: Path) -> None:
     """plan.json and runs_plan.md name the runs."""
     plan = json.loads((experiment / "plan.json").read_text(encoding="utf-8"))
@@ -118,6 +120,7 @@ def test_without_evidence_every_estimate_has_an_interval_or_is_missing(experimen
                 assert figure["method"], (run["name"], name)
 
 
+@pytest.mark.slow
 def test_planning_again_changes_nothing(experiment: Path) -> None:
     """The same input gives the same bytes, so that drift is a changed plan and nothing else."""
     before = {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()}
@@ -126,6 +129,7 @@ def test_planning_again_changes_nothing(experiment: Path) -> None:
     assert {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_it_is_prepared_looked_at_and_reported(experiment: Path) -> None:
     """What a login node does before and after the jobs: scripts, states, a report of runs that did not start."""
     folder = experiment.parent / "prepared"

@@ -117,7 +117,15 @@ def _pages_to_run() -> list[Path]:
     return sorted({command.page for command in _all() if not command.slow})
 
 
-@pytest.mark.parametrize("page", _pages_to_run(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, id=str(page.relative_to(ROOT)), marks=() if page.name == "README.md" else pytest.mark.thorough
+        )
+        for page in _pages_to_run()
+    ],
+)
 def test_the_commands_of_a_page_work_in_their_order(page: Path, tmp_path: Path) -> None:
     """A reader who types them one after the other gets no error."""
     home = tmp_path / "home"

@@ -182,6 +182,7 @@ def commands() -> dict[tuple[str, ...], Any]:
     return dict(docs.commands())
 
 
+@pytest.mark.slow
 def test_every_printed_command_is_parsed() -> None:
     """A flag that was renamed, or never was, is found wherever it is printed."""
     found: dict[tuple[str, bool], Printed] = {(each.words, each.is_code): each for each in everything()}
@@ -223,6 +224,7 @@ SOURCE_OF_THE_PROJECT = re.compile(
 """Documents that this project was made from: a user has none of them, and `seed` means a random seed."""
 
 
+@pytest.mark.slow
 def test_no_message_names_what_the_project_was_made_from() -> None:
     """A table is called by what it holds, not by the document that it came from."""
     texts = [

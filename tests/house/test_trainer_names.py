@@ -111,6 +111,7 @@ def modules() -> Iterator[Path]:
     yield from (path for path in sorted(SOURCE.rglob("*.py")) if BACKENDS not in path.parents and path != removed)
 
 
+@pytest.mark.slow
 def test_only_backends_names_a_trainer() -> None:
     found = {
         (path.relative_to(SOURCE).as_posix(), name): line

@@ -20,6 +20,7 @@ from tools.docs import ROOT
 from tools.tiny_model import write_tiny_model
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="`make test-core` runs it, without torch"),
 ]

@@ -116,12 +116,14 @@ def _files() -> list[Path]:
     return sorted(path for path in files if not path.relative_to(SOURCES.parents[1]).as_posix().startswith(NOT_YET))
 
 
+@pytest.mark.slow
 def test_texts_use_the_words_of_the_glossary() -> None:
     files = _files()
     assert len(files) > 300
     assert [problem for path in files for problem in problems(path)] == []
 
 
+@pytest.mark.slow
 def test_docstrings_of_functions_begin_with_a_verb() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text}"

@@ -94,6 +94,7 @@ def _said() -> set[str]:
     return {code for code in found if code[:2] in SUBJECTS}
 
 
+@pytest.mark.slow
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
     assert _said() == set(all_pages())
 

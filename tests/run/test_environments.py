@@ -120,6 +120,7 @@ def test_the_config_file_names_an_environment_and_the_folder_of_installed_ones(
     assert [each.subject for each in error.value.findings] == ["backends.folder", "backends.torchtune"]
 
 
+@pytest.mark.slow
 def test_without_an_index_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clear error, and no half environment in the way of the next attempt."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")

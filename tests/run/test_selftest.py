@@ -24,6 +24,7 @@ def test_seed_004s_match_is_caught_as_a_plain_function(tmp_path: Path) -> None:
         assert set(serious(list(file_findings(f"{path}:{name}")))) == {"EV210"}
 
 
+@pytest.mark.slow
 def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
     """And told as not tried."""
     path = write(tmp_path / "scoring.py", "def score(output, target):\n    while True:\n        pass\n")

@@ -154,6 +154,7 @@ def test_families_without_a_difference_are_rarely_claimed_in_three_looks() -> No
     assert claims / count <= LEVEL + 3 * math.sqrt(LEVEL / count)
 
 
+@pytest.mark.slow
 def test_chosen_looks_show_the_promise_and_save_seeds() -> None:
     for seeds in (6, 8, 10, 12):
         chosen = choose_looks(shown_effect((seeds,)))
@@ -178,6 +179,7 @@ def test_chosen_looks_do_what_they_say() -> None:
     assert seeds / 50_000 == pytest.approx(chosen.seeds_promised, abs=0.05)
 
 
+@pytest.mark.slow
 def test_looks_for_a_number_of_seeds() -> None:
     chosen = choose_looks(seeds=6)
     assert chosen.looks[-1] == 6

@@ -81,6 +81,7 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
     return str(folder / "ledger.jsonl"), str(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "spread", "wide"),
     [(1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)],
