@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from touchline.core.finding import Finding
-    from touchline.core.table import Section, Table
-
-RICH_LIMIT_ROWS = 100
-"""Row limit of framed tables. Drawing longer ones takes seconds."""
+    from touchline.core.table import Column, Section, Table
 
 
 def print_status(text: str) -> None:
@@ -68,31 +65,22 @@ def print_object(kind: Any, value: object) -> None:
     print_output(json_text(answer_object(kind, value)))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table on stdout: folded to the width of a terminal, full width elsewhere."""
-    if not sys.stdout.isatty() or len(rows) > RICH_LIMIT_ROWS:
-        print_output(_plain_table(header, rows, title))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def print_table(header: Sequence[Column | str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Print a table on stdout: within the width of a terminal, full width elsewhere."""
+    from touchline.core.table import Column, Table
 
-    table = Table(
-        title=None if title is None else Text(without_controls(title)), title_justify="left", title_style="bold"
-    )
-    for name in header:
-        table.add_column(Text(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(without_controls(cell)) for cell in row))
-    Console(file=sys.stdout).print(table)
+    columns = tuple(Column(each) if isinstance(each, str) else each for each in header)
+    print_declared(Table(columns, tuple(tuple(row) for row in rows), title or ""))
 
 
 def print_declared(table: Table) -> None:
-    """Print a declared table on stdout, on a terminal without its wide columns."""
-    from touchline.core.table import plain_rows
+    """Print a declared table on stdout, with its title and notes."""
+    from touchline.core.table import text_lines
 
-    shown = table.narrow() if sys.stdout.isatty() else table
-    print_table(shown.header, plain_rows(shown), shown.title or None)
+    if table.title:
+        print_output(without_controls(table.title))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print_output("\n".join(text_lines(table, width)))
     for note in table.notes:
         print_output(note)
 
@@ -111,19 +99,6 @@ def print_section(section: Section) -> None:
         print_output(textwrap.indent(without_controls(text), "    "))
     for line in section.lines:
         print_item(line)
-
-
-def print_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout, one line per row, without frames."""
-    print_output(_plain_table(header, rows, None))
-
-
-def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> str:
-    """Return columns side by side, two spaces between, for pipes, logs and long tables."""
-    cells = [[without_controls(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*([without_controls(title)] if title else []), *lines])
 
 
 def print_removed(source: Path) -> None:

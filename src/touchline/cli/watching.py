@@ -16,7 +16,7 @@ import typer
 
 from touchline.cli import status_text as text
 from touchline.cli.completing import complete_run
-from touchline.cli.output import print_json, print_output, print_plain_table, print_status
+from touchline.cli.output import print_json, print_output, print_status, print_table
 from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def _table(snapshot: Snapshot) -> None:
     kept = list(range(len(text.HEADER)))
     if sys.stdout.isatty():
         kept = text.fitting_columns(rows, shutil.get_terminal_size().columns)
-    # In lines of its own a table of many runs stays one line per run; frames and folded cells make it three.
-    print_plain_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    print_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
     for line in _strategy(snapshot):
         print_output(line)
     for _, sentence, hint in text.flag_lines(snapshot.runs):

@@ -6,13 +6,16 @@ A table has columns, rows of typed values and notes. Markdown and plain text are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from touchline.core.markup import bare, code, escape, fence, measured
 from touchline.core.markup import table as markdown_table
 from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.text import without_controls
 
 
 class Mark(StrEnum):
@@ -49,7 +52,7 @@ class Column:
     kind: bool = False
     """Whether the kind of a memory figure or of tokens is shown behind it."""
     is_wide: bool = False
-    """Whether a terminal leaves it out."""
+    """Whether a terminal leaves it out first where it has no room."""
 
     @property
     def name(self) -> str:
@@ -102,10 +105,6 @@ class Table:
         kept = [place for place, column in enumerate(self.columns) if column.name in keys]
         rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
         return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
-
-    def narrow(self) -> Table:
-        """Return the table without the columns that a terminal leaves out."""
-        return self.only(*(column.name for column in self.columns if not column.is_wide))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,7 +236,7 @@ def _markdown(value: Value, column: Column) -> str:
     return code(text) if column.code and text != "-" and not isinstance(value, Missing) else escape(text)
 
 
-# ---- plain text --------------------------------------------------------------------------------------------------
+# ---- plain text ------------------------------------------------------------------------------------------------------
 
 
 def plain_rows(table: Table) -> list[tuple[str, ...]]:
@@ -245,3 +244,70 @@ def plain_rows(table: Table) -> list[tuple[str, ...]]:
     return [
         tuple(value_text(value, column) for value, column in zip(row, table.columns, strict=True)) for row in table.rows
     ]
+
+
+GAP = 2
+"""Spaces between the columns of a terminal."""
+_NARROWEST = 16
+"""Characters below which a column of text is not wrapped further."""
+
+
+def text_lines(table: Table, width: int | None = None) -> list[str]:
+    """Return a table for a terminal: without borders, numbers to the right, no word broken.
+
+    Where the width is too small, wide columns go first, the last one first; then text wraps at spaces; then columns
+    go from the right. The last line names what is not shown.
+
+    Args:
+        table: the table; its title and notes are not part of the lines.
+        width: characters of a line; None for no limit.
+    """
+    rows = [tuple(without_controls(text) for text in row) for row in (table.header, *plain_rows(table))]
+    columns = list(table.columns)
+    kept = list(range(len(columns)))
+    natural = [max(len(row[place]) for row in rows) for place in kept]
+    # A wrapped column is as wide as its longest word, and no narrower than a few words.
+    least = [
+        min(natural[place], max(_NARROWEST, *(len(word) for row in rows for word in row[place].split() or [""])))
+        for place in kept
+    ]
+
+    def taken(widths: Sequence[int]) -> int:
+        return sum(widths[place] for place in kept) + GAP * (len(kept) - 1)
+
+    if width is not None:
+        for place in [place for place in reversed(kept) if columns[place].is_wide]:
+            if taken(natural) > width:
+                kept.remove(place)
+        while len(kept) > 1 and taken(least) > width:
+            kept.pop()
+        while (over := taken(natural) - width) > 0:
+            spare = {place: natural[place] - least[place] for place in kept}
+            widest = max(kept, key=lambda place: (spare[place] > 0, natural[place]))
+            if spare[widest] <= 0:
+                break
+            natural[widest] -= min(over, spare[widest])
+    lines = [line for row in rows for line in _wrapped([row[place] for place in kept], kept, natural, columns)]
+    hidden = [column.label for place, column in enumerate(columns) if place not in kept and column.label]
+    return [*lines, *([f"(not shown at this width: {', '.join(hidden)})"] if hidden else [])]
+
+
+def _wrapped(
+    cells: Sequence[str], places: Sequence[int], widths: Sequence[int], columns: Sequence[Column]
+) -> Iterator[str]:
+    """Yield the lines of a row."""
+    parts = [
+        (textwrap.wrap(cell, widths[place], break_long_words=False, break_on_hyphens=False) or [""])
+        if len(cell) > widths[place]
+        else [cell]
+        for cell, place in zip(cells, places, strict=True)
+    ]
+    for each in itertools.zip_longest(*parts, fillvalue=""):
+        yield (
+            (" " * GAP)
+            .join(
+                text.rjust(widths[place]) if columns[place].numeric else text.ljust(widths[place])
+                for text, place in zip(each, places, strict=True)
+            )
+            .rstrip()
+        )
