@@ -79,7 +79,7 @@ def test_bash_takes_the_script(folder: Path) -> None:
     """What --show-completion prints is what --install-completion installs."""
     program = folder / "touchline"
     run = "import sys; sys.argv[0] = 'touchline'; from touchline.cli.main import main; main()"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{run}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{run}" "$@"\n')
     program.chmod(0o755)
     script = """
         set -e

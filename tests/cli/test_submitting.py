@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
 from tests.api.folders import command, touchline, words_experiment
+from tests.cases import python_program
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_submit_asks_in_a_terminal_alone(
     programs.mkdir()
     (programs / "sbatch").write_text(f'#!/bin/sh\n[ "$1" = --test-only ] || {{ echo x >> {log}; wc -l < {log}; }}\n')
     for name in ("squeue", "sacct"):
-        (programs / name).write_text(f"#!{sys.executable}\n{NOTHING_QUEUED}")
+        python_program(programs / name, NOTHING_QUEUED)
     for program in programs.iterdir():
         program.chmod(0o755)
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])

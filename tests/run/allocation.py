@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.cases import python_program
+
 from touchline.run.scripts.mega import MegaStage
 
 SRUN = r"""
@@ -180,7 +182,7 @@ class StandIn:
         self.bin.mkdir(parents=True)
         self.state = folder / "state.json"
         self.nodes, self.seconds = nodes, seconds
-        self._put("srun", f"#!{sys.executable}\n{SRUN}")
+        python_program(self.bin / "srun", SRUN)
         self._put("scontrol", "#!/bin/bash\nprintf '%s\\n' " + " ".join(nodes) + "\n")
         self._put("squeue", "#!/bin/bash\necho $STAND_IN_END\n")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tests.cases import some
+from tests.cases import python_program, some
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
 from touchline.experiment.experiment import EvaluateConfig
@@ -22,7 +21,6 @@ from touchline.run.scripts.folder import run_files
 pytestmark = pytest.mark.planning
 
 SBATCH = """\
-#!{python}
 import os, pathlib, sys
 folder = pathlib.Path({state!r})
 name = os.path.basename(os.getcwd()) + ("-eval" if sys.argv[-1] == "eval.slurm" else "")
@@ -34,7 +32,6 @@ count = len((folder / "calls").read_text().splitlines())
 print(f"{{100 + count}};cluster")
 """
 SQUEUE = """\
-#!{python}
 import pathlib, sys
 folder = pathlib.Path({state!r})
 with open(folder / "looks", "a") as stream:
@@ -94,8 +91,7 @@ def make(tmp_path: Path, plan: Plan) -> Experiment:
     for name, text in experiment_files(plan, SITE).items():
         (root / name).write_text(text)
     for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE)):
-        (state / name).write_text(text.format(python=sys.executable, state=str(state)))
-        (state / name).chmod(0o755)
+        python_program(state / name, text.format(state=str(state)))
     return Experiment(root=root, state=state, plan=plan)
 
 

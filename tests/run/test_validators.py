@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from tests.cases import python_program
 from tests.faults.case import base, changed
 
 from touchline.backends.torchtune.validator import VALIDATOR
@@ -32,8 +32,7 @@ def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "env" / "bin"
     folder.mkdir(parents=True)
     program = folder / "tune"
-    program.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(folder / 'answer.py')!r})\n")
-    program.chmod(0o755)
+    python_program(program, f"import runpy\nrunpy.run_path({str(folder / 'answer.py')!r})\n")
     monkeypatch.setenv(VALIDATOR.python_variable, str(folder / "python"))
     assert program_of(VALIDATOR) == program
     return folder / "answer.py"
