@@ -17,6 +17,7 @@ from touchline.report.charts import charts
 from touchline.report.figures import Chart, png
 from touchline.report.report import Report
 from touchline.results.run_result import LossPoint
+from touchline.statistics.conclusions import SeedScore
 
 altair = pytest.importorskip("altair")
 vl_convert = pytest.importorskip("vl_convert")
@@ -55,7 +56,47 @@ def rows(chart: Chart) -> Iterator[dict[str, object]]:
 def test_a_report_with_everything_has_every_figure() -> None:
     found = charts(made_report(REPORTS["fourteen runs"]))
     assert {chart.name for chart in found} == ALL
-    assert {chart.section for chart in found} == {"findings", "training", "estimates"}
+    shown = {
+        section: [c.name for c in found if c.section == section] for section in ("findings", "training", "estimates")
+    }
+    assert shown == {
+        "findings": ["scores", "contrasts"],
+        "training": ["train_loss", "validation_loss"],
+        "estimates": ["estimates"],
+    }
+    assert {chart.section for chart in found} == {*shown, "scores"}
+
+
+@pytest.mark.parametrize(("ranks", "is_line"), [(("4", "16", "64"), True), (("4", "16", "all"), False)])
+def test_a_line_joins_means_of_several_seeds_along_numbers_and_nothing_else(
+    ranks: tuple[str, ...], is_line: bool
+) -> None:
+    """A single seed, levels without an order and a mean of one seed are points."""
+    report = made_report(Make(models=1, ranks=("4", "16", "64"), seeds=2, steps=20, items=30))
+    main = report.analyses[0]
+    (effect,) = main.effects
+    names = dict(zip(effect.levels, ranks, strict=True))
+    points = tuple(replace(point, level=names[point.level]) for point in effect.points)
+
+    def drawn_of(points: tuple[SeedScore, ...]) -> Chart | None:
+        changed = replace(main, effects=(replace(effect, levels=ranks, points=points),))
+        found = {chart.name: chart for chart in charts(replace(report, analyses=(changed,)))}
+        return found.get("effect_train_lora_rank")
+
+    def has_line(chart: Chart | None) -> bool:
+        assert chart is not None
+        return any(layer["mark"]["type"] == "line" for layer in chart.spec["layer"])  # type: ignore[attr-defined]
+
+    assert has_line(drawn_of(points)) is is_line
+    assert not has_line(drawn_of(points[1:]))
+    assert drawn_of(tuple(point for point in points if point.seed == points[0].seed)) is None
+
+
+def test_bars_say_what_they_are(drawn: tuple[Chart, ...]) -> None:
+    for chart in drawn:
+        if '"x2"' in json.dumps(chart.spec) and chart.name not in ("train_loss", "validation_loss"):
+            assert "ars: " in chart.caption or "ars over" in chart.caption, chart.name
+            assert "interval" in chart.caption, chart.name
 
 
 def test_every_spec_is_valid_and_every_figure_has_data(drawn: tuple[Chart, ...]) -> None:

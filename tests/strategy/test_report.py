@@ -193,7 +193,7 @@ def test_cut_runs_are_listed_and_enter_nothing() -> None:
     )
     report = build_report(replace(gathered, runs=evaluated))
     assert not cut & {score.run for score in report.analyses[0].scores}
-    assert all("199" not in card.value and card.run not in cut for card in cards(report))
+    assert all("199" not in card.value and name not in card.label for card in cards(report) for name in cut)
     shown = runs_table(report)
     assert shown is not None
     by_run = {row["run"]: row for row in rows(shown)}
@@ -304,7 +304,7 @@ def test_an_experiment_without_a_strategy_has_no_section() -> None:
     text = results_markdown(report, ())
     assert "## Strategy" not in text
     assert "phase" not in text.split("## Checkpoint")[0]
-    assert 'id="strategy"' not in report_html(report, ())
+    assert "<h3>Strategy</h3>" not in report_html(report, ())
 
 
 def summary(label: str, runs: Sequence[RunResult], left_out: tuple[str, ...] = ()) -> ExperimentSummary:
@@ -335,23 +335,8 @@ def drawn() -> None:
     pytest.importorskip("vl_convert")
 
 
-@pytest.mark.usefixtures("drawn")
-def test_the_course_of_contrasts_has_interval_bound_and_promise() -> None:
-    """In points; the bound is the difference that would have been established."""
-    report = confirmed()
-    chart = next(each for each in charts(report) if each.name == "looks")
-    data = chart.spec["datasets"]
-    assert isinstance(data, dict)
-    established = next(row for row in data["looks"] if row["established"])
-    assert (established["look"], established["value"]) == ("look 2|4 seeds", pytest.approx(3.125))
-    assert established["needed"] == pytest.approx(6.5 * 0.4)
-    assert established["low"] == pytest.approx(3.125 - 6.5 * 0.4)
-    assert {row["value"] for row in data["lines"]} == {0, 2.0}
-
-
-@pytest.mark.usefixtures("drawn")
 def test_an_interval_of_shares_ends_where_differences_end() -> None:
-    """Claims, table and figure show the same part; the decision keeps the whole interval, and so do other scores."""
+    """Claims and table show the same part; the decision keeps the whole interval, and so do other scores."""
     whole = ms.seen(ms.HIGH, ms.first(ms.HIGH_SCORES, 3), bound=1000.0, futility=None, verdict=Verdict.UNDECIDED)
     assert whole.low is not None
     assert whole.high is not None
@@ -368,10 +353,6 @@ def test_an_interval_of_shares_ends_where_differences_end() -> None:
     assert "(repeated 95% interval -100.0 to +100.0)" in claim
     (row,) = rows(table(report, "Looks"))
     assert [points(end) for end in row["repeated 95% interval"].split(" to ")] == [-1, 1]
-    data = next(each for each in charts(report) if each.name == "looks").spec["datasets"]
-    assert isinstance(data, dict)
-    (shown,) = data["looks"]
-    assert (shown["low"], shown["high"], shown["interval"]) == (-100, 100, "-100.0 to +100.0")
 
 
 @pytest.mark.usefixtures("drawn")

@@ -21,7 +21,7 @@ from touchline.report.charts.parts import (
     signed,
     with_controls,
 )
-from touchline.report.charts.scores import SECTION, control_rows
+from touchline.report.charts.scores import control_rows
 from touchline.report.colors import CONTROL, INK, MUTED, WHITE, SeriesColor
 from touchline.report.figures import Chart
 from touchline.report.formatting import p_text, scale_of
@@ -34,10 +34,13 @@ _LIMIT = 12
 """Maximum number of groups in a legend."""
 
 
-def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Return the figure of scores by level of one factor."""
+def effect(
+    report: Report, analysis: Analysis, found: FactorEffect, inks: Mapping[str, SeriesColor], section: str
+) -> Chart | None:
+    """Return the figure of scores by level of one factor. None if no level has two seeds, which would be the scores."""
     points = [point for point in found.points if math.isfinite(point.score)]
-    if len({point.level for point in points}) < 2 or found.factor == "models":
+    means = _means(points)
+    if len({point.level for point in points}) < 2 or found.factor == "models" or not means:
         # The contrasts show differences between base models. Each model has a control of its own.
         return None
     share = scale_of(analysis).share
@@ -62,8 +65,12 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
     shift = altair.XOffset("group:N", sort=None, scale=altair.Scale(range=_spread(len(groups))))
     # The offset needs a scale with all groups, regardless of the layer.
     base = rows_of("means").encode(x=x, y=y, color=hues, detail="group:N", xOffset=shift)
-    lines = base.mark_line(strokeWidth=1.4, opacity=0.75)
-    means = base.mark_point(filled=True, size=120 if len(found.levels) <= 24 else 40, opacity=1).encode(
+    # A line joins means of several seeds along an axis of numbers, and nothing else.
+    is_scale = all(_is_number(level) for level in found.levels) and len(means) == len(
+        {(point.group, point.level) for point in points}
+    )
+    lines = [base.mark_line(strokeWidth=1.4, opacity=0.75)] if is_scale else []
+    dots = base.mark_point(filled=True, size=120 if len(found.levels) <= 24 else 40, opacity=1).encode(
         tooltip=[
             altair.Tooltip("group:N"),
             altair.Tooltip("level:N", title=factor_words(found.factor)),
@@ -87,14 +94,12 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
             ],
         )
     )
-    layers = [lines, means, rings]
-    rows: dict[str, Sequence[Row]] = {"means": _means(points), "seeds": [_seed_row(point) for point in points]}
+    layers = [*lines, dots, rings]
+    rows: dict[str, Sequence[Row]] = {"means": means, "seeds": [_seed_row(point) for point in points]}
     if controls:
         rows["controls"] = controls
         layers = [*_control_layers(), *layers]
-    caption = f"Dots: mean of the training seeds; rings: single seeds.{note}"
-    if len({point.seed for point in points}) == 1:
-        caption += " One seed: this describes these checkpoints, not the setting."
+    caption = f"Dots: mean over at least two training seeds. Rings: single seeds.{note}"
     if found.tied:
         caption += f" Together with {', '.join(map(factor_words, found.tied))}, which is tied to it by design."
     if found.confounded_with:
@@ -103,14 +108,14 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
         altair.layer(*layers),
         rows,
         name=f"effect_{re.sub(r'[^A-Za-z0-9]+', '_', found.factor).strip('_').lower()}",
-        section=SECTION,
+        section=section,
         title=f"Effect of {factor_words(found.factor)}",
         caption=caption,
         height=280,
     )
 
 
-def contrasts(analysis: Analysis) -> Chart | None:
+def contrasts(analysis: Analysis, section: str) -> Chart | None:
     """Return the contrasts with the first level, with intervals over training seeds (items for one seed)."""
     rows = [
         row
@@ -160,12 +165,11 @@ def contrasts(analysis: Analysis) -> Chart | None:
         ),
         {"contrasts": rows, "zero": [{"zero": 0}]},
         name="contrasts",
-        section=SECTION,
+        section=section,
         title="Factor effects",
         caption=(
-            "Each level against the first, all other factors averaged over. Thick: interval over training seeds; "
-            "dotted: over items alone, which holds for these checkpoints and not for the setting. Filled: established."
-            + left
+            "Each level against the first, averaged over all other factors. Solid bars: 95% interval over training "
+            "seeds. Dotted bars: over items alone, which describes these checkpoints only. Filled: established." + left
         ),
         height=26 * len(rows),
     )
@@ -191,13 +195,22 @@ def _contrast_row(contrast: Contrast, *, share: bool) -> Row | None:
 
 
 def _means(points: Sequence[SeedScore]) -> list[Row]:
+    """Return the mean of each group and level that has more than one seed."""
     held: dict[tuple[str, str], list[float]] = {}
     for point in points:
         held.setdefault((point.group, point.level), []).append(point.score)
     return [
         {"group": group, "level": level, "score": number(math.fsum(own) / len(own)), "seeds": len(own)}
         for (group, level), own in held.items()
+        if len(own) > 1
     ]
+
+
+def _is_number(level: str) -> bool:
+    try:
+        return math.isfinite(float(level))
+    except ValueError:
+        return False
 
 
 def _seed_row(point: SeedScore) -> Row:

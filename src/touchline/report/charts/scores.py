@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
+from touchline.core.units import plural
 from touchline.report.charts.parts import (
     Row,
     colour,
@@ -25,12 +26,11 @@ from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
-SECTION = "findings"
 ROWS_LIMIT = 60
 """Maximum number of rows in a figure. The table lists the other runs."""
 
 
-def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
+def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
     """Return each run's score and interval, with the control of each base model as a dashed line through its runs."""
     by_run = {score.run: score for score in analysis.scores if score.run in inks}
     shown, left = _chosen(_grouped(report, analysis), by_run)
@@ -56,21 +56,21 @@ def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) 
         .mark_rule(strokeDash=[4, 3], color=MUTED)
         .encode(x=_plain(x, "value"), y=_names(shown, field="first"), y2="last:N")
     )
-    caption = f"{analysis.score.capitalize()}, {_methods(by_run[name] for name in shown)}."
+    caption = f"{analysis.score.capitalize()}. Bars: {_methods(by_run[name] for name in shown)} over the test items."
     if controls:
-        caption += " Dashed: the control of the same base model."
+        caption += " Dashed: control of the same base model."
     return finished(
         altair.layer(*([lines] if controls else []), intervals, points),
         {"scores": rows, **({"controls": controls} if controls else {})},
         name=f"scores{_suffix(report, analysis)}",
-        section=SECTION,
+        section=section,
         title=_title(report, analysis, "Score of each run"),
         caption=caption + left,
         height=row_height(len(shown)) * len(shown),
     )
 
 
-def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
+def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
     """Return each run's difference from its control on the same items, with its gained and lost items."""
     by_run = {comparison.run: comparison for comparison in analysis.comparisons if comparison.run in inks}
     shown, left = _chosen(
@@ -85,7 +85,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         *(100 * end if share else end for n in shown for end in (by_run[n].difference.low, by_run[n].difference.high)),
     ]
     low, high = padded(values)
-    # Leave room for the counts beside the intervals, also on a phone.
+    # Leave room for the counts next to the intervals, also on a phone.
     high += 0.3 * (high - low)
     x = altair.X(
         "value:Q",
@@ -104,8 +104,8 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
     flips = base.mark_text(align="left", dx=8, color=MUTED, fontSize=10).encode(x=_plain(x, "high"), text="flips:N")
     method = next(iter(by_run.values())).difference.method
     caption = (
-        f"Against the control on the same items, {_percent_text(analysis)} interval ({method}). Filled: established "
-        f"after Holm over {analysis.family} comparisons; ring: not established. Beside it: items gained and lost."
+        f"Differences on the same items. Bars: {_percent_text(analysis)} interval over the items ({method}). Filled: "
+        f"established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
     )
     return finished(
         altair.layer(
@@ -117,7 +117,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         ),
         {"differences": rows, "zero": [{"zero": 0}]},
         name=f"differences{_suffix(report, analysis)}",
-        section=SECTION,
+        section=section,
         title=_title(report, analysis, "Against the control"),
         caption=caption + left,
         height=row_height(len(shown)) * len(shown),
