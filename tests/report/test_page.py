@@ -172,7 +172,7 @@ def test_every_run_issue_and_next_step_is_there(report: Report) -> None:
         assert command.command in page.text
 
 
-ORDER = ('class="answer"', 'class="cards"', 'id="findings"', 'class="issue ', 'id="next"', 'id="training"', 'id="runs"',
+ORDER = ('class="answer"', 'class="cards"', 'id="findings"', 'class="split"', 'id="next"', 'id="training"', 'id="runs"',
          'id="samples"', 'id="details"')  # fmt: skip
 
 
