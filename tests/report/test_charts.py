@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +18,6 @@ from touchline.report.charts import charts
 from touchline.report.figures import Chart, png
 from touchline.report.report import Report
 from touchline.results.run_result import LossPoint
-from touchline.statistics.conclusions import SeedScore
 
 altair = pytest.importorskip("altair")
 vl_convert = pytest.importorskip("vl_convert")
@@ -32,7 +32,7 @@ REPORTS = {
     "two steps": Make(steps=2, items=3),
 }
 ALL = {
-    "scores", "differences", "effect_train_lora_rank", "contrasts", "train_loss", "validation_loss",
+    "scores", "differences", "contrasts", "train_loss", "validation_loss",
     "estimates",
 }  # fmt: skip
 
@@ -67,29 +67,13 @@ def test_a_report_with_everything_has_every_figure() -> None:
     assert {chart.section for chart in found} == {*shown, "scores"}
 
 
-@pytest.mark.parametrize(("ranks", "is_line"), [(("4", "16", "64"), True), (("4", "16", "all"), False)])
-def test_a_line_joins_means_of_several_seeds_along_numbers_and_nothing_else(
-    ranks: tuple[str, ...], is_line: bool
-) -> None:
-    """A single seed, levels without an order and a mean of one seed are points."""
-    report = made_report(Make(models=1, ranks=("4", "16", "64"), seeds=2, steps=20, items=30))
-    main = report.analyses[0]
-    (effect,) = main.effects
-    names = dict(zip(effect.levels, ranks, strict=True))
-    points = tuple(replace(point, level=names[point.level]) for point in effect.points)
-
-    def drawn_of(points: tuple[SeedScore, ...]) -> Chart | None:
-        changed = replace(main, effects=(replace(effect, levels=ranks, points=points),))
-        found = {chart.name: chart for chart in charts(replace(report, analyses=(changed,)))}
-        return found.get("effect_train_lora_rank")
-
-    def has_line(chart: Chart | None) -> bool:
-        assert chart is not None
-        return any(layer["mark"]["type"] == "line" for layer in chart.spec["layer"])  # type: ignore[attr-defined]
-
-    assert has_line(drawn_of(points)) is is_line
-    assert not has_line(drawn_of(points[1:]))
-    assert drawn_of(tuple(point for point in points if point.seed == points[0].seed)) is None
+def test_no_line_joins_scores(drawn: tuple[Chart, ...]) -> None:
+    """Neither through one seed nor between levels: lines are curves of a run over its steps."""
+    with_lines = {
+        chart.name for chart in drawn if re.search(r'"mark": ({"type": )?"line"', json.dumps(chart.spec["layer"]))
+    }
+    assert with_lines <= {"train_loss", "validation_loss"}
+    assert "train_loss" in with_lines
 
 
 def test_bars_say_what_they_are(drawn: tuple[Chart, ...]) -> None:

@@ -18,7 +18,7 @@ def charts(report: Report) -> tuple[Chart, ...]:
 
 def _drawn(report: Report) -> Iterator[Chart | None]:
     # These modules import altair, which may be missing.
-    from touchline.report.charts.effects import contrasts, effect
+    from touchline.report.charts.effects import contrasts
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
@@ -33,8 +33,6 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
         yield differences(report, analysis, colours, FOLDED if is_tested or analysis is not own else SHOWN)
         if analysis is own:
             yield contrasts(analysis, SHOWN if is_tested else FOLDED)
-            for found in analysis.effects:
-                yield effect(report, analysis, found, colours, FOLDED)
     yield training_loss(report, colours)
     yield validation_loss(report, colours)
     yield estimates(report, colours)

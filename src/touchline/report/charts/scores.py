@@ -124,18 +124,6 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
     )
 
 
-def control_rows(report: Report, analysis: Analysis) -> list[Row]:
-    """Yield each base model with the score of its control, for dashed lines."""
-    by_run = {score.run: score.value for score in analysis.scores}
-    models = {run.name: run.model for run in report.runs}
-    controls = dict.fromkeys(comparison.difference.control for comparison in analysis.comparisons)
-    return [
-        {"run": name, "model": models[name], "value": number(by_run[name]), "label": f"{name}"}
-        for name in controls
-        if name in by_run and name in models
-    ]
-
-
 def _grouped(report: Report, analysis: Analysis) -> list[str]:
     """Return the runs, each control before the runs that are compared with it."""
     of = {comparison.run: comparison.difference.control for comparison in analysis.comparisons}
