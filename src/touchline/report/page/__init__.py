@@ -330,10 +330,11 @@ def cards(report: Report) -> tuple[Card, ...]:
                 + ("" if isinstance(said, Missing) else f", {what} {_hours(said)}"),
             )
         )
-    for weight, noun, kind in ((Severity.ERROR, "error", "bad"), (Severity.WARNING, "warning", "warn")):
-        number = sum(issue.weight is weight for issue in report.issues)
-        if number:
-            made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))
+    counts = Counter(issue.weight for issue in report.issues)
+    heavy = [weight for weight in (Severity.ERROR, Severity.WARNING) if counts[weight]]
+    if heavy:
+        value, _, label = ", ".join(plural(counts[weight], weight.value) for weight in heavy).partition(" ")
+        made.append(Card(value=value, label=label, kind="bad" if heavy[0] is Severity.ERROR else "warn"))
     return tuple(made)
 
 
