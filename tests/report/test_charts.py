@@ -153,8 +153,8 @@ def nothing(report: Report) -> Report:
         analyses=(),
         answers=(),
         estimates=(),
-        headline=(),
-        findings=(),
+        claims=(),
+        remarks=(),
         verification=verification,
         completed=0,
     )

@@ -21,6 +21,7 @@ from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
+from touchline.report.tables.claims import claims_section
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import scores_section
 from touchline.report.tables.training import cost_section, training_section
@@ -70,7 +71,7 @@ def report_html(
         figures_off=figures_off,
         cards=cards(report),
         issues=_issues(report),
-        findings=_by_topic(report.findings),
+        remarks=_by_topic(report.remarks),
         analysis_notes=dict.fromkeys(str(note) for analysis in report.analyses for note in analysis.notes),
         commands=_by_group(report),
         runs=page_table(runs_table(report), given, limit=None),
@@ -88,6 +89,7 @@ def report_html(
 def _sections(report: Report, colors: Mapping[str, SeriesColor]) -> dict[str, object]:
     """Return the sections that RESULTS.md also has, by their place on the page."""
     made = {
+        "claims": claims_section(report),
         "scores": scores_section(report),
         "training": training_section(report),
         "cost": cost_section(report),
