@@ -67,6 +67,23 @@ def test_a_report_with_everything_has_every_figure() -> None:
     assert {chart.section for chart in found} == {*shown, "scores"}
 
 
+def test_seeds_of_a_condition_are_rings_in_one_row_with_their_mean() -> None:
+    """The bar says over what it is: the means of the seeds, or with one run the items."""
+    report = made_report(Make(models=1, seeds=3, steps=20, items=30))
+    chart = charts(report)[0]
+    data = chart.spec["datasets"]
+    assert isinstance(data, dict)
+    assert [row["condition"] for row in data["scores"]] == ["1B_base", "rank 4", "rank 16", "rank 64"]
+    for row in data["scores"][1:]:
+        seeds = [each["value"] for each in data["seeds"] if each["condition"] == row["condition"]]
+        assert len(seeds) == 3
+        assert row["value"] == pytest.approx(sum(seeds) / 3, abs=1e-5)
+    assert "over the means of the seeds (Student's t); with one run, 95% interval (Wilson)" in chart.caption
+    alone = charts(made_report(Make(models=1, seeds=1, steps=20, items=30)))[0]
+    assert alone.title == "Score of each run"
+    assert "seeds" not in alone.spec["datasets"]  # type: ignore[operator]
+
+
 def test_no_line_joins_scores(drawn: tuple[Chart, ...]) -> None:
     """Neither through one seed nor between levels: lines are curves of a run over its steps."""
     with_lines = {
@@ -109,7 +126,7 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
     by_name = {chart.name: chart for chart in charts(report)}
     trained = {run.name for run in report.runs if run.train_losses}
     assert trained
-    assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
+    assert {row["run"] for row in rows(by_name["scores"])} - {""} == {run.name for run in report.runs}
     for name in ("differences", "train_loss", "validation_loss", "estimates"):
         assert {row["run"] for row in rows(by_name[name]) if "run" in row} == trained, name
 
@@ -129,8 +146,9 @@ def test_figures_of_a_thousand_runs_stay_small() -> None:
     found = charts(made_report(thousand(steps=100, items=10)))
     assert sum(len(json.dumps(chart.spec)) for chart in found) < 3_000_000
     by_name = {chart.name: chart for chart in found}
-    assert "60 highest of" in by_name["scores"].caption
-    assert len(by_name["scores"].spec["datasets"]["scores"]) == 60  # type: ignore[index]
+    for name in ("scores", "differences"):
+        assert "60 highest of" in by_name[name].caption
+        assert len(by_name[name].spec["datasets"][name]) == 60  # type: ignore[index]
 
 
 def test_a_loss_that_is_no_number_is_marked_and_leaves_a_gap() -> None:
@@ -178,8 +196,8 @@ def nothing(report: Report) -> Report:
         analyses=(),
         answers=(),
         estimates=(),
-        headline=(),
-        findings=(),
+        claims=(),
+        remarks=(),
         verification=verification,
         completed=0,
     )

@@ -21,11 +21,14 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Quantity
 from touchline.experiment.runs import RunKind
 from touchline.report.figures import Chart
-from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.page.browser import BUDGET_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
-from touchline.report.report import Report
+from touchline.report.report import Answer, Report
+from touchline.report.tables.checkpoints import checkpoint_section, storage_section
+from touchline.report.tables.runs import settings_section
+from touchline.report.tables.scores import scores_section
+from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
 from touchline.results.verification_types import Verification
 from touchline.statistics.labels import label_report
@@ -133,8 +136,9 @@ def test_foreign_words_in_every_place_are_escaped(report: Report) -> None:
         design=hostile,
         task=hostile,
         decoding=hostile,
-        headline=(said,),
-        findings=(said,),
+        answer=Answer(topic=hostile, text=hostile, details=(hostile,)),
+        claims=(replace(report.claims[0], text=hostile, verdict=hostile, needed=hostile),),
+        remarks=(said,),
         issues=(issue,),
         runs=tuple(replace(run, notes=(hostile,), model=hostile) for run in report.runs),
     )
@@ -170,6 +174,8 @@ def test_every_run_issue_and_next_step_is_there(report: Report) -> None:
         assert step.title in page.text
     for command in report.commands:
         assert command.command in page.text
+    for claim in report.claims:
+        assert claim.text in page.text
 
 
 ORDER = ('class="answer"', 'class="cards"', 'id="findings"', 'class="split"', 'id="next"', 'id="training"', 'id="runs"',
@@ -250,8 +256,8 @@ def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
         facts=(),
         analyses=(),
         answers=(),
-        headline=(),
-        findings=(),
+        claims=(),
+        remarks=(),
         issues=(),
         next_steps=(),
         commands=(),
@@ -341,11 +347,10 @@ def test_fifty_runs_of_a_thousand_items_fit_into_the_page() -> None:
     assert len(text.encode()) < 500_000
 
 
-def test_page_and_markdown_have_the_same_tables(report: Report) -> None:
-    """Each is declared once; RESULTS.md may shorten it."""
-    text = results_markdown(report, ()).partition("## Appendix")[0]
+def test_the_page_has_what_results_md_leaves_out(report: Report) -> None:
     page = Page(report_html(report, ())).text
-    titles = re.findall(r"^### (.*)\n\n\| ", text, re.MULTILINE)
-    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run"} <= {*titles}
+    sections = (scores_section, training_section, cost_section, checkpoint_section, storage_section, settings_section)
+    titles = {table.title for section in sections for table in section(report).tables if table.title}
+    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run"} <= titles
     for title in some(titles):
-        assert html.unescape(title.replace("\\", "")) in page
+        assert title in page

@@ -21,13 +21,13 @@ from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
 from touchline.report.comparing import compare
-from touchline.report.findings.bottom_line import MOST_WORDS, words
+from touchline.report.findings.answer import MOST_WORDS, words
 from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report
 from touchline.report.tables.runs import runs_table
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Verdict
+from touchline.statistics.conclusions import Conclusion, Verdict
 from touchline.strategy.decisions import Choice, RunLoss, StopReason
 
 pytestmark = pytest.mark.planning
@@ -62,7 +62,7 @@ def points(text: str) -> float:
 
 
 def sentences(report: Report, topic: str) -> list[str]:
-    return [each.text for each in report.findings if each.topic == topic]
+    return [each.text for each in report.remarks if each.topic == topic]
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------
@@ -122,25 +122,33 @@ def test_explore_that_chose_nothing_says_so() -> None:
     )
     for confirm in (True, False):
         report = build_report(ms.gathered(ms.explore_plan(confirm=confirm), [*before, nothing, ms.stopped()]))
-        told = " ".join([report.headline[0].text, *(each.text for each in report.findings)])
-        assert "Explore chose no condition" in report.headline[0].text
+        told = " ".join([report.answer.text, *report.answer.details, *(each.text for each in report.remarks)])
+        assert report.answer.text == "Explore chose no condition: nothing is tested."
         assert "has not chosen" not in told
         assert "Chosen by final validation loss" not in told
         assert not any(step.title == "Confirm what explore chose" for step in report.next_steps)
 
 
 def test_the_bottom_line_answers_from_the_looks() -> None:
-    """At most 40 words, the established contrast first; with one contrast the whole claim."""
-    answer, *rest = confirmed().headline
-    assert (
-        answer.text == "Established: rank 64 above rank 4 by 3.1 points (+0.5 to +5.7, look 2). Others: 1 out of reach."
-    )
+    """At most 15 words, the established contrast first; then the numbers, and a claim for each contrast."""
+    report = confirmed()
+    answer = report.answer
+    assert answer.text == "Established: rank 64 scores higher than rank 4 (1 of 2 contrasts)."
     assert words(answer.text) <= MOST_WORDS
-    assert rest[0].text.startswith("Given up as out of reach at look 2 of 3")
+    assert answer.details[0] == (
+        "Established: rank 64 above rank 4 by 3.1 points (+0.5 to +5.7, look 2). Others: 1 out of reach."
+    )
+    assert any(each.startswith("Given up as out of reach at look 2 of 3") for each in answer.details)
+    high, middle = [each for each in report.claims if each.topic == "strategy"]
+    assert (high.verdict, middle.verdict) == ("established: higher, look 2 of 3", "out of reach, look 2 of 3")
+    assert (high.shown, middle.shown) == (Conclusion.HIGHER, Conclusion.NOT_ESTABLISHED)
+    assert isinstance(high.estimate, Quantity)
+    assert (high.estimate.value, high.estimate.low) == pytest.approx((0.031, 0.0048), abs=2e-3)
     alone = ms.seen(ms.HIGH, ms.HIGH_SCORES, bound=6.5, futility=None, verdict=Verdict.NOT_ESTABLISHED)
     plan = ms.confirm_plan(ms.HIGH, looks=(4, 6))
     report = build_report(ms.gathered(plan, (ms.look(1, alone), ms.stopped())))
-    assert report.headline[0].text.startswith(
+    assert report.answer.text == "Not established: the strategy ended after look 1 of 2."
+    assert report.answer.details[0].startswith(
         "Not established at the last look (4 of 6 seeds): rank 64 against rank 4, +3.1 points"
     )
 
@@ -148,7 +156,7 @@ def test_the_bottom_line_answers_from_the_looks() -> None:
 def test_before_the_first_look_nothing_is_claimed() -> None:
     """The next step says what the look needs, with the command of the executor."""
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), ()))
-    assert report.headline[0].text == "Nothing is established yet: the first look needs 3 seeds per condition."
+    assert report.answer.text == "Nothing is established yet: the first look needs 3 seeds per condition."
     step = report.next_steps[0]
     assert (step.title, step.command) == ("Take look 1 of 3", "touchline submit .")
     assert not any("Finish what is not finished" in each.title for each in report.next_steps)
@@ -200,7 +208,7 @@ def test_cut_runs_are_listed_and_enter_nothing() -> None:
     first = by_run[ms.name_of("4", 1, Phase.EXPLORE)]
     assert (first["status"], first["phase"]) == ("cut after step 5", "explore")
     assert by_run[ms.name_of("64", 1, Phase.EXPLORE)]["phase"] == "explore, chosen"
-    assert not any(name in each.text for name in cut for each in report.headline)
+    assert not any(name in each for name in cut for each in (report.answer.text, *report.answer.details))
     issues = {(issue.subject, issue.title) for issue in report.issues if issue.subject in cut}
     assert {title for _, title in issues} == {"cut by the strategy"}
 
@@ -232,10 +240,10 @@ def test_explore_alone_claims_no_score() -> None:
     """The bottom line names the lowest loss; the next step is to confirm."""
     decisions = tuple(each for each in ms.explored(looks=0))
     report = build_report(ms.gathered(ms.explore_plan(confirm=False), (*decisions, ms.stopped())))
-    assert report.headline[0].text.endswith("No score is claimed.")
+    assert report.answer.text == "Explore chose by validation loss. No score is claimed."
     assert report.next_steps[0].title == "Confirm what explore chose"
     early = build_report(ms.gathered(ms.explore_plan(confirm=False), decisions[:2]))
-    assert early.headline[0].text == "Explore has not chosen yet (1 of 2 points decided, 1 run cut): nothing is tested."
+    assert early.answer.details[0].startswith("Explore has not chosen yet (1 of 2 points decided, 1 run cut)")
     assert early.next_steps[0].title == "Train to point 2 of 2"
 
 

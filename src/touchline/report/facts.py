@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.levels import SEEDS, factor_words, settings_words
+from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
@@ -135,6 +135,24 @@ def is_failed_exit(run: RunResult) -> bool:
     state = run.job_state
     ended_badly = state is not None and state.ended and state is not JobState.COMPLETED
     return run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE and ended_badly
+
+
+def condition_of(run: RunResult) -> tuple[object, ...]:
+    """Return what runs share that differ in the training seed only."""
+    levels = tuple(level for level in run.levels if level.factor != SEEDS)
+    return run.kind, run.control, run.model, run.dataset, run.phase, levels
+
+
+def condition_words(run: RunResult, *, with_model: bool) -> str:
+    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none.
+
+    Args:
+        run: the run.
+        with_model: whether several base models are compared.
+    """
+    left = (SEEDS,) if with_model else (SEEDS, "models")
+    words = [level_words(level.factor, level.value) for level in run.levels if level.factor not in left]
+    return ", ".join(words) or run.model
 
 
 def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, str]:

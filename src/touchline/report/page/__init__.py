@@ -22,26 +22,27 @@ from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
-from touchline.report.findings.scores import CONTROL as AGAINST_CONTROL
-from touchline.report.findings.scores import LIMITS
+from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
 from touchline.report.formatting import is_at_least, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, PageTable, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
+from touchline.report.tables.claims import claims_table
 from touchline.report.tables.runs import runs_table, settings_section
 from touchline.report.tables.scores import label_tables, scores_section
 from touchline.report.tables.training import cost_section, training_section
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Conclusion
-from touchline.statistics.statements import Statement
 
 SAMPLES = "samples.jsonl"
 """File beside the page with every answer."""
 _ISSUES_SHOWN = 3
 _ISSUES_MOST = 200
 """Maximum number of each kind in the page. RESULTS.md has all of them."""
+_CLAIMS = 12
+"""Maximum number of claims that are shown first."""
 _LABELED_RUNS = 60
 _MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss", "gap")
 """Columns of runs that are shown even if all values are equal."""
@@ -76,6 +77,7 @@ def report_html(
     style, style_hash = inlined(colours(own_inks) + _source("page.css"), "style")
     browser = browser_data(report, SAMPLES)
     runs, shared = _without_shared(runs_table(report))
+    claims = claims_table(report)
     text = _template().render(
         report=report,
         policy=_policy([digest for _, digest in scripts], style_hash),
@@ -86,9 +88,10 @@ def report_html(
         figures_off=figures_off,
         cards=cards(report),
         issues=_issues(report),
-        claims=None,
-        limits=_limits(report),
-        findings=_by_topic(report.findings),
+        claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
+        claims_most=_CLAIMS,
+        tests=() if claims is None else claims.notes,
+        remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
         commands=_by_group(report),
         runs=page_table(runs, given, limit=None),
         shared=shared,
@@ -139,6 +142,9 @@ def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[_Fold]:
     strategy = report.strategy_section()
     if strategy is not None:
         add(strategy, ", ".join(table.title for table in strategy.tables))
+    claims = claims_table(report)
+    if claims is not None and len(claims.rows) > _CLAIMS:
+        add(Section(title="All claims", tables=(claims,)), f"{len(claims.rows):,} claims")
     add(Section(title="Scores in detail", tables=tuple(others)), ", ".join(titles), figures="scores")
     if labels:
         add(
@@ -274,20 +280,6 @@ def _issues(report: Report) -> dict[str, object]:
     }
 
 
-def _limits(report: Report) -> list[str]:
-    """Return what limits the claims."""
-    notes = [each.text for each in report.findings if each.topic == LIMITS]
-    notes += [str(note) for analysis in report.analyses for note in analysis.notes]
-    return list({note.casefold(): f"{note[:1].upper()}{note[1:]}" for note in reversed(notes)}.values())
-
-
-def _by_topic(statements: Sequence[Statement]) -> dict[str, list[Statement]]:
-    made: dict[str, list[Statement]] = {}
-    for statement in statements:
-        made.setdefault(statement.topic, []).append(statement)
-    return made
-
-
 def _by_group(report: Report) -> dict[str, list[object]]:
     made: dict[str, list[object]] = {}
     for command in report.commands:
@@ -339,12 +331,12 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 
 def _answer_card(report: Report) -> list[Card]:
-    first = next(iter(report.headline), None)
-    if first is None or first.shown is None:
+    answer = report.answer
+    if answer.shown is None:
         return []
-    words = "Established" if first.shown in (Conclusion.HIGHER, Conclusion.LOWER) else "Not established"
+    words = "Established" if answer.shown in (Conclusion.HIGHER, Conclusion.LOWER) else "Not established"
     about = (
-        "difference from the control" if first.topic == AGAINST_CONTROL else f"effect of {factor_words(first.topic)}"
+        "difference from the control" if answer.topic == AGAINST_CONTROL else f"effect of {factor_words(answer.topic)}"
     )
     return [Card(value=words, label=about)]
 

@@ -18,19 +18,14 @@ from touchline.results.set_matrix import set_tables
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, Interaction, RunScore
 from touchline.statistics.labels import LabelReport
 
-_LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
+_LABELED_RUNS = 60
 _RUN = Column("run", code=True)
 _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
-def scores_section(report: Report, *, brief: bool = False) -> Section:
-    """Return the scores of every analysis with what they are computed from.
-
-    Args:
-        report: the report.
-        brief: whether only remarkable answers and few tables of labels are given.
-    """
-    missing = "Nothing has been evaluated yet. The findings describe the trainings only."
+def scores_section(report: Report) -> Section:
+    """Return the scores of every analysis with what they are computed from."""
+    missing = "Nothing has been evaluated yet."
     by_analysis = [_scores(report, analysis) for analysis in report.analyses]
     return Section(
         title="Scores",
@@ -41,9 +36,9 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
             _by_checkpoint(report.runs) if report.analyses else None,
             *by_analysis[1:],
             *seed_test_tables(report),
-            *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
+            *label_tables(report.runs, _LABELED_RUNS),
             _metrics(report.runs),
-            _answers(report.answers, brief=brief),
+            _answers(report.answers),
         ),
         figures=("findings",),
     )
@@ -55,7 +50,7 @@ def score_cell(score: RunScore | None, scale: Scale) -> Value:
         return _NOT_EVALUATED
     items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
     ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
-    interval = f"[{', '.join(scale.bounds(score.low, score.high))}]"
+    interval = f"({' to '.join(scale.bounds(score.low, score.high))})"
     return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
 
 
@@ -68,7 +63,7 @@ def difference_cell(each: Comparison | None, scale: Scale) -> Value:
         scale.change(found.value),
         found.value,
         mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
-        interval=f"[{scale.change(found.low)}, {scale.change(found.high)}]",
+        interval=f"({scale.ends(found.low, found.high)})",
         note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
     )
 
@@ -194,10 +189,8 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
     return table_of(columns, rows, "Metrics as the tasks declare them", by_run=True, notes=(note,))
 
 
-def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
+def _answers(shown: Sequence[AnswerCounts]) -> Table | None:
     """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
-    remarkable = [answer for answer in answers if _is_remarkable(answer)]
-    shown = remarkable if brief else answers
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
     columns = (
@@ -220,18 +213,11 @@ def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
         )
         for each in shown
     ]
-    rest = len(answers) - len(shown)
     notes = (
-        *([f"In {plural(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
-        "In bfloat16 some answers depend on the batch size, which the decoding states with the dtype.",
+        "In bfloat16, answers can depend on the batch size. Compare only runs with equal batch size and dtype.",
     )
     return table_of(columns, rows, "Answers", by_run=True, notes=notes)
-
-
-def _is_remarkable(each: AnswerCounts) -> bool:
-    unread = each.parsed is not None and each.parsed < each.answers
-    return bool(each.empty or each.cut or each.errors or unread)
 
 
 def _suspicious(number: int | None) -> Value:
@@ -259,7 +245,7 @@ _LEGEND = (
 def label_tables(runs: Sequence[RunResult], most: int) -> tuple[Table, ...]:
     """Return the scores of each run over all labels, then the labels and confusions of the first `most` runs."""
     found = [(run.name, run.labels) for run in runs if run.labels is not None and run.labels.answers]
-    more = f" {len(found) - most:,} more runs have such tables." if len(found) > most else ""
+    more = f" By label in report.html: {plural(len(found) - most, 'run')}." if len(found) > most else ""
     columns = (Column("run", code=True), *(Column(label, numeric=True) for label in _SUMMARY))
     summary = table_of(
         columns,

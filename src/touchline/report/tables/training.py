@@ -19,8 +19,8 @@ from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
 from touchline.results.run_result import LossPoint, RunResult
 
 _NAMES = 20
-_BRIEF = 60
-"""Maximum number of estimates in a brief table. With more, it shows those outside their interval."""
+_MANY = 60
+"""Number of estimates above which those outside their interval come first."""
 _NOT_REPORTED = Missing(missing="not reported")
 _RUN = Column("run", code=True)
 _Trained = tuple[RunResult, RunFacts]
@@ -28,12 +28,12 @@ _Trained = tuple[RunResult, RunFacts]
 
 def training_section(report: Report) -> Section:
     """Return losses, steps, speed and memory of the runs that train, and their packing."""
-    trained = _trained(report)
-    silent = [run.name for run, _ in trained if _is_silent(run)]
+    trained = trained_runs(report)
+    silent = [run.name for run, _ in trained if is_silent(run)]
     paragraphs = [] if trained else ["n/a (no run trains anything)"]
     if silent:
         paragraphs.append(f"n/a (nothing was measured yet): {join_names(silent, _NAMES)}.")
-    spoken = [each for each in trained if not _is_silent(each[0])]
+    spoken = [each for each in trained if not is_silent(each[0])]
     return Section(
         title="Training results",
         paragraphs=(*paragraphs, *_uncounted(report.packing)),
@@ -42,19 +42,14 @@ def training_section(report: Report) -> Section:
     )
 
 
-def cost_section(report: Report, *, brief: bool = False) -> Section:
-    """Return durations, predictions against measured values, and attempts.
-
-    Args:
-        report: the report.
-        brief: whether a long table of predictions is limited to those outside their interval.
-    """
+def cost_section(report: Report) -> Section:
+    """Return durations, predictions against measured values, and attempts."""
     paragraphs: tuple[str, ...] = ()
     tables: tuple[Table | None, ...] = (_durations(report),)
     if report.estimates and all(isinstance(row.measured, Missing) for row in report.estimates):
         paragraphs = (f"{plural(len(report.estimates), 'prediction')} in plan.json; nothing was measured yet.",)
     else:
-        tables = (*tables, _by_quantity(report.estimates), _estimates(report, brief=brief))
+        tables = (*tables, _by_quantity(report.estimates), _estimates(report))
     return Section(
         title="Cost and predictions",
         paragraphs=paragraphs,
@@ -63,13 +58,14 @@ def cost_section(report: Report, *, brief: bool = False) -> Section:
     )
 
 
-def _trained(report: Report) -> list[_Trained]:
+def trained_runs(report: Report) -> list[_Trained]:
+    """Return the runs that train, with their facts."""
     return [
         (run, facts) for run, facts in zip(report.runs, report.facts, strict=True) if run.kind is RunKind.FINE_TUNED
     ]
 
 
-def _is_silent(run: RunResult) -> bool:
+def is_silent(run: RunResult) -> bool:
     """Return True if nothing was measured of a training."""
     figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
     return not run.steps_done and not run.attempt_list and all(isinstance(figure, Missing) for figure in figures)
@@ -97,7 +93,7 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Table | None:
     )
     rows = [
         (
-            *(run.name, run.model, facts.settings, _epochs(run), _steps(run)),
+            *(run.name, run.model, facts.settings, _epochs(run), steps_value(run)),
             *(run.final_train_loss, run.final_val_loss, generalization_gap(run), _lowest(run)),
             *(facts.tokens_per_second_per_gpu, run.peak_memory, run.adapter_size),
         )
@@ -141,7 +137,8 @@ def _epochs(run: RunResult) -> Value:
     return _NOT_REPORTED if epochs is None else str(epochs)
 
 
-def _steps(run: RunResult) -> Value:
+def steps_value(run: RunResult) -> Value:
+    """Return `160 of 160`."""
     if run.steps_done is None and run.steps_planned is None:
         return _NOT_REPORTED
     done = "n/a (not reported)" if run.steps_done is None else f"{run.steps_done:,}"
@@ -166,8 +163,8 @@ def _durations(report: Report) -> Table | None:
             plural(len(run.attempt_list), "attempt") if run.attempt_list else Missing(missing="none on record"),
             _hours(facts.device_hours),
         )
-        for run, facts in _trained(report)
-        if not _is_silent(run)
+        for run, facts in trained_runs(report)
+        if not is_silent(run)
     ]
     rows += [
         (run.name, None, None, None, evaluation_seconds(run), None, _hours(facts.device_hours))
@@ -224,7 +221,7 @@ def _median_ratio(rows: Sequence[EstimateRow]) -> Value:
     return Cell(f"{statistics.median(ratios):.2f}", statistics.median(ratios)) if ratios else None
 
 
-def _estimates(report: Report, *, brief: bool) -> Table | None:
+def _estimates(report: Report) -> Table | None:
     """Return predicted and measured values. In a long table those outside their interval come first."""
     columns = (
         *(_RUN, Column("quantity")),
@@ -232,16 +229,10 @@ def _estimates(report: Report, *, brief: bool) -> Table | None:
         Column("measured", numeric=True, digits=3),
         Column("inside", note="Whether the measured value is inside the prediction interval"),
     )
-    every = report.estimates
-    outside = [row for row in every if row.inside is False]
-    is_short = brief and len(every) > _BRIEF
-    others = [row for row in every if row.inside is not False]
-    shown = outside[:_BRIEF] if is_short else [*outside, *others] if len(every) > _BRIEF else every
+    every = sorted(report.estimates, key=lambda row: len(report.estimates) > _MANY and row.inside is not False)
     runs = {run.name: run for run in report.runs}
-    rows = [(row.run, row.quantity, row.predicted, row.measured, _inside(row, runs[row.run])) for row in shown]
-    rest = len(every) - len(shown)
-    note = f"{rest:,} predictions that were inside, or cannot be judged, are not listed."
-    return table_of(columns, rows, "Predictions by run", by_run=True, notes=(note,) if rest else ())
+    rows = [(row.run, row.quantity, row.predicted, row.measured, _inside(row, runs[row.run])) for row in every]
+    return table_of(columns, rows, "Predictions by run", by_run=True)
 
 
 def _inside(row: EstimateRow, run: RunResult) -> Cell:
