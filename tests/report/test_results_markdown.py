@@ -278,7 +278,7 @@ def test_issues_of_one_kind_stand_together() -> None:
     ]
     text = markdown(made.gathered(runs))
     assert_whole(text)
-    assert "1,000 notes in report.html: not started (1000)." in text
+    assert "Notes in report.html: not started (1,000)." in text
     assert text.count("n/a (not evaluated)") < 60
 
 

@@ -6,6 +6,7 @@ Texts here are plain. The renderers escape them. Numbers are `Measured`, so that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from touchline.core.levels import settings_words
 from touchline.core.quantity import Measured
@@ -156,6 +157,10 @@ class AnswerCounts:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """Content of a report."""
+
+    ANSWER_VERSION: ClassVar[int] = 2
+    """`schema_version` of its `--json`: 2 has `answer`, `claims` and `remarks` in place of `headline` and
+    `findings`."""
 
     experiment: str
     """Name of the experiment."""

@@ -18,6 +18,7 @@ from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
 from touchline.report.formatting import is_at_least
+from touchline.report.issues import EXPERIMENT
 from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import (
@@ -142,7 +143,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _issues(report: Report) -> Iterator[str]:
-    """Yield errors and warnings, one line per kind, and the titles of the notes."""
+    """Yield errors and warnings, one line per kind, notes on the whole experiment, and the titles of the others."""
     yield "## Issues and notes\n"
     kinds: dict[tuple[Severity, str], list[Issue]] = {}
     for issue in report.issues:
@@ -151,21 +152,25 @@ def _issues(report: Report) -> Iterator[str]:
     lines = [_issue(weight, title, found) for (weight, title), found in list(heavy.items())[:_ISSUES]]
     if len(heavy) > _ISSUES:
         lines.append(f"- {plural(len(heavy) - _ISSUES, 'other kind')} of warnings in report.html.")
-    light = {title: len(found) for (weight, title), found in kinds.items() if weight is Severity.INFO}
-    if light:
-        titles = [title + (f" ({number})" if number > 1 else "") for title, number in light.items()]
+    light = {title: found for (weight, title), found in kinds.items() if weight is Severity.INFO}
+    whole = [title for title, found in light.items() if found[0].subject == EXPERIMENT][:_NOTES]
+    lines += [_issue(Severity.INFO, title, light[title]) for title in whole]
+    titles = [
+        title + (f" ({len(found):,})" if len(found) > 1 else "") for title, found in light.items() if title not in whole
+    ]
+    if titles:
         notes = escape("; ".join(titles[:_NOTES]) + (" ..." if len(titles) > _NOTES else ""))
-        lines.append(f"- {MARKS[Severity.INFO]} {plural(sum(light.values()), 'note')} in report.html: {notes}.")
+        lines.append(f"- {MARKS[Severity.INFO]} Notes in report.html: {notes}.")
     yield "\n".join(lines or ["None."]) + "\n"
 
 
 def _issue(weight: Severity, title: str, found: Sequence[Issue]) -> str:
     """Return the kind of an issue, its subjects, the text of the first, and its file."""
-    names = [code(name) for name in dict.fromkeys(each.subject for each in found)]
+    names = [code(name) for name in dict.fromkeys(each.subject for each in found) if name != EXPERIMENT]
     who = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
     place = "" if found[0].where is None else f" ({_place(found[0].where)})"
     text = escape(found[0].text)
-    return f"- {MARKS[weight]} **{escape(title[:1].upper() + title[1:])}**, {who}: {text}{place}"
+    return f"- {MARKS[weight]} **{escape(title[:1].upper() + title[1:])}**{f', {who}' if who else ''}: {text}{place}"
 
 
 def _place(where: str) -> str:
@@ -252,9 +257,6 @@ def _settings(report: Report) -> Iterator[str]:
     if not report.settings:
         return
     yield "## Settings\n"
-    overrides = dict(report.provenance).get("overrides")
-    if overrides:
-        yield f"Overrides in force, not in experiment.yaml: {code(overrides)}\n"
     untold = [each for each in report.settings if each.origin in (Origin.DEFAULT, Origin.FIXED)]
     table = settings_table([each for each in report.settings if each not in untold])
     shown = None if table is None else table.only("setting", "value", "origin", "reason")
