@@ -17,7 +17,7 @@ from touchline.plan.settings import settings_table
 from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.formatting import is_at_least
+from touchline.report.formatting import hours_number, is_at_least
 from touchline.report.issues import EXPERIMENT
 from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
@@ -213,13 +213,15 @@ def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[st
 def _cost(report: Report) -> str:
     """Return `2.7 minutes (CPU), predicted 2.7 (1.7 to 4.6).`"""
     spent, planned = finite(report.device_hours), finite(report.device_hours_planned)
-    known = [value.value for value in (spent, planned) if not isinstance(value, Missing)]
-    in_minutes = bool(known) and max(known) < 0.1
+    hours = [value.value for value in (spent, planned) if not isinstance(value, Missing)]
+    in_minutes = bool(hours) and max(hours) < 0.1
     what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
     unit = hours_unit(report.device)
     unit = unit.replace("device-hours", "minutes").replace("hours", "minutes") if in_minutes else unit
     least = "at least " if is_at_least(spent) else ""
-    measured = escape(str(spent)) if isinstance(spent, Missing) else f"{least}{_number(spent.value, in_minutes)} {unit}"
+    measured = (
+        escape(str(spent)) if isinstance(spent, Missing) else f"{least}{hours_number(spent.value, in_minutes)} {unit}"
+    )
     return f"{measured}; {what} {_with_ends(planned, in_minutes)}."
 
 
@@ -228,14 +230,8 @@ def _with_ends(hours: Measured, in_minutes: bool) -> str:
         return escape(str(hours))
     ends = ""
     if hours.low is not None and hours.high is not None:
-        ends = f" ({_number(hours.low, in_minutes)} to {_number(hours.high, in_minutes)})"
-    return f"{_number(hours.value, in_minutes)}{ends}{f', {escape(hours.method)}' if hours.method else ''}"
-
-
-def _number(hours: float, in_minutes: bool) -> str:
-    """Return at least two digits, and whole numbers from 100 on."""
-    value = 60 * hours if in_minutes else hours
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if in_minutes else f"{value:.2f}"
+        ends = f" ({hours_number(hours.low, in_minutes)} to {hours_number(hours.high, in_minutes)})"
+    return f"{hours_number(hours.value, in_minutes)}{ends}{f', {escape(hours.method)}' if hours.method else ''}"
 
 
 def _predictions(report: Report) -> str:

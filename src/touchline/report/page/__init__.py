@@ -23,7 +23,7 @@ from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
 from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
-from touchline.report.formatting import is_at_least, scale_of
+from touchline.report.formatting import hours_number, is_at_least, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, PageTable, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
@@ -311,17 +311,17 @@ def cards(report: Report) -> tuple[Card, ...]:
         made += [Card(value=value, label=label) for value, label in decided]
     elif report.analyses:
         made += [*_answer_card(report), *_score_card(report, report.analyses[0])]
-    if not isinstance(report.device_hours, Missing):
-        least = "at least " if is_at_least(report.device_hours) else ""
-        what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
-        said = report.device_hours_planned
-        made.append(
-            Card(
-                value=f"{least}{_hours(report.device_hours)}",
-                label=hours_unit(report.device).replace("-hours", " time")
-                + ("" if isinstance(said, Missing) else f", {what} {_hours(said)}"),
-            )
-        )
+    spent, said = report.device_hours, report.device_hours_planned
+    if not isinstance(spent, Missing):
+        in_minutes = max(spent.value, 0.0 if isinstance(said, Missing) else said.value) < _SHORT_HOURS
+        least, unit = "at least " if is_at_least(spent) else "", "min" if in_minutes else "h"
+        label = hours_unit(report.device).replace("-hours", " time")
+        if not isinstance(said, Missing):
+            number, low, high = (hours_number(each or 0.0, in_minutes) for each in (said.value, said.low, said.high))
+            between = "" if said.low is None or said.high is None else f" ({low} to {high})"
+            what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
+            label += f", {what} {number}{between}"
+        made.append(Card(value=f"{least}{hours_number(spent.value, in_minutes)} {unit}", label=label))
     counts = Counter(issue.weight for issue in report.issues)
     heavy = [weight for weight in (Severity.ERROR, Severity.WARNING) if counts[weight]]
     if heavy:
@@ -362,12 +362,3 @@ def _range(values: Sequence[float], scale: Scale) -> str:
     """Return `85.0 to 90.4%`, or one value."""
     ends = scale.value(values[0]), scale.value(values[-1])
     return ends[0] if ends[0] == ends[1] else scale.span(values[0], values[-1])
-
-
-def _hours(hours: Quantity) -> str:
-    """Return device time in hours; below a tenth of an hour in minutes."""
-    factor, unit = (1.0, "h") if hours.value >= _SHORT_HOURS else (60.0, "min")
-    between = (
-        "" if hours.low is None or hours.high is None else f" ({factor * hours.low:.2g} to {factor * hours.high:.2g})"
-    )
-    return f"{factor * hours.value:.2g} {unit}{between}"
