@@ -277,7 +277,7 @@ def test_page_and_markdown_have_the_same_tables(report: Report) -> None:
     """Each is declared once; RESULTS.md has rows of it, the page all."""
     text = results_markdown(report, ())
     page = Page(report_html(report, ())).text
-    assert all(title in page for title in ("Losses, speed and memory", "Duration", "Disk space by run"))
+    assert all(title in page for title in ("Losses and times", "Runs", "Predictions by run"))
     titles = re.findall(r"^### (Base models and adapters|Corrupt checkpoints)\n\n\| ", text, re.MULTILINE)
     assert len(titles) == 2
     assert all(title in page for title in titles)
