@@ -19,7 +19,6 @@ from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
-from touchline.report.facts import pareto
 from touchline.report.findings import answer
 from touchline.report.findings.answer import MOST_WORDS, words
 from touchline.report.formatting import p_text, relative
@@ -205,20 +204,6 @@ def test_answers_of_a_no_op_adapter_are_an_issue_and_no_remark() -> None:
     assert [each for each in report.issues if "no-op" in each.title or "answer" in each.text] == [changed]
     (remark,) = [each.text for each in report.remarks if each.topic == "Other controls"]
     assert "answer" not in remark
-
-
-def test_the_front_holds_what_nothing_beats_for_less() -> None:
-    """Score and time decide; another base model is another front."""
-    runs = [
-        made.run("cheap", seconds=100.0),
-        made.run("dear_and_worse", seconds=200.0),
-        made.run("dear_and_better", seconds=300.0),
-        made.run("other", "3B", seconds=900.0),
-        made.run("unscored", seconds=1.0),
-    ]
-    scores = {"cheap": 0.8, "dear_and_worse": 0.7, "dear_and_better": 0.9, "other": 0.1}
-    hours = {run.name: run.train_seconds for run in runs}
-    assert pareto(runs, scores, hours) == {"cheap", "dear_and_better", "other"}
 
 
 @pytest.mark.parametrize(

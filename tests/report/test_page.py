@@ -351,6 +351,6 @@ def test_the_page_has_what_results_md_leaves_out(report: Report) -> None:
     page = Page(report_html(report, ())).text
     sections = (scores_section, training_section, cost_section, checkpoint_section, storage_section, settings_section)
     titles = {table.title for section in sections for table in section(report).tables if table.title}
-    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run"} <= titles
+    assert {"Losses and times", "Runs", "Predictions by run", "Base models and adapters"} <= titles
     for title in some(titles):
         assert title in page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.core.levels import STAGE, factor_words
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -109,21 +108,11 @@ def _left(gathered: ReportInputs) -> list[str]:
 
 
 def _design(gathered: ReportInputs) -> str:
-    """Return the design in one line, from the plan or from the imported runs."""
-    if gathered.plan is not None:
-        words = "" if gathered.strategy is None else gathered.strategy.design_words()
-        return words or design_line(gathered.plan)
-    varied = [
-        f"{factor_words(factor)} ({', '.join(levels)})"
-        for factor, levels in gathered.factors.items()
-        if len(levels) > 1 and factor != STAGE
-    ]
-    trained = sum(run.kind is RunKind.FINE_TUNED for run in gathered.runs)
-    controls = len(gathered.runs) - trained
-    what = [plural(trained, "fine-tuned run")] + ([plural(controls, "control")] if controls else [])
-    return (
-        f"found {' and '.join(what)}; {'varied: ' + '; '.join(varied) if varied else 'nothing that varies was found'}"
-    )
+    """Return the design in one line; empty for runs that touchline did not plan."""
+    if gathered.plan is None:
+        return ""
+    words = "" if gathered.strategy is None else gathered.strategy.design_words()
+    return words or design_line(gathered.plan)
 
 
 def _task(gathered: ReportInputs) -> str:

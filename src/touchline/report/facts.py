@@ -44,8 +44,6 @@ def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFac
     gpus = devices_of(gathered)
     shares = attempt_shares(gathered.runs)
     hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered), shares) for run in gathered.runs}
-    scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
-    front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
     return tuple(
         RunFacts(
@@ -56,7 +54,6 @@ def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFac
             tokens_per_second_per_gpu=_per_device(run.tokens_per_second, gpus[run.name]),
             control=controls.get(run.name),
             files=tuple(gathered.files.get(run.name, ())),
-            is_pareto=run.name in front,
         )
         for run in gathered.runs
     )
@@ -250,25 +247,6 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: 
     )
     total = Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
     return at_least(total) if least else total
-
-
-def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mapping[str, Measured]) -> frozenset[str]:
-    """Return the runs that no other run of their base model beats in score for the same or less device time."""
-    front: set[str] = set()
-    by_model: dict[str, list[tuple[float, float, str]]] = {}
-    for run in runs:
-        spent = hours[run.name]
-        if is_asked_about(run) and run.name in scores and isinstance(spent, Quantity):
-            by_model.setdefault(run.model, []).append((spent.value, -scores[run.name], run.name))
-    for points in by_model.values():
-        best = math.inf
-        cheapest = math.inf
-        for cost, negative, name in sorted(points):
-            # Equals in both are on the front together.
-            if negative < best or (negative == best and cost == cheapest):
-                best, cheapest = negative, cost
-                front.add(name)
-    return frozenset(front)
 
 
 def answer_counts(runs: Sequence[RunResult]) -> tuple[AnswerCounts, ...]:

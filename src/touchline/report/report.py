@@ -128,8 +128,6 @@ class RunFacts:
     """Name of its control; None if it has none or is one."""
     files: tuple[tuple[str, str], ...]
     """(kind, path relative to the experiment) of the files with its numbers."""
-    is_pareto: bool
-    """Whether no other run of its base model is at least as good for less device time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +169,7 @@ class Report:
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
     design: str
-    """Design in one line."""
+    """Design in one line; empty for runs that touchline did not plan."""
     task: str
     """Task, or `n/a (reason)`."""
     decoding: str

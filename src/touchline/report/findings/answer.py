@@ -43,11 +43,10 @@ def answer(gathered: ReportInputs, analyses: Sequence[Analysis], strategy: Strat
     incomplete = list(_incomplete(gathered))
     if strategy is not None:
         scale = scale_or_share(analyses)
-        first = strategy.answer(scale)[0]
-        others = [each.text for each in strategy.other_contrasts(scale)]
-        others += [text for analysis in analyses[:1] if (text := control_line(analysis, runs))]
-        limits = [*incomplete, *others][:_DETAILS]
-        return Answer(topic=STRATEGY, text=_of_strategy(strategy), details=(first.text, *limits), shown=first.shown)
+        first = strategy.answer(scale)
+        others = [text for analysis in analyses[:1] if (text := control_line(analysis, runs))]
+        numbers = (first.text, *incomplete, *others)
+        return Answer(topic=STRATEGY, text=_of_strategy(strategy), details=numbers, shown=first.shown)
     if not analyses:
         trained = sum(run.outcome is TrainingOutcome.COMPLETE for run in gathered.runs)
         done = f"{plural(trained, 'run')} {'is' if trained == 1 else 'are'} trained." if trained else ""
@@ -61,14 +60,14 @@ def answer(gathered: ReportInputs, analyses: Sequence[Analysis], strategy: Strat
     question = "" if gathered.plan is None else gathered.plan.question
     effects, full = _asked_first(main.effects, question), ceiling(main, runs)
     control = [text for text in (control_line(main, runs),) if text]
-    numbers = [_numbers(effect, scale_of(main), tie.get(effect.factor, "")) for effect in effects]
+    by_factor = [_numbers(effect, scale_of(main), tie.get(effect.factor, "")) for effect in effects]
     limits = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects)]
     about_control = not effects or (bool(control) and _is_about_control(question, effects))
     if about_control:
-        made, details = _about_control(main, runs), [*control, *([full] if full else []), *limits, *numbers[:1]]
+        made, details = _about_control(main, runs), [*control, *([full] if full else []), *limits, *by_factor[:1]]
     else:
         made = _about_factor(effects[0], tie.get(effects[0].factor, ""))
-        details = [*numbers[:1], *control, *limits, *numbers[1:]]
+        details = [*by_factor[:1], *control, *limits, *by_factor[1:]]
         family = family_of(main, runs)
         is_shown = made.shown in (Conclusion.HIGHER, Conclusion.LOWER)
         if family and all(each.shown is Conclusion.LOWER for each in family) and not is_shown:

@@ -30,7 +30,8 @@ from touchline.report.tables.checkpoints import (
     storage_totals,
 )
 from touchline.report.tables.claims import claims_section
-from touchline.report.tables.conditions import conditions_table, every_run_table, losses_table
+from touchline.report.tables.conditions import conditions_table
+from touchline.report.tables.losses import losses_table, runs_in_numbers
 from touchline.report.tables.scores import label_tables
 from touchline.report.tables.training import agreement_table
 from touchline.results.report_inputs import Issue
@@ -44,9 +45,11 @@ _CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
 _ROWS = 8
 """Maximum number of rows of tables of faults and sizes."""
 _LATER = 4
-_NO_RUN = "No run was found.\n"
 _OUTSIDE = 3
 _SETTINGS = 30
+_CONDITIONS = 25
+"""Maximum number of conditions. With more, the best, the worst and the controls."""
+_RUNS = 50
 
 
 def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") -> str:
@@ -61,7 +64,7 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         f"# {escape(report.experiment)}\n",
         "  \n".join(_head(report)) + "\n",
         "## Overview\n",
-        *(_tables(conditions_table(report), _test_sets(report), *_labels(report)) if report.runs else [_NO_RUN]),
+        *_overview(report),
         *_findings(report),
         *_issues(report),
         *_next_step(report),
@@ -73,6 +76,13 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         *_folded(report),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _overview(report: Report) -> Iterator[str]:
+    """Yield scores by condition, by test set, and those of a classification."""
+    yield from _tables(conditions_table(report, most=_CONDITIONS), _test_sets(report), *_labels(report))
+    if not report.runs:
+        yield "No run was found.\n"
 
 
 def _tables(*tables: Table | None) -> Iterator[str]:
@@ -204,7 +214,7 @@ def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[st
     yield f"**Cost:** {_cost(report)} {_predictions(report)}".rstrip() + "\n"
     yield f"{escape(note)}\n" if note else ""
     yield from figures(charts, "training")
-    table = losses_table(report)
+    table = losses_table(report, _CONDITIONS)
     yield from _tables(table, _first(agreement_table(report.runs), _ROWS))
     if table is None:
         yield "No losses: no run has trained.\n"
@@ -285,7 +295,7 @@ def _storage(report: Report) -> str:
 def _folded(report: Report) -> Iterator[str]:
     """Yield runs, strategy, checkpoints, sizes, data and commands, which GitHub folds."""
     yield "<details>\n<summary>Runs, storage, data, commands</summary>\n"
-    yield from _tables(every_run_table(report))
+    yield from _tables(runs_in_numbers(report, _RUNS))
     if (strategy := report.strategy_section()) is not None:
         yield from _tables(*(_first(table, 3 * _ROWS) for table in strategy.tables))
     faulty = faulty_runs(report)

@@ -25,7 +25,7 @@ from touchline.report.figures import Chart
 from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
 from touchline.report.formatting import hours_number, is_at_least, scale_of
 from touchline.report.page.browser import browser_data
-from touchline.report.page.cells import ROWS_LIMIT, PageTable, heading, page_table
+from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
@@ -105,64 +105,41 @@ def report_html(
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Fold:
-    """Section that is closed when the page is loaded, with its content in one line."""
-
-    title: str
-    summary: str
-    paragraphs: tuple[str, ...]
-    tables: tuple[PageTable | None, ...]
-    figures: str
-    """Group of figures."""
-
-
-def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[_Fold]:
-    """Return the sections that are one click away, except those without content."""
-    scores, cost, settings = scores_section(report), cost_section(report), settings_section(report)
-    checkpoints, storage = checkpoint_section(report), storage_section(report)
+def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[dict[str, object]]:
+    """Return the sections that are closed when the page is loaded, each with its content in one line."""
+    scores, checkpoints, storage = scores_section(report), checkpoint_section(report), storage_section(report)
     labels = label_tables([run for run in _best_first(report) if run.labels is not None], _LABELED_RUNS)
     others = [table for table in scores.tables if table.title not in {each.title for each in labels}]
-    titles = [table.title for table in others if table.title]
-    made: list[_Fold] = []
+    made: list[dict[str, object]] = []
 
-    def add(section: Section, summary: str, *, title: str = "", figures: str = "") -> None:
-        tables = tuple(page_table(table, colors) for table in section.tables)
+    def add(title: str, summary: str, section: Section, figures: str = "") -> None:
+        tables = [page_table(table, colors) for table in section.tables]
         if section.paragraphs or tables:
             made.append(
-                _Fold(
-                    title=title or section.title,
-                    summary=summary,
-                    paragraphs=section.paragraphs,
-                    tables=tables,
-                    figures=figures,
-                )
+                {
+                    **{"title": title, "summary": summary, "paragraphs": section.paragraphs, "tables": tables},
+                    **{"figures": figures, "first_only": section.tables == labels},
+                }
             )
 
-    strategy = report.strategy_section()
+    claims, strategy = claims_table(report), report.strategy_section()
     if strategy is not None:
-        add(strategy, ", ".join(table.title for table in strategy.tables))
-    claims = claims_table(report)
+        add("Strategy", ", ".join(table.title for table in strategy.tables), strategy)
     if claims is not None and len(claims.rows) > _CLAIMS:
-        add(Section(title="All claims", tables=(claims,)), f"{len(claims.rows):,} claims")
-    add(Section(title="Scores in detail", tables=tuple(others)), ", ".join(titles), figures="scores")
-    if labels:
-        add(
-            Section(title="Labels and confusion matrices", tables=labels),
-            f"{plural(len(labels) // 2, 'run')}, best first",
-        )
-        made[-1] = replace(
-            made[-1], tables=tuple(replace(t, is_open=not n) for n, t in enumerate(made[-1].tables) if t)
-        )
-    add(training_section(report), f"packed: {_packed(report)}; {_memory(report)}", title="Training in numbers")
-    add(cost, _held(report), figures="estimates")
-    section = Section(
-        title="Checkpoints and storage",
+        add("All claims", f"{len(claims.rows):,} claims", Section(title="", tables=(claims,)))
+    titles = ", ".join(table.title for table in others if table.title)
+    add("Scores in detail", titles, Section(title="", tables=tuple(others)), "scores")
+    add("Labels and confusion matrices", "best run and its control first", Section(title="", tables=labels))
+    add("Training in numbers", f"packed: {_packed(report)}; {_memory(report)}", training_section(report))
+    add("Cost and predictions", _held(report), cost_section(report), "estimates")
+    both = Section(
+        title="",
         paragraphs=(*checkpoints.paragraphs, *storage.paragraphs),
         tables=(*checkpoints.tables, *present(every_checkpoint(report, ROWS_LIMIT)), *storage.tables),
     )
-    add(section, _valid(report))
-    add(Section(title="Settings of every run", tables=settings.tables), leading_text(report.settings))
+    add("Checkpoints and storage", _valid(report), both)
+    settings = Section(title="", tables=settings_section(report).tables)
+    add("Settings of every run", leading_text(report.settings), settings)
     return made
 
 

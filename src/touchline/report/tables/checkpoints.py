@@ -57,16 +57,14 @@ def faulty_runs(report: Report) -> set[str]:
 
 
 def storage_section(report: Report) -> Section:
-    """Return the sizes of base models and adapters, the disk space of each run, and the files that are safe to
-    delete.
-    """
+    """Return the sizes of base models and adapters, and the files that are safe to delete."""
     storage = report.verification.storage
     if not storage.runs and not storage.adapters and not storage.bases:
         return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",))
     return Section(
         title="Storage",
         paragraphs=(storage_totals(report),),
-        tables=present(sizes_table(report), _storage(report), _deletable(report)),
+        tables=present(sizes_table(report), _deletable(report)),
     )
 
 
@@ -198,31 +196,6 @@ def _contents(checkpoints: Sequence[VerifiedCheckpoint]) -> Table | None:
 
 def _size(size_bytes: int) -> Measured:
     return Quantity(value=size_bytes, unit="B")
-
-
-def _storage(report: Report) -> Table | None:
-    """Return the contents of each run's folder, and its size in other forms."""
-    columns = (
-        _RUN,
-        Column("checkpoints", numeric=True),
-        Column("total", numeric=True),
-        Column("checkpoints' size", numeric=True),
-        Column("as full models", numeric=True, digits=3, interval=True),
-        Column("adapters only", numeric=True, digits=3, interval=True),
-        Column("predicted", numeric=True, digits=3, interval=True),
-    )
-    rows = [
-        (
-            *(run.run, run.checkpoints, _size(run.total_bytes), _size(run.checkpoint_bytes)),
-            *(run.full_model_bytes, run.adapter_only_bytes, run.forecast),
-        )
-        for run in report.verification.storage.runs
-    ]
-    legend = (
-        "As full models: the weights of a whole model for each checkpoint, with the adapter merged into it (where both "
-        "were saved: of both). Adapters only: the adapter weights, which need the base model."
-    )
-    return table_of(columns, rows, "Disk space by run", by_run=True, notes=(legend,))
 
 
 def sizes_table(report: Report) -> Table | None:

@@ -1,4 +1,4 @@
-"""Tables of conditions: scores, losses and times, with the seeds of a condition in one row."""
+"""Table of conditions: scores with the seeds of a condition in one row, and what tables of runs share."""
 
 from __future__ import annotations
 
@@ -10,35 +10,23 @@ from touchline.core.finding import Severity
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
-from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital, join_names
-from touchline.core.units import format_bytes, format_seconds, hours_to_seconds, plural
+from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
-from touchline.report.facts import (
-    condition_of,
-    condition_words,
-    evaluation_seconds,
-    generalization_gap,
-    is_asked_about,
-    lowest,
-    seeds_of,
-)
-from touchline.report.formatting import scale_of
+from touchline.report.facts import condition_of, condition_words, is_asked_about, is_failed_exit, seeds_of
+from touchline.report.formatting import p_number, p_text, scale_of
 from touchline.report.report import Report, RunFacts
-from touchline.report.tables.runs import status_cell
-from touchline.report.tables.scores import difference_cell, difference_column, p_cell
-from touchline.report.tables.training import is_silent, steps_value, trained_runs
+from touchline.results.frame import status_words
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import mean_cell, mean_over_seeds
-from touchline.results.verification_types import RunStorage
-from touchline.statistics.conclusions import Analysis, RunScore
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
-MOST_CONDITIONS = 25
-"""Maximum number of rows. With more, the best, the worst and the controls."""
 _WORST = 6
 _TASKS = 3
-_ROWS = 50
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+_BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
+_NOT_EVALUATED = Missing(missing="not evaluated")
 _WARNINGS = 5
 
 
@@ -72,29 +60,65 @@ def conditions(report: Report) -> list[Condition]:
     ]
 
 
-def _shown(report: Report) -> tuple[list[Condition], str]:
-    """Return the conditions of a table, and where the others are."""
+def shown_conditions(report: Report, most: int | None) -> tuple[list[Condition], str]:
+    """Return the conditions of a table: of more than `most` the best, the worst and controls. And where the others
+    are.
+    """
     every = conditions(report)
-    if len(every) <= MOST_CONDITIONS:
+    if most is None or len(every) <= most:
         return every, ""
     scores = {score.run: score.value for analysis in report.analyses[:1] for score in analysis.scores}
     known = [each for each in every if not each.is_control and any(run.name in scores for run in each.runs)]
     known.sort(key=lambda each: -fmean(scores[run.name] for run in each.runs if run.name in scores))
-    controls = [each for each in every if each.is_control][: MOST_CONDITIONS // 2]
-    best = MOST_CONDITIONS - len(controls) - _WORST
+    controls = [each for each in every if each.is_control][: most // 2]
+    best = most - len(controls) - _WORST
     kept = [*known[:best], *known[max(best, len(known) - _WORST) :]] or every[: best + _WORST]
     left = len(every) - len(kept) - len(controls)
     what = "The best and the worst conditions" if known else "The first conditions"
     return [*kept, *controls], f"{what}, and controls. {plural(left, 'other condition')} in report.html."
 
 
+def pooled_mean(each: Condition, pick: Callable[[RunResult], Measured]) -> Measured:
+    """Return the mean of a figure over the runs of a condition; with a missing one, that one."""
+    known = [finite(pick(run)) for run in each.runs]
+    missing = next((value for value in known if isinstance(value, Missing)), None)
+    if missing is not None or len(known) == 1:
+        return missing or known[0]
+    numbers = [value for value in known if isinstance(value, Quantity)]
+    return Quantity(value=fmean(value.value for value in numbers), unit=numbers[0].unit, aggregation="mean")
+
+
+def compact(table: Table | None) -> Table | None:
+    """Return a table without the columns that have no value, and a note with the reason of each."""
+    if table is None:
+        return None
+    empty = {
+        column.name: next((str(value) for value in values if isinstance(value, Missing)), "")
+        for column, values in zip(table.columns, zip(*table.rows, strict=True), strict=True)
+        if all(value is None or isinstance(value, Missing) for value in values)
+    }
+    reasons: dict[str, list[str]] = {}
+    for name, reason in empty.items():
+        reasons.setdefault(reason, []).append(name)
+    notes = " ".join(f"{capital(join_names(names))}: {reason}." for reason, names in reasons.items() if reason)
+    kept = table.only(*(column.name for column in table.columns if column.name not in empty))
+    return replace(kept, notes=(*kept.notes, *([notes] if notes else [])))
+
+
 # ---- scores ----------------------------------------------------------------------------------------------------------
 
 
-def conditions_table(report: Report) -> Table | None:
-    """Return the score of each condition, the means of its seeds, and its difference from the control."""
-    shown, rest = _shown(report)
-    analysis = report.analyses[0] if report.analyses else None
+def conditions_table(report: Report, analysis: Analysis | None = None, most: int | None = None) -> Table | None:
+    """Return the score of each condition, the means of its seeds, and its difference from the control.
+
+    Args:
+        report: the report.
+        analysis: of a further score; None for the experiment's own.
+        most: maximum number of conditions; None for all.
+    """
+    shown, rest = shown_conditions(report, most)
+    main = report.analyses[0] if report.analyses else None
+    analysis = analysis or main
     pooled = any(len(each.runs) > 1 for each in shown)
     facts = {each.run: each for each in report.facts}
     columns: list[Column] = [Column("condition" if pooled else "run", code=not pooled)]
@@ -116,14 +140,15 @@ def conditions_table(report: Report) -> Table | None:
         add(Column("status"), _status)
     notes = [rest] if rest else []
     if analysis is not None:
-        for column, cell in _scores(analysis, shown, pooled=pooled):
+        for column, cell in _scores(analysis, shown, pooled=pooled, with_match=analysis is main):
             add(column, cell)
-        for other in report.analyses[1 : 1 + _TASKS]:
+        for other in report.analyses[1 : 1 + _TASKS] if analysis is main else ():
             if other.test_set is None:
                 add(*_other_task(other))
         notes.append(" ".join(_legend(report, analysis, shown)))
     rows = [tuple(cell(each) for cell in cells) for each in shown]
-    return table_of(columns, rows, by_run=not pooled, notes=notes)
+    title = "" if analysis is main or analysis is None else f"Scores: {analysis.task}, {analysis.score}"
+    return table_of(columns, rows, title, by_run=not pooled, notes=notes)
 
 
 def _settings(each: Condition, facts: Mapping[str, RunFacts]) -> str:
@@ -142,7 +167,7 @@ def _status(each: Condition) -> Value:
 
 
 def _scores(
-    analysis: Analysis, shown: Sequence[Condition], *, pooled: bool
+    analysis: Analysis, shown: Sequence[Condition], *, pooled: bool, with_match: bool
 ) -> Iterator[tuple[Column, Callable[[Condition], Value]]]:
     scale, own = scale_of(analysis), {score.run: score for score in analysis.scores}
     compared = {each.run: each for each in analysis.comparisons}
@@ -158,9 +183,8 @@ def _scores(
     elif len({score.items for score in analysis.scores}) > 1:
         yield Column("items", numeric=True), lambda each: own[each.name].items if each.name in own else None
     runs = [run for each in shown for run in each.runs if run.name in own]
-    if analysis.score == "exact match" and any(
-        run.match is not None and abs(run.match.value - own[run.name].value) > 1e-9 for run in runs
-    ):
+    apart = (run.match is not None and abs(run.match.value - own[run.name].value) > 1e-9 for run in runs)
+    if with_match and analysis.score == "exact match" and any(apart):
         yield Column("normalized match", numeric=True), lambda each: _match(each, scale)
     if not compared:
         return
@@ -251,150 +275,6 @@ def _legend(report: Report, analysis: Analysis, shown: Sequence[Condition]) -> I
         yield f"Checkpoint: {checkpoints.pop()}."
 
 
-# ---- losses and times ------------------------------------------------------------------------------------------------
-
-
-def losses_table(report: Report) -> Table | None:
-    """Return steps, losses and times of each condition: means over its seeds."""
-    shown, rest = _shown(report)
-    trained = {run.name for run, _ in trained_runs(report) if not is_silent(run)}
-    hours = {facts.run: facts.device_hours for facts in report.facts}
-    pooled = any(len(each.runs) > 1 for each in shown)
-    columns = (
-        *(Column("condition" if pooled else "run", code=not pooled), Column("steps", numeric=True)),
-        *(Column(label, numeric=True, unit="nats") for label in ("train loss", "val loss")),
-        Column("gap", numeric=True, unit="nats", note="Final validation loss minus final training loss"),
-        Column("lowest val loss", numeric=True),
-        *(Column(label, numeric=True) for label in ("training", "evaluation", "all attempts")),
-    )
-    rows = []
-    for each in shown:
-        measured: tuple[Value, ...] = (None,) * 6
-        if each.runs[0].name in trained:
-            means = [pooled_mean([pick(run) for run in each.runs]) for pick in (_train, _val, generalization_gap)]
-            measured = (_steps(each), *means, _lowest(each), pooled_mean([run.train_seconds for run in each.runs]))
-        evaluation = pooled_mean([evaluation_seconds(run) for run in each.runs])
-        rows.append((each.name, *measured, evaluation, _time([hours[run.name] for run in each.runs])))
-    unit = "GPU time" if report.device == "GPU" else "device time"
-    note = (
-        "Losses: nats per label token; train loss over the last steps, val loss at the end. All attempts: "
-        f"{unit} with start-up, lost work and evaluations. {'Means over seeds. ' if pooled else ''}"
-        "Losses and times are not tested."
-    )
-    if not trained:
-        return None
-    return _compact(table_of(columns, rows, by_run=not pooled, notes=(note, *([rest] if rest else []))))
-
-
-def _compact(table: Table | None) -> Table | None:
-    """Return a table without the columns that have no value, and a note with the reason of each."""
-    if table is None:
-        return None
-    empty = {
-        column.name: next((str(value) for value in values if isinstance(value, Missing)), "")
-        for column, values in zip(table.columns, zip(*table.rows, strict=True), strict=True)
-        if all(value is None or isinstance(value, Missing) for value in values)
-    }
-    reasons: dict[str, list[str]] = {}
-    for name, reason in empty.items():
-        reasons.setdefault(reason, []).append(name)
-    notes = [f"{capital(join_names(names))}: {reason}." for reason, names in reasons.items() if reason]
-    kept = table.only(*(column.name for column in table.columns if column.name not in empty))
-    return replace(kept, notes=(*kept.notes, *notes))
-
-
-def _train(run: RunResult) -> Measured:
-    return run.final_train_loss
-
-
-def _val(run: RunResult) -> Measured:
-    return run.final_val_loss
-
-
-def pooled_mean(values: Sequence[Measured]) -> Measured:
-    """Return the mean; with a missing value, that value."""
-    known = [finite(value) for value in values]
-    missing = next((value for value in known if isinstance(value, Missing)), None)
-    if missing is not None or len(known) == 1:
-        return missing or known[0]
-    numbers = [value for value in known if isinstance(value, Quantity)]
-    return Quantity(value=fmean(value.value for value in numbers), unit=numbers[0].unit, aggregation="mean")
-
-
-def _time(hours: Sequence[Measured]) -> Value:
-    mean = pooled_mean(hours)
-    return mean if isinstance(mean, Missing) else Cell(format_seconds(hours_to_seconds(mean.value)), mean.value)
-
-
-def _steps(each: Condition) -> Value:
-    texts = {str(getattr(value, "text", value)): value for value in map(steps_value, each.runs)}
-    return next(iter(texts.values())) if len(texts) == 1 else join_names(list(texts), 3)
-
-
-def _lowest(each: Condition) -> Value:
-    points = [point for run in each.runs if (point := lowest(run.validation_losses)) is not None]
-    if len(points) < len(each.runs):
-        return Missing(missing="no validation")
-    mean = fmean(point.loss for point in points)
-    step = f" (step {points[0].step:,})" if len(points) == 1 else ""
-    return Cell(f"{mean:.4g}{step}", mean)
-
-
-# ---- runs ------------------------------------------------------------------------------------------------------------
-
-
-def every_run_table(report: Report) -> Table | None:
-    """Return one row per run: score with several seeds, steps, losses, speed, memory, time and disk space."""
-    analysis = report.analyses[0] if report.analyses else None
-    pooled = analysis is not None and any(len(each.runs) > 1 for each in conditions(report))
-    scores = {} if analysis is None else {score.run: score for score in analysis.scores}
-    compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
-    scale = Scale(share=True) if analysis is None else scale_of(analysis)
-    storage = {each.run: each for each in report.verification.storage.runs}
-    columns = (
-        Column("run", code=True),
-        *(
-            [Column("score", numeric=True), difference_column(scale), Column("gained / lost"), Column("p (Holm)")]
-            if pooled
-            else []
-        ),
-        Column("steps", numeric=True),
-        *(Column(label, numeric=True, unit="nats") for label in ("train loss", "val loss")),
-        Column(f"tokens/s per {report.device}", numeric=True, digits=3, unit="tokens/s"),
-        Column("peak memory", numeric=True, digits=3),
-        *(Column(label, numeric=True) for label in ("time", "disk")),
-        *(Column(label, numeric=True, digits=3) for label in ("as full models", "adapters only")),
-    )
-    rows: list[tuple[Value, ...]] = []
-    for run, facts in list(zip(report.runs, report.facts, strict=True))[:_ROWS]:
-        own, each = scores.get(run.name), compared.get(run.name)
-        gained = None if each is None else f"{each.difference.gained:,} / {each.difference.lost:,}"
-        score = None if own is None else Cell(scale.value(own.value), own.value)
-        of_score = (score, difference_cell(each, scale), gained, p_cell(each))
-        trains, disk = run.kind is RunKind.FINE_TUNED and not is_silent(run), storage.get(run.name)
-        rows.append(
-            (
-                run.name,
-                *(of_score if pooled else ()),
-                *((steps_value(run), run.final_train_loss, run.final_val_loss) if trains else (None, None, None)),
-                *((facts.tokens_per_second_per_gpu, run.peak_memory) if trains else (None, None)),
-                _time([facts.device_hours]),
-                *((None,) * 3 if disk is None else _disk(disk)),
-            )
-        )
-    left = len(report.runs) - len(rows)
-    notes = ["As full models: with each adapter merged into its base. Adapters only: they need the base model."]
-    notes += [f"{plural(left, 'other run')} in report.html."] if left else []
-    return _compact(table_of(columns, rows, "Runs", by_run=True, notes=notes))
-
-
-def _disk(disk: RunStorage) -> tuple[Value, ...]:
-    """Return the size of a run's folder, and of its checkpoints in two other forms."""
-    others = (disk.full_model_bytes, disk.adapter_only_bytes)
-    total = Cell(format_bytes(disk.total_bytes), disk.total_bytes)
-    return total, *(value if isinstance(value, Quantity) else None for value in others)
-
-
 def overview(report: Report) -> tuple[Section, ...]:
     """Return what a notebook shows of a report."""
     heavy = [issue for issue in report.issues if issue.weight is not Severity.INFO]
@@ -405,3 +285,62 @@ def overview(report: Report) -> tuple[Section, ...]:
         Section(title="Conditions", tables=present(conditions_table(report))),
         Section(title="Warnings", lines=(*warnings, *more)),
     )
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------
+
+
+def score_cell(score: RunScore | None, scale: Scale) -> Value:
+    """Return a run's score with its 95% interval."""
+    if score is None:
+        return _NOT_EVALUATED
+    items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
+    ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
+    interval = f"({' to '.join(scale.bounds(score.low, score.high))})"
+    return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
+
+
+def difference_cell(each: Comparison | None, scale: Scale) -> Value:
+    """Return a run's difference from its control with its interval."""
+    if each is None:
+        return None
+    found = each.difference
+    return Cell(
+        scale.change(found.value),
+        found.value,
+        mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
+        interval=f"({scale.ends(found.low, found.high)})",
+        note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
+    )
+
+
+def p_cell(each: Comparison | None) -> Value:
+    """Return the adjusted p value of a run's comparison with its control."""
+    if each is None:
+        return None
+    found = each.difference
+    return Cell(p_number(found.p_adjusted), found.p_adjusted, note=f"before Holm: {p_text(found.p_value)}")
+
+
+def difference_column(scale: Scale) -> Column:
+    """Return the column of differences from the control."""
+    unit = " (points)" if scale.share else ""
+    note = "Difference from the control on the same items, with its 95% interval"
+    return Column(f"against its control{unit}", key="difference", numeric=True, note=note)
+
+
+def status_cell(run: RunResult) -> Cell:
+    """Return the status of a run, with its attempts and steps."""
+    mark = None if run.status in _DONE else Mark.BAD if run.status in _BAD else Mark.WARN
+    tries = plural(run.attempts, "attempt")
+    done = (
+        f", {run.steps_done:,} of {run.steps_planned:,} steps"
+        if run.steps_done is not None and run.steps_planned
+        else ""
+    )
+    if run.cut_after_step is not None:
+        return Cell(status_words(run), mark=Mark.QUIET, note="; ".join((tries + done, *map(str, run.notes))))
+    words = run.status.value
+    if run.status is RunStatus.TRAINED and is_failed_exit(run):
+        words += ", failed exit"
+    return Cell(words, mark=mark, note="; ".join((tries + done, *map(str, run.notes))))

@@ -7,22 +7,17 @@ from collections.abc import Mapping
 from touchline.core.levels import SEEDS, factor_words
 from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
-from touchline.core.status import RunStatus
-from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import plural
+from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
 from touchline.experiment.runs import Phase, RunKind
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
-from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
+from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.formatting import level_of, scale_of
 from touchline.report.report import Report
-from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
-from touchline.results.frame import status_words
+from touchline.report.tables.conditions import difference_cell, difference_column, p_cell, score_cell, status_cell
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison, RunScore
 
-_GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
-_BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
 _ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
 """Hyperparameters that the table of runs shows even if they do not vary."""
 _SHORT = {"train.global_batch_size": "batch", "train.epochs": "epochs"}
@@ -132,23 +127,6 @@ def _phase(report: Report, run: RunResult) -> Value:
 def _score(run: RunResult, score: RunScore | None, scale: Scale) -> Value:
     """Return a run's score; of a cut run the reason why it has none."""
     return run.score if run.cut_after_step is not None and score is None else score_cell(score, scale)
-
-
-def status_cell(run: RunResult) -> Cell:
-    """Return the status of a run, with its attempts and steps."""
-    mark = None if run.status in _GOOD else Mark.BAD if run.status in _BAD else Mark.WARN
-    tries = plural(run.attempts, "attempt")
-    done = (
-        f", {run.steps_done:,} of {run.steps_planned:,} steps"
-        if run.steps_done is not None and run.steps_planned
-        else ""
-    )
-    if run.cut_after_step is not None:
-        return Cell(status_words(run), mark=Mark.QUIET, note="; ".join((tries + done, *map(str, run.notes))))
-    words = run.status.value
-    if run.status is RunStatus.TRAINED and is_failed_exit(run):
-        words += ", failed exit"
-    return Cell(words, mark=mark, note="; ".join((tries + done, *map(str, run.notes))))
 
 
 def _compared(
