@@ -480,7 +480,7 @@ def schema_text(format_: Format) -> str:
 def _answer(key: str, inner: dict[str, Any], number: int) -> dict[str, Any]:
     """The form of every `--json` answer: its version, and the data under one key."""
     definitions = inner.pop("$defs", {})
-    version = {"const": number, "description": "Version of the form of the answer."}
+    version = {"const": number, "description": "Version of the form of all answers."}
     data = {"description": "The data.", **inner}
     return {
         "$defs": definitions,

@@ -77,11 +77,10 @@ def answer(gathered: ReportInputs, analyses: Sequence[Analysis], strategy: Strat
             details = [f"An effect of the {factor_words(effects[0].factor)} is not established.", *details]
     if not control:
         details.append(_highest(main, runs))
-    # The answer is not told twice: only its numbers follow.
-    own = made.text.removeprefix("Established: ").removesuffix(".").casefold()
-    details = [
-        f"Difference:{text[len(own) + 1 :]}" if text.casefold().startswith(f"{own}:") else text for text in details
-    ]
+    if made.topic == CONTROL:
+        # The answer is not told twice: only its numbers follow.
+        span = [f"Difference: {control_span(main, runs)}."] if control else []
+        details = [*span, *(text for text in details if text not in control)]
     details = [text for text in dict.fromkeys(details) if text]
     return Answer(topic=made.topic, text=made.text, details=tuple(details[:_DETAILS]), shown=made.shown)
 
@@ -172,11 +171,11 @@ def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
     family = family_of(analysis, runs)
     if not family:
         return _short(CONTROL, None, "The gain from training is unknown: no run was compared with a control.")
-    higher, lower = (sum(each.shown is shown for each in family) for shown in (Conclusion.HIGHER, Conclusion.LOWER))
+    higher, lower = _directions(family)
     shown = Conclusion.HIGHER if higher == len(family) else Conclusion.LOWER if lower == len(family) else None
     if shown is None and not higher and not lower:
         shown = Conclusion.NOT_ESTABLISHED
-    text = _counted(family, higher, lower, _their_control(family, runs))
+    text = f"{_counted(family, _their_control(family, runs))}."
     if shown in (Conclusion.HIGHER, Conclusion.LOWER):
         text = f"Established: {text if len(family) == 1 else text[:1].lower() + text[1:]}"
     return _short(CONTROL, shown, text)
@@ -184,10 +183,15 @@ def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
 
 def control_line(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     """Return how the trained runs compare with their controls, with the range of differences; empty without any."""
-    family, scale = family_of(analysis, runs), scale_of(analysis)
+    family = family_of(analysis, runs)
     if not family:
         return ""
-    higher, lower = (sum(each.shown is shown for each in family) for shown in (Conclusion.HIGHER, Conclusion.LOWER))
+    return f"{_counted(family, _their_control(family, runs))}: {control_span(analysis, runs)}."
+
+
+def control_span(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
+    """Return the range of differences from the controls; of one run with its interval and p value."""
+    family, scale = family_of(analysis, runs), scale_of(analysis)
     values = sorted(each.difference.value for each in family)
     span = scale.difference(values[0])
     if span != scale.difference(values[-1]):
@@ -195,21 +199,27 @@ def control_line(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     if len(family) == 1:
         (each,) = family
         span += f" ({scale.ends(each.difference.low, each.difference.high)}), {p_text(each.difference.p_adjusted)}"
-    return f"{_counted(family, higher, lower, _their_control(family, runs)).removesuffix('.')}: {span}."
+    return span
 
 
-def _counted(family: Sequence[Comparison], higher: int, lower: int, control: str) -> str:
-    """Return `Both fine-tuned runs score higher than the untrained model.`"""
-    total = len(family)
+def _directions(family: Sequence[Comparison]) -> tuple[int, int]:
+    """Return how many runs are established to be higher, and how many lower."""
+    higher, lower = (sum(each.shown is shown for each in family) for shown in (Conclusion.HIGHER, Conclusion.LOWER))
+    return higher, lower
+
+
+def _counted(family: Sequence[Comparison], control: str) -> str:
+    """Return `Both fine-tuned runs score higher than the untrained model`."""
+    total, (higher, lower) = len(family), _directions(family)
     many = {1: family[0].run, 2: "Both fine-tuned runs"}.get(total, f"All {total:,} fine-tuned runs")
     for number, word in ((higher, "higher"), (lower, "lower")):
         if number == total:
-            return f"{many} score{'s' if total == 1 else ''} {word} than {control}."
+            return f"{many} score{'s' if total == 1 else ''} {word} than {control}"
     if not higher and not lower:
-        return f"Not established: a difference between {many if total == 1 else 'fine-tuned runs'} and {control}."
+        return f"Not established: a difference between {many if total == 1 else 'fine-tuned runs'} and {control}"
     (number, word), *rest = [each for each in ((higher, "higher"), (lower, "lower")) if each[0]]
     also = "".join(f", {other} {direction}" for other, direction in rest)
-    return f"{number} of {total} fine-tuned runs score {word} than {control}{also}."
+    return f"{number} of {total} fine-tuned runs score {word} than {control}{also}"
 
 
 def _their_control(family: Sequence[Comparison], runs: Mapping[str, RunResult]) -> str:
