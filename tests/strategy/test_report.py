@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -289,6 +289,15 @@ def test_the_budget_names_what_more_would_cost() -> None:
 
 
 # ---- other views -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made_of", [confirmed, explored])
+def test_results_of_a_strategy_are_short_and_have_its_looks(made_of: Callable[[], Report]) -> None:
+    text = results_markdown(made_of(), ())
+    open_, folded = text.split("<details>")
+    assert len(open_.splitlines()) <= 120
+    assert len(folded.splitlines()) <= 120
+    assert "### Looks" in folded
 
 
 def test_the_report_as_json_has_decisions_and_cost() -> None:

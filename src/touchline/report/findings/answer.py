@@ -236,7 +236,7 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
     names = [score.run for score in asked or analysis.scores if abs(score.value - best.value) < 1e-9]
-    ends = f"{scale.value(best.value)} ({' to '.join(scale.bounds(best.low, best.high))})"
+    ends = f"{scale.value(best.value)} ({scale.span(best.low, best.high).removesuffix('%')})"
     tie = f", a tie of {len(names)} runs" if len(names) > 1 else ""
     alone = "" if asked else " Only controls were evaluated."
     return f"Highest {analysis.score}: {ends}, {join_names(names, _NAMES)}{tie}.{alone}"

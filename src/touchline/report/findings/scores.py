@@ -32,7 +32,7 @@ def control_sentence(analysis: Analysis, each: Comparison) -> str:
 
 def _score(own: RunScore, scale: Scale, analysis: Analysis) -> str:
     k_of_n = f"{own.proportion.k:,} of {own.proportion.n:,}; " if own.proportion is not None else ""
-    return f"{analysis.score} {scale.value(own.value)} ({k_of_n}{' to '.join(scale.bounds(own.low, own.high))})"
+    return f"{analysis.score} {scale.value(own.value)} ({k_of_n}{scale.span(own.low, own.high).removesuffix('%')})"
 
 
 def flips(analysis: Analysis, each: Comparison) -> str:

@@ -46,7 +46,7 @@ _ROWS = 8
 """Maximum number of rows of tables of faults and sizes."""
 _LATER = 4
 _OUTSIDE = 3
-_SETTINGS = 30
+_SETTINGS = 24
 _CONDITIONS = 25
 """Maximum number of conditions. With more, the best, the worst and the controls."""
 _RUNS = 50

@@ -296,7 +296,7 @@ def score_cell(score: RunScore | None, scale: Scale) -> Value:
         return _NOT_EVALUATED
     items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
     ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
-    interval = f"({' to '.join(scale.bounds(score.low, score.high))})"
+    interval = f"({scale.span(score.low, score.high).removesuffix('%')})"
     return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
 
 

@@ -165,7 +165,8 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
         )
     left = len(report.runs) - len(rows)
     notes = [" ".join(_legend([run for run, _ in measured], speeds))] if measured else []
-    notes += ["As full models: with each adapter merged into its base. Adapters only: they need the base model."]
+    if storage:
+        notes.append("As full models: with each adapter merged into its base. Adapters only: they need the base model.")
     notes += [f"{plural(left, 'other run')} in report.html."] if left else []
     return compact(table_of(columns, rows, "Runs", by_run=True, notes=notes))
 
