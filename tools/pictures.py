@@ -13,7 +13,7 @@ from pathlib import Path
 from tools.chromium import Tab, browser
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-WIDTH = 1240
+WIDTH = 920
 MARGIN = 12
 
 
@@ -33,10 +33,10 @@ def main() -> int:
         tab.media(scheme="light")
         tab.open(page)
         tab.wait("document.documentElement.dataset.figures === 'drawn'")
-        tab.screenshot(IMAGES / "report.png", height=edge(tab, "figure-differences", "bottom") + MARGIN)
-        top = edge(tab, "figure-scores", "top") - MARGIN
-        bottom = edge(tab, "figure-effect_train_lora_rank", "bottom") + MARGIN
-        tab.screenshot(IMAGES / "report-findings.png", top=top, height=bottom - top)
+        findings = edge(tab, "findings", "bottom") + MARGIN
+        tab.screenshot(IMAGES / "report.png", height=findings)
+        top = edge(tab, "findings", "top")
+        tab.screenshot(IMAGES / "report-findings.png", top=top, height=findings - top)
     return 0
 
 

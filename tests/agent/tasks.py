@@ -204,7 +204,7 @@ TASKS = (
         commands=("touchline report experiment --json",),
         calls=(("report", {"experiment": "experiment"}),),
         fact=(3, True),
-        found=lambda a: (a[0]["report"]["completed"], len(a[0]["report"]["headline"]) > 0),
+        found=lambda a: (a[0]["report"]["completed"], a[0]["report"]["answer"]["text"] != ""),
         after=lambda root: (root / "experiment" / "RESULTS.md").is_file(),
     ),
     Task(

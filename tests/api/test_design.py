@@ -248,8 +248,14 @@ def test_apply_only_adds_runs_to_those_that_have_started(folder: Path, settings:
     with pytest.raises(PlanDriftError, match="has been evaluated on all items"):
         api.design(folder, settings, detect=8.0, apply=True)
     assert (folder / "experiment.yaml").read_text() == before
+    written = json.loads((folder / "plan.json").read_text())
+    for run in written["runs"]:
+        if (seconds := run["train_seconds"]) is not None and "value" in seconds:
+            run["train_seconds"] = {key: each / 2 if isinstance(each, float) else each for key, each in seconds.items()}
+    (folder / "plan.json").write_text(json.dumps(written))
     found = api.design(folder, settings, budget="3min", apply=True)
     assert found.applied
+    assert "Started runs count the hours of plan.json. All other runs count today's evidence." in found.notes
     assert not isinstance(found.chosen, Missing)
     assert found.chosen.seeds > 2
     assert api.plan(folder, settings).plan.run(started.name) is not None

@@ -88,7 +88,7 @@ def test_labels_of_a_csv_file_are_learned_and_reported(site: tuple[Path, dict[st
     assert sum(map(sum, found["confusion"])) == found["answers"] == 27
     assert {each["label"] for each in found["labels"]} == set(WORDS)
     report, page = (folder / "RESULTS.md").read_text(), (folder / "report.html").read_text()
-    assert "| right label | neg | pos | very pos | none |" in report
+    assert "| majority baseline | macro F1 |" in report
     assert re.search(r'class="num[^"]* hit h8"', page)
 
 
@@ -139,4 +139,6 @@ def test_a_metric_of_the_users_own_comes_first_everywhere(experiment: tuple[Path
         assert isinstance(score, dict)
         assert 0 < score["value"] < 1
         assert len(run["earlier_evaluations"]) == 1  # type: ignore[arg-type]
-    assert "tasks/close.py@close, closeness" in (moved / "RESULTS.md").read_text()
+    report = (moved / "RESULTS.md").read_text()
+    assert "task tasks/close.py@close" in report
+    assert "| closeness (95% CI) |" in report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ REPORTS = {
     "two steps": Make(steps=2, items=3),
 }
 ALL = {
-    "scores", "differences", "effect_train_lora_rank", "contrasts", "train_loss", "validation_loss",
+    "scores", "differences", "contrasts", "train_loss", "validation_loss",
     "estimates",
 }  # fmt: skip
 
@@ -55,7 +56,48 @@ def rows(chart: Chart) -> Iterator[dict[str, object]]:
 def test_a_report_with_everything_has_every_figure() -> None:
     found = charts(made_report(REPORTS["fourteen runs"]))
     assert {chart.name for chart in found} == ALL
-    assert {chart.section for chart in found} == {"findings", "training", "estimates"}
+    shown = {
+        section: [c.name for c in found if c.section == section] for section in ("findings", "training", "estimates")
+    }
+    assert shown == {
+        "findings": ["scores", "contrasts"],
+        "training": ["train_loss", "validation_loss"],
+        "estimates": ["estimates"],
+    }
+    assert {chart.section for chart in found} == {*shown, "scores"}
+
+
+def test_seeds_of_a_condition_are_rings_in_one_row_with_their_mean() -> None:
+    """The bar says over what it is: the means of the seeds, or with one run the items."""
+    report = made_report(Make(models=1, seeds=3, steps=20, items=30))
+    chart = charts(report)[0]
+    data = chart.spec["datasets"]
+    assert isinstance(data, dict)
+    assert [row["condition"] for row in data["scores"]] == ["1B_base", "rank 4", "rank 16", "rank 64"]
+    for row in data["scores"][1:]:
+        seeds = [each["value"] for each in data["seeds"] if each["condition"] == row["condition"]]
+        assert len(seeds) == 3
+        assert row["value"] == pytest.approx(sum(seeds) / 3, abs=1e-5)
+    assert "over the means of the seeds (Student's t); with one run, 95% interval (Wilson)" in chart.caption
+    alone = charts(made_report(Make(models=1, seeds=1, steps=20, items=30)))[0]
+    assert alone.title == "Score of each run"
+    assert "seeds" not in alone.spec["datasets"]  # type: ignore[operator]
+
+
+def test_no_line_joins_scores(drawn: tuple[Chart, ...]) -> None:
+    """Neither through one seed nor between levels: lines are curves of a run over its steps."""
+    with_lines = {
+        chart.name for chart in drawn if re.search(r'"mark": ({"type": )?"line"', json.dumps(chart.spec["layer"]))
+    }
+    assert with_lines <= {"train_loss", "validation_loss"}
+    assert "train_loss" in with_lines
+
+
+def test_bars_say_what_they_are(drawn: tuple[Chart, ...]) -> None:
+    for chart in drawn:
+        if '"x2"' in json.dumps(chart.spec) and chart.name not in ("train_loss", "validation_loss"):
+            assert "ars: " in chart.caption or "ars over" in chart.caption, chart.name
+            assert "interval" in chart.caption, chart.name
 
 
 def test_every_spec_is_valid_and_every_figure_has_data(drawn: tuple[Chart, ...]) -> None:
@@ -84,7 +126,7 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
     by_name = {chart.name: chart for chart in charts(report)}
     trained = {run.name for run in report.runs if run.train_losses}
     assert trained
-    assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
+    assert {row["run"] for row in rows(by_name["scores"])} - {""} == {run.name for run in report.runs}
     for name in ("differences", "train_loss", "validation_loss", "estimates"):
         assert {row["run"] for row in rows(by_name[name]) if "run" in row} == trained, name
 
@@ -104,8 +146,9 @@ def test_figures_of_a_thousand_runs_stay_small() -> None:
     found = charts(made_report(thousand(steps=100, items=10)))
     assert sum(len(json.dumps(chart.spec)) for chart in found) < 3_000_000
     by_name = {chart.name: chart for chart in found}
-    assert "60 highest of" in by_name["scores"].caption
-    assert len(by_name["scores"].spec["datasets"]["scores"]) == 60  # type: ignore[index]
+    for name in ("scores", "differences"):
+        assert "60 highest of" in by_name[name].caption
+        assert len(by_name[name].spec["datasets"][name]) == 60  # type: ignore[index]
 
 
 def test_a_loss_that_is_no_number_is_marked_and_leaves_a_gap() -> None:
@@ -153,8 +196,8 @@ def nothing(report: Report) -> Report:
         analyses=(),
         answers=(),
         estimates=(),
-        headline=(),
-        findings=(),
+        claims=(),
+        remarks=(),
         verification=verification,
         completed=0,
     )

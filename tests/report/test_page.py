@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -17,14 +18,20 @@ from tests.cases import some
 from tests.report.made_report import ALERT, Make, fifty, made_report
 
 from touchline.core.finding import Severity
+from touchline.core.quantity import Quantity
+from touchline.experiment.runs import RunKind
 from touchline.report.figures import Chart
-from touchline.report.markdown import results_markdown
-from touchline.report.page import report_html
+from touchline.report.page import cards, report_html
 from touchline.report.page.browser import BUDGET_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
-from touchline.report.report import Report
+from touchline.report.report import Answer, Report
+from touchline.report.tables.checkpoints import checkpoint_section, storage_section
+from touchline.report.tables.runs import settings_section
+from touchline.report.tables.scores import scores_section
+from touchline.report.tables.training import cost_section, training_section
 from touchline.results.report_inputs import Issue
 from touchline.results.verification_types import Verification
+from touchline.statistics.labels import label_report
 from touchline.statistics.statements import Statement
 
 pytestmark = pytest.mark.planning
@@ -129,8 +136,9 @@ def test_foreign_words_in_every_place_are_escaped(report: Report) -> None:
         design=hostile,
         task=hostile,
         decoding=hostile,
-        headline=(said,),
-        findings=(said,),
+        answer=Answer(topic=hostile, text=hostile, details=(hostile,)),
+        claims=(replace(report.claims[0], text=hostile, verdict=hostile, needed=hostile),),
+        remarks=(said,),
         issues=(issue,),
         runs=tuple(replace(run, notes=(hostile,), model=hostile) for run in report.runs),
     )
@@ -166,7 +174,77 @@ def test_every_run_issue_and_next_step_is_there(report: Report) -> None:
         assert step.title in page.text
     for command in report.commands:
         assert command.command in page.text
-    assert page.text.index("Bottom line") < page.text.index("Findings")
+    for claim in report.claims:
+        assert claim.text in page.text
+
+
+ORDER = ('class="answer"', 'class="cards"', 'id="findings"', 'class="split"', 'id="next"', 'id="training"', 'id="runs"',
+         'id="samples"', 'id="details"')  # fmt: skip
+
+
+def test_the_answer_comes_first_then_findings_next_step_curves_runs_and_samples(report: Report) -> None:
+    text = report_html(report, ())
+    places = [text.index(each) for each in ORDER]
+    assert places == sorted(places)
+
+
+def test_all_else_is_closed_with_its_content_in_one_line(report: Report) -> None:
+    text = html.unescape(report_html(report, ()))
+    folds = re.findall(r'<details class="fold"( open)?><summary><h3>(.*?)</h3> <span>(.*?)</span>', text)
+    assert not any(is_open or not summary for is_open, _, summary in some(folds))
+    summaries = {title: summary for _, title, summary in folds}
+    assert summaries["Cost and predictions"].endswith("predictions held")
+    assert re.fullmatch(r"\d+ checkpoints valid, 1 corrupt, 1 missing, .* [MG]iB", summaries["Checkpoints and storage"])
+    assert summaries["Training in numbers"].startswith("packed: ")
+    # What is open inside a closed section is one click away; above them nothing is open.
+    assert "<details open" not in text[: text.index('id="details"')]
+
+
+def scored(report: Report, values: Sequence[float]) -> Report:
+    """The report with these scores of its trained runs."""
+    main = report.analyses[0]
+    trained = {run.name for run in report.runs if run.kind is RunKind.FINE_TUNED}
+    left = iter(values)
+    scores = tuple(replace(each, value=next(left)) if each.run in trained else each for each in main.scores)
+    return replace(report, analyses=(replace(main, scores=scores),))
+
+
+def test_equal_scores_are_a_tie_and_none_is_the_highest() -> None:
+    report = made_report(Make(models=1, seeds=1, steps=20, items=30))
+    texts = {case: " ".join(f"{card.value} {card.label}" for card in cards(scored(report, case)))
+             for case in ((1.0, 1.0, 1.0), (0.5, 0.9, 0.9), (0.5, 0.7, 0.9))}  # fmt: skip
+    assert "3 runs tie at 100.0% exact match; control " in texts[1.0, 1.0, 1.0]
+    assert "50.0 to 90.0% exact match of 3 runs, 2 tie at the top" in texts[0.5, 0.9, 0.9]
+    assert "tie" not in texts[0.5, 0.7, 0.9]
+    assert not any("highest" in text for text in texts.values())
+
+
+def test_cards_give_answer_scores_cost_against_prediction_and_warnings(report: Report) -> None:
+    planned = Quantity(value=0.05, unit="h", low=0.02, high=0.1)
+    hours = Quantity(value=0.06, unit="h")
+    made = cards(replace(report, device_hours=hours, device_hours_planned=planned, device="GPU"))
+    assert [card.label.split(" ")[0] for card in made] == ["runs", "effect", "exact", "GPU", "errors,"]
+    assert re.fullmatch(r"errors, \d+ warnings", made[-1].label)
+    assert made[0].kind == "warn"
+    assert (made[3].value, made[3].label) == ("3.6 min", "GPU time, predicted 3.0 (1.2 to 6.0)")
+
+
+def test_labels_are_closed_the_best_run_and_its_base_first() -> None:
+    report = made_report(Make(models=1, seeds=1, steps=20, items=30))
+    labels = label_report(("a", "b"), [("a", "a"), ("b", "a")])
+    report = replace(report, runs=tuple(replace(run, labels=labels) for run in report.runs))
+    best = max(report.analyses[0].scores, key=lambda score: score.value).run
+    text = report_html(report, ())
+    tables = re.findall(r"<details( open)?><summary>(\S+): (?:scores by label|confusion matrix)</summary>", text)
+    assert [name for _, name in tables[:4]] == [best, best, "1B_base", "1B_base"]
+    assert not any(is_open for is_open, _ in tables)
+
+
+def test_settings_that_all_runs_share_are_one_line(report: Report) -> None:
+    text = html.unescape(report_html(report, ()))
+    runs = text[text.index('id="runs"') : text.index('id="samples"')]
+    assert "The same in every run that has it: epochs 3, batch 16." in runs
+    assert ">Epochs<" not in runs
 
 
 def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
@@ -178,8 +256,8 @@ def test_a_report_of_nothing_is_a_page_all_the_same(report: Report) -> None:
         facts=(),
         analyses=(),
         answers=(),
-        headline=(),
-        findings=(),
+        claims=(),
+        remarks=(),
         issues=(),
         next_steps=(),
         commands=(),
@@ -269,11 +347,10 @@ def test_fifty_runs_of_a_thousand_items_fit_into_the_page() -> None:
     assert len(text.encode()) < 500_000
 
 
-def test_page_and_markdown_have_the_same_tables(report: Report) -> None:
-    """Each is declared once; RESULTS.md may shorten it."""
-    text = results_markdown(report, ()).partition("## Appendix")[0]
+def test_the_page_has_what_results_md_leaves_out(report: Report) -> None:
     page = Page(report_html(report, ())).text
-    titles = re.findall(r"^### (.*)\n\n\| ", text, re.MULTILINE)
-    assert {"Losses, speed and memory", "Duration", "Predictions by run", "Disk space by run"} <= {*titles}
+    sections = (scores_section, training_section, cost_section, checkpoint_section, storage_section, settings_section)
+    titles = {table.title for section in sections for table in section(report).tables if table.title}
+    assert {"Losses and times", "Runs", "Predictions by run", "Base models and adapters"} <= titles
     for title in some(titles):
-        assert html.unescape(title.replace("\\", "")) in page
+        assert title in page

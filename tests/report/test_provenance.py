@@ -56,8 +56,8 @@ def test_versions_are_stated_and_by_run_where_they_differ() -> None:
         runs = [made.run(name, evaluations=[scored(name, evaluated[name])]) for name in ("a", "b")]
         report = build_report(made.gathered([replace(run, versions=trained[run.name]) for run in runs]))
         assert stacks(report) == wanted
-        text, page = results_markdown(report, ()), report_html(report, ())
-        assert all(value in text and value in page for _, value in wanted)
+        page = report_html(report, ())
+        assert all(value in page for _, value in wanted)
 
 
 def test_the_driver_is_read_from_the_kernel_and_a_missing_package_is_said(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_what_was_compared_names_levels_seeds_and_controls() -> None:
     )
     assert compared_text([made.run("a")], {}, {}) == "nothing varies between the runs"
     report = build_report(made.gathered(runs))
-    assert report.compared in results_markdown(report, ()).split("## Overview")[1].split("## ")[0]
+    assert f"**Compared:** {report.compared}" in results_markdown(report, ()).split("## Overview")[0]
 
 
 def test_runs_that_nobody_evaluated_still_have_a_task() -> None:

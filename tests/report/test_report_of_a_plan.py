@@ -14,12 +14,14 @@ from touchline.core.notes import Note, NoteCode
 from touchline.core.packing import PackingSide, PackingSummary
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.table import Column, value_text
 from touchline.core.units import GIB
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
+from touchline.report.tables.training import cost_section
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage
@@ -68,9 +70,11 @@ def test_what_is_not_of_one_kind_is_not_judged() -> None:
     )
     partial = row(build_report(ours(replace(other, outcome=TrainingOutcome.PARTIAL))), "training")
     assert partial.inside is None
-    text = results_markdown(build_report(ours(twice)), ())
-    assert "| `1M_rank4` | training | 1:00:00 (50:00 to 1:16:40) | 10:00 | - (several attempts) |" in text
-    assert "- (another kind of memory) |" in text
+    rows = {row[1]: row for row in cost_section(build_report(ours(twice))).tables[-2].rows}
+    assert [value_text(rows[what][4], Column("")) for what in ("training", "peak memory")] == [
+        "- (several attempts)",
+        "- (another kind of memory)",
+    ]
 
 
 def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
@@ -84,7 +88,7 @@ def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
     assert facts.device_hours.value == pytest.approx(2 * (3520 + 30) / 3600)
     text = results_markdown(report, ())
     assert "real tokens/s per GPU" in text
-    assert "**Compute:** 1.99 GPU-hours; predicted " in text
+    assert "**Cost:** 1.99 GPU-hours; predicted " in text
 
 
 def in_slots(*starts: float) -> Report:
@@ -167,7 +171,6 @@ def test_every_command_is_one_that_a_shell_reads() -> None:
         "Retrain",
         "Sync",
         "Commit",
-        "Clean up",
     ]
     for each in report.commands:
         assert shlex.split(each.command)
@@ -186,11 +189,9 @@ def test_seeds_are_no_setting() -> None:
         runs.append(replace(run, levels=(*run.levels, Level(factor="seeds", value=str(seed)))))
     report = build_report(made.gathered(runs))
     assert [each.settings for each in report.facts] == ["rank 4", "rank 4"]
-    assert not any("seeds" in each.text for each in report.findings)
+    assert not any("seeds" in each.text for each in (*report.remarks, *report.claims))
     assert not any("seeds" in each.title for each in report.next_steps)
-    text = results_markdown(report, ())
-    assert "**Compared:** training seeds 1 and 2." in text
-    assert "**Variants:**" not in text
+    assert report.compared == "training seeds 1 and 2"
 
 
 def test_notes_of_a_result_are_told_once_and_by_their_weight() -> None:

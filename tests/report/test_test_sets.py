@@ -13,7 +13,9 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import section_markdown, table_markdown
 from touchline.experiment.runs import ControlKind
 from touchline.report.build import build_report
+from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
+from touchline.report.tables.claims import claims_section
 from touchline.report.tables.scores import scores_section
 from touchline.results.frame import Results
 from touchline.results.run_result import NOT_EVALUATED, RunResult
@@ -196,15 +198,14 @@ def test_the_report_has_sets_side_by_side_the_matrix_and_the_family() -> None:
     assert "5L, n = 40" in text
     assert "### Training set x test set: exact match" in text
     assert "They are one family of their own, of 4 contrasts on the test sets 9L and 13L" in text
-    assert "family of 18 comparisons on the test sets 9L and 13L" in text
-    assert "family of 9 comparisons." in text
+    assert "Holm over 9 comparisons." in " ".join(claims_section(report).tables[0].notes)
     claims, further = (table for table in scores_section(report).tables if table.title.startswith("Tests over"))
     assert (len(claims.rows), len(further.rows)) == (2, 4)
-    topics = [each.topic for each in report.findings if "13L" in each.topic]
-    assert topics
-    assert all(topic.startswith("capitalization on 13L, exact match: ") for topic in topics)
-    assert "of the test set 5L" in report.headline[1].text
-    assert not any("9L" in each.text.replace("9L.json", "") for each in report.headline)
+    further = [each for each in report.claims if each.text.startswith("capitalization on 13L, exact match: ")]
+    assert len(further) == 5
+    told = " ".join((report.answer.text, *report.answer.details))
+    assert "9L" not in told.replace("9L.json", "")
+    assert "40 test items of 5L;" in results_markdown(report, ())
 
 
 def test_rows_for_csv_have_a_column_for_each_set() -> None:
@@ -245,5 +246,5 @@ def test_a_set_that_was_named_first_afterwards_is_told() -> None:
     (more,) = set(map(str, found[0].notes)) - set(map(str, as_planned[0].notes))
     assert more.startswith("5L was named first after 10 runs had been evaluated on it")
     assert as_planned == analyses(results, FACTORS)
-    limits = [each.text for each in report_of(later).findings if each.topic == "Limits"]
+    limits = [each.text for each in report_of(later).remarks if each.topic == "Limits"]
     assert any("was named first after" in text for text in limits)

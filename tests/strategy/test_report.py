@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,13 +21,13 @@ from touchline.report.build import build_report
 from touchline.report.charts import charts
 from touchline.report.compared import ExperimentSummary
 from touchline.report.comparing import compare
-from touchline.report.findings.bottom_line import MOST_WORDS, words
+from touchline.report.findings.answer import MOST_WORDS, words
 from touchline.report.markdown import results_markdown
 from touchline.report.page import cards, report_html
 from touchline.report.report import Report
 from touchline.report.tables.runs import runs_table
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Verdict
+from touchline.statistics.conclusions import Conclusion, Verdict
 from touchline.strategy.decisions import Choice, RunLoss, StopReason
 
 pytestmark = pytest.mark.planning
@@ -62,7 +62,7 @@ def points(text: str) -> float:
 
 
 def sentences(report: Report, topic: str) -> list[str]:
-    return [each.text for each in report.findings if each.topic == topic]
+    return [each.text for each in report.remarks if each.topic == topic]
 
 
 # ---- looks -----------------------------------------------------------------------------------------------------------
@@ -122,25 +122,32 @@ def test_explore_that_chose_nothing_says_so() -> None:
     )
     for confirm in (True, False):
         report = build_report(ms.gathered(ms.explore_plan(confirm=confirm), [*before, nothing, ms.stopped()]))
-        told = " ".join([report.headline[0].text, *(each.text for each in report.findings)])
-        assert "Explore chose no condition" in report.headline[0].text
+        told = " ".join([report.answer.text, *report.answer.details, *(each.text for each in report.remarks)])
+        assert report.answer.text == "Explore chose no condition: nothing is tested."
         assert "has not chosen" not in told
         assert "Chosen by final validation loss" not in told
         assert not any(step.title == "Confirm what explore chose" for step in report.next_steps)
 
 
 def test_the_bottom_line_answers_from_the_looks() -> None:
-    """At most 40 words, the established contrast first; with one contrast the whole claim."""
-    answer, *rest = confirmed().headline
-    assert (
-        answer.text == "Established: rank 64 above rank 4 by 3.1 points (+0.5 to +5.7, look 2). Others: 1 out of reach."
-    )
+    """At most 15 words, the established contrast first; then the numbers, and a claim for each contrast."""
+    report = confirmed()
+    answer = report.answer
+    assert answer.text == "Established: rank 64 scores higher than rank 4 (1 of 2 contrasts)."
     assert words(answer.text) <= MOST_WORDS
-    assert rest[0].text.startswith("Given up as out of reach at look 2 of 3")
+    assert answer.details[0] == (
+        "Established: rank 64 above rank 4 by 3.1 points (+0.5 to +5.7, look 2). Others: 1 out of reach."
+    )
+    high, middle = [each for each in report.claims if each.topic == "strategy"]
+    assert (high.verdict, middle.verdict) == ("established: higher, look 2 of 3", "out of reach, look 2 of 3")
+    assert (high.shown, middle.shown) == (Conclusion.HIGHER, Conclusion.NOT_ESTABLISHED)
+    assert isinstance(high.estimate, Quantity)
+    assert (high.estimate.value, high.estimate.low) == pytest.approx((0.031, 0.0048), abs=2e-3)
     alone = ms.seen(ms.HIGH, ms.HIGH_SCORES, bound=6.5, futility=None, verdict=Verdict.NOT_ESTABLISHED)
     plan = ms.confirm_plan(ms.HIGH, looks=(4, 6))
     report = build_report(ms.gathered(plan, (ms.look(1, alone), ms.stopped())))
-    assert report.headline[0].text.startswith(
+    assert report.answer.text == "Not established: the strategy ended after look 1 of 2."
+    assert report.answer.details[0].startswith(
         "Not established at the last look (4 of 6 seeds): rank 64 against rank 4, +3.1 points"
     )
 
@@ -148,7 +155,7 @@ def test_the_bottom_line_answers_from_the_looks() -> None:
 def test_before_the_first_look_nothing_is_claimed() -> None:
     """The next step says what the look needs, with the command of the executor."""
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), ()))
-    assert report.headline[0].text == "Nothing is established yet: the first look needs 3 seeds per condition."
+    assert report.answer.text == "Nothing is established yet: the first look needs 3 seeds per condition."
     step = report.next_steps[0]
     assert (step.title, step.command) == ("Take look 1 of 3", "touchline submit .")
     assert not any("Finish what is not finished" in each.title for each in report.next_steps)
@@ -193,14 +200,14 @@ def test_cut_runs_are_listed_and_enter_nothing() -> None:
     )
     report = build_report(replace(gathered, runs=evaluated))
     assert not cut & {score.run for score in report.analyses[0].scores}
-    assert all("199" not in card.value and card.run not in cut for card in cards(report))
+    assert all("199" not in card.value and name not in card.label for card in cards(report) for name in cut)
     shown = runs_table(report)
     assert shown is not None
     by_run = {row["run"]: row for row in rows(shown)}
     first = by_run[ms.name_of("4", 1, Phase.EXPLORE)]
     assert (first["status"], first["phase"]) == ("cut after step 5", "explore")
     assert by_run[ms.name_of("64", 1, Phase.EXPLORE)]["phase"] == "explore, chosen"
-    assert not any(name in each.text for name in cut for each in report.headline)
+    assert not any(name in each for name in cut for each in (report.answer.text, *report.answer.details))
     issues = {(issue.subject, issue.title) for issue in report.issues if issue.subject in cut}
     assert {title for _, title in issues} == {"cut by the strategy"}
 
@@ -232,10 +239,10 @@ def test_explore_alone_claims_no_score() -> None:
     """The bottom line names the lowest loss; the next step is to confirm."""
     decisions = tuple(each for each in ms.explored(looks=0))
     report = build_report(ms.gathered(ms.explore_plan(confirm=False), (*decisions, ms.stopped())))
-    assert report.headline[0].text.endswith("No score is claimed.")
+    assert report.answer.text == "Explore chose by validation loss. No score is claimed."
     assert report.next_steps[0].title == "Confirm what explore chose"
     early = build_report(ms.gathered(ms.explore_plan(confirm=False), decisions[:2]))
-    assert early.headline[0].text == "Explore has not chosen yet (1 of 2 points decided, 1 run cut): nothing is tested."
+    assert early.answer.details[0].startswith("Explore has not chosen yet (1 of 2 points decided, 1 run cut)")
     assert early.next_steps[0].title == "Train to point 2 of 2"
 
 
@@ -258,7 +265,7 @@ def test_cost_is_measured_and_predicted_without_stopping() -> None:
     assert report.device_hours_planned == cost.without_stopping
     text = " ".join(sentences(report, "Cost of the strategy"))
     share = cost.spent.value / cost.without_stopping.value
-    assert f"so that this is {100 * share:.0f}% [" in text
+    assert f"so that this is {100 * share:.0f}% (" in text
     assert "without cuts and looks" in results_markdown(report, ())
 
 
@@ -284,6 +291,15 @@ def test_the_budget_names_what_more_would_cost() -> None:
 # ---- other views -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("made_of", [confirmed, explored])
+def test_results_of_a_strategy_are_short_and_have_its_looks(made_of: Callable[[], Report]) -> None:
+    text = results_markdown(made_of(), ())
+    open_, folded = text.split("<details>")
+    assert len(open_.splitlines()) <= 120
+    assert len(folded.splitlines()) <= 120
+    assert "### Looks" in folded
+
+
 def test_the_report_as_json_has_decisions_and_cost() -> None:
     """As in the ledger, with no number lost."""
     report = confirmed()
@@ -304,7 +320,7 @@ def test_an_experiment_without_a_strategy_has_no_section() -> None:
     text = results_markdown(report, ())
     assert "## Strategy" not in text
     assert "phase" not in text.split("## Checkpoint")[0]
-    assert 'id="strategy"' not in report_html(report, ())
+    assert "<h3>Strategy</h3>" not in report_html(report, ())
 
 
 def summary(label: str, runs: Sequence[RunResult], left_out: tuple[str, ...] = ()) -> ExperimentSummary:
@@ -335,23 +351,8 @@ def drawn() -> None:
     pytest.importorskip("vl_convert")
 
 
-@pytest.mark.usefixtures("drawn")
-def test_the_course_of_contrasts_has_interval_bound_and_promise() -> None:
-    """In points; the bound is the difference that would have been established."""
-    report = confirmed()
-    chart = next(each for each in charts(report) if each.name == "looks")
-    data = chart.spec["datasets"]
-    assert isinstance(data, dict)
-    established = next(row for row in data["looks"] if row["established"])
-    assert (established["look"], established["value"]) == ("look 2|4 seeds", pytest.approx(3.125))
-    assert established["needed"] == pytest.approx(6.5 * 0.4)
-    assert established["low"] == pytest.approx(3.125 - 6.5 * 0.4)
-    assert {row["value"] for row in data["lines"]} == {0, 2.0}
-
-
-@pytest.mark.usefixtures("drawn")
 def test_an_interval_of_shares_ends_where_differences_end() -> None:
-    """Claims, table and figure show the same part; the decision keeps the whole interval, and so do other scores."""
+    """Claims and table show the same part; the decision keeps the whole interval, and so do other scores."""
     whole = ms.seen(ms.HIGH, ms.first(ms.HIGH_SCORES, 3), bound=1000.0, futility=None, verdict=Verdict.UNDECIDED)
     assert whole.low is not None
     assert whole.high is not None
@@ -368,10 +369,6 @@ def test_an_interval_of_shares_ends_where_differences_end() -> None:
     assert "(repeated 95% interval -100.0 to +100.0)" in claim
     (row,) = rows(table(report, "Looks"))
     assert [points(end) for end in row["repeated 95% interval"].split(" to ")] == [-1, 1]
-    data = next(each for each in charts(report) if each.name == "looks").spec["datasets"]
-    assert isinstance(data, dict)
-    (shown,) = data["looks"]
-    assert (shown["low"], shown["high"], shown["interval"]) == (-100, 100, "-100.0 to +100.0")
 
 
 @pytest.mark.usefixtures("drawn")

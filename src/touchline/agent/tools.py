@@ -37,7 +37,7 @@ _RESULT = (
 _MODEL = ("name", "size_label", "path", "architecture", "dtype", "context_length", "findings")
 _COMPARED = ("experiments", "settings", "same_settings", "runs", "notes")
 _REPORT = (
-    *("experiment", "question", "origin", "task", "headline", "completed", "device_hours", "findings", "issues"),
+    *("experiment", "question", "origin", "task", "answer", "completed", "device_hours", "claims", "issues"),
     "next_steps",
 )
 """Keys that summaries have."""
@@ -327,7 +327,7 @@ def fix(
 
 
 def report(*, experiment: Experiment, section: Section = None) -> Data:
-    """Write RESULTS.md and report.html, and return the findings, issues and next steps."""
+    """Write RESULTS.md and report.html, and return the answer, claims, issues and next steps."""
     from touchline import api
     from touchline.data.user_config import load_settings
     from touchline.report.report import Report

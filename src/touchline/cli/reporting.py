@@ -39,8 +39,8 @@ def report(
     if json:
         print_json(Report, written.report, "report")
         return
-    for statement in written.report.headline:
-        print_output(f"- {statement.text}")
+    answer = written.report.answer
+    print_output("\n".join((answer.text, *answer.details)))
     if written.note:
         print_status(f"note: {written.note}")
     print_output(f"report: {written.markdown}")

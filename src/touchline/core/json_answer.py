@@ -21,13 +21,18 @@ def answer_object(kind: Any, value: object) -> Any:
     return _plain(TypeAdapter(kind).dump_python(value, mode="json"))
 
 
+def answer_version(*kinds: Any) -> int:
+    """Return the version of an answer: the largest `ANSWER_VERSION` of its types."""
+    return max(getattr(kind, "ANSWER_VERSION", ANSWER_SCHEMA_VERSION) for kind in kinds)
+
+
 def answer(**parts: tuple[Any, object]) -> dict[str, Any]:
     """Return `{"schema_version": 1, key: data, ...}`.
 
     Args:
         parts: type and value by key.
     """
-    return {"schema_version": ANSWER_SCHEMA_VERSION} | {
+    return {"schema_version": answer_version(*(kind for kind, _ in parts.values()))} | {
         key: answer_object(kind, value) for key, (kind, value) in parts.items()
     }
 

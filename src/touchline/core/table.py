@@ -70,7 +70,7 @@ class Cell:
     mark: Mark | None = None
     """Emphasis."""
     interval: str = ""
-    """Interval of the number, such as `[81.6, 89.5]`."""
+    """Interval of the number, such as `(81.6 to 89.5)`."""
     note: str = ""
     """Explanation, shown by report.html when the cell is pointed at."""
     shade: float | None = None

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
-from touchline.plan.settings import collect_settings, leading_text
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Command
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.slurm.job_view import TRAINING_SCRIPT
 
-VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
-COMMIT = "Commit"
+VIEW, EVALUATE, RETRAIN, SYNC, COMMIT = "View", "Evaluate", "Retrain", "Sync", "Commit"
+_RUNS = 4
+"""Maximum number of runs with a command of their own."""
 _ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
 """Option for tokenizers that would add a second begin-of-text token. The chat template already writes it."""
 OFFLINE_RUN = "wandb"
@@ -29,70 +29,55 @@ def commands(gathered: ReportInputs) -> tuple[Command, ...]:
     """Return all commands, by group."""
     runs = [run for run in gathered.runs if is_asked_about(run)] or list(gathered.runs)
     if gathered.plan is None:
-        return tuple([*_view_found(gathered, runs), *_evaluate_found(gathered, runs), *_sync_found(gathered)])
+        return tuple([*_view(gathered, runs), *_evaluate_found(gathered, runs), *_sync_found(gathered)])
     return tuple(_planned(gathered, gathered.plan, runs))
 
 
 def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> Iterator[Command]:
     example = runs[0].name if runs else "RUN"
     folder = shlex.quote(example)
-    log = _last(gathered, example, "log", without="eval")
-    yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
-    yield _command(VIEW, "every figure, with its unit, kind and file", "touchline results . --json")
-    yield _command(VIEW, "how every run stands now", "touchline status .")
-    yield _command(VIEW, "what a job printed", f"cat {shlex.quote(log)}" if log else f"touchline logs . --run {folder}")
+    yield from _view(gathered, runs)
     evaluated = next((run.name for run in gathered.runs if run.evaluations), None)
     if evaluated is not None:
         yield _command(VIEW, "every prompt and answer", f"inspect view --log-dir {shlex.quote(f'{evaluated}/eval')}")
-    yield _command(VIEW, "the plan with its estimates", "cat runs_plan.md")
-    last = _checkpoint(gathered, example)
     yield _command(EVALUATE, "what is trained and not evaluated", "touchline evaluate .")
-    if command := every_epoch(plan):
+    if plan.executor == "local" and (command := every_epoch(plan)):
         yield _command(EVALUATE, "every epoch that was kept", command)
-    if last is not None:
+    if (last := _checkpoint(gathered, example)) is not None:
         yield _command(
             EVALUATE,
             "one checkpoint, by hand",
             f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
         )
-    yield _command(RETRAIN, "what is missing, here or on the cluster; nothing twice", "touchline run .")
-    own = leading_text(collect_settings(plan), example)
-    with_settings = f" ({example}: {own})" if own else ""
-    yield _command(
-        RETRAIN, f"one training on this machine, by hand{with_settings}", f"cd {folder} && bash {TRAINING_SCRIPT}"
-    )
-    if plan.executor == "slurm":
-        yield _command(RETRAIN, "one training on the cluster, by hand", f"cd {folder} && sbatch {TRAINING_SCRIPT}")
-        yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")
-    if command := with_setting(plan, "seeds", "[1, 2, 3]"):
-        yield _command(RETRAIN, "the design with three seeds", command)
-    yield _command(
-        SYNC,
-        "to Weights & Biases: writes offline runs, prints their `wandb sync` lines",
-        "touchline export . --to wandb",
-    )
-    yield _command(SYNC, "to TensorBoard", "touchline export . --to tensorboard")
+    submit = "sbatch" if plan.executor == "slurm" else "bash"
+    yield _command(RETRAIN, "one run, by hand", f"cd {folder} && {submit} {TRAINING_SCRIPT}")
+    yield _command(SYNC, "write offline runs of Weights & Biases", "touchline export . --to wandb")
+    yield _command(SYNC, "write TensorBoard events", "touchline export . --to tensorboard")
     yield from _sync_found(gathered)
     yield _command(
         COMMIT,
         "everything but weights, training states and locks, which .gitignore leaves out",
         f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}",
     )
-    yield _command(CLEAN, "what can be deleted without loss; deletes nothing", "touchline clean .")
 
 
-def _view_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
+def _view(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
+    """Yield the commands for this report, the last logs, and the sizes of checkpoints."""
     yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
-    for run in runs:
-        log = _last(gathered, run.name, "log")
-        if log is not None:
-            yield _command(VIEW, f"what {run.name} printed", f"cat {shlex.quote(log)}")
-    for run in runs[:1]:
-        yield _command(VIEW, "sizes of its checkpoints", f"du -sh {shlex.quote(run.name)}/*/")
+    logs = [log for run in runs[:_RUNS] if (log := _last(gathered, run.name, "log", without="eval")) is not None]
+    if logs:
+        yield _command(VIEW, "the ends of the logs", f"tail -n 40 {' '.join(map(shlex.quote, logs))}")
+    elif gathered.plan is not None and runs:
+        yield _command(VIEW, "a log", f"touchline logs . --run {shlex.quote(runs[0].name)}")
+    saved = [run.name for run in runs if _checkpoint(gathered, run.name) is not None]
+    if saved:
+        yield _command(
+            VIEW, "sizes of checkpoints", f"du -sh {' '.join(f'{shlex.quote(name)}/*/' for name in saved[:_RUNS])}"
+        )
 
 
 def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
-    for run in runs:
+    for run in runs[:_RUNS]:
         command = evaluation_by_hand(gathered, run.name)
         if command is not None:
             yield _command(EVALUATE, f"the last valid checkpoint of {run.name}", command)
@@ -140,11 +125,10 @@ def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
 
 
 def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
-    """Yield the sync command of each run that a tracker wrote offline."""
-    for run in gathered.runs:
-        for what, path in gathered.files.get(run.name, ()):
-            if what == OFFLINE_RUN:
-                yield _command(SYNC, f"{run.name}, written offline", f"wandb sync {shlex.quote(path)}")
+    """Yield the command that sends what a tracker wrote offline."""
+    paths = [path for run in gathered.runs for what, path in gathered.files.get(run.name, ()) if what == OFFLINE_RUN]
+    if paths:
+        yield _command(SYNC, f"written offline by {len(paths)} jobs", f"wandb sync {' '.join(map(shlex.quote, paths))}")
 
 
 def _checkpoint(gathered: ReportInputs, run: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.core.levels import STAGE, factor_words
 from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -29,8 +28,7 @@ from touchline.report.facts import (
     seeds_of,
     slots_of,
 )
-from touchline.report.findings import Decided, FindingInputs, findings, headline, is_complete
-from touchline.report.formatting import scale_or_share
+from touchline.report.findings import answer, claims, is_complete, remarks
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
@@ -57,20 +55,13 @@ def build_report(gathered: ReportInputs) -> Report:
     spent = all_device_hours(runs, devices_of(gathered), slots_of(gathered))
     planned_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
     strategy = None if gathered.strategy is None else gathered.strategy.report(spent)
-    decided: Decided | None = None
+    device = device_word(gathered)
     actions: list[NextStep] = []
     if strategy is not None:
         if not isinstance(strategy.without_stopping, Missing):
             planned_hours = strategy.without_stopping
-        scale, device = scale_or_share(analyses), device_word(gathered)
-        decided = Decided(
-            findings=tuple(strategy.sentences(scale, device)),
-            answer=strategy.answer(scale),
-            others=tuple(strategy.other_contrasts(scale)),
-        )
         is_local = plan is None or plan.compute.executor == "local"
         actions = list(strategy.next_actions(_left(gathered), device, is_local=is_local))
-    concluded = FindingInputs(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates, decided=decided)
     return Report(
         experiment=gathered.experiment,
         question="" if plan is None else plan.question,
@@ -79,7 +70,7 @@ def build_report(gathered: ReportInputs) -> Report:
         design=_design(gathered),
         task=_task(gathered),
         decoding=_decoding(runs),
-        headline=headline(concluded),
+        answer=answer(gathered, analyses, strategy),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
         device_hours=spent,
         device_hours_planned=planned_hours,
@@ -90,7 +81,8 @@ def build_report(gathered: ReportInputs) -> Report:
         analyses=analyses,
         answers=answers,
         verification=gathered.verification,
-        findings=findings(concluded),
+        claims=claims(gathered, analyses, strategy),
+        remarks=remarks(gathered, analyses, strategy, device),
         packing=packing,
         packing_advice=packing_advice(plan, packing),
         estimates=estimates,
@@ -101,7 +93,7 @@ def build_report(gathered: ReportInputs) -> Report:
         asked=gathered.asked,
         definition=gathered.definition,
         compared=compared_text(gathered.runs, gathered.factors, seeds_of(runs)),
-        device=device_word(gathered),
+        device=device,
         settings=report_settings(gathered),
         strategy=strategy,
         test_sets=set_matrix(gathered.runs),
@@ -116,21 +108,11 @@ def _left(gathered: ReportInputs) -> list[str]:
 
 
 def _design(gathered: ReportInputs) -> str:
-    """Return the design in one line, from the plan or from the imported runs."""
-    if gathered.plan is not None:
-        words = "" if gathered.strategy is None else gathered.strategy.design_words()
-        return words or design_line(gathered.plan)
-    varied = [
-        f"{factor_words(factor)} ({', '.join(levels)})"
-        for factor, levels in gathered.factors.items()
-        if len(levels) > 1 and factor != STAGE
-    ]
-    trained = sum(run.kind is RunKind.FINE_TUNED for run in gathered.runs)
-    controls = len(gathered.runs) - trained
-    what = [plural(trained, "training")] + ([plural(controls, "control")] if controls else [])
-    return (
-        f"found {' and '.join(what)}; {'varied: ' + '; '.join(varied) if varied else 'nothing that varies was found'}"
-    )
+    """Return the design in one line; empty for runs that touchline did not plan."""
+    if gathered.plan is None:
+        return ""
+    words = "" if gathered.strategy is None else gathered.strategy.design_words()
+    return words or design_line(gathered.plan)
 
 
 def _task(gathered: ReportInputs) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.levels import SEEDS, factor_words, settings_words
+from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
 from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
@@ -44,8 +44,6 @@ def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFac
     gpus = devices_of(gathered)
     shares = attempt_shares(gathered.runs)
     hours = {run.name: device_hours(run, gpus[run.name], slots_of(gathered), shares) for run in gathered.runs}
-    scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
-    front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
     return tuple(
         RunFacts(
@@ -56,7 +54,6 @@ def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFac
             tokens_per_second_per_gpu=_per_device(run.tokens_per_second, gpus[run.name]),
             control=controls.get(run.name),
             files=tuple(gathered.files.get(run.name, ())),
-            is_pareto=run.name in front,
         )
         for run in gathered.runs
     )
@@ -135,6 +132,24 @@ def is_failed_exit(run: RunResult) -> bool:
     state = run.job_state
     ended_badly = state is not None and state.ended and state is not JobState.COMPLETED
     return run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE and ended_badly
+
+
+def condition_of(run: RunResult) -> tuple[object, ...]:
+    """Return what runs share that differ in the training seed only."""
+    levels = tuple(level for level in run.levels if level.factor != SEEDS)
+    return run.kind, run.control, run.model, run.dataset, run.phase, levels
+
+
+def condition_words(run: RunResult, *, with_model: bool) -> str:
+    """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none.
+
+    Args:
+        run: the run.
+        with_model: whether several base models are compared.
+    """
+    left = (SEEDS,) if with_model else (SEEDS, "models")
+    words = [level_words(level.factor, level.value) for level in run.levels if level.factor not in left]
+    return ", ".join(words) or run.model
 
 
 def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, str]:
@@ -232,25 +247,6 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int], slots: 
     )
     total = Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
     return at_least(total) if least else total
-
-
-def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mapping[str, Measured]) -> frozenset[str]:
-    """Return the runs that no other run of their base model beats in score for the same or less device time."""
-    front: set[str] = set()
-    by_model: dict[str, list[tuple[float, float, str]]] = {}
-    for run in runs:
-        spent = hours[run.name]
-        if is_asked_about(run) and run.name in scores and isinstance(spent, Quantity):
-            by_model.setdefault(run.model, []).append((spent.value, -scores[run.name], run.name))
-    for points in by_model.values():
-        best = math.inf
-        cheapest = math.inf
-        for cost, negative, name in sorted(points):
-            # Equals in both are on the front together.
-            if negative < best or (negative == best and cost == cheapest):
-                best, cheapest = negative, cost
-                front.add(name)
-    return frozenset(front)
 
 
 def answer_counts(runs: Sequence[RunResult]) -> tuple[AnswerCounts, ...]:

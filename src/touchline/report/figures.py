@@ -30,7 +30,7 @@ class Chart:
     name: str
     """File name under figures/, without suffix; unique in a report."""
     section: str
-    """Section of the report: `strategy`, `findings`, `training`, `cost`, `estimates`, `storage`."""
+    """Section of the report: `findings`, `scores`, `training`, `estimates`."""
     title: str
     """Heading of the figure."""
     caption: str

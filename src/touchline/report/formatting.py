@@ -51,6 +51,12 @@ def duration(hours: Measured, value: float | None = None) -> str:
     return least + format_seconds(hours_to_seconds(known.value if value is None else value))
 
 
+def hours_number(hours: float, in_minutes: bool) -> str:
+    """Return device-hours, or their minutes: at least two digits, and whole numbers from 100 on."""
+    value = 60 * hours if in_minutes else hours
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if in_minutes else f"{value:.2f}"
+
+
 def relative(value: float, reference: float) -> str:
     """Return the relative difference of a loss or a time: `10.5% higher`, `lower by a factor of 4.3`."""
     if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):

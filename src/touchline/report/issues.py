@@ -29,7 +29,7 @@ FAILED_EXIT = "failed exit, complete training"
 NO_EVALUATION = "no evaluation"
 CUT = "cut by the strategy"
 NOTE = "note"
-_EXPERIMENT = "experiment"
+EXPERIMENT = "experiment"
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 _UNDER_WAY = {
     RunStatus.PLANNED: "not started",
@@ -298,7 +298,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
             continue
         yield Issue(
             weight=Severity.INFO,
-            subject=_EXPERIMENT,
+            subject=EXPERIMENT,
             title=f"plan revised on {revision.date}",
             text=f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
             where="plan.json",
@@ -316,9 +316,9 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
     if plan.overrides:
         yield Issue(
             weight=Severity.INFO,
-            subject=_EXPERIMENT,
-            title="settings given on the command line",
-            text=f"They are not in experiment.yaml: {', '.join(plan.overrides)}.",
+            subject=EXPERIMENT,
+            title="overrides in force",
+            text=f"Given on the command line and not in experiment.yaml: {', '.join(plan.overrides)}.",
             where="plan.json",
         )
     quantized = [run.name for run in plan.runs if run.train is not None and run.train.quantization != "none"]
@@ -326,7 +326,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
     for quantization in scored:
         yield Issue(
             weight=Severity.INFO,
-            subject=_EXPERIMENT,
+            subject=EXPERIMENT,
             title=f"all scores on the {quantization} base",
             text=f"Runs and controls are scored on a base in {quantization}; on the whole one scores may differ.",
             where="plan.json",
@@ -334,7 +334,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
     if quantized and not scored:
         yield Issue(
             weight=Severity.INFO,
-            subject=_EXPERIMENT,
+            subject=EXPERIMENT,
             title="quantized runs evaluated on the base in its own dtype",
             text=f"Training and validation loss of {', '.join(quantized)} are on the quantized base, scores are not.",
             where="plan.json",

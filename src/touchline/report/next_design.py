@@ -18,9 +18,9 @@ from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, C
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
 from touchline.statistics.statements import NextStep
 
-_WANTED_SEEDS = 3
+WANTED_SEEDS = 3
 """Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""
-_MOST_SEEDS, _MOST_ITEMS = 20, 100_000
+MOST_SEEDS, MOST_ITEMS = 20, 100_000
 """Limits above which a recommendation is not practical and the sentence says so."""
 _SAME = 1e-9
 """Difference between mean scores that is only rounding."""
@@ -36,8 +36,10 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
         analysis: of the experiment's own task; None if nothing was evaluated.
     """
     if analysis is not None:
-        yield from _seeds(gathered, analysis)
-        yield from _items(analysis)
+        asked = {run.name for run in gathered.runs if is_asked_about(run)}
+        is_full = all(score.saturated for score in analysis.scores if score.run in asked)
+        # Near the top of the scale more seeds or items of the same test show nothing.
+        yield from () if is_full else (*_seeds(gathered, analysis), *_items(analysis))
         yield from _saturated(analysis)
     yield from _neighbours(gathered, analysis)
 
@@ -57,11 +59,11 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     single = [contrast for _, contrast in open_ if contrast.seeds <= 1]
     if single:
         shown = [_contrast_words(contrast, scale) for contrast in single]
-        wanted = sorted(seed_numbers(used, max(len(used), _WANTED_SEEDS)))
+        wanted = sorted(seed_numbers(used, max(len(used), WANTED_SEEDS)))
         yield NextStep(
-            title=f"Repeat with {_WANTED_SEEDS} seeds",
-            why=f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {_WANTED_SEEDS} "
-            f"seeds differences of {_seed_words(_WANTED_SEEDS)} standard deviations between seeds would show.",
+            title=f"Repeat with {WANTED_SEEDS} seeds",
+            why=f"One seed describes these checkpoints, not the setting: {join_names(shown, 3)}. With {WANTED_SEEDS} "
+            f"seeds differences of {_seed_words(WANTED_SEEDS)} standard deviations between seeds would show.",
             command=_seeds_command(gathered, wanted),
         )
         return
@@ -69,13 +71,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     if largest.value == 0:
         return
     needed = seeds_needed(largest)
-    if needed is None:
-        yield NextStep(
-            title="Leave the open contrasts open",
-            why=f"The difference of {_contrast_words(largest, scale)}, the largest open one, would need more than "
-            f"{_MOST_SEEDS} seeds to be separated from the spread between seeds.",
-        )
-    elif needed > largest.seeds:
+    if needed is not None and needed > largest.seeds:
         yield NextStep(
             title=f"Repeat with {needed} seeds",
             why=f"The difference of {_contrast_words(largest, scale)} is not established with {largest.seeds} "
@@ -89,7 +85,7 @@ def seeds_needed(contrast: Contrast) -> int | None:
     if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
         return None
     spread = contrast.with_items.error * math.sqrt(contrast.seeds / 2)
-    for seeds in range(contrast.seeds, _MOST_SEEDS + 1):
+    for seeds in range(contrast.seeds, MOST_SEEDS + 1):
         shown = smallest_seed_difference(seeds)
         if shown is not None and shown * spread <= abs(contrast.value):
             return seeds
@@ -107,7 +103,7 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
         return
     each, needed = min(pairs, key=lambda pair: pair[1])
     scale = scale_of(analysis)
-    size = "more than 100,000" if needed > _MOST_ITEMS else f"about {needed:,}"
+    size = "more than 100,000" if needed > MOST_ITEMS else f"about {needed:,}"
     yield NextStep(
         title="Test on more items",
         why=f"{each.run} differs from {each.difference.control} by {scale.difference(each.difference.value)} on "
@@ -167,8 +163,8 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
             if effect is not None
             else "; what is trained comes first, since no score says yet whether it matters."
         )
-        how = f" In experiment.yaml, under factors: {factor}: [{added}]." if gathered.plan is not None else ""
-        yield NextStep(title=f"Try {level_words(factor, _short(new))}", why=why + how)
+        command = None if gathered.plan is None else with_setting(gathered.plan, f"factors.{factor}", f"[{added}]")
+        yield NextStep(title=f"Try {level_words(factor, _short(new))}", why=why, command=command)
 
 
 def untried_between(tried: Sequence[float], best: float | None) -> float | None:

@@ -141,7 +141,7 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
     if falling:
         run = falling[0]
         last, before = run.validation_losses[-1], run.validation_losses[-2]
-        also = f" So it was in {join_names([each.name for each in falling[1:]])}." if len(falling) > 1 else ""
+        also = f" So was that of {plural(len(falling) - 1, 'other run')}." if len(falling) > 1 else ""
         yield NextStep(
             title="Train for longer",
             why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "

@@ -6,6 +6,7 @@ Texts here are plain. The renderers escape them. Numbers are `Measured`, so that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from touchline.core.levels import settings_words
 from touchline.core.quantity import Measured
@@ -18,7 +19,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.report_inputs import Issue, ReportInput
 from touchline.results.run_result import RunResult, SetMatrix
 from touchline.results.verification_types import Verification
-from touchline.statistics.conclusions import Analysis
+from touchline.statistics.conclusions import Analysis, Conclusion
 from touchline.statistics.statements import NextStep, Statement
 from touchline.strategy.report import StrategyReport
 
@@ -33,6 +34,44 @@ class Command:
     """Effect of the command."""
     command: str
     """Command line, quoted for a shell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Answer to the experiment's question."""
+
+    topic: str
+    """Factor of the answer, or `control`."""
+    text: str
+    """Sentence of at most 15 words."""
+    details: tuple[str, ...] = ()
+    """Sentences with the main numbers, then the limits."""
+    shown: Conclusion | None = None
+    """Conclusion of the test; None without a test."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """Difference with its test, and what would settle it."""
+
+    topic: str
+    """Factor, `control` or `strategy`."""
+    text: str
+    """Both sides: `rank 64 against rank 4`."""
+    estimate: Measured
+    """Difference of the mean scores with its interval, as in `analyses`."""
+    is_share: bool
+    """Whether the score is a share, shown in points."""
+    p: Measured
+    """p value that decides, after Holm."""
+    verdict: str
+    """`established: higher`, `not established`, `tie, not established`."""
+    shown: Conclusion
+    """Conclusion of the test."""
+    needed: str = ""
+    """What would establish the difference; empty if it is established."""
+    runs: tuple[str, ...] = ()
+    """Runs of the difference, if it is one of runs against their control."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +128,6 @@ class RunFacts:
     """Name of its control; None if it has none or is one."""
     files: tuple[tuple[str, str], ...]
     """(kind, path relative to the experiment) of the files with its numbers."""
-    is_pareto: bool
-    """Whether no other run of its base model is at least as good for less device time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +156,10 @@ class AnswerCounts:
 class Report:
     """Content of a report."""
 
+    ANSWER_VERSION: ClassVar[int] = 2
+    """`schema_version` of its `--json`: 2 has `answer`, `claims` and `remarks` in place of `headline` and
+    `findings`."""
+
     experiment: str
     """Name of the experiment."""
     question: str
@@ -128,13 +169,13 @@ class Report:
     date: str
     """ISO date of the plan, or of the first log; empty when unknown."""
     design: str
-    """Design in one line."""
+    """Design in one line; empty for runs that touchline did not plan."""
     task: str
     """Task, or `n/a (reason)`."""
     decoding: str
     """Decoding settings, or `n/a (reason)`."""
-    headline: tuple[Statement, ...]
-    """Bottom line: two or three of the findings."""
+    answer: Answer
+    """Answer to the question."""
     completed: int
     """Number of complete runs."""
     device_hours: Measured
@@ -155,8 +196,10 @@ class Report:
     """Counts of suspicious answers."""
     verification: Verification
     """Verified checkpoints and their sizes."""
-    findings: tuple[Statement, ...]
-    """Key findings, by topic."""
+    claims: tuple[Claim, ...]
+    """Every difference with its test; those of the experiment's own score first."""
+    remarks: tuple[Statement, ...]
+    """What limits the claims, by topic."""
     packing: tuple[PackingRow, ...]
     """Packing by run; empty for controls."""
     packing_advice: tuple[str, ...]

@@ -56,7 +56,7 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
             model=runs[0].model,
             control=runs[0].control,
             runs=tuple(run.name for run in runs),
-            scores={name: _mean([(run.seed, run.set_scores.get(name)) for run in runs]) for name in sets},
+            scores={name: mean_over_seeds([(run.seed, run.set_scores.get(name)) for run in runs]) for name in sets},
         )
         for _, runs in sorted(groups.items(), key=lambda item: (bool(item[0][0]), order[str(item[0][1])]))
     ]
@@ -94,7 +94,7 @@ def _items(results: Iterable[RunResult]) -> dict[str, int]:
     return found
 
 
-def _mean(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
+def mean_over_seeds(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
     """Return the mean over seeds with its interval; of one seed the score with its interval over items."""
     known = [(seed, score) for seed, score in scores if isinstance(score, Quantity)]
     if not known:
@@ -157,7 +157,7 @@ def matrix_table(matrix: SetMatrix) -> Table | None:
             *([row.model] if models else []),
             *([", ".join(f"{level.factor} {level.value}" for level in row.condition)] if others else []),
             len(row.runs) if row.control is None and row.training_set not in _UNTRAINED.values() else None,
-            *(_cell(row.scores[name], share=matrix.share) for name in matrix.test_sets),
+            *(mean_cell(row.scores[name], share=matrix.share) for name in matrix.test_sets),
         )
         for row in matrix.rows
     ]
@@ -176,7 +176,7 @@ def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
         return None
     columns = (Column("run", code=True), *_set_columns(matrix))
     rows = [
-        (run.name, *(_cell(run.set_scores.get(name, _NOT_ASKED), share=matrix.share) for name in matrix.test_sets))
+        (run.name, *(mean_cell(run.set_scores.get(name, _NOT_ASKED), share=matrix.share) for name in matrix.test_sets))
         for run in results
     ]
     methods = dict.fromkeys(
@@ -206,7 +206,7 @@ def _set_columns(matrix: SetMatrix) -> list[Column]:
     ]
 
 
-def _cell(score: Measured, *, share: bool) -> Value:
+def mean_cell(score: Measured, *, share: bool) -> Value:
     """Return a score with its interval, as a percentage if it is a share."""
     if isinstance(score, Missing):
         return score
@@ -214,7 +214,7 @@ def _cell(score: Measured, *, share: bool) -> Value:
     if score.low is not None and score.high is not None:
         # A share has no end beyond 0 or 1.
         low, high = (max(score.low, 0.0), min(score.high, 1.0)) if share else (score.low, score.high)
-        interval = f"[{100 * low:.1f}, {100 * high:.1f}]" if share else f"[{low:.4g}, {high:.4g}]"
+        interval = f"({100 * low:.1f} to {100 * high:.1f})" if share else f"({low:.4g} to {high:.4g})"
     text = percent(score.value) if share else f"{score.value:.4g}"
     return Cell(text, score.value, interval=interval, note=score.method or "")
 

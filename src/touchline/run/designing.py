@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PlanDriftError, PolicyError, quoted
 from touchline.core.files import read_text_bounded, write_atomic
-from touchline.core.quantity import Missing
+from touchline.core.levels import SEEDS
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import parse_device_hours
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -33,6 +34,8 @@ from touchline.run.planning import resolve
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
 
+_SAME_BASIS = 1.25
+"""Ratio of the times of equal runs from which a note says that they are from different evidence."""
 _FEWEST_ITEMS = 4
 """Fewest items that are planned for the slope of an evaluation's time."""
 
@@ -91,7 +94,7 @@ def design(
         costs=planner.costs(now, most_items, on_progress),
         plan_with=planner.plan,
     )
-    answer = replace(answer, notes=(*planner.notes, *answer.notes))
+    answer = replace(answer, notes=(*planner.notes, *planner.bases(now), *answer.notes))
     if isinstance(answer.chosen, Missing):
         return Designed(answer=answer, folder=folder, text=planner.text)
     values = planner.changes(answer.chosen.seeds, answer.chosen.items, items_now)
@@ -181,6 +184,17 @@ class _Planner:
         old = self._old
         accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
         return resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0]
+
+    def bases(self, now: Plan) -> tuple[str, ...]:
+        """Return a note if started runs keep hours of plan.json that today's evidence would not give."""
+        known: dict[object, list[float]] = {}
+        for run in next(reversed(self._made.values()), now).fine_tuned:
+            if isinstance(run.train_seconds, Quantity):
+                levels = tuple(level for level in run.levels if level.factor != SEEDS)
+                known.setdefault((run.model, levels), []).append(run.train_seconds.value)
+        if all(max(each) <= _SAME_BASIS * min(each) for each in known.values()):
+            return ()
+        return ("Started runs count the hours of plan.json. All other runs count today's evidence.",)
 
     def most_items(self, now: Plan) -> int | None:
         """Return the items that every run could be asked; None if the number is unknown."""

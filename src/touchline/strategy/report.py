@@ -170,17 +170,11 @@ class StrategyReport:
 
         return strategy_sentences(self, scale, device)
 
-    def answer(self, scale: Scale) -> tuple[Statement, ...]:
-        """Return the forms of the bottom line, the longest first."""
+    def answer(self, scale: Scale) -> Statement:
+        """Return the answer with its numbers."""
         from touchline.strategy.sentences import strategy_answer
 
         return strategy_answer(self, scale)
-
-    def other_contrasts(self, scale: Scale) -> Iterator[Statement]:
-        """Yield the contrasts that the bottom line only counts."""
-        from touchline.strategy.sentences import other_contrasts
-
-        return other_contrasts(self, scale)
 
     def next_actions(self, left: Sequence[str], device: str, *, is_local: bool) -> Iterator[NextStep]:
         """Yield the next decision with its command, or what the end of the strategy leaves open.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.scale import Scale
@@ -157,67 +157,51 @@ def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
 
 
 def _interval_ends(value: Quantity) -> str:
-    """Return ` [1.2, 3.4]`; empty without an interval."""
-    return "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
+    """Return ` (1.2 to 3.4)`; empty without an interval."""
+    return "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
 
 
 def _share(spent: Quantity, fixed: Quantity) -> str:
-    """Return measured over predicted hours with the ends that the prediction's interval gives: `39% [31, 48]`."""
+    """Return measured over predicted hours with the ends that the prediction's interval gives: `39% (31 to 48)`."""
     share = percent(spent.value / fixed.value, 0)
     if not fixed.low or not fixed.high:
         return share
-    return f"{share} [{100 * spent.value / fixed.high:.0f}, {100 * spent.value / fixed.low:.0f}]"
+    return f"{share} ({100 * spent.value / fixed.high:.0f} to {100 * spent.value / fixed.low:.0f})"
 
 
 # ---- the bottom line -------------------------------------------------------------------------------------------------
 
 
-def strategy_answer(report: StrategyReport, scale: Scale) -> tuple[Statement, ...]:
-    """Return the forms of the bottom line, the longest first."""
+def strategy_answer(report: StrategyReport, scale: Scale) -> Statement:
+    """Return the answer with its numbers."""
     if not report.is_confirming:
         answer = f"Lowest final validation loss of the runs that were not cut: {_best(report)}. No score is claimed."
-        return (Statement(topic=CUTS, text=answer if report.chosen else report.waiting),)
-    shown, forms = _looks_answer(report, scale)
-    return tuple(Statement(topic=LOOKS, text=form, shown=shown) for form in forms)
+        return Statement(topic=CUTS, text=answer if report.chosen else report.waiting)
+    shown, text = _looks_answer(report, scale)
+    return Statement(topic=LOOKS, text=text, shown=shown)
 
 
-def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, Sequence[str]]:
+def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, str]:
     if not report.courses:
-        return Conclusion.NOT_TESTABLE, (report.waiting,)
+        return Conclusion.NOT_TESTABLE, report.waiting
     if report.looks_taken == 0:
-        return Conclusion.NOT_TESTABLE, (f"Nothing is established yet: {report.next_look}.",)
+        return Conclusion.NOT_TESTABLE, f"Nothing is established yet: {report.next_look}."
     if len(report.courses) == 1:
         (course,) = report.courses
-        return _shown(course), (f"{_claim(report, course, course.looks[-1], scale)}.", f"{_brief(course, scale)}.")
+        return _shown(course), f"{_claim(report, course, course.looks[-1], scale)}."
     established = [each for each in report.courses if each.verdict is Verdict.ESTABLISHED]
     verdicts = [each.verdict for each in report.courses if each not in established]
     counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts]
-    rest = f" {'Others' if established else 'Of them'}: {join_names(counts)}." if counts else ""
+    rest = f" Others: {join_names(counts)}." if counts else ""
     if not established:
         none = f"None of {len(report.courses)} contrasts is established after look {report.looks_taken} of"
-        return Conclusion.NOT_ESTABLISHED, (f"{none} {len(report.planned.looks)}.{rest}",)
-    forms = (
-        f"Established: {join_names([_brief(each, scale) for each in established])}.{rest}",
-        f"Established: {join_names([each.words for each in established])}.{rest}",
-        f"{len(established)} of {len(report.courses)} contrasts are established.{rest}",
-    )
-    return Conclusion.HIGHER, forms
-
-
-def other_contrasts(report: StrategyReport, scale: Scale) -> Iterator[Statement]:
-    """Yield the contrasts of a strategy with several that its answer only counts."""
-    for course in report.courses if len(report.courses) > 1 else ():
-        if course.looks and course.verdict is not Verdict.ESTABLISHED:
-            text = f"{_claim(report, course, course.looks[-1], scale)}."
-            yield Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_ESTABLISHED)
+        return Conclusion.NOT_ESTABLISHED, f"{none} {len(report.planned.looks)}: {join_names(counts)}."
+    return Conclusion.HIGHER, f"Established: {join_names([_brief(each, scale) for each in established])}.{rest}"
 
 
 def _brief(course: ContrastCourse, scale: Scale) -> str:
     """Return `rank 64 above rank 4 by 3.1 points (+0.4 to +5.8, look 2)`."""
     look = course.looks[-1]
-    ends, found = look.ends(scale), look.found
+    ends, (level, against) = look.ends(scale), course.sides
     numbers = f"({f'{ends}, ' if ends else ''}look {look.number})"
-    if found.verdict is not Verdict.ESTABLISHED:
-        return f"{course.words} {found.verdict.value}: {scale.difference(found.difference)} {numbers}"
-    level, against = course.sides
-    return f"{level} above {against} by {scale.size(found.difference)} {numbers}"
+    return f"{level} above {against} by {scale.size(look.found.difference)} {numbers}"

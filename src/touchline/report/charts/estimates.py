@@ -72,7 +72,13 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
     )
     count = len({row["quantity"] for row in rows})
     drawn, known = len({row["run"] for row in rows}), len({estimate.run for estimate in report.estimates})
-    left = "" if drawn < ROWS_LIMIT or drawn == known else f" The {drawn} runs of {known:,} that were farthest off."
+    left = (
+        ""
+        if drawn < ROWS_LIMIT or drawn == known
+        else f" Shown: the {drawn} of {known:,} runs with the largest errors."
+    )
+    coverage = next((e.predicted.coverage for e in report.estimates if isinstance(e.predicted, Quantity)), None)
+    bars = "prediction interval" if coverage is None else f"{100 * coverage:g}% prediction interval"
     return finished(
         figure_,
         {"estimates": rows, "one": [{"one": 1}]},
@@ -80,8 +86,8 @@ def estimates(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | None:
         section="estimates",
         title="Predicted and measured",
         caption=(
-            "One point per run; right of 1: above the prediction. Grey: prediction interval. Filled: inside it; ring: "
-            f"outside or not predicted.{left}"
+            "One point per run. Right of 1: above the prediction. Grey bars: "
+            f"{bars}. Filled: inside it. Ring: outside it, or without an interval.{left}"
         ),
         height=_BAND * count,
     )
@@ -115,5 +121,5 @@ def _row(each: EstimateRow, inks: Mapping[str, SeriesColor]) -> Row | None:
         "predicted": measured(said),
         "measured": bare(was),
         "inside": each.inside is True,
-        "verdict": {True: "held it", False: "did not hold it", None: "none"}[each.inside],
+        "verdict": {True: "inside", False: "outside", None: "none"}[each.inside],
     }

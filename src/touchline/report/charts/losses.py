@@ -33,11 +33,11 @@ def training_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | No
     drawn = lines("smooth", y, inks, width=1.8, shown=1.0)
     figure = altair.layer(lines("raw", y, inks, width=0.8, shown=0.2), drawn, felt("smooth", y))
     rows: dict[str, Sequence[Row]] = {"raw": raw, "smooth": smooth}
-    caption = "Thick: mean over a twentieth of the steps; thin: single steps, of each stretch the lowest and highest."
+    caption = "Thick: running mean over 5% of the steps. Thin: single steps, the lowest and highest of each interval."
     if broken:
         figure += _crosses(y, inks)
         rows["broken"] = broken
-        caption += " Cross: from here on the loss is not a number."
+        caption += " Cross: the loss is not a number after this step."
     if ends := [_point(run, inks, run.train_losses[-1]) for run in trained if run.cut_after_step is not None]:
         figure += _cuts(y, inks)
         rows["cut"] = ends
@@ -71,7 +71,7 @@ def validation_loss(report: Report, inks: Mapping[str, SeriesColor]) -> Chart | 
     )
     figure = altair.layer(drawn, felt("curves", y), marks)
     rows: dict[str, Sequence[Row]] = {"curves": curves, "lowest": lowest}
-    caption = "Diamond: the lowest value of each run; where the curve rises after it, the run overfits."
+    caption = "Diamond: the lowest value of each run. A curve that rises after it is a sign of overfitting."
     if ends := [_point(run, inks, run.validation_losses[-1]) for run in validated if run.cut_after_step is not None]:
         figure += _cuts(y, inks)
         rows["cut"] = ends
@@ -248,7 +248,7 @@ def _loss(point: LossPoint) -> float:
 
 
 def smoothed(points: Sequence[LossPoint], limit: int) -> list[LossPoint]:
-    """Return moving averages at `limit` positions, both ends included. The window is a twentieth of the curve."""
+    """Return moving averages at `limit` positions, both ends included. The window is 5% of the curve."""
     finite = [point for point in points if math.isfinite(point.loss)]
     if len(finite) < 3 or limit < 2:
         return finite

@@ -13,8 +13,6 @@ from typing import Any
 
 import altair
 
-from touchline.core.scale import Scale
-from touchline.core.text import join_names
 from touchline.report.colors import CONFIG, CONTROL, SeriesColor, used
 from touchline.report.figures import Chart
 
@@ -27,12 +25,6 @@ FAINT = 0.1
 LEGEND_LIMIT = 12
 """Maximum number of settings in a legend. The table lists all of them."""
 _LEGEND_COLUMNS_CHARS = 72
-_REACH = 2.5
-"""Distance below the runs, in multiples of their span, beyond which controls are named and not drawn."""
-_LEAST_SPAN = 0.02
-_LEAST_SHARES = 0.2
-"""Minimum span of an axis of shares, about the interval of a score from a hundred items."""
-_TOP = 1.02
 _FEWEST_TICKS = 3
 _DIGITS = 6
 _ROW, _LOW_ROW, _MANY_ROWS = 20, 14, 30
@@ -85,39 +77,6 @@ def interval_tooltips(title: str, form: str) -> list[altair.Tooltip]:
     """Return the tooltips of a value and the ends of its interval."""
     titles = {"value": title, "low": "from", "high": "to"}
     return [altair.Tooltip(f"{field}:Q", format=form, title=title) for field, title in titles.items()]
-
-
-def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale) -> tuple[list[float], list[Row], str]:
-    """Return the ends of an axis, the controls that are drawn, and a sentence about those that are too far away.
-
-    Args:
-        values: scores of the runs.
-        controls: rows with `value` and `label`.
-        scale: the format of scores.
-    """
-    shown = [float(str(row["value"])) for row in controls]
-    span = max(max(values) - min(values), _LEAST_SPAN * (max(values) - min(0.0, *values)))
-    near = [row for row, value in zip(controls, shown, strict=True) if min(values) - value <= _REACH * span]
-    ends = score_ends([*values, *(float(str(row["value"])) for row in near)], scale)
-    far = [f"{row['label']} ({scale.value(float(str(row['value'])))})" for row in controls if row not in near]
-    sentence = " Dashed: controls." if near else ""
-    if far:
-        sentence += f" Far below and not drawn: {join_names(far)}."
-    return ends, near, sentence
-
-
-def score_ends(values: Sequence[float], scale: Scale) -> list[float]:
-    """Return the ends of an axis of scores, with a minimum span so that negligible differences do not look large."""
-    low, high = padded(values, 0.1)
-    least = _LEAST_SHARES if scale.share else _LEAST_SPAN * max(abs(low), abs(high))
-    if high - low < least:
-        middle = (low + high) / 2
-        low, high = middle - least / 2, middle + least / 2
-    if scale.share:
-        # Points at the very top are not clipped.
-        low, high = low - max(0.0, high - _TOP), min(high, _TOP)
-        low, high = max(0.0, low), high + max(0.0, -low)
-    return [number(end) or 0.0 for end in (low, min(high, _TOP) if scale.share else high)]
 
 
 def finished(

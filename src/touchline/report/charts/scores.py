@@ -1,4 +1,4 @@
-"""Scores of the runs with their intervals, and their differences from the controls."""
+"""Scores of the conditions with their intervals, and differences of the runs from their controls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
+from touchline.core.quantity import Quantity
+from touchline.core.units import plural
 from touchline.report.charts.parts import (
     Row,
     colour,
@@ -23,58 +25,94 @@ from touchline.report.colors import INK, MUTED, WHITE, SeriesColor
 from touchline.report.figures import Chart
 from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Report
+from touchline.report.tables.conditions import Condition, condition_score, conditions
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
-SECTION = "findings"
 ROWS_LIMIT = 60
 """Maximum number of rows in a figure. The table lists the other runs."""
 
 
-def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
-    """Return each run's score and interval, with the control of each base model as a dashed line through its runs."""
-    by_run = {score.run: score for score in analysis.scores if score.run in inks}
-    shown, left = _chosen(_grouped(report, analysis), by_run)
+def scores(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
+    """Return the score of each condition: a ring per seed, the mean of several, its interval, and the controls."""
+    own = {score.run: score for score in analysis.scores if score.run in inks}
+    order = {name: place for place, name in enumerate(_grouped(report, analysis))}
+    every = [each for each in conditions(report) if any(run.name in own for run in each.runs)]
+    every.sort(key=lambda each: min(order[run.name] for run in each.runs))
+    by_name = {each.name: each for each in every}
+    means = {name: score for name, each in by_name.items() if isinstance(score := condition_score(each, own), Quantity)}
+    shown, left = _chosen(list(by_name), means, {name: score.value for name, score in means.items()})
     if not shown:
         return None
     share = scale_of(analysis).share
-    rows = [_score_row(by_run[name], inks) for name in shown]
-    values = [end for name in shown for end in (by_run[name].low, by_run[name].value, by_run[name].high)]
-    domain = (0.0, 1.0) if share else padded(values)
+    several = any(len(by_name[name].runs) > 1 for name in shown)
+    rows = [_score_row(by_name[name], means[name], own, inks) for name in shown]
+    seeds = [
+        {**row, "run": run.name, "seed": run.seed, "value": number(own[run.name].value)}
+        for name, row in zip(shown, rows, strict=True)
+        for run in by_name[name].runs
+        if run.name in own and len(by_name[name].runs) > 1
+    ]
+    ends = [end for name in shown for end in (means[name].low, means[name].value, means[name].high) if end is not None]
     x = altair.X(
         "value:Q",
         title=None if share else analysis.score,
-        scale=altair.Scale(domain=list(domain), nice=False),
+        scale=altair.Scale(domain=[0.0, 1.0] if share else list(padded(ends)), nice=False),
         axis=altair.Axis(format=".0%" if share else ".3~r", tickCount=5),
     )
-    base = rows_of("scores").encode(y=_names(shown), opacity=followed(), tooltip=_score_told(share))
+    y = _names(shown, field="condition")
+    base = rows_of("scores").encode(y=y, opacity=followed(), tooltip=_score_told(share))
     hues = colour(inks, legend=False)
-    intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round").encode(x=_plain(x, "low"), x2="high:Q", color=hues)
+    # Student's interval of few seeds may be longer than the axis of shares.
+    intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round", clip=True).encode(
+        x=_plain(x, "low"), x2="high:Q", color=hues
+    )
     points = base.mark_point(filled=True, size=75, opacity=1).encode(x=x, color=hues, shape=_shapes(inks))
-    controls = _control_lines(analysis, shown, by_run)
+    rings = (
+        rows_of("seeds")
+        .mark_point(filled=False, size=38, strokeWidth=1.6, opacity=1, fill=WHITE)
+        .encode(
+            x=x,
+            y=y,
+            color=hues,
+            opacity=followed(),
+            tooltip=[
+                altair.Tooltip("run:N"),
+                altair.Tooltip("seed:Q"),
+                altair.Tooltip("value:Q", format=".1%" if share else ".4~r", title="score"),
+            ],
+        )
+    )
+    controls = _control_lines(analysis, [by_name[name] for name in shown], own)
     lines = (
         rows_of("controls")
         .mark_rule(strokeDash=[4, 3], color=MUTED)
         .encode(x=_plain(x, "value"), y=_names(shown, field="first"), y2="last:N")
     )
-    caption = f"{analysis.score.capitalize()}, {_methods(by_run[name] for name in shown)}."
+    over_items = _methods(own[run.name] for name in shown for run in by_name[name].runs if run.name in own)
+    caption = f"{analysis.score.capitalize()}. Bars: {over_items} over the test items."
+    if several:
+        caption = (
+            f"{analysis.score.capitalize()}. Rings: seeds. Dots: means. Bars: 95% interval over the means of the seeds "
+            f"(Student's t); with one run, {over_items} over the test items."
+        )
     if controls:
-        caption += " Dashed: the control of the same base model."
+        caption += " Dashed: control of the same base model."
     return finished(
-        altair.layer(*([lines] if controls else []), intervals, points),
-        {"scores": rows, **({"controls": controls} if controls else {})},
+        altair.layer(*([lines] if controls else []), intervals, points, *([rings] if several else [])),
+        {"scores": rows, **({"seeds": seeds} if several else {}), **({"controls": controls} if controls else {})},
         name=f"scores{_suffix(report, analysis)}",
-        section=SECTION,
-        title=_title(report, analysis, "Score of each run"),
+        section=section,
+        title=_title(report, analysis, "Score of each condition" if several else "Score of each run"),
         caption=caption + left,
         height=row_height(len(shown)) * len(shown),
     )
 
 
-def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor]) -> Chart | None:
+def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesColor], section: str) -> Chart | None:
     """Return each run's difference from its control on the same items, with its gained and lost items."""
     by_run = {comparison.run: comparison for comparison in analysis.comparisons if comparison.run in inks}
     shown, left = _chosen(
-        [run.name for run in report.runs], by_run, values={n: c.difference.value for n, c in by_run.items()}
+        [run.name for run in report.runs], by_run, {name: each.difference.value for name, each in by_run.items()}
     )
     if not shown:
         return None
@@ -85,7 +123,7 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         *(100 * end if share else end for n in shown for end in (by_run[n].difference.low, by_run[n].difference.high)),
     ]
     low, high = padded(values)
-    # Leave room for the counts beside the intervals, also on a phone.
+    # Leave room for the counts next to the intervals, also on a phone.
     high += 0.3 * (high - low)
     x = altair.X(
         "value:Q",
@@ -104,8 +142,8 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
     flips = base.mark_text(align="left", dx=8, color=MUTED, fontSize=10).encode(x=_plain(x, "high"), text="flips:N")
     method = next(iter(by_run.values())).difference.method
     caption = (
-        f"Against the control on the same items, {_percent_text(analysis)} interval ({method}). Filled: established "
-        f"after Holm over {analysis.family} comparisons; ring: not established. Beside it: items gained and lost."
+        f"Differences on the same items. Bars: {_percent_text(analysis)} interval over the items ({method}). Filled: "
+        f"established after Holm over {plural(analysis.family, 'comparison')}. Numbers: items gained and lost."
     )
     return finished(
         altair.layer(
@@ -117,23 +155,11 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, SeriesCol
         ),
         {"differences": rows, "zero": [{"zero": 0}]},
         name=f"differences{_suffix(report, analysis)}",
-        section=SECTION,
+        section=section,
         title=_title(report, analysis, "Against the control"),
         caption=caption + left,
         height=row_height(len(shown)) * len(shown),
     )
-
-
-def control_rows(report: Report, analysis: Analysis) -> list[Row]:
-    """Yield each base model with the score of its control, for dashed lines."""
-    by_run = {score.run: score.value for score in analysis.scores}
-    models = {run.name: run.model for run in report.runs}
-    controls = dict.fromkeys(comparison.difference.control for comparison in analysis.comparisons)
-    return [
-        {"run": name, "model": models[name], "value": number(by_run[name]), "label": f"{name}"}
-        for name in controls
-        if name in by_run and name in models
-    ]
 
 
 def _grouped(report: Report, analysis: Analysis) -> list[str]:
@@ -151,43 +177,40 @@ def _grouped(report: Report, analysis: Analysis) -> list[str]:
     return [*made, *(name for name in names if name not in made)]
 
 
-def _chosen(
-    names: Sequence[str], known: Mapping[str, object], values: Mapping[str, float] | None = None
-) -> tuple[list[str], str]:
-    """Return the rows to draw, in order, and a sentence about the others. The highest scores are kept."""
+def _chosen(names: Sequence[str], known: Mapping[str, object], values: Mapping[str, float]) -> tuple[list[str], str]:
+    """Return the rows to draw, in order, and a sentence about the others. The highest values are kept."""
     there = [name for name in names if name in known]
     if len(there) <= ROWS_LIMIT:
         return there, ""
-    height = values or {name: score.value for name, score in known.items() if isinstance(score, RunScore)}
-    top = set(sorted(there, key=lambda name: -height.get(name, 0.0))[:ROWS_LIMIT])
+    top = set(sorted(there, key=lambda name: -values.get(name, 0.0))[:ROWS_LIMIT])
     return [n for n in there if n in top], f" The {ROWS_LIMIT} highest of {len(there):,}; the table has all."
 
 
-def _control_lines(analysis: Analysis, shown: Sequence[str], by_run: Mapping[str, RunScore]) -> list[Row]:
-    """Return lines from the first to the last row of the runs that share a control."""
+def _control_lines(analysis: Analysis, shown: Sequence[Condition], own: Mapping[str, RunScore]) -> list[Row]:
+    """Return lines from the first to the last row of the conditions that share a control."""
     rows: list[Row] = []
     for control in dict.fromkeys(comparison.difference.control for comparison in analysis.comparisons):
-        own = {comparison.run for comparison in analysis.comparisons if comparison.difference.control == control} | {
-            control
-        }
-        places = [name for name in shown if name in own]
-        if places and control in by_run:
-            rows.append(
-                {"run": control, "value": number(by_run[control].value), "first": places[0], "last": places[-1]}
-            )
+        with_it = {each.run for each in analysis.comparisons if each.difference.control == control} | {control}
+        places = [each.name for each in shown if any(run.name in with_it for run in each.runs)]
+        if places and control in own:
+            rows.append({"run": control, "value": number(own[control].value), "first": places[0], "last": places[-1]})
     return rows
 
 
-def _score_row(score: RunScore, inks: Mapping[str, SeriesColor]) -> Row:
-    count = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,}"
+def _score_row(each: Condition, mean: Quantity, own: Mapping[str, RunScore], inks: Mapping[str, SeriesColor]) -> Row:
+    first = next(run.name for run in each.runs if run.name in own)
+    proportion = own[first].proportion
+    right = "" if proportion is None else f"{proportion.k:,} of {proportion.n:,}"
+    is_one = len(each.runs) == 1
     return {
-        "run": score.run,
-        "setting": inks[score.run].label,
-        "shape": inks[score.run].shape,
-        "value": number(score.value),
-        "low": number(score.low),
-        "high": number(score.high),
-        "count": count or f"{score.items:,} items",
+        "condition": each.name,
+        "run": first if is_one else "",
+        "setting": inks[first].label,
+        "shape": inks[first].shape,
+        "value": number(mean.value),
+        "low": number(mean.low),
+        "high": number(mean.high),
+        "count": (right or f"{own[first].items:,} items") if is_one else plural(len(each.runs), "seed"),
     }
 
 
@@ -229,10 +252,10 @@ def _shapes(inks: Mapping[str, SeriesColor]) -> altair.Shape:
 def _score_told(share: bool) -> list[altair.Tooltip]:
     form = ".1%" if share else ".4~r"
     return [
-        altair.Tooltip("run:N"),
+        altair.Tooltip("condition:N"),
         altair.Tooltip("setting:N"),
         *interval_tooltips("score", form),
-        altair.Tooltip("count:N", title="right"),
+        altair.Tooltip("count:N", title="from"),
     ]
 
 

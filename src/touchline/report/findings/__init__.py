@@ -1,6 +1,7 @@
-"""Conclusions of a report, as sentences with their numbers."""
+"""Conclusions of a report: the answer, the claims with their numbers, and remarks on what limits them."""
 
-from touchline.report.findings.bottom_line import headline
-from touchline.report.findings.concluded import Decided, FindingInputs, findings, is_complete
+from touchline.report.findings.answer import answer, is_complete
+from touchline.report.findings.claims import claims
+from touchline.report.findings.remarks import remarks
 
-__all__ = ["Decided", "FindingInputs", "findings", "headline", "is_complete"]
+__all__ = ["answer", "claims", "is_complete", "remarks"]

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.levels import factor_words
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.levels import SEEDS, STAGE, factor_words
+from touchline.core.quantity import Quantity, finite
 from touchline.core.text import join_names
+from touchline.experiment.experiment import DATASET_KEYS
 from touchline.report.facts import is_asked_about
-from touchline.report.findings.pairs import RunPair, pairs_of
 from touchline.report.formatting import level_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, Setting
-from touchline.statistics.conclusions import FactorEffect
+from touchline.statistics.conclusions import Analysis
 from touchline.statistics.statements import Statement
 
-CHANGE_TIME = (
+_SETTINGS = (
     ("effective_batch_size", "global batch size"),
     ("batch_size", "micro-batch size"),
     ("gradient_accumulation_steps", "gradient accumulation"),
-    ("packed", "packing"),
-    ("max_seq_len", "context"),
-    ("epochs", "epochs"),
-    ("gpus", "GPUs"),
-)
-"""Settings that change the training time: the name in `RunResult.settings` and the usual name."""
-CHANGE_LOSS = (
-    ("effective_batch_size", "global batch size"),
     ("learning_rate", "learning rate"),
     ("lora_rank", "rank"),
     ("lora_alpha", "alpha"),
     ("packed", "packing"),
     ("max_seq_len", "context"),
     ("epochs", "epochs"),
+    ("gpus", "GPUs"),
 )
-"""Settings that change the training result. With the same global batch size, the micro-batch size does not."""
+"""Settings that change a score, a loss or a time: the name in `RunResult.settings` and the usual name."""
 RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
@@ -67,40 +60,19 @@ def _number(value: Setting) -> float | None:
         return None
 
 
-def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
-    """Yield the settings that differ together with a factor between runs whose scores were compared."""
-    for effect in effects:
-        factor = effect.factor
-        if effect.tied:
-            # The statement is about the pair. There are no runs that differ only in the factor.
-            continue
-        by_level = pairs_of(gathered, factor, _scored) if factor in gathered.factors else {}
-        found = [each for pairs in by_level.values() for p in pairs for each in _differing(factor, p, CHANGE_LOSS)]
+def confounders(gathered: ReportInputs, analyses: Sequence[Analysis]) -> Iterator[Statement]:
+    """Yield the settings that differ together with a factor between runs that are compared."""
+    tied = {effect.factor for analysis in analyses[:1] for effect in analysis.effects if effect.tied}
+    for factor in by_setting(gathered.factors):
+        # A tied factor is claimed as a pair. There are no runs that differ only in it.
+        pairs = () if factor in tied else pairs_of(gathered, factor)
+        found = [each for pair in pairs for each in _differing(factor, *pair)]
         if found:
-            text = (
-                f"Runs of another {factor_words(factor)} differ in {_valued(found)} as well: what the "
-                f"{factor_words(factor)} does to the score cannot be separated from that."
+            yield Statement(
+                topic=factor,
+                text=f"Runs of another {factor_words(factor)} differ in {_valued(found)} as well. Their scores, losses "
+                f"and times do not show the effect of the {factor_words(factor)} alone.",
             )
-            yield Statement(topic=factor, text=text)
-
-
-def _scored(run: RunResult) -> Measured:
-    """Return the score as a measured value, as pairs require."""
-    return Quantity(value=1.0, unit="1") if run.evaluations else Missing(missing="not evaluated")
-
-
-def confounded(factor: str, pairs: Sequence[RunPair], settings: Sequence[tuple[str, str]]) -> str:
-    """Return a sentence on the other differences between the runs of the pairs, with their values."""
-    found = [each for pair in pairs for each in _differing(factor, pair, settings)]
-    tie = _tied_alpha(factor, pairs) if any(key == "lora_alpha" for key, _ in settings) else ""
-    return tie + (f" They differ in {_valued(found)} as well, which is confounded with it." if found else "")
-
-
-def _tied_alpha(factor: str, pairs: Sequence[RunPair]) -> str:
-    """Return a sentence if alpha follows the rank in all pairs, so that they differ in both."""
-    ratios = {_alpha_per_rank(run) for pair in pairs for run in (pair.run, pair.reference)}
-    ratio = ratios.pop() if len(ratios) == 1 else None
-    return "" if factor != RANK or ratio is None else f" Alpha is {ratio:g} x rank in each of them."
 
 
 def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
@@ -109,15 +81,13 @@ def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
     return join_names(list(values))
 
 
-def _differing(
-    factor: str, pair: RunPair, settings: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, Setting, Setting]]:
+def _differing(factor: str, run: RunResult, reference: RunResult) -> Iterator[tuple[str, Setting, Setting]]:
     """Yield (setting, value of the run, value of the reference) of each other setting that differs."""
-    mine, others = pair.run.settings, pair.reference.settings
-    own_ratio, other_ratio = (_alpha_per_rank(run) for run in (pair.run, pair.reference))
+    mine, others = run.settings, reference.settings
+    own_ratio, other_ratio = _alpha_per_rank(run), _alpha_per_rank(reference)
     is_tied = own_ratio is not None and own_ratio == other_ratio
     values: set[tuple[Setting, Setting]] = set()
-    for key, words in settings:
+    for key, words in _SETTINGS:
         own, other = mine.get(key), others.get(key)
         if words.replace("-", " ") == factor_words(factor) or own == other:
             continue
@@ -135,3 +105,37 @@ def _setting(value: Setting) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, int | float) else value
+
+
+# ---- pairs of runs ---------------------------------------------------------------------------------------------------
+
+
+def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the factors with two levels or more, settings before base models."""
+    varied = [f for f, levels in factors.items() if len(levels) > 1 and f not in (STAGE, SEEDS)]
+    return sorted(varied, key=lambda factor: factor == "models")
+
+
+def pairs_of(gathered: ReportInputs, factor: str) -> Iterator[tuple[RunResult, RunResult]]:
+    """Yield a run, and the run at the first level that is otherwise identical. Cut runs, which ended at another step,
+    are in none.
+    """
+    alike: dict[tuple[object, ...], dict[str, RunResult]] = {}
+    for run in gathered.runs:
+        level = level_of(run, factor)
+        if level is None or not is_asked_about(run) or run.cut_after_step is not None or not _is_measured(run):
+            continue
+        others = tuple((each.factor, each.value) for each in run.levels if each.factor not in (factor, "models", SEEDS))
+        model, dataset = "" if factor == "models" else run.model, "" if factor in DATASET_KEYS else run.dataset
+        alike.setdefault((model, others, dataset, run.seed), {})[level] = run
+    reference, *rest = gathered.factors[factor]
+    for level in rest:
+        for group in alike.values():
+            if level in group and reference in group:
+                yield group[level], group[reference]
+
+
+def _is_measured(run: RunResult) -> bool:
+    """Return True if a run has a score, a loss or a time to compare."""
+    figures = (run.final_train_loss, run.final_val_loss, run.train_seconds)
+    return bool(run.evaluations) or any(isinstance(finite(figure), Quantity) for figure in figures)

@@ -72,7 +72,7 @@ class ReportFiles:
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
-        from touchline.report.tables.runs import overview
+        from touchline.report.tables.conditions import overview
 
         return notebook_html(f"Report of {self.report.experiment}", overview(self.report), str(self.page))
 
@@ -103,7 +103,7 @@ def write_report(
     from touchline.report.charts import charts as charts_of
     from touchline.report.figures import figures_off, off_because
     from touchline.report.markdown import results_markdown
-    from touchline.report.markdown.appendix import rebased
+    from touchline.report.markdown.links import rebased
     from touchline.report.page import report_html
 
     gathered = collect_report_inputs(source, deep=deep, on_progress=on_progress)

@@ -1,35 +1,55 @@
-"""RESULTS.md, section by section."""
+"""RESULTS.md: the answer, the claims and the next step first; runs, storage and commands folded at the end."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from touchline.core.finding import Severity
-from touchline.core.levels import factor_words
-from touchline.core.markup import code, escape, fence
+from touchline.core.markup import bare, code, escape, fence
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
-from touchline.core.table import Section, table_markdown
+from touchline.core.table import Table, section_markdown, table_markdown
 from touchline.core.text import join_names
-from touchline.core.units import hours_unit, plural
-from touchline.plan.settings import leading_text
+from touchline.core.units import format_bytes, hours_unit, plural
+from touchline.plan.settings import settings_table
+from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.formatting import is_at_least
-from touchline.report.markdown.appendix import appendix_section, figures, link, sources
+from touchline.report.formatting import hours_number, is_at_least
+from touchline.report.issues import EXPERIMENT
+from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
-from touchline.report.tables.checkpoints import checkpoint_section, storage_section
-from touchline.report.tables.runs import runs_table
-from touchline.report.tables.scores import scores_section
-from touchline.report.tables.training import cost_section, training_section
+from touchline.report.tables.checkpoints import (
+    checkpoint_verdict,
+    checkpoints_by_run,
+    faults_table,
+    faulty_runs,
+    sizes_table,
+    storage_totals,
+)
+from touchline.report.tables.claims import claims_section
+from touchline.report.tables.conditions import conditions_table
+from touchline.report.tables.losses import losses_table, runs_in_numbers
+from touchline.report.tables.scores import label_tables
+from touchline.report.tables.training import agreement_table
 from touchline.results.report_inputs import Issue
-from touchline.statistics.statements import Statement
+from touchline.results.set_matrix import matrix_table
 
 __all__ = ["results_markdown"]
 
-
+MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+_CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
+_ROWS = 8
+"""Maximum number of rows of tables of faults and sizes."""
+_LATER = 4
+_OUTSIDE = 3
+_SETTINGS = 24
+_CONDITIONS = 25
+"""Maximum number of conditions. With more, the best, the worst and the controls."""
+_RUNS = 50
 
 
 def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") -> str:
@@ -41,167 +61,126 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
         note: reason why there are no pictures; empty if there are.
     """
     parts = [
-        f"# Experiment report: {escape(report.experiment)}\n",
+        f"# {escape(report.experiment)}\n",
         "  \n".join(_head(report)) + "\n",
         "## Overview\n",
         *_overview(report),
-        f"{escape(note)}\n" if note else "",
-        *(_section(decided, charts) if (decided := report.strategy_section()) is not None else ()),
-        *_section(checkpoint_section(report), charts),
-        *_section(training_section(report), charts),
-        *section_parts(cost_section(report, brief=True), charts),
-        *findings_section(report, charts),
-        *_section(storage_section(report, brief=True), charts),
-        *issues_section(report),
-        *next_steps_section(report),
-        *appendix_section(report),
+        *_findings(report),
+        *_issues(report),
+        *_next_step(report),
+        *_training(report, charts, note),
+        *_settings(report),
+        *_checkpoints(report),
+        "## Storage\n",
+        _storage(report),
+        *_folded(report),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _overview(report: Report) -> Iterator[str]:
+    """Yield scores by condition, by test set, and those of a classification."""
+    yield from _tables(conditions_table(report, most=_CONDITIONS), _test_sets(report), *_labels(report))
+    if not report.runs:
+        yield "No run was found.\n"
+
+
+def _tables(*tables: Table | None) -> Iterator[str]:
+    for table in tables:
+        if table is not None:
+            yield table_markdown(table)
+
+
+def _first(table: Table | None, most: int) -> Table | None:
+    """Return the first rows, and a note of where the others are."""
+    if table is None or len(table.rows) <= most:
+        return table
+    rest = f"{plural(len(table.rows) - most, 'other row')} in report.html."
+    return replace(table, rows=table.rows[:most], notes=(*table.notes, rest))
+
+
+# ---- the first screen ------------------------------------------------------------------------------------------------
 
 
 def _head(report: Report) -> Iterator[str]:
     if report.question:
         yield f"**Question:** {escape(report.question)}"
-    yield f"**Status:** {_status(report)}"
-    yield f"**Date:** {escape(report.date or 'n/a (not in any log)')}; {escape(report.origin)}"
-    yield f"**Design:** {escape(report.design)}"
+    yield f"**Answer:** {escape(report.answer.text)}"
+    if report.answer.details:
+        yield escape(" ".join(report.answer.details))
+    date = f"; {report.date}" if report.date else ""
+    yield f"**Status:** {_status(report)}; {escape(report.origin + date)}"
     models = list(dict.fromkeys(run.model for run in report.runs))
-    yield f"**Base models:** {escape(join_names(models) or 'n/a (not known)')}"
-    if leading := leading_text(report.settings):
-        yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
-    yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
-    what = "predicted" if report.strategy is None else f"without {report.strategy.stopping} predicted"
-    yield f"**Compute:** {_hours(report.device_hours, report.device)}; {what} {_predicted(report)}"
-
-
-def _section(section: Section, charts: Sequence[Chart]) -> Iterator[str]:
-    yield f"## {escape(section.title)}\n"
-    yield from section_parts(section, charts)
-
-
-def _hours(hours: Measured, device: str) -> str:
-    """Return `0.20 device-hours (CPU)` or `12.50 GPU-hours`."""
-    hours = finite(hours)
-    if isinstance(hours, Missing):
-        return escape(str(hours))
-    least = "at least " if is_at_least(hours) else ""
-    return f"{least}{_two_digits(hours.value)} {hours_unit(device)}"
-
-
-def _predicted(report: Report) -> str:
-    """Return the predicted hours with their interval: `0.06 [0.02, 0.22] (3 evaluations not counted)`."""
-    hours = finite(report.device_hours_planned)
-    if isinstance(hours, Missing):
-        return escape(str(hours))
-    ends = (
-        f" [{_two_digits(hours.low)}, {_two_digits(hours.high)}]"
-        if hours.low is not None and hours.high is not None
-        else ""
-    )
-    return f"{_two_digits(hours.value)}{ends}{f' ({escape(hours.method)})' if hours.method else ''}"
-
-
-def _two_digits(value: float) -> str:
-    """Return at least two decimals, more if the number is below 0.1, and whole hours from 100 on."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+    model = f"; base model {models[0]}" if len(models) == 1 else ""
+    yield f"**Compared:** {escape(report.compared + model)}; task {escape(report.task)}"
+    if report.strategy is not None:
+        yield f"**Design:** {escape(report.design)}"
 
 
 def _status(report: Report) -> str:
     """Return `✓ All 3 runs are complete`, or the remaining work."""
     cut = sum(run.cut_after_step is not None for run in report.runs)
     total = len(report.runs) - cut
-    # Runs without a score are complete in imported training folders.
-    noun = "training" if report.completed and not report.analyses else "run"
     failed_exits = sum(is_failed_exit(run) for run in report.runs)
-    whose = "a complete training" if failed_exits == 1 else "complete trainings"
     exits = f"; {plural(cut, 'run')} cut" if cut else ""
-    exits += f"; {plural(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
+    exits += f"; {plural(failed_exits, 'complete run')} with a failed exit" if failed_exits else ""
     if total and report.completed == total:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
-        return f"✓ {words} {noun}{'s are' if total != 1 else ' is'} complete{exits}"
+        return f"✓ {words} run{'s are' if total != 1 else ' is'} complete{exits}"
     left = Counter(run.status.value for run in report.runs if run.status not in _DONE and run.cut_after_step is None)
     counts = ", ".join(f"{number} {status}" for status, number in left.most_common())
     mark = "✗" if left[RunStatus.FAILED.value] else "⚠" if report.completed else "○"
-    return f"{mark} {report.completed:,} of {plural(total, noun)} complete ({counts}){exits}"
+    return f"{mark} {report.completed:,} of {plural(total, 'run')} complete{f' ({counts})' if counts else ''}{exits}"
 
 
-def _overview(report: Report) -> Iterator[str]:
-    if report.compared:
-        yield f"**Compared:** {escape(report.compared)}.\n"
-    yield "\n".join(f"- {escape(each.text)}" for each in report.headline) + "\n"
-    weights = Counter(issue.weight for issue in report.issues)
-    counts = [plural(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
-    if counts:
-        yield f"{' and '.join(counts)}: see [Issues and notes](#issues-and-notes).\n"
-    if runs := runs_table(report, brief=True):
-        yield table_markdown(runs)
-    answers = f" Every answer: {link('samples.jsonl')}." if report.analyses else ""
-    yield (
-        f"The same as an interactive page: {link('report.html')}.{answers} Missing values are shown as "
-        "`n/a (reason)`.\n"
-    )
+def _test_sets(report: Report) -> Table | None:
+    """Return the means on every test set, if there are several."""
+    several = report.test_sets is not None and len(report.test_sets.test_sets) > 1
+    return _first(matrix_table(report.test_sets), _CLAIMS) if several and report.test_sets is not None else None
 
 
-MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
-_ISSUES_TOLD = 12
-"""Maximum number of issues per title listed one by one. The rest is counted."""
-_ITEMS_CODE = 20
+def _labels(report: Report) -> Iterator[Table | None]:
+    """Return accuracy, majority baseline and macro F1 of a classification."""
+    yield from (_first(table, _ROWS) for table in label_tables(report.runs, 0))
 
 
-def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
-    """Yield key findings: the tables of scores, then every sentence under its topic."""
-    yield "## Key findings\n"
-    yield from section_parts(scores_section(report, brief=True), charts)
-    topics: dict[str, list[Statement]] = {}
-    for statement in report.findings:
-        topics.setdefault(statement.topic, []).append(statement)
-    for topic, statements in topics.items():
-        yield f"### {_heading(report, topic)}\n"
-        yield "\n".join(f"- {escape(each.text)}{sources(each.where)}" for each in statements) + "\n"
+def _findings(report: Report) -> Iterator[str]:
+    yield section_markdown(claims_section(report, _CLAIMS))
+    shown = report.remarks[:_REMARKS]
+    more = [f"- {plural(left, 'other remark')} in report.html." for left in [len(report.remarks) - len(shown)] if left]
+    if shown:
+        yield "\n".join([*(f"- {escape(each.text)}" for each in shown), *more]) + "\n"
 
 
-def section_parts(section: Section, charts: Sequence[Chart]) -> Iterator[str]:
-    """Yield the parts of a section below its heading, its figures after the first table."""
-    yield from (f"{escape(text)}\n" for text in section.paragraphs)
-    first, rest = section.tables[:1], section.tables[1:]
-    yield from (table_markdown(table) for table in first)
-    yield from figures(charts, *section.figures)
-    yield from (table_markdown(table) for table in rest)
-
-
-def _heading(report: Report, topic: str) -> str:
-    if topic in report.factors:
-        return f"Effect of {escape(factor_words(topic))} ({code(topic)})"
-    return escape(topic)
-
-
-def issues_section(report: Report) -> Iterator[str]:
-    """Yield issues and notes, the most severe first, grouped by kind."""
+def _issues(report: Report) -> Iterator[str]:
+    """Yield errors and warnings, one line per kind, notes on the whole experiment, and the titles of the others."""
     yield "## Issues and notes\n"
-    if not report.issues:
-        yield "None.\n"
-        return
     kinds: dict[tuple[Severity, str], list[Issue]] = {}
     for issue in report.issues:
         kinds.setdefault((issue.weight, issue.title), []).append(issue)
-    for (weight, title), found in kinds.items():
-        yield f"### {MARKS[weight]} {escape(title[:1].upper() + title[1:])}\n"
-        same: dict[tuple[str, tuple[str, ...], str | None], list[str]] = {}
-        for issue in found:
-            same.setdefault((issue.text, issue.lines, issue.where), []).append(issue.subject)
-        lines = [_bullet(subjects, *what) for what, subjects in list(same.items())[:_ISSUES_TOLD]]
-        rest = [name for names in list(same.values())[_ISSUES_TOLD:] for name in names]
-        if rest:
-            lines.append(f"- The same of {plural(len(rest), 'other')}: {escape(join_names(rest))}\n")
-        yield "".join(lines)
+    heavy = {kind: found for kind, found in kinds.items() if kind[0] is not Severity.INFO}
+    lines = [_issue(weight, title, found) for (weight, title), found in list(heavy.items())[:_ISSUES]]
+    if len(heavy) > _ISSUES:
+        lines.append(f"- {plural(len(heavy) - _ISSUES, 'other kind')} of warnings in report.html.")
+    light = {title: found for (weight, title), found in kinds.items() if weight is Severity.INFO}
+    whole = [title for title, found in light.items() if found[0].subject == EXPERIMENT][:_NOTES]
+    lines += [_issue(Severity.INFO, title, light[title]) for title in whole]
+    titles = [
+        title + (f" ({len(found):,})" if len(found) > 1 else "") for title, found in light.items() if title not in whole
+    ]
+    if titles:
+        notes = escape("; ".join(titles[:_NOTES]) + (" ..." if len(titles) > _NOTES else ""))
+        lines.append(f"- {MARKS[Severity.INFO]} Notes in report.html: {notes}.")
+    yield "\n".join(lines or ["None."]) + "\n"
 
 
-def _bullet(subjects: Sequence[str], text: str, lines: Sequence[str], where: str | None) -> str:
-    """Return the subjects of an issue, its text, its source file, and the lines that prove it."""
-    names = ", ".join(code(name) for name in subjects[:_ITEMS_CODE])
-    more = f" and {len(subjects) - _ITEMS_CODE:,} more" if len(subjects) > _ITEMS_CODE else ""
-    proof = "".join(f"  {line}\n" for line in fence(lines).splitlines()) if lines else ""
-    return f"- {names}{more}: {escape(text)}{'' if where is None else f' ({_place(where)})'}\n{proof}"
+def _issue(weight: Severity, title: str, found: Sequence[Issue]) -> str:
+    """Return the kind of an issue, its subjects, the text of the first, and its file."""
+    names = [code(name) for name in dict.fromkeys(each.subject for each in found) if name != EXPERIMENT]
+    who = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
+    place = "" if found[0].where is None else f" ({_place(found[0].where)})"
+    text = escape(found[0].text)
+    return f"- {MARKS[weight]} **{escape(title[:1].upper() + title[1:])}**{f', {who}' if who else ''}: {text}{place}"
 
 
 def _place(where: str) -> str:
@@ -210,15 +189,132 @@ def _place(where: str) -> str:
     return f"{link(path)}, line {line}" if colon and line.isdigit() else link(where)
 
 
-def next_steps_section(report: Report) -> Iterator[str]:
-    """Yield the numbered next steps."""
+def _next_step(report: Report) -> Iterator[str]:
+    """Yield the most useful next step with its command, and the titles of the others."""
     yield "## Next steps\n"
     if not report.next_steps:
-        yield "No follow-up needed: all runs are complete and all comparisons conclusive.\n"
+        is_open = any(claim.needed for claim in report.claims)
+        yield f"None. {'The claims name what would establish them.' if is_open else 'No claim is open.'}\n"
         return
-    for number, step in enumerate(report.next_steps, 1):
-        yield f"### {number}. {escape(step.title)}\n"
-        yield f"{escape(step.why)}\n"
-        if step.command is not None:
-            yield fence([step.command], "bash")
-    yield "Commands are those of the experiment's folder.\n"
+    first, *later = report.next_steps
+    yield f"**{escape(first.title)}.** {escape(first.why)}\n"
+    if first.command is not None:
+        yield fence([first.command], "bash")
+    if later:
+        titles = [each.title for each in later[:_LATER]]
+        more = f"; {len(later) - _LATER} more" if len(later) > _LATER else ""
+        yield f"Then (report.html): {escape('; '.join(titles))}{more}.\n"
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[str]:
+    yield "## Training results\n"
+    yield f"**Cost:** {_cost(report)} {_predictions(report)}".rstrip() + "\n"
+    yield f"{escape(note)}\n" if note else ""
+    yield from figures(charts, "training")
+    table = losses_table(report, _CONDITIONS)
+    yield from _tables(table, _first(agreement_table(report.runs), _ROWS))
+    if table is None:
+        yield "No losses: no run has trained.\n"
+
+
+def _cost(report: Report) -> str:
+    """Return `2.7 minutes (CPU), predicted 2.7 (1.7 to 4.6).`"""
+    spent, planned = finite(report.device_hours), finite(report.device_hours_planned)
+    hours = [value.value for value in (spent, planned) if not isinstance(value, Missing)]
+    in_minutes = bool(hours) and max(hours) < 0.1
+    what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
+    unit = hours_unit(report.device)
+    unit = unit.replace("device-hours", "minutes").replace("hours", "minutes") if in_minutes else unit
+    least = "at least " if is_at_least(spent) else ""
+    measured = (
+        escape(str(spent)) if isinstance(spent, Missing) else f"{least}{hours_number(spent.value, in_minutes)} {unit}"
+    )
+    return f"{measured}; {what} {_with_ends(planned, in_minutes)}."
+
+
+def _with_ends(hours: Measured, in_minutes: bool) -> str:
+    if isinstance(hours, Missing):
+        return escape(str(hours))
+    ends = ""
+    if hours.low is not None and hours.high is not None:
+        ends = f" ({hours_number(hours.low, in_minutes)} to {hours_number(hours.high, in_minutes)})"
+    return f"{hours_number(hours.value, in_minutes)}{ends}{f', {escape(hours.method)}' if hours.method else ''}"
+
+
+def _predictions(report: Report) -> str:
+    """Return `11 of 11 predictions held.`, and those that did not."""
+    judged = [row for row in report.estimates if row.inside is not None]
+    if not judged:
+        return f"{plural(len(report.estimates), 'prediction')}, none measured yet." if report.estimates else ""
+    missed = [row for row in judged if not row.inside]
+    outside = [
+        f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} predicted, {bare(row.measured, 3)} measured)"
+        for row in missed
+    ]
+    where = f" Outside: {join_names(outside, _OUTSIDE)}." if outside else ""
+    return f"{len(judged) - len(missed)} of {plural(len(judged), 'prediction')} held.{escape(where)}"
+
+
+def _settings(report: Report) -> Iterator[str]:
+    """Yield the settings that were given, decided or logged, and the number of defaults."""
+    if not report.settings:
+        return
+    yield "## Settings\n"
+    untold = [each for each in report.settings if each.origin in (Origin.DEFAULT, Origin.FIXED)]
+    table = settings_table([each for each in report.settings if each not in untold])
+    shown = None if table is None else table.only("setting", "value", "origin", "reason")
+    yield from _tables(_first(shown, _SETTINGS))
+    if untold:
+        yield f"{plural(len(untold), 'default')}: {link('runs_plan.md')}.\n"
+
+
+# ---- checkpoints and storage -----------------------------------------------------------------------------------------
+
+
+def _checkpoints(report: Report) -> Iterator[str]:
+    yield "## Checkpoint verification\n"
+    yield f"{escape(checkpoint_verdict(report))}\n"
+    yield from _tables(_first(faults_table(report.verification.checkpoints), _ROWS))
+
+
+def _storage(report: Report) -> str:
+    storage = report.verification.storage
+    if not storage.runs and not storage.adapters and not storage.bases:
+        return "n/a (no checkpoint was found)\n"
+    freed = format_bytes(sum(each.size_bytes for each in storage.deletable))
+    deletable = f" `touchline clean .` lists {freed} that can be deleted." if storage.deletable else ""
+    return f"{escape(storage_totals(report))}{deletable}\n"
+
+
+# ---- folded ----------------------------------------------------------------------------------------------------------
+
+
+def _folded(report: Report) -> Iterator[str]:
+    """Yield runs, strategy, checkpoints, sizes, data and commands, which GitHub folds."""
+    yield "<details>\n<summary>Runs, storage, data, commands</summary>\n"
+    yield from _tables(runs_in_numbers(report, _RUNS))
+    if (strategy := report.strategy_section()) is not None:
+        yield from _tables(*(_first(table, 3 * _ROWS) for table in strategy.tables))
+    faulty = faulty_runs(report)
+    by_run = checkpoints_by_run(report) if faulty else None
+    if by_run is not None:
+        rows = tuple(row for row in by_run.rows if row[0] in faulty)
+        yield from _tables(_first(replace(by_run, rows=rows, title="Checkpoints by epoch"), _ROWS))
+    yield from _tables(_first(sizes_table(report), _ROWS))
+    data = [(each, "; ".join(f"{what} {_hash(value)}" for what, value in each.facts)) for each in report.sources]
+    lines = [f"- {escape(each.kind)} {code(each.name)}: {escape(facts)}" for each, facts in data[:_ROWS]]
+    yield "\n".join(lines) + "\n" if lines else ""
+    yield "### Commands\n"
+    yield "To be typed in the experiment's folder.\n"
+    yield fence([line for each in report.commands for line in (f"# {each.text}", each.command)], "bash")
+    answers = f", every answer in {link('samples.jsonl')}" if report.analyses else ""
+    yield f"Everything else: {link('report.html')} and `touchline report . --json`{answers}.\n"
+    yield "</details>\n"
+
+
+def _hash(value: str) -> str:
+    is_hash = len(value) == 64 and all(letter in "0123456789abcdef" for letter in value)
+    return value[:16] if is_hash else value

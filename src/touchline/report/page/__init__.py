@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import jinja2
 from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
 from touchline.core.finding import Severity
-from touchline.core.quantity import Missing
-from touchline.core.units import hours_unit
+from touchline.core.levels import factor_words
+from touchline.core.markup import bare
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.scale import Scale
+from touchline.core.table import Section, Table, present, value_text
+from touchline.core.units import format_bytes, hours_unit, plural
+from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
-from touchline.report.formatting import is_at_least, scale_of
+from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
+from touchline.report.formatting import hours_number, is_at_least, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.report import Report
 from touchline.report.tables.checkpoints import checkpoint_section, every_checkpoint, storage_section
+from touchline.report.tables.claims import claims_table
 from touchline.report.tables.runs import runs_table, settings_section
-from touchline.report.tables.scores import scores_section
+from touchline.report.tables.scores import label_tables, scores_section
 from touchline.report.tables.training import cost_section, training_section
-from touchline.statistics.conclusions import Analysis
-from touchline.statistics.statements import Statement
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Conclusion
 
 SAMPLES = "samples.jsonl"
 """File beside the page with every answer."""
-_ISSUES_SHOWN = 8
+_ISSUES_SHOWN = 3
 _ISSUES_MOST = 200
 """Maximum number of each kind in the page. RESULTS.md has all of them."""
+_CLAIMS = 12
+"""Maximum number of claims that are shown first."""
+_LABELED_RUNS = 60
+_MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss", "gap")
+"""Columns of runs that are shown even if all values are equal."""
+_SHORT_HOURS = 0.1
+"""Device-hours below which minutes are shown."""
 
 
 def report_html(
@@ -60,6 +76,8 @@ def report_html(
     scripts.append(inlined(_source("page.js"), "script"))
     style, style_hash = inlined(colours(own_inks) + _source("page.css"), "style")
     browser = browser_data(report, SAMPLES)
+    runs, shared = _without_shared(runs_table(report))
+    claims = claims_table(report)
     text = _template().render(
         report=report,
         policy=_policy([digest for _, digest in scripts], style_hash),
@@ -70,42 +88,115 @@ def report_html(
         figures_off=figures_off,
         cards=cards(report),
         issues=_issues(report),
-        findings=_by_topic(report.findings),
-        analysis_notes=dict.fromkeys(str(note) for analysis in report.analyses for note in analysis.notes),
+        claims=None if claims is None else page_table(replace(claims, rows=claims.rows[:_CLAIMS], notes=())),
+        claims_most=_CLAIMS,
+        tests=() if claims is None else claims.notes,
+        remarks=[f"{each.topic}: {each.text}" for each in report.remarks],
         commands=_by_group(report),
-        runs=page_table(runs_table(report), given, limit=None),
-        sections=_sections(report, given),
-        every_checkpoint=page_table(every_checkpoint(report, ROWS_LIMIT), given),
+        runs=page_table(runs, given, limit=None),
+        shared=shared,
+        folds=_folds(report, given),
         files=[facts for facts in report.facts if facts.files],
         browser=browser,
-        browser_json=None if browser is None else embedded_json(browser),
+        browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
         base=base,
     )
     # Lone surrogates in a model's output cannot be encoded as UTF-8, and NUL is not allowed in HTML.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-def _sections(report: Report, colors: Mapping[str, SeriesColor]) -> dict[str, object]:
-    """Return the sections that RESULTS.md also has, by their place on the page."""
-    made = {
-        "scores": scores_section(report),
-        "training": training_section(report),
-        "cost": cost_section(report),
-        "settings": settings_section(report),
-        "checkpoints": checkpoint_section(report),
-        "storage": storage_section(report),
-    }
-    strategy = report.strategy_section()
+def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[dict[str, object]]:
+    """Return the sections that are closed when the page is loaded, each with its content in one line."""
+    scores, checkpoints, storage = scores_section(report), checkpoint_section(report), storage_section(report)
+    labels = label_tables([run for run in _best_first(report) if run.labels is not None], _LABELED_RUNS)
+    others = [table for table in scores.tables if table.title not in {each.title for each in labels}]
+    made: list[dict[str, object]] = []
+
+    def add(title: str, summary: str, section: Section, figures: str = "") -> None:
+        tables = [page_table(table, colors) for table in section.tables]
+        if section.paragraphs or tables:
+            made.append(
+                {
+                    **{"title": title, "summary": summary, "paragraphs": section.paragraphs, "tables": tables},
+                    **{"figures": figures, "first_only": section.tables == labels},
+                }
+            )
+
+    claims, strategy = claims_table(report), report.strategy_section()
     if strategy is not None:
-        made["strategy"] = strategy
-    return {"strategy": None} | {
-        name: {
-            "title": section.title,
-            "paragraphs": section.paragraphs,
-            "tables": [page_table(table, colors) for table in section.tables],
-        }
-        for name, section in made.items()
-    }
+        add("Strategy", ", ".join(table.title for table in strategy.tables), strategy)
+    if claims is not None and len(claims.rows) > _CLAIMS:
+        add("All claims", f"{len(claims.rows):,} claims", Section(title="", tables=(claims,)))
+    titles = ", ".join(table.title for table in others if table.title)
+    add("Scores in detail", titles, Section(title="", tables=tuple(others)), "scores")
+    add("Labels and confusion matrices", "best run and its control first", Section(title="", tables=labels))
+    add("Training in numbers", f"packed: {_packed(report)}; {_memory(report)}", training_section(report))
+    add("Cost and predictions", _held(report), cost_section(report), "estimates")
+    both = Section(
+        title="",
+        paragraphs=(*checkpoints.paragraphs, *storage.paragraphs),
+        tables=(*checkpoints.tables, *present(every_checkpoint(report, ROWS_LIMIT)), *storage.tables),
+    )
+    add("Checkpoints and storage", _valid(report), both)
+    settings = Section(title="", tables=settings_section(report).tables)
+    add("Settings of every run", leading_text(report.settings), settings)
+    return made
+
+
+def _held(report: Report) -> str:
+    """Return `11 of 11 predictions held`."""
+    judged = [row.inside for row in report.estimates if row.inside is not None]
+    if not report.estimates:
+        return "there is no plan to compare with the measurements"
+    if not judged:
+        return f"{plural(len(report.estimates), 'prediction')}, none measured yet"
+    return f"{sum(judged):,} of {plural(len(judged), 'prediction')} held"
+
+
+def _valid(report: Report) -> str:
+    """Return `2 checkpoints valid, 88 MiB`."""
+    found = report.verification.checkpoints
+    valid, lost = sum(each.sound for each in found), sum(not each.expected for each in report.verification.missing)
+    parts = [f"{plural(valid, 'checkpoint')} valid" if found else "no checkpoint found"]
+    parts += [f"{len(found) - valid:,} corrupt"] if len(found) > valid else []
+    parts += [f"{lost:,} missing"] if lost else []
+    size = report.verification.storage.total_bytes
+    return ", ".join([*parts, *([format_bytes(size)] if size else [])])
+
+
+def _packed(report: Report) -> str:
+    """Return `no`, or each way with its number of runs."""
+    ways = Counter(row.packed for row in report.packing)
+    if len(ways) > 1:
+        return ", ".join(f"{way} ({number:,})" for way, number in ways.items())
+    return next(iter(ways), "n/a")
+
+
+def _memory(report: Report) -> str:
+    peaks = [run.peak_memory for run in report.runs if isinstance(run.peak_memory, Quantity)]
+    ends = [bare(end(peaks, key=lambda each: each.value), 3) for end in (min, max)] if peaks else ["n/a"]
+    return f"peak memory {' to '.join(dict.fromkeys(ends))}"
+
+
+def _best_first(report: Report) -> list[RunResult]:
+    """Return the runs, the one with the highest score first, then its control."""
+    values = {score.run: score.value for score in report.analyses[0].scores} if report.analyses else {}
+    control = {facts.run: facts.control for facts in report.facts}
+    best = max((run.name for run in report.runs if is_asked_about(run)), key=lambda n: values.get(n, -inf), default="")
+    return sorted(report.runs, key=lambda run: (run.name != best, run.name != control.get(best)))
+
+
+def _without_shared(table: Table | None) -> tuple[Table | None, str]:
+    """Return the table of runs without settings that all runs share, and these in one line."""
+    if table is None or len(table.rows) < 2:
+        return table, ""
+    shared: dict[str, str] = {}
+    for place, column in enumerate(table.columns):
+        texts = {value_text(row[place], column) for row in table.rows if row[place] is not None}
+        if column.name not in _MEASURED and len(texts) == 1:
+            shared[column.name] = f"{column.label} {texts.pop()}"
+    kept = (column.name for column in table.columns if column.name not in shared)
+    return table.only(*kept), ", ".join(shared.values())
 
 
 def _template() -> jinja2.Template:
@@ -166,13 +257,6 @@ def _issues(report: Report) -> dict[str, object]:
     }
 
 
-def _by_topic(statements: Sequence[Statement]) -> dict[str, list[Statement]]:
-    made: dict[str, list[Statement]] = {}
-    for statement in statements:
-        made.setdefault(statement.topic, []).append(statement)
-    return made
-
-
 def _by_group(report: Report) -> dict[str, list[object]]:
     made: dict[str, list[object]] = {}
     for command in report.commands:
@@ -190,47 +274,68 @@ class Card:
     """Label of the figure."""
     kind: str = ""
     """`bad` or `warn` if it needs attention."""
-    run: str | None = None
-    """Run of the figure."""
 
 
 def cards(report: Report) -> tuple[Card, ...]:
-    """Return the completed runs, the highest score and its difference from its control, the cost, and the warnings."""
+    """Return the answer, the range of the scores, the cost against its prediction, and the number of warnings."""
     cut = sum(run.cut_after_step is not None for run in report.runs)
-    ended = f"runs complete, {cut:,} cut" if cut else "runs complete"
-    made = [Card(value=f"{report.completed:,}/{len(report.runs) - cut:,}", label=ended)]
+    made: list[Card] = []
+    if report.completed < len(report.runs):
+        ended = f"runs complete, {cut:,} cut" if cut else "runs complete"
+        kind = "warn" if report.completed < len(report.runs) - cut else ""
+        made.append(Card(value=f"{report.completed:,} of {len(report.runs) - cut:,}", label=ended, kind=kind))
     if (decided := report.strategy_cards()) is not None:
         made += [Card(value=value, label=label) for value, label in decided]
     elif report.analyses:
-        made += _score_cards(report, report.analyses[0])
-    hours = report.device_hours
-    if not isinstance(hours, Missing):
-        planned = report.device_hours_planned
-        what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
-        said = "" if isinstance(planned, Missing) else f"; {what} {planned.value:.3g}"
-        made.append(
-            Card(
-                value=f"{'≥ ' if is_at_least(hours) else ''}{hours.value:.3g}",
-                label=f"{hours_unit(report.device)}{said}",
-            )
-        )
-    for weight, noun, kind in ((Severity.ERROR, "error", "bad"), (Severity.WARNING, "warning", "warn")):
-        number = sum(issue.weight is weight for issue in report.issues)
-        if number:
-            made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))
+        made += [*_answer_card(report), *_score_card(report, report.analyses[0])]
+    spent, said = report.device_hours, report.device_hours_planned
+    if not isinstance(spent, Missing):
+        in_minutes = max(spent.value, 0.0 if isinstance(said, Missing) else said.value) < _SHORT_HOURS
+        least, unit = "at least " if is_at_least(spent) else "", "min" if in_minutes else "h"
+        label = hours_unit(report.device).replace("-hours", " time")
+        if not isinstance(said, Missing):
+            number, low, high = (hours_number(each or 0.0, in_minutes) for each in (said.value, said.low, said.high))
+            between = "" if said.low is None or said.high is None else f" ({low} to {high})"
+            what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
+            label += f", {what} {number}{between}"
+        made.append(Card(value=f"{least}{hours_number(spent.value, in_minutes)} {unit}", label=label))
+    counts = Counter(issue.weight for issue in report.issues)
+    heavy = [weight for weight in (Severity.ERROR, Severity.WARNING) if counts[weight]]
+    if heavy:
+        value, _, label = ", ".join(plural(counts[weight], weight.value) for weight in heavy).partition(" ")
+        made.append(Card(value=value, label=label, kind="bad" if heavy[0] is Severity.ERROR else "warn"))
     return tuple(made)
 
 
-def _score_cards(report: Report, analysis: Analysis) -> list[Card]:
+def _answer_card(report: Report) -> list[Card]:
+    answer = report.answer
+    if answer.shown is None:
+        return []
+    words = "Established" if answer.shown in (Conclusion.HIGHER, Conclusion.LOWER) else "Not established"
+    about = (
+        "difference from the control" if answer.topic == AGAINST_CONTROL else f"effect of {factor_words(answer.topic)}"
+    )
+    return [Card(value=words, label=about)]
+
+
+def _score_card(report: Report, analysis: Analysis) -> list[Card]:
+    """Return the range of the scores with that of the controls. Equal scores are a tie."""
     asked = {run.name for run in report.runs if is_asked_about(run)}
     scale = scale_of(analysis)
-    best = max((s for s in analysis.scores if s.run in asked), key=lambda score: score.value, default=None)
-    if best is None:
+    own = sorted(score.value for score in analysis.scores if score.run in asked)
+    others = sorted({score.value for score in analysis.scores if score.run not in asked})
+    if not own:
         return []
-    made = [Card(value=scale.value(best.value), label=f"highest: {best.run}", run=best.run)]
-    compared = next((comparison for comparison in analysis.comparisons if comparison.run == best.run), None)
-    if compared is not None:
-        found = compared.difference
-        ends = scale.ends(found.low, found.high)
-        made.append(Card(value=scale.difference(found.value), label=f"over its control, {ends}", run=best.run))
-    return made
+    texts = [scale.value(value) for value in own]
+    at_top = texts.count(texts[-1])
+    rest = f"; control{'s' if len(others) > 1 else ''} {_range(others, scale)}" if others else ""
+    if at_top == len(texts) > 1:
+        return [Card(value=f"{len(texts):,} runs tie", label=f"at {texts[0]} {analysis.score}{rest}")]
+    ties = f", {at_top:,} tie at the top" if at_top > 1 else ""
+    return [Card(value=_range(own, scale), label=f"{analysis.score} of {plural(len(own), 'run')}{ties}{rest}")]
+
+
+def _range(values: Sequence[float], scale: Scale) -> str:
+    """Return `85.0 to 90.4%`, or one value."""
+    ends = scale.value(values[0]), scale.value(values[-1])
+    return ends[0] if ends[0] == ends[1] else scale.span(values[0], values[-1])

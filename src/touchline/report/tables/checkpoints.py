@@ -19,46 +19,52 @@ VALID, CORRUPT, ABSENT, NOT_PLANNED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}
 _COLUMNS = 10
 """Maximum number of checkpoint columns. With more, only their numbers are shown."""
-_DELETABLE = 20
 _SHARD = re.compile(r"\d{4,5}-of-\d{4,5}")
 _NUMBER = re.compile(r"(\d+)")
 _READ = {
-    "headers": "File sizes and headers were read: names, shapes and types of the tensors, truncation, missing and "
-    "stale files. Values were not; touchline report --deep reads them too.",
-    "values": "Every value was read: besides files, sizes and headers also NaN, infinity and all-zero weights.",
+    "headers": "sizes and headers were read; touchline report --deep reads every value",
+    "values": "every value was read",
 }
 _RUN = Column("run", code=True)
 _NOT_REPORTED = Missing(missing="not reported")
 
 
 def checkpoint_section(report: Report) -> Section:
-    """Return the verdict, a row per run, the problems, the contents of the folders, and every checkpoint."""
-    found, missing = report.verification.checkpoints, report.verification.missing
-    names = sorted({each.name for each in found} | {each.name for each in missing}, key=_in_order)
-    by_run = None
-    if names:
-        by_run = _matrix(report, names) if len(names) <= _COLUMNS else _counts(report)
+    """Return the verdict, a row per run, the problems, and the contents of the folders."""
+    found = report.verification.checkpoints
     return Section(
         title="Checkpoint verification",
-        paragraphs=(_verdict(report),),
-        tables=present(by_run, _faults(found), _contents(found)),
+        paragraphs=(checkpoint_verdict(report),),
+        tables=present(checkpoints_by_run(report), faults_table(found), _contents(found)),
     )
 
 
-def storage_section(report: Report, *, brief: bool = False) -> Section:
-    """Return the sizes of base models and adapters, the disk space of each run, and the files that are safe to delete.
+def checkpoints_by_run(report: Report) -> Table | None:
+    """Return a row per run with the verdict of each checkpoint, or with many checkpoints their numbers."""
+    found, missing = report.verification.checkpoints, report.verification.missing
+    names = sorted({each.name for each in found} | {each.name for each in missing}, key=_in_order)
+    if not names:
+        return None
+    return _matrix(report, names) if len(names) <= _COLUMNS else _counts(report)
 
-    Args:
-        report: the report.
-        brief: whether long tables are shortened.
-    """
+
+def faulty_runs(report: Report) -> set[str]:
+    """Return the runs with a checkpoint that is corrupt or missing."""
+    verification = report.verification
+    return {each.run for each in verification.checkpoints if not each.sound} | {
+        each.run for each in verification.missing if not each.expected
+    }
+
+
+def storage_section(report: Report) -> Section:
+    """Return the sizes of base models and adapters, and the files that are safe to delete."""
     storage = report.verification.storage
     if not storage.runs and not storage.adapters and not storage.bases:
         return Section(title="Storage", paragraphs=("n/a (no checkpoint was found)",))
     return Section(
         title="Storage",
-        paragraphs=(_totals(report),),
-        tables=present(_sizes(report), _storage(report), _deletable(report, brief=brief)),
+        paragraphs=(storage_totals(report),),
+        tables=present(sizes_table(report), _deletable(report)),
     )
 
 
@@ -86,7 +92,8 @@ def _checkpoint(each: VerifiedCheckpoint | MissingCheckpoint) -> tuple[Value, ..
     return each.run, each.name, verdict, each.kind.value, each.rank, each.tensors, each.dtype, size
 
 
-def _verdict(report: Report) -> str:
+def checkpoint_verdict(report: Report) -> str:
+    """Return how many checkpoints are valid, their size, and what was read."""
     verification = report.verification
     total = len(verification.checkpoints)
     valid = sum(checkpoint.sound for checkpoint in verification.checkpoints)
@@ -101,7 +108,8 @@ def _verdict(report: Report) -> str:
         else f"{valid:,} of {plural(total, 'checkpoint')} {'is' if valid == 1 else 'are'} valid"
     )
     gone = f"; {plural(len(lost), 'planned checkpoint')} missing" if lost else ""
-    return f"{mark} {words}{gone}. {_READ[verification.depth]}"
+    size = format_bytes(sum(checkpoint.size_bytes for checkpoint in verification.checkpoints))
+    return f"{mark} {words}, {size}{gone} ({_READ[verification.depth]})."
 
 
 @dataclass(slots=True)
@@ -159,7 +167,8 @@ def _row_note(own: _Own) -> str:
     return "; ".join([*([f"corrupt: {join_names(corrupt)}"] if corrupt else []), *notes[:4]])
 
 
-def _faults(checkpoints: Sequence[VerifiedCheckpoint]) -> Table | None:
+def faults_table(checkpoints: Sequence[VerifiedCheckpoint]) -> Table | None:
+    """Return a row for every fault of a checkpoint."""
     columns = (_RUN, Column("checkpoint", code=True), "fault", Column("file", code=True), "finding")
     rows = [
         (checkpoint.run, checkpoint.name, fault.code, fault.file, fault.message)
@@ -189,32 +198,7 @@ def _size(size_bytes: int) -> Measured:
     return Quantity(value=size_bytes, unit="B")
 
 
-def _storage(report: Report) -> Table | None:
-    """Return the contents of each run's folder, and its size in other forms."""
-    columns = (
-        _RUN,
-        Column("checkpoints", numeric=True),
-        Column("total", numeric=True),
-        Column("checkpoints' size", numeric=True),
-        Column("as full models", numeric=True, digits=3, interval=True),
-        Column("adapters only", numeric=True, digits=3, interval=True),
-        Column("predicted", numeric=True, digits=3, interval=True),
-    )
-    rows = [
-        (
-            *(run.run, run.checkpoints, _size(run.total_bytes), _size(run.checkpoint_bytes)),
-            *(run.full_model_bytes, run.adapter_only_bytes, run.forecast),
-        )
-        for run in report.verification.storage.runs
-    ]
-    legend = (
-        "As full models: the weights of a whole model for each checkpoint, with the adapter merged into it (where both "
-        "were saved: of both). Adapters only: the adapter weights, which need the base model."
-    )
-    return table_of(columns, rows, "Disk space by run", by_run=True, notes=(legend,))
-
-
-def _sizes(report: Report) -> Table | None:
+def sizes_table(report: Report) -> Table | None:
     """Return the sizes of base models, and of adapters by rank."""
     storage = report.verification.storage
     columns = (
@@ -232,19 +216,17 @@ def _sizes(report: Report) -> Table | None:
     return table_of(columns, [*bases, *adapters], "Base models and adapters")
 
 
-def _deletable(report: Report, *, brief: bool) -> Table | None:
+def _deletable(report: Report) -> Table | None:
     """Return the files that are safe to delete."""
     found = report.verification.storage.deletable
-    most = _DELETABLE if brief else len(found)
     title = f"Safe to delete: {format_bytes(sum(each.size_bytes for each in found))}"
-    more = f"{len(found) - most:,} more are not listed. " if len(found) > most else ""
     columns = (_RUN, Column("path", code=True), Column("size", numeric=True), "reason")
-    rows = [(each.run, each.path, _size(each.size_bytes), each.why) for each in found[:most]]
-    note = f"{more}touchline clean . lists all of them; --delete removes them."
+    rows = [(each.run, each.path, _size(each.size_bytes), each.why) for each in found]
+    note = "touchline clean . lists them; --delete removes them."
     return table_of(columns, rows, title, by_run=True, notes=(note,))
 
 
-def _totals(report: Report) -> str:
+def storage_totals(report: Report) -> str:
     """Return sentences on the space of all runs, the prediction, and the space of adapters only."""
     storage = report.verification.storage
     parts = [f"All runs together take {format_bytes(storage.total_bytes)}"]
@@ -266,7 +248,7 @@ def _totals(report: Report) -> str:
     if both:
         saved = format_bytes(sum(each.model_bytes or 0 for each in both))
         parts.append(
-            f"{plural(len(both), 'checkpoint')} {'holds' if len(both) == 1 else 'hold'} a full model beside the "
+            f"{plural(len(both), 'checkpoint')} {'holds' if len(both) == 1 else 'hold'} a full model next to the "
             f"adapter. Without these models, which base and adapter give again, {saved} less"
         )
     return ". ".join(parts) + "."

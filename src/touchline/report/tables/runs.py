@@ -4,41 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from touchline.core.finding import Severity
 from touchline.core.levels import SEEDS, factor_words
 from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
-from touchline.core.status import RunStatus
-from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import plural
+from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
 from touchline.experiment.runs import Phase, RunKind
 from touchline.plan.settings import LEADING, leading_text, setting_cell, settings_table, varying_table
 from touchline.plan.settings_table import RunSetting
-from touchline.report.facts import generalization_gap, is_asked_about, is_failed_exit, seeds_of
+from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.formatting import level_of, scale_of
 from touchline.report.report import Report
-from touchline.report.tables.scores import difference_cell, difference_column, p_cell, score_cell
-from touchline.results.frame import status_words
+from touchline.report.tables.conditions import difference_cell, difference_column, p_cell, score_cell, status_cell
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison, RunScore
 
-_ISSUES = 5
-_BRIEF = ("run", "type", "model", "settings", "phase", "seed", "status", "score", "difference")
-"""Columns of the brief table of runs. Each level of a factor is a column of the full one."""
-_GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
-_BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
 _ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
 """Hyperparameters that the table of runs shows even if they do not vary."""
 _SHORT = {"train.global_batch_size": "batch", "train.epochs": "epochs"}
 
 
-def runs_table(report: Report, *, brief: bool = False) -> Table | None:
-    """Return a row for every run: hyperparameters, status, score, difference from its control, losses.
-
-    Args:
-        report: the report.
-        brief: whether hyperparameters are given as one text, and without p values and losses.
-    """
+def runs_table(report: Report) -> Table | None:
+    """Return a row for every run: hyperparameters, status, score, difference from its control, losses."""
     analysis = report.analyses[0] if report.analyses else None
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
     compared = {} if analysis is None else {comparison.run: comparison for comparison in analysis.comparisons}
@@ -49,9 +35,9 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
         (
             Cell(run.name, note=facts.settings),
             "control" if run.kind is RunKind.CONTROL or run.control is not None else run.kind.value,
-            *(run.model, facts.settings, *(_setting(run, key, each) for key, each in settings.items())),
+            *(run.model, *(_setting(run, key, each) for key, each in settings.items())),
             *([_phase(report, run)] if report.strategy is not None else []),
-            *(_seed(run, seeds), _status(run), _score(run, scores.get(run.name), scale)),
+            *(_seed(run, seeds), status_cell(run), _score(run, scores.get(run.name), scale)),
             *_compared(compared.get(run.name), facts.control, scale, is_explored=run.phase is Phase.EXPLORE),
             *(run.final_train_loss, run.final_val_loss, generalization_gap(run)),
         )
@@ -59,10 +45,10 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
     ]
     score = "score" if analysis is None else analysis.score
     columns = (
-        *(Column("run", code=True), Column("type"), Column("model"), Column("settings")),
+        *(Column("run", code=True), Column("type"), Column("model")),
         *(
             Column(_short_name(key), key=key, numeric=_is_numeric(rows, place), note=key)
-            for place, key in enumerate(settings, 4)
+            for place, key in enumerate(settings, 3)
         ),
         *([Column("phase")] if report.strategy is not None else []),
         *(Column("seed", numeric=True), Column("status")),
@@ -73,24 +59,7 @@ def runs_table(report: Report, *, brief: bool = False) -> Table | None:
         Column("val loss", numeric=True, unit="nats", digits=3, note="Nats per label token, the last one"),
         Column("gap", numeric=True, unit="nats", digits=3, note="Validation loss minus training loss"),
     )
-    table = table_of(columns, rows, by_run=True)
-    if table is None:
-        return None
-    return (
-        table.only(*_BRIEF) if brief else table.only(*(column.name for column in columns if column.name != "settings"))
-    )
-
-
-def overview(report: Report) -> tuple[Section, ...]:
-    """Return what a notebook shows of a report."""
-    heavy = [issue for issue in report.issues if issue.weight is not Severity.INFO]
-    more = (f"and {plural(len(heavy) - _ISSUES, 'more warning')}",) if len(heavy) > _ISSUES else ()
-    warnings = tuple(f"{issue.subject}: {issue.title}. {issue.text}" for issue in heavy[:_ISSUES])
-    return (
-        Section(title="", paragraphs=tuple(each.text for each in report.headline)),
-        Section(title="All runs", tables=present(runs_table(report, brief=True))),
-        Section(title="Warnings", lines=(*warnings, *more)),
-    )
+    return table_of(columns, rows, by_run=True)
 
 
 def settings_section(report: Report) -> Section:
@@ -158,22 +127,6 @@ def _phase(report: Report, run: RunResult) -> Value:
 def _score(run: RunResult, score: RunScore | None, scale: Scale) -> Value:
     """Return a run's score; of a cut run the reason why it has none."""
     return run.score if run.cut_after_step is not None and score is None else score_cell(score, scale)
-
-
-def _status(run: RunResult) -> Cell:
-    mark = None if run.status in _GOOD else Mark.BAD if run.status in _BAD else Mark.WARN
-    tries = plural(run.attempts, "attempt")
-    done = (
-        f", {run.steps_done:,} of {run.steps_planned:,} steps"
-        if run.steps_done is not None and run.steps_planned
-        else ""
-    )
-    if run.cut_after_step is not None:
-        return Cell(status_words(run), mark=Mark.QUIET, note="; ".join((tries + done, *map(str, run.notes))))
-    words = run.status.value
-    if run.status is RunStatus.TRAINED and is_failed_exit(run):
-        words += ", failed exit"
-    return Cell(words, mark=mark, note="; ".join((tries + done, *map(str, run.notes))))
 
 
 def _compared(

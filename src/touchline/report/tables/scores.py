@@ -11,27 +11,22 @@ from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
-from touchline.report.formatting import family_words, p_number, p_text, scale_of
+from touchline.report.formatting import family_words, p_number, scale_of
 from touchline.report.report import AnswerCounts, Report
+from touchline.report.tables.conditions import conditions_table
 from touchline.results.run_result import RunResult
 from touchline.results.set_matrix import set_tables
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, Interaction, RunScore
+from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 from touchline.statistics.labels import LabelReport
 
-_LABELED_RUNS, _LABELED_RUNS_BRIEF = 60, 12
+_LABELED_RUNS = 60
 _RUN = Column("run", code=True)
-_NOT_EVALUATED = Missing(missing="not evaluated")
 
 
-def scores_section(report: Report, *, brief: bool = False) -> Section:
-    """Return the scores of every analysis with what they are computed from.
-
-    Args:
-        report: the report.
-        brief: whether only remarkable answers and few tables of labels are given.
-    """
-    missing = "Nothing has been evaluated yet. The findings describe the trainings only."
-    by_analysis = [_scores(report, analysis) for analysis in report.analyses]
+def scores_section(report: Report) -> Section:
+    """Return the scores of every analysis with what they are computed from."""
+    missing = "Nothing has been evaluated yet."
+    by_analysis = [conditions_table(report, analysis) for analysis in report.analyses]
     return Section(
         title="Scores",
         paragraphs=() if report.analyses else (missing,),
@@ -41,112 +36,12 @@ def scores_section(report: Report, *, brief: bool = False) -> Section:
             _by_checkpoint(report.runs) if report.analyses else None,
             *by_analysis[1:],
             *seed_test_tables(report),
-            *label_tables(report.runs, _LABELED_RUNS_BRIEF if brief else _LABELED_RUNS),
+            *label_tables(report.runs, _LABELED_RUNS),
             _metrics(report.runs),
-            _answers(report.answers, brief=brief),
+            _answers(report.answers),
         ),
         figures=("findings",),
     )
-
-
-def score_cell(score: RunScore | None, scale: Scale) -> Value:
-    """Return a run's score with its 95% interval."""
-    if score is None:
-        return _NOT_EVALUATED
-    items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
-    ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
-    interval = f"[{', '.join(scale.bounds(score.low, score.high))}]"
-    return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
-
-
-def difference_cell(each: Comparison | None, scale: Scale) -> Value:
-    """Return a run's difference from its control with its interval."""
-    if each is None:
-        return None
-    found = each.difference
-    return Cell(
-        scale.change(found.value),
-        found.value,
-        mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
-        interval=f"[{scale.change(found.low)}, {scale.change(found.high)}]",
-        note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
-    )
-
-
-def p_cell(each: Comparison | None) -> Value:
-    """Return the adjusted p value of a run's comparison with its control."""
-    if each is None:
-        return None
-    found = each.difference
-    return Cell(p_number(found.p_adjusted), found.p_adjusted, note=f"before Holm: {p_text(found.p_value)}")
-
-
-def difference_column(scale: Scale) -> Column:
-    """Return the column of differences from the control."""
-    unit = " (points)" if scale.share else ""
-    note = "Difference from the control on the same items, with its 95% interval"
-    return Column(f"against its control{unit}", key="difference", numeric=True, note=note)
-
-
-def _scores(report: Report, analysis: Analysis) -> Table | None:
-    """Return every evaluated run: its score, and its difference from its control if it has one."""
-    own = {score.run: score for score in analysis.scores}
-    compared = {comparison.run: comparison for comparison in analysis.comparisons}
-    scale = scale_of(analysis)
-    runs = [run for run in report.runs if run.name in own]
-    is_main = analysis is report.analyses[0]
-    with_match = is_main and analysis.score == "exact match" and any(run.match is not None for run in runs)
-    columns = (
-        *(_RUN, Column("checkpoint", code=True)),
-        *(Column(f"{analysis.score} (95% CI)", numeric=True), Column("items", numeric=True)),
-        *([Column("normalized match", numeric=True)] if with_match else []),
-        *([difference_column(scale)] if compared else []),
-        *([Column("gained / lost" if analysis.binary else "rose / fell", numeric=True)] if compared else []),
-        *([Column("p (Holm)", numeric=True), Column("conclusion")] if compared else []),
-    )
-    rows = []
-    for run in runs:
-        score, each = own[run.name], compared.get(run.name)
-        match = Missing(missing="not scored") if run.match is None else Cell(scale.value(run.match.value))
-        words = None if each is None else each.shown.words
-        gained = None if each is None else f"{each.difference.gained:,} / {each.difference.lost:,}"
-        rows.append(
-            (
-                *(run.name, analysis.checkpoints.get(run.name), score_cell(score, scale), _items(score)),
-                *([match] if with_match else []),
-                *([difference_cell(each, scale), gained, p_cell(each), words] if compared else []),
-            )
-        )
-    title = f"Scores: {analysis.task}, {analysis.score}"
-    return table_of(columns, rows, title, by_run=True, notes=(" ".join(_legend(report, analysis, with_match)),))
-
-
-def _items(score: RunScore) -> Value:
-    if score.proportion is None:
-        return Cell(f"{score.items:,}{' (saturated)' if score.saturated else ''}", score.items)
-    text = f"{score.proportion.k:,} of {score.proportion.n:,}{' (saturated)' if score.saturated else ''}"
-    return Cell(text, score.proportion.k)
-
-
-def _legend(report: Report, analysis: Analysis, with_match: bool) -> Iterator[str]:
-    """Yield the definitions of the columns."""
-    yield f"Interval: {'; '.join(dict.fromkeys(score.method for score in analysis.scores))}."
-    if analysis.score == "accuracy" and any(run.labels is not None for run in report.runs):
-        yield "Accuracy: the label that is read from the answer is the target."
-    if analysis.score == "exact match":
-        yield "Exact match: equal to the target, character by character, without surrounding white space."
-    if with_match:
-        yield "Normalized match: punctuation and white space do not count, case does."
-    if any(score.saturated for score in analysis.scores):
-        yield "Saturated: near the top of the scale."
-    if analysis.comparisons:
-        paired = "; ".join(dict.fromkeys(comparison.difference.method for comparison in analysis.comparisons))
-        test = "exact McNemar test" if analysis.binary else "sign-flip test"
-        yield (
-            f"Against its control: the same items, interval {paired}; p: {test}, Holm-adjusted over the declared "
-            f"family of {family_words(analysis, analysis.family, 'comparison')}. Conclusion: at the 5% level of the "
-            "adjusted p value."
-        )
 
 
 def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
@@ -194,10 +89,8 @@ def _metrics(runs: Sequence[RunResult]) -> Table | None:
     return table_of(columns, rows, "Metrics as the tasks declare them", by_run=True, notes=(note,))
 
 
-def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
+def _answers(shown: Sequence[AnswerCounts]) -> Table | None:
     """Return the counts of empty, truncated, failed and readable answers, independent of their scores."""
-    remarkable = [answer for answer in answers if _is_remarkable(answer)]
-    shown = remarkable if brief else answers
     with_parsed = any(each.parsed is not None for each in shown)
     with_truncated = any(each.cut is not None for each in shown)
     columns = (
@@ -220,18 +113,11 @@ def _answers(answers: Sequence[AnswerCounts], *, brief: bool) -> Table | None:
         )
         for each in shown
     ]
-    rest = len(answers) - len(shown)
     notes = (
-        *([f"In {plural(rest, 'other evaluation')} no answer was empty or failed."] if rest else []),
         *([] if with_truncated else ["Truncation at the token limit was not recorded."]),
-        "In bfloat16 some answers depend on the batch size, which the decoding states with the dtype.",
+        "In bfloat16, answers can depend on the batch size. Compare only runs with equal batch size and dtype.",
     )
     return table_of(columns, rows, "Answers", by_run=True, notes=notes)
-
-
-def _is_remarkable(each: AnswerCounts) -> bool:
-    unread = each.parsed is not None and each.parsed < each.answers
-    return bool(each.empty or each.cut or each.errors or unread)
 
 
 def _suspicious(number: int | None) -> Value:
@@ -259,7 +145,7 @@ _LEGEND = (
 def label_tables(runs: Sequence[RunResult], most: int) -> tuple[Table, ...]:
     """Return the scores of each run over all labels, then the labels and confusions of the first `most` runs."""
     found = [(run.name, run.labels) for run in runs if run.labels is not None and run.labels.answers]
-    more = f" {len(found) - most:,} more runs have such tables." if len(found) > most else ""
+    more = f" By label in report.html: {plural(len(found) - most, 'run')}." if len(found) > most else ""
     columns = (Column("run", code=True), *(Column(label, numeric=True) for label in _SUMMARY))
     summary = table_of(
         columns,

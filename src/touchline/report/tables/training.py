@@ -3,192 +3,56 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import BACKEND
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState
-from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, provenance, table_of
+from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.experiment.runs import RunKind
 from touchline.report.estimates import MEMORY, TRAINING
-from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
-from touchline.report.formatting import is_at_least
-from touchline.report.report import EstimateRow, PackingRow, Report, RunFacts
+from touchline.report.report import EstimateRow, PackingRow, Report
+from touchline.report.tables.losses import is_silent, losses_table, runs_in_numbers, trained_runs
 from touchline.results.run_result import LossPoint, RunResult
 
 _NAMES = 20
-_BRIEF = 60
-"""Maximum number of estimates in a brief table. With more, it shows those outside their interval."""
+_MANY = 60
+"""Number of estimates above which those outside their interval come first."""
 _NOT_REPORTED = Missing(missing="not reported")
 _RUN = Column("run", code=True)
-_Trained = tuple[RunResult, RunFacts]
 
 
 def training_section(report: Report) -> Section:
     """Return losses, steps, speed and memory of the runs that train, and their packing."""
-    trained = _trained(report)
-    silent = [run.name for run, _ in trained if _is_silent(run)]
+    trained = trained_runs(report)
+    silent = [run.name for run, _ in trained if is_silent(run)]
     paragraphs = [] if trained else ["n/a (no run trains anything)"]
     if silent:
         paragraphs.append(f"n/a (nothing was measured yet): {join_names(silent, _NAMES)}.")
-    spoken = [each for each in trained if not _is_silent(each[0])]
     return Section(
         title="Training results",
         paragraphs=(*paragraphs, *_uncounted(report.packing)),
-        tables=present(_losses(report, spoken), agreement_table(report.runs), _packing(report)),
+        tables=present(losses_table(report), runs_in_numbers(report), agreement_table(report.runs), _packing(report)),
         figures=("training",),
     )
 
 
-def cost_section(report: Report, *, brief: bool = False) -> Section:
-    """Return durations, predictions against measured values, and attempts.
-
-    Args:
-        report: the report.
-        brief: whether a long table of predictions is limited to those outside their interval.
-    """
+def cost_section(report: Report) -> Section:
+    """Return predictions against measured values, and attempts."""
     paragraphs: tuple[str, ...] = ()
-    tables: tuple[Table | None, ...] = (_durations(report),)
+    tables: tuple[Table | None, ...] = ()
     if report.estimates and all(isinstance(row.measured, Missing) for row in report.estimates):
         paragraphs = (f"{plural(len(report.estimates), 'prediction')} in plan.json; nothing was measured yet.",)
     else:
-        tables = (*tables, _by_quantity(report.estimates), _estimates(report, brief=brief))
+        tables = (_by_quantity(report.estimates), _estimates(report))
     return Section(
         title="Cost and predictions",
         paragraphs=paragraphs,
         tables=present(*tables, _attempts(report)),
         figures=("estimates",),
     )
-
-
-def _trained(report: Report) -> list[_Trained]:
-    return [
-        (run, facts) for run, facts in zip(report.runs, report.facts, strict=True) if run.kind is RunKind.FINE_TUNED
-    ]
-
-
-def _is_silent(run: RunResult) -> bool:
-    """Return True if nothing was measured of a training."""
-    figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
-    return not run.steps_done and not run.attempt_list and all(isinstance(figure, Missing) for figure in figures)
-
-
-def _losses(report: Report, trained: Sequence[_Trained]) -> Table | None:
-    speeds = [facts.tokens_per_second_per_gpu for _, facts in trained]
-    runs = [run for run, _ in trained]
-    token = _shared(speeds, "token_unit")
-    kind = _shared([run.peak_memory for run in runs], "kind")
-    columns = (
-        *(_RUN, Column("model"), Column("settings"), Column("epochs", numeric=True), Column("steps", numeric=True)),
-        *(Column(label, numeric=True, unit="nats") for label in ("final train loss", "final val loss")),
-        Column("gap", numeric=True, unit="nats", note="Final validation loss minus final training loss"),
-        Column("lowest val loss", numeric=True),
-        Column(
-            f"{token + ' ' if token else ''}tokens/s per {report.device}",
-            numeric=True,
-            unit=_shared(speeds, "unit") or "",
-            digits=3,
-            kind=token is None,
-        ),
-        Column(f"peak memory{f' ({kind})' if kind else ''}", numeric=True, digits=3, kind=kind is None),
-        Column("adapter", numeric=True, note="Size of the adapter weights"),
-    )
-    rows = [
-        (
-            *(run.name, run.model, facts.settings, _epochs(run), _steps(run)),
-            *(run.final_train_loss, run.final_val_loss, generalization_gap(run), _lowest(run)),
-            *(facts.tokens_per_second_per_gpu, run.peak_memory, run.adapter_size),
-        )
-        for run, facts in trained
-    ]
-    legend = " ".join(_legend(runs, speeds))
-    return table_of(columns, rows, "Losses, speed and memory", by_run=True, notes=(legend,))
-
-
-def _shared(values: Iterable[Measured], attribute: str) -> str | None:
-    """Return the attribute (`kind`, `token_unit`, `unit`) that all figures of a column share, for its heading."""
-    found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
-    return str(found.pop()) if len(found) == 1 and None not in found else None
-
-
-def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
-    """Yield the definitions of the columns, as the figures themselves state them."""
-    train = _methods([run.final_train_loss for run in runs])
-    yield f"Losses are means over the label tokens, in nats. Train loss: {train or 'as logged'}."
-    yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as logged'}."
-    yield "Gap: generalization gap, the final validation loss minus the final training loss."
-    ways = _methods(speeds)
-    sums = dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity) and each.aggregation)
-    how = [*(each for each in sums if each not in ways), *([ways] if ways else [])]
-    yield f"Tokens/s: {', '.join(how) or 'as logged'}."
-    memory = [run.peak_memory for run in runs]
-    phases = dict.fromkeys(each.phase for each in memory if isinstance(each, Quantity) and each.phase)
-    if phases:
-        words = {"step": "while steps ran", "after_init": "after initialization", "eval": "during evaluation"}
-        yield f"Peak memory: {', '.join(words[phase] for phase in phases)}."
-
-
-def _methods(values: Sequence[Measured], most: int = 3) -> str:
-    """Return the methods of figures. With many, only the first few."""
-    ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
-    return "; ".join(ways[:most]) + (" ..." if len(ways) > most else "")
-
-
-def _epochs(run: RunResult) -> Value:
-    epochs = run.settings.get("epochs")
-    return _NOT_REPORTED if epochs is None else str(epochs)
-
-
-def _steps(run: RunResult) -> Value:
-    if run.steps_done is None and run.steps_planned is None:
-        return _NOT_REPORTED
-    done = "n/a (not reported)" if run.steps_done is None else f"{run.steps_done:,}"
-    return Cell(done if run.steps_planned is None else f"{done} of {run.steps_planned:,}", run.steps_done)
-
-
-def _lowest(run: RunResult) -> Value:
-    best = lowest(run.validation_losses)
-    return (
-        Missing(missing="no validation") if best is None else Cell(f"{best.loss:.4g} (step {best.step:,})", best.loss)
-    )
-
-
-def _durations(report: Report) -> Table | None:
-    is_gpu = report.device == "GPU"
-    labels = ("training steps", "validation", "saving", "evaluations")
-    hours = Column(f"{'GPU' if is_gpu else 'device'}-hours", key="hours", numeric=True, digits=3, unit="h")
-    columns = (_RUN, *(Column(label, numeric=True) for label in labels), Column("all attempts"), hours)
-    rows: list[tuple[Value, ...]] = [
-        (
-            *(run.name, run.train_seconds, run.validation_seconds, run.saving_seconds, evaluation_seconds(run)),
-            plural(len(run.attempt_list), "attempt") if run.attempt_list else Missing(missing="none on record"),
-            _hours(facts.device_hours),
-        )
-        for run, facts in _trained(report)
-        if not _is_silent(run)
-    ]
-    rows += [
-        (run.name, None, None, None, evaluation_seconds(run), None, _hours(facts.device_hours))
-        for run, facts in zip(report.runs, report.facts, strict=True)
-        if run.kind is RunKind.CONTROL
-    ]
-    least = any(is_at_least(facts.device_hours) for facts in report.facts)
-    legend = (
-        "Wall-clock time, as m:ss or h:mm:ss. "
-        f"{'GPU' if is_gpu else 'Device'}-hours: all attempts at the training{', times its GPUs' if is_gpu else ''}, "
-        "start-up and lost work included, and the evaluations."
-        f"{' At least: an attempt of unknown length is not counted.' if least else ''}"
-    )
-    return table_of(columns, rows, "Duration", by_run=True, notes=(legend,))
-
-
-def _hours(value: Measured) -> Value:
-    """Return device-hours; a lower bound says so."""
-    if not isinstance(value, Quantity) or not is_at_least(value):
-        return value
-    return Cell(f"at least {value.value:.3g}", value.value, note=provenance(value))
 
 
 def _by_quantity(estimates: Sequence[EstimateRow]) -> Table | None:
@@ -224,7 +88,7 @@ def _median_ratio(rows: Sequence[EstimateRow]) -> Value:
     return Cell(f"{statistics.median(ratios):.2f}", statistics.median(ratios)) if ratios else None
 
 
-def _estimates(report: Report, *, brief: bool) -> Table | None:
+def _estimates(report: Report) -> Table | None:
     """Return predicted and measured values. In a long table those outside their interval come first."""
     columns = (
         *(_RUN, Column("quantity")),
@@ -232,16 +96,10 @@ def _estimates(report: Report, *, brief: bool) -> Table | None:
         Column("measured", numeric=True, digits=3),
         Column("inside", note="Whether the measured value is inside the prediction interval"),
     )
-    every = report.estimates
-    outside = [row for row in every if row.inside is False]
-    is_short = brief and len(every) > _BRIEF
-    others = [row for row in every if row.inside is not False]
-    shown = outside[:_BRIEF] if is_short else [*outside, *others] if len(every) > _BRIEF else every
+    every = sorted(report.estimates, key=lambda row: len(report.estimates) > _MANY and row.inside is not False)
     runs = {run.name: run for run in report.runs}
-    rows = [(row.run, row.quantity, row.predicted, row.measured, _inside(row, runs[row.run])) for row in shown]
-    rest = len(every) - len(shown)
-    note = f"{rest:,} predictions that were inside, or cannot be judged, are not listed."
-    return table_of(columns, rows, "Predictions by run", by_run=True, notes=(note,) if rest else ())
+    rows = [(row.run, row.quantity, row.predicted, row.measured, _inside(row, runs[row.run])) for row in every]
+    return table_of(columns, rows, "Predictions by run", by_run=True)
 
 
 def _inside(row: EstimateRow, run: RunResult) -> Cell:

@@ -94,9 +94,12 @@
     });
     place.dataset.drawn = "yes";
   };
+  // A figure takes the width of its place, which it has once its section is open.
   const drawAll = async () => {
     if (!window.vegaEmbed) return;
-    for (const place of document.querySelectorAll(".plot")) {
+    for (const place of document.querySelectorAll(".plot:not([data-drawn])")) {
+      if (!place.clientWidth) continue;
+      place.dataset.drawn = "at work";
       try {
         await draw(place);
       } catch (error) {
@@ -105,7 +108,9 @@
       }
     }
     document.documentElement.dataset.figures = "drawn";
+    later();
   };
+  for (const fold of document.querySelectorAll("details")) fold.addEventListener("toggle", drawAll);
 
   // ------------------------------------------------------------------ tables
   const value = (row, index) => {
@@ -138,7 +143,7 @@
   }
 
   // ------------------------------------------------------------------ samples
-  const SHOWN = 12;
+  const SHOWN = innerWidth < 640 ? 5 : 12;
   const BRIEF = 280;
   const RIGHT = 0.5;
   const browse = (data) => {
@@ -260,7 +265,7 @@
   const PRINTED_ROWS = 60;
   addEventListener("beforeprint", () => {
     for (const fold of document.querySelectorAll("details:not([open])")) {
-      if (fold.querySelectorAll("tr").length > PRINTED_ROWS) continue;
+      if (fold.querySelectorAll("tr").length > PRINTED_ROWS || fold.querySelector(".plot:not([data-drawn])")) continue;
       fold.open = true;
       fold.dataset.opened = "yes";
     }

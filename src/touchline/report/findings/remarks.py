@@ -1,0 +1,78 @@
+"""Remarks: what limits the claims and is in no table. Confounded settings, other controls, cut runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.core.notes import NoteCode
+from touchline.experiment.runs import ControlKind
+from touchline.report.facts import is_asked_about
+from touchline.report.findings.confounds import confounders
+from touchline.report.findings.scores import flips, sentence
+from touchline.report.formatting import scale_of, scale_or_share
+from touchline.results.report_inputs import ReportInputs
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Comparison
+from touchline.statistics.statements import Statement
+from touchline.strategy.report import StrategyReport
+
+CONTROLS, LIMITS = "Other controls", "Limits"
+
+
+def remarks(
+    gathered: ReportInputs, analyses: Sequence[Analysis], strategy: StrategyReport | None, device: str
+) -> tuple[Statement, ...]:
+    """Return the remarks, by topic: decisions of a strategy first."""
+    runs = {run.name: run for run in gathered.runs}
+    found = [] if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
+    found += confounders(gathered, analyses)
+    for place, analysis in enumerate(analyses):
+        own = [*_other_controls(analysis, runs), *_notes(analysis)]
+        if place == 0 and strategy is None:
+            own += _one_seed(gathered, analysis)
+        prefix = f"{analysis.task}, {analysis.score}: " if place else ""
+        found += [Statement(topic=prefix + each.topic, text=each.text, shown=each.shown) for each in own]
+    return tuple(found)
+
+
+def _other_controls(analysis: Analysis, runs: Mapping[str, RunResult]) -> Iterator[Statement]:
+    """Yield what a no-op or shuffled control shows. A no-op adapter must score as the base model does."""
+    scale = scale_of(analysis)
+    for each in analysis.comparisons:
+        run, difference = runs[each.run], each.difference
+        if is_asked_about(run):
+            continue
+        numbers = (
+            f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}) against "
+            f"{difference.control}; {flips(analysis, each)}"
+        )
+        yield Statement(topic=CONTROLS, text=_of_control(run, each, numbers), shown=each.shown)
+
+
+def _of_control(run: RunResult, each: Comparison, numbers: str) -> str:
+    if run.control is not ControlKind.NO_OP:
+        return (
+            f"Trained on shuffled answers, {each.run} scores {numbers}. As much of a gain is form and not the task. It "
+            "is not one of the claims."
+        )
+    # An issue reports answers that differ although scores do not, since it needs the answers themselves.
+    if each.difference.gained == each.difference.lost == 0:
+        return f"The no-op adapter {each.run} has the score of {each.difference.control} on every item, as it must."
+    return f"The no-op adapter {each.run} adds nothing and does not score as the base does: {numbers}."
+
+
+def _notes(analysis: Analysis) -> Iterator[Statement]:
+    """Yield the limitations of an analysis. Each contrast of a single seed already names it."""
+    for note in analysis.notes:
+        if note.code is not NoteCode.ONE_SEED or not analysis.effects:
+            yield Statement(topic=LIMITS, text=sentence(str(note)))
+
+
+def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]:
+    """Yield the limits of a single checkpoint if no factor varies."""
+    runs = {run.name: run for run in gathered.runs}
+    asked = [runs[score.run] for score in analysis.scores if is_asked_about(runs[score.run])]
+    if asked and not analysis.effects and len({run.seed for run in asked}) == 1:
+        one = "One seed" if gathered.plan is not None else "One run per setting"
+        text = f"{one}: the numbers describe these checkpoints and not another run of the same settings."
+        yield Statement(topic=LIMITS, text=text)
