@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 from tests.cases import some
 
+import touchline
 from tools import docs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,7 @@ def test_every_default_is_a_key_that_exists() -> None:
 
     page = docs.experiment_page()
     assert len(DEFAULTS) == len({row.key for row in DEFAULTS})
-    assert [row.key for row in DEFAULTS if f"| `{row.key}` |" not in page] == []
+    assert [row.key for row in DEFAULTS if f"### `{row.key}`" not in page] == []
     assert [row.key for row in DEFAULTS if not row.reason.strip()] == []
 
 
@@ -149,6 +150,27 @@ def test_every_link_leads_somewhere(subtests: pytest.Subtests) -> None:
                 if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file)):
                     broken.append(target)
             assert broken == []
+
+
+def test_first_pages_are_short() -> None:
+    """README is read to its end; a release has highlights and what its users must do."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500
+    for release in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        assert len(release.split()) <= 1500, release.partition("\n")[0]
+
+
+def test_docs_stay_short() -> None:
+    """Pages that a user reads: all but generated ones, decisions and the architecture."""
+    pages = [
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "guides").glob("*.md"),
+        *(ROOT / "docs" / "concepts").glob("*.md"),
+    ]
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in some(pages)) <= 19_000
+
+
+def test_the_release_has_an_entry() -> None:
+    assert f"\n## {touchline.__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_types_become_words() -> None:
