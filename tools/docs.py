@@ -377,7 +377,7 @@ def experiment_page() -> str:
             value = describe(hints[field.name], key)
             value = f"{value[:1].upper()}{value[1:]}" if value[0] != "[" else f"See the {value}"
             origin = {"**required**": "; required", "": ""}.get(default, f"; default: {default}")
-            lines += ["", f"### `{key}`", "", f"{value}{origin}.", "", docs[field.name]]
+            lines += ["", f"### `{key}`", "", f"*{value}{origin}.* {docs[field.name]}"]
     return "\n".join(lines) + "\n"
 
 
@@ -545,12 +545,18 @@ def _summary(command: Any) -> str:
 def cli_page() -> str:
     """The help pages of every command."""
     lines = [NOTE.format(source="src/touchline/cli") + "# Commands"]
+    panels: dict[str, list[str]] = {}
     for path, command in commands():
-        title = " ".join(("touchline", *path))
-        help_ = ["```text", help_text(path), "```"]
-        # Only the list of all commands is open; the blank lines make Markdown of what is folded.
+        if len(path) == 1:
+            entry = f"- [`{path[0]}`](#touchline-{path[0]}): {_summary(command)}"
+            panels.setdefault(command.rich_help_panel or "Other", []).append(entry)
+    for panel, entries in panels.items():
+        lines += ["", f"**{panel}**", "", *entries]
+    for path, command in commands():
+        # The blank lines make Markdown of what is folded.
         summary = f'<details markdown="1">\n<summary>{html.escape(_summary(command), quote=False)}</summary>'
-        lines += ["", f"## {title}", "", *(help_ if not path else [summary, "", *help_, "", "</details>"])]
+        lines += ["", f"## {' '.join(('touchline', *path))}", "", summary, "", "```text", help_text(path), "```"]
+        lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
 
