@@ -110,11 +110,6 @@ def test_the_examples_satisfy_the_schema(path: Path) -> None:
     assert [error.message for error in Draft202012Validator(schema).iter_errors(example)] == []
 
 
-def test_the_demo_is_one_of_the_examples() -> None:
-    """Without examples the test above would pass on nothing."""
-    assert (ROOT / "examples" / "capitalization" / "experiment.yaml").is_file()
-
-
 def test_the_schema_refuses_what_is_wrong() -> None:
     """A schema that takes anything would pass the tests above."""
     schema = json.loads(docs.schema_text(next(f for f in docs.FORMATS if f.schema == "experiment")))
@@ -158,8 +153,9 @@ def test_every_link_leads_somewhere(subtests: pytest.Subtests) -> None:
 def test_first_pages_are_short() -> None:
     """README is read to its end; a release has highlights and what its users must do."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500
-    for release in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]:
-        assert len(release.split()) <= 1500, release.partition("\n")[0]
+    releases = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    assert releases[0].startswith(f"{touchline.__version__}\n")
+    assert [release[:10] for release in releases if len(release.split()) > 1500] == []
 
 
 def test_docs_stay_short() -> None:
@@ -167,10 +163,6 @@ def test_docs_stay_short() -> None:
     folders = (ROOT / "docs", ROOT / "docs" / "guides", ROOT / "docs" / "concepts")
     pages = [page for folder in folders for page in folder.glob("*.md") if page.name != "architecture.md"]
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in some(pages)) <= 15_500
-
-
-def test_the_release_has_an_entry() -> None:
-    assert f"\n## {touchline.__version__}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
