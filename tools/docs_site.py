@@ -1,56 +1,80 @@
-"""Hooks of MkDocs for the docs site: pages from outside docs/, the navigation, Markdown as other hosts read it.
+"""Write the docs as plain Markdown into build/docs, with pages from outside docs/, for any generator of sites.
 
-`make site` builds the site; mkdocs.yml names this file.
+python -m tools.docs_site    write build/docs, and build/mkdocs.yml with the navigation (`make site`)
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import posixpath
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+from ruamel.yaml import YAML
+
+from touchline.lint import rule_pages
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 RULE_PAGES = "src/touchline/lint/pages"
-SECTIONS = {"Start": ".", "Guides": "guides", "Concepts": "concepts", "Reference": "reference", "Design": "decisions"}
-"""Section of the navigation -> folder whose pages all stand in it."""
+UNSEARCHED = ("decisions/", "rules/", "architecture.md")
+"""Pages that the search leaves out; the list of all rules stays in it."""
+RULES = "rules/README.md"
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _NOTE = re.compile(r"\A<!--.*?-->\s*", re.DOTALL)
-"""The note above a generated page, behind which MkDocs finds no title."""
+"""The note above a generated page, which would hide its title."""
 _FENCE = re.compile(r"^(```+[a-z]+) .*$", re.MULTILINE)
 _LIST = re.compile(r"^((?!- |\d+\. |[|>#\s]).+)\n(?=- |1\. )", re.MULTILINE)
-"""A line of a paragraph right above a list, which MkDocs takes for a part of the paragraph."""
+"""A line of a paragraph right above a list, which Python-Markdown takes for a part of the paragraph."""
 _BLOCK = re.compile(r"^(```+).*?^\1$", re.MULTILINE | re.DOTALL)
+_SEVERITY = re.compile(r"^Severity: (\w+)$", re.MULTILINE)
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Append the pages that the navigation does not name to the section of their folder."""
-    navigation: list[dict[str, list[Any]]] = config.nav or []  # type: ignore[assignment]
-    entries = [entry for section in navigation for pages in section.values() for entry in pages]
-    named = {page for entry in entries for page in (entry.values() if isinstance(entry, dict) else [entry])}
-    docs = Path(config.docs_dir)
-    for section in navigation:
-        for title, pages in section.items():
-            folder = docs / SECTIONS[title] if title in SECTIONS else None
-            found = sorted(folder.glob("*.md")) if folder is not None else []
-            pages += [name for page in found if (name := page.relative_to(docs).as_posix()) not in named]
-    return config
+def write(target: Path) -> None:
+    """Write every page and picture into `target`/docs, and `target`/mkdocs.yml."""
+    folder = target / "docs"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(DOCS, folder)
+    for page in sorted(DOCS.rglob("*.md")):
+        name = page.relative_to(DOCS).as_posix()
+        (folder / name).write_text(page_text(name, page.read_text(encoding="utf-8")), encoding="utf-8")
+    for code in rule_pages.all_codes():
+        name = f"rules/{code}.md"
+        (folder / name).write_text(page_text(name, rule_text(code)), encoding="utf-8")
+    configuration = {"INHERIT": os.path.relpath(ROOT / "mkdocs.yml", target), "nav": navigation()}
+    # JSON is YAML.
+    (target / "mkdocs.yml").write_text(json.dumps(configuration, indent=1), encoding="utf-8")
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the rules, which are beside their code."""
-    for path in sorted((ROOT / RULE_PAGES).glob("*.md")):
-        files.append(File.generated(config, f"rules/{path.name}", abs_src_path=str(path)))
-    return files
+def rule_text(code: str) -> str:
+    """Return the page of a rule with its severity, its subject and the way back to the list."""
+    page = rule_pages.load_page(code)
+    subject = rule_pages.SUBJECTS[code[:2]]
+    severity = f'<span class="severity {page.severity}">{page.severity}</span>'
+    back = f"[All codes](README.md) > [{code[:2]}: {subject}](README.md#{_anchor(f'{code[:2]}: {subject}')})"
+    return _SEVERITY.sub(f"{severity} {back}", page.text, count=1)
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Return the text with links that hold inside the site, and with fences that name a language alone."""
-    here = posixpath.dirname(page.file.src_uri)
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def page_text(name: str, text: str) -> str:
+    """Return a page whose links hold inside the site, whose fences name a language alone, with its place in the search.
+
+    Args:
+        name: path of the page in docs.
+        text: Markdown of the page.
+
+    Raises:
+        FileNotFoundError: a link leads to no file of the repository.
+    """
+    here = posixpath.dirname(name)
 
     def inside(match: re.Match[str]) -> str:
         text, target, anchor = match.groups()
@@ -61,12 +85,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             path = f"docs/rules/{posixpath.basename(path)}"
             return f"[{text}]({posixpath.relpath(path, posixpath.join('docs', here))}{anchor or ''})"
         if not (ROOT / path).exists():
-            raise FileNotFoundError(f"{page.file.src_uri}: {target}")
-        # A file of the repository that is no page: its path says where it is.
+            raise FileNotFoundError(f"{name}: {target}")
+        # A file of the repository that is not a page: its path says where it is.
         return text if text.strip("`") == path else f"{text} (`{path}`)"
 
-    text = _outside_blocks(_LINK, inside, _FENCE.sub(r"\1", _NOTE.sub("", markdown)))
-    return _outside_blocks(_LIST, r"\1\n\n", text)
+    text = _outside_blocks(_LINK, inside, _FENCE.sub(r"\1", _NOTE.sub("", text)))
+    text = _outside_blocks(_LIST, r"\1\n\n", text)
+    if name == RULES:
+        return f"---\nsearch:\n  boost: 0.3\n---\n\n{text}"
+    return f"---\nsearch:\n  exclude: true\n---\n\n{text}" if name.startswith(UNSEARCHED) else text
 
 
 def _outside_blocks(pattern: re.Pattern[str], replacement: Any, text: str) -> str:
@@ -75,3 +102,28 @@ def _outside_blocks(pattern: re.Pattern[str], replacement: Any, text: str) -> st
         parts += [pattern.sub(replacement, text[last : block.start()]), block.group()]
         last = block.end()
     return "".join([*parts, pattern.sub(replacement, text[last:])])
+
+
+def navigation() -> list[Any]:
+    """Return the navigation of mkdocs.yml, with the rules by subject and the decisions."""
+    nav: list[Any] = YAML(typ="rt").load(ROOT / "mkdocs.yml")["nav"]
+    rules: list[Any] = [RULES]
+    for letters, subject in rule_pages.SUBJECTS.items():
+        pages = [rule_pages.load_page(code) for code in rule_pages.all_codes() if code.startswith(letters)]
+        found = [{f"{page.code} ({page.severity}): {page.name}": f"rules/{page.code}.md"} for page in pages]
+        rules += [{f"{letters}: {subject}": found}] if found else []
+    decisions = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    more = {"Rules": rules, "Developers": decisions}
+    return [{title: [*pages, *more.get(title, [])]} for entry in nav for title, pages in entry.items()]
+
+
+def main() -> int:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("target", type=Path, nargs="?", default=ROOT / "build", help="folder (default: build)")
+    write(parser.parse_args().target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,7 @@ from inspect import Signature, signature
 from types import ModuleType
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _VERBS: tuple[str, ...] = (
     *(
         "read_experiment",

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.api.finished import Finished
 from tests.api.folders import environment, make_experiment
 
 import touchline
@@ -179,15 +178,6 @@ def run_lines(page: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.slow
-def test_the_python_lines_of_the_readme(place: Path, finished: Finished) -> None:
-    """They plan, run and tabulate an experiment, of which nothing is left to run here."""
-    finished.copy(place / "my_experiment")
-    printed = run_lines(ROOT / "README.md")
-    assert re.search(r"train.lora.rank +score +train_seconds", printed)
-    assert len(re.findall(r"^1M_rank[24] +[24](?:\.0)? +0\.\d+ +\d+\.\d+$", printed, re.MULTILINE)) == 2
 
 
 @pytest.mark.thorough

@@ -6,7 +6,9 @@ import ast
 import dataclasses
 import functools
 import json
+import math
 import re
+import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +18,9 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 from tests.cases import some
 
+import touchline
 from tools import docs
+from touchline.statistics.student import detectable_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -50,7 +54,7 @@ def test_every_default_is_a_key_that_exists() -> None:
 
     page = docs.experiment_page()
     assert len(DEFAULTS) == len({row.key for row in DEFAULTS})
-    assert [row.key for row in DEFAULTS if f"| `{row.key}` |" not in page] == []
+    assert [row.key for row in DEFAULTS if f"### `{row.key}`" not in page] == []
     assert [row.key for row in DEFAULTS if not row.reason.strip()] == []
 
 
@@ -106,11 +110,6 @@ def test_the_examples_satisfy_the_schema(path: Path) -> None:
     assert [error.message for error in Draft202012Validator(schema).iter_errors(example)] == []
 
 
-def test_the_demo_is_one_of_the_examples() -> None:
-    """Without examples the test above would pass on nothing."""
-    assert (ROOT / "examples" / "capitalization" / "experiment.yaml").is_file()
-
-
 def test_the_schema_refuses_what_is_wrong() -> None:
     """A schema that takes anything would pass the tests above."""
     schema = json.loads(docs.schema_text(next(f for f in docs.FORMATS if f.schema == "experiment")))
@@ -149,6 +148,47 @@ def test_every_link_leads_somewhere(subtests: pytest.Subtests) -> None:
                 if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file)):
                     broken.append(target)
             assert broken == []
+
+
+def test_first_pages_are_short() -> None:
+    """README is read to its end; a release has highlights and what its users must do."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 500
+    releases = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    assert releases[0].startswith(f"{touchline.__version__}\n")
+    assert [release[:10] for release in releases if len(release.split()) > 1500] == []
+
+
+def test_docs_stay_short() -> None:
+    """Pages that a user reads: all but generated ones, decisions and the architecture."""
+    folders = (ROOT / "docs", ROOT / "docs" / "guides", ROOT / "docs" / "concepts")
+    pages = [page for folder in folders for page in folder.glob("*.md") if page.name != "architecture.md"]
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in some(pages)) <= 15_000
+
+
+@pytest.mark.parametrize(
+    ("page", "seeds"),
+    [
+        ("docs/concepts/what-results-show.md", (2, 3, 5)),
+        ("docs/measurements.md", (2, 3, 5)),
+        ("docs/tutorial.md", (3, 5)),
+        ("src/touchline/lint/pages/EX108.md", (2, 3)),
+    ],
+)
+def test_pages_agree_on_what_seeds_detect(page: str, seeds: tuple[int, ...]) -> None:
+    """The differences are those of the paired test that the report makes, in standard deviations between seeds."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for count in seeds:
+        errors = detectable_errors(count - 1, power=0.8, coverage=0.95)
+        assert errors is not None
+        assert f"{errors * math.sqrt(2 / count):.1f}" in text, count
+
+
+def test_pages_name_the_python_that_was_tried() -> None:
+    """README, the front page and the page on installing do not promise other versions than the metadata."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["classifiers"]
+    tried = {line.rpartition(" ")[2] for line in known if line.startswith("Programming Language :: Python :: 3.")}
+    for page in ("README.md", "docs/index.md", "docs/install.md", "docs/tutorial.md"):
+        assert set(re.findall(r"\b3\.1\d\b", (ROOT / page).read_text(encoding="utf-8"))) == tried, page
 
 
 def test_types_become_words() -> None:

@@ -32,7 +32,7 @@ BLOCK = re.compile(
     r"(?P<slow><!-- slow -->\s*)?^(?P<fence>```+)console\n(?P<body>.*?)^(?P=fence)$", re.DOTALL | re.MULTILINE
 )
 OTHER_PROGRAMS = frozenset(
-    {"bash", "cat", "cd", "cp", "git", "head", "inspect", "ls", "pip", "python", "python3", "sbatch", "srun"}
+    {"bash", "cat", "cd", "cp", "git", "head", "inspect", "ls", "pip", "python", "python3", "sbatch", "source", "srun"}
 )
 """Programs that slow blocks may name besides touchline and make."""
 

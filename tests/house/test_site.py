@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.cases import some
 
+from tools import docs_site
 from tools.chromium import REQUIRE, Tab, browser, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +22,7 @@ FETCHED = re.compile(
 )
 """Elements that a browser fetches by itself, from a host that they name."""
 STYLED = re.compile(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^\"') ]+")
-SHOWN = ("index", "tutorial")
+SHOWN = ("index", "tutorial", "reference/experiment", "rules/TR010")
 PHONE, DESK = 390, 1280
 
 
@@ -29,7 +31,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built once; a link, an anchor or a page of the navigation that leads nowhere is an error."""
     pytest.importorskip("material")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    docs_site.write(folder)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(folder / "mkdocs.yml")]
     # A build that asks another machine for something ends here.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     done = subprocess.run(
@@ -42,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    return folder
+    return folder / "site"
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,42 @@ def test_every_document_is_a_page_and_the_guides_are_in_the_navigation(site: Pat
     pages += [Path("rules") / page.name for page in (ROOT / "src/touchline/lint/pages").glob("*.md")]
     names = {page.parent / ("index.html" if page.stem == "README" else f"{page.stem}.html") for page in some(pages)}
     assert [name for name in sorted(names) if not (site / name).is_file()] == []
-    front = (site / "index.html").read_text(encoding="utf-8")
-    guides = [name for name in sorted(names) if name.parts[0] in ("guides", "concepts")]
-    assert [name for name in some(guides) if f'href="{name.as_posix()}"' not in front] == []
+    guide = (site / "guides" / "design.html").read_text(encoding="utf-8")
+    guides = sorted(name.name for name in names if name.parts[0] == "guides")
+    assert [name for name in some(guides) if f'href="{name}"' not in guide and name != "design.html"] == []
+
+
+def test_a_rule_page_has_its_severity_and_a_way_back(site: Path) -> None:
+    """So has the navigation next to it."""
+    page = (site / "rules" / "TR010.html").read_text(encoding="utf-8")
+    assert '<span class="severity error">error</span>' in page
+    assert 'href="index.html#tr-training"' in page
+    assert "TR010 (error): no-optimizer-step" in page
+    assert 'id="tr-training"' in (site / "rules" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_search_finds_keys_and_no_page_of_a_rule_or_a_decision(site: Path) -> None:
+    """Words are compared as the search compares them: titles count a thousand times."""
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    entries, separator = index["docs"], re.compile(index["config"]["separator"])
+    places = {entry["location"].partition("#")[0] for entry in some(entries)}
+    assert {place for place in places if place.startswith(("rules/", "decisions/"))} == {"rules/index.html"}
+    assert all(entry["boost"] < 1 for entry in entries if entry["location"].startswith("rules/"))
+    for query, place in (
+        ("batch size", "reference/experiment.html#trainglobal_batch_size"),
+        ("lora rank", "reference/experiment.html#trainlorarank"),
+        ("deadline", "reference/experiment.html#computedeadline"),
+    ):
+        titles = {entry["location"]: separator.split(re.sub("<[^>]+>", "", entry["title"])) for entry in entries}
+        assert next(at for at, words in titles.items() if set(query.split()) <= set(words)) == place
+
+
+def test_pages_are_plain_markdown(site: Path) -> None:
+    """Links lead to files of the folder: another generator of sites needs no plug-in."""
+    link = re.compile(r"\]\((?![a-z]+:)([^)\s#]+)(?:#[^)\s]*)?\)")
+    pages = some(sorted((site.parent / "docs").rglob("*.md")))
+    links = ((page, target) for page in pages for target in link.findall(page.read_text(encoding="utf-8")))
+    assert [f"{page}: {target}" for page, target in links if not (page.parent / target).exists()] == []
 
 
 def test_nothing_is_fetched_from_another_host(site: Path) -> None:
@@ -90,7 +126,7 @@ def test_pages_fit_phones_and_desks_in_light_and_dark(site: Path, tab: Tab, requ
                 tab.size(width)
                 tab.open(site / f"{name}.html")
                 papers.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-                tab.screenshot(folder / f"{name}-{scheme}-{width}.png")
+                tab.screenshot(folder / f"{Path(name).name}-{scheme}-{width}.png")
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width, (name, width)
                 assert tab.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
         assert papers[0] == papers[1] != papers[2] == papers[3]

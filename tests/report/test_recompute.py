@@ -1,9 +1,8 @@
-"""The reviewer's script of docs/concepts/recompute.md as it stands there, on made and on trained experiments."""
+"""The reviewer's script docs/scripts/recompute.py, on made and on trained experiments."""
 
 from __future__ import annotations
 
 import json
-import re
 import runpy
 import subprocess
 import sys
@@ -26,17 +25,15 @@ from touchline.report.local.samples import sample_rows
 from touchline.results.report_inputs import ReportInputs, ResultsAnswer
 from touchline.results.run_result import RunResult
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
+SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "scripts" / "recompute.py"
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The script, as one would save it."""
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    path = tmp_path_factory.mktemp("recompute") / "recompute.py"
-    path.write_text(code)
-    assert "touchline" not in {word for line in code.splitlines() if "import" in line for word in line.split()}
-    return path
+def script() -> Path:
+    """The script, which does not need touchline."""
+    imports = [line for line in SCRIPT.read_text().splitlines() if "import" in line]
+    assert "touchline" not in " ".join(imports)
+    return SCRIPT
 
 
 def recompute(script: Path, samples: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -1,9 +1,8 @@
-"""The script of docs/concepts/stopping-early.md as printed there, on looks of the program's own functions."""
+"""The reviewer's script docs/scripts/recompute_looks.py, on looks of the program's own functions."""
 
 from __future__ import annotations
 
 import json
-import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +19,17 @@ from touchline.strategy.evidence import Evidence, take_look
 
 pytestmark = pytest.mark.planning
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "stopping-early.md"
+SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "scripts" / "recompute_looks.py"
 LOOKS = (3, 4, 6)
 TRUE = {"large": 0.06, "middle": 0.03, "none": 0.0}
 
 
 @pytest.fixture(scope="module")
-def main(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], int]:
-    """The script, as one would save it; bounds are computed once for all tests."""
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert "touchline" not in {word for line in code.splitlines() if "import" in line for word in line.split()}
-    path = tmp_path_factory.mktemp("recompute") / "recompute_looks.py"
-    path.write_text(code)
-    found = runpy.run_path(str(path))["main"]
+def main() -> Callable[[str, str], int]:
+    """The script's function; bounds are computed once for all tests."""
+    imports = [line for line in SCRIPT.read_text().splitlines() if "import" in line]
+    assert "touchline" not in " ".join(imports)
+    found = runpy.run_path(str(SCRIPT))["main"]
     assert callable(found)
     return found
 
