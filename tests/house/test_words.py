@@ -114,7 +114,7 @@ PLAIN: dict[str, str] = {}
 
 _REPLACED = {re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE): plain for words, plain in REPLACED.items()}
 _DIALECT = {re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE): plain for words, plain in DIALECT.items()}
-_SENTENCE = re.compile(r"(?<=[.!?])[)\"'*`]*\s+(?=[A-Z`(*\ufffc])|\n")
+_SENTENCE = re.compile(r"(?<=[.!?])[)\"'*`]*\s+(?=[A-Z\"`(*\ufffc])|\n")
 _PATTERN = re.compile(r"\(\?|\\[\[\](dsw]|\[\^|\|[a-z]+\||\{%|\A[\w/\s]{150,}\Z")
 _BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -162,7 +162,7 @@ def problems(path: Path) -> list[str]:
 
 
 def messages(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the strings of a module that have more than one word, without docstrings, patterns, templates and lists of words."""
+    """Yield the strings of a module that are sentences: no docstrings, patterns, templates and lists of words."""
     without: set[tuple[int, str]] = set()
     for node in ast.walk(ast.parse(source)):
         holds_words = isinstance(node, ast.Attribute) and node.attr == "split"

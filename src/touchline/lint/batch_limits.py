@@ -203,7 +203,7 @@ def _instead(stated: StatedTraining) -> str:
 
 @rule("ME020", Severity.ERROR)
 def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
-    """Report a training of which not even one sequence fits on the GPU."""
+    """Report a run for which not even one sequence fits on the GPU."""
     stated, gpu = view.stated, view.around.gpu
     if view.has_planned_memory or gpu is None or on_processor(stated) or sharing(view) == "sharded":
         return
@@ -238,7 +238,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
 
 @rule("ME021", Severity.WARNING)
 def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
-    """Report a single-device training that fits on no GPU."""
+    """Report a single-device run that fits on no GPU."""
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return

@@ -157,7 +157,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
 
 @rule("CK013", Severity.WARNING)
 def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
-    """Report a resumed training whose checkpoints leave out the optimizer."""
+    """Report a resumed run whose checkpoints leave out the optimizer."""
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
         yield Violation(

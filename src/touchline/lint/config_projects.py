@@ -32,7 +32,7 @@ _PACKING: Final = re.compile(r"pack(ed|ing)", re.IGNORECASE)
 
 @rule("EX140", Severity.WARNING)
 def duplicate_configs(view: FolderView) -> Iterator[Violation]:
-    """Report configs that are the same training."""
+    """Report configs of identical runs."""
     # EX100 compares runs of touchline's own experiments within their experiment.
     for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
         first, *others = group
@@ -70,7 +70,7 @@ def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[
 
 
 @rule("EX150", Severity.WARNING)
-def data_of_another_run(view: FolderView) -> Iterator[Violation]:
+def data_path_mismatch(view: FolderView) -> Iterator[Violation]:
     """Report data whose path names another experiment or stage than the config."""
     for run in runs_of(view):
         own = {"experiment": experiment_of(run), "stage": stage_of(run)}
@@ -153,8 +153,8 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX145", Severity.ERROR)
-def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues the adapter of another base model."""
+def parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
+    """Report a config that continues the adapter of another base model."""
     for each, parent in _with_parents(view):
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
@@ -168,7 +168,7 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
 
 @rule("EX152", Severity.ERROR)
 def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
-    """Report an output folder with another training's checkpoints that this one would resume."""
+    """Report an output folder with another run's checkpoints that this run would resume."""
     for run in runs_of(view):
         resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
         if not run.kept or not resumes:

@@ -75,7 +75,7 @@ def rank_with_fixed_alpha(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX159", Severity.WARNING)
-def one_rate_for_unlike_models(view: DesignView) -> Iterator[Violation]:
+def shared_learning_rate(view: DesignView) -> Iterator[Violation]:
     """Report a learning rate left to `auto` for models or methods whose rates by the rule differ more than twofold."""
     rates: dict[tuple[str, str], RuleRate] = {}
     for run in view.trained:

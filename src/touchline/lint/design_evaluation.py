@@ -118,8 +118,8 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX116", Severity.ERROR)
-def best_without_validation(view: DesignView) -> Iterator[Violation]:
-    """Report a best checkpoint that no validation rows can select."""
+def best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
+    """Report `keep: best` without enough validation rows to choose by."""
     key = "train.checkpoint.keep"
     place = place_of(view, key) if key in swept(view) else view.where(*key.split("."))
     asked = {run.data.file: (key, place) for run in view.trained if run.train.checkpoint.keep == "best"}

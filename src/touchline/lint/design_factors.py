@@ -57,7 +57,7 @@ def duplicate_runs(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX101", Severity.WARNING)
-def factor_without_effect(view: DesignView) -> Iterator[Violation]:
+def inert_factor(view: DesignView) -> Iterator[Violation]:
     """Report factors that the backend does not use for the weights."""
     for key, levels in swept(view).items():
         effect = no_effect_on_weights(view, key)

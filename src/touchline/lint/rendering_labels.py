@@ -75,7 +75,7 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
 
 @rule("TK219", Severity.INFO)
 def label_span(view: RenderingView) -> Iterator[Violation]:
-    """Report the text that the loss is taken on."""
+    """Report the text that the loss is computed on."""
     for row, trained in _trained(view)[:1]:
         system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]

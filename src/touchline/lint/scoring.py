@@ -254,8 +254,8 @@ def scorer_raises(view: ScoringView) -> Iterator[Violation]:
 
 
 @rule("EV217", Severity.INFO)
-def scorer_not_tried(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that could not be tried here."""
+def untested_scorer(view: ScoringView) -> Iterator[Violation]:
+    """Report a scorer that could not be tested here."""
     missing = "the evaluation has no items" if view.items == 0 and view.missing is None else view.missing
     if missing is not None:
         yield Violation(message=f"not checked ({missing}): the scorer of {_name(view)}", at=view.where)

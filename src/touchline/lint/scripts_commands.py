@@ -50,7 +50,7 @@ def _is_loud(step: ShellCommand) -> bool:
 
 @rule("SL030", Severity.WARNING)
 def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
-    """Report a training whose exit status a pipe hides."""
+    """Report a run whose exit status a pipe hides."""
     script = view.script
     if not script.is_job or "PIPESTATUS" in script.text or _sets(script, "pipefail"):
         return

@@ -26,7 +26,7 @@ def multiple_root_stages(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX127", Severity.ERROR)
-def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
+def stage_base_mismatch(view: DesignView) -> Iterator[Violation]:
     """Report a stage with another base model than the chain's."""
     experiment = view.experiment
     pairs = (str(model_of(pair["models"])) for pair in experiment.pairs if "models" in pair)

@@ -254,7 +254,7 @@ _NEAR: Final = 1e-6
 
 
 @rule("TR026", Severity.WARNING)
-def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
+def name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
     """Report a run name or output folder that states other settings than its config."""
     stated = view.stated
     reported: set[str] = set()

@@ -40,7 +40,7 @@ def _window(stated: StatedTraining) -> str:
 
 @rule("TR010", Severity.ERROR)
 def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
-    """Report a training without a single optimizer step."""
+    """Report a run without a single optimizer step."""
     stated, numbers = view.stated, arithmetic(view)
     if most(numbers.rows) == 0:
         at = stated.sources[0].name if stated.sources else None
@@ -63,7 +63,7 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
 
 @rule("TR011", Severity.WARNING)
 def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
-    """Report a training with fewer than ten optimizer steps."""
+    """Report a run with fewer than ten optimizer steps."""
     stated, numbers = view.stated, arithmetic(view)
     high = most(numbers.steps)
     if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
@@ -108,8 +108,8 @@ def _ignores_warmup(stated: StatedTraining) -> bool:
 
 
 @rule("TR016", Severity.WARNING)
-def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
-    """Report a validation interval longer than the training."""
+def validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the run."""
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
     if every is None or not high or every <= high or not _validates_by_steps(stated):
