@@ -147,4 +147,4 @@ def test_a_stage_that_trains_on_another_stages_test_file(tmp_path: Path) -> None
     assert "EX182" not in codes(check_files(files, tmp_path / "apart"))
     files["hard.json"] = json.dumps([*hard[:30], *more[:3]])
     (leak,) = [each for each in check_files(files, tmp_path / "leak") if each.code == "EX182"]
-    assert leak.message.startswith("3 of the 50 test questions of easy_test.json, more.json are training rows of hard.")
+    assert all(part in leak.message for part in ("3 of the 50", "easy_test.json, more.json", "hard.json"))

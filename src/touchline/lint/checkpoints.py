@@ -102,7 +102,7 @@ def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
         over = found.total > free
         yield Violation(
             message=(
-                f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more are "
+                f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
                 f"{format_bytes(found.total)}, and {format_bytes(free)} are free"
             ),
             at=stated.save_limit or stated.save_steps or stated.output_dir,
@@ -119,8 +119,8 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
         return
     yield Violation(
         message=(
-            f"{found.checkpoints} checkpoints stay, each a whole model of {format_bytes(found.each)} or more: "
-            f"{format_bytes(found.total)}"
+            f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
+            f"{format_bytes(found.total)} in all"
         ),
         at=stated.save_adapter_only or stated.save_limit or stated.epochs,
         hint=_smaller(stated),
@@ -148,7 +148,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     holds = "" if only is None else f", each with {state} ({only}{default})"
     several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
     yield Violation(
-        message=f"{several} stay (no save_total_limit){holds}",
+        message=f"{several} are kept (no save_total_limit){holds}",
         at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
         hint="save_total_limit: 3",
         severity=Severity.INFO if count is not None and count < TWENTY else None,

@@ -86,7 +86,7 @@ def retired_line(codes: Iterable[str]) -> str | None:
     """Return the line that names the removed codes among some; None without any."""
     found = [code for code in dict.fromkeys(codes) if code in RETIRED]
     said = "was" if len(found) == 1 else "were"
-    return f"{', '.join(found)} {said} removed after 0.1.0; no rule reports it" if found else None
+    return f"{', '.join(found)} {said} removed after 0.1.0, no rule reports it" if found else None
 
 
 @functools.cache

@@ -50,11 +50,11 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         rows = most(numbers.rows) or 0
         on_each = rows // max(numbers.devices.low, 1)
         each = micro.value if micro is not None else 1
-        full = f"at most {on_each // each} micro-batches of {each} are full; gradient_accumulation_steps: 1"
+        full = f"gradient_accumulation_steps: 1 (at most {on_each // each} micro-batches of {each} are full)"
         yield Violation(
             message=(
-                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, but a step needs "
-                f"{_window(stated)}; incomplete steps are dropped"
+                f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
+                "incomplete steps are dropped"
             ),
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
@@ -70,11 +70,11 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
         return
     yield Violation(
         message=(
-            f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
-            f"epoch in {_window(stated)}"
+            f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per epoch in "
+            f"{_window(stated)}"
         ),
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
-        hint="a smaller batch, less accumulation or more epochs",
+        hint="use a smaller batch, less accumulation or more epochs",
     )
 
 
@@ -91,10 +91,10 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
             message=(
-                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches its peak"
+                f"{fixed.value:,} warmup steps, but the run has {steps}, so the learning rate never reaches its peak"
             ),
             at=fixed,
-            hint=f"at most {max(high // 10, 1)} steps, a tenth",
+            hint=f"use at most {max(high // 10, 1)} steps, 10%",
             # A limit of steps per epoch, not of all steps, is for short trials.
             severity=Severity.WARNING
             if stated.max_steps is not None and not traits_of(stated.backend).hf_loop
@@ -115,11 +115,11 @@ def validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
     if every is None or not high or every <= high or not _validates_by_steps(stated):
         return
     traits = traits_of(stated.backend)
-    seen = "only epochs' ends are seen" if traits.is_ours else "it runs at the very end, or never"
+    seen = "only ends of epochs are validated" if traits.is_ours else "it runs at the end or never"
     yield Violation(
-        message=f"validation every {every:,} steps, and the training has {numbers.steps}: {seen}",
+        message=f"validation every {every:,} steps, but the run has {numbers.steps}, so {seen}",
         at=stated.eval_steps,
-        hint=f"at most {max(high // 4, 1)}, for four validations",
+        hint=f"use at most {max(high // 4, 1)}, for four validations",
         severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
     )
 
@@ -146,9 +146,8 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
                 message=(
-                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times per epoch: an epoch is "
-                    f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
-                    f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
+                    f"{name} every {every} steps counts the accumulation twice, "
+                    f"an epoch is {per_epoch.high} steps ({rows.high:,} rows / {per_step.low})"
                 ),
                 at=each,
                 hint=each.line_with(per_epoch.high),
@@ -172,7 +171,7 @@ def excessive_validation(view: TrainingView) -> Iterator[Violation]:
             yield Violation(
                 message=(
                     f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
-                    f"training's own computing"
+                    "compute of training"
                 ),
                 at=stated.eval_steps,
             )
