@@ -90,7 +90,7 @@ def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
     counts = view.all_labels
     rare = {label for labels in spellings.values() for label in labels[1:]}
     listed = " / ".join(
-        ", ".join(f"{short(label)} {counts[label]:,} times" for label in labels[:4])
+        ", ".join(f"{short(label)} ({counts[label]:,})" for label in labels[:4])
         for labels in list(spellings.values())[:3]
     )
     odd = [row for row in view.rows if row.label in rare]
@@ -150,7 +150,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
     counts = Counter((row.label, row.candidates or ()) for row in outside)
     most = sorted(counts, key=lambda pair: (-counts[pair], pair))[:_LISTED]
     near = [(label, nearest(label, candidates)) for label, candidates in most]
-    named = ", ".join(f"{short(label)} ({counts[pair]:,} times)" for pair, (label, _) in zip(most, near, strict=True))
+    named = ", ".join(f"{short(label)} ({counts[pair]:,})" for pair, (label, _) in zip(most, near, strict=True))
     hints = [f"{short(label)}: did you mean {short(meant)}?" for label, meant in near if meant is not None]
     severity = None
     if view.layout.candidates is None:

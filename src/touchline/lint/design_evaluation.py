@@ -49,12 +49,10 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         return  # its seeds are those of the looks
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    if count == 1:
-        message = "with one seed, a difference between levels describes these checkpoints, not the settings"
-    else:
-        message = f"{count} seeds detect {detectable_seed_spread(count)} standard deviations between seeds"
+    one = "one seed compares checkpoints, not settings"
+    message = one if count == 1 else f"{count} seeds detect {detectable_seed_spread(count)}"
     yield Violation(
-        message=f"{message} ({ENOUGH_SEEDS} seeds detect {detectable_seed_spread(ENOUGH_SEEDS)}, 80% power)",
+        message=f"{message} ({ENOUGH_SEEDS} seeds detect {detectable_seed_spread(ENOUGH_SEEDS)}, at 80% power)",
         at=view.where("seeds"),
         subject="seeds",
         # A stated effect refers to the setting, and one seed cannot show it.
@@ -64,8 +62,8 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
 
 
 def detectable_seed_spread(seeds: int) -> str:
-    """Return the smallest difference that so many seeds detect, in standard deviations between seeds, for messages."""
-    return f"{smallest_seed_difference(seeds) or math.inf:.2g}"
+    """Return the smallest difference that so many seeds detect."""
+    return f"{smallest_seed_difference(seeds) or math.inf:.2g} standard deviations"
 
 
 @rule("EX109", Severity.WARNING)
@@ -98,8 +96,9 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
     if effect is None:
         yield Violation(
-            message=f"{plural(items, 'test item')} detect {smallest_in_points(items, USUAL_FLIPS)} at 80% power if "
-            f"{100 * USUAL_FLIPS:g}% are discordant, {100 * smallest_difference(items):.1f} points on different items",
+            message=f"{plural(items, 'test item')}: the minimum detectable difference (80% power) is "
+            f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant, or "
+            f"{100 * smallest_difference(items):.1f} points on different items",
             at=_items_place(view),
             subject="evaluate.samples",
         )

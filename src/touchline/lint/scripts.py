@@ -113,7 +113,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
         folder = value if option == "chdir" else value.rpartition("/")[0]
         severity: Severity | None = None
         if option in _PATHS and _EXPANDED.search(folder):
-            what = "a folder would be named so, and the job would end before its first command"
+            what = "the job would end before its first command"
         elif refused(option, value) is not None:
             what = "sbatch refuses it"
         else:
