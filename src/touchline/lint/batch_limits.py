@@ -222,10 +222,9 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
         severity = Severity.WARNING
     else:
         return
+    hint = None if alone else "use several devices that share the weights"
     if sharing(view) != "one" and alone:
         hint = f"set {' or '.join(settings)}, since without it every device holds all weights"
-    else:
-        hint = None if alone else "use several devices that share the weights"
     row = f"one sequence of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest sequence"
     yield Violation(
         message=f"{row} needs {found.low:.0f} to {found.high:.0f} of {gpu.capacity_gib:.0f} GiB ({gpu.name})",
@@ -245,10 +244,8 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
     if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
         yield Violation(
-            message=(
-                f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} has "
-                f"{usual.capacity_gib:.0f}"
-            ),
+            message=f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} "
+            f"has {usual.capacity_gib:.0f}",
             at=stated.model,
             hint="use a 4-bit base or several devices that share the weights, or name the GPU with --gpu",
         )

@@ -101,10 +101,8 @@ def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
     if found.total > 0.8 * free:
         over = found.total > free
         yield Violation(
-            message=(
-                f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
-                f"{format_bytes(found.total)}, and {format_bytes(free)} are free"
-            ),
+            message=f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
+            f"{format_bytes(found.total)}, and {format_bytes(free)} are free",
             at=stated.save_limit or stated.save_steps or stated.output_dir,
             hint=_smaller(stated),
             severity=Severity.ERROR if over else Severity.WARNING,
@@ -118,10 +116,8 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY:
         return
     yield Violation(
-        message=(
-            f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
-            f"{format_bytes(found.total)} in all"
-        ),
+        message=f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
+        f"{format_bytes(found.total)} in all",
         at=stated.save_adapter_only or stated.save_limit or stated.epochs,
         hint=_smaller(stated),
         severity=Severity.WARNING if found.total >= NOTICED else Severity.INFO,

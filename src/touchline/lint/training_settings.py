@@ -168,10 +168,8 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     traits = traits_of(view.stated.backend)
     often = Severity.WARNING if share >= MANY else Severity.INFO
     yield Violation(
-        message=(
-            f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up to "
-            f"{longest:,}, and the trainer {traits.long_rows}"
-        ),
+        message=f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
+        f"to {longest:,}, and the trainer {traits.long_rows}",
         at=limit,
         hint=limit.line_with(longest),
         severity=Severity.ERROR if traits.refuses_long_rows else often,

@@ -52,10 +52,8 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         each = micro.value if micro is not None else 1
         full = f"gradient_accumulation_steps: 1 (at most {on_each // each} micro-batches of {each} are full)"
         yield Violation(
-            message=(
-                f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
-                "incomplete steps are dropped"
-            ),
+            message=f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
+            "incomplete steps are dropped",
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
         )
@@ -69,10 +67,8 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
     if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
         return
     yield Violation(
-        message=(
-            f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per epoch in "
-            f"{_window(stated)}"
-        ),
+        message=f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
+        f"epoch in {_window(stated)}",
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
         hint="use a smaller batch, less accumulation or more epochs",
     )
@@ -90,9 +86,7 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
         yield Violation(message=f"warmup is {share.value:g} of all steps, leaving none for training", at=share)
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
-            message=(
-                f"{fixed.value:,} warmup steps, but the run has {steps}, so the learning rate never reaches its peak"
-            ),
+            message=f"{fixed.value:,} warmup steps, but the run has {steps}, so it never reaches its learning rate",
             at=fixed,
             hint=f"use at most {max(high // 10, 1)} steps, 10%",
             # A limit of steps per epoch, not of all steps, is for short trials.
@@ -145,10 +139,8 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
         # A round number was chosen by hand, even if it looks computed.
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
-                message=(
-                    f"{name} every {every} steps counts the accumulation twice, "
-                    f"an epoch is {per_epoch.high} steps ({rows.high:,} rows / {per_step.low})"
-                ),
+                message=f"{name} every {every} steps counts the accumulation twice, "
+                f"an epoch is {per_epoch.high} steps ({rows.high:,} rows / {per_step.low})",
                 at=each,
                 hint=each.line_with(per_epoch.high),
             )
@@ -169,10 +161,8 @@ def excessive_validation(view: TrainingView) -> Iterator[Violation]:
         trained = FORWARD_SHARE * numbers.steps.low * per_step * density
         if times > 1 and times * held_out > trained:
             yield Violation(
-                message=(
-                    f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
-                    "compute of training"
-                ),
+                message=f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times "
+                "the compute of training",
                 at=stated.eval_steps,
             )
     elif every == 1 and times >= OFTEN:
