@@ -13,7 +13,7 @@ from tests.lint.designs import findings_of, merged, view_of
 
 from touchline.core.finding import Severity
 from touchline.lint.design import row_set_sha256, work_digest
-from touchline.lint.design_evaluation import detectable_seed_spread, stated_effect
+from touchline.lint.design_evaluation import detectable, stated_effect
 from touchline.lint.rule_pages import load_page
 
 pytestmark = pytest.mark.planning
@@ -156,4 +156,4 @@ def test_the_page_of_few_seeds_states_the_numbers_of_its_message() -> None:
     text = " ".join(load_page("EX108").text.split())
     for words, seeds in (("Two seeds detect", 2), ("Three seeds detect", 3), ("five detect", 5)):
         (number,) = re.findall(rf"{words} (?:a difference of )?([\d.]+[0-9])", text)
-        assert detectable_seed_spread(seeds) == f"{number} standard deviations"
+        assert detectable(seeds) == number

@@ -86,7 +86,7 @@ def test_the_label_span_is_shown_decoded_with_its_stop_token() -> None:
     """As the answer of a check, for every training that can be rendered."""
     (finding,) = [f for f in told(view_of("peft", [chat("Capitalize: quantity", "Quantity")])) if f.code == "TK219"]
     assert "'Quantity<|im_end|>'" in finding.message
-    assert "2 of 15 tokens (no system turn)" in finding.message
+    assert "2 of 15 tokens (system turn absent)" in finding.message
 
 
 def test_what_cannot_be_rendered_is_information_and_no_error() -> None:

@@ -49,10 +49,11 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         return  # its seeds are those of the looks
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    one = "one seed compares checkpoints, not settings"
-    message = one if count == 1 else f"{count} seeds detect {detectable_seed_spread(count)}"
+    unit, enough = "standard deviations between seeds", f"{ENOUGH_SEEDS} seeds detect {detectable(ENOUGH_SEEDS)}"
     yield Violation(
-        message=f"{message} ({ENOUGH_SEEDS} seeds detect {detectable_seed_spread(ENOUGH_SEEDS)}, at 80% power)",
+        message=f"one seed compares checkpoints, not settings ({enough} {unit}, 80% power)"
+        if count == 1
+        else f"{count} seeds detect {detectable(count)} {unit} ({enough}, 80% power)",
         at=view.where("seeds"),
         subject="seeds",
         # A stated effect refers to the setting, and one seed cannot show it.
@@ -61,9 +62,9 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
     )
 
 
-def detectable_seed_spread(seeds: int) -> str:
-    """Return the smallest difference that so many seeds detect."""
-    return f"{smallest_seed_difference(seeds) or math.inf:.2g} standard deviations"
+def detectable(seeds: int) -> str:
+    """Return the smallest difference that so many seeds detect, in standard deviations between seeds."""
+    return f"{smallest_seed_difference(seeds) or math.inf:.2g}"
 
 
 @rule("EX109", Severity.WARNING)

@@ -49,7 +49,7 @@ def answer_truncated(view: RenderingView) -> Iterator[Violation]:
         yield Violation(
             message=f"{row.name} has {trained.uncut:,} tokens, but max_seq_len is {limit}, so {happens}",
             at=view.at("max_seq_len"),
-            hint=f"set max_seq_len to at least {trained.uncut}",
+            hint=f"set max_seq_len to the longest row, {trained.uncut} tokens or more",
             severity=Severity.ERROR if trained.refused or row.which == "shortest" else None,
         )
         return
@@ -77,10 +77,10 @@ def label_span(view: RenderingView) -> Iterator[Violation]:
     for row, trained in _trained(view)[:1]:
         system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
-        own = "given" if system is not None else "added" if len(head.split()) > _TAIL else "no"
+        own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "absent"
         yield Violation(
             message=f"{row.name}: {view.backend} computes the loss on {short(row.label_text, 100)},"
-            f" {sum(trained.labels)} of {len(trained.ids)} tokens ({own} system turn)",
+            f" {sum(trained.labels)} of {len(trained.ids)} tokens (system turn {own})",
         )
 
 
