@@ -92,7 +92,7 @@ def _settings(folder: Path) -> UserConfig:
         ("recipes/no_entry.py", ["no recipe of torchtune"]),
         ("recipes/no_python.py", ["line 1"]),
         ("recipes/helped.py", ["imports no_entry.py"]),
-        ("recipes/mime.py", ["is not a Python file", "recipe: mine.py"]),
+        ("recipes/mime.py", ["recipes/mime.py", "recipe: mine.py"]),
         ("recipes/mine.py, train.validate_every_steps: 3", ["'run_val_every_n_steps'"]),
         ("full_finetune_single_device", ["lora_finetune_single_device (one device) or lora_finetune_distributed"]),
         ("lora_finetune_distributed", ["the run has 1 device"]),

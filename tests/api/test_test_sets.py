@@ -197,7 +197,7 @@ def test_a_task_with_items_of_its_own_asks_no_test_set(tmp_path: Path, settings:
         api.plan(folder, settings)
     (finding,) = errors_of(caught.value.findings)
     assert finding.code == "EX015"
-    assert "items of its own, so the test sets 5L, 9L, 13L are not asked" in finding.message
+    assert "5L, 9L, 13L" in finding.message
     (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine(data):\n    return None\n")
     assert api.plan(folder, settings).plan.own_task is not None
 
@@ -256,7 +256,7 @@ def test_answers_of_a_set_that_the_limit_truncates_are_found(tmp_path: Path, set
         api.plan(folder, settings)
     (finding,) = errors_of(caught.value.findings)
     assert finding.code == "EX181"
-    assert "62% of the test answers are longer, up to 12" in finding.message
+    assert all(part in finding.message for part in ("62% of the test answers", "up to 12"))
 
 
 def test_a_set_that_one_run_was_trained_on_is_found_for_that_run(tmp_path: Path, settings: UserConfig) -> None:

@@ -1,7 +1,7 @@
-"""Docstrings, messages, templates and documents use the words of the glossary.
+"""Docstrings, messages, templates and documents use the words of the glossary, in plain and short sentences.
 
-The list holds words that have one meaning here and a plainer word beside them; words that may be right stay with the
-reader. Names of variables are not looked at.
+The list holds words that have a plainer word. Names of variables are not looked at. Sentences are counted in strings
+that are not docstrings, and in rule pages.
 """
 
 from __future__ import annotations
@@ -61,10 +61,60 @@ ALLOWED: dict[str, str] = {
 }
 """Texts that hold a replaced word rightly, each with the reason."""
 
-NOT_YET: tuple[str, ...] = ()
-"""Rooms whose words are not all replaced yet."""
+NOT_YET: tuple[str, ...] = (
+    "README.md",
+    "docs/",
+    "src/touchline/agent/",
+    "src/touchline/api/",
+    "src/touchline/backends/",
+    "src/touchline/cli/",
+    "src/touchline/core/",
+    "src/touchline/data/",
+    "src/touchline/estimate/",
+    "src/touchline/evaluate/",
+    "src/touchline/experiment/",
+    "src/touchline/history/",
+    "src/touchline/plan/",
+    "src/touchline/report/",
+    "src/touchline/results/",
+    "src/touchline/run/",
+    "src/touchline/slurm/",
+    "src/touchline/statistics/",
+    "src/touchline/strategy/",
+    "src/touchline/train/",
+)
+"""Files and rooms whose sentences are not all plain yet; `REPLACED` holds for them too."""
+
+_NOUN = (
+    r"(?=[.,;:)]|$| (?:of|that|which|whose|is|was|has|had|would|will|may|can|with|without|in|on|at|from|by|to|for|and|"
+    r"or|as|needs?|takes?|ends?|stops?|resumes?|continues?|fails?)\b)"
+)
+DIALECT: dict[str, str] = {
+    r"beside": "next to, in addition to",
+    r"stands?|stood": "is, is in, gives, is used",
+    r"surely": "the upper estimate",
+    r"trainings": "runs",
+    r"(?:an?|one|each|every|no|this|that|whole|same|another|such) training" + _NOUN: "run",
+    r"(?<!there )(?:is|are|was|were) no (?!longer|more|less|fewer|later)[a-z]+": "is not a",
+}
+"""Private words and forms, looked for in strings that are not docstrings, in pages and documents."""
+
+INVERTED = re.compile(r"(?:Of|From|Among) |What\b(?!.*\?$)(?:\W+[\w'-]+){4}")
+"""Beginnings of sentences that put the subject last."""
+
+LONGEST = 25
+"""Most words of a sentence."""
+
+ONE_FACT: tuple[str, ...] = ("src/touchline/lint/",)
+"""Rooms whose messages hold no semicolon and at most one colon."""
+
+PLAIN: dict[str, str] = {}
+"""Texts that hold a form of `DIALECT` or `INVERTED` rightly, each with the reason."""
 
 _REPLACED = {re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE): plain for words, plain in REPLACED.items()}
+_DIALECT = {re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE): plain for words, plain in DIALECT.items()}
+_SENTENCE = re.compile(r"(?<=[.!?])[)\"'*`]*\s+(?=[A-Z\"`(*\ufffc])|\n")
+_PATTERN = re.compile(r"\(\?|\\[\[\](dsw]|\[\^|\|[a-z]+\||\{%|\A[\w/\s]{150,}\Z")
 _BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -110,10 +160,54 @@ def problems(path: Path) -> list[str]:
     return found
 
 
-def _files() -> list[Path]:
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the strings of a module that are sentences: no docstrings, patterns, templates and lists of words."""
+    without: set[tuple[int, str]] = set()
+    for node in ast.walk(ast.parse(source)):
+        holds_words = isinstance(node, ast.Attribute) and node.attr == "split"
+        if (isinstance(node, ast.Expr) or holds_words) and isinstance(node.value, ast.Constant):
+            without.add((node.lineno, node.value.value))
+    for part in strings(source):
+        if part not in without and " " in part[1].strip() and not _PATTERN.search(part[1]):
+            yield part
+
+
+def prose(text: str) -> str:
+    """Return a document with one paragraph, list item or cell of a table per line and without code."""
+    text = re.sub(r"^---\n.*?^---\n", "", _BLOCK.sub("", text), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\|.*\|$", lambda row: "\n\n".join(row.group().split("|")), text, flags=re.MULTILINE)
+    return re.sub(r"(?<!\n)\n(?!\n|    |\s*(?:[-*] |\d+\. ))", " ", text)
+
+
+def unplain(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the sentences of a text that are not plain, each with the word or form."""
+    ours = functools.reduce(lambda left, allowed: left.replace(allowed, "\ufffc"), PLAIN, text)
+    for sentence in map(str.strip, _SENTENCE.split(ours)):
+        yield from ((found.group(), sentence) for pattern in _DIALECT for found in pattern.finditer(sentence))
+        if found := INVERTED.match(sentence.lstrip("-* ")):
+            yield f"begins with {found.group()}", sentence
+        if (words := len(sentence.split())) > LONGEST:
+            yield f"{words} words", sentence
+
+
+def unplain_sentences(path: Path) -> Iterator[str]:
+    """Yield the sentences of a file that are not plain, each with its place. Documents may have long sentences."""
+    where = path.relative_to(ROOT).as_posix()
+    texts = messages(path.read_text()) if path.suffix == ".py" else [(1, prose(path.read_text()))]
+    is_message = path.suffix == ".py" or path.parent.name == "pages"
+    for line, text in texts:
+        for problem, sentence in unplain(text):
+            if is_message or not problem.endswith(" words"):
+                yield f"{where}:{line}: {problem!r}: {sentence}"
+        is_joined = ";" in text or re.sub(r"\{[^{}]*\}", "", text).count(": ") > 1
+        if is_joined and where.startswith(ONE_FACT) and path.suffix == ".py":
+            yield f"{where}:{line}: more than one fact: {text}"
+
+
+def _files(without: tuple[str, ...] = ()) -> list[Path]:
     files = [*SOURCES.rglob("*.py"), *SOURCES.rglob("*.j2"), *SOURCES.rglob("pages/*.md")]
     files += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
-    return sorted(path for path in files if not path.relative_to(SOURCES.parents[1]).as_posix().startswith(NOT_YET))
+    return sorted(path for path in files if not path.relative_to(ROOT).as_posix().startswith(without))
 
 
 @pytest.mark.slow
@@ -132,3 +226,31 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
         for line, text in openings(path.read_text())
     ]
     assert found == []
+
+
+@pytest.mark.slow
+def test_sentences_are_plain_and_short() -> None:
+    assert [found for path in _files(NOT_YET) for found in unplain_sentences(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("the script stands beside its log and surely fits", ["beside", "stands", "surely"]),
+        ("two trainings; a training of 3 epochs, a training run, a training set", ["trainings", "a training"]),
+        ("a is no folder. There is no folder. It is no longer there.", ["is no folder"]),
+        ("It ends. Of such runs no loss is seen. From Slurm it is read.", ["begins with From ", "begins with Of "]),
+        ("What counts is the mean of all. What did the user see here?", ["begins with What counts is the mean"]),
+        ("word " * 25 + "end. Next.", ["26 words"]),
+        ("word " * 24 + "end. Next.", []),
+    ],
+)
+def test_a_sentence_that_is_not_plain_is_found(text: str, problems: list[str]) -> None:
+    assert sorted(problem for problem, _ in unplain(text)) == sorted(problems)
+
+
+def test_docstrings_and_code_have_no_sentences() -> None:
+    source = 'def f():\n    """It stands beside."""\n    x: int\n    """It stands."""\n    return f"a {x} b"\n'
+    assert list(messages(source)) == [(5, "a \ufffc b")]
+    cells = prose("A\nb.\n\n- c\n  d\n\n```yaml\nstood: 1\n```\n\n| e | f |\n")
+    assert [line.strip() for line in cells.split("\n") if line.strip()] == ["A b.", "- c   d", "e", "f"]

@@ -200,13 +200,13 @@ def test_a_picture_tells_questions_apart_and_missing_ones_are_told(tmp_path: Pat
     assert "DA371" not in codes(found)
     (media,) = [finding for finding in found.findings if finding.code == "DA373"]
     assert (media.severity, media.line) == ("error", 3)
-    assert "1 of 4 are not there and 1 are empty" in media.message
+    assert all(count in media.message for count in ("1 of 4", "1 are empty"))
     (elsewhere,) = [
         finding
         for finding in audit(path, AuditRequest(media_root=tmp_path / "sub")).findings
         if finding.code == "DA373"
     ]
-    assert "4 of 4 are not there" in elsewhere.message
+    assert "4 of 4" in elsewhere.message
     write(tmp_path / "far" / "away" / "up" / "and" / "down" / "data.jsonl", rows)
     (unknown,) = [
         finding

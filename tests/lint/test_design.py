@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from tests.lint.designs import findings_of, merged, view_of
 
 from touchline.core.finding import Severity
 from touchline.lint.design import row_set_sha256, work_digest
-from touchline.lint.design_evaluation import stated_effect
+from touchline.lint.design_evaluation import detectable, stated_effect
+from touchline.lint.rule_pages import load_page
 
 pytestmark = pytest.mark.planning
 
@@ -147,4 +149,11 @@ def test_a_stage_that_trains_on_another_stages_test_file(tmp_path: Path) -> None
     assert "EX182" not in codes(check_files(files, tmp_path / "apart"))
     files["hard.json"] = json.dumps([*hard[:30], *more[:3]])
     (leak,) = [each for each in check_files(files, tmp_path / "leak") if each.code == "EX182"]
-    assert leak.message.startswith("3 of the 50 test questions of easy_test.json, more.json are training rows of hard.")
+    assert all(part in leak.message for part in ("3 of the 50", "easy_test.json, more.json", "hard.json"))
+
+
+def test_the_page_of_few_seeds_states_the_numbers_of_its_message() -> None:
+    text = " ".join(load_page("EX108").text.split())
+    for words, seeds in (("Two seeds detect", 2), ("Three seeds detect", 3), ("five detect", 5)):
+        (number,) = re.findall(rf"{words} (?:a difference of )?([\d.]+[0-9])", text)
+        assert detectable(seeds) == number

@@ -78,7 +78,7 @@ def test_a_difference_of_the_prompts_is_told_by_exactly_one_rule(name: str, aske
 def test_the_first_difference_is_shown_with_what_stands_around_it() -> None:
     view = rendering_of("backend: llamafactory\ntrain: {template: qwen}")
     (finding,) = [f for f in told(view) if f.code == "TK204"]
-    assert "from token 1 training shows '<|im_start|>system\\nYou are'" in finding.message
+    assert "token 1, training has '<|im_start|>system\\nYou are'" in finding.message
     assert "evaluation '<|im_start|>user\\nCapitalize" in finding.message
 
 
@@ -86,7 +86,7 @@ def test_the_label_span_is_shown_decoded_with_its_stop_token() -> None:
     """As the answer of a check, for every training that can be rendered."""
     (finding,) = [f for f in told(view_of("peft", [chat("Capitalize: quantity", "Quantity")])) if f.code == "TK219"]
     assert "'Quantity<|im_end|>'" in finding.message
-    assert "(system turn: none)" in finding.message
+    assert "2 of 15 tokens (system turn absent)" in finding.message
 
 
 def test_what_cannot_be_rendered_is_information_and_no_error() -> None:

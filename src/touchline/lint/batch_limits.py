@@ -101,8 +101,8 @@ def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] |
         return None
     fits, could = limits
     words = (
-        f"{rows} rows of {'' if width.reached else 'up to '}{width.tokens:,} tokens need {found.low:.0f} to "
-        f"{found.high:.0f} GiB of the {gpu.capacity_gib:.0f} of a {gpu.name}"
+        f"{rows} sequences of {'' if width.reached else 'up to '}{width.tokens:,} tokens need {found.low:.0f} to "
+        f"{found.high:.0f} of {gpu.capacity_gib:.0f} GiB ({gpu.name})"
     )
     hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
     if found.verdict is MemoryVerdict.OOM:
@@ -110,14 +110,16 @@ def _by_estimate(view: TrainingView, found: Fitting) -> tuple[Kind, Violation] |
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
         sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
         severity = Severity.ERROR if sure else Severity.WARNING
-        return "over", Violation(severity=severity, message=f"{words}; {fits} surely fit", at=at, hint=hint)
+        return "over", Violation(
+            severity=severity, message=f"{words}, {fits} fit by the upper estimate", at=at, hint=hint
+        )
     if rows < 2 or rows < fits or not width.reached:
         return None
     if rows > fits:
-        more = f"{fits} surely fit, {could} may"
+        more = f"{fits} fit by the upper estimate, {could} by the lower"
     else:
-        more, hint = "that is the largest whose upper memory estimate fits", None
-    return "at", Violation(severity=Severity.WARNING, message=f"{words}; {more}", at=at, hint=hint)
+        more, hint = "the most that fit by the upper estimate", None
+    return "at", Violation(severity=Severity.WARNING, message=f"{words}, {more}", at=at, hint=hint)
 
 
 def _by_table(view: TrainingView) -> tuple[Kind, Violation] | None:
@@ -127,14 +129,12 @@ def _by_table(view: TrainingView) -> tuple[Kind, Violation] | None:
         return None
     packed = stated.packed.value
     limit = max(limit, 1)
-    where = f"unknown GPU; the rule-of-thumb table for one {TABLE_GPU} without gradient checkpointing allows"
-    if view.around.gpu is not None:
-        where = f"the model's dimensions are not known; the rule-of-thumb table for one {TABLE_GPU} allows"
+    unknown = "no GPU is named" if view.around.gpu is None else "the model's dimensions are unknown"
     words = (
-        f"a micro-batch of {micro.value} {'packed' if packed else 'unpacked'} rows; {where} {limit} for models of the "
-        f"class {_class(view)}"
+        f"micro-batch of {micro.value} {'packed' if packed else 'unpacked'} sequences, the rule of thumb for "
+        f"{_class(view)} models on one {TABLE_GPU} allows {limit} ({unknown})"
     )
-    ask = "or --gpu NAME, and the estimate decides"
+    ask = "or name the GPU with --gpu"
     if micro.value > limit:
         severity = Severity.ERROR
         if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
@@ -203,7 +203,7 @@ def _instead(stated: StatedTraining) -> str:
 
 @rule("ME020", Severity.ERROR)
 def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
-    """Report a training of which not even one sequence fits on the GPU."""
+    """Report a run for which not even one sequence fits on the GPU."""
     stated, gpu = view.stated, view.around.gpu
     if view.has_planned_memory or gpu is None or on_processor(stated) or sharing(view) == "sharded":
         return
@@ -222,23 +222,21 @@ def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
         severity = Severity.WARNING
     else:
         return
+    hint = None if alone else "use several devices that share the weights"
     if sharing(view) != "one" and alone:
-        devices = f"; its config names neither {' nor '.join(settings)}, so every device holds all weights"
-    else:
-        devices = "" if alone else "; on several that share the weights it may"
-    row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
+        hint = f"set {' or '.join(settings)}, since without it every device holds all weights"
+    row = f"one sequence of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest sequence"
     yield Violation(
-        message=(
-            f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
-        ),
+        message=f"{row} needs {found.low:.0f} to {found.high:.0f} of {gpu.capacity_gib:.0f} GiB ({gpu.name})",
         at=stated.model,
         severity=severity,
+        hint=hint,
     )
 
 
 @rule("ME021", Severity.WARNING)
 def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
-    """Report a single-device training that fits on no GPU."""
+    """Report a single-device run that fits on no GPU."""
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
@@ -246,12 +244,10 @@ def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
     if not isinstance(least, Missing) and least.verdict is MemoryVerdict.OOM and not pages_out(stated):
         yield Violation(
-            message=(
-                f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
-                f"{usual.name} has {usual.capacity_gib:.0f}"
-            ),
+            message=f"the weights and one short sequence need {least.low:.0f} GiB or more on one GPU, and {usual.name} "
+            f"has {usual.capacity_gib:.0f}",
             at=stated.model,
-            hint="a 4-bit base, several devices that share the weights, or --gpu for the GPU that it has",
+            hint="use a 4-bit base or several devices that share the weights, or name the GPU with --gpu",
         )
 
 
@@ -260,7 +256,7 @@ def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
     """Report memory that could not be estimated."""
     stated = view.stated
     if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
-        reason = view.model.missing if isinstance(view.model, Missing) else "its size is not known"
+        reason = view.model.missing if isinstance(view.model, Missing) else "its size is unknown"
         yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
     elif view.around.gpu is not None:
         setup = setup_of(view)

@@ -102,7 +102,7 @@ def effective_batch(view: TrainingView) -> Measured:
             value=rows.low,
             unit="examples",
             low=rows.low,
-            method=f"packed rows{devices}; a sequence holds several examples, the data's lengths are not known",
+            method=f"packed sequences{devices}, each with several examples of unknown length",
         )
     packed = view.stated.packed is not None and view.stated.packed.value and density != 1.0
     method = (

@@ -101,10 +101,8 @@ def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
     if found.total > 0.8 * free:
         over = found.total > free
         yield Violation(
-            message=(
-                f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more are "
-                f"{format_bytes(found.total)}, and {format_bytes(free)} are free"
-            ),
+            message=f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
+            f"{format_bytes(found.total)}, and {format_bytes(free)} are free",
             at=stated.save_limit or stated.save_steps or stated.output_dir,
             hint=_smaller(stated),
             severity=Severity.ERROR if over else Severity.WARNING,
@@ -118,10 +116,8 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
     if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY:
         return
     yield Violation(
-        message=(
-            f"{found.checkpoints} checkpoints stay, each a whole model of {format_bytes(found.each)} or more: "
-            f"{format_bytes(found.total)}"
-        ),
+        message=f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
+        f"{format_bytes(found.total)} in all",
         at=stated.save_adapter_only or stated.save_limit or stated.epochs,
         hint=_smaller(stated),
         severity=Severity.WARNING if found.total >= NOTICED else Severity.INFO,
@@ -148,7 +144,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
     holds = "" if only is None else f", each with {state} ({only}{default})"
     several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
     yield Violation(
-        message=f"{several} stay (no save_total_limit){holds}",
+        message=f"{several} are kept (no save_total_limit){holds}",
         at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
         hint="save_total_limit: 3",
         severity=Severity.INFO if count is not None and count < TWENTY else None,
@@ -157,7 +153,7 @@ def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
 
 @rule("CK013", Severity.WARNING)
 def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
-    """Report a resumed training whose checkpoints leave out the optimizer."""
+    """Report a resumed run whose checkpoints leave out the optimizer."""
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
         yield Violation(

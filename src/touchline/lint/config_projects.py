@@ -32,16 +32,16 @@ _PACKING: Final = re.compile(r"pack(ed|ing)", re.IGNORECASE)
 
 @rule("EX140", Severity.WARNING)
 def duplicate_configs(view: FolderView) -> Iterator[Violation]:
-    """Report configs that are the same training."""
+    """Report configs of identical runs."""
     # EX100 compares runs of touchline's own experiments within their experiment.
     for group in _groups((run for run in runs_of(view) if not traits_of(run.stated.backend).is_ours), work_of):
         first, *others = group
         names = first_of(map(run_name, others), _SHOWN)
         yield Violation(
-            message=f"{run_name(first)} is the same training as {names}: same model, data, settings and seed",
+            message=f"{run_name(first)} and {names} have the same model, data, settings and seed",
             at=first.stated.where,
             subject=run_name(first),
-            hint=f"let {run_name(others[0])} differ in what was meant, or train one of them",
+            hint=f"change what {run_name(others[0])} was meant to change, or train one of them",
             severity=None if together(view, *group) else Severity.INFO,
         )
 
@@ -56,7 +56,7 @@ def shared_output_folder(view: FolderView) -> Iterator[Violation]:
         yield Violation(
             message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
             at=others[0].stated.output_dir,
-            hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
+            hint=f"use another folder, such as {stays(first)}_{run_name(others[0])}",
             severity=Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING,
         )
 
@@ -70,7 +70,7 @@ def _groups(items: Iterable[Sibling], by: Callable[[Sibling], str]) -> Iterator[
 
 
 @rule("EX150", Severity.WARNING)
-def data_of_another_run(view: FolderView) -> Iterator[Violation]:
+def data_path_mismatch(view: FolderView) -> Iterator[Violation]:
     """Report data whose path names another experiment or stage than the config."""
     for run in runs_of(view):
         own = {"experiment": experiment_of(run), "stage": stage_of(run)}
@@ -84,10 +84,10 @@ def data_of_another_run(view: FolderView) -> Iterator[Violation]:
                 continue
             others = ", ".join(str(number) for number in sorted(said[wrong]))
             yield Violation(
-                message=f"{run_name(run)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
-                f"{path}",
+                message=f"{run_name(run)} is {wrong} {own[wrong]} by name, but its data is of {wrong} {others} "
+                f"({path})",
                 at=source.name,
-                hint=f"the data of {wrong} {own[wrong]}, unless the other is meant",
+                hint=f"use the data of {wrong} {own[wrong]}, unless the other is intended",
                 severity=None if own["stage"] is not None else Severity.INFO,
             )
             break
@@ -104,7 +104,7 @@ def empty_data_file(view: FolderView) -> Iterator[Violation]:
                     message=f"{source.name.value} has no rows, and {run_name(run)} "
                     + ("trains on it" if source.role == "train" else "validates on it"),
                     at=source.name,
-                    hint="make the file, or take this config out",
+                    hint="make the file, or remove this config",
                 )
 
 
@@ -117,10 +117,9 @@ def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
         packed = each.stated.packed
         if packed is not None and packed.value and plans and not any(_PACKING.search(plan.text) for plan in plans):
             yield Violation(
-                message=f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing: its "
-                "batch sizes and times are those of a training without",
+                message=f"{run_name(each)} packs, but {PurePath(plans[0].path).name} does not mention packing",
                 at=packed,
-                hint="plan again with packing, or packed: false",
+                hint="plan again with packing, or set packed: false",
             )
 
 
@@ -140,11 +139,10 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
             continue
         if not chained and (before is None or not _same_model(before, run)):
             continue
-        whose = f", though {run_name(before)} is the stage before it" if before is not None else ""
+        instead = f", not from {run_name(before)}" if before is not None else ""
         output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
         yield Violation(
-            message=f"{run_name(run)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
-            "base model",
+            message=f"{run_name(run)} is stage {number}, names no parent and starts from the base model{instead}",
             at=run.stated.where,
             subject=run_name(run),
             hint=f"{traits_of(run.stated.backend).parent_key}: {output}",
@@ -153,8 +151,8 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
 
 
 @rule("EX145", Severity.ERROR)
-def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
-    """Report a training that continues the adapter of another base model."""
+def parent_base_mismatch(view: FolderView) -> Iterator[Violation]:
+    """Report a config that continues the adapter of another base model."""
     for each, parent in _with_parents(view):
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
@@ -168,7 +166,7 @@ def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
 
 @rule("EX152", Severity.ERROR)
 def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
-    """Report an output folder with another training's checkpoints that this one would resume."""
+    """Report an output folder with another run's checkpoints that this run would resume."""
     for run in runs_of(view):
         resumes = traits_of(run.stated.backend).resumes_by_itself or run.stated.resume is not None
         if not run.kept or not resumes:
@@ -187,11 +185,11 @@ def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
             yield Violation(
-                message=f"{stays(run)} has checkpoint-{newest.step} of a training with {wrong[0].key} "
-                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would resume",
+                message=f"{stays(run)} has checkpoint-{newest.step} of a run with {wrong[0].key} {_plain(wrong[2])}, "
+                f"which this run with {_plain(wrong[1])} would resume",
                 at=stated.output_dir,
                 subject=run_name(run),
-                hint=f"an empty folder: {stays(run)}_new, or move the old checkpoints away",
+                hint=f"use an empty folder, such as {stays(run)}_new, or move the old checkpoints away",
             )
 
 

@@ -64,14 +64,14 @@ def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
     if not constant:
         return
     one = constant[0]
-    example = f"{short(one)} is always answered {short(questions[one][0].label)}"
+    example = f"for example {short(one)} (always {short(questions[one][0].label)})"
     if len(constant) == len(questions) >= 2 and covered >= _HIGH * in_all:
-        message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each; {example}"
+        message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each, {example}"
         yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored)
         return
     rows = sum(len(questions[question]) for question in constant)
     if len(questions) >= 2 and rows >= 2 * _CERTAIN_ROWS:
-        message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer; for example {example}"
+        message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer, {example}"
         severity = Severity.WARNING if rows * 2 >= covered else Severity.INFO
         yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
 
@@ -89,8 +89,8 @@ def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
         return
     counts = view.all_labels
     rare = {label for labels in spellings.values() for label in labels[1:]}
-    listed = "; ".join(
-        ", ".join(f"{short(label)} {counts[label]:,} times" for label in labels[:4])
+    listed = " / ".join(
+        ", ".join(f"{short(label)} ({counts[label]:,})" for label in labels[:4])
         for labels in list(spellings.values())[:3]
     )
     odd = [row for row in view.rows if row.label in rare]
@@ -150,7 +150,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
     counts = Counter((row.label, row.candidates or ()) for row in outside)
     most = sorted(counts, key=lambda pair: (-counts[pair], pair))[:_LISTED]
     near = [(label, nearest(label, candidates)) for label, candidates in most]
-    named = ", ".join(f"{short(label)} ({counts[pair]:,} times)" for pair, (label, _) in zip(most, near, strict=True))
+    named = ", ".join(f"{short(label)} ({counts[pair]:,})" for pair, (label, _) in zip(most, near, strict=True))
     hints = [f"{short(label)}: did you mean {short(meant)}?" for label, meant in near if meant is not None]
     severity = None
     if view.layout.candidates is None:
@@ -220,7 +220,7 @@ def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
         and (longest or len(cut) * 2 <= len(worded))
     ):
         message = f"answers stop within a sentence at exactly {length:,} characters"
-        yield violation_in_rows(view, cut, message, hint="make them again without the limit")
+        yield violation_in_rows(view, cut, message, hint="make these answers again without the limit")
 
 
 @rule("DA354", Severity.WARNING)

@@ -87,7 +87,7 @@ def constant_prompt(view: DataView) -> Iterator[Violation]:
     if view.layout.media or len({row.key for row in view.rows}) > 1:
         # A column that differs may be shown beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
-        message = f"all {view.count:,} prompts are {short(first.prompt)}; only {others} distinguish the rows"
+        message = f"all {view.count:,} prompts are {short(first.prompt)}, and only {others} distinguish the rows"
         yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
         return
     message = f"all {view.count:,} prompts are {short(first.prompt)}, with {len(view.all_labels):,} different answers"
@@ -100,17 +100,17 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
     media = view.media
     if media is None or not (media.missing or media.empty):
         return
-    faults = dict.fromkeys(media.missing, "is not there") | dict.fromkeys(media.empty, "is empty")
+    faults = dict.fromkeys(media.missing, "does not exist") | dict.fromkeys(media.empty, "is empty")
     rows = [row for row in view.rows if any(path in faults for path in row.media)]
     if media.root is None:
         message = (
             f"not checked (none of {media.checked:,} media files was found, for example {short(media.missing[0])})"
         )
-        hint = "give the folder that the names are relative to: --media-root"
+        hint = "give the folder that the names are relative to with --media-root"
         yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
         return
     certain = media.stated or media.empty or len(media.missing) * 2 <= media.checked
-    what = [f"{len(media.missing):,} of {media.checked:,} are not there"] if media.missing else []
+    what = [f"{len(media.missing):,} of {media.checked:,} do not exist"] if media.missing else []
     what += [f"{len(media.empty):,} are empty"] if media.empty else []
     example, fault = next(iter(faults.items()))
     message = f"media files under {media.root}: {' and '.join(what)}, for example {short(example)} {fault}"
@@ -162,7 +162,7 @@ def duplicate_rows(view: DataView) -> Iterator[Violation]:
             severity = Severity.WARNING if many else None
             share = percent(len(again), len(rows))
             message = f"{split}: {share} of the rows repeat an earlier one, for example {short(again[0].asked)}"
-            hint = "a random split of this file puts some on both sides" if split == "all" else None
+            hint = "remove them, or a random split puts some on both sides" if split == "all" else None
             yield violation_in_rows(view, again, message, severity=severity, hint=hint)
 
 
@@ -207,7 +207,7 @@ def train_test_overlap(view: DataView) -> Iterator[Violation]:
 def _overlap(view: DataView, name: str, other: str, rows: list[DataRow], severity: Severity | None) -> Violation:
     share = percent(len(rows), len(view.splits[name]))
     message = f"{share} of {name} is in {other} too, for example {short(rows[0].asked or rows[0].label)}"
-    return violation_in_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
+    return violation_in_rows(view, rows, message, severity=severity, hint=f"remove these rows from {name}")
 
 
 @rule("DA313", Severity.INFO)
@@ -237,7 +237,7 @@ def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
                 f"{share} of {name} is in {view.trained} too except for case, white space or punctuation, for example "
                 f"{short(rows[0].asked)}"
             )
-            yield violation_in_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
+            yield violation_in_rows(view, rows, message, severity=severity, hint=f"remove these rows from {name}")
 
 
 def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:

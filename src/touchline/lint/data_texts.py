@@ -51,7 +51,7 @@ def _lost(text: str) -> str | None:
 
 @rule("DA364", Severity.ERROR)
 def lone_surrogates(view: DataView) -> Iterator[Violation]:
-    """Report text with surrogates that stand alone."""
+    """Report text with lone surrogates."""
     rows = _rows_with(view, data_text.surrogate)
     if rows:
         yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

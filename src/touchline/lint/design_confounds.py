@@ -45,13 +45,12 @@ def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
         tuned = first in (MODEL, "train.method") and set(together) <= _TUNED_WITH_MODEL
         names = " and ".join([first, *together])
         yield Violation(
-            message=f"{names} change together in every entry of pairs: an effect of one cannot be separated from the "
-            "other's",
+            message=f"{names} change together in every entry of pairs, so their effects cannot be separated",
             at=view.where("pairs"),
             subject="pairs",
             hint=f"note it in every comparison of {first}"
             if tuned
-            else f"keep {together[0]} fixed, or cross it: factors: {{{together[0]}: [...]}}",
+            else f"keep {together[0]} fixed, or cross it under factors",
             severity=Severity.INFO if tuned else None,
         )
 
@@ -66,16 +65,16 @@ def rank_with_fixed_alpha(view: DesignView) -> Iterator[Violation]:
     ranks = sorted({run.train.lora.rank for run in view.trained})
     if alpha is not None and len(ranks) > 1:
         yield Violation(
-            message=f"ranks {', '.join(str(rank) for rank in ranks)} all have alpha {alpha:g}: the adapter's scale "
-            f"alpha / rank goes from {alpha / ranks[-1]:g} to {alpha / ranks[0]:g} with the rank",
+            message=f"ranks {', '.join(str(rank) for rank in ranks)} all have alpha {alpha:g}, so alpha / rank "
+            f"varies from {alpha / ranks[-1]:g} to {alpha / ranks[0]:g}",
             at=view.where("train", "lora", "alpha"),
             subject="train.lora.alpha",
-            hint="leave alpha out: it is then twice the rank in every run",
+            hint="delete alpha, which makes it twice the rank in every run",
         )
 
 
 @rule("EX159", Severity.WARNING)
-def one_rate_for_unlike_models(view: DesignView) -> Iterator[Violation]:
+def shared_learning_rate(view: DesignView) -> Iterator[Violation]:
     """Report a learning rate left to `auto` for models or methods whose rates by the rule differ more than twofold."""
     rates: dict[tuple[str, str], RuleRate] = {}
     for run in view.trained:
@@ -90,10 +89,10 @@ def one_rate_for_unlike_models(view: DesignView) -> Iterator[Violation]:
     )
     one = next(run for run in view.trained if run.learning_rate_reason is not None).train.peak_learning_rate
     yield Violation(
-        message=f"one learning rate, {rate_text(one)}, for all runs; the published rule gives {shown}. "
-        f"A rate for each, in experiment.yaml: {_pairs_with_rates(view)}",
+        message=f"one learning rate of {rate_text(one)} for all runs, the published rule gives {shown}",
         at=view.where("train"),
         subject="train.learning_rate",
+        hint=_pairs_with_rates(view),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -48,20 +49,22 @@ def few_seeds(view: DesignView) -> Iterator[Violation]:
         return  # its seeds are those of the looks
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    needed = smallest_seed_difference(ENOUGH_SEEDS) or 0.0
-    if count == 1:
-        message = "one seed: a difference between levels describes these checkpoints, not the settings"
-    else:
-        shown = smallest_seed_difference(count) or 0.0
-        message = f"{count} seeds per level show differences of {shown:.1f} standard deviations between seeds or more"
+    unit, enough = "standard deviations between seeds", f"{ENOUGH_SEEDS} seeds detect {detectable(ENOUGH_SEEDS)}"
     yield Violation(
-        message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80% power)",
+        message=f"one seed compares checkpoints, not settings ({enough} {unit}, 80% power)"
+        if count == 1
+        else f"{count} seeds detect {detectable(count)} {unit} ({enough}, 80% power)",
         at=view.where("seeds"),
         subject="seeds",
         # A stated effect refers to the setting, and one seed cannot show it.
         severity=Severity.WARNING if count == 1 and stated_effect(view.experiment.question) is not None else None,
         hint="seeds: [1, 2, 3]" if strategy is None else "strategy.confirm, with fresh seeds",
     )
+
+
+def detectable(seeds: int) -> str:
+    """Return the smallest difference that so many seeds detect, in standard deviations between seeds."""
+    return f"{smallest_seed_difference(seeds) or math.inf:.2g}"
 
 
 @rule("EX109", Severity.WARNING)
@@ -75,13 +78,12 @@ def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
     if items < least or items * _FAR_FROM < usual:
         apart = items_for_difference(effect)
         yield Violation(
-            message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
-            f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
-            f"{100 * max(effect, USUAL_FLIPS):g}% of the items are discordant; on different items {apart:,} a side "
+            message=f"{items:,} test items cannot show the {100 * effect:g} points of the question "
             "(80% power, 5% level)",
             at=_items_place(view),
             subject="evaluate.samples",
-            hint=f"at least {least:,} test items, better {usual:,}",
+            hint=f"evaluate {least:,} items or more, {usual:,} if {100 * max(effect, USUAL_FLIPS):g}% are discordant, "
+            f"or {apart:,} per side on different items",
         )
 
 
@@ -95,8 +97,8 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
     if effect is None:
         yield Violation(
-            message=f"{plural(items, 'test item')}: the minimum detectable difference at 80% power is "
-            f"{smallest_in_points(items, USUAL_FLIPS)} on the same items if {100 * USUAL_FLIPS:g}% are discordant, or "
+            message=f"{plural(items, 'test item')}: the minimum detectable difference (80% power) is "
+            f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant, or "
             f"{100 * smallest_difference(items):.1f} points on different items",
             at=_items_place(view),
             subject="evaluate.samples",
@@ -109,17 +111,17 @@ def few_test_items(view: DesignView) -> Iterator[Violation]:
     items = test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
         yield Violation(
-            message=f"{plural(items, 'test item')}: a score near one half is known to about {98 / items**0.5:.0f} "
-            "points up or down",
+            message=f"{plural(items, 'test item')}: the 95% interval of a score near 50% is about "
+            f"±{98 / items**0.5:.0f} points",
             at=_items_place(view),
             subject="evaluate.samples",
-            hint="evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "more test rows",
+            hint="evaluate: {samples: all}" if _all_test_rows(view) >= _FEW_ITEMS else "add test rows",
         )
 
 
 @rule("EX116", Severity.ERROR)
-def best_without_validation(view: DesignView) -> Iterator[Violation]:
-    """Report a best checkpoint that no validation rows can select."""
+def best_checkpoint_selection(view: DesignView) -> Iterator[Violation]:
+    """Report `keep: best` without enough validation rows to choose by."""
     key = "train.checkpoint.keep"
     place = place_of(view, key) if key in swept(view) else view.where(*key.split("."))
     asked = {run.data.file: (key, place) for run in view.trained if run.train.checkpoint.keep == "best"}
@@ -139,7 +141,7 @@ def best_without_validation(view: DesignView) -> Iterator[Violation]:
             + " to choose by",
             at=place,
             subject=key,
-            hint=f"{key.rpartition('.')[2]}: {'all' if key.endswith('keep') else 'last'}, or a split named validation",
+            hint=f"set {key.rpartition('.')[2]}: {'all' if key.endswith('keep') else 'last'}, or add validation rows",
             severity=None if facts.validation == 0 else Severity.WARNING,
         )
 

@@ -47,17 +47,17 @@ def duplicate_runs(view: DesignView) -> Iterator[Violation]:
             continue
         seen.add(differing)
         names = first_of((run.name for run in group), _SHOWN)
-        by = f"; they differ only in the name of {', '.join(differing)}" if differing else ""
+        by = f" (only the name of {', '.join(differing)} differs)" if differing else ""
         yield Violation(
             message=f"{len(group)} runs train the same weights: {names}{by}",
             at=place_of(view, differing[0]) if differing else view.where("factors"),
             subject=differing[0] if differing else "factors",
-            hint="take a level out, or give it other rows or settings",
+            hint="remove a level, or give it other rows or settings",
         )
 
 
 @rule("EX101", Severity.WARNING)
-def factor_without_effect(view: DesignView) -> Iterator[Violation]:
+def inert_factor(view: DesignView) -> Iterator[Violation]:
     """Report factors that the backend does not use for the weights."""
     for key, levels in swept(view).items():
         effect = no_effect_on_weights(view, key)
@@ -66,7 +66,7 @@ def factor_without_effect(view: DesignView) -> Iterator[Violation]:
             continue
         score = key.startswith("evaluate.") and key != "evaluate.batch_size"
         yield Violation(
-            message=f"{key} has {len(levels)} levels and changes {effect}: each level trains the same weights again",
+            message=f"{key} has {len(levels)} levels and changes {effect}, so all levels train the same weights",
             at=place_of(view, key),
             subject=key,
             hint=f"write {key} once, outside of factors",
@@ -87,11 +87,11 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
         other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
         if order != facts.train_sha256:
             yield Violation(
-                message=f"{level.value} has the training rows of {other.value} in another order, but they are "
-                "shuffled in every epoch: the two levels are the same data",
+                message=f"{level.value} has the training rows of {other.value} in another order, but every epoch "
+                "shuffles them",
                 at=view.where(*level.place),
                 subject=key,
-                hint="stages keep an order: one stage for what comes first, one for what comes next",
+                hint="to keep an order, make one stage for the first rows and one for the next",
             )
 
 
@@ -103,7 +103,7 @@ def equal_levels(view: DesignView) -> Iterator[Violation]:
             message=f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level",
             at=view.where(*level.place),
             subject=key,
-            hint="take one of them out",
+            hint="remove one of them",
         )
 
 
@@ -116,7 +116,7 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
             "factors reach no run",
             at=view.where("factors", key),
             subject=key,
-            hint=f"take {key} out of factors, or out of pairs",
+            hint=f"remove {key} from factors or from pairs",
         )
 
 

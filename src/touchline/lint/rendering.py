@@ -50,7 +50,7 @@ class RowView:
     @property
     def name(self) -> str:
         """Return the name of the row, for messages."""
-        return f"the {self.which} row, {self.row.example.id}"
+        return self.row.example.id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,10 +25,9 @@ def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
             continue
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
         masked = bool(view.text.stop_ids & set(trained.ids[-_TAIL:]))
-        why = "it is there and its label is masked" if masked else "it is not written after the answer"
+        why = "its label is masked" if masked else "it is not written after the answer"
         yield Violation(
-            message=f"{row.name}: the loss is taken on {short(row.label_text)}, which ends without {stops}: {why},"
-            " so the model would never learn to stop",
+            message=f"{row.name}: the loss is computed on {short(row.label_text)} without {stops} ({why})",
             at=view.at("max_seq_len") if masked else view.at("template"),
             hint=_stop_hint(view, masked),
         )
@@ -42,16 +41,15 @@ def answer_truncated(view: RenderingView) -> Iterator[Violation]:
         limit = view.settings.max_seq_len
         if limit is None or trained.uncut <= limit:
             continue
-        happens = "its answer's end is cut off"
+        happens = "its answer is truncated"
         if trained.refused:
-            happens = "which ends the training"
+            happens = "the run stops there"
         elif trained.left_out:
-            happens = "so it is left out"
+            happens = "the row is left out"
         yield Violation(
-            message=f"{row.name} has {trained.uncut:,} tokens, more than max_seq_len {view.settings.max_seq_len}:"
-            f" {happens}",
+            message=f"{row.name} has {trained.uncut:,} tokens, but max_seq_len is {limit}, so {happens}",
             at=view.at("max_seq_len"),
-            hint=f"max_seq_len of at least {trained.uncut}",
+            hint=f"set max_seq_len to the longest row, {trained.uncut} tokens or more",
             severity=Severity.ERROR if trained.refused or row.which == "shortest" else None,
         )
         return
@@ -66,7 +64,7 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
         if too_long or row.label_text.strip():
             continue
         yield Violation(
-            message=f"{row.name}: no token of its {len(trained.ids)} has a loss; expected the answer"
+            message=f"{row.name}: none of its {len(trained.ids)} tokens has a loss, expected the answer"
             f" {short(row.row.example.answer, 60)}",
             at=view.at("max_seq_len") if _cut(trained) else view.at("template"),
         )
@@ -75,14 +73,14 @@ def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
 
 @rule("TK219", Severity.INFO)
 def label_span(view: RenderingView) -> Iterator[Violation]:
-    """Report the text that the loss is taken on."""
+    """Report the text that the loss is computed on."""
     for row, trained in _trained(view)[:1]:
         system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
         head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
-        own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "none"
+        own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "absent"
         yield Violation(
-            message=f"{view.backend} takes the loss on {short(row.label_text, 100)}:"
-            f" {sum(trained.labels)} of {len(trained.ids)} tokens of {row.name} (system turn: {own})",
+            message=f"{row.name}: {view.backend} computes the loss on {short(row.label_text, 100)},"
+            f" {sum(trained.labels)} of {len(trained.ids)} tokens (system turn {own})",
         )
 
 
@@ -95,9 +93,9 @@ def evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
             continue
         stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
         yield Violation(
-            message=f"{row.name}: the answer of training ends in {other!r}, evaluation stops at {stops} only",
+            message=f"{row.name}: the trained answer ends in {other!r}, but evaluation stops only at {stops}",
             at=view.where_model,
-            hint=f"eos_token: {other} in tokenizer_config.json, or its id in generation_config.json",
+            hint=f"set eos_token: {other} in tokenizer_config.json, or its id in generation_config.json",
         )
         return
 
@@ -123,9 +121,9 @@ def _stop_hint(view: RenderingView, masked: bool) -> str:
     if masked:
         return (
             traits_of(view.backend).masked_end_hint
-            or "a trainer or template that takes the loss on the end of the turn"
+            or "use a trainer or template that computes the loss on the end of the turn"
         )
-    return "a template that closes the answer's turn"
+    return "use a template that closes the answer's turn"
 
 
 @rule("TK215", Severity.WARNING)
@@ -134,10 +132,9 @@ def special_token_in_data(view: RenderingView) -> Iterator[Violation]:
     for found in view.special_in_data[:3]:
         counted = "1 row has" if found.rows == 1 else f"{found.rows:,} rows have"
         yield Violation(
-            message=f"{counted} the special token {found.token!r} in the text of {found.role}, first {found.row};"
-            " it is tokenised as that token, not as text",
+            message=f"{counted} the special token {found.token!r} in the text of {found.role}, first {found.row}",
             at=view.where_data,
-            hint="take it out, or write it otherwise",
+            hint="remove it, or write it in another form",
         )
 
 
@@ -160,7 +157,7 @@ def token_beyond_embedding(view: RenderingView) -> Iterator[Violation]:
             message=f"tokens beyond the {view.embedding_rows:,} rows of the embedding: {listed}"
             f"{f' and {len(beyond) - 3} more' if len(beyond) > 3 else ''}",
             at=view.where_model,
-            hint="take the model's own tokenizer, or resize its embedding",
+            hint="use the model's own tokenizer, or resize its embedding",
         )
 
 
@@ -177,8 +174,8 @@ def dropped_turn(view: RenderingView) -> Iterator[Violation]:
             written = "".join(row.prompt_text.split()).casefold()
             if any("".join(text.split()).casefold() not in written for text in texts):
                 yield Violation(
-                    message=f"{row.name}: its {turn.role} turn {turn.content[:_TOLD_CHARACTERS]!r} is not in the prompt"
-                    " that the template writes",
+                    message=f"{row.name}: the template leaves out its {turn.role} turn"
+                    f" {turn.content[:_TOLD_CHARACTERS]!r}",
                     at=view.where_model,
                     subject="chat_template",
                 )

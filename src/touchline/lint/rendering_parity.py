@@ -29,10 +29,9 @@ def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
         doubled = [name for name, ids in sides.items() if ids[:2] == (begin, begin)]
         if doubled:
             yield Violation(
-                message=f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)};"
-                " expected it once",
+                message=f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)}",
                 at=view.where_data if row.row.form == "text completion" else view.where_model,
-                hint="take it out of the data, or out of the template: the other one adds it",
+                hint="remove it from the data or from the template, since the other one adds it",
             )
             return
 
@@ -50,8 +49,7 @@ def no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
     header = _header_without_prompt(view)
     if header is not None:
         yield Violation(
-            message=f"evaluation asks without {short(header)}, which the template writes before every answer;"
-            " expected a template that writes it for `add_generation_prompt`",
+            message=f"evaluation asks without {short(header)}, which the template writes before every answer",
             at=view.where_model,
             hint="{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}",
         )
@@ -66,20 +64,20 @@ def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
         view,
         "system",
         "a system turn is on one side only",
-        "give a system turn in every row, or train with the model's own template",
+        "add a system turn to every row, or train with the model's own template",
     )
 
 
 @rule("TK205", Severity.WARNING)
 def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
     """Report a thinking block in training or in evaluation, but not in both."""
-    yield from _told(view, "thinking", "thoughts are on one side only", "enable_thinking alike on both sides")
+    yield from _told(view, "thinking", "thoughts are on one side only", "set enable_thinking alike on both sides")
     if view.failed is not None and (block := _thoughts_of_template(view)) is not None:
         yield Violation(
-            message=f"the template puts {short(block)} before an answer that has no thoughts, but not into the prompt"
-            " of evaluation",
+            message=f"the template writes {short(block)} before an answer without thoughts, but not in the prompt of"
+            " evaluation",
             at=view.where_model,
-            hint="take a template without thoughts, or put them into the answers of the data",
+            hint="use a template without thoughts, or add thoughts to the answers of the data",
             severity=Severity.ERROR,
         )
         return
@@ -90,10 +88,9 @@ def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
         if THINK[0] in parts[0] and THINK[0] not in parts[1]:
             block = parts[0][parts[0].index(THINK[0]) :]
             yield Violation(
-                message=f"{row.name}: the loss is taken on {short(block, 60)} before the answer, which is not in the"
-                " data; evaluation will be answered with such a block",
+                message=f"{row.name}: the loss includes {short(block, 60)} before the answer, which is not in the data",
                 at=view.at("template"),
-                hint="enable_thinking: false, or a template without thoughts",
+                hint="set enable_thinking: false, or use a template without thoughts",
             )
             return
 
@@ -104,10 +101,10 @@ def answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
     found = _found(view, "border")
     if found is not None:
         yield Violation(
-            message=f"{found.row.name}: with the answer the prompt's end is {found.training}, without it"
-            f" {found.evaluation} (token {found.token})",
+            message=f"{found.row.name}: the prompt ends in {found.training} with the answer, in {found.evaluation}"
+            f" without it (token {found.token})",
             at=view.where_data or view.where_model,
-            hint="take the white space from the prompt's end and put it before the answer",
+            hint="move the white space from the prompt's end to the answer's beginning",
         )
 
 
@@ -116,9 +113,9 @@ def chats_without_template(view: RenderingView) -> Iterator[Violation]:
     """Report chats for a base model without a chat template."""
     if view.failed is not None and view.text.template is None:
         yield Violation(
-            message=f"the data are chats and {view.model} has no chat template, which {view.backend} needs",
+            message=f"the data are chats, and {view.model} has no chat template, which {view.backend} needs",
             at=view.at("template"),
-            hint="the instruct model of the same name, or rows of plain prompt and completion",
+            hint="use the instruct model of the same name, or rows of plain prompt and completion",
         )
 
 
@@ -158,8 +155,8 @@ def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Vio
     found = _found(view, kind)
     if found is not None:
         yield Violation(
-            message=f"{found.row.name}: {what}; from token {found.token} training shows {found.training},"
-            f" evaluation {found.evaluation}",
+            message=f"{found.row.name}: {what} (from token {found.token}, training has {found.training}, evaluation"
+            f" {found.evaluation})",
             at=view.at("template"),
             hint=hint,
             severity=None,

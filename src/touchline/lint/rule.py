@@ -57,7 +57,7 @@ class Rule:
     """Function of the rule."""
 
 
-BROKEN_RULE = "internal error in this check:"
+BROKEN_RULE = "internal error in this check"
 """Start of a finding's message when the rule itself raised."""
 
 _RULES: dict[str, Rule] = {}
@@ -111,8 +111,10 @@ def check_view(view: object, where: Location, subject: str) -> Iterator[Finding]
             for violation in rule.check(view):
                 yield _finding(rule, violation, where, subject)
         except Exception as error:  # noqa: BLE001 (a broken rule must not hide what the others found)
-            message = f"{BROKEN_RULE} {type(error).__name__}: {error}; please report it"
-            yield Finding(code=rule.code, severity=Severity.WARNING, subject=subject, message=message, where=where)
+            message, hint = f"{BROKEN_RULE} ({type(error).__name__}: {error})", "report it with this message"
+            yield Finding(
+                code=rule.code, severity=Severity.WARNING, subject=subject, message=message, where=where, hint=hint
+            )
 
 
 def _finding(rule: Rule, violation: Violation, where: Location, subject: str) -> Finding:

@@ -1,7 +1,8 @@
 """Markdown pages of all codes, of rules and of readers, as `check --explain` prints them.
 
-A page is `pages/CODE.md`: title, one sentence, severity, `## Why it matters`, `## Fix`, and examples. The info string
-of an example's code block is its language, then its kind: a config's format, `experiment`, `data`, `sbatch`, ...
+A page is `pages/CODE.md`: title, one sentence, severity, message of the first example, `## Why it matters`, `## Fix`,
+and examples. The info string of an example's code block is its language, then its kind: a config's format,
+`experiment`, `data`, `sbatch`, ...
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ RETIRED = frozenset(_RETIRED.split())
 so."""
 _PAGES = jinja2.PackageLoader("touchline.lint", "pages")
 _TITLE = re.compile(r"# ([A-Z]{2}\d{3}): ([a-z0-9-]+)")
+_FENCE = re.compile(r"^`{3,}\w+ (\w+)(.*)$", re.MULTILINE)
+_CAPTIONS = {
+    "experiment": "experiment.yaml",
+    "data": "A data file",
+    "rendering": "Model, data and trainer",
+    "sbatch": "A job script",
+    "folder": "A folder of these files",
+    "scorer": "A scorer",
+    "task": "A task file",
+    "missing": "The reason",
+}
+"""Captions of examples by kind; every other kind is a trainer's config."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +81,7 @@ class RulePage:
     fix: str
     """Suggested change."""
     text: str
-    """Text of the page as written."""
+    """Text of the page, with a caption above each example."""
 
 
 @functools.cache
@@ -86,7 +99,7 @@ def retired_line(codes: Iterable[str]) -> str | None:
     """Return the line that names the removed codes among some; None without any."""
     found = [code for code in dict.fromkeys(codes) if code in RETIRED]
     said = "was" if len(found) == 1 else "were"
-    return f"{', '.join(found)} {said} removed after 0.1.0; no rule reports it" if found else None
+    return f"{', '.join(found)} {said} removed after 0.1.0, no rule reports it" if found else None
 
 
 @functools.cache
@@ -97,7 +110,13 @@ def load_page(code: str) -> RulePage:
         ValueError: a section is missing.
     """
     text, _, _ = _PAGES.get_source(jinja2.Environment(autoescape=True), f"{code}.md")
-    return parse_page(text)
+    return parse_page(_FENCE.sub(_captioned, text))
+
+
+def _captioned(fence: re.Match[str]) -> str:
+    kind, options = fence.groups()
+    checked = f", checked with{options}" if "=" in options else ""
+    return f"{_CAPTIONS.get(kind, f'A {kind} config')}{checked}:\n\n{fence.group()}"
 
 
 def all_pages() -> dict[str, RulePage]:
@@ -121,7 +140,7 @@ def parse_page(text: str) -> RulePage:
     return RulePage(
         code=match[1],
         name=match[2],
-        severity=Severity(severity.strip()),
+        severity=Severity(severity.split()[0]),
         summary=" ".join(summary.split()),
         why=" ".join(sections["Why it matters"].split()),
         fix=" ".join(sections["Fix"].split()),

@@ -201,8 +201,8 @@ def empty_answers_score(view: ScoringView) -> Iterator[Violation]:
     if scored:
         mean = sum(probe.score or 0 for probe in empty) / len(empty)
         yield Violation(
-            message=f"{_name(view)}: an empty answer scores {mean:.2f} on average, and above zero for {len(scored)} of"
-            f" {len(empty)} items, for example {shown(scored[0])}; expected 0",
+            message=f"{_name(view)}: an empty answer scores {mean:.2f} on average, expected 0 (above 0 for"
+            f" {len(scored)} of {len(empty)} items, for example {shown(scored[0])})",
             at=view.where,
             hint="score an empty answer zero first",
         )
@@ -218,8 +218,8 @@ def right_answers_fail(view: ScoringView) -> Iterator[Violation]:
     # A scorer may want its answer in a form, such as `ANSWER: x`.
     if wrong and not (len(wrong) == len(right) and any(each_kind(view, "formatted"))):
         yield Violation(
-            message=f"{_name(view)}: of {len(right)} targets given as answers {len(wrong)} do not score as right,"
-            f" for example {shown(wrong[0])}: {wrong[0].score:g}",
+            message=f"{_name(view)}: {len(wrong)} of {len(right)} targets do not score as right answers,"
+            f" for example {shown(wrong[0])} ({wrong[0].score:g})",
             at=view.where,
             severity=None if view.kind == "inspect" else Severity.ERROR,
         )
@@ -248,14 +248,14 @@ def scorer_raises(view: ScoringView) -> Iterator[Violation]:
     if raised:
         yield Violation(
             message=f"{_name(view)}: the scorer raises on {len(raised)} of {len(view.probes)} answers,"
-            f" for example on {shown(raised[0])}: {raised[0].error}",
+            f" for example on {shown(raised[0])} ({raised[0].error})",
             at=view.where,
         )
 
 
 @rule("EV217", Severity.INFO)
-def scorer_not_tried(view: ScoringView) -> Iterator[Violation]:
-    """Report a scorer that could not be tried here."""
+def untested_scorer(view: ScoringView) -> Iterator[Violation]:
+    """Report a scorer that could not be tested here."""
     missing = "the evaluation has no items" if view.items == 0 and view.missing is None else view.missing
     if missing is not None:
         yield Violation(message=f"not checked ({missing}): the scorer of {_name(view)}", at=view.where)

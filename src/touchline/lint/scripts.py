@@ -70,10 +70,10 @@ def unknown_option(view: ScriptView) -> Iterator[Violation]:
 def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
     """Report `#SBATCH` lines with stray words, open quotes or missing values."""
     messages = {
-        DirectiveFault.STRAY: "`{written}` belongs to no option; sbatch refuses the script",
-        DirectiveFault.QUOTE: "unclosed quote: sbatch refuses the script",
+        DirectiveFault.STRAY: "`{written}` belongs to no option, so sbatch refuses the script",
+        DirectiveFault.QUOTE: "unclosed quote, so sbatch refuses the script",
         DirectiveFault.NO_VALUE: "{written} needs a value",
-        DirectiveFault.NEEDS_NO_VALUE: "{written} takes no value, and `={value}` is one",
+        DirectiveFault.NEEDS_NO_VALUE: "{written} takes no value, found `={value}`",
     }
     for directive in view.script.directives:
         message = None if directive.fault is None else messages.get(directive.fault)
@@ -81,7 +81,7 @@ def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
             yield Violation(
                 message=message.format(written=directive.written, value=directive.value),
                 at=view.script.where(directive.line, directive.column),
-                hint="--option=value without blanks around `=`; a value with blanks in quotes; a comment behind ` #`",
+                hint="write --option=value without blanks, quote values with blanks, and put comments behind ` #`",
                 subject=directive.option or directive.written,
             )
 
@@ -100,9 +100,7 @@ def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
                 hint=f"{directive.written} {value[1:]}",
             )
         elif (wanted := refused(option, value)) is not None:
-            yield Violation(
-                message=f"sbatch does not take {value!r} for --{option}; expected {wanted}", at=_said(view, directive)
-            )
+            yield Violation(message=f"--{option} is {value!r}, but sbatch expects {wanted}", at=_said(view, directive))
 
 
 @rule("SL008", Severity.ERROR)
@@ -115,7 +113,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
         folder = value if option == "chdir" else value.rpartition("/")[0]
         severity: Severity | None = None
         if option in _PATHS and _EXPANDED.search(folder):
-            what = "a folder would be named so, and the job would end before its first command"
+            what = "the job would end before its first command"
         elif refused(option, value) is not None:
             what = "sbatch refuses it"
         else:
@@ -123,7 +121,7 @@ def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
         yield Violation(
             message=f"--{option}={value}: nothing expands a variable in a directive, so {what}",
             at=_said(view, directive),
-            hint=f'%j is the job\'s id, %x its name; or on the command line: sbatch --{option}="{value}" ...',
+            hint=f'use %j (job id) or %x (job name), or the command line, sbatch --{option}="{value}" ...',
             severity=severity,
         )
 
@@ -171,10 +169,10 @@ def more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
             continue
         own = "CUDA_VISIBLE_DEVICES=" in view.script.text or asked.has_whole_nodes
         yield Violation(
-            message=f"{launch.launcher} starts {count} processes on each node, and the job has {asked.gpus_per_node}"
+            message=f"{launch.launcher} starts {count} processes per node, but the job has {asked.gpus_per_node}"
             f" GPU{'s' * (asked.gpus_per_node > 1)} there (--{directive.option}={directive.value})",
             at=view.script.where(launch.nproc.line),
-            hint=f"--nproc_per_node={asked.gpus_per_node}, or --{directive.option} for {count}",
+            hint=f"set --nproc_per_node={asked.gpus_per_node}, or --{directive.option} for {count}",
             subject="nproc_per_node",
             severity=Severity.WARNING if own else None,
         )

@@ -50,7 +50,7 @@ def _is_loud(step: ShellCommand) -> bool:
 
 @rule("SL030", Severity.WARNING)
 def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
-    """Report a training whose exit status a pipe hides."""
+    """Report a run whose exit status a pipe hides."""
     script = view.script
     if not script.is_job or "PIPESTATUS" in script.text or _sets(script, "pipefail"):
         return
@@ -68,9 +68,8 @@ def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
         decides = not any(map(_is_loud, later[end + 1 :]))
         name = later[end].name or "the last command"
         yield Violation(
-            message=f"if `{launch.program.text if launch.program is not None else launch.launcher}` fails, the pipe's"
-            f" status is that of `{name}`, and the job continues as if it had succeeded"
-            f"{' and ends COMPLETED' if decides else ''}",
+            message=f"if `{launch.program.text if launch.program is not None else launch.launcher}` fails, the pipe"
+            f" returns the status of `{name}` and the job {'ends COMPLETED' if decides else 'continues'}",
             at=script.where(launch.line),
             hint="set -o pipefail",
             subject=name,
@@ -93,10 +92,9 @@ def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
         is_last = not any(map(_is_loud, script.steps[index + 1 :]))
         if same and (is_last or _stops_at_errors(script)):
             yield Violation(
-                message=f"{step.name} {same[0]} {paths[-1]}: source and target are the same file, so this fails and"
-                " the job ends FAILED",
+                message=f"{step.name} {same[0]} {paths[-1]}: source and target are one file, so the job ends FAILED",
                 at=script.where(step.line),
-                hint="leave it out, or add || true",
+                hint="delete it, or add || true",
                 subject=step.name,
             )
 

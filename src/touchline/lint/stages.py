@@ -26,7 +26,7 @@ def multiple_root_stages(view: DesignView) -> Iterator[Violation]:
 
 
 @rule("EX127", Severity.ERROR)
-def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
+def stage_base_mismatch(view: DesignView) -> Iterator[Violation]:
     """Report a stage with another base model than the chain's."""
     experiment = view.experiment
     pairs = (str(model_of(pair["models"])) for pair in experiment.pairs if "models" in pair)
@@ -34,10 +34,10 @@ def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
     for index, stage in enumerate(experiment.stages):
         if stage.model is not None and (same_path(stage.model) not in models or len(set(models)) > 1):
             yield Violation(
-                message=f"stage {stage.name} is of {stage.model}, and the chain of {', '.join(models) or 'no model'}",
+                message=f"stage {stage.name} has the model {stage.model}, the chain {', '.join(models) or 'no model'}",
                 at=view.where("stages", index, "model"),
                 subject="stages.model",
-                hint="take model out of the stage",
+                hint="delete model from the stage",
             )
 
 
@@ -58,11 +58,11 @@ def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
         for key, before, after in _reshaped(_shape_of_run(parent), _shape_of_run(run)):
             reported.add(link.stage)
             yield Violation(
-                message=f"stage {link.stage} trains the adapter of {parent.name} further, whose {key} is "
-                f"{_shown(before)}, and asks for {_shown(after)}",
+                message=f"stage {link.stage} sets {key} to {_shown(after)}, but continues the adapter of {parent.name} "
+                f"with {_shown(before)}",
                 at=view.where("stages", _index(view, link.stage), *key.split(".")),
                 subject=f"stages.{key}",
-                hint="continue: merge makes a new adapter; or leave the setting as in the parent",
+                hint="set continue: merge for a new adapter, or keep the parent's setting",
             )
 
 
@@ -86,7 +86,7 @@ def unusable_parent(view: DesignView) -> Iterator[Violation]:
 def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str, str] | None:
     """Return the reason why a stage cannot continue its parent, the key and a hint; None if it can."""
     if (save := parent.train.checkpoint.save) != "adapter":
-        hint = f"checkpoint: {{save: adapter}} in the parent of {link.stage}"
+        hint = f"set checkpoint: {{save: adapter}} in the parent of {link.stage}"
         return f"continues the adapter of {parent.name}, which saves {save} models", "parent", hint
     before, now = parent.train.quantization, run.train.quantization
     if before != now:
@@ -101,13 +101,13 @@ def _unusable(run: RunSpec, link: ParentLink, parent: RunSpec) -> tuple[str, str
         return (
             f"merges the adapter of {parent.name} into a base with quantization {now}, whose rounding would lose it",
             "continue",
-            "continue: adapter; or quantization: none in all stages",
+            "set continue to adapter, or quantization to none in all stages",
         )
     if run.train.lora.dora or parent.train.lora.dora:
         return (
-            f"merges the adapter of {parent.name} with DoRA: its magnitudes hold for the base that it was trained on",
+            f"merges the adapter of {parent.name} with DoRA, whose magnitudes hold only for its own base",
             "continue",
-            "continue: adapter; or lora: {dora: false}",
+            "set continue to adapter, or lora: {dora: false}",
         )
     return None
 

@@ -137,22 +137,20 @@ def prompt_findings(
         trained = "chats" if data.messages is not None else repr(data.prompt or "{input}")
         yield finding(
             Severity.WARNING,
-            f"the task {task.name} changes the prompt by {', '.join(changed)}; training asks {trained}{system}, so the "
-            "models are asked otherwise than they were taught",
-            "data: {system: ..., prompt: ...} gives training the same turns",
+            f"the task {task.name} changes the prompt by {', '.join(changed)}, training asks {trained}{system}",
+            "give training the same turns with data: {system: ..., prompt: ...}",
         )
     elif different := [] if task.takes_data else _other_prompts(task, data):
         yield finding(
             Severity.WARNING,
-            f"the task {task.name} asks {different[0]!r}, training asks {data.prompt or '{input}'!r}, so the models "
-            "are asked otherwise than they were taught",
+            f"the task {task.name} asks {different[0]!r}, training asks {data.prompt or '{input}'!r}",
             f"data.prompt: {different[0].replace('{}', '{input}', 1)!r}" if different[0].count("{}") == 1 else None,
         )
     elif not task.takes_data and not (task.prompts and data.messages is None and same is None):
         yield finding(
             Severity.INFO,
-            f"whether {task.name} asks as training does cannot be known before it runs; the evaluation compares them, "
-            "and with an argument `data` the task gets training's prompts",
+            f"the prompts of {task.name} are known only when it runs, so the evaluation compares them with training",
+            "add an argument `data` to the task for the prompts of training",
         )
 
 

@@ -59,7 +59,7 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     if (rule_rate := view.stated.rule_rate) is not None:
         if not 1 / FAR <= rate.value / rule_rate.value <= FAR:
             yield Violation(
-                message=f"a learning rate of {rate_text(rate.value)}, more than {FAR:g} times off the published rule: "
+                message=f"learning rate {rate_text(rate.value)} is more than {FAR:g} times off the published rule, "
                 f"{rule_rate}",
                 at=rate,
                 hint=rate.line_with(rate_text(rule_rate.value)),
@@ -73,9 +73,9 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     if not low <= rate.value <= high:
         what = "an adapter" if trains_adapter(view.stated) else "all weights"
         yield Violation(
-            message=f"a learning rate of {rate.value:g} for {what}; expected {low:g} to {high:g}",
+            message=f"learning rate {rate.value:g} for {what}, expected {low:g} to {high:g}",
             at=rate,
-            hint="2.0e-4 is usual" if trains_adapter(view.stated) else "1.0e-5 is usual",
+            hint=rate.line_with("2.0e-4" if trains_adapter(view.stated) else "1.0e-5"),
         )
 
 
@@ -147,7 +147,7 @@ def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
     otherwise = Severity.INFO if packed and not learned else None
     severity = Severity.ERROR if certain and (learned or fails) else otherwise
     yield Violation(
-        message=f"rows of up to {limit.value:,} tokens, and the context of {model.name} is {context:,}",
+        message=f"sequences of up to {limit.value:,} tokens, but the context of {model.name} is {context:,}",
         at=limit,
         hint=limit.line_with(context),
         severity=severity,
@@ -168,10 +168,8 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
     traits = traits_of(view.stated.backend)
     often = Severity.WARNING if share >= MANY else Severity.INFO
     yield Violation(
-        message=(
-            f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up to "
-            f"{longest:,}; the trainer {traits.long_rows}"
-        ),
+        message=f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up "
+        f"to {longest:,}, and the trainer {traits.long_rows}",
         at=limit,
         hint=limit.line_with(longest),
         severity=Severity.ERROR if traits.refuses_long_rows else often,
@@ -193,8 +191,9 @@ def packing_not_used(view: TrainingView) -> Iterator[Violation]:
         each = limit.value / max(float(data.lengths.mean()), 1.0)
         if each < WORTH_PACKING:
             return
-        density = f", some {each:.1f} examples would share a row of {limit.value:,} tokens"
-    yield Violation(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
+        density = f" (about {each:.1f} examples fit in {limit.value:,} tokens)"
+    message = f"not packed, with a micro-batch of {micro.value}{density}"
+    yield Violation(message=message, at=packed, hint=packed.line_with("true"))
 
 
 @rule("PK007", Severity.WARNING)
@@ -207,7 +206,7 @@ def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
     leaks = traits_of(stated.backend).eager_attention_leaks
     if leaks and attention is not None and attention.value.lower() == "eager":
         yield Violation(
-            message=f"{stated.backend} does not keep packed examples apart with {attention.value} attention",
+            message=f"{stated.backend} does not separate packed examples with {attention.value} attention",
             at=attention if not attention.is_default else packed,
             hint="attn_implementation: flash_attention_2, or sdpa",
         )
@@ -232,7 +231,7 @@ def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     if workers.value * devices > cpus:
         each = f" ({workers.value} × {devices} devices)" if devices > 1 else ""
         yield Violation(
-            message=f"{workers.value * devices}{each} processes that load data, and the job has {cpus} cores",
+            message=f"{workers.value * devices}{each} data-loading processes, but the job has {cpus} cores",
             at=workers,
             hint=workers.line_with(max(cpus // devices - 1, 0)),
         )
@@ -254,7 +253,7 @@ _NEAR: Final = 1e-6
 
 
 @rule("TR026", Severity.WARNING)
-def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
+def name_setting_mismatch(view: TrainingView) -> Iterator[Violation]:
     """Report a run name or output folder that states other settings than its config."""
     stated = view.stated
     reported: set[str] = set()
@@ -268,7 +267,7 @@ def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
             if math.isclose(float(text), at.value, rel_tol=_NEAR):
                 continue
             reported.add(field)
-            yield Violation(message=f"{name} is called by {field.replace('_', ' ')} {text}, and {at} is trained", at=at)
+            yield Violation(message=f"{name} states {field.replace('_', ' ')} {text}, but {at} is trained", at=at)
 
 
 def _names(stated: StatedTraining) -> list[str]:

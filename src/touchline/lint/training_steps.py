@@ -40,7 +40,7 @@ def _window(stated: StatedTraining) -> str:
 
 @rule("TR010", Severity.ERROR)
 def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
-    """Report a training without a single optimizer step."""
+    """Report a run without a single optimizer step."""
     stated, numbers = view.stated, arithmetic(view)
     if most(numbers.rows) == 0:
         at = stated.sources[0].name if stated.sources else None
@@ -50,12 +50,10 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
         rows = most(numbers.rows) or 0
         on_each = rows // max(numbers.devices.low, 1)
         each = micro.value if micro is not None else 1
-        full = f"at most {on_each // each} micro-batches of {each} are full; gradient_accumulation_steps: 1"
+        full = f"gradient_accumulation_steps: 1 (at most {on_each // each} micro-batches of {each} are full)"
         yield Violation(
-            message=(
-                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, but a step needs "
-                f"{_window(stated)}; incomplete steps are dropped"
-            ),
+            message=f"no optimizer step: an epoch has {_rows(view, numbers)}, a step needs {_window(stated)}, and "
+            "incomplete steps are dropped",
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
         )
@@ -63,18 +61,16 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
 
 @rule("TR011", Severity.WARNING)
 def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
-    """Report a training with fewer than ten optimizer steps."""
+    """Report a run with fewer than ten optimizer steps."""
     stated, numbers = view.stated, arithmetic(view)
     high = most(numbers.steps)
     if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
         return
     yield Violation(
-        message=(
-            f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
-            f"epoch in {_window(stated)}"
-        ),
+        message=f"the run has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
+        f"epoch in {_window(stated)}",
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
-        hint="a smaller batch, less accumulation or more epochs",
+        hint="use a smaller batch, less accumulation or more epochs",
     )
 
 
@@ -90,11 +86,9 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
         yield Violation(message=f"warmup is {share.value:g} of all steps, leaving none for training", at=share)
     elif fixed is not None and high and fixed.value >= high:
         yield Violation(
-            message=(
-                f"{fixed.value:,} warmup steps, but the training has {steps}: the learning rate never reaches its peak"
-            ),
+            message=f"{fixed.value:,} warmup steps, but the run has {steps}, so it never reaches its learning rate",
             at=fixed,
-            hint=f"at most {max(high // 10, 1)} steps, a tenth",
+            hint=f"use at most {max(high // 10, 1)} steps, 10%",
             # A limit of steps per epoch, not of all steps, is for short trials.
             severity=Severity.WARNING
             if stated.max_steps is not None and not traits_of(stated.backend).hf_loop
@@ -108,18 +102,18 @@ def _ignores_warmup(stated: StatedTraining) -> bool:
 
 
 @rule("TR016", Severity.WARNING)
-def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
-    """Report a validation interval longer than the training."""
+def validation_interval_beyond_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the run."""
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
     if every is None or not high or every <= high or not _validates_by_steps(stated):
         return
     traits = traits_of(stated.backend)
-    seen = "only epochs' ends are seen" if traits.is_ours else "it runs at the very end, or never"
+    seen = "only ends of epochs are validated" if traits.is_ours else "it runs at the end or never"
     yield Violation(
-        message=f"validation every {every:,} steps, and the training has {numbers.steps}: {seen}",
+        message=f"validation every {every:,} steps, but the run has {numbers.steps}, so {seen}",
         at=stated.eval_steps,
-        hint=f"at most {max(high // 4, 1)}, for four validations",
+        hint=f"use at most {max(high // 4, 1)}, for four validations",
         severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
     )
 
@@ -145,11 +139,8 @@ def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
         # A round number was chosen by hand, even if it looks computed.
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
             yield Violation(
-                message=(
-                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times per epoch: an epoch is "
-                    f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
-                    f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
-                ),
+                message=f"{name} every {every} steps counts the accumulation twice, "
+                f"an epoch is {per_epoch.high} steps ({rows.high:,} rows / {per_step.low})",
                 at=each,
                 hint=each.line_with(per_epoch.high),
             )
@@ -170,10 +161,8 @@ def excessive_validation(view: TrainingView) -> Iterator[Violation]:
         trained = FORWARD_SHARE * numbers.steps.low * per_step * density
         if times > 1 and times * held_out > trained:
             yield Violation(
-                message=(
-                    f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
-                    f"training's own computing"
-                ),
+                message=f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times "
+                "the compute of training",
                 at=stated.eval_steps,
             )
     elif every == 1 and times >= OFTEN:

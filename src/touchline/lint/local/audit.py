@@ -244,12 +244,12 @@ def _unknown(splits: Read, where: Location) -> Finding:
     columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
     listed = first_of(map(repr, columns), 10)
     separated = separator_hint(columns)
-    hint = separated or "name them: --input and --output"
+    hint = separated or "name them with --input and --output"
     return Finding(
         code="DA307",
         severity=Severity.WARNING,
         subject="columns" if separated is None else _SEPARATOR,
-        message=f"not checked (no columns look like a prompt and an answer; columns here: {listed})",
+        message=f"not checked (the columns {listed} do not look like a prompt and an answer)",
         where=where,
         hint=hint,
     )

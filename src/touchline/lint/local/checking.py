@@ -105,7 +105,7 @@ def check_paths(
     tasks = [path for path in paths if is_task_target(path)]
     checker = _Checker(settings, request, decided)
     for path in tasks:
-        on_message(f"running the code of {path}, which was named, to try its scorers")
+        on_message(f"running the code of {path} to test its scorers")
         checker.task(path)
     paths = [path for path in paths if path not in tasks]
     files, findings = find_files(paths)
@@ -218,8 +218,8 @@ class _Checker:
         for path in paths:
             if path.is_dir() and not self.found.files:
                 titles = ", ".join(format_.title for format_ in config_formats())
-                message = f"no config, script or data was found here; expected experiment.yaml, {titles}"
-                self._tell("EX013", path, message)
+                hint = f"known are experiment.yaml, {titles}"
+                self._tell("EX013", path, "no config, script or data was found here", hint=hint)
 
     # ---- configs
 
@@ -228,7 +228,9 @@ class _Checker:
         few = len(self._to_validate) <= _VALIDATED
         absent: Missing | None = None
         for validator, document, named in self._to_validate:
-            answer = validate(validator, document) if named or few else Missing(missing="many: name a config alone")
+            answer = (
+                validate(validator, document) if named or few else Missing(missing="too many configs, name one alone")
+            )
             if isinstance(answer, Missing):
                 absent = absent or answer
             else:
@@ -342,8 +344,8 @@ class _Checker:
             self._add_rows(file)
         elif file.named:
             titles, keys = ", ".join(config_format.title for config_format in config_formats()), _some(document.data)
-            message = f"no config that is known: its keys are {keys}; known are experiment.yaml, {titles}"
-            self._tell("EX013", file.path, f"not checked ({message})", Severity.INFO)
+            message, hint = f"not checked (unknown config with the keys {keys})", f"known are experiment.yaml, {titles}"
+            self._tell("EX013", file.path, message, Severity.INFO, hint)
         else:
             self.found.files -= 1
 
@@ -392,7 +394,7 @@ class _Checker:
             if file.kind == "json":
                 self._add_rows(file)
                 return None
-            self._tell("BK010", file.path, f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is; not read")
+            self._tell("BK010", file.path, f"not read: larger than {SIZE_LIMIT_BYTES:,} bytes, more than any config")
             return None
         try:
             return read_text_bounded(file.path, SIZE_LIMIT_BYTES)
@@ -423,7 +425,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
             subject=file.path.name,
             message=f"not JSON: {fault}",
             where=Location(path=str(file.path), line=line, column=column),
-            hint="JSON: write true and false in lower case, and no comma before a closing bracket",
+            hint="write true and false in lower case, and no comma before a closing bracket",
         )
 
 

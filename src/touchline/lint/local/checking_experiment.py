@@ -308,9 +308,9 @@ def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
                 code="EX180",
                 severity=Severity.ERROR if len(lacking) == len(wanted) else Severity.WARNING,
                 subject="train.lora.target_modules",
-                message=f"{', '.join(map(repr, lacking))}: {model.name} has no such layer; it has"
-                f" {', '.join(sorted(layers)[:12])}",
+                message=f"{model.name} has no layer {' or '.join(map(repr, lacking))}",
                 where=seen.loaded.document.where(["train", "lora", "target_modules"]),
+                hint=f"use some of {', '.join(sorted(layers)[:12])}",
             )
 
 
@@ -331,8 +331,8 @@ def answer_findings(seen: ResolvedInputs, lengths: Mapping[tuple[str, str], Exam
                 code="EX181",
                 severity=Severity.ERROR if cut > _MOST else Severity.WARNING,
                 subject="evaluate.max_new_tokens",
-                message=f"evaluation stops after {limit:,} tokens, and {cut:.0%} of the {what} answers are longer, up"
-                f" to {int(answers.max()) - 1:,}",
+                message=f"{cut:.0%} of the {what} answers are longer than max_new_tokens {limit:,}, up to"
+                f" {int(answers.max()) - 1:,}",
                 where=seen.loaded.document.where(["evaluate", "max_new_tokens"]),
                 hint=f"max_new_tokens: {int(answers.max())}",
             )
@@ -356,10 +356,10 @@ def stage_leaks(seen: ResolvedInputs) -> Iterator[Finding]:
                 severity=Severity.ERROR,
                 subject="stages",
                 message=f"{len(both):,} of the {len(asked):,} test questions of"
-                f" {', '.join(tested.test_sets.values()) or tested.file} are training rows of {trained.file}, which"
-                f" another stage trains on, for example {both[0][-60:]!r}",
+                f" {', '.join(tested.test_sets.values()) or tested.file} are training rows of another stage"
+                f" ({trained.file}), for example {both[0][-60:]!r}",
                 where=seen.loaded.document.where(["stages"]),
-                hint="take these rows out of one of the two files",
+                hint="remove these rows from one of the two files",
             )
 
 

@@ -46,5 +46,5 @@ def findings_of_files(
         key = next(key for key in (*first, *files) if first.get(key) != files.get(key))
         one, other = (each.get(key, "no file") for each in (first, files))
         message = f"{users[0].data.file} is used with {one} and with {other} as {key}"
-        hint = "one experiment for each, or a copy of the training file with a name of its own"
+        hint = "make one experiment for each, or copy the training file under another name"
         yield error("EX003", key, message, place, hint)

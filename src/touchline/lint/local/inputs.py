@@ -257,10 +257,8 @@ def _see_tasks(seen: ResolvedInputs) -> None:
     document, own = seen.loaded.document, seen.tasks.get(seen.loaded.experiment.task)
     named = [spec for spec in seen.specs if isinstance(spec.data.test, dict)]
     if named and own is not None and not own.takes_data:
-        message = (
-            f"{own.name} asks items of its own, so the test sets {', '.join(named[0].data.test_sets)} are not asked"
-        )
-        hint = "an argument `data` in its function: the path of each set's items; or no names: `test: FILE`"
+        message = f"{own.name} has its own items, so the test sets {', '.join(named[0].data.test_sets)} are not used"
+        hint = "give its function an argument `data`, the path of a set's items, or name no sets with `test: FILE`"
         seen.findings += of_runs([error("EX015", "task", message, document.where(["task"]), hint)], named)
     for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
         where = document.where(["evaluate", "tasks"])
@@ -412,7 +410,7 @@ def as_findings(fault: InputError, code: str, where: Location | None, subject: s
     """Return an error's findings, or the error as one, located in experiment.yaml if it has no location."""
     if fault.findings:
         return [replace(finding, where=finding.where or where) for finding in fault.findings]
-    message = fault.message if fault.expected is None else f"{fault.message}; expected {fault.expected}"
+    message = fault.message if fault.expected is None else f"{fault.message}, expected {fault.expected}"
     return [Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=fault.hint)]
 
 

@@ -115,7 +115,7 @@ def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, obje
     rank, wanted = values.get("r"), stated.rank
     if isinstance(rank, int) and wanted is not None and not wanted.is_default and rank != wanted.value:
         then = "its weights do not fit" if named is stated.resume else "the adapter keeps its own"
-        message = f"{named.value} has rank {rank}, and {wanted.key} is {wanted.value}: {then}"
+        message = f"{named.value} has rank {rank}, but {wanted.key} is {wanted.value}, so {then}"
         yield _finding("CK042", wanted, message)
 
 
@@ -125,17 +125,17 @@ def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[
     if not config and not weights:
         return
     if not (place / _STATE).is_file():
-        message = f"{named.value} has no {_STATE}: the training begins at step 0 again, on these weights"
+        message = f"{named.value} has no {_STATE}, so the run starts at step 0 on these weights"
         yield _finding("CK043", named, message)
         return
     sharded = any(any(place.glob(each)) for each in ("global_step*", "optimizer_*", "pytorch_model_fsdp*"))
     if not (place / "optimizer.pt").is_file() and not (place / "optimizer.bin").is_file() and not sharded:
-        message = f"{named.value} has no optimizer.pt: the optimizer starts from scratch"
+        message = f"{named.value} has no optimizer.pt, so the optimizer starts from scratch"
         yield _finding("CK043", named, message)
     values = read_json_object(place / _STATE, _LIMIT) or {}
     step, most = values.get("global_step"), stated.max_steps
     if isinstance(step, int) and most is not None and 0 < most.value <= step:
-        message = f"{named.value} is at step {step}, and {most.key} is {most.value}: nothing is left to train"
+        message = f"{named.value} is at step {step}, and {most.key} is {most.value}, so no step is left"
         yield _finding("CK043", named, message)
 
 
@@ -186,19 +186,19 @@ def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
     if stated is None or stated.is_default or actual is None or stated.value not in _ENDINGS:
         return
     if stated.value != actual:
-        message = f"{stated.value} is to be read, and {source.name.value} is a {ending} file"
+        message = f"the format is {stated.value}, but {source.name.value} is a {ending} file"
         yield _wrong(stated.key, source.name.where, message, actual)
 
 
 def _field(source: StatedSource, keys: tuple[str, ...], severity: Severity, *, needed: bool) -> Iterator[Finding]:
     """Yield problems of `field`, the key of the rows in a JSON object."""
     field, name = source.field, source.name
-    proposed = f"field: {_meant(source, keys)}" if keys else "leave field out"
+    proposed = f"field: {_meant(source, keys)}" if keys else "delete field"
     if field is not None and not keys:
-        message = f"field: {field.value} is a key of a JSON object, and {name.value} is a list of rows"
+        message = f"field {field.value} is a key of a JSON object, but {name.value} is a list of rows"
         yield _wrong(field.key, field.where, message, proposed, severity)
     elif field is not None and field.value not in keys:
-        message = f"{name.value} has no key {field.value!r}; it has {', '.join(keys[:6])}"
+        message = f"{name.value} has no key {field.value!r} among {', '.join(keys[:6])}"
         yield _wrong(field.key, field.where, message, proposed, severity)
     elif field is None and keys and needed:
         message = f"the rows of {name.value} are under {', '.join(keys[:6])}, and no field is named"

@@ -109,7 +109,7 @@ class PlannedExperiment:
         if errors:
             kind = InputError if self.plan is None else FindingsError
             first = errors[0]
-            allow = f"; --allow {first.code} ignores it" if first.allowable else ""
+            allow = f", --allow {first.code} ignores it" if first.allowable else ""
             raise kind(
                 f"{self.seen.loaded.document.path}: {plural(len(errors), 'error')}",
                 findings=[*errors, *(each for each in self.findings if each.code == NOT_CHECKED)],
@@ -272,7 +272,7 @@ def _unavoidable(findings: Iterable[Finding], allow: tuple[str, ...]) -> Iterato
     """Yield findings of which no error can be allowed, and say so of errors that the user tries to `allow`."""
     for finding in findings:
         tried = finding.severity is Severity.ERROR and allow and finding.code.startswith(allow)
-        note = " (cannot be allowed: without a fix there is no plan)" if tried else ""
+        note = " (cannot be allowed, since no plan is possible without a fix)" if tried else ""
         yield replace(finding, message=finding.message + note, allowable=False)
 
 
@@ -334,7 +334,7 @@ def _entries(seen: ResolvedInputs, keys: Sequence[str], cells: Iterable[tuple[st
     )
     there = seen.loaded.experiment.exclude
     first = f"add {entries} to exclude" if there else f"exclude: [{entries}]"
-    return f"{first}; or pairs: with the combinations to train, in place of factors"
+    return f"{first}, or list the combinations to train under pairs instead of factors"
 
 
 def _sound(found: PlannedExperiment, stopping: Sequence[Finding]) -> list[RunSpec]:
@@ -421,6 +421,6 @@ def _not_checked(found: PlannedExperiment) -> Iterator[Finding]:
             code=NOT_CHECKED,
             severity=Severity.INFO,
             subject="experiment",
-            message=f"not checked before the errors are fixed: {'; '.join(parts)}",
+            message=f"not checked before the errors are fixed: {', '.join(parts)}",
             where=Location(path=seen.loaded.document.path),
         )

@@ -43,7 +43,7 @@ def read_recipe(
     splits = () if dataset is None else dataset.splits
     validates = any(split.name == "validation" and split.num_examples for split in splits)
     faults = recipe_faults(train, tree, devices, validates=validates)
-    findings = [unsupported(train.backend, "recipe", f"recipe: {train.recipe}: {fault}", None) for fault in faults]
+    findings = [unsupported(train.backend, "recipe", f"recipe {train.recipe}: {fault}", None) for fault in faults]
     if path is None or tree is None:
         return None, findings
     recipe = RecipeFile(
@@ -59,14 +59,14 @@ def _parsed(path: Path) -> ast.Module:
     if not path.is_file() or path.suffix != ".py":
         near = near_names(path.name, [each.name for each in path.parent.glob("*.py")], most=1)
         raise InputError(
-            f"train.recipe: {str(path)!r} is not a Python file that is there",
+            f"train.recipe: {str(path)!r} is not an existing Python file",
             expected="a recipe, relative to experiment.yaml",
             hint=f"recipe: {near[0]}" if near else None,
         )
     tree = parsed_file(path, read_text_bounded(path, LIMIT_BYTES), "a recipe in Python")
     if modules := local_modules(path, tree):
         raise InputError(
-            f"train.recipe: {str(path)!r} imports {', '.join(module.name for module in modules)} beside it",
+            f"train.recipe: {str(path)!r} imports {', '.join(module.name for module in modules)} from its own folder",
             expected="one file, which is copied into each run's folder, or a package that its environment has",
         )
     return tree

@@ -68,7 +68,7 @@ def _not_run(target: str, where: Location | None) -> Finding:
         code="EV217",
         severity=Severity.INFO,
         subject="task",
-        message=f"{Path(target).name} was read and not run, so its scorers were not tried; naming it runs its code",
+        message=f"{Path(target).name} was not run, so its scorers were not tested",
         where=where,
         hint=f"touchline check {shlex.quote(target)}",
     )

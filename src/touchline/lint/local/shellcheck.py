@@ -13,7 +13,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.slurm.script import Script
 
-NOT_CHECKED = 'shell grammar was checked by bash alone; for ShellCheck: pip install "touchline[shell]"'
+NOT_CHECKED = 'only bash checked the shell scripts (for ShellCheck: pip install "touchline[shell]")'
 """Message if ShellCheck is missing."""
 _TIMEOUT = 5.0
 _SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba)?sh\b")

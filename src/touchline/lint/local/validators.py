@@ -44,8 +44,8 @@ def validate(
     program, title = program_of(validator), validator.title
     if program is None:
         return Missing(
-            missing=f"{validator.trainer}'s command `{validator.command[0]}` is not here; "
-            f"backends.{validator.trainer}.python in the user's config file names another environment"
+            missing=f"{validator.trainer}'s command `{validator.command[0]}` is not here, set "
+            f"backends.{validator.trainer}.python in the user's config file"
         )
     path = Path(document.path).resolve()
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
