@@ -139,7 +139,8 @@ def _numbers(effect: FactorEffect, scale: Scale, tie: str) -> str:
     level, reference = (pair_words(effect, words, tie) for words in (best.level, best.reference))
     with_tie = f" (with {tie})" if tie else ""
     established = sum(each.is_shown for each in known)
-    several = f" Established: {established} of {len(known)} contrasts." if len(known) > 1 else ""
+    several = f" {established} of {len(known)} contrasts {'is' if established == 1 else 'are'} established."
+    several = several if len(known) > 1 else ""
     if _is_tie(best):
         return f"{_capital(level)} and {reference}{with_tie} tie.{several}"
     return f"{_capital(level)} against {reference}{with_tie}: {_tested(best, scale)}.{several}"
