@@ -38,7 +38,7 @@ CONTROL, STRATEGY = "control", "strategy"
 """Topics."""
 _CONDITIONS = 12
 """Maximum number of conditions that are compared with their control one by one. With more, all runs of a control."""
-_SAME = 1e-9
+SAME = 1e-9
 _ONE_SEED = Missing(missing="one seed")
 _NO_SPREAD = Missing(missing="seeds do not differ")
 _HARDER = "a harder test"
@@ -251,7 +251,7 @@ def _more_items(own: Sequence[Comparison], analysis: Analysis) -> str:
 def _verdict(shown: Conclusion, value: float | None) -> str:
     if shown in (Conclusion.HIGHER, Conclusion.LOWER):
         return f"established: {shown.value}"
-    return "tie, not established" if value is not None and abs(value) < _SAME else "not established"
+    return "tie, not established" if value is not None and abs(value) < SAME else "not established"
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------
@@ -294,9 +294,9 @@ def ceiling(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     if not scale_of(analysis).share or len(own) < 2:
         return ""
     for end in (1.0, 0.0):
-        if all(math.isclose(value, end, abs_tol=_SAME) for value in values):
+        if all(math.isclose(value, end, abs_tol=SAME) for value in values):
             return f"All fine-tuned runs score {100 * end:.0f}%: this test cannot separate them."
     if all(score.saturated for score in own):
-        least = math.floor(100 * min(values) + _SAME)
+        least = math.floor(100 * min(values) + SAME)
         return f"All fine-tuned runs score {least}% or more: this test can hardly separate them."
     return ""
