@@ -292,9 +292,7 @@ def _incomplete(gathered: ReportInputs) -> Iterator[str]:
     runs = [run for run in gathered.runs if run.cut_after_step is None]
     rest = [run.name for run in runs if not is_complete(run, planned=planned)]
     if rest:
-        yield (
-            f"{len(runs) - len(rest)} of {plural(len(runs), 'run')} complete; not complete: {join_names(rest, _NAMES)}."
-        )
+        yield f"Not complete: {join_names(rest, _NAMES)}."
 
 
 def words(text: str) -> int:
