@@ -20,6 +20,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
 from touchline.report.findings import answer
+from touchline.report.findings import claims as report_claims
 from touchline.report.findings.answer import MOST_WORDS, words
 from touchline.report.formatting import p_text, relative
 from touchline.report.markdown import results_markdown
@@ -286,7 +287,7 @@ def test_the_answer_comes_first_and_has_fifteen_words_at_most() -> None:
         found = made.factorial(rng, design, seeds, tied=tied, with_control=control)
         planned = replace(found, plan=replace(plan, question=question) if question else None)
         analysed = analyses(planned.runs, planned.factors)
-        first = answer(planned, analysed)
+        first = answer(planned, analysed, report_claims(planned, analysed))
         assert 1 < words(first.text) <= MOST_WORDS, first.text
         assert first.text.endswith((".", "...")), first.text
         assert first.text not in first.details
@@ -314,7 +315,7 @@ def test_every_run_with_the_highest_score_is_named() -> None:
     """A tie is named as a tie."""
     runs = [run for run in made.sweep([85], [85]).runs if run.kind is RunKind.FINE_TUNED]
     report = build_report(made.gathered(runs))
-    assert report.answer.details[0] == "Rank 64 and rank 4 tie."
+    assert report.answer.details[0] == "Rank 64 against rank 4: a tie."
     assert report.answer.details[-1].endswith("1B_rank4_s1 and 1B_rank64_s1, a tie of 2 runs.")
     assert claims(report, made.RANK)[0].verdict == "tie, not established"
 

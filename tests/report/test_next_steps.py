@@ -59,6 +59,12 @@ def test_the_seeds_that_are_asked_for_are_the_fewest_that_do(value: float, sprea
     assert needed == seeds or fewer is None or fewer * spread > value
 
 
+@given(value=st.floats(0.005, 0.5), spread=st.floats(0.001, 0.2), seeds=st.integers(2, 6), family=st.integers(2, 90))
+def test_a_larger_family_needs_no_fewer_seeds(value: float, spread: float, seeds: int, family: int) -> None:
+    alone, among = (seeds_needed(contrast_of(value, spread, seeds), each) for each in (1, family))
+    assert (among or 21) >= (alone or 21)
+
+
 def contrast_of(value: float, spread: float, seeds: int) -> Contrast:
     """Seeds with this standard deviation at each of two levels."""
     wide = WithItems(

@@ -56,6 +56,7 @@ def build_report(gathered: ReportInputs) -> Report:
     planned_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
     strategy = None if gathered.strategy is None else gathered.strategy.report(spent)
     device = device_word(gathered)
+    found = claims(gathered, analyses, strategy)
     actions: list[NextStep] = []
     if strategy is not None:
         if not isinstance(strategy.without_stopping, Missing):
@@ -70,7 +71,7 @@ def build_report(gathered: ReportInputs) -> Report:
         design=_design(gathered),
         task=_task(gathered),
         decoding=_decoding(runs),
-        answer=answer(gathered, analyses, strategy),
+        answer=answer(gathered, analyses, found, strategy),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
         device_hours=spent,
         device_hours_planned=planned_hours,
@@ -81,7 +82,7 @@ def build_report(gathered: ReportInputs) -> Report:
         analyses=analyses,
         answers=answers,
         verification=gathered.verification,
-        claims=claims(gathered, analyses, strategy),
+        claims=found,
         remarks=remarks(gathered, analyses, strategy, device),
         packing=packing,
         packing_advice=packing_advice(plan, packing),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from touchline.core.markup import code, escape, fence, measured, table
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
@@ -21,9 +21,10 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, Phase
 from touchline.experiment.write import to_yaml
 from touchline.plan.settings_table import nested_settings
-from touchline.report.findings.scores import control_sentence, sentence
+from touchline.report.findings.remarks import sentence
+from touchline.report.formatting import family_words, p_text, scale_of
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, RunScore
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -158,12 +159,25 @@ def _scores(card: CardInputs) -> str:
 def _compared(card: CardInputs) -> Iterator[str]:
     """Yield the comparisons with the run's control."""
     found = [
-        f"{analysis.task}: {control_sentence(analysis, each)}"
+        f"{analysis.task}: {_against_control(analysis, each)}"
         for analysis in card.analyses
         for each in analysis.comparisons
         if each.run == card.run.name and analysis.checkpoints.get(each.run) == card.name
     ]
     yield from found or ["It is compared with no untrained model: no such comparison was evaluated on the same items."]
+
+
+def _against_control(analysis: Analysis, each: Comparison) -> str:
+    """Return the comparison of a run with its control."""
+    scale, found = scale_of(analysis), each.difference
+    over = f" after Holm over {family_words(analysis, analysis.family, 'comparison')}" if analysis.family > 1 else ""
+    smallest = ""
+    if isinstance(each.smallest, Quantity) and each.shown not in (Conclusion.HIGHER, Conclusion.LOWER):
+        smallest = f"; these items would have shown {scale.size(each.smallest.value)} at 80% power"
+    return (
+        f"{each.run} against {found.control} in {analysis.score}: {scale.difference(found.value)} "
+        f"({scale.ends(found.low, found.high)}), {p_text(found.p_adjusted)}{over}: {each.shown.words}{smallest}"
+    )
 
 
 def _limits(card: CardInputs) -> Iterator[str]:

@@ -15,8 +15,10 @@ from touchline.report.facts import is_asked_about
 from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect
-from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
+from touchline.statistics.own_score import LEVEL
+from touchline.statistics.power import POWER, items_for_paired_difference, smallest_seed_difference
 from touchline.statistics.statements import NextStep
+from touchline.statistics.student import detectable_errors
 
 WANTED_SEEDS = 3
 """Minimum useful number of seeds. With fewer, hardly any value is outside the interval."""
@@ -70,7 +72,7 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     largest = max(open_, key=lambda each: abs(each[1].value or 0.0))[1]
     if largest.value == 0:
         return
-    needed = seeds_needed(largest)
+    needed = seeds_needed(largest, analysis.effects_family)
     if needed is not None and needed > largest.seeds:
         yield NextStep(
             title=f"Repeat with {needed} seeds",
@@ -80,14 +82,19 @@ def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
         )
 
 
-def seeds_needed(contrast: Contrast) -> int | None:
-    """Return the number of seeds per level that would show a contrast of this size, given the current spread."""
+def seeds_needed(contrast: Contrast, family: int = 1) -> int | None:
+    """Return the number of seeds per level that would show a contrast of this size, given the current spread.
+
+    Args:
+        contrast: the contrast.
+        family: number of contrasts that Holm's adjustment is over; its first step counts.
+    """
     if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
         return None
-    spread = contrast.with_items.error * math.sqrt(contrast.seeds / 2)
-    for seeds in range(contrast.seeds, MOST_SEEDS + 1):
-        shown = smallest_seed_difference(seeds)
-        if shown is not None and shown * spread <= abs(contrast.value):
+    for seeds in range(max(contrast.seeds, 2), MOST_SEEDS + 1):
+        errors = detectable_errors(seeds - 1, power=POWER, coverage=1 - LEVEL / max(family, 1))
+        error = contrast.with_items.error * math.sqrt(contrast.seeds / seeds)
+        if errors is not None and errors * error <= abs(contrast.value):
             return seeds
     return None
 
@@ -98,7 +105,9 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
         return
     items = {score.run: score.items for score in analysis.scores}
     open_ = [comparison for comparison in analysis.comparisons if comparison.shown is Conclusion.NOT_ESTABLISHED]
-    pairs = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
+    pairs = [
+        (each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0), analysis.family))
+    ]
     if not pairs:
         return
     each, needed = min(pairs, key=lambda pair: pair[1])
@@ -112,13 +121,21 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
     )
 
 
-def items_needed(each: Comparison, items: int) -> int | None:
-    """Return the number of items that would show a difference of this size. None if gains and losses are equal."""
+def items_needed(each: Comparison, items: int, family: int = 1) -> int | None:
+    """Return the number of items that would show a difference of this size. None if gains and losses are equal.
+
+    Args:
+        each: the comparison.
+        items: number of its items.
+        family: number of comparisons that Holm's adjustment is over; its first step counts.
+    """
     difference = each.difference
     if items == 0 or difference.gained == difference.lost:
         return None
     flips = (difference.gained + difference.lost) / items
-    return max(items_for_paired_difference(abs(difference.value), max(flips, abs(difference.value))), items)
+    coverage = 1 - LEVEL / max(family, 1)
+    size = abs(difference.value)
+    return max(items_for_paired_difference(size, max(flips, size), coverage=coverage), items)
 
 
 def _saturated(analysis: Analysis) -> Iterator[NextStep]:

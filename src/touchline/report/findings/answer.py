@@ -14,30 +14,36 @@ from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.claims import (
     CONTROL,
+    SAME,
     STRATEGY,
     ceiling,
-    deciding,
     family_of,
     interaction_words,
     pair_words,
 )
 from touchline.report.findings.confounds import ties
 from touchline.report.formatting import p_text, scale_of, scale_or_share
-from touchline.report.report import Answer
+from touchline.report.report import Answer, Claim
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect, Verdict
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect, Verdict
 from touchline.strategy.report import StrategyReport
 
 MOST_WORDS = 15
 """Maximum number of words of the answer."""
 _DETAILS = 4
+_SHOWN = (Conclusion.HIGHER, Conclusion.LOWER)
 _NAMES = 3
 _ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all")
 """Words in questions about the gain from training, if no factor is named."""
 
 
-def answer(gathered: ReportInputs, analyses: Sequence[Analysis], strategy: StrategyReport | None = None) -> Answer:
+def answer(
+    gathered: ReportInputs,
+    analyses: Sequence[Analysis],
+    claims: Sequence[Claim],
+    strategy: StrategyReport | None = None,
+) -> Answer:
     """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls."""
     runs = {run.name: run for run in gathered.runs}
     incomplete = list(_incomplete(gathered))
@@ -56,23 +62,24 @@ def answer(gathered: ReportInputs, analyses: Sequence[Analysis], strategy: Strat
             details=tuple(text for text in (done, *incomplete) if text),
             shown=Conclusion.NOT_TESTABLE,
         )
-    main, tie = analyses[0], ties(gathered)
+    main = analyses[0]
     question = "" if gathered.plan is None else gathered.plan.question
     effects, full = _asked_first(main.effects, question), ceiling(main, runs)
     control = [text for text in (control_line(main, runs),) if text]
-    by_factor = [_numbers(effect, scale_of(main), tie.get(effect.factor, "")) for effect in effects]
+    by_factor = [_numbers(effect, claims) for effect in effects]
     limits = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects)]
     about_control = not effects or (bool(control) and _is_about_control(question, effects))
     if about_control:
         made, details = _about_control(main, runs), [*control, *([full] if full else []), *limits, *by_factor[:1]]
     else:
-        made = _about_factor(effects[0], tie.get(effects[0].factor, ""))
+        made = _about_factor(effects[0], ties(gathered).get(effects[0].factor, ""))
         details = [*by_factor[:1], *control, *limits, *by_factor[1:]]
         family = family_of(main, runs)
-        is_shown = made.shown in (Conclusion.HIGHER, Conclusion.LOWER)
-        if family and all(each.shown is Conclusion.LOWER for each in family) and not is_shown:
+        if made.shown in _SHOWN:
+            pass
+        elif family and all(each.shown is Conclusion.LOWER for each in family):
             made = _about_control(main, runs)
-        elif full and not is_shown:
+        elif full:
             made = Answer(topic=made.topic, text=full, shown=made.shown)
             details = [f"An effect of the {factor_words(effects[0].factor)} is not established.", *details]
     if not control:
@@ -130,37 +137,22 @@ def _about_factor(effect: FactorEffect, tie: str) -> Answer:
     return _short(effect.factor, shown, f"Not established. {who} show an effect of the {name}.", "Not established.")
 
 
-def _numbers(effect: FactorEffect, scale: Scale, tie: str) -> str:
+def _numbers(effect: FactorEffect, claims: Sequence[Claim]) -> str:
     """Return `Rank 64 against rank 4 (with alpha = 2 x rank): +22.0 points (+17.4 to +26.0), p = 0.004.`"""
-    known = [contrast for contrast in effect.contrasts if contrast.value is not None]
+    own = [claim for claim in claims if claim.topic == effect.factor][: len(effect.contrasts)]
+    known = [(claim, claim.estimate) for claim in own if isinstance(claim.estimate, Quantity)]
     if not known:
         return ""
-    best = max(known, key=lambda each: (each.is_shown, abs(each.value or 0.0)))
-    level, reference = (pair_words(effect, words, tie) for words in (best.level, best.reference))
-    with_tie = f" (with {tie})" if tie else ""
-    established = sum(each.is_shown for each in known)
-    several = f" Established: {established} of {len(known)} contrasts." if len(known) > 1 else ""
-    if _is_tie(best):
-        return f"{_capital(level)} and {reference}{with_tie} tie.{several}"
-    return f"{_capital(level)} against {reference}{with_tie}: {_tested(best, scale)}.{several}"
-
-
-def _capital(text: str) -> str:
-    """Return a setting for the beginning of a sentence. The name of a model is unchanged."""
-    return capital(text) if " " in text else text
-
-
-def _is_tie(contrast: Contrast) -> bool:
-    return contrast.value is not None and abs(contrast.value) < 1e-9
-
-
-def _tested(contrast: Contrast, scale: Scale) -> str:
-    estimate, p = deciding(contrast)
-    if not isinstance(estimate, Quantity):
-        return str(estimate)
-    has_ends = estimate.low is not None and estimate.high is not None
-    ends = f" ({scale.ends(estimate.low or 0.0, estimate.high or 0.0)})" if has_ends else ""
-    return f"{scale.difference(estimate.value)}{ends}{f', {p_text(p.value)}' if isinstance(p, Quantity) else ''}"
+    best, found = max(known, key=lambda each: (each[0].shown in _SHOWN, abs(each[1].value)))
+    established = sum(claim.shown in _SHOWN for claim, _ in known)
+    several = f" {established} of {len(known)} contrasts {'is' if established == 1 else 'are'} established."
+    scale = Scale(share=best.is_share)
+    ends = "" if found.low is None or found.high is None else f" ({scale.ends(found.low, found.high)})"
+    p = f", {p_text(best.p.value)}" if isinstance(best.p, Quantity) else ""
+    numbers = f"{scale.difference(found.value)}{ends}{p}" if abs(found.value) >= SAME else "a tie"
+    # The name of a model is unchanged.
+    text = best.text if effect.factor == "models" else capital(best.text)
+    return f"{text}: {numbers}.{several if len(known) > 1 else ''}"
 
 
 # ---- controls --------------------------------------------------------------------------------------------------------
@@ -176,7 +168,7 @@ def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
     if shown is None and not higher and not lower:
         shown = Conclusion.NOT_ESTABLISHED
     text = f"{_counted(family, _their_control(family, runs))}."
-    if shown in (Conclusion.HIGHER, Conclusion.LOWER):
+    if shown in _SHOWN:
         text = f"Established: {text if len(family) == 1 else text[:1].lower() + text[1:]}"
     return _short(CONTROL, shown, text)
 
@@ -235,7 +227,7 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     scale = scale_of(analysis)
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
-    names = [score.run for score in asked or analysis.scores if abs(score.value - best.value) < 1e-9]
+    names = [score.run for score in asked or analysis.scores if abs(score.value - best.value) < SAME]
     ends = f"{scale.value(best.value)} ({scale.span(best.low, best.high).removesuffix('%')})"
     tie = f", a tie of {len(names)} runs" if len(names) > 1 else ""
     alone = "" if asked else " Only controls were evaluated."
@@ -300,9 +292,7 @@ def _incomplete(gathered: ReportInputs) -> Iterator[str]:
     runs = [run for run in gathered.runs if run.cut_after_step is None]
     rest = [run.name for run in runs if not is_complete(run, planned=planned)]
     if rest:
-        yield (
-            f"{len(runs) - len(rest)} of {plural(len(runs), 'run')} complete; not complete: {join_names(rest, _NAMES)}."
-        )
+        yield f"Not complete: {join_names(rest, _NAMES)}."
 
 
 def words(text: str) -> int:

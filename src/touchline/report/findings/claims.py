@@ -38,7 +38,7 @@ CONTROL, STRATEGY = "control", "strategy"
 """Topics."""
 _CONDITIONS = 12
 """Maximum number of conditions that are compared with their control one by one. With more, all runs of a control."""
-_SAME = 1e-9
+SAME = 1e-9
 _ONE_SEED = Missing(missing="one seed")
 _NO_SPREAD = Missing(missing="seeds do not differ")
 _HARDER = "a harder test"
@@ -70,10 +70,11 @@ def _contrasts(analysis: Analysis, runs: Mapping[str, RunResult], tie_of: Mappin
         for contrast in effect.contrasts:
             level, reference = (pair_words(effect, each, tie) for each in (contrast.level, contrast.reference))
             text = f"{level} against {reference}{f' (with {tie})' if tie else ''}"
-            yield _of_contrast(text, effect.factor, contrast, scale, is_full=bool(full))
+            needed = _HARDER if full else _more_seeds(contrast, scale, analysis.effects_family)
+            yield _of_contrast(text, effect.factor, contrast, scale, needed)
 
 
-def _of_contrast(text: str, topic: str, contrast: Contrast, scale: Scale, *, is_full: bool) -> Claim:
+def _of_contrast(text: str, topic: str, contrast: Contrast, scale: Scale, needed: str) -> Claim:
     estimate, p = deciding(contrast)
     return Claim(
         topic=topic,
@@ -83,7 +84,7 @@ def _of_contrast(text: str, topic: str, contrast: Contrast, scale: Scale, *, is_
         p=p,
         verdict=_verdict(contrast.shown, contrast.value),
         shown=contrast.shown,
-        needed="" if contrast.is_shown else _HARDER if is_full else _more_seeds(contrast, scale),
+        needed="" if contrast.is_shown else needed,
     )
 
 
@@ -116,7 +117,7 @@ def deciding(contrast: Contrast) -> tuple[Measured, Measured]:
     )
 
 
-def _more_seeds(contrast: Contrast, scale: Scale) -> str:
+def _more_seeds(contrast: Contrast, scale: Scale, family: int) -> str:
     """Return what would establish a contrast: `7 seeds, or a difference of 8.2 points`."""
     if contrast.value is None:
         return "runs that differ in this alone, evaluated on the same items"
@@ -124,7 +125,7 @@ def _more_seeds(contrast: Contrast, scale: Scale) -> str:
         return f"{WANTED_SEEDS} or more seeds"
     if contrast.p_adjusted is None:
         return "seeds that differ, or more test items"
-    needed, parts = seeds_needed(contrast), []
+    needed, parts = seeds_needed(contrast, family), []
     if needed is None:
         parts.append(f"more than {MOST_SEEDS} seeds")
     elif needed > contrast.seeds:
@@ -154,14 +155,15 @@ def _interactions(analysis: Analysis) -> Iterator[Claim]:
     open_: dict[tuple[str, str], list[Interaction]] = {}
     for each in analysis.interactions:
         if each.difference.is_shown:
-            yield _of_contrast(interaction_words(each, scale), each.factor, each.difference, scale, is_full=False)
+            yield _of_contrast(interaction_words(each, scale), each.factor, each.difference, scale, "")
         else:
             open_.setdefault((each.factor, each.other_factor), []).append(each)
     for own in open_.values():
         widest = max(own, key=lambda each: abs(each.effect - each.other_effect))
         more = f" (largest of {len(own)})" if len(own) > 1 else ""
         text = interaction_words(widest, scale) + more
-        yield _of_contrast(text, widest.factor, widest.difference, scale, is_full=False)
+        needed = _more_seeds(widest.difference, scale, analysis.interactions_family)
+        yield _of_contrast(text, widest.factor, widest.difference, scale, needed)
 
 
 def interaction_words(each: Interaction, scale: Scale) -> str:
@@ -185,7 +187,7 @@ def family_of(analysis: Analysis, runs: Mapping[str, RunResult]) -> list[Compari
 
 def _controls(analysis: Analysis, runs: Mapping[str, RunResult]) -> Iterator[Claim]:
     """Yield the runs of each condition against their control; with many conditions all runs of a control."""
-    family, scale = family_of(analysis, runs), scale_of(analysis)
+    family = family_of(analysis, runs)
     several = len({run.model for run in runs.values()}) > 1
     names = {condition_of(runs[each.run]): condition_words(runs[each.run], with_model=several) for each in family}
     groups: dict[tuple[tuple[object, ...], str], list[Comparison]] = {}
@@ -194,15 +196,15 @@ def _controls(analysis: Analysis, runs: Mapping[str, RunResult]) -> Iterator[Cla
         groups.setdefault((key, each.difference.control), []).append(each)
     for (condition, control), own in groups.items():
         name = own[0].run if len(own) == 1 else names.get(condition, f"all {len(own):,} runs")
-        yield _against_control(f"{name} against {control}", own, {s.run: s.items for s in analysis.scores}, scale)
+        yield _against_control(f"{name} against {control}", own, analysis)
 
 
-def _against_control(text: str, own: Sequence[Comparison], items: Mapping[str, int], scale: Scale) -> Claim:
+def _against_control(text: str, own: Sequence[Comparison], analysis: Analysis) -> Claim:
     """Return one claim of runs against their control: the mean difference, all intervals together, the largest p.
 
     It is established only if it is for each of them.
     """
-    found = [each.difference for each in own]
+    found, scale = [each.difference for each in own], scale_of(analysis)
     estimate = Quantity(
         value=fmean(each.value for each in found),
         unit="1",
@@ -226,17 +228,18 @@ def _against_control(text: str, own: Sequence[Comparison], items: Mapping[str, i
         p=Quantity(value=max(each.p_adjusted for each in found), unit="1", method="after Holm"),
         verdict=verdict,
         shown=shown,
-        needed="" if shown is not Conclusion.NOT_ESTABLISHED else _more_items(own, items, scale),
+        needed="" if shown is not Conclusion.NOT_ESTABLISHED else _more_items(own, analysis),
         runs=tuple(each.run for each in own),
     )
 
 
-def _more_items(own: Sequence[Comparison], items: Mapping[str, int], scale: Scale) -> str:
+def _more_items(own: Sequence[Comparison], analysis: Analysis) -> str:
     """Return what would establish the comparisons: `about 1,200 items, or a difference of 7.2 points`."""
     open_ = [each for each in own if each.shown not in (Conclusion.HIGHER, Conclusion.LOWER)]
-    parts = []
-    if len(open_) == 1 and scale.share:
-        needed = items_needed(open_[0], items.get(open_[0].run, 0))
+    parts, scale = [], scale_of(analysis)
+    items = {score.run: score.items for score in analysis.scores}
+    if len(open_) == 1 and analysis.binary:
+        needed = items_needed(open_[0], items.get(open_[0].run, 0), analysis.family)
         if needed is not None:
             parts.append(f"more than {MOST_ITEMS:,} items" if needed > MOST_ITEMS else f"about {needed:,} items")
     smallest = [each.smallest.value for each in open_ if isinstance(each.smallest, Quantity)]
@@ -248,7 +251,7 @@ def _more_items(own: Sequence[Comparison], items: Mapping[str, int], scale: Scal
 def _verdict(shown: Conclusion, value: float | None) -> str:
     if shown in (Conclusion.HIGHER, Conclusion.LOWER):
         return f"established: {shown.value}"
-    return "tie, not established" if value is not None and abs(value) < _SAME else "not established"
+    return "tie, not established" if value is not None and abs(value) < SAME else "not established"
 
 
 # ---- strategies ------------------------------------------------------------------------------------------------------
@@ -291,9 +294,9 @@ def ceiling(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     if not scale_of(analysis).share or len(own) < 2:
         return ""
     for end in (1.0, 0.0):
-        if all(math.isclose(value, end, abs_tol=_SAME) for value in values):
+        if all(math.isclose(value, end, abs_tol=SAME) for value in values):
             return f"All fine-tuned runs score {100 * end:.0f}%: this test cannot separate them."
     if all(score.saturated for score in own):
-        least = math.floor(100 * min(values) + _SAME)
+        least = math.floor(100 * min(values) + SAME)
         return f"All fine-tuned runs score {least}% or more: this test can hardly separate them."
     return ""

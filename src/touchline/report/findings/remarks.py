@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.notes import NoteCode
+from touchline.core.units import plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounders
-from touchline.report.findings.scores import flips, sentence
 from touchline.report.formatting import scale_of, scale_or_share
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -42,9 +42,10 @@ def _other_controls(analysis: Analysis, runs: Mapping[str, RunResult]) -> Iterat
         run, difference = runs[each.run], each.difference
         if is_asked_about(run):
             continue
+        gained, lost = ("gained", "lost") if analysis.binary else ("rose", "fell")
         numbers = (
             f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}) against "
-            f"{difference.control}; {flips(analysis, each)}"
+            f"{difference.control}; {plural(difference.gained, 'item')} {gained}, {difference.lost:,} {lost}"
         )
         yield Statement(topic=CONTROLS, text=_of_control(run, each, numbers), shown=each.shown)
 
@@ -76,3 +77,9 @@ def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]
         one = "One seed" if gathered.plan is not None else "One run per setting"
         text = f"{one}: the numbers describe these checkpoints and not another run of the same settings."
         yield Statement(topic=LIMITS, text=text)
+
+
+def sentence(text: str) -> str:
+    """Return the text with a capital letter and a full stop; empty stays empty."""
+    stripped = text.strip().rstrip(".")
+    return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""

@@ -23,6 +23,7 @@ from touchline.results.set_matrix import mean_cell, mean_over_seeds
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, RunScore
 
 _WORST = 6
+_SAME = 1e-9
 _TASKS = 3
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
@@ -30,7 +31,7 @@ _NOT_EVALUATED = Missing(missing="not evaluated")
 _WARNINGS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Condition:
     """Runs that differ in the training seed only."""
 
@@ -68,14 +69,20 @@ def shown_conditions(report: Report, most: int | None) -> tuple[list[Condition],
     if most is None or len(every) <= most:
         return every, ""
     scores = {score.run: score.value for analysis in report.analyses[:1] for score in analysis.scores}
-    known = [each for each in every if not each.is_control and any(run.name in scores for run in each.runs)]
-    known.sort(key=lambda each: -fmean(scores[run.name] for run in each.runs if run.name in scores))
+    means = {
+        each: fmean(own)
+        for each in every
+        if not each.is_control and (own := [scores[run.name] for run in each.runs if run.name in scores])
+    }
+    known = sorted(means, key=lambda each: -means[each])
+    ties = sum(abs(mean - means[known[0]]) < _SAME for mean in means.values()) if known else 0
     controls = [each for each in every if each.is_control][: most // 2]
     best = most - len(controls) - _WORST
     kept = [*known[:best], *known[max(best, len(known) - _WORST) :]] or every[: best + _WORST]
     left = len(every) - len(kept) - len(controls)
     what = "The best and the worst conditions" if known else "The first conditions"
-    return [*kept, *controls], f"{what}, and controls. {plural(left, 'other condition')} in report.html."
+    tie = f" {ties:,} tie at the top." if ties > 1 else ""
+    return [*kept, *controls], f"{what}, and controls.{tie} {plural(left, 'other condition')} in report.html."
 
 
 def pooled_mean(each: Condition, pick: Callable[[RunResult], Measured]) -> Measured:
@@ -183,7 +190,7 @@ def _scores(
     elif len({score.items for score in analysis.scores}) > 1:
         yield Column("items", numeric=True), lambda each: own[each.name].items if each.name in own else None
     runs = [run for each in shown for run in each.runs if run.name in own]
-    apart = (run.match is not None and abs(run.match.value - own[run.name].value) > 1e-9 for run in runs)
+    apart = (run.match is not None and abs(run.match.value - own[run.name].value) > _SAME for run in runs)
     if with_match and analysis.score == "exact match" and any(apart):
         yield Column("normalized match", numeric=True), lambda each: _match(each, scale)
     if not compared:
