@@ -1,25 +1,36 @@
-"""Sections of the plan about each run's batches: configuration, packing and memory."""
+"""Sections of the plan about each run's batches, packing and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, table_section
 from touchline.core.text import first_of
+from touchline.core.units import hours_unit
+from touchline.estimate.totals import scale_quantity
 from touchline.experiment.plan import Plan, PlannedRun
 
 _SHOWN = 8
+_MINUTES_BELOW = 0.1
+"""Device-hours below which minutes are shown."""
 
 
-def batch_sections(plan: Plan) -> tuple[Section, ...]:
-    """Return the sections; runs that differ only in their names share a row."""
-    return (
-        table_section("Configuration", _BATCH_COLUMNS, grouped_rows(_configuration(plan)), lines=_compiled(plan)),
-        table_section("Packing analysis", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan)),
-        table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan))),
-    )
+def batches_section(plan: Plan) -> Section:
+    """Return examples, batches and steps; runs that differ only in their names share a row, here and below."""
+    return table_section("Batches", _BATCH_COLUMNS, grouped_rows(_batches(plan)), lines=_compiled(plan))
+
+
+def packing_section(plan: Plan) -> Section:
+    """Return what packing would change."""
+    return table_section("Packing", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan))
+
+
+def memory_section(plan: Plan) -> Section:
+    """Return peak memory by kind and part."""
+    return table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan)))
 
 
 def grouped_rows(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -62,7 +73,7 @@ _BATCH_COLUMNS = (
 )
 
 
-def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
+def _batches(plan: Plan) -> Iterator[tuple[str, ...]]:
     for run in plan.runs:
         if run.batches is None or run.train is None:
             continue
@@ -101,15 +112,12 @@ def computed_tokens(run: PlannedRun) -> int:
 
 _PACKING_COLUMNS = (
     "run",
-    Column("model", is_wide=True),
     Column("micro-batch", is_wide=True),
     "packed",
     "sequences",
     "density",
     "efficiency",
     Column("largest micro-batch", is_wide=True),
-    Column("est. memory", is_wide=True),
-    Column("machine", is_wide=True),
 )
 
 
@@ -118,18 +126,14 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
         if isinstance(run.packing, Missing) or run.train is None:
             continue
         for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
-            chosen = run.train.packed == packed
             yield (
                 run.name,
-                run.model,
                 str(side.micro_batch_size or run.packing.micro_batch_size),
-                f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
+                f"{'yes' if packed else 'no'}{' (planned)' if run.train.packed == packed else ''}",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",
                 f"{side.efficiency:.1f}%",
                 f"{side.largest_micro_batch_tokens:,} computed tokens",
-                gib_text(run.peak_memory) if chosen else "-",
-                plan.machine.name,
             )
 
 
@@ -150,13 +154,32 @@ _MEMORY_COLUMNS = (
 )
 
 
-def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
+def memory_figures(plan: Plan) -> Iterator[tuple[str, MemoryEstimate, int]]:
+    """Yield name, memory and processes per device of each training, then of each evaluation, where it is known."""
     evaluations = [(f"{run.name}, evaluation", run.evaluate_memory, 1) for run in plan.runs]
-    trained = [(run.name, run.memory, plan.processes_per_device) for run in plan.runs]
-    for name, m, processes in (*trained, *evaluations):
-        if isinstance(m, Missing):
-            continue
+    for name, memory, processes in (
+        *((run.name, run.memory, plan.processes_per_device) for run in plan.runs),
+        *evaluations,
+    ):
+        if not isinstance(memory, Missing):
+            yield name, memory, processes
+
+
+def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for name, m, processes in memory_figures(plan):
         parts = ", ".join(f"{part} {value:.3g}" for part, value in m.breakdown.items() if value >= 0.005)
         figures = tuple(gib_text(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
         share = memory_share(m.process.quantity(), plan, processes)
         yield (name, m.verdict.value, share, *figures, parts, m.assumption)
+
+
+def device_hours_text(plan: Plan, hours: Measured) -> str:
+    """Return `12.3 GPU-hours (8 to 20)`; less than a tenth of an hour in minutes."""
+    unit = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
+    if isinstance(hours, Missing):
+        return f"{measured(hours)} {unit}"
+    if hours.value < _MINUTES_BELOW:
+        hours, unit = scale_quantity(hours, 60, "min"), unit.replace("hours", "minutes")
+        assert isinstance(hours, Quantity)
+    ends = "" if hours.low is None else f" ({hours.low:.3g} to {hours.high:.3g})"
+    return f"{hours.value:.3g} {unit}{ends}{'' if hours.method is None else f', {hours.method}'}"
