@@ -27,6 +27,7 @@ from touchline.plan.notes import learning_rate_notes
 from touchline.plan.placement.deadline import CONFIDENT, chance_within
 from touchline.plan.settings import collect_settings, value_text
 from touchline.plan.settings_table import Origin, RunSetting
+from touchline.statistics.power import USUAL_FLIPS
 from touchline.strategy.strategy import strategy_of
 
 WIDTH = 80
@@ -226,7 +227,7 @@ def has_limits(plan: Plan) -> bool:
 def _detectable(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the smallest differences that the design can show: to the base, and between levels."""
     rows = list(power.power_rows(plan))
-    usual = f"{100 * power.USUAL_FLIPS:g}% discordant"
+    usual = f"{100 * USUAL_FLIPS:g}% discordant"
     lines = [
         f"vs. base: {row[2].partition(',')[0]}{_after_holm(row)} ({row[1]})" for row in rows if row[1].endswith(usual)
     ]

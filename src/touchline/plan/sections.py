@@ -48,64 +48,6 @@ from touchline.plan.untrained import about_shared_validation
 from touchline.strategy.strategy import strategy_of
 
 _SHOWN = 8
-_SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
-    "runs": lambda plan: (
-        *strategy_of(plan).run_sections(),
-        table_section("All runs", _RUN_COLUMNS, _runs(plan)),
-        table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
-    ),
-    "totals": lambda plan: [Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))],
-    "strategy": lambda plan: strategy_of(plan).sections(),
-    "power": lambda plan: [
-        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan))
-    ],
-    "examples": lambda plan: [
-        Section(
-            title="Rendered examples", blocks=tuple(_examples(plan)), lines=_ABOUT_EXAMPLES if plan.examples else ()
-        )
-    ],
-    "design": lambda plan: [Section(title="Design", lines=tuple(_design(plan)))],
-    "tasks": lambda plan: [table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan))],
-    "memory": lambda plan: [memory_section(plan)],
-    "cohorts": lambda plan: [table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan))],
-    "limits": lambda plan: [table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan)))],
-    "evidence": lambda plan: [Section(title="Evidence", lines=tuple(_evidence(plan)))],
-    "data": lambda plan: (
-        table_section("Datasets", _DATA_COLUMNS, _datasets(plan)),
-        table_section("Models", _MODEL_COLUMNS, _models(plan), lines=_absences(plan)),
-    ),
-    "batches": lambda plan: [batches_section(plan)],
-    "packing": lambda plan: [packing_section(plan)],
-    "settings": lambda plan: [Section(title="Settings", tables=present(settings_table(collect_settings(plan))))],
-    "revisions": lambda plan: [table_section("Revisions", ("#", "date", "what", "runs"), _revisions(plan))],
-}
-"""Sections of `--show` by name, in the order in which they are needed."""
-CHECKS = "checks"
-ALL = "all"
-NAMES = (*_SECTIONS, CHECKS, ALL)
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse unknown names of sections.
-
-    Raises:
-        InputError: there is no section of a name.
-    """
-    if unknown := [name for name in names if name not in NAMES]:
-        raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))
-
-
-def sections(plan: Plan, names: Sequence[str] = (ALL,), findings: Sequence[Finding] = ()) -> list[Section]:
-    """Return sections by their names; where all are empty, one that says so."""
-    wanted = NAMES if ALL in names else names
-    found = [section for name in _SECTIONS if name in wanted for section in _SECTIONS[name](plan)]
-    if CHECKS in wanted:
-        found.append(Section(title="Checks", lines=tuple(finding_lines(findings))))
-    return [section for section in found if not section.is_empty] or [
-        Section(title=name.capitalize(), lines=("nothing in this plan",)) for name in names
-    ]
-
-
 _SHOWN_RUNS = 3
 """Names of a cohort's runs in the table; plan.json has all."""
 _COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
@@ -357,6 +299,64 @@ def _evidence(plan: Plan) -> Iterator[str]:
 
 def _has_evidence(value: Measured) -> bool:
     return isinstance(value, Quantity) and bool(value.where)
+
+
+_SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
+    "runs": lambda plan: (
+        *strategy_of(plan).run_sections(),
+        table_section("All runs", _RUN_COLUMNS, _runs(plan)),
+        table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
+    ),
+    "totals": lambda plan: [Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))],
+    "strategy": lambda plan: strategy_of(plan).sections(),
+    "power": lambda plan: [
+        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan))
+    ],
+    "examples": lambda plan: [
+        Section(
+            title="Rendered examples", blocks=tuple(_examples(plan)), lines=_ABOUT_EXAMPLES if plan.examples else ()
+        )
+    ],
+    "design": lambda plan: [Section(title="Design", lines=tuple(_design(plan)))],
+    "tasks": lambda plan: [table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan))],
+    "memory": lambda plan: [memory_section(plan)],
+    "cohorts": lambda plan: [table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan))],
+    "limits": lambda plan: [table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan)))],
+    "evidence": lambda plan: [Section(title="Evidence", lines=tuple(_evidence(plan)))],
+    "data": lambda plan: (
+        table_section("Datasets", _DATA_COLUMNS, _datasets(plan)),
+        table_section("Models", _MODEL_COLUMNS, _models(plan), lines=_absences(plan)),
+    ),
+    "batches": lambda plan: [batches_section(plan)],
+    "packing": lambda plan: [packing_section(plan)],
+    "settings": lambda plan: [Section(title="Settings", tables=present(settings_table(collect_settings(plan))))],
+    "revisions": lambda plan: [table_section("Revisions", ("#", "date", "what", "runs"), _revisions(plan))],
+}
+"""Sections of `--show` by name, in the order in which they are needed."""
+CHECKS = "checks"
+ALL = "all"
+NAMES = (*_SECTIONS, CHECKS, ALL)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown names of sections.
+
+    Raises:
+        InputError: there is no section of a name.
+    """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))
+
+
+def sections(plan: Plan, names: Sequence[str] = (ALL,), findings: Sequence[Finding] = ()) -> list[Section]:
+    """Return sections by their names; where all are empty, one that says so."""
+    wanted = NAMES if ALL in names else names
+    found = [section for name in _SECTIONS if name in wanted for section in _SECTIONS[name](plan)]
+    if CHECKS in wanted:
+        found.append(Section(title="Checks", lines=tuple(finding_lines(findings))))
+    return [section for section in found if not section.is_empty] or [
+        Section(title=name.capitalize(), lines=("nothing in this plan",)) for name in names
+    ]
 
 
 _FIRST = ("runs", "totals", "strategy", "power", "examples")
