@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_named_and_what_is_unknown_too() -> None:
     runs = [replace(run, memory=tight) if "rank8_" in run.name else run for run in MANY.runs]
     text = "\n".join(screen_lines(replace(MANY, runs=tuple(runs), machine=GPU)))
     assert "Memory      135M_rank8_lr1e-5_seed1: UNCERTAIN" in text
-    assert "4 more like it" in text
+    assert "4 more to look at" in text
     unknown = replace(MANY.runs[0], train_seconds=Missing(missing="no rate of this GPU"))
     assert "time of 1 run (no rate of this GPU)" in "\n".join(screen_lines(replace(MANY, runs=(unknown,))))
     assert "Memory" not in "\n".join(screen_lines(SWEEP))

@@ -1,4 +1,4 @@
-"""Sections of the plan about each run's batches, packing and memory."""
+"""Sections of the plan about packing and memory."""
 
 from __future__ import annotations
 
@@ -8,23 +8,16 @@ from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.text import first_of
 from touchline.core.units import hours_unit
 from touchline.estimate.totals import scale_quantity
 from touchline.experiment.plan import Plan, PlannedRun
 
-_SHOWN = 8
 _MINUTES_BELOW = 0.1
 """Device-hours below which minutes are shown."""
 
 
-def batches_section(plan: Plan) -> Section:
-    """Return examples, batches and steps; runs that differ only in their names share a row, here and below."""
-    return table_section("Batches", _BATCH_COLUMNS, grouped_rows(_batches(plan)), lines=_compiled(plan))
-
-
 def packing_section(plan: Plan) -> Section:
-    """Return what packing would change."""
+    """Return batches packed and unpacked; runs that differ only in their names share a row, here and below."""
     return table_section("Packing", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan))
 
 
@@ -60,47 +53,6 @@ def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
     return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
-_BATCH_COLUMNS = (
-    "run",
-    Column("trainer", is_wide=True),
-    "examples",
-    "global batch",
-    "micro-batch x accumulation x devices",
-    "steps",
-    Column("longest example", is_wide=True),
-    Column("largest micro-batch", is_wide=True),
-    Column("reason", is_wide=True),
-)
-
-
-def _batches(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if run.batches is None or run.train is None:
-            continue
-        b = run.batches
-        yield (
-            run.name,
-            run.train.backend,
-            f"{b.num_examples:,}",
-            str(b.global_batch_size),
-            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {b.data_parallel_size}",
-            f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
-            f"{b.longest_example_tokens} tokens",
-            f"{computed_tokens(run):,} computed tokens",
-            "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
-        )
-
-
-def _compiled(plan: Plan) -> Iterator[str]:
-    """Yield the gain of compiling, one line per gain or reason why it is not known."""
-    gains: dict[str, list[str]] = {}
-    for run in plan.runs:
-        if run.compile_gain is not None:
-            gains.setdefault(measured(run.compile_gain), []).append(run.name)
-    for gain, names in gains.items():
-        yield f"Steps compiled, as fast as uncompiled: {gain}; {first_of(names, _SHOWN)}"
-
-
 def computed_tokens(run: PlannedRun) -> int:
     """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
     assert run.batches is not None
@@ -112,8 +64,9 @@ def computed_tokens(run: PlannedRun) -> int:
 
 _PACKING_COLUMNS = (
     "run",
-    Column("micro-batch", is_wide=True),
     "packed",
+    "micro-batch x accumulation x devices",
+    Column("longest example", is_wide=True),
     "sequences",
     "density",
     "efficiency",
@@ -126,10 +79,15 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
         if isinstance(run.packing, Missing) or run.train is None:
             continue
         for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
+            is_planned, b = run.train.packed == packed, run.batches
+            steps = (
+                "" if b is None or not is_planned else f" x {b.gradient_accumulation_steps} x {b.data_parallel_size}"
+            )
             yield (
                 run.name,
-                str(side.micro_batch_size or run.packing.micro_batch_size),
-                f"{'yes' if packed else 'no'}{' (planned)' if run.train.packed == packed else ''}",
+                f"{'yes' if packed else 'no'}{' (planned)' if is_planned else ''}",
+                f"{side.micro_batch_size or run.packing.micro_batch_size}{steps}",
+                "-" if b is None else f"{b.longest_example_tokens} tokens",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",
                 f"{side.efficiency:.1f}%",
@@ -140,6 +98,8 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
 def _advice(plan: Plan) -> Iterator[str]:
     advice = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
     yield from dict.fromkeys(advice)
+    gains = {measured(run.compile_gain): run.name for run in plan.runs if run.compile_gain is not None}
+    yield from (f"Compiled steps of {name}, as fast as uncompiled ones: {gain}" for gain, name in gains.items())
 
 
 _MEMORY_COLUMNS = (

@@ -18,7 +18,7 @@ from touchline.plan.drift import RunMark
 _MOST_ROWS = 20
 """Conditions that are shown; of more, the heaviest and the lightest."""
 _LONGEST_LEVEL = 24
-_PROGRESS = {RunMark.TRAINED: "trained", RunMark.STARTED: "started"}
+BEGUN = {RunMark.DONE: "done", RunMark.TRAINED: "trained", RunMark.STARTED: "started"}
 
 
 def conditions(plan: Plan) -> list[list[PlannedRun]]:
@@ -48,7 +48,7 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
     groups = conditions(plan)
     trained = [group for group in groups if group[0].train is not None]
     shown = groups if len(groups) <= _MOST_ROWS else _extremes(groups, trained)
-    factors = [name for name in plan.factors if name != SEEDS and len({factor_level(g[0], name) for g in trained}) > 1]
+    factors = [name for name in plan.factors if name != SEEDS and _needs_column(trained, name)]
     seeds = {len(group) for group in trained}
     each_seeds = seeds.pop() if len(seeds) == 1 else None
     has_steps = len({group[0].batches.steps for group in trained if group[0].batches}) > 1
@@ -77,6 +77,14 @@ def _extremes(groups: Sequence[list[PlannedRun]], trained: Sequence[list[Planned
     """Return the heaviest and the lightest condition that trains, and the first one that does not."""
     by_weight = sorted(trained, key=lambda group: (upper(group[0].peak_memory), upper(group[0].train_seconds)))
     return [*by_weight[-1:], *by_weight[:1], *[group for group in groups if group[0].train is None][:1]]
+
+
+def _needs_column(trained: Sequence[list[PlannedRun]], factor: str) -> bool:
+    """Return whether a factor varies and the names of the runs do not show its levels."""
+    levels = [factor_level(group[0], factor) for group in trained]
+    parts = [condition_name(group).split("_") for group in trained]
+    named = all(any(part.endswith(level) for part in each) for level, each in zip(levels, parts, strict=True))
+    return len(set(levels)) > 1 and not named
 
 
 def upper(value: Measured) -> float:
@@ -141,8 +149,8 @@ def _state(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> str:
         return "done"
     if done:
         return f"{done} of {len(group)} done"
-    if progress := [word for mark, word in _PROGRESS.items() if mark in own]:
-        return progress[0]
+    if begun := [word for mark, word in BEGUN.items() if mark in own]:
+        return begun[0]
     run = group[0]
     if run.train is None:
         return "eval only"

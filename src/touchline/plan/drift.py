@@ -12,24 +12,14 @@ from touchline.experiment.plan import Plan, PlannedRun, Revision
 
 
 class RunMark(StrEnum):
-    """Progress of a run when its experiment is planned again."""
+    """Progress of a run when its experiment is planned again. What a changed run had made is moved aside."""
 
     DONE = "done"
-    """Trained, or a control, and evaluated."""
     TRAINED = "trained, not evaluated"
-    """Its training is complete."""
     STARTED = "started"
-    """An attempt at its training is on disk."""
     NEW = "new"
-    """The plan before did not have it."""
     CHANGED = "changed"
-    """It is another run now; what it had made is moved aside."""
     TO_DO = "not started"
-    """Planned before, and nothing of it is on disk."""
-
-
-LEFT = (RunMark.NEW, RunMark.CHANGED, RunMark.TO_DO)
-"""Progress of runs of which everything is left to do."""
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:

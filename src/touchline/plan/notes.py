@@ -10,7 +10,6 @@ from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
 from touchline.experiment.learning_rate import rate_text
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.runs import ControlKind, RunKind
 
 
 def design_line(plan: Plan) -> str:
@@ -72,40 +71,6 @@ def _following(factors: Iterable[str], conditions: Sequence[Mapping[str, str]]) 
                 found[name] = other
                 break
     return found
-
-
-_ABOUT = {
-    ControlKind.BASE: (
-        "The base control is the untrained base model, evaluated on the same items. The gain of a run is measured "
-        "against it."
-    ),
-    ControlKind.NO_OP: (
-        "The no-op control is the base model with a new adapter that changes nothing. It must answer as the base "
-        "model does; otherwise adapters are applied incorrectly."
-    ),
-    ControlKind.SHUFFLED: (
-        "The shuffled control is trained like the first condition and seed, with shuffled answers. Its gain over the "
-        "base model comes from the answer format, not the task."
-    ),
-}
-_TYPES = {ControlKind.NO_OP: "control (no-op)", ControlKind.SHUFFLED: "control (shuffled)"}
-
-
-def control_kind(run: PlannedRun) -> ControlKind | None:
-    """Return the control kind of a run, or None. Plans of version 0.1.0 do not record it for base controls."""
-    return ControlKind.BASE if run.control is None and run.kind is RunKind.CONTROL else run.control
-
-
-def run_type(run: PlannedRun) -> str:
-    """Return the type of a run: `fine-tuned`, `control`, `control (shuffled)`."""
-    control = control_kind(run)
-    return run.kind.value if control is None else _TYPES.get(control, RunKind.CONTROL.value)
-
-
-def control_notes(plan: Plan) -> Iterator[str]:
-    """Yield a note for each kind of control in the plan."""
-    there = {control_kind(run) for run in plan.runs}
-    yield from (text for kind, text in _ABOUT.items() if kind in there)
 
 
 def recipe_notes(plan: Plan) -> Iterator[str]:

@@ -23,13 +23,11 @@ from touchline.statistics.power import (
     USUAL_FLIPS,
     smallest_difference,
 )
-from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, detectable, power
+from touchline.statistics.sample_sizes import FEWEST_SEEDS, detectable
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.strata import tied_factors
 
 COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
-_USUAL_DIFFERENCE = 0.02
-"""Difference between levels, as a share, whose seeds the plan counts."""
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
 """Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 
@@ -96,30 +94,15 @@ def power_lines(plan: Plan) -> Iterator[str]:
     if factors and min(_seeds(runs, factor) for factor in factors) < FEWEST_SEEDS:
         yield "With one seed, a difference between levels describes these checkpoints, not the settings."
     if factors and plan.spread:
-        yield from _counted_on(plan, items)
+        yield from _counted_on(plan)
 
 
-def _counted_on(plan: Plan, items: int) -> Iterator[str]:
-    """Yield the spread that the table counts on with its sources, and the seeds that a usual difference needs."""
-    yield "Levels are compared by both tests of the report. Counted on: " + "; ".join(
-        f"{each.kind.value} {measured(each.quantity, 3)} ({each.source.value})" for each in plan.spread
-    )
-    family, conditions = number_of_contrasts(plan), conditions_per_level(plan)
-    needed = [_seeds_for(plan, items, end, conditions, family) for end in (End.VALUE, End.LOW, End.HIGH)]
-    more = "" if plan.strategy else f" Costs, other items and budgets: touchline design {plan.experiment}"
-    yield (
-        f"{100 * _USUAL_DIFFERENCE:g} points need {needed[0]} on these {items:,} items after Holm (small spread "
-        f"{needed[1]}, large spread {needed[2]}).{more}"
-    )
-
-
-def _seeds_for(plan: Plan, items: int, end: End, conditions: int, family: int) -> str:
-    """Return the fewest seeds that establish the usual difference on so many items."""
-    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
-    spread, coverage = spread_at(plan.spread, end, conditions), 1 - (1 - COVERAGE) / family
-    chances = power(seeds, np.asarray(float(items)), np.asarray(_USUAL_DIFFERENCE), spread, coverage=coverage)
-    enough = np.flatnonzero(chances >= POWER)
-    return plural(int(seeds[enough[0]]), "seed") if enough.size else f"more than {MOST_SEEDS} seeds"
+def _counted_on(plan: Plan) -> Iterator[str]:
+    """Yield the spread that the table counts on with its sources, and the command that varies the design."""
+    counted = "; ".join(f"{each.kind.value} {measured(each.quantity, 3)} ({each.source.value})" for each in plan.spread)
+    yield f"Levels are compared by both tests of the report. Counted on: {counted}"
+    if not plan.strategy:
+        yield f"Seeds and items that a difference needs, with costs: touchline design {plan.experiment}"
 
 
 def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:

@@ -20,8 +20,8 @@ from touchline.experiment.recorded import override_lines
 from touchline.experiment.runs import RunKind
 from touchline.plan import power
 from touchline.plan.batch_sections import device_hours_text, memory_figures, memory_share
-from touchline.plan.conditions import condition_lines, short_key, short_size, upper
-from touchline.plan.drift import LEFT, RunMark
+from touchline.plan.conditions import BEGUN, condition_lines, short_key, short_size, upper
+from touchline.plan.drift import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
 from touchline.plan.notes import learning_rate_notes
 from touchline.plan.placement.deadline import CONFIDENT, chance_within
@@ -36,6 +36,7 @@ _LABEL = 12
 _LINES = 2
 """Lines of a rendered prompt, and of the given settings."""
 _LONGEST_VALUE = 40
+_WORST_FIRST = (MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN, MemoryVerdict.UNKNOWN, MemoryVerdict.FITS)
 _TIGHT = 0.8
 """Share of a device's memory above which it is named."""
 _ELSEWHERE = frozenset(
@@ -127,7 +128,7 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
         return "Left to do", f"nothing, {plural(len(plan.runs), 'run')} done"
     label, parts = "Total", []
     wall, hours, disk = plan.wall_seconds, plan.gpu_hours, plan.disk
-    if any(mark not in LEFT for mark in marks.values()):
+    if any(mark in BEGUN for mark in marks.values()):
         found = totals_of(plan, left)
         wall, hours, disk = found["wall_seconds"], found["gpu_hours"], found["disk"]
         label, parts = "Left to do", [plural(len(left), "run")]
@@ -168,19 +169,19 @@ def _strategy(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _tight_memory(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the first job above most of the device's memory or not known to fit, and what is not estimated."""
-    whole, found = plan.machine.memory, []
+    whole = plan.machine.memory
+    found: dict[MemoryVerdict, list[str]] = {}
     for name, memory, processes in memory_figures(plan):
         peak = memory.process.quantity()
         is_full = isinstance(whole, Quantity) and upper(peak) * processes > _TIGHT * whole.value
         if memory.verdict is not MemoryVerdict.FITS or is_full:
-            at_most = "" if peak.high is None else f", at most {peak.high:.3g} GiB"
-            share = memory_share(peak, plan, processes)
-            found.append((memory.verdict, f"{name}: {memory.verdict.value}, {share} of the device{at_most}"))
-    if found:
-        worst = [MemoryVerdict.OOM, MemoryVerdict.UNCERTAIN, MemoryVerdict.UNKNOWN, MemoryVerdict.FITS]
-        first = min(found, key=lambda each: worst.index(each[0]))[1]
-        more = f", {len(found) - 1} more like it" if len(found) > 1 else ""
-        yield "Memory", f"{first}{more} (--show memory)"
+            text = f"{name}: {memory.verdict.value}, {memory_share(peak, plan, processes)} of the device"
+            found.setdefault(memory.verdict, []).append(f"{text}, at most {upper(peak):.3g} GiB")
+    for verdict in _WORST_FIRST:
+        if texts := found.get(verdict):
+            more = sum(map(len, found.values())) - 1
+            yield "Memory", f"{texts[0]}{f', {more} more to look at' if more else ''} (--show memory)"
+            break
     trained = [run for run in plan.runs if run.train is not None]
     for what, values in (
         ("memory", [run.peak_memory for run in trained]),

@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from touchline.core.errors import InputError, finding_lines
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Finding
-from touchline.core.levels import STAGE
 from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
-from touchline.core.text import first_of
+from touchline.core.text import capital, join_names
 from touchline.core.units import format_bytes, in_unit, plural
 from touchline.estimate.evidence_used import evidence_line
 from touchline.estimate.totals import runs_at_once
 from touchline.experiment.data_config import shown_split, split_of
-from touchline.experiment.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
+from touchline.experiment.plan import Plan, PlannedRun, Revision
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import (
-    batches_section,
     device_hours_text,
     gib_text,
     grouped_rows,
@@ -29,108 +27,43 @@ from touchline.plan.batch_sections import (
     memory_share,
     packing_section,
 )
-from touchline.plan.cohorts import WORTH
 from touchline.plan.dtypes import dtype_notes
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.notes import (
-    control_notes,
     design_line,
     learning_rate_notes,
     method_notes,
     quantization_notes,
     recipe_notes,
-    run_type,
 )
 from touchline.plan.screen import deadline_words, has_limits, screen_lines
 from touchline.plan.settings import collect_settings, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.plan.untrained import about_shared_validation
 from touchline.strategy.strategy import strategy_of
 
-_SHOWN = 8
-_SHOWN_RUNS = 3
-"""Names of a cohort's runs in the table; plan.json has all."""
 _COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the cohorts, and those that were considered and refused."""
-    for cohort in plan.cohorts:
-        yield _cohort_row(cohort, "side by side")
-    for alone in plan.alone:
-        if alone.predicted is not None:
-            yield _cohort_row(alone.predicted, "one after the other")
-
-
-def _cohort_row(cohort: Cohort, trained: str) -> tuple[str, ...]:
-    saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
-    names = f"{plural(len(cohort.runs), 'run')}: {first_of(cohort.runs, _SHOWN_RUNS)}"
-    return names, trained, measured(cohort.gain, 3), saved, seconds, gib_text(cohort.peak_memory)
+    refused = [(alone.predicted, "one after the other") for alone in plan.alone if alone.predicted is not None]
+    for cohort, trained in (*((cohort, "side by side") for cohort in plan.cohorts), *refused):
+        saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
+        memory = gib_text(cohort.peak_memory)
+        yield join_names(cohort.runs, 3), trained, measured(cohort.gain, 3), saved, seconds, memory
 
 
 def _about_cohorts(plan: Plan) -> Iterator[str]:
-    considered = [alone for alone in plan.alone if alone.predicted is not None]
-    if plan.cohorts or considered:
-        yield (
-            "Side by side, runs share one process, the base model and each step's fixed costs. The gain is how many "
-            "times as fast that is as one after the other. Each run keeps its own folder, metrics and checkpoints."
-        )
-        yield (
-            "compute.cohorts: auto groups runs where the lower end of the gain is above "
-            f"{WORTH} and memory fits; always groups wherever memory fits; never groups none."
-        )
-    if not considered and not plan.cohorts and plan.compute.cohorts != "always" and len(plan.alone) != 1:
-        return
     reasons: dict[str, list[str]] = {}
     for alone in plan.alone:
         reasons.setdefault(alone.reason, []).extend(alone.runs)
-    yield from (f"Not trained side by side: {_some(names)}; {reason}." for reason, names in reasons.items())
-    if any(alone.why is WhyAlone.GAIN and alone.predicted is not None for alone in considered) and not plan.evidence:
-        yield "No measured run narrows the gain's interval: runs trained side by side on such a machine do."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= _SHOWN else f"{names[0]} and {len(names) - 1} more"
-
-
-_CHAIN_COLUMNS = ("run", "stage", "continues from", "mode", "checkpoint")
-_CONTINUES = {
-    "adapter": "continues training the parent's adapter",
-    "merge": "merges the parent's adapter into the base model and trains a new one",
-}
-
-
-def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield each stage and its parent. Yield nothing if no run has a parent."""
-    for run in plan.runs if any(run.link for run in plan.runs) else ():
-        stage = _stage(run)
-        if stage is None:
-            continue
-        if run.link is None:
-            what = "all weights" if run.train is not None and run.train.trains_all else "a new adapter"
-            yield run.name, stage, "the base model", f"trains {what}", "-"
-        else:
-            yield run.name, stage, run.link.parent, _CONTINUES[run.link.continue_], run.link.parent_checkpoint
-
-
-def _about_chains(plan: Plan) -> Iterator[str]:
-    if any(run.link for run in plan.runs):
-        yield (
-            "A stage starts when its parent has ended. Before training it verifies that it starts from its parent's "
-            "checkpoint: by the hash of the weights, the loss on the parent's validation items and the number of "
-            "trainable parameters. If a check fails, the chain stops."
-        )
-
-
-def _stage(run: PlannedRun) -> str | None:
-    return next((level.value for level in run.levels if level.factor == STAGE), None)
+    yield from (f"Not trained side by side: {join_names(names)} ({reason})" for reason, names in reasons.items())
 
 
 _RUN_COLUMNS = (
     "run",
     Column("model", is_wide=True),
     Column("LoRA rank", numeric=True, is_wide=True),
-    Column("type", is_wide=True),
     Column("steps", numeric=True),
     "est. time",
     "est. peak memory",
@@ -138,14 +71,19 @@ _RUN_COLUMNS = (
 )
 
 
-def _runs(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the summary table: run, model, rank, type, steps, time, memory with its verdict, disk."""
+def _runs(plan: Plan) -> Section:
+    """Return model, rank, steps, time, memory with its verdict, disk, and the parent where runs have one."""
+    rows = []
     for run in plan.runs:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
         disk = "-" if run.train is None else _mib_text(run.disk)
-        yield (run.name, run.model, rank, run_type(run), steps, time, _memory_cell(run, plan), disk)
+        parent = "-" if run.link is None else f"{run.link.parent} ({run.link.continue_}, {run.link.parent_checkpoint})"
+        rows.append((run.name, run.model, rank, steps, time, _memory_cell(run, plan), disk, parent))
+    chained = any(run.link for run in plan.runs)
+    columns = (*_RUN_COLUMNS, "continues from") if chained else _RUN_COLUMNS
+    return table_section("All runs", columns, rows if chained else [row[:-1] for row in rows])
 
 
 def _mib_text(size: Measured) -> str:
@@ -162,11 +100,6 @@ def _memory_cell(run: PlannedRun, plan: Plan) -> str:
 
 def _design(plan: Plan) -> Iterator[str]:
     yield f"Type: {design_line(plan)}"
-    own = plan.own_task
-    items = "the test split" if own is None or own.takes_data else "items of its own"
-    evaluated = any(run.is_evaluated for run in plan.runs)
-    how = f"evaluated with Inspect on {items}" if evaluated else "and nothing is evaluated (evaluate.epochs is empty)"
-    yield f"Task: {plan.task}, {how}"
     machine = plan.machine
     devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
@@ -175,7 +108,6 @@ def _design(plan: Plan) -> Iterator[str]:
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
     yield from learning_rate_notes(plan)
-    yield from control_notes(plan)
     yield from method_notes(plan)
     yield from recipe_notes(plan)
     yield from quantization_notes(plan)
@@ -189,8 +121,6 @@ def _totals(plan: Plan) -> Iterator[str]:
     deadline = "".join(f"; {words}" for words in deadline_words(plan, plan.wall_seconds))
     yield f"Wall-clock time: {measured(plan.wall_seconds)} with {at_once}{queue}{deadline}"
     yield f"Disk: {_mib_text(plan.disk)}"
-    if (line := about_shared_validation(plan.runs, runs_at_once(plan.machine, plan.gpus_per_run))) is not None:
-        yield line
 
 
 _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
@@ -207,34 +137,6 @@ def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
             measured(training_limit(plan, run)) if trains else "-",
             measured(evaluation_limit(plan, run)) if evaluated else "-",
         )
-
-
-_MODEL_COLUMNS = (
-    "model",
-    Column("folder", is_wide=True),
-    Column("architecture", is_wide=True),
-    "parameters",
-    "dtype",
-    "weights",
-    "context",
-)
-
-
-def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for model in plan.models.values():
-        yield (
-            model.name,
-            model.path,
-            model.architecture or "-",
-            f"{model.num_parameters / 1e6:,.1f} M",
-            model.dtype,
-            format_bytes(model.weight_bytes) + (", not here" if "weights" in model.absent else ""),
-            f"{model.context_length:,}",
-        )
-
-
-def _absences(plan: Plan) -> list[str]:
-    return [f"{model.absence[0].upper()}{model.absence[1:]}" for model in plan.models.values() if model.absence]
 
 
 _DATA_COLUMNS = (
@@ -279,7 +181,9 @@ def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.past_runs is not None:
-        rest = "" if any(_has_evidence(run.evaluate_seconds) for run in plan.runs) else ". None for evaluation times"
+        evaluations = (run.evaluate_seconds for run in plan.runs)
+        is_timed = any(isinstance(each, Quantity) and each.where for each in evaluations)
+        rest = "" if is_timed else ". None for evaluation times"
         yield evidence_line(plan.past_runs) + (rest if plan.evidence else "")
     if not plan.evidence:
         yield (
@@ -297,16 +201,8 @@ def _evidence(plan: Plan) -> Iterator[str]:
     yield from (f"Time: {method}" for method in sorted(method for method in methods if method))
 
 
-def _has_evidence(value: Measured) -> bool:
-    return isinstance(value, Quantity) and bool(value.where)
-
-
 _SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
-    "runs": lambda plan: (
-        *strategy_of(plan).run_sections(),
-        table_section("All runs", _RUN_COLUMNS, _runs(plan)),
-        table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
-    ),
+    "runs": lambda plan: [_runs(plan)],
     "totals": lambda plan: [Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))],
     "strategy": lambda plan: strategy_of(plan).sections(),
     "power": lambda plan: [
@@ -325,12 +221,17 @@ _SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
     "evidence": lambda plan: [Section(title="Evidence", lines=tuple(_evidence(plan)))],
     "data": lambda plan: (
         table_section("Datasets", _DATA_COLUMNS, _datasets(plan)),
-        table_section("Models", _MODEL_COLUMNS, _models(plan), lines=_absences(plan)),
+        Section(title="Models", lines=tuple(capital(each.absence) for each in plan.models.values() if each.absence)),
     ),
-    "batches": lambda plan: [batches_section(plan)],
     "packing": lambda plan: [packing_section(plan)],
     "settings": lambda plan: [Section(title="Settings", tables=present(settings_table(collect_settings(plan))))],
-    "revisions": lambda plan: [table_section("Revisions", ("#", "date", "what", "runs"), _revisions(plan))],
+    "revisions": lambda plan: [
+        table_section(
+            "Revisions",
+            ("#", "date", "what", "runs"),
+            ((str(each.number), each.date, each.reason, revision_text(each)) for each in plan.revisions),
+        )
+    ],
 }
 """Sections of `--show` by name, in the order in which they are needed."""
 CHECKS = "checks"
@@ -407,10 +308,6 @@ def _default_paragraphs(settings: Sequence[RunSetting]) -> Iterator[str]:
         if each.origin is Origin.DEFAULT:
             groups.setdefault(each.key.rpartition(".")[0], []).append(f"{each.name} {setting_text(each)}")
     yield from (f"{group or 'experiment'}: {', '.join(texts)}." for group, texts in groups.items())
-
-
-def _revisions(plan: Plan) -> list[tuple[str, str, str, str]]:
-    return [(str(each.number), each.date, each.reason, revision_text(each)) for each in plan.revisions]
 
 
 def revision_text(revision: Revision) -> str:
