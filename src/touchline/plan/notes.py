@@ -48,7 +48,7 @@ def learning_rate_notes(plan: Plan) -> Iterator[str]:
         for run in plan.runs
         if run.train is not None and run.learning_rate_reason is not None
     )
-    yield from (f"Learning rate: {rate_text(rate)} (auto: {reason})" for rate, reason in rates)
+    yield from (f"{rate_text(rate)} (auto: {reason})" for rate, reason in rates)
 
 
 def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.text import one_line, shorten
+from touchline.core.text import join_names, one_line, shorten
 from touchline.core.units import hours_to_seconds, parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.totals import runs_at_once, sum_quantities, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
@@ -192,7 +192,7 @@ def _tight_memory(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _jobs(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield cohorts, slots, time limits and absent models, where there are any."""
+    """Yield cohorts, slots, time limits, code of the user's and absent models, where there are any."""
     if plan.cohorts:
         count = sum(len(cohort.runs) for cohort in plan.cohorts)
         saved = sum_quantities([cohort.saved_seconds for cohort in plan.cohorts], "s")
@@ -207,6 +207,10 @@ def _jobs(plan: Plan) -> Iterator[tuple[str, str]]:
             f"{what} {_longest(each)}" for what, each in (("training", trained), ("evaluation", evaluated)) if each
         ]
         yield "Time limit", f"{', '.join(texts)} (--show limits)"
+    code = [f"task {task.name}" for task in plan.tasks if task.is_file]
+    code += [f"recipe {path}" for path in dict.fromkeys(run.recipe.path for run in plan.runs if run.recipe is not None)]
+    if code:
+        yield "Your code", f"{join_names(code, 2)}, review it before it runs (--show tasks)"
     for model in plan.models.values():
         if model.absent:
             yield "Not here", f"{', '.join(model.absent)} of {model.name} (--show data)"
@@ -227,28 +231,21 @@ def has_limits(plan: Plan) -> bool:
 
 def _detectable(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield the smallest differences that the design can show: to the base, and between levels."""
-    rows = list(power.power_rows(plan))
-    usual = f"{100 * USUAL_FLIPS:g}% discordant"
-    lines = [
-        f"vs. base: {row[2].partition(',')[0]}{_after_holm(row)} ({row[1]})" for row in rows if row[1].endswith(usual)
-    ]
+    lines: list[str] = []
     between: dict[str, list[str]] = {}
-    for row in rows:
-        if row[0].startswith("does "):
-            factor = short_key(row[0].removeprefix("does ").partition(" matter?")[0])
-            between.setdefault(f"{row[2]}{_after_holm(row)}", []).append(factor)
+    for each in power.detectables(plan):
+        holm = " after Holm" if each.after_holm != each.difference else ""
+        if each.factor is not None:
+            between.setdefault(f"{each.after_holm}{holm}", []).append(short_key(each.factor))
+        elif each.flips == USUAL_FLIPS:
+            lines.append(f"vs. base {each.after_holm}{holm} ({each.design})")
     if between:
-        lines.append(", ".join(f"{' and '.join(names)} {difference}" for difference, names in between.items()))
-    if any("one seed" in difference for difference in between):
-        lines[-1] += " (3 or more can)"
+        more = " (3 or more can)" if power.has_one_seed(plan) else ""
+        lines.append(", ".join(f"{' and '.join(names)} {text}" for text, names in between.items()) + more)
     if not lines:
         is_evaluated = any(run.is_evaluated for run in plan.runs)
         lines = [f"n/a ({'the number of test items is unknown' if is_evaluated else 'no run is evaluated'})"]
     yield from (("" if number else "Detectable", line) for number, line in enumerate(lines))
-
-
-def _after_holm(row: Sequence[str]) -> str:
-    return "" if row[3] == row[2] else f", {row[3].partition(' points')[0]} after Holm"
 
 
 def _example(plan: Plan, room: int) -> Iterator[tuple[str, str]]:
@@ -274,6 +271,7 @@ def _given(plan: Plan, settings: Sequence[RunSetting], room: int) -> str:
     """Return the settings that the user wrote and that are equal for all runs."""
     models, datasets = {run.model for run in plan.runs}, {run.dataset for run in plan.runs}
     texts = [each.pop().rpartition("/")[2] for each in (models, datasets) if len(each) == 1]
+    texts.append(f"task {plan.task.rpartition('/')[2]}")
     texts += [
         f"{each.name} {value_text(each.value)}"
         for each in settings
@@ -315,7 +313,7 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str]]:
     ]
     if reasons:
         yield "Packing", f"{reasons[0]} (--show packing)"
-    yield from (("Rate", line.removeprefix("Learning rate: ")) for line in learning_rate_notes(plan))
+    yield from (("Rate", line) for line in learning_rate_notes(plan))
     scored = sorted({run.evaluate.quantization for run in plan.runs} - {"none"})
     if scored:
         yield "Scores", f"all on the {' and '.join(scored)} base, runs and controls alike (--show design)"

@@ -107,7 +107,7 @@ def _design(plan: Plan) -> Iterator[str]:
     yield f"Planned for: {machine_text(machine.key)}, {gib_text(machine.memory)} ({machine.source}){devices}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
-    yield from learning_rate_notes(plan)
+    yield from (f"Learning rate: {text}" for text in learning_rate_notes(plan))
     yield from method_notes(plan)
     yield from recipe_notes(plan)
     yield from quantization_notes(plan)
