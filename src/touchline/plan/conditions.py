@@ -57,7 +57,7 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
         *(Column(short_key(name), numeric=True, is_wide=True) for name in factors),
         *([Column("seeds", numeric=True)] if seeds else []),
         *([Column("steps", numeric=True, is_wide=True)] if has_steps else []),
-        Column("time (90%)"),
+        "time (90% interval)",
         "memory",
         Column("disk", numeric=True),
     ]

@@ -116,9 +116,12 @@ def _machine(plan: Plan) -> str:
 
 def left_runs(plan: Plan, marks: Mapping[str, RunMark]) -> list[PlannedRun]:
     """Return the runs that are not done; of a trained one the evaluation alone is left."""
-    nothing = Quantity(value=0.0, unit="s", low=0.0, high=0.0)
-    left = [run for run in plan.runs if marks.get(run.name) is not RunMark.DONE]
-    return [replace(run, train_seconds=nothing) if marks.get(run.name) is RunMark.TRAINED else run for run in left]
+    nothing, on_disk = Quantity(value=0.0, unit="s"), Quantity(value=0.0, unit="MB")
+    return [
+        replace(run, train_seconds=nothing, disk=on_disk) if marks.get(run.name) is RunMark.TRAINED else run
+        for run in plan.runs
+        if marks.get(run.name) is not RunMark.DONE
+    ]
 
 
 def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
@@ -203,10 +206,8 @@ def _jobs(plan: Plan) -> Iterator[tuple[str, str]]:
     if has_limits(plan):
         trained = [training_limit(plan, run) for run in plan.runs if run.train is not None]
         evaluated = [evaluation_limit(plan, run) for run in plan.runs]
-        texts = [
-            f"{what} {_longest(each)}" for what, each in (("training", trained), ("evaluation", evaluated)) if each
-        ]
-        yield "Time limit", f"{', '.join(texts)} (--show limits)"
+        limits = [f"training {_longest(trained)}"] * bool(trained) + [f"evaluation {_longest(evaluated)}"]
+        yield "Time limit", f"{', '.join(limits)} (--show limits)"
     code = [f"task {task.name}" for task in plan.tasks if task.is_file]
     code += [f"recipe {path}" for path in dict.fromkeys(run.recipe.path for run in plan.runs if run.recipe is not None)]
     if code:
