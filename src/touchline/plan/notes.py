@@ -84,21 +84,19 @@ def quantization_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on the base of evaluations: its devices and its form."""
     if plan.compute.evaluation_gpus > 1:
         yield (
-            f"Evaluation: the layers of a base are divided among {plan.compute.evaluation_gpus} GPUs of a node; shown "
-            "over CPU and disk, never run on GPUs"
+            f"Evaluation: the layers of a base are divided among {plan.compute.evaluation_gpus} GPUs of a node; tested "
+            "on CPU and disk, never on GPUs"
         )
     scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
     for quantization in scored:
-        yield (
-            f"Evaluation: all scores are on the {quantization} base, of runs and controls alike; adapters are computed "
-            "beside it"
-        )
+        yield f"Evaluation: all scores are on the {quantization} base, of runs and controls alike"
     used = {run.train.quantization: None for run in plan.runs if run.train is not None}
     for quantization in used:
         if quantization != "none":
+            base = "same base as" if scored else "base in its own dtype, as"
             yield (
                 f"Quantization: runs with {quantization} train and validate on the quantized base; their adapters are "
-                f"evaluated on the {'same base as' if scored else 'base in its own dtype, as'} those of the other runs"
+                f"evaluated on the {base} those of the other runs"
             )
 
 

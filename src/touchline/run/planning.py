@@ -166,7 +166,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
             continue
         yield (
             f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
-            f"the plan evaluates beside them ({now}), and no comparison mixes the two"
+            f"the plan evaluates again ({now}), and no comparison mixes the two"
         )
 
 
@@ -270,7 +270,7 @@ def _is_changed(planned: ModelInfo, now: ModelInfo) -> bool:
 
 
 def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
-    """Free space is no part of the plan, which must be the same when nothing has changed but the disk's load."""
+    """Yield a note where the disk has less room than the runs may need; it is not part of the plan."""
     free, needed = free_space(folder.root), plan_.disk
     if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
         most = replace(needed, value=needed.high or needed.value)
