@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import command, environment, make_experiment, touchline
-from tests.run.made_plans import DATA, GPU, LIMIT, made_control, made_memory, made_plan, made_run
+from tests.run.made_plans import DATA, GPU, made_control, made_memory, made_plan, made_run
 
 from tools.tiny_model import write_tiny_model
 from touchline.core.catalog import SplitInfo
@@ -108,19 +108,13 @@ def test_what_does_not_fit_is_named_and_what_is_unknown_too() -> None:
 
 def test_lines_that_change_a_decision_only_where_they_do() -> None:
     labels = ("Cohorts", "Slots", "Time limit", "Not here", "Packing", "Rate", "Scores", "Strategy", "override")
-    given = replace(SWEEP, assumptions=tuple(replace_assumption("train.packed")))
-    assert not [label for label in labels if any(line.startswith(label) for line in screen_lines(given))]
+    assert not [label for label in labels if any(line.startswith(label) for line in screen_lines(SWEEP))]
     cluster = replace(SWEEP, executor="slurm", compute=ComputeConfig(executor="slurm"), deadline=None)
     assert any(line.startswith("Time limit  training") for line in screen_lines(cluster))
-    overridden = replace(given, overrides=("train.epochs=2",), override_dates={"train.epochs=2": "2026-11-23"})
+    overridden = replace(SWEEP, overrides=("train.epochs=2",), override_dates={"train.epochs=2": "2026-11-23"})
     assert "override: train.epochs = 2, given on 2026-11-23" in screen_lines(overridden)
-    assert LIMIT.value
-
-
-def replace_assumption(key: str) -> list:
-    from touchline.experiment.plan import Assumption
-
-    return [Assumption(key=key, value="auto", reason="")]
+    asked = replace(SWEEP, file_settings={"train": {"packed": "auto"}})
+    assert "Packing     short rows (--show packing)" in screen_lines(asked)
 
 
 def test_totals_count_what_is_left_to_do() -> None:

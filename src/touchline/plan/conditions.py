@@ -54,17 +54,18 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
     has_steps = len({group[0].batches.steps for group in trained if group[0].batches}) > 1
     columns: list[Column | str] = [
         Column(f"run (x {each_seeds} seeds)" if (each_seeds or 1) > 1 else "run"),
-        *(Column(short_key(name), numeric=True, is_wide=True) for name in factors),
+        *(Column(short_key(name), is_wide=True) for name in factors),
         *([Column("seeds", numeric=True)] if seeds else []),
         *([Column("steps", numeric=True, is_wide=True)] if has_steps else []),
         "time (90% interval)",
         "memory",
-        Column("disk", numeric=True),
+        Column("disk", numeric=True, is_wide=True),
     ]
     rows = []
     for group in shown:
         run = group[0]
-        cells = [condition_name(group), *(factor_level(run, name) for name in factors)]
+        phase = "" if run.phase is None else f" ({run.phase.value})"
+        cells = [f"{condition_name(group)}{phase}", *(factor_level(run, name) for name in factors)]
         cells += [str(len(group))] if seeds else []
         cells += [f"{run.batches.steps:,}" if run.batches else "-"] if has_steps else []
         rows.append((*cells, *_figures(group, marks)))
@@ -100,7 +101,8 @@ def factor_level(run: PlannedRun, factor: str) -> str:
 
 def short_key(key: str) -> str:
     """Return the last word of a key: `rank`, `learning rate`, `model`."""
-    return "model" if key == "models" else key.rpartition(".")[2].replace("_", " ")
+    names = {"models": "model", "data.path": "dataset"}
+    return names.get(key, key.rpartition(".")[2].replace("_", " "))
 
 
 def _figures(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> tuple[str, ...]:

@@ -306,12 +306,10 @@ def _ends(values: Sequence[int]) -> str:
 
 def _choices(plan: Plan) -> Iterator[tuple[str, str]]:
     """Yield packing that is on or was asked for, a rate that was left open, and a quantized evaluation."""
-    asked = all(assumption.key != "train.packed" for assumption in plan.assumptions)
-    reasons = [
-        run.packed_reason
-        for run in plan.runs
-        if run.packed_reason and run.train is not None and (asked or run.train.packed)
-    ]
+    train = (plan.file_settings or {}).get("train")
+    asked = isinstance(train, dict) and train.get("packed") == "auto"
+    trained = [run for run in plan.runs if run.train is not None and (asked or run.train.packed)]
+    reasons = [run.packed_reason for run in trained if run.packed_reason]
     if reasons:
         yield "Packing", f"{reasons[0]} (--show packing)"
     yield from (("Rate", line) for line in learning_rate_notes(plan))
