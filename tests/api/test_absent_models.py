@@ -186,7 +186,7 @@ def test_tokens_by_another_model(experiment: Path, settings: UserConfig, whole: 
 
 def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: UserConfig) -> None:
     """Counted otherwise, a length is no error unless its lower end is too long."""
-    notes = api.plan(experiment, settings, ("train.max_seq_len=40",), dry_run=True).notes
+    notes = api.plan(experiment, settings, ("train.max_seq_len=40",), dry_run=True).warnings
     assert any("DA201" in note and "may be longer" in note for note in notes)
     with pytest.raises(InputError) as caught:
         api.plan(experiment, settings, ("train.max_seq_len=2",), dry_run=True)

@@ -25,7 +25,6 @@ from touchline.core.finding import Finding, Severity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
 from touchline.lint.rule_pages import all_pages
-from touchline.plan.sections import runs_plan_markdown
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -322,19 +321,6 @@ def test_a_hint_that_is_typed_helps(lines: str, code: str, models: Path, tmp_pat
     kept = "" if lines.startswith(key) else lines
     again = said(Fault(code, f"{kept}\n{typed}"), models, tmp_path / "b")
     assert code not in {each.code for each in again}
-
-
-@pytest.mark.parametrize("factor", ["train.learning_rate: [1e-3, 1e-4]", "train.lora.rank: [2, 4]", "data.path: [%s]"])
-def test_the_command_that_renames_runs_works(factor: str, models: Path, tmp_path: Path) -> None:
-    copies = "data/words.json, data/words_copy.json"
-    folder, settings = make(Fault("", f"factors: {{{factor.replace('%s', copies)}}}"), models, tmp_path)
-    codes = ("EX1",)
-    planned = api.plan(folder, settings, allow=codes, dry_run=True)
-    (command,) = re.findall(
-        r"touchline plan DIR run_names='([^']+)'", runs_plan_markdown(planned.plan).replace("\\", "")
-    )
-    renamed_plan = api.plan(folder, settings, (f"run_names={command}",), allow=codes, dry_run=True)
-    assert len({run.name for run in renamed_plan.plan.runs}) == len(planned.plan.runs)
 
 
 def test_only_the_refused_run_of_a_crossing_fails(models: Path, tmp_path: Path) -> None:

@@ -287,16 +287,19 @@ def test_the_trainer_is_one_that_can_run_here_and_on_a_cluster_that_of_the_main_
     assert read_experiment(named.path.read_text(), "experiment.yaml").experiment.train.backend == "axolotl"
 
 
-def test_the_folder_has_the_experiments_name_and_the_tree_the_folders(
+def test_the_folder_has_the_experiments_name_and_the_next_command_the_folders(
     settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(monkeypatch, "init", "--name", "lr2", "--yes") == 0
-    assert "\nlr2/\n" in capfd.readouterr().out
+    shown = capfd.readouterr()
+    assert shown.out.startswith("lr2/experiment.yaml\nlr2: ")
+    assert shown.err.endswith("next: touchline run lr2\n")
     assert not (tmp_path / "reviews").exists()
     (tmp_path / "lr2").rename(tmp_path / "moved")
     assert _run(monkeypatch, "plan", "moved") == 0
-    assert "\nmoved/\n" in capfd.readouterr().out
-    assert "lr2/\n" not in (tmp_path / "moved" / "runs_plan.md").read_text()
+    planned = capfd.readouterr()
+    assert planned.out == shown.out.partition("\n")[2], "one screen for both commands"
+    assert planned.err.endswith("next: touchline run moved\n")
 
 
 def test_example_data_and_a_comparison_of_datasets_and_models(settings: UserConfig, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ seeds: {seeds}
 controls: [base]
 """
 COMMANDS = ("check", "plan", "design", "results", "report", "status")
-MOST_LINES = {"check": 20, "plan": 240, "design": 30, "results": 12, "report": 9, "status": 16, "RESULTS.md": 240}
+MOST_LINES = {"check": 20, "plan": 22, "design": 30, "results": 12, "report": 9, "status": 16, "RESULTS.md": 240}
 """Lines that a command prints for seven runs with little to say. They fall; they do not rise."""
 
 
@@ -102,6 +102,7 @@ def seen(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
         assert done.returncode < 2, done.stderr
         texts[verb] = done.stdout
         documents[verb] = json.loads(touchline(*words, "--json", env=env).stdout)
+    texts["plan --show all"] = touchline("plan", str(folder), "--dry-run", "--show", "all", env=env).stdout
     texts["RESULTS.md"] = (folder / "RESULTS.md").read_text()
     return Seen(texts, documents, case)
 
@@ -137,29 +138,37 @@ def test_scores_are_equal_everywhere(seen: Seen) -> None:
 
 def test_the_detectable_difference_is_equal_in_check_and_plan(seen: Seen) -> None:
     (checked,) = [each["message"] for each in seen.json["check"]["findings"] if each["code"] == "EX110"]
-    (planned,) = re.findall(r"15% discordant +(.*?)  ", seen.texts["plan"])
+    (planned,) = re.findall(r"15% discordant +(.*?)  ", seen.texts["plan --show all"])
+    (cells,) = re.findall(r".*15% discordant.*", seen.texts["plan --show all"])
+    *_, difference, adjusted = re.split(r" {2,}", cells.strip())
+    holm = " after Holm" if adjusted != difference else ""
+    assert f"vs. base {adjusted}{holm} (" in " ".join(seen.texts["plan"].split())
     assert f"{planned} if 15% are discordant" in checked
-    assert points(checked, "or") == points(seen.texts["plan"], "minimum would be")
+    assert points(checked, "or") == points(seen.texts["plan --show all"], "minimum would be")
 
 
 def test_the_design_detects_what_the_plan_says(seen: Seen) -> None:
     """Before anything has run: afterwards the design counts on its own runs."""
     now = seen.json["design before"]["now"]["detectable"]
-    (row,) = re.findall(r"does train.lora.rank matter.*", seen.texts["plan"])
+    (row,) = re.findall(r"does train.lora.rank matter.*", seen.texts["plan --show all"])
     if seen.case.seeds == 1:
         assert "one seed" in row
         assert now["missing"]
     elif "more than 100 points" in row:
         assert "more than 100 points" in now["missing"]
     else:
-        assert f"{now['value']:.1f} points ({now['low']:.1f} to {now['high']:.1f})" in row
+        text = f"{now['value']:.1f} points ({now['low']:.1f} to {now['high']:.1f})"
+        assert text in row
+        assert f"rank {text}" in seen.texts["plan"]
 
 
 def test_costs_are_equal_in_plan_and_design(seen: Seen) -> None:
     plan, now = seen.json["plan"]["plan"], seen.json["design"]["now"]
     assert (now["device_hours"], now["wall_seconds"]) == (plan["gpu_hours"], plan["wall_seconds"])
-    assert f"{plan['gpu_hours']['value']:.3g} device-hours" in seen.texts["plan"]
-    assert f"predicted {60 * plan['gpu_hours']['value']:.1f}" in seen.texts["RESULTS.md"]
+    minutes = 60 * plan["gpu_hours"]["value"]
+    assert f"{minutes:.3g} device-minutes" in seen.texts["plan --show all"]
+    assert "nothing, " in seen.texts["plan"]
+    assert f"predicted {minutes:.1f}" in seen.texts["RESULTS.md"]
 
 
 def test_no_number_is_beyond_its_range(seen: Seen) -> None:
@@ -187,4 +196,5 @@ def test_odd_scores_establish_nothing(seen: Seen) -> None:
 
 
 def test_few_lines_are_printed(seen: Seen) -> None:
-    assert {verb: n for verb, text in seen.texts.items() if (n := len(text.splitlines())) > MOST_LINES[verb]} == {}
+    lines = {verb: len(seen.texts[verb].splitlines()) for verb in MOST_LINES}
+    assert {verb: number for verb, number in lines.items() if number > MOST_LINES[verb]} == {}

@@ -24,8 +24,9 @@ from touchline.api import running
 from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.plan.drift import RunMark
+from touchline.plan.screen import left_runs
 from touchline.run import launching
-from touchline.run.marks import LEFT, RunMark
 from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.preparing import write_folders
 
@@ -104,8 +105,9 @@ def test_a_plan_with_finished_runs_says_what_is_left(tmp_path: Path, settings: U
     first = api.plan(folder, settings)
     finish(first, [first.plan.runs[0].name], settings)
     again = api.plan(folder, settings)
-    left = [name for name, mark in again.marks.items() if mark in LEFT]
+    left = [run.name for run in left_runs(again.plan, again.marks)]
     assert left == [run.name for run in again.plan.runs[1:]]
+    assert "Left to do  2 runs, " in again.screen()
 
 
 class Starts:
@@ -145,10 +147,11 @@ class Row:
 
 
 RECORDED = {"ranks": [4, 8]}
+NAMED = f"override: {RANKS.replace('=', ' = ', 1)}, given on 20"
 RUN_ROWS = {
     "no-override": Row((), {}, (), False, {}),
     "file-edited": Row((), {"epochs": 1}, (), False, {"epochs": 1}, "train.epochs: 1"),
-    "kept-and-named": Row((RANKS,), {}, (), False, RECORDED, RANKS),
+    "kept-and-named": Row((RANKS,), {}, (), False, RECORDED, NAMED),
     "file-edited-elsewhere": Row((RANKS,), {"epochs": 1}, (), False, None),
     "file-edited-at-the-override": Row((RANKS,), {"ranks": [2, 4, 16]}, (), False, None),
     "written-into-the-file": Row((RANKS,), RECORDED, (), False, RECORDED),
@@ -157,7 +160,7 @@ RUN_ROWS = {
         (RANKS,), {}, ("factors.train.lora.rank=[2]",), False, {"ranks": [2]}, "recorded [4, 8] (override)"
     ),
     "another-is-given": Row((RANKS,), {}, ("seeds=[1, 2]",), False, None),
-    "given-first": Row((), {}, (RANKS,), False, RECORDED, RANKS),
+    "given-first": Row((), {}, (RANKS,), False, RECORDED, NAMED),
     "finished": Row((RANKS,), {}, (), True, {}, "recorded [4, 8] (override)"),
     "finished-and-edited": Row((RANKS,), {"ranks": [2, 4, 16]}, (), True, {"ranks": [2, 4, 16]}, "recorded [4, 8]"),
     "finished-and-given": Row((RANKS,), {}, (RANKS, "seeds=[1, 2]"), True, RECORDED | {"seeds": [1, 2]}, "seeds: "),
@@ -250,7 +253,7 @@ def test_commands_that_follow_the_plan_refuse_an_edited_file(
     if is_started:
         call()
         assert [what(plan) for plan in starts.plans] == ([] if verb == "prepare" else [what(first.plan)])
-        assert all(override in "\n".join(messages) for override in recorded)
+        assert all(override.replace("=", " = ", 1) in "\n".join(messages) for override in recorded)
         return
     with pytest.raises(PlanDriftError) as caught:
         call()

@@ -249,7 +249,7 @@ def test_only_a_written_dtype_makes_a_fast_gpu_slow(
     shown = {row.key: row.value for row in collect_settings(planned.plan)}
     base = {"auto": planned.plan.machine.base_dtype}.get(str(shown["train.base_dtype"]), shown["train.base_dtype"])
     assert (base, shown["train.lora.dtype"]) == dtypes
-    slow = [note for note in planned.notes if "TR057" in note]
+    slow = [note for note in planned.warnings if "TR057" in note]
     if dtypes[0] == planned.plan.machine.base_dtype:
         assert (slow, run.fast_dtype_seconds) == ([], None)
         return
@@ -420,7 +420,7 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
     assert {each.code for each in error.value.findings} == {"PK001"}
     assert any("96.1 (80.6 to 109) GiB" in each.message for each in error.value.findings)
     allowed = api.plan(folder, settings, given, allow=["PK001"])
-    assert len([note for note in allowed.notes if "PK001" in note and note.endswith("(allowed)")]) == 4
+    assert len([note for note in allowed.warnings if "PK001" in note and note.endswith("(allowed)")]) == 4
     api.prepare(folder, settings)
     models = "models: [Llama-3.2-1B-Instruct, Llama-3.2-3B-Instruct]\n"
     pairs = "pairs:\n" + "".join(

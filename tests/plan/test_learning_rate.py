@@ -190,11 +190,11 @@ def _found(folder: Path, settings: UserConfig, code: str) -> list[Finding]:
 def test_rates_of_the_rule_that_differ_are_named_with_pairs_that_work_as_printed(
     changes: dict[str, Any], settings: UserConfig, tmp_path: Path
 ) -> None:
-    """The plan says so in a note; the same `check`. With the pairs, every model and method has its own."""
+    """The plan says so in a warning; the same `check`. With the pairs, every model and method has its own."""
     folder = _experiment(tmp_path, **changes)
     before = api.plan(folder, settings, dry_run=True)
     assert len(set(_rates(before.plan).values())) == 1
-    (note,) = [note for note in before.notes if "EX159" in note]
+    (note,) = [note for note in before.warnings if "EX159" in note]
     (finding,) = _found(folder, settings, "EX159")
     assert finding.message in note
     printed = re.search(r"pairs: (\[.*\])", finding.hint or "")

@@ -19,9 +19,9 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.plan.drift import RunMark
 from touchline.plan.notes import design_line
 from touchline.plan.sections import revision_text, runs_plan_markdown, sections
-from touchline.run.planning import RunMark
 
 pytestmark = pytest.mark.planning
 
@@ -67,8 +67,8 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     process = replace(run.memory.process, value=40.0, low=38.0, high=42.0)
     half = replace(run, memory=replace(run.memory, process=process))
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
-    (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
-    memory = str(runs.tables[0].rows[0][7])
+    (runs,) = sections(on_gpu, ["runs"])
+    memory = str(runs.tables[0].rows[0][5])
     assert "40 (38 to 42) GiB, 50%, " in memory
     assert any(verdict.value in memory for verdict in MemoryVerdict)
     assert not [each for each in sections(plan) if each.title == "Time limits" and each.tables]

@@ -6,18 +6,18 @@ import dataclasses
 
 import pytest
 from tests.cases import some
-from tests.run.made_plans import SITE, made_control, made_plan, made_run
+from tests.run.made_plans import made_control, made_plan, made_run
 
 from touchline.core.estimate import PastRunsUsed
+from touchline.core.markup import escape
 from touchline.core.quantity import Quantity
 from touchline.experiment.defaults import DEFAULTS
 from touchline.experiment.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.experiment.plan import Assumption, Plan, PlannedRun
 from touchline.experiment.validate import dotted_keys
 from touchline.plan.sections import runs_plan_markdown, sections
-from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text, settings_table
+from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_text
 from touchline.plan.settings_table import Origin, RunSetting
-from touchline.run.scripts.experiment import readme_text
 
 pytestmark = pytest.mark.planning
 
@@ -141,16 +141,18 @@ def test_numbers_read_as_one_writes_them_and_nothing_reads_as_absent() -> None:
     assert setting_text(found["train.lora.target_modules"]).startswith("q_proj, k_proj")
 
 
-def test_plan_and_readme_have_the_whole_table() -> None:
-    """Each row of it, with the key to change it by."""
-    plan = _plan(_run("r16", 16), _run("r4", 4))
-    texts = (runs_plan_markdown(plan), readme_text(plan, SITE))
-    table = settings_table(collect_settings(plan))
-    assert table is not None
-    for name, *_, key in some(table.rows):
-        for text in texts:
-            assert any(line.startswith(f"| {name} ") and line.endswith(f" {key} |") for line in text.splitlines()), key
-    assert all("| `r16` | 16 | 32 |" in text for text in texts)
+def test_every_setting_is_in_the_file_once_and_behind_show() -> None:
+    """Given and decided ones with their keys, defaults in a paragraph per group of keys."""
+    plan = _plan(_run("r16", 16), _run("r4", 4), not_given=("train.schedule", "train.lora.alpha"))
+    text = runs_plan_markdown(plan)
+    (section,) = sections(plan, ["settings"])
+    for name, value, origin, _, key in some(section.tables[0].rows):
+        if origin == "default":
+            group = next(line for line in text.splitlines() if line.startswith(f"{str(key).rpartition('.')[0]}: "))
+            assert f"{name} {escape(str(value))}" in group
+        else:
+            rows = [line for line in text.splitlines() if line.startswith("| ") and line.endswith(f" {key} |")]
+            assert len(rows) == 1, key
 
 
 def test_what_past_runs_say_nothing_of_is_named_beside_them() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tests.cases import python_program, some
+from tests.cases import python_program
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
 from touchline.experiment.experiment import EvaluateConfig
@@ -88,7 +88,7 @@ def make(tmp_path: Path, plan: Plan) -> Experiment:
         for name, text in run_files(plan, run, SITE).items():
             (root / run.name / name).write_text(text)
     (root / "plan.json").touch()
-    for name, text in experiment_files(plan, SITE).items():
+    for name, text in experiment_files(plan).items():
         (root / name).write_text(text)
     for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE)):
         python_program(state / name, text.format(state=str(state)))
@@ -261,20 +261,23 @@ def test_checkpoints_that_are_asked_for() -> None:
     assert wanted_checkpoints(made_control()) == ["base"]
 
 
-def test_the_readme_names_every_run_and_how_to_run_it() -> None:
-    text = experiment_files(made_plan(), SITE)["README.md"]
-    for run in some(made_plan().runs):
-        assert run.name in text
-    for words in ("bash submit_all.sh", "sbatch finetune.slurm", "scancel", "squeue", "RESULTS.md"):
-        assert words in text
-    # As these commands take their arguments.
-    assert "touchline cancel . --all " in text
-    assert f"touchline logs . --run {made_plan().runs[0].name} -f\n" in text
+def test_the_readme_says_what_the_folder_is_and_five_commands() -> None:
+    text = experiment_files(made_plan())["README.md"]
+    commands = [line.partition("#")[0].strip() for line in text.split("```")[1].splitlines()[1:]]
+    assert commands[1:] == [
+        "touchline status .",
+        "touchline cancel . --all",
+        "touchline report .",
+        "bash submit_all.sh",
+    ]
+    assert commands[0] == "touchline submit ."
+    assert all(name in text for name in ("experiment.yaml", "runs_plan.md", "RESULTS.md"))
+    assert len(text.splitlines()) < 20
 
 
 def test_foreign_text_is_no_markup_in_the_readme() -> None:
     plan = replace(made_plan(made_run("<b>x</b>|y")), experiment="[a](http://x)", question="<script>\n# x")
-    parts = experiment_files(plan, SITE)["README.md"].split("```")
+    parts = experiment_files(plan)["README.md"].split("```")
     assert len(parts) % 2
     for text in parts[::2]:
         assert "<script>" not in text

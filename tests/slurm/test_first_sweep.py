@@ -24,7 +24,7 @@ def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
     target = ("--executor", "slurm", "--gpu", "cpu", "--epochs", "2", "--seeds", "1")
     site.call("init", folder, *INIT, *target, "--data", str(words), "--yes")
     site.call("check", folder)
-    plan = site.call("plan", folder, ON_SLURM).stdout
+    plan = site.call("plan", folder, ON_SLURM, "--show", "design").stdout
     assert "lora_finetune_single_device" in plan
     site.call("prepare", folder)
     site.call("submit", folder, "--run", "1M_rank2")

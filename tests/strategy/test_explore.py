@@ -21,7 +21,8 @@ from touchline.estimate.totals import scale_quantity, totals
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import Phase
 from touchline.lint.local.inputs import errors_of
-from touchline.plan.sections import sections, summary_line
+from touchline.plan.screen import screen_lines
+from touchline.plan.sections import sections
 from touchline.strategy.costs import explore_cost
 from touchline.strategy.explore import halving
 from touchline.strategy.strategy import strategy_of
@@ -133,7 +134,7 @@ def test_totals_count_what_may_be_started_at_most(tmp_path: Path, settings: User
     ]
     expected = totals(runs, plan.machine, plan.compute, shared=True)
     assert (plan.gpu_hours, plan.disk) == (expected["gpu_hours"], expected["disk"])
-    assert f"at most {len(runs)} of {len(plan.runs)} planned runs" in summary_line(plan)
+    assert f"at most {len(runs)} of {len(plan.runs)} planned runs" in " ".join(" ".join(screen_lines(plan)).split())
     hour = Quantity(value=3600.0, unit="s")
     same = [replace(run, train_seconds=hour, time_parts={}, evaluate_seconds=hour) for run in plan.runs]
     cost = explore_cost(replace(plan, runs=tuple(same)))

@@ -35,6 +35,7 @@ from touchline.data.metrics_file import read_metrics
 from touchline.data.training_state import write_pause
 from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.plan.sections import sections
 from touchline.run.folders import ExperimentFolder
 from touchline.train.parallel import ProcessLostError
 from touchline.train.run import Stop, run_training
@@ -160,7 +161,7 @@ def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
         assert sizes == (2, 2, 2)
     text = (finished / "runs_plan.md").read_text()
     assert "2 processes per run" in text
-    assert "| 2 x 2 x 2 |" in text
+    assert "2 x 2 x 2" in str(sections(plan, ["packing"]))
     assert "| devices per run | 1 (CPU, 2 processes) |" in text
     assert "data_parallel_size: 2" in (finished / theirs.name / "run.yaml").read_text()
     first, second = (read_metrics(finished / run.name / "metrics.jsonl") for run in (ours, theirs))

@@ -94,7 +94,7 @@ def plan(
     return {
         "schema_version": full["schema_version"],
         "plan": found,
-        "notes": [*planned.changes, *planned.notes],
+        "notes": [*planned.changes, *planned.warnings, *planned.notes],
         **beside,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,19 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
-from touchline.run.arrivals import refuse_absent, refuse_other_shapes
+from touchline.plan.drift import RunMark
+from touchline.run.arrivals import downloads, refuse_absent, refuse_other_shapes
 from touchline.run.folders import ExperimentFolder
 from touchline.run.plan_inputs import decided_on_disk
 from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
-from touchline.run.recorded import change_lines, choose_overrides, explained_drift, read_file, recorded_lines
+from touchline.run.recorded import (
+    change_lines,
+    choose_overrides,
+    explained_drift,
+    plan_command,
+    read_file,
+    recorded_lines,
+)
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
@@ -145,6 +154,21 @@ def plan_to_run(
     if (old := folder.read_plan()) is not None:
         refuse_other_shapes(folder, old, settings)
     return plan(source, settings, chosen, allow=allow, measure=measure)
+
+
+def next_command(planned: LoadedPlan, source: Path, *, dry_run: bool = False) -> str:
+    """Return what to type after a plan: a download, the plan itself after a dry run, the next runs, or the report."""
+    from touchline.results.strategy import is_unfinished
+
+    plan_, where = planned.plan, shlex.quote(str(source))
+    if absent := downloads(plan_):
+        return absent
+    if dry_run and plan_.overrides:
+        return plan_command(planned.folder, plan_.overrides)
+    is_done = all(mark is RunMark.DONE for mark in planned.marks.values())
+    if planned.marks and (is_done if plan_.strategy is None else not is_unfinished(planned)):
+        return f"touchline report {where}"
+    return f"touchline {'run' if plan_.executor == 'local' else 'submit'} {where}"
 
 
 def approve(source: Path, device_hours: float) -> Approval:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import sys
 import tempfile
 import traceback
@@ -47,6 +46,7 @@ from touchline.cli.output import (
     print_section,
     print_status,
     print_table,
+    screen_width,
     show_error,
 )
 from touchline.cli.packing import pack_app
@@ -126,21 +126,25 @@ def plan(
     allow: Allow = None,
     evidence: Evidence = None,
     evidence_facts: EvidenceFacts = None,
+    show: Annotated[
+        list[str] | None,
+        typer.Option("--show", metavar="SECTION", help="Print a section instead of the screen, or all (repeatable)."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show; write nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Check inputs, estimate costs and write the plan."""
     from touchline import api
     from touchline.api.history import add_evidence
+    from touchline.api.planning import next_command
     from touchline.cli.progress import progress_bar
     from touchline.data.user_config import load_settings
     from touchline.experiment.plan import Plan
-    from touchline.plan.sections import folder_lines, left_text, sections
+    from touchline.plan.sections import check_names, sections
     from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
-    from touchline.run.arrivals import downloads
-    from touchline.run.marks import LEFT
 
+    check_names(show or ())
     settings = load_settings()
     if evidence and dry_run:
         raise InputError(
@@ -173,21 +177,14 @@ def plan(
             strategy_costs=(type(costs), costs),
         )
         return
-    print_output(planned.plan.experiment)
-    for section in sections(planned.plan):
-        print_section(section)
-    if planned.marks:
-        print_output("\nSince the last plan")
-        for mark in dict.fromkeys(planned.marks.values()):
-            names = [name for name, own in planned.marks.items() if own == mark]
-            print_output(f"- {mark.value}: {', '.join(names)}")
-        if left := left_text(planned.plan, [name for name, own in planned.marks.items() if own in LEFT]):
-            print_output(f"- {left}")
-    print_output("\n" + "\n".join(folder_lines(planned.plan, planned.folder.root.resolve().name)))
+    if show:
+        for section in sections(planned.plan, show, planned.findings or ()):
+            print_section(section)
+    else:
+        print_output(planned.screen(screen_width()))
     if not dry_run:
         print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
-        verb = "submit" if planned.plan.executor != "local" else "run"
-        print_status(f"next: {downloads(planned.plan) or f'touchline {verb} {shlex.quote(str(source))}'}")
+    print_status(f"next: {next_command(planned, source, dry_run=dry_run)}")
 
 
 def prepare(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from touchline.core.finding import Finding
     from touchline.core.table import Column, Section, Table
 
+_SCREEN = 80
+
 
 def print_status(text: str) -> None:
     """Print a message on stderr."""
@@ -63,6 +65,11 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
 def print_object(kind: Any, value: object) -> None:
     """Print a dataclass with its own `schema_version` as one JSON object."""
     print_output(json_text(answer_object(kind, value)))
+
+
+def screen_width() -> int:
+    """Return the columns of a first screen: at most 80, fewer on a narrower terminal."""
+    return min(_SCREEN, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _SCREEN
 
 
 def print_table(header: Sequence[Column | str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

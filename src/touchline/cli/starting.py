@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from touchline.cli.output import print_json, print_output, print_section, print_status, show_error
+from touchline.cli.output import print_json, print_output, print_status, screen_width, show_error
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.quantity import Missing
 from touchline.run.interview.answers import Question, unquoted
@@ -81,11 +81,10 @@ def init(
 
 
 def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> None:
-    """Print the file, and what the plan makes of it."""
+    """Print the file, and the first screen of its plan."""
     from touchline import api
+    from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
-    from touchline.plan.sections import folder_lines, summary_sections
-    from touchline.run.arrivals import downloads
     from touchline.run.first_experiment import Start
 
     folder = shlex.quote(str(made.path.parent))
@@ -97,22 +96,16 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> N
         print_status(f"next: touchline plan {folder}")
         return
     try:
-        plan = api.plan(made.path, settings, dry_run=True).plan
+        planned = api.plan(made.path, settings, dry_run=True)
     except TouchlineError as error:
         show_error(error)
         print_status(f"{made.path} is written but cannot be planned yet; edit it, then: touchline check {folder}")
         raise typer.Exit(error.exit_code) from None
     if json:
-        print_json(Start, made, "init", plan=(Plan, plan))
+        print_json(Start, made, "init", plan=(Plan, planned.plan))
         return
-    for section in summary_sections(plan):
-        print_section(section)
-    print_output("\nFolders")
-    for line in folder_lines(plan, made.path.absolute().parent.name):
-        print_output(textwrap.fill(line, _width(), subsequent_indent="      ") if sys.stdout.isatty() else line)
-    print_status(f"all of the plan: touchline plan {folder} --dry-run")
-    verb = "submit" if plan.executor != "local" else "run"
-    print_status(f"next: {downloads(plan) or f'touchline {verb} {folder}'}")
+    print_output(planned.screen(screen_width()))
+    print_status(f"next: {next_command(planned, made.path.parent)}")
 
 
 def _signature() -> inspect.Signature:

@@ -284,6 +284,8 @@ class Plan:
     """Hash of experiment.yaml with the overrides applied."""
     overrides: tuple[str, ...]
     """`key=value` given on the command line for this plan; they are not in experiment.yaml."""
+    override_dates: dict[str, str] = field(default_factory=dict)
+    """ISO date on which each override was given; an older plan lacks them."""
     factors: dict[str, tuple[str, ...]]
     """Factors, with their levels as text."""
     models: dict[str, ModelInfo]

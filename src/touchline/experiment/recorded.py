@@ -116,16 +116,15 @@ def compare_with_plan(loaded: LoadedExperiment, plan: Plan) -> FileChanges:
 
 
 def override_lines(plan: Plan) -> Iterator[str]:
-    """Yield the line that names the overrides of a plan, each with the file's value; none without overrides."""
-    named = []
+    """Yield a line for each override of a plan, with its date and the file's value."""
     for override in plan.overrides:
         value: object = _ABSENT if plan.file_settings is None else plan.file_settings
         for part in override_path(override.partition("=")[0]):
             value = value.get(str(part), _ABSENT) if isinstance(value, Mapping) else _ABSENT
         known = "" if plan.file_settings is None else "not set" if value is _ABSENT else literal(value)
-        named.append(f"{override} (experiment.yaml: {known})" if known else override)
-    if named:
-        yield f"Overrides of this plan alone: {', '.join(named)}"
+        key, _, given = override.partition("=")
+        date = f", given on {plan.override_dates[override]}" if override in plan.override_dates else ""
+        yield f"override: {key} = {given}{date}{f' (experiment.yaml: {known})' if known else ''}"
 
 
 def unused_override_lines(plan: Plan) -> Iterator[str]:

@@ -1,25 +1,29 @@
-"""Sections of the plan about each run's batches: configuration, packing and memory."""
+"""Sections of the plan about packing and memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.text import first_of
+from touchline.core.units import hours_unit
+from touchline.estimate.totals import scale_quantity
 from touchline.experiment.plan import Plan, PlannedRun
 
-_SHOWN = 8
+_MINUTES_BELOW = 0.1
+"""Device-hours below which minutes are shown."""
 
 
-def batch_sections(plan: Plan) -> tuple[Section, ...]:
-    """Return the sections; runs that differ only in their names share a row."""
-    return (
-        table_section("Configuration", _BATCH_COLUMNS, grouped_rows(_configuration(plan)), lines=_compiled(plan)),
-        table_section("Packing analysis", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan)),
-        table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan))),
-    )
+def packing_section(plan: Plan) -> Section:
+    """Return batches packed and unpacked; runs that differ only in their names share a row, here and below."""
+    return table_section("Packing", _PACKING_COLUMNS, grouped_rows(_packing(plan)), lines=_advice(plan))
+
+
+def memory_section(plan: Plan) -> Section:
+    """Return peak memory by kind and part."""
+    return table_section("Memory", _MEMORY_COLUMNS, grouped_rows(_memory(plan)))
 
 
 def grouped_rows(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -49,47 +53,6 @@ def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
     return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
-_BATCH_COLUMNS = (
-    "run",
-    Column("trainer", is_wide=True),
-    "examples",
-    "global batch",
-    "micro-batch x accumulation x devices",
-    "steps",
-    Column("longest example", is_wide=True),
-    Column("largest micro-batch", is_wide=True),
-    Column("reason", is_wide=True),
-)
-
-
-def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for run in plan.runs:
-        if run.batches is None or run.train is None:
-            continue
-        b = run.batches
-        yield (
-            run.name,
-            run.train.backend,
-            f"{b.num_examples:,}",
-            str(b.global_batch_size),
-            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {b.data_parallel_size}",
-            f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
-            f"{b.longest_example_tokens} tokens",
-            f"{computed_tokens(run):,} computed tokens",
-            "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
-        )
-
-
-def _compiled(plan: Plan) -> Iterator[str]:
-    """Yield the gain of compiling, one line per gain or reason why it is not known."""
-    gains: dict[str, list[str]] = {}
-    for run in plan.runs:
-        if run.compile_gain is not None:
-            gains.setdefault(measured(run.compile_gain), []).append(run.name)
-    for gain, names in gains.items():
-        yield f"Steps compiled, as fast as uncompiled: {gain}; {first_of(names, _SHOWN)}"
-
-
 def computed_tokens(run: PlannedRun) -> int:
     """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
     assert run.batches is not None
@@ -101,15 +64,13 @@ def computed_tokens(run: PlannedRun) -> int:
 
 _PACKING_COLUMNS = (
     "run",
-    Column("model", is_wide=True),
-    Column("micro-batch", is_wide=True),
     "packed",
+    "micro-batch x accumulation x devices",
+    Column("longest example", is_wide=True),
     "sequences",
     "density",
     "efficiency",
     Column("largest micro-batch", is_wide=True),
-    Column("est. memory", is_wide=True),
-    Column("machine", is_wide=True),
 )
 
 
@@ -118,24 +79,27 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
         if isinstance(run.packing, Missing) or run.train is None:
             continue
         for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
-            chosen = run.train.packed == packed
+            is_planned, b = run.train.packed == packed, run.batches
+            steps = (
+                "" if b is None or not is_planned else f" x {b.gradient_accumulation_steps} x {b.data_parallel_size}"
+            )
             yield (
                 run.name,
-                run.model,
-                str(side.micro_batch_size or run.packing.micro_batch_size),
-                f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
+                f"{'yes' if packed else 'no'}{' (planned)' if is_planned else ''}",
+                f"{side.micro_batch_size or run.packing.micro_batch_size}{steps}",
+                "-" if b is None else f"{b.longest_example_tokens} tokens",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",
                 f"{side.efficiency:.1f}%",
                 f"{side.largest_micro_batch_tokens:,} computed tokens",
-                gib_text(run.peak_memory) if chosen else "-",
-                plan.machine.name,
             )
 
 
 def _advice(plan: Plan) -> Iterator[str]:
     advice = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
     yield from dict.fromkeys(advice)
+    gains = {measured(run.compile_gain): run.name for run in plan.runs if run.compile_gain is not None}
+    yield from (f"Compiled steps of {name}, as fast as uncompiled ones: {gain}" for gain, name in gains.items())
 
 
 _MEMORY_COLUMNS = (
@@ -150,13 +114,32 @@ _MEMORY_COLUMNS = (
 )
 
 
-def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
+def memory_figures(plan: Plan) -> Iterator[tuple[str, MemoryEstimate, int]]:
+    """Yield name, memory and processes per device of each training, then of each evaluation, where it is known."""
     evaluations = [(f"{run.name}, evaluation", run.evaluate_memory, 1) for run in plan.runs]
-    trained = [(run.name, run.memory, plan.processes_per_device) for run in plan.runs]
-    for name, m, processes in (*trained, *evaluations):
-        if isinstance(m, Missing):
-            continue
+    for name, memory, processes in (
+        *((run.name, run.memory, plan.processes_per_device) for run in plan.runs),
+        *evaluations,
+    ):
+        if not isinstance(memory, Missing):
+            yield name, memory, processes
+
+
+def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for name, m, processes in memory_figures(plan):
         parts = ", ".join(f"{part} {value:.3g}" for part, value in m.breakdown.items() if value >= 0.005)
         figures = tuple(gib_text(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
         share = memory_share(m.process.quantity(), plan, processes)
         yield (name, m.verdict.value, share, *figures, parts, m.assumption)
+
+
+def device_hours_text(plan: Plan, hours: Measured) -> str:
+    """Return `12.3 GPU-hours (8 to 20)`; less than a tenth of an hour in minutes."""
+    unit = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
+    if isinstance(hours, Missing):
+        return f"{measured(hours)} {unit}"
+    if hours.value < _MINUTES_BELOW:
+        hours, unit = scale_quantity(hours, 60, "min"), unit.replace("hours", "minutes")
+        assert isinstance(hours, Quantity)
+    ends = "" if hours.low is None else f" ({hours.low:.3g} to {hours.high:.3g})"
+    return f"{hours.value:.3g} {unit}{ends}{'' if hours.method is None else f', {hours.method}'}"

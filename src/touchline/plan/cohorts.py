@@ -84,13 +84,13 @@ def plan_cohorts(
 
 
 def _obstacle(run: PlannedRun, devices: int) -> str | None:
-    """Return why a run cannot be trained beside others; None if it can."""
+    """Return why a run cannot be trained with others; None if it can."""
     train = run.train
     assert train is not None
     if not get_backend(train.backend).capabilities.cohorts:
         return f"the backend {train.backend} trains one run at a time"
     if devices > 1:
-        return f"the training has {devices} processes"
+        return f"a run has {devices} processes"
     if train.trains_all:
         return "all weights are trained"
     if run.link is not None:
@@ -128,7 +128,7 @@ def _grouped(
     group: Sequence[PlannedRun], wanted: str, predict: Predict, most: int
 ) -> tuple[list[Cohort], list[PlannedRun], TrainedAlone | None]:
     """Split runs that can be trained side by side into cohorts as large as memory and `most` allow. Return them, the
-    runs that are left, and why these are trained alone; None where one run is left with no other beside it."""
+    runs that are left, and why these are trained alone; None where one run is left alone."""
     cohorts: list[Cohort] = []
     left = list(group)
     if len(group) > 1 and most < 2:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import StrEnum
 
 from touchline.core.catalog import DatasetInfo, changed_images
 from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.plan import Plan, PlannedRun, Revision
+
+
+class RunMark(StrEnum):
+    """Progress of a run when its experiment is planned again. What a changed run had made is moved aside."""
+
+    DONE = "done"
+    TRAINED = "trained, not evaluated"
+    STARTED = "started"
+    NEW = "new"
+    CHANGED = "changed"
+    TO_DO = "not started"
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from touchline.core.levels import SEEDS, STAGE
 from touchline.core.units import plural
 from touchline.experiment.learning_rate import rate_text
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.runs import ControlKind, RunKind
 
 
 def design_line(plan: Plan) -> str:
@@ -49,7 +48,7 @@ def learning_rate_notes(plan: Plan) -> Iterator[str]:
         for run in plan.runs
         if run.train is not None and run.learning_rate_reason is not None
     )
-    yield from (f"Learning rate: {rate_text(rate)} (auto: {reason})" for rate, reason in rates)
+    yield from (f"{rate_text(rate)} (auto: {reason})" for rate, reason in rates)
 
 
 def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:
@@ -74,40 +73,6 @@ def _following(factors: Iterable[str], conditions: Sequence[Mapping[str, str]]) 
     return found
 
 
-_ABOUT = {
-    ControlKind.BASE: (
-        "The base control is the untrained base model, evaluated on the same items. The gain of a run is measured "
-        "against it."
-    ),
-    ControlKind.NO_OP: (
-        "The no-op control is the base model with a new adapter that changes nothing. It must answer as the base "
-        "model does; otherwise adapters are applied incorrectly."
-    ),
-    ControlKind.SHUFFLED: (
-        "The shuffled control is trained like the first condition and seed, with shuffled answers. Its gain over the "
-        "base model comes from the answer format, not the task."
-    ),
-}
-_TYPES = {ControlKind.NO_OP: "control (no-op)", ControlKind.SHUFFLED: "control (shuffled)"}
-
-
-def control_kind(run: PlannedRun) -> ControlKind | None:
-    """Return the control kind of a run, or None. Plans of version 0.1.0 do not record it for base controls."""
-    return ControlKind.BASE if run.control is None and run.kind is RunKind.CONTROL else run.control
-
-
-def run_type(run: PlannedRun) -> str:
-    """Return the type of a run: `fine-tuned`, `control`, `control (shuffled)`."""
-    control = control_kind(run)
-    return run.kind.value if control is None else _TYPES.get(control, RunKind.CONTROL.value)
-
-
-def control_notes(plan: Plan) -> Iterator[str]:
-    """Yield a note for each kind of control in the plan."""
-    there = {control_kind(run) for run in plan.runs}
-    yield from (text for kind, text in _ABOUT.items() if kind in there)
-
-
 def recipe_notes(plan: Plan) -> Iterator[str]:
     """Yield the recipes that train the runs, for trainers that have recipes."""
     found = dict.fromkeys(recipe_text(run, plan) for run in plan.runs)
@@ -119,21 +84,19 @@ def quantization_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on the base of evaluations: its devices and its form."""
     if plan.compute.evaluation_gpus > 1:
         yield (
-            f"Evaluation: the layers of a base are divided among {plan.compute.evaluation_gpus} GPUs of a node; shown "
-            "over CPU and disk, never run on GPUs"
+            f"Evaluation: the layers of a base are divided among {plan.compute.evaluation_gpus} GPUs of a node; tested "
+            "on CPU and disk, never on GPUs"
         )
     scored = {run.evaluate.quantization for run in plan.runs} - {"none"}
     for quantization in scored:
-        yield (
-            f"Evaluation: all scores are on the {quantization} base, of runs and controls alike; adapters are computed "
-            "beside it"
-        )
+        yield f"Evaluation: all scores are on the {quantization} base, of runs and controls alike"
     used = {run.train.quantization: None for run in plan.runs if run.train is not None}
     for quantization in used:
         if quantization != "none":
+            base = "same base as" if scored else "base in its own dtype, as"
             yield (
                 f"Quantization: runs with {quantization} train and validate on the quantized base; their adapters are "
-                f"evaluated on the {'same base as' if scored else 'base in its own dtype, as'} those of the other runs"
+                f"evaluated on the {base} those of the other runs"
             )
 
 

@@ -7,6 +7,7 @@ determine the power for comparing checkpoints; training seeds determine the powe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,44 +24,67 @@ from touchline.statistics.power import (
     USUAL_FLIPS,
     smallest_difference,
 )
-from touchline.statistics.sample_sizes import FEWEST_SEEDS, MOST_SEEDS, detectable, power
+from touchline.statistics.sample_sizes import FEWEST_SEEDS, detectable
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.strata import tied_factors
 
 COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
-_USUAL_DIFFERENCE = 0.02
-"""Difference between levels, as a share, whose seeds the plan counts."""
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
 """Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 
 
-def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield question, design, minimum detectable difference, and the same after Holm correction.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detectable:
+    """Minimum detectable difference of one question."""
 
-    Nothing where no run is fine-tuned or the number of test items is not known.
-    """
+    factor: str | None = None
+    """Factor whose levels are compared; None for checkpoints against their controls."""
+    flips: float | None = None
+    """Assumed fraction of discordant items, of checkpoints."""
+    question: str
+    design: str
+    difference: str
+    after_holm: str
+    """Difference in the first step of Holm's procedure over all comparisons of its kind."""
+
+
+def detectables(plan: Plan) -> Iterator[Detectable]:
+    """Yield the differences that a design can show; none if no run is fine-tuned or the test items are not known."""
     runs, items = plan.fine_tuned, evaluated_items(plan)
     if not runs or not items:
         return
     family = len([run for run in runs if _has_control(plan, run)])
     for flips in _FLIPS if family else ():
-        yield (
-            "is a checkpoint better than its control?",
-            f"{items:,} items, {100 * flips:g}% discordant",
-            _points(items, flips, 1),
-            _points(items, flips, family),
+        yield Detectable(
+            flips=flips,
+            question="is a checkpoint better than its control?",
+            design=f"{items:,} items, {100 * flips:g}% discordant",
+            difference=_points(items, flips, 1),
+            after_holm=_points(items, flips, family),
         )
     factors = _factors(plan, runs)
     contrasts = sum(len(levels) - 1 for levels in factors.values())
     for factor, levels in factors.items():
         seeds = _seeds(runs, factor)
         conditions = _conditions(plan, runs, factor)
-        kind = f"{plural(seeds, 'seed')} x {plural(conditions, 'condition')}"
-        yield (
-            f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
-            f"{kind} per level, {items:,} items",
-            *(_shown(plan, seeds, items, conditions, family) for family in (1, contrasts)),
+        yield Detectable(
+            factor=factor,
+            question=f"does {factor} matter? {', '.join(levels[1:])} vs. {levels[0]}",
+            design=f"{plural(seeds, 'seed')} x {plural(conditions, 'condition')} per level, {items:,} items",
+            difference=_shown(plan, seeds, items, conditions, 1),
+            after_holm=_shown(plan, seeds, items, conditions, contrasts),
         )
+
+
+def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Yield question, design, minimum detectable difference, and the same after Holm correction."""
+    yield from ((each.question, each.design, each.difference, each.after_holm) for each in detectables(plan))
+
+
+def has_one_seed(plan: Plan) -> bool:
+    """Return whether levels are compared by one seed, which tests nothing of the settings."""
+    factors = _factors(plan, plan.fine_tuned)
+    return bool(factors) and min(_seeds(plan.fine_tuned, factor) for factor in factors) < FEWEST_SEEDS
 
 
 def power_lines(plan: Plan) -> Iterator[str]:
@@ -92,34 +116,18 @@ def power_lines(plan: Plan) -> Iterator[str]:
             f"Items of one cluster (evaluate.cluster: {', '.join(columns)}) carry less information than independent "
             "items, so for checkpoints the true minimum is larger."
         )
-    factors = _factors(plan, runs)
-    if factors and min(_seeds(runs, factor) for factor in factors) < FEWEST_SEEDS:
+    if has_one_seed(plan):
         yield "With one seed, a difference between levels describes these checkpoints, not the settings."
-    if factors and plan.spread:
-        yield from _counted_on(plan, items)
+    if plan.spread and _factors(plan, runs):
+        yield from _counted_on(plan)
 
 
-def _counted_on(plan: Plan, items: int) -> Iterator[str]:
-    """Yield the spread that the table counts on with its sources, and the seeds that a usual difference needs."""
-    yield "Levels are compared by both tests of the report. Counted on: " + "; ".join(
-        f"{each.kind.value} {measured(each.quantity, 3)} ({each.source.value})" for each in plan.spread
-    )
-    family, conditions = number_of_contrasts(plan), conditions_per_level(plan)
-    needed = [_seeds_for(plan, items, end, conditions, family) for end in (End.VALUE, End.LOW, End.HIGH)]
-    more = "" if plan.strategy else f" Costs, other items and budgets: touchline design {plan.experiment}"
-    yield (
-        f"{100 * _USUAL_DIFFERENCE:g} points need {needed[0]} on these {items:,} items after Holm (small spread "
-        f"{needed[1]}, large spread {needed[2]}).{more}"
-    )
-
-
-def _seeds_for(plan: Plan, items: int, end: End, conditions: int, family: int) -> str:
-    """Return the fewest seeds that establish the usual difference on so many items."""
-    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
-    spread, coverage = spread_at(plan.spread, end, conditions), 1 - (1 - COVERAGE) / family
-    chances = power(seeds, np.asarray(float(items)), np.asarray(_USUAL_DIFFERENCE), spread, coverage=coverage)
-    enough = np.flatnonzero(chances >= POWER)
-    return plural(int(seeds[enough[0]]), "seed") if enough.size else f"more than {MOST_SEEDS} seeds"
+def _counted_on(plan: Plan) -> Iterator[str]:
+    """Yield the spread that the table counts on with its sources, and the command that varies the design."""
+    counted = "; ".join(f"{each.kind.value} {measured(each.quantity, 3)} ({each.source.value})" for each in plan.spread)
+    yield f"Levels are compared by both tests of the report. Counted on: {counted}"
+    if not plan.strategy:
+        yield f"Seeds and items that a difference needs, with costs: touchline design {plan.experiment}"
 
 
 def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> str:

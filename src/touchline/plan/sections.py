@@ -1,195 +1,69 @@
-"""Sections of the plan, for the terminal and for runs_plan.md."""
+"""Sections of the plan behind its first screen: for `--show` and for runs_plan.md."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from touchline.core.levels import SEEDS, STAGE
+from touchline.core.errors import InputError, finding_lines
+from touchline.core.estimate import MemoryVerdict
+from touchline.core.finding import Finding
 from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
-from touchline.core.text import first_of
-from touchline.core.units import format_bytes, hours_unit, parse_duration, percent, plural, seconds_to_minutes
+from touchline.core.text import capital, join_names
+from touchline.core.units import format_bytes, in_unit, plural
 from touchline.estimate.evidence_used import evidence_line
-from touchline.estimate.totals import runs_at_once, totals_of
-from touchline.experiment.data_config import DATASET_KEYS, shown_split, split_of
-from touchline.experiment.plan import Cohort, Plan, PlannedRun, Revision, WhyAlone
-from touchline.experiment.recorded import override_lines
+from touchline.estimate.totals import runs_at_once
+from touchline.experiment.data_config import shown_split, split_of
+from touchline.experiment.plan import Plan, PlannedRun, Revision
 from touchline.plan import power, tasks
-from touchline.plan.batch_sections import batch_sections, gib_text, grouped_rows, memory_share
-from touchline.plan.cohorts import WORTH
+from touchline.plan.batch_sections import (
+    device_hours_text,
+    gib_text,
+    grouped_rows,
+    memory_figures,
+    memory_section,
+    memory_share,
+    packing_section,
+)
 from touchline.plan.dtypes import dtype_notes
-from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
+from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.plan.notes import (
-    control_notes,
     design_line,
     learning_rate_notes,
     method_notes,
     quantization_notes,
     recipe_notes,
-    run_type,
 )
-from touchline.plan.placement.deadline import CONFIDENT, chance_within
-from touchline.plan.settings import collect_settings, settings_table, varying_table
-from touchline.plan.untrained import about_shared_validation
-from touchline.slurm.job_view import EVALUATION_SCRIPT, TRAINING_SCRIPT
+from touchline.plan.screen import deadline_words, has_limits, screen_lines
+from touchline.plan.settings import collect_settings, setting_text, settings_table
+from touchline.plan.settings_table import Origin, RunSetting
 from touchline.strategy.strategy import strategy_of
 
-_SHOWN = 8
-
-
-def sections(plan: Plan) -> list[Section]:
-    """Return all sections of a plan."""
-    return [
-        *_what_runs(plan),
-        *strategy_of(plan).sections(),
-        table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan)),
-        _section_of_totals(plan),
-        table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan))),
-        *setting_sections(plan),
-        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan)),
-        *_resources(plan),
-        Section(
-            title="Rendered examples", blocks=tuple(_examples(plan)), lines=_ABOUT_EXAMPLES if plan.examples else ()
-        ),
-        table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan)),
-        *batch_sections(plan),
-        Section(title="Evidence", lines=tuple(_evidence(plan))),
-    ]
-
-
-def summary_sections(plan: Plan) -> list[Section]:
-    """Return the sections that a user reviews first: design, runs, totals, models and data."""
-    return [*_what_runs(plan), *strategy_of(plan).sections(), _section_of_totals(plan), *_resources(plan)]
-
-
-def summary_line(plan: Plan) -> str:
-    """Return the number of runs, the device-hours, the wall-clock time and the disk space on one line."""
-    strategy = strategy_of(plan)
-    return "; ".join((*strategy.expected(), strategy.runs_at_most(), *list(_totals(plan))[:3]))
-
-
-def _what_runs(plan: Plan) -> tuple[Section, ...]:
-    return (
-        Section(title="Run design", lines=tuple(_design(plan))),
-        table_section(
-            "Variables", ("factor", "levels"), ((name, ", ".join(each)) for name, each in plan.factors.items())
-        ),
-        *strategy_of(plan).run_sections(),
-        table_section("All runs", _RUN_COLUMNS, _runs(plan), lines=_newest(plan)),
-        table_section("Chains", _CHAIN_COLUMNS, _chains(plan), lines=_about_chains(plan)),
-    )
-
-
-def _section_of_totals(plan: Plan) -> Section:
-    return Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))
-
-
-def _resources(plan: Plan) -> tuple[Section, ...]:
-    return (
-        table_section("Models verified", _MODEL_COLUMNS, _models(plan)),
-        table_section("Datasets verified", _DATA_COLUMNS, _datasets(plan)),
-    )
-
-
-def setting_sections(plan: Plan) -> tuple[Section, ...]:
-    """Return the complete table of settings, and the table of those that vary by run."""
-    settings = collect_settings(plan)
-    origins = "given: written by the user; default, decided: not written; fixed: not a setting of experiment.yaml."
-    varying = varying_table(settings, [run.name for run in plan.runs])
-    return (
-        Section(title="Settings", tables=present(settings_table(settings)), lines=(origins,)),
-        *([Section(title=varying.title, tables=(replace(varying, title=""),))] if varying is not None else []),
-    )
-
-
-_SHOWN_RUNS = 3
-"""Names of a cohort's runs in the table; plan.json has all."""
 _COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the cohorts, and those that were considered and refused."""
-    for cohort in plan.cohorts:
-        yield _cohort_row(cohort, "side by side")
-    for alone in plan.alone:
-        if alone.predicted is not None:
-            yield _cohort_row(alone.predicted, "one after the other")
-
-
-def _cohort_row(cohort: Cohort, trained: str) -> tuple[str, ...]:
-    saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
-    names = f"{plural(len(cohort.runs), 'run')}: {first_of(cohort.runs, _SHOWN_RUNS)}"
-    return names, trained, measured(cohort.gain, 3), saved, seconds, gib_text(cohort.peak_memory)
+    refused = [(alone.predicted, "one after the other") for alone in plan.alone if alone.predicted is not None]
+    for cohort, trained in (*((cohort, "side by side") for cohort in plan.cohorts), *refused):
+        saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
+        memory = gib_text(cohort.peak_memory)
+        yield join_names(cohort.runs, 3), trained, measured(cohort.gain, 3), saved, seconds, memory
 
 
 def _about_cohorts(plan: Plan) -> Iterator[str]:
-    considered = [alone for alone in plan.alone if alone.predicted is not None]
-    if plan.cohorts or considered:
-        yield (
-            "Side by side, runs share one process, the base model and each step's fixed costs. The gain is how many "
-            "times as fast that is as one after the other. Each run keeps its own folder, metrics and checkpoints."
-        )
-        yield (
-            "compute.cohorts: auto groups runs where the lower end of the gain is above "
-            f"{WORTH} and memory fits; always groups wherever memory fits; never groups none."
-        )
-    if not considered and not plan.cohorts and plan.compute.cohorts != "always" and len(plan.alone) != 1:
-        return
     reasons: dict[str, list[str]] = {}
     for alone in plan.alone:
         reasons.setdefault(alone.reason, []).extend(alone.runs)
-    yield from (f"Not trained side by side: {_some(names)}; {reason}." for reason, names in reasons.items())
-    if any(alone.why is WhyAlone.GAIN and alone.predicted is not None for alone in considered) and not plan.evidence:
-        yield "No measured run narrows the gain's interval: runs trained side by side on such a machine do."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= _SHOWN else f"{names[0]} and {len(names) - 1} more"
-
-
-_CHAIN_COLUMNS = ("run", "stage", "continues from", "mode", "checkpoint")
-_CONTINUES = {
-    "adapter": "continues training the parent's adapter",
-    "merge": "merges the parent's adapter into the base model and trains a new one",
-}
-
-
-def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield each stage and its parent. Yield nothing if no run has a parent."""
-    for run in plan.runs if any(run.link for run in plan.runs) else ():
-        stage = _stage(run)
-        if stage is None:
-            continue
-        if run.link is None:
-            what = "all weights" if run.train is not None and run.train.trains_all else "a new adapter"
-            yield run.name, stage, "the base model", f"trains {what}", "-"
-        else:
-            yield run.name, stage, run.link.parent, _CONTINUES[run.link.continue_], run.link.parent_checkpoint
-
-
-def _about_chains(plan: Plan) -> Iterator[str]:
-    if any(run.link for run in plan.runs):
-        yield (
-            "A stage starts when its parent has ended. Before training it verifies that it starts from its parent's "
-            "checkpoint: by the hash of the weights, the loss on the parent's validation items and the number of "
-            "trainable parameters. If a check fails, the chain stops."
-        )
-
-
-def _stage(run: PlannedRun) -> str | None:
-    return next((level.value for level in run.levels if level.factor == STAGE), None)
+    yield from (f"Not trained side by side: {join_names(names)} ({reason})" for reason, names in reasons.items())
 
 
 _RUN_COLUMNS = (
-    Column("#", numeric=True, is_wide=True),
     "run",
     Column("model", is_wide=True),
     Column("LoRA rank", numeric=True, is_wide=True),
-    Column("type", is_wide=True),
     Column("steps", numeric=True),
     "est. time",
     "est. peak memory",
@@ -197,21 +71,23 @@ _RUN_COLUMNS = (
 )
 
 
-def _runs(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the summary table: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
-    for number, run in enumerate(plan.runs, 1):
+def _runs(plan: Plan) -> Section:
+    """Return model, rank, steps, time, memory with its verdict, disk, and the parent where runs have one."""
+    rows = []
+    for run in plan.runs:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
-        memory = _memory_cell(run, plan)
-        yield (str(number), run.name, run.model, rank, run_type(run), steps, time, memory, measured(run.disk))
+        disk = "-" if run.train is None else _mib_text(run.disk)
+        parent = "-" if run.link is None else f"{run.link.parent} ({run.link.continue_}, {run.link.parent_checkpoint})"
+        rows.append((run.name, run.model, rank, steps, time, _memory_cell(run, plan), disk, parent))
+    chained = any(run.link for run in plan.runs)
+    columns = (*_RUN_COLUMNS, "continues from") if chained else _RUN_COLUMNS
+    return table_section("All runs", columns, rows if chained else [row[:-1] for row in rows])
 
 
-def _newest(plan: Plan) -> Iterator[str]:
-    """Yield the changes of the newest revision."""
-    last = plan.revisions[-1] if plan.revisions else None
-    if last is not None and last.number > 1:
-        yield f"Revision {last.number} of {last.date}: {revision_text(last)}"
+def _mib_text(size: Measured) -> str:
+    return measured(in_unit(size, "MiB"), 3)
 
 
 def _memory_cell(run: PlannedRun, plan: Plan) -> str:
@@ -224,76 +100,27 @@ def _memory_cell(run: PlannedRun, plan: Plan) -> str:
 
 def _design(plan: Plan) -> Iterator[str]:
     yield f"Type: {design_line(plan)}"
-    yield from override_lines(plan)
-    own = plan.own_task
-    items = "the test split" if own is None or own.takes_data else "items of its own"
-    evaluated = any(run.is_evaluated for run in plan.runs)
-    how = f"evaluated with Inspect on {items}" if evaluated else "and nothing is evaluated (evaluate.epochs is empty)"
-    yield f"Task: {plan.task}, {how}"
     machine = plan.machine
     devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
         devices = f", {plural(plan.gpus_per_run, 'GPU')} per run"
     yield f"Planned for: {machine_text(machine.key)}, {gib_text(machine.memory)} ({machine.source}){devices}"
-    yield f"Executor: {plan.executor}"
-    for model in plan.models.values():
-        if absence := model.absence:
-            yield f"{absence[0].upper()}{absence[1:]}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
-    yield from learning_rate_notes(plan)
-    yield from control_notes(plan)
+    yield from (f"Learning rate: {text}" for text in learning_rate_notes(plan))
     yield from method_notes(plan)
     yield from recipe_notes(plan)
     yield from quantization_notes(plan)
     yield from dtype_notes(plan)
-    names = ", ".join(run.name for run in plan.runs[:6])
-    yield (
-        f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; rename them before the first run: "
-        f"touchline plan DIR run_names='{_name_pattern(plan)}'"
-    )
-
-
-def _name_pattern(plan: Plan) -> str:
-    """Return a pattern of run names with everything that varies."""
-    varied = [factor for factor, levels in plan.factors.items() if len(levels) > 1 and factor not in (SEEDS, STAGE)]
-    parts = ["{model}" if "models" in varied else "{model_size}"]
-    if "train.lora.rank" in varied or not varied:
-        parts.append("rank{lora_rank}")
-    for factor in varied:
-        if factor not in ("models", "train.lora.rank"):
-            parts.append("{data}" if factor in DATASET_KEYS else f"{{{factor.rpartition('.')[2]}}}")
-    return "_".join(parts)
-
-
-def left_text(plan: Plan, names: Collection[str]) -> str | None:
-    """Return the cost of the named runs, of which everything is left to do. None for no run, and for all of them."""
-    left = [run for run in plan.runs if run.name in names]
-    if not left or len(left) == len(plan.runs):
-        return None
-    hours = totals_of(plan, left)["gpu_hours"]
-    return f"left to do, {plural(len(left), 'run')}: {_device_hours(plan, hours)}"
-
-
-def _device_hours(plan: Plan, found: Measured) -> str:
-    hours = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
-    if isinstance(found, Missing):
-        return f"{measured(found)} {hours}"
-    ends = "" if found.low is None else f" ({found.low:.3g} to {found.high:.3g})"
-    return f"{found.value:.3g} {hours}{ends}; {found.method or 'evaluations and their start included'}"
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    yield f"Total: {_device_hours(plan, plan.gpu_hours)}"
-    queue = (
-        ""
-        if plan.executor == "local" or plan.deadline is not None
-        else f" with {_at_once(plan)}; a queue may start more"
-    )
-    yield f"Wall-clock time: {measured(plan.wall_seconds)}{queue}{_deadline(plan)}"
-    yield f"Disk: {measured(plan.disk)}"
-    if (line := about_shared_validation(plan.runs, runs_at_once(plan.machine, plan.gpus_per_run))) is not None:
-        yield line
+    yield f"Total: {device_hours_text(plan, plan.gpu_hours)}"
+    at_once = f"{plural(runs_at_once(plan.machine, plan.gpus_per_run), 'run')} at once"
+    queue = "" if plan.executor == "local" or plan.deadline is not None else "; a queue may start more"
+    deadline = "".join(f"; {words}" for words in deadline_words(plan, plan.wall_seconds))
+    yield f"Wall-clock time: {measured(plan.wall_seconds)} with {at_once}{queue}{deadline}"
+    yield f"Disk: {_mib_text(plan.disk)}"
 
 
 _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
@@ -302,62 +129,13 @@ _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
 def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the time limits of each job. On this machine no job has one unless the experiment sets it."""
     compute, here = plan.compute, plan.executor == "local"
-    if here and compute.time_limit is None and compute.evaluation.time_limit is None:
-        return
-    for run in plan.runs:
+    for run in plan.runs if has_limits(plan) else ():
         trains = run.train is not None and not (here and compute.time_limit is None)
         evaluated = not (here and compute.evaluation.time_limit is None)
         yield (
             run.name,
             measured(training_limit(plan, run)) if trains else "-",
             measured(evaluation_limit(plan, run)) if evaluated else "-",
-        )
-
-
-def _deadline(plan: Plan) -> str:
-    """Return whether the wall-clock time is within the deadline, and the chance of it; nothing without a deadline."""
-    if plan.deadline is None:
-        return ""
-    minutes, limit = to_minutes(plan.wall_seconds), seconds_to_minutes(parse_duration(plan.deadline))
-    if isinstance(minutes, Missing):
-        return f"; deadline {plan.deadline}: unknown"
-    chance = chance_within(minutes, limit)
-    is_met = minutes.value <= limit
-    words = "met" if chance >= CONFIDENT else "met as predicted, but not surely" if is_met else "not met"
-    text = f"; deadline {plan.deadline}: {words} with {_at_once(plan)}, chance {percent(chance, 0)}"
-    if chance >= CONFIDENT or plan.machine.kind == "cpu":
-        return text
-    runs = sum(run.train is not None for run in plan.runs)
-    gpus = min(runs, math.ceil((minutes.high or minutes.value) / limit)) * max(plan.gpus_per_run, 1)
-    more = runs > runs_at_once(plan.machine, plan.gpus_per_run)
-    return f"{text}; on more GPUs: touchline place DIR --gpus {gpus}" if more else text
-
-
-def _at_once(plan: Plan) -> str:
-    return f"{plural(runs_at_once(plan.machine, plan.gpus_per_run), 'run')} at once"
-
-
-_MODEL_COLUMNS = (
-    "model",
-    Column("folder", is_wide=True),
-    Column("architecture", is_wide=True),
-    "parameters",
-    "dtype",
-    "weights",
-    "context",
-)
-
-
-def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for model in plan.models.values():
-        yield (
-            model.name,
-            model.path,
-            model.architecture or "-",
-            f"{model.num_parameters / 1e6:,.1f} M",
-            model.dtype,
-            format_bytes(model.weight_bytes) + (", not here" if "weights" in model.absent else ""),
-            f"{model.context_length:,}",
         )
 
 
@@ -403,7 +181,9 @@ def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.past_runs is not None:
-        rest = "" if any(_has_evidence(run.evaluate_seconds) for run in plan.runs) else ". None for evaluation times"
+        evaluations = (run.evaluate_seconds for run in plan.runs)
+        is_timed = any(isinstance(each, Quantity) and each.where for each in evaluations)
+        rest = "" if is_timed else ". None for evaluation times"
         yield evidence_line(plan.past_runs) + (rest if plan.evidence else "")
     if not plan.evidence:
         yield (
@@ -421,41 +201,113 @@ def _evidence(plan: Plan) -> Iterator[str]:
     yield from (f"Time: {method}" for method in sorted(method for method in methods if method))
 
 
-def _has_evidence(value: Measured) -> bool:
-    return isinstance(value, Quantity) and bool(value.where)
+_SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
+    "runs": lambda plan: [_runs(plan)],
+    "totals": lambda plan: [Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))],
+    "strategy": lambda plan: strategy_of(plan).sections(),
+    "power": lambda plan: [
+        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan))
+    ],
+    "examples": lambda plan: [
+        Section(
+            title="Rendered examples", blocks=tuple(_examples(plan)), lines=_ABOUT_EXAMPLES if plan.examples else ()
+        )
+    ],
+    "design": lambda plan: [Section(title="Design", lines=tuple(_design(plan)))],
+    "tasks": lambda plan: [table_section("Tasks", tasks.COLUMNS, tasks.task_rows(plan), lines=tasks.task_notes(plan))],
+    "memory": lambda plan: [memory_section(plan)],
+    "cohorts": lambda plan: [table_section("Cohorts", _COHORT_COLUMNS, _cohorts(plan), lines=_about_cohorts(plan))],
+    "limits": lambda plan: [table_section("Time limits", _LIMIT_COLUMNS, grouped_rows(_limits(plan)))],
+    "evidence": lambda plan: [Section(title="Evidence", lines=tuple(_evidence(plan)))],
+    "data": lambda plan: (
+        table_section("Datasets", _DATA_COLUMNS, _datasets(plan)),
+        Section(title="Models", lines=tuple(capital(each.absence) for each in plan.models.values() if each.absence)),
+    ),
+    "packing": lambda plan: [packing_section(plan)],
+    "settings": lambda plan: [Section(title="Settings", tables=present(settings_table(collect_settings(plan))))],
+    "revisions": lambda plan: [
+        table_section(
+            "Revisions",
+            ("#", "date", "what", "runs"),
+            ((str(each.number), each.date, each.reason, revision_text(each)) for each in plan.revisions),
+        )
+    ],
+}
+"""Sections of `--show` by name, in the order in which they are needed."""
+CHECKS = "checks"
+ALL = "all"
+NAMES = (*_SECTIONS, CHECKS, ALL)
 
 
-def folder_lines(plan: Plan, folder: str = ".") -> list[str]:
-    """Return a preview of the experiment folder, by its name."""
-    width = max(len(run.name) for run in plan.runs) + 1
-    return [
-        f"{folder}/",
-        *(f"  {run.name + '/':<{width}}  {_contents(run)}" for run in plan.runs),
+def check_names(names: Sequence[str]) -> None:
+    """Refuse unknown names of sections.
+
+    Raises:
+        InputError: there is no section of a name.
+    """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise InputError(f"{unknown[0]!r} is not a section of the plan", expected=", ".join(NAMES))
+
+
+def sections(plan: Plan, names: Sequence[str] = (ALL,), findings: Sequence[Finding] = ()) -> list[Section]:
+    """Return sections by their names; where all are empty, one that says so."""
+    wanted = NAMES if ALL in names else names
+    found = [section for name in _SECTIONS if name in wanted for section in _SECTIONS[name](plan)]
+    if CHECKS in wanted:
+        found.append(Section(title="Checks", lines=tuple(finding_lines(findings))))
+    return [section for section in found if not section.is_empty] or [
+        Section(title=name.capitalize(), lines=("nothing in this plan",)) for name in names
     ]
 
 
-def _contents(run: PlannedRun) -> str:
-    if run.train is None:
-        return f"eval.py  {EVALUATION_SCRIPT}  eval/"
-    last = run.train.epochs - 1
-    epochs = "epoch_0/" if last == 0 else f"epoch_0/ ... epoch_{last}/"
-    return f"setup_finetune.yaml  finetune.yaml  {TRAINING_SCRIPT}  eval.py  {EVALUATION_SCRIPT}  {epochs}  eval/"
+_FIRST = ("runs", "totals", "strategy", "power", "examples")
+_LAST = ("packing", "revisions")
+_THEN = ("memory", "cohorts", "limits", "evidence", "data", "tasks", "design")
 
 
-def runs_plan_markdown(plan: Plan) -> str:
-    """Return the text of runs_plan.md."""
-    revisions = [
-        (str(revision.number), revision.date, revision.reason, revision_text(revision)) for revision in plan.revisions
-    ]
+def runs_plan_markdown(plan: Plan, findings: Sequence[Finding] | None = None) -> str:
+    """Return the text of runs_plan.md: the first screen, then tables in the order in which they are needed."""
+    settings = collect_settings(plan)
+    is_relevant = {
+        "memory": any(each.verdict is not MemoryVerdict.FITS for _, each, _ in memory_figures(plan)),
+        "cohorts": bool(plan.cohorts) or plan.compute.cohorts == "always",
+        "tasks": bool(plan.tasks or plan.labels or tasks.set_items(plan)),
+        "packing": any(run.train is not None and run.train.packed for run in plan.runs),
+        "revisions": len(plan.revisions) > 1,
+    }
     parts = [
         f"# Plan: {escape(plan.experiment)}\n",
-        f"{escape(plan.question)}\n" if plan.question else "",
-        *(section_markdown(section) for section in sections(plan)),
-        "## Folders\n",
-        fence(folder_lines(plan)),
-        section_markdown(table_section("Revisions", ("#", "date", "what", "runs"), revisions)),
+        fence(screen_lines(plan, findings=findings)),
+        *_markdown(plan, _FIRST),
+        section_markdown(_settings_section("Given settings", settings, ("setting", "value", "key"), Origin.GIVEN)),
+        *_markdown(plan, [name for name in _THEN if is_relevant.get(name, True)]),
+        section_markdown(
+            _settings_section(
+                "Decided settings", settings, ("setting", "value", "reason", "key"), Origin.DECIDED, Origin.FIXED
+            )
+        ),
+        section_markdown(Section(title="Defaults", paragraphs=tuple(_default_paragraphs(settings)))),
+        *_markdown(plan, [name for name in _LAST if is_relevant[name]]),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _markdown(plan: Plan, names: Sequence[str]) -> Iterator[str]:
+    yield from (section_markdown(section) for name in names for section in _SECTIONS[name](plan))
+
+
+def _settings_section(title: str, settings: Sequence[RunSetting], columns: Sequence[str], *origins: Origin) -> Section:
+    table = settings_table([each for each in settings if each.origin in origins])
+    return Section(title=title, tables=() if table is None else (table.only(*columns),))
+
+
+def _default_paragraphs(settings: Sequence[RunSetting]) -> Iterator[str]:
+    """Yield the defaults of each group of keys; their reasons are behind `--show settings`."""
+    groups: dict[str, list[str]] = {}
+    for each in settings:
+        if each.origin is Origin.DEFAULT:
+            groups.setdefault(each.key.rpartition(".")[0], []).append(f"{each.name} {setting_text(each)}")
+    yield from (f"{group or 'experiment'}: {', '.join(texts)}." for group, texts in groups.items())
 
 
 def revision_text(revision: Revision) -> str:

@@ -75,10 +75,9 @@ def task_notes(plan: Plan) -> Iterator[str]:
     own = plan.own_task
     if own is not None or any(task.is_file for task in plan.further_tasks):
         yield (
-            "A task in a file is your own code and runs with your permissions, in the evaluation process only: review "
-            "it before you continue. If the file, or a module beside it that it imports, changes after this plan, the "
-            "evaluation refuses it. Data that it reads is not checked, but runs with different items are never "
-            "compared."
+            "A task in a file is your own code and runs with your permissions: review it before you continue. If it or "
+            "a module that it imports changes after this plan, the evaluation refuses it. Data that it reads is not "
+            "checked, but runs with different items are never compared."
         )
     if any(task.is_file and not task.takes_data for task in (own, *plan.further_tasks) if task is not None):
         yield (

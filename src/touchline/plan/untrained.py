@@ -6,7 +6,7 @@ that has computed it. The first runs of a plan compute it, as many as run at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from touchline.backends.registry import get_backend
@@ -50,17 +50,6 @@ def takes_over(runs: Iterable[PlannedRun], at_once: int) -> tuple[str, ...]:
         if computed[key] > at_once:
             found.append(run.name)
     return tuple(found)
-
-
-def about_shared_validation(runs: Sequence[PlannedRun], at_once: int) -> str | None:
-    """Return the line of a plan that says what is shared. None if nothing is."""
-    count = len(takes_over(runs, at_once))
-    if not count:
-        return None
-    return (
-        f"Validation before step 1: the same for all runs on one base and validation split; {count} of "
-        f"{sum(run.train is not None for run in runs)} runs take it over from an earlier one"
-    )
 
 
 def _key(run: PlannedRun) -> tuple[object, ...] | None:

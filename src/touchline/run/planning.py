@@ -25,12 +25,14 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.read import ONE_FOR_ALL, LoadedExperiment, one_for_all, read_settings
 from touchline.lint.local.inputs import ResolvedInputs, errors_of, images_of_runs
 from touchline.plan.build import data_key
-from touchline.plan.drift import changed_runs, describe_change, replanned, revise
+from touchline.plan.conditions import short_size
+from touchline.plan.drift import RunMark, changed_runs, describe_change, replanned, revise
 from touchline.plan.local.context import free_space
-from touchline.plan.sections import runs_plan_markdown, summary_line, summary_sections
+from touchline.plan.screen import WIDTH, screen_lines
+from touchline.plan.sections import runs_plan_markdown
 from touchline.plan.settings_table import flat_settings
 from touchline.run.folders import ExperimentFolder
-from touchline.run.marks import RunMark, run_marks
+from touchline.run.marks import run_marks
 from touchline.run.plan_inputs import decided_by, decided_runs, refuse_other_slots
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 from touchline.run.scripts.folder import evaluation_config
@@ -51,22 +53,35 @@ class LoadedPlan:
     changed: bool
     """Whether files were written."""
     notes: tuple[str, ...] = ()
-    """Notes for the user: files that were left as edited, findings that are not errors."""
+    """Notes for the user: files that were left as edited, folders that the plan no longer has."""
+    findings: tuple[Finding, ...] | None = None
+    """Findings that are not errors; None of a plan that was only read."""
     marks: Mapping[str, RunMark] = field(default_factory=dict)
     """How far each run is; empty for a first plan."""
     changes: tuple[str, ...] = ()
     """Settings that differ from the plan before, with their sources, and what plans as before."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """Return warnings and ignored errors, one line each."""
+        return [
+            f"{'' if each.where is None else f'{each.where}: '}{each.code} {each.message}"
+            for each in self.findings or ()
+            if each.severity is Severity.WARNING or each.allowed
+        ]
+
+    def screen(self, width: int = WIDTH) -> str:
+        """Return the first screen, as `touchline plan` prints it."""
+        return "\n".join(screen_lines(self.plan, marks=self.marks, findings=self.findings, width=width))
+
     def __repr__(self) -> str:
-        return f"<plan of {self.plan.experiment!r}: {summary_line(self.plan)}; {self.folder.plan_json}>"
+        return self.screen()
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
 
-        notes = Section(title="Notes", lines=self.notes)
-        return notebook_html(
-            f"Plan of {self.plan.experiment}", (*summary_sections(self.plan), notes), str(self.folder.plan_json)
-        )
+        screen = Section(title="", blocks=(("", self.screen()),), lines=self.notes)
+        return notebook_html(f"Plan of {self.plan.experiment}", [screen], str(self.folder.plan_json))
 
 
 def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
@@ -90,13 +105,12 @@ def resolve(
     pinned: Collection[str] = (),
     spread: tuple[SpreadInput, ...] | None = None,
     refuses_memory: bool = True,
-) -> tuple[Plan, tuple[str, ...]]:
-    """Return the plan of an experiment in its folder, and notes; see `plan_in_folder`."""
+) -> tuple[Plan, tuple[str | Finding, ...]]:
+    """Return the plan of an experiment in its folder, with notes and findings; see `plan_in_folder`."""
     decided = decided_by(folder, old, accepted, pinned=pinned, spread=spread)
     found = plan_in_folder(loaded, folder, settings, old, decided, on_progress, refuses_memory=refuses_memory)
     assert found.plan is not None
-    notes = (*_notes(found.findings), *found.plan.kept_evaluations, *_short_of_space(found.plan, folder))
-    return found.plan, notes
+    return found.plan, (*found.findings, *found.plan.kept_evaluations, *_short_of_space(found.plan, folder))
 
 
 def plan_in_folder(
@@ -152,7 +166,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
             continue
         yield (
             f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
-            f"the plan evaluates beside them ({now}), and no comparison mixes the two"
+            f"the plan evaluates again ({now}), and no comparison mixes the two"
         )
 
 
@@ -255,22 +269,14 @@ def _is_changed(planned: ModelInfo, now: ModelInfo) -> bool:
     return any(before is not None and after is not None and before != after for before, after in pairs)
 
 
-def _notes(findings: Sequence[Finding]) -> Iterator[str]:
-    """Yield warnings and ignored errors, one line each; `touchline check` also reports what is only information."""
-    for finding in findings:
-        if finding.severity is Severity.WARNING or finding.allowed:
-            place = "" if finding.where is None else f"{finding.where}: "
-            yield f"{place}{finding.code} {finding.message}"
-
-
 def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
-    """Free space is no part of the plan, which must be the same when nothing has changed but the disk's load."""
-    free = free_space(folder.root)
-    needed = plan_.disk
+    """Yield a note where the disk has less room than the runs may need; it is not part of the plan."""
+    free, needed = free_space(folder.root), plan_.disk
     if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
+        most = replace(needed, value=needed.high or needed.value)
         yield (
-            f"the runs will leave up to {needed.high or needed.value:,.0f} MB and {str(folder.root)!r} has "
-            f"{free.value:,.0f} MB free: train.checkpoint.keep says how many checkpoints stay"
+            f"the runs may leave {short_size(most)} and {str(folder.root)!r} has {short_size(free)} free, "
+            "train.checkpoint.keep sets how many checkpoints stay"
         )
 
 
@@ -282,7 +288,7 @@ def commit_plan(
     accept: bool,
     dry_run: bool,
     reason: str = "",
-    notes: tuple[str, ...],
+    notes: Sequence[str | Finding],
     over: Collection[str] = (),
 ) -> LoadedPlan:
     """Refuse drift, or record it; then write. A dry run says why the plan would be refused, and writes nothing.
@@ -290,6 +296,7 @@ def commit_plan(
     Of runs that are `over`, nothing that is in a queue matters any more.
     """
     drifted = _drifted(folder, old, new, over)
+    findings = tuple(each for each in notes if isinstance(each, Finding))
     try:
         refuse_drift(folder, old, new, accept=accept, over=over)
     except PlanDriftError as error:
@@ -299,15 +306,23 @@ def commit_plan(
     if old is not None and all(folder.has_started(run.name) for run in new.runs if run.train is not None):
         # No estimate was made again, so that runs found since then say nothing of it.
         new = replace(new, past_runs=old.past_runs)
+    new = replace(new, override_dates=_override_dates(old, new))
     plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else replanned(old, new)))
     changed = False
     if not dry_run:
         for name in drifted:
             folder.supersede(name)
-        changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
-    notes = (*notes, *_left_behind(folder, plan_))
-    marks = run_marks(folder, old, plan_, drifted)
-    return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
+        changed = folder.write_plan(plan_, runs_plan_markdown(plan_, findings))
+    said = (*(each for each in notes if isinstance(each, str)), *_left_behind(folder, plan_))
+    marks = run_marks(folder, old, plan_, [] if old is None else changed_runs(old, plan_))
+    return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=said, findings=findings, marks=marks)
+
+
+def _override_dates(old: Plan | None, new: Plan) -> dict[str, str]:
+    """Return the date of each override: that of the plan before if it had it, else today."""
+    before = {} if old is None else dict.fromkeys(old.overrides, "") | old.override_dates
+    dates = {override: before.get(override, today()) for override in new.overrides}
+    return {override: date for override, date in dates.items() if date}
 
 
 def _drifted(folder: ExperimentFolder, old: Plan | None, new: Plan, over: Collection[str]) -> list[str]:

@@ -61,5 +61,5 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
     for run in runs:
         kept = folder.write_run(run.name, run_files(planned.plan, run, site) | recipe_files(run, folder.root))
         notes += [f"{run.name}/{file} was changed by hand and is left as it is" for file in kept]
-    kept = folder.write_experiment(experiment_files(folder.started_plan(), site))
+    kept = folder.write_experiment(experiment_files(folder.started_plan()))
     return notes + [f"{file} is not as touchline would write it, and is left as it is" for file in kept]

@@ -53,12 +53,9 @@ class ExploreConfirm(Strategy):
 
     def sections(self) -> tuple[Section, ...]:
         """Return the sections of the plan that a user reviews."""
-        return strategy_sections(self.plan, self.state.strategy)
-
-    def run_sections(self) -> tuple[Section, ...]:
-        """Return the sections that stand beside the runs."""
-        found = explore_section(self.plan, self.state.strategy)
-        return () if found is None else (found,)
+        explore = explore_section(self.plan, self.state.strategy)
+        own = strategy_sections(self.plan, self.state.strategy)
+        return own if explore is None else (explore, *own)
 
     def expected(self) -> tuple[str, ...]:
         """Return the expected device-hours in a line."""

@@ -55,7 +55,7 @@ def strategy_sections(plan: Plan, strategy: PlannedStrategy) -> tuple[Section, .
 
 
 def expected_lines(plan: Plan) -> Iterator[str]:
-    """Yield the expected device-hours of a strategy, which stand before the totals of all planned runs."""
+    """Yield the expected device-hours of a strategy."""
     costs = strategy_costs(plan)
     if costs is None:
         return

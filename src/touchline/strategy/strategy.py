@@ -73,10 +73,6 @@ class Strategy:
         """Return the sections of the plan that a user reviews."""
         return ()
 
-    def run_sections(self) -> tuple[Section, ...]:
-        """Return the sections that stand beside the runs."""
-        return ()
-
     def expected(self) -> tuple[str, ...]:
         """Return the expected device-hours in a line, where they are less than the totals."""
         return ()

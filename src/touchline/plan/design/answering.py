@@ -161,7 +161,7 @@ def refuse_unanswerable(now: Plan, most_items: int | None) -> int:
         raise InputError(
             f"{now.experiment}: no factor has two levels, so no settings are compared; checkpoints are compared with "
             "controls over items alone",
-            hint=f"touchline plan {now.experiment}: section Statistical power",
+            hint=f"touchline plan {now.experiment} --show power",
         )
     if most_items is None:
         raise InputError(

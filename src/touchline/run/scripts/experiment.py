@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.core.markup import escape, measured, table
-from touchline.core.table import section_markdown
 from touchline.experiment.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
-from touchline.experiment.experiment import TrainConfig
 from touchline.experiment.plan import Plan, PlannedRun
-from touchline.experiment.runs import ControlKind, RunKind
-from touchline.experiment.site import Site
-from touchline.plan.sections import setting_sections
-from touchline.run.scripts.folder import interpreter, template
-
-_RUN_HEADER = ("run", "what it is", "model", "parent", "training", "evaluation")
+from touchline.experiment.runs import RunKind
+from touchline.run.scripts.folder import template
 
 
-def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
+def experiment_files(plan: Plan) -> dict[str, str]:
     """Return README.md and submit_all.sh, by name."""
-    return {"README.md": readme_text(plan, site), "submit_all.sh": submit_text(plan)}
+    return {"README.md": readme_text(plan), "submit_all.sh": submit_text(plan)}
 
 
 def submit_text(plan: Plan) -> str:
@@ -52,42 +45,7 @@ def parents_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return order
 
 
-def readme_text(plan: Plan, site: Site) -> str:
+def readme_text(plan: Plan) -> str:
     """Return README.md of the experiment."""
-    return template("README.md.j2").render(
-        plan=plan,
-        runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),
-        settings=[section_markdown(section) for section in setting_sections(plan)],
-        example=plan.runs[0].name if plan.runs else "RUN",
-        trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
-        saved=" or ".join(dict.fromkeys(_saved(run.train) for run in plan.runs if run.train is not None)) or "adapter",
-        chains=any(run.link is not None for run in plan.runs),
-        python=interpreter(plan, site),
-    )
-
-
-def _saved(train: TrainConfig) -> str:
-    return "adapter" if train.saves == "adapter" else "model"
-
-
-_CONTROLS = {
-    ControlKind.BASE: "control: the base model, evaluated only",
-    ControlKind.NO_OP: "control: the base model through an adapter that changes nothing, evaluated only",
-    ControlKind.SHUFFLED: "control: trained on shuffled answers",
-}
-
-
-def _row(run: PlannedRun) -> tuple[str, ...]:
-    levels = ", ".join(f"{level.factor} = {level.value}" for level in run.levels)
-    # Plans of before do not say which control a control is.
-    control = ControlKind.BASE if run.kind is RunKind.CONTROL and run.control is None else run.control
-    what = levels or "fine-tuned" if control is None else _CONTROLS[control]
-    cells = (
-        run.name,
-        what,
-        run.model,
-        run.link.parent if run.link is not None else "-",
-        measured(run.train_seconds) if run.kind is RunKind.FINE_TUNED else "-",
-        measured(run.evaluate_seconds),
-    )
-    return tuple(escape(cell) for cell in cells)
+    verb = "run" if plan.executor == "local" else "submit"
+    return template("README.md.j2").render(plan=plan, verb=verb)
