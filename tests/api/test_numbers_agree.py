@@ -180,7 +180,7 @@ def test_no_number_is_beyond_its_range(seen: Seen) -> None:
     for each in (seen.json["design"]["now"], *seen.json["design"]["alternatives"]):
         if "missing" not in each["detectable"]:
             assert least <= each["detectable"]["low"] <= each["detectable"]["value"] <= each["detectable"]["high"]
-    for p in re.findall(r"\bp = (\S+?)[ ,;)]", seen.texts["RESULTS.md"]):
+    for p in re.findall(r"\bp = (\d[\d.e-]*\d)", seen.texts["RESULTS.md"]):
         assert 0 < float(p) <= 1
     differences = [run["difference"] for run in seen.json["results"]["runs"] if run.get("difference")]
     assert len(differences) == 2 * seen.case.seeds
