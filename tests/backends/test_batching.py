@@ -166,8 +166,6 @@ def test_axolotls_range_holds_the_packs_that_its_own_code_planned() -> None:
         assert found.steps_high - found.steps_low <= max(3, found.steps_high // 10)
 
 
-# ---- our own trainer -------------------------------------------------------------------------------------------------
-
 TOKENS = st.integers(1, 3)
 
 
@@ -212,9 +210,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
 
 
 @given(
-    st.integers(1, 40),
-    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25),
-    SETTINGS,
+    st.integers(1, 40), st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25), SETTINGS
 )
 @settings(max_examples=examples(25), deadline=None)
 def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
@@ -241,9 +237,6 @@ def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
     arranged = [arrange(batch, layout) for batch in first]
     assert [rows.computed_tokens for rows in arranged] == found.micro_batch_tokens.tolist()
     assert 0 < found.efficiency <= 1
-
-
-# ---- what each does that one would not expect ----------------------------------------------------------------------
 
 
 def test_torchtune_says_that_no_step_is_made() -> None:

@@ -57,9 +57,6 @@ def rendered(backend: str, **changes: Any) -> dict[str, Any]:
     return {**found["model"], **found["sft"]} if backend == "trl" else found
 
 
-# ---- what a config says ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("backend", "key", "words"),
     [
@@ -95,9 +92,6 @@ def test_a_feature_is_a_setting_that_the_trainer_knows(backend: str, changes: An
 
 def test_torchtune_compiles_by_a_key_that_is_always_there() -> None:
     assert [rendered("torchtune", compile=each)["compile"] for each in (True, False)] == [True, False]
-
-
-# ---- what is refused -------------------------------------------------------------------------------------------------
 
 
 def test_every_listed_setting_exists_and_its_default_is_supported_by_each_backend() -> None:
@@ -220,9 +214,6 @@ def test_new_keys_leave_old_digests_alone() -> None:
         assert set(names) <= set(defaults)
     assert "sharding" not in _train_identity(train_of("trl"))
     assert _train_identity(train_of("trl", sharding="full"))["sharding"] == "full"
-
-
-# ---- memory and time -------------------------------------------------------------------------------------------------
 
 
 def test_memory_and_time_follow_kernels_and_compiling() -> None:

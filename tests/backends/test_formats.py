@@ -98,11 +98,7 @@ OTHERS: Mapping[str, tuple[str, ...]] = {
         "model_name_or_path: a/b\ncutoff_len: 512\nmax_samples: 9\noutput_dir: c\nlearning_rate: 1.0e-4\n",
         "model_name_or_path: a/b\ndo_train: true\npreprocessing_num_workers: 4\noutput_dir: c\n",
     ),
-    "qlora_stage": (
-        "train: {lr: 1}\n",
-        "model_name: x\ntrain: {epochs: 1, lr: 0.1}\n",
-        "train: 3\nlora: 1\n",
-    ),
+    "qlora_stage": ("train: {lr: 1}\n", "model_name: x\ntrain: {epochs: 1, lr: 0.1}\n", "train: 3\nlora: 1\n"),
     "trl": (
         "base_model: a/b\nmicro_batch_size: 2\nlearning_rate: 1e-4\nnum_epochs: 1\n",
         "stage: sft\nfinetuning_type: lora\nlearning_rate: 1e-4\nnum_train_epochs: 1\noutput_dir: x\n",
@@ -144,8 +140,6 @@ def test_what_does_not_train_states_no_training(trainer: str, text: str) -> None
     assert [each for each in found.findings if each.severity is Severity.ERROR] == []
 
 
-# ---- what is stated --------------------------------------------------------------------------------------------------
-
 STATED: Mapping[str, Mapping[str, object]] = {
     "axolotl": {
         **{"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "method": "qlora", "rank": 16, "quantization_bits": 4},
@@ -167,7 +161,7 @@ STATED: Mapping[str, Mapping[str, object]] = {
         **{"output_dir": "runs/words_rank8", "save_cadence": "epoch", "max_steps": None},
     },
     "qlora_stage": {
-        **{"method": "qlora", "global_batch_size": None, "learning_rate": 5e-5, "image_root": "data/images"},
+        **{"method": "qlora", "global_batch_size": None, "learning_rate": 5e-5, "image_root": "data/images"}
     },
     "peft": {"model": "models/Llama-3.2-1B", "max_steps": 100, "gradient_accumulation_steps": 4},
 }
@@ -237,7 +231,6 @@ def test_a_change_of_the_file_changes_what_is_stated(subtests: pytest.Subtests) 
 
 def test_what_the_file_leaves_out_is_the_trainers_default() -> None:
     stated = training("trl", "model_name_or_path: a/b\nper_device_train_batch_size: 2\noutput_dir: x\n")
-    assert stated.save_steps is not None
     assert (stated.save_steps.value, stated.save_steps.is_default) == (500.0, True)
     assert value_of(stated.epochs) == 3.0
     assert (stated.learning_rate, stated.max_steps) == (None, None)
@@ -262,7 +255,6 @@ def test_several_datasets() -> None:
     each = "- {{_component_: torchtune.datasets.alpaca_dataset, packed: {}}}\n"
     text = TORCHTUNE[:start] + "dataset:\n" + each.format("True") * 2 + TORCHTUNE[end:]
     packed = training("torchtune", text).packed
-    assert packed is not None
     assert (packed.value, packed.key) == (True, "dataset.0.packed")
 
 
@@ -280,8 +272,6 @@ def test_setup_finetune_yaml_states_what_is_asked() -> None:
     assert stated.micro_batch_size is None
 
 
-# ---- faults ----------------------------------------------------------------------------------------------------------
-
 FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
     "axolotl": [
         ("micro_batch_size: 2", "micro_batch_sise: 2", "BK011 error micro_batch_sise"),
@@ -296,10 +286,7 @@ FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
         ("learning_rate: 1.0e-4", "learning_rate: 1e-4", ""),
         ("cutoff_len: 1024", "cutoff_len: 1024\npacking: true", "BK021 error packing"),
     ],
-    "trl": [
-        ("use_peft: true\n", "", "BK019 warning lora_r"),
-        ("seed: 7", "seed: 7\nseed: 8", "BK015 warning seed"),
-    ],
+    "trl": [("use_peft: true\n", "", "BK019 warning lora_r"), ("seed: 7", "seed: 7\nseed: 8", "BK015 warning seed")],
     "qlora_stage": [
         ("lr: 5.0e-5", "lr: 5e-5", "BK014 error train.lr"),
         ("[q_proj, k_proj, v_proj, o_proj]", "q_proj", "BK012 error lora.target_modules"),
@@ -390,7 +377,6 @@ def test_what_accepting_a_setup_would_refuse_is_a_finding_with_a_line(
     reading = read("peft", changed(SETUP, old, new), "setup_finetune.yaml")
     assert reading.trainings == ()
     assert [(each.code, each.subject) for each in reading.findings] == [(code, subject)]
-    assert reading.findings[0].where is not None
     assert reading.findings[0].where.line is not None
 
 
@@ -432,9 +418,6 @@ def test_published_samples_have_no_fault_but_one() -> None:
     assert len(paths) >= 2
     said = [each for path in paths for each in told("torchtune", path.read_text(encoding="utf-8"))]
     assert [each for each in said if " info " not in each] == []
-
-
-# ---- references, names and any file ----------------------------------------------------------------------------------
 
 
 def test_references_are_followed_as_omegaconf_does() -> None:

@@ -73,7 +73,6 @@ def test_a_printed_dictionary_is_read_back(row: dict[str, object]) -> None:
 
 def test_dictionaries_as_programs_print_them() -> None:
     row = read_row("{'loss': nan, 'a': None, 'b': tensor(2.5, device='cuda:0'), 'c': np.float64(1e-05), 'd': 'it'}")
-    assert row is not None
     assert math.isnan(row["loss"])  # type: ignore[arg-type]
     assert (row["a"], row["b"], row["c"], row["d"]) == (None, 2.5, 1e-05, "it")
     assert read_row("{'text': \"it's 5\", 'n': 2}") == {"text": "it's 5", "n": 2}

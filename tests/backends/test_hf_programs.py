@@ -76,9 +76,7 @@ def test_our_own_checks_have_nothing_against_a_rendered_config(experiment: Plann
         stated = training(backend, text)
         found = (stated.rank, stated.alpha, stated.dropout, stated.epochs, stated.max_seq_len, stated.micro_batch_size)
         assert [each.value for each in found if each is not None] == [4, 8, 0.1, 2, 96, 4]
-        assert stated.gradient_accumulation_steps is not None
         assert stated.gradient_accumulation_steps.value == 2
-        assert stated.packed is not None
         assert not stated.packed.value
 
 
@@ -132,7 +130,6 @@ def test_a_plan_for_another_gpu_gives_minutes_and_memory(experiment: PlannedExpe
     for run in experiment.plan.runs:
         if run.train is None or run.train.backend != backend:
             continue
-        assert run.batches is not None
         assert run.batches.steps == 8
         assert isinstance(run.peak_memory, Missing) or 0 < run.peak_memory.value < 80
         assert isinstance(run.train_seconds, Missing) or run.train_seconds.value > 0
@@ -215,7 +212,6 @@ def test_a_refusal_of_packed_sequences_gives_its_reason(experiment: PlannedExper
     refused = get_backend("llamafactory").batches(
         train, ExampleLengths(prompt=lengths - 2, answer=np.full_like(lengths, 2)), 3
     )
-    assert isinstance(refused, Missing)
     assert "set max_seq_len: 104" in refused.missing
     assert training_settings(experiment, packed=True)["neat_packing"] is True
     assert "neat_packing" not in training_settings(experiment, packed=False)
@@ -237,7 +233,6 @@ def training_settings(experiment: PlannedExperiment, *, packed: bool) -> dict[st
 def test_the_program_is_the_script_of_the_run_folder(experiment: PlannedExperiment, backend: str) -> None:
     """It starts in the trainer's environment, with the saved state as its argument; its modules are Python."""
     trainer = external_trainer(backend)
-    assert trainer is not None
     assert environment_of(backend).install_command == f"touchline backend install {backend}"
     modules = frozenset({"finetune", "recorder"})
     launch = Launch(program="/env/bin/python", model=None, modules=modules, devices=1, state=None, step=0)

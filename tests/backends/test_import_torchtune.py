@@ -159,11 +159,7 @@ def test_a_key_that_means_something_else_here_is_listed(
         ),
         ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "dataset._component_"),
         ("device: cuda", "device: cuda\ngrpo_samples: 4", "grpo_samples"),
-        (
-            "device: cuda",
-            "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}",
-            "quantizer",
-        ),
+        ("device: cuda", "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}", "quantizer"),
     ],
 )
 def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, key: str) -> None:

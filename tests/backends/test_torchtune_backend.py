@@ -191,7 +191,6 @@ def test_an_epoch_has_whole_steps_only() -> None:
     assert not isinstance(packed, Missing)
     assert (packed.steps_per_epoch, packed.largest_micro_batch_tokens) == (2, 96), "7 packs of 4 examples"
     none = BACKEND.batches(replace(train, global_batch_size=32), lengths, 1)
-    assert isinstance(none, Missing)
     assert "27 examples do not fill one of 32" in none.missing
 
 

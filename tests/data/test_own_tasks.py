@@ -119,14 +119,12 @@ def test_labels_are_those_of_the_answers_and_counted_by_split(tmp_path: Path) ->
     """Spellings count as one, with a warning; the majority is that of the test split."""
     data = dataset(tmp_path, {"train": ["yes", "no", "yes", "Yes "], "test": ["no", "no", "yes"]})
     found, findings = label_set(data, tmp_path)
-    assert found is not None
     assert found.labels == ("no", "yes")
     assert found.counts == {"train": (1, 3), "validation": (0, 0), "test": (2, 1)}
     assert found.majority("test") == ("no", 2, 3)
     assert found.majority("validation") is None
     assert [(each.code, each.severity) for each in findings] == [("EV304", Severity.WARNING)]
     given, findings = label_set(data, tmp_path, ["yes", "no", "maybe"])
-    assert given is not None
     assert given.labels == ("yes", "no", "maybe")
 
 

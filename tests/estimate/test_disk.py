@@ -16,13 +16,7 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, QVO_ML
 
 from touchline.core.estimate import Dtype, TrainingSetup
 from touchline.core.shape import ModelShape
-from touchline.estimate.disk import (
-    adapter_file_bytes,
-    adapter_tensors,
-    disk_estimate,
-    model_bytes,
-    resume_bytes,
-)
+from touchline.estimate.disk import adapter_file_bytes, adapter_tensors, disk_estimate, model_bytes, resume_bytes
 
 pytestmark = pytest.mark.planning
 
@@ -36,8 +30,7 @@ def listed(size_bytes: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("shape", "rank", "text"),
-    [(LLAMA_1B, 4, "5.2"), (LLAMA_1B, 64, "82"), (LLAMA_3B, 4, "11"), (LLAMA_3B, 64, "172")],
+    ("shape", "rank", "text"), [(LLAMA_1B, 4, "5.2"), (LLAMA_1B, 64, "82"), (LLAMA_3B, 4, "11"), (LLAMA_3B, 64, "172")]
 )
 def test_the_seeds_adapters_come_out(shape: ModelShape, rank: int, text: str) -> None:
     """Seed 002's 5.2, 82, 11 and 172 MB: torchtune's `adapter_model.pt`, q, v, o and the feed-forward part."""

@@ -100,7 +100,6 @@ def test_it_is_evidence_for_its_model_on_its_machine() -> None:
 )
 def test_what_cannot_be_used_says_why(changes: dict[str, object], reason: str) -> None:
     found = to_time_point(said(**changes), shape_of)
-    assert isinstance(found, Missing)
     assert reason in found.missing
     runs = collect_points([said(), said(**changes)], shape_of)
     assert [isinstance(run.time, TimePoint) for run in runs] == [True, False]
@@ -130,9 +129,7 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
 def own(**work: Any) -> RunRecord:
     """A run of our own on a processor, which tells what it computed."""
     record = said(
-        gpu=Missing(missing="trained on a CPU"),
-        trainer=SourcedText(value="peft"),
-        packed=SourcedText(value="false"),
+        gpu=Missing(missing="trained on a CPU"), trainer=SourcedText(value="peft"), packed=SourcedText(value="false")
     )
     told: dict[str, Any] = {
         "micro_batches": number(2),
@@ -195,7 +192,6 @@ def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, know
 def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
     """A record that was edited by hand must not end a plan."""
     (run,) = collect_points([own(**work)], shape_of)
-    assert isinstance(run.time, Missing)
     assert run.time.missing
 
 
@@ -205,7 +201,6 @@ def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:
     assert (dora.setup.method, dora.setup.variant) == ("lora", "dora")
     assert stack_key(dora.setup) != stack_key(lora.setup)
     unknown = to_time_point(said(method=SourcedText(value="mystery")), shape_of)
-    assert isinstance(unknown, Missing)
     assert "'mystery'" in unknown.missing
 
 

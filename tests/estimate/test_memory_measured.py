@@ -186,13 +186,7 @@ def test_a_mixture_of_lengths_is_not_predicted_too_low(method: str, batch: set[i
 
 def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
     """And no run that ran is said to be out of memory."""
-    verdicts = {
-        row.name: (
-            row.ran,
-            peak(row).verdict,
-        )
-        for row in ROWS
-    }
+    verdicts = {row.name: (row.ran, peak(row).verdict) for row in ROWS}
     false_fits = [name for name, (ran, verdict) in verdicts.items() if not ran and verdict is MemoryVerdict.FITS]
     false_ooms = [name for name, (ran, verdict) in verdicts.items() if ran and verdict is MemoryVerdict.OOM]
     assert (false_fits, false_ooms) == ([], [])

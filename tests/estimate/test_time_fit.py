@@ -122,8 +122,7 @@ def test_a_surprise_widens() -> None:
 
 @given(
     points=st.lists(
-        st.tuples(st.floats(1, 1000), st.floats(1, 1e6), st.floats(-6, 6), st.sampled_from("ab")),
-        max_size=8,
+        st.tuples(st.floats(1, 1000), st.floats(1, 1e6), st.floats(-6, 6), st.sampled_from("ab")), max_size=8
     ),
     power=st.sampled_from([1.0, 3.0]),
     launches=st.floats(1, 1000),

@@ -36,9 +36,6 @@ def error(scored: list[ScoredEstimate]) -> float:
     return statistics.median(abs(each.error) for each in scored)
 
 
-# ---- public rows -----------------------------------------------------------------------------------------------------
-
-
 def test_without_any_run_public_times_lie_in_the_interval() -> None:
     scored = [score_step(row.point, ask(row.point, A100, [])) for row in ROWS]
     assert len(scored) == 42
@@ -90,9 +87,6 @@ def test_a_size_that_was_not_measured_is_predicted_from_the_others() -> None:
     assert error(scored) <= 0.20
     assert {each.estimate.rung for each in scored} == {EvidenceLevel.SAME_STACK}
     assert sum(each.held for each in scored) >= 0.85 * len(scored)
-
-
-# ---- our own runs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -76,7 +76,6 @@ def public_rows(file: str = "a100_times") -> list[PublicRow]:
 def _swift(row: MeasuredRow, text: Mapping[str, str]) -> PublicRow:
     """A row of ms-swift's benchmark: 16 micro-batches a step."""
     widths, rows, passes = widths_told(text), row.batch.rows, 16
-    assert widths is not None
     tokens = passes * rows * float(widths.mean())
     work = StepWork(
         micro_batches=passes,

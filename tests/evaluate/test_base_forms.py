@@ -84,7 +84,6 @@ def test_runs_and_controls_are_scored_on_one_quantized_base(tmp_path: Path, load
     assert [model.is_quantized for model in loaded] == [True]
     for run, record in found.items():
         log = read_eval_log(str(experiment / run / "eval" / record.log))
-        assert log.eval.metadata is not None
         assert log.eval.metadata["quantization"] == form
         assert f"{form} base, float32" in record.decoding
         config = read_evaluation_config(experiment / run / "eval.yaml")

@@ -94,7 +94,6 @@ def test_a_task_of_the_users_own_is_evaluated_beside_the_experiments(experiment:
         assert sample.stop in ("stop", "max_tokens")
     log = read_eval_log(str(experiment / "tiny_base" / "eval" / own.log))
     assert own.log == "tasks-mine-py_base.eval"
-    assert log.eval.metadata is not None
     assert log.eval.metadata["task_sha256"] == resolve_task(name, experiment).sha256
     assert log.eval.metadata["settings_sha256"] == own.settings_sha256
     ready = found["exact_match"]

@@ -78,7 +78,6 @@ def test_its_first_score_is_the_primary_one_and_its_items_are_those_of_the_test_
     assert record.prompt_difference is None
     log = read_eval_log(str(experiment / "tiny_base" / "eval" / record.log))
     assert log.status == "success"
-    assert log.samples is not None
     assert log.samples[0].messages[0].text.startswith("Capitalize the given word: ")
     # Another score of it becomes the primary one without evaluating anything again.
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")

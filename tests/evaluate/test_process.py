@@ -92,7 +92,6 @@ def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str,
     (record,) = read_evaluations(evaluated / run)
     log = read_eval_log(str(evaluated / run / "eval" / record.log))
     assert log.status == "success"
-    assert log.eval.metadata is not None
     assert log.eval.metadata["run"] == run
     assert log.eval.metadata["checkpoint"] == checkpoint
     assert log.eval.metadata["adapter_sha256"] == record.adapter_sha256
@@ -273,7 +272,6 @@ def test_inspects_own_command_samples_when_asked_and_refuses_what_is_not_done(ev
 def end_at(experiment: Path, request: Path, line: str, number: signal.Signals, wait: float = 0.0) -> int:
     """Start the evaluation and send it a signal `wait` seconds after a line that ends so. Return its exit code."""
     process = subprocess.Popen(command(experiment, request), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     for said in process.stderr:
         if said.strip().endswith(line):
             time.sleep(wait)

@@ -60,7 +60,6 @@ def test_every_value_knows_its_place() -> None:
     assert (missing.line, missing.column) == (2, 1)
     assert document.where("gone").line is None
     stated = document.stated("b", "c", 1, "d")
-    assert stated is not None
     assert (stated.value, stated.key) == (2, "b.c.1.d")
     assert document.get("b", "c", 5) is None
     assert document.stated("a", "x") is None
@@ -103,7 +102,6 @@ def test_what_is_no_config_is_one_finding(text: str, dialect: Dialect) -> None:
         parse_foreign(text, "f.yaml", dialect)
     finding = caught.value.finding
     assert (finding.code, finding.severity.value) == ("BK010", "error")
-    assert finding.where is not None
     assert finding.where.path == "f.yaml"
 
 

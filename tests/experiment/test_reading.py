@@ -124,7 +124,6 @@ def test_a_value_that_no_key_takes_is_refused_with_its_place_key_and_what_was_ex
     with pytest.raises(InputError) as caught:
         read_experiment(GOOD.replace("1e-3", value), "e.yaml")
     (finding,) = caught.value.findings
-    assert finding.where is not None
     assert (finding.where.path, finding.where.line, finding.where.column) == ("e.yaml", 6, 3)
     assert (finding.subject, finding.message) == ("train.learning_rate", f"train.learning_rate: {message}")
     with pytest.raises(InputError) as caught:

@@ -146,7 +146,6 @@ def test_stages_may_be_a_tree() -> None:
     )
     assert links(text) == {"1B_rank8_easy": None, "1B_rank8_hard": "1B_rank8_easy", "1B_rank8_other": "1B_rank8_easy"}
     other = runs_of(text)[-1]
-    assert other.link is not None
     assert (other.link.continue_, other.link.parent_checkpoint) == ("merge", "best")
     assert (other.train.lora.rank, other.train.lora.alpha) == (2, 4.0)
 
@@ -215,8 +214,6 @@ def test_a_stages_setting_is_found_where_it_stands() -> None:
     """A finding about a run points into its stage; of what the stage does not say, at the experiment's own key."""
     loaded = read_experiment(CHAIN, "e.yaml")
     hard = stated_of_run(runs_of(CHAIN)[1], loaded.document)
-    assert hard.epochs is not None
-    assert hard.rank is not None
     assert (hard.epochs.where.line, hard.sources[0].name.where.line) == (11, 10)
     assert hard.rank.where.line == 4
 
@@ -245,9 +242,6 @@ def test_the_example_is_a_chain() -> None:
         ("135M_rank8_hard", "data/words_10L_80P_400.json"),
     ]
     assert trained[1].link == ParentLink(stage="hard", parent="135M_rank8_easy", continue_="adapter")
-
-
-# ---- where values come from ------------------------------------------------------------------------------------------
 
 
 TEXT = """\
@@ -304,20 +298,14 @@ def test_a_factor_s_level_is_where_its_value_comes_from() -> None:
 
 def test_a_key_of_the_file_is_where_it_stands_and_the_rest_is_default() -> None:
     run = stated(TEXT)[0]
-    assert run.learning_rate is not None
     assert (run.learning_rate.value, run.learning_rate.key) == (0.001, "train.learning_rate")
     assert (run.learning_rate.where.line, run.learning_rate.is_default) == (6, False)
-    assert run.epochs is not None
     assert run.epochs.is_default
     assert run.epochs.where.line is None
-    assert run.model is not None
     assert (run.model.where.line, run.model.where.column) == (3, 10)
-    assert run.alpha is not None
     assert run.alpha.value == 8
     assert run.alpha.is_default
-    assert run.gradient_accumulation_steps is not None
     assert run.gradient_accumulation_steps.value == 4
-    assert run.packed is not None
     assert run.packed.value is False
     assert run.dtype is None
     assert [(source.name.value, source.name.where.line) for source in run.sources] == [("data/w.json", 4)]
@@ -343,7 +331,6 @@ def test_what_is_left_to_touchline_is_not_stated() -> None:
     assert run.micro_batch_size is None
     assert run.gradient_accumulation_steps is None
     assert run.packed is None
-    assert run.global_batch_size is not None
     assert run.global_batch_size.is_default
 
 
@@ -362,5 +349,4 @@ def test_checkpoints_are_stated(
     assert (run.save_cadence.value if run.save_cadence else None) == cadence
     assert (run.save_steps.value if run.save_steps else None) == steps
     assert (run.save_limit.value if run.save_limit else None) == limit
-    assert run.save_adapter_only is not None
     assert run.save_adapter_only.value is adapter

@@ -45,10 +45,7 @@ def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **mo
 def make_source(content: bytes, name: str = "night_shift.log") -> SourceFile:
     """What a record keeps of a file with that content."""
     return SourceFile(
-        name=name,
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        growth=growth(name, content),
+        name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), growth=growth(name, content)
     )
 
 

@@ -62,10 +62,7 @@ def test_a_log_has_its_signs_and_no_others() -> None:
                 ("TASK_FAILED", None),
             ],
         ),
-        (
-            "merge.out",
-            [("TRAINED", None), ("EXPORTING", None), ("EXCEPTION", "export"), ("FAILED_COMMAND", None)],
-        ),
+        ("merge.out", [("TRAINED", None), ("EXPORTING", None), ("EXCEPTION", "export"), ("FAILED_COMMAND", None)]),
         ("rich_box.out", [("EXCEPTION", "train"), ("GPU_OOM", "train")]),
         ("notebook.txt", [("EXCEPTION", "load")]),
         ("survived.err", []),

@@ -26,9 +26,6 @@ def values(reading: RunReading, *names: str) -> list[Any]:
     return [None if isinstance(fact := getattr(reading, name), Missing) else fact.value for name in names]
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_table_of_metrics_is_read(tmp_path: Path) -> None:
     """Of steps that count from 0, with a row of validation whose other cells are empty; the clock gives the pace."""
     rows = "".join(f"{i * 5.0},{(i + 1) * 10},{2 - i / 10},{1.25 if i == 9 else ''}\n" for i in range(10))

@@ -19,14 +19,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.history import adding, index
 from touchline.history.adding import add_groups
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-from touchline.history.history import (
-    Broken,
-    contents,
-    read_record,
-    record_id,
-    record_path,
-    store_record,
-)
+from touchline.history.history import Broken, contents, read_record, record_id, record_path, store_record
 from touchline.history.index import find_record, load_index
 from touchline.history.record import RunRecord
 from touchline.history.records import record_of, to_json
@@ -88,9 +81,6 @@ def opened() -> Iterator[list[str]]:
         yield OPENED
     finally:
         _watching.pop()
-
-
-# ---- records in the folder -------------------------------------------------------------------------------------------
 
 
 def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_path: Path) -> None:
@@ -172,9 +162,6 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
     known.put((tmp_path / "a.log",), adding.CachedGroup(state="", records=(), refused=0))
     known.save()
     assert not (tmp_path / "index.jsonl").exists()
-
-
-# ---- what is broken --------------------------------------------------------------------------------------------------
 
 
 def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> None:
@@ -261,9 +248,6 @@ def test_an_index_follows_records_that_come_and_go(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-# ---- newer readings --------------------------------------------------------------------------------------------------
-
-
 def test_a_log_that_has_grown_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
     """In whatever order and on whatever machine the two were added; the older record stays in the folder."""
     texts = [b"begin\nstep 1\n", b"begin\nstep 1\nstep 2\nste", b"begin\nstep 1\nstep 2\nstep 3\n"]
@@ -329,9 +313,6 @@ def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
     assert len(calls) <= len(lines)
 
 
-# ---- finding ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path) -> None:
     """A name means the record that counts; an id means any."""
     old, new = make_record("night_shift", b"x\n"), make_record("night_shift", b"x\ny\n")
@@ -360,9 +341,6 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
     path.write_bytes(b"{")
     with pytest.raises(InputError, match="broken"):
         find_record(tmp_path, found, "night_shift")
-
-
-# ---- adding ----------------------------------------------------------------------------------------------------------
 
 
 def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:

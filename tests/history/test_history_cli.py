@@ -81,9 +81,6 @@ def logs(tmp_path: Path) -> Path:
     return tmp_path / "logs"
 
 
-# ---- read ------------------------------------------------------------------------------------------------------------
-
-
 def test_read_gives_one_object_a_run_and_line(call: Call, logs: Path, tmp_path: Path) -> None:
     """Strictly of the form that the schema tells; what is no run is talk; nothing is stored."""
     code, told, talk = call("read", logs, "--json")
@@ -154,9 +151,6 @@ def test_names_with_any_byte_are_shown(call: Call, tmp_path: Path) -> None:
         told.encode()
 
 
-# ---- add -------------------------------------------------------------------------------------------------------------
-
-
 def test_add_tells_what_was_learned_refused_and_skipped(call: Call, logs: Path) -> None:
     """With the places of the key numbers by whole path, so that they can be followed."""
     code, told, talk = call("add", logs)
@@ -199,9 +193,6 @@ def test_add_of_nothing_has_exit_code_1(call: Call, logs: Path, tmp_path: Path) 
     code, _, talk = call("add", logs, "--history", tmp_path / "file")
     assert code == 2
     assert "expected: a folder" in talk
-
-
-# ---- list, show, export, rebuild -------------------------------------------------------------------------------------
 
 
 def test_an_empty_history_says_what_to_type(call: Call, tmp_path: Path) -> None:

@@ -109,7 +109,6 @@ def record(one: ProbeTry, machine: TargetMachine = CPU) -> RunRecord:
 
 
 def value(measured: object) -> float:
-    assert isinstance(measured, Quantity)
     return measured.value
 
 
@@ -124,7 +123,6 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
         ("process", "step", 5.0, "GiB")
     ]
     after = found.costs.memory_after_init
-    assert isinstance(after, Quantity)
     assert (after.value, after.phase, after.kind) == (1.0, "after_init", "process")
     batching = found.batching
     sizes = (batching.micro_batch_size, batching.gradient_accumulation_steps, batching.global_batch_size)

@@ -26,9 +26,6 @@ def fixture(name: str) -> str:
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
-# ---- recipes of our users' own: packing, memory, begin and end -------------------------------------------------------
-
-
 def test_begin_and_end_carry_their_times() -> None:
     events = [
         event for event in read_lines(PackingLines, fixture("packing/stated.out")) if not isinstance(event, Observation)
@@ -85,9 +82,6 @@ def test_the_first_examples_loaded_are_the_training_splits() -> None:
     assert [event.value for event in read_lines(PackingLines, text) if isinstance(event, Observation)] == [8000, 700]
 
 
-# ---- W&B: last values; only what a trainer logs once, at its end, is of the whole run --------------------------------
-
-
 def test_memory_in_use_stands_in_for_memory_allocated() -> None:
     (found,) = read_lines(WandbLines, "wandb: Run summary:\nwandb: peak_memory_active 18.5\nwandb:\n")
     assert isinstance(found, Observation)
@@ -138,9 +132,6 @@ def test_the_documents_of_wandb() -> None:
     assert devices[2].value == pytest.approx(79.6, abs=0.1)
     for content in ({}, {"loss": 0.5}, {"_step": 1, "_timestamp": 3.0}, {"gpu": "X", "gpu_count": 8}, {"program": 1}):
         assert all(reader("state.json", content) is None for reader in (read_summary, read_metadata))
-
-
-# ---- trainers without a backend --------------------------------------------------------------------------------------
 
 
 def test_forward_passes_are_no_steps() -> None:

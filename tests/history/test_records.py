@@ -44,9 +44,6 @@ SETTINGS = {
 }
 
 
-# ---- bytes -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @given(READINGS)
 def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
@@ -117,9 +114,6 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
             from_json(json.dumps(good | change).encode())
 
 
-# ---- nothing of people -----------------------------------------------------------------------------------------------
-
-
 def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
     """The last part of a path tells what was meant; addresses, ratios and ids stay."""
     for text, clean in [
@@ -188,9 +182,6 @@ def test_sources_are_named_from_the_folder_they_share() -> None:
     assert source_names([]) == {}
 
 
-# ---- fingerprint -----------------------------------------------------------------------------------------------------
-
-
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
     """What differs without a difference in time or memory."""
     same = SETTINGS | {
@@ -224,9 +215,6 @@ def test_what_the_fingerprint_does_not_know_is_named() -> None:
     assert len(make_record().fingerprint_unknown) == 15
 
 
-# ---- what grows ------------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.text("ab\t", max_size=4), max_size=200), st.text("ab\n\r", max_size=40))
 def test_a_log_that_grew_begins_with_the_digests_it_had(lines: list[str], more: str) -> None:
     """Whatever is added, and also when its last line was only half written."""
@@ -255,9 +243,6 @@ def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> N
     for broken in (b"", b"{", b'{"log_history": 3}', b'["log_history"]', b'{"log_history": ' + b"[" * 10_000):
         assert growth("trainer_state.json", broken) == ""
     assert growth("config.yaml", b"lr: 1\nseed: 2\n") == ""
-
-
-# ---- facts -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_fact_of_a_reading_reaches_its_record() -> None:

@@ -54,9 +54,6 @@ def score(right: list[bool], **changes: object) -> ScoreFacts:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-# ---- outcomes of items -----------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.booleans(), max_size=70))
 def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
     kept = from_json(to_json(replace(make_record(), scores=(score(outcomes),))))
@@ -69,7 +66,6 @@ def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
 )
 def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: dict[str, object]) -> None:
     found = item_outcomes(replace(score([True] * 8), **changes))  # type: ignore[arg-type]
-    assert isinstance(found, Missing)
     assert str(changes.get("items", 8)) in found.missing
 
 
@@ -90,7 +86,6 @@ def test_item_scores_are_those_of_the_outcomes_or_missing_with_a_reason() -> Non
     assert isinstance(outside, Missing)
     assert read_item_scores(score([True] * 2, outcomes=PARTS, item_scores=outside)) == outside
     older = read_item_scores(score([True], outcomes=PARTS))
-    assert isinstance(older, Missing)
     assert "older" in older.missing
     for text in ("0", "0000", "zz"):
         wrong = read_item_scores(score([True], outcomes=PARTS, item_scores=text))
@@ -104,9 +99,6 @@ def test_outcomes_that_look_like_a_path_or_a_secret_stay_as_they_are() -> None:
     kept = from_json(to_json(record))
     assert kept.scores == record.scores
     assert kept.condition == "f" * 64
-
-
-# ---- validation losses -----------------------------------------------------------------------------------------------
 
 
 def test_validation_losses_are_in_order_thinned_and_survive_storing(tmp_path: Path) -> None:
@@ -163,9 +155,6 @@ def test_validation_losses_of_a_log_have_steps(tmp_path: Path, name: str, text: 
     assert [point.loss for point in points] == sorted((point.loss or 0 for point in points), reverse=True)
 
 
-# ---- our own runs ----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
     (tmp_path / "models").mkdir()
@@ -220,16 +209,10 @@ def test_a_collected_run_teaches_seed_condition_scores_and_validation(tmp_path: 
     assert [first.position, second.position] == [0, 1]
     assert first.started_unix == 1000.0
     packed, unpacked = first.predicted.packed_tokens, first.predicted.unpacked_tokens
-    assert isinstance(packed, Quantity)
-    assert isinstance(unpacked, Quantity)
     assert 0 < packed.value < unpacked.value
     steps = plan.runs[0].batches.steps  # type: ignore[union-attr]
-    assert first.validation == (
-        ValidationPoint(step=steps // 2, loss=1.5),
-        ValidationPoint(step=steps, loss=0.25),
-    )
+    assert first.validation == (ValidationPoint(step=steps // 2, loss=1.5), ValidationPoint(step=steps, loss=0.25))
     (found,) = first.scores
-    assert isinstance(found.value, Quantity)
     assert (found.task, found.score, found.checkpoint) == ("capitalization", "exact match", "epoch_0")
     assert (found.value.value, found.items) == (1.0, 24)
     assert found.value.low is not None
@@ -274,9 +257,6 @@ def test_what_is_evaluated_later_replaces_what_was_stored_before(tmp_path: Path,
     assert len(contents(settings.history_dir).records) == len(seen)
 
 
-# ---- shown -----------------------------------------------------------------------------------------------------------
-
-
 def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     record = replace(
         make_record(), scores=(score([True, True, False]), score([True], task="number")), seed=3, condition="a" * 64
@@ -284,7 +264,6 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     store_record(tmp_path, record)
     (row,) = load_index(tmp_path).rows()
     table = History([row]).to_table()
-    assert table is not None
     assert (table.header[-1], table.rows[0][-1]) == ("score", "0.667 (+1)")
     assert isinstance(row.scores[0].outcomes, Missing)
     assert isinstance(row.scores[0].item_scores, Missing)
@@ -296,8 +275,6 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     assert named["scores.number.exact match"] == "1.0"
     assert (named["seed"], named["condition"]) == ("3", "a" * 64)
 
-
-# ---- older records, and hostile ones ---------------------------------------------------------------------------------
 
 _NEW = ("seed", "condition", "task", "control", "scores", "validation", "position", "started_unix")
 

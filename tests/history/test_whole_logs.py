@@ -16,9 +16,6 @@ from touchline.history.reading import RunReading
 pytestmark = pytest.mark.planning
 
 
-# ---- lines of trainers and loops -------------------------------------------------------------------------------------
-
-
 def bar(done: int, total: int, seconds: float, label: str = "") -> str:
     percent, clock = 100 * done // total, f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
     return f"\r{label}{percent:3d}%|{'█' * (percent // 10):<10}| {done}/{total} [{clock}<00:30,  4.34it/s]"

@@ -112,15 +112,11 @@ def job(folder: Path, name: str, code: str) -> Job:
     return Job(name=name, folder=place, status=place / "status", script=None, command=command, output="{job}.out")
 
 
-# ---- ends ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_exit_file_tells_the_code_and_the_reason(folder: Path, start: Start) -> None:
     """0 is completed, another code is failed, and the supervisor's own code is the work's."""
     for code, state in ((0, JobState.COMPLETED), (7, JobState.FAILED)):
         assert start(sys.executable, "-c", f"raise SystemExit({code})").wait() == code
         last = read_attempts(folder / "status")[-1]
-        assert last.exit is not None
         assert (last.exit.code, last.state) == (code, state)
     assert len(read_attempts(folder / "status")) == 2
 
@@ -129,7 +125,6 @@ def test_a_command_that_is_not_there_is_a_failed_attempt(folder: Path, start: St
     """The exit file says what could not be started."""
     assert start("/nowhere/at/all").wait() == 127
     end = read_attempts(folder / "status")[-1].exit
-    assert end is not None
     assert "/nowhere/at/all" in end.reason
 
 
@@ -160,7 +155,6 @@ def test_a_time_limit_of_this_machine_lets_the_work_save(folder: Path, start: St
     """TIMEOUT, as SLURM calls it, with the state saved."""
     assert start(sys.executable, "-c", SAVER, TOUCHLINE_TIME_LIMIT_SECONDS="1").wait(WAIT_SECONDS) == 75
     (attempt,) = read_attempts(folder / "status")
-    assert attempt.exit is not None
     assert (attempt.state, attempt.exit.reason) == (JobState.TIMEOUT, "stopped at its time limit")
 
 
@@ -168,9 +162,6 @@ def test_work_that_ends_in_time_knows_no_limit(folder: Path, start: Start) -> No
     """The limit does not make it wait either."""
     assert start("true", TOUCHLINE_TIME_LIMIT_SECONDS="3600").wait(WAIT_SECONDS) == 0
     assert read_attempts(folder / "status")[0].state is JobState.COMPLETED
-
-
-# ---- one at a time ---------------------------------------------------------------------------------------------------
 
 
 def test_a_twin_ends_at_once_and_harms_nothing(folder: Path, start: Start) -> None:
@@ -182,7 +173,6 @@ def test_a_twin_ends_at_once_and_harms_nothing(folder: Path, start: Start) -> No
     assert (folder / "began").read_text() == "x"
     work = worker(folder)
     supervisor, _ = read_holder(folder / "status" / "lock")
-    assert supervisor is not None
     assert supervisor.pid == first.pid
     assert os.getpgid(work.pid) == os.getpgid(first.pid)
     assert json.loads((folder / "status" / "lock").read_text())["work"]["pid"] == work.pid
@@ -295,9 +285,6 @@ def test_a_cohort_is_one_attempt_in_each_folder(tmp_path: Path, start: Start, mo
     assert not (tmp_path.parent / "escape").exists()
 
 
-# ---- under a scheduler -----------------------------------------------------------------------------------------------
-
-
 def test_before_its_time_limit_a_job_saves_and_is_queued_again(
     folder: Path, tmp_path: Path, start: Start, slurm: dict[str, str]
 ) -> None:
@@ -309,7 +296,6 @@ def test_before_its_time_limit_a_job_saves_and_is_queued_again(
     assert (tmp_path / "asked").read_text() == "requeue 41\n"
     (attempt,) = read_attempts(folder / "status")
     assert (attempt.start.job_id, attempt.start.restart) == ("41", 1)
-    assert attempt.exit is not None
     assert attempt.exit.reason == "stopped by SIGUSR1; queued again"
 
 
@@ -357,8 +343,6 @@ def test_an_attempt_knows_which_job_it_is(environment: dict[str, str], expected:
     """Arrays and steps of one allocation are told apart: their status files must not meet."""
     assert own_job_id(environment) == expected
 
-
-# ---- the queue on this machine ---------------------------------------------------------------------------------------
 
 ENDS = {
     "good": ("raise SystemExit(0)", JobState.COMPLETED),

@@ -50,7 +50,6 @@ def made(folder: Path, environment: Environment = ENVIRONMENT, **versions: str) 
 
 def missing() -> str:
     found = find_environment(ENVIRONMENT)
-    assert isinstance(found, Missing)
     return found.missing
 
 

@@ -167,13 +167,7 @@ def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str,
         return json.dumps({key: row[key] for key in LEVELS})
 
     made = {
-        shown(
-            {
-                "models": run.model,
-                "seeds": run.seed,
-                **{key: setting_of(run, key) for key in LEVELS if "." in key},
-            }
-        )
+        shown({"models": run.model, "seeds": run.seed, **{key: setting_of(run, key) for key in LEVELS if "." in key}})
         for run in runs
     }
     wanted = {shown(row) for row in rows}

@@ -119,9 +119,6 @@ def gone(pid: int) -> bool:
     return True
 
 
-# ---- the search over processes ---------------------------------------------------------------------------------------
-
-
 def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -> None:
     child = Child(tmp_path, 'answer("fits" if rows <= 10 else "gpu_oom", seconds=(9, 0.1 * rows ** 0.5) * 1)')
     kept: list[ProbeTry] = []
@@ -153,9 +150,6 @@ def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
     report = search(1, 2, 4, 8, 16, 32, 64, predicted=16)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.recommended, report.ended) == (16, 8, SearchStop.KNEE.value)
-
-
-# ---- what is believed ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -217,9 +211,6 @@ def test_a_fault_after_an_answer_loses_nothing_of_what_was_measured(tmp_path: Pa
     report = search(1, 2, 4, predicted=4)
     assert [one.outcome for one in report.tries] == [ProbeOutcome.FITS, ProbeOutcome.CRASHED]
     assert (report.largest, report.tries[1].message) == (2, "it cannot be")
-
-
-# ---- what is ended ---------------------------------------------------------------------------------------------------
 
 
 def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Path) -> None:
@@ -310,9 +301,6 @@ def test_when_the_parent_is_killed_the_child_hears_it(tmp_path: Path, number: si
     parent.send_signal(number)
     assert parent.wait() == -number
     until(lambda: gone(child.pids()[0]))
-
-
-# ---- how much there is -----------------------------------------------------------------------------------------------
 
 
 def test_less_than_all_free_memory_is_given() -> None:

@@ -36,9 +36,6 @@ def several(bench: Bench) -> list[Job]:
     return jobs
 
 
-# ---- queries ---------------------------------------------------------------------------------------------------------
-
-
 def test_one_squeue_a_poll_for_all_jobs_however_often_one_looks(bench: Bench, several: list[Job]) -> None:
     bench.queue(*(bench.row(str(number), folder=job.folder, name=job.name) for number, job in enumerate(several)))
     for _ in range(29):
@@ -113,9 +110,6 @@ def test_nothing_is_known_of_a_job_while_nothing_answers(bench: Bench) -> None:
         assert (view.state, view.active, view.source) == (JobState.UNKNOWN, True, "none")
         assert "Unable to contact" in view.reason
     assert bench.events() == ["intent", "submitted"]
-
-
-# ---- states ----------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_trace_there_is_no_job(bench: Bench) -> None:
@@ -255,9 +249,6 @@ def test_killed_by_9_is_out_of_memory_only_where_the_log_proves_it(
     assert "exceeded memory limit" in view.reason
 
 
-# ---- accounting ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("later", "code"), [("5:0", 5), ("0:0", None)], ids=["comes", "never comes"])
 def test_an_exit_code_that_is_still_on_its_way_is_read_again(later: str, code: int | None, bench: Bench) -> None:
     """One that never comes is none, rather than zero."""
@@ -311,9 +302,6 @@ def test_an_sacct_without_submit_lines_is_asked_without(bench: Bench) -> None:
     refusal = said(1, 'sacct: error: Invalid field requested: "SubmitLine"\n')
     bench.slurm.run = lambda words, **more: refusal if "SubmitLine" in str(words) else run(words, **more)  # type: ignore[method-assign, assignment]
     assert bench.view().exit_code == 3
-
-
-# ---- lost ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("accounting", [True, False], ids=["sacct without it", "no sacct"])
@@ -428,9 +416,6 @@ def test_the_ledger_keeps_what_slurm_forgets(bench: Bench) -> None:
     assert bench.slurm.count("sacct") == 0
     bench.queue(bench.row(restarts=1))  # requeued by hand
     assert bench.view().state is JobState.RUNNING
-
-
-# ---- whose job it is -------------------------------------------------------------------------------------------------
 
 
 def test_what_was_submitted_by_hand_is_ours(bench: Bench) -> None:
@@ -561,9 +546,6 @@ def test_strange_files_and_lines_harm_nothing(bench: Bench) -> None:
         stream.write('{"event": "submitted", "job": "run"}\nnot json\n\n{"event": "torn')
     bench.queue(bench.row(state="FAILED", exit_code="1:0"))
     assert bench.view().state is JobState.FAILED
-
-
-# ---- copied experiments ----------------------------------------------------------------------------------------------
 
 
 def _copy(bench: Bench, root: Path) -> Bench:

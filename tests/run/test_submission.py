@@ -51,9 +51,6 @@ def goes_down_at_sbatch(bench: Bench, fault: Trouble) -> None:
     bench.slurm.trouble = trouble
 
 
-# ---- one sbatch ------------------------------------------------------------------------------------------------------
-
-
 def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
     held = os.open(os.devnull, os.O_RDONLY)
     executor = SlurmExecutor(bench.slurm, bench.ledger.path, clock=bench.clock, lock=held)
@@ -150,9 +147,6 @@ def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
     bench.trouble["scancel"] = "down"
     with pytest.raises(HostError, match="Unable to contact"):
         bench.executor.stop([bench.job])
-
-
-# ---- the transaction -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Bench) -> None:

@@ -59,7 +59,6 @@ def test_its_complaint_is_a_finding(tmp_path: Path, tune: Path) -> None:
     (found,) = asked(config(tmp_path))
     assert (found.code, found.severity.value) == ("BK030", "error")
     assert found.message == f"tune validate: {complaint}"
-    assert found.where is not None
     assert found.where.path.endswith("finetune.yaml")
 
 
@@ -86,14 +85,12 @@ def test_what_is_no_answer_is_missing(tmp_path: Path, tune: Path, answer: str) -
 def test_it_is_given_up_after_a_time(tmp_path: Path, tune: Path) -> None:
     tune.write_text("import time\ntime.sleep(30)\n")
     found = validate(VALIDATOR, config(tmp_path), timeout=0.5)
-    assert isinstance(found, Missing)
     assert "longer than" in found.missing
 
 
 def test_components_of_a_stranger_are_never_imported(tmp_path: Path, tune: Path) -> None:
     tune.write_text("raise SystemExit('was started')\n")
     found = validate(VALIDATOR, config(tmp_path, changed(BASE, "torch.optim.AdamW", "shutil.rmtree")))
-    assert isinstance(found, Missing)
     assert "would import shutil.rmtree" in found.missing
 
 

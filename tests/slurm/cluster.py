@@ -91,8 +91,6 @@ class Cluster:
         self.partition, self.preemptible = "gpu", "preemptible"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
-    # ---- life --------------------------------------------------------------------------------------------------------
-
     def __enter__(self) -> Cluster:
         try:
             self.start()
@@ -140,8 +138,6 @@ class Cluster:
         remove_cgroups(self.nodes)
         shutil.rmtree(self.layout.root, ignore_errors=True)
         self._held.close()
-
-    # ---- what tests do to it -----------------------------------------------------------------------------------------
 
     def commands(self, *, accounting: bool = True, patient: bool = True) -> ClusterCommands:
         """SLURM's commands on it; as on a cluster without accounting, or soon giving up when no controller answers."""
@@ -198,8 +194,6 @@ class Cluster:
         """Give the power back; back when the node takes jobs."""
         self._start_node(node)
         self._wait(node, lambda: node in self._idle_nodes(("idle", "mix", "alloc")))
-
-    # ---- the parts ---------------------------------------------------------------------------------------------------
 
     def _write_files(self) -> None:
         layout = self.layout

@@ -28,9 +28,7 @@ CONNECT = "Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "Socket timed out on send/recv operation"
 INVALID = "Invalid job id specified"
 FLAGS = frozenset(
-    {
-        *("parsable", "test-only", "requeue", "no-requeue", "hold", "me", "parsable2", "allocations", "duplicates"),
-    }
+    {*("parsable", "test-only", "requeue", "no-requeue", "hold", "me", "parsable2", "allocations", "duplicates")}
 )
 VALUES = frozenset(
     {
@@ -311,7 +309,6 @@ class FakeSlurm:
         whole = self.clock.true - self.cluster.accounting_whole
         if asked is None:
             days = re.fullmatch(r"now-(\d+)days", given["starttime"])
-            assert days is not None
             start = self.clock.true - float(days[1]) * 86400.0
             seen = [(job, life) for job, life in seen if job.taken <= whole]
             seen = [(job, life) for job, life in seen if life.ended is None or life.ended >= start]

@@ -22,7 +22,6 @@ def test_nothing_of_it_outlives_its_process(number: signal.Signals, cluster: Clu
     with subprocess.Popen(
         words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
-        assert process.stdout is not None
         line = process.stdout.readline().strip()
         variable, _, path = line.removeprefix("export ").partition("=")
         assert variable == "SLURM_CONF"

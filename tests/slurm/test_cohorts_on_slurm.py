@@ -12,7 +12,6 @@ from tests.api.folders import make_experiment
 from tests.api.kills import training_processes
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, submissions, until
 
-from touchline.core.quantity import Quantity
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.plan import Cohort
@@ -38,7 +37,6 @@ def metrics(folder: Path, run: str) -> Metrics:
 
 def cohort_of(folder: Path) -> Cohort:
     plan = ExperimentFolder(folder).read_plan()
-    assert plan is not None
     (cohort,) = plan.cohorts
     assert cohort.runs == RUNS
     return cohort
@@ -82,7 +80,6 @@ def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
         site.call("submit", folder)
         (job,) = (entry for entry in events(folder, "submitted") if entry.job in RUNS)
         assert job.job == RUNS[0]
-        assert isinstance(cohort.peak_memory, Quantity)
         assert cohort.peak_memory.high is not None
         asked = site.cluster.ask("scontrol", "show", "job", "-o", str(job.job_id)).split()
         assert "TimeLimit=02:00:00" in asked

@@ -76,19 +76,8 @@ ROWS = (
         ("--mem=300M",),
         smoke=True,
     ),
-    Row(
-        "out of memory, without cgroups",
-        "allocate",
-        LIMIT,
-        ("--mem=300M",),
-        "no cgroup",
-    ),
-    Row(
-        "out of memory, proved by the log",
-        "die over the limit",
-        LIMIT,
-        smoke=True,
-    ),
+    Row("out of memory, without cgroups", "allocate", LIMIT, ("--mem=300M",), "no cgroup"),
+    Row("out of memory, proved by the log", "die over the limit", LIMIT, smoke=True),
     Row("out of memory, or something else that kills in silence", "die in silence", DIED),
     Row(DOWN, "wait", replace(DIED, state=JobState.NODE_FAIL), ("--nodelist={second}", "--no-requeue")),
     Row(AGAIN, "wait at first", replace(DONE, attempts=(None, COMPLETED)), ("--nodelist={second}",)),
@@ -291,7 +280,6 @@ def test_slurm(name: str, on_slurm: OnSlurm) -> None:
     assert files_of(outcome.job) == expected_files(told)
     assert len(starts) == len(set(starts)) == len(told.attempts)
     assert contradictions(outcome.history) == []
-    assert later is not None
     assert (later.job_id, later.state, later.active) == (last.job_id, last.state, last.active), (last, later)
 
 

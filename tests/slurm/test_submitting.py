@@ -32,13 +32,7 @@ from touchline.slurm.job_view import JobView
 pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 WAIT_SECONDS = 90.0
 POLL_SECONDS = 0.3
-HOSTILE = (
-    "with a space",
-    'it\'s a "run"',
-    "two\nlines",
-    "$HOME `id` $(id); rm -rf x | ünd",
-    "a|pipe, 100%",
-)
+HOSTILE = ("with a space", 'it\'s a "run"', "two\nlines", "$HOME `id` $(id); rm -rf x | ünd", "a|pipe, 100%")
 
 
 class Site:
@@ -83,9 +77,6 @@ class Site:
 def site(cluster: Cluster, tmp_path: Path) -> Site:
     """An experiment of its own."""
     return Site(cluster, tmp_path)
-
-
-# ---- refused ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,9 +146,6 @@ def _begin_when(site: Site, job: Job, *not_yet: type[HostError]) -> None:
             return
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
     """Spaces, quotes, newlines, pipes: each job is submitted, seen and ended as its own; one is cancelled."""
     jobs = [write_run(site.root / name, "finish", name=f"run{n}") for n, name in enumerate(HOSTILE)]
@@ -174,9 +162,6 @@ def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
     later = site.another().query_jobs(jobs)
     assert {view.state for view in later.values()} == {JobState.COMPLETED}
     assert len(later) == len(jobs)
-
-
-# ---- by hand, and twice ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "running"])
@@ -251,9 +236,6 @@ def _wait_for(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(POLL_SECONDS)
-
-
-# ---- no answer -------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_controller_nothing_is_lost_and_nothing_is_doubled(cluster: Cluster, tmp_path: Path) -> None:

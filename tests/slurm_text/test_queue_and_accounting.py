@@ -162,7 +162,6 @@ def test_a_failure_without_a_code_is_not_believed_yet() -> None:
         cells = {"JobID": "14", "State": state, "ExitCode": code}
         text = f"{BAR.join(fields)}\n{BAR.join(cells.get(field, '') for field in fields)}\n"
         rows = read_accounting(text, BAR, submit_line=False)
-        assert rows is not None
         assert rows[0].is_settled is is_settled
         assert rows[0].submit_line == ""
 
@@ -178,7 +177,6 @@ def test_no_jobs_is_an_answer_and_words_are_none() -> None:
 def test_one_job_as_scontrol_shows_it() -> None:
     """A name that looks like fields, a comment and a path with blanks."""
     job = read_job(recorded("show_job.txt"))
-    assert job is not None
     assert job["JobName"] == 'my "job" é=1\nJobState=COMPLETED'
     assert (job["JobId"], job["JobState"], job["Reason"], job["Restarts"]) == ("53", "PENDING", "JobHeldUser", "0")
     assert job["Command"] == f"{FOLDER}/finetune.slurm"

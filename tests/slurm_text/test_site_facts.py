@@ -6,12 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.slurm.site_facts import (
-    first_number,
-    read_config,
-    read_gpus,
-    read_partitions,
-)
+from touchline.slurm.site_facts import first_number, read_config, read_gpus, read_partitions
 
 pytestmark = pytest.mark.planning
 

@@ -91,7 +91,6 @@ def test_exit_codes() -> None:
 )
 def test_ids(text: str, whole: str, task: int | None, step: str | None) -> None:
     identity = read_job_id(text)
-    assert identity is not None
     assert (identity.whole, identity.task, identity.step) == (whole, task, step)
 
 

@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
-from touchline.statistics.bootstrap import (
-    bootstrap_intervals,
-    bootstrap_means,
-    cluster_codes,
-)
+from touchline.statistics.bootstrap import bootstrap_intervals, bootstrap_means, cluster_codes
 from touchline.statistics.clustered import clustered_difference, clustered_error, clustered_share
 from touchline.statistics.paired import Floats, mcnemar_exact, newcombe_paired, sign_flip_ps
 from touchline.statistics.proportion import wilson
@@ -123,9 +119,6 @@ def test_columns_share_their_signs_and_keep_their_own_p() -> None:
     assert found[0] > 0.05 > found[2]
     assert found[1] == sign_flip_p(columns[:, 1], rng(), resamples=5000)
     assert sign_flip_ps(np.zeros((5, 2)), rng()) == [1.0, 1.0]
-
-
-# ---- clusters --------------------------------------------------------------------------------------------------------
 
 
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=40)

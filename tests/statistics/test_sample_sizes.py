@@ -17,15 +17,7 @@ from tests.tiers import examples
 
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import smallest_seed_difference
-from touchline.statistics.sample_sizes import (
-    Cost,
-    Spread,
-    best_within,
-    cheapest,
-    detectable,
-    fewest_items,
-    power,
-)
+from touchline.statistics.sample_sizes import Cost, Spread, best_within, cheapest, detectable, fewest_items, power
 from touchline.statistics.spread import ItemScores, condition_flips, effect_variance, seed_flips, seed_spread
 
 pytestmark = pytest.mark.planning
@@ -91,12 +83,7 @@ def test_nothing_that_varies_shows_everything() -> None:
     assert float(detectable(np.array(2.0), np.array(10.0), spread)) == 1 / (2 * 10)
 
 
-variances = st.builds(
-    Spread,
-    seeds=st.floats(1e-6, 4e-3),
-    items=st.floats(0.0, 0.1),
-    flips=st.floats(0.01, 0.4),
-)
+variances = st.builds(Spread, seeds=st.floats(1e-6, 4e-3), items=st.floats(0.0, 0.1), flips=st.floats(0.01, 0.4))
 
 
 @settings(max_examples=examples(8), deadline=None)
@@ -121,7 +108,6 @@ def test_no_pair_on_the_grid_is_cheaper(spread: Spread, delta: float, item: floa
     if not enough.any():
         assert found is None
         return
-    assert found is not None
     pair = np.array(float(found[0])), np.array(float(found[1]))
     assert float(cost(*pair)) == pytest.approx(float(cost(seeds, items)[enough].min()))
     assert float(power(*pair, np.array(delta), spread)) >= 0.8
@@ -134,7 +120,6 @@ def test_no_pair_within_the_budget_shows_less(spread: Spread, budget: float, ite
     seeds, items = np.meshgrid(np.arange(2.0, 33), np.arange(1.0, 61), indexing="ij")
     within = cost(seeds, items) <= budget
     found = best_within(budget, spread, cost, most_items=60)
-    assert found is not None
     pair = np.array(float(found[0])), np.array(float(found[1]))
     assert float(cost(*pair)) <= budget
     assert float(detectable(*pair, spread)) == pytest.approx(
@@ -161,14 +146,9 @@ def _benchmark() -> Any:
     """The benchmark's module; its folder holds a script called statistics, and is not put on the path."""
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "sample_sizes.py"
     spec = importlib.util.spec_from_file_location("benchmark_sample_sizes", path)
-    assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-# ---- spread of past scores -------------------------------------------------------------------------------------------
 
 
 def made(seeds: int, items: int, *, spread: float, effect: float, rng: np.random.Generator, levels: int = 2) -> Floats:
@@ -188,15 +168,11 @@ def test_estimates_are_those_that_the_scores_were_made_with() -> None:
     rng = np.random.default_rng(3)
     found = [scores(made(4, 200, spread=0.02, effect=0.2, rng=rng)) for _ in range(150)]
     spread, flips, effect = seed_spread(found), seed_flips(found), effect_variance(found)
-    assert spread is not None
-    assert flips is not None
-    assert effect is not None
     assert spread.value == pytest.approx(0.02, rel=0.06)
     assert spread.count == 150 * 2 * 3
     assert flips.value == pytest.approx(0.1, rel=0.02)
     assert effect.value == pytest.approx(0.04, rel=0.05)
     several = condition_flips(found)
-    assert several is not None
     assert several.value == pytest.approx(0.1 + 0.04 + 2 * 0.02**2, rel=0.03)
 
 
@@ -206,7 +182,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     held = 0
     for _ in range(300):
         found = seed_spread([scores(made(3, 100, spread=0.03, effect=0.0, rng=rng))])
-        assert found is not None
         held += found.low <= 0.03 <= found.high
     assert 0.84 < held / 300 < 0.96
 
@@ -215,7 +190,6 @@ def test_two_seeds_leave_the_spread_wide_open() -> None:
     """One degree of freedom: the upper end is more than ten times the value."""
     rng = np.random.default_rng(5)
     found = seed_spread([scores(made(2, 100_000, spread=0.02, effect=0.0, rng=rng, levels=1))])
-    assert found is not None
     assert found.count == 1
     assert found.high > 10 * found.value > 0
 
@@ -224,7 +198,6 @@ def test_flips_are_no_spread_between_seeds() -> None:
     """Means that move by their flips alone: the spread without them is near zero."""
     rng = np.random.default_rng(6)
     found = seed_spread([scores(made(5, 400, spread=0.0, effect=0.0, rng=rng)) for _ in range(40)])
-    assert found is not None
     assert found.value < 0.004
     assert found.low == 0.0
 
@@ -235,7 +208,6 @@ def test_one_seed_has_flips_between_conditions_and_no_spread() -> None:
     assert seed_flips([one]) is None
     assert effect_variance([one]) is None
     found = condition_flips([one])
-    assert found is not None
     assert (found.value, found.count) == (0.5, 4)
 
 
@@ -243,7 +215,6 @@ def test_flips_of_right_and_wrong_are_counted() -> None:
     """Two of eight items differ between the two seeds."""
     two = ItemScores(conditions={"a": np.array([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 1, 0, 0, 0]])})
     found = seed_flips([two])
-    assert found is not None
     assert found.value == pytest.approx(0.25)
 
 
@@ -251,7 +222,6 @@ def test_no_flip_is_not_proof_that_there_are_none() -> None:
     """The rule of three: of 100 items without a flip, 3% may flip."""
     same = ItemScores(conditions={"a": np.ones((2, 100))})
     found = seed_flips([same])
-    assert found is not None
     assert found.value == found.low == 0.0
     assert found.high == pytest.approx(0.03, abs=0.001)
 

@@ -81,9 +81,6 @@ def explore_plan(*, confirm: bool = True) -> Plan:
     return replace(made_plan(*runs, made_control()), strategy=strategy, factors={made.RANK: RANKS})
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
-
-
 def trained(run: PlannedRun, right: int, **changes: object) -> RunResult:
     """A run that is trained and evaluated on 200 items."""
     rank = run.levels[-1].value
@@ -124,9 +121,6 @@ def cut_run(run: PlannedRun, step: int) -> RunResult:
         train_seconds=Quantity(value=3500.0 * step / STEPS, unit="s"),
         cut_after_step=step,
     )
-
-
-# ---- decisions -------------------------------------------------------------------------------------------------------
 
 
 def decision(kind: DecisionKind, number: int = 0, **content: object) -> StrategyDecision:
@@ -272,9 +266,6 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
         ),
     ]
     return (decision(DecisionKind.BEGIN), *at)
-
-
-# ---- gathered --------------------------------------------------------------------------------------------------------
 
 
 def gathered(

@@ -91,7 +91,6 @@ Loss = Callable[[PlannedRun, int], float | None]
 
 def rank_of(run: PlannedRun) -> int:
     """The rank of a run's adapter."""
-    assert run.train is not None
     return run.train.lora.rank
 
 
@@ -212,7 +211,6 @@ def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
 def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: int) -> tuple[int, int, TrainingEnd]:
     """Leave what a training leaves that begins at its saved state. Return its first step, its last one and its end."""
     assert run.batches is not None
-    assert run.train is not None
     folder = planned.folder.run(run.name)
     pause, every = read_pause(folder), run.train.validate_every_steps
     states = [found for path in saved_states(folder / RESUME_FOLDER) if (found := read_state(path)) is not None]

@@ -81,12 +81,7 @@ def summary(decision: StrategyDecision) -> str:
     ],
 )
 def test_losses_decide_cuts_and_choice(
-    tmp_path: Path,
-    settings: UserConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    text: str,
-    loss: Loss,
-    expected: list[str],
+    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, text: str, loss: Loss, expected: list[str]
 ) -> None:
     stand_in(monkeypatch, loss=loss)
     folder = make_experiment(tmp_path / "tiny", text)
@@ -102,11 +97,9 @@ def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(
     folder = make_experiment(tmp_path / "tiny", EXPLORE)
     found = {result.name: result for result in api.run(folder, settings, probe=False)}
     _, cut, _, choice, look, *_ = decided(folder)
-    assert cut.cut is not None
     assert [(each.run, each.step, each.loss) for each in cut.cut.losses] == [
         (f"1M_rank{rank}", 3, pytest.approx(start - 0.03)) for rank, start in ((2, 1), (4, 2), (8, 1.5), (16, 3))
     ]
-    assert choice.choice is not None
     (contrast,) = choice.choice.contrasts
     assert (contrast.level["train.lora.rank"], contrast.against["train.lora.rank"]) == ("8", "2")
     assert look.look is not None
@@ -172,9 +165,6 @@ def test_the_numbers_of_a_look_are_those_of_the_runs(
     assert eight.t == pytest.approx(eight.difference / max(eight.error, eight.wide_error))
     assert (four.pairs[1].level, four.pairs[1].diverged) == (0, ("1M_rank4_seed12",))
     assert sum(name == "1M_rank4_seed12" for name, *_ in work.trained) == 1
-
-
-# ---- failures and kills ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,9 +280,6 @@ def test_a_missing_decision_that_later_ones_follow_from_is_an_error(
             command(folder, settings)
 
 
-# ---- the design ------------------------------------------------------------------------------------------------------
-
-
 def test_a_change_of_the_design_after_the_first_decision_is_refused(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,11 +332,9 @@ def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(
     folder = make_experiment(tmp_path / "first", text)
     api.run(folder, settings, probe=False)
     strategy = ExperimentFolder(folder).planned().strategy
-    assert strategy is not None
     assert strategy.seed_spread is None
     assert all(each.futility is None for look in decided(folder) if look.look for each in look.look.contrasts)
     later = api.plan(make_experiment(tmp_path / "second", text), settings).plan.strategy
-    assert later is not None
     assert later.seed_spread_source.startswith("history: 3 conditions")
     # Means of 10, 11 and 9 of 40 items and the like, and items of which hardly one flips.
     assert later.seed_spread is not None
@@ -357,7 +342,6 @@ def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(
     monkeypatch.setattr("touchline.strategy.design._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
     (folder / "experiment.yaml").write_text(text + "  budget: 40h\n")
     changed = api.plan(folder, settings).plan.strategy
-    assert changed is not None
     assert changed.budget_device_hours == 40
     assert changed.design == strategy
 
@@ -388,13 +372,8 @@ def test_a_smaller_micro_batch_after_an_out_of_memory_error_is_the_same_design(
     with_micro_batches(read_planned(folder), settings, {"1M_rank4_seed11": 4}, "out of memory")
     api.run(folder, settings, probe=False)
     run = ExperimentFolder(folder).planned().run("1M_rank4_seed11")
-    assert run is not None
-    assert run.train is not None
     assert run.train.micro_batch_size == 4
     assert decided(folder) == decided(calm)
-
-
-# ---- the budget ------------------------------------------------------------------------------------------------------
 
 
 def without_stops(folder: Path) -> list[StrategyDecision]:
@@ -433,7 +412,6 @@ def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(
     run("40h")
     assert without_stops(folder) == list(decided(calm))
     stop = decided(folder)[2].stop
-    assert stop is not None
     assert (stop.budget_device_hours, stop.spent_device_hours) == (5, 9)
 
 
@@ -476,7 +454,6 @@ def test_a_smaller_budget_is_that_of_the_coming_starts(
     api.run(folder, settings, probe=False)
     stop, ended = decided(folder)[-1].stop, decided(folder)
     assert len(verdicts(folder)) == 1
-    assert stop is not None
     assert (stop.reason, stop.budget_device_hours) == (StopReason.BUDGET, 2)
     monkeypatch.setattr("touchline.results.strategy.spent_device_hours", lambda planned: 0.0)
     for budget in ("2h", "0.1s"):
@@ -541,7 +518,6 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, sett
     unknown = make_experiment(tmp_path / "unknown", EXPERIMENT.replace("    seed_spread: 5\n", ""))
     plan = api.plan(unknown, settings)
     costs = plan.folder.strategy(plan.plan).costs()
-    assert costs is not None
     assert costs.promised is None
     assert "nothing is given up early" in (unknown / "runs_plan.md").read_text()
     with pytest.raises(InputError, match="error"):

@@ -95,7 +95,6 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
     kinds = [each.kind.value for each in wanted]
     assert kinds == ["begin", "cut", "choice", "look", "look", "stop"]
     cut = wanted[1].cut
-    assert cut is not None
     assert cut.cut == ("1M_rank8_lr2e-05",), "of the two beside the reference it learns less"
     verdicts = [each.look.contrasts[0].verdict.value for each in wanted if each.look is not None]
     assert verdicts == ["undecided", "established"]

@@ -56,11 +56,7 @@ def test_the_four_verdicts() -> None:
     results = look(
         evidence("large", 5.0, 5.2, 5.1), evidence("middle", 1.0, 2.0, 3.0), evidence("none", -1.0, 0.5, 0.1)
     )
-    assert [each.verdict for each in results.values()] == [
-        Verdict.ESTABLISHED,
-        Verdict.UNDECIDED,
-        Verdict.OUT_OF_REACH,
-    ]
+    assert [each.verdict for each in results.values()] == [Verdict.ESTABLISHED, Verdict.UNDECIDED, Verdict.OUT_OF_REACH]
     last = look(evidence("middle", 1.0, 2.0, 3.0, -2.0, 0.0, 1.0), number=2, decided={"large": Verdict.ESTABLISHED})
     assert last["middle"].verdict is Verdict.NOT_ESTABLISHED
     assert last["middle"].futility is None

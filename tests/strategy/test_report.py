@@ -46,7 +46,6 @@ def explored(looks: int = 1) -> Report:
 
 def table(report: Report, title: str) -> Table:
     section = report.strategy_section()
-    assert section is not None
     return next(each for each in section.tables if each.title == title)
 
 
@@ -63,9 +62,6 @@ def points(text: str) -> float:
 
 def sentences(report: Report, topic: str) -> list[str]:
     return [each.text for each in report.findings if each.topic == topic]
-
-
-# ---- looks -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_number_of_a_look_follows_from_the_table_of_seeds() -> None:
@@ -112,7 +108,6 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
 def test_explore_that_chose_nothing_says_so() -> None:
     """All candidates may diverge: then explore has decided, and there is no name to give."""
     *before, choice = ms.explored(looks=0)
-    assert choice.choice is not None
     names = [each.run for each in choice.choice.losses]
     nothing = replace(
         choice,
@@ -179,9 +174,6 @@ def test_effects_over_seeds_are_not_tested_where_stopping_is_optional() -> None:
     assert not any("outside the family" in str(note) for note in analysis.notes)
 
 
-# ---- cut runs --------------------------------------------------------------------------------------------------------
-
-
 def test_cut_runs_are_listed_and_enter_nothing() -> None:
     """Neither a score nor a comparison, even if somebody evaluated one; their checkpoints are verified as usual."""
     gathered = ms.gathered(ms.explore_plan(), ms.explored(), {"64": 160})
@@ -239,9 +231,6 @@ def test_explore_alone_claims_no_score() -> None:
     assert early.next_steps[0].title == "Train to point 2 of 2"
 
 
-# ---- cost ------------------------------------------------------------------------------------------------------------
-
-
 def test_cost_is_measured_and_predicted_without_stopping() -> None:
     """Explore to the end and 2 conditions x 6 seeds, with the controls."""
     report = explored()
@@ -250,9 +239,7 @@ def test_cost_is_measured_and_predicted_without_stopping() -> None:
     runs = [run for run in report.runs if run.evaluations or run.steps_done]
     spent = sum(sum(a.seconds.value for a in run.attempt_list if isinstance(a.seconds, Quantity)) for run in runs)
     evaluated = sum(record.seconds for run in runs for record in run.evaluations)
-    assert isinstance(cost.spent, Quantity)
     assert cost.spent.value == pytest.approx((spent + evaluated) / 3600)
-    assert isinstance(cost.without_stopping, Quantity)
     assert cost.without_stopping.value == pytest.approx((4 + 12) * (hour + evaluation) + evaluation)
     assert cost.without_stopping.low == pytest.approx((4 + 12) * (3000 + 500) / 3600 + 500 / 3600)
     assert report.device_hours_planned == cost.without_stopping
@@ -279,9 +266,6 @@ def test_the_budget_names_what_more_would_cost() -> None:
     assert sentence.endswith("The budget stopped the strategy before the next look.")
     # The runs of the next look were not started.
     assert {run.seed for run in report.runs if run.phase is Phase.CONFIRM} == {11, 12, 13}
-
-
-# ---- other views -----------------------------------------------------------------------------------------------------
 
 
 def test_the_report_as_json_has_decisions_and_cost() -> None:
@@ -326,9 +310,6 @@ def test_compare_names_the_cut_runs_of_a_strategy() -> None:
     assert "staged: cut by its strategy and not compared: x_rank4" in found.notes
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def drawn() -> None:
     pytest.importorskip("altair")
@@ -358,7 +339,6 @@ def test_an_interval_of_shares_ends_where_differences_end() -> None:
     assert whole.low < -1
     assert whole.high > 1
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), (ms.look(1, whole),)))
-    assert report.strategy is not None
     (course,) = report.strategy.courses
     (look,) = course.looks
     assert look.found == whole

@@ -126,7 +126,6 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
     explored = exploring_plan()
     kept, cut = ("rank4_1e-3_11", "rank8_1e-3_11"), ("rank2_1e-3_11",)
     confirmed = plan_of().strategy
-    assert confirmed is not None
     explore = [
         StrategyDecision(kind=DecisionKind.CUT, design="d", cut=Cut(step=3, losses=(), kept=kept, cut=cut)),
         StrategyDecision(
@@ -136,10 +135,7 @@ def test_a_stop_that_was_lifted_leaves_no_trace_in_the_state() -> None:
         ),
     ]
     begin = StrategyDecision(kind=DecisionKind.BEGIN, design="d")
-    for plan, decisions in (
-        (plan_of(budget_device_hours=5.0), [begin, *looks]),
-        (explored, [begin, *explore, *looks]),
-    ):
+    for plan, decisions in ((plan_of(budget_device_hours=5.0), [begin, *looks]), (explored, [begin, *explore, *looks])):
         for place in range(1, len(decisions) + 1):
             before, after = decisions[:place], decisions[place:]
             lifted = [*before, stopped(1.0), continuation(3.0), stopped(3.0), continuation(5.0)]
@@ -163,7 +159,6 @@ def test_the_budget_is_no_part_of_the_design() -> None:
 def test_sides_are_compared_in_the_conditions_that_both_have() -> None:
     """Other factors are held equal; where another factor changes with the level, all runs are one cell."""
     plan = plan_of()
-    assert plan.strategy is not None
     eight = plan.strategy.contrasts[0]
     cells = cells_of(plan, eight, 2)
     assert [(len(cell.level), len(cell.against)) for cell in cells] == [(2, 2), (2, 2)]
@@ -199,7 +194,6 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
 def test_costs_lie_between_the_first_look_and_the_last() -> None:
     """Expected costs need the spread between seeds."""
     costs = strategy_costs(plan_of())
-    assert costs is not None
     assert costs.least is not None
     assert costs.without_effect is not None
     assert costs.promised is not None
@@ -210,7 +204,6 @@ def test_costs_lie_between_the_first_look_and_the_last() -> None:
     assert costs.least == pytest.approx(12 * hours + 600 / 3600)
     assert costs.most == pytest.approx(24 * hours + 600 / 3600)
     unknown = strategy_costs(plan_of(seed_spread=None))
-    assert unknown is not None
     assert (unknown.without_effect, unknown.promised) == (None, None)
     assert [look.futility is None for look in look_bounds(plan_of())] == [False, True]
 
@@ -245,7 +238,6 @@ def test_a_strategy_that_could_decide_nothing_is_refused() -> None:
 
 def status_line(plan: Plan, *decisions: StrategyDecision) -> str:
     status = strategy_of(plan, decisions).status()
-    assert status is not None
     return status.line
 
 

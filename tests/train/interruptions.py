@@ -87,7 +87,6 @@ def pause_at(folder: Path, step: int, train: Train) -> None:
     assert paused_step(folder) == step
     found = metrics(folder)
     assert found.steps[-1].step == step
-    assert found.end is not None
     assert (found.end.end, found.end.step) == (TrainingEnd.PAUSED, step)
     assert not (folder / "training.json").exists()
 

@@ -14,16 +14,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from tests.tiny_model import write_tiny_words
-from tests.train.chains import (
-    EASY,
-    HARD,
-    easy_config,
-    hard_config,
-    other_adapter,
-    rewrite_records,
-    swap_adapter,
-    train,
-)
+from tests.train.chains import EASY, HARD, easy_config, hard_config, other_adapter, rewrite_records, swap_adapter, train
 from tests.train.interruptions import EVERY_STEP, StopAfter
 from tests.train.test_run import library_loss
 from tests.train.tiny_run import write_config
@@ -93,9 +84,6 @@ def refused(root: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]) -
     assert not (folder / "metrics.jsonl").exists()
     assert not list(folder.glob("epoch_*"))
     return code, capsys.readouterr().err
-
-
-# ---- it goes on ------------------------------------------------------------------------------------------------------
 
 
 def test_a_stage_goes_on_from_its_parents_adapter(
@@ -197,9 +185,6 @@ def test_the_parents_items_are_scored_as_the_parent_scored_them(
     assert lineage_of(folder)["loss"]["found"] == pytest.approx(lineage_of(folder)["loss"]["recorded"], rel=1e-5)
 
 
-# ---- it does not -----------------------------------------------------------------------------------------------------
-
-
 def forged(*, zeros: bool, records: Sequence[str] = ()) -> Callable[[Path], None]:
     """Return a change of the parent: another adapter of the same shape and size, and the records that agree with it."""
 
@@ -276,9 +261,6 @@ def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsy
     )
 
 
-# ---- the parent is not there -----------------------------------------------------------------------------------------
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "its folder is not there": shutil.rmtree,
     "training.json is not there": lambda parent: (parent / "training.json").unlink(),
@@ -302,9 +284,6 @@ def test_what_is_missing_is_told_in_one_line(
     assert said.endswith("it was never started\n")
 
 
-# ---- best or last ----------------------------------------------------------------------------------------------------
-
-
 def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_there(
     tiny_model: Path, data: tuple[Path, Path], hard: RunConfig, tmp_path: Path
 ) -> None:
@@ -324,9 +303,6 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_t
     assert lineage_of(train(tmp_path, replace(hard, run="last")))["checkpoint"] == "epoch_2"
     shutil.rmtree(tmp_path / EASY / best)
     assert lineage_of(train(tmp_path, replace(wanted, run="again")))["checkpoint"] == second
-
-
-# ---- merge -----------------------------------------------------------------------------------------------------------
 
 
 def logits_of(folder: Path, config: RunConfig) -> torch.Tensor:

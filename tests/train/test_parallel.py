@@ -152,10 +152,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
     """Plan, training, evaluation and report by the one command; both trainers do the same training."""
     plan = ExperimentFolder(finished).read_plan()
-    assert plan is not None
     ours, theirs = plan.runs
     for run in (ours, theirs):
-        assert run.batches is not None
         sizes = (run.batches.micro_batch_size, run.batches.gradient_accumulation_steps, run.batches.data_parallel_size)
         assert sizes == (2, 2, 2)
     text = (finished / "runs_plan.md").read_text()

@@ -61,8 +61,6 @@ def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         tempfile.TemporaryFile() as talk,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk) as child,
     ):
-        assert child.stdin is not None
-        assert child.stdout is not None
         child.stdin.write(request + b"\n")
         child.stdin.flush()
         answer, code = child.stdout.read(), child.wait(WAIT_SECONDS)
@@ -76,9 +74,6 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
-
-
-# ---- what is measured ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -103,8 +98,6 @@ def test_memory_grows_with_tokens_and_the_machine_survives_too_many(tiny_model: 
     peaks = []
     for one in (small, large):
         answer = one.answer
-        assert answer is not None
-        assert answer.memory is not None
         assert answer.memory.process_bytes is not None
         assert answer.memory.loading_bytes is not None
         assert answer.memory.method == "resident set, as the kernel counts it"
@@ -129,7 +122,6 @@ def test_the_counts_are_the_trainers_own(tiny_model: Path) -> None:
     answer = measure(request)
     model = attach_adapter(load_base(request, select_device("float32"), "eager"), request)
     assert answer.outcome is ProbeOutcome.FITS
-    assert answer.work is not None
     assert answer.work.trainable_parameters == sum(value.numel() for value in trainable(model).values())
     assert answer.work.base_parameters == 57_072
     assert (answer.work.tokens_per_step, answer.work.examples_per_step) == (2 * 2 * 16, 2 * 2)
@@ -150,7 +142,6 @@ def test_packed_rows_and_checkpointing_are_tried_as_they_are(tiny_model: Path, c
     )
     answer = measure(tiny(tiny_model, train=train, examples_per_row=3, label_tokens=7))
     assert answer.outcome is ProbeOutcome.FITS
-    assert answer.work is not None
     assert answer.work.layout == "packed, rows of 16 tokens"
     assert (answer.work.tokens_per_step, answer.work.examples_per_step) == (32, 6)
     assert answer.machine.base_dtype == "bfloat16"
@@ -194,9 +185,6 @@ def test_invented_examples_fill_exactly_the_rows_asked_for(
 def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(InputError, match="no room"):
         invented(tiny(Path("m"), **changes), 50)
-
-
-# ---- what is lacking -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -246,9 +234,6 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
         measure(tiny(tiny_model))
 
 
-# ---- the program -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("stdin", "words"),
     [
@@ -263,7 +248,6 @@ def test_garbage_is_a_fault_in_words(stdin: bytes, words: str) -> None:
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     fault = _REPLY.validate_json(line).fault
-    assert fault is not None
     assert fault.kind == "input"
     assert words in fault.message
 
@@ -317,8 +301,6 @@ def test_a_closed_stdin_ends_it_where_no_kernel_does(tiny_model: Path) -> None:
     """Here the parent lives, so that the kernel has nothing to tell."""
     words = [sys.executable, "-m", "touchline.train.probe"]
     child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert child.stdin is not None
-    assert child.stdout is not None
     child.stdin.write(_REQUEST.dump_json(tiny(tiny_model, steps=ENDLESS)) + b"\n")
     child.stdin.flush()
     until(lambda: in_its_steps(child.pid))

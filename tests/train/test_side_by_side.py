@@ -48,7 +48,6 @@ def with_adapters(config: PretrainedConfig, ranks: Mapping[str, int], targets: l
             model = get_peft_model(base, adapter(rank, targets), adapter_name=name)
         else:
             model.add_adapter(name, adapter(rank, targets))
-    assert model is not None
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     return model

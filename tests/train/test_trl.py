@@ -72,7 +72,6 @@ def test_every_rendered_setting_is_an_argument_of_the_trainer(experiment: Planne
     from trl import SFTConfig
 
     run, folder = experiment.run(3)
-    assert run.train is not None
     settings = yaml.safe_load((folder / "finetune.yaml").read_text())
     arguments = SFTConfig(output_dir=str(folder / "unused"), **settings["sft"])
     adapter = LoraConfig(**settings["lora"])
@@ -86,7 +85,6 @@ def test_labels_equal_those_of_our_own_trainer_token_by_token(experiment: Planne
     """As they leave the collator of SFTTrainer: the answer and its stop token, nothing else."""
     _, folder = experiment.run(1)
     planned = open_planned(folder, Stop())
-    assert planned is not None
     rows = planned.dataset()
     for row, example in zip(rows, planned.inputs.train, strict=True):
         assert row["input_ids"] == [*example.prompt_ids, *example.answer_ids]
@@ -157,15 +155,12 @@ def test_planned_batches_are_those_of_the_trainer(experiment: PlannedExperiment,
     (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
     assert train(packed_folder)
     for run, folder in ((plain, plain_folder), (packed, packed_folder)):
-        assert run.batches is not None
         found = metrics(folder).steps
         assert len(found) == run.batches.steps
         assert sum(row.micro_batches for row in found) == run.batches.micro_batches
         assert sum(row.examples for row in found) == 2 * run.batches.num_examples
         assert sum(row.real_tokens for row in found) == 2 * run.batches.real_tokens
         assert sum(row.target_tokens for row in found) == 2 * run.batches.target_tokens
-    assert plain.batches is not None
-    assert packed.batches is not None
     assert packed.batches.steps < plain.batches.steps
     assert sum(row.padded_tokens for row in metrics(packed_folder).steps) == 2 * packed.batches.real_tokens
 

@@ -18,13 +18,7 @@ from touchline.backends.llamafactory.batching import LlamaFactoryBatching, short
 from touchline.backends.registry import batching_of
 from touchline.backends.trl.batching import TrlBatching
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.data.packing.simple import (
-    Filled,
-    batch_edges,
-    best_fit_decreasing,
-    first_fit_decreasing,
-    next_fit,
-)
+from touchline.data.packing.simple import Filled, batch_edges, best_fit_decreasing, first_fit_decreasing, next_fit
 
 HERE = Path(__file__).parent
 PEERS = ("torchtune", "llamafactory", "axolotl", "trl")
@@ -116,9 +110,6 @@ def ask(peer: str, asked: list[Case]) -> Any:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-# ---- what the simulation says, in the words of the real code's answers --------------------------------------------
 
 
 def settings_of(case: Case) -> BatchSettings:
