@@ -61,9 +61,6 @@ def write_words(folder: Path) -> None:
     write_tiny_model(folder / "models" / "Tiny-1M")
 
 
-# ------------------------------------------------------------------------------------------------ the pair of files
-
-
 @pytest.mark.parametrize("name", ["setup_finetune", "finetune"])
 def test_the_files_of_the_kit_mean_the_same_training(here: Path, name: str) -> None:
     """The values were written down from setup_finetune.py and its template before the import read the files."""
@@ -81,9 +78,6 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
     assert Path(setup.pop("data.path")).name == Path(made.pop("data.path")).name
     assert setup.pop("compute.gpus_per_run") == 1
     assert setup == made
-
-
-# ------------------------------------------------------------------------------------------------ one change at a time
 
 
 @pytest.mark.parametrize(
@@ -203,9 +197,6 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
     assert settings_of(report_of(write(here / "finetune.yaml", text)))["data.train_fraction"] == 0.95
 
 
-# ------------------------------------------------------------------------------------------------ setup_finetune.yaml
-
-
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -238,9 +229,6 @@ def test_a_folder_of_runs_is_one_experiment(here: Path) -> None:
     (rank_key,) = [each for each in report.carried if each.key == "train.lora.rank"]
     assert rank_key.values == (4, 8)
     assert any("setup_finetune.yaml" in note for note in report.notes)
-
-
-# ------------------------------------------------------------------------------------------------ import, check, plan
 
 
 SAME_KEYS = (

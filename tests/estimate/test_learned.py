@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B
-from tests.estimate.time_rows import cpu_machine, gpu_machine
+from tests.estimate.time_rows import cpu_machine, cpu_runs, gpu_machine
 from tests.history.made import READINGS, make_record, number
 from tests.tiers import examples
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
+from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out
 from touchline.estimate.history_points import collect_points, sequence_width, to_time_point, to_training_setup
 from touchline.estimate.points import CostSample, TimePoint, stack_key
+from touchline.estimate.residuals import ENOUGH, SOME, conformal_quantile, half_width, spread
 from touchline.estimate.run_time import compiling_seconds
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord, WorkFacts
 from touchline.history.records import record_of
+from touchline.statistics.proportion import wilson
+from touchline.statistics.student import t_quantile
 
 pytestmark = pytest.mark.planning
 
@@ -215,3 +221,120 @@ def test_compiled_runs_are_a_stack_of_their_own_and_compiling_is_a_phase_of_its_
     assert isinstance(seconds, Estimate)
     assert (seconds.value, seconds.low) == (30, 0)
     assert isinstance(compiling_seconds(found.setup, 3, machine=machine), Missing)
+
+
+SCORES = st.lists(st.floats(0, 10), min_size=1, max_size=60)
+
+
+def test_without_residuals_the_prior_stands_and_many_replace_it() -> None:
+    assert spread([], prior_sigma=0.1, prior_weight=5) == (pytest.approx(0.1), 5)
+    sigma, freedom = spread([0.3, -0.3] * 500, prior_sigma=0.1, prior_weight=5)
+    assert sigma == pytest.approx(0.3, rel=0.01)
+    assert freedom == 1005
+
+
+def test_a_prior_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="prior"):
+        spread([0.1], prior_sigma=0, prior_weight=1)
+
+
+@given(residuals=st.lists(st.floats(-1, 1), max_size=30), sigma=st.floats(0.01, 1), weight=st.floats(0.5, 20))
+def test_the_spread_lies_between_the_prior_and_what_was_seen(
+    residuals: list[float], sigma: float, weight: float
+) -> None:
+    found, _ = spread(residuals, prior_sigma=sigma, prior_weight=weight)
+    seen = math.sqrt(math.fsum(r * r for r in residuals) / len(residuals)) if residuals else sigma
+    assert min(sigma, seen) * (1 - 1e-9) <= found <= max(sigma, seen) * (1 + 1e-9)
+
+
+@given(SCORES)
+def test_the_conformal_quantile_leaves_one_in_ten_above(scores: list[float]) -> None:
+    quantile = conformal_quantile(scores, 0.9)
+    if len(scores) < 9:
+        assert quantile == math.inf
+    else:
+        # Of the scores and one more, nine tenths lie at or below.
+        assert sum(score <= quantile for score in scores) >= 0.9 * (len(scores) + 1) - 1e-9
+        assert quantile in scores
+
+
+def test_conformal_intervals_hold_nine_of_ten_whatever_the_distribution() -> None:
+    generator = np.random.default_rng(7)
+    held = 0
+    for _ in range(2000):
+        scores = np.abs(generator.standard_t(1.5, 31))
+        held += scores[-1] <= conformal_quantile(list(scores[:-1]), 0.9)
+    assert 0.88 <= held / 2000 <= 0.94
+
+
+def test_the_width_is_students_until_there_are_enough() -> None:
+    calm = [0.1] * 40
+    assert half_width(0.1, 8) == pytest.approx(0.1 * t_quantile(0.95, 8))
+    assert half_width(0.1, 8, calm[: SOME - 1]) == half_width(0.1, 8)
+    assert half_width(0.1, 8, calm[:SOME]) == half_width(0.1, 8)
+    assert half_width(0.1, 8, [9.0] * SOME) == pytest.approx(0.9)
+    assert half_width(0.1, 8, calm[:ENOUGH]) == pytest.approx(0.01)
+
+
+def scored(
+    actual: float,
+    *,
+    value: float = 10.0,
+    factor: float = 2.0,
+    rung: EvidenceLevel = EvidenceLevel.SAME_MODEL,
+    name: str = "run",
+) -> ScoredEstimate:
+    """An estimate beside what happened."""
+    estimate = Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
+    return ScoredEstimate(quantity="seconds per step", name=name, estimate=estimate, actual=actual)
+
+
+def test_coverage_error_and_ratio() -> None:
+    rows = calibration([scored(10), scored(8), scored(25), scored(4.9), scored(20)])
+    assert [row.rung for row in rows] == [EvidenceLevel.SAME_MODEL, None]
+    row = rows[0]
+    assert (row.count, row.held, row.too_low, row.too_high) == (5, 3, 1, 1)
+    assert row.coverage == pytest.approx(0.6)
+    assert row.coverage_interval == wilson(3, 5)
+    assert row.promised == pytest.approx(0.9)
+    assert row.median_error == pytest.approx(0.5)
+    assert row.median_ratio == pytest.approx(4)
+
+
+def test_rungs_and_quantities_are_told_apart() -> None:
+    one = scored(10, rung=EvidenceLevel.NOTHING)
+    other = ScoredEstimate(quantity="peak memory", name="m", estimate=one.estimate, actual=3)
+    rows = calibration([one, scored(10), other])
+    assert [(row.quantity, row.rung, row.count) for row in rows] == [
+        ("seconds per step", EvidenceLevel.SAME_MODEL, 1),
+        ("seconds per step", EvidenceLevel.NOTHING, 1),
+        ("seconds per step", None, 2),
+        ("peak memory", EvidenceLevel.NOTHING, 1),
+        ("peak memory", None, 1),
+    ]
+
+
+def test_nothing_scored_is_no_row_and_what_has_no_ratio_is_left_out() -> None:
+    assert calibration([]) == ()
+    assert calibration([scored(0)]) == ()
+    zero = Estimate(value=1, unit="s", low=0, high=2, method="made", rung=EvidenceLevel.NOTHING)
+    (row, _) = calibration([ScoredEstimate(quantity="q", name="n", estimate=zero, actual=1)])
+    assert row.median_ratio == math.inf
+
+
+@given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=30))
+def test_counts_add_up(actuals: list[float]) -> None:
+    found = [scored(actual) for actual in actuals]
+    (row, everything) = calibration(found)
+    assert row.held + row.too_low + row.too_high == row.count == len(actuals)
+    assert everything.held == row.held
+    assert row.coverage_interval.low <= row.coverage <= row.coverage_interval.high
+
+
+def test_leaving_one_out_scores_every_run_without_itself() -> None:
+    runs = cpu_runs()
+    few = runs.points[:6]
+    found = leave_one_out(few, runs.machine)
+    assert [each.name for each in found] == [point.name for point in few]
+    assert all(each.name not in each.estimate.evidence for each in found)
+    assert [each.actual for each in found] == [point.seconds_per_step for point in few]

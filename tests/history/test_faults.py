@@ -45,9 +45,6 @@ def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
     return "\n".join(["Traceback (most recent call last):", *lines, last])
 
 
-# --------------------------------------------------------------------------------------------------------- whole logs
-
-
 def test_a_log_has_its_signs_and_no_others() -> None:
     for name, expected in [
         ("evaluate.err", [("EXCEPTION", "evaluate")]),
@@ -77,9 +74,6 @@ def test_a_log_has_its_signs_and_no_others() -> None:
 def test_the_reader_s_words_offer_all_lines_that_matter() -> None:
     for name in LOGS:
         assert read_lines(Faults, fixture(name)) == read(fixture(name)), name
-
-
-# --------------------------------------------------------------------------------------------------------- tracebacks
 
 
 def test_the_frames_tell_where_it_was_raised() -> None:
@@ -210,9 +204,6 @@ def test_a_launcher_s_traceback_is_a_failed_child() -> None:
     assert kinds(traceback(("t.py", "<module>"), last=f"{command} returned non-zero exit status 3.")) == ["EXCEPTION"]
 
 
-# ------------------------------------------------------------------------------------------- lines without a traceback
-
-
 def test_a_fault_without_a_traceback_has_its_sign() -> None:
     for line, expected in [
         ("Killed", ["HOST_OOM"]),
@@ -297,9 +288,6 @@ def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None
     assert isinstance(bar, Sign)
     assert isinstance(lost, Sign)
     assert (bar.text, lost.step) == ("Killed", 77)
-
-
-# ---------------------------------------------------------------------------------------- what people print at the end
 
 
 def test_a_hand_written_milestone_is_read() -> None:

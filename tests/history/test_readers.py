@@ -6,15 +6,27 @@ What whole fixtures say is in readings.txt.
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
+import shutil
+import tracemalloc
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.history.sound import read_lines
 from tests.history.test_loops import read
 
 from touchline.core.observation import Observation, Sign, SignKind, Stamp
+from touchline.core.quantity import Missing, Quantity
+from touchline.history.files import LoggedRun, find_runs
+from touchline.history.lines import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 from touchline.history.readers import PackingLines, WandbLines, read_metadata, read_summary
+from touchline.history.reading import RunReading, SourcedText
+from touchline.history.run_view import GUESS
 
 pytestmark = pytest.mark.planning
 
@@ -166,3 +178,150 @@ def test_memory_of_the_initialisation_is_none_of_a_step() -> None:
 )
 def test_a_loss_that_is_no_number(line: bytes) -> None:
     assert [event.line for event in read(line) if not isinstance(event, Observation)] == [1]
+
+
+def numbered(path: Path) -> tuple[LineFile, list[tuple[int, bytes]]]:
+    file = LineFile(path=path)
+    return file, [(number, line) for first, lines in file.chunks() for number, line in enumerate(lines, first)]
+
+
+@given(text=st.binary(max_size=2000).map(lambda data: data.replace(b"\0", b"x")))
+def test_numbers_are_those_of_an_editor(text: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a.log"
+    printable = bytes(byte if byte >= 32 or byte in (9, 10, 13) else 46 for byte in text)
+    printable = b"log " + printable
+    path.write_bytes(printable)
+    file, lines = numbered(path)
+    expected = printable.split(b"\n")
+    assert file.unterminated == bool(expected[-1])
+    if not expected[-1]:
+        expected.pop()
+    assert lines == list(enumerate(expected, 1))
+
+
+def test_a_line_over_the_limit_keeps_head_and_tail_and_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"first\nHEAD" + b"x" * (5 * LINE_LIMIT_BYTES) + b"TAIL\nlast\n")
+    file, lines = numbered(path)
+    assert file.cut_lines == 1
+    assert [number for number, _ in lines] == [1, 2, 3]
+    assert lines[1][1].startswith(b"HEAD")
+    assert lines[1][1].endswith(b"TAIL")
+    assert len(lines[1][1]) < 3 * KEPT_BYTES
+    assert lines[2] == (3, b"last")
+
+
+def test_a_file_that_is_one_line_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with path.open("wb") as stream:
+        for _ in range(64):
+            stream.write(b"y" * (1 << 20))
+    tracemalloc.start()
+    file = LineFile(path=path)
+    for _ in file.chunks():
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert file.cut_lines == 1
+    assert file.bytes_read == 64 << 20
+    assert peak < 12 << 20
+
+
+def test_bars_on_one_endless_line_are_all_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.err"
+    bars = b"\r".join(b" 50%%|#####     | %7d/9999999 [00:01<00:01,  1.00it/s]" % number for number in range(60_000))
+    path.write_bytes(b"start\n" + bars + b"\nend\n")
+    file, lines = numbered(path)
+    whole = b"\r".join(line for number, line in lines if number == 2)
+    assert file.cut_lines == 0
+    assert whole.count(b"it/s]") == 60_000
+    assert lines[-1] == (3, b"end")
+
+
+def test_gzip_is_read_and_a_cut_one_as_far_as_it_goes(tmp_path: Path) -> None:
+    whole = gzip.compress(b"".join(b"line %d of a log\n" % number for number in range(100_000)))
+    path = tmp_path / "a.log.gz"
+    path.write_bytes(whole)
+    file, lines = numbered(path)
+    assert len(lines) == 100_000
+    assert file.notes == []
+    path.write_bytes(whole[: len(whole) // 2])
+    file, lines = numbered(path)
+    assert 0 < len(lines) < 100_000
+    assert "cut" in file.notes[0]
+    path.write_bytes(whole[: len(whole) // 2] + bytes(100) + whole[len(whole) // 2 :])
+    file, lines = numbered(path)
+    assert 0 < len(lines) < 100_000
+    assert "broken" in file.notes[0]
+
+
+def test_binary_files_are_refused_and_zeros_of_a_crash_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"")
+    assert numbered(path)[1] == []
+    path.write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(NotTextError):
+        numbered(path)
+    path.write_bytes(b"epoch 1 done, and so on, a line as long as others\n" * 100 + b"\0" * 100)
+    assert len(numbered(path)[1]) == 101
+
+
+TABLE = Path(__file__).parent / "readings.txt"
+LOGS = sorted(path for path in FIXTURES.rglob("*") if path.suffix in (".out", ".err", ".log", ".txt", ".jsonl"))
+
+
+def said(reading: RunReading, file: str) -> str:
+    """The known facts of a reading: `name=value unit kind @place`, a guess with a tilde; parted by semicolons."""
+    facts: list[str] = []
+    for field in fields(reading):
+        fact = getattr(reading, field.name)
+        if not isinstance(fact, Quantity | SourcedText):
+            continue
+        value = f"{fact.value:.10g}" if isinstance(fact, Quantity) else fact.value
+        kinds = (
+            (fact.unit, fact.phase, fact.kind, fact.token_unit, fact.aggregation) if isinstance(fact, Quantity) else ()
+        )
+        words = [f"{field.name}={value}", *(word for word in kinds if word and word != "1")]
+        place = (fact.where or "").removeprefix(file)
+        facts.append(" ".join([*words, *([f"@{place}"] if place else []), *(["~"] if fact.method == GUESS else [])]))
+    return "; ".join([*facts, *reading.versions])
+
+
+def readings(path: Path, folder: Path) -> list[str]:
+    """What the runs of a fixture say, read alone."""
+    shutil.copyfile(path, folder / path.name)
+    found = [each.reading for each in find_runs([folder / path.name]) if isinstance(each, LoggedRun)]
+    return [f"{path.relative_to(FIXTURES)}: {said(reading, path.name)}" for reading in found]
+
+
+@pytest.mark.parametrize("path", LOGS, ids=lambda path: str(path.relative_to(FIXTURES)))
+def test_a_fixture_says_what_the_table_says(path: Path, tmp_path: Path) -> None:
+    name = f"{path.relative_to(FIXTURES)}: "
+    expected = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith(name)]
+    assert readings(path, tmp_path) == expected
+
+
+def test_the_table_has_no_other_lines() -> None:
+    names = tuple(f"{path.relative_to(FIXTURES)}: " for path in LOGS)
+    assert [line for line in TABLE.read_text(encoding="utf-8").splitlines() if not line.startswith(names)] == []
+
+
+def read_tables(*paths: Path) -> RunReading:
+    """The one run of these files."""
+    (found,) = find_runs(paths)
+    assert isinstance(found, LoggedRun), found
+    return found.reading
+
+
+def values(reading: RunReading, *names: str) -> list[Any]:
+    """Values of fields; None for what is missing."""
+    return [None if isinstance(fact := getattr(reading, name), Missing) else fact.value for name in names]
+
+
+def test_a_table_of_metrics_is_read(tmp_path: Path) -> None:
+    """Of steps that count from 0, with a row of validation whose other cells are empty; the clock gives the pace."""
+    rows = "".join(f"{i * 5.0},{(i + 1) * 10},{2 - i / 10},{1.25 if i == 9 else ''}\n" for i in range(10))
+    (tmp_path / "history.csv").write_text("_runtime,train/global_step,train/loss,eval/loss\n" + rows)
+    reading = read_tables(tmp_path / "history.csv")
+    assert values(reading, "steps_done", "last_loss", "eval_loss") == [100, 1.1, 1.25]
+    assert values(reading, "seconds_per_step") == [pytest.approx(0.5)]

@@ -25,6 +25,7 @@ from touchline.backends.registry import import_table
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location
 from touchline.experiment.expand import expand
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
 from touchline.experiment.overlay import setting
@@ -81,8 +82,6 @@ def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportRepo
     return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
 
 
-# ------------------------------------------------------------------------------------------------ nothing is dropped
-
 EXTRA = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).map(
         lambda name: f"z{name}"
@@ -128,8 +127,6 @@ def test_a_dotted_name_is_not_taken_for_a_nested_key(trainer: str) -> None:
     assert ("lora.r", 77) in left
     assert ("train.lr", 0.5) in left
 
-
-# ------------------------------------------------------------------------------------------------ designs
 
 LEVELS: Mapping[str, tuple[object, ...]] = {
     "models": ("A", "B"),
@@ -233,8 +230,6 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
     assert any("mood" in note for note in report.notes)
 
-
-# ------------------------------------------------------------------------------------------------ hostile input
 
 HOSTILE = {
     "empty.yaml": ("", "the file is empty"),
@@ -416,3 +411,111 @@ def test_a_share_that_trl_holds_back_is_held_back(here: Path, lines: str) -> Non
     _, loaded = imported(write(here / "a.yaml", f"{text}\n{lines}\n"))
     assert loaded.experiment.data.train_fraction == 0.8
     assert loaded.experiment.data.path is not None
+
+
+AXOLOTL = """\
+base_model: Tiny-90K
+datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]
+TESTS
+adapter: lora
+lora_r: 8
+lora_alpha: 16
+lora_target_linear: true
+sequence_len: 64
+micro_batch_size: 2
+gradient_accumulation_steps: 2
+num_epochs: 2
+learning_rate: RATE
+output_dir: out
+"""
+LLAMAFACTORY = """\
+model_name_or_path: Tiny-90K
+stage: sft
+do_train: true
+finetuning_type: lora
+dataset: words
+dataset_dir: .
+template: qwen
+output_dir: out
+eval_dataset: EVAL
+"""
+REGISTRY = {
+    "words": {"file_name": "train.json", "columns": {"prompt": "a", "response": "b"}},
+    "held_out": {"file_name": "held_out.json", "columns": {"prompt": "a", "response": "b"}},
+    "other_columns": {"file_name": "other.json", "columns": {"prompt": "question", "response": "b"}},
+}
+
+
+@pytest.fixture
+def here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset_info.json").write_text(json.dumps(REGISTRY))
+    return tmp_path
+
+
+def imported_files(configs: dict[str, str]) -> tuple[ImportReport, Experiment]:
+    for name, text in configs.items():
+        Path(name).write_text(text)
+    report = api.import_experiment([Path(name) for name in configs], Path("new/experiment.yaml"))
+    return report, read_experiment(Path(report.path).read_text(), report.path).experiment
+
+
+def axolotl(tests: str, rate: str = "0.0002") -> str:
+    return AXOLOTL.replace("TESTS", tests).replace("RATE", rate)
+
+
+VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json}]"
+
+
+@pytest.mark.parametrize(
+    ("config", "validation", "left"),
+    [
+        (axolotl(VALIDATION), "../held_out.jsonl", None),
+        (axolotl("test_datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]"), None, "test_datasets.0.path"),
+        (axolotl("test_datasets: [{path: held_out.jsonl, type: chat_template}]"), None, "test_datasets.0.path"),
+        (axolotl(VALIDATION[:-1] + ", {path: b.jsonl, type: alpaca}]"), "../held_out.jsonl", "test_datasets.1.path"),
+        (LLAMAFACTORY.replace("EVAL", "held_out"), "../held_out.json", None),
+        (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
+    ],
+)
+def test_a_validation_file_is_carried_over_or_listed(
+    here_too: Path, config: str, validation: str | None, left: str | None
+) -> None:
+    report, experiment = imported_files({"config.yaml": config})
+    data = experiment.data
+    assert data.validation == validation
+    assert (data.train is None) == (validation is None)
+    # Without test rows nothing is evaluated, and the import says what to add.
+    assert (experiment.evaluate.epochs == ()) == (validation is not None)
+    assert any("data.test: FILE" in note for note in report.notes) == (validation is not None)
+    listed = {each.key for each in report.not_carried if "validation" in each.why and each.reason is not Reason.SAME}
+    assert listed == ({left} if left is not None else set())
+
+
+def test_trainings_with_and_without_a_validation_file_are_one_design(here_too: Path) -> None:
+    report, experiment = imported_files({"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("", "0.0004")})
+    assert (experiment.data.train, experiment.data.validation) == ("../train.jsonl", "../held_out.jsonl")
+    assert experiment.factors == {"train.learning_rate": [0.0002, 0.0004]}
+    assert any(note.startswith("two: validated on ../held_out.jsonl") for note in report.notes)
+
+
+def test_several_training_files_are_levels_together_with_their_validation_files(here_too: Path) -> None:
+    other = axolotl(VALIDATION).replace("train.jsonl", "more.jsonl").replace("held_out.jsonl", "more_held_out.jsonl")
+    _, experiment = imported_files({"one.yaml": axolotl(VALIDATION), "two.yaml": other})
+    assert experiment.data.train == "../train.jsonl"
+    assert [dict(pair) for pair in experiment.pairs] == [
+        {"data.train": "../train.jsonl", "data.validation": "../held_out.jsonl"},
+        {"data.train": "../more.jsonl", "data.validation": "../more_held_out.jsonl"},
+    ]
+
+
+def test_a_share_of_held_out_rows_gives_way_to_separate_files(here_too: Path) -> None:
+    report, experiment = imported_files(
+        {"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("val_set_size: 0.1", "0.0004")}
+    )
+    assert experiment.data.train == "../train.jsonl"
+    assert any(note.startswith("two: trains on all rows, not on a share of 0.9") for note in report.notes)
+    assert [each.why for each in report.not_carried if each.key == "val_set_size"] == [
+        "all rows of the file train: others have separate files"
+    ]
+    assert not any("differ between the trainings" in note and "val_set_size" in note for note in report.notes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +25,18 @@ from tests.run.made_plans import (
     made_run,
 )
 
+from touchline import api
 from touchline.backends.registry import launch_commands
-from touchline.core.finding import Finding, Location
+from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing, Quantity
+from touchline.data.user_config import UserConfig
 from touchline.experiment.experiment import ComputeConfig, EvaluationCompute
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ParentLink
 from touchline.experiment.site import Site, SlurmSite
+from touchline.lint.checked import CheckRequest
+from touchline.lint.local import checking
+from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.rule import check_view
 from touchline.lint.views import ScriptView
 from touchline.plan.jobs import place_jobs
@@ -341,3 +348,82 @@ def test_it_runs_in_the_folder_that_it_was_submitted_from(tmp_path: Path, talkin
     assert str(there) in done.stdout.split("|")
     done = run_bash(there, text, environment={"SLURM_SUBMIT_DIR": str(other)})
     assert str(there) in done.stdout.split("|")
+
+
+JOB = "#!/bin/bash\n#SBATCH --time=01:00:00\n"
+FAULTS = {
+    "no interpreter": ("#SBATCH --time=01:00:00\nhostname\n", 2148),
+    "Windows line ends": ((JOB + "hostname\n").replace("\n", "\r\n"), 1017),
+    "spaces around =": (JOB + "HF_HUB_OFFLINE = 1\n", 2283),
+    "broken continuation": (JOB + "python train.py \\ \n  --lr 1e-4\n", 1101),
+    "open quote": (JOB + 'python train.py --out "a\n', 1073),
+}
+
+
+def fake_shellcheck(folder: Path, comments: list[dict[str, object]]) -> str:
+    """Write a program that answers as ShellCheck does."""
+    program = folder / "shellcheck"
+    program.write_text(f"#!/bin/sh\ncat <<'E'\n{json.dumps({'comments': comments})}\nE\nexit 1\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_levels_become_severities_and_a_code_is_reported_once(tmp_path: Path) -> None:
+    def comment(code: int, level: str, line: int = 3) -> dict[str, object]:
+        return {"code": code, "level": level, "line": line, "column": 1, "message": f"text of {code}"}
+
+    comments = [comment(1101, "error"), comment(1101, "error", 9), comment(2068, "error"), comment(2164, "warning")]
+    comments.append(comment(2148, "error", 1))
+    findings = list(
+        shell_findings(
+            read_script(JOB + "hostname\n", "job.slurm", launch_commands()), fake_shellcheck(tmp_path, comments)
+        )
+    )
+    assert {each.subject: each.severity for each in findings} == {
+        "SC1101": Severity.ERROR,
+        "SC2068": Severity.WARNING,
+        "SC2164": Severity.INFO,
+        "SC2148": Severity.ERROR,
+    }
+    assert {each.code for each in findings} == {"SL052"}
+    assert [each.where and each.where.line for each in findings] == [3, 3, 3, 1]
+    assert len(findings) == 4
+
+
+def test_an_answer_that_is_not_shellchecks_is_no_finding(tmp_path: Path) -> None:
+    program = tmp_path / "shellcheck"
+    program.write_text("#!/bin/sh\necho broken\nexit 2\n")
+    program.chmod(0o755)
+    script = read_script(JOB + "hostname\n", "job.slurm", launch_commands())
+    assert list(shell_findings(script, str(program))) == []
+    assert list(shell_findings(script, str(tmp_path / "gone"))) == []
+
+
+def test_bash_finds_syntax_errors_where_shellcheck_is_missing() -> None:
+    texts = [JOB + 'echo "open\n', JOB + "if true; then\nhostname\n"]
+    for text in texts:
+        (finding,) = shell_findings(read_script(text, "job.slurm", launch_commands()), None)
+        assert (finding.code, finding.severity) == ("SL052", Severity.ERROR)
+    for text in (JOB + "hostname\n", JOB + "echo {{ name }} (\n", "#!/usr/bin/env python\nprint(\n"):
+        assert list(shell_findings(read_script(text, "job.slurm", launch_commands()), None)) == []
+
+
+@pytest.mark.skipif(find_shellcheck() is None, reason="ShellCheck is not installed")
+def test_the_real_shellcheck_finds_what_our_own_rules_found() -> None:
+    shellcheck = find_shellcheck()
+    for name, (text, code) in FAULTS.items():
+        found = {
+            each.subject: each for each in shell_findings(read_script(text, "job.slurm", launch_commands()), shellcheck)
+        }
+        assert f"SC{code}" in found, (name, found)
+        assert found[f"SC{code}"].severity is Severity.ERROR, name
+
+
+def test_a_check_without_shellcheck_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "find_shellcheck", lambda: None)
+    for name in ("a.slurm", "b.slurm"):
+        (tmp_path / name).write_text(textwrap.dedent(JOB + "hostname\n"))
+    settings = UserConfig(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    messages: list[str] = []
+    api.check([tmp_path], settings, CheckRequest(), messages.append)
+    assert messages == [NOT_CHECKED]

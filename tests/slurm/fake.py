@@ -83,8 +83,6 @@ class FakeSlurm:
         self.thaw: float = 0.0
         """When a frozen controller goes on: what was sent to it meanwhile happens then."""
 
-    # ---------------------------------------------------------------------------------------------------- the Protocol
-
     def run(
         self,
         words: Sequence[str],
@@ -186,8 +184,6 @@ class FakeSlurm:
             return CommandResult(code=None, out="", err=f"{command}: No such file or directory")
         return known[command](list(words), cwd)
 
-    # --------------------------------------------------------------------------------------------------------- sbatch
-
     def _sbatch(self, words: list[str], cwd: Path) -> CommandResult:
         options, rest, unknown = _read_options(words)
         if unknown:
@@ -286,8 +282,6 @@ class FakeSlurm:
             return ["Memory specification can not be satisfied", "Requested node configuration is not available"]
         return []
 
-    # ------------------------------------------------------------------------------------- squeue, sacct, scancel, ...
-
     def _squeue(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         given = _read_options(words)[0]
@@ -343,9 +337,6 @@ class FakeSlurm:
                 job.limit_at, job.limit_seconds = end + (-end % self.cluster.limit_grain), 60.0
         self.cluster.touch()
         return _said(0)
-
-
-# ------------------------------------------------------------------------------------------------------------ the words
 
 
 def _said(code: int, *, out: str = "", err: str = "") -> CommandResult:

@@ -94,8 +94,6 @@ class FakeCluster:
         self.advance(self.clock.true)
         self._schedule(self.clock.true)
 
-    # ------------------------------------------------------------------------------------------ what is done to jobs
-
     def cancel(self, job: FakeJob, now: float) -> None:
         """scancel."""
         if job.state == "PENDING":
@@ -160,8 +158,6 @@ class FakeCluster:
     def on(self, node: str) -> Iterator[FakeJob]:
         """The jobs that the controller has on a node."""
         return (job for job in self.jobs if job.life.node == node and job.state in ("RUNNING", "COMPLETING"))
-
-    # -------------------------------------------------------------------------------------------------------- inside
 
     def _due(self, job: FakeJob) -> float:
         if job.state == "PENDING":

@@ -185,8 +185,6 @@ class Training:
         self._over = False
         self._begin(now)
 
-    # ------------------------------------------------------------------------------------------------------- as Work
-
     def due(self) -> float:
         """The next saved state, the end, or the moment it fails."""
         if self._end is not None:
@@ -217,8 +215,6 @@ class Training:
         """A heartbeat, of a moment ago."""
         if not self._machines.disk_full:
             write_heartbeat(self._status, self._start, now - (now - self._begun) % 5.0)
-
-    # -------------------------------------------------------------------------------------------------------- inside
 
     def _begin(self, now: float) -> None:
         machines = self._machines

@@ -49,8 +49,6 @@ from touchline.slurm.job_view import JobView
 
 __all__ = ["SUBMITTING", "History", "MakeExecutor", "play"]
 
-# ------------------------------------------------------------------------------------------------------------ a process
-
 
 def real_executor(history: History, lock: int | None) -> Executor:
     """The product's own."""
@@ -115,9 +113,6 @@ def _admitted(history: History, job: Job, *, retry: bool) -> bool:
         return True
     history.stopped[job.name] = decide(failures, None).why
     return False
-
-
-# ------------------------------------------------------------------------------------------------------------ a history
 
 
 def play(seed: int, root: Path, make_executor: MakeExecutor = real_executor, *, first_only: bool = False) -> History:

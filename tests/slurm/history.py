@@ -73,8 +73,6 @@ class History:
     calm: bool = False
     until: float = 0.0
 
-    # ------------------------------------------------------------------------------------------------------- telling
-
     def since(self, time: float) -> float:
         """Seconds since the history began."""
         return time - self.begun
@@ -89,8 +87,6 @@ class History:
         self.faults.append(text)
         if self.first_only:
             raise Found
-
-    # ------------------------------------------------------------------------------------------------ what may go wrong
 
     def step(self, point: str) -> None:
         """The process is at this step; perhaps it is killed here."""
@@ -132,8 +128,6 @@ class History:
         # Not while the process is about to submit it itself: nothing but the lock in the folder could tell them apart.
         if missing and try_free(self.root / "run.lock"):
             self.fake.submit_by_hand(["--parsable", "finetune.slurm"], missing[0].folder)
-
-    # -------------------------------------------------------------------------------------------------------- the truth
 
     def active(self, folder: Path) -> list[FakeJob]:
         """The jobs of a folder that may still do something."""
