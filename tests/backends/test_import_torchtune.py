@@ -32,7 +32,6 @@ MODEL = BASE[BASE.index("  _component_") : BASE.index("\ntokenizer")]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a new working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -52,7 +52,6 @@ def document_of(file: Path) -> ForeignDocument:
 
 
 def plain(value: object) -> object:
-    """Return a setting as JSON has it."""
     if isinstance(value, tuple):
         return [plain(each) for each in value]
     given = {"steps": getattr(value, "steps", None), "minutes": getattr(value, "minutes", None)}

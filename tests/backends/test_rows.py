@@ -157,7 +157,6 @@ RECORDED: dict[str, Any] = json.loads(
 
 
 def text_of(backend: str) -> ModelText:
-    """The tokenizer that it was recorded with."""
     tokens = SpecialTokens(**RECORDED["models"][backend])
     return ModelText(RECORDED["template"], json.dumps(RECORDED["tokenizer"]), tokens, "2026-01-02")
 

@@ -41,7 +41,6 @@ THINKING = CHATML.replace(
 
 
 def model(folder: Path, template: str | None, *, adds_bos: bool = False) -> Path:
-    """A model folder that transformers loads."""
     bos = "<s>" if adds_bos else None
     files = model_files(
         "model", template, tokenizer=tokenizer_json(adds_bos=bos),

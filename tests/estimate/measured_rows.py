@@ -69,19 +69,13 @@ class MeasuredRow:
     file: str
     """Which file it stands in."""
     name: str
-    """Line of it."""
     half: Half = "fitted"
     """Which part of its file: constants are fitted to every second model, by size."""
     setup: TrainingSetup
-    """Its settings."""
     batch: MicroBatch
-    """Its batch."""
     coefficients: MemoryCoefficients
-    """Its trainer's."""
     gpu: str
-    """Its GPU."""
     gib: dict[str, float]
-    """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
     outgrown: tuple[float, float] = ONE_SIZE
@@ -160,7 +154,6 @@ def _half(file: str, shape: ModelShape, models: Sequence[tuple[int, int, int]]) 
 
 
 def measured_rows() -> Iterator[MeasuredRow]:
-    """All rows."""
     for path in sorted(FOLDER.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as stream:
             rows = [_row(path.stem, number, row) for number, row in enumerate(csv.DictReader(stream), 2)]

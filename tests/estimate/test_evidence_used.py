@@ -35,7 +35,6 @@ WHOLE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 
 def shape_of(name: str) -> ModelShape | Missing:
-    """Two models are known."""
     return LLAMA_3B if "3b" in name.lower() else LLAMA_1B
 
 
@@ -107,7 +106,6 @@ def used(records: Sequence[RunRecord], setup: TrainingSetup, gpu: str = "A100-80
 
 
 def fitting(setup: TrainingSetup) -> float:
-    """A peak that these settings explain."""
     return memory(setup, ()).allocated.value * 1.03
 
 

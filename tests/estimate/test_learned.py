@@ -35,7 +35,6 @@ pytestmark = pytest.mark.planning
 
 
 def shape_of(name: str) -> ModelShape | Missing:
-    """One model is known."""
     return LLAMA_1B if "1b" in name.lower() else Missing(missing=f"nobody knows {name}")
 
 
@@ -61,7 +60,6 @@ def said(**changes: object) -> RunRecord:
 
 
 def point(record: RunRecord) -> TimePoint:
-    """Its point, which must be there."""
     found = to_time_point(record, shape_of)
     assert isinstance(found, TimePoint), found
     return found
@@ -284,7 +282,6 @@ def scored(
     rung: EvidenceLevel = EvidenceLevel.SAME_MODEL,
     name: str = "run",
 ) -> ScoredEstimate:
-    """An estimate beside what happened."""
     estimate = Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
     return ScoredEstimate(quantity="seconds per step", name=name, estimate=estimate, actual=actual)
 

@@ -28,17 +28,14 @@ def pairs(what: str) -> tuple[OneLog, ...]:
 
 
 def error(scored: Sequence[ScoredEstimate]) -> float:
-    """Median of the errors' sizes."""
     return statistics.median(abs(each.error) for each in scored)
 
 
 def held(scored: Sequence[ScoredEstimate]) -> float:
-    """Share of the intervals that hold."""
     return statistics.mean(float(each.held) for each in scored)
 
 
 def ratio(scored: Sequence[ScoredEstimate]) -> float:
-    """Median ratio of the ends."""
     return statistics.median(each.estimate.high / each.estimate.low for each in scored)
 
 

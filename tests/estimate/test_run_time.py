@@ -140,7 +140,6 @@ def test_intervals_hold_their_value_for_every_size() -> None:
 
 
 def estimate(value: float, low: float, high: float, rung: EvidenceLevel = EvidenceLevel.SAME_MODEL) -> Estimate:
-    """Seconds."""
     return Estimate(value=value, unit="s", low=low, high=high, method="made", rung=rung, evidence=("a",))
 
 

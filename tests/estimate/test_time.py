@@ -30,7 +30,6 @@ CPU = cpu_machine("AMD EPYC", 1)
 
 
 def lora(shape: ModelShape = LLAMA_1B, rank: int = 64, backend: str = "torchtune") -> TrainingSetup:
-    """The group's recipe."""
     return TrainingSetup(
         shape=shape,
         backend=backend,
@@ -43,21 +42,18 @@ def lora(shape: ModelShape = LLAMA_1B, rank: int = 64, backend: str = "torchtune
 
 
 def batches(rows: int, width: int, accumulation: int = 1) -> StepWork:
-    """A step of equal micro-batches."""
     return work_of([MicroBatch(rows=rows, width=width, label_tokens=rows * max(1, width // 8))] * accumulation)
 
 
 def point(
     name: str, setup: TrainingSetup, work: StepWork, seconds: float, machine: str = "A100-80GB", steps: int = 100
 ) -> TimePoint:
-    """A measured run."""
     return TimePoint(name=name, setup=setup, machine=machine, work=work, seconds_per_step=seconds, steps=steps)
 
 
 def ask(
     setup: TrainingSetup, work: StepWork, points: Sequence[TimePoint] = (), machine: TargetMachine = A100
 ) -> StepTime:
-    """The answer, which must be there."""
     found = seconds_per_step(setup, work, machine=machine, points=points)
     assert isinstance(found, StepTime), found
     return found

@@ -35,7 +35,6 @@ def rates(power: float = 1.0, **changes: float) -> Rates:
 
 
 def row(launches: float, tokens: float, *, model: str = "a", setting: str = "") -> RegressionSample:
-    """One step."""
     return RegressionSample(amounts=(1.0, launches, tokens), model=model, variant="v", setting=setting, noise=0.03)
 
 

@@ -32,7 +32,6 @@ def ask(point: TimePoint, machine: TargetMachine, points: list[TimePoint]) -> Es
 
 
 def error(scored: list[ScoredEstimate]) -> float:
-    """Median of the errors' sizes."""
     return statistics.median(abs(each.error) for each in scored)
 
 

@@ -29,14 +29,12 @@ CPU_RUNS = FOLDER / "cpu_runs.json"
 
 
 def gpu_machine(name: str = "A100-80GB") -> TargetMachine:
-    """A GPU by name."""
     return TargetMachine(
         kind="gpu", name=name, memory=Missing(missing="not asked"), count=1, base_dtype="bfloat16", source="a test"
     )
 
 
 def cpu_machine(name: str, threads: int) -> TargetMachine:
-    """A processor."""
     return TargetMachine(
         kind="cpu",
         name=name,
@@ -53,9 +51,7 @@ class PublicRow:
     """A published time."""
 
     source: str
-    """Whose table."""
     point: TimePoint
-    """The row."""
 
 
 def public_rows(file: str = "a100_times") -> list[PublicRow]:
@@ -124,9 +120,7 @@ class CpuRuns:
     """Our own short runs."""
 
     machine: TargetMachine
-    """Where they ran."""
     points: tuple[TimePoint, ...]
-    """The runs."""
 
 
 def cpu_runs(path: Path = CPU_RUNS, *, clock: str = "cpu_seconds") -> CpuRuns:

@@ -25,7 +25,6 @@ NOOP = ("tiny_noop", "noop")
 
 
 def experiment_of(root: Path, items: int = 40, **changes: object) -> Path:
-    """The tiny experiment with a no-op control."""
     evaluate_config = EvaluateConfig(batch_size=8, max_new_tokens=6, **changes)  # type: ignore[arg-type]
     made = make_experiment(root, items=items, evaluate=evaluate_config)
     noop = LoraConfig(rank=4, target_modules=("q_proj", "v_proj"))
@@ -44,7 +43,6 @@ def records(experiment: Path) -> dict[str, EvaluationRecord]:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every base that is loaded."""
     found: list[Any] = []
 
     def load(*arguments: Any) -> Any:

@@ -141,7 +141,6 @@ SHORT: list[TokenIds] = [(5, 9, 11), (5, 9, 12, 40), (5, 9), (7, 8, 9, 10, 11)]
 
 @pytest.fixture(scope="module")
 def model(tiny_base: Path) -> PreTrainedModel:
-    """The tiny model in float32."""
     return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
 
 

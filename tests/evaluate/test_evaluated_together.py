@@ -28,7 +28,6 @@ ITEMS = 7
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A control and two adapters, nothing evaluated."""
     settings = EvaluateConfig(batch_size="auto", max_new_tokens=6, temperature=0.7, repeats=2)
     return make_experiment(tmp_path_factory.mktemp("few"), items=ITEMS, evaluate=settings)
 

@@ -57,7 +57,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def task(scorer: str, *, imports: str | None = None, solver: str = "generate()", more: str = "", own: str = "") -> str:
-    """A task file."""
     names = imports or scorer.partition("(")[0]
     return own + TASK.format(imports=names, words=WORDS, solver=solver, scorer=scorer, more=more)
 

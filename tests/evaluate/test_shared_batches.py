@@ -83,7 +83,6 @@ def of_families(*names: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def family(request: pytest.FixtureRequest) -> str:
-    """A family of models."""
     return str(request.param)
 
 

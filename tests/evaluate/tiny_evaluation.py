@@ -55,7 +55,6 @@ def make_adapter(base: Path, folder: Path, *, rank: int = 4, seed: int = 0, scal
 
 
 def write_marker(base: Path, folder: Path, **changes: str) -> None:
-    """touchline.json as the trainer writes it."""
     weights = folder / "adapter_model.safetensors"
     info = load_model(str(base), base.parent)
     marker = ExportMarker(
@@ -76,7 +75,6 @@ def write_marker(base: Path, folder: Path, **changes: str) -> None:
 
 
 def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> EvaluationConfig:
-    """What the planner would resolve."""
     info = load_model(str(base), base.parent)
     data = DataConfig(path=str(words.resolve()), prompt=PROMPT)
     test = next(split for split in load_dataset(data, words.parent).splits if split.name == "test")
@@ -98,7 +96,6 @@ def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> E
 
 
 def write_run(experiment: Path, config: EvaluationConfig) -> Path:
-    """A run's folder with eval.yaml and eval.py."""
     folder = experiment / config.run
     folder.mkdir(parents=True, exist_ok=True)
     text = to_yaml(json.loads(TypeAdapter(EvaluationConfig).dump_json(config)))
@@ -121,7 +118,6 @@ def make_experiment(root: Path, *, items: int = 20, evaluate: EvaluateConfig | N
 
 
 def write_request(experiment: Path, *jobs: tuple[str, str], dtype: str = "float32") -> Path:
-    """request.json."""
     path = experiment / "request.json"
     listed = [{"run": run, "checkpoint": checkpoint} for run, checkpoint in jobs]
     path.write_text(json.dumps({"jobs": listed, "dtype": dtype}), encoding="utf-8")

@@ -31,7 +31,6 @@ def test_a_template_is_not_taken_for_broken_yaml(text: str, severity: Severity) 
 
 
 def value(text: str, dialect: Dialect) -> object:
-    """What a loader makes of a scalar."""
     return parse_foreign(f"a: {text}\n", "f.yaml", dialect).data["a"]
 
 

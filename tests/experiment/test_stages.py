@@ -112,14 +112,12 @@ def test_the_keys_of_a_stage_are_known_by_the_files_names() -> None:
 
 
 def runs_of(text: str) -> list[RunSpec]:
-    """The runs of an experiment."""
     loaded = read_experiment(text, "e.yaml")
     labels = {model: label_of(model) for model in loaded.experiment.models}
     return list(expand(loaded.experiment, labels, loaded.document))
 
 
 def links(text: str) -> dict[str, str | None]:
-    """What each training goes on from."""
     return {run.name: run.link.parent if run.link else None for run in runs_of(text) if run.kind is RunKind.FINE_TUNED}
 
 
@@ -278,7 +276,6 @@ pairs:
 
 
 def stated(text: str) -> list[StatedTraining]:
-    """The trainings of an experiment."""
     loaded = read_experiment(text, "experiment.yaml")
     names = {name for pair in loaded.experiment.pairs for name in _names(pair.get("models", []))}
     labels = {name: label_of(name) for name in {*loaded.experiment.models, *names}}
@@ -394,7 +391,6 @@ STAGED = (
 
 
 def controlled(text: str) -> tuple[RunSpec, ...]:
-    """The runs of an experiment."""
     loaded = read_experiment(text, "experiment.yaml")
     models = loaded.experiment.models
     return expand(loaded.experiment, {name: label_of(name) for name in models}, loaded.document)

@@ -38,7 +38,6 @@ def make_reading(name: str = "night_shift", **changes: object) -> RunReading:
 
 
 def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **more: Any) -> Quantity:
-    """A number that was read."""
     return Quantity(value=value, unit=unit, where=where, **more)
 
 
@@ -105,7 +104,6 @@ READINGS = st.builds(RunReading, **{field.name: _BY_HINT[_HINTS[field.name]] for
 
 
 def write_log(folder: Path, name: str, content: bytes) -> Path:
-    """A file that stands for a log."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -80,7 +80,6 @@ def cuts(draw: st.DrawFn) -> Cut:
 
 @functools.cache
 def whole(group: FileGroup) -> tuple[RunReading, ...]:
-    """What the uncut files say."""
     return readings(Cut(group=group, file=group.files[0], size=group.files[0].stat().st_size))
 
 

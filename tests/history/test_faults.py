@@ -20,7 +20,6 @@ TRAINER = f"{SITE}/transformers/trainer.py"
 
 
 def read(text: str) -> list[Event]:
-    """All events of a text."""
     return read_lines(Faults, text, every=True)
 
 
@@ -30,17 +29,14 @@ def signs(text: str) -> list[tuple[str, str | None]]:
 
 
 def kinds(text: str) -> list[str]:
-    """Kinds of the signs."""
     return [kind for kind, _ in signs(text)]
 
 
 def fixture(name: str) -> str:
-    """A fixture's text."""
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
 def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
-    """A traceback as Python prints it."""
     lines = [f'  File "{file}", line 7, in {function}\n    pass' for file, function in frames]
     return "\n".join(["Traceback (most recent call last):", *lines, last])
 

@@ -28,12 +28,10 @@ pytestmark = pytest.mark.planning
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every record of a history."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "records").rglob("*.json")}
 
 
 def names(folder: Path) -> list[str]:
-    """The names of the runs that count."""
     return [row.name for row in load_index(folder).rows()]
 
 
@@ -56,7 +54,6 @@ def read_lines(group: FileGroup) -> list[LoggedRun | SkippedFile]:
 
 
 def groups_of(*files: Path) -> list[FileGroup]:
-    """Each file for itself."""
     return [FileGroup(key=file.stem, files=(file,)) for file in files]
 
 

@@ -34,7 +34,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs"
 
 
 def fixture(name: str) -> str:
-    """A fixture's text."""
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
@@ -307,7 +306,6 @@ def test_the_table_has_no_other_lines() -> None:
 
 
 def read_tables(*paths: Path) -> RunReading:
-    """The one run of these files."""
     (found,) = find_runs(paths)
     assert isinstance(found, LoggedRun), found
     return found.reading

@@ -268,7 +268,6 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "peft"
 
 
 def read(text: str) -> list[Event]:
-    """Return all events of a text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metrics.jsonl"
         path.write_text(text, encoding="utf-8")
@@ -276,12 +275,10 @@ def read(text: str) -> list[Event]:
 
 
 def fixture(name: str) -> str:
-    """A fixture's text."""
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
 def seen(name: str) -> list[Observation]:
-    """The fixture's observations of a name."""
     return [event for event in read(fixture("metrics.jsonl")) if isinstance(event, Observation) and event.name == name]
 
 

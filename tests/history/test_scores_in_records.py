@@ -131,7 +131,6 @@ def test_validation_losses_are_in_order_thinned_and_survive_storing(tmp_path: Pa
 
 
 def foreign(tmp_path: Path, text: str, name: str = "slurm-1.out") -> RunRecord:
-    """The record of a log."""
     found = [each for each in find_runs([write_log(tmp_path, name, text.encode())]) if isinstance(each, LoggedRun)]
     assert len(found) == 1
     return record_of(found[0].reading, {name: make_source(text.encode(), name)}, reader_version=1)
@@ -204,7 +203,6 @@ def trained(folder: Path, settings: UserConfig, text: str = "seeds: [1, 2]\n") -
 
 
 def current(settings: UserConfig) -> list[RunRecord]:
-    """The records that count, by name."""
     index = load_index(settings.history_dir)
     found = [read_record(contents(settings.history_dir).records[row.id]) for row in index.rows()]
     return [record for record in found if isinstance(record, RunRecord)]

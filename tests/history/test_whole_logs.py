@@ -22,7 +22,6 @@ def bar(done: int, total: int, seconds: float, label: str = "") -> str:
 
 
 def bars(first: int, last: int, total: int, pace: float, *, every: int = 10, label: str = "") -> str:
-    """Bars on lines of their own."""
     return "".join(bar(step, total, pace * step, label) + "\n" for step in range(first, last + 1, every))
 
 
@@ -483,7 +482,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
 
 
 def written(folder: Path, files: str | dict[str, str]) -> list[RunReading]:
-    """The runs of these files."""
     for name, text in ({"run.log": files} if isinstance(files, str) else files).items():
         (folder / name).write_text(text, encoding="utf-8")
     return [each.reading for each in find_runs([folder]) if isinstance(each, LoggedRun)]

@@ -22,11 +22,8 @@ class PackingCase:
     """Lengths and a row to pack them into."""
 
     name: str
-    """What the lengths are."""
     examples: int
-    """How many."""
     max_seq_len: int
-    """Tokens a row."""
     draw: Callable[[np.random.Generator, int, int], NDArray[np.integer]]
     """Lengths from a generator, the number of examples and the row."""
 

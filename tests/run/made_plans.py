@@ -72,7 +72,6 @@ def made_run(
     epochs: int = 2,
     evaluate: EvaluateConfig | None = None,
 ) -> PlannedRun:
-    """A training."""
     return PlannedRun(
         name=name,
         kind=RunKind.FINE_TUNED,
@@ -101,7 +100,6 @@ def made_run(
 
 
 def made_control(name: str = "1M_base") -> PlannedRun:
-    """A control."""
     return replace(
         made_run(name), kind=RunKind.CONTROL, train=None, batches=None, levels=(),
         train_seconds=Missing(missing="nothing is trained"), peak_memory=NO_RUNS, time_limit_seconds=NO_RUNS,

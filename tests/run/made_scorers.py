@@ -25,19 +25,16 @@ def three(a, b, c):
 
 
 def write(path: Path, text: str) -> Path:
-    """A file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def serious(findings: list[Finding]) -> dict[str, Finding]:
-    """What is more than information, by code."""
     return {finding.code: finding for finding in findings if finding.severity is not Severity.INFO}
 
 
 def data(folder: Path, test: list[str], train: list[str]) -> DataConfig:
-    """The run's data."""
     rows = {
         name: [{"input": word, "output": word.capitalize()} for word in words]
         for name, words in (("train", train), ("test", test))

@@ -108,11 +108,9 @@ class Bench:
         )
 
     def queue(self, *rows: FakeJob) -> None:
-        """What squeue lists from now on."""
         self.slurm.cluster.jobs[:] = rows
 
     def accounts(self, *rows: FakeJob) -> None:
-        """What sacct knows from now on."""
         self.slurm.cluster.accounting[:] = [(0.0, id(row), 0, row, row.life) for row in rows]
 
     def hide(self, *, hidden: bool = True) -> None:
@@ -158,12 +156,10 @@ class Bench:
 
 
 def said(code: int | None, err: str = "", out: str = "") -> CommandResult:
-    """What a command says."""
     return CommandResult(code=code, out=out, err=err)
 
 
 def make_job(root: Path, name: str = "run") -> Job:
-    """A run's folder and its job."""
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "finetune.slurm").write_text("#!/bin/bash\n")

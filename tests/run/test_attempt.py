@@ -55,7 +55,6 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Start supervisors, and leave none behind."""
     processes: list[subprocess.Popen[bytes]] = []
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TOUCHLINE_"))}
 

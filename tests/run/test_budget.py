@@ -178,7 +178,6 @@ class FakeExecutor:
         return views
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """Ended by the user: sooner than planned."""
         for each in self._world.jobs:
             if not each.over and each.job.name in {job.name for job in jobs}:
                 each.takes = self._world.seconds - each.begun

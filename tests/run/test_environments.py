@@ -29,7 +29,6 @@ ENVIRONMENT = environments()["torchtune"]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's data folder without any environment."""
     monkeypatch.delenv(ENVIRONMENT.python_variable, raising=False)
     monkeypatch.setattr(platformdirs, "user_data_path", lambda name: tmp_path / name)
     return tmp_path

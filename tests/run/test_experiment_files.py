@@ -73,7 +73,6 @@ class Experiment:
 
     @property
     def calls(self) -> list[tuple[str, ...]]:
-        """(run, options and script) of every sbatch."""
         lines = (self.state / "calls").read_text().splitlines()
         return [(Path(folder).name, *words) for folder, *words in (line.split("|") for line in lines)]
 

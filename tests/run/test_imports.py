@@ -65,7 +65,6 @@ evaluation:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a new working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -77,7 +76,6 @@ def write(path: Path, text: str) -> Path:
 
 
 def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportReport, LoadedExperiment]:
-    """Import files, and read what was written."""
     report = api.import_experiment(paths, Path(out))
     return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
 

@@ -36,7 +36,6 @@ def _started(text: str) -> list[str]:
 
 
 def _states(text: str) -> dict[str, str]:
-    """The summary's table: stage -> state."""
     rows = re.findall(r"^(.{40}) (done|failed|left|blocked) ", text[text.rindex("\nstage ") :], re.MULTILINE)
     return {name.strip(): state for name, state in rows}
 

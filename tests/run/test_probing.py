@@ -66,11 +66,9 @@ class Child:
         self.command = probing.PROGRAM = [sys.executable, str(program)]
 
     def asked(self) -> list[dict[str, object]]:
-        """The requests, in order."""
         return [json.loads(line)["request"] for line in self._lines()]
 
     def pids(self) -> list[int]:
-        """The processes, in order."""
         return [json.loads(line)["pid"] for line in self._lines()]
 
     def _lines(self) -> list[str]:

@@ -55,7 +55,6 @@ def script(name: str, *, run: PlannedRun | None = None, plan: Plan | None = None
 
 
 def asked(text: str) -> dict[str, str | None]:
-    """Options that sbatch reads in a script."""
     return {
         each.option or each.written: each.value for each in read_script(text, "x.slurm", launch_commands()).directives
     }

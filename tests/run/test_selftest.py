@@ -205,7 +205,6 @@ def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(document: ForeignDocument, timeout: float = 30) -> tuple[Finding, ...]:
-    """Its findings, where it could be asked."""
     found = validate(VALIDATOR, document, timeout=timeout)
     assert not isinstance(found, Missing), found
     return found

@@ -29,7 +29,6 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def several(bench: Bench) -> list[Job]:
-    """Fifty runs that were submitted."""
     jobs = [make_job(bench.job.folder.parent, f"run{number}") for number in range(50)]
     for number, job in enumerate(jobs):
         bench.submitted(str(number), f"{number:016d}", job)

@@ -30,12 +30,10 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def submit(bench: Bench, job: Job | None = None) -> str | None:
-    """In a process of its own."""
     return begin(job or bench.job, bench.another(), bench.ledger)
 
 
 def taken(bench: Bench) -> list[str]:
-    """Ids of the jobs that SLURM took."""
     return [str(each.job.raw) for each in bench.slurm.submissions]
 
 

@@ -170,12 +170,10 @@ class Cluster:
         self._end("slurmctld")
 
     def restart_controller(self) -> None:
-        """End slurmctld and start it again."""
         self.stop_controller()
         self.start_controller()
 
     def start_accounting(self) -> None:
-        """Start slurmdbd; back when it answers."""
         self._run_daemon("slurmdbd", "slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self._try("sacctmgr", "-n", "list", "cluster"))
 
@@ -327,7 +325,6 @@ class Cluster:
             time.sleep(0.05)
 
     def _logs(self) -> str:
-        """The ends of all logs."""
         ends = []
         for path in sorted(self.layout.path("log").glob("*")):
             lines = path.read_text(errors="replace").splitlines()[-8:]

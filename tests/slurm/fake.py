@@ -118,11 +118,9 @@ class FakeSlurm:
         return answer
 
     def count(self, command: str) -> int:
-        """How often a command was called."""
         return sum(words[0] == command for words in self.calls)
 
     def submit_by_hand(self, words: Sequence[str], folder: Path) -> CommandResult:
-        """sbatch as a person types it."""
         return self._sbatch(list(words), folder)
 
     def _go_on_alone(self, words: Sequence[str], cwd: Path | None, held: list[int], trouble: Trouble) -> None:

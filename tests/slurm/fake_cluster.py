@@ -49,16 +49,13 @@ class FakeCluster:
         clock.passing.append(self.advance)
 
     def take_id(self) -> int:
-        """The next job id."""
         self._next_id += 1
         return self._next_id - 1
 
     def at(self, time: float, action: Callable[[float], None]) -> None:
-        """Have something happen later."""
         heapq.heappush(self._timers, (time, next(self._order), action))
 
     def add(self, job: FakeJob) -> None:
-        """Take a job into the queue."""
         self.jobs.append(job)
         self._note(job)
         self._schedule(self.clock.true)
@@ -90,12 +87,10 @@ class FakeCluster:
         self._advanced = max(self._advanced, now)
 
     def touch(self) -> None:
-        """Look again at what may start."""
         self.advance(self.clock.true)
         self._schedule(self.clock.true)
 
     def cancel(self, job: FakeJob, now: float) -> None:
-        """scancel."""
         if job.state == "PENDING":
             self._end(job, now, "CANCELLED", job.life.reason)
         elif job.state == "RUNNING":
@@ -144,7 +139,6 @@ class FakeCluster:
         self.nodes[name] = True
 
     def preempt(self, job: FakeJob, now: float) -> None:
-        """Somebody more important needs the node."""
         if job.state == "RUNNING":
             self._stop(job, now, "REQUEUE" if job.requeue else "PREEMPTED", "None", record="PREEMPTED")
 
@@ -237,7 +231,6 @@ class FakeCluster:
         self.changed(job)
 
     def _finished(self, job: FakeJob, now: float, end: End) -> None:
-        """The script ended by itself."""
         job.warn_at = job.limit_at = NEVER
         job.life.end = end
         state = "COMPLETED" if end == End(code=0) else "FAILED"

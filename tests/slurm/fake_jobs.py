@@ -32,11 +32,9 @@ class SimClock:
         return self.true + self.ahead
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
         return self.true
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, for who waits."""
         self.go(seconds)
 
     def go(self, seconds: float) -> None:
@@ -52,7 +50,6 @@ class End:
     """How work ended."""
 
     code: int
-    """Exit code."""
     signal: int = 0
     """The signal that ended it."""
 
@@ -60,9 +57,7 @@ class End:
 class Work(Protocol):
     """What a job does on its node."""
 
-    def due(self) -> float:
-        """When it wants to be called next."""
-        ...
+    def due(self) -> float: ...
 
     def run(self, now: float) -> End | None:
         """Go on; how it ended, if it has."""
@@ -125,7 +120,6 @@ class FakeJob:
     after: str = ""
     """What it becomes when COMPLETING is over; `REQUEUE` puts it into the queue again."""
     listed: bool = True
-    """squeue remembers it."""
     impossible: str = ""
     """Why it can never start."""
     placed: bool = False
@@ -133,7 +127,6 @@ class FakeJob:
 
     @property
     def taken(self) -> float:
-        """When it was first submitted."""
         return self.earlier[0].submitted if self.earlier else self.life.submitted
 
     @property
@@ -142,5 +135,4 @@ class FakeJob:
 
     @property
     def active(self) -> bool:
-        """Whether it may still do something."""
         return self.life.state in ACTIVE

@@ -49,11 +49,9 @@ class PlainScript:
         self._end: End | None = None
 
     def due(self) -> float:
-        """The end of a sleep."""
         return self._until
 
     def run(self, now: float) -> End | None:
-        """Up to the next sleep."""
         while self._end is None and self._until <= now:
             if not self._lines:
                 self._end = End(code=0)
@@ -94,19 +92,14 @@ class RunPlan:
     """What one run's training is like."""
 
     steps: int = 60
-    """Optimizer steps."""
     step_seconds: float = 10.0
-    """Duration of one."""
     save_every: int = 10
     """Steps between two saved states."""
     startup_seconds: float = 15.0
-    """Until the first step."""
     save_seconds: float = 2.0
-    """To save after TERM."""
     fails_at: int | None = None
     """The step at which it fails."""
     fails_with: int = 1
-    """The exit code then."""
     fails_times: int = 1
     """How often, before it goes well; deterministic when large."""
     exit_code: int = 0
@@ -145,7 +138,6 @@ class Machines:
     """Whether the controller takes no `scontrol requeue` now."""
 
     def work(self, job: FakeJob, now: float) -> Work:
-        """What a job does."""
         return Training(self, job, now) if SUPERVISED in job.text else PlainScript(job, now, self._queue_again)
 
     def beat(self) -> None:
@@ -192,7 +184,6 @@ class Training:
         return min(self._stop_at, self._at(self._next_step()))
 
     def run(self, now: float) -> End | None:
-        """Save, fail or end."""
         if self._end is None:
             if self._stop_at <= now:
                 self._save_and_stop(now)
@@ -201,18 +192,15 @@ class Training:
         return self._end if self._end is not None and self._end_at <= now else None
 
     def signal(self, name: str, now: float) -> None:
-        """Both make the trainer save and end."""
         if self._end is None and not self._asked:
             self._asked = f"SIG{name}"
             self._stop_at = now + self._plan.save_seconds
 
     def vanish(self, now: float) -> None:
-        """Killed, without a word."""
         if not self._over:
             self._leave(now)
 
     def beat(self, now: float) -> None:
-        """A heartbeat, of a moment ago."""
         if not self._machines.disk_full:
             write_heartbeat(self._status, self._start, now - (now - self._begun) % 5.0)
 
@@ -252,7 +240,6 @@ class Training:
         return min(self._plan.steps, self._first + int((now - self._first_at) / self._plan.step_seconds + 1e-9))
 
     def _next_step(self) -> int:
-        """The next step at which something happens."""
         plan = self._plan
         nearest = min(plan.steps, (self._saved // plan.save_every + 1) * plan.save_every)
         if plan.fails_at is not None and self._saved < plan.fails_at and self._may_fail():
@@ -317,7 +304,6 @@ class Training:
         self._leave(now)
 
     def _leave(self, now: float) -> None:
-        """Nothing of it runs any more."""
         machines = self._machines
         self._over = True
         if machines.living.get(self._status) is self:

@@ -51,7 +51,6 @@ __all__ = ["SUBMITTING", "History", "MakeExecutor", "play"]
 
 
 def real_executor(history: History, lock: int | None) -> Executor:
-    """The product's own."""
     executor = SlurmExecutor(
         history.fake, history.root / "ledger.jsonl", clock=history.clock, poll_seconds=history.poll_seconds, lock=lock
     )
@@ -151,7 +150,6 @@ def _play(history: History, make_executor: MakeExecutor) -> None:
 
 
 def _rest(history: History, seconds: float) -> None:
-    """Nobody is there for a while."""
     history.clock.go(seconds)
 
 

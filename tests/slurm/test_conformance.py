@@ -117,11 +117,9 @@ class OnSlurm:
     """What came of the rows."""
 
     outcomes: Mapping[str, Outcome]
-    """Of each row."""
     while_away: Mapping[str, JobView]
     """What was said of the rows while there was no controller."""
     benches: Mapping[str, Bench]
-    """Where they ran."""
 
 
 class _Course:
@@ -141,7 +139,6 @@ class _Course:
         self.left = [event for event, names in events if all(name in self._plain.jobs for name in names)]
 
     def go_on(self, views: Mapping[str, JobView]) -> None:
-        """Do what can be done now."""
         self.left = [event for event in self.left if not event(views)]
 
     def _cancel(self, views: Mapping[str, JobView]) -> bool:

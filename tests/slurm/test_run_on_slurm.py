@@ -66,7 +66,6 @@ class Site:
         return done
 
     def json(self, verb: str, folder: Path, *arguments: str) -> Any:
-        """What a command prints as JSON."""
         return json.loads(self.call(verb, folder, *arguments, "--json").stdout)
 
     @contextmanager
@@ -122,7 +121,6 @@ def results(site: Site, folder: Path) -> list[Any]:
 
 
 def events(folder: Path, event: str) -> list[LedgerEntry]:
-    """The ledger's lines of one kind."""
     return [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.event == event]
 
 

@@ -50,7 +50,6 @@ class Site:
         return SlurmExecutor(self.recorder, self.ledger.path, poll_seconds=POLL_SECONDS)
 
     def begin(self, job: Job) -> str:
-        """Submit a job."""
         return begin(job, self.executor, self.ledger)
 
     def until(self, job: Job, true: Callable[[JobView], bool]) -> JobView:
@@ -64,7 +63,6 @@ class Site:
             time.sleep(POLL_SECONDS)
 
     def events(self, job: Job) -> list[LedgerEntry]:
-        """What the ledger says of a job."""
         return [entry for entry in read_ledger(self.ledger.path) if entry.job == job.name]
 
     def queued(self, states: str = "all") -> list[str]:
@@ -75,7 +73,6 @@ class Site:
 
 @pytest.fixture
 def site(cluster: Cluster, tmp_path: Path) -> Site:
-    """An experiment of its own."""
     return Site(cluster, tmp_path)
 
 

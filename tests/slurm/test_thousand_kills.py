@@ -59,7 +59,6 @@ class TriesAgainAtOnce(SlurmExecutor):
     """An answer that is not clear is taken for a refusal, and sbatch is called again; no token is looked for."""
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """As the product does, and once more."""
         try:
             return super().start(job, token, gpus, after)
         except SubmissionUnknownError:
@@ -67,7 +66,6 @@ class TriesAgainAtOnce(SlurmExecutor):
 
 
 def tries_again_at_once(history: History, lock: int | None) -> Executor:
-    """The fault: a retry without a search."""
     executor = TriesAgainAtOnce(history.fake, history.root / "ledger.jsonl", clock=history.clock, lock=lock)
     executor._queries.find = lambda tokens, since_unix: {}  # type: ignore[method-assign]
     return executor

@@ -216,7 +216,6 @@ def a_set(draw: st.DrawFn, *, shares: bool) -> list[ScoredRun]:
 
 
 def together(*groups: Sequence[ScoredRun]) -> tuple[Analysis, ...]:
-    """The groups as one family."""
     members = [
         TaskScores(task=f"task {number}", score="exact match", runs=runs, rng=Generator(PCG64(7)))
         for number, runs in enumerate(groups)

@@ -21,7 +21,6 @@ ITEMS = 200
 
 
 def answers(share: float, rng: Generator, items: int = ITEMS) -> list[float]:
-    """Right with that chance, each by itself."""
     return [float(right) for right in rng.random(items) < share]
 
 

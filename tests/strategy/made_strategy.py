@@ -54,7 +54,6 @@ def planned(rank: str, seed: int, phase: Phase) -> PlannedRun:
 
 
 def confirm_plan(*contrasts: StatedContrast, looks: Sequence[int] = LOOKS, budget: float | None = None) -> Plan:
-    """A plan whose contrasts are stated."""
     ranks = [
         rank for rank in RANKS if any(rank in (each.level[made.RANK], each.against[made.RANK]) for each in contrasts)
     ]
@@ -166,7 +165,6 @@ def seen(
 
 
 def look(number: int, *contrasts: ContrastLook) -> StrategyDecision:
-    """The look of that number, from 1."""
     return decision(DecisionKind.LOOK, number - 1, look=Look(seeds=len(contrasts[0].pairs), contrasts=contrasts))
 
 
@@ -290,7 +288,6 @@ def gathered(
 
 
 def unstarted(run: PlannedRun) -> RunResult:
-    """A run that was never started."""
     return replace(
         trained(run, 0),
         status=RunStatus.PLANNED,

@@ -90,7 +90,6 @@ Loss = Callable[[PlannedRun, int], float | None]
 
 
 def rank_of(run: PlannedRun) -> int:
-    """The rank of a run's adapter."""
     return run.train.lora.rank
 
 
@@ -123,12 +122,10 @@ def make_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
 
 
 def decided(folder: Path) -> tuple[StrategyDecision, ...]:
-    """Decisions in the ledger."""
     return ExperimentFolder(folder).decisions()
 
 
 def verdicts(folder: Path) -> list[Mapping[str, str]]:
-    """Verdicts of each look."""
     looks = [decision.look for decision in decided(folder) if decision.look is not None]
     return [{each.contrast: each.verdict.value for each in look.contrasts} for look in looks]
 

@@ -25,7 +25,6 @@ LOOKS = (3, 4, 6)
 
 
 def pairs_of(differences: Sequence[float]) -> tuple[SeedPair, ...]:
-    """Scores with these differences by seed."""
     return tuple(SeedPair(seed=seed, level=each, against=0.0) for seed, each in enumerate(differences))
 
 

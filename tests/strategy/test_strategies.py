@@ -15,7 +15,6 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def rows(*arguments: str) -> tuple[int, list[dict[str, object]]]:
-    """Exit code and rows of the benchmark."""
     command = [sys.executable, str(BENCHMARKS / "strategies.py"), "--quick", "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout)

@@ -18,7 +18,6 @@ EASY, HARD = "tiny_easy", "tiny_hard"
 
 
 def easy_config(model: Path, words: Path, **changes: object) -> RunConfig:
-    """The first stage."""
     return replace(make_config(model, words, tiny_train(**changes)), run=EASY, run_digest="e" * 64)
 
 
@@ -36,7 +35,6 @@ def hard_config(model: Path, words: Path, parent: str = EASY, *, how: str = "ada
 
 
 def train(root: Path, config: RunConfig) -> Path:
-    """A run's folder, trained."""
     folder = write_config(root / config.run, config)
     assert run_training(config, folder, Stop())
     return folder

@@ -135,7 +135,6 @@ def signal_when(process: subprocess.Popen[bytes], number: int, reached: Callable
 
 
 def rows_of(folder: Path) -> int:
-    """Return the lines of metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 

@@ -49,7 +49,6 @@ def folders(root: Path, configs: Sequence[RunConfig]) -> list[Path]:
 
 
 def side_by_side(together: Sequence[Path]) -> tuple[str, ...]:
-    """Return the command that trains a cohort."""
     return (*OURS, *(word for one in together[1:] for word in ("--with", os.path.relpath(one, together[0]))))
 
 

@@ -39,7 +39,6 @@ Records = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Easy and hard words."""
     folder = tmp_path_factory.mktemp("data")
     return write_tiny_words(folder / "easy.json", 20, 6, 6), write_tiny_words(folder / "hard.json", 20, 6, 6, seed=1)
 
@@ -54,13 +53,11 @@ def trained(tiny_model: Path, data: tuple[Path, Path], tmp_path_factory: pytest.
 
 @pytest.fixture
 def root(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
     return Path(shutil.copytree(trained, tmp_path / "chain"))
 
 
 @pytest.fixture
 def hard(tiny_model: Path, data: tuple[Path, Path]) -> RunConfig:
-    """The second stage."""
     return hard_config(tiny_model, data[1])
 
 
@@ -70,7 +67,6 @@ def lineage_of(folder: Path) -> Records:
 
 
 def change(path: Path, edit: Callable[[Records], object]) -> None:
-    """Edit a JSON file."""
     content: Records = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))

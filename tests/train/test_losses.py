@@ -45,7 +45,6 @@ LAYOUTS = [PADDED, BatchLayout(row_tokens=64), BatchLayout(row_tokens=64, share_
 
 
 def examples() -> list[RenderedExample]:
-    """Examples with 14 label tokens."""
     return made_examples([(3, 5), (9, 2), (5, 7)])
 
 

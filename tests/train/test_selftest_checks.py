@@ -61,7 +61,6 @@ def test_the_text_has_a_line_per_check_in_eighty_columns(
 
 
 def _everything_before(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whatever stands before, whoever's it is."""
     width = segments.shape[1]
     return np.tile(np.tril(np.ones((width, width), dtype=np.bool_)), (len(segments), 1, 1))
 

@@ -43,7 +43,6 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
-    """A run for each of the settings."""
     return plan_pairs(tmp_path_factory.mktemp("trl"), [f"train.backend: trl, {each}" for each in SETTINGS.values()])
 
 

@@ -30,13 +30,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_run(tiny_model: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Experiment with one trained run, a."""
     return trained(tiny_model, words, tmp_path_factory.mktemp("one") / "sweep" / "a").parent
 
 
 @pytest.fixture
 def sweep(one_run: Path, tmp_path: Path) -> Path:
-    """Copy of it."""
     shutil.copytree(one_run, tmp_path / "sweep")
     return tmp_path / "sweep"
 

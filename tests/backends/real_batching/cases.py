@@ -113,7 +113,6 @@ def ask(peer: str, asked: list[Case]) -> Any:
 
 
 def settings_of(case: Case) -> BatchSettings:
-    """The settings of a case."""
     names = ("max_seq_len", "packed", "micro_batch_size", "gradient_accumulation_steps", "data_parallel_size")
     return BatchSettings(**{name: case[name] for name in (*names, "epochs", "seed")})
 
