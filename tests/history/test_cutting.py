@@ -173,8 +173,8 @@ def test_the_comparison_finds_what_is_contradicted() -> None:
     cut, full = Cut(group=group, file=group.files[0], size=group.files[0].stat().st_size), whole(group)[0]
     assert SETTINGS < NUMBERS
     assert contradictions(full, full, cut) == []
-    for field, value in (("steps_total", 1), ("steps_done", 1e9), ("segments", 99)):
-        assert contradictions(full, replace(full, **{field: Quantity(value=value, unit="1")}), cut)
+    for field, amount in (("steps_total", 1), ("steps_done", 1e9), ("segments", 99)):
+        assert contradictions(full, replace(full, **{field: Quantity(value=amount, unit="1")}), cut)
     for field in ("steps_total", "steps_done"):
         assert not contradictions(full, replace(full, **{field: Missing(missing="cut off")}), cut)
 
