@@ -65,9 +65,7 @@ def row_limit(name: str, asked: BatchSettings) -> int:
 @pytest.mark.parametrize("name", NAMES)
 @given(lengths=LENGTHS, asked=SETTINGS, data=st.data())
 @settings(max_examples=examples(25), deadline=None)
-def test_rows_hold_every_example_once_and_keep_to_their_limit(
-    name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject
-) -> None:
+def test_rows_hold_every_example_once(name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject) -> None:
     """Nothing lost without being listed, nothing twice, and every figure is what its name says."""
     lengths = fitting(name, lengths, asked)
     labels = [data.draw(st.integers(0, length)) for length in lengths]
@@ -213,9 +211,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
     st.integers(1, 40), st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25), SETTINGS
 )
 @settings(max_examples=examples(25), deadline=None)
-def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
-    prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings
-) -> None:
+def test_a_prefix_is_counted_as_it_is_shared(prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings) -> None:
     """The trainer's own choice of layout and its own rows, where every prompt begins alike."""
     examples = [
         RenderedExample(prompt_ids=(*[9] * prefix, 100 + number, *[5] * (prompt - 1)), answer_ids=(7,) * answer)
@@ -337,9 +333,7 @@ def test_an_empty_rest_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("packed", [False, True])
-def test_beyond_the_orders_that_are_simulated_the_largest_is_a_bound(
-    name: str, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beyond_simulations_the_largest_is_a_bound(name: str, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many epochs of many rows are not shuffled one by one: what is said then holds for any order."""
     lengths = [2 + (11 * index) % 37 for index in range(60)]
     asked = BatchSettings(max_seq_len=40, packed=packed, micro_batch_size=4, epochs=6, seed=1)

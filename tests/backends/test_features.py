@@ -151,9 +151,7 @@ def test_what_a_trainer_lacks_is_refused_with_one_that_has_it(key: str, changes:
         ("trl", {"kernels": "liger", "label_smoothing": 0.1}, "kernels", "label_smoothing", 1),
     ],
 )
-def test_settings_that_exclude_each_other_are_errors(
-    backend: str, changes: Any, subject: str, words: str, devices: int
-) -> None:
+def test_settings_that_exclude_are_errors(backend: str, changes: Any, subject: str, words: str, devices: int) -> None:
     (found,) = refused_settings(MODEL, train_of(backend, **changes), devices)
     assert (found.code, found.subject, found.severity) == ("BK001", f"train.{subject}", Severity.ERROR)
     assert words in found.message

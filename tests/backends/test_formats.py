@@ -371,9 +371,7 @@ def test_a_limit_of_null_masks_no_end() -> None:
         ("  path: data/words.json", "  path: ''", "EX003", "data.path"),
     ],
 )
-def test_what_accepting_a_setup_would_refuse_is_a_finding_with_a_line(
-    old: str, new: str, code: str, subject: str
-) -> None:
+def test_what_accepting_would_refuse_is_a_finding_with_a_line(old: str, new: str, code: str, subject: str) -> None:
     reading = read("peft", changed(SETUP, old, new), "setup_finetune.yaml")
     assert reading.trainings == ()
     assert [(each.code, each.subject) for each in reading.findings] == [(code, subject)]

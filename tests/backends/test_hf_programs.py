@@ -93,9 +93,7 @@ def test_settings_are_rendered_by_each_trainers_own_names(experiment: PlannedExp
 
 
 @pytest.mark.parametrize("backend", PROGRAMS)
-def test_a_rendered_config_is_imported_with_the_same_settings(
-    experiment: PlannedExperiment, backend: str, tmp_path: Path
-) -> None:
+def test_a_rendered_config_is_imported_the_same(experiment: PlannedExperiment, backend: str, tmp_path: Path) -> None:
     """`touchline import` is the way back: all that the trainer's file can state of a planned training.
 
     No key of it states the adapter's dtype: `auto` gives the planned one for this trainer.
@@ -184,9 +182,7 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
         ),
     ],
 )
-def test_what_a_trainer_cannot_do_is_refused(
-    experiment: PlannedExperiment, train: TrainConfig, subject: str, hint: str
-) -> None:
+def test_the_impossible_is_refused(experiment: PlannedExperiment, train: TrainConfig, subject: str, hint: str) -> None:
     (model,) = experiment.plan.models.values()
     (found,) = refused_settings(model, train)
     assert (found.code, found.subject, found.hint) == ("BK001", subject, hint)

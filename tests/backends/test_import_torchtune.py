@@ -103,9 +103,7 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
         ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
     ],
 )
-def test_a_key_is_carried_over_with_torchtunes_meaning(
-    here: Path, old: str, new: str, expected: dict[str, object]
-) -> None:
+def test_a_key_is_carried_over_as_torchtune_means(here: Path, old: str, new: str, expected: dict[str, object]) -> None:
     found = settings_of(report_of(write(here / "finetune.yaml", changed(BASE, old, new))))
     if expected.pop("train.backend", "torchtune") is None:
         assert found.get("train.backend") != "torchtune"
@@ -134,9 +132,7 @@ def test_a_key_is_carried_over_with_torchtunes_meaning(
         ),
     ],
 )
-def test_a_key_that_means_something_else_here_is_listed(
-    here: Path, old: str, new: str, key: str, reason: Reason
-) -> None:
+def test_a_key_of_another_meaning_here_is_listed(here: Path, old: str, new: str, key: str, reason: Reason) -> None:
     report = report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
     assert (key, reason) in {(each.key, each.reason) for each in report.not_carried}
 
@@ -209,9 +205,7 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
         ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
     ],
 )
-def test_a_key_of_the_setup_has_its_scripts_meaning(
-    here: Path, old: str, new: str, expected: dict[str, object]
-) -> None:
+def test_a_key_of_the_setup_is_as_its_script_says(here: Path, old: str, new: str, expected: dict[str, object]) -> None:
     found = settings_of(report_of(write(here / "setup_finetune.yaml", changed(SETUP, old, new))))
     assert {key: found.get(key) for key in expected} == expected
 

@@ -81,9 +81,7 @@ def whole(made: type[LogReader], path: Path) -> tuple[list[str], list[Event]]:
 
 @given(st.sampled_from(line_readers()), st.sampled_from(LOGS), st.data())
 @settings(max_examples=examples(25), deadline=None)
-def test_a_log_that_is_cut_says_nothing_that_the_whole_does_not(
-    made: type[LogReader], path: Path, data: st.DataObject
-) -> None:
+def test_a_cut_log_says_nothing_that_the_whole_does_not(made: type[LogReader], path: Path, data: st.DataObject) -> None:
     lines, events = whole(made, path)
     kept = data.draw(st.integers(0, len(lines)))
     assert [event for event in events_of(made, lines[:kept]) if event not in events] == []

@@ -239,17 +239,13 @@ def assert_predicted_from_itself(rows: SequenceBatch, examples: list[RenderedExa
 
 @settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), LAYOUTS)
-def test_each_target_sees_exactly_its_own_example_up_to_it(
-    examples: list[RenderedExample], layout: BatchLayout
-) -> None:
+def test_each_target_sees_its_own_example_up_to_it(examples: list[RenderedExample], layout: BatchLayout) -> None:
     assert_predicted_from_itself(arrange(examples, layout), examples)
 
 
 @settings(max_examples=examples(25), deadline=None)
 @given(st.lists(micro_batches(), min_size=1, max_size=4), LAYOUTS)
-def test_stacked_micro_batches_keep_to_their_blocks_and_change_nothing(
-    runs: list[list[RenderedExample]], layout: BatchLayout
-) -> None:
+def test_stacked_micro_batches_keep_to_their_blocks(runs: list[list[RenderedExample]], layout: BatchLayout) -> None:
     batches = [arrange(examples, layout) for examples in runs]
     rows = stack(batches)
     assert_predicted_from_itself(rows, [example for examples in runs for example in examples])
@@ -262,9 +258,7 @@ def test_stacked_micro_batches_keep_to_their_blocks_and_change_nothing(
 
 @settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), LAYOUTS)
-def test_every_token_is_there_once_except_the_last_of_each_example(
-    examples: list[RenderedExample], layout: BatchLayout
-) -> None:
+def test_every_token_but_the_last_is_there_once(examples: list[RenderedExample], layout: BatchLayout) -> None:
     """Nothing is lost, nothing computed twice but a prefix in several rows, and no last token is computed."""
     rows = arrange(examples, layout)
     assert len(segments_of(rows)) == len(examples)
@@ -292,9 +286,7 @@ def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], l
 
 @settings(max_examples=examples(25), deadline=None)
 @given(micro_batches(), st.integers(min_value=1, max_value=80))
-def test_a_packed_row_keeps_to_its_limit_unless_one_example_alone_is_longer(
-    examples: list[RenderedExample], limit: int
-) -> None:
+def test_a_packed_row_keeps_to_its_limit_or_holds_one_example(examples: list[RenderedExample], limit: int) -> None:
     """A row's length is memory; only what cannot be divided may pass the limit."""
     rows = arrange(examples, BatchLayout(row_tokens=limit))
     longest = max(len(example.prompt_ids + example.answer_ids) - 1 for example in examples)

@@ -160,7 +160,7 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
         (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
     ],
 )
-def test_what_it_cannot_do_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
+def test_the_impossible_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
     settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)  # type: ignore[arg-type]
     found = refused_settings(model, settings)
     assert any(message in each.message for each in found), found

@@ -125,9 +125,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("packed", "micro", "accumulation"), [(False, 4, 3), (True, 2, 4)])
-def test_a_real_training_takes_the_steps_and_micro_batches_foretold(
-    tiny_model: Path, tmp_path: Path, packed: bool, micro: int, accumulation: int
-) -> None:
+def test_real_steps_are_foretold(tiny_model: Path, tmp_path: Path, packed: bool, micro: int, accumulation: int) -> None:
     """SFTTrainer from its dataset to its last step; also which examples it drops, and in which order it takes them."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer

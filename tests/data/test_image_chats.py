@@ -79,9 +79,7 @@ def test_every_form_of_a_chat_with_images_is_the_same_prompt(model: Path, images
     assert rendered[0].images == tuple(str(images / name) for name in both)
 
 
-def test_images_of_columns_stand_before_the_question_and_lengths_are_exact(
-    model: Path, images: Path, tmp_path: Path
-) -> None:
+def test_images_of_columns_come_first_and_lengths_are_exact(model: Path, images: Path, tmp_path: Path) -> None:
     data = DataConfig(path="colors.json", images="image", prompt="{input}")
     found = read_model(model)
     assert found.vision

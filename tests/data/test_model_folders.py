@@ -458,9 +458,7 @@ def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
         assert "nothing" in caught.value.message
 
 
-def test_a_hub_id_is_called_one_and_says_where_was_looked(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_is_called_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither `has no config.json` of a folder that has one, nor a download of what is here already."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(InputError) as caught:

@@ -77,9 +77,7 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
         ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
     ],
 )
-def test_tables_have_every_set_whatever_it_is_called(
-    folder: Path, test: str | dict[str, str], names: list[str]
-) -> None:
+def test_tables_have_every_set_of_any_name(folder: Path, test: str | dict[str, str], names: list[str]) -> None:
     found = load_dataset(DataConfig(train="train.json", test=test), folder)
     assert [split.name for split in found.named_splits] == names
 
@@ -122,9 +120,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
         ({"train": "train.json", "test": {"5L": "five.json", "9L": "nine.json"}}, []),
     ],
 )
-def test_problems_name_the_key_or_the_file(
-    folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]
-) -> None:
+def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]) -> None:
     (folder / "sub").mkdir()
     data = DataConfig(**files)  # type: ignore[arg-type]
     try:

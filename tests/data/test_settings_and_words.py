@@ -52,9 +52,7 @@ def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
     assert len({settings.models_dir, settings.cache_dir, settings.history_dir}) == 3
 
 
-def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_goes_before_the_file_and_that_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Key by key, and an empty variable is none."""
     path = write_config("models_dir: ~/models\ncache_dir: here\nhistory_dir: ~/group/history\n")
     assert load_settings().history_dir == home / "group" / "history"

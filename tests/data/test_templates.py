@@ -116,9 +116,7 @@ def test_a_command_has_one_process_whatever_it_renders() -> None:
     assert len(found) == 1
 
 
-def test_the_process_imports_nothing_from_the_folder_that_it_is_started_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_imports_nothing_from_its_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
     service = templates._Service()
@@ -187,9 +185,7 @@ def example(prompt: str, answer: str) -> Example:
 
 
 @given(st.text(min_size=1), st.text(min_size=1).filter(lambda text: "<|" not in text))
-def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(
-    renderer: ChatRenderer, prompt: str, answer: str
-) -> None:
+def test_the_label_span_is_the_answer_and_its_stop_token(renderer: ChatRenderer, prompt: str, answer: str) -> None:
     """Whatever the texts are: no header, no trailing newline, nothing missing; the prompt is that of evaluation."""
     row = example(prompt, answer)
     rendered = renderer.example(row)

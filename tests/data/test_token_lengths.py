@@ -247,9 +247,7 @@ def test_the_oldest_lengths_are_deleted_beyond_the_limit(place: Place, monkeypat
         ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
     ],
 )
-def test_one_changed_byte_is_computed_anew_and_with_the_cache_as_without(
-    place: Place, name: str, before: str, after: str
-) -> None:
+def test_one_changed_byte_is_computed_anew_as_without_cache(place: Place, name: str, before: str, after: str) -> None:
     """Of a row, of the template, of the tokenizer."""
     place.lengths()
     path = place.root / name
@@ -269,9 +267,7 @@ def test_one_changed_byte_is_computed_anew_and_with_the_cache_as_without(
         assert found.prefix == first.prefix
 
 
-def test_another_version_of_the_tokenizers_library_is_computed_anew(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_of_tokenizers_is_computed_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.lengths()
     monkeypatch.setattr("tokenizers.__version__", "0.0.0")
     place.lengths()

@@ -152,9 +152,7 @@ def test_what_a_log_states_may_differ(stated: dict[str, object], changes: dict[s
     ("versions", "assumed", "logits"),
     [((), ["trainer version"], False), (("trl=1.16.0",), [], False), (("trl=0.15.2", "torch=2.6.0"), [], True)],
 )
-def test_the_loss_of_a_log_is_that_of_the_trainers_version(
-    versions: tuple[str, ...], assumed: list[str], logits: bool
-) -> None:
+def test_a_log_has_the_loss_of_its_version(versions: tuple[str, ...], assumed: list[str], logits: bool) -> None:
     """TRL held all logits once. A log that names no version has that of the plan; another version is no repetition."""
     setup = asked(release="1.16")
     record = logged(

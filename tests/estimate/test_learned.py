@@ -237,9 +237,7 @@ def test_a_prior_of_nothing_is_refused() -> None:
 
 
 @given(residuals=st.lists(st.floats(-1, 1), max_size=30), sigma=st.floats(0.01, 1), weight=st.floats(0.5, 20))
-def test_the_spread_lies_between_the_prior_and_what_was_seen(
-    residuals: list[float], sigma: float, weight: float
-) -> None:
+def test_the_spread_is_between_the_prior_and_what_was_seen(residuals: list[float], sigma: float, weight: float) -> None:
     found, _ = spread(residuals, prior_sigma=sigma, prior_weight=weight)
     seen = math.sqrt(math.fsum(r * r for r in residuals) / len(residuals)) if residuals else sigma
     assert min(sigma, seen) * (1 - 1e-9) <= found <= max(sigma, seen) * (1 + 1e-9)

@@ -140,9 +140,7 @@ def test_the_adapters_element_type_matters_more_than_its_rank(dtype: str, way: s
         (LLAMA_3B, 16, 2048, False, 155.7),
     ],
 )
-def test_the_references_table_comes_out(
-    shape: ModelShape, rows: int, width: int, checkpointing: bool, gib: float
-) -> None:
+def test_the_reference_comes_out(shape: ModelShape, rows: int, width: int, checkpointing: bool, gib: float) -> None:
     """Section 2: transformers and PEFT, rank 64, 16-bit adapters; simulated, so without cuBLAS's workspace."""
     setup = dataclasses.replace(STORY, shape=shape, backend="trl", gradient_checkpointing=checkpointing)
     found = peak_parts(setup, batch(rows, width), coefficients_of("trl")).total / GIB - 18 / 1024
@@ -194,9 +192,7 @@ SHARES = st.sampled_from([0.05, 0.5, 1.0])
 
 @settings(max_examples=examples(25))
 @given(setup=SETUPS, rows=ROWS, width=WIDTHS, share=SHARES)
-def test_an_interval_holds_its_value_and_parts_sum_to_the_whole(
-    setup: TrainingSetup, rows: int, width: int, share: float
-) -> None:
+def test_intervals_hold_values_and_parts_sum_up(setup: TrainingSetup, rows: int, width: int, share: float) -> None:
     estimate = memory_estimate(
         setup, batch_of(rows, width, share), coefficients=coefficients_of(setup.backend), gpu=A100
     )
@@ -231,9 +227,7 @@ def test_memory_grows_with_rows_and_width(setup: TrainingSetup, rows: int, width
 
 @settings(max_examples=examples(25))
 @given(setup=SETUPS, width=st.sampled_from([16, 300, 2048]), share=SHARES, name=st.sampled_from(gpu_names()))
-def test_the_largest_micro_batch_is_the_exact_inverse(
-    setup: TrainingSetup, width: int, share: float, name: str
-) -> None:
+def test_the_largest_micro_batch_is_the_inverse(setup: TrainingSetup, width: int, share: float, name: str) -> None:
     """It fits, and one row more does not."""
     gpu, trainer = gpu_of(name), coefficients_of(setup.backend)
     rows = largest_micro_batch(setup, width, share, gpu, coefficients=trainer)

@@ -146,9 +146,7 @@ def test_every_fitted_constant_is_what_the_fitted_half_gives_and_rests_on_severa
         ("swift_benchmark_a100", "reserved", 68, 0.10, 2.0),
     ],
 )
-def test_intervals_hold_on_rows_that_no_constant_saw(
-    file: str, kind: str, count: int, median: float, width: float
-) -> None:
+def test_intervals_hold_on_rows_never_seen(file: str, kind: str, count: int, median: float, width: float) -> None:
     """85 % of the truths or more, and a median error of a few percent; `benchmarks/held_out.py` prints the figures."""
     inside, off, widths = [], [], []
     for row in ROWS:

@@ -81,9 +81,7 @@ DORA = LoraConfig(rank=RANK, target_modules=LLAMA_TARGETS, dora=True)
     ("quantization", "bytes_each", "bytes_an_output"),
     [("none", 2.0, 0), ("nf4", 0.5 + 1 / 64 + 4 / (64 * 256), 0), ("int8", 1.0, 4)],
 )
-def test_the_base_takes_what_its_quantization_says(
-    backend: str, quantization: str, bytes_each: float, bytes_an_output: int
-) -> None:
+def test_the_base_is_quantized(backend: str, quantization: str, bytes_each: float, bytes_an_output: int) -> None:
     """Matrices of the blocks are quantized; embedding, output layer and norms stay in 16 bits."""
     size = weight_bytes(setup(backend, quantization=quantization), coefficients(backend))
     rest = 2 * (LLAMA_1B.num_parameters - MATRICES)
@@ -211,9 +209,7 @@ def test_a_file_of_our_own_trainer() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("rank", [1, 8])
 @pytest.mark.parametrize("targets", [("q_proj",), LLAMA_TARGETS])
-def test_a_safetensors_file_has_exactly_that_size(
-    tmp_path: Path, dtype: Dtype, rank: int, targets: tuple[str, ...]
-) -> None:
+def test_a_safetensors_file_has_that_size(tmp_path: Path, dtype: Dtype, rank: int, targets: tuple[str, ...]) -> None:
     shape = dataclasses.replace(SHAPES["SmolLM2-135M"], num_layers=3)
     tensors = {
         name: np.zeros((rows, columns), dtype=dtype) for name, rows, columns in adapter_tensors(shape, rank, targets)

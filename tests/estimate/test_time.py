@@ -73,9 +73,7 @@ LOGGED = [
 
 
 @pytest.mark.parametrize(("shape", "rank", "rows", "width", "logged", "stated"), LOGGED)
-def test_two_runs_predict_the_groups_other_logs(
-    shape: ModelShape, rank: int, rows: int, width: int, logged: float, stated: float
-) -> None:
+def test_two_runs_tell_all(shape: ModelShape, rank: int, rows: int, width: int, logged: float, stated: float) -> None:
     found = ask(lora(shape, rank), batches(rows, width), [PACKED, SHORT]).estimate
     assert abs(found.value / logged - 1) <= stated
     assert found.low <= logged <= found.high
@@ -210,9 +208,7 @@ def test_the_interval_holds_the_value(seen: list[tuple[int, int, float]], step: 
 
 @given(seen=SEEN, step=STEPS, factor=st.integers(2, 6))
 @settings(deadline=None, max_examples=examples(25))
-def test_more_rows_and_wider_rows_take_longer(
-    seen: list[tuple[int, int, float]], step: tuple[int, int, int], factor: int
-) -> None:
+def test_more_and_wider_rows_last(seen: list[tuple[int, int, float]], step: tuple[int, int, int], factor: int) -> None:
     rows, width, accumulation = step
     points = measured(seen)
     values = []

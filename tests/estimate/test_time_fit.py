@@ -87,9 +87,7 @@ def test_one_point_already_narrows_the_rest() -> None:
     asked=st.floats(100, 1e6),
 )
 @settings(deadline=None, max_examples=examples(25))
-def test_a_run_as_it_was_predicted_widens_nothing(
-    factors: list[float], launches: float, tokens: float, asked: float
-) -> None:
+def test_a_run_as_predicted_widens_nothing(factors: list[float], launches: float, tokens: float, asked: float) -> None:
     rows = [row(*point, setting=str(index)) for index, point in enumerate(GRID[: len(factors)])]
     logs = [truth(*point) + math.log(factor) for point, factor in zip(GRID, factors, strict=False)]
     before = fit(rates(), rows, logs)

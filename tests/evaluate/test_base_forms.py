@@ -58,9 +58,7 @@ def outputs(found: dict[str, EvaluationRecord]) -> dict[str, list[tuple[str, str
 
 
 @pytest.mark.parametrize("items", [20, pytest.param(120, marks=pytest.mark.thorough)])
-def test_layers_on_several_devices_answer_as_on_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Any], items: int
-) -> None:
+def test_devices_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Any], items: int) -> None:
     """Every item of runs and controls, with adapters that one device shares batches of, or merges."""
     one = records(experiment_of(tmp_path / "one", items))
     divided = experiment_of(tmp_path / "several", items)

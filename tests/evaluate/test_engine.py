@@ -75,9 +75,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Engine, monke
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 8])
-def test_batches_are_bounded_by_their_tokens_and_answers_are_not_changed(
-    engine: Engine, batch_size: BatchSize, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_are_bounded_by_tokens(engine: Engine, batch_size: BatchSize, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longest first, each as large as its longest prompt allows."""
     expected = ask(engine)
     monkeypatch.setattr(engine, "_limits", BatchLimits(auto_rows=12, tokens=80))
@@ -103,9 +101,7 @@ def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkey
         ask(engine, prompts=PROMPTS[:3])
 
 
-def test_batches_of_an_adapter_are_computed_at_once_on_a_cpu(
-    engine: Engine, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_share_batches(engine: Engine, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads are two batches beside each other, with the answers, the order and the threads of one by one."""
     worn = ActiveAdapter(folder=adapters[0], merged=True)
     expected = []

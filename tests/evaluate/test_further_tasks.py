@@ -181,9 +181,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
         (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
     ],
 )
-def test_a_task_that_cannot_be_evaluated_says_why(
-    experiment: Path, body: str, fault: type[Exception], words: str
-) -> None:
+def test_a_task_that_cannot_work_says_why(experiment: Path, body: str, fault: type[Exception], words: str) -> None:
     """And leaves neither log nor scores of it."""
     ask(experiment, write_task(experiment, body))
     with pytest.raises(fault, match=words):

@@ -114,9 +114,7 @@ def test_answers_are_those_of_the_plain_loop(tiny_base: Path, adapters: tuple[Pa
         assert output.usage.output_tokens == len(plain.ids) + (plain.stop_reason == "stop")
 
 
-def test_models_on_one_base_share_one_engine(
-    tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_share_a_base(tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Control and adapters, by relative, absolute and plain names: one base in memory."""
     monkeypatch.chdir(adapters[0].parent)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tiny_base.parent))
@@ -183,9 +181,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapters: tuple[
         TouchlineAPI(str(moved))
 
 
-def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[Path, ...]
-) -> None:
+def test_empty_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[Path, ...]) -> None:
     """With words that say what would be one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))

@@ -110,9 +110,7 @@ def test_forms_choices_and_judges_are_no_false_alarms(tmp_path: Path) -> None:
         ("exits", "import sys\nsys.exit(3)\n", "EV210", None),
     ],
 )
-def test_a_file_that_does_not_build_is_told_with_its_line(
-    tmp_path: Path, name: str, text: str, code: str, line: int | None
-) -> None:
+def test_a_file_that_fails_is_told_its_line(tmp_path: Path, name: str, text: str, code: str, line: int | None) -> None:
     """Whatever it does when it is imported or built."""
     path = write(tmp_path / f"{name}.py", text)
     found = serious(list(file_findings(str(path))))

@@ -218,9 +218,7 @@ def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: p
 
 
 @of_families("llama", "gemma3 beyond its window")
-def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
-    setup: Setup, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_common_prefix_is_computed_once_for_all(setup: Setup, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches of three adapters: one pass of three rows; alone, one pass for each. None beyond a window."""
     engine, adapters = setup
     worn = [None, adapters["rank2"], adapters["rank8"]]
@@ -248,9 +246,7 @@ def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
-def test_an_adapter_that_cannot_be_loaded_fails_its_own_requests_alone(
-    setup: Setup, tmp_path: Path, fault: str
-) -> None:
+def test_an_adapter_that_cannot_load_fails_its_own_requests_alone(setup: Setup, tmp_path: Path, fault: str) -> None:
     """The others of its batch are answered, each by its own adapter."""
     engine, adapters = setup
     healthy = [None, adapters["rank2"], adapters["rank8"]]
@@ -293,9 +289,7 @@ def test_more_adapters_than_may_be_active_share_batches_in_groups(setup: Setup, 
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
-def test_in_bfloat16_nothing_is_shared(
-    models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family: str
-) -> None:
+def test_bfloat16_shares_nothing(models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family: str) -> None:
     """Answers depend on the size of a batch there, and must not depend on other runs."""
     base, adapters = models(family)
     engine = Engine(Weights(str(base), pick_dtype("bfloat16", CPU), CPU))

@@ -247,9 +247,7 @@ def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
         ("mine.py", "(" * 5000, "mine.py"),
     ],
 )
-def test_a_task_file_that_cannot_work_is_told_before_the_training(
-    tmp_path: Path, name: str, text: str | None, words: str
-) -> None:
+def test_a_task_file_that_cannot_work_is_told_first(tmp_path: Path, name: str, text: str | None, words: str) -> None:
     """A missing file, no Python, no such task: all in words."""
     if text is not None:
         (tmp_path / name.partition("@")[0]).write_text(text)

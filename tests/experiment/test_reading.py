@@ -117,9 +117,7 @@ def test_hostile_yaml_is_a_finding(text: str, code: str) -> None:
         ("!x 1", "expected a plain value, got one with a YAML tag"),
     ],
 )
-def test_a_value_that_no_key_takes_is_refused_with_its_place_key_and_what_was_expected(
-    value: str, message: str
-) -> None:
+def test_a_value_that_no_key_takes_is_refused_with_place_and_expectation(value: str, message: str) -> None:
     """The error of such a value is as complete as that of a wrong value, in a file and on the command line."""
     with pytest.raises(InputError) as caught:
         read_experiment(GOOD.replace("1e-3", value), "e.yaml")

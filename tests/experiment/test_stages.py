@@ -346,7 +346,7 @@ def test_what_is_left_to_touchline_is_not_stated() -> None:
         ("{every: {minutes: 20}, save: merged}", None, None, None, False),
     ],
 )
-def test_checkpoints_are_stated(
+def test_cadence_told(
     checkpoint: str, cadence: str | None, steps: int | None, limit: int | None, adapter: bool
 ) -> None:
     run = stated(TEXT.replace("  lora: {rank: 8}", f"  lora: {{rank: 8}}\n  checkpoint: {checkpoint}"))[0]

@@ -27,9 +27,7 @@ pytestmark = pytest.mark.planning
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_refused_write_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
-) -> None:
+def test_refused_writes_keep_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str) -> None:
     """A full disk, a quota, a permission: the fault says what to do, the folder is as it was."""
     path = tmp_path / "file"
     write_atomic(path, "old")

@@ -294,9 +294,7 @@ def test_our_own_record_counts_before_an_import_of_the_runs_folder(tmp_path: Pat
     assert [row.origin for row in load_index(tmp_path).rows()] == ["touchline"]
 
 
-def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_of_one_name_are_compared_with_neighbours_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work grows with their number, not with its square."""
     lines = [
         index.line_of(record_id(record), record)
@@ -423,7 +421,7 @@ def test_changed_readers_and_lost_records_make_files_new(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, HostError("no space left")])
-def test_ctrl_c_and_a_full_disk_lose_nothing_that_was_added(
+def test_ctrl_c_or_full_disk_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     """What was read before it is in the history, in its index and in the list of known files."""

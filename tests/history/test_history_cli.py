@@ -355,9 +355,7 @@ def test_a_stated_dataset_counts_and_the_other_is_named(tmp_path: Path, call_onc
 
 
 @pytest.mark.parametrize("state", [True, False])
-def test_a_tokenizer_that_is_not_here_is_asked_for_and_not_the_option_again(
-    tmp_path: Path, call_once: Call, state: bool
-) -> None:
+def test_a_tokenizer_that_is_not_here_is_asked_for_once(tmp_path: Path, call_once: Call, state: bool) -> None:
     data = write_tiny_words(tmp_path / "words.json", 64, 8, 8)
     old = logs_once(tmp_path, data if not state else Path("/scratch/data/words.json"))
     options = ["--dataset", str(data)] if state else []

@@ -125,7 +125,7 @@ SIZES = st.integers(1, 9)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), SIZES, SIZES, st.integers(1, 3), st.integers(0, 5))
-def test_every_example_comes_once_an_epoch_in_global_batches(
+def test_every_example_comes_once(
     lengths: list[int], global_size: int, micro_size: int, epochs: int, seed: int
 ) -> None:
     """Each step but an epoch's last has the whole global batch; the counts are those of the batches themselves."""

@@ -199,9 +199,7 @@ def test_work_whose_supervisor_is_killed_saves_and_ends(folder: Path, start: Sta
     assert read_attempts(folder / "status")[-1].state is JobState.FAILED
 
 
-def test_an_orphan_that_ignores_its_parents_death_is_ended_before_the_work_begins_again(
-    folder: Path, start: Start
-) -> None:
+def test_an_orphan_that_ignores_its_parents_death_is_ended_first(folder: Path, start: Start) -> None:
     """The lock stays with the orphan, so two never work at once; the next attempt asks the orphan to save first."""
     stubborn = SAVER.replace(
         "signal.signal(signal.SIGTERM, stop)",
@@ -284,9 +282,7 @@ def test_a_cohort_is_one_attempt_in_each_folder(tmp_path: Path, start: Start, mo
     assert not (tmp_path.parent / "escape").exists()
 
 
-def test_before_its_time_limit_a_job_saves_and_is_queued_again(
-    folder: Path, tmp_path: Path, start: Start, slurm: dict[str, str]
-) -> None:
+def test_before_its_limit_a_job_saves(folder: Path, tmp_path: Path, start: Start, slurm: dict[str, str]) -> None:
     """USR1 is what SLURM sends then; the exit file is written before the requeue ends the script."""
     process = start(sys.executable, "-c", SAVER, "save", **slurm)
     until((folder / "began").exists)

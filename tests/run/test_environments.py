@@ -83,9 +83,7 @@ def test_half_an_environment_and_other_versions_are_refused(home: Path, monkeypa
     require_environments([run])
 
 
-def test_the_config_file_names_an_environment_and_the_folder_of_installed_ones(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_config_file_names_environments(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group's own environment has the torch that its driver takes; what else it lacks is said at once."""
     own, bare = made(home / "own", torch="2.6.0"), made(home / "bare", torchao="0.9.0")
     (bare / "lib" / "python3.11" / "site-packages" / "torchdata-0.11.0.dist-info" / "METADATA").unlink()

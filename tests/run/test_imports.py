@@ -91,9 +91,7 @@ EXTRA = st.dictionaries(
 
 @hypothesis_settings(max_examples=examples(25))
 @given(trainer=st.sampled_from(TRAINERS), extra=EXTRA, nested=EXTRA)
-def test_every_value_is_carried_over_or_listed(
-    trainer: str, extra: dict[str, object], nested: dict[str, object]
-) -> None:
+def test_values_are_carried_over_or_listed(trainer: str, extra: dict[str, object], nested: dict[str, object]) -> None:
     """Whatever keys stand in a config: each is the source of a setting, or in the list with its line."""
     known = yaml.safe_load(base(trainer))
     data = {**known, **{key: value for key, value in extra.items() if key not in known}, "zz": nested or 1}
@@ -476,9 +474,7 @@ VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json
         (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
     ],
 )
-def test_a_validation_file_is_carried_over_or_listed(
-    here_too: Path, config: str, validation: str | None, left: str | None
-) -> None:
+def test_a_validation_file_is_carried(here_too: Path, config: str, validation: str | None, left: str | None) -> None:
     report, experiment = imported_files({"config.yaml": config})
     data = experiment.data
     assert data.validation == validation

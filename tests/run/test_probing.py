@@ -195,9 +195,7 @@ def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"), [("input", InputError), ("environment", HostError), ("other", RunsFailedError)]
 )
-def test_a_fault_before_any_answer_ends_the_search_in_its_own_words(
-    tmp_path: Path, kind: str, expected: type[TouchlineError]
-) -> None:
+def test_a_fault_before_any_answer_ends_the_search(tmp_path: Path, kind: str, expected: type[TouchlineError]) -> None:
     Child(tmp_path, f"fault({kind!r}); sys.exit(2)")
     with pytest.raises(expected, match="it cannot be") as caught:
         search(1, 2, predicted=2)

@@ -125,9 +125,7 @@ def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path)
 
 
 @pytest.mark.parametrize("fault", [SubmissionLimitError("too many"), SubmissionUnknownError("no answer")])
-def test_what_is_not_taken_now_is_tried_later(
-    tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError
-) -> None:
+def test_what_is_not_taken_is_tried_later(tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError) -> None:
     """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []

@@ -223,9 +223,7 @@ def test_what_the_driver_refuses_is_missing_in_its_own_words() -> None:
     assert isinstance(gpu.memory_mean, Quantity)
 
 
-def test_a_driver_that_hangs_holds_the_sampler_and_not_the_supervisor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_hangs_holds_the_sampler_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "CLOSE_PATIENCE_SECONDS", 0.05)
     hangs, entered = threading.Event(), threading.Event()
     library = FakeNvml()
@@ -249,7 +247,7 @@ def test_a_driver_that_hangs_holds_the_sampler_and_not_the_supervisor(
     ("visible", "driver", "reason"),
     [("", True, "hides"), ("-1", True, "hides"), ("NoDevFiles", True, "hides"), ("0", False, "no NVIDIA driver")],
 )
-def test_no_gpu_has_a_reason(
+def test_no_gpu_is_told(
     visible: str, driver: bool, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -259,9 +257,7 @@ def test_no_gpu_has_a_reason(
     assert reason in told
 
 
-def test_the_real_library_is_asked_only_where_there_is_a_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_real_library_is_asked_only_with_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(sampling, "_DRIVER", (tmp_path,))
     monkeypatch.setitem(sys.modules, "pynvml", None)

@@ -50,9 +50,7 @@ def test_one_squeue_a_poll_for_all_jobs_however_often_one_looks(bench: Bench, se
     assert bench.slurm.count("squeue") == 2
 
 
-def test_one_sacct_for_all_that_squeue_has_forgotten_and_none_for_what_is_known(
-    bench: Bench, several: list[Job]
-) -> None:
+def test_one_sacct_for_all_that_squeue_forgot_and_none_for_what_is_known(bench: Bench, several: list[Job]) -> None:
     """Also where each job is looked at by itself, as a queue does before it starts them."""
     bench.accounts(
         *(
@@ -371,9 +369,7 @@ def test_what_squeue_says_of_a_job_without_an_attempt(word: str, reason: str, an
         (3, "failed", "COMPLETED", "0:0", ("FAILED", False, 3)),
     ],
 )
-def test_an_exit_file_and_slurm_s_word_together(
-    code: int, reason: str, word: str, told: str, answer: Answer, bench: Bench
-) -> None:
+def test_exit_file_and_word_agree(code: int, reason: str, word: str, told: str, answer: Answer, bench: Bench) -> None:
     """An exit code of 0 is final; a failure waits for SLURM's last word, which may know a better reason."""
     bench.submitted()
     bench.started()
@@ -390,7 +386,7 @@ def test_an_exit_file_and_slurm_s_word_together(
 
 @pytest.mark.parametrize(("told", "exit_code"), [("0:9", None), ("137:0", 137)])
 @pytest.mark.parametrize("has_file", [True, False])
-def test_killed_by_9_is_out_of_memory_only_where_the_log_proves_it(
+def test_signal_9_is_memory_if_the_log_proves_it(
     told: str, exit_code: int | None, has_file: bool, bench: Bench
 ) -> None:
     bench.submitted()

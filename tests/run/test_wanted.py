@@ -237,9 +237,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 @pytest.mark.parametrize("evaluates", [False, True])
-def test_it_is_retried_once_with_twice_the_limit_whatever_command_comes_next(
-    cluster: Cluster, *, evaluates: bool
-) -> None:
+def test_it_is_retried_once_with_twice_the_limit_by_any_command(cluster: Cluster, *, evaluates: bool) -> None:
     plan = made_plan(made_run(limit=Quantity(value=LIMIT, unit="s")))
     job = (run_evaluation if evaluates else run_training)(cluster.folder, RUN)
     recovery = cluster.command(plan)

@@ -58,9 +58,7 @@ def wait_for_saved_states(folder: Path, after: int) -> None:
     until(saved)
 
 
-def test_a_cohort_cancelled_and_killed_on_slurm_equals_separate_trainings(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cohort_cancelled_and_killed_equals_separate_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One job covers all: it is cancelled by any of its runs, killed, and goes on with all of them."""
     # The memory that the script asks for is what is predicted for all runs.
     (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace(" memory_gb: 2,", ""))

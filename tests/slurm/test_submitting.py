@@ -86,9 +86,7 @@ def site(cluster: Cluster, tmp_path: Path) -> Site:
         ("--mem=wrong", ("mem",)),
     ],
 )
-def test_what_sbatch_refuses_is_refused_in_its_words_and_closed_in_the_ledger(
-    directive: str, words: tuple[str, ...], site: Site
-) -> None:
+def test_what_sbatch_refuses_is_closed_in_the_ledger(directive: str, words: tuple[str, ...], site: Site) -> None:
     """One clear message, no job, an intent that a refusal follows; and once fixed, the run is submitted."""
     job = write_run(site.root / "refused", "finish", [directive])
     with pytest.raises(SubmissionRejectedError) as caught:

@@ -185,9 +185,7 @@ DRAINED = f"{TRIED}Requested node configuration is not available\n"
         ("sbatch: No such file or directory", None, SbatchResult.ABSENT, None),
     ],
 )
-def test_only_what_sbatch_would_refuse_too_is_a_refusal_of_test_only(
-    err: str, code: int | None, verdict: SbatchResult, reason: str | None
-) -> None:
+def test_test_only_refuses_as_sbatch(err: str, code: int | None, verdict: SbatchResult, reason: str | None) -> None:
     """Drained nodes and limits on jobs are refused by --test-only, though a submitted job waits for them."""
     found = read_trial("", err, code)
     assert found.verdict is verdict
@@ -492,9 +490,7 @@ def test_cells_come_back_whole(drawn: tuple[int, list[list[str]]]) -> None:
 
 
 @given(ROWS, st.data())
-def test_a_cut_answer_is_none_unless_it_ends_with_a_row(
-    drawn: tuple[int, list[list[str]]], data: st.DataObject
-) -> None:
+def test_a_cut_answer_is_none_but_after_a_row(drawn: tuple[int, list[list[str]]], data: st.DataObject) -> None:
     """Fewer rows may come back only where the cut fell between two of them: such an answer is whole."""
     columns, rows = drawn
     table = [[f"C{number}" for number in range(columns)], *rows]

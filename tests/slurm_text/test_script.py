@@ -280,9 +280,7 @@ def test_a_variable_that_is_set_once_is_known() -> None:
         (["#SBATCH --nodes=2-4", "#SBATCH --gpus=8"], None, None, None),
     ],
 )
-def test_what_is_asked_for_per_node_is_known(
-    lines: list[str], gpus: int | None, cpus: int | None, tasks: int | None
-) -> None:
+def test_requests_per_node_are_known(lines: list[str], gpus: int | None, cpus: int | None, tasks: int | None) -> None:
     asked = requested(read(*lines).effective)
     assert (asked.gpus_per_node, asked.cpus_per_node, asked.tasks_per_node) == (gpus, cpus, tasks)
 

@@ -206,9 +206,7 @@ def test_a_smaller_level_has_larger_bounds_at_every_look(looks: tuple[int, ...],
 
 @settings(max_examples=examples(8), deadline=None)
 @given(looks=some_looks(), level=st.floats(0.001, 0.1))
-def test_no_look_alone_has_more_than_the_level_and_futility_is_below_the_bound(
-    looks: tuple[int, ...], level: float
-) -> None:
+def test_no_look_has_more_than_the_level_and_futility_is_below(looks: tuple[int, ...], level: float) -> None:
     bounds = efficacy_bounds(looks, level)
     nominal = [float(stats.t.sf(bound, seeds - 1)) for bound, seeds in zip(bounds, looks, strict=True)]
     assert all(each <= level * 1.001 for each in nominal)
@@ -219,9 +217,7 @@ def test_no_look_alone_has_more_than_the_level_and_futility_is_below_the_bound(
 
 @settings(max_examples=examples(8), deadline=None)
 @given(looks=some_looks(), effect=st.floats(0.0, 3.0), more=st.floats(0.05, 1.0))
-def test_power_grows_with_the_effect_and_futility_costs_little_of_it(
-    looks: tuple[int, ...], effect: float, more: float
-) -> None:
+def test_power_grows_with_the_effect_and_futility_is_cheap(looks: tuple[int, ...], effect: float, more: float) -> None:
     bounds, low = efficacy_bounds(looks), futility_bounds(looks)
     small, large = (stopping_chances(looks, each, bounds, low) for each in (effect, effect + more))
     assert small.power < large.power + 1e-3

@@ -81,9 +81,7 @@ def test_an_explore_that_cannot_compare_is_refused_when_it_is_planned(
     assert not (folder / "plan.json").exists()
 
 
-def test_an_explore_without_a_validation_split_is_refused_when_it_is_planned(
-    tmp_path: Path, settings: UserConfig
-) -> None:
+def test_an_explore_without_a_validation_split_is_refused(tmp_path: Path, settings: UserConfig) -> None:
     able = {name for name, features in capabilities().items() if features.pauses}
     assert able == {"peft", "trl", "llamafactory", "axolotl"}
     folder = make_experiment(tmp_path / "tiny", EXPLORE_ONLY)
@@ -112,7 +110,7 @@ def explore_lines(plan: Plan) -> tuple[list[tuple[str, ...]], str]:
         (EXPLORE_ONLY.replace("[2, 4, 8, 16]", "[2, 4, 8]"), [("1", "3", "3", "2")], "used: one run is left"),
     ],
 )
-def test_the_plan_shows_the_points(
+def test_points_are_shown(
     tmp_path: Path, settings: UserConfig, text: str, expected: list[tuple[str, ...]], line: str
 ) -> None:
     rows, lines = explore_lines(api.plan(make_experiment(tmp_path / "tiny", text), settings).plan)

@@ -115,9 +115,7 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
 
 
 @pytest.mark.thorough
-def test_a_training_that_diverges_counts_as_nothing_right_and_is_not_started_again(
-    tmp_path: Path, env: dict[str, str]
-) -> None:
+def test_a_training_that_diverges_scores_0_and_is_not_started_again(tmp_path: Path, env: dict[str, str]) -> None:
     """Its attempt says so by its exit code; the command ends well."""
     contrast = "{name: rate, level: {train.learning_rate: 3e-2}, against: {train.learning_rate: 1e+30}}"
     confirm = f"strategy:\n  confirm: {{contrasts: [{contrast}], seeds: [11, 12], looks: [2]}}\n"

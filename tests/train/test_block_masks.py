@@ -85,9 +85,7 @@ def allowed(rows: SequenceBatch, window: int | None) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("window", [None, 5, 30])
 @pytest.mark.parametrize("size", [4, 16, 128])
-def test_blocks_and_their_rule_allow_what_the_dense_mask_allows(
-    size: int, window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_allow_what_the_dense_mask_does(size: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every allowed pair is in a named block; in a whole block all pairs are allowed."""
     monkeypatch.setattr(block_masks, "BLOCK", size)
     wholes = 0
@@ -226,9 +224,7 @@ def test_masks_by_blocks_are_refused_where_the_kernel_cannot_run() -> None:
 
 
 @pytest.mark.usefixtures("unfused")
-def test_a_training_with_masks_by_blocks_has_the_losses_of_dense_masks(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_by_blocks_train_as_dense_ones(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen as on a GPU: by the width of packed rows, after the test."""
 
     class AsOnGpu(TargetLoss):

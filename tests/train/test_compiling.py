@@ -122,9 +122,7 @@ def rows(folder: Path) -> tuple[StepRow, ...]:
     ],
     ids=["padded", "packed", "merged"],
 )
-def test_a_compiled_training_reports_the_losses_of_an_uncompiled_one(
-    settings: TrainConfig, tiny_model: Path, words: Path, tmp_path: Path
-) -> None:
+def test_compiling_keeps_the_losses(settings: TrainConfig, tiny_model: Path, words: Path, tmp_path: Path) -> None:
     plain = trained(tmp_path / "plain", tiny_model, words, settings)
     compiled = trained(tmp_path / "compiled", tiny_model, words, replace(settings, compile=True))
     for own, other in zip(rows(compiled), rows(plain), strict=True):
@@ -141,7 +139,7 @@ def test_a_compiled_training_reports_the_losses_of_an_uncompiled_one(
 
 
 @pytest.mark.thorough
-def test_every_shape_is_compiled_before_the_first_step(
+def test_all_shapes_are_compiled(
     tiny_model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []

@@ -94,9 +94,7 @@ def steps(folder: Path) -> tuple[StepRow, ...]:
     return read_metrics(folder / "metrics.jsonl").steps
 
 
-def test_steps_fetched_together_are_those_fetched_one_by_one(
-    config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path
-) -> None:
+def test_fetching_together_is_same(config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path) -> None:
     folder = write_config(tmp_path / "run", config)
     assert run_training(config, folder, Stop())
     assert_same(folder, undisturbed)
@@ -157,7 +155,7 @@ def test_nothing_waits_for_the_device_between_two_fetches(
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
+def test_a_loss_of_no_number_is_unwritten(
     config: RunConfig, grouped: list[int], tmp_path: Path, *, stops: bool
 ) -> None:
     """At a checkpoint, and where a stop would save the state."""
@@ -171,7 +169,7 @@ def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
     assert f"step {len(steps(folder)) + 1} of run" in refused.value.message
 
 
-def test_stopping_between_two_fetches_and_resuming_changes_nothing(
+def test_a_stop_between_fetches_is_safe(
     config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path
 ) -> None:
     folder = write_config(tmp_path / "run", config)
@@ -268,9 +266,7 @@ def in_new_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.thorough
-def test_a_kill_between_two_fetches_loses_only_what_is_repeated(
-    config: RunConfig, undisturbed: Path, tmp_path: Path, in_new_processes: None
-) -> None:
+def test_a_kill_is_only_repeated(config: RunConfig, undisturbed: Path, tmp_path: Path, in_new_processes: None) -> None:
     """States are saved every few steps."""
     checkpoint = replace(config.train.checkpoint, resume_minutes=0.05 / 60)
     folder = write_config(tmp_path / "run", replace(config, train=replace(config.train, checkpoint=checkpoint)))

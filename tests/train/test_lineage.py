@@ -82,9 +82,7 @@ def refused(root: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]) -
     return code, capsys.readouterr().err
 
 
-def test_a_stage_goes_on_from_its_parents_adapter(
-    root: Path, hard: RunConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_goes_on_from_its_parent(root: Path, hard: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Hash, loss and size are those of the parent, and what proves it is written down three times."""
     with caplog.at_level(logging.INFO):
         folder = train(root, hard)
@@ -105,9 +103,7 @@ def test_a_stage_goes_on_from_its_parents_adapter(
     assert any("lineage proved" in message for message in caplog.messages)
 
 
-def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_a_stage_begins_where_its_parent_ended(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """On the parent's own data its loss before the first step is the parent's last one."""
     folder = train(root, hard_config(tiny_model, data[0]))
     parent = json.loads((root / EASY / "training.json").read_text())
@@ -115,9 +111,7 @@ def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
     assert (first.step, first.loss) == (0, pytest.approx(parent["final_validation_loss"], rel=1e-6))
 
 
-def test_without_validation_items_the_other_proofs_carry(
-    tiny_model: Path, data: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_without_validation_items_other_proofs_carry(tiny_model: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     """The loss is missing with its reason; a swapped file is still found."""
     words = tmp_path / "no_validation.json"
     rows = json.loads(data[0].read_text())
@@ -160,9 +154,7 @@ def weights(folder: Path) -> Path:
     return folder / "epoch_1" / "adapter_model.safetensors"
 
 
-def test_the_parents_items_are_scored_as_the_parent_scored_them(
-    root: Path, hard: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parents_items_are_scored_as_it_did(root: Path, hard: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its layout and with its attention, whatever the stage itself uses."""
     seen: list[str] = []
     original = lineage.mean_loss
@@ -268,9 +260,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("words", DAMAGES)
-def test_what_is_missing_is_told_in_one_line(
-    root: Path, hard: RunConfig, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_parts_are_a_line(root: Path, hard: RunConfig, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """At once, with a code of its own: no framework has been loaded."""
     DAMAGES[words](root / EASY)
     code, said = refused(root, hard, capsys)
@@ -314,9 +304,7 @@ def some_tokens(model: torch.nn.Module) -> torch.Tensor:
     return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)  # type: ignore[union-attr, arg-type]
 
 
-def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_a_merged_parent_is_in_export_and_loss(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """The adapter that is saved holds both, side by side, and loads on the original base."""
     config = hard_config(tiny_model, data[1], how="merge", lora=LoraConfig(rank=3, alpha=5.0))
     folder = train(root, config)
@@ -334,9 +322,7 @@ def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
     assert set(marker["files"]) >= {"adapter_model.safetensors", "stage_adapter.safetensors"}
 
 
-def test_an_untrained_stage_after_a_merge_exports_its_parent(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_an_untrained_stage_after_a_merge_is_its_parent(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """With a rate of nearly zero nothing is learned, and what is saved gives the parent's logits."""
     config = hard_config(tiny_model, data[1], how="merge", learning_rate=1e-12)
     folder = train(root, config)
@@ -346,9 +332,7 @@ def test_an_untrained_stage_after_a_merge_exports_its_parent(
 
 
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "beside"])
-def test_an_evaluation_wears_what_a_merging_stage_has_saved(
-    root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool
-) -> None:
+def test_an_evaluation_wears_a_merged_one(root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool) -> None:
     """On the base that the plan names, with ranks that differ from layer to layer."""
     lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
     config = hard_config(tiny_model, data[1], how="merge", lora=lora)
@@ -363,9 +347,7 @@ def test_an_evaluation_wears_what_a_merging_stage_has_saved(
 
 
 @pytest.mark.parametrize("how", ["adapter", "merge"])
-def test_a_third_stage_goes_on_from_one_that_merged(
-    root: Path, tiny_model: Path, data: tuple[Path, Path], how: str
-) -> None:
+def test_a_third_stage_goes_on_from_a_merge(root: Path, tiny_model: Path, data: tuple[Path, Path], how: str) -> None:
     """The same weights are merged again, bit for bit, and the trained adapter is the second stage's own."""
     lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
     second = hard_config(tiny_model, data[1], how="merge", lora=lora)

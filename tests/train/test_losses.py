@@ -76,9 +76,7 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize("size", [4, *(pytest.param(size, marks=pytest.mark.thorough) for size in (1, 13))])
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_and_gradients_are_those_of_all_logits_at_once(
-    name: str, size: int, layout: BatchLayout, in_chunks: Callable[[int], None]
-) -> None:
+def test_losses_are_those_of_all(name: str, size: int, layout: BatchLayout, in_chunks: Callable[[int], None]) -> None:
     """Whatever the model does to its logits behind the head, and with smoothed labels."""
     trained = build(MODELS[name])
     trained.train()

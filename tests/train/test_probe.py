@@ -161,9 +161,7 @@ def test_a_model_without_weights_cannot_be_tried(tiny_model: Path, tmp_path: Pat
     share=st.floats(0, 1),
     seed=st.integers(0, 3),
 )
-def test_invented_examples_fill_exactly_the_rows_asked_for(
-    rows: int, width: int, each: int, share: float, seed: int
-) -> None:
+def test_invented_examples_fill_the_rows_asked_for(rows: int, width: int, each: int, share: float, seed: int) -> None:
     each = min(each, width)
     most = rows * each * (width // each)
     labels = max(rows * each, round(share * most))
@@ -203,9 +201,7 @@ def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
         (RuntimeError("CUDA error: device-side assert triggered"), "cuda", None),
     ],
 )
-def test_each_way_of_running_out_of_memory_is_known(
-    error: BaseException, device: str, outcome: ProbeOutcome | None
-) -> None:
+def test_every_way_out_of_memory_is_known(error: BaseException, device: str, outcome: ProbeOutcome | None) -> None:
     assert lacking(error, device) is outcome
 
 

@@ -150,9 +150,7 @@ def test_keep_best_keeps_the_best_and_the_last(config: RunConfig, tmp_path: Path
     assert json.loads((folder / "training.json").read_text())["best_epoch"] == best
 
 
-def test_packing_and_checkpointing_change_the_rows_and_memory_and_not_the_training(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_packing_and_checkpointing_change_rows_and_memory_only(config: RunConfig, tmp_path: Path) -> None:
     """Losses of every step, in float32."""
     plain = read_metrics(train(tmp_path / "plain", config) / "metrics.jsonl")
     for changes, tolerance in (
@@ -177,9 +175,7 @@ def test_dropout_shares_no_prefix(config: RunConfig, tmp_path: Path) -> None:
     assert "dropout" in start.layout_reason
 
 
-def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_leaks_is_not_packed(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, packing is refused with the reason; chosen by us, it is dropped, and both are on record."""
     monkeypatch.setattr("touchline.train.target_loss.visible", causal_only)
     monkeypatch.setitem(isolation.TOLERANCE_NATS, torch.float32, 1e-5)
@@ -230,9 +226,7 @@ def test_target_modules_that_fit_no_layer_are_named(config: RunConfig, tmp_path:
         run_training(typo, write_config(tmp_path / "run", typo), Stop())
 
 
-def test_a_full_disk_at_an_export_leaves_nothing_half_written(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_half_export(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to do, the exit code is 4, and the same command later goes on."""
     folder = write_config(tmp_path / "run", config)
 
@@ -251,9 +245,7 @@ def test_a_full_disk_at_an_export_leaves_nothing_half_written(
     assert [row.event for row in read_metrics(folder / "metrics.jsonl").attempts] == ["start", "resume"]
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_before_the_update(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_not_finite_updates_nothing(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further steps would train noise for hours."""
     folder = write_config(tmp_path / "run", config)
 
@@ -282,9 +274,7 @@ def test_a_folder_with_spaces_quotes_and_a_newline_trains(config: RunConfig, tmp
     assert (folder / "epoch_1" / "touchline.json").exists()
 
 
-def test_micro_batches_are_consumed_exactly_as_planned(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_micro_batches_are_those_planned(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order and division are the planner's."""
     from touchline.backends.peft import layout
     from touchline.train import loop
@@ -306,9 +296,7 @@ def test_micro_batches_are_consumed_exactly_as_planned(
     assert seen[-len(planned) :] == planned
 
 
-def test_other_processes_or_devices_than_planned_are_refused(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_not_planned_are_refused(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under torchrun by hand, the global batch would be another one; and fewer GPUs than planned."""
     two = replace(config, batches=replace(config.batches, data_parallel_size=2))
     folder = write_config(tmp_path / "run", two)

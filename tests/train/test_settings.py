@@ -73,9 +73,7 @@ def configured(model: Path, words: Path, **changes: object) -> RunConfig:
 
 
 @pytest.mark.parametrize("changes", [*BASE_KEPT, *QUANTIZED], ids=named)
-def test_a_training_learns_and_resumes_bit_for_bit(
-    tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_trainings_resume_by_bits(tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     """Stopped after some micro-batches and resumed: the adapter and every recorded loss of an undisturbed training. Its
     checkpoint on the original base gives the recorded validation loss: in PEFT, and in the evaluation, where it is
     merged or computed beside the base."""
@@ -183,9 +181,7 @@ def test_smoothing_is_in_the_training_loss_only(tiny_model: Path, words: Path) -
     torch.testing.assert_close(plain[0], 0.8 * label + 0.2 * logs.mean(-1))
 
 
-def test_without_bitsandbytes_the_setting_and_the_install_command_are_named(
-    tiny_model: Path, words: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_bitsandbytes_it_is_named(tiny_model: Path, words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantized base and an 8-bit optimizer say what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HostError, match="quantization: int8 needs accelerate and bitsandbytes") as error:
@@ -216,9 +212,7 @@ def test_an_adapter_that_changes_the_base_when_loaded_is_refused(tiny_model: Pat
     ],
     ids=named,
 )
-def test_estimated_bytes_are_those_that_lie_there(
-    tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_estimates_are_real_sizes(tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     """The loaded base, the optimizer's state and the adapter's file."""
     config = configured(tiny_model, words, base_dtype="bfloat16", **changes)
     machine = select_device("bfloat16")

@@ -67,9 +67,7 @@ def test_another_seed_deals_otherwise(plain: RunConfig, shuffled: RunConfig, tmp
     assert answers(dealt) != answers(load_inputs(shuffled, tmp_path))
 
 
-def test_the_planner_knows_the_lengths_that_the_trainer_will_see(
-    shuffled: RunConfig, words: Path, tmp_path: Path
-) -> None:
+def test_the_planner_knows_the_lengths_of_the_trainer(shuffled: RunConfig, words: Path, tmp_path: Path) -> None:
     """Permuting the answers' lengths gives what permuting the answers gives, example by example."""
     model = load_model(shuffled.model.path, Path(shuffled.model.path).parent)
     found = token_lengths(model, shuffled.data, "train", words.parent, shuffled.date, tmp_path / "cache", None)

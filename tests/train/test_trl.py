@@ -110,9 +110,7 @@ def test_both_trainers_do_the_same_training(unpacked: tuple[Path, Path]) -> None
         assert second.loss == pytest.approx(first.loss, abs=1e-5)
 
 
-def test_a_second_run_takes_the_loss_before_its_first_step_over(
-    experiment: PlannedExperiment, unpacked: tuple[Path, Path]
-) -> None:
+def test_a_second_run_takes_the_first_loss_over(experiment: PlannedExperiment, unpacked: tuple[Path, Path]) -> None:
     """From the run of the same trainer, with another rank."""
     (first, _), (_, folder) = experiment.run(1), experiment.run(5)
     assert train(folder)

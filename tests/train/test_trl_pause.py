@@ -63,7 +63,7 @@ def train(folder: Path, stop: Stop) -> bool:
 
 
 @pytest.mark.parametrize(("settings", "acts"), ROWS)
-def test_an_interrupted_training_is_that_of_an_undisturbed_one(
+def test_an_interruption_changes_nothing(
     undisturbed: Callable[[str], Path], tmp_path: Path, settings: str, acts: Sequence[Act]
 ) -> None:
     """With dropout, packs, warmup and other optimizers."""
@@ -71,9 +71,7 @@ def test_an_interrupted_training_is_that_of_an_undisturbed_one(
     interrupt(untrained_copy(whole, tmp_path), whole, acts, train)
 
 
-def test_a_training_past_its_pause_or_paused_already_has_nothing_to_do(
-    undisturbed: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_training_past_its_pause_has_nothing_to_do(undisturbed: Callable[[str], Path], tmp_path: Path) -> None:
     whole = undisturbed("dropout")
     folder = untrained_copy(whole, tmp_path)
     (folder / PAUSE_FILE).write_text('{"after_step": 0}')
@@ -94,7 +92,7 @@ def test_a_training_past_its_pause_or_paused_already_has_nothing_to_do(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("moment", ["checkpoint", "state", "end"])
-def test_a_kill_at_the_pause_changes_nothing(undisturbed: Callable[[str], Path], tmp_path: Path, moment: str) -> None:
+def test_a_kill_at_a_pause_changes_nothing(undisturbed: Callable[[str], Path], tmp_path: Path, moment: str) -> None:
     """While the trainer saves its checkpoint, when the training state is there, and when the end is written."""
     whole = undisturbed("dropout")
     folder = untrained_copy(whole, tmp_path)
