@@ -235,16 +235,13 @@ def test_a_prefix_is_counted_as_it_is_shared(prefix: int, sizes: list[tuple[int,
     assert 0 < found.efficiency <= 1
 
 
-def test_torchtune_says_that_no_step_is_made() -> None:
+def test_rules_of_torchtune() -> None:
     """1000 short examples in 20 packs, four a micro-batch, eight micro-batches a step: nothing is ever trained."""
     asked = BatchSettings(max_seq_len=2048, packed=True, micro_batch_size=4, gradient_accumulation_steps=8)
     found = made("torchtune", [40] * 1000, asked)
     assert (found.rows, found.steps, found.rows_left_over) == (20, 0, 20)
     assert "NO optimizer step is ever made" in found.notes[0]
-
-
-def test_torchtune_counts_what_an_epoch_never_uses() -> None:
-    """Seven packs, two a micro-batch, two micro-batches a step: one pack is not loaded, a micro-batch not stepped."""
+    # Seven packs, two a micro-batch, two micro-batches a step: one pack is not loaded, a micro-batch not stepped.
     asked = BatchSettings(max_seq_len=10, packed=True, micro_batch_size=2, gradient_accumulation_steps=2, epochs=2)
     found = made("torchtune", [9] * 7, asked)
     assert (found.rows, found.steps_per_epoch, found.steps, found.rows_left_over) == (7, 1, 2, 3)
@@ -254,7 +251,7 @@ def test_torchtune_counts_what_an_epoch_never_uses() -> None:
     assert "the last 1 micro-batch of each epoch" in found.notes[1]
 
 
-def test_trl_drops_cut_answers_unpacked_and_trains_on_nothing_packed() -> None:
+def test_rules_of_trl() -> None:
     """The same dataset, two different answers to an example whose answer lies beyond max_length."""
     lengths, labels = [30, 8, 12], [5, 2, 4]
     apart = made("trl", lengths, BatchSettings(max_seq_len=10, packed=False, micro_batch_size=2), labels)
@@ -262,25 +259,19 @@ def test_trl_drops_cut_answers_unpacked_and_trains_on_nothing_packed() -> None:
     together = made("trl", lengths, BatchSettings(max_seq_len=10, packed=True, micro_batch_size=2), labels)
     assert (together.dropped.tolist(), together.truncated.tolist()) == ([], [0, 2])
     assert any("computed in vain" in note for note in together.notes)
-
-
-def test_trl_packs_a_thousand_at_a_time_unless_told_otherwise() -> None:
-    """Two halves that would fill each other's gaps, a thousand examples apart."""
+    # Two halves that would fill each other's gaps, a thousand examples apart.
     lengths = np.asarray([6] * 1000 + [4] * 1000, np.uint32)
     asked = BatchSettings(max_seq_len=10, packed=True, micro_batch_size=1)
     assert TrlBatching().forecast(lengths, asked).rows == 1500
     assert TrlBatching(map_batch=None).forecast(lengths, asked).rows == 1000
     assert TrlBatching(map_batch=None).forecast(lengths, asked).lower_bound == 1000
-
-
-def test_padding_free_micro_batches_are_one_row_of_all_their_tokens() -> None:
-    """And the largest is not micro-batch times max_length where packs are not full."""
+    # And the largest is not micro-batch times max_length where packs are not full.
     found = made("trl", [7] * 8, BatchSettings(max_seq_len=10, packed=True, micro_batch_size=4))
     assert found.micro_batch_tokens.tolist() == [28, 28]
     assert (found.largest.rows, found.largest.width, found.efficiency) == (1, 28, 1.0)
 
 
-def test_llamafactory_holds_one_token_less_than_cutoff_len() -> None:
+def test_rules_of_llamafactory() -> None:
     """Two examples of half the length do not share a pack; padded, it has the whole length."""
     asked = BatchSettings(max_seq_len=16, packed=True, micro_batch_size=1)
     assert made("llamafactory", [8, 8], asked).rows == 2
@@ -289,10 +280,7 @@ def test_llamafactory_holds_one_token_less_than_cutoff_len() -> None:
     assert LlamaFactoryBatching(preprocessing_batch_size=1).forecast(np.asarray([8, 7], np.uint32), asked).rows == 2
     with pytest.raises(ValueError, match="cutoff_len of at least 2"):
         made("llamafactory", [1], replace(asked, max_seq_len=1))
-
-
-def test_llamafactory_cuts_the_prompt_before_a_short_answer() -> None:
-    """A short answer is kept whole; with a short prompt the answer is cut; else both lose their share."""
+    # A short answer is kept whole; with a short prompt the answer is cut; else both lose their share.
     prompts, answers = np.asarray([100, 3, 60]), np.asarray([5, 100, 60])
     found = shortened(prompts, answers, 20)
     assert found.tokens.tolist() == [20, 20, 20]
@@ -300,7 +288,7 @@ def test_llamafactory_cuts_the_prompt_before_a_short_answer() -> None:
     assert found.answers_cut.tolist() == [1, 2]
 
 
-def test_axolotl_drops_what_is_too_long_and_limits_examples_a_pack() -> None:
+def test_rules_of_axolotl() -> None:
     """No example is cut; 200 short ones fill a pack however much room is left."""
     asked = BatchSettings(max_seq_len=4096, packed=True, micro_batch_size=2, seed=5)
     found = made("axolotl", [20] * 1000 + [5000, 1], asked)
@@ -309,10 +297,7 @@ def test_axolotl_drops_what_is_too_long_and_limits_examples_a_pack() -> None:
     assert any("sample_packing_bin_size" in note for note in found.notes)
     wider = AxolotlBatching(sample_packing_bin_size=1000).forecast(np.asarray([20] * 1000, np.uint32), asked)
     assert wider.rows == 3
-
-
-def test_axolotl_counts_the_steps_of_all_epochs_at_once() -> None:
-    """As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8."""
+    # As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8.
     asked = BatchSettings(
         max_seq_len=96, packed=False, micro_batch_size=4, gradient_accumulation_steps=2, epochs=2, seed=1
     )

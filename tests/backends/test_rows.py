@@ -127,15 +127,12 @@ def test_batches_are_packed_apart(lengths: list[int], size: int, processes: int 
         assert rows_of(pack(array, CAPACITY, edges)) == apart
 
 
-def test_batches_of_several_processes_are_contiguous_shares() -> None:
+def test_shares_of_processes_and_sums_agree() -> None:
     """As `datasets` cuts 10 rows for 3 processes, and each share into batches of 3."""
     assert batch_edges(10, 3, 3).tolist() == [0, 3, 4, 7, 10]
     assert batch_edges(10, None, 3).tolist() == [0, 4, 7, 10]
     assert batch_edges(2, 3, 5).tolist() == [0, 1, 2]
-
-
-def test_sums_and_rows_of_items_agree() -> None:
-    """The two ways to look at rows."""
+    # The two ways to look at rows.
     lengths = np.asarray([5, 15, 1, 20, 3], np.int64)
     filled = next_fit(lengths, CAPACITY)
     assert filled.sums(lengths).tolist() == [20, 1, 20, 3]
@@ -312,17 +309,14 @@ def _alike(count: int, prefix: int, suffix: int) -> list[RenderedExample]:
     ]
 
 
-def test_sharing_is_chosen_where_it_saves_a_fifth_and_not_below() -> None:
+def test_the_layout_is_chosen() -> None:
     """The choice is a count of tokens, so it is the same on every machine."""
     kept, reason = choose_layout([_alike(8, 30, 5)], packed=False, max_seq_len=128, obstacle=None)
     assert kept == BatchLayout(row_tokens=ROW_TOKENS, share_prefix=True)
     assert "saves" in reason
     apart, _ = choose_layout([_alike(8, 2, 30)], packed=False, max_seq_len=128, obstacle=None)
     assert apart == PADDED
-
-
-def test_packing_as_written_is_kept_and_an_obstacle_to_sharing_is_named() -> None:
-    """`packed: true` is never turned into something else by the chooser."""
+    # `packed: true` is never turned into something else by the chooser.
     layout, reason = choose_layout([_alike(8, 30, 5)], packed=True, max_seq_len=64, obstacle="dropout is on")
     assert layout == BatchLayout(row_tokens=64)
     assert "dropout is on" in reason

@@ -260,13 +260,10 @@ def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -
     assert {"name", "version", "licence"} <= set(about["word_list"])
 
 
-def test_the_usual_dataset_is_the_same_everywhere(tmp_path: Path) -> None:
+def test_arguments_and_files_of_the_usual_dataset(tmp_path: Path) -> None:
     """Byte for byte, whatever the version of numpy: results of two machines are comparable by it."""
     path = create_capitalization(tmp_path, word_length=8, num_words=2000, train_fraction=0.8, seed=14)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == USUAL_SHA256
-
-
-def test_the_same_arguments_write_the_same_bytes_once(tmp_path: Path) -> None:
     path = make(tmp_path / "new" / "folder")
     before = path.stat()
     assert make(tmp_path / "new" / "folder") == path

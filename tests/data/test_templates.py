@@ -195,23 +195,17 @@ def test_the_label_span_is_the_answer_and_its_stop_token(renderer: ChatRenderer,
     assert renderer.decode(rendered.prompt_ids, keep_special=True) == renderer.prompt_text(row.prompt)
 
 
-def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) -> None:
+def test_stop_tokens_and_prompts_of_templates(tiny_model: Path) -> None:
     turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     ids = renderer.example(example("hi", "Ho")).answer_ids
     assert renderer.decode(ids, keep_special=True) == "Ho<|im_end|>"
-
-
-def test_a_template_whose_prompt_changes_with_the_answer_is_refused(tiny_model: Path) -> None:
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     with pytest.raises(ChatTemplateError, match="another prompt"):
         renderer.example(example("hi", "Ho"))
-
-
-def test_no_token_is_added_that_the_template_does_not_write(tiny_model: Path) -> None:
-    """A template that writes the begin token itself gets it once."""
+    # A template that writes the begin token itself gets it once.
     template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     ids = renderer.prompt_ids((Message(role="user", content="hi"),))

@@ -301,17 +301,14 @@ def test_no_run_is_left_out_without_a_word(changes: dict[str, object], gpu: str,
     assert line in evidence_line(found)
 
 
-def test_a_run_that_closer_ones_replace_is_named_too() -> None:
+def test_reasons_of_the_evidence() -> None:
     setup = asked()
     near = logged("near", gib=fitting(setup))
     other = logged("other", gib=fitting(asked(shape=LLAMA_3B)), **words(model="meta-llama/Llama-3.2-3B"))
     found = used([near, other], setup)
     assert found.memory == ("near",)
     assert "Not used: 1 (closer runs count instead)" in evidence_line(found)
-
-
-def test_where_nothing_is_estimated_there_is_a_reason_too() -> None:
-    """As for a model whose dimensions are not known."""
+    # As for a model whose dimensions are not known.
     runs = collect_points([logged()], shape_of)
     found = evidence_used(
         runs, (), setups=(), machine=gpu_machine("A100-80GB"), time=("old",), memory=("old",), predict=lambda _: None
@@ -319,9 +316,6 @@ def test_where_nothing_is_estimated_there_is_a_reason_too() -> None:
     assert evidence_line(found) == (
         "1 past run found; used: 0 for time, 0 for memory. Not used: 1 (no training is estimated)"
     )
-
-
-def test_many_reasons_are_cut_in_the_line_and_whole_in_the_answer() -> None:
     groups = tuple(group_of(["run"] * (9 - n), f"reason {n}", ("time", "memory")) for n in range(7))
     found = PastRunsUsed(found=44, time=(), memory=(), left_out=groups)
     line = evidence_line(found)

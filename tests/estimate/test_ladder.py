@@ -89,16 +89,13 @@ def test_consistency_has_no_direction(ones: list[Estimate], others: list[Estimat
     assert consistent(ones[0], others[0]) == consistent(others[0], ones[0])
 
 
-def test_zero_is_no_special_case() -> None:
+def test_zero_is_no_special_case_and_nothing_is_refused() -> None:
     none = Estimate(value=0, unit="s", low=0, high=0, method="made", rung=EvidenceLevel.NOTHING)
     some = Estimate(value=1, unit="s", low=0, high=2, method="made", rung=EvidenceLevel.SAME_RUN)
     assert log_width(none) == 0
     assert log_width(some) == math.inf
     assert consistent(none, some)
     assert choose([none, some]).chosen is some
-
-
-def test_no_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="no estimates"):
         choose([])
 

@@ -167,13 +167,10 @@ def test_our_own_runs_tell_what_they_computed_and_what_else_took_time() -> None:
     assert found.startup == CostSample(seconds=3, amount=2.0 * LLAMA_1B.num_parameters)
 
 
-def test_widths_that_were_not_counted_come_from_the_micro_batch() -> None:
+def test_the_settings_of_a_record() -> None:
     found = point(own(squared_widths=Missing(missing="not counted")))
     # 500 tokens in 4 rows, twice.
     assert found.work.squares == pytest.approx(1000 * 125)
-
-
-def test_the_settings_of_a_record_are_those_of_its_log() -> None:
     setup = to_training_setup(said(), shape_of)
     assert not isinstance(setup, Missing)
     assert (setup.backend, setup.method, setup.rank) == ("torchtune", "lora", 64)
@@ -224,14 +221,11 @@ def test_compiled_runs_are_a_stack_of_their_own_and_compiling_is_a_phase_of_its_
 SCORES = st.lists(st.floats(0, 10), min_size=1, max_size=60)
 
 
-def test_without_residuals_the_prior_stands_and_many_replace_it() -> None:
+def test_the_prior_stands_until_many_replace_it() -> None:
     assert spread([], prior_sigma=0.1, prior_weight=5) == (pytest.approx(0.1), 5)
     sigma, freedom = spread([0.3, -0.3] * 500, prior_sigma=0.1, prior_weight=5)
     assert sigma == pytest.approx(0.3, rel=0.01)
     assert freedom == 1005
-
-
-def test_a_prior_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="prior"):
         spread([0.1], prior_sigma=0, prior_weight=1)
 

@@ -70,30 +70,21 @@ def test_what_the_logs_show_is_the_memory_after_init(rank: int, gib: float) -> N
     assert round(after_init_bytes(dataclasses.replace(STORY, rank=rank), TORCHTUNE) / GIB, 2) == gib
 
 
-def test_sixteen_packed_rows_do_not_fit_on_an_80_gb_card() -> None:
+def test_rows_of_the_story_fit_or_do_not() -> None:
     estimate = story(STORY, 16, 2048)
     assert estimate.allocated.value == pytest.approx(80.5, rel=0.015)
     assert estimate.verdict is MemoryVerdict.OOM
     assert estimate.breakdown["layers"] / estimate.allocated.value == pytest.approx(0.65, abs=0.02)
     assert estimate.breakdown["logits"] / estimate.allocated.value == pytest.approx(0.32, abs=0.02)
-
-
-def test_with_checkpointing_they_do() -> None:
     estimate = story(CHECKPOINTED, 16, 2048)
     assert estimate.allocated.value == pytest.approx(30.3, rel=0.015)
     assert estimate.verdict is MemoryVerdict.FITS
-
-
-def test_sixteen_short_rows_fit() -> None:
-    """Nothing is padded to max_seq_len: the longest example of the micro-batch decides."""
+    # Nothing is padded to max_seq_len: the longest example of the micro-batch decides.
     estimate = story(STORY, 16, 45)
     assert 4.0 < estimate.allocated.value < 5.0
     assert 4.0 < estimate.reserved.value < 5.0
     assert estimate.verdict is MemoryVerdict.FITS
-
-
-def test_the_what_if_of_the_story() -> None:
-    """`gradient checkpointing: 80.5 -> 30.3 GiB, +30 % time`."""
+    # `gradient checkpointing: 80.5 -> 30.3 GiB, +30 % time`.
     changes = {change.change: change for change in story(STORY, 16, 2048).what_ifs}
     checkpointing = changes["gradient checkpointing"]
     assert checkpointing.allocated_gib == pytest.approx(30.3, rel=0.015)
@@ -333,16 +324,13 @@ def test_an_interval_widens_with_what_is_not_known() -> None:
     assert width(STORY, dataclasses.replace(TORCHTUNE, vocab_bytes_high=12.0)) > known
 
 
-def test_extrapolation_is_marked_and_without_a_gpu_there_is_no_verdict() -> None:
+def test_extrapolation_is_marked_and_an_empty_batch_refused() -> None:
     odd = dataclasses.replace(STORY, shape=dataclasses.replace(LLAMA_1B, extrapolated="experts"))
     guessed, known = (memory_estimate(each, batch(8, 1024), coefficients=TORCHTUNE, gpu=None) for each in (odd, STORY))
     assert (guessed.allocated.extrapolated, known.allocated.extrapolated) == (True, False)
     assert "experts" in guessed.assumption
     assert known.verdict is MemoryVerdict.UNKNOWN
     assert isinstance(known.capacity_gib, Missing)
-
-
-def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         memory_estimate(STORY, batch(0, 64), coefficients=TORCHTUNE, gpu=None)
 
@@ -421,22 +409,16 @@ def test_runs_of_another_model_give_a_factor() -> None:
     assert found.high / found.low < 1.3
 
 
-def test_a_figure_after_init_is_refused() -> None:
+def test_figures_that_are_no_evidence() -> None:
     """The seeds' 2.41 GiB of `batch 1` is no evidence of any batch."""
     idle = MeasuredPoint(setup=STORY, batch=batch(1, 2048), kind="allocated", peak_gib=2.41, name="1B_rank64")
     found = estimate_from(idle).allocated
     assert found.rung is EvidenceLevel.NOTHING
     assert found.value == estimate_from().allocated.value
     assert "1B_rank64: 2.41 GiB is the memory after loading the model" in found.method
-
-
-def test_a_run_that_contradicts_its_settings_is_refused() -> None:
     found = estimate_from(point(2, 2048, 5.0)).allocated
     assert found.rung is EvidenceLevel.NOTHING
     assert "contradict these settings" in found.method
-
-
-def test_runs_of_other_settings_say_nothing() -> None:
     found = estimate_from(point(2, 2048, 1.2, CHECKPOINTED)).allocated
     assert found.rung is EvidenceLevel.NOTHING
     assert found.value == estimate_from().allocated.value
@@ -455,16 +437,13 @@ def test_a_process_figure_narrows_the_process_most() -> None:
     assert narrow.high / narrow.low < 0.9 * cold.high / cold.low
 
 
-def test_a_log_of_several_kinds_tells_each_kind_by_its_own_figure() -> None:
+def test_a_log_tells_its_kinds_and_its_model() -> None:
     allocated = point(4, 2048)
     process = dataclasses.replace(allocated, kind="process", peak_gib=allocated.peak_gib + 4.0)
     both, alone = estimate_from(allocated, process), estimate_from(process)
     assert both.process.value == pytest.approx(alone.process.value)
     assert both.allocated.value == pytest.approx(estimate_from(allocated).allocated.value)
-
-
-def test_a_run_at_another_rank_and_with_other_layers_tells_the_same_model() -> None:
-    """What another adapter takes is known; what the formula misses is the model's."""
+    # What another adapter takes is known; what the formula misses is the model's.
     other = dataclasses.replace(STORY, rank=8, target_modules=("q_proj", "v_proj"))
     found = estimate_from(point(2, 2048, 1.2, other)).allocated
     assert found.rung is EvidenceLevel.SAME_MODEL
@@ -472,9 +451,6 @@ def test_a_run_at_another_rank_and_with_other_layers_tells_the_same_model() -> N
     # At the same batch it is another run still.
     near = estimate_from(point(8, 2048, 1.2, other)).allocated
     assert near.rung is EvidenceLevel.SAME_MODEL
-
-
-def test_evidence_moves_the_largest_micro_batch() -> None:
     lean = largest_micro_batch(STORY, 2048, 1.0, A100, coefficients=TORCHTUNE, evidence=[point(4, 2048, 0.7)])
     rich = largest_micro_batch(STORY, 2048, 1.0, A100, coefficients=TORCHTUNE, evidence=[point(4, 2048, 1.4)])
     plain = largest_micro_batch(STORY, 2048, 1.0, A100, coefficients=TORCHTUNE)

@@ -168,26 +168,17 @@ def test_more_steps_take_longer(step: Estimate, steps: int, more: int) -> None:
     assert longer.high >= less.high
 
 
-def test_a_runs_steps_are_all_fast_or_all_slow() -> None:
+def test_the_time_and_the_limit_of_a_run() -> None:
     total = run_seconds(estimate(2, 1, 4), 100).total
     assert (total.low, total.value, total.high) == (100, 200, 400)
-
-
-def test_what_is_missing_is_named_and_counts_as_nothing() -> None:
     found = run_seconds(
         estimate(1, 1, 1), 10, parts={"evaluation": Missing(missing="never measured"), "x": estimate(5, 4, 6)}
     )
     assert found.total.value == 15
     assert "evaluation: never measured" in found.total.method
     assert list(found.breakdown) == ["training", "evaluation", "x"]
-
-
-def test_a_run_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one step"):
         run_seconds(estimate(1, 1, 1), 0)
-
-
-def test_the_limit_is_of_the_upper_end_in_whole_minutes() -> None:
     assert slurm_time_limit(545) == 10
     assert slurm_time_limit(546) == 11
     assert slurm_time_limit(0) == 1
@@ -219,13 +210,10 @@ def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() 
     assert isinstance(evaluation_seconds(setup, 200, 1, machine=A100), Missing)
 
 
-def test_nothing_takes_no_time() -> None:
+def test_times_of_saving() -> None:
     assert saving_seconds(lora(), 0, 3, machine=A100).high == 0
     assert tokenising_seconds(lora(), 0).value == 0
-
-
-def test_a_merged_checkpoint_takes_long_on_a_cluster() -> None:
-    """33 s for 2.5 GB in a torchtune log, against 115 s of training an epoch."""
+    # 33 s for 2.5 GB in a torchtune log, against 115 s of training an epoch.
     found = saving_seconds(lora(), 2.47e9, 1, machine=A100)
     assert found.low <= 33 <= found.high
 

@@ -235,16 +235,13 @@ SETUP = TrainingSetup(
 )
 
 
-def test_the_resume_state_is_three_times_what_is_trained() -> None:
+def test_sizes_of_what_runs_leave() -> None:
     """Measured: adapter 4,941,976, optimizer 9,952,536, generators 5,128 and state.json 932 bytes."""
     setup = dataclasses.replace(
         SETUP, shape=SHAPES["SmolLM2-135M"], rank=4, target_modules=LLAMA_TARGETS, adapter_dtype="float32"
     )
     assert resume_bytes(setup) == pytest.approx(4941976 + 9952536 + 5128 + 932, rel=0.001)
-
-
-def test_a_runs_disk() -> None:
-    """Seed 002: three epochs of adapters alone are 246 MB, of merged models 7.5 GB."""
+    # Seed 002: three epochs of adapters alone are 246 MB, of merged models 7.5 GB.
     adapters = disk_estimate(SETUP, save="adapter", checkpoints=3, steps=1500, resumes=False)
     assert adapters.parts["checkpoints"] == pytest.approx(3 * 84.96, rel=0.01)
     merged = disk_estimate(SETUP, save="merged", checkpoints=3, steps=1500, resumes=False)
@@ -252,9 +249,6 @@ def test_a_runs_disk() -> None:
     assert merged.total.low <= merged.total.value <= merged.total.high
     assert sum(merged.parts.values()) == pytest.approx(merged.total.value)
     assert merged.largest > merged.total.value
-
-
-def test_a_checkpoint_goes_with_its_method() -> None:
     with pytest.raises(ValueError, match="does not go with"):
         disk_estimate(SETUP, save="full", checkpoints=1, steps=1)
     full = dataclasses.replace(SETUP, method="full", rank=0, target_modules=())

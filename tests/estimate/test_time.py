@@ -92,15 +92,12 @@ def test_a_speed_at_batch_1_is_never_reused_at_batch_32() -> None:
     assert not after.low <= before.value <= after.high
 
 
-def test_a_measured_run_is_reproduced() -> None:
+def test_a_measured_run_is_reproduced_on_every_rung() -> None:
     found = ask(lora(), batches(16, 56), [PACKED, SHORT]).estimate
     assert found.rung is EvidenceLevel.SAME_RUN
     assert found.value == pytest.approx(SHORT.seconds_per_step)
     assert found.evidence == ("batch 16",)
     assert not found.extrapolated
-
-
-def test_every_rung_answers_and_all_answers_are_kept() -> None:
     other = point("3B", lora(LLAMA_3B), batches(8, 512), 0.62)
     found = ask(lora(), batches(16, 56), [PACKED, SHORT, other])
     assert [answer.rung for answer in found.ladder.answers] == list(EvidenceLevel)
@@ -170,16 +167,13 @@ def test_repeats_tell_their_own_spread() -> None:
     assert loud.high / loud.low > 3 * quiet.high / quiet.low
 
 
-def test_faster_than_the_device_can_be_is_refused() -> None:
+def test_what_cannot_be_is_refused() -> None:
     found = ask(
         lora(LLAMA_8B), batches(8, 2048), [point("tokens of another unit", lora(LLAMA_8B), batches(8, 2048), 0.3)]
     )
     assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "TFLOP/s" in found.refused[0]
     assert "tokens of another unit" in found.refused[0]
-
-
-def test_slower_than_anything_is_refused() -> None:
     found = ask(lora(), batches(1, 64), [point("minutes", lora(), batches(1, 64), 60.0)])
     assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "times the value from" in found.refused[0]
@@ -226,14 +220,11 @@ def test_more_and_wider_rows_last(seen: list[tuple[int, int, float]], step: tupl
         assert series == sorted(series)
 
 
-def test_accumulation_multiplies_all_but_the_optimizers_part() -> None:
+def test_what_decides_on_the_time() -> None:
     one, eight = (ask(lora(), batches(4, 1024, times)).estimate.value for times in (1, 8))
     assert 7 * one < eight < 8 * one
 
-
-def test_launching_decides_for_short_rows_and_operations_for_long_ones() -> None:
-    """Twice the tokens hardly take longer where launching decides, and almost twice as long where operations do."""
-
+    # Twice the tokens hardly take longer where launching decides, and almost twice as long where operations do.
     def ratio(shape: ModelShape, rows: int, width: int) -> float:
         one, two = (ask(lora(shape), batches(number * rows, width)).estimate.value for number in (1, 2))
         return two / one
@@ -241,10 +232,7 @@ def test_launching_decides_for_short_rows_and_operations_for_long_ones() -> None
     assert ratio(LLAMA_1B, 1, 64) < 1.2
     assert ratio(LLAMA_8B, 8, 4096) > 1.8
 
-
-def test_a_larger_model_is_no_constant_factor_slower() -> None:
-    """ "3B is 2x slower": 1.75 times the blocks where launching decides, 2.6 times the operations where these do."""
-
+    # "3B is 2x slower": 1.75 times the blocks where launching decides, 2.6 times the operations where these do.
     def ratio(rows: int, width: int) -> float:
         times = [ask(lora(shape), batches(rows, width)).estimate.value for shape in (LLAMA_3B, LLAMA_1B)]
         return times[0] / times[1]

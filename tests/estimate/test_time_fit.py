@@ -53,14 +53,11 @@ def fitted(count: int, prior: Rates | None = None) -> Fit:
     return fit(prior or rates(), rows, [truth(*point) for point in chosen])
 
 
-def test_rates_are_found_again() -> None:
+def test_points_teach_rates() -> None:
     found = fitted(len(GRID))
     for launches, tokens in [(20.0, 1000.0), (25.0, 20000.0), (10.0, 200000.0)]:
         value, _ = found.predict(row(launches, tokens))
         assert value == pytest.approx(truth(launches, tokens), abs=0.05)
-
-
-def test_without_a_point_the_prior_stands() -> None:
     found = fit(rates(), [], [])
     value, sigma = found.predict(row(10, 1000))
     assert value == pytest.approx(math.log(0.01 + 0.01 + 0.001))
@@ -96,20 +93,14 @@ def test_a_run_as_predicted_widens_nothing(factors: list[float], launches: float
     assert after.predict(row(launches, asked))[1] <= before.predict(row(launches, asked))[1]
 
 
-def test_another_models_point_teaches_less_than_its_own() -> None:
+def test_points_widen_and_narrow() -> None:
     seen = row(10, 100000, model="a", setting="0")
     found = fit(rates(), [seen], [truth(10, 100000)])
     own, other = found.predict(row(10, 100000)), found.predict(row(10, 100000, model="b"))
     assert own[1] < other[1]
     assert abs(own[0] - truth(10, 100000)) < abs(other[0] - truth(10, 100000))
-
-
-def test_noise_of_a_run_never_goes_away() -> None:
     found = fit(rates(), [row(10, 1000, setting=str(i)) for i in range(40)], [truth(10, 1000)] * 40)
     assert found.predict(row(10, 1000))[1] >= found.scale * 0.03
-
-
-def test_a_surprise_widens() -> None:
     calm, wild = (
         fitted(4),
         fit(rates(), fitted(4).rows, [truth(*point) + (-1) ** i for i, point in enumerate(GRID[:4])]),

@@ -64,15 +64,12 @@ def test_every_value_knows_its_place() -> None:
     assert document.stated("a", "x") is None
 
 
-def test_merges_and_anchors_are_resolved_as_yaml_1_1_does() -> None:
+def test_merges_anchors_and_keys_given_twice() -> None:
     text = "base: &b {lr: 1.0, epochs: 2}\nrun:\n  <<: *b\n  epochs: 3\nmany:\n  <<: [*b, {seed: 1, lr: 9.0}]\n"
     document = parse_foreign(text, "f.yaml", "pyyaml")
     assert document.data == yaml.safe_load(text)
     assert document.get("run", "epochs") == 3
     assert document.doubled == ()
-
-
-def test_keys_given_twice_are_told_with_both_places_and_the_last_one_counts() -> None:
     document = parse_foreign("a: {x: 1, x: 2}\nb: 1\nb: 2\n", "f.yaml", "pyyaml")
     assert [(each.key, each.first.line, each.again.line) for each in document.doubled] == [("a.x", 1, 1), ("b", 2, 3)]
     assert document.data == {"a": {"x": 2}, "b": 2}

@@ -162,22 +162,19 @@ def test_names_come_from_the_factors() -> None:
     ]
 
 
-def test_names_tell_datasets_apart_by_what_differs() -> None:
+def test_names_tell_runs_apart() -> None:
     """words_5L_80P_2000 and words_9L_80P_2000 differ in the length; each has a control of its own."""
     text = GOOD.replace("[4, 64]\n", "[4]\n  data.path: [d/words_5L_80P_2000.json, d/words_9L_80P_2000.json]\n")
     text = text.replace("SmolLM2-135M-Instruct", "Llama-3.2-1B-Instruct")
     assert names_of(text) == ["1B_rank4_words5L", "1B_rank4_words9L", "1B_base_words5L", "1B_base_words9L"]
-
-
-def test_models_of_one_size_are_told_apart_by_family_before_any_hash() -> None:
-    """The family comes first; the whole name when that is the same too."""
+    # The family comes first; the whole name when that is the same too.
     two = GOOD.replace("[SmolLM2-135M-Instruct]", "[SmolLM2-135M-Instruct, Other-135M]").replace("[4, 64]", "[4]")
     assert names_of(two)[:2] == ["SmolLM2-135M_rank4", "Other-135M_rank4"]
     same = GOOD.replace("[SmolLM2-135M-Instruct]", "[SmolLM2-135M, SmolLM2-135M-Instruct]").replace("[4, 64]", "[4]")
     assert names_of(same)[:2] == ["SmolLM2-135M_rank4", "SmolLM2-135M-Instruct_rank4"]
 
 
-def test_pairs_vary_together_and_exclusions_are_taken_out() -> None:
+def test_pairs_and_exclusions() -> None:
     """An entry of pairs is one level; a run that matches every key of an exclusion is not made."""
     text = GOOD.replace("models: [SmolLM2-135M-Instruct]\n", "") + (
         "pairs:\n  - {models: SmolLM2-135M-Instruct, train.learning_rate: 1e-3}\n"
@@ -185,10 +182,7 @@ def test_pairs_vary_together_and_exclusions_are_taken_out() -> None:
         "exclude: [{train.lora.rank: 64, train.learning_rate: 1e-3}]\n"
     )
     assert names_of(text) == ["135M_rank4", "1B_rank4", "1B_rank64", "135M_base", "1B_base"]
-
-
-def test_excluding_everything_and_doubled_names_are_faults() -> None:
-    """Nothing left to run, a pattern that does not tell runs apart, an unknown part of a pattern."""
+    # Nothing left to run, a pattern that does not tell runs apart, an unknown part of a pattern.
     for extra in ("exclude: [{train.epochs: 1}]\n", "run_names: same\n", 'run_names: "{model_siz}_rank{lora_rank}"\n'):
         with pytest.raises(InputError):
             names_of(GOOD + extra)

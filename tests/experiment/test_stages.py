@@ -67,17 +67,14 @@ def test_a_chain_is_read_as_written() -> None:
     }
 
 
-def test_what_a_stage_does_not_say_is_the_experiments() -> None:
+def test_what_a_chain_says_and_leaves_open() -> None:
     """Columns, rank and all else stay; nothing of the stages is left in it."""
     loaded = read_experiment(CHAIN, "e.yaml")
     own = stage_experiment(loaded.experiment, loaded.experiment.stages[1], loaded.document)
     assert (own.data.path, own.data.input) == ("hard.json", "word")
     assert (own.train.epochs, own.train.lora.rank, own.train.lora.dropout) == (2, 8, 0.1)
     assert own.stages == ()
-
-
-def test_a_chain_survives_being_written_and_read() -> None:
-    """As JSON the key is the file's."""
+    # As JSON the key is the file's.
     experiment = read_experiment(CHAIN, "e.yaml").experiment
     text = adapter(Experiment).dump_json(experiment)
     assert json.loads(text)["stages"][1]["continue"] == "adapter"
@@ -144,7 +141,7 @@ def test_levels_hold_for_all_stages_and_chains_do_not_cross() -> None:
     assert list(found).index("1B_rank8_lr0.001_easy") < list(found).index("1B_rank8_lr0.001_hard")
 
 
-def test_stages_may_be_a_tree() -> None:
+def test_a_tree_of_stages_and_its_levels() -> None:
     """Any stage above may be the parent, by its last checkpoint or its best."""
     text = (
         CHAIN + "  - {name: other, parent: easy, continue: merge, parent_checkpoint: best, train: {lora: {rank: 2}}}\n"
@@ -153,10 +150,7 @@ def test_stages_may_be_a_tree() -> None:
     other = runs_of(text)[-1]
     assert (other.link.continue_, other.link.parent_checkpoint) == ("merge", "best")
     assert (other.train.lora.rank, other.train.lora.alpha) == (2, 4.0)
-
-
-def test_what_a_stage_sets_wins_over_a_level() -> None:
-    """A factor does not reach the stage."""
+    # A factor does not reach the stage.
     text = (
         CHAIN.replace("epochs: 2", "epochs: 2, learning_rate: 0.5") + "factors: {train.learning_rate: [1e-3, 1e-4]}\n"
     )
@@ -215,24 +209,18 @@ def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) ->
     assert all(finding.where is not None and finding.where.line for finding in caught.value.findings)
 
 
-def test_a_stages_setting_is_found_where_it_stands() -> None:
+def test_where_settings_of_stages_stand() -> None:
     """A finding about a run points into its stage; of what the stage does not say, at the experiment's own key."""
     loaded = read_experiment(CHAIN, "e.yaml")
     hard = stated_of_run(runs_of(CHAIN)[1], loaded.document)
     assert (hard.epochs.where.line, hard.sources[0].name.where.line) == (11, 10)
     assert hard.rank.where.line == 4
-
-
-def test_what_every_stage_says_is_given() -> None:
-    """It is no setting that nobody wrote."""
+    # It is no setting that nobody wrote.
     assert "data.path" in read_experiment(CHAIN, "e.yaml").given
     assert "train.epochs" not in read_experiment(CHAIN, "e.yaml").given
     both = CHAIN.replace("data: {path: easy.json}", "data: {path: easy.json}, train: {epochs: 1}")
     assert "train.epochs" in read_experiment(both, "e.yaml").given
-
-
-def test_an_experiment_without_stages_is_the_one_that_it_was() -> None:
-    """The hash of the file's data does not know of keys that nobody wrote."""
+    # The hash of the file's data does not know of keys that nobody wrote.
     loaded = read_experiment(PLAIN, "e.yaml")
     assert loaded.experiment.stages == ()
     assert loaded.sha256 == "d552bbe5d81fc1bfdb2fd3f5e4de388088e79d4afebc1aa65d9e38dff204ab80"
@@ -467,24 +455,18 @@ def test_a_chain_is_shuffled_stage_by_stage() -> None:
     assert all(run.link is None for run in base)
 
 
-def test_a_fine_tuned_run_may_not_have_a_controls_name() -> None:
+def test_names_of_controls() -> None:
     """Two runs in one folder would overwrite each other."""
     for kind in ControlKind:
         with pytest.raises(InputError) as caught:
             controlled(BARE + f"controls: [{kind.value}]\nrun_names: '{{model_size}}_{kind.value.upper()}'\n")
         assert caught.value.findings[0].code == "EX009"
-
-
-def test_a_stage_may_not_have_a_shuffled_stages_name() -> None:
-    """Here the clash is of the stages, not of the chains."""
+    # Here the clash is of the stages, not of the chains.
     with pytest.raises(InputError, match="not unique"):
         controlled(
             BARE + STAGED.split("seeds: [3, 5]\n")[1] + "run_names: '{model_size}_shuffled'\ncontrols: [shuffled]\n"
         )
-
-
-def test_an_unknown_control_is_told_with_those_that_there_are() -> None:
-    """All that can be asked for are named."""
+    # All that can be asked for are named.
     with pytest.raises(InputError) as caught:
         read_experiment(BARE + "controls: [bse]\n", "experiment.yaml")
     assert "'base', 'noop' or 'shuffled'" in caught.value.findings[0].message

@@ -263,11 +263,8 @@ def test_other_lines_have_none() -> None:
         assert kinds(line) == [], line
 
 
-def test_a_process_killed_after_an_exception_was_not_short_of_memory() -> None:
+def test_lines_after_an_exception_and_behind_a_bar() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
-
-
-def test_elastic_names_the_exit_code_of_the_child() -> None:
     line = "E0101 10:00:00.000000 7 torch/x.py:8] failed (exitcode: -9) local_rank: 1 (pid: 5) of binary: p"
     found = read(line)
     assert [event.kind.name if isinstance(event, Sign) else event.value for event in found] == [
@@ -275,9 +272,6 @@ def test_elastic_names_the_exit_code_of_the_child() -> None:
         "HOST_OOM",
         "TASK_FAILED",
     ]
-
-
-def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None:
     bar, lost = (
         read(line)[0] for line in (" 4%|#  | 4/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
     )

@@ -88,18 +88,12 @@ def test_what_says_nothing_of_packing(line: str) -> None:
     assert read_lines(PackingLines, line, every=True) == []
 
 
-def test_the_first_examples_loaded_are_the_training_splits() -> None:
+def test_facts_of_other_loops() -> None:
     text = "Loaded 8000 examples\nLoaded 500 examples\nTraining started\nLoaded 700 examples"
     assert [event.value for event in read_lines(PackingLines, text) if isinstance(event, Observation)] == [8000, 700]
-
-
-def test_memory_in_use_stands_in_for_memory_allocated() -> None:
     (found,) = read_lines(WandbLines, "wandb: Run summary:\nwandb: peak_memory_active 18.5\nwandb:\n")
     assert isinstance(found, Observation)
     assert (found.name, found.value, found.aggregation, found.line) == ("peak_memory", 18.5, "last", 2)
-
-
-def test_other_loops_log_the_loss_of_a_step_under_the_same_key() -> None:
     events = read_lines(WandbLines, fixture("wandb/own_loop.out"))
     seen = [(each.name, each.value, each.aggregation, each.line) for each in events if isinstance(each, Observation)]
     assert seen == [("loss", 0.40625, "last", 4), ("eval_loss", 0.5625, "last", 5)]

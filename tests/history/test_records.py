@@ -295,7 +295,7 @@ def test_signs() -> None:
     ]
 
 
-def test_losses_and_time_belong_to_steps() -> None:
+def test_rows_of_our_own_metrics() -> None:
     losses = seen("loss")
     assert [(event.step, event.value) for event in losses] == [
         (step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)
@@ -303,54 +303,36 @@ def test_losses_and_time_belong_to_steps() -> None:
     elapsed = seen("train_seconds")
     assert [(event.step, event.value) for event in elapsed] == [(step, 2.0 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
     assert {(event.aggregation, event.inside) for event in elapsed} == {("sum", ())}
-
-
-def test_memory_has_the_kind_of_its_row() -> None:
     memory = seen("peak_memory")
     assert {(event.value, event.unit, event.phase, event.kind) for event in memory} == {
         (3.0, "GiB", "step", "allocated"),
         (4.0, "GiB", "step", "reserved"),
     }
     assert sum(event.kind == "reserved" for event in memory) == 4, "a missing figure is none"
-
-
-def test_validations_and_checkpoints() -> None:
     assert [(event.step, event.value) for event in seen("eval_loss")] == [(3, 1.625), (6, 1.25)]
     assert [event.value for event in seen("eval_seconds")] == [1.5, 1.5]
     assert [event.value for event in seen("save_seconds")] == [0.75, 0.5]
     assert [(event.step, event.value, event.unit) for event in seen("checkpoint_size")] == [(6, 0.5, "GiB")]
-
-
-def test_a_loss_taken_over_from_another_run_took_no_time() -> None:
     row = json.loads(fixture("metrics.jsonl").splitlines()[5])
     events = read(json.dumps({**row, "step": 0, "seconds": 0.0, "elapsed_seconds": 0.0, "taken_from": "another"}))
     assert [event.name for event in events if isinstance(event, Observation)] == ["eval_loss"]
 
 
-def test_rates_are_of_an_attempt_and_of_real_tokens() -> None:
+def test_rates_and_losses_of_our_own_metrics() -> None:
     rates = seen("tokens_per_second")
     assert {(event.value, event.token_unit, event.aggregation) for event in rates} == {(350.0, "real", "mean")}
     assert [event.line for event in rates] == [6, 7, 8, 13, 14, 15]
     assert [event.value for event in seen("gpu_utilization_percent")][-1] == 85.0
-
-
-def test_a_long_run_says_its_rate_before_its_end() -> None:
     lines = fixture("metrics.jsonl").splitlines()
     events = read("\n".join([lines[0], *[lines[1]] * 120]))
     assert [event.line for event in events if isinstance(event, Observation) and event.name == "tokens_per_second"] == [
         51,
         101,
     ]
-
-
-def test_a_loss_that_is_no_number() -> None:
     row = {**json.loads(fixture("metrics.jsonl").splitlines()[1]), "loss": float("nan")}
     events = read(json.dumps(row))
     assert [event.kind for event in events if isinstance(event, Sign)] == [SignKind.NOT_A_NUMBER]
     assert not any(isinstance(event, Observation) and event.name == "loss" for event in events)
-
-
-def test_rows_of_other_programs() -> None:
     assert read(fixture("others.jsonl")) == []
 
 

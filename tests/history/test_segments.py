@@ -236,28 +236,19 @@ def test_a_steady_pace_is_found_whatever_the_bar_rounds(seconds: float, steps: i
     assert found[0] == pytest.approx(seconds, rel=0.05)
 
 
-def test_a_slow_first_step_and_evaluations_do_not_count() -> None:
+def test_the_time_of_a_step() -> None:
     times = [60.0] + [2.7] * 999
     for step in range(99, 1000, 100):
         times[step] += 33.0
     found = track(times).seconds_per_step()
     assert found[0] == pytest.approx(2.7, rel=0.03)
-
-
-def test_skipped_batches_are_no_speed() -> None:
-    """A resumed run passes over the batches that are done, at hundreds a second."""
+    # A resumed run passes over the batches that are done, at hundreds a second.
     times = [0.003] * 1600 + [4.6] * 1600
     made = track(times)
     found = made.seconds_per_step()
     assert found[0] == pytest.approx(4.6, rel=0.03)
     assert made.skipped_until() == pytest.approx(1600, abs=10)
-
-
-def test_a_run_without_a_resume_skips_nothing() -> None:
     assert track([20.0] + [1.0] * 400).skipped_until() is None
-
-
-def test_too_little_time_gives_no_rate() -> None:
     assert track([0.5, 0.5, 0.5]).seconds_per_step() is None
     assert track([]).seconds_per_step() is None
 

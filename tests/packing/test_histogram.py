@@ -127,17 +127,14 @@ def filler(kind: str, lengths: Sequence[int], max_seq_len: int) -> Filler:
     return SubsetFill(histogram, max_seq_len, repeat_share=2 if kind == "half" else 1)
 
 
-def test_lengths_that_combine_exactly_are_combined() -> None:
+def test_lengths_are_combined_exactly_and_keep_their_mixture() -> None:
     """Longest first puts 14 and 11 together and needs a third pack; 14 with both 8s leaves room for the rest."""
     lengths = [14, 11, 10, 9, 8, 8]
     assert by_item.best_fit_decreasing(lengths, 30) == by_item.first_fit_decreasing(lengths, 30) == 3
     packing = pack_histogram(count_lengths(lengths, 30), 30)
     assert (packing.packs, packing.optimal, packing.method) == (2, True, "exact fill, longest first")
     assert {pattern.parts for pattern in packing.patterns} == {((14, 1), (8, 2)), ((11, 1), (10, 1), (9, 1))}
-
-
-def test_narrow_lengths_keep_their_mixture() -> None:
-    """Longest first ends with packs of short examples that fill no row; most numerous first does not."""
+    # Longest first ends with packs of short examples that fill no row; most numerous first does not.
     case = next(case for case in CASES if str(case) == "capitalization 35-45, 8,000 at 512")
     histogram = count_lengths(case.lengths(), 512)
     packing = pack_histogram(histogram, 512)

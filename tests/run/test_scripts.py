@@ -212,9 +212,11 @@ def test_times_and_sizes_are_rounded_up() -> None:
     assert [slurm_memory(gib) for gib in (1, 0.0001, 2.5)] == ["1G", "1M", "2560M"]
 
 
-def test_a_control_has_an_evaluation_and_nothing_else() -> None:
+def test_what_a_run_has_of_scripts() -> None:
     control = made_control()
     assert set(run_files(made_plan(control), control, SITE)) == {"eval.yaml", "eval.py", "eval.slurm"}
+    run = made_run("hard", link=ParentLink(stage="hard", parent="easy", continue_="adapter"))
+    assert "It continues from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
 
 
 def test_the_interpreter_of_the_nodes_is_used_on_the_cluster_alone() -> None:
@@ -224,11 +226,6 @@ def test_the_interpreter_of_the_nodes_is_used_on_the_cluster_alone() -> None:
     )
     local = made_plan(compute=ComputeConfig())
     assert "exec /opt/env/bin/python" in script("finetune.slurm", plan=local, site=site)
-
-
-def test_a_stage_says_where_it_goes_on_from() -> None:
-    run = made_run("hard", link=ParentLink(stage="hard", parent="easy", continue_="adapter"))
-    assert "It continues from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
 
 
 HOSTILE = ["a b'c", 'q"q', "with#hash", "back\\slash", "$(touch made)", "`touch made`", "*", "ü;rm", "-x"]

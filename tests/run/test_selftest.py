@@ -126,16 +126,13 @@ def output(folder: Path, text: str, name: str = "slurm-7.out") -> Path:
     return path
 
 
-def test_an_exception_is_the_cause_and_its_line_the_proof(tmp_path: Path) -> None:
+def test_causes_and_their_proofs(tmp_path: Path) -> None:
     """With the file and the line's number."""
     found = diagnose(output(tmp_path, TRACEBACK.format(number=5)), 1)
     assert found.cause.startswith("ValueError: bad row")
     assert any(line.startswith("slurm-7.out:7: ") for line in found.lines)
     assert not found.out_of_memory
-
-
-def test_two_of_the_same_kind_have_the_same_cause(tmp_path: Path) -> None:
-    """Numbers in the message differ from attempt to attempt."""
+    # Numbers in the message differ from attempt to attempt.
     first = diagnose(output(tmp_path, TRACEBACK.format(number=5)), 1)
     second = diagnose(output(tmp_path, TRACEBACK.format(number=6)), 1)
     assert first.cause == second.cause

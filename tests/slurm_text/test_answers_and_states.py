@@ -136,12 +136,9 @@ def test_an_id(out: str, job_id: str, cluster: str) -> None:
     assert (told.verdict, told.job_id, told.cluster) == (SbatchResult.ACCEPTED, job_id, cluster)
 
 
-def test_no_sbatch_here() -> None:
+def test_sbatch_that_is_not_there_or_waits() -> None:
     told = read_submission("", "sbatch: No such file or directory", None)
     assert told.verdict is SbatchResult.ABSENT
-
-
-def test_who_waited_at_a_limit_until_it_was_ended() -> None:
     limited = [err for code, out, err in UNCLEAR if read_submission(out, err, code).is_limited]
     assert limited == [UNCLEAR[-2][2]]
 
@@ -273,16 +270,13 @@ def test_what_is_no_id(text: str) -> None:
     assert read_job_id(text) is None
 
 
-def test_one_line_of_waiting_tasks() -> None:
+def test_rows_of_waiting_tasks_and_absent_fields() -> None:
     assert waiting_tasks("14_[0-3%2]") == ("14_0", "14_1", "14_2", "14_3")
     assert waiting_tasks("14_[1,5,8-9]") == ("14_1", "14_5", "14_8", "14_9")
     assert waiting_tasks("14_[0-9:4]") == ("14_0", "14_4", "14_8")
     assert waiting_tasks("14_[1,3,5,...]") == ("14_1", "14_3", "14_5")
     assert waiting_tasks("14_3") == ()
     assert len(waiting_tasks("14_[0-4294967295]")) == 100_000
-
-
-def test_absent_fields() -> None:
     assert [read_seconds(text) for text in ("N/A", "Unknown", "None", "", "0", "1795280873")] == [None] * 5 + [
         1795280873.0
     ]
@@ -312,30 +306,21 @@ def accounting() -> tuple[AccountingRow, ...]:
     return rows
 
 
-def test_a_failed_job_in_the_queue(queue: dict[str, QueueRow]) -> None:
+def test_the_recorded_queue(queue: dict[str, QueueRow]) -> None:
     row = queue["39"]
     assert (row.state, row.exit_code, row.reason) == (JobState.FAILED, ExitCode(code=3, signal=0), "NonZeroExitCode")
     assert (row.folder, row.script, row.comment, row.restarts) == (FOLDER, "", "", 0)
     assert row.started_unix == row.ended_unix == 1795282498.0
     assert row.time_limit_seconds == 3600
-
-
-def test_out_of_memory_in_the_queue(queue: dict[str, QueueRow]) -> None:
-    """squeue's raw status is 253: signal 125, SLURM's own for it, and the bit of a core file."""
+    # squeue's raw status is 253: signal 125, SLURM's own for it, and the bit of a core file.
     assert (queue["43"].state, queue["43"].exit_code) == (JobState.OUT_OF_MEMORY, ExitCode(code=0, signal=125))
-
-
-def test_an_array_in_the_queue(queue: dict[str, QueueRow]) -> None:
-    """Tasks that have started have rows of their own; one row stands for all that wait."""
+    # Tasks that have started have rows of their own; one row stands for all that wait.
     assert {row.array_id for name, row in queue.items() if name.startswith("40_")} == {"40"}
     assert queue["40_[4-9%2]"].state is JobState.PENDING
     assert queue["40_[4-9%2]"].started_unix is None
     assert (queue["40_0"].raw_id, queue["40_1"].raw_id) == ("44", "45")
     assert queue["40_2"].state is JobState.RUNNING
     assert queue["40_2"].ended_unix is None  # squeue gives the time of its limit
-
-
-def test_what_waits_says_why_and_for_how_long_it_will_run(queue: dict[str, QueueRow]) -> None:
     assert (queue["41"].state, queue["41"].reason) == (JobState.PENDING, "DependencyNeverSatisfied")
     assert (queue["41"].name, queue["41"].comment) == ("evaluate run one", "TOKD")
     waiting = queue["42"]
@@ -396,7 +381,7 @@ def test_the_last_time_of_each_job_counts(accounting: tuple[AccountingRow, ...])
     assert last["9.0"][0].state is JobState.COMPLETED
 
 
-def test_arrays_steps_and_ends_in_the_accounting(accounting: tuple[AccountingRow, ...]) -> None:
+def test_the_recorded_accounting(accounting: tuple[AccountingRow, ...]) -> None:
     last = {name: row for name, (row, _) in latest(accounting).items()}
     assert (last["3_3"].raw_id, last["3_2"].raw_id) == ("3", "8")  # an array's last task has the array's own id
     assert (last["12"].state, last["12"].word) == (JobState.CANCELLED, "CANCELLED by 0")
@@ -404,10 +389,7 @@ def test_arrays_steps_and_ends_in_the_accounting(accounting: tuple[AccountingRow
     assert (last["35"].state, last["35"].exit_code) == (JobState.FAILED, ExitCode(code=0, signal=9))
     assert (last["2.batch"].folder, last["2"].folder) == ("", FOLDER)
     assert last["11"].state is JobState.TIMEOUT
-
-
-def test_a_name_with_everything(accounting: tuple[AccountingRow, ...]) -> None:
-    """sacct puts backticks where double quotes were; the line that submitted it keeps them."""
+    # sacct puts backticks where double quotes were; the line that submitted it keeps them.
     row = next(row for row in accounting if row.job_id == "1")
     assert row.name == "na me `q` 's' |p\x1f new\nline é"
     assert "na me \"q\" 's' |p\x1f new\nline é" in row.submit_line

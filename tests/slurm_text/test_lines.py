@@ -267,11 +267,8 @@ def test_directives_say_limit_and_gpus(lines: list[str], expected: dict[str, flo
     assert said(*lines) == expected
 
 
-def test_only_directives_before_the_first_command_count() -> None:
+def test_only_directives_before_the_first_command_count_and_gpus_are_asked_for() -> None:
     assert said("##SBATCH --gpus=8", "# SBATCH --gpus=8", "", "set -e", "#SBATCH --gpus=8") == {}
-
-
-def test_gpus_are_asked_for_and_not_certain() -> None:
     events = read_sbatch("#SBATCH --gpus=2\n#SBATCH --time=5\n")
     assert {event.name: event.certain for event in events if isinstance(event, Observation)} == {
         "gpus": False,
@@ -322,12 +319,9 @@ def test_gpus_by_type(gres: str, gpus: dict[str, int]) -> None:
     assert read_gpus(gres) == gpus
 
 
-def test_the_settings_that_matter_are_kept() -> None:
+def test_the_settings_that_matter_are_kept_with_their_numbers() -> None:
     text = "Configuration data as of 2026\nMinJobAge               = 300 sec\nAuthType = auth/munge\n"
     assert read_config(text) == {"MinJobAge": "300 sec"}
-
-
-def test_a_setting_begins_with_its_number() -> None:
     assert [first_number(text) for text in ("30 sec", "100", "UNLIMITED", "", "(null)")] == [30, 100, None, None, None]
 
 

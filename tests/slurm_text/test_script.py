@@ -85,19 +85,13 @@ def test_quotes_are_those_of_sbatch_not_of_a_shell(written: str, value: str) -> 
     assert read(f"#SBATCH --comment={written}").value("comment") == value
 
 
-def test_options_have_their_places() -> None:
+def test_places_of_directives() -> None:
     (first, second) = read("#SBATCH  --time 5  -n4").directives
     assert (first.line, first.column) == (2, 10)
     assert (second.line, second.column) == (2, 20)
-
-
-def test_the_last_of_two_directives_holds() -> None:
     script = read("#SBATCH --time=5", "#SBATCH -t 7")
     assert script.value("time") == "7"
     assert script.value("mem") is None
-
-
-def test_directives_end_at_the_first_command() -> None:
     script = read("#SBATCH --mem=1G", "", "  # still the header", "#SBATCH --time=5", "set -e", "#SBATCH --gres=gpu:1")
     assert [each.option for each in script.directives] == ["mem", "time"]
     assert [each.option for each in script.late] == ["gres"]

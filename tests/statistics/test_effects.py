@@ -94,13 +94,10 @@ def test_the_other_factors_are_averaged_over() -> None:
     assert {point.group for point in rank.points} == {"1M, rate 1e-4", "1M, rate 1e-3"}
 
 
-def test_levels_stand_in_the_design_s_order_and_only_evaluated_ones() -> None:
+def test_levels_seeds_and_controls() -> None:
     found = effect_of(sweep({"64": 0.5, "4": 0.5}, [1, 2]), ("4", "16", "64"))
     assert found.levels == ("4", "64")
     assert [(contrast.level, contrast.reference) for contrast in found.contrasts] == [("64", "4")]
-
-
-def test_seeds_are_no_factor_and_controls_no_runs_of_one() -> None:
     runs = [*sweep({"4": 0.5, "64": 0.5}, [1, 2]), scored("base", [0.0] * ITEMS, control=True)]
     runs.append(scored("shuffled", [0.0] * ITEMS, in_family=False, rank="4", rate="1e-4"))
     found = analysed(runs, rank=("4", "64"), seeds=("1", "2"))
@@ -124,25 +121,19 @@ def test_what_always_changes_together_is_told() -> None:
     assert any(str(note).startswith("train.rank: train.rate changes with it") for note in found.notes)
 
 
-def test_no_two_runs_that_differ_in_it_alone_give_no_number() -> None:
+def test_pairs_that_cannot_be() -> None:
     """Seed 1 has rank 4, seed 2 has rank 64: nothing can be said."""
     rng = Generator(PCG64(6))
     runs = [scored("a", answers(0.5, rng), seed=1, rank="4"), scored("b", answers(0.5, rng), seed=2, rank="64")]
     found = contrast_of(runs)
     assert (found.value, found.strata, found.shown) == (None, 0, Conclusion.NOT_TESTABLE)
     assert found.reason == "no two runs with a seed in common differ in train.rank alone"
-
-
-def test_other_items_are_refused() -> None:
     rng = Generator(PCG64(7))
     runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", data="other texts")]
     assert contrast_of(runs).reason == "the items differ"
     runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", comparable="sampled")]
     assert contrast_of(runs).reason == "prompt, decoding or another setting of the evaluation differ"
-
-
-def test_models_may_be_asked_in_their_own_way() -> None:
-    """Two base models have two tokenizers, so that their evaluations' settings differ; the items are the same."""
+    # Two base models have two tokenizers, so that their evaluations' settings differ; the items are the same.
     rng = Generator(PCG64(8))
     runs = [
         scored(f"{model}_s{seed}", answers(share, rng), seed=seed, model=model, models=model, comparable=model)
@@ -152,7 +143,7 @@ def test_models_may_be_asked_in_their_own_way() -> None:
     assert effect.contrasts[0].shown is Conclusion.HIGHER
 
 
-def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
+def test_pairs_that_are_left() -> None:
     """A seed without its counterpart is left out, and that is told."""
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
@@ -160,10 +151,7 @@ def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
     assert any("64 against 4: 1 run left out" in str(note) for note in found.notes)
     only = [run for run in runs if run.name in ("r4_1e-4_s1", "r64_1e-4_s1")]
     assert contrast_of(only).reason == ONE_SEED
-
-
-def test_a_condition_without_the_seeds_of_the_others_gives_way() -> None:
-    """Two conditions have three seeds, the third has one: the two answer, with three seeds."""
+    # Two conditions have three seeds, the third has one: the two answer, with three seeds.
     runs = sweep({"4": 0.3, "64": 0.9}, [1, 2, 3], rates=("1e-4", "1e-3", "1e-2"))
     runs = [run for run in runs if not (run.name.count("_1e-2_") and run.seed > 1)]
     found = contrast_of(runs)

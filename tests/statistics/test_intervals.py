@@ -40,25 +40,19 @@ def test_percentiles_are_those_of_scipy_but_for_the_expansion() -> None:
     assert (found.high - mean) / (expected.high - mean) == pytest.approx(1.03, abs=0.03)
 
 
-def test_the_spread_of_the_draws_is_the_standard_error() -> None:
+def test_draws_are_of_whole_clusters_and_of_their_seed() -> None:
     values = rng(5).normal(size=(80, 3))
     means = bootstrap_means(values, rng(), resamples=20_000)
     assert means.shape == (20_000, 3)
     assert means.std(axis=0) == pytest.approx(values.std(axis=0) / math.sqrt(80), rel=0.02)
     assert means.mean(axis=0) == pytest.approx(values.mean(axis=0), abs=0.004)
-
-
-def test_whole_clusters_are_drawn() -> None:
-    """Ten copies of each value tell no more than the values alone."""
+    # Ten copies of each value tell no more than the values alone.
     values = rng(6).normal(size=30)
     alone = bootstrap_means(values[:, None], rng(), resamples=4000).std()
     copies = np.repeat(values, 10)[:, None]
     names = [f"document {i // 10}" for i in range(300)]
     assert bootstrap_means(copies, rng(), resamples=4000, clusters=names).std() == pytest.approx(alone, rel=0.05)
     assert bootstrap_means(copies, rng(), resamples=4000).std() < alone / 2.5
-
-
-def test_the_same_seed_gives_the_same_interval_and_another_one_nearly() -> None:
     differences = (rng(7).random(50) - rng(8).random(50))[:, None]
     (first,) = bootstrap_intervals(differences, rng(1))
     assert [first] == bootstrap_intervals(differences, rng(1))
@@ -126,27 +120,18 @@ def test_columns_share_their_signs_and_keep_their_own_p() -> None:
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=40)
 
 
-def test_without_clusters_it_is_the_usual_standard_error() -> None:
+def test_standard_errors_of_clusters() -> None:
     values = Generator(PCG64(1)).normal(size=30)
     assert clustered_error(values) == pytest.approx(values.std(ddof=1) / math.sqrt(30))
     assert clustered_error(values, [str(i) for i in range(30)]) == pytest.approx(clustered_error(values))
-
-
-def test_copies_tell_nothing_more() -> None:
-    """Each value five times over: the error of the values alone."""
+    # Each value five times over: the error of the values alone.
     values = Generator(PCG64(2)).normal(size=20)
     copies, names = np.repeat(values, 5), [str(i // 5) for i in range(100)]
     assert clustered_error(copies, names) == pytest.approx(clustered_error(values))
     assert clustered_error(copies) < clustered_error(values) / 2
-
-
-def test_it_is_the_sandwich_of_a_regression_on_a_constant() -> None:
-    """By hand: clusters (1, 1, 0) and (0, 1) have residual totals 0.2 and -0.2; 2 / 1 * 0.08 is 0.16, over 5 items."""
+    # By hand: clusters (1, 1, 0) and (0, 1) have residual totals 0.2 and -0.2; 2 / 1 * 0.08 is 0.16, over 5 items.
     found = clustered_error(np.array([1.0, 1.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b", "b"])
     assert found == pytest.approx(math.sqrt(2 * (0.2**2 + 0.2**2)) / 5)
-
-
-def test_one_cluster_tells_nothing() -> None:
     with pytest.raises(ValueError, match="one cluster alone"):
         clustered_error(np.array([1.0, 0.0]), ["a", "a"])
 
@@ -160,21 +145,15 @@ def test_a_share_s_interval_holds_the_share_within_zero_and_one(scores: list[flo
     assert low < high
 
 
-def test_right_or_wrong_it_is_wilson_s_but_for_few_items() -> None:
+def test_intervals_of_right_and_wrong() -> None:
     """187 of 200 gives [0.8920, 0.9616]; Student's t in place of z makes it a hair wider."""
     found = clustered_share(np.array([1.0] * 187 + [0.0] * 13))
     assert found == pytest.approx(wilson(187, 200), abs=1e-3)
     assert found.high - found.low > wilson(187, 200).high - wilson(187, 200).low
-
-
-def test_at_the_ceiling_it_still_has_a_width() -> None:
     assert clustered_share(np.ones(50)).low == pytest.approx(wilson(50, 50).low, abs=5e-3)
     ten = clustered_share(np.ones(50), [str(i // 5) for i in range(50)])
     assert ten.low < clustered_share(np.ones(50)).low - 0.1
-
-
-def test_a_difference_of_right_and_wrong_is_newcombe_s_but_for_its_correction() -> None:
-    """The continuity correction of the correlation makes Newcombe's a little wider."""
+    # The continuity correction of the correlation makes Newcombe's a little wider.
     second = np.array([1.0] * 80 + [1.0] * 12 + [0.0] * 3 + [0.0] * 5)
     first = np.array([1.0] * 80 + [0.0] * 12 + [1.0] * 3 + [0.0] * 5)
     value, low, high = clustered_difference(second, first)

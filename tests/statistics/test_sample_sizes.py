@@ -53,31 +53,22 @@ def test_the_detectable_difference_is_that_of_the_plan(seeds: int) -> None:
     assert float(detectable(np.array(seeds), np.array(100), spread)) == pytest.approx(0.01 * known, rel=1e-3)
 
 
-def test_power_grows_with_seeds_items_and_difference_and_falls_with_the_family() -> None:
+def test_what_gives_power() -> None:
     seeds, items = np.arange(2.0, 30)[:, None], np.array([50.0, 100, 400, 1600])[None, :]
     table = power(seeds, items, np.array(0.03), USUAL)
     assert (np.diff(table, axis=0) > 0).all()
     assert (np.diff(table, axis=1) > 0).all()
     assert (power(seeds, items, np.array(0.05), USUAL) > table).all()
     assert (power(seeds, items, np.array(0.03), USUAL, coverage=1 - 0.05 / 4) < table).all()
-
-
-def test_items_cannot_replace_seeds_nor_seeds_items() -> None:
-    """Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items."""
+    # Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items.
     without_items = Spread(seeds=USUAL.seeds, items=0.0, flips=0.0)
     assert power(np.array(3.0), np.array(1e9), np.array(0.03), USUAL) == pytest.approx(
         power(np.array(3.0), np.array(1.0), np.array(0.03), without_items), abs=1e-3
     )
     few = float(power(np.array(1e5), np.array(100.0), np.array(0.03), USUAL))
     assert few == pytest.approx(float(stats.norm.sf(1.96 - 0.03 / math.sqrt(0.03 / 100))), abs=0.01)
-
-
-def test_nothing_is_known_with_one_seed() -> None:
     with pytest.raises(ValueError, match="two seeds"):
         power(np.array(1.0), np.array(100.0), np.array(0.02), USUAL)
-
-
-def test_nothing_that_varies_shows_everything() -> None:
     spread = Spread(seeds=0.0, items=0.0, flips=0.0)
     assert power(np.array(2.0), np.array(10.0), np.array(0.001), spread) == pytest.approx(1.0)
     assert float(detectable(np.array(2.0), np.array(10.0), spread)) == 1 / (2 * 10)
@@ -194,39 +185,27 @@ def test_two_seeds_leave_the_spread_wide_open() -> None:
     assert found.high > 10 * found.value > 0
 
 
-def test_flips_are_no_spread_between_seeds() -> None:
+def test_what_past_runs_tell_of_flips() -> None:
     """Means that move by their flips alone: the spread without them is near zero."""
     rng = np.random.default_rng(6)
     found = seed_spread([scores(made(5, 400, spread=0.0, effect=0.0, rng=rng)) for _ in range(40)])
     assert found.value < 0.004
     assert found.low == 0.0
-
-
-def test_one_seed_has_flips_between_conditions_and_no_spread() -> None:
     one = ItemScores(conditions={"a": np.array([[1.0, 0, 1, 1]]), "b": np.array([[1.0, 1, 0, 1]])})
     assert seed_spread([one]) is None
     assert seed_flips([one]) is None
     assert effect_variance([one]) is None
     found = condition_flips([one])
     assert (found.value, found.count) == (0.5, 4)
-
-
-def test_flips_of_right_and_wrong_are_counted() -> None:
-    """Two of eight items differ between the two seeds."""
+    # Two of eight items differ between the two seeds.
     two = ItemScores(conditions={"a": np.array([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 1, 0, 0, 0]])})
     found = seed_flips([two])
     assert found.value == pytest.approx(0.25)
-
-
-def test_no_flip_is_not_proof_that_there_are_none() -> None:
-    """The rule of three: of 100 items without a flip, 3% may flip."""
+    # The rule of three: of 100 items without a flip, 3% may flip.
     same = ItemScores(conditions={"a": np.ones((2, 100))})
     found = seed_flips([same])
     assert found.value == found.low == 0.0
     assert found.high == pytest.approx(0.03, abs=0.001)
-
-
-def test_nothing_past_gives_nothing() -> None:
     assert seed_spread([]) is None
     assert seed_flips([]) is None
     assert condition_flips([ItemScores(conditions={"a": np.ones((1, 4))})]) is None

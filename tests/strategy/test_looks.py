@@ -158,6 +158,7 @@ def test_chosen_looks_show_the_promise_and_save_seeds() -> None:
         assert chosen.seeds_twice <= 0.75 * seeds
 
 
+@pytest.mark.slow
 def test_chosen_looks_do_what_they_say() -> None:
     chosen = choose_looks(1.3)
     efficacy, futility = efficacy_bounds(chosen.looks), futility_bounds(chosen.looks, chosen.effect)

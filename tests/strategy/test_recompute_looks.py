@@ -111,6 +111,7 @@ def test_made_looks_have_every_verdict(tmp_path: Path) -> None:
     assert verdicts >= {"established", "undecided", "out of reach"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "change"),
     [

@@ -208,7 +208,7 @@ def test_changed_data_tokenizer_or_batches_are_refused(config: RunConfig, words:
     assert words.exists()
 
 
-def test_a_missing_dataset_and_a_too_long_example_are_named(config: RunConfig, tmp_path: Path) -> None:
+def test_what_the_data_and_the_model_do_not_fit_is_named(config: RunConfig, tmp_path: Path) -> None:
     """Nothing is cut in silence."""
     folder = write_config(tmp_path / "run", config)
     with pytest.raises(InputError, match="not there"):
@@ -216,10 +216,7 @@ def test_a_missing_dataset_and_a_too_long_example_are_named(config: RunConfig, t
     short = replace(config, train=replace(config.train, max_seq_len=10))
     with pytest.raises(InputError, match="more than max_seq_len 10"):
         run_training(short, folder, Stop())
-
-
-def test_target_modules_that_fit_no_layer_are_named(config: RunConfig, tmp_path: Path) -> None:
-    """A typo in a layer's name must not train a smaller adapter in silence."""
+    # A typo in a layer's name must not train a smaller adapter in silence.
     lora = LoraConfig(rank=4, target_modules=("q_prog",))
     typo = replace(config, train=replace(config.train, lora=lora))
     with pytest.raises(InputError, match="does not fit"):
