@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.real_batching.cases import PEERS, cases_for, digest, short, simulated
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.tiers import examples
 
 from touchline.backends import simulation
@@ -332,9 +332,13 @@ def test_beyond_simulations_the_largest_is_a_bound(name: str, packed: bool, monk
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("lengths", "labels", "changed"),
-    [([], None, {}), ([3, 0], None, {}), ([3], [4], {}), ([3, 3], [1], {}), ([3], None, {"micro_batch_size": 0})],
+@parametrize(
+    "lengths, labels, changed",
+    ([], None, {}),
+    ([3, 0], None, {}),
+    ([3], [4], {}),
+    ([3, 3], [1], {}),
+    ([3], None, {"micro_batch_size": 0}),
 )
 def test_nonsense_is_refused(name: str, lengths: list[int], labels: list[int] | None, changed: dict[str, int]) -> None:
     """A forecast of nothing would look like one."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.config_files import claims, faults, read, told, training, value_of
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.tiers import examples
 
@@ -118,15 +119,13 @@ def test_which_files_are_its_own(trainer: str) -> None:
     assert [text for text in others if claims(trainer, text)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "claimed"),
-    [
-        (BASES["peft"], "finetune.yaml", ["peft"]),
-        (SETUP, "setup_finetune.yaml", ["peft"]),
-        # Another kit has a setup_finetune.yaml of its own, with flat keys.
-        ("lora_rank: 64\nmodel_checkpoint: x\n", "setup_finetune.yaml", []),
-        (SETUP, "config.yaml", []),
-    ],
+@parametrize(
+    "text, name, claimed",
+    (BASES["peft"], "finetune.yaml", ["peft"]),
+    (SETUP, "setup_finetune.yaml", ["peft"]),
+    # Another kit has a setup_finetune.yaml of its own, with flat keys.
+    ("lora_rank: 64\nmodel_checkpoint: x\n", "setup_finetune.yaml", []),
+    (SETUP, "config.yaml", []),
 )
 def test_our_own_files_are_known_by_name_and_keys(text: str, name: str, claimed: list[str]) -> None:
     data = parse_foreign(text, name, "omegaconf").data
@@ -363,13 +362,11 @@ def test_a_limit_of_null_masks_no_end() -> None:
     assert told("torchtune", changed(text, "max_seq_len: 2048", "max_seq_len: null")) == []
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "subject"),
-    [
-        ("learning_rate: 1e-3", "learnin_rate: 1e-3", "EX002", "train.learnin_rate"),
-        ("epochs: 2", "epochs: two", "EX003", "train.epochs"),
-        ("  path: data/words.json", "  path: ''", "EX003", "data.path"),
-    ],
+@parametrize(
+    "old, new, code, subject",
+    ("learning_rate: 1e-3", "learnin_rate: 1e-3", "EX002", "train.learnin_rate"),
+    ("epochs: 2", "epochs: two", "EX003", "train.epochs"),
+    ("  path: data/words.json", "  path: ''", "EX003", "data.path"),
 )
 def test_what_accepting_would_refuse_is_a_finding_with_a_line(old: str, new: str, code: str, subject: str) -> None:
     reading = read("peft", changed(SETUP, old, new), "setup_finetune.yaml")
@@ -384,17 +381,15 @@ def test_a_json_text_for_a_number_is_an_error_and_a_json_number_is_not() -> None
     assert faults("trl", text % "2e-4", "a.json") == {}
 
 
-@pytest.mark.parametrize(
-    ("trainer", "old", "fault"),
-    [
-        ("torchtune", "lora_rank: 8", "lora_rnk: 8"),
-        ("torchtune", "log_every_n_steps: 1", "log-every-n-steps: 1"),
-        ("torchtune", "lora_llama3_2_1b", "lora_lama3_2_1b"),
-        ("torchtune", "lr: 3e-4", 'lr: "3e-4"'),
-        ("llamafactory", "lora_rank: 16", "lora_rnak: 16"),
-        ("qlora_stage", "grad_accum: 4", "grad_acum: 4"),
-        ("qlora_stage", "lr: 5.0e-5", "lr: 5e-5"),
-    ],
+@parametrize(
+    "trainer, old, fault",
+    ("torchtune", "lora_rank: 8", "lora_rnk: 8"),
+    ("torchtune", "log_every_n_steps: 1", "log-every-n-steps: 1"),
+    ("torchtune", "lora_llama3_2_1b", "lora_lama3_2_1b"),
+    ("torchtune", "lr: 3e-4", 'lr: "3e-4"'),
+    ("llamafactory", "lora_rank: 16", "lora_rnak: 16"),
+    ("qlora_stage", "grad_accum: 4", "grad_acum: 4"),
+    ("qlora_stage", "lr: 5.0e-5", "lr: 5e-5"),
 )
 def test_an_edit_makes_the_file_right_again(trainer: str, old: str, fault: str) -> None:
     """What `--fix` would do leaves nothing to say, and changes one line."""
@@ -426,13 +421,11 @@ def test_references_are_followed_as_omegaconf_does() -> None:
     assert (data["j"], data["k"]) == ("\\${a}", "${oc.env:HOME}")
 
 
-@pytest.mark.parametrize(
-    ("text", "severity"),
-    [
-        ("output_dir: ${OUTPUT_DIR}\n", Severity.INFO),
-        ("output_dir: a\nlogs: ${outpt_dir}/logs\n", Severity.ERROR),
-        ("OUTPUT_DIR: a\nlogs: ${OUTPT_DIR}/logs\n", Severity.ERROR),
-    ],
+@parametrize(
+    "text, severity",
+    ("output_dir: ${OUTPUT_DIR}\n", Severity.INFO),
+    ("output_dir: a\nlogs: ${outpt_dir}/logs\n", Severity.ERROR),
+    ("OUTPUT_DIR: a\nlogs: ${OUTPT_DIR}/logs\n", Severity.ERROR),
 )
 def test_a_shells_variable_is_given_from_outside(text: str, severity: Severity) -> None:
     found = resolve(parse_foreign(text, "f.yaml", "omegaconf")).findings
@@ -448,17 +441,15 @@ def test_tables_hold_kinds_choices_and_the_last_release_of_old_names() -> None:
     assert argument_table("axolotl").arguments["sample_packing"].kinds == {"bool", "none"}
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("learning_rte", ("learning_rate",)),
-        ("learningRate", ("learning_rate",)),
-        ("per-device-train-batch-size", ("per_device_train_batch_size",)),
-        ("eval_step", ("eval_steps",)),
-        ("adam_beta", ("adam_beta1", "adam_beta2")),
-        ("my_own_flag", ()),
-        ("lr", ()),
-    ],
+@parametrize(
+    "name, meant",
+    ("learning_rte", ("learning_rate",)),
+    ("learningRate", ("learning_rate",)),
+    ("per-device-train-batch-size", ("per_device_train_batch_size",)),
+    ("eval_step", ("eval_steps",)),
+    ("adam_beta", ("adam_beta1", "adam_beta2")),
+    ("my_own_flag", ()),
+    ("lr", ()),
 )
 def test_misspelt_names(name: str, meant: tuple[str, ...]) -> None:
     assert argument_table("trl").near(name, ()) == meant

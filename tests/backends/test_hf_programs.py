@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from tests.backends.config_files import claims, read, training
+from tests.cases import parametrize
 from tests.trainer_experiments import PlannedExperiment, plan_pairs
 
 from touchline import api
@@ -157,30 +158,28 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
     assert (found.steps, found.steps_per_epoch) == (4, 2)
 
 
-@pytest.mark.parametrize(
-    ("train", "subject", "hint"),
-    [
-        (
-            TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, label_smoothing=0.1),
-            "train.label_smoothing",
-            "backend: peft",
-        ),
-        (
-            TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True),
-            "train.packed",
-            "backend: peft",
-        ),
-        (
-            TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=90, packed=True),
-            "train.max_seq_len",
-            "max_seq_len: 96",
-        ),
-        (
-            TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
-            "train.lora.alpha",
-            "alpha: 6",
-        ),
-    ],
+@parametrize(
+    "train, subject, hint",
+    (
+        TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, label_smoothing=0.1),
+        "train.label_smoothing",
+        "backend: peft",
+    ),
+    (
+        TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True),
+        "train.packed",
+        "backend: peft",
+    ),
+    (
+        TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=90, packed=True),
+        "train.max_seq_len",
+        "max_seq_len: 96",
+    ),
+    (
+        TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=96, lora=LoraConfig(alpha=6.5)),
+        "train.lora.alpha",
+        "alpha: 6",
+    ),
 )
 def test_the_impossible_is_refused(experiment: PlannedExperiment, train: TrainConfig, subject: str, hint: str) -> None:
     (model,) = experiment.plan.models.values()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
@@ -79,29 +80,27 @@ def test_the_setup_and_the_config_that_its_script_made_of_it_are_one_experiment(
     assert setup == made
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("clip_grad_norm: 1.0\n", "", {"train.max_grad_norm": 1e6}),
-        ("dtype: bf16", "dtype: fp32", {"train.base_dtype": "float32", "train.lora.dtype": "float32"}),
-        ("save_adapter_weights_only: True\n", "", {"train.checkpoint.save": "merged"}),
-        (
-            "apply_lora_to_mlp: True",
-            "apply_lora_to_mlp: False",
-            {"train.lora.target_modules": ["q_proj", "v_proj", "o_proj"]},
-        ),
-        ("torch.optim.AdamW", "bitsandbytes.optim.AdamW8bit", {"train.optimizer": "adamw_8bit", "train.backend": None}),
-        ("lora_llama3_2_1b", "qlora_llama3_2_1b", {"train.quantization": "nf4", "train.method": "lora"}),
-        ("split: train", "column_map: {input: q, output: a}", {"data.input": "q", "data.output": "a"}),
-        (
-            "torchtune.datasets.instruct_dataset",
-            "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
-            {"data.messages": "chat"},
-        ),
-        ("llama3_2.lora_llama3_2_1b", "gemma2.lora_gemma2_2b", {"train.backend": None}),
-        ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
-        ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
-    ],
+@parametrize(
+    "old, new, expected",
+    ("clip_grad_norm: 1.0\n", "", {"train.max_grad_norm": 1e6}),
+    ("dtype: bf16", "dtype: fp32", {"train.base_dtype": "float32", "train.lora.dtype": "float32"}),
+    ("save_adapter_weights_only: True\n", "", {"train.checkpoint.save": "merged"}),
+    (
+        "apply_lora_to_mlp: True",
+        "apply_lora_to_mlp: False",
+        {"train.lora.target_modules": ["q_proj", "v_proj", "o_proj"]},
+    ),
+    ("torch.optim.AdamW", "bitsandbytes.optim.AdamW8bit", {"train.optimizer": "adamw_8bit", "train.backend": None}),
+    ("lora_llama3_2_1b", "qlora_llama3_2_1b", {"train.quantization": "nf4", "train.method": "lora"}),
+    ("split: train", "column_map: {input: q, output: a}", {"data.input": "q", "data.output": "a"}),
+    (
+        "torchtune.datasets.instruct_dataset",
+        "torchtune.datasets.chat_dataset\n  conversation_column: chat\n  conversation_style: openai",
+        {"data.messages": "chat"},
+    ),
+    ("llama3_2.lora_llama3_2_1b", "gemma2.lora_gemma2_2b", {"train.backend": None}),
+    ("compile: False", "compile: ${resume_from_checkpoint}", {"train.compile": False}),
+    ("device: cuda", "device: cuda\nrun_val_every_n_steps: 25", {"train.validate_every_steps": 25}),
 )
 def test_a_key_is_carried_over_as_torchtune_means(here: Path, old: str, new: str, expected: dict[str, object]) -> None:
     found = settings_of(report_of(write(here / "finetune.yaml", changed(BASE, old, new))))
@@ -110,46 +109,42 @@ def test_a_key_is_carried_over_as_torchtune_means(here: Path, old: str, new: str
     assert {key: found.get(key) for key in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key", "reason"),
-    [
-        ("clip_grad_norm: 1.0", "clip_grad_norm: null", "clip_grad_norm", Reason.CHANGED),
-        ("seed: 14", "seed: null", "seed", Reason.CHANGED),
-        ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.CHANGED),
-        ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.CHANGED),
-        ("CEWithChunkedOutputLoss", "ForwardKLLoss", "loss._component_", Reason.CHANGED),
-        ("shuffle: True", "shuffle: False", "shuffle", Reason.CHANGED),
-        ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
-        ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NOT_TAKEN),
-        ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NOT_TAKEN),
-        (MODEL, "  _component_: mine.model\n", "model._component_", Reason.CHANGED),
-        ("device: cuda", "device: cuda\nmy_note: 7", "my_note", Reason.UNKNOWN),
-        (
-            "# LoRA on one GPU: tune run lora",
-            "# tune run --nproc_per_node 4 lora_finetune_distributed\n# lora",
-            "batch_size",
-            Reason.CHANGED,
-        ),
-    ],
+@parametrize(
+    "old, new, key, reason",
+    ("clip_grad_norm: 1.0", "clip_grad_norm: null", "clip_grad_norm", Reason.CHANGED),
+    ("seed: 14", "seed: null", "seed", Reason.CHANGED),
+    ("max_steps_per_epoch: null", "max_steps_per_epoch: 50", "max_steps_per_epoch", Reason.CHANGED),
+    ("apply_lora_to_mlp: True", "apply_lora_to_output: True", "model.apply_lora_to_output", Reason.CHANGED),
+    ("CEWithChunkedOutputLoss", "ForwardKLLoss", "loss._component_", Reason.CHANGED),
+    ("shuffle: True", "shuffle: False", "shuffle", Reason.CHANGED),
+    ("split: train", "train_on_input: True", "dataset.train_on_input", Reason.CHANGED),
+    ("data/words.json", "${oc.env:WORDS}", "dataset.data_files", Reason.NOT_TAKEN),
+    ("torchtune.datasets.instruct_dataset", "mine.words", "dataset._component_", Reason.NOT_TAKEN),
+    (MODEL, "  _component_: mine.model\n", "model._component_", Reason.CHANGED),
+    ("device: cuda", "device: cuda\nmy_note: 7", "my_note", Reason.UNKNOWN),
+    (
+        "# LoRA on one GPU: tune run lora",
+        "# tune run --nproc_per_node 4 lora_finetune_distributed\n# lora",
+        "batch_size",
+        Reason.CHANGED,
+    ),
 )
 def test_a_key_of_another_meaning_here_is_listed(here: Path, old: str, new: str, key: str, reason: Reason) -> None:
     report = report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
     assert (key, reason) in {(each.key, each.reason) for each in report.not_carried}
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
-        ("torchtune.modules.loss.CEWithChunkedOutputLoss", "torchtune.rlhf.loss.DPOLoss", "loss._component_"),
-        (
-            "device: cuda",
-            "device: cuda\nteacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}",
-            "teacher_model",
-        ),
-        ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "dataset._component_"),
-        ("device: cuda", "device: cuda\ngrpo_samples: 4", "grpo_samples"),
-        ("device: cuda", "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}", "quantizer"),
-    ],
+@parametrize(
+    "old, new, key",
+    ("torchtune.modules.loss.CEWithChunkedOutputLoss", "torchtune.rlhf.loss.DPOLoss", "loss._component_"),
+    (
+        "device: cuda",
+        "device: cuda\nteacher_model: {_component_: torchtune.models.llama3_1.llama3_1_8b}",
+        "teacher_model",
+    ),
+    ("torchtune.datasets.instruct_dataset", "torchtune.datasets.text_completion_dataset", "dataset._component_"),
+    ("device: cuda", "device: cuda\ngrpo_samples: 4", "grpo_samples"),
+    ("device: cuda", "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}", "quantizer"),
 )
 def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, key: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -192,18 +187,16 @@ def test_a_slice_that_trains_is_the_share_that_trains(here: Path) -> None:
     assert settings_of(report_of(write(here / "finetune.yaml", text)))["data.train_fraction"] == 0.95
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
-        ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
-        ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
-        ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
-        ("run_val_every_n_steps: 10\n", "", {"train.validate_every_steps": None}),
-        ('prompt: "Capitalize the given word: {input}\\n"\n', "", {"data.prompt": "{input}\n"}),
-        ('dataset_type: "chat_completion"', "input_key: q\noutput_key: a", {"data.input": "q", "data.output": "a"}),
-        ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
-    ],
+@parametrize(
+    "old, new, expected",
+    ("gpus: 1", "gpus: 4", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
+    ("Tiny-1M", "Llama-3.3-70B-Instruct", {"train.global_batch_size": 16, "compute.gpus_per_run": 4}),
+    ("lora_rank: 8\n", "", {"train.lora.rank": 64, "train.lora.alpha": 128}),
+    ("epochs: 2\n", "gradient_accumulation_steps: 8\n", {"train.epochs": 1, "train.global_batch_size": 32}),
+    ("run_val_every_n_steps: 10\n", "", {"train.validate_every_steps": None}),
+    ('prompt: "Capitalize the given word: {input}\\n"\n', "", {"data.prompt": "{input}\n"}),
+    ('dataset_type: "chat_completion"', "input_key: q\noutput_key: a", {"data.input": "q", "data.output": "a"}),
+    ("lr: 3e-4", "base_recipe: llama3_2/1B_lora_single_device", {"train.learning_rate": None}),
 )
 def test_a_key_of_the_setup_is_as_its_script_says(here: Path, old: str, new: str, expected: dict[str, object]) -> None:
     found = settings_of(report_of(write(here / "setup_finetune.yaml", changed(SETUP, old, new))))

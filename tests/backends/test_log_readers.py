@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.sound import assert_sound
 from tests.tiers import examples
 
@@ -192,20 +193,18 @@ def bars(text: str) -> list[tuple[str, int, int | None, float | None]]:
     return [(bar.label, bar.done, bar.total, bar.elapsed_seconds) for bar in read_bars(text.encode(), 1)]
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (" 60%|██████    | 6/10 [00:16<00:11,  2.89s/it]", [("", 6, 10, 16.0)]),
-        ("Epoch 1:  45%|####5     | 450/1000 [1:01:15<01:32, 5.9it/s, loss=0.5]", [("Epoch 1", 450, 1000, 3675.0)]),
-        (
-            "2|350|Loss: 0.23:  90%|█████████ | 225/250 [01:42<00:11,  2.20it/s]",
-            [("2|350|Loss: 0.23", 225, 250, 102.0)],
-        ),
-        ("100%|██████████| 8/8 [1 day, 2:00:00<00:00, 9.3s/it]", [("", 8, 8, 93600.0)]),
-        ("model.safetensors:  12%|█▏        | 1.1G/9.1G [00:09<01:10, 110MB/s]", []),
-        ("42it [00:21,  2.00it/s]", [("", 42, None, 21.0)]),
-        ("the odds are 50%| so they say", []),
-    ],
+@parametrize(
+    "line, expected",
+    (" 60%|██████    | 6/10 [00:16<00:11,  2.89s/it]", [("", 6, 10, 16.0)]),
+    ("Epoch 1:  45%|####5     | 450/1000 [1:01:15<01:32, 5.9it/s, loss=0.5]", [("Epoch 1", 450, 1000, 3675.0)]),
+    (
+        "2|350|Loss: 0.23:  90%|█████████ | 225/250 [01:42<00:11,  2.20it/s]",
+        [("2|350|Loss: 0.23", 225, 250, 102.0)],
+    ),
+    ("100%|██████████| 8/8 [1 day, 2:00:00<00:00, 9.3s/it]", [("", 8, 8, 93600.0)]),
+    ("model.safetensors:  12%|█▏        | 1.1G/9.1G [00:09<01:10, 110MB/s]", []),
+    ("42it [00:21,  2.00it/s]", [("", 42, None, 21.0)]),
+    ("the odds are 50%| so they say", []),
 )
 def test_bars(line: str, expected: list[tuple[str, int, int, float]]) -> None:
     assert bars(line) == expected
@@ -250,18 +249,16 @@ def test_dictionaries_as_programs_print_them() -> None:
     assert read_row("{__import__('os').getcwd(): 1}") is None
 
 
-@pytest.mark.parametrize(
-    ("line", "iso"),
-    [
-        ("[2025-05-08 13:40:27,488] [INFO] [x:1]", "2025-05-08T13:40:27"),
-        ("04/07/2024 20:29:47 - INFO - x", "2024-04-07T20:29:47"),
-        ("[INFO|tokenization.py:2084] 2024-04-07 20:29:48,633 >> x", "2024-04-07T20:29:48"),
-        ("[INFO|2025-01-01 10:00:00] a.b:1 >> x", "2025-01-01T10:00:00"),
-        ("Job started at Mon Jan  5 10:00:00 EST 2026", "2026-01-05T10:00:00"),
-        ("2026-06-29T06:36:52Z INFO x", "2026-06-29T06:36:52"),
-        ("epoch 2025 of 3000", None),
-        ("2025-99-99 99:99:99 x", None),
-    ],
+@parametrize(
+    "line, iso",
+    ("[2025-05-08 13:40:27,488] [INFO] [x:1]", "2025-05-08T13:40:27"),
+    ("04/07/2024 20:29:47 - INFO - x", "2024-04-07T20:29:47"),
+    ("[INFO|tokenization.py:2084] 2024-04-07 20:29:48,633 >> x", "2024-04-07T20:29:48"),
+    ("[INFO|2025-01-01 10:00:00] a.b:1 >> x", "2025-01-01T10:00:00"),
+    ("Job started at Mon Jan  5 10:00:00 EST 2026", "2026-01-05T10:00:00"),
+    ("2026-06-29T06:36:52Z INFO x", "2026-06-29T06:36:52"),
+    ("epoch 2025 of 3000", None),
+    ("2025-99-99 99:99:99 x", None),
 )
 def test_stamps(line: str, iso: str | None) -> None:
     import datetime
@@ -270,19 +267,17 @@ def test_stamps(line: str, iso: str | None) -> None:
     assert read_stamp(line) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("29,933,568", 29933568.0),
-        ("1.026e+04", 10260.0),
-        ("4.5M", 4500000.0),
-        ("1_234", 1234.0),
-        (".5", 0.5),
-        ("nan", None),
-        ("", None),
-        ("1,23", None),
-        ("12 GB", None),
-    ],
+@parametrize(
+    "text, value",
+    ("29,933,568", 29933568.0),
+    ("1.026e+04", 10260.0),
+    ("4.5M", 4500000.0),
+    ("1_234", 1234.0),
+    (".5", 0.5),
+    ("nan", None),
+    ("", None),
+    ("1,23", None),
+    ("12 GB", None),
 )
 def test_numbers(text: str, value: float | None) -> None:
     assert to_number(text) == value
@@ -298,15 +293,13 @@ def test_counts_sizes_clocks() -> None:
     assert not not_a_number("0.5")
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "secret",
-    [
-        "hf_abcdefghijklmnopqrstuvwx",
-        "WANDB_API_KEY=0123456789abcdef0123",
-        "Authorization: Bearer abcdefgh12345678",
-        "https://user:passw0rd@example.org/x",
-        "--hub_token=s3cr3ts3cr3t",
-    ],
+    "hf_abcdefghijklmnopqrstuvwx",
+    "WANDB_API_KEY=0123456789abcdef0123",
+    "Authorization: Bearer abcdefgh12345678",
+    "https://user:passw0rd@example.org/x",
+    "--hub_token=s3cr3ts3cr3t",
 )
 def test_secrets_are_redacted(secret: str) -> None:
     shown = redact(f"export {secret} now")
@@ -315,8 +308,6 @@ def test_secrets_are_redacted(secret: str) -> None:
         assert piece not in shown
 
 
-@pytest.mark.parametrize(
-    "plain", ["'num_tokens': '1.026e+04'", "eos_token: </s>", "tokens/s: 1234567", "max_tokens=1000000"]
-)
+@parametrize("plain", "'num_tokens': '1.026e+04'", "eos_token: </s>", "tokens/s: 1234567", "max_tokens=1000000")
 def test_what_is_no_secret_stays(plain: str) -> None:
     assert redact(plain) == plain

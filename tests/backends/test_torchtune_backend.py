@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.cases import parametrize
 from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 
 from touchline.backends.external import Launch
@@ -77,15 +78,13 @@ def planned(*, packed: bool = False, validation: bool = True, model: ModelInfo =
     return run, replace(plan, models={model.name: model}, datasets={DATA.path: replace(DATA, splits=splits)})
 
 
-@pytest.mark.parametrize(
-    ("devices", "validation", "name"),
-    [
-        (1, False, "lora_finetune_single_device"),
-        (1, True, "lora_finetune_single_device_val"),
-        (2, False, "lora_finetune_distributed"),
-        (4, False, "lora_finetune_distributed"),
-        (2, True, "lora_finetune_distributed_val"),
-    ],
+@parametrize(
+    "devices, validation, name",
+    (1, False, "lora_finetune_single_device"),
+    (1, True, "lora_finetune_single_device_val"),
+    (2, False, "lora_finetune_distributed"),
+    (4, False, "lora_finetune_distributed"),
+    (2, True, "lora_finetune_distributed_val"),
 )
 def test_recipes_by_devices_and_validation(devices: int, validation: bool, name: str) -> None:
     """The table of seeds 000 and 001; they leave several GPUs with validation open."""
@@ -143,22 +142,20 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
     assert (attention["lora_attn_modules"], attention["apply_lora_to_mlp"]) == (["q_proj", "output_proj"], False)
 
 
-@pytest.mark.parametrize(
-    ("model", "train", "message"),
-    [
-        (replace(TINY, model_type="gemma"), {}, "expected llama and qwen2"),
-        (replace(TINY, dimensions=None), {}, "lacks dimensions"),
-        (dimensions(TINY, head_dim=32), {}, "are not the width 64"),
-        (dimensions(TINY, biased=True), {}, "a bias"),
-        (dimensions(TINY, rope_scaling={"rope_type": "yarn", "factor": 4.0}), {}, "scaled as yarn"),
-        (TINY, {"lora": LoraConfig(target_modules=("q_proj", "up_proj"))}, "up_proj alone"),
-        (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "of the attention"),
-        (TINY, {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}, "lm_head"),
-        (TINY, {"base_dtype": "bfloat16", "lora": LoraConfig(dtype="float32")}, "have one dtype"),
-        (TINY, {"quantization": "nf4"}, "quantization: nf4"),
-        (TINY, {"optimizer": "adamw_8bit"}, "optimizer: adamw_8bit"),
-        (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
-    ],
+@parametrize(
+    "model, train, message",
+    (replace(TINY, model_type="gemma"), {}, "expected llama and qwen2"),
+    (replace(TINY, dimensions=None), {}, "lacks dimensions"),
+    (dimensions(TINY, head_dim=32), {}, "are not the width 64"),
+    (dimensions(TINY, biased=True), {}, "a bias"),
+    (dimensions(TINY, rope_scaling={"rope_type": "yarn", "factor": 4.0}), {}, "scaled as yarn"),
+    (TINY, {"lora": LoraConfig(target_modules=("q_proj", "up_proj"))}, "up_proj alone"),
+    (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "of the attention"),
+    (TINY, {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}, "lm_head"),
+    (TINY, {"base_dtype": "bfloat16", "lora": LoraConfig(dtype="float32")}, "have one dtype"),
+    (TINY, {"quantization": "nf4"}, "quantization: nf4"),
+    (TINY, {"optimizer": "adamw_8bit"}, "optimizer: adamw_8bit"),
+    (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
 )
 def test_the_impossible_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
     settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)  # type: ignore[arg-type]

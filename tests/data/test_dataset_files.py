@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.tiers import examples
 
 from touchline.core.catalog import DatasetInfo, Message
@@ -423,16 +423,14 @@ def test_columns_may_have_any_name_and_input_is_the_one_that_is_set(tmp_path: Pa
         assert question[0].startswith("ask ")
 
 
-@pytest.mark.parametrize(
-    ("prompt", "text"),
-    [
-        ("{0} {} {a.b} {input}", "{0} {} {a.b} {x}"),
-        ('{"word": "{input}"}', '{"word": "{x}"}'),
-        ("{{input}}", "{{x}}"),
-        ("{input}{input}", "{x}{x}"),
-        ("{odd name} {input}", "y {x}"),
-        ("a } b { c {input}", "a } b { c {x}"),
-    ],
+@parametrize(
+    "prompt, text",
+    ("{0} {} {a.b} {input}", "{0} {} {a.b} {x}"),
+    ('{"word": "{input}"}', '{"word": "{x}"}'),
+    ("{{input}}", "{{x}}"),
+    ("{input}{input}", "{x}{x}"),
+    ("{odd name} {input}", "y {x}"),
+    ("a } b { c {input}", "a } b { c {x}"),
 )
 def test_prompts_are_filled_by_plain_replacement(tmp_path: Path, prompt: str, text: str) -> None:
     """No attribute is reached, no format is applied, and what a row holds is not filled again."""

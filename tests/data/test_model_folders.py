@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from tools.tiny_model import CONTEXT_LENGTH, HIDDEN, LAYERS
@@ -121,9 +122,7 @@ def test_an_index_of_another_model_is_told(folder: Path) -> None:
     assert "model.extra" in said(model)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
-)
+@parametrize("content", "", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}')
 def test_a_broken_index_is_a_finding(folder: Path, content: str) -> None:
     split_into_shards(folder)
     (folder / "model.safetensors.index.json").write_text(content)
@@ -199,9 +198,7 @@ def test_any_header_is_a_shard_or_a_broken_shard(tmp_path: Path, header: object)
     assert all(isinstance(tensor.elements, int) and tensor.elements >= 0 for tensor in shard.tensors.values())
 
 
-@pytest.mark.parametrize(
-    "entry", [{"shape": [-3]}, {"shape": [1.5]}, {"data_offsets": [-8, 4]}, {"data_offsets": [9, 8]}]
-)
+@parametrize("entry", {"shape": [-3]}, {"shape": [1.5]}, {"data_offsets": [-8, 4]}, {"data_offsets": [9, 8]})
 def test_senseless_sizes_in_a_header_are_a_broken_shard(tmp_path: Path, entry: dict[str, object]) -> None:
     """Negative, fractional, or the end before the beginning: never a count of parameters."""
     text = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]} | entry}).encode()
@@ -255,9 +252,8 @@ def test_code_of_the_model_is_a_warning(folder: Path) -> None:
     assert [(f.code, f.severity) for f in model.findings] == [("CK105", Severity.WARNING)]
 
 
-@pytest.mark.parametrize(
-    ("file", "code"),
-    [("config.json", "CK101"), ("tokenizer_config.json", "TK103"), ("generation_config.json", "TK103")],
+@parametrize(
+    "file, code", ("config.json", "CK101"), ("tokenizer_config.json", "TK103"), ("generation_config.json", "TK103")
 )
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}"])
 def test_a_broken_file_is_one_finding(folder: Path, file: str, code: str, content: str) -> None:
@@ -268,8 +264,8 @@ def test_a_broken_file_is_one_finding(folder: Path, file: str, code: str, conten
     assert model.num_parameters > 0
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{}", b"null", b"\xff\xfe", b'{"model": {"type": "BPE"}}', b'{"version": "1.0", "model": 5}']
+@parametrize(
+    "content", b"", b"{}", b"null", b"\xff\xfe", b'{"model": {"type": "BPE"}}', b'{"version": "1.0", "model": 5}'
 )
 def test_a_broken_tokenizer_is_one_finding_and_makes_no_renderer(folder: Path, content: bytes) -> None:
     (folder / "tokenizer.json").write_bytes(content)
@@ -318,9 +314,10 @@ def test_special_tokens_may_be_objects_or_stand_in_the_older_map(folder: Path) -
     assert read_model(folder).tokenizer_sha256 == plain.tokenizer_sha256
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "pack",
-    [lambda text: text, lambda text: [{"name": "tool_use", "template": "no"}, {"name": "default", "template": text}]],
+    lambda text: text,
+    lambda text: [{"name": "tool_use", "template": "no"}, {"name": "default", "template": text}],
     ids=["text", "named"],
 )
 def test_a_template_in_the_config_renders_as_one_in_its_own_file(folder: Path, pack: Callable[[str], object]) -> None:
@@ -335,9 +332,7 @@ def test_a_template_in_the_config_renders_as_one_in_its_own_file(folder: Path, p
     assert load_renderer(model, "2026-01-01").prompt_text(messages) == expected
 
 
-@pytest.mark.parametrize(
-    "entry", [None, 5, [], [{"name": ["default"]}], [{"name": "rag", "template": "x"}], {"a": "b"}]
-)
+@parametrize("entry", None, 5, [], [{"name": ["default"]}], [{"name": "rag", "template": "x"}], {"a": "b"})
 def test_a_model_without_a_template_is_said_to_have_none(folder: Path, entry: object) -> None:
     """Told, and no error: base models are trained too, on plain text."""
     (folder / "chat_template.jinja").unlink()
@@ -386,18 +381,16 @@ def test_an_odd_list_of_architectures_is_no_crash(folder: Path, listed: object) 
     assert read_model(folder).architecture == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "family"),
-    [
-        ("Qwen2.5-0.5B", "0.5B", "Qwen2.5"),
-        ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
-        ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
-        ("Llama-2-70b-hf", "70B", "Llama-2"),
-        ("SmolLM2-135M-Instruct", "135M", "SmolLM2"),
-        ("llama-4bit-7b", "7B", "llama-4bit"),
-        ("Llama-3.2-1B", "1B", "Llama-3.2"),
-        ("Qwen3-30B-A3B", "30B", "Qwen3"),
-    ],
+@parametrize(
+    "name, size, family",
+    ("Qwen2.5-0.5B", "0.5B", "Qwen2.5"),
+    ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
+    ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
+    ("Llama-2-70b-hf", "70B", "Llama-2"),
+    ("SmolLM2-135M-Instruct", "135M", "SmolLM2"),
+    ("llama-4bit-7b", "7B", "llama-4bit"),
+    ("Llama-3.2-1B", "1B", "Llama-3.2"),
+    ("Qwen3-30B-A3B", "30B", "Qwen3"),
 )
 def test_sizes_are_read_from_names(folder: Path, name: str, size: str, family: str) -> None:
     model = read_model(folder.rename(folder.parent / name))
@@ -504,13 +497,11 @@ def test_a_folder_without_config_is_said_to_be_cut_off(folder: Path) -> None:
         load_model(folder.name, folder.parent)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"model_type": None}, "no model_type"),
-        ({"vocab_size": 31}, "vocab_size 31"),
-        ({"num_hidden_layers": 90}, "num_hidden_layers 90"),
-    ],
+@parametrize(
+    "values, words",
+    ({"model_type": None}, "no model_type"),
+    ({"vocab_size": 31}, "vocab_size 31"),
+    ({"num_hidden_layers": 90}, "num_hidden_layers 90"),
 )
 def test_a_config_of_another_model_is_told(folder: Path, values: dict[str, object], words: str) -> None:
     edit(folder / "config.json", **values)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
@@ -68,14 +69,12 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
     assert load_examples(data, "test", folder) == load_examples(data, "test.5L", folder)
 
 
-@pytest.mark.parametrize(
-    ("test", "names"),
-    [
-        ("five.json", ["train", "test"]),
-        ({"5L": "five.json"}, ["train", "test 5L"]),
-        ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
-        ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
-    ],
+@parametrize(
+    "test, names",
+    ("five.json", ["train", "test"]),
+    ({"5L": "five.json"}, ["train", "test 5L"]),
+    ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
+    ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
 )
 def test_tables_have_every_set_of_any_name(folder: Path, test: str | dict[str, str], names: list[str]) -> None:
     found = load_dataset(DataConfig(train="train.json", test=test), folder)
@@ -90,35 +89,33 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     assert found.findings == ()
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"train": "gone.json", "test": "five.json"}, [("DA101", "data.train")]),
-        ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
-        ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
-        ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
-        ({"train": "train.json"}, [("DA104", "without test rows")]),
-        ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
-        ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
-        (
-            {"train": "train.json", "validation": "wrong.json", "test": "five.json"},
-            [("DA105", "validation: there is no column 'input'")],
-        ),
-        (
-            {"train": "train.json", "validation": "own.json", "test": "five.json"},
-            [("DA104", "own.json has the splits train, test, and not validation")],
-        ),
-        (
-            {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
-            [("DA106", "in train (train.json) and in test over (overlapping.json)")],
-        ),
-        (
-            {"train": "train.json", "validation": "overlapping.json", "test": "five.json"},
-            [("DA106", "in train (train.json) and in validation (overlapping.json)")],
-        ),
-        # Test sets may share rows: nothing is learned from them.
-        ({"train": "train.json", "test": {"5L": "five.json", "9L": "nine.json"}}, []),
-    ],
+@parametrize(
+    "files, expected",
+    ({"train": "gone.json", "test": "five.json"}, [("DA101", "data.train")]),
+    ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
+    ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
+    ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
+    ({"train": "train.json"}, [("DA104", "without test rows")]),
+    ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
+    ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
+    (
+        {"train": "train.json", "validation": "wrong.json", "test": "five.json"},
+        [("DA105", "validation: there is no column 'input'")],
+    ),
+    (
+        {"train": "train.json", "validation": "own.json", "test": "five.json"},
+        [("DA104", "own.json has the splits train, test, and not validation")],
+    ),
+    (
+        {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
+        [("DA106", "in train (train.json) and in test over (overlapping.json)")],
+    ),
+    (
+        {"train": "train.json", "validation": "overlapping.json", "test": "five.json"},
+        [("DA106", "in train (train.json) and in validation (overlapping.json)")],
+    ),
+    # Test sets may share rows: nothing is learned from them.
+    ({"train": "train.json", "test": {"5L": "five.json", "9L": "nine.json"}}, []),
 )
 def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]) -> None:
     (folder / "sub").mkdir()
@@ -134,21 +131,19 @@ def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], ex
         assert finding.hint
 
 
-@pytest.mark.parametrize(
-    ("keys", "text"),
-    [
-        ({"path": "a.json", "train": "b.json"}, "either path"),
-        ({"path": "a.json", "test": "b.json"}, "either path"),
-        ({}, "path, one file with all rows, or train"),
-        ({"test": "b.json"}, "path, one file with all rows, or train"),
-        ({"train": "a.json", "train_fraction": 0.5}, "no train_fraction"),
-        ({"train": "a.json", "split_seed": 3}, "no train_fraction and no split_seed"),
-        ({"train": "a.json", "test": {}}, "test sets with names"),
-        ({"train": "a.json", "test": {"": "b.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each file under one name"),
-    ],
+@parametrize(
+    "keys, text",
+    ({"path": "a.json", "train": "b.json"}, "either path"),
+    ({"path": "a.json", "test": "b.json"}, "either path"),
+    ({}, "path, one file with all rows, or train"),
+    ({"test": "b.json"}, "path, one file with all rows, or train"),
+    ({"train": "a.json", "train_fraction": 0.5}, "no train_fraction"),
+    ({"train": "a.json", "split_seed": 3}, "no train_fraction and no split_seed"),
+    ({"train": "a.json", "test": {}}, "test sets with names"),
+    ({"train": "a.json", "test": {"": "b.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each file under one name"),
 )
 def test_keys_that_exclude_each_other_are_refused(keys: Mapping[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):

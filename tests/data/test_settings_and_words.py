@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import create_capitalization
@@ -75,9 +76,13 @@ def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path
     assert found == [(1, "did you mean 'models_dir'?"), (2, None), (3, None)]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "content",
-    ["- a\n", "models_dir: [\n", "models_dir: ''\n", "models_dir: null\n", "models_dir: ~no-such-user-here/x\n"],
+    "- a\n",
+    "models_dir: [\n",
+    "models_dir: ''\n",
+    "models_dir: null\n",
+    "models_dir: ~no-such-user-here/x\n",
 )
 def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> None:
     """Named, never ignored: a typo must not send the models elsewhere."""
@@ -128,19 +133,17 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
     assert any(f.hint == "did you mean 'account'?" for f in caught.value.findings)
 
 
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ('account: "a\\nb"', "one line"),
-        ('modules: ["a\\tb"]', "one line"),
-        ("options: [mail-type=FAIL]", "stray word"),
-        ("options: ['--array=0-3']", "set by touchline"),
-        ("options: [-J x]", "set by touchline"),
-        ("options: ['--excldue=n7']", "no option"),
-        ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
-        ("options: ['']", "a text that is not empty"),
-        ("options: [' ']", "no option"),
-    ],
+@parametrize(
+    "lines, words",
+    ('account: "a\\nb"', "one line"),
+    ('modules: ["a\\tb"]', "one line"),
+    ("options: [mail-type=FAIL]", "stray word"),
+    ("options: ['--array=0-3']", "set by touchline"),
+    ("options: [-J x]", "set by touchline"),
+    ("options: ['--excldue=n7']", "no option"),
+    ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
+    ("options: ['']", "a text that is not empty"),
+    ("options: [' ']", "no option"),
 )
 def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, words: str) -> None:
     write_config(f"slurm:\n  {lines}\n")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.catalog import Example, Message
 from touchline.core.errors import InputError
@@ -217,23 +218,21 @@ def test_the_date_is_the_frozen_one() -> None:
     assert ChatTemplate("{{ strftime_now('%d %b %Y') }}", "2024-07-26").render() == "26 Jul 2024"
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "template",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'a' * 100000000 }}",
-        "{{ [1] * 100000000 }}",
-        "{{ 9 ** 9 ** 9 }}",
-        "{{ range(10000000) | list }}",
-        "{{ ''.__class__.__mro__ }}",
-        "{{ messages.append(1) }}",
-        "{{ raise_exception('no system turn') }}",
-        "{% include '/etc/passwd' %}",
-        "{% if %}",
-        "x" * ((1 << 20) + 1),
-        "{{ undefined.attribute }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    ],
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 100000000 }}",
+    "{{ [1] * 100000000 }}",
+    "{{ 9 ** 9 ** 9 }}",
+    "{{ range(10000000) | list }}",
+    "{{ ''.__class__.__mro__ }}",
+    "{{ messages.append(1) }}",
+    "{{ raise_exception('no system turn') }}",
+    "{% include '/etc/passwd' %}",
+    "{% if %}",
+    "x" * ((1 << 20) + 1),
+    "{{ undefined.attribute }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 )
 def test_a_hostile_template_is_a_fault(template: str) -> None:
     """Loops, huge texts, escapes from the sandbox, files, recursion: each ends in words."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
@@ -239,13 +240,11 @@ def test_the_oldest_lengths_are_deleted_beyond_the_limit(place: Place, monkeypat
     assert len(list(kept.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "after"),
-    [
-        ("d.json", "word", "wore"),
-        ("Tiny/chat_template.jinja", r"<|im_end|>\n", r"<|im_end|>\t"),
-        ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
-    ],
+@parametrize(
+    "name, before, after",
+    ("d.json", "word", "wore"),
+    ("Tiny/chat_template.jinja", r"<|im_end|>\n", r"<|im_end|>\t"),
+    ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
 )
 def test_one_changed_byte_is_computed_anew_as_without_cache(place: Place, name: str, before: str, after: str) -> None:
     """Of a row, of the template, of the tokenizer."""
@@ -293,8 +292,8 @@ def test_arrays_come_back(tmp_path: Path, lengths: list[int], dtype: type) -> No
     assert read_lengths(path).tolist() == lengths
 
 
-@pytest.mark.parametrize(
-    "content", [b"3\n-4\n5\n", b"3\n4.5\n", b"3\nfour\n", b"0\n", b"1_000\n", b"9" * 30, b"", b"\n\n", b"\x00\xff\n3\n"]
+@parametrize(
+    "content", b"3\n-4\n5\n", b"3\n4.5\n", b"3\nfour\n", b"0\n", b"1_000\n", b"9" * 30, b"", b"\n\n", b"\x00\xff\n3\n"
 )
 def test_what_is_no_length_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lengths.txt"
@@ -311,9 +310,13 @@ def test_the_wrong_lines_are_named(tmp_path: Path) -> None:
     assert [finding.subject for finding in caught.value.findings] == ["line 2", "line 4"]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "array",
-    [np.ones((2, 2), np.int64), np.array([1.5, 2.0]), np.array([3, 0]), np.array([3, -1]), np.array([], np.int64)],
+    np.ones((2, 2), np.int64),
+    np.array([1.5, 2.0]),
+    np.array([3, 0]),
+    np.array([3, -1]),
+    np.array([], np.int64),
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]
     np.save(tmp_path / "a.npy", array)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B
 from tests.estimate.time_rows import gpu_machine
 from tests.history.made import make_record, number
@@ -109,18 +110,16 @@ def fitting(setup: TrainingSetup) -> float:
     return memory(setup, ()).allocated.value * 1.03
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {},
-        {"adapter_dtype": "bfloat16"},
-        {"dropout": 0.05},
-        {"compiled": True},
-        {"gradient_checkpointing": True},
-        {"attention": "eager"},
-        {"optimizer": "adamw_8bit"},
-        {"target_modules": ("q_proj", "v_proj")},
-    ],
+    {},
+    {"adapter_dtype": "bfloat16"},
+    {"dropout": 0.05},
+    {"compiled": True},
+    {"gradient_checkpointing": True},
+    {"attention": "eager"},
+    {"optimizer": "adamw_8bit"},
+    {"target_modules": ("q_proj", "v_proj")},
     ids=str,
 )
 def test_what_a_log_does_not_state_is_unknown_and_not_different(changes: dict[str, Any]) -> None:
@@ -130,15 +129,13 @@ def test_what_a_log_does_not_state_is_unknown_and_not_different(changes: dict[st
     assert found.left_out == ()
 
 
-@pytest.mark.parametrize(
-    ("stated", "changes", "reason"),
-    [
-        (words(adapter_dtype="bfloat16"), {}, "adapter dtype bfloat16, here float32"),
-        ({"dropout": number(0.05)}, {}, "dropout on, here off"),
-        (words(gradient_checkpointing="true"), {}, "gradient checkpointing on, here off"),
-        ({"gradient_accumulation_steps": number(4)}, {}, "gradient accumulation on, here off"),
-        (words(optimizer="adafactor"), {}, "optimizer adafactor, here adamw"),
-    ],
+@parametrize(
+    "stated, changes, reason",
+    (words(adapter_dtype="bfloat16"), {}, "adapter dtype bfloat16, here float32"),
+    ({"dropout": number(0.05)}, {}, "dropout on, here off"),
+    (words(gradient_checkpointing="true"), {}, "gradient checkpointing on, here off"),
+    ({"gradient_accumulation_steps": number(4)}, {}, "gradient accumulation on, here off"),
+    (words(optimizer="adafactor"), {}, "optimizer adafactor, here adamw"),
     ids=lambda value: str(value)[:40],
 )
 def test_what_a_log_states_may_differ(stated: dict[str, object], changes: dict[str, Any], reason: str) -> None:
@@ -148,9 +145,11 @@ def test_what_a_log_states_may_differ(stated: dict[str, object], changes: dict[s
     assert (group.reason, group.runs) == (reason, ("old",))
 
 
-@pytest.mark.parametrize(
-    ("versions", "assumed", "logits"),
-    [((), ["trainer version"], False), (("trl=1.16.0",), [], False), (("trl=0.15.2", "torch=2.6.0"), [], True)],
+@parametrize(
+    "versions, assumed, logits",
+    ((), ["trainer version"], False),
+    (("trl=1.16.0",), [], False),
+    (("trl=0.15.2", "torch=2.6.0"), [], True),
 )
 def test_a_log_has_the_loss_of_its_version(versions: tuple[str, ...], assumed: list[str], logits: bool) -> None:
     """TRL held all logits once. A log that names no version has that of the plan; another version is no repetition."""
@@ -211,16 +210,14 @@ def test_the_version_of_a_package_with_its_makers_name_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", ["allocated", "reserved"])
-@pytest.mark.parametrize(
+@parametrize(
     "true",
-    [
-        {},
-        {"gradient_checkpointing": True},
-        {"dropout": 0.05},
-        {"adapter_dtype": "bfloat16"},
-        {"target_modules": ("q_proj", "v_proj")},
-        {"accumulates": True},
-    ],
+    {},
+    {"gradient_checkpointing": True},
+    {"dropout": 0.05},
+    {"adapter_dtype": "bfloat16"},
+    {"target_modules": ("q_proj", "v_proj")},
+    {"accumulates": True},
     ids=str,
 )
 def test_a_run_that_may_have_had_other_settings_makes_no_estimate_certain(true: dict[str, Any], kind: str) -> None:
@@ -275,21 +272,19 @@ def test_the_line_names_figures_that_these_settings_do_not_explain() -> None:
     assert f"Not for memory: 4 (40 to 40.3 GiB in the log, where these settings predict {predicted:.3g})" in line
 
 
-@pytest.mark.parametrize(
-    ("changes", "gpu", "line"),
-    [
-        # Each trainer's logs in bfloat16 and a plan in float32.
-        (words(trainer="trl"), "A100-80GB", "Not used: 1 (base dtype bfloat16, here float32)"),
-        (words(trainer="llamafactory"), "A100-80GB", "Not used: 1 (trainer llamafactory, here trl)"),
-        (words(gpu="H100"), "A100-80GB", "Not for time: 1 (on H100, here A100-80GB)"),
-        ({"seconds_per_step": number(1e-5, "s")}, "A100-80GB", "TFLOP/s"),
-        (
-            {"seconds_per_step": Missing(missing="no bar"), "peak_memory": Missing(missing="no line")},
-            "A100-80GB",
-            "Not for time: 1 (no seconds per step). Not for memory: 1 (no line)",
-        ),
-        (words(method="full"), "A100-80GB", "Not used: 1 (method full, here lora)"),
-    ],
+@parametrize(
+    "changes, gpu, line",
+    # Each trainer's logs in bfloat16 and a plan in float32.
+    (words(trainer="trl"), "A100-80GB", "Not used: 1 (base dtype bfloat16, here float32)"),
+    (words(trainer="llamafactory"), "A100-80GB", "Not used: 1 (trainer llamafactory, here trl)"),
+    (words(gpu="H100"), "A100-80GB", "Not for time: 1 (on H100, here A100-80GB)"),
+    ({"seconds_per_step": number(1e-5, "s")}, "A100-80GB", "TFLOP/s"),
+    (
+        {"seconds_per_step": Missing(missing="no bar"), "peak_memory": Missing(missing="no line")},
+        "A100-80GB",
+        "Not for time: 1 (no seconds per step). Not for memory: 1 (no line)",
+    ),
+    (words(method="full"), "A100-80GB", "Not used: 1 (method full, here lora)"),
     ids=str,
 )
 def test_no_run_is_left_out_without_a_word(changes: dict[str, object], gpu: str, line: str) -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.estimate import Estimate, EvidenceLevel
 from touchline.estimate.bracket import BISECTIONS, KNEE_GAIN, Search, SearchStop, Trial, divisors, knee, search
@@ -153,18 +154,16 @@ def test_powers_of_two_and_a_fair_prediction_give_the_truth(power: int, error: f
     assert found.largest == max(size for size in sizes if size <= limit)
 
 
-@pytest.mark.parametrize(
-    ("predicted", "limit", "tried"),
-    [
-        (40, 40, [16, 32, 64]),
-        (64, 64, [32, 64]),
-        (100, 100, [64]),
-        (64, 40, [32, 64]),
-        (64, 5, [32, 4, 8]),
-        (3, 64, [2, 4, 16, 64]),
-        (None, 64, [1, 2, 8, 64]),
-        (None, 3, [1, 2, 8, 4]),
-    ],
+@parametrize(
+    "predicted, limit, tried",
+    (40, 40, [16, 32, 64]),
+    (64, 64, [32, 64]),
+    (100, 100, [64]),
+    (64, 40, [32, 64]),
+    (64, 5, [32, 4, 8]),
+    (3, 64, [2, 4, 16, 64]),
+    (None, 64, [1, 2, 8, 64]),
+    (None, 3, [1, 2, 8, 4]),
 )
 def test_the_tries_of_a_global_batch_of_64(predicted: int | None, limit: int, tried: list[int]) -> None:
     """Begins at 0.7 of the prediction, then 1.1; a wrong prediction is left by long strides."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.time_rows import cpu_machine, cpu_runs, gpu_machine
 from tests.history.made import READINGS, make_record, number
@@ -83,24 +84,22 @@ def test_it_is_evidence_for_its_model_on_its_machine() -> None:
     assert answer.estimate.rung is EvidenceLevel.SAME_MODEL
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"seconds_per_step": Missing(missing="no bar")}, "no seconds per step"),
-        ({"model": Missing(missing="no line")}, "names no model"),
-        ({"model": SourcedText(value="gpt-9")}, "nobody knows gpt-9"),
-        ({"gpu": Missing(missing="no line")}, "names no device"),
-        ({"gpus": number(4)}, "4 devices"),
-        ({"trainer": Missing(missing="no line")}, "name the trainer"),
-        ({"method": Missing(missing="no line")}, "state the method"),
-        ({"method": SourcedText(value="prefix tuning")}, "unknown method"),
-        ({"dtype": Missing(missing="no line")}, "state the dtype"),
-        ({"micro_batch_size": Missing(missing="no line")}, "the micro-batch"),
-        ({"gradient_accumulation_steps": Missing(missing="no line")}, "the gradient accumulation steps"),
-        ({"max_seq_len": Missing(missing="no line")}, "the sequence length"),
-        ({"packed": SourcedText(value="false")}, "padding of its batches is unknown"),
-        ({"packed": Missing(missing="no line")}, "padding of its batches is unknown"),
-    ],
+@parametrize(
+    "changes, reason",
+    ({"seconds_per_step": Missing(missing="no bar")}, "no seconds per step"),
+    ({"model": Missing(missing="no line")}, "names no model"),
+    ({"model": SourcedText(value="gpt-9")}, "nobody knows gpt-9"),
+    ({"gpu": Missing(missing="no line")}, "names no device"),
+    ({"gpus": number(4)}, "4 devices"),
+    ({"trainer": Missing(missing="no line")}, "name the trainer"),
+    ({"method": Missing(missing="no line")}, "state the method"),
+    ({"method": SourcedText(value="prefix tuning")}, "unknown method"),
+    ({"dtype": Missing(missing="no line")}, "state the dtype"),
+    ({"micro_batch_size": Missing(missing="no line")}, "the micro-batch"),
+    ({"gradient_accumulation_steps": Missing(missing="no line")}, "the gradient accumulation steps"),
+    ({"max_seq_len": Missing(missing="no line")}, "the sequence length"),
+    ({"packed": SourcedText(value="false")}, "padding of its batches is unknown"),
+    ({"packed": Missing(missing="no line")}, "padding of its batches is unknown"),
 )
 def test_what_cannot_be_used_says_why(changes: dict[str, object], reason: str) -> None:
     found = to_time_point(said(**changes), shape_of)
@@ -187,9 +186,7 @@ def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, know
     assert isinstance(found, TimePoint | Missing)
 
 
-@pytest.mark.parametrize(
-    "work", [{"padded_tokens": number(-5)}, {"label_tokens": number(-1)}, {"micro_batches": number(-2)}]
-)
+@parametrize("work", {"padded_tokens": number(-5)}, {"label_tokens": number(-1)}, {"micro_batches": number(-2)})
 def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
     """A record that was edited by hand must not end a plan."""
     (run,) = collect_points([own(**work)], shape_of)

@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGETS, QVO_MLP, SHAPES
 from tests.tiers import examples
 
@@ -107,9 +108,8 @@ def test_what_ifs_that_do_not_apply_are_not_there() -> None:
     assert {"bfloat16 adapters", "chunked loss", "fused loss", "gradient checkpointing"} <= names
 
 
-@pytest.mark.parametrize(
-    ("dtype", "way", "gib"),
-    [("bfloat16", "promoted", 26.64), ("float32", "promoted", 32.97), ("float32", "autocast", 28.46)],
+@parametrize(
+    "dtype, way, gib", ("bfloat16", "promoted", 26.64), ("float32", "promoted", 32.97), ("float32", "autocast", 28.46)
 )
 def test_the_adapters_element_type_matters_more_than_its_rank(dtype: str, way: str, gib: float) -> None:
     """Finding 7 of the reference: 1B, 4 x 2048, without checkpointing, figures of its simulation."""
@@ -118,18 +118,16 @@ def test_the_adapters_element_type_matters_more_than_its_rank(dtype: str, way: s
     assert peak_parts(setup, batch(4, 2048), trainer).total / GIB == pytest.approx(gib, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("shape", "rows", "width", "checkpointing", "gib"),
-    [
-        (LLAMA_1B, 1, 64, False, 2.73),
-        (LLAMA_1B, 4, 64, False, 3.29),
-        (LLAMA_1B, 1, 2048, False, 8.57),
-        (LLAMA_1B, 16, 2048, False, 98.95),
-        (LLAMA_1B, 16, 2048, True, 51.76),
-        (LLAMA_3B, 4, 2048, False, 43.79),
-        (LLAMA_3B, 16, 2048, True, 59.08),
-        (LLAMA_3B, 16, 2048, False, 155.7),
-    ],
+@parametrize(
+    "shape, rows, width, checkpointing, gib",
+    (LLAMA_1B, 1, 64, False, 2.73),
+    (LLAMA_1B, 4, 64, False, 3.29),
+    (LLAMA_1B, 1, 2048, False, 8.57),
+    (LLAMA_1B, 16, 2048, False, 98.95),
+    (LLAMA_1B, 16, 2048, True, 51.76),
+    (LLAMA_3B, 4, 2048, False, 43.79),
+    (LLAMA_3B, 16, 2048, True, 59.08),
+    (LLAMA_3B, 16, 2048, False, 155.7),
 )
 def test_the_reference_comes_out(shape: ModelShape, rows: int, width: int, checkpointing: bool, gib: float) -> None:
     """Section 2: transformers and PEFT, rank 64, 16-bit adapters; simulated, so without cuBLAS's workspace."""
@@ -484,34 +482,30 @@ def test_an_unknown_trainer_is_missing() -> None:
     assert "torchtune" in found.missing
 
 
-@pytest.mark.parametrize(
-    ("said", "known"),
-    [
-        ("A100-80GB", "A100-80GB"),
-        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
-        ("a100-40gb", "A100-40GB"),
-        ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("Tesla T4", "T4"),
-        ("NVIDIA L40S", "L40S"),
-        ("Tesla V100-SXM2-32GB", "V100-32GB"),
-        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("rtx3090", "RTX 3090"),
-        ("NVIDIA RTX A6000", "RTX A6000"),
-        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
-        ("AMD Instinct MI300X", "MI300X"),
-    ],
+@parametrize(
+    "said, known",
+    ("A100-80GB", "A100-80GB"),
+    ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+    ("a100-40gb", "A100-40GB"),
+    ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
+    ("NVIDIA H100 80GB HBM3", "H100"),
+    ("Tesla T4", "T4"),
+    ("NVIDIA L40S", "L40S"),
+    ("Tesla V100-SXM2-32GB", "V100-32GB"),
+    ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+    ("rtx3090", "RTX 3090"),
+    ("NVIDIA RTX A6000", "RTX A6000"),
+    ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+    ("AMD Instinct MI300X", "MI300X"),
 )
 def test_a_gpu_is_found_by_any_of_its_names(said: str, known: str) -> None:
     assert gpu_of(said).name == known
 
 
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [
-        *((said, "not known") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
-        *((said, "several memory sizes") for said in ("A100", "nvidia v100")),
-    ],
+@parametrize(
+    "said, reason",
+    *((said, "not known") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
+    *((said, "several memory sizes") for said in ("A100", "nvidia v100")),
 )
 def test_an_unknown_gpu_or_a_name_of_two_memories_is_missing(said: str, reason: str) -> None:
     found = find_gpu(said)
@@ -546,16 +540,14 @@ SMALL = TrainingSetup(
 )
 
 
-@pytest.mark.parametrize(
-    ("rank", "tokens", "labels", "gib"),
-    [
-        (4, 127, 35, 1.322),
-        (64, 127, 35, 1.582),
-        (4, 124, 34, 1.250),
-        (4, 119, 34, 1.084),
-        (4, 214, 35, 1.570),
-        (64, 214, 35, 1.846),
-    ],
+@parametrize(
+    "rank, tokens, labels, gib",
+    (4, 127, 35, 1.322),
+    (64, 127, 35, 1.582),
+    (4, 124, 34, 1.250),
+    (4, 119, 34, 1.084),
+    (4, 214, 35, 1.570),
+    (64, 214, 35, 1.846),
 )
 def test_processes_on_a_processor(rank: int, tokens: int, labels: int, gib: float) -> None:
     """Peak resident sets of our own runs of SmolLM2-135M-Instruct, bfloat16, two threads: inside the interval."""

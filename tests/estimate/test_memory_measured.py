@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.held_out import constants, peak
+from tests.cases import parametrize
 from tests.estimate.made_shapes import SHAPES
 from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, measured_rows
 
@@ -63,21 +64,19 @@ def test_the_rows_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("file", "kind", "least", "median", "largest"),
-    [
-        ("fitcheck_t4", "allocated", 32, 0.01, 0.12),
-        ("fitcheck_t4", "reserved", 32, 0.10, 0.25),
-        ("fitcheck_t4", "process", 32, 0.10, 0.25),
-        ("fms_acceleration_a100", "allocated", 29, 0.02, 0.10),
-        ("fms_acceleration_a100", "process", 29, 0.12, 0.30),
-        ("litgpt_config_hub_a10g", "allocated", 30, 0.02, 0.18),
-        ("peft_method_comparison_l40s", "reserved", 9, 0.10, 0.15),
-        # Beyond a third only 4-bit (GPTQ) bases at 4,096 and 8,192 tokens, too high.
-        ("qwen_readme_a100", "process", 36, 0.12, 0.70),
-        ("torchtune_readme_a100", "allocated", 4, 0.05, 0.10),
-        ("unsloth_notebooks", "reserved", 27, 0.10, 0.62),
-    ],
+@parametrize(
+    "file, kind, least, median, largest",
+    ("fitcheck_t4", "allocated", 32, 0.01, 0.12),
+    ("fitcheck_t4", "reserved", 32, 0.10, 0.25),
+    ("fitcheck_t4", "process", 32, 0.10, 0.25),
+    ("fms_acceleration_a100", "allocated", 29, 0.02, 0.10),
+    ("fms_acceleration_a100", "process", 29, 0.12, 0.30),
+    ("litgpt_config_hub_a10g", "allocated", 30, 0.02, 0.18),
+    ("peft_method_comparison_l40s", "reserved", 9, 0.10, 0.15),
+    # Beyond a third only 4-bit (GPTQ) bases at 4,096 and 8,192 tokens, too high.
+    ("qwen_readme_a100", "process", 36, 0.12, 0.70),
+    ("torchtune_readme_a100", "allocated", 4, 0.05, 0.10),
+    ("unsloth_notebooks", "reserved", 27, 0.10, 0.62),
 )
 def test_without_a_prior_run(file: str, kind: str, least: int, median: float, largest: float) -> None:
     """Every figure of every file, none left out: at most 12 % off in the median, most files far less."""
@@ -132,19 +131,17 @@ def test_every_fitted_constant_is_what_the_fitted_half_gives_and_rests_on_severa
         assert constant.models >= 2, constant.words
 
 
-@pytest.mark.parametrize(
-    ("file", "kind", "count", "median", "width"),
-    [
-        ("fitcheck_t4", "allocated", 12, 0.01, 1.3),
-        ("fitcheck_t4", "reserved", 12, 0.05, 1.5),
-        ("fms_acceleration_a100", "allocated", 8, 0.01, 1.8),
-        ("fms_acceleration_a100", "process", 8, 0.03, 2.1),
-        ("litgpt_config_hub_a10g", "allocated", 12, 0.02, 1.3),
-        ("qwen_readme_a100", "process", 12, 0.08, 1.6),
-        ("unsloth_notebooks", "reserved", 10, 0.10, 1.9),
-        ("peft_method_comparison_l40s", "reserved", 9, 0.11, 1.4),
-        ("swift_benchmark_a100", "reserved", 68, 0.10, 2.0),
-    ],
+@parametrize(
+    "file, kind, count, median, width",
+    ("fitcheck_t4", "allocated", 12, 0.01, 1.3),
+    ("fitcheck_t4", "reserved", 12, 0.05, 1.5),
+    ("fms_acceleration_a100", "allocated", 8, 0.01, 1.8),
+    ("fms_acceleration_a100", "process", 8, 0.03, 2.1),
+    ("litgpt_config_hub_a10g", "allocated", 12, 0.02, 1.3),
+    ("qwen_readme_a100", "process", 12, 0.08, 1.6),
+    ("unsloth_notebooks", "reserved", 10, 0.10, 1.9),
+    ("peft_method_comparison_l40s", "reserved", 9, 0.11, 1.4),
+    ("swift_benchmark_a100", "reserved", 68, 0.10, 2.0),
 )
 def test_intervals_hold_on_rows_never_seen(file: str, kind: str, count: int, median: float, width: float) -> None:
     """85 % of the truths or more, and a median error of a few percent; `benchmarks/held_out.py` prints the figures."""
@@ -162,9 +159,13 @@ def test_intervals_hold_on_rows_never_seen(file: str, kind: str, count: int, med
     assert statistics.median(widths) <= width
 
 
-@pytest.mark.parametrize(
-    ("method", "batch", "checkpointing"),
-    [("lora", {1}, True), ("lora", {2, 4, 8}, True), ("lora", {1}, False), ("qlora", {1}, True), ("full", {1}, True)],
+@parametrize(
+    "method, batch, checkpointing",
+    ("lora", {1}, True),
+    ("lora", {2, 4, 8}, True),
+    ("lora", {1}, False),
+    ("qlora", {1}, True),
+    ("full", {1}, True),
 )
 def test_a_mixture_of_lengths_is_not_predicted_too_low(method: str, batch: set[int], checkpointing: bool) -> None:
     """The benchmark that was 19 % too low, 42 % inside; batches of 2 to 8 42 % too low, 4-bit bases 49 %."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from tests.cases import parametrize
 from tests.estimate.measured_rows import measured_rows
 from tests.estimate.one_log import OneLog, memory_pairs, time_pairs
 
@@ -83,17 +84,15 @@ def test_one_log_of_the_model_tells_its_other_runs(what: str, most: float) -> No
     assert ratio(warm) < ratio(cold)
 
 
-@pytest.mark.parametrize(
-    ("table", "method"),
-    [
-        ("fitcheck_t4", "lora"),
-        ("fitcheck_t4", "qlora"),
-        ("fms_acceleration_a100", "full"),
-        ("fms_acceleration_a100", "lora"),
-        ("fms_acceleration_a100", "qlora"),
-        ("peft_method_comparison_l40s", "lora"),
-        ("qwen_readme_a100", "lora"),
-    ],
+@parametrize(
+    "table, method",
+    ("fitcheck_t4", "lora"),
+    ("fitcheck_t4", "qlora"),
+    ("fms_acceleration_a100", "full"),
+    ("fms_acceleration_a100", "lora"),
+    ("fms_acceleration_a100", "qlora"),
+    ("peft_method_comparison_l40s", "lora"),
+    ("qwen_readme_a100", "lora"),
 )
 def test_memory_by_table_and_method(table: str, method: str) -> None:
     """5 % in each, but for Qwen's Q-LoRA, from GPTQ weights, which no formula here knows, and Unsloth's notebooks."""

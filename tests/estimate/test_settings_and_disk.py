@@ -18,6 +18,7 @@ from benchmarks.allocator import replay
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, QVO_MLP, SHAPES
 from tests.estimate.test_learned import said
 
@@ -77,9 +78,11 @@ DORA = LoraConfig(rank=RANK, target_modules=LLAMA_TARGETS, dora=True)
 
 
 @pytest.mark.parametrize("backend", ["peft", "trl"])
-@pytest.mark.parametrize(
-    ("quantization", "bytes_each", "bytes_an_output"),
-    [("none", 2.0, 0), ("nf4", 0.5 + 1 / 64 + 4 / (64 * 256), 0), ("int8", 1.0, 4)],
+@parametrize(
+    "quantization, bytes_each, bytes_an_output",
+    ("none", 2.0, 0),
+    ("nf4", 0.5 + 1 / 64 + 4 / (64 * 256), 0),
+    ("int8", 1.0, 4),
 )
 def test_the_base_is_quantized(backend: str, quantization: str, bytes_each: float, bytes_an_output: int) -> None:
     """Matrices of the blocks are quantized; embedding, output layer and norms stay in 16 bits."""
@@ -88,16 +91,14 @@ def test_the_base_is_quantized(backend: str, quantization: str, bytes_each: floa
     assert size == pytest.approx(MATRICES * bytes_each + OUTPUTS * bytes_an_output + rest, abs=1)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "size"),
-    [
-        ("adamw", 8 * ELEMENTS),
-        # All of these tensors have 4,096 elements or more.
-        ("adamw_8bit", 2 * (1 + 4 / 256) * ELEMENTS),
-        ("paged_adamw_8bit", 2 * (1 + 4 / 256) * ELEMENTS),
-        ("muon", 4 * ELEMENTS),
-        ("adafactor", 4 * LLAMA_1B.num_layers * sum(rows + columns for rows, columns in PAIRS)),
-    ],
+@parametrize(
+    "optimizer, size",
+    ("adamw", 8 * ELEMENTS),
+    # All of these tensors have 4,096 elements or more.
+    ("adamw_8bit", 2 * (1 + 4 / 256) * ELEMENTS),
+    ("paged_adamw_8bit", 2 * (1 + 4 / 256) * ELEMENTS),
+    ("muon", 4 * ELEMENTS),
+    ("adafactor", 4 * LLAMA_1B.num_layers * sum(rows + columns for rows, columns in PAIRS)),
 )
 def test_the_optimizers_state_is_counted_by_tensor(optimizer: str, size: float) -> None:
     plain, asked = setup(), setup(optimizer=optimizer)
@@ -134,16 +135,14 @@ def test_an_optimizer_of_many_kernels_takes_the_host_longer() -> None:
     assert found[-1] - found[0] == pytest.approx(LLAMA_1B.num_layers * 28 * 14 / 286)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {"quantization": "nf4"},
-        {"quantization": "int8"},
-        {"optimizer": "adamw_8bit"},
-        {"optimizer": "adafactor"},
-        {"optimizer": "muon"},
-        {"lora": DORA},
-    ],
+    {"quantization": "nf4"},
+    {"quantization": "int8"},
+    {"optimizer": "adamw_8bit"},
+    {"optimizer": "adafactor"},
+    {"optimizer": "muon"},
+    {"lora": DORA},
     ids=str,
 )
 def test_past_runs_with_another_setting_are_not_the_same(changes: dict[str, Any]) -> None:
@@ -184,8 +183,8 @@ def listed(size_bytes: int) -> str:
     return f"{math.ceil(size * 10) / 10:.1f}" if size < 10 else f"{math.ceil(size)}"
 
 
-@pytest.mark.parametrize(
-    ("shape", "rank", "text"), [(LLAMA_1B, 4, "5.2"), (LLAMA_1B, 64, "82"), (LLAMA_3B, 4, "11"), (LLAMA_3B, 64, "172")]
+@parametrize(
+    "shape, rank, text", (LLAMA_1B, 4, "5.2"), (LLAMA_1B, 64, "82"), (LLAMA_3B, 4, "11"), (LLAMA_3B, 64, "172")
 )
 def test_the_seeds_adapters_come_out(shape: ModelShape, rank: int, text: str) -> None:
     """Seed 002's 5.2, 82, 11 and 172 MB: torchtune's `adapter_model.pt`, q, v, o and the feed-forward part."""
@@ -293,9 +292,7 @@ def counted(order: tuple[int, ...]) -> float:
     return sum(each for at, each in enumerate(order) if each > max(order[:at], default=0)) / max(order)
 
 
-@pytest.mark.parametrize(
-    "sizes", [(5,), (3, 3, 3), (1, 2, 3, 4), (7, 7, 2, 9, 1), (10, 9, 9, 9, 1), (100, 99, 1, 1, 1, 2)]
-)
+@parametrize("sizes", (5,), (3, 3, 3), (1, 2, 3, 4), (7, 7, 2, 9, 1), (10, 9, 9, 9, 1), (100, 99, 1, 1, 1, 2))
 def test_the_mean_over_all_orders_is_counted_order_by_order(sizes: tuple[int, ...]) -> None:
     expected = statistics.mean(counted(order) for order in itertools.permutations(sizes))
     assert outgrown_of(np.array(sizes))[0] == pytest.approx(expected)

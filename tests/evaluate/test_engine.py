@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from inspect_ai.log import EvalError, EvalLog, EvalSample
-from tests.cases import some
+from tests.cases import parametrize, some
 from transformers import PreTrainedModel
 
 from touchline.core.errors import HostError, RunsFailedError
@@ -167,16 +167,14 @@ def test_the_kernels_list_of_flags_is_read(tmp_path: Path, text: str, found: str
     assert found in cpu_flags(path)
 
 
-@pytest.mark.parametrize(
-    ("capability", "flags", "dtype"),
-    [
-        (None, {"amx_bf16"}, "bfloat16"),
-        (None, {"avx2", "fma"}, "float32"),
-        (None, set(), "float32"),
-        ((7, 5), {"avx512_bf16"}, "float32"),
-        ((8, 0), set(), "bfloat16"),
-        ((12, 0), set(), "bfloat16"),
-    ],
+@parametrize(
+    "capability, flags, dtype",
+    (None, {"amx_bf16"}, "bfloat16"),
+    (None, {"avx2", "fma"}, "float32"),
+    (None, set(), "float32"),
+    ((7, 5), {"avx512_bf16"}, "float32"),
+    ((8, 0), set(), "bfloat16"),
+    ((12, 0), set(), "bfloat16"),
 )
 def test_auto_follows_what_computes(capability: tuple[int, int] | None, flags: set[str], dtype: str) -> None:
     """The GPU decides where there is one; the processor's flags do not matter then."""
@@ -197,9 +195,7 @@ def stopped_log(*messages: str) -> EvalLog:
     return EvalLog.model_construct(status="error", error=None, samples=samples)
 
 
-@pytest.mark.parametrize(
-    "cancelled", ["CancelledError('Cancelled via cancel scope 7f')", "CancelledError()", "Cancelled()"]
-)
+@parametrize("cancelled", "CancelledError('Cancelled via cancel scope 7f')", "CancelledError()", "Cancelled()")
 def test_a_cancelled_sample_has_not_failed(cancelled: str) -> None:
     log = stopped_log(cancelled, "ValueError('a scorer')", cancelled)
     with pytest.raises(RunsFailedError, match=r"at least 1 of 8 answers failed, .*the first: ValueError\('a scorer'\)"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.evaluate.tiny_evaluation import write_request, write_run
 
 from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
@@ -169,17 +169,15 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     assert "no number" in str(found.samples[1].error)
 
 
-@pytest.mark.parametrize(
-    ("body", "fault", "words"),
-    [
-        (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
-        (task("None"), InputError, "has no scorer"),
-        (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
-        ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
-        (task("match()", samples="[]"), InputError, "mine.py"),
-        ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputError, "ends the process"),
-        (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
-    ],
+@parametrize(
+    "body, fault, words",
+    (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
+    (task("None"), InputError, "has no scorer"),
+    (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
+    ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
+    (task("match()", samples="[]"), InputError, "mine.py"),
+    ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputError, "ends the process"),
+    (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
 )
 def test_a_task_that_cannot_work_says_why(experiment: Path, body: str, fault: type[Exception], words: str) -> None:
     """And leaves neither log nor scores of it."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.evaluate.tiny_evaluation import evaluation_config, write_run
 from tests.tiny_model import build_tiny_model, write_tiny_words
 from transformers import AutoModelForCausalLM
@@ -63,14 +64,12 @@ def evaluated(experiment: Path, dtype: str = "float32") -> tuple[EvaluationRecor
     return base, found
 
 
-@pytest.mark.parametrize(
-    ("items", "dtype"),
-    [
-        (20, "float32"),
-        (120, "bfloat16"),
-        pytest.param(20, "bfloat16", marks=pytest.mark.thorough),
-        pytest.param(120, "float32", marks=pytest.mark.thorough),
-    ],
+@parametrize(
+    "items, dtype",
+    (20, "float32"),
+    (120, "bfloat16"),
+    pytest.param(20, "bfloat16", marks=pytest.mark.thorough),
+    pytest.param(120, "float32", marks=pytest.mark.thorough),
 )
 def test_it_scores_as_the_base_does(items: int, dtype: str, tmp_path: Path) -> None:
     """Beside the weights and merged into them, in both element types: every answer is the base's, token for token."""

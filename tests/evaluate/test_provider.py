@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig
 from inspect_ai.tool import ToolInfo
+from tests.cases import parametrize
 from tests.evaluate.tiny_evaluation import DATE, write_marker
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
@@ -127,21 +128,19 @@ def test_models_share_a_base(tiny_base: Path, adapters: tuple[Path, ...], monkey
     assert [ask(api, CHATS[0]).completion for api in reversed(apis)] == answers[::-1]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "config",
-    [
-        {"temperature": -0.5},
-        {"temperature": float("inf")},
-        {"num_choices": 2},
-        {"top_p": 0.9},
-        {"temperature": 1, "top_p": 1.5},
-        {"top_k": 5},
-        {"stop_seqs": ["\n"]},
-        {"logprobs": True},
-        {"frequency_penalty": 1.0},
-        {"best_of": 3},
-        {"logit_bias": {1: 5.0}},
-    ],
+    {"temperature": -0.5},
+    {"temperature": float("inf")},
+    {"num_choices": 2},
+    {"top_p": 0.9},
+    {"temperature": 1, "top_p": 1.5},
+    {"top_k": 5},
+    {"stop_seqs": ["\n"]},
+    {"logprobs": True},
+    {"frequency_penalty": 1.0},
+    {"best_of": 3},
+    {"logit_bias": {1: 5.0}},
 )
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
     """Nothing is ignored in silence."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.run.made_scorers import WORDS, serious, write
 
 from touchline.core.finding import Severity
@@ -98,17 +99,15 @@ def test_forms_choices_and_judges_are_no_false_alarms(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(
-    ("name", "text", "code", "line"),
-    [
-        ("no_python", "from inspect_ai import task\n\n@task\ndef words()\n", "EV210", 4),
-        ("no_module", "import no_such_module_here\n", "EV210", 1),
-        ("no_task", "from inspect_ai import Task\n", "EV210", None),
-        ("raises", "from inspect_ai import task\n\n@task\ndef words():\n    return 1 / 0\n", "EV210", 5),
-        ("column", "from inspect_ai import task\n\n@task\ndef words():\n    return {}['question']\n", "EV210", 5),
-        ("file", "from inspect_ai import task\n\n@task\ndef words():\n    open('x.json')\n", "EV210", 5),
-        ("exits", "import sys\nsys.exit(3)\n", "EV210", None),
-    ],
+@parametrize(
+    "name, text, code, line",
+    ("no_python", "from inspect_ai import task\n\n@task\ndef words()\n", "EV210", 4),
+    ("no_module", "import no_such_module_here\n", "EV210", 1),
+    ("no_task", "from inspect_ai import Task\n", "EV210", None),
+    ("raises", "from inspect_ai import task\n\n@task\ndef words():\n    return 1 / 0\n", "EV210", 5),
+    ("column", "from inspect_ai import task\n\n@task\ndef words():\n    return {}['question']\n", "EV210", 5),
+    ("file", "from inspect_ai import task\n\n@task\ndef words():\n    open('x.json')\n", "EV210", 5),
+    ("exits", "import sys\nsys.exit(3)\n", "EV210", None),
 )
 def test_a_file_that_fails_is_told_its_line(tmp_path: Path, name: str, text: str, code: str, line: int | None) -> None:
     """Whatever it does when it is imported or built."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError
 from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
@@ -120,17 +121,15 @@ def test_hashes_of_what_was_evaluated_before_stay() -> None:
     assert settings_sha256(replace(CONFIG, evaluate=replace(CONFIG.evaluate, cluster="doc"))) == HASH_OF_BEFORE
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {"temperature": 0.7},
-        {"temperature": 0.7, "top_p": 0.9},
-        {"temperature": 0.7, "repeats": 2},
-        {"temperature": 0.7, "seed": 1},
-        {"max_error_rate": 0.1},
-        {"batch_size": 9},
-        {"samples": "all"},
-    ],
+    {"temperature": 0.7},
+    {"temperature": 0.7, "top_p": 0.9},
+    {"temperature": 0.7, "repeats": 2},
+    {"temperature": 0.7, "seed": 1},
+    {"max_error_rate": 0.1},
+    {"batch_size": 9},
+    {"samples": "all"},
 )
 def test_every_setting_that_decides_on_scores_is_in_the_hash(changes: dict[str, object]) -> None:
     """And each changes it in a way of its own."""
@@ -149,15 +148,13 @@ def test_a_further_task_is_known_by_its_file_and_not_by_the_data() -> None:
     assert len({settings_sha256(CONFIG, task) for task in (None, OWN, READY)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("task", "stem"),
-    [
-        ("capitalization", "capitalization"),
-        ("exact_match", "exact_match"),
-        ("tasks/mine.py", "tasks-mine-py"),
-        ("tasks/mine.py@name", "tasks-mine-py-name"),
-        ("../my tasks/ü.py", "my-tasks-py"),
-    ],
+@parametrize(
+    "task, stem",
+    ("capitalization", "capitalization"),
+    ("exact_match", "exact_match"),
+    ("tasks/mine.py", "tasks-mine-py"),
+    ("tasks/mine.py@name", "tasks-mine-py-name"),
+    ("../my tasks/ü.py", "my-tasks-py"),
 )
 def test_files_of_a_task_have_a_plain_name(task: str, stem: str) -> None:
     """No slash, no space; ready-made tasks as ever."""
@@ -232,20 +229,18 @@ def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("mine.py", None, "does not exist"),
-        ("mine.txt", "", "no task 'mine.txt'"),
-        ("tasks/", None, "not a Python file"),
-        ("mine.py", "def f(:\n", "line 1"),
-        ("mine.py", "\x00", "mine.py"),
-        ("mine.py", "x = 1\n", "no Inspect task"),
-        ("mine.py@wrods", TASK, "no task 'wrods'"),
-        ("mine.py", TASK + TASK.partition("\n\n\n")[2].replace("words", "more"), "2 tasks"),
-        ("mine.py@", "x = 1\n", "no Inspect task"),
-        ("mine.py", "(" * 5000, "mine.py"),
-    ],
+@parametrize(
+    "name, text, words",
+    ("mine.py", None, "does not exist"),
+    ("mine.txt", "", "no task 'mine.txt'"),
+    ("tasks/", None, "not a Python file"),
+    ("mine.py", "def f(:\n", "line 1"),
+    ("mine.py", "\x00", "mine.py"),
+    ("mine.py", "x = 1\n", "no Inspect task"),
+    ("mine.py@wrods", TASK, "no task 'wrods'"),
+    ("mine.py", TASK + TASK.partition("\n\n\n")[2].replace("words", "more"), "2 tasks"),
+    ("mine.py@", "x = 1\n", "no Inspect task"),
+    ("mine.py", "(" * 5000, "mine.py"),
 )
 def test_a_task_file_that_cannot_work_is_told_first(tmp_path: Path, name: str, text: str | None, words: str) -> None:
     """A missing file, no Python, no such task: all in words."""
@@ -273,9 +268,7 @@ def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
         resolve_task("exakt_match", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("rate", "answers", "allowed"), [(0, 10, 0), (0.29, 100, 29), (0.2, 5, 1), (0.3, 5, 1), (1, 7, 7), (0.1, 0, 0)]
-)
+@parametrize("rate, answers, allowed", (0, 10, 0), (0.29, 100, 29), (0.2, 5, 1), (0.3, 5, 1), (1, 7, 7), (0.1, 0, 0))
 def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: int) -> None:
     """As a person counts, not as binary fractions do."""
     assert errors_allowed(rate, answers) == allowed

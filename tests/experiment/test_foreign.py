@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.core.finding import Severity
@@ -15,14 +16,12 @@ from touchline.experiment.foreign import Dialect, ForeignFileError, parse_foreig
 pytestmark = pytest.mark.planning
 
 
-@pytest.mark.parametrize(
-    ("text", "severity"),
-    [
-        ("path: {{model_dir}}/vocab.json\n", Severity.INFO),
-        ("{% if packed %}\npacked: true\n{% endif %}\n", Severity.INFO),
-        ("report_to:wandb\nstage: sft\n", Severity.ERROR),
-        ("chat_template: '{{ messages }}'\nreport_to:wandb\nstage: sft\n", Severity.ERROR),
-    ],
+@parametrize(
+    "text, severity",
+    ("path: {{model_dir}}/vocab.json\n", Severity.INFO),
+    ("{% if packed %}\npacked: true\n{% endif %}\n", Severity.INFO),
+    ("report_to:wandb\nstage: sft\n", Severity.ERROR),
+    ("chat_template: '{{ messages }}'\nreport_to:wandb\nstage: sft\n", Severity.ERROR),
 )
 def test_a_template_is_not_taken_for_broken_yaml(text: str, severity: Severity) -> None:
     with pytest.raises(ForeignFileError) as caught:
@@ -75,21 +74,19 @@ def test_merges_anchors_and_keys_given_twice() -> None:
     assert document.data == {"a": {"x": 2}, "b": 2}
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "text",
-    [
-        "",
-        "- a\n- b\n",
-        "a: [1\n",
-        "a: !!python/object/apply:os.system [ls]\n",
-        "? [1, 2]\n: x\n",
-        "a: 1\n---\nb: 2\n",
-        "a: \x00\n",
-        "<<: 3\n",
-        "a: " + "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1) + "\n",
-        "a: &x 1\nb: [" + "*x, " * (ALIAS_LIMIT + 1) + "]\n",
-        "a: " + "x" * SIZE_LIMIT_BYTES,
-    ],
+    "",
+    "- a\n- b\n",
+    "a: [1\n",
+    "a: !!python/object/apply:os.system [ls]\n",
+    "? [1, 2]\n: x\n",
+    "a: 1\n---\nb: 2\n",
+    "a: \x00\n",
+    "<<: 3\n",
+    "a: " + "[" * (DEPTH_LIMIT + 1) + "]" * (DEPTH_LIMIT + 1) + "\n",
+    "a: &x 1\nb: [" + "*x, " * (ALIAS_LIMIT + 1) + "]\n",
+    "a: " + "x" * SIZE_LIMIT_BYTES,
     ids=lambda text: text[:24],
 )
 @pytest.mark.parametrize("dialect", ["pyyaml", "omegaconf"])

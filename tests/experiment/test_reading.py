@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
@@ -86,36 +87,32 @@ def test_an_unknown_key_says_which_was_meant() -> None:
     assert [finding.hint for finding in caught.value.findings] == ["did you mean 'train.lora.rank'?"]
 
 
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("", "EX001"),
-        ("- a\n- b\n", "EX001"),
-        ("name: [", "EX001"),
-        ("name: a\nname: b\n", "EX001"),
-        ("name: !!python/object/apply:os.system ['true']\n", "EX003"),
-        ("name: .nan\n", "EX003"),
-        ("a: " * 3 + "1", "EX001"),
-        ("[" * 200 + "]" * 200, "EX001"),
-        ("a: &a [1]\nb: [" + "*a," * 10_001 + "]\n", "EX001"),
-        ("x: '" + "y" * (1 << 20) + "'", "EX001"),
-        ("name: \x00\n", "EX001"),
-    ],
+@parametrize(
+    "text, code",
+    ("", "EX001"),
+    ("- a\n- b\n", "EX001"),
+    ("name: [", "EX001"),
+    ("name: a\nname: b\n", "EX001"),
+    ("name: !!python/object/apply:os.system ['true']\n", "EX003"),
+    ("name: .nan\n", "EX003"),
+    ("a: " * 3 + "1", "EX001"),
+    ("[" * 200 + "]" * 200, "EX001"),
+    ("a: &a [1]\nb: [" + "*a," * 10_001 + "]\n", "EX001"),
+    ("x: '" + "y" * (1 << 20) + "'", "EX001"),
+    ("name: \x00\n", "EX001"),
 )
 def test_hostile_yaml_is_a_finding(text: str, code: str) -> None:
     """Broken, deep, huge, tagged or self-multiplying text is refused in words."""
     assert code in {found[1] for found in findings_of(text)}
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (".nan", "expected a finite number, got nan"),
-        ("-.inf", "expected a finite number, got -inf"),
-        ("1e999", "expected a finite number, got inf"),
-        ("99999999999999999999", "expected an integer of at most 64 bits, got a larger one"),
-        ("!x 1", "expected a plain value, got one with a YAML tag"),
-    ],
+@parametrize(
+    "value, message",
+    (".nan", "expected a finite number, got nan"),
+    ("-.inf", "expected a finite number, got -inf"),
+    ("1e999", "expected a finite number, got inf"),
+    ("99999999999999999999", "expected an integer of at most 64 bits, got a larger one"),
+    ("!x 1", "expected a plain value, got one with a YAML tag"),
 )
 def test_a_value_that_no_key_takes_is_refused_with_place_and_expectation(value: str, message: str) -> None:
     """The error of such a value is as complete as that of a wrong value, in a file and on the command line."""
@@ -223,16 +220,14 @@ def test_alpha_follows_the_rank_unless_it_is_given() -> None:
     assert [run.train.lora.alpha for run in runs[:2]] == [16.0, 16.0]
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "family"),
-    [
-        ("Qwen2.5-0.5B", "0.5B", "Qwen2.5"),
-        ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
-        ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
-        ("Llama-3.1-70B", "70B", "Llama-3.1"),
-        ("phi-3-mini-4k", "phi-3-mini-4k", "phi-3-mini-4k"),
-        ("x-4bit-7b", "7B", "x-4bit"),
-    ],
+@parametrize(
+    "name, size, family",
+    ("Qwen2.5-0.5B", "0.5B", "Qwen2.5"),
+    ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
+    ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
+    ("Llama-3.1-70B", "70B", "Llama-3.1"),
+    ("phi-3-mini-4k", "phi-3-mini-4k", "phi-3-mini-4k"),
+    ("x-4bit-7b", "7B", "x-4bit"),
 )
 def test_sizes_are_read_from_names_only_where_they_are_sizes(name: str, size: str, family: str) -> None:
     """0.5B is not 5B, 8x7B is not 7B, 4bit is no size."""

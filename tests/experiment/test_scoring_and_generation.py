@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError
 from touchline.core.model_size import size_class, size_label, size_of_name
@@ -26,26 +27,24 @@ WORDS = [a + b + c for a in "abcdefgh" for b in "klmnop" for c in "qrstuv"]
 VISIBLE = st.text(min_size=1).filter(lambda text: bool(text.strip()))
 
 
-@pytest.mark.parametrize(
-    ("output", "target", "exact", "match"),
-    [
-        ("Airiest", "Airiest", True, True),
-        ("  Airiest\n", "Airiest", True, True),
-        ("Airiest.", "Airiest", False, True),
-        ('"Airiest"', "Airiest", False, True),
-        ("**Airiest**", "Airiest", False, True),
-        ("`Airiest`", "Airiest", False, True),
-        ("New  York", "New York", False, True),
-        ("airiest", "Airiest", False, False),
-        ("AIRIEST", "Airiest", False, False),
-        ("The word is Airiest", "Airiest", False, False),
-        ("", "Airiest", False, False),
-        ("...", "Airiest", False, False),
-        ("!", "?", False, False),
-        ("?", "?", True, True),
-        ("1+1", "11", False, False),
-        ("$5", "5", False, False),
-    ],
+@parametrize(
+    "output, target, exact, match",
+    ("Airiest", "Airiest", True, True),
+    ("  Airiest\n", "Airiest", True, True),
+    ("Airiest.", "Airiest", False, True),
+    ('"Airiest"', "Airiest", False, True),
+    ("**Airiest**", "Airiest", False, True),
+    ("`Airiest`", "Airiest", False, True),
+    ("New  York", "New York", False, True),
+    ("airiest", "Airiest", False, False),
+    ("AIRIEST", "Airiest", False, False),
+    ("The word is Airiest", "Airiest", False, False),
+    ("", "Airiest", False, False),
+    ("...", "Airiest", False, False),
+    ("!", "?", False, False),
+    ("?", "?", True, True),
+    ("1+1", "11", False, False),
+    ("$5", "5", False, False),
 )
 def test_scores_are_what_a_person_would_say(output: str, target: str, exact: bool, match: bool) -> None:
     """Case and symbols count, surrounding white space never, punctuation only for the exact score."""
@@ -69,48 +68,44 @@ def test_laws_of_scores(output: str, target: str, nothing: str) -> None:
         score_text(output, nothing)
 
 
-@pytest.mark.parametrize(
-    ("output", "target", "exact", "match", "parsed"),
-    [
-        ("1200", "1200", True, True, True),
-        ("The total is 1,200.", "1200", False, True, True),
-        ("1200.0", "1,200", False, True, True),
-        ("3 + 4 = 7", "7", False, True, True),
-        ("7 = 3 + 4", "7", False, False, True),
-        ("it is -5", "-5", False, True, True),
-        ("it is \u22125", "-5", False, True, True),
-        ("it is 5", "-5", False, False, True),
-        ("1e3", "1000", False, True, True),
-        ("1, 2,3", "3", False, True, True),
-        ("$12!", "12", False, True, True),
-        ("seven", "7", False, False, False),
-        ("", "7", False, False, False),
-        ("a7b", "7", False, False, False),
-        ("9" * 500, "9" * 500, True, True, None),
-        ("Paris", "Paris", True, True, None),
-        ("paris", "Paris", False, False, None),
-    ],
+@parametrize(
+    "output, target, exact, match, parsed",
+    ("1200", "1200", True, True, True),
+    ("The total is 1,200.", "1200", False, True, True),
+    ("1200.0", "1,200", False, True, True),
+    ("3 + 4 = 7", "7", False, True, True),
+    ("7 = 3 + 4", "7", False, False, True),
+    ("it is -5", "-5", False, True, True),
+    ("it is \u22125", "-5", False, True, True),
+    ("it is 5", "-5", False, False, True),
+    ("1e3", "1000", False, True, True),
+    ("1, 2,3", "3", False, True, True),
+    ("$12!", "12", False, True, True),
+    ("seven", "7", False, False, False),
+    ("", "7", False, False, False),
+    ("a7b", "7", False, False, False),
+    ("9" * 500, "9" * 500, True, True, None),
+    ("Paris", "Paris", True, True, None),
+    ("paris", "Paris", False, False, None),
 )
 def test_the_last_number_counts(output: str, target: str, exact: bool, match: bool, parsed: bool | None) -> None:
     """However it is written."""
     assert get_task("number").score(output, target) == Scores(exact=exact, match=match, parsed=parsed)
 
 
-@pytest.mark.parametrize(
-    ("output", "letter"),
-    [
-        ("B", "B"),
-        (" (B) since", "B"),
-        ("B. Paris", "B"),
-        ("**C**", "C"),
-        ("The answer is C.", "C"),
-        ("Not answer A, but answer: (D)", "D"),
-        ("I choose option B", "B"),
-        ("A cat sat", None),
-        ("b", None),
-        ("", None),
-        ("I do not know", None),
-    ],
+@parametrize(
+    "output, letter",
+    ("B", "B"),
+    (" (B) since", "B"),
+    ("B. Paris", "B"),
+    ("**C**", "C"),
+    ("The answer is C.", "C"),
+    ("Not answer A, but answer: (D)", "D"),
+    ("I choose option B", "B"),
+    ("A cat sat", None),
+    ("b", None),
+    ("", None),
+    ("I do not know", None),
 )
 def test_the_letter_is_read_where_it_is_given(output: str, letter: str | None) -> None:
     """At the start, or after a word that announces it."""
@@ -191,9 +186,12 @@ def test_too_few_words_say_how_many_there_are() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("count", "fraction"),
-    [*((40, each) for each in (0.0, 1.0, -0.5, 1.5, float("nan"), float("inf"), 0.99)), (0, 0.8), (-1, 0.8), (3, 0.8)],
+@parametrize(
+    "count, fraction",
+    *((40, each) for each in (0.0, 1.0, -0.5, 1.5, float("nan"), float("inf"), 0.99)),
+    (0, 0.8),
+    (-1, 0.8),
+    (3, 0.8),
 )
 def test_what_leaves_a_split_empty_is_refused(count: int, fraction: float) -> None:
     """Not a dataset that fails an hour later."""
@@ -239,17 +237,15 @@ def test_a_gpu_takes_what_its_memory_holds() -> None:
     assert batch_limits(0, bytes_per_token).rows("auto", 10) == 1
 
 
-@pytest.mark.parametrize(
-    ("answers", "batch_size", "dtype", "expected"),
-    [
-        (16, 64, "float32", True),
-        (32, 64, "float32", True),
-        (33, 64, "float32", False),
-        (16, 30, "float32", False),
-        (32, "auto", "float32", True),
-        (33, "auto", "float32", False),
-        (16, 64, "bfloat16", False),
-    ],
+@parametrize(
+    "answers, batch_size, dtype, expected",
+    (16, 64, "float32", True),
+    (32, 64, "float32", True),
+    (33, 64, "float32", False),
+    (16, 30, "float32", False),
+    (32, "auto", "float32", True),
+    (33, "auto", "float32", False),
+    (16, 64, "bfloat16", False),
 )
 def test_few_answers_in_float32_share_batches(answers: int, batch_size: BatchSize, dtype: str, expected: bool) -> None:
     """At most half a batch, and few; never where the size of a batch changes answers."""
@@ -389,38 +385,42 @@ def test_the_report_of_labels_is_what_a_table_by_hand_gives() -> None:
     assert (nothing.accuracy, nothing.macro_f1, nothing.answers) == (0.0, None, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [
-        ("Qwen/Qwen2.5-0.5B-Instruct", 500),
-        ("Qwen2.5-1.5B", 1500),
-        ("mistralai/Mixtral-8x7B-v0.1", 56_000),
-        ("Llama-2-70b-hf", 70_000),
-        ("SmolLM2-135M-Instruct", 135),
-        ("llama3_2_1b", 1000),
-        ("lora_llama3_1_8b", 8000),
-        ("qwen2_5_1_5b_instruct", 1500),
-        ("qlora_qwen2_0_5b", 500),
-        ("llama3_2_vision_11b", 11_000),
-        ("unsloth/4bit-7b", 7000),
-        ("unsloth/llama-3-8b-bnb-4bit", 8000),
-        ("Qwen3-30B-A3B", 30_000),
-        ("internlm2_5-7b-chat", 7000),
-        ("stablelm-2-1_6b", 1600),
-        ("llama_3_1_8b", 8000),
-        ("qwen_2_5_7b", 7000),
-        ("EleutherAI/pythia-6.9b-deduped", 6900),
-        ("/models/llama-7b/checkpoint-500", 7000),
-        (r"C:\models\llama-13b", 13_000),
-    ],
+@parametrize(
+    "name, millions",
+    ("Qwen/Qwen2.5-0.5B-Instruct", 500),
+    ("Qwen2.5-1.5B", 1500),
+    ("mistralai/Mixtral-8x7B-v0.1", 56_000),
+    ("Llama-2-70b-hf", 70_000),
+    ("SmolLM2-135M-Instruct", 135),
+    ("llama3_2_1b", 1000),
+    ("lora_llama3_1_8b", 8000),
+    ("qwen2_5_1_5b_instruct", 1500),
+    ("qlora_qwen2_0_5b", 500),
+    ("llama3_2_vision_11b", 11_000),
+    ("unsloth/4bit-7b", 7000),
+    ("unsloth/llama-3-8b-bnb-4bit", 8000),
+    ("Qwen3-30B-A3B", 30_000),
+    ("internlm2_5-7b-chat", 7000),
+    ("stablelm-2-1_6b", 1600),
+    ("llama_3_1_8b", 8000),
+    ("qwen_2_5_7b", 7000),
+    ("EleutherAI/pythia-6.9b-deduped", 6900),
+    ("/models/llama-7b/checkpoint-500", 7000),
+    (r"C:\models\llama-13b", 13_000),
 )
 def test_a_name_tells_its_size(name: str, millions: int) -> None:
     assert size_of_name(name) == millions * 1_000_000
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "name",
-    ["microsoft/Phi-3-mini-4k-instruct", "phi3_mini", "gpt2", "Llama-4-Scout-17B-16E", "Qwen1.5-MoE-A2.7B", "", "4bit"],
+    "microsoft/Phi-3-mini-4k-instruct",
+    "phi3_mini",
+    "gpt2",
+    "Llama-4-Scout-17B-16E",
+    "Qwen1.5-MoE-A2.7B",
+    "",
+    "4bit",
 )
 def test_a_name_without_a_size_tells_none(name: str) -> None:
     assert size_of_name(name) is None
@@ -439,17 +439,15 @@ def test_names_of_the_catalogue_are_near_the_truth() -> None:
     assert [row for row in told if row[1] is not None and not 0.55 < row[1] / row[2] < 1.4] == []
 
 
-@pytest.mark.parametrize(
-    ("parameters", "name"),
-    [
-        (1_236e6, "1B"),
-        (494e6, "1B"),
-        (3_213e6, "3B"),
-        (7_616e6, "7B/8B"),
-        (13e9, "13B"),
-        (46.7e9, "70B"),
-        (175e9, "175B"),
-    ],
+@parametrize(
+    "parameters, name",
+    (1_236e6, "1B"),
+    (494e6, "1B"),
+    (3_213e6, "3B"),
+    (7_616e6, "7B/8B"),
+    (13e9, "13B"),
+    (46.7e9, "70B"),
+    (175e9, "175B"),
 )
 def test_classes_are_those_that_models_are_sold_as(parameters: float, name: str) -> None:
     assert size_class(int(parameters)) == name

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
@@ -190,16 +190,14 @@ def test_controls_are_of_the_base_on_each_stages_items() -> None:
     assert all(level.factor != STAGE for run in controls for level in run.levels)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code"),
-    [
-        ("parent: easy", "parent: esay", "EX121"),
-        ("parent: easy", "parent: hard", "EX121"),
-        ("    parent: easy\n", "", "EX121"),
-        ("    continue: adapter\n", "", "EX121"),
-        ("name: hard", "name: Easy", "EX121"),
-        ("name: hard", "name: ../hard", "EX121"),
-    ],
+@parametrize(
+    "old, new, code",
+    ("parent: easy", "parent: esay", "EX121"),
+    ("parent: easy", "parent: hard", "EX121"),
+    ("    parent: easy\n", "", "EX121"),
+    ("    continue: adapter\n", "", "EX121"),
+    ("name: hard", "name: Easy", "EX121"),
+    ("name: hard", "name: ../hard", "EX121"),
 )
 def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:
     """Nothing is trained from the base model that was to go on from something."""
@@ -326,13 +324,11 @@ def test_what_is_left_to_touchline_is_not_stated() -> None:
     assert run.global_batch_size.is_default
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "cadence", "steps", "limit", "adapter"),
-    [
-        ("{every: epoch, keep: all}", "epoch", None, None, True),
-        ("{every: {steps: 50}, keep: 2}", "steps", 50, 2, True),
-        ("{every: {minutes: 20}, save: merged}", None, None, None, False),
-    ],
+@parametrize(
+    "checkpoint, cadence, steps, limit, adapter",
+    ("{every: epoch, keep: all}", "epoch", None, None, True),
+    ("{every: {steps: 50}, keep: 2}", "steps", 50, 2, True),
+    ("{every: {minutes: 20}, save: merged}", None, None, None, False),
 )
 def test_cadence_told(
     checkpoint: str, cadence: str | None, steps: int | None, limit: int | None, adapter: bool
@@ -347,19 +343,17 @@ def test_cadence_told(
 ROOT = PurePosixPath("/place/exp")
 
 
-@pytest.mark.parametrize(
-    ("written", "found", "recorded"),
-    [
-        ("data/words.json", "/place/exp/data/words.json", "data/words.json"),
-        ("./data/../data//words.json", "/place/exp/data/words.json", "data/words.json"),
-        ("data/link.json", "/elsewhere/words.json", "data/link.json"),
-        ("/place/exp/data/words.json", "/place/exp/data/words.json", "data/words.json"),
-        ("/place/experiment/words.json", "/place/experiment/words.json", "/place/experiment/words.json"),
-        ("../exp/data/words.json", "/place/exp/data/words.json", "data/words.json"),
-        ("../shared/words.json", "/place/shared/words.json", "/place/shared/words.json"),
-        ("~/words.json", "/home/me/words.json", "/home/me/words.json"),
-        ("..words/a.json", "/place/exp/..words/a.json", "..words/a.json"),
-    ],
+@parametrize(
+    "written, found, recorded",
+    ("data/words.json", "/place/exp/data/words.json", "data/words.json"),
+    ("./data/../data//words.json", "/place/exp/data/words.json", "data/words.json"),
+    ("data/link.json", "/elsewhere/words.json", "data/link.json"),
+    ("/place/exp/data/words.json", "/place/exp/data/words.json", "data/words.json"),
+    ("/place/experiment/words.json", "/place/experiment/words.json", "/place/experiment/words.json"),
+    ("../exp/data/words.json", "/place/exp/data/words.json", "data/words.json"),
+    ("../shared/words.json", "/place/shared/words.json", "/place/shared/words.json"),
+    ("~/words.json", "/home/me/words.json", "/home/me/words.json"),
+    ("..words/a.json", "/place/exp/..words/a.json", "..words/a.json"),
 )
 def test_a_file_below_the_folder_is_recorded_relative_to_it(written: str, found: str, recorded: str) -> None:
     """As it is written, links included; what lies elsewhere keeps its absolute path."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import (
@@ -93,9 +94,7 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
     assert inside(folder, "run") == folder / "run"
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800)]
-)
+@parametrize("text, seconds", ("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800))
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
     with pytest.raises(InputError):

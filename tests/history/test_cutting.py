@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.made import make_reading, number
 from tests.tiers import examples
 
@@ -255,19 +256,17 @@ def test_an_invented_number_weighs_as_three_misses() -> None:
     assert score_logs.Score(judged=judged, runs={"dawn.log": 1}, unmapped={}).share == pytest.approx(1 / 4)
 
 
-@pytest.mark.parametrize(
-    ("field", "truth", "ours", "verdict"),
-    [
-        ("model", "LLaMA-2-7B", "meta-llama/Llama-2-7b-hf", "right"),
-        ("model", "Qwen/Qwen2.5-3B-Instruct", "Qwen2.5-3B", "right"),
-        ("model", "Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "wrong"),
-        ("outcome", "completed after resume", "completed", "wrong"),
-        ("train_seconds", 100.0, 100.9, "right"),
-        ("train_seconds", 100.0, 101.1, "wrong"),
-        ("train_seconds", 100.0, float("nan"), "wrong"),
-        ("last_loss", 0.0, 0.0, "right"),
-        ("last_loss", 0.0, 0.004, "wrong"),
-    ],
+@parametrize(
+    "field, truth, ours, verdict",
+    ("model", "LLaMA-2-7B", "meta-llama/Llama-2-7b-hf", "right"),
+    ("model", "Qwen/Qwen2.5-3B-Instruct", "Qwen2.5-3B", "right"),
+    ("model", "Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "wrong"),
+    ("outcome", "completed after resume", "completed", "wrong"),
+    ("train_seconds", 100.0, 100.9, "right"),
+    ("train_seconds", 100.0, 101.1, "wrong"),
+    ("train_seconds", 100.0, float("nan"), "wrong"),
+    ("last_loss", 0.0, 0.0, "right"),
+    ("last_loss", 0.0, 0.004, "wrong"),
 )
 def test_what_is_near_enough(field: str, truth: float | str, ours: float | str, verdict: Verdict) -> None:
     """A model's name that holds the other, and a number within one per cent."""

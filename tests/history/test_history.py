@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
 from touchline.core.errors import HostError, InputError
@@ -200,17 +201,15 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     assert isinstance(read_record(half), RunRecord)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "content",
-    [
-        b"",
-        b"\xff\xfe\x00",
-        b"{}\n",
-        b'{"index_version": 99}\n',
-        b'{"index_version": 1}\n<<<<<<< ours\n{"row": {}}\n=======\n>>>>>>> theirs\n',
-        b"[" * 100_000,
-        None,
-    ],
+    b"",
+    b"\xff\xfe\x00",
+    b"{}\n",
+    b'{"index_version": 99}\n',
+    b'{"index_version": 1}\n<<<<<<< ours\n{"row": {}}\n=======\n>>>>>>> theirs\n',
+    b"[" * 100_000,
+    None,
 )
 def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, content: bytes | None) -> None:
     """Lost, broken, of another version, or after a merge with conflicts: the lists are the same."""

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.sound import read_lines
 from tests.history.test_loops import read
 
@@ -49,15 +50,13 @@ def test_begin_and_end_carry_their_times() -> None:
     assert (first.line, last.line) == (9, 11)
 
 
-@pytest.mark.parametrize(
-    ("line", "value", "unit", "kind", "phase"),
-    [
-        ("Peak GPU memory: 45.2 GB", 45.2, "GB", "allocated", "step"),
-        ("INFO: peak gpu memory usage: 1,024 MiB", 1.0, "GiB", "allocated", "step"),
-        ("Peak GPU memory reserved = 12.5GiB", 12.5, "GiB", "reserved", "step"),
-        ("Peak GPU memory after model init: 2.5 GB", 2.5, "GB", "allocated", "after_init"),
-        ("Peak GPU memory: 45.2 GB / 80 GB (56%)", 45.2, "GB", "allocated", "step"),
-    ],
+@parametrize(
+    "line, value, unit, kind, phase",
+    ("Peak GPU memory: 45.2 GB", 45.2, "GB", "allocated", "step"),
+    ("INFO: peak gpu memory usage: 1,024 MiB", 1.0, "GiB", "allocated", "step"),
+    ("Peak GPU memory reserved = 12.5GiB", 12.5, "GiB", "reserved", "step"),
+    ("Peak GPU memory after model init: 2.5 GB", 2.5, "GB", "allocated", "after_init"),
+    ("Peak GPU memory: 45.2 GB / 80 GB (56%)", 45.2, "GB", "allocated", "step"),
 )
 def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> None:
     (event,) = read_lines(PackingLines, line)
@@ -66,23 +65,21 @@ def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> Non
     assert found == ("peak_memory", value, unit, kind, phase)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "Packing dataset: 100%|██████████| 8000/8000 [00:01<00:00, 6478.45it/s]",
-        "- **Packing density**: 2.8 examples a sequence is what we expect for short words",
-        "Our packing density: 2.80 examples/sequence was better than that of others.",
-        "The model answered: Packed 8000 examples into 2857 sequences",
-        "Packing density: {avg_examples_per_sequence}",
-        "Packing efficiency: 870%",
-        "Max GPU memory: 80 GB",
-        "Peak memory: 45.2 GB",
-        "Loaded 500 examples from data/test.jsonl",
-        "Loaded 3 few-shot examples",
-        "Training started with 4 GPUs",
-        "Training completed in 3 hours",
-        "Training startedness 2025-10-20 14:30:00",
-    ],
+    "Packing dataset: 100%|██████████| 8000/8000 [00:01<00:00, 6478.45it/s]",
+    "- **Packing density**: 2.8 examples a sequence is what we expect for short words",
+    "Our packing density: 2.80 examples/sequence was better than that of others.",
+    "The model answered: Packed 8000 examples into 2857 sequences",
+    "Packing density: {avg_examples_per_sequence}",
+    "Packing efficiency: 870%",
+    "Max GPU memory: 80 GB",
+    "Peak memory: 45.2 GB",
+    "Loaded 500 examples from data/test.jsonl",
+    "Loaded 3 few-shot examples",
+    "Training started with 4 GPUs",
+    "Training completed in 3 hours",
+    "Training startedness 2025-10-20 14:30:00",
 )
 def test_what_says_nothing_of_packing(line: str) -> None:
     assert read_lines(PackingLines, line, every=True) == []
@@ -100,19 +97,17 @@ def test_facts_of_other_loops() -> None:
     assert [(each.kind, each.line) for each in events if isinstance(each, Sign)] == [(SignKind.NOT_A_NUMBER, 13)]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "text",
-    [
-        "wandb: Run history:\nwandb: loss 1\nwandb:\n",
-        "wandb: loss 0.5\nwandb:\n",
-        "wandb: Run summary:\nwandb: _step 5\nwandb: _runtime 90\nwandb: lr 0\nwandb: epoch 3\nwandb:\n",
-        "wandb: Run summary:\nwandb: loss 0\nwandb: val_loss 0.00001\nwandb:\n",
-        "wandb: Run summary:\nwandb: loss high\nwandb:\n",
-        "wandb: Run summary:\nwandb:\nwandb: loss 0.5\nwandb:\n",
-        "wandb: Run summary:\nwandb: loss 0.5\n",
-        "wandb: Tracking run with wandb version 0.23.0\nwandb: ERROR loss 0.5\n",
-        "notwandb: Run summary:\nnotwandb: loss 0.5\nnotwandb:\n",
-    ],
+    "wandb: Run history:\nwandb: loss 1\nwandb:\n",
+    "wandb: loss 0.5\nwandb:\n",
+    "wandb: Run summary:\nwandb: _step 5\nwandb: _runtime 90\nwandb: lr 0\nwandb: epoch 3\nwandb:\n",
+    "wandb: Run summary:\nwandb: loss 0\nwandb: val_loss 0.00001\nwandb:\n",
+    "wandb: Run summary:\nwandb: loss high\nwandb:\n",
+    "wandb: Run summary:\nwandb:\nwandb: loss 0.5\nwandb:\n",
+    "wandb: Run summary:\nwandb: loss 0.5\n",
+    "wandb: Tracking run with wandb version 0.23.0\nwandb: ERROR loss 0.5\n",
+    "notwandb: Run summary:\nnotwandb: loss 0.5\nnotwandb:\n",
 )
 def test_what_says_nothing_of_wandb(text: str) -> None:
     assert read_lines(WandbLines, text) == []
@@ -162,12 +157,10 @@ def test_memory_of_the_initialisation_is_none_of_a_step() -> None:
     assert [event.phase for event in events if event.name == "peak_memory"] == [*["after_init"] * 2, *["step"] * 2]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        b" iteration 10/ 200 | elapsed time per iteration (ms): 1520.4 | lm loss: NAN | number of nan iterations: 1 |",
-        b"Epoch 1:  45%|####      | 450/1000 [01:15<01:32,  5.97it/s, loss=nan]",
-    ],
+    b" iteration 10/ 200 | elapsed time per iteration (ms): 1520.4 | lm loss: NAN | number of nan iterations: 1 |",
+    b"Epoch 1:  45%|####      | 450/1000 [01:15<01:32,  5.97it/s, loss=nan]",
 )
 def test_a_loss_that_is_no_number(line: bytes) -> None:
     assert [event.line for event in read(line) if not isinstance(event, Observation)] == [1]

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
 from tests.history.sound import assert_sound
 
@@ -93,17 +94,15 @@ def test_numbers_that_are_none_become_missing() -> None:
     assert isinstance(record.costs.train_seconds, Missing)
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not a run record"),
-        (b"\xff\xfe", "not a run record"),
-        (b"[]", "not a run record"),
-        (b"[" * 100_000, "not a run record"),
-        (b'{"schema_version": 99}', "schema version 99"),
-        (b'{"schema_version": "1"}', "schema version '1'"),
-        (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
-    ],
+@parametrize(
+    "data, reason",
+    (b"", "not a run record"),
+    (b"\xff\xfe", "not a run record"),
+    (b"[]", "not a run record"),
+    (b"[" * 100_000, "not a run record"),
+    (b'{"schema_version": 99}', "schema version 99"),
+    (b'{"schema_version": "1"}', "schema version '1'"),
+    (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
 )
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     """In a few words, and never with another exception."""

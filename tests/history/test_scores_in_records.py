@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.api import made_runs
 from tests.api.folders import make_experiment
+from tests.cases import parametrize
 from tests.history.made import make_record, make_source, number, write_log
 
 from touchline import api
@@ -76,9 +77,14 @@ def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
     assert item_outcomes(kept.scores[0]) == tuple(outcomes)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [{"items": 9}, {"items": -1}, {"items": 10**18}, {"outcomes": "zz"}, {"outcomes": "+f"}, {"outcomes": "ff" * 10}],
+    {"items": 9},
+    {"items": -1},
+    {"items": 10**18},
+    {"outcomes": "zz"},
+    {"outcomes": "+f"},
+    {"outcomes": "ff" * 10},
 )
 def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: dict[str, object]) -> None:
     found = item_outcomes(replace(score([True] * 8), **changes))  # type: ignore[arg-type]
@@ -155,13 +161,11 @@ STATE = {
 NO_PLACE = "{'loss': 2.0, 'epoch': 1.0}\n{'eval_loss': 1.0, 'eval_runtime': 1.0, 'epoch': 1.0}\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "steps"),
-    [
-        ("slurm-1.out", trl_log(), [10, 20, 30, 40]),
-        ("trainer_state.json", json.dumps(STATE), [10, 20, 30]),
-        ("slurm-1.out", NO_PLACE, []),
-    ],
+@parametrize(
+    "name, text, steps",
+    ("slurm-1.out", trl_log(), [10, 20, 30, 40]),
+    ("trainer_state.json", json.dumps(STATE), [10, 20, 30]),
+    ("slurm-1.out", NO_PLACE, []),
     ids=["epochs are placed by steps", "a state has steps", "an epoch whose steps nobody states is no step"],
 )
 def test_validation_losses_of_a_log_have_steps(tmp_path: Path, name: str, text: str, steps: list[int]) -> None:
@@ -320,17 +324,15 @@ def test_a_reading_of_one_more_fact_replaces_an_older_one_of_the_same_log(tmp_pa
     assert read_record(contents(tmp_path).records[row.id]) == new
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "change",
-    [
-        {"seed": "1"},
-        {"seed": 1.5},
-        {"scores": {}},
-        {"scores": [{}]},
-        {"validation": [[1, 2.0]]},
-        {"validation": [{"step": 1, "loss": "low"}]},
-        {"control": "made up"},
-    ],
+    {"seed": "1"},
+    {"seed": 1.5},
+    {"scores": {}},
+    {"scores": [{}]},
+    {"validation": [[1, 2.0]]},
+    {"validation": [{"step": 1, "loss": "low"}]},
+    {"control": "made up"},
 )
 def test_a_record_with_a_broken_new_field_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):

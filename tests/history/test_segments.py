@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.history.grouping import group_files, key_of
@@ -158,22 +159,20 @@ def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str
     return [[str(path.relative_to(folder)) for path in group.files] for group in group_files(asked)]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("train_21.out", "train_21.err", True),
-        ("slurm-77.out", "slurm-77.err", True),
-        ("job.o123", "job.e123", True),
-        ("train.log", "train.err", True),
-        ("run_stdout.txt", "run_stderr.txt", True),
-        ("x_trainer_log.jsonl", "x_all_results.json", True),
-        ("x.yaml", "x_trainer_log.jsonl", True),
-        ("a.log.gz", "a.err", True),
-        ("slurm-77.out", "slurm-78.out", False),
-        ("a_1.log", "a_2.log", False),
-        ("job.o1", "job.e2", False),
-        ("a.log", "b.log", False),
-    ],
+@parametrize(
+    "one, other, same",
+    ("train_21.out", "train_21.err", True),
+    ("slurm-77.out", "slurm-77.err", True),
+    ("job.o123", "job.e123", True),
+    ("train.log", "train.err", True),
+    ("run_stdout.txt", "run_stderr.txt", True),
+    ("x_trainer_log.jsonl", "x_all_results.json", True),
+    ("x.yaml", "x_trainer_log.jsonl", True),
+    ("a.log.gz", "a.err", True),
+    ("slurm-77.out", "slurm-78.out", False),
+    ("a_1.log", "a_2.log", False),
+    ("job.o1", "job.e2", False),
+    ("a.log", "b.log", False),
 )
 def test_files_of_one_run_have_one_key(one: str, other: str, same: bool) -> None:
     assert (key_of(Path(one)) == key_of(Path(other))) is same

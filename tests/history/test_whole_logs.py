@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.files import LoggedRun, SkippedFile, find_runs
@@ -579,46 +580,39 @@ NO_STOPS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("words", "outcome"), [*((each, "completed") for each in STOPS), (NO_STOPS, "running_or_truncated")]
-)
+@parametrize("words, outcome", *((each, "completed") for each in STOPS), (NO_STOPS, "running_or_truncated"))
 def test_what_says_that_a_training_stopped_itself(tmp_path: Path, words: str, outcome: str) -> None:
     (reading,) = written(tmp_path, many("Epoch {n}/9 | loss: {x:.4f}", 1, 4) + words + "\n")
     assert reading.outcome.value == outcome
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        many("[{n}/500] loss: {x:.4f}", 50, 500, 50),
+@parametrize("text",
+many("[{n}/500] loss: {x:.4f}", 50, 500, 50),
         *(bars(0, 50, 50, 3, every=5, label=f"{label}: ")
           for label in ("Evaluating", "Predicting", "Generating answers", "Validation DataLoader 0", "Testing")),
         "Once the training was complete, the loss: a river, step 5 of 10. 'loss' is 3, said 100% | 7/8 of them.\n" * 50,
-        "Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n",
-    ],
+        "Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n"
 )  # fmt: skip
 def test_other_work_and_stories_are_no_training(tmp_path: Path, text: str) -> None:
     assert all(told(each, "steps") == (None, None) for each in written(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("empty.log", b""),
-        ("binary.log", bytes(range(256)) * 64),
-        ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000, mtime=0)[:40]),
-        ("line.log", b"x" * (3 << 20)),
-        ("latin.log", "Époque 1/3 terminée, déjà\n".encode("latin-1") * 20),
-        ("escapes.log", b"\x1b[31mred\x1b[0m \x1b]0;title\x07\n" * 20),
-        ("broken.json", b'{"log_history": ['),
-        ("deep.json", b"[" * 100_000),
-        ("bomb.yaml", b"a: &a [x, x]\nb: [" + b"*a, " * 20_000 + b"]\n"),
-        ("nothing.csv", b""),
-        ("head.csv", b"epoch,loss,step"),
-        ("columns.csv", b"step,step,step\n1,2,3\n"),
-        ("wide.csv", b"loss," * 5000 + b"\n1\n"),
-        ("quote.csv", b'"' + b"a" * 200_000),
-    ],
+@parametrize(
+    "name, data",
+    ("empty.log", b""),
+    ("binary.log", bytes(range(256)) * 64),
+    ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000, mtime=0)[:40]),
+    ("line.log", b"x" * (3 << 20)),
+    ("latin.log", "Époque 1/3 terminée, déjà\n".encode("latin-1") * 20),
+    ("escapes.log", b"\x1b[31mred\x1b[0m \x1b]0;title\x07\n" * 20),
+    ("broken.json", b'{"log_history": ['),
+    ("deep.json", b"[" * 100_000),
+    ("bomb.yaml", b"a: &a [x, x]\nb: [" + b"*a, " * 20_000 + b"]\n"),
+    ("nothing.csv", b""),
+    ("head.csv", b"epoch,loss,step"),
+    ("columns.csv", b"step,step,step\n1,2,3\n"),
+    ("wide.csv", b"loss," * 5000 + b"\n1\n"),
+    ("quote.csv", b'"' + b"a" * 200_000),
     ids=lambda part: part if isinstance(part, str) else "",
 )
 def test_bad_files_are_refused_with_a_reason(tmp_path: Path, name: str, data: bytes) -> None:

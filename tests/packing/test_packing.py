@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.packing.by_item import fewest
 from tests.packing.cases import CASES, PackingCase
 from tests.packing.drawn import problems
@@ -105,16 +106,14 @@ def test_nothing_to_pack_is_no_pack() -> None:
     assert pack([], 100, seed=1).packs == 0
 
 
-@pytest.mark.parametrize(
-    ("lengths", "max_seq_len", "words"),
-    [
-        ([5, 12, 3, 20], 10, r"example 1 \(from 0\) has 12 tokens, more than max_seq_len 10; 2 of 4 examples"),
-        ([5, 0, 3], 10, r"example 1 \(from 0\) has 0 tokens"),
-        ([5, -1, 3], 10, r"example 1 \(from 0\) has -1 tokens"),
-        ([], 0, "max_seq_len is 0"),
-        ([1.5], 10, "whole numbers"),
-        ([[1]], 10, "one row"),
-    ],
+@parametrize(
+    "lengths, max_seq_len, words",
+    ([5, 12, 3, 20], 10, r"example 1 \(from 0\) has 12 tokens, more than max_seq_len 10; 2 of 4 examples"),
+    ([5, 0, 3], 10, r"example 1 \(from 0\) has 0 tokens"),
+    ([5, -1, 3], 10, r"example 1 \(from 0\) has -1 tokens"),
+    ([], 0, "max_seq_len is 0"),
+    ([1.5], 10, "whole numbers"),
+    ([[1]], 10, "one row"),
 )
 def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -186,17 +185,15 @@ def test_no_packing_is_below_the_bound(problem: tuple[list[int], int]) -> None:
     assert -(-sum(lengths) // max_seq_len) <= bound <= fewest(lengths, max_seq_len)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "max_seq_len", "bound"),
-    [
-        ([], 10, 0),
-        ([10, 10, 10], 10, 3),
-        ([6, 6, 6, 6], 10, 4),  # each above half: none shares
-        ([6, 6, 5, 5], 10, 3),  # two alone, the halves together
-        ([7, 7, 4, 4, 4], 10, 4),  # no 4 fits beside a 7, and two of them share
-        ([4] * 9, 10, 5),  # above a third: two a pack at most, though their tokens fit into four
-        ([700] * 4000 + [130] * 4000, 2048, 2000),
-    ],
+@parametrize(
+    "lengths, max_seq_len, bound",
+    ([], 10, 0),
+    ([10, 10, 10], 10, 3),
+    ([6, 6, 6, 6], 10, 4),  # each above half: none shares
+    ([6, 6, 5, 5], 10, 3),  # two alone, the halves together
+    ([7, 7, 4, 4, 4], 10, 4),  # no 4 fits beside a 7, and two of them share
+    ([4] * 9, 10, 5),  # above a third: two a pack at most, though their tokens fit into four
+    ([700] * 4000 + [130] * 4000, 2048, 2000),
 )
 def test_what_cannot_share_counts(lengths: list[int], max_seq_len: int, bound: int) -> None:
     assert lower_bound(count_lengths(lengths, max_seq_len), max_seq_len) == bound

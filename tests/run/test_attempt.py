@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
@@ -294,15 +295,13 @@ def test_before_its_limit_a_job_saves(folder: Path, tmp_path: Path, start: Start
     assert attempt.exit.reason == "stopped by SIGUSR1; queued again"
 
 
-@pytest.mark.parametrize(
-    ("number", "arguments", "changes"),
-    [
-        (signal.SIGUSR1, (), {}),
-        (signal.SIGTERM, ("save",), {}),
-        (signal.SIGUSR1, ("save",), {"SLURM_RESTART_COUNT": "3", "TOUCHLINE_MAX_RESTARTS": "3"}),
-        (signal.SIGUSR1, ("save",), {"SLURM_STEP_ID": "2"}),
-        (signal.SIGUSR1, ("save",), {"SLURM_JOB_ID": ""}),
-    ],
+@parametrize(
+    "number, arguments, changes",
+    (signal.SIGUSR1, (), {}),
+    (signal.SIGTERM, ("save",), {}),
+    (signal.SIGUSR1, ("save",), {"SLURM_RESTART_COUNT": "3", "TOUCHLINE_MAX_RESTARTS": "3"}),
+    (signal.SIGUSR1, ("save",), {"SLURM_STEP_ID": "2"}),
+    (signal.SIGUSR1, ("save",), {"SLURM_JOB_ID": ""}),
     ids=["nothing saved", "cancelled", "too often", "a step of a larger job", "no scheduler"],
 )
 def test_a_job_is_not_queued_again(
@@ -323,16 +322,14 @@ def test_a_job_is_not_queued_again(
     assert read_attempts(folder / "status")[0].exit is not None
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, ""),
-        ({"TOUCHLINE_JOB_ID": "local-1"}, "local-1"),
-        ({"SLURM_JOB_ID": "7", "TOUCHLINE_JOB_ID": "local-1"}, "7"),
-        ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0"),
-        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3"}, "7.3"),
-        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "batch"}, "7"),
-    ],
+@parametrize(
+    "environment, expected",
+    ({}, ""),
+    ({"TOUCHLINE_JOB_ID": "local-1"}, "local-1"),
+    ({"SLURM_JOB_ID": "7", "TOUCHLINE_JOB_ID": "local-1"}, "7"),
+    ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0"),
+    ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3"}, "7.3"),
+    ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "batch"}, "7"),
 )
 def test_an_attempt_knows_which_job_it_is(environment: dict[str, str], expected: str) -> None:
     """Arrays and steps of one allocation are told apart: their status files must not meet."""

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 from tests.tiers import examples
@@ -319,14 +320,12 @@ def test_an_existing_file_is_never_replaced(here: Path) -> None:
     assert caught.value.hint == "--out new/experiment.yaml"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
-        ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
-        ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
-        ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
-        ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
-    ],
+@parametrize(
+    "old, new, key",
+    ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
+    ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
+    ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
+    ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
 )
 def test_a_value_that_experiment_yaml_does_not_take_is_listed(here: Path, old: str, new: str, key: str) -> None:
     report, loaded = imported(write(here / "a.yaml", changed(base("axolotl"), old, new)))
@@ -399,9 +398,7 @@ def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
     assert "val_size" in {each.key for each in report.not_carried}
 
 
-@pytest.mark.parametrize(
-    "lines", ["test_split_size: 0.2", "dataset_mixture: {datasets: [{id: a/b}], test_split_size: 0.2}"]
-)
+@parametrize("lines", "test_split_size: 0.2", "dataset_mixture: {datasets: [{id: a/b}], test_split_size: 0.2}")
 def test_a_share_that_trl_holds_back_is_held_back(here: Path, lines: str) -> None:
     text = "".join(line for line in base("trl").splitlines(True) if not line.startswith("dataset"))
     _, loaded = imported(write(here / "a.yaml", f"{text}\n{lines}\n"))
@@ -463,16 +460,14 @@ def axolotl(tests: str, rate: str = "0.0002") -> str:
 VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json}]"
 
 
-@pytest.mark.parametrize(
-    ("config", "validation", "left"),
-    [
-        (axolotl(VALIDATION), "../held_out.jsonl", None),
-        (axolotl("test_datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]"), None, "test_datasets.0.path"),
-        (axolotl("test_datasets: [{path: held_out.jsonl, type: chat_template}]"), None, "test_datasets.0.path"),
-        (axolotl(VALIDATION[:-1] + ", {path: b.jsonl, type: alpaca}]"), "../held_out.jsonl", "test_datasets.1.path"),
-        (LLAMAFACTORY.replace("EVAL", "held_out"), "../held_out.json", None),
-        (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
-    ],
+@parametrize(
+    "config, validation, left",
+    (axolotl(VALIDATION), "../held_out.jsonl", None),
+    (axolotl("test_datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]"), None, "test_datasets.0.path"),
+    (axolotl("test_datasets: [{path: held_out.jsonl, type: chat_template}]"), None, "test_datasets.0.path"),
+    (axolotl(VALIDATION[:-1] + ", {path: b.jsonl, type: alpaca}]"), "../held_out.jsonl", "test_datasets.1.path"),
+    (LLAMAFACTORY.replace("EVAL", "held_out"), "../held_out.json", None),
+    (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
 )
 def test_a_validation_file_is_carried(here_too: Path, config: str, validation: str | None, left: str | None) -> None:
     report, experiment = imported_files({"config.yaml": config})

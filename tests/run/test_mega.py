@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run, stage
 
 from touchline.core.errors import InputError
@@ -185,9 +186,10 @@ def test_a_node_is_never_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("gpus", "asked"),
-    [(0, {"gpus_per_node": 0, "cpus_per_node": 4}), (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0})],
+@parametrize(
+    "gpus, asked",
+    (0, {"gpus_per_node": 0, "cpus_per_node": 4}),
+    (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0}),
     ids=["CPUs", "memory"],
 )
 def test_of_three_stages_two_have_room_at_once(tmp_path: Path, gpus: int, asked: dict[str, float]) -> None:

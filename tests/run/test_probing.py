@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.callbacks import ignore_message
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
@@ -150,15 +151,13 @@ def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
     assert (report.largest, report.recommended, report.ended) == (16, 8, SearchStop.KNEE.value)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "behaviour",
-    [
-        "answer(); sys.exit(3)",
-        "answer(); os.kill(os.getpid(), signal.SIGSEGV)",
-        "print('fits')",
-        "answer(); print('and more')",
-        "sys.stderr.write('it went wrong\\n'); sys.exit(1)",
-    ],
+    "answer(); sys.exit(3)",
+    "answer(); os.kill(os.getpid(), signal.SIGSEGV)",
+    "print('fits')",
+    "answer(); print('and more')",
+    "sys.stderr.write('it went wrong\\n'); sys.exit(1)",
 )
 def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) -> None:
     """The search goes on below it, and does not say that memory was lacking."""
@@ -192,9 +191,7 @@ def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
     assert report.largest is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("input", InputError), ("environment", HostError), ("other", RunsFailedError)]
-)
+@parametrize("kind, expected", ("input", InputError), ("environment", HostError), ("other", RunsFailedError))
 def test_a_fault_before_any_answer_ends_the_search(tmp_path: Path, kind: str, expected: type[TouchlineError]) -> None:
     Child(tmp_path, f"fault({kind!r}); sys.exit(2)")
     with pytest.raises(expected, match="it cannot be") as caught:
@@ -303,24 +300,22 @@ def test_less_than_all_free_memory_is_given() -> None:
     assert 0 < free_host_bytes() < psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize(
-    ("line", "place", "files"),
-    [
-        (
-            "0::/job_7/step",
-            "job_7",
-            {"memory.max": "1000", "memory.current": "700", "memory.stat": "file 1\ninactive_file 50"},
-        ),
-        (
-            "4:memory:/job_7/step",
-            "memory/job_7",
-            {
-                "memory.limit_in_bytes": "1000",
-                "memory.usage_in_bytes": "700",
-                "memory.stat": "inactive_file 9\ntotal_inactive_file 50",
-            },
-        ),
-    ],
+@parametrize(
+    "line, place, files",
+    (
+        "0::/job_7/step",
+        "job_7",
+        {"memory.max": "1000", "memory.current": "700", "memory.stat": "file 1\ninactive_file 50"},
+    ),
+    (
+        "4:memory:/job_7/step",
+        "memory/job_7",
+        {
+            "memory.limit_in_bytes": "1000",
+            "memory.usage_in_bytes": "700",
+            "memory.stat": "inactive_file 9\ntotal_inactive_file 50",
+        },
+    ),
 )
 def test_the_limit_of_a_group_above_counts(tmp_path: Path, line: str, place: str, files: dict[str, str]) -> None:
     """A SLURM job's limit is on the job's group, above the step's; cached files give way."""

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.run import sampling
@@ -243,9 +244,12 @@ def test_a_driver_that_hangs_holds_the_sampler_alone(tmp_path: Path, monkeypatch
     sampler._thread.join()
 
 
-@pytest.mark.parametrize(
-    ("visible", "driver", "reason"),
-    [("", True, "hides"), ("-1", True, "hides"), ("NoDevFiles", True, "hides"), ("0", False, "no NVIDIA driver")],
+@parametrize(
+    "visible, driver, reason",
+    ("", True, "hides"),
+    ("-1", True, "hides"),
+    ("NoDevFiles", True, "hides"),
+    ("0", False, "no NVIDIA driver"),
 )
 def test_no_gpu_is_told(
     visible: str, driver: bool, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.run.made_plans import (
     CPU,
     FULL_SITE,
@@ -107,14 +108,12 @@ def test_an_experiment_overrules_the_site() -> None:
     assert evaluation["time"] == "0:20:00"
 
 
-@pytest.mark.parametrize(
-    ("own", "wanted"),
-    [
-        ({}, {"partition": "gpu", "constraint": "a100&80gb", "gpus": "a100:1", "time": "0:20:00"}),
-        ({"gpus": 4, "time_limit": "3h"}, {"constraint": "a100&80gb", "gpus": "a100:4", "time": "3:00:00"}),
-        ({"partition": "short"}, {"partition": "short", "gpus": "a100:1"}),
-        ({"constraint": "l40s"}, {"partition": "gpu", "constraint": "l40s", "gpus": "1"}),
-    ],
+@parametrize(
+    "own, wanted",
+    ({}, {"partition": "gpu", "constraint": "a100&80gb", "gpus": "a100:1", "time": "0:20:00"}),
+    ({"gpus": 4, "time_limit": "3h"}, {"constraint": "a100&80gb", "gpus": "a100:4", "time": "3:00:00"}),
+    ({"partition": "short"}, {"partition": "short", "gpus": "a100:1"}),
+    ({"constraint": "l40s"}, {"partition": "gpu", "constraint": "l40s", "gpus": "1"}),
 )
 def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wanted: dict[str, str]) -> None:
     """Its training and its job in a placement say what is theirs."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.run.made_scorers import SMART, WORDS, data, serious, write
 
@@ -84,14 +85,12 @@ def child(folder: Path, behavior: str) -> list[str]:
     return [sys.executable, str(program)]
 
 
-@pytest.mark.parametrize(
-    ("behavior", "message"),
-    [
-        ("sys.exit('touchline: error: the mask is wrong')", "the mask is wrong"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "it ended with signal 11"),
-        ("raise RuntimeError('CUDA error')", "RuntimeError: CUDA error"),
-        ("time.sleep(600)", "it did not end in time"),
-    ],
+@parametrize(
+    "behavior, message",
+    ("sys.exit('touchline: error: the mask is wrong')", "the mask is wrong"),
+    ("os.kill(os.getpid(), signal.SIGSEGV)", "it ended with signal 11"),
+    ("raise RuntimeError('CUDA error')", "RuntimeError: CUDA error"),
+    ("time.sleep(600)", "it did not end in time"),
     ids=["fault", "signal", "exception", "hang"],
 )
 def test_one_broken_check_does_not_take_the_others_with_it(tmp_path: Path, behavior: str, message: str) -> None:
@@ -138,14 +137,12 @@ def test_causes_and_their_proofs(tmp_path: Path) -> None:
     assert first.cause == second.cause
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
-        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some of the step tasks have been OOM Killed.",
-        "RuntimeError: [enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-        "tried to allocate 400000000000 bytes. Error code 12 (Cannot allocate memory)",
-    ],
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some of the step tasks have been OOM Killed.",
+    "RuntimeError: [enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 400000000000 bytes. Error code 12 (Cannot allocate memory)",
 )
 def test_memory_is_told_from_any_trainers_log(tmp_path: Path, line: str) -> None:
     """Whatever the exit code was."""
@@ -233,9 +230,11 @@ def test_an_exception_of_the_config_is_a_finding(tmp_path: Path, tune: Path) -> 
     assert "Interpolation key 'outdir' not found" in found.message
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "answer",
-    ["raise ImportError('torchao not installed')\n", "print('this is another tune')\n", "import sys\nsys.exit(3)\n"],
+    "raise ImportError('torchao not installed')\n",
+    "print('this is another tune')\n",
+    "import sys\nsys.exit(3)\n",
 )
 def test_what_is_no_answer_is_missing(tmp_path: Path, tune: Path, answer: str) -> None:
     """A broken install of torchtune, or another program of that name, says nothing of the config."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cases import parametrize
 from tests.run.slurm_bench import POLL, Bench, make_job, said
 from tests.slurm.fake_jobs import FakeJob
 
@@ -332,13 +333,11 @@ def test_just_submitted_and_not_yet_asked_for_is_pending(bench: Bench) -> None:
     assert (view.job_id, view.state, view.active, view.source) == (job_id, JobState.PENDING, True, "ledger")
 
 
-@pytest.mark.parametrize(
-    ("word", "reason", "answer"),
-    [
-        ("PENDING", "DependencyNeverSatisfied", ("PENDING", True, None)),
-        ("TELEPORTING", "None", ("UNKNOWN", True, None)),
-        ("FAILED", "NonZeroExitCode", ("FAILED", False, 2)),
-    ],
+@parametrize(
+    "word, reason, answer",
+    ("PENDING", "DependencyNeverSatisfied", ("PENDING", True, None)),
+    ("TELEPORTING", "None", ("UNKNOWN", True, None)),
+    ("FAILED", "NonZeroExitCode", ("FAILED", False, 2)),
     ids=["waits", "a word of a later SLURM", "a script that failed before it could say so"],
 )
 def test_what_squeue_says_of_a_job_without_an_attempt(word: str, reason: str, answer: Answer, bench: Bench) -> None:
@@ -350,24 +349,22 @@ def test_what_squeue_says_of_a_job_without_an_attempt(word: str, reason: str, an
     assert (view.reason, view.started_unix is None) == (reason if reason != "None" else "", word == "PENDING")
 
 
-@pytest.mark.parametrize(
-    ("code", "reason", "word", "told", "answer"),
-    [
-        # After a restart of the controller a job that has ended is RUNNING for some seconds.
-        *((0, "completed", word, "0:0", ("COMPLETED", False, 0)) for word in ("RUNNING", "FAILED", "NODE_FAIL")),
-        (3, "failed", "COMPLETING", "0:0", ("COMPLETING", True, None)),
-        (3, "failed", "OUT_OF_MEMORY", "0:125", ("OUT_OF_MEMORY", False, 3)),
-        *(
-            (75, "stopped by SIGTERM", word, "0:0", (word, False, 75))
-            for word in ("TIMEOUT", "PREEMPTED", "CANCELLED", "NODE_FAIL", "DEADLINE")
-        ),
-        # SLURM calls a job FAILED or COMPLETED by the code of its script.
-        (79, "failed", "FAILED", "79:0", ("OUT_OF_MEMORY", False, 79)),
-        (75, "stopped by SIGTERM", "FAILED", "75:0", ("FAILED", False, 75)),
-        (75, "stopped by SIGUSR1; queued again", "FAILED", "75:0", ("TIMEOUT", False, 75)),
-        (3, "failed", "FAILED", "3:0", ("FAILED", False, 3)),
-        (3, "failed", "COMPLETED", "0:0", ("FAILED", False, 3)),
-    ],
+@parametrize(
+    "code, reason, word, told, answer",
+    # After a restart of the controller a job that has ended is RUNNING for some seconds.
+    *((0, "completed", word, "0:0", ("COMPLETED", False, 0)) for word in ("RUNNING", "FAILED", "NODE_FAIL")),
+    (3, "failed", "COMPLETING", "0:0", ("COMPLETING", True, None)),
+    (3, "failed", "OUT_OF_MEMORY", "0:125", ("OUT_OF_MEMORY", False, 3)),
+    *(
+        (75, "stopped by SIGTERM", word, "0:0", (word, False, 75))
+        for word in ("TIMEOUT", "PREEMPTED", "CANCELLED", "NODE_FAIL", "DEADLINE")
+    ),
+    # SLURM calls a job FAILED or COMPLETED by the code of its script.
+    (79, "failed", "FAILED", "79:0", ("OUT_OF_MEMORY", False, 79)),
+    (75, "stopped by SIGTERM", "FAILED", "75:0", ("FAILED", False, 75)),
+    (75, "stopped by SIGUSR1; queued again", "FAILED", "75:0", ("TIMEOUT", False, 75)),
+    (3, "failed", "FAILED", "3:0", ("FAILED", False, 3)),
+    (3, "failed", "COMPLETED", "0:0", ("FAILED", False, 3)),
 )
 def test_exit_file_and_word_agree(code: int, reason: str, word: str, told: str, answer: Answer, bench: Bench) -> None:
     """An exit code of 0 is final; a failure waits for SLURM's last word, which may know a better reason."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 from tests.run.slurm_bench import simulated
 from tests.slurm.fake_jobs import SimClock
@@ -97,8 +98,8 @@ def test_a_training_that_failed_in_its_last_line_has_trained_well(tmp_path: Path
     assert find_pending_evaluations(tmp_path, "1M_rank4") == PendingEvaluations(checkpoints=("epoch_1",), missing=None)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "todo"), [("last", ()), ("all", ("epoch_0",)), ((1,), ()), ((0, 1), ("epoch_0",)), ((0,), ("epoch_0",))]
+@parametrize(
+    "epochs, todo", ("last", ()), ("all", ("epoch_0",)), ((1,), ()), ((0, 1), ("epoch_0",)), ((0,), ("epoch_0",))
 )
 def test_what_is_there_is_evaluated_and_the_rest_is_named(tmp_path: Path, epochs: object, todo: tuple[str]) -> None:
     """A training that was stopped after its first epoch of two."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from tests.cases import parametrize
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
@@ -76,15 +77,13 @@ def site(cluster: Cluster, tmp_path: Path) -> Site:
     return Site(cluster, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("directive", "words"),
-    [
-        ("--partition=nowhere", ("nowhere", "partition")),
-        ("--account=nobody", ("account",)),
-        ("--qos=none-such", ("qos",)),
-        ("--gpus=1000", ("configuration",)),
-        ("--mem=wrong", ("mem",)),
-    ],
+@parametrize(
+    "directive, words",
+    ("--partition=nowhere", ("nowhere", "partition")),
+    ("--account=nobody", ("account",)),
+    ("--qos=none-such", ("qos",)),
+    ("--gpus=1000", ("configuration",)),
+    ("--mem=wrong", ("mem",)),
 )
 def test_what_sbatch_refuses_is_closed_in_the_ledger(directive: str, words: tuple[str, ...], site: Site) -> None:
     """One clear message, no job, an intent that a refusal follows; and once fixed, the run is submitted."""

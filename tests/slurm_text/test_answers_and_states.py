@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cases import some
+from tests.cases import parametrize, some
 
 from touchline.core.status import JobState
 from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
@@ -127,9 +127,8 @@ def test_what_is_neither_an_id_nor_a_refusal_is_unclear(subtests: pytest.Subtest
             assert told.hint is not None
 
 
-@pytest.mark.parametrize(
-    ("out", "job_id", "cluster"),
-    [("76\n", "76", ""), ("76;north\n", "76", "north"), ("Welcome!\n\n76;north", "76", "north")],
+@parametrize(
+    "out, job_id, cluster", ("76\n", "76", ""), ("76;north\n", "76", "north"), ("Welcome!\n\n76;north", "76", "north")
 )
 def test_an_id(out: str, job_id: str, cluster: str) -> None:
     told = read_submission(out, "sbatch: warning: something\n", 0)
@@ -155,32 +154,30 @@ LIMITS = f"{TRIED}Job violates accounting/QOS policy (job submit limit, user's s
 DRAINED = f"{TRIED}Requested node configuration is not available\n"
 
 
-@pytest.mark.parametrize(
-    ("err", "code", "verdict", "reason"),
-    [
-        (
-            f"sbatch: error: invalid partition specified: no\n{TRIED}Invalid partition name specified\n",
-            *(1, SbatchResult.REFUSED, "invalid partition specified: no"),
-        ),
-        (f"{TRIED}Invalid qos specification\n", 1, SbatchResult.REFUSED, "Invalid qos specification"),
-        (
-            f"sbatch: error: {TRIED}Invalid feature specification\n",
-            *(1, SbatchResult.REFUSED, "Invalid feature specification"),
-        ),
-        (f"sbatch: error: QOSMaxCpuPerJobLimit\n{LIMITS}", 1, SbatchResult.REFUSED, "QOSMaxCpuPerJobLimit"),
-        (f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{LIMITS}", 1, SbatchResult.LIMIT, None),
-        (LIMITS, 1, SbatchResult.UNCLEAR, None),
-        (f"sbatch: error: {LIMITS}", 1, SbatchResult.UNCLEAR, None),
-        (DRAINED, 1, SbatchResult.UNCLEAR, None),
-        (f"sbatch: error: {DRAINED}", 1, SbatchResult.UNCLEAR, None),
-        (f"{TRIED}Unable to contact slurm controller (connect failure)\n", 1, SbatchResult.UNCLEAR, None),
-        (f"{TRIED}Socket timed out on send/recv operation\n", 1, SbatchResult.UNCLEAR, None),
-        ("sbatch: unrecognized option '--test-only'\n", 255, SbatchResult.UNCLEAR, None),
-        ("sbatch: unrecognized option '--foo'\n", 255, SbatchResult.REFUSED, "unrecognized option '--foo'"),
-        ("sbatch: Job 19 to start at 2026-11-23T19:50:31 using 1 processors\n", 0, SbatchResult.ACCEPTED, ""),
-        ("sbatch: no answer within 30 s", None, SbatchResult.UNCLEAR, None),
-        ("sbatch: No such file or directory", None, SbatchResult.ABSENT, None),
-    ],
+@parametrize(
+    "err, code, verdict, reason",
+    (
+        f"sbatch: error: invalid partition specified: no\n{TRIED}Invalid partition name specified\n",
+        *(1, SbatchResult.REFUSED, "invalid partition specified: no"),
+    ),
+    (f"{TRIED}Invalid qos specification\n", 1, SbatchResult.REFUSED, "Invalid qos specification"),
+    (
+        f"sbatch: error: {TRIED}Invalid feature specification\n",
+        *(1, SbatchResult.REFUSED, "Invalid feature specification"),
+    ),
+    (f"sbatch: error: QOSMaxCpuPerJobLimit\n{LIMITS}", 1, SbatchResult.REFUSED, "QOSMaxCpuPerJobLimit"),
+    (f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{LIMITS}", 1, SbatchResult.LIMIT, None),
+    (LIMITS, 1, SbatchResult.UNCLEAR, None),
+    (f"sbatch: error: {LIMITS}", 1, SbatchResult.UNCLEAR, None),
+    (DRAINED, 1, SbatchResult.UNCLEAR, None),
+    (f"sbatch: error: {DRAINED}", 1, SbatchResult.UNCLEAR, None),
+    (f"{TRIED}Unable to contact slurm controller (connect failure)\n", 1, SbatchResult.UNCLEAR, None),
+    (f"{TRIED}Socket timed out on send/recv operation\n", 1, SbatchResult.UNCLEAR, None),
+    ("sbatch: unrecognized option '--test-only'\n", 255, SbatchResult.UNCLEAR, None),
+    ("sbatch: unrecognized option '--foo'\n", 255, SbatchResult.REFUSED, "unrecognized option '--foo'"),
+    ("sbatch: Job 19 to start at 2026-11-23T19:50:31 using 1 processors\n", 0, SbatchResult.ACCEPTED, ""),
+    ("sbatch: no answer within 30 s", None, SbatchResult.UNCLEAR, None),
+    ("sbatch: No such file or directory", None, SbatchResult.ABSENT, None),
 )
 def test_test_only_refuses_as_sbatch(err: str, code: int | None, verdict: SbatchResult, reason: str | None) -> None:
     """Drained nodes and limits on jobs are refused by --test-only, though a submitted job waits for them."""
@@ -249,23 +246,19 @@ def test_exit_codes() -> None:
     assert read_exit_code("SUCCESS") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "whole", "task", "step"),
-    [
-        ("76", "76", None, None),
-        ("14_3", "14_3", 3, None),
-        ("76.1", "76", None, "1"),
-        ("14_3.batch", "14_3", 3, "batch"),
-    ],
+@parametrize(
+    "text, whole, task, step",
+    ("76", "76", None, None),
+    ("14_3", "14_3", 3, None),
+    ("76.1", "76", None, "1"),
+    ("14_3.batch", "14_3", 3, "batch"),
 )
 def test_ids(text: str, whole: str, task: int | None, step: str | None) -> None:
     identity = read_job_id(text)
     assert (identity.whole, identity.task, identity.step) == (whole, task, step)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "local-1f", "14_[0-3%2]", "76;north", "-1", "７６", "12345678901", "76 77", "76\n"]
-)
+@parametrize("text", "", "local-1f", "14_[0-3%2]", "76;north", "-1", "７６", "12345678901", "76 77", "76\n")
 def test_what_is_no_id(text: str) -> None:
     assert read_job_id(text) is None
 
@@ -483,41 +476,35 @@ def test_a_cut_answer_is_none_but_after_a_row(drawn: tuple[int, list[list[str]]]
     assert read is None or (read == table[: len(read)] and cut == "".join(lines[: len(read)]))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "\n", "C0", f"C0{CELL_BAR}", f"C0{CELL_BAR}C1", "slurm_load_jobs error: too late\n"]
-)
+@parametrize("text", "", "\n", "C0", f"C0{CELL_BAR}", f"C0{CELL_BAR}C1", "slurm_load_jobs error: too late\n")
 def test_what_is_no_table(text: str) -> None:
     assert read_closed_table(text, CELL_BAR) is None
     assert read_table(text, CELL_BAR, 2) is None
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "slurmstepd: error: Detected 1 oom_kill event in StepId=76.batch. Some of the step tasks have been OOM Killed.",
-        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=76.batch.",
-        "srun: error: sim1: task 0: Out Of Memory",
-        "slurmstepd: error: StepId=1.batch exceeded memory limit (419430400 > 157286400), being killed",
-        "slurmstepd: error: Exceeded job memory limit",
-        "Some of your processes may have been killed by the cgroup out-of-memory handler.",
-        "Out of memory: Killed process 1234 (python) total-vm:1kB",
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
-        "OSError: [Errno 12] Cannot allocate memory",
-    ],
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=76.batch. Some of the step tasks have been OOM Killed.",
+    "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=76.batch.",
+    "srun: error: sim1: task 0: Out Of Memory",
+    "slurmstepd: error: StepId=1.batch exceeded memory limit (419430400 > 157286400), being killed",
+    "slurmstepd: error: Exceeded job memory limit",
+    "Some of your processes may have been killed by the cgroup out-of-memory handler.",
+    "Out of memory: Killed process 1234 (python) total-vm:1kB",
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+    "OSError: [Errno 12] Cannot allocate memory",
 )
 def test_a_proof(line: str) -> None:
     assert out_of_memory_line(f"step 1\n{line}\nslurmstepd: error: *** JOB 76 ON n1 CANCELLED ***\n") == line
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "Killed",
-        "srun: error: sim1: task 0: Killed",
-        "loss 0.3, memory 12 GiB of 80 GiB",
-        "room left: 3 GiB, memory limit 100 GiB",
-        "slurmstepd: error: *** JOB 76 ON n1 CANCELLED AT 2026-11-21T17:08:31 DUE TO TIME LIMIT ***",
-    ],
+    "Killed",
+    "srun: error: sim1: task 0: Killed",
+    "loss 0.3, memory 12 GiB of 80 GiB",
+    "room left: 3 GiB, memory limit 100 GiB",
+    "slurmstepd: error: *** JOB 76 ON n1 CANCELLED AT 2026-11-21T17:08:31 DUE TO TIME LIMIT ***",
 )
 def test_no_proof(line: str) -> None:
     assert out_of_memory_line(f"step 1\n{line}\n") is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from tests.cases import parametrize
 from tests.statistics.made_scores import analysed, scored, table
 from tests.tiers import examples
 
@@ -60,14 +61,12 @@ def test_p_values_are_adjusted_over_the_declared_family_alone() -> None:
     assert any("noop and shuffled: controls of their own" in str(note) for note in found.notes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"items": [f"other {i}" for i in range(100)]}, "the items differ: 100 and 100, 0 of them in both"),
-        ({"items": [str(i) for i in range(1, 101)]}, "the items differ: 100 and 100, 99 of them in both"),
-        ({"data": "another"}, "the items differ: same names, other texts"),
-        ({"comparable": "another"}, "prompt, decoding or another setting of the evaluation differ"),
-    ],
+@parametrize(
+    "changes, reason",
+    ({"items": [f"other {i}" for i in range(100)]}, "the items differ: 100 and 100, 0 of them in both"),
+    ({"items": [str(i) for i in range(1, 101)]}, "the items differ: 100 and 100, 99 of them in both"),
+    ({"data": "another"}, "the items differ: same names, other texts"),
+    ({"comparable": "another"}, "prompt, decoding or another setting of the evaluation differ"),
 )
 def test_what_is_not_the_same_evaluation_is_refused_with_the_reason(changes: dict[str, object], reason: str) -> None:
     control = scored("base", [1.0] * 50 + [0.0] * 50, control=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from tests.cases import parametrize
 
 from touchline.statistics.bootstrap import bootstrap_intervals, bootstrap_means, cluster_codes
 from touchline.statistics.clustered import clustered_difference, clustered_error, clustered_share
@@ -181,17 +182,15 @@ SHARES = st.integers(min_value=1, max_value=5000).flatmap(lambda n: st.tuples(st
 COVERAGES = st.floats(min_value=0.5, max_value=0.999)
 
 
-@pytest.mark.parametrize(
-    ("found", "published", "tolerance"),
-    [
-        (wilson(187, 200), (0.8920, 0.9616), 5e-5),
-        (wilson(200, 200), (0.981, 1.0), 5e-4),
-        # The airways table of Newcombe 1998, method 10, and a measured run: 0.13 to 0.86 with none lost of 100.
-        (newcombe_paired(36, 12, 2, 0), (0.2, 0.0569, 0.3404), 5e-5),
-        (newcombe_paired(13, 73, 0, 14), (0.73, 0.623, 0.801), 6e-4),
-        ((mcnemar_exact(14, 3), mcnemar_exact(0, 0)), (0.01273, 1.0), 5e-6),
-        (holm([0.01, 0.04, 0.03]), (0.03, 0.06, 0.06), 1e-12),
-    ],
+@parametrize(
+    "found, published, tolerance",
+    (wilson(187, 200), (0.8920, 0.9616), 5e-5),
+    (wilson(200, 200), (0.981, 1.0), 5e-4),
+    # The airways table of Newcombe 1998, method 10, and a measured run: 0.13 to 0.86 with none lost of 100.
+    (newcombe_paired(36, 12, 2, 0), (0.2, 0.0569, 0.3404), 5e-5),
+    (newcombe_paired(13, 73, 0, 14), (0.73, 0.623, 0.801), 6e-4),
+    ((mcnemar_exact(14, 3), mcnemar_exact(0, 0)), (0.01273, 1.0), 5e-6),
+    (holm([0.01, 0.04, 0.03]), (0.03, 0.06, 0.06), 1e-12),
 )
 def test_published_values(found: tuple[float, ...], published: tuple[float, ...], tolerance: float) -> None:
     """Those of Wilson, McNemar and Holm are checked against statsmodels."""
@@ -213,16 +212,14 @@ def test_laws_of_wilson(share: tuple[int, int], coverage: float) -> None:
     assert high <= wide_high
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        *((lambda k=k, n=n: wilson(k, n), "not a share") for k, n in ((0, 0), (-1, 5), (6, 5), (1, -3))),
-        # 95 is a common slip for 0.95.
-        *((lambda coverage=each: wilson(3, 5, coverage), "coverage") for each in (0.0, 1.0, -0.5, 95.0)),
-        *((lambda table=each: newcombe_paired(*table), "table") for each in ((0, 0, 0, 0), (1, -1, 3, 2))),
-        (lambda: mcnemar_exact(-1, 2), "not counts"),
-        *((lambda p=each: holm([p]), "not p values") for each in (-0.1, 1.1, float("nan"))),
-    ],
+@parametrize(
+    "call, message",
+    *((lambda k=k, n=n: wilson(k, n), "not a share") for k, n in ((0, 0), (-1, 5), (6, 5), (1, -3))),
+    # 95 is a common slip for 0.95.
+    *((lambda coverage=each: wilson(3, 5, coverage), "coverage") for each in (0.0, 1.0, -0.5, 95.0)),
+    *((lambda table=each: newcombe_paired(*table), "table") for each in ((0, 0, 0, 0), (1, -1, 3, 2))),
+    (lambda: mcnemar_exact(-1, 2), "not counts"),
+    *((lambda p=each: holm([p]), "not p values") for each in (-0.1, 1.1, float("nan"))),
 )
 def test_what_is_no_question_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.statistics.paired import mcnemar_exact
@@ -140,21 +141,19 @@ def test_one_seed_shows_nothing_of_the_spread() -> None:
     assert smallest_seed_difference(1) is None
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: items_for_difference(0), "difference"),
-        (lambda: items_for_difference(0.9, share=0.5), "difference"),
-        (lambda: items_for_paired_difference(0.2, 0.1), "difference"),
-        (lambda: items_for_paired_difference(0.2, 1.1), "difference"),
-        (lambda: smallest_shown(0, 0.1), "of which a share"),
-        (lambda: smallest_shown(9, 1.1), "of which a share"),
-        (lambda: mcnemar_power(10, 0.3, 0.2, level=0.05), "cannot come from"),
-        (lambda: detectable_errors(3, power=0.3, coverage=0.95), "power"),
-        (lambda: t_quantile(0.4, 3), "no quantile"),
-        (lambda: t_quantile(1.0, 3), "no quantile"),
-        (lambda: t_quantile(0.9, 0), "no quantile"),
-    ],
+@parametrize(
+    "call, message",
+    (lambda: items_for_difference(0), "difference"),
+    (lambda: items_for_difference(0.9, share=0.5), "difference"),
+    (lambda: items_for_paired_difference(0.2, 0.1), "difference"),
+    (lambda: items_for_paired_difference(0.2, 1.1), "difference"),
+    (lambda: smallest_shown(0, 0.1), "of which a share"),
+    (lambda: smallest_shown(9, 1.1), "of which a share"),
+    (lambda: mcnemar_power(10, 0.3, 0.2, level=0.05), "cannot come from"),
+    (lambda: detectable_errors(3, power=0.3, coverage=0.95), "power"),
+    (lambda: t_quantile(0.4, 3), "no quantile"),
+    (lambda: t_quantile(1.0, 3), "no quantile"),
+    (lambda: t_quantile(0.9, 0), "no quantile"),
 )
 def test_what_is_no_question_is_refused(call: Callable[[], object], message: str) -> None:
     """Shares outside 0 to 1, differences larger than the flips, no items, impossible powers."""

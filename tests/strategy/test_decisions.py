@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.strategy.stand_ins import (
     EXPERIMENT,
     EXPLORE,
@@ -64,21 +65,19 @@ def summary(decision: StrategyDecision) -> str:
     return decision.kind.value if decision.stop is None else decision.stop.reason.value
 
 
-@pytest.mark.parametrize(
-    ("text", "loss", "expected"),
-    [
-        # The reference is never cut, however bad it is; a run that diverges is, and its place stays empty.
-        (
-            EXPLORE_ONLY,
-            by_loss(rank2=9.0, rank4=2.0, rank16=3.0),
-            ["cut 1M_rank8 at 3", "cut 1M_rank16 at 6", "choose 1M_rank4", "settled"],
-        ),
-        (EXPLORE, by_loss(), ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose", "settled"]),
-        # Other numbers of steps are compared at the same share; of equal losses the earlier run continues.
-        (EPOCHS, lambda run, step: 1.0, ["cut 1M_rank4_epochs6 at 3,6,9", "choose 1M_rank4_epochs4", "settled"]),
-        # No run pauses where only one could be cut.
-        (THREE, RANK8, ["cut 1M_rank4 at 3", "choose 1M_rank8", "settled"]),
-    ],
+@parametrize(
+    "text, loss, expected",
+    # The reference is never cut, however bad it is; a run that diverges is, and its place stays empty.
+    (
+        EXPLORE_ONLY,
+        by_loss(rank2=9.0, rank4=2.0, rank16=3.0),
+        ["cut 1M_rank8 at 3", "cut 1M_rank16 at 6", "choose 1M_rank4", "settled"],
+    ),
+    (EXPLORE, by_loss(), ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose", "settled"]),
+    # Other numbers of steps are compared at the same share; of equal losses the earlier run continues.
+    (EPOCHS, lambda run, step: 1.0, ["cut 1M_rank4_epochs6 at 3,6,9", "choose 1M_rank4_epochs4", "settled"]),
+    # No run pauses where only one could be cut.
+    (THREE, RANK8, ["cut 1M_rank4 at 3", "choose 1M_rank8", "settled"]),
 )
 def test_losses_decide_cuts_and_choice(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, text: str, loss: Loss, expected: list[str]
@@ -167,12 +166,10 @@ def test_the_numbers_of_a_look_are_those_of_the_runs(
     assert sum(name == "1M_rank4_seed12" for name, *_ in work.trained) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "failing", "waits"),
-    [
-        (EXPLORE_ONLY, "1M_rank4", "point 1 of 2, step 3, waits for 1 run: 1M_rank4"),
-        (EXPERIMENT, "1M_rank4_seed13", "look 1 of 3 waits for 1 run: 1M_rank4_seed13"),
-    ],
+@parametrize(
+    "text, failing, waits",
+    (EXPLORE_ONLY, "1M_rank4", "point 1 of 2, step 3, waits for 1 run: 1M_rank4"),
+    (EXPERIMENT, "1M_rank4_seed13", "look 1 of 3 waits for 1 run: 1M_rank4_seed13"),
 )
 def test_any_other_failure_holds_the_decision(
     tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, text: str, failing: str, waits: str

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from numpy.random import PCG64, Generator
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.run.ledger import Ledger
@@ -82,9 +83,8 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("seed", "spread", "wide"),
-    [(1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)],
+@parametrize(
+    "seed, spread, wide", (1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)
 )
 def test_every_bound_p_value_and_verdict_is_found_again(
     tmp_path: Path,
@@ -112,17 +112,15 @@ def test_made_looks_have_every_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("key", "change"),
-    [
-        ("bound", lambda value: value * 1.05),
-        ("t", lambda value: value + 0.01),
-        ("p_value", lambda value: value * 0.99),
-        ("futility", lambda value: value + 0.5),
-        ("high", lambda value: value + 0.001),
-        ("verdict", lambda _: "established"),
-        ("level", lambda value: value * 2),
-    ],
+@parametrize(
+    "key, change",
+    ("bound", lambda value: value * 1.05),
+    ("t", lambda value: value + 0.01),
+    ("p_value", lambda value: value * 0.99),
+    ("futility", lambda value: value + 0.5),
+    ("high", lambda value: value + 0.001),
+    ("verdict", lambda _: "established"),
+    ("level", lambda value: value * 2),
 )
 def test_a_number_that_was_changed_is_named(
     tmp_path: Path,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow, pytest.mark.thorough]
 
@@ -28,16 +29,14 @@ def test_no_cell_of_the_null_sweeps_makes_more_false_claims_than_it_may() -> Non
     assert code == 0, [row for row in found if not row["holds"]]
 
 
-@pytest.mark.parametrize(
-    ("part", "kinds"),
-    [
-        ("null sweeps of items", {"false claims"}),
-        ("null sweeps of other seeds", {"false claims"}),
-        ("power and seeds", {"power", "seeds"}),
-        ("families", {"power", "false claims"}),
-        ("few seeds", {"power", "seeds"}),
-        ("explore and confirm", {"best level", "cost"}),
-    ],
+@parametrize(
+    "part, kinds",
+    ("null sweeps of items", {"false claims"}),
+    ("null sweeps of other seeds", {"false claims"}),
+    ("power and seeds", {"power", "seeds"}),
+    ("families", {"power", "false claims"}),
+    ("few seeds", {"power", "seeds"}),
+    ("explore and confirm", {"best level", "cost"}),
 )
 def test_every_part_keeps_its_limits(part: str, kinds: set[str]) -> None:
     code, found = rows("--only", part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
@@ -102,15 +103,13 @@ def test_an_error_has_its_line_its_key_and_what_to_type(old: str, new: str, mess
 CONTRAST = "{name: high, level: {train.lora.rank: 16}, against: {train.lora.rank: 4}}"
 
 
-@pytest.mark.parametrize(
-    ("new", "message", "hint"),
-    [
-        ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
-        ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
-        (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
-        (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
-        ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
-    ],
+@parametrize(
+    "new, message, hint",
+    ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
+    ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
+    (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
+    (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
+    ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
 )
 def test_an_error_of_a_contrast_is_named(new: str, message: str, hint: str | None) -> None:
     faults = _found(CONFIRM_ONLY.replace(CONTRAST, new, 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from tests.train.tiny_sizes import SIZES, made_examples, made_model
@@ -68,9 +69,7 @@ def graphs_captured() -> int:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("qwen", "gemma"))]
-)
+@parametrize("family", "llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("qwen", "gemma")))
 def test_losses_and_gradients_are_those_of_uncompiled_layers(family: str, layout: str) -> None:
     target_loss = build(MODELS[family])
     loss, gradient = step(target_loss, LAYOUTS[layout])
@@ -113,13 +112,11 @@ def rows(folder: Path) -> tuple[StepRow, ...]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
+@parametrize(
     "settings",
-    [
-        tiny_train(),
-        tiny_train(packed=True, max_seq_len=128),
-        tiny_train(checkpoint=CheckpointConfig(save="merged"), epochs=1),
-    ],
+    tiny_train(),
+    tiny_train(packed=True, max_seq_len=128),
+    tiny_train(checkpoint=CheckpointConfig(save="merged"), epochs=1),
     ids=["padded", "packed", "merged"],
 )
 def test_compiling_keeps_the_losses(settings: TrainConfig, tiny_model: Path, words: Path, tmp_path: Path) -> None:

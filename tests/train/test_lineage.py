@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.chains import EASY, HARD, easy_config, hard_config, other_adapter, rewrite_records, swap_adapter, train
 from tests.train.interruptions import EVERY_STEP, StopAfter
@@ -191,20 +192,18 @@ def other_items(root: Path) -> None:
     change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
 
 
-@pytest.mark.parametrize(
-    ("forge", "words"),
-    [
-        (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
-        (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
-        # Only the weights do not do what the parent's did.
-        (forged(zeros=False, records=("marker", "training")), "validation items is"),
-        # Found without any loss, so also where the parent has no validation items.
-        (forged(zeros=True, records=("marker", "training")), "only zeros"),
-        # The marker lies in the checkpoint's own folder, and may be swapped with it.
-        (forged(zeros=False, records=("marker",)), "its training.json"),
-        # A loss on other items says nothing, equal or not.
-        (other_items, "validation items are others"),
-    ],
+@parametrize(
+    "forge, words",
+    (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
+    (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
+    # Only the weights do not do what the parent's did.
+    (forged(zeros=False, records=("marker", "training")), "validation items is"),
+    # Found without any loss, so also where the parent has no validation items.
+    (forged(zeros=True, records=("marker", "training")), "only zeros"),
+    # The marker lies in the checkpoint's own folder, and may be swapped with it.
+    (forged(zeros=False, records=("marker",)), "its training.json"),
+    # A loss on other items says nothing, equal or not.
+    (other_items, "validation items are others"),
 )
 def test_another_parent_than_was_trained_is_refused(
     root: Path, hard: RunConfig, forge: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]

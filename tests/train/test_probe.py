@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.backends.peft.layout import arrange
@@ -176,30 +177,31 @@ def test_invented_examples_fill_the_rows_asked_for(rows: int, width: int, each: 
     assert examples == invented(request, 50)[0]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [{"label_tokens": 1}, {"label_tokens": 33}, {"examples_per_row": 17}, {"examples_per_row": 4, "label_tokens": 7}],
+    {"label_tokens": 1},
+    {"label_tokens": 33},
+    {"examples_per_row": 17},
+    {"examples_per_row": 4, "label_tokens": 7},
 )
 def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(InputError, match="no room"):
         invented(tiny(Path("m"), **changes), 50)
 
 
-@pytest.mark.parametrize(
-    ("error", "device", "outcome"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda", ProbeOutcome.GPU_OOM),
-        (
-            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
-            "cuda",
-            ProbeOutcome.GPU_OOM,
-        ),
-        (RuntimeError("CUDA error: out of memory"), "cuda", ProbeOutcome.GPU_OOM),
-        (MemoryError(), "cpu", ProbeOutcome.HOST_OOM),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "cpu", ProbeOutcome.HOST_OOM),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "cpu", None),
-        (RuntimeError("CUDA error: device-side assert triggered"), "cuda", None),
-    ],
+@parametrize(
+    "error, device, outcome",
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda", ProbeOutcome.GPU_OOM),
+    (
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        "cuda",
+        ProbeOutcome.GPU_OOM,
+    ),
+    (RuntimeError("CUDA error: out of memory"), "cuda", ProbeOutcome.GPU_OOM),
+    (MemoryError(), "cpu", ProbeOutcome.HOST_OOM),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "cpu", ProbeOutcome.HOST_OOM),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "cpu", None),
+    (RuntimeError("CUDA error: device-side assert triggered"), "cuda", None),
 )
 def test_every_way_out_of_memory_is_known(error: BaseException, device: str, outcome: ProbeOutcome | None) -> None:
     assert lacking(error, device) is outcome
@@ -230,14 +232,12 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
         measure(tiny(tiny_model))
 
 
-@pytest.mark.parametrize(
-    ("stdin", "words"),
-    [
-        (b"{", "invalid request: Invalid JSON"),
-        (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
-        (_REQUEST.dump_json(tiny(Path("nowhere"))), "nowhere' does not exist"),
-        (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
-    ],
+@parametrize(
+    "stdin, words",
+    (b"{", "invalid request: Invalid JSON"),
+    (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
+    (_REQUEST.dump_json(tiny(Path("nowhere"))), "nowhere' does not exist"),
+    (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
 )
 def test_garbage_is_a_fault_in_words(stdin: bytes, words: str) -> None:
     done = program(stdin)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -127,9 +128,8 @@ def test_merged_weights_load_without_peft_and_give_the_recorded_loss(config: Run
     assert library_loss(model, config) == pytest.approx(one["final_validation_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("keep", "expected"),
-    [("all", {"epoch_0", "epoch_1", "step_2", "step_4"}), (1, {"epoch_1"}), (2, {"epoch_1", "step_4"})],
+@parametrize(
+    "keep, expected", ("all", {"epoch_0", "epoch_1", "step_2", "step_4"}), (1, {"epoch_1"}), (2, {"epoch_1", "step_4"})
 )
 def test_only_what_keep_says_stays(config: RunConfig, tmp_path: Path, keep: object, expected: set[str]) -> None:
     """The last N by step, whatever their names."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.chains import easy_config, hard_config, train
 from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
@@ -202,14 +203,12 @@ def test_an_adapter_that_changes_the_base_when_loaded_is_refused(tiny_model: Pat
         weights.activate(ActiveAdapter(folder=tmp_path, merged=False))
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {"quantization": "nf4", "optimizer": "adamw_8bit", "lora": LoraConfig(rank=64)},
-        {"quantization": "int8", "optimizer": "adafactor"},
-        {"optimizer": "muon"},
-        {"lora": LoraConfig(rank=4, dora=True), "optimizer": "adafactor"},
-    ],
+    {"quantization": "nf4", "optimizer": "adamw_8bit", "lora": LoraConfig(rank=64)},
+    {"quantization": "int8", "optimizer": "adafactor"},
+    {"optimizer": "muon"},
+    {"lora": LoraConfig(rank=4, dora=True), "optimizer": "adafactor"},
     ids=named,
 )
 def test_estimates_are_real_sizes(tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]) -> None:
@@ -243,13 +242,11 @@ def test_estimates_are_real_sizes(tiny_model: Path, words: Path, tmp_path: Path,
     )
 
 
-@pytest.mark.parametrize(
-    ("how", "first", "second"),
-    [
-        ("adapter", {"quantization": "nf4", "lora": LoraConfig(rank=4, dora=True)}, {}),
-        ("adapter", {"lora": LoraConfig(rank=4, init="pissa", rslora=True)}, {}),
-        ("merge", {"lora": LoraConfig(rank=4, rslora=True)}, {"lora": LoraConfig(rank=3, init="olora", rslora=True)}),
-    ],
+@parametrize(
+    "how, first, second",
+    ("adapter", {"quantization": "nf4", "lora": LoraConfig(rank=4, dora=True)}, {}),
+    ("adapter", {"lora": LoraConfig(rank=4, init="pissa", rslora=True)}, {}),
+    ("merge", {"lora": LoraConfig(rank=4, rslora=True)}, {"lora": LoraConfig(rank=3, init="olora", rslora=True)}),
     ids=["nf4 dora", "pissa further", "olora on merged rslora"],
 )
 def test_a_stage_continues_with_the_settings(
