@@ -189,11 +189,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
         seed=asked.seed,
     )
     layout = BatchLayout(row_tokens=asked.max_seq_len) if asked.packed else PADDED
-    arranged = [
-        arrange([examples[int(index)] for index in batch], layout)
-        for step in range(plan.steps)
-        for batch in plan.step(step)
-    ]
+    arranged = [arrange([examples[int(i)] for i in b], layout) for step in range(plan.steps) for b in plan.step(step)]
     first = arranged[: len(found.micro_batch_tokens)]
     assert [rows.computed_tokens for rows in first] == found.micro_batch_tokens.tolist()
     assert len(arranged) == plan.micro_batches == len(first) * asked.epochs

@@ -94,9 +94,7 @@ def test_torchtune_compiles_by_a_key_that_is_always_there() -> None:
 def test_every_listed_setting_exists_and_its_default_is_supported_by_each_backend() -> None:
     assert capabilities()
     for name, each in capabilities().items():
-        assert all(
-            setting_value(TrainConfig(), key) in (*supported, "auto") for key, supported in each.values.items()
-        ), name
+        assert all(setting_value(TrainConfig(), key) in (*s, "auto") for key, s in each.values.items()), name
         assert list(unsupported_settings(name, TrainConfig(), capabilities())) == []
 
 
@@ -173,10 +171,7 @@ def test_kernels_for_gpus_are_refused_before_a_run_on_a_cpu() -> None:
         ("BK003", "train.kernels", f"train.kernels=none{other}"),
     ]
     absent = list(kernel_findings([both], ComputeConfig(), GPU, None))
-    assert [str(each.hint).partition(";")[0] for each in absent] == [
-        "pip install flash-attn",
-        "pip install liger-kernel",
-    ]
+    assert [str(e.hint).partition(";")[0] for e in absent] == ["pip install flash-attn", "pip install liger-kernel"]
     elsewhere = replace(both, backend="llamafactory")
     assert not list(kernel_findings([elsewhere], ComputeConfig(), GPU, None)), "its own environment is not this one"
     assert not list(kernel_findings([both], ComputeConfig(executor="slurm"), GPU, None)), "nor is that of a node"
@@ -226,9 +221,7 @@ def test_memory_and_time_follow_kernels_and_compiling() -> None:
     assert [setup.attention for setup in ours] == ["eager", "fused"]
     for backend in ("peft", "trl", "torchtune"):
         trainer = get_backend(backend)
-        compiled = [
-            trainer.setup(train_of(backend, compile=each), LLAMA_1B, GPU, 128).compiled for each in (True, False)
-        ]
+        compiled = [trainer.setup(train_of(backend, compile=e), LLAMA_1B, GPU, 128).compiled for e in (True, False)]
         assert compiled == [True, False]
 
 

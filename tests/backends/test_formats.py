@@ -25,10 +25,7 @@ from touchline.experiment.foreign import ForeignDocument, parse_foreign
 
 pytestmark = pytest.mark.planning
 
-BASES = {
-    name: base(name)
-    for name in ("axolotl", "llamafactory", "peft", "qlora_stage", "torchtune", "torchtune_setup", "trl")
-}
+BASES = {n: base(n) for n in ("axolotl", "llamafactory", "peft", "qlora_stage", "torchtune", "torchtune_setup", "trl")}
 AXOLOTL, FACTORY, TRL, STAGE = BASES["axolotl"], BASES["llamafactory"], BASES["trl"], BASES["qlora_stage"]
 TORCHTUNE = BASES["torchtune"]
 SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")

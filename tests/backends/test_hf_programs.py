@@ -165,11 +165,7 @@ def test_the_forecast_has_the_planned_order_and_the_collators_widths(backend: st
         "train.label_smoothing",
         "backend: peft",
     ),
-    (
-        TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True),
-        "train.packed",
-        "backend: peft",
-    ),
+    (TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True), "train.packed", "backend: peft"),
     (
         TrainConfig(learning_rate=2e-4, backend="llamafactory", max_seq_len=90, packed=True),
         "train.max_seq_len",

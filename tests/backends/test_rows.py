@@ -206,12 +206,7 @@ LAYOUTS = st.one_of(
 
 
 def segments_of(rows: SequenceBatch) -> list[tuple[int, int]]:
-    return [
-        (row, int(segment))
-        for row in range(rows.segments.shape[0])
-        for segment in np.unique(rows.segments[row])
-        if segment > SHARED
-    ]
+    return [(row, int(s)) for row in range(rows.segments.shape[0]) for s in np.unique(rows.segments[row]) if s > SHARED]
 
 
 def seen_tokens(rows: SequenceBatch, row: int, column: int) -> list[tuple[int, int]]:
@@ -303,10 +298,7 @@ def test_the_common_prefix_is_common_and_leaves_each_prompt_a_token(examples: li
 
 
 def _alike(count: int, prefix: int, suffix: int) -> list[RenderedExample]:
-    return [
-        RenderedExample(prompt_ids=(7,) * prefix + (index,) * suffix, answer_ids=(1, 2))
-        for index in range(10, 10 + count)
-    ]
+    return [RenderedExample(prompt_ids=(7,) * prefix + (i,) * suffix, answer_ids=(1, 2)) for i in range(10, 10 + count)]
 
 
 def test_the_layout_is_chosen() -> None:

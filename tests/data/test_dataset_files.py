@@ -106,11 +106,7 @@ def test_val_is_validation_and_may_be_absent(tmp_path: Path) -> None:
     """Both names are common; a dataset without it has no rows there."""
     data = splits()
     data["val"] = data.pop("validation")
-    assert [split.name for split in load(write(tmp_path / "a.json", data)).splits] == [
-        "train",
-        "validation",
-        "test",
-    ]
+    assert [split.name for split in load(write(tmp_path / "a.json", data)).splits] == ["train", "validation", "test"]
     del data["val"]
     path = write(tmp_path / "b.json", data)
     assert load(path).findings == ()
@@ -122,11 +118,7 @@ def test_val_is_validation_and_may_be_absent(tmp_path: Path) -> None:
 def test_the_same_rows_give_the_same_splits_in_every_format(tmp_path: Path, words: list[str], seed: int) -> None:
     """JSON, JSONL and CSV differ in bytes and in nothing else."""
     data = [{"input": word, "output": word + "!"} for word in words]
-    files = [
-        write(tmp_path / "d.json", data),
-        write(tmp_path / "d.jsonl", data),
-        write(tmp_path / "d.csv", data),
-    ]
+    files = [write(tmp_path / "d.json", data), write(tmp_path / "d.jsonl", data), write(tmp_path / "d.csv", data)]
     found = [load(path, split_seed=seed, train_fraction=0.5) for path in files]
     assert [info.findings for info in found] == [(), (), ()]
     assert found[0].splits == found[1].splits == found[2].splits
@@ -455,11 +447,7 @@ def test_a_column_of_splits_is_heeded(tmp_path: Path) -> None:
     for path in (write(tmp_path / "d.jsonl", data), write(tmp_path / "d.csv", data)):
         info = load(path)
         assert info.findings == ()
-        assert [(split.name, split.num_examples) for split in info.splits] == [
-            ("train", 8),
-            ("validation", 2),
-            ("test", 4),
-        ]
+        assert [(s.name, s.num_examples) for s in info.splits] == [("train", 8), ("validation", 2), ("test", 4)]
         assert info.split_origin == "in the file"
 
 

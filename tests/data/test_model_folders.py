@@ -363,9 +363,7 @@ def test_a_config_without_a_size_is_told(folder: Path, key: str, value: object) 
 def test_sizes_of_the_part_that_writes_text_and_older_names_are_read(folder: Path) -> None:
     """Models that also see keep them one level down; GPT-2 calls them otherwise."""
     data = json.loads((folder / "config.json").read_text())
-    inner = {
-        key: data.pop(key) for key in ("max_position_embeddings", "num_hidden_layers", "hidden_size", "vocab_size")
-    }
+    inner = {k: data.pop(k) for k in ("max_position_embeddings", "num_hidden_layers", "hidden_size", "vocab_size")}
     (folder / "config.json").write_text(json.dumps(data | {"text_config": inner}))
     assert read_model(folder).num_layers == LAYERS
     old = {"n_positions": 64, "n_layer": 3, "n_embd": 8, "vocab_size": 10}

@@ -106,10 +106,7 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
 
 
 def dataset(folder: Path, splits: dict[str, list[str]]) -> DataConfig:
-    rows = {
-        name: [{"input": f"{name} {n}", "output": label} for n, label in enumerate(labels)]
-        for name, labels in splits.items()
-    }
+    rows = {name: [{"input": f"{name} {n}", "output": x} for n, x in enumerate(la)] for name, la in splits.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.json").write_text(json.dumps(rows))
     return DataConfig(path="data.json")

@@ -252,11 +252,7 @@ def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -
     assert path == tmp_path / "words_8L_80P_2000.json"
     info = load_dataset(DataConfig(path=str(path)), Path())
     assert info.findings == ()
-    assert [(split.name, split.num_examples) for split in info.splits] == [
-        ("train", 1600),
-        ("validation", 100),
-        ("test", 300),
-    ]
+    assert [(s.name, s.num_examples) for s in info.splits] == [("train", 1600), ("validation", 100), ("test", 300)]
     about = json.loads(path.read_text())["about"]
     assert (about["seed"], about["word_length"], about["num_words"], about["train_fraction"]) == (14, 8, 2000, 0.8)
     assert about["word_list"]["sha256"] == AMERICAN_ENGLISH.sha256

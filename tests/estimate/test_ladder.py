@@ -179,9 +179,7 @@ def test_at_the_knee_it_ends_and_the_smaller_one_is_recommended() -> None:
 
 @given(rates=st.lists(st.floats(1.0, 1e6), min_size=1, max_size=8))
 def test_nothing_larger_is_faster_than_the_knee_by_three_percent_a_doubling(rates: list[float]) -> None:
-    trials = [
-        Trial(size=2**power, tokens=2**power, fits=True, tokens_per_second=rate) for power, rate in enumerate(rates)
-    ]
+    trials = [Trial(size=2**p, tokens=2**p, fits=True, tokens_per_second=rate) for p, rate in enumerate(rates)]
     size = knee(trials)
     assert size is not None
     place = int(math.log2(size))

@@ -623,9 +623,7 @@ def test_the_loss_is_named_also_where_the_peak_is_in_the_backward_pass() -> None
 def test_a_release_decides_on_unsloths_loss() -> None:
     trainer = coefficients_of("unsloth")
     base = dataclasses.replace(STORY, backend="unsloth", method="qlora", loss=None, gradient_checkpointing=True)
-    found = [
-        vocab_bytes(dataclasses.replace(base, release=each), trainer)[0] for each in ("2024.5", "2025.3", "2026.1")
-    ]
+    found = [vocab_bytes(dataclasses.replace(base, release=e), trainer)[0] for e in ("2024.5", "2025.3", "2026.1")]
     assert found[0] > found[2] > found[1]
     typical, low, high = vocab_bytes(base, trainer)
     assert low <= min(found)

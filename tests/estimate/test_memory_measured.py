@@ -109,10 +109,7 @@ def test_intervals_hold_nine_tenths(kind: str) -> None:
 
 def test_no_model_is_in_both_halves_of_a_file() -> None:
     for file in {row.file for row in ROWS}:
-        of = {
-            half: {dimensions(row.setup.shape) for row in ROWS if (row.file, row.half) == (file, half)}
-            for half in HALVES
-        }
+        of = {h: {dimensions(row.setup.shape) for row in ROWS if (row.file, row.half) == (file, h)} for h in HALVES}
         assert not of["fitted"] & of["held out"], file
         assert bool(of["fitted"]) == bool(of["held out"]), file
         assert bool(of["fitted"]) != bool(of["seen"] | of["not fitted"]), file

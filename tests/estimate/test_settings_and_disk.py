@@ -210,9 +210,7 @@ def test_a_file_of_our_own_trainer() -> None:
 @pytest.mark.parametrize("targets", [("q_proj",), LLAMA_TARGETS])
 def test_a_safetensors_file_has_that_size(tmp_path: Path, dtype: Dtype, rank: int, targets: tuple[str, ...]) -> None:
     shape = dataclasses.replace(SHAPES["SmolLM2-135M"], num_layers=3)
-    tensors = {
-        name: np.zeros((rows, columns), dtype=dtype) for name, rows, columns in adapter_tensors(shape, rank, targets)
-    }
+    tensors = {name: np.zeros((rows, c), dtype=dtype) for name, rows, c in adapter_tensors(shape, rank, targets)}
     path = tmp_path / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     assert path.stat().st_size == adapter_file_bytes(shape, rank, targets, dtype)

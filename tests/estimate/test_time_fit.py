@@ -101,10 +101,7 @@ def test_points_widen_and_narrow() -> None:
     assert abs(own[0] - truth(10, 100000)) < abs(other[0] - truth(10, 100000))
     found = fit(rates(), [row(10, 1000, setting=str(i)) for i in range(40)], [truth(10, 1000)] * 40)
     assert found.predict(row(10, 1000))[1] >= found.scale * 0.03
-    calm, wild = (
-        fitted(4),
-        fit(rates(), fitted(4).rows, [truth(*point) + (-1) ** i for i, point in enumerate(GRID[:4])]),
-    )
+    calm, wild = (fitted(4), fit(rates(), fitted(4).rows, [truth(*p) + (-1) ** i for i, p in enumerate(GRID[:4])]))
     assert wild.scale > 2 * calm.scale
 
 

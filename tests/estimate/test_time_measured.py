@@ -48,9 +48,7 @@ def test_without_any_run_times_that_no_rate_is_from_lie_in_the_interval() -> Non
     """Other rows, another GPU, and a benchmark whose mean lengths are assumed; `benchmarks/held_out.py`."""
     rows = public_rows("unseen_times")
     known = {(row.point.setup.shape.name, row.point.setup.method, row.point.seconds_per_step) for row in ROWS}
-    assert not known & {
-        (row.point.setup.shape.name, row.point.setup.method, row.point.seconds_per_step) for row in rows
-    }
+    assert not known & {(r.point.setup.shape.name, r.point.setup.method, r.point.seconds_per_step) for r in rows}
     scored = [score_step(row.point, ask(row.point, gpu_machine(row.point.machine), [])) for row in rows]
     assert len(scored) == 83
     told = [each for each, row in zip(scored, rows, strict=True) if row.source == "fms"]
@@ -109,9 +107,7 @@ def test_half_of_the_runs_predict_the_other_half() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_an_unseen_size_is_predicted_from_the_others(model: str) -> None:
     known = [point for point in RUNS.points if point.setup.shape.name != model]
-    scored = [
-        score_step(point, ask(point, RUNS.machine, known)) for point in RUNS.points if point.setup.shape.name == model
-    ]
+    scored = [score_step(p, ask(p, RUNS.machine, known)) for p in RUNS.points if p.setup.shape.name == model]
     assert error(scored) <= 0.20
     assert all(each.estimate.rung is EvidenceLevel.SAME_STACK for each in scored)
 

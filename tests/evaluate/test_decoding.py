@@ -77,10 +77,7 @@ def test_an_adapter_gives_what_peft_gives(tiny_base: Path, adapters: tuple[Path,
 def test_the_order_of_adapters_does_not_matter(tiny_base: Path, adapters: tuple[Path, ...]) -> None:
     """Each adapter answers alike, first or last, after the base or after another, also when it had been dropped."""
     assert len(adapters) > LOADED_ADAPTERS
-    worn = [
-        None,
-        *(ActiveAdapter(folder=adapter, merged=merged) for adapter, merged in product(adapters, (True, False))),
-    ]
+    worn = [None, *(ActiveAdapter(folder=a, merged=merged) for a, merged in product(adapters, (True, False)))]
     weights = make(tiny_base)
     first: dict[ActiveAdapter | None, torch.Tensor] = {}
     for item in [*worn, *reversed(worn), *worn[::3]]:

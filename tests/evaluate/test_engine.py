@@ -45,9 +45,7 @@ def ask(
 def test_every_request_gets_its_own_answer(engine: Engine) -> None:
     """Sorting by length inside does not mix answers up; progress counts every item once."""
     model = engine.weights.model
-    expected = [
-        write_answers(model, [prompt], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0] for prompt in PROMPTS
-    ]
+    expected = [write_answers(model, [p], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0] for p in PROMPTS]
     heard: list[int] = []
     engine.on_batch = lambda worn, count: heard.append(count)
     assert ask(engine) == expected

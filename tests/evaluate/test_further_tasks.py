@@ -208,9 +208,7 @@ def test_drawn_answers_with_repeats_are_drawn_again_alike(experiment: Path) -> N
     go(experiment)
     first = records(experiment)["capitalization"]
     assert first.repeats == 3
-    assert [(sample.id, sample.repeat) for sample in first.samples] == [
-        (f"test-{i}", r) for i in range(6) for r in range(3)
-    ]
+    assert [(sa.id, sa.repeat) for sa in first.samples] == [(f"test-{i}", r) for i in range(6) for r in range(3)]
     assert (
         first.decoding
         == "temperature 1.5, top-p 0.95, 3 answers an item, seed 4, batch 8, float32, at most 6 new tokens"

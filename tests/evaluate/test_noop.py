@@ -107,9 +107,7 @@ def test_it_is_written_once_and_alike_everywhere(tmp_path: Path) -> None:
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.iterdir()} == first
     shutil.rmtree(place)
     write_no_op(folder, config)
-    assert {path.name: path.read_bytes() for path in place.iterdir()} == {
-        name: content for name, (_, content) in first.items()
-    }
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {name: c for name, (_, c) in first.items()}
     assert load_file(place / WEIGHTS).popitem()[1].dtype is torch.bfloat16
 
 

@@ -123,9 +123,7 @@ def test_a_value_that_no_key_takes_is_refused_with_place_and_expectation(value: 
     assert (finding.subject, finding.message) == ("train.learning_rate", f"train.learning_rate: {message}")
     with pytest.raises(InputError) as caught:
         read_experiment(GOOD, "e.yaml", [f"train.learning_rate={value}"])
-    assert [each.message for each in caught.value.findings] == [
-        f"the value of train.learning_rate cannot be read: {message}"
-    ]
+    assert [e.message for e in caught.value.findings] == [f"the value of train.learning_rate cannot be read: {message}"]
 
 
 @given(st.text(max_size=200))

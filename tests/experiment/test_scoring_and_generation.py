@@ -317,9 +317,7 @@ READ: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
 
 def test_the_label_that_is_meant_is_read() -> None:
     """In every way in which models write it, and none where none is meant."""
-    wrong = [
-        (text, labels, wanted, got) for text, labels, wanted in READ if (got := read_label(text, labels)) != wanted
-    ]
+    wrong = [(text, labels, w, got) for text, labels, w in READ if (got := read_label(text, labels)) != w]
     assert wrong == []
 
 

@@ -182,15 +182,7 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     there = contents(tmp_path)
     found = [*there.strays, *(read_record(path) for path in there.records.values())]
     assert [item.name for item in found if isinstance(item, RunRecord)] == ["good"]
-    assert {item.path for item in found if isinstance(item, Broken)} == {
-        half,
-        edited,
-        future,
-        empty,
-        folder,
-        misplaced,
-        stray,
-    }
+    assert {i.path for i in found if isinstance(i, Broken)} == {half, edited, future, empty, folder, misplaced, stray}
     assert names(tmp_path) == ["good"]
     reasons = {item.path: item.reason for item in load_index(tmp_path).broken}
     assert "copied by half" in reasons[half]

@@ -39,9 +39,7 @@ def fixture(name: str) -> str:
 
 
 def test_begin_and_end_carry_their_times() -> None:
-    events = [
-        event for event in read_lines(PackingLines, fixture("packing/stated.out")) if not isinstance(event, Observation)
-    ]
+    events = [e for e in read_lines(PackingLines, fixture("packing/stated.out")) if not isinstance(e, Observation)]
     kinds = [event.kind if isinstance(event, Sign) else "stamp" for event in events]
     assert kinds == [SignKind.START, "stamp", SignKind.TRAINED, "stamp"]
     first, last = (event for event in events if isinstance(event, Stamp))
@@ -126,9 +124,7 @@ def test_the_documents_of_wandb() -> None:
     }
     machine = read_metadata("wandb-metadata.json", json.loads(fixture("wandb/wandb-metadata.json")))
     devices = [each for each in machine or () if isinstance(each, Observation)]
-    assert [(each.name, each.certain) for each in devices] == [
-        (name, False) for name in ("gpu", "gpus", "gpu_memory_total")
-    ]
+    assert [(e.name, e.certain) for e in devices] == [(name, False) for name in ("gpu", "gpus", "gpu_memory_total")]
     assert devices[2].value == pytest.approx(79.6, abs=0.1)
     for content in ({}, {"loss": 0.5}, {"_step": 1, "_timestamp": 3.0}, {"gpu": "X", "gpu_count": 8}, {"program": 1}):
         assert all(reader("state.json", content) is None for reader in (read_summary, read_metadata))

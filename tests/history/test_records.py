@@ -296,9 +296,7 @@ def test_signs() -> None:
 
 def test_rows_of_our_own_metrics() -> None:
     losses = seen("loss")
-    assert [(event.step, event.value) for event in losses] == [
-        (step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)
-    ]
+    assert [(e.step, e.value) for e in losses] == [(step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
     elapsed = seen("train_seconds")
     assert [(event.step, event.value) for event in elapsed] == [(step, 2.0 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
     assert {(event.aggregation, event.inside) for event in elapsed} == {("sum", ())}
@@ -324,10 +322,7 @@ def test_rates_and_losses_of_our_own_metrics() -> None:
     assert [event.value for event in seen("gpu_utilization_percent")][-1] == 85.0
     lines = fixture("metrics.jsonl").splitlines()
     events = read("\n".join([lines[0], *[lines[1]] * 120]))
-    assert [event.line for event in events if isinstance(event, Observation) and event.name == "tokens_per_second"] == [
-        51,
-        101,
-    ]
+    assert [e.line for e in events if isinstance(e, Observation) and e.name == "tokens_per_second"] == [51, 101]
     row = {**json.loads(fixture("metrics.jsonl").splitlines()[1]), "loss": float("nan")}
     events = read(json.dumps(row))
     assert [event.kind for event in events if isinstance(event, Sign)] == [SignKind.NOT_A_NUMBER]

@@ -427,9 +427,7 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
     rates = {rate.token_unit: rate.value for rate in found.costs.tokens_per_second}
     assert rates == {"padded": 2 * 4 * 64 / 3.0, "label": 2 * 4 * 10 / 3.0}
     assert isinstance(found.costs.peak_memory, tuple)
-    assert [(peak.kind, peak.phase, peak.value, peak.unit) for peak in found.costs.peak_memory] == [
-        ("process", "step", 5.0, "GiB")
-    ]
+    assert [(p.kind, p.phase, p.value, p.unit) for p in found.costs.peak_memory] == [("process", "step", 5.0, "GiB")]
     after = found.costs.memory_after_init
     assert (after.value, after.phase, after.kind) == (1.0, "after_init", "process")
     batching = found.batching
@@ -448,11 +446,7 @@ def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
     machine = replace(CPU, kind="gpu", name="as planned", threads=None)
     found = record(attempt(4, cuda=True), machine)
     assert isinstance(found.costs.peak_memory, tuple)
-    assert {peak.kind: peak.value for peak in found.costs.peak_memory} == {
-        "allocated": 3.0,
-        "reserved": 4.0,
-        "process": 5.0,
-    }
+    assert {p.kind: p.value for p in found.costs.peak_memory} == {"allocated": 3.0, "reserved": 4.0, "process": 5.0}
     assert isinstance(found.machine.gpu, SourcedText)
     assert found.machine.gpu.value == "a GPU"
 

@@ -185,9 +185,7 @@ def test_streams_are_pairs_and_jobs_are_apart(tmp_path: Path) -> None:
 
 def test_state_files_and_a_config_belong_to_the_only_log_of_a_folder(tmp_path: Path) -> None:
     found = groups(tmp_path, "slurm-1.out", "trainer_log.jsonl", "all_results.json", "llama3_lora.yaml")
-    assert [sorted(each) for each in found] == [
-        ["all_results.json", "llama3_lora.yaml", "slurm-1.out", "trainer_log.jsonl"]
-    ]
+    assert [sorted(e) for e in found] == [["all_results.json", "llama3_lora.yaml", "slurm-1.out", "trainer_log.jsonl"]]
 
 
 def test_a_named_file_brings_its_own_run_along_and_no_other(tmp_path: Path) -> None:

@@ -35,8 +35,5 @@ def serious(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def data(folder: Path, test: list[str], train: list[str]) -> DataConfig:
-    rows = {
-        name: [{"input": word, "output": word.capitalize()} for word in words]
-        for name, words in (("train", train), ("test", test))
-    }
+    rows = {n: [{"input": wo, "output": wo.capitalize()} for wo in w] for n, w in (("train", train), ("test", test))}
     return DataConfig(path=str(write(folder / "words.json", json.dumps(rows))), prompt="Capitalize: {input}")

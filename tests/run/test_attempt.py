@@ -273,11 +273,7 @@ def test_a_cohort_is_one_attempt_in_each_folder(tmp_path: Path, start: Start, mo
     assert ended.returncode == 1
     assert (places["lead"] / "words").read_text() == "--with ../done --with ../failed"
     codes = {name: read_attempts(places[name] / "status")[-1].exit for name in ("lead", "done", "failed")}
-    assert {name: None if end is None else end.code for name, end in codes.items()} == {
-        "lead": 1,
-        "done": 0,
-        "failed": 1,
-    }
+    assert {name: None if e is None else e.code for name, e in codes.items()} == {"lead": 1, "done": 0, "failed": 1}
     assert (places["failed"] / "slurm-7.out").read_text() == "said\n"
     assert holder.poll() is None
     assert not (tmp_path.parent / "escape").exists()

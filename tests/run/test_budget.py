@@ -51,9 +51,7 @@ GPUS = 2
 def planned(rate: float = 1e-3, micro: int = 8, *, known: bool = True) -> Plan:
     """Three trainings on two GPUs each, limited by a prediction or not at all, and a control."""
     made = [made_run(name, limit=LIMIT if known else NO_RUNS) for name in NAMES]
-    runs = [
-        replace(run, train=replace(run.train, learning_rate=rate, micro_batch_size=micro)) for run in made if run.train
-    ]
+    runs = [replace(r, train=replace(r.train, learning_rate=rate, micro_batch_size=micro)) for r in made if r.train]
     compute = ComputeConfig(executor="local", gpus_per_run=GPUS)
     return made_plan(*runs, made_control("base"), compute=compute, machine=GPU)
 

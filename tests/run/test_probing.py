@@ -126,10 +126,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.ended) == (8, SearchStop.BRACKETED.value)
     assert (report.predicted, report.sizes) == (16, (1, 2, 4, 8, 16, 32))
-    assert [(asked["rows"], asked["width"], asked["label_tokens"]) for asked in child.asked()] == [
-        (8, 32, 24),
-        (16, 32, 48),
-    ]
+    assert [(a["rows"], a["width"], a["label_tokens"]) for a in child.asked()] == [(8, 32, 24), (16, 32, 48)]
     assert len(set(child.pids())) == 2
     assert tuple(kept) == report.tries
     assert [one.outcome for one in kept] == [ProbeOutcome.FITS, ProbeOutcome.GPU_OOM]

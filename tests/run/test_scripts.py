@@ -56,9 +56,7 @@ def script(name: str, *, run: PlannedRun | None = None, plan: Plan | None = None
 
 
 def asked(text: str) -> dict[str, str | None]:
-    return {
-        each.option or each.written: each.value for each in read_script(text, "x.slurm", launch_commands()).directives
-    }
+    return {e.option or e.written: e.value for e in read_script(text, "x.slurm", launch_commands()).directives}
 
 
 def findings(text: str, name: str) -> list[Finding]:
@@ -407,9 +405,7 @@ def test_bash_finds_syntax_errors_where_shellcheck_is_missing() -> None:
 def test_the_real_shellcheck_finds_what_our_own_rules_found() -> None:
     shellcheck = find_shellcheck()
     for name, (text, code) in FAULTS.items():
-        found = {
-            each.subject: each for each in shell_findings(read_script(text, "job.slurm", launch_commands()), shellcheck)
-        }
+        found = {e.subject: e for e in shell_findings(read_script(text, "job.slurm", launch_commands()), shellcheck)}
         assert f"SC{code}" in found, (name, found)
         assert found[f"SC{code}"].severity is Severity.ERROR, name
 

@@ -194,11 +194,7 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
     executor = Watched(make_executor(history, None), history)
     views = executor.query_jobs(history.jobs)
     for job in history.jobs:
-        truth = [
-            each
-            for each in history.fake.cluster.jobs
-            if each.folder == job.folder and each.life.reason != "BadConstraints"
-        ]
+        truth = [e for e in history.fake.cluster.jobs if e.folder == job.folder and e.life.reason != "BadConstraints"]
         view = views.get(job.name)
         if truth and view is None:
             history.fault(f"{job.name}: nothing is known of {truth[-1].raw}")

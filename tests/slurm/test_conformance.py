@@ -193,9 +193,7 @@ def on_slurm(
     cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OnSlurm]:
     """The selected rows, side by side; one of them on a second cluster, without control groups."""
-    here = [
-        item for item in request.session.items if isinstance(item, pytest.Function) and item.module is request.module
-    ]
+    here = [i for i in request.session.items if isinstance(i, pytest.Function) and i.module is request.module]
     names = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
     others = any(item.get_closest_marker("thorough") for item in here if not hasattr(item, "callspec"))
     rows = [row for row in ROWS if row.name in names or row.name == "failed" or others]
@@ -213,9 +211,7 @@ def _run(cluster: Cluster, without_cgroup: Cluster, rows: Sequence[Row], root: P
         "never arrived": Recorder(cluster.commands(), "request"),
         "no cgroup": Recorder(without_cgroup.commands()),
     }
-    benches = {
-        name: Bench(root / name.replace(" ", "-"), recorder, POLL_SECONDS) for name, recorder in recorders.items()
-    }
+    benches = {name: Bench(root / name.replace(" ", "-"), r, POLL_SECONDS) for name, r in recorders.items()}
     names = {"first": cluster.nodes[0], "second": cluster.nodes[-1]}
     with ThreadPoolExecutor() as pool:
         begun = [

@@ -270,9 +270,7 @@ def test_rows_of_waiting_tasks_and_absent_fields() -> None:
     assert waiting_tasks("14_[1,3,5,...]") == ("14_1", "14_3", "14_5")
     assert waiting_tasks("14_3") == ()
     assert len(waiting_tasks("14_[0-4294967295]")) == 100_000
-    assert [read_seconds(text) for text in ("N/A", "Unknown", "None", "", "0", "1795280873")] == [None] * 5 + [
-        1795280873.0
-    ]
+    assert [read_seconds(t) for t in ("N/A", "Unknown", "None", "", "0", "1795280873")] == [None] * 5 + [1795280873.0]
     assert [read_text(text) for text in ("(null)", "N/A", "None", "Resources")] == ["", "", "", "Resources"]
 
 

@@ -188,12 +188,7 @@ def test_words_have_no_quotes_and_groups_have_what_follows_them() -> None:
     ("python -m torch.distributed.launch --nproc_per_node 2 train.py", "torchrun", "train.py", "2"),
     ("srun accelerate launch --multi_gpu --num_processes 8 train.py", "accelerate", "train.py", "8"),
     ("deepspeed --num_gpus=2 train.py --deepspeed ds.json", "deepspeed", "train.py", "2"),
-    (
-        "tune run --nproc_per_node 2 lora_finetune_distributed --config x.yaml",
-        "tune",
-        "lora_finetune_distributed",
-        "2",
-    ),
+    ("tune run --nproc_per_node 2 lora_finetune_distributed --config x.yaml", "tune", "lora_finetune_distributed", "2"),
     ("uv run python finetune.py", "python", "finetune.py", None),
     ("apptainer exec --nv img.sif python dpo.py", "python", "dpo.py", None),
     ("conda run -n llm python train.py", "python", "train.py", None),

@@ -276,9 +276,7 @@ def test_every_number_of_a_test_is_scipy_s() -> None:
 def test_two_seeds_that_agree_make_no_claim() -> None:
     """13.1 points between two seeds each: the plain tests give 0.0097 (Welch) and 0.067 (paired); it said < 0.001."""
     rows = {1: 0.742, 2: 0.7695}, {1: 0.6255, 2: 0.6240}
-    second, first = (
-        {seed: [1.0] * round(2000 * m) + [0.0] * round(2000 * (1 - m)) for seed, m in e.items()} for e in rows
-    )
+    second, first = ({s: [1.0] * round(2000 * m) + [0.0] * round(2000 * (1 - m)) for s, m in e.items()} for e in rows)
     found = contrast_of(seeded(second, first))
     assert found.p_value is not None
     assert 0.05 < found.p_value < 0.08
@@ -308,9 +306,7 @@ def test_no_claim_rests_on_seeds_that_do_not_differ() -> None:
 def test_a_level_with_one_seed_is_described_and_not_tested() -> None:
     rng = Generator(PCG64(12))
     for own, other in (([1], [2, 3]), ([1, 2, 3], [4]), ([1, 2], [2, 3])):
-        found = contrast_of(
-            seeded({seed: answers(0.5, rng) for seed in own}, {seed: answers(0.5, rng) for seed in other})
-        )
+        found = contrast_of(seeded({s: answers(0.5, rng) for s in own}, {seed: answers(0.5, rng) for seed in other}))
         assert (found.reason, found.shown, found.test) == (ONE_SEED, Conclusion.NOT_TESTABLE, None)
         assert found.value is not None
 

@@ -54,9 +54,7 @@ def planned(rank: str, seed: int, phase: Phase) -> PlannedRun:
 
 
 def confirm_plan(*contrasts: StatedContrast, looks: Sequence[int] = LOOKS, budget: float | None = None) -> Plan:
-    ranks = [
-        rank for rank in RANKS if any(rank in (each.level[made.RANK], each.against[made.RANK]) for each in contrasts)
-    ]
+    ranks = [r for r in RANKS if any(r in (each.level[made.RANK], each.against[made.RANK]) for each in contrasts)]
     runs = [planned(rank, seed, Phase.CONFIRM) for rank in ranks for seed in SEEDS]
     strategy = PlannedStrategy(
         explore=None, contrasts=contrasts, seeds=SEEDS, looks=tuple(looks), detect=DETECT, budget_device_hours=budget

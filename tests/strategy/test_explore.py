@@ -119,9 +119,7 @@ def test_totals_count_what_may_be_started_at_most(tmp_path: Path, settings: User
     """Confirm for as many conditions as explore may choose; of explore each run to its point, two to the end."""
     plan = api.plan(make_experiment(tmp_path / "tiny", EXPLORE), settings).plan
     runs = strategy_of(plan).likely_runs
-    chosen = {
-        level.value for run in runs if run.phase is Phase.CONFIRM for level in run.levels if "rank" in level.factor
-    }
+    chosen = {le.value for run in runs if run.phase is Phase.CONFIRM for le in run.levels if "rank" in le.factor}
     assert len(chosen) == 1 + 1, "the one to choose, and the reference"
     assert [run for run in runs if run.phase is not Phase.CONFIRM] == [
         run for run in plan.runs if run.phase is not Phase.CONFIRM

@@ -49,9 +49,7 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
         seed_spread=spread,
     )
     rng = Generator(PCG64(seed))
-    scores = {
-        name: (0.7 + effect + rng.normal(0, 0.01, 6), 0.7 + rng.normal(0, 0.01, 6)) for name, effect in TRUE.items()
-    }
+    scores = {name: (0.7 + e + rng.normal(0, 0.01, 6), 0.7 + rng.normal(0, 0.01, 6)) for name, e in TRUE.items()}
     ledger, decided = Ledger(folder / "ledger.jsonl", "local"), dict[str, Verdict]()
     for number, seeds in enumerate(LOOKS):
         names = [name for name in TRUE if name not in decided]

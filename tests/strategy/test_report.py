@@ -50,10 +50,7 @@ def table(report: Report, title: str) -> Table:
 
 
 def rows(found: Table) -> list[dict[str, str]]:
-    return [
-        {column.label: value_text(value, column) for value, column in zip(row, found.columns, strict=True)}
-        for row in found.rows
-    ]
+    return [{c.label: value_text(value, c) for value, c in zip(row, found.columns, strict=True)} for row in found.rows]
 
 
 def points(text: str) -> float:
@@ -71,9 +68,7 @@ def test_every_number_of_a_look_follows_from_the_table_of_seeds() -> None:
     found = rows(table(report, "Looks"))
     assert len(found) == 4
     for row in found:
-        used = [
-            each for each in seeds if each["contrast"] == row["contrast"] and int(each["from look"]) <= int(row["look"])
-        ]
+        used = [e for e in seeds if e["contrast"] == row["contrast"] and int(e["from look"]) <= int(row["look"])]
         assert len(used) == int(row["seeds"])
         differences = [points(each["mean at the level"]) - points(each["mean against"]) for each in used]
         assert [points(each["difference (points)"]) for each in used] == pytest.approx(differences, abs=1e-6)
@@ -292,9 +287,7 @@ def test_an_experiment_without_a_strategy_has_no_section() -> None:
 
 
 def summary(label: str, runs: Sequence[RunResult], left_out: tuple[str, ...] = ()) -> ExperimentSummary:
-    settings = {
-        run.name: {"train.lora.rank": run.levels[-1].value, "seeds": str(run.seed), "models": run.model} for run in runs
-    }
+    settings = {r.name: {"train.lora.rank": r.levels[-1].value, "seeds": str(r.seed), "models": r.model} for r in runs}
     return ExperimentSummary(
         label=label, root=label, origin="planned", date="", runs=tuple(runs), settings=settings,
         left_out=left_out,

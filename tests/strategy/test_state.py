@@ -96,9 +96,7 @@ def test_later_seeds_are_those_of_the_contrasts_that_are_open() -> None:
     """What a decided contrast had stays listed, and is no longer worked on."""
     plan = plan_of()
     state = state_of(plan, [looked(0, eight=Verdict.ESTABLISHED, two=Verdict.UNDECIDED)])
-    assert names(state.newest) == {
-        run.name for run in plan.runs if run.seed in (13, 14) and not run.name.startswith("rank8")
-    }
+    assert names(state.newest) == {r.name for r in plan.runs if r.seed in (13, 14) and not r.name.startswith("rank8")}
     assert any(name.startswith("rank8") for name in names(state.started))
     assert not any(name.startswith("rank8") for name in names(state.working))
     settled = state_of(

@@ -110,9 +110,7 @@ def test_fetching_together_is_same(config: RunConfig, undisturbed: Path, grouped
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     order = [(line["event"], line["step"]) for line in lines if line["event"] in ("step", "validation", "checkpoint")]
     before = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert order == [
-        (line["event"], line["step"]) for line in before if line["event"] in ("step", "validation", "checkpoint")
-    ]
+    assert order == [(li["event"], li["step"]) for li in before if li["event"] in ("step", "validation", "checkpoint")]
 
 
 class Waits(TorchDispatchMode):

@@ -213,9 +213,7 @@ def test_two_processes_train_as_one(experiment: PlannedExperiment, ours: Path, t
     )
     write_config(folder, config)
     assert run_training(config, folder, Stop())
-    assert [row.loss for row in metrics(folder).steps] == pytest.approx(
-        [row.loss for row in metrics(ours).steps], abs=1e-5
-    )
+    assert [r.loss for r in metrics(folder).steps] == pytest.approx([row.loss for row in metrics(ours).steps], abs=1e-5)
 
 
 def test_adapters_beside_it_stay_adapters(experiment: PlannedExperiment) -> None:

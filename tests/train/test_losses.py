@@ -233,10 +233,7 @@ def test_three_adapters_learn_as_three_models_do(family: str, layout: BatchLayou
     theirs = [trainable(each.model) for each in alone]
     assert [list(each) for each in own] == [list(each) for each in theirs]
     rates = (1e-2, 3e-3, 2e-2)
-    optimizers = [
-        [torch.optim.AdamW(each.values(), lr=rate) for each, rate in zip(side, rates, strict=True)]
-        for side in (own, theirs)
-    ]
+    optimizers = [[torch.optim.AdamW(e.values(), lr=r) for e, r in zip(s, rates, strict=True)] for s in (own, theirs)]
     for step in range(6):
         rows = [micro_batch(run, step, layout) for run in range(3)]
         requests = [MicroBatchGradient(rows=each, targets=len(each.labels)) for each in rows]
@@ -268,9 +265,7 @@ def test_a_run_whose_loss_is_not_finite_leaves_the_gradients_of_others_alone() -
     losses = side_by_side.add_gradients(list(RANKS), requests)
     assert [bool(torch.isfinite(loss)) for loss in losses] == [True, False, True]
     for name in ("default", "third"):
-        assert all(
-            bool(torch.isfinite(each.grad).all()) for each in trainable(shared, name).values() if each.grad is not None
-        )
+        assert all(bool(torch.isfinite(e.grad).all()) for e in trainable(shared, name).values() if e.grad is not None)
 
 
 def test_an_adapter_on_the_output_head_is_refused() -> None:

@@ -192,11 +192,7 @@ def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
 @parametrize(
     "error, device, outcome",
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda", ProbeOutcome.GPU_OOM),
-    (
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
-        "cuda",
-        ProbeOutcome.GPU_OOM,
-    ),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "cuda", ProbeOutcome.GPU_OOM),
     (RuntimeError("CUDA error: out of memory"), "cuda", ProbeOutcome.GPU_OOM),
     (MemoryError(), "cpu", ProbeOutcome.HOST_OOM),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "cpu", ProbeOutcome.HOST_OOM),

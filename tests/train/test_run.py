@@ -285,11 +285,7 @@ def test_micro_batches_are_those_planned(config: RunConfig, tmp_path: Path, monk
     inputs = load_inputs(config, tmp_path)
     monkeypatch.setattr(loop, "arrange", recording)
     train(tmp_path / "run", config)
-    planned = [
-        [inputs.train[int(index)] for index in batch]
-        for step in range(inputs.batches.steps)
-        for batch in inputs.batches.step(step)
-    ]
+    planned = [[inputs.train[int(i)] for i in b] for s in range(inputs.batches.steps) for b in inputs.batches.step(s)]
     assert seen[-len(planned) :] == planned
 
 

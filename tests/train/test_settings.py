@@ -107,10 +107,7 @@ def test_the_saved_state_of_an_8_bit_optimizer_has_8_bits(tiny_model: Path, word
     assert not run_training(config, folder, StopAfter(left=8))
     (saved,) = folder.glob("resume/step_*/optimizer.safetensors")
     moments = {name: value for name, value in load_file(saved).items() if name.endswith("::state1")}
-    assert {(value.numel() >= 4096, value.dtype) for value in moments.values()} == {
-        (True, torch.uint8),
-        (False, torch.float32),
-    }
+    assert {(v.numel() >= 4096, v.dtype) for v in moments.values()} == {(True, torch.uint8), (False, torch.float32)}
     assert read_metrics(folder / "metrics.jsonl").attempts[0].optimizer == "AdamW, 8-bit"
 
 

@@ -132,9 +132,7 @@ def test_both_trainers_use_the_settings_alike(experiment: PlannedExperiment, ind
     one, other = metrics(ours), metrics(theirs)
     tolerance = 1e-5 if run.train.quantization == "none" else 5e-3
     assert [row.loss for row in other.steps] == pytest.approx([row.loss for row in one.steps], abs=tolerance)
-    assert [row.loss for row in other.validations] == pytest.approx(
-        [row.loss for row in one.validations], abs=tolerance
-    )
+    assert [r.loss for r in other.validations] == pytest.approx([row.loss for row in one.validations], abs=tolerance)
     first, second = (load_file(folder / "epoch_1" / "adapter_model.safetensors") for folder in (ours, theirs))
     assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
     if run.train.quantization == "none":
