@@ -206,7 +206,7 @@ def test_memory_and_time_follow_kernels_and_compiling() -> None:
     """Plain attention keeps its matrix; liger keeps no logits."""
     for backend in ("trl", "llamafactory", "axolotl"):
         setups = [
-            get_backend(backend).setup(train_of(backend, **changes), LLAMA_1B, GPU, 128)  # type: ignore[arg-type]
+            get_backend(backend).setup(train_of(backend, **changes), LLAMA_1B, GPU, 128)
             for changes in ({}, {"attention": "eager"}, {"kernels": "liger"})
         ]
         assert [setup.attention for setup in setups] == ["fused", "eager", "fused"]

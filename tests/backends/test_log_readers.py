@@ -239,7 +239,7 @@ def test_a_printed_dictionary_is_read_back(row: dict[str, object]) -> None:
 
 def test_dictionaries_as_programs_print_them() -> None:
     row = read_row("{'loss': nan, 'a': None, 'b': tensor(2.5, device='cuda:0'), 'c': np.float64(1e-05), 'd': 'it'}")
-    assert math.isnan(row["loss"])  # type: ignore[arg-type]
+    assert math.isnan(row["loss"])
     assert (row["a"], row["b"], row["c"], row["d"]) == (None, 2.5, 1e-05, "it")
     assert read_row("{'text': \"it's 5\", 'n': 2}") == {"text": "it's 5", "n": 2}
     assert read_row("{'loss': 1.5, 'epoch'") is None

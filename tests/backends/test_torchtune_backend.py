@@ -62,7 +62,7 @@ LLAMA_1B = replace(
 
 def dimensions(model: ModelInfo, **changes: object) -> ModelInfo:
     assert model.dimensions is not None
-    return replace(model, dimensions=replace(model.dimensions, **changes))  # type: ignore[arg-type]
+    return replace(model, dimensions=replace(model.dimensions, **changes))
 
 
 def planned(*, packed: bool = False, validation: bool = True, model: ModelInfo = TINY) -> tuple[PlannedRun, Plan]:
@@ -158,7 +158,7 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
     (TINY, {"checkpoint": CheckpointConfig(every=CheckpointInterval(steps=5))}, "checkpoint.every"),
 )
 def test_the_impossible_is_refused(model: ModelInfo, train: dict[str, object], message: str) -> None:
-    settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)  # type: ignore[arg-type]
+    settings = replace(TrainConfig(backend="torchtune", max_seq_len=128), **train)
     found = refused_settings(model, settings)
     assert any(message in each.message for each in found), found
     assert all(each.severity is Severity.ERROR and each.hint for each in found)

@@ -63,7 +63,7 @@ def write(path: Path, data: object) -> Path:
 
 
 def load(path: Path, **settings: object) -> DatasetInfo:
-    return load_dataset(DataConfig(path=str(path), **settings), Path())  # type: ignore[arg-type]
+    return load_dataset(DataConfig(path=str(path), **settings), Path())
 
 
 def errors(info: DatasetInfo) -> list[Finding]:

@@ -119,7 +119,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
 )
 def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]) -> None:
     (folder / "sub").mkdir()
-    data = DataConfig(**files)  # type: ignore[arg-type]
+    data = DataConfig(**files)
     try:
         findings = load_dataset(data, folder).findings
     except InputError as fault:
@@ -147,7 +147,7 @@ def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], ex
 )
 def test_keys_that_exclude_each_other_are_refused(keys: Mapping[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        DataConfig(**keys)  # type: ignore[arg-type]
+        DataConfig(**keys)
 
 
 def test_a_training_needs_no_test_rows(folder: Path) -> None:

@@ -42,7 +42,7 @@ def write_config(content: str) -> Path:
 
 def make(out: Path, **changes: object) -> Path:
     settings = {"word_length": 5, "num_words": 40, "train_fraction": 0.5, "seed": 1} | changes
-    return create_capitalization(out, **settings)  # type: ignore[arg-type]
+    return create_capitalization(out, **settings)
 
 
 def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:

@@ -180,8 +180,8 @@ def test_a_vision_tower_has_the_parameters_of_its_module(name: str) -> None:
     """Of the catalog's values and of a config.json as transformers writes it; both are the published count."""
     public = public_model(name)
     config = dict(public.config)
-    text = dict(config.get("text_config") or {key: config[key] for key in config if not key.endswith("_config")})  # type: ignore[call-overload]
-    vision = dict(config["vision_config"])  # type: ignore[call-overload]
+    text = dict(config.get("text_config") or {key: config[key] for key in config if not key.endswith("_config")})
+    vision = dict(config["vision_config"])
     vision["hidden_size" if config["model_type"] == "qwen2_vl" else "out_hidden_size"] = text["hidden_size"]
     parts = {"text_config": text, "vision_config": vision}
     for part in parts.values():

@@ -44,7 +44,7 @@ class Place:
         (self.root / name).write_text(json.dumps({"train": rows[:-2], "test": rows[-2:]}))
 
     def lengths(self, split: str = "train", date: str = DAY, **settings: str) -> TokenLengths:
-        data = DataConfig(**({"path": "d.json"} | settings))  # type: ignore[arg-type]
+        data = DataConfig(**({"path": "d.json"} | settings))
         return token_lengths(read_model(self.model), data, split, self.root, date, self.cache)
 
 
@@ -55,7 +55,7 @@ def place(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def counting(self: ChatRenderer, *texts: object) -> object:
         made.counted += 1
-        return real(self, *texts)  # type: ignore[arg-type]
+        return real(self, *texts)
 
     monkeypatch.setattr(ChatRenderer, "_answer", counting)
     return made
@@ -318,7 +318,7 @@ def test_the_wrong_lines_are_named(tmp_path: Path) -> None:
     np.array([3, -1]),
     np.array([], np.int64),
 )
-def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(InputError):
         read_lengths(tmp_path / "a.npy")

@@ -223,13 +223,13 @@ def test_the_version_of_a_package_with_its_makers_name_is_read() -> None:
 def test_a_run_that_may_have_had_other_settings_makes_no_estimate_certain(true: dict[str, Any], kind: str) -> None:
     """Its peak was taken as that of the plan's settings: 33 GiB within 6 % where 42 are right."""
     setup, wide = asked(release="1.16"), MicroBatch(rows=16, width=512, label_tokens=16 * 512)
-    peak = memory(replace(setup, **true), ()).of_kind(kind).value  # type: ignore[arg-type]
+    peak = memory(replace(setup, **true), ()).of_kind(kind).value
     record = logged(gib=None, peak_memory=number(peak, "GiB", phase="step", kind=kind), versions=("trl=1.16.0",))
     (run,) = collect_points([record], shape_of)
     assert not isinstance(run.memory, Missing)
     for batch in (BATCH, wide):
-        right = memory(setup, (), batch).of_kind(kind)  # type: ignore[arg-type]
-        found = memory(setup, run.memory, batch).of_kind(kind)  # type: ignore[arg-type]
+        right = memory(setup, (), batch).of_kind(kind)
+        found = memory(setup, run.memory, batch).of_kind(kind)
         assert found.low <= right.value <= found.high
         assert found.high / found.low <= right.high / right.low * 1.01
 

@@ -113,8 +113,8 @@ def test_what_ifs_that_do_not_apply_are_not_there() -> None:
 )
 def test_the_adapters_element_type_matters_more_than_its_rank(dtype: str, way: str, gib: float) -> None:
     """Finding 7 of the reference: 1B, 4 x 2048, without checkpointing, figures of its simulation."""
-    setup = dataclasses.replace(STORY, backend="trl", adapter_dtype=dtype)  # type: ignore[arg-type]
-    trainer = dataclasses.replace(coefficients_of("trl"), float32_adapters=way)  # type: ignore[arg-type]
+    setup = dataclasses.replace(STORY, backend="trl", adapter_dtype=dtype)
+    trainer = dataclasses.replace(coefficients_of("trl"), float32_adapters=way)
     assert peak_parts(setup, batch(4, 2048), trainer).total / GIB == pytest.approx(gib, abs=0.05)
 
 

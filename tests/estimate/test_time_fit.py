@@ -31,7 +31,7 @@ def rates(power: float = 1.0, **changes: float) -> Rates:
         setting_sigma=0.05,
         weight=4.0,
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def row(launches: float, tokens: float, *, model: str = "a", setting: str = "") -> RegressionSample:

@@ -25,7 +25,7 @@ NOOP = ("tiny_noop", "noop")
 
 
 def experiment_of(root: Path, items: int = 40, **changes: object) -> Path:
-    evaluate_config = EvaluateConfig(batch_size=8, max_new_tokens=6, **changes)  # type: ignore[arg-type]
+    evaluate_config = EvaluateConfig(batch_size=8, max_new_tokens=6, **changes)
     made = make_experiment(root, items=items, evaluate=evaluate_config)
     noop = LoraConfig(rank=4, target_modules=("q_proj", "v_proj"))
     config = evaluation_config(root / "models" / "tiny", root / "words.json", NOOP[0], evaluate=evaluate_config)

@@ -63,7 +63,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Engine, monke
         tried.append((len(prompts), len(prompts) * (max(map(len, prompts)) + DECODING.max_new_tokens)))
         if tried[-1][1] > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return write_answers(model, prompts, **options)  # type: ignore[arg-type]
+        return write_answers(model, prompts, **options)
 
     monkeypatch.setattr(engine_module, "write_answers", narrow)
     assert ask(engine) == expected

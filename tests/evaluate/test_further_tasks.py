@@ -53,7 +53,7 @@ def ask(experiment: Path, *names: str, run: str = "tiny_base", **settings: objec
     """Have a run evaluated on further tasks too, with these settings."""
     config = read_evaluation_config(experiment / run / "eval.yaml")
     tasks = tuple(resolve_task(name, experiment) for name in names)
-    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6, tasks=names), **settings)  # type: ignore[arg-type]
+    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6, tasks=names), **settings)
     write_run(experiment, replace(config, tasks=tasks, evaluate=changed))
 
 

@@ -46,7 +46,7 @@ def own(experiment: Path, body: str = BODY, **settings: object) -> None:
     name = write_task(experiment, body)
     (experiment / "tasks" / "helpers.py").write_text(HELPERS)
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
-    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6), **settings)  # type: ignore[arg-type]
+    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6), **settings)
     task = resolve_task(name, experiment)
     write_run(experiment, replace(config, task=name, own=task, evaluate=changed))
 

@@ -63,7 +63,7 @@ def bos_model(tiny_base: Path, tmp_path: Path) -> Path:
 
 def ask(api: TouchlineAPI, chat: list[Message], **config: object):
     messages = [ROLES[message.role](content=message.content) for message in chat]
-    settings = GenerateConfig(max_tokens=6, **config)  # type: ignore[arg-type]
+    settings = GenerateConfig(max_tokens=6, **config)
     return asyncio.run(api.generate(messages, [], "none", settings))
 
 
@@ -145,7 +145,7 @@ def test_models_share_a_base(tiny_base: Path, adapters: tuple[Path, ...], monkey
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
     """Nothing is ignored in silence."""
     with pytest.raises(InputError):
-        refuse_unsupported([], GenerateConfig(**config))  # type: ignore[arg-type]
+        refuse_unsupported([], GenerateConfig(**config))
 
 
 def test_greedy_and_sampled_settings_pass_and_tools_do_not() -> None:

@@ -209,7 +209,7 @@ def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: p
         tried.append(len(prompts))
         if len(prompts) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return write_answers(model, prompts, **options)  # type: ignore[arg-type]
+        return write_answers(model, prompts, **options)
 
     monkeypatch.setattr(engine_module, "write_answers", narrow)
     assert ask(engine, worn) == expected
@@ -226,7 +226,7 @@ def test_the_common_prefix_is_computed_once_for_all(setup: Setup, family: str, m
 
     def counted(model: object, ids: tuple[int, ...], before_pass: object, variants: int) -> Prefix:
         computed.append((len(ids), variants))
-        return read_prefix(model, ids, before_pass, variants)  # type: ignore[arg-type]
+        return read_prefix(model, ids, before_pass, variants)
 
     monkeypatch.setattr(engine_module, "read_prefix", counted)
     engine.batches.clear()

@@ -70,7 +70,7 @@ def write_marker(base: Path, folder: Path, **changes: str) -> None:
         adapter_sha256=sha256_file(weights),
         files={weights.name: SavedFile(size=weights.stat().st_size, sha256=sha256_file(weights))},
     )
-    text = TypeAdapter(ExportMarker).dump_json(replace(marker, **changes))  # type: ignore[arg-type]
+    text = TypeAdapter(ExportMarker).dump_json(replace(marker, **changes))
     (folder / "touchline.json").write_bytes(text)
 
 
@@ -92,7 +92,7 @@ def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> E
         evaluate=EvaluateConfig(batch_size=8, max_new_tokens=6),
         control=run.endswith("_base"),
     )
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)
 
 
 def write_run(experiment: Path, config: EvaluationConfig) -> Path:

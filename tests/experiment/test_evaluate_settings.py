@@ -133,7 +133,7 @@ def test_hashes_of_what_was_evaluated_before_stay() -> None:
 )
 def test_every_setting_that_decides_on_scores_is_in_the_hash(changes: dict[str, object]) -> None:
     """And each changes it in a way of its own."""
-    changed = replace(CONFIG, evaluate=replace(CONFIG.evaluate, **changes))  # type: ignore[arg-type]
+    changed = replace(CONFIG, evaluate=replace(CONFIG.evaluate, **changes))
     assert settings_sha256(changed) != HASH_OF_BEFORE
     further = replace(changed.evaluate, temperature=0.8)
     assert settings_sha256(replace(changed, evaluate=further)) != settings_sha256(changed)

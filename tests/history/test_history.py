@@ -347,7 +347,7 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     with a.open("ab") as stream:
         stream.write(b"more\n")
     third = add_groups(history, groups_of(a, b), read_lines)
-    assert [item.steps_done.value for item in third.learned] == [2]  # type: ignore[union-attr]
+    assert [item.steps_done.value for item in third.learned] == [2]
     assert third.unchanged_files == 1
     assert names(history) == ["a"]
     assert len(tree(history)) == 2
@@ -357,7 +357,7 @@ def test_the_places_that_are_told_lead_to_the_files(tmp_path: Path) -> None:
     """The table names whole paths, the record does not."""
     log = write_log(tmp_path / "alice", "a.log", b"run\n")
     (item,) = add_groups(tmp_path / "h", groups_of(log), read_lines).learned
-    assert item.seconds_per_step.where == f"{log}:2"  # type: ignore[union-attr]
+    assert item.seconds_per_step.where == f"{log}:2"
     assert item.files == (str(log),)
     assert b"alice" not in b"".join(tree(tmp_path / "h").values())
 

@@ -68,7 +68,7 @@ def score(right: list[bool], **changes: object) -> ScoreFacts:
         comparable="c" * 64,
         outcomes=pack_outcomes(right),
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 @given(st.lists(st.booleans(), max_size=70))
@@ -87,7 +87,7 @@ def test_every_outcome_comes_back_in_its_place(outcomes: list[bool]) -> None:
     {"outcomes": "ff" * 10},
 )
 def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: dict[str, object]) -> None:
-    found = item_outcomes(replace(score([True] * 8), **changes))  # type: ignore[arg-type]
+    found = item_outcomes(replace(score([True] * 8), **changes))
     assert str(changes.get("items", 8)) in found.missing
 
 
@@ -228,7 +228,7 @@ def test_a_collected_run_teaches_seed_condition_scores_and_validation(tmp_path: 
     assert first.started_unix == 1000.0
     packed, unpacked = first.predicted.packed_tokens, first.predicted.unpacked_tokens
     assert 0 < packed.value < unpacked.value
-    steps = plan.runs[0].batches.steps  # type: ignore[union-attr]
+    steps = plan.runs[0].batches.steps
     assert first.validation == (ValidationPoint(step=steps // 2, loss=1.5), ValidationPoint(step=steps, loss=0.25))
     (found,) = first.scores
     assert (found.task, found.score, found.checkpoint) == ("capitalization", "exact match", "epoch_0")
@@ -270,7 +270,7 @@ def test_what_is_evaluated_later_replaces_what_was_stored_before(tmp_path: Path,
         api.collect(folder, settings)
         api.collect(folder, settings)
         (record,) = current(settings)
-        seen.append(sum(item_outcomes(record.scores[0])) if record.scores else None)  # type: ignore[arg-type]
+        seen.append(sum(item_outcomes(record.scores[0])) if record.scores else None)
     assert seen == [None, 24, 21, 23, 22, 20]
     assert len(contents(settings.history_dir).records) == len(seen)
 

@@ -137,7 +137,7 @@ def test_a_failed_last_command_leaves_a_complete_training_complete() -> None:
     made = segmenter(loss(1, step=10), sign(SignKind.TRAINED, 2), sign(SignKind.FAILED_COMMAND, 3))
     ending = ending_of(RunSegment(parts=(made.parts[-1],)), steps_done=10, steps_total=10, is_document=False)
     assert ending.outcome is Outcome.COMPLETED
-    assert ending.exit.value.startswith("failed")  # type: ignore[union-attr]
+    assert ending.exit.value.startswith("failed")
 
 
 def test_memory_stays_bounded_whatever_comes() -> None:

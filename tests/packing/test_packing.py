@@ -215,11 +215,7 @@ def settings_of(draw_packed: bool, micro: int, accumulation: int, epochs: int, s
 
 @given(LENGTHS, st.booleans(), st.integers(1, 9), st.integers(1, 4), st.integers(1, 3))
 def test_what_it_says_of_an_epoch_adds_up(
-    lengths: np.ndarray,  # type: ignore[type-arg]
-    packed: bool,
-    micro: int,
-    accumulation: int,
-    epochs: int,
+    lengths: np.ndarray, packed: bool, micro: int, accumulation: int, epochs: int
 ) -> None:
     found = OurBatching().forecast(lengths, settings_of(packed, micro, accumulation, epochs))
     kept = np.minimum(lengths, 64)
@@ -238,7 +234,7 @@ def test_what_it_says_of_an_epoch_adds_up(
 
 
 @given(LENGTHS, st.integers(1, 9))
-def test_the_same_seed_gives_the_same_rows(lengths: np.ndarray, micro: int) -> None:  # type: ignore[type-arg]
+def test_the_same_seed_gives_the_same_rows(lengths: np.ndarray, micro: int) -> None:
     first, second = (OurBatching().forecast(lengths, settings_of(True, micro, 1, 1)) for _ in range(2))
     assert first.row_tokens.tolist() == second.row_tokens.tolist()
 

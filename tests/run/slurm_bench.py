@@ -142,7 +142,7 @@ class Bench:
             pid_started=1.0,
             time_unix=now,
         )
-        start = dataclasses.replace(start, **more)  # type: ignore[arg-type]
+        start = dataclasses.replace(start, **more)
         write_start(self.job.status, start)
         write_heartbeat(self.job.status, start, now)
 

@@ -261,7 +261,7 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     folder = folder_with(tmp_path, planned())
     approve(folder, 10)
     world = World(1)
-    world.chance.random = lambda: 0.5  # type: ignore[method-assign]
+    world.chance.random = lambda: 0.5
     executor = with_budget(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")

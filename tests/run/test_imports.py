@@ -224,7 +224,7 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     left = {each.key: each for each in report.not_carried}
     assert left["runs.1.parameters.mood"].value == "calm"
     assert left["controls.vibe"].value == "good"
-    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
+    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}
     assert any("mood" in note for note in report.notes)
 
 
@@ -379,7 +379,7 @@ def test_numbers_of_gpus_that_differ_are_listed_and_counted_in_the_batch(here: P
     experiment = loaded.experiment
     assert experiment.factors == {"train.global_batch_size": [32, 64]}
     assert experiment.compute.gpus_per_run == 1
-    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]  # type: ignore[type-var]
+    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]
 
 
 def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:

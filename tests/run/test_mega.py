@@ -25,7 +25,7 @@ SITE = SlurmSite(signal_seconds=20)
 
 def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
     asked = {"gpus_per_node": 2, "cpus_per_node": 8, "seconds": 600.0} | allocation
-    text = mega_text("seed4", stages, Allocation(**asked), SITE)  # type: ignore[arg-type]
+    text = mega_text("seed4", stages, Allocation(**asked), SITE)
     quicker = text.replace(f"read -r -t {TICK} ", "read -r -t 0.1 ")
     assert quicker != text
     (root / "mega_job.slurm").write_text(quicker)
@@ -56,7 +56,7 @@ def test_stages_start_in_order_and_no_gpu_is_used_twice(tmp_path: Path) -> None:
     held: dict[int, str] = {}
     for event in stand_in.events():
         if "start" in event:
-            for gpu in event["gpus"]:  # type: ignore[attr-defined]
+            for gpu in event["gpus"]:
                 assert gpu not in held
                 held[gpu] = str(event["name"])
         else:

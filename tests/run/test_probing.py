@@ -84,7 +84,7 @@ def request(**changes: object) -> ProbeRequest:
         "width": 1,
         "label_tokens": 1,
     }
-    return ProbeRequest(**{**base, **changes})  # type: ignore[arg-type]
+    return ProbeRequest(**{**base, **changes})
 
 
 def batches(*sizes: int) -> dict[int, MicroBatch]:
@@ -240,7 +240,7 @@ def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -
     one, fault = try_batch(request(steps=5), 2, batch, GIB, 60.0, slots=3, threads=4)
     assert (one.outcome, fault, one.seconds_per_step) == (ProbeOutcome.FITS, None, 4.0)
     steps = [asked["steps"] for asked in child.asked()]
-    assert sorted(steps)[0] == 5  # type: ignore[type-var]
+    assert sorted(steps)[0] == 5
     assert len(steps) == 3
     assert all(gone(pid) for pid in child.pids())
 

@@ -84,7 +84,7 @@ def job(folder: Path, name: str, *after: str) -> Job:
 
 def ran(folder: Path, jobs: Sequence[Job], executor: Executor, *, room: int = 1, **hooks: object) -> dict[str, JobView]:
     ledger = Ledger(folder / "ledger.jsonl", executor.name)
-    return run_jobs(jobs, executor, ledger, [()] * room, lambda *_: None, clock=Simulated(), **hooks)  # type: ignore[arg-type]
+    return run_jobs(jobs, executor, ledger, [()] * room, lambda *_: None, clock=Simulated(), **hooks)
 
 
 @pytest.mark.parametrize("room", [1, 2, 9])
@@ -171,7 +171,7 @@ def test_ctrl_c_stops_what_runs_here_and_leaves_a_schedulers_jobs_alone(tmp_path
     """A closed laptop must not empty the cluster's queue."""
     executor = Scripted(waits_itself=waits_itself)
     stopped: list[str] = []
-    executor.stop = lambda jobs: stopped.extend(each.name for each in jobs)  # type: ignore[method-assign]
+    executor.stop = lambda jobs: stopped.extend(each.name for each in jobs)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -235,7 +235,7 @@ def test_a_driver_that_hangs_holds_the_sampler_alone(tmp_path: Path, monkeypatch
         return SimpleNamespace(used=1)
 
     meter = GpuMeter(library, "0")
-    library.nvmlDeviceGetMemoryInfo = never  # type: ignore[method-assign]
+    library.nvmlDeviceGetMemoryInfo = never
     with work() as process:
         sampler = Sampler(tmp_path, "1", 0, process.pid, gpus=lambda: meter)
         with sampler:
@@ -267,7 +267,7 @@ def test_the_real_library_is_asked_only_with_a_driver(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "pynvml", None)
     told = open_gpus()
     assert told == "the package nvidia-ml-py is not installed"
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     assert isinstance(open_gpus(), GpuMeter)
 
 

@@ -115,7 +115,7 @@ def test_an_experiment_overrules_the_site() -> None:
 )
 def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wanted: dict[str, str]) -> None:
     """Its training and its job in a placement say what is theirs."""
-    compute = ComputeConfig(executor="slurm", evaluation=EvaluationCompute(**own))  # type: ignore[arg-type]
+    compute = ComputeConfig(executor="slurm", evaluation=EvaluationCompute(**own))
     plan = made_plan(compute=compute, machine=GPU)
     training, evaluation = (asked(script(name, plan=plan, site=FULL_SITE)) for name in ("finetune.slurm", "eval.slurm"))
     assert wanted.items() <= evaluation.items()
@@ -235,7 +235,7 @@ def test_no_value_breaks_a_script(name: str, hostile: str, gpus: int, machine: o
     """bash reads it, sbatch reads each value as it was given, and `touchline check` finds nothing wrong."""
     run = made_run(hostile)
     compute = ComputeConfig(executor="slurm", gpus_per_run=gpus, time_limit="2h")
-    plan = made_plan(run, compute=compute, machine=machine)  # type: ignore[arg-type]
+    plan = made_plan(run, compute=compute, machine=machine)
     slurm = SlurmSite(account=hostile, constraint=hostile, modules=(hostile,), python=hostile, cpus_per_run=4)
     text = run_files(plan, run, replace(SITE, slurm=slurm, models_dir=hostile, cache_dir=hostile))[name]
     done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)

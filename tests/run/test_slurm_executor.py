@@ -98,7 +98,7 @@ def test_a_query_that_fails_or_is_not_whole_changes_no_state(fault: str, state: 
     if fault in outputs:
         bench.slurm.answers["squeue"] = said(0, out=outputs[fault])
     else:
-        bench.trouble["squeue"] = fault  # type: ignore[assignment]
+        bench.trouble["squeue"] = fault
     for _ in range(20):
         assert bench.view(later=180) == before
     assert "missing" not in bench.events()
@@ -406,7 +406,7 @@ def test_an_sacct_without_submit_lines_is_asked_without(bench: Bench) -> None:
     bench.accounts(bench.row(state="FAILED", exit_code="3:0", ended=bench.clock.now()))
     run = bench.slurm.run
     refusal = said(1, 'sacct: error: Invalid field requested: "SubmitLine"\n')
-    bench.slurm.run = lambda words, **more: refusal if "SubmitLine" in str(words) else run(words, **more)  # type: ignore[method-assign, assignment]
+    bench.slurm.run = lambda words, **more: refusal if "SubmitLine" in str(words) else run(words, **more)
     assert bench.view().exit_code == 3
 
 

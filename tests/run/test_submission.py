@@ -44,7 +44,7 @@ def goes_down_at_sbatch(bench: Bench, fault: Trouble) -> None:
         if "sbatch" in str(words):
             bench.trouble["squeue"] = "down"
             return fault
-        return bench.trouble.get(words[0], "")  # type: ignore[index]
+        return bench.trouble.get(words[0], "")
 
     bench.slurm.trouble = trouble
 

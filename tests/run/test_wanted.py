@@ -103,7 +103,7 @@ def test_a_training_that_failed_in_its_last_line_has_trained_well(tmp_path: Path
 )
 def test_what_is_there_is_evaluated_and_the_rest_is_named(tmp_path: Path, epochs: object, todo: tuple[str]) -> None:
     """A training that was stopped after its first epoch of two."""
-    folder = write_run(tmp_path, replace(made_run(), evaluate=EvaluateConfig(epochs=epochs)))  # type: ignore[arg-type]
+    folder = write_run(tmp_path, replace(made_run(), evaluate=EvaluateConfig(epochs=epochs)))
     export(folder, 0)
     end(folder, "76", 0, "completed", 3.0)
     end(folder, "77", 75, "stopped by SIGUSR1", 5.0)

@@ -67,7 +67,7 @@ class TriesAgainAtOnce(SlurmExecutor):
 
 def tries_again_at_once(history: History, lock: int | None) -> Executor:
     executor = TriesAgainAtOnce(history.fake, history.root / "ledger.jsonl", clock=history.clock, lock=lock)
-    executor._queries.find = lambda tokens, since_unix: {}  # type: ignore[method-assign]
+    executor._queries.find = lambda tokens, since_unix: {}
     return executor
 
 

@@ -70,7 +70,7 @@ def test_p_values_are_adjusted_over_the_declared_family_alone() -> None:
 )
 def test_what_is_not_the_same_evaluation_is_refused_with_the_reason(changes: dict[str, object], reason: str) -> None:
     control = scored("base", [1.0] * 50 + [0.0] * 50, control=True)
-    found = analysed([scored("r4", [1.0] * 60 + [0.0] * 40, **changes), control])  # type: ignore[arg-type]
+    found = analysed([scored("r4", [1.0] * 60 + [0.0] * 40, **changes), control])
     assert found.comparisons == ()
     assert [(refusal.run, refusal.other, refusal.reason) for refusal in found.refusals] == [("r4", "base", reason)]
     assert len(found.scores) == 2

@@ -269,8 +269,8 @@ def test_every_number_of_a_test_is_scipy_s() -> None:
             assert found.p_adjusted == found.p_value
             wide = found.with_items
             assert wide.p_value >= float(expected.pvalue) * (1 - 1e-9)
-            assert wide.low <= found.low + 1e-9 * abs(found.low)  # type: ignore[operator]
-            assert wide.high >= found.high - 1e-9 * abs(found.high)  # type: ignore[operator]
+            assert wide.low <= found.low + 1e-9 * abs(found.low)
+            assert wide.high >= found.high - 1e-9 * abs(found.high)
 
 
 def test_two_seeds_that_agree_make_no_claim() -> None:

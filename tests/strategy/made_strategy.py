@@ -96,7 +96,7 @@ def trained(run: PlannedRun, right: int, **changes: object) -> RunResult:
         train_losses=losses[1:],
         phase=run.phase,
     )
-    return replace(result, **changes)  # type: ignore[arg-type]
+    return replace(result, **changes)
 
 
 def cut_run(run: PlannedRun, step: int) -> RunResult:
@@ -121,7 +121,7 @@ def cut_run(run: PlannedRun, step: int) -> RunResult:
 
 
 def decision(kind: DecisionKind, number: int = 0, **content: object) -> StrategyDecision:
-    return StrategyDecision(kind=kind, number=number, design="d" * 64, **content)  # type: ignore[arg-type]
+    return StrategyDecision(kind=kind, number=number, design="d" * 64, **content)
 
 
 def seen(

@@ -56,7 +56,7 @@ def plan_of(**changes: object) -> Plan:
     )
     runs = [run_of(rank, rate, seed) for rank in (2, 4, 8) for rate in ("1e-3", "1e-4") for seed in SEEDS]
     plan = made_plan(*runs, made_control())
-    return replace(plan, strategy=replace(strategy, **changes))  # type: ignore[arg-type]
+    return replace(plan, strategy=replace(strategy, **changes))
 
 
 def looked(number: int, **verdicts: Verdict) -> StrategyDecision:
@@ -175,7 +175,7 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
     def with_train(**changes: object) -> Plan:
         first = plan.runs[0]
         assert first.train is not None
-        other = replace(first, train=replace(first.train, **changes), digest="x")  # type: ignore[arg-type]
+        other = replace(first, train=replace(first.train, **changes), digest="x")
         return replace(plan, runs=(other, *plan.runs[1:]))
 
     assert design_digest(with_train(micro_batch_size=4)) == design_digest(plan)

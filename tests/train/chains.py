@@ -24,13 +24,7 @@ def easy_config(model: Path, words: Path, **changes: object) -> RunConfig:
 def hard_config(model: Path, words: Path, parent: str = EASY, *, how: str = "adapter", **changes: object) -> RunConfig:
     """A stage that goes on from another one."""
     base = make_config(model, words, tiny_train(**changes))
-    link = ParentConfig(
-        run=parent,
-        folder=f"../{parent}",
-        run_digest="e" * 64,
-        continue_=how,  # type: ignore[arg-type]
-        checkpoint="last",
-    )
+    link = ParentConfig(run=parent, folder=f"../{parent}", run_digest="e" * 64, continue_=how, checkpoint="last")
     return replace(base, run=HARD, run_digest="f" * 64, parent=link)
 
 

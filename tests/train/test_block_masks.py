@@ -118,7 +118,7 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run FlexAttention unfused, and let it run backward on a CPU, which only its kernels cannot."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, training: bool, **settings: object) -> object:
-        return flex_attention.flex_attention(query, key, value, **settings)  # type: ignore[call-overload]
+        return flex_attention.flex_attention(query, key, value, **settings)
 
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(library, "compile_friendly_flex_attention", attend)

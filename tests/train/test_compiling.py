@@ -143,7 +143,7 @@ def test_all_shapes_are_compiled(
     compile_shapes = compiling.compile_shapes
 
     def counted(*arguments: object) -> tuple[int, float]:
-        found = compile_shapes(*arguments)  # type: ignore[arg-type]
+        found = compile_shapes(*arguments)
         seen.append(graphs_captured())
         return found
 

@@ -154,7 +154,7 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperi
     prompts = [item.prompt_ids for item in session.inputs.validation]
     session.model.eval()
     own, read = (
-        write_answers(model, prompts, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)  # type: ignore[arg-type]
+        write_answers(model, prompts, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)
         for model in (session.model, weights.model)
     )
     assert own == read

@@ -300,7 +300,7 @@ def logits_of(folder: Path, config: RunConfig) -> torch.Tensor:
 
 def some_tokens(model: torch.nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)  # type: ignore[union-attr, arg-type]
+    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)
 
 
 def test_a_merged_parent_is_in_export_and_loss(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:

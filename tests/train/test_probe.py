@@ -52,7 +52,7 @@ def tiny(path: Path, **changes: object) -> ProbeRequest:
         width=16,
         label_tokens=6,
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:

@@ -73,7 +73,7 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     assert run_external(theirs, Stop())
     one, other = metrics(ours), metrics(theirs)
     assert other.attempts[0].device == one.attempts[0].device, "times are looked up by it"
-    assert len(one.steps) == len(other.steps) == run.batches.steps  # type: ignore[union-attr]
+    assert len(one.steps) == len(other.steps) == run.batches.steps
     for expected, found in zip(one.steps, other.steps, strict=True):
         assert (
             found.step,
@@ -161,7 +161,7 @@ def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
     other = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path / "other")})
     try:
         for each in (left, other):
-            wait_while(each, lambda each=each: RUN_VARIABLE not in psutil.Process(each.pid).environ())  # type: ignore[misc]
+            wait_while(each, lambda each=each: RUN_VARIABLE not in psutil.Process(each.pid).environ())
         assert end_orphans(tmp_path) == 1
         assert left.wait(10) is not None
         assert other.poll() is None

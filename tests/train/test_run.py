@@ -133,7 +133,7 @@ def test_merged_weights_load_without_peft_and_give_the_recorded_loss(config: Run
 )
 def test_only_what_keep_says_stays(config: RunConfig, tmp_path: Path, keep: object, expected: set[str]) -> None:
     """The last N by step, whatever their names."""
-    checkpoint = CheckpointConfig(every=CheckpointInterval(steps=2), keep=keep)  # type: ignore[arg-type]
+    checkpoint = CheckpointConfig(every=CheckpointInterval(steps=2), keep=keep)
     folder = train(tmp_path / "run", replace(config, train=replace(config.train, checkpoint=checkpoint)))
     assert {path.name for path in folder.iterdir() if path.is_dir()} == expected
 
@@ -158,7 +158,7 @@ def test_packing_and_checkpointing_change_rows_and_memory_only(config: RunConfig
         ({"micro_batch_size": 8}, 1e-3),
         ({"gradient_checkpointing": True}, 1e-5),
     ):
-        changed = make_config(Path(config.model.path), Path(config.data.path), replace(config.train, **changes))  # type: ignore[arg-type]
+        changed = make_config(Path(config.model.path), Path(config.data.path), replace(config.train, **changes))
         other = read_metrics(train(tmp_path / "-".join(changes), changed) / "metrics.jsonl")
         assert [row.loss for row in other.steps] == pytest.approx([row.loss for row in plain.steps], rel=tolerance)
         if "packed" in changes:
@@ -280,7 +280,7 @@ def test_micro_batches_are_those_planned(config: RunConfig, tmp_path: Path, monk
 
     def recording(examples: list[RenderedExample], *rest: object) -> layout.SequenceBatch:
         seen.append(list(examples))
-        return layout.arrange(examples, *rest)  # type: ignore[arg-type]
+        return layout.arrange(examples, *rest)
 
     inputs = load_inputs(config, tmp_path)
     monkeypatch.setattr(loop, "arrange", recording)

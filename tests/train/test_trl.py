@@ -263,7 +263,7 @@ def test_the_loss_holds_no_logits_of_all_tokens(labels: float) -> None:
     ids = torch.arange(tokens)[None]
 
     class Sizes(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             made = function(*args, **(kwargs or {}))
             sizes = (each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor))
             largest[0] = max(largest[0], *sizes, 0)

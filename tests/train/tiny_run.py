@@ -37,7 +37,7 @@ def tiny_train(**changes: object) -> TrainConfig:
         validate_every_steps=3,
         lora=LoraConfig(rank=4),
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def make_config(
