@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.cases import parametrize
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LORA
 from tests.estimate.time_rows import gpu_machine
 from tests.history.made import make_record, number
 
@@ -62,15 +62,7 @@ def logged(name: str = "old", *, gib: float | None = 9.0, **changes: object) -> 
 
 def asked(**changes: Any) -> TrainingSetup:
     """What the plan of the same training asks for."""
-    setup = TrainingSetup(
-        shape=LLAMA_1B,
-        backend="trl",
-        method="lora",
-        rank=16,
-        target_modules=WHOLE,
-        base_dtype="bfloat16",
-        adapter_dtype="float32",
-    )
+    setup = replace(LORA, backend="trl", rank=16, target_modules=WHOLE, adapter_dtype="float32")
     return replace(setup, **changes)
 
 

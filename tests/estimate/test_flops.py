@@ -8,24 +8,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, QVO_MLP
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, LORA, QVO_MLP
 
-from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.estimate import MicroBatch
 from touchline.data.shapes import load_shape
 from touchline.estimate.flops import forward_flops, step_flops
 from touchline.estimate.work import StepWork, work_of
 
 pytestmark = pytest.mark.planning
 
-LORA = TrainingSetup(
-    shape=LLAMA_1B,
-    backend="torchtune",
-    method="lora",
-    rank=16,
-    target_modules=QVO_MLP,
-    base_dtype="bfloat16",
-    adapter_dtype="bfloat16",
-)
+LORA = replace(LORA, rank=16)
 WORK = work_of([MicroBatch(rows=4, width=512, label_tokens=100)])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.estimate.made_shapes import LORA
 from tests.tiny_vision import build_tiny_vision_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
@@ -34,10 +35,10 @@ CONFIG = LlamaConfig(
 def _setup() -> TrainingSetup:
     shape = shape_of_config(CONFIG.to_dict(), "tiny", "a test")
     assert isinstance(shape, ModelShape)
-    return TrainingSetup(
+    return replace(
+        LORA,
         shape=shape,
         backend="trl",
-        method="lora",
         rank=0,
         target_modules=(),
         base_dtype="float32",

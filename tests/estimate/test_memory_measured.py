@@ -6,12 +6,13 @@ import csv
 import json
 import os
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmarks.held_out import constants, peak
 from tests.cases import parametrize
-from tests.estimate.made_shapes import SHAPES
+from tests.estimate.made_shapes import LORA, SHAPES
 from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, measured_rows
 
 from touchline.backends.memory import MemoryCoefficients
@@ -208,14 +209,13 @@ def _litgpt() -> list[tuple[TrainingSetup, MicroBatch, float | None]]:
                 continue
             name, width = models[row[2], row[1]]
             shape = SHAPES[name]
-            setup = TrainingSetup(
+            setup = replace(
+                LORA,
                 shape=shape,
                 backend="litgpt",
                 method="lora" if row[3] == "None" else "qlora",
                 rank=8,
                 target_modules=("q_proj", "v_proj") if shape.gated else ("query_key_value",),
-                base_dtype="bfloat16",
-                adapter_dtype="bfloat16",
                 dropout=0.05,
             )
             rows = int(row[4])
@@ -246,10 +246,10 @@ def _cpu_points() -> list[MeasuredPoint]:
     for row in content["runs"]:
         shape = shape_of_config(content["models"][row["model"]], row["model"], "cpu_memory.json")
         assert isinstance(shape, ModelShape)
-        setup = TrainingSetup(
+        setup = replace(
+            LORA,
             shape=shape,
             backend="peft",
-            method="lora",
             rank=row["rank"],
             target_modules=tuple(linear.name for linear in shape.linears),
             base_dtype=row["base_dtype"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -19,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tests.cases import parametrize
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, QVO_MLP, SHAPES
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, LORA, QVO_MLP, SHAPES
 from tests.estimate.test_learned import said
 
 from touchline.backends.memory import MemoryCoefficients
@@ -170,7 +169,7 @@ def test_a_4_bit_base_instead_of_an_8_bit_one_is_worth_considering() -> None:
     asked = setup(quantization="int8")
     (change,) = [each for each in what_ifs(asked, BATCH, coefficients(), None) if "NF4" in each.change]
     assert change.allocated_gib is not None
-    smaller = dataclasses.replace(asked, method="qlora", int8_base=False)
+    smaller = replace(asked, method="qlora", int8_base=False)
     assert change.allocated_gib * 2**30 == pytest.approx(peak_parts(smaller, BATCH, coefficients()).total)
 
 
@@ -209,7 +208,7 @@ def test_a_file_of_our_own_trainer() -> None:
 @pytest.mark.parametrize("rank", [1, 8])
 @pytest.mark.parametrize("targets", [("q_proj",), LLAMA_TARGETS])
 def test_a_safetensors_file_has_that_size(tmp_path: Path, dtype: Dtype, rank: int, targets: tuple[str, ...]) -> None:
-    shape = dataclasses.replace(SHAPES["SmolLM2-135M"], num_layers=3)
+    shape = replace(SHAPES["SmolLM2-135M"], num_layers=3)
     tensors = {name: np.zeros((rows, c), dtype=dtype) for name, rows, c in adapter_tensors(shape, rank, targets)}
     path = tmp_path / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
@@ -221,22 +220,12 @@ def test_a_whole_model_is_its_parameters() -> None:
     assert model_bytes(LLAMA_3B, "float32") == 4 * 3_212_749_824
 
 
-SETUP = TrainingSetup(
-    shape=LLAMA_1B,
-    backend="peft",
-    method="lora",
-    rank=64,
-    target_modules=QVO_MLP,
-    base_dtype="bfloat16",
-    adapter_dtype="bfloat16",
-)
+SETUP = replace(LORA, backend="peft")
 
 
 def test_sizes_of_what_runs_leave() -> None:
     """Measured: adapter 4,941,976, optimizer 9,952,536, generators 5,128 and state.json 932 bytes."""
-    setup = dataclasses.replace(
-        SETUP, shape=SHAPES["SmolLM2-135M"], rank=4, target_modules=LLAMA_TARGETS, adapter_dtype="float32"
-    )
+    setup = replace(SETUP, shape=SHAPES["SmolLM2-135M"], rank=4, target_modules=LLAMA_TARGETS, adapter_dtype="float32")
     assert resume_bytes(setup) == pytest.approx(4941976 + 9952536 + 5128 + 932, rel=0.001)
     # Seed 002: three epochs of adapters alone are 246 MB, of merged models 7.5 GB.
     adapters = disk_estimate(SETUP, save="adapter", checkpoints=3, steps=1500, resumes=False)
@@ -248,7 +237,7 @@ def test_sizes_of_what_runs_leave() -> None:
     assert merged.largest > merged.total.value
     with pytest.raises(ValueError, match="does not go with"):
         disk_estimate(SETUP, save="full", checkpoints=1, steps=1)
-    full = dataclasses.replace(SETUP, method="full", rank=0, target_modules=())
+    full = replace(SETUP, method="full", rank=0, target_modules=())
     with pytest.raises(ValueError, match="does not go with"):
         disk_estimate(full, save="adapter", checkpoints=1, steps=1)
     found = disk_estimate(full, save="full", checkpoints=1, steps=1)
@@ -271,13 +260,11 @@ def test_more_of_anything_takes_more(checkpoints: int, steps: int, resumes: bool
     assert json.dumps(dict(now.parts))
 
 
-SMALL = TrainingSetup(
-    shape=LLAMA_1B,
+SMALL = replace(
+    LORA,
     backend="trl",
-    method="lora",
     rank=16,
     target_modules=LLAMA_TARGETS,
-    base_dtype="bfloat16",
     adapter_dtype="float32",
     gradient_checkpointing=True,
     release="0.9",
@@ -340,7 +327,7 @@ def estimate(
     found, coefficients = find_gpu(gpu), memory_coefficients("trl")
     assert isinstance(found, Gpu)
     assert isinstance(coefficients, MemoryCoefficients)
-    batch = dataclasses.replace(ROWS, rows=rows, label_tokens=rows * 2048)
+    batch = replace(ROWS, rows=rows, label_tokens=rows * 2048)
     answer = memory_estimate(SMALL, batch, coefficients=coefficients, gpu=found, outgrown=outgrown)
     assert answer.process.high <= max(found.capacity_gib, estimate_plain(rows, found, coefficients))
     return answer.reserved.value, answer.reserved.high, answer.verdict
@@ -360,7 +347,7 @@ def test_a_process_much_larger_than_the_verdict_counts_says_why() -> None:
 
 def estimate_plain(rows: int, gpu: Gpu, coefficients: MemoryCoefficients) -> float:
     """Upper end of the process where all rows have one length."""
-    batch = dataclasses.replace(ROWS, rows=rows, label_tokens=rows * 2048)
+    batch = replace(ROWS, rows=rows, label_tokens=rows * 2048)
     return memory_estimate(SMALL, batch, coefficients=coefficients, gpu=gpu).process.high
 
 

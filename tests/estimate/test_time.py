@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LORA
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 from tests.tiers import examples
 
@@ -30,15 +30,7 @@ CPU = cpu_machine("AMD EPYC", 1)
 
 
 def lora(shape: ModelShape = LLAMA_1B, rank: int = 64, backend: str = "torchtune") -> TrainingSetup:
-    return TrainingSetup(
-        shape=shape,
-        backend=backend,
-        method="lora",
-        rank=rank,
-        target_modules=QVO_MLP,
-        base_dtype="bfloat16",
-        adapter_dtype="bfloat16",
-    )
+    return replace(LORA, shape=shape, backend=backend, rank=rank)
 
 
 def batches(rows: int, width: int, accumulation: int = 1) -> StepWork:

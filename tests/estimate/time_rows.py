@@ -8,14 +8,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from tests.estimate.made_shapes import SHAPES
+from tests.estimate.made_shapes import LORA, SHAPES
 from tests.estimate.measured_rows import MeasuredRow, measured_rows, widths_told
 
-from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
+from touchline.core.estimate import Dtype, Method, MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -92,7 +92,8 @@ def _swift(row: MeasuredRow, text: Mapping[str, str]) -> PublicRow:
 
 def _public(row: Mapping[str, str]) -> PublicRow:
     rows, width = int(row["rows"]), int(row["width"])
-    setup = TrainingSetup(
+    setup = replace(
+        LORA,
         shape=SHAPES[row["model"]],
         backend=row["stack"],
         method=cast(Method, row["method"]),
@@ -142,10 +143,10 @@ def _own(
     row: Mapping[str, Any], shape: ModelShape, content: Mapping[str, Any], machine: TargetMachine, clock: str
 ) -> TimePoint:
     dtype = cast(Dtype, content["base_dtype"])
-    setup = TrainingSetup(
+    setup = replace(
+        LORA,
         shape=shape,
         backend="peft",
-        method="lora",
         rank=content["rank"],
         target_modules=LoraConfig().target_modules,
         base_dtype=dtype,
