@@ -124,24 +124,6 @@ EXAMPLES = (
     "Epoch {n}\n----\nloss: 2.{n}03494  [   64/60000]\nloss: 1.{n}01000  [57664/60000]\nTest Error:\n"
     " Accuracy: 44.7%, Avg loss: 1.7{n}1022\n\n"
 )
-VERL = (
-    "(TaskRunner pid=7) step:{n} - actor/entropy:0.62 - actor/pg_loss:{x} - actor/lr:1e-06 "
-    "- perf/max_memory_allocated_gb:44.9 - perf/max_memory_reserved_gb:60.5 - timing_s/step:31.5 "
-    "- perf/throughput:812.5 - actor/grad_norm:np.float64(0.5)"
-)
-OLMO = (
-    "2026-01-01 10:00:{n:02d}.517\thost-01:0\tolmo.train:990\tINFO\t[step={n}0/1000,epoch=0]\n"
-    "    train/CrossEntropyLoss={x:.3f}\n    throughput/total_tokens=2,097,152\n"
-    "    throughput/device/tokens_per_second=475,268\n    throughput/device/batches_per_second=1.813\n"
-    "    System/Peak GPU Memory (MB)=21,313"
-)
-CAPPED = (
-    many("{n}/20000 train_loss: {x:.4f} train_time: 1.0m tok/s: 7302210", 500, 5001, 500)
-    + "5449/20000 val_loss: 2.5263 val_bpb: 1.0979\n"
-    "stopping_early: wallclock_cap train_time: 590088ms step: 5449/20000\n"
-    "peak memory allocated: 30120 MiB reserved: 30154 MiB\n"
-    "final_roundtrip val_loss:2.5506 val_bpb:1.1084 eval_time:7667ms\n"
-)
 SOURCE = (
     "import torch\nclass Config:\n    batch_size = 4\n    lr = 0.1\ndef main():\n    epochs = 3\n    lora_r = 8\n"
     '        raise RuntimeError(f"non-finite train loss at step {step}: {loss}")\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import TypeAdapter
@@ -263,6 +263,19 @@ def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+class Lab(NamedTuple):
+    """Where a test works: its folder, its settings, and what it puts in other places."""
+
+    root: Path
+    settings: UserConfig
+    patch: pytest.MonkeyPatch
+
+
+@pytest.fixture
+def lab(tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, settings, monkeypatch)
 
 
 def stand_in(
