@@ -1,7 +1,5 @@
 """A config's text read as its format reads it, for the tests of formats."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TypeVar
 

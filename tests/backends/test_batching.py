@@ -1,8 +1,6 @@
 """What a trainer makes of a dataset: every example once, no row too long, its own rounding, and the frozen answers of
 the real code of all trainers but our own, whose real code is here."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Features that some trainers have: what each config says, what is refused and for what, memory and time."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Formats of all trainers, as tables: which files are theirs, what they state and where, faults and their repair."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Backends axolotl and llamafactory: what they render is what the trainer's parser takes and what the plan decided."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

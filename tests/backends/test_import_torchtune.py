@@ -1,7 +1,5 @@
 """`touchline import` of torchtune's configs and of cruijff_kit's setup_finetune.yaml: the same training, key by key."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

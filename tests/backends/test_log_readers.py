@@ -1,7 +1,5 @@
 """What holds for every reader of logs: a cut log says less and nothing else, and no text stops a reader."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json

@@ -5,8 +5,6 @@ trainer's parser and documentation, written down before the import read it: `set
 and keys that must be `listed`; or `refused`, words of the error.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The packers by item do what their definitions say, one item after the other."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, deque
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Backend torchtune, as the planner sees it: recipes, model builders, batches, finetune.yaml, and what it refuses."""
 
-from __future__ import annotations
-
 import ast
 from dataclasses import replace
 

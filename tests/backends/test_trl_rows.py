@@ -1,7 +1,5 @@
 """TRL's rows, computed without TRL, against the rows that SFTTrainer itself prepares."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

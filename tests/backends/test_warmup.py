@@ -1,7 +1,5 @@
 """`train.warmup_steps`: every trainer's program raises the learning rate in as many steps as planned."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Callable

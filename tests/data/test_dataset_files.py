@@ -1,7 +1,5 @@
 """Datasets: the same rows in any format are the same dataset, and every fault comes at once, with its line."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io

@@ -1,7 +1,5 @@
 """Chats with images: the forms of the field, their tokens, and their faults, all at once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

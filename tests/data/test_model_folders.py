@@ -1,7 +1,5 @@
 """A model's folder is read without opening a weight, and whatever is wrong with it is told, never raised."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

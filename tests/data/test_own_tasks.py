@@ -1,7 +1,5 @@
 """What is known of a task file, and of a dataset's labels, before anything runs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

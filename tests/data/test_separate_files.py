@@ -1,7 +1,5 @@
 """Datasets whose training, validation and test rows are files of their own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Settings of the user, the word list, and the datasets that are made from it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from importlib import resources

@@ -1,7 +1,5 @@
 """Names, folders and config.json files to shapes; and every row of the catalogue of public models computed again."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

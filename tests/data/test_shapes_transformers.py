@@ -1,7 +1,5 @@
 """Shapes read from config.json, held against transformers' own modules, built without memory on the meta device."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 

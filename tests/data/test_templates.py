@@ -1,7 +1,5 @@
 """Chat templates in a process of their own: whatever an expression takes, the command goes on and says so."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

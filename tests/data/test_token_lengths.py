@@ -1,7 +1,5 @@
 """Token lengths are the renderer's own, and are computed once for as long as nothing they depend on changes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

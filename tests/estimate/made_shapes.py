@@ -1,7 +1,5 @@
 """Shapes of public models, made by hand from the dimensions in their config.json."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The public rows of tests/data/measured, as settings, batches and figures. Sources and licences: its README.md."""
 
-from __future__ import annotations
-
 import csv
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Published rows, each predicted with exactly one other row of the same model and stack as its log."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

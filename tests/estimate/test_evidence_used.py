@@ -1,7 +1,5 @@
 """Past runs as evidence: what a log does not state is unknown, and a run that is not used has its reason."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

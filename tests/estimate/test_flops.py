@@ -1,7 +1,5 @@
 """Operations of a step: what is counted once, twice, three times, and what grows with the square."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

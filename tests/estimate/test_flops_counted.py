@@ -1,7 +1,5 @@
 """The formula against torch's own counter, which sees every matrix product of the real model code."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

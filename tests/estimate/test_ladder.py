@@ -1,7 +1,5 @@
 """The choice between answers that rest on different evidence."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

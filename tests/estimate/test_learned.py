@@ -1,7 +1,5 @@
 """Records of the history as points of time: what is used, and why the rest is not."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Peak memory: the story of the seeds, properties of the closed form, the ladder of evidence, the inverse."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

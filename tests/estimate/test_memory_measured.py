@@ -1,7 +1,5 @@
 """The closed form against public measurements: without any prior run, and from the first runs of a model."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

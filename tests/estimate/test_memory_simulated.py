@@ -1,7 +1,5 @@
 """The closed form against simulations of the trainers' own code: `python -m benchmarks.simulate_memory`."""
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections.abc import Iterator

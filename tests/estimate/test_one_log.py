@@ -1,7 +1,5 @@
 """How much one log helps: every published row from one other row of the same model and stack, never from itself."""
 
-from __future__ import annotations
-
 import functools
 import statistics
 from collections import Counter

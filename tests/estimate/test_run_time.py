@@ -1,7 +1,5 @@
 """How long an evaluation takes before any was measured: physics, monotony, and what was measured on a processor."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Each setting of a training in its estimate: parts change by the right bytes, past runs with another one differ."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

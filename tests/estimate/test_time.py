@@ -1,7 +1,5 @@
 """Seconds of a step: the rungs, what is refused, and the story of 4.34 it/s."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The fit of rates to times: what it finds again, what it does with little, and that it is certain near what it saw."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Estimates of time against what was measured: public A100 rows, and short runs of our own trainer."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import statistics

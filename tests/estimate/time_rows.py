@@ -3,8 +3,6 @@
 Sources and licences: tests/data/measured/time/README.md.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Heavy packages are imported by the fixtures alone: this file is also read where torch is not installed.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

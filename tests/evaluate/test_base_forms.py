@@ -1,7 +1,5 @@
 """The base of an evaluation divided over devices or quantized: what is answered, and what the records say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

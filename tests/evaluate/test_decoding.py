@@ -1,7 +1,5 @@
 """Adapters on one base: putting them on and off in any order leaves no trace."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """The engine: batches, errors, memory; on the tiny model, with the loop replaced only where memory must run out."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Jobs with few items, evaluated at once: each run has its own log and scores, as if evaluated by itself."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Further tasks, drawn answers, repeats and the gate on errors: real Inspect, on the tiny model."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A no-op control: a fresh adapter that goes the whole way of a trained one and changes no answer."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A task of the user's own as the experiment's: real Inspect, on the tiny model."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The evaluation process and Inspect's own command, on the tiny model, with kills."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

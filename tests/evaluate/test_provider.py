@@ -1,7 +1,5 @@
 """The provider: same prompts as in training, honest counts, refusals, no wrong base."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

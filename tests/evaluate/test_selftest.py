@@ -1,7 +1,5 @@
 """Real scorers of task files on made-up answers, in a process of their own."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Adapters that share batches answer as each does alone, on Llama-, Qwen- and Gemma-like tiny models."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

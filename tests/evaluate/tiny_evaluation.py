@@ -1,7 +1,5 @@
 """Experiments on the tiny model, as scaffold and trainer leave them: eval.yaml, eval.py and adapters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Experiments written in Python say what their experiment.yaml says, and are refused for the same reasons."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from dataclasses import fields

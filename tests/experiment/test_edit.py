@@ -1,7 +1,5 @@
 """A value set in a file changes that value and nothing else."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

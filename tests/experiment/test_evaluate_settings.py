@@ -1,7 +1,5 @@
 """Settings of the evaluation: what is refused, what a hash covers, which tasks are found; nothing is ever run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

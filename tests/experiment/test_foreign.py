@@ -1,7 +1,5 @@
 """Other tools' YAML by the rules of their loaders: values, places, and what is refused before anything is built."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """experiment.yaml: every fault is told, all at once, where it stands; what is fine is read exactly as written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Scores say what a person would say, and generated datasets are what their names promise."""
 
-from __future__ import annotations
-
 import string
 
 import numpy as np

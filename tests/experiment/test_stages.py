@@ -1,7 +1,5 @@
 """Stages in experiment.yaml: read, checked where they stand, each a run of its own; where a run's values come from."""
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 from pathlib import PurePosixPath

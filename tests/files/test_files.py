@@ -1,7 +1,5 @@
 """Files: old content or new, never half of it; and refusals in words."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

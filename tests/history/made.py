@@ -1,7 +1,5 @@
 """Readings and records for the tests of the history, every field of them filled or missing as a test wants."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import fields
 from pathlib import Path

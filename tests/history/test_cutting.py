@@ -1,7 +1,5 @@
 """A log that is cut off anywhere says less than the whole one, and never something else."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

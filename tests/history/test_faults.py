@@ -1,7 +1,5 @@
 """How runs end by themselves: each fault has its sign, where it was raised, and no line of another kind has one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The history: a folder that any number of writers share, that is merged by copying, and that nothing broken stops."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """`touchline history`, as a person or a program calls it; reading logs is tested elsewhere, and stood in for here."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Loops of no known trainer, in many forms, facts that scripts print, and lines that say nothing of a training."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

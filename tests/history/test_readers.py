@@ -3,8 +3,6 @@
 What whole fixtures say is in readings.txt.
 """
 
-from __future__ import annotations
-
 import datetime
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Records: the same reading of the same files gives the same bytes; nothing in them tells of people."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path, PurePath

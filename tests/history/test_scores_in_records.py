@@ -1,7 +1,5 @@
 """Scores, outcomes of items, seed, condition and validation losses of a run: in its record, and back out of it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

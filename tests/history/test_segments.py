@@ -1,7 +1,5 @@
 """Where one attempt ends and another begins, and how each ended: from events alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

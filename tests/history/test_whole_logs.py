@@ -1,7 +1,5 @@
 """Whole logs, end to end, in one table: the mistakes that cost GPU hours cannot be made with what is read here."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

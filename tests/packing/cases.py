@@ -4,8 +4,6 @@ Narrow ones (capitalization prompts, 35 to 45 tokens), long-tailed ones (chats),
 combine badly. Each is drawn from a seed of its own, so that a case is the same wherever it is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

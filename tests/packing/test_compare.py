@@ -1,7 +1,5 @@
 """Packed against unpacked, and the advice."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

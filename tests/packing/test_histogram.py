@@ -1,7 +1,5 @@
 """The packer on the histogram of the lengths."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

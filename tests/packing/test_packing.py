@@ -1,7 +1,5 @@
 """Which example goes into which pack."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

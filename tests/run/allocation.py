@@ -4,8 +4,6 @@ The stand-in for `srun` gives each step GPUs of its own and hands USR1 on to it,
 fails where more are asked for than are free: a script that starts too much is found out.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """A plan put together by hand: two trainings, a stage that goes on from the first, and a control."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from touchline.core.catalog import DatasetInfo, ModelInfo, SplitInfo

@@ -1,7 +1,5 @@
 """Scorers, words and data for the tests that try scorers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

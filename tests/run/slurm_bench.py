@@ -1,7 +1,5 @@
 """One run on the simulated SLURM: jobs that a test places there, what attempts leave in the folder, faults on order."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The supervisor: one attempt at a time, true status files, nothing orphaned; with real processes and real kills."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The approved budget: no sequence of commands, kills, failures, clock jumps and changed plans can exceed it."""
 
-from __future__ import annotations
-
 import random
 import tempfile
 from collections.abc import Mapping, Sequence

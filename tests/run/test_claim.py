@@ -1,7 +1,5 @@
 """The second lock: one of several attempts holds a folder, whatever the file system's locks are worth."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """Environments of trainers that live apart: found, refused where missing or incomplete, and made once."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """submit_all.sh against stand-ins for sbatch and squeue, and the experiment's README."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

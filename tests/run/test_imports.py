@@ -1,7 +1,5 @@
 """`touchline import`: every value of a source is carried over or listed, and several trainings are one design."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator, Mapping

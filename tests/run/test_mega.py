@@ -1,7 +1,5 @@
 """mega_job.slurm carried out: order, chains, the time that is left, failures, signals, and going on."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

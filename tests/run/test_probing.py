@@ -1,7 +1,5 @@
 """The probe's parent: what it believes, what it ends, and that nothing is left running, with a stand-in for a child."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal

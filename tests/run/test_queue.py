@@ -1,7 +1,5 @@
 """The queue: order, room, refusals, cancelled jobs, and jobs that are started again; in simulated time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

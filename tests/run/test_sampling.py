@@ -4,8 +4,6 @@ No real GPU is looked at here: NVML is played by an object with its functions. T
 those of nvidia-ml-py.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The scripts of a run's folder: what they ask of SLURM, that bash and sbatch read them alike, and hostile values."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Scorers that are plain functions, tried in a process of their own; no framework is needed for them."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The truth about a job, from its folder and from answers that fail, lag, leave out, or name somebody else's job."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shutil

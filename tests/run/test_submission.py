@@ -3,8 +3,6 @@
 Kills at every step of it are played by tests/slurm/test_thousand_kills.py.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

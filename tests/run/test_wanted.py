@@ -1,7 +1,5 @@
 """What eval.slurm's command finds to do in a run's folder, before anything heavy is loaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

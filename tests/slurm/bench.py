@@ -1,7 +1,5 @@
 """Runs jobs of the conformance table through the executor, and writes down all that it said on the way."""
 
-from __future__ import annotations
-
 import itertools
 import shlex
 import shutil

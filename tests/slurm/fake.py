@@ -8,8 +8,6 @@ It answers what the product asks, as a real one was recorded: tests/slurm/scenar
 must be the same.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -3,8 +3,6 @@
 When a job starts, is told to stop, dies with its node or is queued again follows SLURM 22.05 as it was watched.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Callable, Iterator

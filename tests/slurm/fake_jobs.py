@@ -4,8 +4,6 @@ What a job does is a `Work`; when it starts, is told to stop, dies with its node
 as it was watched (tests/slurm/transcripts.json). Time is the clock's `true` time; a login node's clock may be wrong.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

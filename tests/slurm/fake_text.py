@@ -1,7 +1,5 @@
 """What squeue and sacct of SLURM 22.05 print of the fake's jobs, field by field."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from tests.slurm.fake_jobs import FakeJob, Life

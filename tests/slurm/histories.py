@@ -8,8 +8,6 @@ jumps. After each kill another process goes on. At last it is calm, and a resume
     play(seed, folder).faults        what did not hold; empty when all is well
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os

@@ -1,7 +1,5 @@
 """One random history while it is played: what may go wrong in it, what is true in it, and what must hold."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -6,8 +6,6 @@ A scenario is a function of a `Talk`; `talk.ask` puts a command and what was sai
 and nodes replaced; `talk.until` waits. All run side by side, each in a folder of its own.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

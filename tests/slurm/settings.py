@@ -4,8 +4,6 @@ One machine plays all nodes: each slurmd has a name, a port and made-up hardware
 cluster holds; nodes and cluster carry the base in their names, so that two suites on a machine share no control group.
 """
 
-from __future__ import annotations
-
 import socket
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A conversation with SLURM, the real one or the fake, and its transcript without ids, times and nodes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

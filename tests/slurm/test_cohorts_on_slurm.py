@@ -1,7 +1,5 @@
 """A cohort on a real SLURM: one job, killed and cancelled in the middle, gives what separate trainings give."""
 
-from __future__ import annotations
-
 import signal
 from itertools import pairwise
 from pathlib import Path

@@ -4,8 +4,6 @@ The rows run side by side, and the first test waits for all that were selected: 
 about two minutes for the whole table, and seconds for what `make test` has of it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

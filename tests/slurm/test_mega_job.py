@@ -1,7 +1,5 @@
 """One allocation of four GPUs for five experiments with stages, on the real SLURM."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

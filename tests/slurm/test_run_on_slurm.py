@@ -1,7 +1,5 @@
 """Experiments on a real SLURM by the commands that people type: run, resume, submit, status, cancel; and bad input."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

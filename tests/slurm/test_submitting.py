@@ -1,7 +1,5 @@
 """Submitting to a real SLURM what it does not want, what is there already, and what two want at once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

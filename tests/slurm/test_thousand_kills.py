@@ -4,8 +4,6 @@ In each: no run is lost, none is doubled, no final state is wrong, and a resume 
 A hundred take some six seconds. A failing case prints its seed and its story; `play(seed, folder)` plays it again.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

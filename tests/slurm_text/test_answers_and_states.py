@@ -1,7 +1,5 @@
 """sbatch's answers: those marked 22.05 were given by one; a job may be in unless a refusal says that it is not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a scheduler writes into a job's output is read as what it did, and as nothing else."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

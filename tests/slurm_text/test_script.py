@@ -1,7 +1,5 @@
 """A job script is read as sbatch and a shell would: what it asks for, what it runs, and where each stands."""
 
-from __future__ import annotations
-
 import shlex
 import time
 

@@ -1,7 +1,5 @@
 """Analyses of made-up sweeps: scores, comparisons with controls, what is refused, and what one family adjusts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Effects of factors: what is averaged, what is the unit, and what one seed does not tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 

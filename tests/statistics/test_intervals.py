@@ -1,7 +1,5 @@
 """Bootstraps, sign flips and clusters: held against scipy and exact tests, and the same for the same seed."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

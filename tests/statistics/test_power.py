@@ -1,7 +1,5 @@
 """Power and sample sizes against published numbers, exact tests, brute force, simulation, and themselves."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Seeds and items against the noncentral t, simulation and exhaustive search; the spread that they count on."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import sys

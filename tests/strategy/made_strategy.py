@@ -1,7 +1,5 @@
 """Experiments with a strategy, out of stated numbers: planned runs, results of those that were made, and decisions."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Experiments with a strategy, and a stand-in for training and evaluation: what both leave behind, at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evidence of a look: divergence by luck, other items on both sides, scores below 0, and a score that is not there."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

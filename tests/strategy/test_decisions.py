@@ -1,7 +1,5 @@
 """Sweeps on a stand-in for the work: histories and their decisions, kills, changes of the design, budgets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

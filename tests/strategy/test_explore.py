@@ -1,7 +1,5 @@
 """Explore: rules that cut, and what it needs of a plan."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

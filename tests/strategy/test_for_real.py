@@ -1,7 +1,5 @@
 """A real sweep of two phases on the tiny model, killed at different moments: its decisions are those of a calm one."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

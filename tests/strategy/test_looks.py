@@ -1,7 +1,5 @@
 """Looks at contrasts: verdicts of a look, Holm over looks, edge cases, and the choice of the looks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The script of docs/concepts/stopping-early.md as printed there, on looks of the program's own functions."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

@@ -1,7 +1,5 @@
 """The report of a strategy: looks that can be computed again, cut runs that enter nothing, cost, the bottom line."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

@@ -1,7 +1,5 @@
 """State of a strategy from its decisions alone: runs that are started, needed and left; the design and its digest."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

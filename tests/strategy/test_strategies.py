@@ -1,7 +1,5 @@
 """The benchmark of the strategies: few simulations of every part, and its limits are judged with their errors."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Strategy in experiment.yaml: the runs that it plans, and its errors."""
 
-from __future__ import annotations
-
 import pytest
 from tests.cases import parametrize
 

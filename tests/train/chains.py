@@ -1,7 +1,5 @@
 """Two stages on the tiny model, made as the planner makes them, and what a forger may do to the first."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What interrupts a training, and the comparison with one that nothing interrupted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

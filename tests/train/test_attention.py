@@ -1,7 +1,5 @@
 """Attention and kernels, where a training begins: what is asked for is used, or refused before anything is loaded."""
 
-from __future__ import annotations
-
 import json
 import runpy
 from pathlib import Path

@@ -3,8 +3,6 @@
 FlexAttention runs unfused here, forward and backward. Its fused kernels need a GPU.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs trained side by side on one base equal separate trainings, and none disturbs another."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence

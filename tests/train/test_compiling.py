@@ -1,7 +1,5 @@
 """Compiled trainings: the losses, gradients, checkpoints and validation of uncompiled ones, and their shapes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """However examples lie in rows and in micro-batches, loss and gradient are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

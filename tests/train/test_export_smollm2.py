@@ -1,7 +1,5 @@
 """The demo's model is written once, whole, or not at all."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """`method: full`: both trainers train all weights alike; a checkpoint is the whole model, and what ends a training
 changes nothing."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """Whatever interrupts a training, the same command again gives that of one that was never disturbed, bit for bit."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """A stage proves that it goes on from its parent's weights, and stops where it does not."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

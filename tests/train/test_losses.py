@@ -1,7 +1,5 @@
 """Logits of a chunk of label positions at a time give the losses and gradients of all logits at once."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """metrics.jsonl is read the same whatever a kill has done to it."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two processes train as one does, and whatever ends one of them, the same command again loses nothing."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

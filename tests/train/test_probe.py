@@ -1,7 +1,5 @@
 """The probe's child: real steps on a real model, honest numbers, clear faults, and no life of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

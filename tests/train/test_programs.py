@@ -4,8 +4,6 @@ LLaMA-Factory's (`make llamafactory-env`) shares the libraries of .venv and is s
 too large for every run of the tests: `make test-axolotl` is a target of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

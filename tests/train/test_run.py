@@ -1,7 +1,5 @@
 """A whole training: what it writes, what it refuses, and what it leaves behind when it fails."""
 
-from __future__ import annotations
-
 import errno
 import json
 from dataclasses import replace

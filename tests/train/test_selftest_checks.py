@@ -1,7 +1,5 @@
 """`touchline selftest` on a CPU: all checks pass, and a wrong mask fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Settings of a training: quantized bases, optimizers, kinds and initial weights of adapters, noise, smoothing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

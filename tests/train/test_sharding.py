@@ -1,7 +1,5 @@
 """Two processes that share weights, gradients and optimizer states train as one process does."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Shuffled labels: every prompt has another row's answer, the same in the planner and the trainer, and nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Backend torchtune: its recipes train for real in an environment of their own, planned and recorded as every run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Backend trl: SFTTrainer trains the planned examples for real, and its records equal those of the backend peft."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """Backend trl: a training that pauses, stops or is killed, and continues, equals one that nothing interrupted."""
 
-from __future__ import annotations
-
 import runpy
 import signal
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The validation before the first step is computed by one run, and taken over only by runs for which it is the same."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Run folders with a finetune.yaml, made as the planner makes them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from dataclasses import replace
