@@ -230,8 +230,7 @@ def test_eight_configs_are_one_experiment(settings: UserConfig, tmp_path: Path) 
         files = {"train": f"../data/{name}/train.jsonl", "validation": f"../data/{name}/validation.jsonl"}
         assert stage.data == files
         assert stage.parent == ("exp4_stage1" if name == "exp4_stage2" else None)
-    assert stages["exp4_stage2"].continue_ == "adapter"
-    assert train.dataloader_workers == 16
+    assert (stages["exp4_stage2"].continue_, train.dataloader_workers) == ("adapter", 16)
     assert experiment.evaluate.epochs == ()
     for words in ("data.test: FILE", "turns it on"):
         assert any(words in note for note in made.notes), words

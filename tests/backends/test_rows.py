@@ -28,15 +28,7 @@ from touchline.backends.registry import training_row
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.core.catalog import RenderedExample
 from touchline.core.quantity import Missing
-from touchline.data.packing.simple import (
-    Filled,
-    batch_edges,
-    best_fit_decreasing,
-    first_fit,
-    first_fit_decreasing,
-    next_fit,
-    one_each,
-)
+from touchline.data.packing import simple
 from touchline.data.rendering.chat import SpecialTokens
 from touchline.data.rendering.rows import shown_row
 from touchline.data.rendering.text import ModelText
@@ -47,7 +39,7 @@ CAPACITY = 20
 ITEMS = st.lists(st.integers(1, CAPACITY), max_size=60)
 
 
-def rows_of(filled: Filled) -> list[list[int]]:
+def rows_of(filled: simple.Filled) -> list[list[int]]:
     return [part.tolist() for part in np.split(filled.items, filled.starts[1:])] if filled.rows else []
 
 
@@ -59,7 +51,7 @@ def test_next_fit_looks_at_the_last_row_only(lengths: list[int]) -> None:
         if not rows or sum(lengths[i] for i in rows[-1]) + length > CAPACITY:
             rows.append([])
         rows[-1].append(index)
-    assert rows_of(next_fit(np.asarray(lengths, np.int64), CAPACITY)) == rows
+    assert rows_of(simple.next_fit(np.asarray(lengths, np.int64), CAPACITY)) == rows
 
 
 @given(ITEMS, st.one_of(st.none(), st.integers(1, 5)))
@@ -73,7 +65,7 @@ def test_first_fit_takes_the_first_row_with_room(lengths: list[int], most: int |
                 break
         else:
             rows.append([index])
-    assert rows_of(first_fit(np.asarray(lengths, np.int64), CAPACITY, most=most)) == rows
+    assert rows_of(simple.first_fit(np.asarray(lengths, np.int64), CAPACITY, most=most)) == rows
 
 
 @given(ITEMS)
@@ -87,7 +79,7 @@ def test_first_fit_decreasing_fills_row_by_row_with_the_longest_that_fits(length
             row.append(fitting[-1])
             left.remove(fitting[-1])
         rows.append(row)
-    assert rows_of(first_fit_decreasing(np.asarray(lengths, np.int64), CAPACITY)) == rows
+    assert rows_of(simple.first_fit_decreasing(np.asarray(lengths, np.int64), CAPACITY)) == rows
 
 
 @given(ITEMS)
@@ -106,17 +98,17 @@ def test_best_fit_decreasing_takes_the_fullest_row_and_of_equal_ones_the_longest
             rows.append([])
         rows[row].append(index)
         queue.append(row)
-    assert rows_of(best_fit_decreasing(np.asarray(lengths, np.int64), CAPACITY)) == rows
+    assert rows_of(simple.best_fit_decreasing(np.asarray(lengths, np.int64), CAPACITY)) == rows
 
 
 @given(ITEMS, st.integers(1, 7), st.one_of(st.none(), st.integers(1, 5)))
 def test_batches_are_packed_apart(lengths: list[int], size: int, processes: int | None) -> None:
     """Each batch as if it were alone, and every item in exactly one of them."""
     array = np.asarray(lengths, np.int64)
-    edges = batch_edges(len(array), size, processes)
+    edges = simple.batch_edges(len(array), size, processes)
     assert (edges[0], edges[-1]) == (0, len(array))
     assert (np.diff(edges) <= size).all()
-    for pack in (first_fit_decreasing, best_fit_decreasing):
+    for pack in (simple.first_fit_decreasing, simple.best_fit_decreasing):
         apart = [
             [begin + index for index in row]
             for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
@@ -127,18 +119,20 @@ def test_batches_are_packed_apart(lengths: list[int], size: int, processes: int 
 
 def test_shares_of_processes_and_sums_agree() -> None:
     """As `datasets` cuts 10 rows for 3 processes, and each share into batches of 3."""
-    assert batch_edges(10, 3, 3).tolist() == [0, 3, 4, 7, 10]
-    assert batch_edges(10, None, 3).tolist() == [0, 4, 7, 10]
-    assert batch_edges(2, 3, 5).tolist() == [0, 1, 2]
+    assert simple.batch_edges(10, 3, 3).tolist() == [0, 3, 4, 7, 10]
+    assert simple.batch_edges(10, None, 3).tolist() == [0, 4, 7, 10]
+    assert simple.batch_edges(2, 3, 5).tolist() == [0, 1, 2]
     # The two ways to look at rows.
     lengths = np.asarray([5, 15, 1, 20, 3], np.int64)
-    filled = next_fit(lengths, CAPACITY)
+    filled = simple.next_fit(lengths, CAPACITY)
     assert filled.sums(lengths).tolist() == [20, 1, 20, 3]
     assert filled.row_of.tolist() == [0, 0, 1, 2, 3]
-    assert one_each(3).sums(lengths[:3]).tolist() == [5, 15, 1]
+    assert simple.one_each(3).sums(lengths[:3]).tolist() == [5, 15, 1]
 
 
-@pytest.mark.parametrize("pack", [next_fit, first_fit, first_fit_decreasing, best_fit_decreasing])
+@pytest.mark.parametrize(
+    "pack", [simple.next_fit, simple.first_fit, simple.first_fit_decreasing, simple.best_fit_decreasing]
+)
 def test_an_item_longer_than_a_row_is_refused(pack: object) -> None:
     """Cutting or leaving out is the trainer's decision, taken before."""
     assert callable(pack)

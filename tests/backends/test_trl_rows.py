@@ -175,8 +175,7 @@ def test_real_steps_are_foretold(tiny_model: Path, tmp_path: Path, packed: bool,
         ),
         np.asarray(labels, np.uint32),
     )
-    assert len(trainer.train_dataset) == found.rows
-    assert trainer.state.global_step == found.steps
+    assert (len(trainer.train_dataset), trainer.state.global_step) == (found.rows, found.steps)
     assert seen[: len(found.micro_batch_tokens)] == found.micro_batch_tokens.tolist()
     assert len(seen) == epochs * len(found.micro_batch_tokens)
     assert max(seen) == found.largest.tokens

@@ -59,8 +59,7 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
     first, second = found.test_sets
     assert (first.name, first.num_examples, second.name, second.num_examples) == ("5L", 10, "9L", 15)
     assert first.sha256 != second.sha256
-    assert found.splits[-1].name == "test"
-    assert found.splits[-1].sha256 == first.sha256
+    assert (found.splits[-1].name, found.splits[-1].sha256) == ("test", first.sha256)
     ids = [[example.id for example in load_examples(data, split, folder)] for split in ("test", "test.9L")]
     assert [len(set(each)) for each in ids] == [10, 15]
     assert not set(ids[0]) & set(ids[1])

@@ -176,8 +176,7 @@ def test_a_folder_under_models_dir_wins_over_the_catalogue(tmp_path: Path) -> No
     path = write_config(tmp_path / "Llama-3.2-1B")
     for name in ("Llama-3.2-1B", "meta-llama/Llama-3.2-1B"):
         shape = load_shape(name, tmp_path)
-        assert shape.num_parameters == 134_515_008
-        assert shape.source == str(path)
+        assert (shape.num_parameters, shape.source) == (134_515_008, str(path))
     assert load_shape("Llama-3.2-3B", tmp_path).num_layers == 28
 
 

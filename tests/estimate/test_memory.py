@@ -171,8 +171,7 @@ def test_intervals_hold_values_and_parts_sum_up(setup: TrainingSetup, rows: int,
     for kind in (estimate.allocated, estimate.reserved, estimate.process):
         assert 0 < kind.low <= kind.value <= kind.high < math.inf
         assert kind.rung is EvidenceLevel.NOTHING
-        assert kind.unit == "GiB"
-        assert kind.phase == "step"
+        assert (kind.unit, kind.phase) == ("GiB", "step")
     assert estimate.allocated.value <= estimate.reserved.value <= estimate.process.value
     assert estimate.allocated.high <= estimate.reserved.high <= estimate.process.high
     assert set(estimate.breakdown) == set(PARTS)

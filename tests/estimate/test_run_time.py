@@ -14,18 +14,9 @@ from tests.estimate.time_rows import cpu_machine, cpu_runs, gpu_machine
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
+from touchline.estimate import run_time as times
 from touchline.estimate.answers import Answers, amounts_of_answers, answering_seconds, expected_answers
 from touchline.estimate.points import CostSample, TimePoint
-from touchline.estimate.run_time import (
-    evaluation_seconds,
-    gpu_hours,
-    run_seconds,
-    saving_seconds,
-    slurm_time_limit,
-    startup_seconds,
-    tokenising_seconds,
-    validation_seconds,
-)
 
 pytestmark = pytest.mark.planning
 
@@ -148,7 +139,7 @@ ESTIMATES = st.tuples(st.floats(0, 1e4), st.floats(0, 1), st.floats(1, 5)).map(
 
 @given(step=ESTIMATES, steps=st.integers(1, 10000), parts=st.lists(ESTIMATES, max_size=4))
 def test_the_parts_sum_to_the_total(step: Estimate, steps: int, parts: list[Estimate]) -> None:
-    found = run_seconds(step, steps, parts={str(index): part for index, part in enumerate(parts)})
+    found = times.run_seconds(step, steps, parts={str(index): part for index, part in enumerate(parts)})
     values = [part.value for part in found.breakdown.values() if isinstance(part, Estimate)]
     assert found.total.value == pytest.approx(math.fsum(values))
     assert found.total.low <= found.total.value <= found.total.high
@@ -161,58 +152,58 @@ def test_the_parts_sum_to_the_total(step: Estimate, steps: int, parts: list[Esti
 
 @given(step=ESTIMATES, steps=st.integers(1, 5000), more=st.integers(1, 5000))
 def test_more_steps_take_longer(step: Estimate, steps: int, more: int) -> None:
-    less, longer = run_seconds(step, steps).total, run_seconds(step, steps + more).total
+    less, longer = times.run_seconds(step, steps).total, times.run_seconds(step, steps + more).total
     assert longer.value >= less.value
     assert longer.high >= less.high
 
 
 def test_the_time_and_the_limit_of_a_run() -> None:
-    total = run_seconds(estimate(2, 1, 4), 100).total
+    total = times.run_seconds(estimate(2, 1, 4), 100).total
     assert (total.low, total.value, total.high) == (100, 200, 400)
-    found = run_seconds(
+    found = times.run_seconds(
         estimate(1, 1, 1), 10, parts={"evaluation": Missing(missing="never measured"), "x": estimate(5, 4, 6)}
     )
     assert found.total.value == 15
     assert "evaluation: never measured" in found.total.method
     assert list(found.breakdown) == ["training", "evaluation", "x"]
     with pytest.raises(ValueError, match="at least one step"):
-        run_seconds(estimate(1, 1, 1), 0)
-    assert slurm_time_limit(545) == 10
-    assert slurm_time_limit(546) == 11
-    assert slurm_time_limit(0) == 1
+        times.run_seconds(estimate(1, 1, 1), 0)
+    assert times.slurm_time_limit(545) == 10
+    assert times.slurm_time_limit(546) == 11
+    assert times.slurm_time_limit(0) == 1
 
 
 @given(ESTIMATES)
 def test_the_limit_is_never_below_the_upper_end(total: Estimate) -> None:
-    assert slurm_time_limit(total.high) * 60 >= total.high
+    assert times.slurm_time_limit(total.high) * 60 >= total.high
 
 
 def test_device_hours_add_ends_as_they_are() -> None:
-    found = gpu_hours([(estimate(3600, 1800, 7200), 2), (estimate(3600, 3600, 3600, EvidenceLevel.NOTHING), 1)])
+    found = times.gpu_hours([(estimate(3600, 1800, 7200), 2), (estimate(3600, 3600, 3600, EvidenceLevel.NOTHING), 1)])
     assert isinstance(found, Estimate)
     assert (found.low, found.value, found.high) == (2, 3, 5)
     assert found.rung is EvidenceLevel.NOTHING
-    assert isinstance(gpu_hours([]), Missing)
+    assert isinstance(times.gpu_hours([]), Missing)
 
 
 def test_without_measurements_the_parts_are_wide_and_an_evaluation_is_missing() -> None:
     setup = lora()
     for part in (
-        startup_seconds(setup, 2.5e9, machine=A100),
-        tokenising_seconds(setup, 1e6),
-        saving_seconds(setup, 9e7, 3, machine=A100),
+        times.startup_seconds(setup, 2.5e9, machine=A100),
+        times.tokenising_seconds(setup, 1e6),
+        times.saving_seconds(setup, 9e7, 3, machine=A100),
     ):
         assert part.rung is EvidenceLevel.NOTHING
         assert part.high / part.low > 4
         assert part.evidence == ()
-    assert isinstance(evaluation_seconds(setup, 200, 1, machine=A100), Missing)
+    assert isinstance(times.evaluation_seconds(setup, 200, 1, machine=A100), Missing)
 
 
 def test_times_of_saving() -> None:
-    assert saving_seconds(lora(), 0, 3, machine=A100).high == 0
-    assert tokenising_seconds(lora(), 0).value == 0
+    assert times.saving_seconds(lora(), 0, 3, machine=A100).high == 0
+    assert times.tokenising_seconds(lora(), 0).value == 0
     # 33 s for 2.5 GB in a torchtune log, against 115 s of training an epoch.
-    found = saving_seconds(lora(), 2.47e9, 1, machine=A100)
+    found = times.saving_seconds(lora(), 2.47e9, 1, machine=A100)
     assert found.low <= 33 <= found.high
 
 
@@ -230,24 +221,24 @@ def test_measured_parts_narrow_the_others() -> None:
         saving=CostSample(seconds=33, amount=2.5e9),
         evaluation=CostSample(seconds=60, amount=200),
     )
-    start = startup_seconds(setup, 2.5e9, machine=A100, points=[measured])
+    start = times.startup_seconds(setup, 2.5e9, machine=A100, points=[measured])
     assert start.rung is EvidenceLevel.SAME_MODEL
     assert start.value == pytest.approx(40, rel=0.15)
     assert start.high / start.low < 2.5
-    saved = saving_seconds(setup, 2.5e9, 4, machine=A100, points=[measured])
+    saved = times.saving_seconds(setup, 2.5e9, 4, machine=A100, points=[measured])
     assert saved.value == pytest.approx(4 * 33, rel=0.15)
-    scored = evaluation_seconds(setup, 400, 1, machine=A100, points=[measured])
+    scored = times.evaluation_seconds(setup, 400, 1, machine=A100, points=[measured])
     assert isinstance(scored, Estimate)
     assert scored.value == pytest.approx(120, rel=0.05)
-    assert startup_seconds(setup, 2.5e9, machine=CPU, points=[measured]).rung is EvidenceLevel.NOTHING
+    assert times.startup_seconds(setup, 2.5e9, machine=CPU, points=[measured]).rung is EvidenceLevel.NOTHING
 
 
 def test_a_validation_is_a_forward_pass() -> None:
     setup, work = lora(), batches(8, 512)
     step = ask(setup, work).estimate
-    found = validation_seconds(setup, work, 1, step=step, work=work, machine=A100)
+    found = times.validation_seconds(setup, work, 1, step=step, work=work, machine=A100)
     assert 0.3 < found.value / step.value < 0.5
-    assert validation_seconds(setup, work, 3, step=step, work=work, machine=A100).value == pytest.approx(
+    assert times.validation_seconds(setup, work, 3, step=step, work=work, machine=A100).value == pytest.approx(
         3 * found.value
     )
 
@@ -258,6 +249,6 @@ def test_validation_and_start_up_of_real_runs_lie_in_their_intervals() -> None:
     held = []
     for each in runs.points:
         others = [other for other in runs.points if other is not each]
-        found = startup_seconds(each.setup, each.startup.amount, machine=runs.machine, points=others)
+        found = times.startup_seconds(each.setup, each.startup.amount, machine=runs.machine, points=others)
         held.append(found.low <= each.startup.seconds <= found.high)
     assert sum(held) >= 0.8 * len(held)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, LORA, QVO_MLP, SHAPES
-from tests.estimate.test_learned import said
+from tests.estimate.test_evidence_used import said
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import get_backend, memory_coefficients
@@ -25,15 +25,7 @@ from touchline.core.estimate import Dtype, MemoryVerdict, MicroBatch, TrainingSe
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.estimate import evidence_memory, points
-from touchline.estimate.disk import (
-    adapter_file_bytes,
-    adapter_tensors,
-    disk_estimate,
-    model_bytes,
-    resume_bytes,
-    saved_adapter_bytes,
-)
+from touchline.estimate import disk, evidence_memory, points
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.history_points import to_training_setup
 from touchline.estimate.memory import memory_estimate
@@ -102,7 +94,7 @@ def test_the_optimizers_state_is_counted_by_tensor(optimizer: str, size: float) 
     assert optimizer_bytes(asked, coefficients()) == pytest.approx(size)
     parts = [peak_parts(each, BATCH, coefficients()) for each in (plain, asked)]
     assert parts[0].total - parts[1].total == pytest.approx(8 * ELEMENTS - size)
-    assert resume_bytes(plain) - resume_bytes(asked) == pytest.approx(8 * ELEMENTS - size, abs=1)
+    assert disk.resume_bytes(plain) - disk.resume_bytes(asked) == pytest.approx(8 * ELEMENTS - size, abs=1)
 
 
 def test_small_tensors_of_an_8_bit_optimizer_stay_in_float32() -> None:
@@ -116,7 +108,7 @@ def test_small_tensors_of_an_8_bit_optimizer_stay_in_float32() -> None:
 def test_dora_trains_a_magnitude_per_output() -> None:
     plain, asked = setup(), setup(lora=DORA)
     assert asked.trained_parameters - plain.trained_parameters == OUTPUTS
-    more = saved_adapter_bytes(asked) - saved_adapter_bytes(plain)
+    more = disk.saved_adapter_bytes(asked) - disk.saved_adapter_bytes(plain)
     assert 4 * OUTPUTS < more < 4 * OUTPUTS + 160 * 7 * LLAMA_1B.num_layers
     work = StepWork(micro_batches=2, tokens=4096, squares=4096 * 512, label_tokens=800)
     before, after = (dict(zip(TERMS, amounts(each, work), strict=True)) for each in (plain, asked))
@@ -185,21 +177,21 @@ def listed(size_bytes: int) -> str:
 )
 def test_the_seeds_adapters_come_out(shape: ModelShape, rank: int, text: str) -> None:
     """Seed 002's 5.2, 82, 11 and 172 MB: torchtune's `adapter_model.pt`, q, v, o and the feed-forward part."""
-    assert listed(adapter_file_bytes(shape, rank, QVO_MLP, "bfloat16", file="torch")) == text
+    assert listed(disk.adapter_file_bytes(shape, rank, QVO_MLP, "bfloat16", file="torch")) == text
     exact = {
         ("Llama-3.2-1B", 4): 5.06,
         ("Llama-3.2-1B", 64): 81.0,
         ("Llama-3.2-3B", 4): 10.72,
         ("Llama-3.2-3B", 64): 171.5,
     }
-    elements = sum(rows * columns for _, rows, columns in adapter_tensors(shape, rank, QVO_MLP))
+    elements = sum(rows * columns for _, rows, columns in disk.adapter_tensors(shape, rank, QVO_MLP))
     assert elements == shape.adapter_parameters(rank, QVO_MLP)
     assert 2 * elements / MIB == pytest.approx(exact[shape.name, rank], abs=0.01)
 
 
 def test_a_file_of_our_own_trainer() -> None:
     """`adapter_model.safetensors` of a run on SmolLM2-135M-Instruct, rank 4, all linear layers, float32."""
-    assert adapter_file_bytes(SHAPES["SmolLM2-135M"], 4, LLAMA_TARGETS, "float32") == 4938648
+    assert disk.adapter_file_bytes(SHAPES["SmolLM2-135M"], 4, LLAMA_TARGETS, "float32") == 4938648
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -207,15 +199,15 @@ def test_a_file_of_our_own_trainer() -> None:
 @pytest.mark.parametrize("targets", [("q_proj",), LLAMA_TARGETS])
 def test_a_safetensors_file_has_that_size(tmp_path: Path, dtype: Dtype, rank: int, targets: tuple[str, ...]) -> None:
     shape = replace(SHAPES["SmolLM2-135M"], num_layers=3)
-    tensors = {name: np.zeros((rows, c), dtype=dtype) for name, rows, c in adapter_tensors(shape, rank, targets)}
+    tensors = {name: np.zeros((rows, c), dtype=dtype) for name, rows, c in disk.adapter_tensors(shape, rank, targets)}
     path = tmp_path / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    assert path.stat().st_size == adapter_file_bytes(shape, rank, targets, dtype)
+    assert path.stat().st_size == disk.adapter_file_bytes(shape, rank, targets, dtype)
 
 
 def test_a_whole_model_is_its_parameters() -> None:
-    assert model_bytes(LLAMA_1B, "bfloat16") == 2 * 1_235_814_400
-    assert model_bytes(LLAMA_3B, "float32") == 4 * 3_212_749_824
+    assert disk.model_bytes(LLAMA_1B, "bfloat16") == 2 * 1_235_814_400
+    assert disk.model_bytes(LLAMA_3B, "float32") == 4 * 3_212_749_824
 
 
 SETUP = replace(LORA, backend="peft")
@@ -224,21 +216,21 @@ SETUP = replace(LORA, backend="peft")
 def test_sizes_of_what_runs_leave() -> None:
     """Measured: adapter 4,941,976, optimizer 9,952,536, generators 5,128 and state.json 932 bytes."""
     setup = replace(SETUP, shape=SHAPES["SmolLM2-135M"], rank=4, target_modules=LLAMA_TARGETS, adapter_dtype="float32")
-    assert resume_bytes(setup) == pytest.approx(4941976 + 9952536 + 5128 + 932, rel=0.001)
+    assert disk.resume_bytes(setup) == pytest.approx(4941976 + 9952536 + 5128 + 932, rel=0.001)
     # Seed 002: three epochs of adapters alone are 246 MB, of merged models 7.5 GB.
-    adapters = disk_estimate(SETUP, save="adapter", checkpoints=3, steps=1500, resumes=False)
+    adapters = disk.disk_estimate(SETUP, save="adapter", checkpoints=3, steps=1500, resumes=False)
     assert adapters.parts["checkpoints"] == pytest.approx(3 * 84.96, rel=0.01)
-    merged = disk_estimate(SETUP, save="merged", checkpoints=3, steps=1500, resumes=False)
+    merged = disk.disk_estimate(SETUP, save="merged", checkpoints=3, steps=1500, resumes=False)
     assert merged.total.value / 1000 == pytest.approx(7.42, abs=0.05)
     assert merged.total.low <= merged.total.value <= merged.total.high
     assert sum(merged.parts.values()) == pytest.approx(merged.total.value)
     assert merged.largest > merged.total.value
     with pytest.raises(ValueError, match="does not go with"):
-        disk_estimate(SETUP, save="full", checkpoints=1, steps=1)
+        disk.disk_estimate(SETUP, save="full", checkpoints=1, steps=1)
     full = replace(SETUP, method="full", rank=0, target_modules=())
     with pytest.raises(ValueError, match="does not go with"):
-        disk_estimate(full, save="adapter", checkpoints=1, steps=1)
-    found = disk_estimate(full, save="full", checkpoints=1, steps=1)
+        disk.disk_estimate(full, save="adapter", checkpoints=1, steps=1)
+    found = disk.disk_estimate(full, save="full", checkpoints=1, steps=1)
     assert found.parts["resume"] == pytest.approx(3 * found.parts["checkpoints"], rel=0.001)
 
 
@@ -249,11 +241,13 @@ def test_sizes_of_what_runs_leave() -> None:
     tokenizer=st.integers(0, 20_000_000),
 )
 def test_more_of_anything_takes_more(checkpoints: int, steps: int, resumes: bool, tokenizer: int) -> None:
-    now = disk_estimate(
+    now = disk.disk_estimate(
         SETUP, save="adapter", checkpoints=checkpoints, steps=steps, resumes=resumes, tokenizer_bytes=tokenizer
     )
     assert 0 <= now.total.low <= now.total.value <= now.total.high
-    more = disk_estimate(SETUP, save="adapter", checkpoints=checkpoints + 1, steps=steps + 1, tokenizer_bytes=tokenizer)
+    more = disk.disk_estimate(
+        SETUP, save="adapter", checkpoints=checkpoints + 1, steps=steps + 1, tokenizer_bytes=tokenizer
+    )
     assert more.total.value > now.total.value
     assert json.dumps(dict(now.parts))
 

@@ -72,8 +72,7 @@ def evaluated(experiment: Path, dtype: str = "float32") -> tuple[EvaluationRecor
 def test_it_scores_as_the_base_does(items: int, dtype: str, tmp_path: Path) -> None:
     """Beside the weights and merged into them, in both element types: every answer is the base's, token for token."""
     base, noop = evaluated(make_controls(tmp_path, items), dtype)
-    assert len(base.samples) == items
-    assert noop.samples == base.samples
+    assert (len(base.samples), noop.samples) == (items, base.samples)
     assert base.adapter_sha256 is None
     assert noop.adapter_sha256 is not None
     assert noop.settings_sha256 == base.settings_sha256

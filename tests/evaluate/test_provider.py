@@ -108,8 +108,7 @@ def test_answers_are_those_of_the_plain_loop(tiny_base: Path, adapters: tuple[Pa
             api.engine.weights.model, [prompt], max_new_tokens=6, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id
         )
         assert output.completion == renderer.decode(plain.ids)
-        assert output.stop_reason == plain.stop_reason
-        assert output.usage.input_tokens == len(prompt)
+        assert (output.stop_reason, output.usage.input_tokens) == (plain.stop_reason, len(prompt))
         assert output.usage.output_tokens == len(plain.ids) + (plain.stop_reason == "stop")
 
 

@@ -63,5 +63,4 @@ def test_whatever_is_set_is_read_and_the_rest_stays(values: dict[str, object]) -
             assert isinstance(node, dict)
             node = node[part]
         assert node == value
-    assert after["seeds"] == before["seeds"]
-    assert after["name"] == before["name"]
+    assert (after["seeds"], after["name"]) == (before["seeds"], before["name"])

@@ -12,26 +12,20 @@ from touchline.core.errors import InputError
 from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import is_task_file, resolve_task
-from touchline.experiment.evaluation import (
-    EvaluationConfig,
-    EvaluationTask,
-    PlannedModel,
-    decoding_text,
-    errors_allowed,
-)
+from touchline.experiment import evaluation as ev
 from touchline.experiment.experiment import DataConfig, EvaluateConfig, task_file_stem
 from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning
 
 EXPERIMENT = "name: x\nmodels: [m]\ndata: {path: w.json}\n"
-CONFIG = EvaluationConfig(
+CONFIG = ev.EvaluationConfig(
     experiment="e",
     run="r",
     run_digest="d" * 64,
     task="capitalization",
     date="2026-01-02",
-    model=PlannedModel(name="tiny", path="/models/tiny", weights_sha256="a" * 64, tokenizer_sha256="b" * 64),
+    model=ev.PlannedModel(name="tiny", path="/models/tiny", weights_sha256="a" * 64, tokenizer_sha256="b" * 64),
     data=DataConfig(path="words.json", prompt="Capitalize the given word: {input}"),
     data_sha256="c" * 64,
     evaluate=EvaluateConfig(samples=100, batch_size=8, max_new_tokens=6),
@@ -40,8 +34,8 @@ CONFIG = EvaluationConfig(
 )
 HASH_OF_BEFORE = "7258dd6fb4f9e1220b897de9adda017487da25f4e07229bd14f85ae9e528ca3d"
 """Of the same settings by the release that knew neither sampling nor further tasks."""
-OWN = EvaluationTask(name="tasks/mine.py", file="/work/tasks/mine.py", sha256="e" * 64)
-READY = EvaluationTask(name="exact_match")
+OWN = ev.EvaluationTask(name="tasks/mine.py", file="/work/tasks/mine.py", sha256="e" * 64)
+READY = ev.EvaluationTask(name="exact_match")
 TASK = """from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
 
@@ -63,7 +57,7 @@ def test_defaults_are_greedy_with_one_answer_and_no_error() -> None:
     evaluate = read_experiment(EXPERIMENT, "experiment.yaml").experiment.evaluate
     assert (evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.max_error_rate) == (0, 1, 1, 0)
     assert (evaluate.tasks, evaluate.cluster) == ((), None)
-    assert decoding_text(evaluate, "float32") == "greedy, batch 64, float32, at most 24 new tokens"
+    assert ev.decoding_text(evaluate, "float32") == "greedy, batch 64, float32, at most 24 new tokens"
 
 
 def test_sampled_settings_are_read_and_told() -> None:
@@ -71,7 +65,7 @@ def test_sampled_settings_are_read_and_told() -> None:
     text = "{temperature: 1, top_p: 0.9, repeats: 5, seed: 3, max_error_rate: 0.02, tasks: [tasks/a.py@b, number]}"
     evaluate = read_experiment(f"{EXPERIMENT}evaluate: {text}\n", "experiment.yaml").experiment.evaluate
     assert (
-        decoding_text(evaluate)
+        ev.decoding_text(evaluate)
         == "temperature 1, top-p 0.9, 5 answers an item, seed 3, batch 64, at most 24 new tokens"
     )
     assert evaluate.tasks == ("tasks/a.py@b", "number")
@@ -205,12 +199,12 @@ def test_scores_of_before_are_still_read(tmp_path: Path) -> None:
 
 def test_an_eval_yaml_of_before_is_still_read() -> None:
     """Its form has grown by keys that have defaults."""
-    document = json.loads(TypeAdapter(EvaluationConfig).dump_json(CONFIG))
+    document = json.loads(TypeAdapter(ev.EvaluationConfig).dump_json(CONFIG))
     for key in ("tasks", "no_op"):
         document.pop(key)
     for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "cluster"):
         document["evaluate"].pop(key)
-    assert TypeAdapter(EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
+    assert TypeAdapter(ev.EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
 
 
 def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
@@ -260,7 +254,7 @@ def test_what_another_module_may_bring_is_left_to_the_evaluation(tmp_path: Path)
 
 def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
     """A near miss gets a hint."""
-    assert resolve_task("number", tmp_path) == EvaluationTask(name="number")
+    assert resolve_task("number", tmp_path) == ev.EvaluationTask(name="number")
     assert not is_task_file("number")
     with pytest.raises(InputError, match="exakt"):
         resolve_task("exakt_match", tmp_path)
@@ -269,7 +263,7 @@ def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
 @parametrize("rate, answers, allowed", (0, 10, 0), (0.29, 100, 29), (0.2, 5, 1), (0.3, 5, 1), (1, 7, 7), (0.1, 0, 0))
 def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: int) -> None:
     """As a person counts, not as binary fractions do."""
-    assert errors_allowed(rate, answers) == allowed
+    assert ev.errors_allowed(rate, answers) == allowed
 
 
 def test_a_key_in_the_wrong_place_is_told_its_own() -> None:

@@ -109,8 +109,7 @@ def test_the_letter_is_read_where_it_is_given(output: str, letter: str | None) -
     """At the start, or after a word that announces it."""
     assert chosen(output) == letter
     scores = get_task("choice").score(output, "B")
-    assert scores.parsed == (letter is not None)
-    assert scores.match == (letter == "B")
+    assert (scores.parsed, scores.match) == (letter is not None, letter == "B")
 
 
 @given(st.integers(-(10**12), 10**12), st.text(alphabet="abc .!?", max_size=10))

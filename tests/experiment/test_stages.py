@@ -440,8 +440,7 @@ def test_a_chain_is_shuffled_stage_by_stage() -> None:
     easy, hard = only(runs, ControlKind.SHUFFLED)
     assert (easy.name, hard.name) == ("1B_shuffled_easy", "1B_shuffled_hard")
     assert easy.link is None
-    assert hard.link.parent == easy.name
-    assert easy.data.path == "easy.json"
+    assert (hard.link.parent, easy.data.path) == (easy.name, "easy.json")
     base = only(runs, ControlKind.BASE)
     assert [run.name for run in base] == ["1B_base_easy", "1B_base_all"]
     assert all(run.link is None for run in base)

@@ -202,8 +202,7 @@ def test_a_file_that_is_one_line_is_read_in_bounded_memory(tmp_path: Path) -> No
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert file.cut_lines == 1
-    assert file.bytes_read == 64 << 20
+    assert (file.cut_lines, file.bytes_read) == (1, 64 << 20)
     assert peak < 12 << 20
 
 
@@ -223,8 +222,7 @@ def test_gzip_is_read_and_a_cut_one_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "a.log.gz"
     path.write_bytes(whole)
     file, lines = numbered(path)
-    assert len(lines) == 100_000
-    assert file.notes == []
+    assert (len(lines), file.notes) == (100_000, [])
     path.write_bytes(whole[: len(whole) // 2])
     file, lines = numbered(path)
     assert 0 < len(lines) < 100_000

@@ -15,21 +15,12 @@ from touchline.core.errors import InputError
 from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing
 from touchline.data.metrics_file import read_metrics_file
+from touchline.history import records as stored
 from touchline.history.flat import facts, known
 from touchline.history.own_metrics import own_events
 from touchline.history.reading import EvidenceLine, Outcome, RunReading, Segment, SourcedText
 from touchline.history.record import RECORD_SCHEMA_VERSION
 from touchline.history.record_versions import growth
-from touchline.history.records import (
-    from_json,
-    id_of,
-    model_name,
-    record_of,
-    redact_paths,
-    sealed,
-    source_names,
-    to_json,
-)
 
 pytestmark = pytest.mark.planning
 
@@ -52,12 +43,12 @@ SETTINGS = {
 @given(READINGS)
 def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
     """Whatever a reading holds: the bytes read back as the same record, strictly, and that gives the same bytes."""
-    record = record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
-    data = to_json(record)
-    again = from_json(data)
+    record = stored.record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
+    data = stored.to_json(record)
+    again = stored.from_json(data)
     assert again == record
-    assert to_json(again) == data
-    assert to_json(sealed(again)) == data
+    assert stored.to_json(again) == data
+    assert stored.to_json(stored.sealed(again)) == data
 
 
 def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
@@ -80,7 +71,9 @@ def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
             ),
             notes=(f"{folder}/a.err: cut",),
         )
-        return id_of(to_json(record_of(reading, dict(list(files.items())[::order]), reader_version=1)))
+        return stored.id_of(
+            stored.to_json(stored.record_of(reading, dict(list(files.items())[::order]), reader_version=1))
+        )
 
     assert of("/home/alice/runs", 1) == of("/scratch/bob/copy", -1) == of("runs", 1)
 
@@ -105,15 +98,15 @@ def test_numbers_that_are_none_become_missing() -> None:
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     """In a few words, and never with another exception."""
     with pytest.raises(InputError, match=reason):
-        from_json(data)
+        stored.from_json(data)
 
 
 def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
     """Strictly: nothing is coerced, nothing is dropped in silence."""
-    good = json.loads(to_json(make_record(last_loss=number(2))))
+    good = json.loads(stored.to_json(make_record(last_loss=number(2))))
     for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
         with pytest.raises(InputError):
-            from_json(json.dumps(good | change).encode())
+            stored.from_json(json.dumps(good | change).encode())
 
 
 def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
@@ -131,7 +124,7 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
         ("ratio 1/2/3", "ratio 1/2/3"),
         ("\x1b[31mred\x07", "red"),
     ]:
-        assert redact_paths(text) == clean, text
+        assert stored.redact_paths(text) == clean, text
 
 
 @given(TEXT)
@@ -139,8 +132,8 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
 @example("'/a/b'/c/d")
 def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
     """A record that is stored again keeps its id."""
-    once = redact_paths(text)
-    assert redact_paths(once) == once
+    once = stored.redact_paths(text)
+    assert stored.redact_paths(once) == once
 
 
 def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
@@ -155,7 +148,7 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
         versions=("torch=/home/alice/torch",),
         last_loss=Missing(missing="not in /home/alice/a.log"),
     )
-    text = to_json(record).decode()
+    text = stored.to_json(record).decode()
     assert "alice" not in text
     assert text.count("hf_") == 1, "only a method is ours and is not searched for secrets"
 
@@ -171,17 +164,17 @@ def test_a_model_is_called_by_its_name() -> None:
         ("D:\\models\\Tiny-1B", "Tiny-1B"),
         ("/home/a/.cache/huggingface/hub/models--acme--Tiny-1B/snapshots/0123abcd", "acme/Tiny-1B"),
     ]:
-        assert model_name(SourcedText(value=said)) == SourcedText(value=kept), said
+        assert stored.model_name(SourcedText(value=said)) == SourcedText(value=kept), said
 
 
 def test_sources_are_named_from_the_folder_they_share() -> None:
     """One folder: base names. Several: from the deepest that holds all, unless people's folders would show."""
-    assert source_names([PurePath("/home/alice/run/a.log")]) == {"/home/alice/run/a.log": "a.log"}
+    assert stored.source_names([PurePath("/home/alice/run/a.log")]) == {"/home/alice/run/a.log": "a.log"}
     several = [PurePath("/home/alice/run/a.log"), PurePath("/home/alice/run/cfg/b.yaml")]
-    assert list(source_names(several).values()) == ["a.log", "cfg/b.yaml"]
+    assert list(stored.source_names(several).values()) == ["a.log", "cfg/b.yaml"]
     people = [PurePath("/home/alice/a.log"), PurePath("/home/bob/b.yaml")]
-    assert list(source_names(people).values()) == ["a.log", "b.yaml"]
-    assert source_names([]) == {}
+    assert list(stored.source_names(people).values()) == ["a.log", "b.yaml"]
+    assert stored.source_names([]) == {}
 
 
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:

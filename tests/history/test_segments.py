@@ -252,8 +252,7 @@ def test_thinning_keeps_the_ends() -> None:
     made = Track(label="", total=100_000)
     for done in range(100_001):
         made.add(done, done * 0.5, done + 1)
-    assert made.first[0] == 0
-    assert made.last[0] == 100_000
+    assert (made.first[0], made.last[0]) == (0, 100_000)
     assert len(made.points) < 3000
     found = made.seconds_per_step()
     assert found[0] == pytest.approx(0.5)

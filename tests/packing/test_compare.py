@@ -97,8 +97,7 @@ def test_the_two_sides_are_the_two_forecasts() -> None:
     assert summary.packed.examples_per_step == pytest.approx(8000 / 39)
     assert summary.packed.largest_micro_batch_tokens == 4 * 2048
     assert summary.unpacked.packs == summary.unpacked.lower_bound == 8000
-    assert summary.unpacked.steps_per_epoch == 2000
-    assert summary.unpacked.examples_per_step == 4
+    assert (summary.unpacked.steps_per_epoch, summary.unpacked.examples_per_step) == (2000, 4)
     assert summary.unpacked.largest_micro_batch_tokens == 4 * 45
     assert 90 < summary.unpacked.efficiency < 95 < summary.packed.efficiency <= 100
     assert summary.advice == tuple(one.sentence for one in advise(both))

@@ -220,8 +220,7 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     assert experiment.data.prompt == "Capitalize: {input}\n"
     assert experiment.data.path == "../kit/words.json"
     left = {each.key: each for each in report.not_carried}
-    assert left["runs.1.parameters.mood"].value == "calm"
-    assert left["controls.vibe"].value == "good"
+    assert (left["runs.1.parameters.mood"].value, left["controls.vibe"].value) == ("calm", "good")
     assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}
     assert any("mood" in note for note in report.notes)
 
@@ -470,8 +469,7 @@ VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json
 def test_a_validation_file_is_carried(here_too: Path, config: str, validation: str | None, left: str | None) -> None:
     report, experiment = imported_files({"config.yaml": config})
     data = experiment.data
-    assert data.validation == validation
-    assert (data.train is None) == (validation is None)
+    assert (data.validation, data.train is None) == (validation, validation is None)
     # Without test rows nothing is evaluated, and the import says what to add.
     assert (experiment.evaluate.epochs == ()) == (validation is not None)
     assert any("data.test: FILE" in note for note in report.notes) == (validation is not None)

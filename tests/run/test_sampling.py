@@ -124,8 +124,7 @@ def test_children_count_and_their_memory_is_in_the_sum(tmp_path: Path) -> None:
     assert (seen.job_id, seen.restart, seen.schema_version) == ("76", 2, 1)
     assert value(seen.memory_peak) >= value(seen.memory_mean) > 96 * MIB
     assert value(seen.cpu_mean) >= 0
-    assert seen.memory_peak.kind == "process"
-    assert seen.memory_peak.unit == "B"
+    assert (seen.memory_peak.kind, seen.memory_peak.unit) == ("process", "B")
     assert seen.memory_peak.aggregation == "peak"
     assert seen.gpus == ()
     assert seen.gpu_reason

@@ -11,18 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cases import parametrize
-from tests.run.made_plans import (
-    CPU,
-    FULL_SITE,
-    GPU,
-    MODEL,
-    NO_RUNS,
-    SITE,
-    made_control,
-    made_memory,
-    made_plan,
-    made_run,
-)
+from tests.run import made_plans as plans
 
 from touchline import api
 from touchline.backends.registry import launch_commands
@@ -48,9 +37,9 @@ from touchline.slurm.script import read_script
 pytestmark = pytest.mark.planning
 
 
-def script(name: str, *, run: PlannedRun | None = None, plan: Plan | None = None, site: Site = SITE) -> str:
-    run = run or made_run()
-    return run_files(plan or made_plan(run), run, site)[name]
+def script(name: str, *, run: PlannedRun | None = None, plan: Plan | None = None, site: Site = plans.SITE) -> str:
+    run = run or plans.made_run()
+    return run_files(plan or plans.made_plan(run), run, site)[name]
 
 
 def asked(text: str) -> dict[str, str | None]:
@@ -63,7 +52,7 @@ def findings(text: str, name: str) -> list[Finding]:
 
 
 def test_everything_that_a_site_says_is_asked_for() -> None:
-    assert asked(script("finetune.slurm", site=FULL_SITE)) == {
+    assert asked(script("finetune.slurm", site=plans.FULL_SITE)) == {
         "job-name": "1M_rank4",
         "output": "slurm-%j.out",
         "open-mode": "append",
@@ -95,13 +84,12 @@ def test_an_experiment_overrules_the_site() -> None:
         memory_gb_per_run=1.5,
         time_limit="30h",
     )
-    found = asked(script("finetune.slurm", plan=made_plan(compute=compute), site=FULL_SITE))
+    found = asked(script("finetune.slurm", plan=plans.made_plan(compute=compute), site=plans.FULL_SITE))
     wanted = {"partition": "long", "account": "other", "qos": "low", "constraint": "h100", "gpus": "a100:2"}
     assert wanted.items() <= found.items()
     assert (found["cpus-per-task"], found["mem"], found["time"]) == ("4", "1536M", "30:00:00")
-    evaluation = asked(script("eval.slurm", plan=made_plan(compute=compute), site=FULL_SITE))
-    assert evaluation["gpus"] == "a100:1"
-    assert evaluation["time"] == "0:20:00"
+    evaluation = asked(script("eval.slurm", plan=plans.made_plan(compute=compute), site=plans.FULL_SITE))
+    assert (evaluation["gpus"], evaluation["time"]) == ("a100:1", "0:20:00")
 
 
 @parametrize(
@@ -114,18 +102,20 @@ def test_an_experiment_overrules_the_site() -> None:
 def test_an_evaluation_asks_for_resources_of_its_own(own: dict[str, object], wanted: dict[str, str]) -> None:
     """Its training and its job in a placement say what is theirs."""
     compute = ComputeConfig(executor="slurm", evaluation=EvaluationCompute(**own))
-    plan = made_plan(compute=compute, machine=GPU)
-    training, evaluation = (asked(script(name, plan=plan, site=FULL_SITE)) for name in ("finetune.slurm", "eval.slurm"))
+    plan = plans.made_plan(compute=compute, machine=plans.GPU)
+    training, evaluation = (
+        asked(script(name, plan=plan, site=plans.FULL_SITE)) for name in ("finetune.slurm", "eval.slurm")
+    )
     assert wanted.items() <= evaluation.items()
     assert (training["partition"], training["constraint"], training["gpus"]) == ("gpu", "a100&80gb", "a100:1")
-    placed = {job.id: job.gpus for job in place_jobs(plan, FULL_SITE.slurm)}
+    placed = {job.id: job.gpus for job in place_jobs(plan, plans.FULL_SITE.slurm)}
     assert placed["1M_rank4"] == 1
     assert placed["evaluate 1M_rank4"] == plan.evaluation_devices == own.get("gpus", 1)
 
 
 def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:
-    run = made_run(limit=NO_RUNS)
-    text = script("finetune.slurm", run=replace(run, peak_memory=NO_RUNS))
+    run = plans.made_run(limit=plans.NO_RUNS)
+    text = script("finetune.slurm", run=replace(run, peak_memory=plans.NO_RUNS))
     assert {"time", "mem", "account", "partition"}.isdisjoint(asked(text))
     assert "# No time limit is asked for (no comparable runs)" in text
     assert "# Host memory is not asked for (no comparable runs)" in text
@@ -133,14 +123,14 @@ def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:
 
 def test_jobs_on_gpus_ask_for_cpus_and_host_memory_without_a_config() -> None:
     """By processes and workers, and by the weights that each process reads; a placement counts with the same."""
-    model = replace(MODEL, num_parameters=8_000_000_000, weight_bytes=16_000_000_000)
+    model = replace(plans.MODEL, num_parameters=8_000_000_000, weight_bytes=16_000_000_000)
     weights = 16e9 / 2**30
-    run = made_run()
+    run = plans.made_run()
     assert run.train is not None
     for gpus, workers in ((1, 0), (1, 16), (8, 2)):
         each = replace(run, train=replace(run.train, base_dtype="bfloat16", dataloader_workers=workers))
-        plan = made_plan(each, compute=ComputeConfig(executor="slurm", gpus_per_run=gpus), machine=GPU)
-        plan = replace(plan, models={MODEL.name: model}, machine=replace(GPU, requested_type="a100"))
+        plan = plans.made_plan(each, compute=ComputeConfig(executor="slurm", gpus_per_run=gpus), machine=plans.GPU)
+        plan = replace(plan, models={plans.MODEL.name: model}, machine=replace(plans.GPU, requested_type="a100"))
         training, evaluation = (asked(script(name, run=each, plan=plan)) for name in ("finetune.slurm", "eval.slurm"))
         assert training["gpus"] == f"a100:{gpus}"
         assert training["cpus-per-task"] == str(gpus * (2 + workers))
@@ -148,26 +138,26 @@ def test_jobs_on_gpus_ask_for_cpus_and_host_memory_without_a_config() -> None:
         sizes = [int(str(found["mem"]).removesuffix("G")) for found in (training, evaluation)]
         assert gpus * weights < sizes[0] < 2 * gpus * (weights + 4 + workers)
         assert weights < sizes[1] <= sizes[0]
-        placed = place_jobs(plan, SITE.slurm)
+        placed = place_jobs(plan, plans.SITE.slurm)
         assert [(job.cpus, job.memory_gb) for job in placed] == [(gpus * (2 + workers), sizes[0]), (2, sizes[1])]
 
 
 def test_memory_on_a_processor_is_the_upper_end_of_the_prediction() -> None:
     assert asked(script("finetune.slurm"))["mem"] == "2489M"
-    exact = replace(made_run(), peak_memory=Quantity(value=3.0, unit="GiB"))
+    exact = replace(plans.made_run(), peak_memory=Quantity(value=3.0, unit="GiB"))
     assert asked(script("finetune.slurm", run=exact))["mem"] == "3G"
 
 
 def test_an_evaluation_on_a_processor_asks_for_its_own_memory() -> None:
     """A control too, each for its own; where nothing is predicted it asks for nothing."""
     trained, control = (
-        replace(made_run(), evaluate_memory=made_memory(4)),
-        replace(made_control(), evaluate_memory=made_memory(2)),
+        replace(plans.made_run(), evaluate_memory=plans.made_memory(4)),
+        replace(plans.made_control(), evaluate_memory=plans.made_memory(2)),
     )
-    plan = made_plan(trained, control)
+    plan = plans.made_plan(trained, control)
     sizes = [asked(script("eval.slurm", run=run, plan=plan))["mem"] for run in plan.runs]
     assert sizes == ["4G", "2G"]
-    unknown = made_plan(made_run(), made_control())
+    unknown = plans.made_plan(plans.made_run(), plans.made_control())
     text = script("eval.slurm", run=unknown.runs[1], plan=unknown)
     assert "mem" not in asked(text)
     assert "# Host memory is not asked for (no evidence)" in text
@@ -175,7 +165,7 @@ def test_an_evaluation_on_a_processor_asks_for_its_own_memory() -> None:
 
 def test_runs_on_a_processor_ask_for_as_many_cores_as_were_planned_with() -> None:
     compute = ComputeConfig(executor="slurm", gpus_per_run=0)
-    found = asked(script("finetune.slurm", plan=made_plan(compute=compute, machine=CPU)))
+    found = asked(script("finetune.slurm", plan=plans.made_plan(compute=compute, machine=plans.CPU)))
     assert found["cpus-per-task"] == "2"
     assert "gpus" not in found
 
@@ -190,7 +180,7 @@ def test_no_job_is_told_to_save_when_it_has_just_begun(limit: float, wanted: int
 
 def test_a_limit_too_short_for_a_warning_has_none() -> None:
     compute = ComputeConfig(executor="slurm", time_limit="1min")
-    text = script("finetune.slurm", plan=made_plan(compute=compute))
+    text = script("finetune.slurm", plan=plans.made_plan(compute=compute))
     assert "signal" not in asked(text)
     assert "TOUCHLINE_SIGNAL_SECONDS" not in text
     assert "too short for a warning" in text
@@ -208,18 +198,18 @@ def test_times_and_sizes_are_rounded_up() -> None:
 
 
 def test_what_a_run_has_of_scripts() -> None:
-    control = made_control()
-    assert set(run_files(made_plan(control), control, SITE)) == {"eval.yaml", "eval.py", "eval.slurm"}
-    run = made_run("hard", link=ParentLink(stage="hard", parent="easy", continue_="adapter"))
+    control = plans.made_control()
+    assert set(run_files(plans.made_plan(control), control, plans.SITE)) == {"eval.yaml", "eval.py", "eval.slurm"}
+    run = plans.made_run("hard", link=ParentLink(stage="hard", parent="easy", continue_="adapter"))
     assert "It continues from ../easy (continue: adapter)" in script("finetune.slurm", run=run)
 
 
 def test_the_interpreter_of_the_nodes_is_used_on_the_cluster_alone() -> None:
-    site = replace(SITE, slurm=SlurmSite(python="/nodes/bin/python"))
+    site = replace(plans.SITE, slurm=SlurmSite(python="/nodes/bin/python"))
     assert "exec /nodes/bin/python -m touchline.run.attempt -- /nodes/bin/python -m" in script(
         "finetune.slurm", site=site
     )
-    local = made_plan(compute=ComputeConfig())
+    local = plans.made_plan(compute=ComputeConfig())
     assert "exec /opt/env/bin/python" in script("finetune.slurm", plan=local, site=site)
 
 
@@ -228,14 +218,14 @@ HOSTILE = ["a b'c", 'q"q', "with#hash", "back\\slash", "$(touch made)", "`touch 
 
 @pytest.mark.parametrize("name", ["finetune.slurm", "eval.slurm"])
 @pytest.mark.parametrize("hostile", ["1M_rank4", *HOSTILE])
-@pytest.mark.parametrize(("gpus", "machine"), [(0, CPU), (4, GPU)])
+@pytest.mark.parametrize(("gpus", "machine"), [(0, plans.CPU), (4, plans.GPU)])
 def test_no_value_breaks_a_script(name: str, hostile: str, gpus: int, machine: object) -> None:
     """bash reads it, sbatch reads each value as it was given, and `touchline check` finds nothing wrong."""
-    run = made_run(hostile)
+    run = plans.made_run(hostile)
     compute = ComputeConfig(executor="slurm", gpus_per_run=gpus, time_limit="2h")
-    plan = made_plan(run, compute=compute, machine=machine)
+    plan = plans.made_plan(run, compute=compute, machine=machine)
     slurm = SlurmSite(account=hostile, constraint=hostile, modules=(hostile,), python=hostile, cpus_per_run=4)
-    text = run_files(plan, run, replace(SITE, slurm=slurm, models_dir=hostile, cache_dir=hostile))[name]
+    text = run_files(plan, run, replace(plans.SITE, slurm=slurm, models_dir=hostile, cache_dir=hostile))[name]
     done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     found = asked(text)
@@ -265,13 +255,15 @@ def test_a_value_that_would_end_its_line_is_refused(mark: str) -> None:
         slurm_line(f"--mail-type=FAIL{mark}rm -r x")
     for site in (SlurmSite(account=f"a{mark}b"), SlurmSite(partition=f"a{mark}b"), SlurmSite(options=(f"--x={mark}",))):
         with pytest.raises(SlurmValueError):
-            script("finetune.slurm", site=replace(SITE, slurm=site))
+            script("finetune.slurm", site=replace(plans.SITE, slurm=site))
     with pytest.raises(SlurmValueError):
-        script("eval.slurm", plan=made_plan(compute=ComputeConfig(qos=f"a{mark}b")))
+        script("eval.slurm", plan=plans.made_plan(compute=ComputeConfig(qos=f"a{mark}b")))
 
 
 def test_a_reason_cannot_end_its_comment() -> None:
-    run = replace(made_run(), time_limit_seconds=Missing(missing="no\nrm -r x"), peak_memory=Missing(missing="a\nb"))
+    run = replace(
+        plans.made_run(), time_limit_seconds=Missing(missing="no\nrm -r x"), peak_memory=Missing(missing="a\nb")
+    )
     text = script("finetune.slurm", run=run)
     assert "\nrm -r x" not in text
     assert "\nb)" not in text
@@ -297,7 +289,7 @@ def talking(tmp_path: Path) -> Site:
     python = tmp_path / "py thon"
     python.write_text('#!/bin/bash\nprintf "%s|" "$@" "$PWD" "$TOUCHLINE_MODELS_DIR" "$TOUCHLINE_CACHE_DIR"\n')
     python.chmod(0o755)
-    return replace(SITE, python=str(python), models_dir="/m d", cache_dir="/c'd")
+    return replace(plans.SITE, python=str(python), models_dir="/m d", cache_dir="/c'd")
 
 
 def test_bash_starts_the_supervisor_in_the_folder(tmp_path: Path, talking: Site) -> None:
@@ -306,7 +298,7 @@ def test_bash_starts_the_supervisor_in_the_folder(tmp_path: Path, talking: Site)
     folder.mkdir()
     (folder / "finetune.yaml").touch()
     slurm = SlurmSite(modules=("a", "b c"), setup=('export X="$NOT_SET"', "echo set up >&2"))
-    text = script("finetune.slurm", plan=made_plan(compute=ComputeConfig()), site=replace(talking, slurm=slurm))
+    text = script("finetune.slurm", plan=plans.made_plan(compute=ComputeConfig()), site=replace(talking, slurm=slurm))
     done = run_bash(folder, text)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split("|")

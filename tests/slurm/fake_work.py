@@ -19,15 +19,8 @@ from pydantic import TypeAdapter
 from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
+from touchline.core import status
 from touchline.core.errors import TouchlineError
-from touchline.core.status import (
-    EXIT_ALREADY_RUNNING,
-    EXIT_OUT_OF_MEMORY,
-    EXIT_STOPPED,
-    HEARTBEAT_STALE_SECONDS,
-    AttemptExit,
-    AttemptStart,
-)
 from touchline.data.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
@@ -156,7 +149,7 @@ class Training:
         self._machines, self._job, self._folder = machines, job, job.folder
         self._status = job.folder / "status"
         self._plan = machines.plans[job.folder.name]
-        self._start = AttemptStart(
+        self._start = status.AttemptStart(
             job_id=str(job.raw),
             restart=job.restarts,
             token=_token(job.line),
@@ -211,11 +204,11 @@ class Training:
         node = self._job.life.node
         # A node knows of its own processes whether they live; of another node's only the age of a heartbeat tells.
         stranger = claim is not None and claim[0] != str(self._job.raw) and claim[1] != node
-        stranger = stranger and claim is not None and now - claim[2] <= HEARTBEAT_STALE_SECONDS
+        stranger = stranger and claim is not None and now - claim[2] <= status.HEARTBEAT_STALE_SECONDS
         if other is not None or stranger:
             machines.held.append(f"{self._job.raw}.{self._job.restarts}")
             self._over = True
-            self._finish(now, EXIT_ALREADY_RUNNING, "another attempt holds the run")
+            self._finish(now, status.EXIT_ALREADY_RUNNING, "another attempt holds the run")
             return
         machines.living[self._status] = self
         machines.claims[self._status] = (str(self._job.raw), node, now)
@@ -269,17 +262,17 @@ class Training:
         step = self._done(now)
         if step > self._saved and self._write(lambda: self._save(step)):
             self._saved, self._saved_now = step, True
-        self._finish(now, EXIT_STOPPED, f"stopped by {self._asked}")
+        self._finish(now, status.EXIT_STOPPED, f"stopped by {self._asked}")
 
     def _finish(self, now: float, code: int, reason: str) -> None:
         """The supervisor's last words; the lock is let go when it ends."""
         again = (
-            code not in (0, EXIT_ALREADY_RUNNING)
+            code not in (0, status.EXIT_ALREADY_RUNNING)
             and self._asked == "SIGUSR1"
             and self._saved_now
             and self._job.restarts < 20
         )
-        words = AttemptExit(
+        words = status.AttemptExit(
             job_id=self._start.job_id,
             restart=self._start.restart,
             code=code,
@@ -294,7 +287,7 @@ class Training:
             self._machines.claims.pop(self._status, None)
         if not self._over:
             self._leave(now)
-        if code == EXIT_OUT_OF_MEMORY and not again:
+        if code == status.EXIT_OUT_OF_MEMORY and not again:
             self._write(lambda: self._append_output("torch.OutOfMemoryError: CUDA out of memory."))
         if again and not self._machines.deaf():
             self._machines.cluster.queue_again(self._job, now)
@@ -388,7 +381,7 @@ def _token(line: str) -> str:
     return "" if match is None else match[1]
 
 
-def _attempt_row(start: AttemptStart, first: int, steps: int, run: str) -> bytes:
+def _attempt_row(start: status.AttemptStart, first: int, steps: int, run: str) -> bytes:
     row = AttemptRow(
         event="resume" if first else "start",
         attempt=1,

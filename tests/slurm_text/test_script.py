@@ -194,8 +194,7 @@ def test_words_have_no_quotes_and_groups_have_what_follows_them() -> None:
 )
 def test_what_is_launched_is_known(line: str, launcher: str, program: str, nproc: str | None) -> None:
     (launch,) = read(line).launches
-    assert launch.launcher == launcher
-    assert launch.program.text == program
+    assert (launch.launcher, launch.program.text) == (launcher, program)
     assert (None if launch.nproc is None else launch.nproc.text) == nproc
     assert launch.is_training
 

@@ -319,8 +319,7 @@ def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(lab: Lab
     lab.patch.setattr("touchline.strategy.design._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
     (folder / "experiment.yaml").write_text(text + "  budget: 40h\n")
     changed = api.plan(folder, lab.settings).plan.strategy
-    assert changed.budget_device_hours == 40
-    assert changed.design == strategy
+    assert (changed.budget_device_hours, changed.design) == (40, strategy)
 
 
 def test_a_run_that_is_not_started_is_refused_by_name(lab: Lab) -> None:

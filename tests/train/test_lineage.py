@@ -306,9 +306,7 @@ def test_a_merged_parent_is_in_export_and_loss(root: Path, tiny_model: Path, dat
     config = hard_config(tiny_model, data[1], how="merge", lora=LoraConfig(rank=3, alpha=5.0))
     folder = train(root, config)
     proof = lineage_of(folder)
-    assert proof["problems"] == []
-    assert proof["merged_rank"] == 4
-    assert proof["loss"]["tolerance"] == 1e-3
+    assert (proof["problems"], proof["merged_rank"], proof["loss"]["tolerance"]) == ([], 4, 1e-3)
     assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-4)
     settings = json.loads((folder / "epoch_1" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["rank_pattern"]) == (7, 7, {})

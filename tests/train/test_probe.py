@@ -169,8 +169,7 @@ def test_invented_examples_fill_the_rows_asked_for(rows: int, width: int, each: 
     laid = arrange(examples, layout)
     assert laid.token_ids.shape == (rows, width)
     assert (laid.segments >= 1).all(), "padding"
-    assert len(laid.labels) == labels
-    assert laid.masked == (each > 1)
+    assert (len(laid.labels), laid.masked) == (labels, each > 1)
     assert 0 <= laid.token_ids.min() <= laid.token_ids.max() < 50
     assert examples == invented(request, 50)[0]
 

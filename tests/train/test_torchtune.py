@@ -201,8 +201,7 @@ def test_a_copied_recipe_trains_to_the_report_and_resumes_where_its_epoch_ended(
     folders = {f"{name}_dir": tmp_path / name for name in ("models", "cache", "history")}
     api.run(experiment.folder, UserConfig(**folders), probe=False)
     found = metrics(folder)
-    assert run.batches.steps == 9
-    assert len(found.attempts) == 2
+    assert (run.batches.steps, len(found.attempts)) == (9, 2)
     assert [row.step for row in found.steps] == list(range(1, 10))
     assert [(row.step, row.loss) for row in found.validations] == [(step, 1.5) for step in (3, 6, 9)]
     assert found.validations[0].target_tokens == sum(
