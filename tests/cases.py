@@ -1,11 +1,13 @@
-"""Small helpers of many tests: cases of a loop, programs on PATH."""
+"""Small helpers of many tests: tables, loops that never pass on nothing, programs on PATH."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -21,3 +23,8 @@ def python_program(path: Path, text: str) -> None:
     """Write an executable Python program. A shell starts the interpreter, whose path may hold a space."""
     path.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" \"$0\" \"$@\"\n' '''\n{text}")
     path.chmod(0o755)
+
+
+def parametrize(names: str, *rows: object, ids: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Run a test once for each row of a table: values of the names, in their order."""
+    return pytest.mark.parametrize(names, rows, ids=ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.seed_folders import BASES, EXPERIMENT, LETTERS, seed_settings, write_experiment
-from tests.history.test_probe_records import REQUEST, attempt
+from tests.history.test_scores_in_records import REQUEST, attempt
 
 from touchline import api
 from touchline.core.machine import TargetMachine

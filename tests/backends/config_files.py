@@ -1,7 +1,5 @@
 """A config's text read as its format reads it, for the tests of formats."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TypeVar
 
@@ -22,24 +20,20 @@ def format_of(backend: str, name: str = PLACE) -> ConfigFormat:
 
 
 def read(backend: str, text: str, name: str = PLACE) -> ConfigReading:
-    """The reading of a text."""
     each = format_of(backend, name)
     return each.read(parse_foreign(text, name, each.dialect))
 
 
 def training(backend: str, text: str, name: str = PLACE) -> StatedTraining:
-    """Its one training."""
     (found,) = read(backend, text, name).trainings
     return found
 
 
 def faults(backend: str, text: str, name: str = PLACE) -> dict[tuple[str, str], Finding]:
-    """Its findings by code and subject."""
     return {(each.code, each.subject): each for each in read(backend, text, name).findings}
 
 
 def told(backend: str, text: str) -> list[str]:
-    """Code, severity and subject of its findings."""
     return [f"{each.code} {each.severity.value} {each.subject}" for each in read(backend, text).findings]
 
 
@@ -50,5 +44,4 @@ def claims(backend: str, text: str) -> bool:
 
 
 def value_of(stated: Stated[T] | None) -> T | None:
-    """Return a setting's value."""
     return None if stated is None else stated.value

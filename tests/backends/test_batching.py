@@ -1,8 +1,6 @@
 """What a trainer makes of a dataset: every example once, no row too long, its own rounding, and the frozen answers of
 the real code of all trainers but our own, whose real code is here."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.real_batching.cases import PEERS, cases_for, digest, short, simulated
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.tiers import examples
 
 from touchline.backends import simulation
@@ -65,9 +63,7 @@ def row_limit(name: str, asked: BatchSettings) -> int:
 @pytest.mark.parametrize("name", NAMES)
 @given(lengths=LENGTHS, asked=SETTINGS, data=st.data())
 @settings(max_examples=examples(25), deadline=None)
-def test_rows_hold_every_example_once_and_keep_to_their_limit(
-    name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject
-) -> None:
+def test_rows_hold_every_example_once(name: str, lengths: list[int], asked: BatchSettings, data: st.DataObject) -> None:
     """Nothing lost without being listed, nothing twice, and every figure is what its name says."""
     lengths = fitting(name, lengths, asked)
     labels = [data.draw(st.integers(0, length)) for length in lengths]
@@ -166,8 +162,6 @@ def test_axolotls_range_holds_the_packs_that_its_own_code_planned() -> None:
         assert found.steps_high - found.steps_low <= max(3, found.steps_high // 10)
 
 
-# ---- our own trainer -------------------------------------------------------------------------------------------------
-
 TOKENS = st.integers(1, 3)
 
 
@@ -193,11 +187,7 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
         seed=asked.seed,
     )
     layout = BatchLayout(row_tokens=asked.max_seq_len) if asked.packed else PADDED
-    arranged = [
-        arrange([examples[int(index)] for index in batch], layout)
-        for step in range(plan.steps)
-        for batch in plan.step(step)
-    ]
+    arranged = [arrange([examples[int(i)] for i in b], layout) for step in range(plan.steps) for b in plan.step(step)]
     first = arranged[: len(found.micro_batch_tokens)]
     assert [rows.computed_tokens for rows in first] == found.micro_batch_tokens.tolist()
     assert len(arranged) == plan.micro_batches == len(first) * asked.epochs
@@ -212,14 +202,10 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
 
 
 @given(
-    st.integers(1, 40),
-    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25),
-    SETTINGS,
+    st.integers(1, 40), st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25), SETTINGS
 )
 @settings(max_examples=examples(25), deadline=None)
-def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
-    prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings
-) -> None:
+def test_a_prefix_is_counted_as_it_is_shared(prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings) -> None:
     """The trainer's own choice of layout and its own rows, where every prompt begins alike."""
     examples = [
         RenderedExample(prompt_ids=(*[9] * prefix, 100 + number, *[5] * (prompt - 1)), answer_ids=(7,) * answer)
@@ -243,19 +229,13 @@ def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
     assert 0 < found.efficiency <= 1
 
 
-# ---- what each does that one would not expect ----------------------------------------------------------------------
-
-
-def test_torchtune_says_that_no_step_is_made() -> None:
+def test_rules_of_torchtune() -> None:
     """1000 short examples in 20 packs, four a micro-batch, eight micro-batches a step: nothing is ever trained."""
     asked = BatchSettings(max_seq_len=2048, packed=True, micro_batch_size=4, gradient_accumulation_steps=8)
     found = made("torchtune", [40] * 1000, asked)
     assert (found.rows, found.steps, found.rows_left_over) == (20, 0, 20)
     assert "NO optimizer step is ever made" in found.notes[0]
-
-
-def test_torchtune_counts_what_an_epoch_never_uses() -> None:
-    """Seven packs, two a micro-batch, two micro-batches a step: one pack is not loaded, a micro-batch not stepped."""
+    # Seven packs, two a micro-batch, two micro-batches a step: one pack is not loaded, a micro-batch not stepped.
     asked = BatchSettings(max_seq_len=10, packed=True, micro_batch_size=2, gradient_accumulation_steps=2, epochs=2)
     found = made("torchtune", [9] * 7, asked)
     assert (found.rows, found.steps_per_epoch, found.steps, found.rows_left_over) == (7, 1, 2, 3)
@@ -265,7 +245,7 @@ def test_torchtune_counts_what_an_epoch_never_uses() -> None:
     assert "the last 1 micro-batch of each epoch" in found.notes[1]
 
 
-def test_trl_drops_cut_answers_unpacked_and_trains_on_nothing_packed() -> None:
+def test_rules_of_trl() -> None:
     """The same dataset, two different answers to an example whose answer lies beyond max_length."""
     lengths, labels = [30, 8, 12], [5, 2, 4]
     apart = made("trl", lengths, BatchSettings(max_seq_len=10, packed=False, micro_batch_size=2), labels)
@@ -273,25 +253,19 @@ def test_trl_drops_cut_answers_unpacked_and_trains_on_nothing_packed() -> None:
     together = made("trl", lengths, BatchSettings(max_seq_len=10, packed=True, micro_batch_size=2), labels)
     assert (together.dropped.tolist(), together.truncated.tolist()) == ([], [0, 2])
     assert any("computed in vain" in note for note in together.notes)
-
-
-def test_trl_packs_a_thousand_at_a_time_unless_told_otherwise() -> None:
-    """Two halves that would fill each other's gaps, a thousand examples apart."""
+    # Two halves that would fill each other's gaps, a thousand examples apart.
     lengths = np.asarray([6] * 1000 + [4] * 1000, np.uint32)
     asked = BatchSettings(max_seq_len=10, packed=True, micro_batch_size=1)
     assert TrlBatching().forecast(lengths, asked).rows == 1500
     assert TrlBatching(map_batch=None).forecast(lengths, asked).rows == 1000
     assert TrlBatching(map_batch=None).forecast(lengths, asked).lower_bound == 1000
-
-
-def test_padding_free_micro_batches_are_one_row_of_all_their_tokens() -> None:
-    """And the largest is not micro-batch times max_length where packs are not full."""
+    # And the largest is not micro-batch times max_length where packs are not full.
     found = made("trl", [7] * 8, BatchSettings(max_seq_len=10, packed=True, micro_batch_size=4))
     assert found.micro_batch_tokens.tolist() == [28, 28]
     assert (found.largest.rows, found.largest.width, found.efficiency) == (1, 28, 1.0)
 
 
-def test_llamafactory_holds_one_token_less_than_cutoff_len() -> None:
+def test_rules_of_llamafactory() -> None:
     """Two examples of half the length do not share a pack; padded, it has the whole length."""
     asked = BatchSettings(max_seq_len=16, packed=True, micro_batch_size=1)
     assert made("llamafactory", [8, 8], asked).rows == 2
@@ -300,10 +274,7 @@ def test_llamafactory_holds_one_token_less_than_cutoff_len() -> None:
     assert LlamaFactoryBatching(preprocessing_batch_size=1).forecast(np.asarray([8, 7], np.uint32), asked).rows == 2
     with pytest.raises(ValueError, match="cutoff_len of at least 2"):
         made("llamafactory", [1], replace(asked, max_seq_len=1))
-
-
-def test_llamafactory_cuts_the_prompt_before_a_short_answer() -> None:
-    """A short answer is kept whole; with a short prompt the answer is cut; else both lose their share."""
+    # A short answer is kept whole; with a short prompt the answer is cut; else both lose their share.
     prompts, answers = np.asarray([100, 3, 60]), np.asarray([5, 100, 60])
     found = shortened(prompts, answers, 20)
     assert found.tokens.tolist() == [20, 20, 20]
@@ -311,7 +282,7 @@ def test_llamafactory_cuts_the_prompt_before_a_short_answer() -> None:
     assert found.answers_cut.tolist() == [1, 2]
 
 
-def test_axolotl_drops_what_is_too_long_and_limits_examples_a_pack() -> None:
+def test_rules_of_axolotl() -> None:
     """No example is cut; 200 short ones fill a pack however much room is left."""
     asked = BatchSettings(max_seq_len=4096, packed=True, micro_batch_size=2, seed=5)
     found = made("axolotl", [20] * 1000 + [5000, 1], asked)
@@ -320,10 +291,7 @@ def test_axolotl_drops_what_is_too_long_and_limits_examples_a_pack() -> None:
     assert any("sample_packing_bin_size" in note for note in found.notes)
     wider = AxolotlBatching(sample_packing_bin_size=1000).forecast(np.asarray([20] * 1000, np.uint32), asked)
     assert wider.rows == 3
-
-
-def test_axolotl_counts_the_steps_of_all_epochs_at_once() -> None:
-    """As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8."""
+    # As the real one did: 27 examples, twice, 8 in a step: 7 steps, not 8.
     asked = BatchSettings(
         max_seq_len=96, packed=False, micro_batch_size=4, gradient_accumulation_steps=2, epochs=2, seed=1
     )
@@ -344,9 +312,7 @@ def test_an_empty_rest_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("packed", [False, True])
-def test_beyond_the_orders_that_are_simulated_the_largest_is_a_bound(
-    name: str, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_beyond_simulations_the_largest_is_a_bound(name: str, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many epochs of many rows are not shuffled one by one: what is said then holds for any order."""
     lengths = [2 + (11 * index) % 37 for index in range(60)]
     asked = BatchSettings(max_seq_len=40, packed=packed, micro_batch_size=4, epochs=6, seed=1)
@@ -360,9 +326,13 @@ def test_beyond_the_orders_that_are_simulated_the_largest_is_a_bound(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("lengths", "labels", "changed"),
-    [([], None, {}), ([3, 0], None, {}), ([3], [4], {}), ([3, 3], [1], {}), ([3], None, {"micro_batch_size": 0})],
+@parametrize(
+    "lengths, labels, changed",
+    ([], None, {}),
+    ([3, 0], None, {}),
+    ([3], [4], {}),
+    ([3, 3], [1], {}),
+    ([3], None, {"micro_batch_size": 0}),
 )
 def test_nonsense_is_refused(name: str, lengths: list[int], labels: list[int] | None, changed: dict[str, int]) -> None:
     """A forecast of nothing would look like one."""

@@ -1,13 +1,12 @@
 """Features that some trainers have: what each config says, what is refused and for what, memory and time."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B
 from tests.estimate.test_memory import coefficients_of
 from tests.lint.trainings import WHERE, stated, view
@@ -57,31 +56,24 @@ def rendered(backend: str, **changes: Any) -> dict[str, Any]:
     return {**found["model"], **found["sft"]} if backend == "trl" else found
 
 
-# ---- what a config says ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("backend", "key", "words"),
-    [
-        ("trl", "attn_implementation", ("sdpa", "sdpa", "eager", "flash_attention_2")),
-        ("llamafactory", "flash_attn", ("sdpa", "sdpa", "disabled", "fa2")),
-        ("axolotl", "attn_implementation", ("sdpa", "sdpa", "eager", "flash_attention_2")),
-    ],
+@parametrize(
+    "backend, key, words",
+    ("trl", "attn_implementation", ("sdpa", "sdpa", "eager", "flash_attention_2")),
+    ("llamafactory", "flash_attn", ("sdpa", "sdpa", "disabled", "fa2")),
+    ("axolotl", "attn_implementation", ("sdpa", "sdpa", "eager", "flash_attention_2")),
 )
 def test_attention_is_written_in_the_trainers_words(backend: str, key: str, words: tuple[str, ...]) -> None:
     names = ("auto", "sdpa", "eager", "flash_attention_2")
     assert tuple(rendered(backend, attention=attention)[key] for attention in names) == words
 
 
-@pytest.mark.parametrize(
-    ("backend", "changes", "added"),
-    [
-        ("trl", {"kernels": "liger"}, {"use_liger_kernel"}),
-        ("llamafactory", {"kernels": "liger"}, {"enable_liger_kernel"}),
-        ("axolotl", {"kernels": "liger"}, {"plugins", *LIGER}),
-        *((backend, {"compile": True}, {"torch_compile"}) for backend in ("trl", "llamafactory", "axolotl")),
-        ("trl", {"sharding": "full"}, {"fsdp", "fsdp_config", "accelerator_config"}),
-    ],
+@parametrize(
+    "backend, changes, added",
+    ("trl", {"kernels": "liger"}, {"use_liger_kernel"}),
+    ("llamafactory", {"kernels": "liger"}, {"enable_liger_kernel"}),
+    ("axolotl", {"kernels": "liger"}, {"plugins", *LIGER}),
+    *((backend, {"compile": True}, {"torch_compile"}) for backend in ("trl", "llamafactory", "axolotl")),
+    ("trl", {"sharding": "full"}, {"fsdp", "fsdp_config", "accelerator_config"}),
 )
 def test_a_feature_is_a_setting_that_the_trainer_knows(backend: str, changes: Any, added: set[str]) -> None:
     """Without it the config has no word of it."""
@@ -97,15 +89,10 @@ def test_torchtune_compiles_by_a_key_that_is_always_there() -> None:
     assert [rendered("torchtune", compile=each)["compile"] for each in (True, False)] == [True, False]
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------
-
-
 def test_every_listed_setting_exists_and_its_default_is_supported_by_each_backend() -> None:
     assert capabilities()
     for name, each in capabilities().items():
-        assert all(
-            setting_value(TrainConfig(), key) in (*supported, "auto") for key, supported in each.values.items()
-        ), name
+        assert all(setting_value(TrainConfig(), key) in (*s, "auto") for key, s in each.values.items()), name
         assert list(unsupported_settings(name, TrainConfig(), capabilities())) == []
 
 
@@ -121,14 +108,12 @@ def test_an_unsupported_value_names_the_backend_that_supports_it_or_a_supported_
     assert [each.hint for each in found] == ["neftune_alpha: none", "dataloader_workers: 0"]
 
 
-@pytest.mark.parametrize(
-    ("key", "changes", "lack"),
-    [
-        ("attention", {"attention": "flash_attention_2"}, {"peft", "torchtune"}),
-        ("kernels", {"kernels": "liger"}, {"peft", "torchtune"}),
-        ("sharding", {"sharding": "full"}, {"peft", "torchtune", "llamafactory", "axolotl"}),
-        ("dataloader_workers", {"dataloader_workers": 2}, {"torchtune"}),
-    ],
+@parametrize(
+    "key, changes, lack",
+    ("attention", {"attention": "flash_attention_2"}, {"peft", "torchtune"}),
+    ("kernels", {"kernels": "liger"}, {"peft", "torchtune"}),
+    ("sharding", {"sharding": "full"}, {"peft", "torchtune", "llamafactory", "axolotl"}),
+    ("dataloader_workers", {"dataloader_workers": 2}, {"torchtune"}),
 )
 def test_what_a_trainer_lacks_is_refused_with_one_that_has_it(key: str, changes: Any, lack: set[str]) -> None:
     for backend in backend_names():
@@ -138,28 +123,24 @@ def test_what_a_trainer_lacks_is_refused_with_one_that_has_it(key: str, changes:
         assert all(hint.removeprefix("backend: ") in set(backend_names()) - lack for hint in hints)
 
 
-@pytest.mark.parametrize(
-    ("backend", "changes", "subject", "words", "devices"),
-    [
-        ("peft", {"quantization": "nf4", "lora": LoraConfig(init="pissa")}, "lora.init", "full weights", 1),
-        ("peft", {"lora": LoraConfig(init="olora", dora=True)}, "lora.init", "DoRA adapter", 1),
-        ("peft", {"quantization": "int8", "lora": LoraConfig(dora=True)}, "lora.dora", "8-bit weights", 1),
-        ("peft", {"optimizer": "muon", "lora": LoraConfig(dora=True)}, "optimizer", "matrices only", 1),
-        ("peft", {"compile": True, "quantization": "nf4"}, "compile", "compile: true", 1),
-        ("trl", {"optimizer": "muon"}, "optimizer", "muon", 1),
-        ("trl", {"sharding": "full", "compile": True}, "sharding", "compile: true", 2),
-        ("trl", {"sharding": "full", "quantization": "nf4"}, "sharding", "quantized", 2),
-        ("trl", {"sharding": "full", "optimizer": "adafactor"}, "sharding", "adafactor", 2),
-        ("trl", {"sharding": "full", "kernels": "liger"}, "sharding", "liger", 2),
-        ("trl", {"sharding": "full", "packed": True}, "sharding", "packed", 2),
-        ("trl", {"sharding": "full", "method": "full", "base_dtype": "bfloat16"}, "sharding", "float32", 2),
-        ("trl", {"sharding": "full"}, "sharding", "one device", 1),
-        ("trl", {"kernels": "liger", "label_smoothing": 0.1}, "kernels", "label_smoothing", 1),
-    ],
+@parametrize(
+    "backend, changes, subject, words, devices",
+    ("peft", {"quantization": "nf4", "lora": LoraConfig(init="pissa")}, "lora.init", "full weights", 1),
+    ("peft", {"lora": LoraConfig(init="olora", dora=True)}, "lora.init", "DoRA adapter", 1),
+    ("peft", {"quantization": "int8", "lora": LoraConfig(dora=True)}, "lora.dora", "8-bit weights", 1),
+    ("peft", {"optimizer": "muon", "lora": LoraConfig(dora=True)}, "optimizer", "matrices only", 1),
+    ("peft", {"compile": True, "quantization": "nf4"}, "compile", "compile: true", 1),
+    ("trl", {"optimizer": "muon"}, "optimizer", "muon", 1),
+    ("trl", {"sharding": "full", "compile": True}, "sharding", "compile: true", 2),
+    ("trl", {"sharding": "full", "quantization": "nf4"}, "sharding", "quantized", 2),
+    ("trl", {"sharding": "full", "optimizer": "adafactor"}, "sharding", "adafactor", 2),
+    ("trl", {"sharding": "full", "kernels": "liger"}, "sharding", "liger", 2),
+    ("trl", {"sharding": "full", "packed": True}, "sharding", "packed", 2),
+    ("trl", {"sharding": "full", "method": "full", "base_dtype": "bfloat16"}, "sharding", "float32", 2),
+    ("trl", {"sharding": "full"}, "sharding", "one device", 1),
+    ("trl", {"kernels": "liger", "label_smoothing": 0.1}, "kernels", "label_smoothing", 1),
 )
-def test_settings_that_exclude_each_other_are_errors(
-    backend: str, changes: Any, subject: str, words: str, devices: int
-) -> None:
+def test_settings_that_exclude_are_errors(backend: str, changes: Any, subject: str, words: str, devices: int) -> None:
     (found,) = refused_settings(MODEL, train_of(backend, **changes), devices)
     assert (found.code, found.subject, found.severity) == ("BK001", f"train.{subject}", Severity.ERROR)
     assert words in found.message
@@ -188,10 +169,7 @@ def test_kernels_for_gpus_are_refused_before_a_run_on_a_cpu() -> None:
         ("BK003", "train.kernels", f"train.kernels=none{other}"),
     ]
     absent = list(kernel_findings([both], ComputeConfig(), GPU, None))
-    assert [str(each.hint).partition(";")[0] for each in absent] == [
-        "pip install flash-attn",
-        "pip install liger-kernel",
-    ]
+    assert [str(e.hint).partition(";")[0] for e in absent] == ["pip install flash-attn", "pip install liger-kernel"]
     elsewhere = replace(both, backend="llamafactory")
     assert not list(kernel_findings([elsewhere], ComputeConfig(), GPU, None)), "its own environment is not this one"
     assert not list(kernel_findings([both], ComputeConfig(executor="slurm"), GPU, None)), "nor is that of a node"
@@ -222,14 +200,11 @@ def test_new_keys_leave_old_digests_alone() -> None:
     assert _train_identity(train_of("trl", sharding="full"))["sharding"] == "full"
 
 
-# ---- memory and time -------------------------------------------------------------------------------------------------
-
-
 def test_memory_and_time_follow_kernels_and_compiling() -> None:
     """Plain attention keeps its matrix; liger keeps no logits."""
     for backend in ("trl", "llamafactory", "axolotl"):
         setups = [
-            get_backend(backend).setup(train_of(backend, **changes), LLAMA_1B, GPU, 128)  # type: ignore[arg-type]
+            get_backend(backend).setup(train_of(backend, **changes), LLAMA_1B, GPU, 128)
             for changes in ({}, {"attention": "eager"}, {"kernels": "liger"})
         ]
         assert [setup.attention for setup in setups] == ["fused", "eager", "fused"]
@@ -244,9 +219,7 @@ def test_memory_and_time_follow_kernels_and_compiling() -> None:
     assert [setup.attention for setup in ours] == ["eager", "fused"]
     for backend in ("peft", "trl", "torchtune"):
         trainer = get_backend(backend)
-        compiled = [
-            trainer.setup(train_of(backend, compile=each), LLAMA_1B, GPU, 128).compiled for each in (True, False)
-        ]
+        compiled = [trainer.setup(train_of(backend, compile=e), LLAMA_1B, GPU, 128).compiled for e in (True, False)]
         assert compiled == [True, False]
 
 

@@ -1,7 +1,5 @@
 """Formats of all trainers, as tables: which files are theirs, what they state and where, faults and their repair."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.config_files import claims, faults, read, told, training, value_of
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.tiers import examples
 
@@ -24,10 +23,7 @@ from touchline.experiment.foreign import ForeignDocument, parse_foreign
 
 pytestmark = pytest.mark.planning
 
-BASES = {
-    name: base(name)
-    for name in ("axolotl", "llamafactory", "peft", "qlora_stage", "torchtune", "torchtune_setup", "trl")
-}
+BASES = {n: base(n) for n in ("axolotl", "llamafactory", "peft", "qlora_stage", "torchtune", "torchtune_setup", "trl")}
 AXOLOTL, FACTORY, TRL, STAGE = BASES["axolotl"], BASES["llamafactory"], BASES["trl"], BASES["qlora_stage"]
 TORCHTUNE = BASES["torchtune"]
 SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")
@@ -98,11 +94,7 @@ OTHERS: Mapping[str, tuple[str, ...]] = {
         "model_name_or_path: a/b\ncutoff_len: 512\nmax_samples: 9\noutput_dir: c\nlearning_rate: 1.0e-4\n",
         "model_name_or_path: a/b\ndo_train: true\npreprocessing_num_workers: 4\noutput_dir: c\n",
     ),
-    "qlora_stage": (
-        "train: {lr: 1}\n",
-        "model_name: x\ntrain: {epochs: 1, lr: 0.1}\n",
-        "train: 3\nlora: 1\n",
-    ),
+    "qlora_stage": ("train: {lr: 1}\n", "model_name: x\ntrain: {epochs: 1, lr: 0.1}\n", "train: 3\nlora: 1\n"),
     "trl": (
         "base_model: a/b\nmicro_batch_size: 2\nlearning_rate: 1e-4\nnum_epochs: 1\n",
         "stage: sft\nfinetuning_type: lora\nlearning_rate: 1e-4\nnum_train_epochs: 1\noutput_dir: x\n",
@@ -122,15 +114,13 @@ def test_which_files_are_its_own(trainer: str) -> None:
     assert [text for text in others if claims(trainer, text)] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "claimed"),
-    [
-        (BASES["peft"], "finetune.yaml", ["peft"]),
-        (SETUP, "setup_finetune.yaml", ["peft"]),
-        # Another kit has a setup_finetune.yaml of its own, with flat keys.
-        ("lora_rank: 64\nmodel_checkpoint: x\n", "setup_finetune.yaml", []),
-        (SETUP, "config.yaml", []),
-    ],
+@parametrize(
+    "text, name, claimed",
+    (BASES["peft"], "finetune.yaml", ["peft"]),
+    (SETUP, "setup_finetune.yaml", ["peft"]),
+    # Another kit has a setup_finetune.yaml of its own, with flat keys.
+    ("lora_rank: 64\nmodel_checkpoint: x\n", "setup_finetune.yaml", []),
+    (SETUP, "config.yaml", []),
 )
 def test_our_own_files_are_known_by_name_and_keys(text: str, name: str, claimed: list[str]) -> None:
     data = parse_foreign(text, name, "omegaconf").data
@@ -143,8 +133,6 @@ def test_what_does_not_train_states_no_training(trainer: str, text: str) -> None
     assert found.trainings == ()
     assert [each for each in found.findings if each.severity is Severity.ERROR] == []
 
-
-# ---- what is stated --------------------------------------------------------------------------------------------------
 
 STATED: Mapping[str, Mapping[str, object]] = {
     "axolotl": {
@@ -167,7 +155,7 @@ STATED: Mapping[str, Mapping[str, object]] = {
         **{"output_dir": "runs/words_rank8", "save_cadence": "epoch", "max_steps": None},
     },
     "qlora_stage": {
-        **{"method": "qlora", "global_batch_size": None, "learning_rate": 5e-5, "image_root": "data/images"},
+        **{"method": "qlora", "global_batch_size": None, "learning_rate": 5e-5, "image_root": "data/images"}
     },
     "peft": {"model": "models/Llama-3.2-1B", "max_steps": 100, "gradient_accumulation_steps": 4},
 }
@@ -237,7 +225,6 @@ def test_a_change_of_the_file_changes_what_is_stated(subtests: pytest.Subtests) 
 
 def test_what_the_file_leaves_out_is_the_trainers_default() -> None:
     stated = training("trl", "model_name_or_path: a/b\nper_device_train_batch_size: 2\noutput_dir: x\n")
-    assert stated.save_steps is not None
     assert (stated.save_steps.value, stated.save_steps.is_default) == (500.0, True)
     assert value_of(stated.epochs) == 3.0
     assert (stated.learning_rate, stated.max_steps) == (None, None)
@@ -262,7 +249,6 @@ def test_several_datasets() -> None:
     each = "- {{_component_: torchtune.datasets.alpaca_dataset, packed: {}}}\n"
     text = TORCHTUNE[:start] + "dataset:\n" + each.format("True") * 2 + TORCHTUNE[end:]
     packed = training("torchtune", text).packed
-    assert packed is not None
     assert (packed.value, packed.key) == (True, "dataset.0.packed")
 
 
@@ -280,8 +266,6 @@ def test_setup_finetune_yaml_states_what_is_asked() -> None:
     assert stated.micro_batch_size is None
 
 
-# ---- faults ----------------------------------------------------------------------------------------------------------
-
 FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
     "axolotl": [
         ("micro_batch_size: 2", "micro_batch_sise: 2", "BK011 error micro_batch_sise"),
@@ -296,10 +280,7 @@ FAULTS: Mapping[str, list[tuple[str, str, str]]] = {
         ("learning_rate: 1.0e-4", "learning_rate: 1e-4", ""),
         ("cutoff_len: 1024", "cutoff_len: 1024\npacking: true", "BK021 error packing"),
     ],
-    "trl": [
-        ("use_peft: true\n", "", "BK019 warning lora_r"),
-        ("seed: 7", "seed: 7\nseed: 8", "BK015 warning seed"),
-    ],
+    "trl": [("use_peft: true\n", "", "BK019 warning lora_r"), ("seed: 7", "seed: 7\nseed: 8", "BK015 warning seed")],
     "qlora_stage": [
         ("lr: 5.0e-5", "lr: 5e-5", "BK014 error train.lr"),
         ("[q_proj, k_proj, v_proj, o_proj]", "q_proj", "BK012 error lora.target_modules"),
@@ -376,21 +357,16 @@ def test_a_limit_of_null_masks_no_end() -> None:
     assert told("torchtune", changed(text, "max_seq_len: 2048", "max_seq_len: null")) == []
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "code", "subject"),
-    [
-        ("learning_rate: 1e-3", "learnin_rate: 1e-3", "EX002", "train.learnin_rate"),
-        ("epochs: 2", "epochs: two", "EX003", "train.epochs"),
-        ("  path: data/words.json", "  path: ''", "EX003", "data.path"),
-    ],
+@parametrize(
+    "old, new, code, subject",
+    ("learning_rate: 1e-3", "learnin_rate: 1e-3", "EX002", "train.learnin_rate"),
+    ("epochs: 2", "epochs: two", "EX003", "train.epochs"),
+    ("  path: data/words.json", "  path: ''", "EX003", "data.path"),
 )
-def test_what_accepting_a_setup_would_refuse_is_a_finding_with_a_line(
-    old: str, new: str, code: str, subject: str
-) -> None:
+def test_what_accepting_would_refuse_is_a_finding_with_a_line(old: str, new: str, code: str, subject: str) -> None:
     reading = read("peft", changed(SETUP, old, new), "setup_finetune.yaml")
     assert reading.trainings == ()
     assert [(each.code, each.subject) for each in reading.findings] == [(code, subject)]
-    assert reading.findings[0].where is not None
     assert reading.findings[0].where.line is not None
 
 
@@ -400,17 +376,15 @@ def test_a_json_text_for_a_number_is_an_error_and_a_json_number_is_not() -> None
     assert faults("trl", text % "2e-4", "a.json") == {}
 
 
-@pytest.mark.parametrize(
-    ("trainer", "old", "fault"),
-    [
-        ("torchtune", "lora_rank: 8", "lora_rnk: 8"),
-        ("torchtune", "log_every_n_steps: 1", "log-every-n-steps: 1"),
-        ("torchtune", "lora_llama3_2_1b", "lora_lama3_2_1b"),
-        ("torchtune", "lr: 3e-4", 'lr: "3e-4"'),
-        ("llamafactory", "lora_rank: 16", "lora_rnak: 16"),
-        ("qlora_stage", "grad_accum: 4", "grad_acum: 4"),
-        ("qlora_stage", "lr: 5.0e-5", "lr: 5e-5"),
-    ],
+@parametrize(
+    "trainer, old, fault",
+    ("torchtune", "lora_rank: 8", "lora_rnk: 8"),
+    ("torchtune", "log_every_n_steps: 1", "log-every-n-steps: 1"),
+    ("torchtune", "lora_llama3_2_1b", "lora_lama3_2_1b"),
+    ("torchtune", "lr: 3e-4", 'lr: "3e-4"'),
+    ("llamafactory", "lora_rank: 16", "lora_rnak: 16"),
+    ("qlora_stage", "grad_accum: 4", "grad_acum: 4"),
+    ("qlora_stage", "lr: 5.0e-5", "lr: 5e-5"),
 )
 def test_an_edit_makes_the_file_right_again(trainer: str, old: str, fault: str) -> None:
     """What `--fix` would do leaves nothing to say, and changes one line."""
@@ -434,9 +408,6 @@ def test_published_samples_have_no_fault_but_one() -> None:
     assert [each for each in said if " info " not in each] == []
 
 
-# ---- references, names and any file ----------------------------------------------------------------------------------
-
-
 def test_references_are_followed_as_omegaconf_does() -> None:
     text = "a: 3\nb: ${a}\nc: x/${b}/y\nd:\n  e: ${a}\n  h:\n  - 1\n  - ${a}\n"
     text += "i: ${d.e}\nj: \\${a}\nk: ${oc.env:HOME}\n"
@@ -445,13 +416,11 @@ def test_references_are_followed_as_omegaconf_does() -> None:
     assert (data["j"], data["k"]) == ("\\${a}", "${oc.env:HOME}")
 
 
-@pytest.mark.parametrize(
-    ("text", "severity"),
-    [
-        ("output_dir: ${OUTPUT_DIR}\n", Severity.INFO),
-        ("output_dir: a\nlogs: ${outpt_dir}/logs\n", Severity.ERROR),
-        ("OUTPUT_DIR: a\nlogs: ${OUTPT_DIR}/logs\n", Severity.ERROR),
-    ],
+@parametrize(
+    "text, severity",
+    ("output_dir: ${OUTPUT_DIR}\n", Severity.INFO),
+    ("output_dir: a\nlogs: ${outpt_dir}/logs\n", Severity.ERROR),
+    ("OUTPUT_DIR: a\nlogs: ${OUTPT_DIR}/logs\n", Severity.ERROR),
 )
 def test_a_shells_variable_is_given_from_outside(text: str, severity: Severity) -> None:
     found = resolve(parse_foreign(text, "f.yaml", "omegaconf")).findings
@@ -467,17 +436,15 @@ def test_tables_hold_kinds_choices_and_the_last_release_of_old_names() -> None:
     assert argument_table("axolotl").arguments["sample_packing"].kinds == {"bool", "none"}
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("learning_rte", ("learning_rate",)),
-        ("learningRate", ("learning_rate",)),
-        ("per-device-train-batch-size", ("per_device_train_batch_size",)),
-        ("eval_step", ("eval_steps",)),
-        ("adam_beta", ("adam_beta1", "adam_beta2")),
-        ("my_own_flag", ()),
-        ("lr", ()),
-    ],
+@parametrize(
+    "name, meant",
+    ("learning_rte", ("learning_rate",)),
+    ("learningRate", ("learning_rate",)),
+    ("per-device-train-batch-size", ("per_device_train_batch_size",)),
+    ("eval_step", ("eval_steps",)),
+    ("adam_beta", ("adam_beta1", "adam_beta2")),
+    ("my_own_flag", ()),
+    ("lr", ()),
 )
 def test_misspelt_names(name: str, meant: tuple[str, ...]) -> None:
     assert argument_table("trl").near(name, ()) == meant

@@ -1,13 +1,12 @@
 """`train.warmup_steps`: every trainer's program raises the learning rate in as many steps as planned."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.backends.package_files import package_text
 from touchline.experiment.training import TrainConfig
@@ -31,15 +30,13 @@ def function_of(backend: str, file: str, names: tuple[str, ...], **given: object
     return function
 
 
-@pytest.mark.parametrize(
-    ("train", "rising"),
-    [
-        (TrainConfig(warmup_fraction=0.1), 2),
-        (TrainConfig(warmup_fraction=0.0), 0),
-        (TrainConfig(warmup_steps=7), 7),
-        (TrainConfig(warmup_fraction=0.5, warmup_steps=3), 3),
-        (TrainConfig(warmup_steps=100), STEPS),
-    ],
+@parametrize(
+    "train, rising",
+    (TrainConfig(warmup_fraction=0.1), 2),
+    (TrainConfig(warmup_fraction=0.0), 0),
+    (TrainConfig(warmup_steps=7), 7),
+    (TrainConfig(warmup_fraction=0.5, warmup_steps=3), 3),
+    (TrainConfig(warmup_steps=100), STEPS),
 )
 def test_the_rate_rises_in_as_many_steps_with_every_trainer(train: TrainConfig, rising: int) -> None:
     assert train.warmup(STEPS) == rising

@@ -1,18 +1,19 @@
 """Chats with images: the forms of the field, their tokens, and their faults, all at once."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.tiny_model import build_tiny_model
 from tests.tiny_vision import build_tiny_vision_model, write_colors
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from touchline.core.errors import InputError
+from touchline.core.quantity import Missing
 from touchline.data.datasets import load_dataset, load_examples
-from touchline.data.images import image_size
+from touchline.data.images import image_fault, image_size, load_pixels, read_image_rule
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import images_of
@@ -76,9 +77,7 @@ def test_every_form_of_a_chat_with_images_is_the_same_prompt(model: Path, images
     assert rendered[0].images == tuple(str(images / name) for name in both)
 
 
-def test_images_of_columns_stand_before_the_question_and_lengths_are_exact(
-    model: Path, images: Path, tmp_path: Path
-) -> None:
+def test_images_of_columns_come_first_and_lengths_are_exact(model: Path, images: Path, tmp_path: Path) -> None:
     data = DataConfig(path="colors.json", images="image", prompt="{input}")
     found = read_model(model)
     assert found.vision
@@ -145,3 +144,81 @@ def test_a_text_model_refuses_images_and_text_needs_none(images: Path, model: Pa
     example, *_ = load_examples(plain, "train", images)
     with pytest.raises(InputError, match="writes 1 image tokens for the 0 images"):
         load_renderer(read_model(model), DATE).example(example)
+
+
+CONFIG = '{"vision_config": {}, "image_token_id": 5}'
+SIZES = [(1280, 1024), (37, 90), (8, 8), (3000, 40), (641, 479), (28, 28), (4000, 3000)]
+RULES = [(14, 3136, 1_003_520), (16, 65_536, 16_777_216), (14, 3136, 12_845_056), (4, 64, 4096)]
+
+
+def processor(patch: int, least: int, most: int) -> Qwen2VLImageProcessorPil:
+    return Qwen2VLImageProcessorPil(patch_size=patch, size={"shortest_edge": least, "longest_edge": most})
+
+
+@pytest.mark.parametrize(("patch", "least", "most"), RULES)
+def test_an_image_has_the_tokens_of_the_installed_processor(tmp_path: Path, patch: int, least: int, most: int) -> None:
+    installed = processor(patch, least, most)
+    installed.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(CONFIG, encoding="utf-8")
+    rule = read_image_rule(tmp_path)
+    assert isinstance(rule, ImageRule), rule
+    for width, height in SIZES:
+        patches = installed.get_number_of_image_patches(height, width)
+        assert rule.tokens(width, height) == patches // 4, (width, height)
+        assert np.prod(rule.grid(width, height)) == patches
+    with pytest.raises(ValueError, match="pixels"):
+        rule.grid(2001, 10)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "turned"])
+def test_pixels_are_those_of_the_installed_processor(tmp_path: Path, kind: str) -> None:
+    generator = np.random.default_rng(3)
+    image = Image.fromarray(generator.integers(0, 256, (47, 90, 3), dtype=np.uint8))
+    path = tmp_path / f"image.{'png' if kind == 'png' else 'jpg'}"
+    exif = Image.Exif()
+    if kind == "turned":
+        exif[0x0112] = 6
+    image.save(path, exif=exif)
+    installed = processor(4, 64, 4096)
+    installed.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(CONFIG, encoding="utf-8")
+    rule = read_image_rule(tmp_path)
+    assert isinstance(rule, ImageRule)
+    assert image_size(str(path)) == ((47, 90) if kind == "turned" else (90, 47))
+    assert image_fault(str(path)) is None
+
+    expected = installed(images=[str(path), str(path)], return_tensors="np")
+    found = load_pixels([str(path), str(path)], rule)
+    assert np.array_equal(found.grids, expected["image_grid_thw"])
+    np.testing.assert_allclose(found.values, expected["pixel_values"], rtol=0, atol=1e-6)
+    width, height = image_size(str(path))
+    assert rule.tokens(width, height) == expected["image_grid_thw"][0].prod() // 4
+
+
+def test_faults_of_images_are_words(tmp_path: Path) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("no image", encoding="utf-8")
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (2100, 10)).save(wide)
+    cut = tmp_path / "cut.jpg"
+    Image.new("RGB", (20, 10)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:15])
+    assert image_fault(str(tmp_path / "none.png")) == "an image does not exist"
+    assert image_fault(str(text)) == "an image is neither PNG nor JPEG, or is broken"
+    assert image_fault(str(cut)) in ("an image is neither PNG nor JPEG, or is broken", "an image cannot be read")
+    assert "200 times" in (image_fault(str(wide)) or "")
+    with pytest.raises(InputError):
+        image_size(str(tmp_path))
+
+
+def test_a_folder_without_a_known_processor_has_no_rule(tmp_path: Path) -> None:
+    assert isinstance(read_image_rule(tmp_path), Missing)
+    (tmp_path / "config.json").write_text(CONFIG, encoding="utf-8")
+    assert isinstance(read_image_rule(tmp_path), Missing)
+    path = tmp_path / "preprocessor_config.json"
+    for content in ("{", '{"image_processor_type": "CLIPImageProcessor"}', '{"image_processor_type": 4}'):
+        path.write_text(content, encoding="utf-8")
+        assert isinstance(read_image_rule(tmp_path), Missing)
+    path.write_text('{"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 0}', encoding="utf-8")
+    found = read_image_rule(tmp_path)
+    assert "patch" in found.missing

@@ -1,7 +1,5 @@
 """What is known of a task file, and of a dataset's labels, before anything runs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -106,10 +104,7 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
 
 
 def dataset(folder: Path, splits: dict[str, list[str]]) -> DataConfig:
-    rows = {
-        name: [{"input": f"{name} {n}", "output": label} for n, label in enumerate(labels)]
-        for name, labels in splits.items()
-    }
+    rows = {name: [{"input": f"{name} {n}", "output": x} for n, x in enumerate(la)] for name, la in splits.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.json").write_text(json.dumps(rows))
     return DataConfig(path="data.json")
@@ -119,14 +114,12 @@ def test_labels_are_those_of_the_answers_and_counted_by_split(tmp_path: Path) ->
     """Spellings count as one, with a warning; the majority is that of the test split."""
     data = dataset(tmp_path, {"train": ["yes", "no", "yes", "Yes "], "test": ["no", "no", "yes"]})
     found, findings = label_set(data, tmp_path)
-    assert found is not None
     assert found.labels == ("no", "yes")
     assert found.counts == {"train": (1, 3), "validation": (0, 0), "test": (2, 1)}
     assert found.majority("test") == ("no", 2, 3)
     assert found.majority("validation") is None
     assert [(each.code, each.severity) for each in findings] == [("EV304", Severity.WARNING)]
     given, findings = label_set(data, tmp_path, ["yes", "no", "maybe"])
-    assert given is not None
     assert given.labels == ("yes", "no", "maybe")
 
 

@@ -1,13 +1,12 @@
 """Datasets whose training, validation and test rows are files of their own."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.finding import Severity
@@ -60,26 +59,21 @@ def test_named_test_sets_have_ids_counts_and_hashes_of_their_own(folder: Path) -
     first, second = found.test_sets
     assert (first.name, first.num_examples, second.name, second.num_examples) == ("5L", 10, "9L", 15)
     assert first.sha256 != second.sha256
-    assert found.splits[-1].name == "test"
-    assert found.splits[-1].sha256 == first.sha256
+    assert (found.splits[-1].name, found.splits[-1].sha256) == ("test", first.sha256)
     ids = [[example.id for example in load_examples(data, split, folder)] for split in ("test", "test.9L")]
     assert [len(set(each)) for each in ids] == [10, 15]
     assert not set(ids[0]) & set(ids[1])
     assert load_examples(data, "test", folder) == load_examples(data, "test.5L", folder)
 
 
-@pytest.mark.parametrize(
-    ("test", "names"),
-    [
-        ("five.json", ["train", "test"]),
-        ({"5L": "five.json"}, ["train", "test 5L"]),
-        ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
-        ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
-    ],
+@parametrize(
+    "test, names",
+    ("five.json", ["train", "test"]),
+    ({"5L": "five.json"}, ["train", "test 5L"]),
+    ({"test": "five.json", "train": "nine.json"}, ["train", "test test", "test train"]),
+    ({"5L": "five.json", "test": "nine.json"}, ["train", "test 5L", "test test"]),
 )
-def test_tables_have_every_set_whatever_it_is_called(
-    folder: Path, test: str | dict[str, str], names: list[str]
-) -> None:
+def test_tables_have_every_set_of_any_name(folder: Path, test: str | dict[str, str], names: list[str]) -> None:
     found = load_dataset(DataConfig(train="train.json", test=test), folder)
     assert [split.name for split in found.named_splits] == names
 
@@ -92,41 +86,37 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     assert found.findings == ()
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"train": "gone.json", "test": "five.json"}, [("DA101", "data.train")]),
-        ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
-        ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
-        ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
-        ({"train": "train.json"}, [("DA104", "without test rows")]),
-        ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
-        ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
-        (
-            {"train": "train.json", "validation": "wrong.json", "test": "five.json"},
-            [("DA105", "validation: there is no column 'input'")],
-        ),
-        (
-            {"train": "train.json", "validation": "own.json", "test": "five.json"},
-            [("DA104", "own.json has the splits train, test, and not validation")],
-        ),
-        (
-            {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
-            [("DA106", "in train (train.json) and in test over (overlapping.json)")],
-        ),
-        (
-            {"train": "train.json", "validation": "overlapping.json", "test": "five.json"},
-            [("DA106", "in train (train.json) and in validation (overlapping.json)")],
-        ),
-        # Test sets may share rows: nothing is learned from them.
-        ({"train": "train.json", "test": {"5L": "five.json", "9L": "nine.json"}}, []),
-    ],
+@parametrize(
+    "files, expected",
+    ({"train": "gone.json", "test": "five.json"}, [("DA101", "data.train")]),
+    ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
+    ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
+    ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
+    ({"train": "train.json"}, [("DA104", "without test rows")]),
+    ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
+    ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
+    (
+        {"train": "train.json", "validation": "wrong.json", "test": "five.json"},
+        [("DA105", "validation: there is no column 'input'")],
+    ),
+    (
+        {"train": "train.json", "validation": "own.json", "test": "five.json"},
+        [("DA104", "own.json has the splits train, test, and not validation")],
+    ),
+    (
+        {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
+        [("DA106", "in train (train.json) and in test over (overlapping.json)")],
+    ),
+    (
+        {"train": "train.json", "validation": "overlapping.json", "test": "five.json"},
+        [("DA106", "in train (train.json) and in validation (overlapping.json)")],
+    ),
+    # Test sets may share rows: nothing is learned from them.
+    ({"train": "train.json", "test": {"5L": "five.json", "9L": "nine.json"}}, []),
 )
-def test_problems_name_the_key_or_the_file(
-    folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]
-) -> None:
+def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], expected: list[tuple[str, str]]) -> None:
     (folder / "sub").mkdir()
-    data = DataConfig(**files)  # type: ignore[arg-type]
+    data = DataConfig(**files)
     try:
         findings = load_dataset(data, folder).findings
     except InputError as fault:
@@ -138,25 +128,23 @@ def test_problems_name_the_key_or_the_file(
         assert finding.hint
 
 
-@pytest.mark.parametrize(
-    ("keys", "text"),
-    [
-        ({"path": "a.json", "train": "b.json"}, "either path"),
-        ({"path": "a.json", "test": "b.json"}, "either path"),
-        ({}, "path, one file with all rows, or train"),
-        ({"test": "b.json"}, "path, one file with all rows, or train"),
-        ({"train": "a.json", "train_fraction": 0.5}, "no train_fraction"),
-        ({"train": "a.json", "split_seed": 3}, "no train_fraction and no split_seed"),
-        ({"train": "a.json", "test": {}}, "test sets with names"),
-        ({"train": "a.json", "test": {"": "b.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets with names"),
-        ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each file under one name"),
-    ],
+@parametrize(
+    "keys, text",
+    ({"path": "a.json", "train": "b.json"}, "either path"),
+    ({"path": "a.json", "test": "b.json"}, "either path"),
+    ({}, "path, one file with all rows, or train"),
+    ({"test": "b.json"}, "path, one file with all rows, or train"),
+    ({"train": "a.json", "train_fraction": 0.5}, "no train_fraction"),
+    ({"train": "a.json", "split_seed": 3}, "no train_fraction and no split_seed"),
+    ({"train": "a.json", "test": {}}, "test sets with names"),
+    ({"train": "a.json", "test": {"": "b.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets with names"),
+    ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each file under one name"),
 )
 def test_keys_that_exclude_each_other_are_refused(keys: Mapping[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        DataConfig(**keys)  # type: ignore[arg-type]
+        DataConfig(**keys)
 
 
 def test_a_training_needs_no_test_rows(folder: Path) -> None:

@@ -1,13 +1,12 @@
 """Settings of the user, the word list, and the datasets that are made from it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import create_capitalization
@@ -41,7 +40,7 @@ def write_config(content: str) -> Path:
 
 def make(out: Path, **changes: object) -> Path:
     settings = {"word_length": 5, "num_words": 40, "train_fraction": 0.5, "seed": 1} | changes
-    return create_capitalization(out, **settings)  # type: ignore[arg-type]
+    return create_capitalization(out, **settings)
 
 
 def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
@@ -52,9 +51,7 @@ def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
     assert len({settings.models_dir, settings.cache_dir, settings.history_dir}) == 3
 
 
-def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_goes_before_the_file_and_that_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Key by key, and an empty variable is none."""
     path = write_config("models_dir: ~/models\ncache_dir: here\nhistory_dir: ~/group/history\n")
     assert load_settings().history_dir == home / "group" / "history"
@@ -77,9 +74,13 @@ def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path
     assert found == [(1, "did you mean 'models_dir'?"), (2, None), (3, None)]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "content",
-    ["- a\n", "models_dir: [\n", "models_dir: ''\n", "models_dir: null\n", "models_dir: ~no-such-user-here/x\n"],
+    "- a\n",
+    "models_dir: [\n",
+    "models_dir: ''\n",
+    "models_dir: null\n",
+    "models_dir: ~no-such-user-here/x\n",
 )
 def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> None:
     """Named, never ignored: a typo must not send the models elsewhere."""
@@ -130,19 +131,17 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
     assert any(f.hint == "did you mean 'account'?" for f in caught.value.findings)
 
 
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ('account: "a\\nb"', "one line"),
-        ('modules: ["a\\tb"]', "one line"),
-        ("options: [mail-type=FAIL]", "stray word"),
-        ("options: ['--array=0-3']", "set by touchline"),
-        ("options: [-J x]", "set by touchline"),
-        ("options: ['--excldue=n7']", "no option"),
-        ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
-        ("options: ['']", "a text that is not empty"),
-        ("options: [' ']", "no option"),
-    ],
+@parametrize(
+    "lines, words",
+    ('account: "a\\nb"', "one line"),
+    ('modules: ["a\\tb"]', "one line"),
+    ("options: [mail-type=FAIL]", "stray word"),
+    ("options: ['--array=0-3']", "set by touchline"),
+    ("options: [-J x]", "set by touchline"),
+    ("options: ['--excldue=n7']", "no option"),
+    ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
+    ("options: ['']", "a text that is not empty"),
+    ("options: [' ']", "no option"),
 )
 def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, words: str) -> None:
     write_config(f"slurm:\n  {lines}\n")
@@ -150,7 +149,6 @@ def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, wo
         load_settings()
     (finding,) = caught.value.findings
     assert words in finding.message
-    assert finding.where is not None
     assert finding.where.line == 2
 
 
@@ -252,24 +250,17 @@ def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -
     assert path == tmp_path / "words_8L_80P_2000.json"
     info = load_dataset(DataConfig(path=str(path)), Path())
     assert info.findings == ()
-    assert [(split.name, split.num_examples) for split in info.splits] == [
-        ("train", 1600),
-        ("validation", 100),
-        ("test", 300),
-    ]
+    assert [(s.name, s.num_examples) for s in info.splits] == [("train", 1600), ("validation", 100), ("test", 300)]
     about = json.loads(path.read_text())["about"]
     assert (about["seed"], about["word_length"], about["num_words"], about["train_fraction"]) == (14, 8, 2000, 0.8)
     assert about["word_list"]["sha256"] == AMERICAN_ENGLISH.sha256
     assert {"name", "version", "licence"} <= set(about["word_list"])
 
 
-def test_the_usual_dataset_is_the_same_everywhere(tmp_path: Path) -> None:
+def test_arguments_and_files_of_the_usual_dataset(tmp_path: Path) -> None:
     """Byte for byte, whatever the version of numpy: results of two machines are comparable by it."""
     path = create_capitalization(tmp_path, word_length=8, num_words=2000, train_fraction=0.8, seed=14)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == USUAL_SHA256
-
-
-def test_the_same_arguments_write_the_same_bytes_once(tmp_path: Path) -> None:
     path = make(tmp_path / "new" / "folder")
     before = path.stat()
     assert make(tmp_path / "new" / "folder") == path

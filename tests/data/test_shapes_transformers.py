@@ -1,7 +1,5 @@
 """Shapes read from config.json, held against transformers' own modules, built without memory on the meta device."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 
@@ -152,7 +150,6 @@ def test_a_real_text_part_is_the_language_model_of_the_whole() -> None:
     assert isinstance(shape, ModelShape), shape
     assert shape.extrapolated is not None
     assert "vision tower" in shape.extrapolated
-    assert shape.vision is not None
     language = whole.model.language_model
     text_parameters = shape.num_parameters - shape.vision.parameters
     assert text_parameters == sum(weight.numel() for weight in language.parameters())
@@ -171,7 +168,6 @@ def test_the_text_part_of_a_model_with_eyes_is_counted_as_its_language_model(mod
     shape = shape_of_config({**written, "text_config": {**text, **written["text_config"]}}, "tiny", "here")
     assert isinstance(shape, ModelShape), shape
     assert shape.model_type == TEXT_PARTS[model_type]
-    assert shape.vision is not None
     language = sum(weight.numel() for weight in whole.model.language_model.parameters())
     assert shape.num_parameters - shape.vision.parameters == language + whole.lm_head.weight.numel()
     assert shape.tied_embeddings is (whole.lm_head.weight is whole.model.language_model.embed_tokens.weight)
@@ -181,10 +177,9 @@ def test_the_text_part_of_a_model_with_eyes_is_counted_as_its_language_model(mod
 def test_a_vision_tower_has_the_parameters_of_its_module(name: str) -> None:
     """Of the catalog's values and of a config.json as transformers writes it; both are the published count."""
     public = public_model(name)
-    assert public is not None
     config = dict(public.config)
-    text = dict(config.get("text_config") or {key: config[key] for key in config if not key.endswith("_config")})  # type: ignore[call-overload]
-    vision = dict(config["vision_config"])  # type: ignore[call-overload]
+    text = dict(config.get("text_config") or {key: config[key] for key in config if not key.endswith("_config")})
+    vision = dict(config["vision_config"])
     vision["hidden_size" if config["model_type"] == "qwen2_vl" else "out_hidden_size"] = text["hidden_size"]
     parts = {"text_config": text, "vision_config": vision}
     for part in parts.values():
@@ -197,7 +192,6 @@ def test_a_vision_tower_has_the_parameters_of_its_module(name: str) -> None:
     for given in (public.config, json.loads(outer.to_json_string(use_diff=True))):
         shape = shape_of_config(given, name, "here")
         assert isinstance(shape, ModelShape), shape
-        assert shape.vision is not None
         assert shape.vision.parameters == sum(weight.numel() for weight in tower.parameters())
         assert shape.vision.matrix_parameters == matrices
         assert (shape.vision.patch_size, shape.vision.merge_size) == (

@@ -1,7 +1,5 @@
 """Chat templates in a process of their own: whatever an expression takes, the command goes on and says so."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time
@@ -9,13 +7,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.catalog import Example, Message
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.data import templates
 from touchline.data.models import load_model, load_renderer
-from touchline.data.rendering.sandbox import ChatTemplateError
+from touchline.data.rendering import chat as chat_module
+from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
+from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
 
@@ -112,9 +115,7 @@ def test_a_command_has_one_process_whatever_it_renders() -> None:
     assert len(found) == 1
 
 
-def test_the_process_imports_nothing_from_the_folder_that_it_is_started_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_imports_nothing_from_its_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jinja2.py").write_text("raise SystemExit('imported')")
     monkeypatch.chdir(tmp_path)
     service = templates._Service()
@@ -167,3 +168,80 @@ def test_special_tokens_that_no_file_can_hold_are_a_fault(tiny_model: Path, tmp_
     assert [finding.code for finding in model.findings if "surrogate" in finding.message] == ["TK103"]
     with pytest.raises(InputError):
         load_renderer(model, DATE)
+
+
+TOKENS = SpecialTokens(bos="<|im_start|>", eos="<|im_end|>")
+
+
+@pytest.fixture(scope="session")
+def renderer(tiny_model: Path) -> ChatRenderer:
+    template = (tiny_model / "chat_template.jinja").read_text()
+    return ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
+
+
+def example(prompt: str, answer: str) -> Example:
+    return Example(id="x", prompt=(Message(role="user", content=prompt),), answer=answer)
+
+
+@given(st.text(min_size=1), st.text(min_size=1).filter(lambda text: "<|" not in text))
+def test_the_label_span_is_the_answer_and_its_stop_token(renderer: ChatRenderer, prompt: str, answer: str) -> None:
+    """Whatever the texts are: no header, no trailing newline, nothing missing; the prompt is that of evaluation."""
+    row = example(prompt, answer)
+    rendered = renderer.example(row)
+    assert renderer.decode(rendered.answer_ids, keep_special=True) == answer + "<|im_end|>"
+    assert rendered.answer_ids[-1] in renderer.stop_ids
+    assert rendered.prompt_ids == renderer.prompt_ids(row.prompt)
+    assert renderer.decode(rendered.prompt_ids, keep_special=True) == renderer.prompt_text(row.prompt)
+
+
+def test_stop_tokens_and_prompts_of_templates(tiny_model: Path) -> None:
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
+    renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
+    ids = renderer.example(example("hi", "Ho")).answer_ids
+    assert renderer.decode(ids, keep_special=True) == "Ho<|im_end|>"
+    template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
+    with pytest.raises(ChatTemplateError, match="another prompt"):
+        renderer.example(example("hi", "Ho"))
+    # A template that writes the begin token itself gets it once.
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
+    ids = renderer.prompt_ids((Message(role="user", content="hi"),))
+    assert renderer.decode(ids, keep_special=True) == "<|im_start|>hi"
+
+
+def test_the_date_is_the_frozen_one() -> None:
+    """A template that prints a date prints the plan's."""
+    assert ChatTemplate("{{ strftime_now('%d %b %Y') }}", "2024-07-26").render() == "26 Jul 2024"
+
+
+@parametrize(
+    "template",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'a' * 100000000 }}",
+    "{{ [1] * 100000000 }}",
+    "{{ 9 ** 9 ** 9 }}",
+    "{{ range(10000000) | list }}",
+    "{{ ''.__class__.__mro__ }}",
+    "{{ messages.append(1) }}",
+    "{{ raise_exception('no system turn') }}",
+    "{% include '/etc/passwd' %}",
+    "{% if %}",
+    "x" * ((1 << 20) + 1),
+    "{{ undefined.attribute }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+)
+def test_a_hostile_template_is_a_fault(template: str) -> None:
+    """Loops, huge texts, escapes from the sandbox, files, recursion: each ends in words."""
+    with pytest.raises(ChatTemplateError):
+        ChatTemplate(template, DATE).render(messages=[])
+
+
+def test_groups_of_examples_change_nothing(renderer: ChatRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [example(f"Say {'x' * n}", f"y {n}") for n in range(9)]
+    together = list(renderer.examples(examples))
+    for count, characters in ((1, 1 << 20), (4, 1 << 20), (100, 20)):
+        monkeypatch.setattr(chat_module, "_TOGETHER", count)
+        monkeypatch.setattr(chat_module, "_TOGETHER_CHARACTERS", characters)
+        assert list(renderer.examples(examples)) == together

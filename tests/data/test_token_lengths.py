@@ -1,7 +1,5 @@
 """Token lengths are the renderer's own, and are computed once for as long as nothing they depend on changes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -11,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
 from touchline.data import datasets
 from touchline.data import lengths as lengths_module
 from touchline.data.datasets import load_examples
-from touchline.data.lengths import TokenLengths, token_lengths
+from touchline.data.lengths import TokenLengths, read_lengths, token_lengths
 from touchline.data.models import load_renderer, read_model
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.data.rendering.prefix import common_prefix
@@ -43,7 +42,7 @@ class Place:
         (self.root / name).write_text(json.dumps({"train": rows[:-2], "test": rows[-2:]}))
 
     def lengths(self, split: str = "train", date: str = DAY, **settings: str) -> TokenLengths:
-        data = DataConfig(**({"path": "d.json"} | settings))  # type: ignore[arg-type]
+        data = DataConfig(**({"path": "d.json"} | settings))
         return token_lengths(read_model(self.model), data, split, self.root, date, self.cache)
 
 
@@ -54,7 +53,7 @@ def place(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def counting(self: ChatRenderer, *texts: object) -> object:
         made.counted += 1
-        return real(self, *texts)  # type: ignore[arg-type]
+        return real(self, *texts)
 
     monkeypatch.setattr(ChatRenderer, "_answer", counting)
     return made
@@ -239,17 +238,13 @@ def test_the_oldest_lengths_are_deleted_beyond_the_limit(place: Place, monkeypat
     assert len(list(kept.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "before", "after"),
-    [
-        ("d.json", "word", "wore"),
-        ("Tiny/chat_template.jinja", r"<|im_end|>\n", r"<|im_end|>\t"),
-        ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
-    ],
+@parametrize(
+    "name, before, after",
+    ("d.json", "word", "wore"),
+    ("Tiny/chat_template.jinja", r"<|im_end|>\n", r"<|im_end|>\t"),
+    ("Tiny/tokenizer.json", '"normalized": false', '"normalized":false'),
 )
-def test_one_changed_byte_is_computed_anew_and_with_the_cache_as_without(
-    place: Place, name: str, before: str, after: str
-) -> None:
+def test_one_changed_byte_is_computed_anew_as_without_cache(place: Place, name: str, before: str, after: str) -> None:
     """Of a row, of the template, of the tokenizer."""
     place.lengths()
     path = place.root / name
@@ -269,10 +264,76 @@ def test_one_changed_byte_is_computed_anew_and_with_the_cache_as_without(
         assert found.prefix == first.prefix
 
 
-def test_another_version_of_the_tokenizers_library_is_computed_anew(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_version_of_tokenizers_is_computed_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.lengths()
     monkeypatch.setattr("tokenizers.__version__", "0.0.0")
     place.lengths()
     assert place.counted == 20
+
+
+LENGTHS = st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=50)
+
+
+@given(LENGTHS, st.sampled_from(["\n", "\r\n", "\n\n"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lines_come_back(tmp_path: Path, lengths: list[int], end: str) -> None:
+    path = tmp_path / "lengths.txt"
+    path.write_bytes(end.join(map(str, lengths)).encode())
+    assert read_lengths(path).tolist() == lengths
+
+
+@given(LENGTHS, st.sampled_from([np.uint32, np.int64, np.uint64]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_arrays_come_back(tmp_path: Path, lengths: list[int], dtype: type) -> None:
+    path = tmp_path / "lengths.npy"
+    np.save(path, np.array(lengths, dtype=dtype))
+    assert read_lengths(path).tolist() == lengths
+
+
+@parametrize(
+    "content", b"3\n-4\n5\n", b"3\n4.5\n", b"3\nfour\n", b"0\n", b"1_000\n", b"9" * 30, b"", b"\n\n", b"\x00\xff\n3\n"
+)
+def test_what_is_no_length_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "lengths.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read_lengths(path)
+
+
+def test_the_wrong_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.txt"
+    path.write_text("3\nx\n5\n-1\n")
+    with pytest.raises(InputError) as caught:
+        read_lengths(path)
+    assert [finding.subject for finding in caught.value.findings] == ["line 2", "line 4"]
+
+
+@parametrize(
+    "array",
+    np.ones((2, 2), np.int64),
+    np.array([1.5, 2.0]),
+    np.array([3, 0]),
+    np.array([3, -1]),
+    np.array([], np.int64),
+)
+def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError):
+        read_lengths(tmp_path / "a.npy")
+
+
+def test_pickles_and_cut_arrays_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([object()], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError):
+        read_lengths(path)
+    np.save(path, np.arange(1, 100))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError):
+        read_lengths(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.npy", tmp_path):
+        with pytest.raises(InputError, match=path.name):
+            read_lengths(path)

@@ -1,10 +1,9 @@
 """Shapes of public models, made by hand from the dimensions in their config.json."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
+from touchline.core.estimate import TrainingSetup
 from touchline.core.shape import Linear, ModelShape
 
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -157,3 +156,8 @@ SHAPES: dict[str, ModelShape] = {
     )
 }
 LLAMA_1B, LLAMA_3B, LLAMA_8B = (SHAPES[name] for name in ("Llama-3.2-1B", "Llama-3.2-3B", "Llama-3.1-8B"))
+LORA = TrainingSetup(
+    shape=LLAMA_1B, backend="torchtune", method="lora", rank=64, target_modules=QVO_MLP, base_dtype="bfloat16",
+    adapter_dtype="bfloat16",
+)  # fmt: skip
+"""The seeds' training."""

@@ -1,19 +1,16 @@
 """The public rows of tests/data/measured, as settings, batches and figures. Sources and licences: its README.md."""
 
-from __future__ import annotations
-
 import csv
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.estimate.made_shapes import SHAPES
+from tests.estimate.made_shapes import LORA, SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
@@ -35,18 +32,18 @@ def _backend(name: str) -> MemoryCoefficients:
 _TRAINER = _backend("trl")
 STACKS: dict[str, MemoryCoefficients] = {
     # The archive's script: its outputs stay alive, no autocast, keys and values expanded by hand.
-    "hand-written loop": dataclasses.replace(
+    "hand-written loop": replace(
         _backend("plain"), vocab_bytes_low=14.0, expands_kv=True, nf4_upcasts=True, relative_error=0.03
     ),
     # Trainer without prepare_model_for_kbit_training.
-    "fms accelerated": dataclasses.replace(_TRAINER, nf4_upcasts=False),
+    "fms accelerated": replace(_TRAINER, nf4_upcasts=False),
     # The same with fused norms, rotations, and a cross entropy in place: 8 bytes (logits, and their float32 copy).
-    "fms kernels": dataclasses.replace(
+    "fms kernels": replace(
         _TRAINER, nf4_upcasts=False, fused_layers=True, vocab_bytes=8.0, vocab_bytes_low=8.0, vocab_bytes_high=8.0
     ),
     "trl": _TRAINER,
     # The same where norms, embeddings and head were cast up first.
-    "trl prepared": dataclasses.replace(_TRAINER, nf4_upcasts=True),
+    "trl prepared": replace(_TRAINER, nf4_upcasts=True),
     "torchtune": _backend("torchtune"),
     "litgpt": _backend("litgpt"),
     "plain": _backend("plain"),
@@ -69,19 +66,13 @@ class MeasuredRow:
     file: str
     """Which file it stands in."""
     name: str
-    """Line of it."""
     half: Half = "fitted"
     """Which part of its file: constants are fitted to every second model, by size."""
     setup: TrainingSetup
-    """Its settings."""
     batch: MicroBatch
-    """Its batch."""
     coefficients: MemoryCoefficients
-    """Its trainer's."""
     gpu: str
-    """Its GPU."""
     gib: dict[str, float]
-    """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
     outgrown: tuple[float, float] = ONE_SIZE
@@ -94,7 +85,8 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     unit = _UNITS[row["unit"]]
     rows, width = int(row["rows"]), int(row["width"])
     widths = widths_told(row)
-    setup = TrainingSetup(
+    setup = replace(
+        LORA,
         shape=SHAPES.get(row["model"]) or load_shape(row["model"], Path("/nowhere")),
         backend=row["stack"],
         method=cast(Method, row["method"]),
@@ -160,9 +152,8 @@ def _half(file: str, shape: ModelShape, models: Sequence[tuple[int, int, int]]) 
 
 
 def measured_rows() -> Iterator[MeasuredRow]:
-    """All rows."""
     for path in sorted(FOLDER.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as stream:
             rows = [_row(path.stem, number, row) for number, row in enumerate(csv.DictReader(stream), 2)]
         models = sorted({dimensions(row.setup.shape) for row in rows})
-        yield from (dataclasses.replace(row, half=_half(row.file, row.setup.shape, models)) for row in rows)
+        yield from (replace(row, half=_half(row.file, row.setup.shape, models)) for row in rows)

@@ -1,7 +1,5 @@
 """Published rows, each predicted with exactly one other row of the same model and stack as its log."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,19 +28,13 @@ class OneLog:
     table: str
     """File that both rows stand in."""
     method: str
-    """Method of both."""
     kind: str
-    """Kind of figure."""
     direct: bool
     """Whether it is the most direct kind of the row, so that each pair counts once."""
     row: str
-    """Row that is predicted."""
     log: str
-    """Row that is known."""
     cold: ScoredEstimate
-    """Prediction without the log."""
     warm: ScoredEstimate
-    """Prediction with the log."""
 
 
 def _shared(row: MeasuredRow) -> tuple[object, ...]:

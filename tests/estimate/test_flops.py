@@ -1,65 +1,43 @@
 """Operations of a step: what is counted once, twice, three times, and what grows with the square."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, QVO_MLP
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, LORA, QVO_MLP
 
-from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.estimate import MicroBatch
 from touchline.data.shapes import load_shape
 from touchline.estimate.flops import forward_flops, step_flops
 from touchline.estimate.work import StepWork, work_of
 
 pytestmark = pytest.mark.planning
 
-LORA = TrainingSetup(
-    shape=LLAMA_1B,
-    backend="torchtune",
-    method="lora",
-    rank=16,
-    target_modules=QVO_MLP,
-    base_dtype="bfloat16",
-    adapter_dtype="bfloat16",
-)
+LORA = replace(LORA, rank=16)
 WORK = work_of([MicroBatch(rows=4, width=512, label_tokens=100)])
 
 
-def test_a_frozen_matrix_has_no_gradient_of_its_weight() -> None:
+def test_what_each_part_of_a_step_costs() -> None:
     matrices = 2 * LLAMA_1B.linear_parameters * WORK.tokens
     assert step_flops(LORA, WORK).linear == 2 * matrices
     assert step_flops(replace(LORA, gradient_checkpointing=True), WORK).linear == 3 * matrices
     full = replace(LORA, method="full", rank=0, target_modules=())
     assert step_flops(full, WORK).linear == 3 * matrices
     assert step_flops(replace(full, gradient_checkpointing=True), WORK).linear == 4 * matrices
-
-
-def test_the_output_layer_is_not_computed_again_and_here_sees_labels_only() -> None:
     head = 4 * LLAMA_1B.vocab_size * LLAMA_1B.hidden_size
     assert step_flops(LORA, WORK).head == head * WORK.tokens
     assert step_flops(replace(LORA, gradient_checkpointing=True), WORK).head == head * WORK.tokens
     assert step_flops(replace(LORA, backend="peft"), WORK).head == head * 100
-
-
-def test_attention_is_half_of_the_square_in_fused_kernels() -> None:
     square = 4 * 512 * LLAMA_1B.q_size * LLAMA_1B.num_layers * WORK.tokens
     assert step_flops(LORA, WORK).attention == pytest.approx(square * 0.5 * 3.5)
     assert step_flops(replace(LORA, gradient_checkpointing=True), WORK).attention == pytest.approx(square * 0.5 * 4.5)
     assert step_flops(replace(LORA, attention="eager"), WORK).attention == pytest.approx(square * 3)
-
-
-def test_a_rank_costs_six_operations_a_parameter_and_token() -> None:
     more = step_flops(replace(LORA, rank=64), WORK).adapter
     assert more == 4 * step_flops(LORA, WORK).adapter
     assert more == 6 * LLAMA_1B.adapter_parameters(64, QVO_MLP) * WORK.tokens
-
-
-def test_the_whole_is_near_the_rule_of_four_operations_a_parameter_and_token() -> None:
-    """At short rows everything else is small: 4 P T, not 6; looking up an embedding multiplies nothing."""
+    # At short rows everything else is small: 4 P T, not 6; looking up an embedding multiplies nothing.
     work = work_of([MicroBatch(rows=16, width=64, label_tokens=1)])
     setup = replace(LORA, shape=LLAMA_8B)
     multiplied = LLAMA_8B.num_parameters - LLAMA_8B.vocab_size * LLAMA_8B.hidden_size

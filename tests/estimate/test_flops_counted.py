@@ -1,12 +1,11 @@
 """The formula against torch's own counter, which sees every matrix product of the real model code."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.estimate.made_shapes import LORA
 from tests.tiny_vision import build_tiny_vision_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
@@ -34,10 +33,10 @@ CONFIG = LlamaConfig(
 def _setup() -> TrainingSetup:
     shape = shape_of_config(CONFIG.to_dict(), "tiny", "a test")
     assert isinstance(shape, ModelShape)
-    return TrainingSetup(
+    return replace(
+        LORA,
         shape=shape,
         backend="trl",
-        method="lora",
         rank=0,
         target_modules=(),
         base_dtype="float32",

@@ -1,19 +1,18 @@
 """The closed form against simulations of the trainers' own code: `python -m benchmarks.simulate_memory`."""
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
-from tests.estimate.made_shapes import QVO_MLP, SHAPES
+from tests.estimate.made_shapes import LORA, QVO_MLP, SHAPES
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
-from touchline.core.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
+from touchline.core.estimate import Attention, Dtype, Method, MicroBatch
 from touchline.estimate.coefficients_memory import WORKSPACE_BYTES
 from touchline.estimate.parts import peak_parts
 
@@ -29,13 +28,13 @@ def errors() -> Iterator[tuple[str, str, bool, float]]:
             found = memory_coefficients(row["backend"])
             assert isinstance(found, MemoryCoefficients)
             full = row["method"] == "full"
-            setup = TrainingSetup(
+            setup = replace(
+                LORA,
                 shape=SHAPES[row["model"]],
                 backend=row["backend"],
                 method=cast(Method, row["method"]),
                 rank=0 if full else 64,
                 target_modules=() if full else QVO_MLP,
-                base_dtype="bfloat16",
                 adapter_dtype=cast(Dtype, row["adapter_dtype"]),
                 gradient_checkpointing=row["checkpointing"] == "1",
                 attention=cast(Attention, row["attention"]),

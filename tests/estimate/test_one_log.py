@@ -1,13 +1,12 @@
 """How much one log helps: every published row from one other row of the same model and stack, never from itself."""
 
-from __future__ import annotations
-
 import functools
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
+from tests.cases import parametrize
 from tests.estimate.measured_rows import measured_rows
 from tests.estimate.one_log import OneLog, memory_pairs, time_pairs
 
@@ -28,17 +27,14 @@ def pairs(what: str) -> tuple[OneLog, ...]:
 
 
 def error(scored: Sequence[ScoredEstimate]) -> float:
-    """Median of the errors' sizes."""
     return statistics.median(abs(each.error) for each in scored)
 
 
 def held(scored: Sequence[ScoredEstimate]) -> float:
-    """Share of the intervals that hold."""
     return statistics.mean(float(each.held) for each in scored)
 
 
 def ratio(scored: Sequence[ScoredEstimate]) -> float:
-    """Median ratio of the ends."""
     return statistics.median(each.estimate.high / each.estimate.low for each in scored)
 
 
@@ -86,17 +82,15 @@ def test_one_log_of_the_model_tells_its_other_runs(what: str, most: float) -> No
     assert ratio(warm) < ratio(cold)
 
 
-@pytest.mark.parametrize(
-    ("table", "method"),
-    [
-        ("fitcheck_t4", "lora"),
-        ("fitcheck_t4", "qlora"),
-        ("fms_acceleration_a100", "full"),
-        ("fms_acceleration_a100", "lora"),
-        ("fms_acceleration_a100", "qlora"),
-        ("peft_method_comparison_l40s", "lora"),
-        ("qwen_readme_a100", "lora"),
-    ],
+@parametrize(
+    "table, method",
+    ("fitcheck_t4", "lora"),
+    ("fitcheck_t4", "qlora"),
+    ("fms_acceleration_a100", "full"),
+    ("fms_acceleration_a100", "lora"),
+    ("fms_acceleration_a100", "qlora"),
+    ("peft_method_comparison_l40s", "lora"),
+    ("qwen_readme_a100", "lora"),
 )
 def test_memory_by_table_and_method(table: str, method: str) -> None:
     """5 % in each, but for Qwen's Q-LoRA, from GPTQ weights, which no formula here knows, and Unsloth's notebooks."""

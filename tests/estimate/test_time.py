@@ -1,15 +1,15 @@
 """Seconds of a step: the rungs, what is refused, and the story of 4.34 it/s."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
+from tests.cases import some
+from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LORA
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 from tests.tiers import examples
 
@@ -18,6 +18,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.points import TimePoint
+from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 from touchline.estimate.throughput import knee
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.time_gains import gain_compiled, gain_side_by_side
@@ -30,40 +31,26 @@ CPU = cpu_machine("AMD EPYC", 1)
 
 
 def lora(shape: ModelShape = LLAMA_1B, rank: int = 64, backend: str = "torchtune") -> TrainingSetup:
-    """The group's recipe."""
-    return TrainingSetup(
-        shape=shape,
-        backend=backend,
-        method="lora",
-        rank=rank,
-        target_modules=QVO_MLP,
-        base_dtype="bfloat16",
-        adapter_dtype="bfloat16",
-    )
+    return replace(LORA, shape=shape, backend=backend, rank=rank)
 
 
 def batches(rows: int, width: int, accumulation: int = 1) -> StepWork:
-    """A step of equal micro-batches."""
     return work_of([MicroBatch(rows=rows, width=width, label_tokens=rows * max(1, width // 8))] * accumulation)
 
 
 def point(
     name: str, setup: TrainingSetup, work: StepWork, seconds: float, machine: str = "A100-80GB", steps: int = 100
 ) -> TimePoint:
-    """A measured run."""
     return TimePoint(name=name, setup=setup, machine=machine, work=work, seconds_per_step=seconds, steps=steps)
 
 
 def ask(
     setup: TrainingSetup, work: StepWork, points: Sequence[TimePoint] = (), machine: TargetMachine = A100
 ) -> StepTime:
-    """The answer, which must be there."""
     found = seconds_per_step(setup, work, machine=machine, points=points)
     assert isinstance(found, StepTime), found
     return found
 
-
-# ---- the story -------------------------------------------------------------------------------------------------------
 
 PACKED = point("prior run: packed, batch 1", lora(), batches(1, 2048), 1 / 4.34)
 """109 steps for 4,000 examples of some 56 tokens: rows of 2,048, one a step."""
@@ -79,9 +66,7 @@ LOGGED = [
 
 
 @pytest.mark.parametrize(("shape", "rank", "rows", "width", "logged", "stated"), LOGGED)
-def test_two_runs_predict_the_groups_other_logs(
-    shape: ModelShape, rank: int, rows: int, width: int, logged: float, stated: float
-) -> None:
+def test_two_runs_tell_all(shape: ModelShape, rank: int, rows: int, width: int, logged: float, stated: float) -> None:
     found = ask(lora(shape, rank), batches(rows, width), [PACKED, SHORT]).estimate
     assert abs(found.value / logged - 1) <= stated
     assert found.low <= logged <= found.high
@@ -100,18 +85,12 @@ def test_a_speed_at_batch_1_is_never_reused_at_batch_32() -> None:
     assert not after.low <= before.value <= after.high
 
 
-# ---- the rungs -------------------------------------------------------------------------------------------------------
-
-
-def test_a_measured_run_is_reproduced() -> None:
+def test_a_measured_run_is_reproduced_on_every_rung() -> None:
     found = ask(lora(), batches(16, 56), [PACKED, SHORT]).estimate
     assert found.rung is EvidenceLevel.SAME_RUN
     assert found.value == pytest.approx(SHORT.seconds_per_step)
     assert found.evidence == ("batch 16",)
     assert not found.extrapolated
-
-
-def test_every_rung_answers_and_all_answers_are_kept() -> None:
     other = point("3B", lora(LLAMA_3B), batches(8, 512), 0.62)
     found = ask(lora(), batches(16, 56), [PACKED, SHORT, other])
     assert [answer.rung for answer in found.ladder.answers] == list(EvidenceLevel)
@@ -162,7 +141,6 @@ def test_a_processor_is_known_by_its_threads() -> None:
 def test_an_unknown_gpu_is_missing_until_something_was_measured_on_it() -> None:
     machine = gpu_machine("Frobnicator 9000")
     none = seconds_per_step(lora(), batches(4, 512), machine=machine)
-    assert isinstance(none, Missing)
     assert "Frobnicator" in none.missing
     seen = [point(f"{rows}", lora(), batches(rows, 512), 0.1 + 0.05 * rows, "frobnicator  9000") for rows in (1, 2, 8)]
     found = ask(lora(), batches(4, 512), seen, machine).estimate
@@ -182,25 +160,17 @@ def test_repeats_tell_their_own_spread() -> None:
     assert loud.high / loud.low > 3 * quiet.high / quiet.low
 
 
-# ---- what is refused -------------------------------------------------------------------------------------------------
-
-
-def test_faster_than_the_device_can_be_is_refused() -> None:
+def test_what_cannot_be_is_refused() -> None:
     found = ask(
         lora(LLAMA_8B), batches(8, 2048), [point("tokens of another unit", lora(LLAMA_8B), batches(8, 2048), 0.3)]
     )
     assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "TFLOP/s" in found.refused[0]
     assert "tokens of another unit" in found.refused[0]
-
-
-def test_slower_than_anything_is_refused() -> None:
     found = ask(lora(), batches(1, 64), [point("minutes", lora(), batches(1, 64), 60.0)])
     assert found.estimate.rung is EvidenceLevel.NOTHING
     assert "times the value from" in found.refused[0]
 
-
-# ---- laws ------------------------------------------------------------------------------------------------------------
 
 STEPS = st.tuples(st.integers(1, 64), st.integers(16, 4096), st.integers(1, 8))
 SEEN = st.lists(st.tuples(st.integers(1, 32), st.integers(16, 2048), st.floats(0.5, 2.0)), max_size=4)
@@ -225,9 +195,7 @@ def test_the_interval_holds_the_value(seen: list[tuple[int, int, float]], step: 
 
 @given(seen=SEEN, step=STEPS, factor=st.integers(2, 6))
 @settings(deadline=None, max_examples=examples(25))
-def test_more_rows_and_wider_rows_take_longer(
-    seen: list[tuple[int, int, float]], step: tuple[int, int, int], factor: int
-) -> None:
+def test_more_and_wider_rows_last(seen: list[tuple[int, int, float]], step: tuple[int, int, int], factor: int) -> None:
     rows, width, accumulation = step
     points = measured(seen)
     values = []
@@ -245,14 +213,11 @@ def test_more_rows_and_wider_rows_take_longer(
         assert series == sorted(series)
 
 
-def test_accumulation_multiplies_all_but_the_optimizers_part() -> None:
+def test_what_decides_on_the_time() -> None:
     one, eight = (ask(lora(), batches(4, 1024, times)).estimate.value for times in (1, 8))
     assert 7 * one < eight < 8 * one
 
-
-def test_launching_decides_for_short_rows_and_operations_for_long_ones() -> None:
-    """Twice the tokens hardly take longer where launching decides, and almost twice as long where operations do."""
-
+    # Twice the tokens hardly take longer where launching decides, and almost twice as long where operations do.
     def ratio(shape: ModelShape, rows: int, width: int) -> float:
         one, two = (ask(lora(shape), batches(number * rows, width)).estimate.value for number in (1, 2))
         return two / one
@@ -260,19 +225,13 @@ def test_launching_decides_for_short_rows_and_operations_for_long_ones() -> None
     assert ratio(LLAMA_1B, 1, 64) < 1.2
     assert ratio(LLAMA_8B, 8, 4096) > 1.8
 
-
-def test_a_larger_model_is_no_constant_factor_slower() -> None:
-    """ "3B is 2x slower": 1.75 times the blocks where launching decides, 2.6 times the operations where these do."""
-
+    # "3B is 2x slower": 1.75 times the blocks where launching decides, 2.6 times the operations where these do.
     def ratio(rows: int, width: int) -> float:
         times = [ask(lora(shape), batches(rows, width)).estimate.value for shape in (LLAMA_3B, LLAMA_1B)]
         return times[0] / times[1]
 
     assert ratio(1, 64) < 1.8
     assert ratio(16, 2048) > 2.2
-
-
-# ---- the knee --------------------------------------------------------------------------------------------------------
 
 
 def test_the_knee_is_where_doubling_brings_nothing() -> None:
@@ -381,3 +340,167 @@ def test_the_gain_of_compiling_is_known_from_runs_of_both_kinds() -> None:
     assert set(gain.evidence) == {each.name for each in (*slow, *fast)}
     alone = ask(plain, narrow, slow).estimate
     assert ask(plain, narrow, [*slow, *fast]).estimate == alone
+
+
+def rates(power: float = 1.0, **changes: float) -> Rates:
+    """Three terms: a constant, one on the host, one on the device."""
+    base = Rates(
+        means=np.log(np.array([0.01, 0.001, 1e-6])),
+        sigmas=np.array([1.0, 1.0, 1.0]),
+        host=np.array([False, True, False]),
+        alone=np.array([True, False, False]),
+        power=power,
+        model_sigma=0.1,
+        rate_sigma=0.1,
+        variant_sigma=0.1,
+        setting_sigma=0.05,
+        weight=4.0,
+    )
+    return replace(base, **changes)
+
+
+def row(launches: float, tokens: float, *, model: str = "a", setting: str = "") -> RegressionSample:
+    return RegressionSample(amounts=(1.0, launches, tokens), model=model, variant="v", setting=setting, noise=0.03)
+
+
+def truth(launches: float, tokens: float) -> float:
+    """Logarithm of the seconds of a machine that is not what the prior expects."""
+    return math.log(0.03 + 0.002 * launches + 3e-6 * tokens)
+
+
+GRID = [(launches, tokens) for launches in (10.0, 40.0) for tokens in (100.0, 3000.0, 50000.0, 400000.0)]
+
+
+def fitted(count: int, prior: Rates | None = None) -> Fit:
+    """A fit to so many points of the grid."""
+    chosen = GRID[:count]
+    rows = [row(*point, setting=str(index)) for index, point in enumerate(chosen)]
+    return fit(prior or rates(), rows, [truth(*point) for point in chosen])
+
+
+def test_points_teach_rates() -> None:
+    found = fitted(len(GRID))
+    for launches, tokens in [(20.0, 1000.0), (25.0, 20000.0), (10.0, 200000.0)]:
+        value, _ = found.predict(row(launches, tokens))
+        assert value == pytest.approx(truth(launches, tokens), abs=0.05)
+    found = fit(rates(), [], [])
+    value, sigma = found.predict(row(10, 1000))
+    assert value == pytest.approx(math.log(0.01 + 0.01 + 0.001))
+    assert sigma > 0.5
+    assert found.scale == 1
+
+
+def test_one_point_already_narrows_the_rest() -> None:
+    before = fit(rates(), [], [])
+    # What the prior expects, so that nothing but the knowledge of it changes.
+    seen = row(10, 100000, setting="0")
+    after = fit(rates(), [seen], [before.predict(seen)[0]])
+    for tokens in (1000.0, 30000.0, 300000.0):
+        assert after.predict(row(10, tokens))[1] < before.predict(row(10, tokens))[1]
+    # Nearest what was seen, most.
+    widths = [after.predict(row(10, tokens))[1] for tokens in (100000.0, 10000.0, 1000.0, 10.0)]
+    assert widths == sorted(widths)
+
+
+@given(
+    factors=st.lists(st.floats(0.8, 1.25), max_size=6),
+    launches=st.floats(5, 80),
+    tokens=st.floats(100, 1e6),
+    asked=st.floats(100, 1e6),
+)
+@settings(deadline=None, max_examples=examples(25))
+def test_a_run_as_predicted_widens_nothing(factors: list[float], launches: float, tokens: float, asked: float) -> None:
+    rows = [row(*point, setting=str(index)) for index, point in enumerate(GRID[: len(factors)])]
+    logs = [truth(*point) + math.log(factor) for point, factor in zip(GRID, factors, strict=False)]
+    before = fit(rates(), rows, logs)
+    new = row(launches, tokens, setting="new")
+    after = fit(rates(), [*rows, new], [*logs, before.predict(new)[0]])
+    assert after.predict(row(launches, asked))[1] <= before.predict(row(launches, asked))[1]
+
+
+def test_points_widen_and_narrow() -> None:
+    seen = row(10, 100000, model="a", setting="0")
+    found = fit(rates(), [seen], [truth(10, 100000)])
+    own, other = found.predict(row(10, 100000)), found.predict(row(10, 100000, model="b"))
+    assert own[1] < other[1]
+    assert abs(own[0] - truth(10, 100000)) < abs(other[0] - truth(10, 100000))
+    found = fit(rates(), [row(10, 1000, setting=str(i)) for i in range(40)], [truth(10, 1000)] * 40)
+    assert found.predict(row(10, 1000))[1] >= found.scale * 0.03
+    calm, wild = (fitted(4), fit(rates(), fitted(4).rows, [truth(*p) + (-1) ** i for i, p in enumerate(GRID[:4])]))
+    assert wild.scale > 2 * calm.scale
+
+
+@given(
+    points=st.lists(
+        st.tuples(st.floats(1, 1000), st.floats(1, 1e6), st.floats(-6, 6), st.sampled_from("ab")), max_size=8
+    ),
+    power=st.sampled_from([1.0, 3.0]),
+    launches=st.floats(1, 1000),
+    tokens=st.floats(1, 1e6),
+    more=st.floats(1.0, 10),
+)
+@settings(deadline=None, max_examples=examples(25))
+def test_whatever_was_measured_time_grows_with_every_amount(
+    points: list[tuple[float, float, float, str]], power: float, launches: float, tokens: float, more: float
+) -> None:
+    rows = [row(one, two, model=model, setting=str(i)) for i, (one, two, _, model) in enumerate(points)]
+    found = fit(rates(power), rows, [log for _, _, log, _ in points])
+    value, sigma = found.predict(row(launches, tokens))
+    assert math.isfinite(value)
+    assert sigma > 0
+    assert found.predict(row(launches, tokens * more))[0] >= value - 1e-12
+    assert found.predict(row(launches * more, tokens))[0] >= value - 1e-12
+    # Twice the work, the constant included, takes twice the time.
+    double = replace(row(launches, tokens), amounts=(2.0, 2 * launches, 2 * tokens))
+    assert found.predict(double)[0] == pytest.approx(value + math.log(2))
+
+
+@given(launches=st.floats(0, 1e4), tokens=st.floats(0, 1e9), power=st.floats(1, 8))
+def test_shares_are_the_derivative(launches: float, tokens: float, power: float) -> None:
+    prior = rates(power)
+    amounts = (1.0, launches, tokens)
+    value, slope = log_seconds(prior.means, amounts, prior)
+    assert slope.sum() == pytest.approx(1)
+    step = 1e-6
+    for index in range(3):
+        moved = prior.means.copy()
+        moved[index] += step
+        assert (log_seconds(moved, amounts, prior)[0] - value) / step == pytest.approx(slope[index], abs=1e-4)
+
+
+def test_the_slower_side_counts_where_they_overlap() -> None:
+    prior = rates(power=8.0)
+    host = math.exp(log_seconds(prior.means, (0, 100, 1), prior)[0])
+    device = math.exp(log_seconds(prior.means, (0, 1, 1e6), prior)[0])
+    both = math.exp(log_seconds(prior.means, (0, 100, 1e6), prior)[0])
+    assert host == pytest.approx(0.1, rel=0.01)
+    assert device == pytest.approx(1, rel=0.01)
+    assert device <= both <= 1.01 * device
+
+
+def test_one_run_that_shared_its_machine_bends_nothing() -> None:
+    grid = [(launches, tokens) for launches in (10.0, 20.0, 40.0) for _, tokens in GRID[:4]]
+    rows = [row(*point, setting=str(index)) for index, point in enumerate(grid)]
+    logs = [truth(*point) for point in grid]
+    calm = fit(rates(), rows, logs)
+    logs[5] += math.log(3)
+    wild = fit(rates(), rows, logs)
+    for point in some(grid):
+        value, sigma = wild.predict(row(*point))
+        assert value == pytest.approx(truth(*point), abs=0.1)
+        # But it is not forgotten: the next run may be like it.
+        assert sigma > 1.5 * calm.predict(row(*point))[1]
+
+
+def test_leaving_one_out_is_what_a_fit_without_it_says() -> None:
+    """Up to the change of slope that the one point makes, which is most where it stands alone."""
+    prior = rates()
+    rows = [row(*point, setting=str(index)) for index, point in enumerate(GRID)]
+    generator = np.random.default_rng(3)
+    logs = [truth(*point) + float(generator.normal(0, 0.03)) for point in GRID]
+    residuals, sigmas = fit(prior, rows, logs).left_out()
+    for index in range(len(GRID)):
+        without = fit(prior, rows[:index] + rows[index + 1 :], logs[:index] + logs[index + 1 :])
+        value, sigma = without.predict(rows[index])
+        assert residuals[index] == pytest.approx(logs[index] - value, abs=sigma)
+        assert 0.5 < float(sigmas[index]) / sigma < 2

@@ -1,7 +1,5 @@
 """Estimates of time against what was measured: public A100 rows, and short runs of our own trainer."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import statistics
@@ -32,11 +30,7 @@ def ask(point: TimePoint, machine: TargetMachine, points: list[TimePoint]) -> Es
 
 
 def error(scored: list[ScoredEstimate]) -> float:
-    """Median of the errors' sizes."""
     return statistics.median(abs(each.error) for each in scored)
-
-
-# ---- public rows -----------------------------------------------------------------------------------------------------
 
 
 def test_without_any_run_public_times_lie_in_the_interval() -> None:
@@ -52,9 +46,7 @@ def test_without_any_run_times_that_no_rate_is_from_lie_in_the_interval() -> Non
     """Other rows, another GPU, and a benchmark whose mean lengths are assumed; `benchmarks/held_out.py`."""
     rows = public_rows("unseen_times")
     known = {(row.point.setup.shape.name, row.point.setup.method, row.point.seconds_per_step) for row in ROWS}
-    assert not known & {
-        (row.point.setup.shape.name, row.point.setup.method, row.point.seconds_per_step) for row in rows
-    }
+    assert not known & {(r.point.setup.shape.name, r.point.setup.method, r.point.seconds_per_step) for r in rows}
     scored = [score_step(row.point, ask(row.point, gpu_machine(row.point.machine), [])) for row in rows]
     assert len(scored) == 83
     told = [each for each, row in zip(scored, rows, strict=True) if row.source == "fms"]
@@ -92,9 +84,6 @@ def test_a_size_that_was_not_measured_is_predicted_from_the_others() -> None:
     assert sum(each.held for each in scored) >= 0.85 * len(scored)
 
 
-# ---- our own runs ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_half_of_the_runs_predict_the_other_half() -> None:
     scored: list[ScoredEstimate] = []
@@ -116,9 +105,7 @@ def test_half_of_the_runs_predict_the_other_half() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_an_unseen_size_is_predicted_from_the_others(model: str) -> None:
     known = [point for point in RUNS.points if point.setup.shape.name != model]
-    scored = [
-        score_step(point, ask(point, RUNS.machine, known)) for point in RUNS.points if point.setup.shape.name == model
-    ]
+    scored = [score_step(p, ask(p, RUNS.machine, known)) for p in RUNS.points if p.setup.shape.name == model]
     assert error(scored) <= 0.20
     assert all(each.estimate.rung is EvidenceLevel.SAME_STACK for each in scored)
 

@@ -3,19 +3,17 @@
 Sources and licences: tests/data/measured/time/README.md.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from tests.estimate.made_shapes import SHAPES
+from tests.estimate.made_shapes import LORA, SHAPES
 from tests.estimate.measured_rows import MeasuredRow, measured_rows, widths_told
 
-from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
+from touchline.core.estimate import Dtype, Method, MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
@@ -29,14 +27,12 @@ CPU_RUNS = FOLDER / "cpu_runs.json"
 
 
 def gpu_machine(name: str = "A100-80GB") -> TargetMachine:
-    """A GPU by name."""
     return TargetMachine(
         kind="gpu", name=name, memory=Missing(missing="not asked"), count=1, base_dtype="bfloat16", source="a test"
     )
 
 
 def cpu_machine(name: str, threads: int) -> TargetMachine:
-    """A processor."""
     return TargetMachine(
         kind="cpu",
         name=name,
@@ -53,9 +49,7 @@ class PublicRow:
     """A published time."""
 
     source: str
-    """Whose table."""
     point: TimePoint
-    """The row."""
 
 
 def public_rows(file: str = "a100_times") -> list[PublicRow]:
@@ -76,7 +70,6 @@ def public_rows(file: str = "a100_times") -> list[PublicRow]:
 def _swift(row: MeasuredRow, text: Mapping[str, str]) -> PublicRow:
     """A row of ms-swift's benchmark: 16 micro-batches a step."""
     widths, rows, passes = widths_told(text), row.batch.rows, 16
-    assert widths is not None
     tokens = passes * rows * float(widths.mean())
     work = StepWork(
         micro_batches=passes,
@@ -97,7 +90,8 @@ def _swift(row: MeasuredRow, text: Mapping[str, str]) -> PublicRow:
 
 def _public(row: Mapping[str, str]) -> PublicRow:
     rows, width = int(row["rows"]), int(row["width"])
-    setup = TrainingSetup(
+    setup = replace(
+        LORA,
         shape=SHAPES[row["model"]],
         backend=row["stack"],
         method=cast(Method, row["method"]),
@@ -125,9 +119,7 @@ class CpuRuns:
     """Our own short runs."""
 
     machine: TargetMachine
-    """Where they ran."""
     points: tuple[TimePoint, ...]
-    """The runs."""
 
 
 def cpu_runs(path: Path = CPU_RUNS, *, clock: str = "cpu_seconds") -> CpuRuns:
@@ -149,10 +141,10 @@ def _own(
     row: Mapping[str, Any], shape: ModelShape, content: Mapping[str, Any], machine: TargetMachine, clock: str
 ) -> TimePoint:
     dtype = cast(Dtype, content["base_dtype"])
-    setup = TrainingSetup(
+    setup = replace(
+        LORA,
         shape=shape,
         backend="peft",
-        method="lora",
         rank=content["rank"],
         target_modules=LoraConfig().target_modules,
         base_dtype=dtype,

@@ -3,8 +3,6 @@
 Heavy packages are imported by the fixtures alone: this file is also read where torch is not installed.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,6 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model's folder."""
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
@@ -40,7 +37,6 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment with nothing evaluated."""
     from tests.evaluate.tiny_evaluation import make_experiment
 
     return make_experiment(tmp_path_factory.mktemp("prepared") / "sp ace", items=6)
@@ -48,5 +44,4 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def experiment(prepared: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
     return Path(shutil.copytree(prepared, tmp_path / "experiment"))

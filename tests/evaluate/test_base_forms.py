@@ -1,7 +1,5 @@
 """The base of an evaluation divided over devices or quantized: what is answered, and what the records say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,7 @@ NOOP = ("tiny_noop", "noop")
 
 
 def experiment_of(root: Path, items: int = 40, **changes: object) -> Path:
-    """The tiny experiment with a no-op control."""
-    evaluate_config = EvaluateConfig(batch_size=8, max_new_tokens=6, **changes)  # type: ignore[arg-type]
+    evaluate_config = EvaluateConfig(batch_size=8, max_new_tokens=6, **changes)
     made = make_experiment(root, items=items, evaluate=evaluate_config)
     noop = LoraConfig(rank=4, target_modules=("q_proj", "v_proj"))
     config = evaluation_config(root / "models" / "tiny", root / "words.json", NOOP[0], evaluate=evaluate_config)
@@ -44,7 +41,6 @@ def records(experiment: Path) -> dict[str, EvaluationRecord]:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every base that is loaded."""
     found: list[Any] = []
 
     def load(*arguments: Any) -> Any:
@@ -60,9 +56,7 @@ def outputs(found: dict[str, EvaluationRecord]) -> dict[str, list[tuple[str, str
 
 
 @pytest.mark.parametrize("items", [20, pytest.param(120, marks=pytest.mark.thorough)])
-def test_layers_on_several_devices_answer_as_on_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Any], items: int
-) -> None:
+def test_devices_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: list[Any], items: int) -> None:
     """Every item of runs and controls, with adapters that one device shares batches of, or merges."""
     one = records(experiment_of(tmp_path / "one", items))
     divided = experiment_of(tmp_path / "several", items)
@@ -84,7 +78,6 @@ def test_runs_and_controls_are_scored_on_one_quantized_base(tmp_path: Path, load
     assert [model.is_quantized for model in loaded] == [True]
     for run, record in found.items():
         log = read_eval_log(str(experiment / run / "eval" / record.log))
-        assert log.eval.metadata is not None
         assert log.eval.metadata["quantization"] == form
         assert f"{form} base, float32" in record.decoding
         config = read_evaluation_config(experiment / run / "eval.yaml")

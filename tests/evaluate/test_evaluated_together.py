@@ -1,7 +1,5 @@
 """Jobs with few items, evaluated at once: each run has its own log and scores, as if evaluated by itself."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -28,7 +26,6 @@ ITEMS = 7
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A control and two adapters, nothing evaluated."""
     settings = EvaluateConfig(batch_size="auto", max_new_tokens=6, temperature=0.7, repeats=2)
     return make_experiment(tmp_path_factory.mktemp("few"), items=ITEMS, evaluate=settings)
 

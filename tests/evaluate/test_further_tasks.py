@@ -1,7 +1,5 @@
 """Further tasks, drawn answers, repeats and the gate on errors: real Inspect, on the tiny model."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from inspect_ai.log import read_eval_log
-from tests.cases import some
+from tests.cases import parametrize, some
 from tests.evaluate.tiny_evaluation import write_request, write_run
 
 from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
@@ -53,7 +51,7 @@ def ask(experiment: Path, *names: str, run: str = "tiny_base", **settings: objec
     """Have a run evaluated on further tasks too, with these settings."""
     config = read_evaluation_config(experiment / run / "eval.yaml")
     tasks = tuple(resolve_task(name, experiment) for name in names)
-    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6, tasks=names), **settings)  # type: ignore[arg-type]
+    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6, tasks=names), **settings)
     write_run(experiment, replace(config, tasks=tasks, evaluate=changed))
 
 
@@ -94,7 +92,6 @@ def test_a_task_of_the_users_own_is_evaluated_beside_the_experiments(experiment:
         assert sample.stop in ("stop", "max_tokens")
     log = read_eval_log(str(experiment / "tiny_base" / "eval" / own.log))
     assert own.log == "tasks-mine-py_base.eval"
-    assert log.eval.metadata is not None
     assert log.eval.metadata["task_sha256"] == resolve_task(name, experiment).sha256
     assert log.eval.metadata["settings_sha256"] == own.settings_sha256
     ready = found["exact_match"]
@@ -170,21 +167,17 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     assert "no number" in str(found.samples[1].error)
 
 
-@pytest.mark.parametrize(
-    ("body", "fault", "words"),
-    [
-        (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
-        (task("None"), InputError, "has no scorer"),
-        (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
-        ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
-        (task("match()", samples="[]"), InputError, "mine.py"),
-        ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputError, "ends the process"),
-        (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
-    ],
+@parametrize(
+    "body, fault, words",
+    (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
+    (task("None"), InputError, "has no scorer"),
+    (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
+    ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
+    (task("match()", samples="[]"), InputError, "mine.py"),
+    ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputError, "ends the process"),
+    (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
 )
-def test_a_task_that_cannot_be_evaluated_says_why(
-    experiment: Path, body: str, fault: type[Exception], words: str
-) -> None:
+def test_a_task_that_cannot_work_says_why(experiment: Path, body: str, fault: type[Exception], words: str) -> None:
     """And leaves neither log nor scores of it."""
     ask(experiment, write_task(experiment, body))
     with pytest.raises(fault, match=words):
@@ -213,9 +206,7 @@ def test_drawn_answers_with_repeats_are_drawn_again_alike(experiment: Path) -> N
     go(experiment)
     first = records(experiment)["capitalization"]
     assert first.repeats == 3
-    assert [(sample.id, sample.repeat) for sample in first.samples] == [
-        (f"test-{i}", r) for i in range(6) for r in range(3)
-    ]
+    assert [(sa.id, sa.repeat) for sa in first.samples] == [(f"test-{i}", r) for i in range(6) for r in range(3)]
     assert (
         first.decoding
         == "temperature 1.5, top-p 0.95, 3 answers an item, seed 4, batch 8, float32, at most 6 new tokens"

@@ -1,7 +1,5 @@
 """A no-op control: a fresh adapter that goes the whole way of a trained one and changes no answer."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace
@@ -11,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.evaluate.tiny_evaluation import evaluation_config, write_run
 from tests.tiny_model import build_tiny_model, write_tiny_words
 from transformers import AutoModelForCausalLM
@@ -63,20 +62,17 @@ def evaluated(experiment: Path, dtype: str = "float32") -> tuple[EvaluationRecor
     return base, found
 
 
-@pytest.mark.parametrize(
-    ("items", "dtype"),
-    [
-        (20, "float32"),
-        (120, "bfloat16"),
-        pytest.param(20, "bfloat16", marks=pytest.mark.thorough),
-        pytest.param(120, "float32", marks=pytest.mark.thorough),
-    ],
+@parametrize(
+    "items, dtype",
+    (20, "float32"),
+    (120, "bfloat16"),
+    pytest.param(20, "bfloat16", marks=pytest.mark.thorough),
+    pytest.param(120, "float32", marks=pytest.mark.thorough),
 )
 def test_it_scores_as_the_base_does(items: int, dtype: str, tmp_path: Path) -> None:
     """Beside the weights and merged into them, in both element types: every answer is the base's, token for token."""
     base, noop = evaluated(make_controls(tmp_path, items), dtype)
-    assert len(base.samples) == items
-    assert noop.samples == base.samples
+    assert (len(base.samples), noop.samples) == (items, base.samples)
     assert base.adapter_sha256 is None
     assert noop.adapter_sha256 is not None
     assert noop.settings_sha256 == base.settings_sha256
@@ -108,9 +104,7 @@ def test_it_is_written_once_and_alike_everywhere(tmp_path: Path) -> None:
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in place.iterdir()} == first
     shutil.rmtree(place)
     write_no_op(folder, config)
-    assert {path.name: path.read_bytes() for path in place.iterdir()} == {
-        name: content for name, (_, content) in first.items()
-    }
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == {name: c for name, (_, c) in first.items()}
     assert load_file(place / WEIGHTS).popitem()[1].dtype is torch.bfloat16
 
 

@@ -1,7 +1,5 @@
 """A task of the user's own as the experiment's: real Inspect, on the tiny model."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +44,7 @@ def own(experiment: Path, body: str = BODY, **settings: object) -> None:
     name = write_task(experiment, body)
     (experiment / "tasks" / "helpers.py").write_text(HELPERS)
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
-    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6), **settings)  # type: ignore[arg-type]
+    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6), **settings)
     task = resolve_task(name, experiment)
     write_run(experiment, replace(config, task=name, own=task, evaluate=changed))
 
@@ -78,7 +76,6 @@ def test_its_first_score_is_the_primary_one_and_its_items_are_those_of_the_test_
     assert record.prompt_difference is None
     log = read_eval_log(str(experiment / "tiny_base" / "eval" / record.log))
     assert log.status == "success"
-    assert log.samples is not None
     assert log.samples[0].messages[0].text.startswith("Capitalize the given word: ")
     # Another score of it becomes the primary one without evaluating anything again.
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")

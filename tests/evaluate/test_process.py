@@ -1,7 +1,5 @@
 """The evaluation process and Inspect's own command, on the tiny model, with kills."""
 
-from __future__ import annotations
-
 import json
 import os
 import random
@@ -16,15 +14,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.log import read_eval_log
 from tests.cases import some
-from tests.evaluate.tiny_evaluation import (
-    ALL_JOBS,
-    PROMPT,
-    make_adapter,
-    make_experiment,
-    write_marker,
-    write_request,
-    write_run,
-)
+from tests.evaluate import tiny_evaluation as tiny
 from tests.tiers import THOROUGH
 
 from touchline.core.errors import InputError, PlanDriftError
@@ -51,8 +41,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYT
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of which everything is evaluated, by the process as it is started."""
-    experiment = make_experiment(tmp_path_factory.mktemp("evaluated") / "sp ace 'quote'", items=20)
-    done = run_process(experiment, write_request(experiment, *ALL_JOBS))
+    experiment = tiny.make_experiment(tmp_path_factory.mktemp("evaluated") / "sp ace 'quote'", items=20)
+    done = run_process(experiment, tiny.write_request(experiment, *tiny.ALL_JOBS))
     assert done.returncode == 0, done.stderr
     assert "tiny_rank4 epoch_0: 20/20" in done.stderr.splitlines()
     assert done.stdout == ""
@@ -85,15 +75,13 @@ def files(experiment: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
 
 
-@pytest.mark.parametrize(("run", "checkpoint"), ALL_JOBS)
+@pytest.mark.parametrize(("run", "checkpoint"), tiny.ALL_JOBS)
 def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str, checkpoint: str) -> None:
     """The log opens, tells what was evaluated, and holds exactly the scores beside it."""
     config = read_evaluation_config(evaluated / run / "eval.yaml")
     (record,) = read_evaluations(evaluated / run)
     log = read_eval_log(str(evaluated / run / "eval" / record.log))
-    assert log.status == "success"
-    assert log.eval.metadata is not None
-    assert log.eval.metadata["run"] == run
+    assert (log.status, log.eval.metadata["run"]) == ("success", run)
     assert log.eval.metadata["checkpoint"] == checkpoint
     assert log.eval.metadata["adapter_sha256"] == record.adapter_sha256
     assert log.eval.metadata["base_sha256"] == record.base_sha256 == config.model.weights_sha256
@@ -116,7 +104,7 @@ def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str,
 
 def test_the_scores_hold_each_item_as_the_model_saw_it(evaluated: Path) -> None:
     """Question and full prompt: what the tokenizer was given, special tokens included, also for a control."""
-    for run, _ in ALL_JOBS:
+    for run, _ in tiny.ALL_JOBS:
         config = read_evaluation_config(evaluated / run / "eval.yaml")
         (record,) = read_evaluations(evaluated / run)
         renderer = load_renderer(read_model(Path(config.model.path)), config.date)
@@ -130,7 +118,7 @@ def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_p
     """As eval.slurm starts it; what is finished is not repeated, and what is not trained is told apart."""
     alone = shutil.copytree(evaluated, tmp_path / "alone")
     config = read_evaluation_config(alone / "tiny_rank8" / "eval.yaml")
-    write_run(alone, replace(config, train_epochs=2, evaluate=replace(config.evaluate, epochs="all", samples=4)))
+    tiny.write_run(alone, replace(config, train_epochs=2, evaluate=replace(config.evaluate, epochs="all", samples=4)))
     done = run_one(alone, "tiny_rank8")
     assert (done.returncode, done.stdout) == (EXIT_PARENT_NOT_READY, "")
     assert "tiny_rank8 is not trained: no training.json; no epoch_1;" in done.stderr.splitlines()[-1]
@@ -146,8 +134,10 @@ def test_what_is_finished_is_not_repeated(evaluated: Path) -> None:
     before = files(evaluated)
     evaluate(evaluated, read_request(evaluated / "request.json"))
     assert files(evaluated) == before
-    outputs = {tuple(sample.output for sample in read_evaluations(evaluated / run)[0].samples) for run, _ in ALL_JOBS}
-    assert len(outputs) == len(ALL_JOBS)
+    outputs = {
+        tuple(sample.output for sample in read_evaluations(evaluated / run)[0].samples) for run, _ in tiny.ALL_JOBS
+    }
+    assert len(outputs) == len(tiny.ALL_JOBS)
 
 
 @pytest.mark.parametrize("change", ["prompt", "samples", "more samples", "adapter", "log gone", "scores broken"])
@@ -158,18 +148,18 @@ def test_a_stale_evaluation_is_made_again(evaluated: Path, tmp_path: Path, chang
     config = read_evaluation_config(folder / "eval.yaml")
     (old,) = read_evaluations(folder)
     if change == "prompt":
-        write_run(experiment, replace(config, data=replace(config.data, prompt=PROMPT + "!")))
+        tiny.write_run(experiment, replace(config, data=replace(config.data, prompt=tiny.PROMPT + "!")))
     elif change == "samples":
-        write_run(experiment, replace(config, evaluate=replace(config.evaluate, samples=7)))
+        tiny.write_run(experiment, replace(config, evaluate=replace(config.evaluate, samples=7)))
     elif change == "more samples":
-        write_run(experiment, replace(config, evaluate=replace(config.evaluate, samples=21)))
+        tiny.write_run(experiment, replace(config, evaluate=replace(config.evaluate, samples=21)))
     elif change == "adapter":
-        make_adapter(Path(config.model.path), folder / "epoch_0", seed=9)
+        tiny.make_adapter(Path(config.model.path), folder / "epoch_0", seed=9)
     elif change == "log gone":
         (folder / "eval" / old.log).unlink()
     else:
         (folder / "eval" / "capitalization_epoch_0.scores.json").write_text("{}")
-    evaluate(experiment, read_request(write_request(experiment, ("tiny_rank4", "epoch_0"))))
+    evaluate(experiment, read_request(tiny.write_request(experiment, ("tiny_rank4", "epoch_0"))))
     records = read_evaluations(folder)
     (new,) = [record for record in records if record.log_sha256 != old.log_sha256]
     # What was made by other settings or of other weights stays beside it, log and scores; the same again replaces it.
@@ -187,13 +177,13 @@ def test_drift_is_refused_and_leaves_nothing(evaluated: Path, tmp_path: Path, wh
     shutil.rmtree(folder / "eval")
     config = read_evaluation_config(folder / "eval.yaml")
     if what == "base":
-        write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
+        tiny.write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
     elif what == "digest":
-        write_marker(Path(config.model.path), folder / "epoch_0", run_digest="e" * 64)
+        tiny.write_marker(Path(config.model.path), folder / "epoch_0", run_digest="e" * 64)
     else:
-        write_run(experiment, replace(config, data_sha256="2" * 64))
+        tiny.write_run(experiment, replace(config, data_sha256="2" * 64))
     with pytest.raises(PlanDriftError):
-        evaluate(experiment, read_request(write_request(experiment, ("tiny_rank4", "epoch_0"))))
+        evaluate(experiment, read_request(tiny.write_request(experiment, ("tiny_rank4", "epoch_0"))))
     assert not (folder / "eval").exists()
     assert not list((experiment / SCRATCH).glob("*/*"))
 
@@ -203,7 +193,7 @@ def test_a_job_that_leads_out_or_nowhere_is_refused(evaluated: Path, job: tuple[
     """Names in a request stay within the experiment."""
     experiment = shutil.copytree(evaluated, tmp_path / "copy")
     with pytest.raises(InputError):
-        evaluate(experiment, read_request(write_request(experiment, job)))
+        evaluate(experiment, read_request(tiny.write_request(experiment, job)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"jobs": [{"run": "a"}]}', '{"jobs": [], "more": 1}'])
@@ -263,8 +253,7 @@ def test_inspects_own_command_samples_when_asked_and_refuses_what_is_not_done(ev
         (path,) = (tmp_path / place).glob("*.eval")
         samples = read_eval_log(str(path)).samples or []
         answers.append({(sample.id, sample.epoch): sample.output.completion for sample in samples})
-    assert answers[0] == answers[1]
-    assert len(answers[0]) == 40
+    assert (answers[0], len(answers[0])) == (answers[1], 40)
     refused = inspect_command(folder, tmp_path, *options, "--temperature", "0.7", "--top-k", "5")
     assert "top_k" in refused.stdout + refused.stderr
     assert [read_eval_log(str(path), header_only=True).status for path in tmp_path.glob("*.eval")] == ["error"]
@@ -273,7 +262,6 @@ def test_inspects_own_command_samples_when_asked_and_refuses_what_is_not_done(ev
 def end_at(experiment: Path, request: Path, line: str, number: signal.Signals, wait: float = 0.0) -> int:
     """Start the evaluation and send it a signal `wait` seconds after a line that ends so. Return its exit code."""
     process = subprocess.Popen(command(experiment, request), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     for said in process.stderr:
         if said.strip().endswith(line):
             time.sleep(wait)
@@ -288,21 +276,21 @@ def test_kills_at_any_moment_leave_whole_files_and_the_next_start_finishes(evalu
     """kill -9 at seeded moments of runs that share their batches: every scores file has its log, and the same command,
     started again each time, gives the same answers."""
     experiment = shutil.copytree(evaluated, tmp_path / "killed")
-    for run, _ in ALL_JOBS:
+    for run, _ in tiny.ALL_JOBS:
         shutil.rmtree(experiment / run / "eval")
-    request = write_request(experiment, *ALL_JOBS)
+    request = tiny.write_request(experiment, *tiny.ALL_JOBS)
     rng = random.Random(1)
     moments = ((": 20/20", 0.03), (": 0/20", 0.3), (": 20/20", 0.0))
     for line, most_seconds in moments if THOROUGH else moments[:1]:
         code = end_at(experiment, request, line, signal.SIGKILL, rng.random() * most_seconds)
-        assert code == -signal.SIGKILL or len(list(experiment.glob("*/eval/*.scores.json"))) == len(ALL_JOBS)
-        for run, _ in ALL_JOBS:
+        assert code == -signal.SIGKILL or len(list(experiment.glob("*/eval/*.scores.json"))) == len(tiny.ALL_JOBS)
+        for run, _ in tiny.ALL_JOBS:
             for scores in (experiment / run).glob("eval/*.scores.json"):
                 assert read_eval_log(str(scores.parent / json.loads(scores.read_text())["log"])).status == "success"
     again = run_process(experiment, request)
     assert again.returncode == 0, again.stderr
     assert [path for path in (experiment / SCRATCH).iterdir() if path.suffix != ".job"] == []
-    for run, _ in ALL_JOBS:
+    for run, _ in tiny.ALL_JOBS:
         assert read_evaluations(experiment / run)[0].samples == read_evaluations(evaluated / run)[0].samples
         assert sorted(path.suffix for path in (experiment / run / "eval").iterdir()) == [".eval", ".json"]
 
@@ -311,7 +299,7 @@ def test_a_signal_ends_it_with_75_and_nothing_half_written(evaluated: Path, tmp_
     """Asked to stop, it stops; the same command goes on with what is missing."""
     experiment = shutil.copytree(evaluated, tmp_path / "stopped")
     shutil.rmtree(experiment / "tiny_rank8" / "eval")
-    request = write_request(experiment, *ALL_JOBS)
+    request = tiny.write_request(experiment, *tiny.ALL_JOBS)
     for number in (signal.SIGTERM, signal.SIGINT) if THOROUGH else (signal.SIGTERM,):
         assert end_at(experiment, request, "tiny_rank8 epoch_0: 0/20", number) == 75
         assert not (experiment / "tiny_rank8" / "eval").exists()
@@ -322,7 +310,7 @@ def test_a_signal_ends_it_with_75_and_nothing_half_written(evaluated: Path, tmp_
 def test_a_fault_is_told_in_words_with_its_exit_code(evaluated: Path, tmp_path: Path) -> None:
     """No traceback; what was expected and what to do. bitsandbytes, which takes long to load, is left alone."""
     experiment = shutil.copytree(evaluated, tmp_path / "fault")
-    request = write_request(experiment, ("tiny_rank4", "epoch_9"))
+    request = tiny.write_request(experiment, ("tiny_rank4", "epoch_9"))
     done = run_process(experiment, request, PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "peft" in loaded

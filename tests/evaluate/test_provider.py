@@ -1,7 +1,5 @@
 """The provider: same prompts as in training, honest counts, refusals, no wrong base."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, GenerateConfig
 from inspect_ai.tool import ToolInfo
+from tests.cases import parametrize
 from tests.evaluate.tiny_evaluation import DATE, write_marker
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
@@ -19,13 +18,7 @@ from touchline.core.catalog import Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.models import load_model, load_renderer
 from touchline.evaluate.decoding import write_answers
-from touchline.evaluate.provider import (
-    TouchlineAPI,
-    plain_messages,
-    refuse_unsupported,
-    release_engines,
-    shared_engine,
-)
+from touchline.evaluate.provider import TouchlineAPI, plain_messages, refuse_unsupported, release_engines, shared_engine
 
 CHATS = [
     [Message(role="user", content="Capitalize the given word: quantity")],
@@ -68,7 +61,7 @@ def bos_model(tiny_base: Path, tmp_path: Path) -> Path:
 
 def ask(api: TouchlineAPI, chat: list[Message], **config: object):
     messages = [ROLES[message.role](content=message.content) for message in chat]
-    settings = GenerateConfig(max_tokens=6, **config)  # type: ignore[arg-type]
+    settings = GenerateConfig(max_tokens=6, **config)
     return asyncio.run(api.generate(messages, [], "none", settings))
 
 
@@ -115,15 +108,11 @@ def test_answers_are_those_of_the_plain_loop(tiny_base: Path, adapters: tuple[Pa
             api.engine.weights.model, [prompt], max_new_tokens=6, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id
         )
         assert output.completion == renderer.decode(plain.ids)
-        assert output.stop_reason == plain.stop_reason
-        assert output.usage is not None
-        assert output.usage.input_tokens == len(prompt)
+        assert (output.stop_reason, output.usage.input_tokens) == (plain.stop_reason, len(prompt))
         assert output.usage.output_tokens == len(plain.ids) + (plain.stop_reason == "stop")
 
 
-def test_models_on_one_base_share_one_engine(
-    tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_share_a_base(tiny_base: Path, adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Control and adapters, by relative, absolute and plain names: one base in memory."""
     monkeypatch.chdir(adapters[0].parent)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tiny_base.parent))
@@ -136,26 +125,24 @@ def test_models_on_one_base_share_one_engine(
     assert [ask(api, CHATS[0]).completion for api in reversed(apis)] == answers[::-1]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "config",
-    [
-        {"temperature": -0.5},
-        {"temperature": float("inf")},
-        {"num_choices": 2},
-        {"top_p": 0.9},
-        {"temperature": 1, "top_p": 1.5},
-        {"top_k": 5},
-        {"stop_seqs": ["\n"]},
-        {"logprobs": True},
-        {"frequency_penalty": 1.0},
-        {"best_of": 3},
-        {"logit_bias": {1: 5.0}},
-    ],
+    {"temperature": -0.5},
+    {"temperature": float("inf")},
+    {"num_choices": 2},
+    {"top_p": 0.9},
+    {"temperature": 1, "top_p": 1.5},
+    {"top_k": 5},
+    {"stop_seqs": ["\n"]},
+    {"logprobs": True},
+    {"frequency_penalty": 1.0},
+    {"best_of": 3},
+    {"logit_bias": {1: 5.0}},
 )
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
     """Nothing is ignored in silence."""
     with pytest.raises(InputError):
-        refuse_unsupported([], GenerateConfig(**config))  # type: ignore[arg-type]
+        refuse_unsupported([], GenerateConfig(**config))
 
 
 def test_greedy_and_sampled_settings_pass_and_tools_do_not() -> None:
@@ -190,9 +177,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapters: tuple[
         TouchlineAPI(str(moved))
 
 
-def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[Path, ...]
-) -> None:
+def test_empty_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: tuple[Path, ...]) -> None:
     """With words that say what would be one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))

@@ -1,7 +1,5 @@
 """Adapters that share batches answer as each does alone, on Llama-, Qwen- and Gemma-like tiny models."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -83,7 +81,6 @@ def of_families(*names: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def family(request: pytest.FixtureRequest) -> str:
-    """A family of models."""
     return str(request.param)
 
 
@@ -210,7 +207,7 @@ def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: p
         tried.append(len(prompts))
         if len(prompts) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return write_answers(model, prompts, **options)  # type: ignore[arg-type]
+        return write_answers(model, prompts, **options)
 
     monkeypatch.setattr(engine_module, "write_answers", narrow)
     assert ask(engine, worn) == expected
@@ -219,9 +216,7 @@ def test_a_shared_batch_that_does_not_fit_is_halved(setup: Setup, monkeypatch: p
 
 
 @of_families("llama", "gemma3 beyond its window")
-def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
-    setup: Setup, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_common_prefix_is_computed_once_for_all(setup: Setup, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches of three adapters: one pass of three rows; alone, one pass for each. None beyond a window."""
     engine, adapters = setup
     worn = [None, adapters["rank2"], adapters["rank8"]]
@@ -229,7 +224,7 @@ def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
 
     def counted(model: object, ids: tuple[int, ...], before_pass: object, variants: int) -> Prefix:
         computed.append((len(ids), variants))
-        return read_prefix(model, ids, before_pass, variants)  # type: ignore[arg-type]
+        return read_prefix(model, ids, before_pass, variants)
 
     monkeypatch.setattr(engine_module, "read_prefix", counted)
     engine.batches.clear()
@@ -249,9 +244,7 @@ def test_the_common_prefix_is_computed_once_for_all_that_share_batches(
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
-def test_an_adapter_that_cannot_be_loaded_fails_its_own_requests_alone(
-    setup: Setup, tmp_path: Path, fault: str
-) -> None:
+def test_an_adapter_that_cannot_load_fails_its_own_requests_alone(setup: Setup, tmp_path: Path, fault: str) -> None:
     """The others of its batch are answered, each by its own adapter."""
     engine, adapters = setup
     healthy = [None, adapters["rank2"], adapters["rank8"]]
@@ -294,9 +287,7 @@ def test_more_adapters_than_may_be_active_share_batches_in_groups(setup: Setup, 
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)
-def test_in_bfloat16_nothing_is_shared(
-    models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family: str
-) -> None:
+def test_bfloat16_shares_nothing(models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family: str) -> None:
     """Answers depend on the size of a batch there, and must not depend on other runs."""
     base, adapters = models(family)
     engine = Engine(Weights(str(base), pick_dtype("bfloat16", CPU), CPU))

@@ -1,7 +1,5 @@
 """Sizes of models that are built from a configuration, without a folder."""
 
-from __future__ import annotations
-
 
 def tiny_sizes(vocab_size: int) -> dict[str, int]:
     """Arguments of a transformers configuration: two layers, and the tokens that begin, end and fill a text."""

@@ -1,7 +1,5 @@
 """Experiments on the tiny model, as scaffold and trainer leave them: eval.yaml, eval.py and adapters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -55,7 +53,6 @@ def make_adapter(base: Path, folder: Path, *, rank: int = 4, seed: int = 0, scal
 
 
 def write_marker(base: Path, folder: Path, **changes: str) -> None:
-    """touchline.json as the trainer writes it."""
     weights = folder / "adapter_model.safetensors"
     info = load_model(str(base), base.parent)
     marker = ExportMarker(
@@ -71,12 +68,11 @@ def write_marker(base: Path, folder: Path, **changes: str) -> None:
         adapter_sha256=sha256_file(weights),
         files={weights.name: SavedFile(size=weights.stat().st_size, sha256=sha256_file(weights))},
     )
-    text = TypeAdapter(ExportMarker).dump_json(replace(marker, **changes))  # type: ignore[arg-type]
+    text = TypeAdapter(ExportMarker).dump_json(replace(marker, **changes))
     (folder / "touchline.json").write_bytes(text)
 
 
 def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> EvaluationConfig:
-    """What the planner would resolve."""
     info = load_model(str(base), base.parent)
     data = DataConfig(path=str(words.resolve()), prompt=PROMPT)
     test = next(split for split in load_dataset(data, words.parent).splits if split.name == "test")
@@ -94,11 +90,10 @@ def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> E
         evaluate=EvaluateConfig(batch_size=8, max_new_tokens=6),
         control=run.endswith("_base"),
     )
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)
 
 
 def write_run(experiment: Path, config: EvaluationConfig) -> Path:
-    """A run's folder with eval.yaml and eval.py."""
     folder = experiment / config.run
     folder.mkdir(parents=True, exist_ok=True)
     text = to_yaml(json.loads(TypeAdapter(EvaluationConfig).dump_json(config)))
@@ -121,7 +116,6 @@ def make_experiment(root: Path, *, items: int = 20, evaluate: EvaluateConfig | N
 
 
 def write_request(experiment: Path, *jobs: tuple[str, str], dtype: str = "float32") -> Path:
-    """request.json."""
     path = experiment / "request.json"
     listed = [{"run": run, "checkpoint": checkpoint} for run, checkpoint in jobs]
     path.write_text(json.dumps({"jobs": listed, "dtype": dtype}), encoding="utf-8")

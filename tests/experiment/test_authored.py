@@ -1,7 +1,5 @@
 """Experiments written in Python say what their experiment.yaml says, and are refused for the same reasons."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from dataclasses import fields
@@ -65,7 +63,7 @@ def test_all_errors_come_at_once() -> None:
     """Each names its key and what is expected; Python shows them below the message."""
     with pytest.raises(InputError) as caught:
         Experiment(
-            nmae="ranks",  # type: ignore[call-arg]
+            nmae="ranks",
             data={"path": 3},
             train={"epochs": 0, "learning_rate": float("nan"), "lora": TrainConfig()},
             factors={"train.rank": [1]},
@@ -85,7 +83,7 @@ def test_all_errors_come_at_once() -> None:
     assert "error EX003: data.path: expected a text, got 3" in caught.value.__notes__
     assert all(finding.where is None for finding in caught.value.findings)
     with pytest.raises(InputError, match="Experiment: 2 errors"):
-        Experiment()  # type: ignore[call-arg]
+        Experiment()
 
 
 def test_values_are_set_by_dotted_keys() -> None:
@@ -128,7 +126,7 @@ def test_any_value_is_written_as_it_is_or_refused(value: object) -> None:
     """What is compared freely comes back from the text unchanged; what no file can hold is an InputError."""
     data = {"name": "x", "models": ["m"], "data": {"path": "d.csv"}, "exclude": [{"train.epochs": value}]}
     try:
-        made = Experiment(**data)  # type: ignore[arg-type]
+        made = Experiment(**data)
     except InputError:
         return
     assert made.written == data

@@ -1,38 +1,31 @@
 """Settings of the evaluation: what is refused, what a hash covers, which tasks are found; nothing is ever run."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError
 from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import is_task_file, resolve_task
-from touchline.experiment.evaluation import (
-    EvaluationConfig,
-    EvaluationTask,
-    PlannedModel,
-    decoding_text,
-    errors_allowed,
-)
+from touchline.experiment import evaluation as ev
 from touchline.experiment.experiment import DataConfig, EvaluateConfig, task_file_stem
 from touchline.experiment.read import read_experiment
 
 pytestmark = pytest.mark.planning
 
 EXPERIMENT = "name: x\nmodels: [m]\ndata: {path: w.json}\n"
-CONFIG = EvaluationConfig(
+CONFIG = ev.EvaluationConfig(
     experiment="e",
     run="r",
     run_digest="d" * 64,
     task="capitalization",
     date="2026-01-02",
-    model=PlannedModel(name="tiny", path="/models/tiny", weights_sha256="a" * 64, tokenizer_sha256="b" * 64),
+    model=ev.PlannedModel(name="tiny", path="/models/tiny", weights_sha256="a" * 64, tokenizer_sha256="b" * 64),
     data=DataConfig(path="words.json", prompt="Capitalize the given word: {input}"),
     data_sha256="c" * 64,
     evaluate=EvaluateConfig(samples=100, batch_size=8, max_new_tokens=6),
@@ -41,8 +34,8 @@ CONFIG = EvaluationConfig(
 )
 HASH_OF_BEFORE = "7258dd6fb4f9e1220b897de9adda017487da25f4e07229bd14f85ae9e528ca3d"
 """Of the same settings by the release that knew neither sampling nor further tasks."""
-OWN = EvaluationTask(name="tasks/mine.py", file="/work/tasks/mine.py", sha256="e" * 64)
-READY = EvaluationTask(name="exact_match")
+OWN = ev.EvaluationTask(name="tasks/mine.py", file="/work/tasks/mine.py", sha256="e" * 64)
+READY = ev.EvaluationTask(name="exact_match")
 TASK = """from inspect_ai import Task, task
 from inspect_ai.dataset import Sample
 
@@ -64,7 +57,7 @@ def test_defaults_are_greedy_with_one_answer_and_no_error() -> None:
     evaluate = read_experiment(EXPERIMENT, "experiment.yaml").experiment.evaluate
     assert (evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.max_error_rate) == (0, 1, 1, 0)
     assert (evaluate.tasks, evaluate.cluster) == ((), None)
-    assert decoding_text(evaluate, "float32") == "greedy, batch 64, float32, at most 24 new tokens"
+    assert ev.decoding_text(evaluate, "float32") == "greedy, batch 64, float32, at most 24 new tokens"
 
 
 def test_sampled_settings_are_read_and_told() -> None:
@@ -72,7 +65,7 @@ def test_sampled_settings_are_read_and_told() -> None:
     text = "{temperature: 1, top_p: 0.9, repeats: 5, seed: 3, max_error_rate: 0.02, tasks: [tasks/a.py@b, number]}"
     evaluate = read_experiment(f"{EXPERIMENT}evaluate: {text}\n", "experiment.yaml").experiment.evaluate
     assert (
-        decoding_text(evaluate)
+        ev.decoding_text(evaluate)
         == "temperature 1, top-p 0.9, 5 answers an item, seed 3, batch 64, at most 24 new tokens"
     )
     assert evaluate.tasks == ("tasks/a.py@b", "number")
@@ -120,21 +113,19 @@ def test_hashes_of_what_was_evaluated_before_stay() -> None:
     assert settings_sha256(replace(CONFIG, evaluate=replace(CONFIG.evaluate, cluster="doc"))) == HASH_OF_BEFORE
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {"temperature": 0.7},
-        {"temperature": 0.7, "top_p": 0.9},
-        {"temperature": 0.7, "repeats": 2},
-        {"temperature": 0.7, "seed": 1},
-        {"max_error_rate": 0.1},
-        {"batch_size": 9},
-        {"samples": "all"},
-    ],
+    {"temperature": 0.7},
+    {"temperature": 0.7, "top_p": 0.9},
+    {"temperature": 0.7, "repeats": 2},
+    {"temperature": 0.7, "seed": 1},
+    {"max_error_rate": 0.1},
+    {"batch_size": 9},
+    {"samples": "all"},
 )
 def test_every_setting_that_decides_on_scores_is_in_the_hash(changes: dict[str, object]) -> None:
     """And each changes it in a way of its own."""
-    changed = replace(CONFIG, evaluate=replace(CONFIG.evaluate, **changes))  # type: ignore[arg-type]
+    changed = replace(CONFIG, evaluate=replace(CONFIG.evaluate, **changes))
     assert settings_sha256(changed) != HASH_OF_BEFORE
     further = replace(changed.evaluate, temperature=0.8)
     assert settings_sha256(replace(changed, evaluate=further)) != settings_sha256(changed)
@@ -149,15 +140,13 @@ def test_a_further_task_is_known_by_its_file_and_not_by_the_data() -> None:
     assert len({settings_sha256(CONFIG, task) for task in (None, OWN, READY)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("task", "stem"),
-    [
-        ("capitalization", "capitalization"),
-        ("exact_match", "exact_match"),
-        ("tasks/mine.py", "tasks-mine-py"),
-        ("tasks/mine.py@name", "tasks-mine-py-name"),
-        ("../my tasks/ü.py", "my-tasks-py"),
-    ],
+@parametrize(
+    "task, stem",
+    ("capitalization", "capitalization"),
+    ("exact_match", "exact_match"),
+    ("tasks/mine.py", "tasks-mine-py"),
+    ("tasks/mine.py@name", "tasks-mine-py-name"),
+    ("../my tasks/ü.py", "my-tasks-py"),
 )
 def test_files_of_a_task_have_a_plain_name(task: str, stem: str) -> None:
     """No slash, no space; ready-made tasks as ever."""
@@ -210,12 +199,12 @@ def test_scores_of_before_are_still_read(tmp_path: Path) -> None:
 
 def test_an_eval_yaml_of_before_is_still_read() -> None:
     """Its form has grown by keys that have defaults."""
-    document = json.loads(TypeAdapter(EvaluationConfig).dump_json(CONFIG))
+    document = json.loads(TypeAdapter(ev.EvaluationConfig).dump_json(CONFIG))
     for key in ("tasks", "no_op"):
         document.pop(key)
     for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "cluster"):
         document["evaluate"].pop(key)
-    assert TypeAdapter(EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
+    assert TypeAdapter(ev.EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
 
 
 def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
@@ -232,24 +221,20 @@ def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("mine.py", None, "does not exist"),
-        ("mine.txt", "", "no task 'mine.txt'"),
-        ("tasks/", None, "not a Python file"),
-        ("mine.py", "def f(:\n", "line 1"),
-        ("mine.py", "\x00", "mine.py"),
-        ("mine.py", "x = 1\n", "no Inspect task"),
-        ("mine.py@wrods", TASK, "no task 'wrods'"),
-        ("mine.py", TASK + TASK.partition("\n\n\n")[2].replace("words", "more"), "2 tasks"),
-        ("mine.py@", "x = 1\n", "no Inspect task"),
-        ("mine.py", "(" * 5000, "mine.py"),
-    ],
+@parametrize(
+    "name, text, words",
+    ("mine.py", None, "does not exist"),
+    ("mine.txt", "", "no task 'mine.txt'"),
+    ("tasks/", None, "not a Python file"),
+    ("mine.py", "def f(:\n", "line 1"),
+    ("mine.py", "\x00", "mine.py"),
+    ("mine.py", "x = 1\n", "no Inspect task"),
+    ("mine.py@wrods", TASK, "no task 'wrods'"),
+    ("mine.py", TASK + TASK.partition("\n\n\n")[2].replace("words", "more"), "2 tasks"),
+    ("mine.py@", "x = 1\n", "no Inspect task"),
+    ("mine.py", "(" * 5000, "mine.py"),
 )
-def test_a_task_file_that_cannot_work_is_told_before_the_training(
-    tmp_path: Path, name: str, text: str | None, words: str
-) -> None:
+def test_a_task_file_that_cannot_work_is_told_first(tmp_path: Path, name: str, text: str | None, words: str) -> None:
     """A missing file, no Python, no such task: all in words."""
     if text is not None:
         (tmp_path / name.partition("@")[0]).write_text(text)
@@ -269,18 +254,16 @@ def test_what_another_module_may_bring_is_left_to_the_evaluation(tmp_path: Path)
 
 def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
     """A near miss gets a hint."""
-    assert resolve_task("number", tmp_path) == EvaluationTask(name="number")
+    assert resolve_task("number", tmp_path) == ev.EvaluationTask(name="number")
     assert not is_task_file("number")
     with pytest.raises(InputError, match="exakt"):
         resolve_task("exakt_match", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("rate", "answers", "allowed"), [(0, 10, 0), (0.29, 100, 29), (0.2, 5, 1), (0.3, 5, 1), (1, 7, 7), (0.1, 0, 0)]
-)
+@parametrize("rate, answers, allowed", (0, 10, 0), (0.29, 100, 29), (0.2, 5, 1), (0.3, 5, 1), (1, 7, 7), (0.1, 0, 0))
 def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: int) -> None:
     """As a person counts, not as binary fractions do."""
-    assert errors_allowed(rate, answers) == allowed
+    assert ev.errors_allowed(rate, answers) == allowed
 
 
 def test_a_key_in_the_wrong_place_is_told_its_own() -> None:

@@ -1,7 +1,5 @@
 """Files: old content or new, never half of it; and refusals in words."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path
@@ -9,17 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
+from touchline.core import files
 from touchline.core.errors import HostError, InputError
-from touchline.core.files import (
-    FileCache,
-    append_line,
-    inside,
-    read_text_bounded,
-    try_lock,
-    write_atomic,
-    write_if_changed,
-)
 from touchline.core.units import format_seconds, parse_duration
 
 pytestmark = pytest.mark.planning
@@ -27,12 +18,10 @@ pytestmark = pytest.mark.planning
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_refused_write_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
-) -> None:
+def test_refused_writes_keep_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str) -> None:
     """A full disk, a quota, a permission: the fault says what to do, the folder is as it was."""
     path = tmp_path / "file"
-    write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -42,7 +31,7 @@ def test_a_refused_write_leaves_the_old_content_and_nothing_else(
     else:
         monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(HostError) as caught:
-        write_atomic(path, "new")
+        files.write_atomic(path, "new")
     monkeypatch.undo()
     assert caught.value.hint
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -51,9 +40,9 @@ def test_a_refused_write_leaves_the_old_content_and_nothing_else(
 
 def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    assert write_if_changed(path, "a") is True
+    assert files.write_if_changed(path, "a") is True
     before = path.stat()
-    assert write_if_changed(path, "a") is False
+    assert files.write_if_changed(path, "a") is False
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -62,7 +51,7 @@ def test_a_torn_line_is_closed_before_the_next(tmp_path_factory: pytest.TempPath
     """The new line stands by itself, whatever the kill left."""
     path = tmp_path_factory.mktemp("log") / "log"
     path.write_text("whole\ntorn")
-    append_line(path, line)
+    files.append_line(path, line)
     assert path.read_text().split("\n") == ["whole", "torn", line, ""]
 
 
@@ -71,16 +60,16 @@ def test_reading_is_bounded_and_refuses_in_words(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"\xe4")
     for name in ("missing", ".", "big", "latin"):
         with pytest.raises(InputError):
-            read_text_bounded(tmp_path / name, 10)
+            files.read_text_bounded(tmp_path / name, 10)
 
 
 def test_a_lock_is_held_once(tmp_path: Path) -> None:
     """And is free again when its descriptor is closed."""
-    first = try_lock(tmp_path / "lock")
+    first = files.try_lock(tmp_path / "lock")
     assert first is not None
-    assert try_lock(tmp_path / "lock") is None
+    assert files.try_lock(tmp_path / "lock") is None
     os.close(first)
-    again = try_lock(tmp_path / "lock")
+    again = files.try_lock(tmp_path / "lock")
     assert again is not None
     os.close(again)
 
@@ -91,13 +80,11 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
     (folder / "link").symlink_to(tmp_path)
     for name in ("..", "../other", "link", "/etc"):
         with pytest.raises(InputError):
-            inside(folder, name)
-    assert inside(folder, "run") == folder / "run"
+            files.inside(folder, name)
+    assert files.inside(folder, "run") == folder / "run"
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800)]
-)
+@parametrize("text, seconds", ("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800))
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
     with pytest.raises(InputError):
@@ -116,7 +103,7 @@ def test_a_parsed_file_is_read_again_only_after_it_changed(tmp_path: Path) -> No
         reads.append(path.name)
         return path.read_text()
 
-    read = FileCache(parse, limit_bytes=10)
+    read = files.FileCache(parse, limit_bytes=10)
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("abcd")
     os.utime(one, ns=(10**18, 10**18))

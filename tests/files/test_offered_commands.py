@@ -1,7 +1,5 @@
 """Commands that hints offer can be pasted, whatever the folder is called."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readings and records for the tests of the history, every field of them filled or missing as a test wants."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import fields
 from pathlib import Path
@@ -38,17 +36,13 @@ def make_reading(name: str = "night_shift", **changes: object) -> RunReading:
 
 
 def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **more: Any) -> Quantity:
-    """A number that was read."""
     return Quantity(value=value, unit=unit, where=where, **more)
 
 
 def make_source(content: bytes, name: str = "night_shift.log") -> SourceFile:
     """What a record keeps of a file with that content."""
     return SourceFile(
-        name=name,
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        growth=growth(name, content),
+        name=name, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), growth=growth(name, content)
     )
 
 
@@ -108,7 +102,6 @@ READINGS = st.builds(RunReading, **{field.name: _BY_HINT[_HINTS[field.name]] for
 
 
 def write_log(folder: Path, name: str, content: bytes) -> Path:
-    """A file that stands for a log."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -1,7 +1,5 @@
 """Logs of torchtune in the form of its LoRA recipe, with the resolved config at their head."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 _CONFIG = """Running LoRAFinetuneRecipeSingleDevice with resolved config:

@@ -1,7 +1,5 @@
 """Events of lines as a scan offers them, and what holds for the events of any text, however broken."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

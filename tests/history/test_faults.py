@@ -1,7 +1,5 @@
 """How runs end by themselves: each fault has its sign, where it was raised, and no line of another kind has one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ TRAINER = f"{SITE}/transformers/trainer.py"
 
 
 def read(text: str) -> list[Event]:
-    """All events of a text."""
     return read_lines(Faults, text, every=True)
 
 
@@ -30,22 +27,16 @@ def signs(text: str) -> list[tuple[str, str | None]]:
 
 
 def kinds(text: str) -> list[str]:
-    """Kinds of the signs."""
     return [kind for kind, _ in signs(text)]
 
 
 def fixture(name: str) -> str:
-    """A fixture's text."""
     return (FIXTURES / name).read_text(encoding="utf-8")
 
 
 def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
-    """A traceback as Python prints it."""
     lines = [f'  File "{file}", line 7, in {function}\n    pass' for file, function in frames]
     return "\n".join(["Traceback (most recent call last):", *lines, last])
-
-
-# --------------------------------------------------------------------------------------------------------- whole logs
 
 
 def test_a_log_has_its_signs_and_no_others() -> None:
@@ -62,10 +53,7 @@ def test_a_log_has_its_signs_and_no_others() -> None:
                 ("TASK_FAILED", None),
             ],
         ),
-        (
-            "merge.out",
-            [("TRAINED", None), ("EXPORTING", None), ("EXCEPTION", "export"), ("FAILED_COMMAND", None)],
-        ),
+        ("merge.out", [("TRAINED", None), ("EXPORTING", None), ("EXCEPTION", "export"), ("FAILED_COMMAND", None)]),
         ("rich_box.out", [("EXCEPTION", "train"), ("GPU_OOM", "train")]),
         ("notebook.txt", [("EXCEPTION", "load")]),
         ("survived.err", []),
@@ -80,9 +68,6 @@ def test_a_log_has_its_signs_and_no_others() -> None:
 def test_the_reader_s_words_offer_all_lines_that_matter() -> None:
     for name in LOGS:
         assert read_lines(Faults, fixture(name)) == read(fixture(name)), name
-
-
-# --------------------------------------------------------------------------------------------------------- tracebacks
 
 
 def test_the_frames_tell_where_it_was_raised() -> None:
@@ -213,9 +198,6 @@ def test_a_launcher_s_traceback_is_a_failed_child() -> None:
     assert kinds(traceback(("t.py", "<module>"), last=f"{command} returned non-zero exit status 3.")) == ["EXCEPTION"]
 
 
-# ------------------------------------------------------------------------------------------- lines without a traceback
-
-
 def test_a_fault_without_a_traceback_has_its_sign() -> None:
     for line, expected in [
         ("Killed", ["HOST_OOM"]),
@@ -279,30 +261,17 @@ def test_other_lines_have_none() -> None:
         assert kinds(line) == [], line
 
 
-def test_a_process_killed_after_an_exception_was_not_short_of_memory() -> None:
+def test_lines_after_an_exception_and_behind_a_bar() -> None:
     assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
-
-
-def test_elastic_names_the_exit_code_of_the_child() -> None:
     line = "E0101 10:00:00.000000 7 torch/x.py:8] failed (exitcode: -9) local_rank: 1 (pid: 5) of binary: p"
     found = read(line)
-    assert [event.kind.name if isinstance(event, Sign) else event.value for event in found] == [
-        -9.0,
-        "HOST_OOM",
-        "TASK_FAILED",
-    ]
-
-
-def test_what_stands_behind_a_bar_and_the_step_of_a_lost_loss_are_read() -> None:
+    assert [e.kind.name if isinstance(e, Sign) else e.value for e in found] == [-9.0, "HOST_OOM", "TASK_FAILED"]
     bar, lost = (
         read(line)[0] for line in (" 4%|#  | 4/100 [00:40<01:00,  1.00s/it]Killed", "iteration 77: loss = nan")
     )
     assert isinstance(bar, Sign)
     assert isinstance(lost, Sign)
     assert (bar.text, lost.step) == ("Killed", 77)
-
-
-# ---------------------------------------------------------------------------------------- what people print at the end
 
 
 def test_a_hand_written_milestone_is_read() -> None:

@@ -1,7 +1,5 @@
 """The history: a folder that any number of writers share, that is merged by copying, and that nothing broken stops."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -13,20 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
 from touchline.core.errors import HostError, InputError
 from touchline.history import adding, index
 from touchline.history.adding import add_groups
 from touchline.history.files import FileGroup, LoggedRun, SkippedFile
-from touchline.history.history import (
-    Broken,
-    contents,
-    read_record,
-    record_id,
-    record_path,
-    store_record,
-)
+from touchline.history.history import Broken, contents, read_record, record_id, record_path, store_record
 from touchline.history.index import find_record, load_index
 from touchline.history.record import RunRecord
 from touchline.history.records import record_of, to_json
@@ -35,12 +27,10 @@ pytestmark = pytest.mark.planning
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every record of a history."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "records").rglob("*.json")}
 
 
 def names(folder: Path) -> list[str]:
-    """The names of the runs that count."""
     return [row.name for row in load_index(folder).rows()]
 
 
@@ -63,7 +53,6 @@ def read_lines(group: FileGroup) -> list[LoggedRun | SkippedFile]:
 
 
 def groups_of(*files: Path) -> list[FileGroup]:
-    """Each file for itself."""
     return [FileGroup(key=file.stem, files=(file,)) for file in files]
 
 
@@ -88,9 +77,6 @@ def opened() -> Iterator[list[str]]:
         yield OPENED
     finally:
         _watching.pop()
-
-
-# ---- records in the folder -------------------------------------------------------------------------------------------
 
 
 def test_a_record_lies_under_the_hash_of_its_content_and_is_written_once(tmp_path: Path) -> None:
@@ -174,9 +160,6 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "index.jsonl").exists()
 
 
-# ---- what is broken --------------------------------------------------------------------------------------------------
-
-
 def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> None:
     """Broken, foreign, half-copied, later versions, folders and leftovers of a kill: named or ignored, never fatal."""
     good = store_record(tmp_path, make_record("good"))
@@ -197,15 +180,7 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     there = contents(tmp_path)
     found = [*there.strays, *(read_record(path) for path in there.records.values())]
     assert [item.name for item in found if isinstance(item, RunRecord)] == ["good"]
-    assert {item.path for item in found if isinstance(item, Broken)} == {
-        half,
-        edited,
-        future,
-        empty,
-        folder,
-        misplaced,
-        stray,
-    }
+    assert {i.path for i in found if isinstance(i, Broken)} == {half, edited, future, empty, folder, misplaced, stray}
     assert names(tmp_path) == ["good"]
     reasons = {item.path: item.reason for item in load_index(tmp_path).broken}
     assert "copied by half" in reasons[half]
@@ -216,17 +191,15 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     assert isinstance(read_record(half), RunRecord)
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "content",
-    [
-        b"",
-        b"\xff\xfe\x00",
-        b"{}\n",
-        b'{"index_version": 99}\n',
-        b'{"index_version": 1}\n<<<<<<< ours\n{"row": {}}\n=======\n>>>>>>> theirs\n',
-        b"[" * 100_000,
-        None,
-    ],
+    b"",
+    b"\xff\xfe\x00",
+    b"{}\n",
+    b'{"index_version": 99}\n',
+    b'{"index_version": 1}\n<<<<<<< ours\n{"row": {}}\n=======\n>>>>>>> theirs\n',
+    b"[" * 100_000,
+    None,
 )
 def test_without_its_index_a_history_is_slower_and_nothing_else(tmp_path: Path, content: bytes | None) -> None:
     """Lost, broken, of another version, or after a merge with conflicts: the lists are the same."""
@@ -259,9 +232,6 @@ def test_an_index_follows_records_that_come_and_go(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     assert names(tmp_path / "nowhere") == []
     assert not (tmp_path / "nowhere").exists()
-
-
-# ---- newer readings --------------------------------------------------------------------------------------------------
 
 
 def test_a_log_that_has_grown_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
@@ -313,9 +283,7 @@ def test_our_own_record_counts_before_an_import_of_the_runs_folder(tmp_path: Pat
     assert [row.origin for row in load_index(tmp_path).rows()] == ["touchline"]
 
 
-def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_of_one_name_are_compared_with_neighbours_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work grows with their number, not with its square."""
     lines = [
         index.line_of(record_id(record), record)
@@ -327,9 +295,6 @@ def test_many_logs_of_one_name_are_compared_with_their_neighbours_only(
     monkeypatch.setattr(index, "_supersedes", lambda new, old: calls.append(1) or real(new, old))
     assert index.superseded(lines) == {}
     assert len(calls) <= len(lines)
-
-
-# ---- finding ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_record_is_found_by_name_id_and_the_beginning_of_its_id(tmp_path: Path) -> None:
@@ -362,9 +327,6 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
         find_record(tmp_path, found, "night_shift")
 
 
-# ---- adding ----------------------------------------------------------------------------------------------------------
-
-
 def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     """Once read, twice skipped; a file that changes is read again, and its run is replaced."""
     history = tmp_path / "h"
@@ -383,7 +345,7 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     with a.open("ab") as stream:
         stream.write(b"more\n")
     third = add_groups(history, groups_of(a, b), read_lines)
-    assert [item.steps_done.value for item in third.learned] == [2]  # type: ignore[union-attr]
+    assert [item.steps_done.value for item in third.learned] == [2]
     assert third.unchanged_files == 1
     assert names(history) == ["a"]
     assert len(tree(history)) == 2
@@ -393,7 +355,7 @@ def test_the_places_that_are_told_lead_to_the_files(tmp_path: Path) -> None:
     """The table names whole paths, the record does not."""
     log = write_log(tmp_path / "alice", "a.log", b"run\n")
     (item,) = add_groups(tmp_path / "h", groups_of(log), read_lines).learned
-    assert item.seconds_per_step.where == f"{log}:2"  # type: ignore[union-attr]
+    assert item.seconds_per_step.where == f"{log}:2"
     assert item.files == (str(log),)
     assert b"alice" not in b"".join(tree(tmp_path / "h").values())
 
@@ -448,7 +410,7 @@ def test_changed_readers_and_lost_records_make_files_new(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, HostError("no space left")])
-def test_ctrl_c_and_a_full_disk_lose_nothing_that_was_added(
+def test_ctrl_c_or_full_disk_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     """What was read before it is in the history, in its index and in the list of known files."""

@@ -1,7 +1,5 @@
 """Loops of no known trainer, in many forms, facts that scripts print, and lines that say nothing of a training."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -119,12 +117,9 @@ OTHERS_OWN = (
 """Lines of trainers that have readers of their own."""
 
 
-def test_sentences_and_dumps_say_nothing() -> None:
+def test_what_is_no_loop_says_nothing() -> None:
     for line in NO_TRAINING:
         assert read(line.encode()) == [], line
-
-
-def test_lines_of_other_readers_are_left_to_them() -> None:
     for line in OTHERS_OWN:
         assert read(line.encode()) == [], line
 
@@ -199,14 +194,11 @@ def test_printed_facts_are_guesses() -> None:
         assert told(event) == f"1 {expected} ~", line
 
 
-def test_a_time_told_after_every_epoch_is_none_of_the_training() -> None:
+def test_times_and_rates_that_are_none_of_the_training() -> None:
     lines = b"Epoch 1/2 - loss: 0.5\nTraining time: 10.0 seconds\nEpoch 2/2 - loss: 0.4\nTraining time: 10.0 seconds"
     assert not [event for event in read(lines) if isinstance(event, Observation) and event.name == "train_seconds"]
     whole = lines.replace(b"\nTraining time: 10.0 seconds", b"", 1)
     assert [told(event) for event in read(whole)][-2:] == ["3 train_seconds 10 s ~", "3 trained"]
-
-
-def test_a_step_rate_of_the_loop_is_no_configured_one() -> None:
     events = read(b"Step 10: loss 0.5\nLearning rate: 1e-5")
     assert all(isinstance(event, Observation) and event.name != "learning_rate" for event in events)
 

@@ -1,31 +1,26 @@
 """Records: the same reading of the same files gives the same bytes; nothing in them tells of people."""
 
-from __future__ import annotations
-
 import json
-from pathlib import PurePath
+import tempfile
+from pathlib import Path, PurePath
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
+from tests.history.sound import assert_sound
 
 from touchline.core.errors import InputError
+from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.core.quantity import Missing
+from touchline.data.metrics_file import read_metrics_file
+from touchline.history import records as stored
 from touchline.history.flat import facts, known
+from touchline.history.own_metrics import own_events
 from touchline.history.reading import EvidenceLine, Outcome, RunReading, Segment, SourcedText
 from touchline.history.record import RECORD_SCHEMA_VERSION
 from touchline.history.record_versions import growth
-from touchline.history.records import (
-    from_json,
-    id_of,
-    model_name,
-    record_of,
-    redact_paths,
-    sealed,
-    source_names,
-    to_json,
-)
 
 pytestmark = pytest.mark.planning
 
@@ -44,19 +39,16 @@ SETTINGS = {
 }
 
 
-# ---- bytes -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @given(READINGS)
 def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
     """Whatever a reading holds: the bytes read back as the same record, strictly, and that gives the same bytes."""
-    record = record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
-    data = to_json(record)
-    again = from_json(data)
+    record = stored.record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
+    data = stored.to_json(record)
+    again = stored.from_json(data)
     assert again == record
-    assert to_json(again) == data
-    assert to_json(sealed(again)) == data
+    assert stored.to_json(again) == data
+    assert stored.to_json(stored.sealed(again)) == data
 
 
 def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
@@ -79,7 +71,9 @@ def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
             ),
             notes=(f"{folder}/a.err: cut",),
         )
-        return id_of(to_json(record_of(reading, dict(list(files.items())[::order]), reader_version=1)))
+        return stored.id_of(
+            stored.to_json(stored.record_of(reading, dict(list(files.items())[::order]), reader_version=1))
+        )
 
     assert of("/home/alice/runs", 1) == of("/scratch/bob/copy", -1) == of("runs", 1)
 
@@ -91,33 +85,28 @@ def test_numbers_that_are_none_become_missing() -> None:
     assert isinstance(record.costs.train_seconds, Missing)
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not a run record"),
-        (b"\xff\xfe", "not a run record"),
-        (b"[]", "not a run record"),
-        (b"[" * 100_000, "not a run record"),
-        (b'{"schema_version": 99}', "schema version 99"),
-        (b'{"schema_version": "1"}', "schema version '1'"),
-        (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
-    ],
+@parametrize(
+    "data, reason",
+    (b"", "not a run record"),
+    (b"\xff\xfe", "not a run record"),
+    (b"[]", "not a run record"),
+    (b"[" * 100_000, "not a run record"),
+    (b'{"schema_version": 99}', "schema version 99"),
+    (b'{"schema_version": "1"}', "schema version '1'"),
+    (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
 )
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     """In a few words, and never with another exception."""
     with pytest.raises(InputError, match=reason):
-        from_json(data)
+        stored.from_json(data)
 
 
 def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
     """Strictly: nothing is coerced, nothing is dropped in silence."""
-    good = json.loads(to_json(make_record(last_loss=number(2))))
+    good = json.loads(stored.to_json(make_record(last_loss=number(2))))
     for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
         with pytest.raises(InputError):
-            from_json(json.dumps(good | change).encode())
-
-
-# ---- nothing of people -----------------------------------------------------------------------------------------------
+            stored.from_json(json.dumps(good | change).encode())
 
 
 def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
@@ -135,7 +124,7 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
         ("ratio 1/2/3", "ratio 1/2/3"),
         ("\x1b[31mred\x07", "red"),
     ]:
-        assert redact_paths(text) == clean, text
+        assert stored.redact_paths(text) == clean, text
 
 
 @given(TEXT)
@@ -143,8 +132,8 @@ def test_copied_text_keeps_no_way_to_a_persons_folder() -> None:
 @example("'/a/b'/c/d")
 def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
     """A record that is stored again keeps its id."""
-    once = redact_paths(text)
-    assert redact_paths(once) == once
+    once = stored.redact_paths(text)
+    assert stored.redact_paths(once) == once
 
 
 def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
@@ -159,7 +148,7 @@ def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
         versions=("torch=/home/alice/torch",),
         last_loss=Missing(missing="not in /home/alice/a.log"),
     )
-    text = to_json(record).decode()
+    text = stored.to_json(record).decode()
     assert "alice" not in text
     assert text.count("hf_") == 1, "only a method is ours and is not searched for secrets"
 
@@ -175,20 +164,17 @@ def test_a_model_is_called_by_its_name() -> None:
         ("D:\\models\\Tiny-1B", "Tiny-1B"),
         ("/home/a/.cache/huggingface/hub/models--acme--Tiny-1B/snapshots/0123abcd", "acme/Tiny-1B"),
     ]:
-        assert model_name(SourcedText(value=said)) == SourcedText(value=kept), said
+        assert stored.model_name(SourcedText(value=said)) == SourcedText(value=kept), said
 
 
 def test_sources_are_named_from_the_folder_they_share() -> None:
     """One folder: base names. Several: from the deepest that holds all, unless people's folders would show."""
-    assert source_names([PurePath("/home/alice/run/a.log")]) == {"/home/alice/run/a.log": "a.log"}
+    assert stored.source_names([PurePath("/home/alice/run/a.log")]) == {"/home/alice/run/a.log": "a.log"}
     several = [PurePath("/home/alice/run/a.log"), PurePath("/home/alice/run/cfg/b.yaml")]
-    assert list(source_names(several).values()) == ["a.log", "cfg/b.yaml"]
+    assert list(stored.source_names(several).values()) == ["a.log", "cfg/b.yaml"]
     people = [PurePath("/home/alice/a.log"), PurePath("/home/bob/b.yaml")]
-    assert list(source_names(people).values()) == ["a.log", "b.yaml"]
-    assert source_names([]) == {}
-
-
-# ---- fingerprint -----------------------------------------------------------------------------------------------------
+    assert list(stored.source_names(people).values()) == ["a.log", "b.yaml"]
+    assert stored.source_names([]) == {}
 
 
 def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
@@ -224,9 +210,6 @@ def test_what_the_fingerprint_does_not_know_is_named() -> None:
     assert len(make_record().fingerprint_unknown) == 15
 
 
-# ---- what grows ------------------------------------------------------------------------------------------------------
-
-
 @given(st.lists(st.text("ab\t", max_size=4), max_size=200), st.text("ab\n\r", max_size=40))
 def test_a_log_that_grew_begins_with_the_digests_it_had(lines: list[str], more: str) -> None:
     """Whatever is added, and also when its last line was only half written."""
@@ -257,9 +240,6 @@ def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> N
     assert growth("config.yaml", b"lr: 1\nseed: 2\n") == ""
 
 
-# ---- facts -----------------------------------------------------------------------------------------------------------
-
-
 def test_every_fact_of_a_reading_reaches_its_record() -> None:
     """What is read and not kept would be lost without a word."""
     texts = {name for name, hint in RunReading.__annotations__.items() if hint == "OptionalText"}
@@ -272,3 +252,87 @@ def test_every_fact_of_a_reading_reaches_its_record() -> None:
     assert known(record) == len(kept)
     peak = number(9.5, "GiB", kind="reserved", phase="step")
     assert dict(facts(make_record(peak_memory=peak)))["costs.peak_memory.reserved"] == peak
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "peft"
+
+
+def read(text: str) -> list[Event]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        path.write_text(text, encoding="utf-8")
+        return list(own_events(read_metrics_file(path).rows))
+
+
+def fixture(name: str) -> str:
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+def seen(name: str) -> list[Observation]:
+    return [event for event in read(fixture("metrics.jsonl")) if isinstance(event, Observation) and event.name == name]
+
+
+def test_signs() -> None:
+    signs = [event for event in read(fixture("metrics.jsonl")) if isinstance(event, Sign)]
+    assert [(sign.kind, sign.step) for sign in signs] == [
+        (SignKind.START, None),
+        (SignKind.SAVED, 3),
+        (SignKind.INTERRUPTED, 4),
+        (SignKind.RESUMED, 3),
+        (SignKind.SAVED, 6),
+        (SignKind.TRAINED, 6),
+        (SignKind.DONE, 6),
+    ]
+
+
+def test_rows_of_our_own_metrics() -> None:
+    losses = seen("loss")
+    assert [(e.step, e.value) for e in losses] == [(step, 2.5 - 0.25 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
+    elapsed = seen("train_seconds")
+    assert [(event.step, event.value) for event in elapsed] == [(step, 2.0 * step) for step in (1, 2, 3, 4, 4, 5, 6)]
+    assert {(event.aggregation, event.inside) for event in elapsed} == {("sum", ())}
+    memory = seen("peak_memory")
+    assert {(event.value, event.unit, event.phase, event.kind) for event in memory} == {
+        (3.0, "GiB", "step", "allocated"),
+        (4.0, "GiB", "step", "reserved"),
+    }
+    assert sum(event.kind == "reserved" for event in memory) == 4, "a missing figure is none"
+    assert [(event.step, event.value) for event in seen("eval_loss")] == [(3, 1.625), (6, 1.25)]
+    assert [event.value for event in seen("eval_seconds")] == [1.5, 1.5]
+    assert [event.value for event in seen("save_seconds")] == [0.75, 0.5]
+    assert [(event.step, event.value, event.unit) for event in seen("checkpoint_size")] == [(6, 0.5, "GiB")]
+    row = json.loads(fixture("metrics.jsonl").splitlines()[5])
+    events = read(json.dumps({**row, "step": 0, "seconds": 0.0, "elapsed_seconds": 0.0, "taken_from": "another"}))
+    assert [event.name for event in events if isinstance(event, Observation)] == ["eval_loss"]
+
+
+def test_rates_and_losses_of_our_own_metrics() -> None:
+    rates = seen("tokens_per_second")
+    assert {(event.value, event.token_unit, event.aggregation) for event in rates} == {(350.0, "real", "mean")}
+    assert [event.line for event in rates] == [6, 7, 8, 13, 14, 15]
+    assert [event.value for event in seen("gpu_utilization_percent")][-1] == 85.0
+    lines = fixture("metrics.jsonl").splitlines()
+    events = read("\n".join([lines[0], *[lines[1]] * 120]))
+    assert [e.line for e in events if isinstance(e, Observation) and e.name == "tokens_per_second"] == [51, 101]
+    row = {**json.loads(fixture("metrics.jsonl").splitlines()[1]), "loss": float("nan")}
+    events = read(json.dumps(row))
+    assert [event.kind for event in events if isinstance(event, Sign)] == [SignKind.NOT_A_NUMBER]
+    assert not any(isinstance(event, Observation) and event.name == "loss" for event in events)
+    assert read(fixture("others.jsonl")) == []
+
+
+@given(st.integers(0, 2**16))
+def test_no_cut_raises_or_contradicts(end: int) -> None:
+    text = fixture("metrics.jsonl")
+    events = read(text[: end % (len(text) + 1)])
+    assert events == read(text)[: len(events)]
+
+
+@given(st.dictionaries(st.sampled_from(["attempt", "time_unix", "step", "steps", "loss", "seconds", "peak_memory",
+    "elapsed_seconds", "real_tokens", "size_bytes", "reason", "versions", "run_digest", "layout", "gpu_percent"]),
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just({"value": 1.0}) | st.integers(-5, 5)),
+    st.integers(0, 14))  # fmt: skip
+def test_any_row(members: dict[str, object], line: int) -> None:
+    """A row with any value in any member is read, or skipped as cut off; it never raises."""
+    row = json.loads(fixture("metrics.jsonl").splitlines()[line])
+    assert_sound(read(json.dumps({**row, **members})), 1)

@@ -1,14 +1,19 @@
 """Where one attempt ends and another begins, and how each ended: from events alone."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
+from touchline.history.grouping import group_files, key_of
 from touchline.history.outcome import ending_of
 from touchline.history.reading import Outcome
 from touchline.history.run_view import RunSegment, align, runs_of
 from touchline.history.segments import FileSegmenter
+from touchline.history.tracks import Track, is_training_label
 
 pytestmark = pytest.mark.planning
 
@@ -130,7 +135,7 @@ def test_a_failed_last_command_leaves_a_complete_training_complete() -> None:
     made = segmenter(loss(1, step=10), sign(SignKind.TRAINED, 2), sign(SignKind.FAILED_COMMAND, 3))
     ending = ending_of(RunSegment(parts=(made.parts[-1],)), steps_done=10, steps_total=10, is_document=False)
     assert ending.outcome is Outcome.COMPLETED
-    assert ending.exit.value.startswith("failed")  # type: ignore[union-attr]
+    assert ending.exit.value.startswith("failed")
 
 
 def test_memory_stays_bounded_whatever_comes() -> None:
@@ -141,3 +146,135 @@ def test_memory_stays_bounded_whatever_comes() -> None:
     part = made.parts[-1]
     assert part.losses.count == 20_000
     assert len(part.get("peak_memory")) <= 400
+
+
+def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str]]:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x\n")
+    asked = [folder / name for name in of] or [folder]
+    return [[str(path.relative_to(folder)) for path in group.files] for group in group_files(asked)]
+
+
+@parametrize(
+    "one, other, same",
+    ("train_21.out", "train_21.err", True),
+    ("slurm-77.out", "slurm-77.err", True),
+    ("job.o123", "job.e123", True),
+    ("train.log", "train.err", True),
+    ("run_stdout.txt", "run_stderr.txt", True),
+    ("x_trainer_log.jsonl", "x_all_results.json", True),
+    ("x.yaml", "x_trainer_log.jsonl", True),
+    ("a.log.gz", "a.err", True),
+    ("slurm-77.out", "slurm-78.out", False),
+    ("a_1.log", "a_2.log", False),
+    ("job.o1", "job.e2", False),
+    ("a.log", "b.log", False),
+)
+def test_files_of_one_run_have_one_key(one: str, other: str, same: bool) -> None:
+    assert (key_of(Path(one)) == key_of(Path(other))) is same
+
+
+def test_streams_are_pairs_and_jobs_are_apart(tmp_path: Path) -> None:
+    found = groups(tmp_path, "slurm-1.out", "slurm-1.err", "slurm-2.out", "slurm-2.err")
+    assert found == [["slurm-1.err", "slurm-1.out"], ["slurm-2.err", "slurm-2.out"]]
+
+
+def test_state_files_and_a_config_belong_to_the_only_log_of_a_folder(tmp_path: Path) -> None:
+    found = groups(tmp_path, "slurm-1.out", "trainer_log.jsonl", "all_results.json", "llama3_lora.yaml")
+    assert [sorted(e) for e in found] == [["all_results.json", "llama3_lora.yaml", "slurm-1.out", "trainer_log.jsonl"]]
+
+
+def test_a_named_file_brings_its_own_run_along_and_no_other(tmp_path: Path) -> None:
+    names = ("a.out", "a.err", "b.out", "b.err")
+    assert groups(tmp_path, *names, of=("a.out",)) == [["a.err", "a.out"]]
+
+
+def test_of_checkpoints_only_the_newest_state_counts(tmp_path: Path) -> None:
+    found = groups(
+        tmp_path,
+        "run/checkpoint-9/trainer_state.json",
+        "run/checkpoint-10/trainer_state.json",
+        "run/adapter_config.json",
+    )
+    assert ["run/checkpoint-10/trainer_state.json"] in found
+    assert not any("checkpoint-9/" in name for each in found for name in each)
+
+
+def test_links_and_environments_are_not_walked(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = groups(tmp_path, "a.log", ".venv/lib/b.log", "node_modules/c.txt")
+    assert found == [["a.log"]]
+
+
+def test_a_file_that_is_not_there_is_a_group_of_its_own(tmp_path: Path) -> None:
+    assert [group.files for group in group_files([tmp_path / "gone.log"])] == [(tmp_path / "gone.log",)]
+
+
+def track(times: list[float], *, first: int = 0) -> Track:
+    """A bar that shows whole seconds, as bars do."""
+    made = Track(label="", total=first + len(times))
+    elapsed = 0.0
+    made.add(first, 0.0, 1)
+    for done, seconds in enumerate(times, first + 1):
+        elapsed += seconds
+        made.add(done, float(int(elapsed)), done)
+    return made
+
+
+@given(seconds=st.floats(0.05, 20), steps=st.integers(200, 3000))
+def test_a_steady_pace_is_found_whatever_the_bar_rounds(seconds: float, steps: int) -> None:
+    found = track([seconds] * steps).seconds_per_step()
+    if seconds * steps < 400:
+        return
+    assert found[0] == pytest.approx(seconds, rel=0.05)
+
+
+def test_the_time_of_a_step() -> None:
+    times = [60.0] + [2.7] * 999
+    for step in range(99, 1000, 100):
+        times[step] += 33.0
+    found = track(times).seconds_per_step()
+    assert found[0] == pytest.approx(2.7, rel=0.03)
+    # A resumed run passes over the batches that are done, at hundreds a second.
+    times = [0.003] * 1600 + [4.6] * 1600
+    made = track(times)
+    found = made.seconds_per_step()
+    assert found[0] == pytest.approx(4.6, rel=0.03)
+    assert made.skipped_until() == pytest.approx(1600, abs=10)
+    assert track([20.0] + [1.0] * 400).skipped_until() is None
+    assert track([0.5, 0.5, 0.5]).seconds_per_step() is None
+    assert track([]).seconds_per_step() is None
+
+
+def test_thinning_keeps_the_ends() -> None:
+    made = Track(label="", total=100_000)
+    for done in range(100_001):
+        made.add(done, done * 0.5, done + 1)
+    assert (made.first[0], made.last[0]) == (0, 100_000)
+    assert len(made.points) < 3000
+    found = made.seconds_per_step()
+    assert found[0] == pytest.approx(0.5)
+
+
+def test_bars_of_other_work_count_no_steps() -> None:
+    for label, training in [
+        ("", None),
+        ("Epoch 1/3", True),
+        ("Training", True),
+        ("1|40|Loss: 10.48", True),
+        ("Packing dataset", False),
+        ("Map (num_proc=2)", False),
+        ("Loading checkpoint shards", False),
+        ("Evaluating", False),
+        ("Running tokenizer on dataset (num_proc=16)", False),
+        ("Saving the dataset (0/1 shards)", False),
+        ("model.safetensors", False),
+        ("Tokenizing train dataset", False),
+        ("Drop Samples with Zero Trainable Tokens (num_proc=2)", False),
+        ("Generating train split", False),
+        ("Training Epoch: 2/3, step 49/50 completed (loss: 1.03)", True),
+        ("SFT", True),
+    ]:
+        assert is_training_label(label) is training, label

@@ -1,13 +1,12 @@
 """Whole logs, end to end, in one table: the mistakes that cost GPU hours cannot be made with what is read here."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.files import LoggedRun, SkippedFile, find_runs
@@ -16,16 +15,12 @@ from touchline.history.reading import RunReading
 pytestmark = pytest.mark.planning
 
 
-# ---- lines of trainers and loops -------------------------------------------------------------------------------------
-
-
 def bar(done: int, total: int, seconds: float, label: str = "") -> str:
     percent, clock = 100 * done // total, f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
     return f"\r{label}{percent:3d}%|{'█' * (percent // 10):<10}| {done}/{total} [{clock}<00:30,  4.34it/s]"
 
 
 def bars(first: int, last: int, total: int, pace: float, *, every: int = 10, label: str = "") -> str:
-    """Bars on lines of their own."""
     return "".join(bar(step, total, pace * step, label) + "\n" for step in range(first, last + 1, every))
 
 
@@ -126,24 +121,6 @@ RESUMED = (
 EXAMPLES = (
     "Epoch {n}\n----\nloss: 2.{n}03494  [   64/60000]\nloss: 1.{n}01000  [57664/60000]\nTest Error:\n"
     " Accuracy: 44.7%, Avg loss: 1.7{n}1022\n\n"
-)
-VERL = (
-    "(TaskRunner pid=7) step:{n} - actor/entropy:0.62 - actor/pg_loss:{x} - actor/lr:1e-06 "
-    "- perf/max_memory_allocated_gb:44.9 - perf/max_memory_reserved_gb:60.5 - timing_s/step:31.5 "
-    "- perf/throughput:812.5 - actor/grad_norm:np.float64(0.5)"
-)
-OLMO = (
-    "2026-01-01 10:00:{n:02d}.517\thost-01:0\tolmo.train:990\tINFO\t[step={n}0/1000,epoch=0]\n"
-    "    train/CrossEntropyLoss={x:.3f}\n    throughput/total_tokens=2,097,152\n"
-    "    throughput/device/tokens_per_second=475,268\n    throughput/device/batches_per_second=1.813\n"
-    "    System/Peak GPU Memory (MB)=21,313"
-)
-CAPPED = (
-    many("{n}/20000 train_loss: {x:.4f} train_time: 1.0m tok/s: 7302210", 500, 5001, 500)
-    + "5449/20000 val_loss: 2.5263 val_bpb: 1.0979\n"
-    "stopping_early: wallclock_cap train_time: 590088ms step: 5449/20000\n"
-    "peak memory allocated: 30120 MiB reserved: 30154 MiB\n"
-    "final_roundtrip val_loss:2.5506 val_bpb:1.1084 eval_time:7667ms\n"
 )
 SOURCE = (
     "import torch\nclass Config:\n    batch_size = 4\n    lr = 0.1\ndef main():\n    epochs = 3\n    lora_r = 8\n"
@@ -486,7 +463,6 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
 
 
 def written(folder: Path, files: str | dict[str, str]) -> list[RunReading]:
-    """The runs of these files."""
     for name, text in ({"run.log": files} if isinstance(files, str) else files).items():
         (folder / name).write_text(text, encoding="utf-8")
     return [each.reading for each in find_runs([folder]) if isinstance(each, LoggedRun)]
@@ -584,46 +560,39 @@ NO_STOPS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("words", "outcome"), [*((each, "completed") for each in STOPS), (NO_STOPS, "running_or_truncated")]
-)
+@parametrize("words, outcome", *((each, "completed") for each in STOPS), (NO_STOPS, "running_or_truncated"))
 def test_what_says_that_a_training_stopped_itself(tmp_path: Path, words: str, outcome: str) -> None:
     (reading,) = written(tmp_path, many("Epoch {n}/9 | loss: {x:.4f}", 1, 4) + words + "\n")
     assert reading.outcome.value == outcome
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        many("[{n}/500] loss: {x:.4f}", 50, 500, 50),
+@parametrize("text",
+many("[{n}/500] loss: {x:.4f}", 50, 500, 50),
         *(bars(0, 50, 50, 3, every=5, label=f"{label}: ")
           for label in ("Evaluating", "Predicting", "Generating answers", "Validation DataLoader 0", "Testing")),
         "Once the training was complete, the loss: a river, step 5 of 10. 'loss' is 3, said 100% | 7/8 of them.\n" * 50,
-        "Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n",
-    ],
+        "Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n"
 )  # fmt: skip
 def test_other_work_and_stories_are_no_training(tmp_path: Path, text: str) -> None:
     assert all(told(each, "steps") == (None, None) for each in written(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("empty.log", b""),
-        ("binary.log", bytes(range(256)) * 64),
-        ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000, mtime=0)[:40]),
-        ("line.log", b"x" * (3 << 20)),
-        ("latin.log", "Époque 1/3 terminée, déjà\n".encode("latin-1") * 20),
-        ("escapes.log", b"\x1b[31mred\x1b[0m \x1b]0;title\x07\n" * 20),
-        ("broken.json", b'{"log_history": ['),
-        ("deep.json", b"[" * 100_000),
-        ("bomb.yaml", b"a: &a [x, x]\nb: [" + b"*a, " * 20_000 + b"]\n"),
-        ("nothing.csv", b""),
-        ("head.csv", b"epoch,loss,step"),
-        ("columns.csv", b"step,step,step\n1,2,3\n"),
-        ("wide.csv", b"loss," * 5000 + b"\n1\n"),
-        ("quote.csv", b'"' + b"a" * 200_000),
-    ],
+@parametrize(
+    "name, data",
+    ("empty.log", b""),
+    ("binary.log", bytes(range(256)) * 64),
+    ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000, mtime=0)[:40]),
+    ("line.log", b"x" * (3 << 20)),
+    ("latin.log", "Époque 1/3 terminée, déjà\n".encode("latin-1") * 20),
+    ("escapes.log", b"\x1b[31mred\x1b[0m \x1b]0;title\x07\n" * 20),
+    ("broken.json", b'{"log_history": ['),
+    ("deep.json", b"[" * 100_000),
+    ("bomb.yaml", b"a: &a [x, x]\nb: [" + b"*a, " * 20_000 + b"]\n"),
+    ("nothing.csv", b""),
+    ("head.csv", b"epoch,loss,step"),
+    ("columns.csv", b"step,step,step\n1,2,3\n"),
+    ("wide.csv", b"loss," * 5000 + b"\n1\n"),
+    ("quote.csv", b'"' + b"a" * 200_000),
     ids=lambda part: part if isinstance(part, str) else "",
 )
 def test_bad_files_are_refused_with_a_reason(tmp_path: Path, name: str, data: bytes) -> None:

@@ -108,6 +108,7 @@ def test_the_example_is_planned(experiment: Path) -> None:
     assert "135M_rank64" in (experiment / "runs_plan.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_evidence_every_estimate_has_an_interval_or_is_missing(experiment: Path) -> None:
     """What a formula gives comes with its interval and its method, and what only a run can tell is missing."""
     plan = json.loads((experiment / "plan.json").read_text(encoding="utf-8"))

@@ -1,7 +1,5 @@
 """Packers by item, written as their definitions read: what the fast ones are held against."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

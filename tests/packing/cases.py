@@ -4,8 +4,6 @@ Narrow ones (capitalization prompts, 35 to 45 tokens), long-tailed ones (chats),
 combine badly. Each is drawn from a seed of its own, so that a case is the same wherever it is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,11 +20,8 @@ class PackingCase:
     """Lengths and a row to pack them into."""
 
     name: str
-    """What the lengths are."""
     examples: int
-    """How many."""
     max_seq_len: int
-    """Tokens a row."""
     draw: Callable[[np.random.Generator, int, int], NDArray[np.integer]]
     """Lengths from a generator, the number of examples and the row."""
 

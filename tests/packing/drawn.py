@@ -1,7 +1,5 @@
 """What hypothesis draws for packers: rows and lengths that fit into them, many of them equal or close."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 
 

@@ -1,7 +1,5 @@
 """Packed against unpacked, and the advice."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -99,35 +97,25 @@ def test_the_two_sides_are_the_two_forecasts() -> None:
     assert summary.packed.examples_per_step == pytest.approx(8000 / 39)
     assert summary.packed.largest_micro_batch_tokens == 4 * 2048
     assert summary.unpacked.packs == summary.unpacked.lower_bound == 8000
-    assert summary.unpacked.steps_per_epoch == 2000
-    assert summary.unpacked.examples_per_step == 4
+    assert (summary.unpacked.steps_per_epoch, summary.unpacked.examples_per_step) == (2000, 4)
     assert summary.unpacked.largest_micro_batch_tokens == 4 * 45
     assert 90 < summary.unpacked.efficiency < 95 < summary.packed.efficiency <= 100
     assert summary.advice == tuple(one.sentence for one in advise(both))
 
 
-def test_no_step_at_all_is_an_error() -> None:
+def test_findings_on_steps() -> None:
     """1,000 short examples, 20 packs, micro-batches of 4, 8 accumulated: 5 // 8 is no step, which nobody says."""
     text = told(case(CAPITALIZATION[:1000], settings(gradient_accumulation_steps=8)), Severity.ERROR)
     assert text.startswith("There is no optimizer step when packed: an epoch has 20 sequences, but a step needs 32 (")
     assert "not packed" not in text
     assert told(case(CAPITALIZATION, settings()), Severity.ERROR) == ""
-
-
-def test_no_step_either_way_is_told_as_such() -> None:
     text = told(case(CAPITALIZATION[:10], settings(gradient_accumulation_steps=8)), Severity.ERROR)
     assert text.startswith("There is no optimizer step when packed or not packed: an epoch has 1 sequence,")
-
-
-def test_few_steps_are_told() -> None:
-    """39 steps instead of 2,000; rows of 256 give enough."""
+    # 39 steps instead of 2,000; rows of 256 give enough.
     text = told(case(CAPITALIZATION, settings()))
     assert "Packing reduces the run from 2,000 to 39 optimizer steps. Fewer than 100" in text
     assert "Packing reduces the run" not in told(case(CAPITALIZATION, settings(max_seq_len=256)))
-
-
-def test_a_warm_up_longer_than_the_run_is_told() -> None:
-    """The usual 100 steps of warm-up are all of a run of 39."""
+    # The usual 100 steps of warm-up are all of a run of 39.
     both = case(CAPITALIZATION, settings())
     assert "Warmup takes 100 of the 39 optimizer steps of the packed run (256%)" in told(
         replace(both, warmup_steps=100)

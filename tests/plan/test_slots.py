@@ -11,7 +11,7 @@ import pytest
 from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.test_time import batches, lora, point
 from tests.estimate.time_rows import cpu_machine
-from tests.history.test_probe_records import answer, attempt
+from tests.history.test_scores_in_records import answer, attempt
 from tests.run.made_plans import made_control, made_run
 from tests.tiny_model import write_tiny_words
 

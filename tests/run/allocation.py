@@ -4,8 +4,6 @@ The stand-in for `srun` gives each step GPUs of its own and hands USR1 on to it,
 fails where more are asked for than are free: a script that starts too much is found out.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -127,7 +125,6 @@ def make_run(
 
 
 def make_evaluation(root: Path, name: str, *, seconds: float = 0.1, code: int = 0) -> None:
-    """An evaluation beside a run."""
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finetune.yaml").touch()
@@ -145,7 +142,6 @@ def _script(work: str, options: str = "") -> str:
 
 
 def stage(name: str, after: tuple[str, ...] = (), *, gpus: int = 1, upper: float = 30, cpus: int = 1) -> MegaStage:
-    """A training."""
     return MegaStage(
         name=name,
         folder=name,
@@ -161,7 +157,6 @@ def stage(name: str, after: tuple[str, ...] = (), *, gpus: int = 1, upper: float
 
 
 def evaluation(name: str, *, upper: float = 30) -> MegaStage:
-    """The evaluation of a run."""
     return MegaStage(
         name=f"evaluate {name}",
         folder=name,
@@ -215,7 +210,6 @@ class StandIn:
         )
 
     def events(self) -> list[dict[str, object]]:
-        """What steps did, in order."""
         found: list[dict[str, object]] = self._read()["events"]
         return found
 

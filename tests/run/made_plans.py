@@ -1,7 +1,5 @@
 """A plan put together by hand: two trainings, a stage that goes on from the first, and a control."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from touchline.core.catalog import DatasetInfo, ModelInfo, SplitInfo
@@ -72,7 +70,6 @@ def made_run(
     epochs: int = 2,
     evaluate: EvaluateConfig | None = None,
 ) -> PlannedRun:
-    """A training."""
     return PlannedRun(
         name=name,
         kind=RunKind.FINE_TUNED,
@@ -101,7 +98,6 @@ def made_run(
 
 
 def made_control(name: str = "1M_base") -> PlannedRun:
-    """A control."""
     return replace(
         made_run(name), kind=RunKind.CONTROL, train=None, batches=None, levels=(),
         train_seconds=Missing(missing="nothing is trained"), peak_memory=NO_RUNS, time_limit_seconds=NO_RUNS,

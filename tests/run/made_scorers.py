@@ -1,7 +1,5 @@
 """Scorers, words and data for the tests that try scorers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -25,21 +23,15 @@ def three(a, b, c):
 
 
 def write(path: Path, text: str) -> Path:
-    """A file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def serious(findings: list[Finding]) -> dict[str, Finding]:
-    """What is more than information, by code."""
     return {finding.code: finding for finding in findings if finding.severity is not Severity.INFO}
 
 
 def data(folder: Path, test: list[str], train: list[str]) -> DataConfig:
-    """The run's data."""
-    rows = {
-        name: [{"input": word, "output": word.capitalize()} for word in words]
-        for name, words in (("train", train), ("test", test))
-    }
+    rows = {n: [{"input": wo, "output": wo.capitalize()} for wo in w] for n, w in (("train", train), ("test", test))}
     return DataConfig(path=str(write(folder / "words.json", json.dumps(rows))), prompt="Capitalize: {input}")

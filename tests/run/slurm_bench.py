@@ -1,7 +1,5 @@
 """One run on the simulated SLURM: jobs that a test places there, what attempts leave in the folder, faults on order."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -108,11 +106,9 @@ class Bench:
         )
 
     def queue(self, *rows: FakeJob) -> None:
-        """What squeue lists from now on."""
         self.slurm.cluster.jobs[:] = rows
 
     def accounts(self, *rows: FakeJob) -> None:
-        """What sacct knows from now on."""
         self.slurm.cluster.accounting[:] = [(0.0, id(row), 0, row, row.life) for row in rows]
 
     def hide(self, *, hidden: bool = True) -> None:
@@ -144,7 +140,7 @@ class Bench:
             pid_started=1.0,
             time_unix=now,
         )
-        start = dataclasses.replace(start, **more)  # type: ignore[arg-type]
+        start = dataclasses.replace(start, **more)
         write_start(self.job.status, start)
         write_heartbeat(self.job.status, start, now)
 
@@ -158,12 +154,10 @@ class Bench:
 
 
 def said(code: int | None, err: str = "", out: str = "") -> CommandResult:
-    """What a command says."""
     return CommandResult(code=code, out=out, err=err)
 
 
 def make_job(root: Path, name: str = "run") -> Job:
-    """A run's folder and its job."""
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "finetune.slurm").write_text("#!/bin/bash\n")

@@ -1,7 +1,5 @@
 """The supervisor: one attempt at a time, true status files, nothing orphaned; with real processes and real kills."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -13,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
@@ -55,7 +54,6 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Start supervisors, and leave none behind."""
     processes: list[subprocess.Popen[bytes]] = []
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TOUCHLINE_"))}
 
@@ -112,15 +110,11 @@ def job(folder: Path, name: str, code: str) -> Job:
     return Job(name=name, folder=place, status=place / "status", script=None, command=command, output="{job}.out")
 
 
-# ---- ends ------------------------------------------------------------------------------------------------------------
-
-
 def test_the_exit_file_tells_the_code_and_the_reason(folder: Path, start: Start) -> None:
     """0 is completed, another code is failed, and the supervisor's own code is the work's."""
     for code, state in ((0, JobState.COMPLETED), (7, JobState.FAILED)):
         assert start(sys.executable, "-c", f"raise SystemExit({code})").wait() == code
         last = read_attempts(folder / "status")[-1]
-        assert last.exit is not None
         assert (last.exit.code, last.state) == (code, state)
     assert len(read_attempts(folder / "status")) == 2
 
@@ -129,7 +123,6 @@ def test_a_command_that_is_not_there_is_a_failed_attempt(folder: Path, start: St
     """The exit file says what could not be started."""
     assert start("/nowhere/at/all").wait() == 127
     end = read_attempts(folder / "status")[-1].exit
-    assert end is not None
     assert "/nowhere/at/all" in end.reason
 
 
@@ -160,7 +153,6 @@ def test_a_time_limit_of_this_machine_lets_the_work_save(folder: Path, start: St
     """TIMEOUT, as SLURM calls it, with the state saved."""
     assert start(sys.executable, "-c", SAVER, TOUCHLINE_TIME_LIMIT_SECONDS="1").wait(WAIT_SECONDS) == 75
     (attempt,) = read_attempts(folder / "status")
-    assert attempt.exit is not None
     assert (attempt.state, attempt.exit.reason) == (JobState.TIMEOUT, "stopped at its time limit")
 
 
@@ -168,9 +160,6 @@ def test_work_that_ends_in_time_knows_no_limit(folder: Path, start: Start) -> No
     """The limit does not make it wait either."""
     assert start("true", TOUCHLINE_TIME_LIMIT_SECONDS="3600").wait(WAIT_SECONDS) == 0
     assert read_attempts(folder / "status")[0].state is JobState.COMPLETED
-
-
-# ---- one at a time ---------------------------------------------------------------------------------------------------
 
 
 def test_a_twin_ends_at_once_and_harms_nothing(folder: Path, start: Start) -> None:
@@ -182,7 +171,6 @@ def test_a_twin_ends_at_once_and_harms_nothing(folder: Path, start: Start) -> No
     assert (folder / "began").read_text() == "x"
     work = worker(folder)
     supervisor, _ = read_holder(folder / "status" / "lock")
-    assert supervisor is not None
     assert supervisor.pid == first.pid
     assert os.getpgid(work.pid) == os.getpgid(first.pid)
     assert json.loads((folder / "status" / "lock").read_text())["work"]["pid"] == work.pid
@@ -210,9 +198,7 @@ def test_work_whose_supervisor_is_killed_saves_and_ends(folder: Path, start: Sta
     assert read_attempts(folder / "status")[-1].state is JobState.FAILED
 
 
-def test_an_orphan_that_ignores_its_parents_death_is_ended_before_the_work_begins_again(
-    folder: Path, start: Start
-) -> None:
+def test_an_orphan_that_ignores_its_parents_death_is_ended_first(folder: Path, start: Start) -> None:
     """The lock stays with the orphan, so two never work at once; the next attempt asks the orphan to save first."""
     stubborn = SAVER.replace(
         "signal.signal(signal.SIGTERM, stop)",
@@ -285,22 +271,13 @@ def test_a_cohort_is_one_attempt_in_each_folder(tmp_path: Path, start: Start, mo
     assert ended.returncode == 1
     assert (places["lead"] / "words").read_text() == "--with ../done --with ../failed"
     codes = {name: read_attempts(places[name] / "status")[-1].exit for name in ("lead", "done", "failed")}
-    assert {name: None if end is None else end.code for name, end in codes.items()} == {
-        "lead": 1,
-        "done": 0,
-        "failed": 1,
-    }
+    assert {name: None if e is None else e.code for name, e in codes.items()} == {"lead": 1, "done": 0, "failed": 1}
     assert (places["failed"] / "slurm-7.out").read_text() == "said\n"
     assert holder.poll() is None
     assert not (tmp_path.parent / "escape").exists()
 
 
-# ---- under a scheduler -----------------------------------------------------------------------------------------------
-
-
-def test_before_its_time_limit_a_job_saves_and_is_queued_again(
-    folder: Path, tmp_path: Path, start: Start, slurm: dict[str, str]
-) -> None:
+def test_before_its_limit_a_job_saves(folder: Path, tmp_path: Path, start: Start, slurm: dict[str, str]) -> None:
     """USR1 is what SLURM sends then; the exit file is written before the requeue ends the script."""
     process = start(sys.executable, "-c", SAVER, "save", **slurm)
     until((folder / "began").exists)
@@ -309,19 +286,16 @@ def test_before_its_time_limit_a_job_saves_and_is_queued_again(
     assert (tmp_path / "asked").read_text() == "requeue 41\n"
     (attempt,) = read_attempts(folder / "status")
     assert (attempt.start.job_id, attempt.start.restart) == ("41", 1)
-    assert attempt.exit is not None
     assert attempt.exit.reason == "stopped by SIGUSR1; queued again"
 
 
-@pytest.mark.parametrize(
-    ("number", "arguments", "changes"),
-    [
-        (signal.SIGUSR1, (), {}),
-        (signal.SIGTERM, ("save",), {}),
-        (signal.SIGUSR1, ("save",), {"SLURM_RESTART_COUNT": "3", "TOUCHLINE_MAX_RESTARTS": "3"}),
-        (signal.SIGUSR1, ("save",), {"SLURM_STEP_ID": "2"}),
-        (signal.SIGUSR1, ("save",), {"SLURM_JOB_ID": ""}),
-    ],
+@parametrize(
+    "number, arguments, changes",
+    (signal.SIGUSR1, (), {}),
+    (signal.SIGTERM, ("save",), {}),
+    (signal.SIGUSR1, ("save",), {"SLURM_RESTART_COUNT": "3", "TOUCHLINE_MAX_RESTARTS": "3"}),
+    (signal.SIGUSR1, ("save",), {"SLURM_STEP_ID": "2"}),
+    (signal.SIGUSR1, ("save",), {"SLURM_JOB_ID": ""}),
     ids=["nothing saved", "cancelled", "too often", "a step of a larger job", "no scheduler"],
 )
 def test_a_job_is_not_queued_again(
@@ -342,23 +316,19 @@ def test_a_job_is_not_queued_again(
     assert read_attempts(folder / "status")[0].exit is not None
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, ""),
-        ({"TOUCHLINE_JOB_ID": "local-1"}, "local-1"),
-        ({"SLURM_JOB_ID": "7", "TOUCHLINE_JOB_ID": "local-1"}, "7"),
-        ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0"),
-        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3"}, "7.3"),
-        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "batch"}, "7"),
-    ],
+@parametrize(
+    "environment, expected",
+    ({}, ""),
+    ({"TOUCHLINE_JOB_ID": "local-1"}, "local-1"),
+    ({"SLURM_JOB_ID": "7", "TOUCHLINE_JOB_ID": "local-1"}, "7"),
+    ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}, "7_0"),
+    ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3"}, "7.3"),
+    ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "batch"}, "7"),
 )
 def test_an_attempt_knows_which_job_it_is(environment: dict[str, str], expected: str) -> None:
     """Arrays and steps of one allocation are told apart: their status files must not meet."""
     assert own_job_id(environment) == expected
 
-
-# ---- the queue on this machine ---------------------------------------------------------------------------------------
 
 ENDS = {
     "good": ("raise SystemExit(0)", JobState.COMPLETED),

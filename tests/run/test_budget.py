@@ -1,7 +1,5 @@
 """The approved budget: no sequence of commands, kills, failures, clock jumps and changed plans can exceed it."""
 
-from __future__ import annotations
-
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,16 +18,7 @@ from touchline.core.status import AttemptExit, AttemptStart, JobState
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import Plan
 from touchline.plan.files import plan_to_json
-from touchline.run.budget import (
-    GRACE_SECONDS,
-    ApprovalState,
-    BudgetedExecutor,
-    approve,
-    hash_work,
-    read_budget,
-    require_approval,
-    with_budget,
-)
+from touchline.run import budget as budgets
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
@@ -51,9 +40,7 @@ GPUS = 2
 def planned(rate: float = 1e-3, micro: int = 8, *, known: bool = True) -> Plan:
     """Three trainings on two GPUs each, limited by a prediction or not at all, and a control."""
     made = [made_run(name, limit=LIMIT if known else NO_RUNS) for name in NAMES]
-    runs = [
-        replace(run, train=replace(run.train, learning_rate=rate, micro_batch_size=micro)) for run in made if run.train
-    ]
+    runs = [replace(r, train=replace(r.train, learning_rate=rate, micro_batch_size=micro)) for r in made if r.train]
     compute = ComputeConfig(executor="local", gpus_per_run=GPUS)
     return made_plan(*runs, made_control("base"), compute=compute, machine=GPU)
 
@@ -148,7 +135,7 @@ class FakeExecutor:
         assert job.time_limit_seconds is not None
         if world.chance.random() < 0.1:
             raise SubmissionRejectedError("bash is not there")
-        most = job.time_limit_seconds + GRACE_SECONDS
+        most = job.time_limit_seconds + budgets.GRACE_SECONDS
         takes = most * world.chance.choice([0.01, 0.5, 1.0])
         state = world.chance.choice([JobState.COMPLETED, JobState.FAILED, JobState.TIMEOUT, JobState.UNKNOWN])
         devices = 1 if job.name.startswith("evaluate") else GPUS
@@ -178,7 +165,6 @@ class FakeExecutor:
         return views
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """Ended by the user: sooner than planned."""
         for each in self._world.jobs:
             if not each.over and each.job.name in {job.name for job in jobs}:
                 each.takes = self._world.seconds - each.begun
@@ -198,8 +184,8 @@ class Commands(RuleBasedStateMachine):
 
     @rule(hours=st.floats(0.05, 20))
     def approve(self, hours: float) -> None:
-        given = approve(self.folder, hours)
-        self.approved[given.id] = (hours, hash_work(self.folder.planned()))
+        given = budgets.approve(self.folder, hours)
+        self.approved[given.id] = (hours, budgets.hash_work(self.folder.planned()))
         self.current = given.id
         self.world.approved[given.id] = hours
 
@@ -208,7 +194,7 @@ class Commands(RuleBasedStateMachine):
         """A command of a new process, which may be killed at any moment."""
         self.world.kill_in = kill_in or -1
         jobs = [self._job(name) for name in names]
-        executor = with_budget(FakeExecutor(self.world, self.current), self.folder)
+        executor = budgets.with_budget(FakeExecutor(self.world, self.current), self.folder)
         tries = dict.fromkeys(names, 2)
 
         def again(job: Job, view: JobView) -> Sequence[Job]:
@@ -225,7 +211,7 @@ class Commands(RuleBasedStateMachine):
             pass
         finally:
             self.world.kill_in = -1
-        if hash_work(self.folder.planned()) != self.approved[self.current][1]:
+        if budgets.hash_work(self.folder.planned()) != self.approved[self.current][1]:
             assert len(self.world.jobs) == before, "started without an approval of this plan"
 
     @rule(seconds=st.floats(1, 1e5))
@@ -262,10 +248,10 @@ TestNoSequenceExceedsTheBudget = Commands.TestCase
 def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path) -> None:
     """The whole limit while it may run, the measured seconds afterwards."""
     folder = folder_with(tmp_path, planned())
-    approve(folder, 10)
+    budgets.approve(folder, 10)
     world = World(1)
-    world.chance.random = lambda: 0.5  # type: ignore[method-assign]
-    executor = with_budget(FakeExecutor(world, ""), folder)
+    world.chance.random = lambda: 0.5
+    executor = budgets.with_budget(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
     job_id = executor.start(run_training(folder, "a"), "t1", ())
@@ -273,10 +259,10 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     limit = world.jobs[0].job.time_limit_seconds
     assert limit is not None
     assert limit >= LIMIT.value
-    assert read_budget(folder).reserved_hours == pytest.approx(GPUS * (limit + GRACE_SECONDS) / 3600)
+    assert budgets.read_budget(folder).reserved_hours == pytest.approx(GPUS * (limit + budgets.GRACE_SECONDS) / 3600)
     world.jobs[0].takes, world.jobs[0].state = 360.0, JobState.COMPLETED
     world.sleep(400)
-    budget = read_budget(folder)
+    budget = budgets.read_budget(folder)
     assert budget.used_hours == pytest.approx(GPUS * 0.1)
     assert budget.reserved_hours == 0
     assert budget.left_hours == pytest.approx(10 - GPUS * 0.1)
@@ -285,8 +271,8 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
 def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
     """What it may take, and what is left."""
     folder = folder_with(tmp_path, planned())
-    approve(folder, 0.5)
-    executor = BudgetedExecutor(FakeExecutor(World(1), ""), folder)
+    budgets.approve(folder, 0.5)
+    executor = budgets.BudgetedExecutor(FakeExecutor(World(1), ""), folder)
     with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ device-hours.* 0\.5 are 0\.5 left"):
         executor.start(run_training(folder, "a"), "t1", ())
 
@@ -296,24 +282,24 @@ def test_an_approval_holds_for_its_plan_and_its_folder_alone(tmp_path: Path) -> 
     (tmp_path / "one").mkdir()
     folder = folder_with(tmp_path / "one", planned())
     with pytest.raises(PolicyError, match="not approved"):
-        require_approval(folder)
-    approve(folder, 1)
-    assert require_approval(folder).left_hours == 1
-    assert read_budget(folder, planned(micro=4)).state is ApprovalState.VALID
-    assert read_budget(folder, planned(rate=2e-3)).state is ApprovalState.OTHER_PLAN
+        budgets.require_approval(folder)
+    budgets.approve(folder, 1)
+    assert budgets.require_approval(folder).left_hours == 1
+    assert budgets.read_budget(folder, planned(micro=4)).state is budgets.ApprovalState.VALID
+    assert budgets.read_budget(folder, planned(rate=2e-3)).state is budgets.ApprovalState.OTHER_PLAN
     (tmp_path / "two" / ".touchline").mkdir(parents=True)
     copy = folder_with(tmp_path / "two", planned())
     (copy.internal / "approval.json").write_bytes((folder.internal / "approval.json").read_bytes())
-    assert read_budget(copy).state is ApprovalState.OTHER_FOLDER
+    assert budgets.read_budget(copy).state is budgets.ApprovalState.OTHER_FOLDER
     with pytest.raises(PolicyError, match="another folder"):
-        require_approval(copy)
+        budgets.require_approval(copy)
 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_is_a_positive_number(tmp_path: Path, hours: float) -> None:
     """Infinity is not a budget."""
     with pytest.raises(InputError):
-        approve(folder_with(tmp_path, planned()), hours)
+        budgets.approve(folder_with(tmp_path, planned()), hours)
 
 
 class Recorder:
@@ -331,11 +317,11 @@ def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(tmp_path: Path)
     """What stands in the script holds for jobs that no budget limits: up to 20 times the limit."""
     plan = planned(known=False)
     folder = folder_with(tmp_path, replace(plan, executor="slurm"))
-    approve(folder, GPUS * (3 + 14 / 60))
+    budgets.approve(folder, GPUS * (3 + 14 / 60))
     commands = Recorder()
-    executor = with_budget(SlurmExecutor(commands, folder.ledger), folder)
+    executor = budgets.with_budget(SlurmExecutor(commands, folder.ledger), folder)
     assert executor.start(run_training(folder, "a"), "t1", ()) == "76"
     assert {"--time=3:11:00", "--no-requeue"} <= set(commands.words), commands.words
     assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)
-    assert read_budget(folder).left_hours < GPUS * 2 / 60
+    assert budgets.read_budget(folder).left_hours < GPUS * 2 / 60
     assert isinstance(executor, FindsByToken)

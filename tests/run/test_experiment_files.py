@@ -1,7 +1,5 @@
 """submit_all.sh against stand-ins for sbatch and squeue, and the experiment's README."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass, field, replace
@@ -70,7 +68,6 @@ class Experiment:
 
     @property
     def calls(self) -> list[tuple[str, ...]]:
-        """(run, options and script) of every sbatch."""
         lines = (self.state / "calls").read_text().splitlines()
         return [(Path(folder).name, *words) for folder, *words in (line.split("|") for line in lines)]
 

@@ -1,7 +1,5 @@
 """`touchline import`: every value of a source is carried over or listed, and several trainings are one design."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
+from tests.cases import parametrize
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 from tests.tiers import examples
@@ -25,6 +24,7 @@ from touchline.backends.registry import import_table
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Location
 from touchline.experiment.expand import expand
+from touchline.experiment.experiment import Experiment
 from touchline.experiment.foreign import parse_foreign
 from touchline.experiment.names import ModelLabel
 from touchline.experiment.overlay import setting
@@ -64,7 +64,6 @@ evaluation:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a new working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -76,12 +75,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportReport, LoadedExperiment]:
-    """Import files, and read what was written."""
     report = api.import_experiment(paths, Path(out))
     return report, read_experiment(Path(report.path).read_text(encoding="utf-8"), report.path)
 
-
-# ------------------------------------------------------------------------------------------------ nothing is dropped
 
 EXTRA = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).map(
@@ -94,9 +90,7 @@ EXTRA = st.dictionaries(
 
 @hypothesis_settings(max_examples=examples(25))
 @given(trainer=st.sampled_from(TRAINERS), extra=EXTRA, nested=EXTRA)
-def test_every_value_is_carried_over_or_listed(
-    trainer: str, extra: dict[str, object], nested: dict[str, object]
-) -> None:
+def test_values_are_carried_over_or_listed(trainer: str, extra: dict[str, object], nested: dict[str, object]) -> None:
     """Whatever keys stand in a config: each is the source of a setting, or in the list with its line."""
     known = yaml.safe_load(base(trainer))
     data = {**known, **{key: value for key, value in extra.items() if key not in known}, "zz": nested or 1}
@@ -128,8 +122,6 @@ def test_a_dotted_name_is_not_taken_for_a_nested_key(trainer: str) -> None:
     assert ("lora.r", 77) in left
     assert ("train.lr", 0.5) in left
 
-
-# ------------------------------------------------------------------------------------------------ designs
 
 LEVELS: Mapping[str, tuple[object, ...]] = {
     "models": ("A", "B"),
@@ -167,13 +159,7 @@ def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str,
         return json.dumps({key: row[key] for key in LEVELS})
 
     made = {
-        shown(
-            {
-                "models": run.model,
-                "seeds": run.seed,
-                **{key: setting_of(run, key) for key in LEVELS if "." in key},
-            }
-        )
+        shown({"models": run.model, "seeds": run.seed, **{key: setting_of(run, key) for key in LEVELS if "." in key}})
         for run in runs
     }
     wanted = {shown(row) for row in rows}
@@ -234,13 +220,10 @@ def test_a_summary_becomes_factors_controls_and_the_task(here: Path) -> None:
     assert experiment.data.prompt == "Capitalize: {input}\n"
     assert experiment.data.path == "../kit/words.json"
     left = {each.key: each for each in report.not_carried}
-    assert left["runs.1.parameters.mood"].value == "calm"
-    assert left["controls.vibe"].value == "good"
-    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}  # type: ignore[index]
+    assert (left["runs.1.parameters.mood"].value, left["controls.vibe"].value) == ("calm", "good")
+    assert left["runs.3"].value["parameters"] == {"checkpoint_path": "/old"}
     assert any("mood" in note for note in report.notes)
 
-
-# ------------------------------------------------------------------------------------------------ hostile input
 
 HOSTILE = {
     "empty.yaml": ("", "the file is empty"),
@@ -334,14 +317,12 @@ def test_an_existing_file_is_never_replaced(here: Path) -> None:
     assert caught.value.hint == "--out new/experiment.yaml"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
-        ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
-        ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
-        ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
-        ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
-    ],
+@parametrize(
+    "old, new, key",
+    ("learning_rate: 0.0002", "learning_rate: -1", "learning_rate"),
+    ("num_epochs: 2", "num_epochs: 1.5", "num_epochs"),
+    ("val_set_size: 0.05", "val_set_size: 200", "val_set_size"),
+    ("output_dir: outputs/alpaca", 'output_dir: "a\\u2028name: evil\\nx: 1"', "output_dir"),
 )
 def test_a_value_that_experiment_yaml_does_not_take_is_listed(here: Path, old: str, new: str, key: str) -> None:
     report, loaded = imported(write(here / "a.yaml", changed(base("axolotl"), old, new)))
@@ -395,7 +376,7 @@ def test_numbers_of_gpus_that_differ_are_listed_and_counted_in_the_batch(here: P
     experiment = loaded.experiment
     assert experiment.factors == {"train.global_batch_size": [32, 64]}
     assert experiment.compute.gpus_per_run == 1
-    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]  # type: ignore[type-var]
+    assert sorted(each.value for each in report.not_carried if each.key == "ray_num_workers") == [2, 4]
 
 
 def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
@@ -414,11 +395,112 @@ def test_no_row_is_lost_where_all_of_them_train(here: Path) -> None:
     assert "val_size" in {each.key for each in report.not_carried}
 
 
-@pytest.mark.parametrize(
-    "lines", ["test_split_size: 0.2", "dataset_mixture: {datasets: [{id: a/b}], test_split_size: 0.2}"]
-)
+@parametrize("lines", "test_split_size: 0.2", "dataset_mixture: {datasets: [{id: a/b}], test_split_size: 0.2}")
 def test_a_share_that_trl_holds_back_is_held_back(here: Path, lines: str) -> None:
     text = "".join(line for line in base("trl").splitlines(True) if not line.startswith("dataset"))
     _, loaded = imported(write(here / "a.yaml", f"{text}\n{lines}\n"))
     assert loaded.experiment.data.train_fraction == 0.8
     assert loaded.experiment.data.path is not None
+
+
+AXOLOTL = """\
+base_model: Tiny-90K
+datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]
+TESTS
+adapter: lora
+lora_r: 8
+lora_alpha: 16
+lora_target_linear: true
+sequence_len: 64
+micro_batch_size: 2
+gradient_accumulation_steps: 2
+num_epochs: 2
+learning_rate: RATE
+output_dir: out
+"""
+LLAMAFACTORY = """\
+model_name_or_path: Tiny-90K
+stage: sft
+do_train: true
+finetuning_type: lora
+dataset: words
+dataset_dir: .
+template: qwen
+output_dir: out
+eval_dataset: EVAL
+"""
+REGISTRY = {
+    "words": {"file_name": "train.json", "columns": {"prompt": "a", "response": "b"}},
+    "held_out": {"file_name": "held_out.json", "columns": {"prompt": "a", "response": "b"}},
+    "other_columns": {"file_name": "other.json", "columns": {"prompt": "question", "response": "b"}},
+}
+
+
+@pytest.fixture
+def here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset_info.json").write_text(json.dumps(REGISTRY))
+    return tmp_path
+
+
+def imported_files(configs: dict[str, str]) -> tuple[ImportReport, Experiment]:
+    for name, text in configs.items():
+        Path(name).write_text(text)
+    report = api.import_experiment([Path(name) for name in configs], Path("new/experiment.yaml"))
+    return report, read_experiment(Path(report.path).read_text(), report.path).experiment
+
+
+def axolotl(tests: str, rate: str = "0.0002") -> str:
+    return AXOLOTL.replace("TESTS", tests).replace("RATE", rate)
+
+
+VALIDATION = "test_datasets: [{path: held_out.jsonl, type: alpaca, ds_type: json}]"
+
+
+@parametrize(
+    "config, validation, left",
+    (axolotl(VALIDATION), "../held_out.jsonl", None),
+    (axolotl("test_datasets: [{path: train.jsonl, type: alpaca, ds_type: json}]"), None, "test_datasets.0.path"),
+    (axolotl("test_datasets: [{path: held_out.jsonl, type: chat_template}]"), None, "test_datasets.0.path"),
+    (axolotl(VALIDATION[:-1] + ", {path: b.jsonl, type: alpaca}]"), "../held_out.jsonl", "test_datasets.1.path"),
+    (LLAMAFACTORY.replace("EVAL", "held_out"), "../held_out.json", None),
+    (LLAMAFACTORY.replace("EVAL", "other_columns"), None, "eval_dataset"),
+)
+def test_a_validation_file_is_carried(here_too: Path, config: str, validation: str | None, left: str | None) -> None:
+    report, experiment = imported_files({"config.yaml": config})
+    data = experiment.data
+    assert (data.validation, data.train is None) == (validation, validation is None)
+    # Without test rows nothing is evaluated, and the import says what to add.
+    assert (experiment.evaluate.epochs == ()) == (validation is not None)
+    assert any("data.test: FILE" in note for note in report.notes) == (validation is not None)
+    listed = {each.key for each in report.not_carried if "validation" in each.why and each.reason is not Reason.SAME}
+    assert listed == ({left} if left is not None else set())
+
+
+def test_trainings_with_and_without_a_validation_file_are_one_design(here_too: Path) -> None:
+    report, experiment = imported_files({"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("", "0.0004")})
+    assert (experiment.data.train, experiment.data.validation) == ("../train.jsonl", "../held_out.jsonl")
+    assert experiment.factors == {"train.learning_rate": [0.0002, 0.0004]}
+    assert any(note.startswith("two: validated on ../held_out.jsonl") for note in report.notes)
+
+
+def test_several_training_files_are_levels_together_with_their_validation_files(here_too: Path) -> None:
+    other = axolotl(VALIDATION).replace("train.jsonl", "more.jsonl").replace("held_out.jsonl", "more_held_out.jsonl")
+    _, experiment = imported_files({"one.yaml": axolotl(VALIDATION), "two.yaml": other})
+    assert experiment.data.train == "../train.jsonl"
+    assert [dict(pair) for pair in experiment.pairs] == [
+        {"data.train": "../train.jsonl", "data.validation": "../held_out.jsonl"},
+        {"data.train": "../more.jsonl", "data.validation": "../more_held_out.jsonl"},
+    ]
+
+
+def test_a_share_of_held_out_rows_gives_way_to_separate_files(here_too: Path) -> None:
+    report, experiment = imported_files(
+        {"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("val_set_size: 0.1", "0.0004")}
+    )
+    assert experiment.data.train == "../train.jsonl"
+    assert any(note.startswith("two: trains on all rows, not on a share of 0.9") for note in report.notes)
+    assert [each.why for each in report.not_carried if each.key == "val_set_size"] == [
+        "all rows of the file train: others have separate files"
+    ]
+    assert not any("differ between the trainings" in note and "val_set_size" in note for note in report.notes)

@@ -1,7 +1,5 @@
 """mega_job.slurm carried out: order, chains, the time that is left, failures, signals, and going on."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -9,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run, stage
 
 from touchline.core.errors import InputError
@@ -24,7 +23,7 @@ SITE = SlurmSite(signal_seconds=20)
 
 def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
     asked = {"gpus_per_node": 2, "cpus_per_node": 8, "seconds": 600.0} | allocation
-    text = mega_text("seed4", stages, Allocation(**asked), SITE)  # type: ignore[arg-type]
+    text = mega_text("seed4", stages, Allocation(**asked), SITE)
     quicker = text.replace(f"read -r -t {TICK} ", "read -r -t 0.1 ")
     assert quicker != text
     (root / "mega_job.slurm").write_text(quicker)
@@ -36,7 +35,6 @@ def _started(text: str) -> list[str]:
 
 
 def _states(text: str) -> dict[str, str]:
-    """The summary's table: stage -> state."""
     rows = re.findall(r"^(.{40}) (done|failed|left|blocked) ", text[text.rindex("\nstage ") :], re.MULTILINE)
     return {name.strip(): state for name, state in rows}
 
@@ -56,7 +54,7 @@ def test_stages_start_in_order_and_no_gpu_is_used_twice(tmp_path: Path) -> None:
     held: dict[int, str] = {}
     for event in stand_in.events():
         if "start" in event:
-            for gpu in event["gpus"]:  # type: ignore[attr-defined]
+            for gpu in event["gpus"]:
                 assert gpu not in held
                 held[gpu] = str(event["name"])
         else:
@@ -186,9 +184,10 @@ def test_a_node_is_never_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("gpus", "asked"),
-    [(0, {"gpus_per_node": 0, "cpus_per_node": 4}), (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0})],
+@parametrize(
+    "gpus, asked",
+    (0, {"gpus_per_node": 0, "cpus_per_node": 4}),
+    (4, {"gpus_per_node": 4, "memory_gb_per_node": 4.0}),
     ids=["CPUs", "memory"],
 )
 def test_of_three_stages_two_have_room_at_once(tmp_path: Path, gpus: int, asked: dict[str, float]) -> None:

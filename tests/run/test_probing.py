@@ -1,7 +1,5 @@
 """The probe's parent: what it believes, what it ends, and that nothing is left running, with a stand-in for a child."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import signal
@@ -14,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.callbacks import ignore_message
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
@@ -66,11 +65,9 @@ class Child:
         self.command = probing.PROGRAM = [sys.executable, str(program)]
 
     def asked(self) -> list[dict[str, object]]:
-        """The requests, in order."""
         return [json.loads(line)["request"] for line in self._lines()]
 
     def pids(self) -> list[int]:
-        """The processes, in order."""
         return [json.loads(line)["pid"] for line in self._lines()]
 
     def _lines(self) -> list[str]:
@@ -85,7 +82,7 @@ def request(**changes: object) -> ProbeRequest:
         "width": 1,
         "label_tokens": 1,
     }
-    return ProbeRequest(**{**base, **changes})  # type: ignore[arg-type]
+    return ProbeRequest(**{**base, **changes})
 
 
 def batches(*sizes: int) -> dict[int, MicroBatch]:
@@ -119,9 +116,6 @@ def gone(pid: int) -> bool:
     return True
 
 
-# ---- the search over processes ---------------------------------------------------------------------------------------
-
-
 def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -> None:
     child = Child(tmp_path, 'answer("fits" if rows <= 10 else "gpu_oom", seconds=(9, 0.1 * rows ** 0.5) * 1)')
     kept: list[ProbeTry] = []
@@ -130,10 +124,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.ended) == (8, SearchStop.BRACKETED.value)
     assert (report.predicted, report.sizes) == (16, (1, 2, 4, 8, 16, 32))
-    assert [(asked["rows"], asked["width"], asked["label_tokens"]) for asked in child.asked()] == [
-        (8, 32, 24),
-        (16, 32, 48),
-    ]
+    assert [(a["rows"], a["width"], a["label_tokens"]) for a in child.asked()] == [(8, 32, 24), (16, 32, 48)]
     assert len(set(child.pids())) == 2
     assert tuple(kept) == report.tries
     assert [one.outcome for one in kept] == [ProbeOutcome.FITS, ProbeOutcome.GPU_OOM]
@@ -155,18 +146,13 @@ def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
     assert (report.largest, report.recommended, report.ended) == (16, 8, SearchStop.KNEE.value)
 
 
-# ---- what is believed ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
+@parametrize(
     "behaviour",
-    [
-        "answer(); sys.exit(3)",
-        "answer(); os.kill(os.getpid(), signal.SIGSEGV)",
-        "print('fits')",
-        "answer(); print('and more')",
-        "sys.stderr.write('it went wrong\\n'); sys.exit(1)",
-    ],
+    "answer(); sys.exit(3)",
+    "answer(); os.kill(os.getpid(), signal.SIGSEGV)",
+    "print('fits')",
+    "answer(); print('and more')",
+    "sys.stderr.write('it went wrong\\n'); sys.exit(1)",
 )
 def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) -> None:
     """The search goes on below it, and does not say that memory was lacking."""
@@ -200,12 +186,8 @@ def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
     assert report.largest is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected"), [("input", InputError), ("environment", HostError), ("other", RunsFailedError)]
-)
-def test_a_fault_before_any_answer_ends_the_search_in_its_own_words(
-    tmp_path: Path, kind: str, expected: type[TouchlineError]
-) -> None:
+@parametrize("kind, expected", ("input", InputError), ("environment", HostError), ("other", RunsFailedError))
+def test_a_fault_before_any_answer_ends_the_search(tmp_path: Path, kind: str, expected: type[TouchlineError]) -> None:
     Child(tmp_path, f"fault({kind!r}); sys.exit(2)")
     with pytest.raises(expected, match="it cannot be") as caught:
         search(1, 2, predicted=2)
@@ -217,9 +199,6 @@ def test_a_fault_after_an_answer_loses_nothing_of_what_was_measured(tmp_path: Pa
     report = search(1, 2, 4, predicted=4)
     assert [one.outcome for one in report.tries] == [ProbeOutcome.FITS, ProbeOutcome.CRASHED]
     assert (report.largest, report.tries[1].message) == (2, "it cannot be")
-
-
-# ---- what is ended ---------------------------------------------------------------------------------------------------
 
 
 def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Path) -> None:
@@ -259,7 +238,7 @@ def test_a_try_in_a_slot_has_others_beside_it_that_end_with_it(tmp_path: Path) -
     one, fault = try_batch(request(steps=5), 2, batch, GIB, 60.0, slots=3, threads=4)
     assert (one.outcome, fault, one.seconds_per_step) == (ProbeOutcome.FITS, None, 4.0)
     steps = [asked["steps"] for asked in child.asked()]
-    assert sorted(steps)[0] == 5  # type: ignore[type-var]
+    assert sorted(steps)[0] == 5
     assert len(steps) == 3
     assert all(gone(pid) for pid in child.pids())
 
@@ -312,31 +291,26 @@ def test_when_the_parent_is_killed_the_child_hears_it(tmp_path: Path, number: si
     until(lambda: gone(child.pids()[0]))
 
 
-# ---- how much there is -----------------------------------------------------------------------------------------------
-
-
 def test_less_than_all_free_memory_is_given() -> None:
     assert 0 < free_host_bytes() < psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize(
-    ("line", "place", "files"),
-    [
-        (
-            "0::/job_7/step",
-            "job_7",
-            {"memory.max": "1000", "memory.current": "700", "memory.stat": "file 1\ninactive_file 50"},
-        ),
-        (
-            "4:memory:/job_7/step",
-            "memory/job_7",
-            {
-                "memory.limit_in_bytes": "1000",
-                "memory.usage_in_bytes": "700",
-                "memory.stat": "inactive_file 9\ntotal_inactive_file 50",
-            },
-        ),
-    ],
+@parametrize(
+    "line, place, files",
+    (
+        "0::/job_7/step",
+        "job_7",
+        {"memory.max": "1000", "memory.current": "700", "memory.stat": "file 1\ninactive_file 50"},
+    ),
+    (
+        "4:memory:/job_7/step",
+        "memory/job_7",
+        {
+            "memory.limit_in_bytes": "1000",
+            "memory.usage_in_bytes": "700",
+            "memory.stat": "inactive_file 9\ntotal_inactive_file 50",
+        },
+    ),
 )
 def test_the_limit_of_a_group_above_counts(tmp_path: Path, line: str, place: str, files: dict[str, str]) -> None:
     """A SLURM job's limit is on the job's group, above the step's; cached files give way."""

@@ -1,17 +1,23 @@
 """The queue: order, room, refusals, cancelled jobs, and jobs that are started again; in simulated time."""
 
-from __future__ import annotations
-
+import json
+import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
-from touchline.core.status import JobState
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptExit, AttemptStart, JobState
+from touchline.run.claim_file import CLAIM, drop_claim, take_claim
 from touchline.run.ledger import Ledger, read_ledger
+from touchline.run.processes import identify
 from touchline.run.protocol import Executor, Job
 from touchline.run.queue import LATER_SECONDS, run_jobs
+from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning
@@ -84,7 +90,7 @@ def job(folder: Path, name: str, *after: str) -> Job:
 
 def ran(folder: Path, jobs: Sequence[Job], executor: Executor, *, room: int = 1, **hooks: object) -> dict[str, JobView]:
     ledger = Ledger(folder / "ledger.jsonl", executor.name)
-    return run_jobs(jobs, executor, ledger, [()] * room, lambda *_: None, clock=Simulated(), **hooks)  # type: ignore[arg-type]
+    return run_jobs(jobs, executor, ledger, [()] * room, lambda *_: None, clock=Simulated(), **hooks)
 
 
 @pytest.mark.parametrize("room", [1, 2, 9])
@@ -125,9 +131,7 @@ def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path)
 
 
 @pytest.mark.parametrize("fault", [SubmissionLimitError("too many"), SubmissionUnknownError("no answer")])
-def test_what_is_not_taken_now_is_tried_later(
-    tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError
-) -> None:
+def test_what_is_not_taken_is_tried_later(tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError) -> None:
     """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []
@@ -173,7 +177,7 @@ def test_ctrl_c_stops_what_runs_here_and_leaves_a_schedulers_jobs_alone(tmp_path
     """A closed laptop must not empty the cluster's queue."""
     executor = Scripted(waits_itself=waits_itself)
     stopped: list[str] = []
-    executor.stop = lambda jobs: stopped.extend(each.name for each in jobs)  # type: ignore[method-assign]
+    executor.stop = lambda jobs: stopped.extend(each.name for each in jobs)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -223,3 +227,95 @@ def test_an_end_makes_room_at_once(tmp_path: Path) -> None:
     run_jobs([job(tmp_path, name) for name in "ab"], executor, ledger, [()] * 2, lambda *_: None, clock=clock)
     assert [name for name, _ in executor.started] == ["a", "b"]
     assert clock.seconds - 1e6 < LATER_SECONDS
+
+
+@pytest.fixture
+def status(tmp_path: Path) -> Path:
+    return tmp_path / "status"
+
+
+def start(job_id: str = "1", *, restart: int = 0, host: str | None = None) -> AttemptStart:
+    me = identify()
+    return AttemptStart(
+        job_id=job_id,
+        restart=restart,
+        token="",
+        host=me.host if host is None else host,
+        boot_id=me.boot_id,
+        pid=me.pid,
+        pid_started=me.started,
+        time_unix=time.time(),
+    )
+
+
+def test_of_two_attempts_one_holds_the_folder(status: Path) -> None:
+    """And lets it go again."""
+    assert take_claim(status, start("1"))
+    assert not take_claim(status, start("2"))
+    drop_claim(status)
+    assert take_claim(status, start("2"))
+
+
+def test_the_same_job_takes_it_again_after_a_requeue(status: Path) -> None:
+    """Its node died, and SLURM started it elsewhere under the same id."""
+    assert take_claim(status, start("7", host="node1"))
+    assert take_claim(status, start("7", restart=1, host="node2"))
+
+
+def test_a_dead_process_of_this_machine_holds_nothing(status: Path) -> None:
+    """A kill leaves the claim behind."""
+    assert take_claim(status, replace(start("1"), pid_started=1.0))
+    assert take_claim(status, start("2"))
+
+
+def test_an_attempt_that_ended_holds_nothing(status: Path) -> None:
+    """Its exit file is its last word, even where its node cannot be asked."""
+    other = start("1", host="elsewhere")
+    assert take_claim(status, other)
+    assert not take_claim(status, start("2"))
+    write_exit(status, AttemptExit(job_id="1", restart=0, code=0, reason="completed", time_unix=0.0))
+    assert take_claim(status, start("2"))
+
+
+def test_another_node_holds_it_as_long_as_its_heart_beats(status: Path) -> None:
+    """Only the file system's own clock counts: the nodes' clocks may differ."""
+    other = start("1", host="elsewhere")
+    assert take_claim(status, other)
+    write_start(status, other)
+    write_heartbeat(status, other, now_unix=0.0)
+    assert not take_claim(status, start("2"))
+    old = time.time() - HEARTBEAT_STALE_SECONDS - 5
+    for path in status.iterdir():
+        os.utime(path, (old, old))
+    assert take_claim(status, start("2"))
+    assert json.loads((status / CLAIM).read_text())["job_id"] == "2"
+
+
+def test_a_claim_that_was_cut_off_binds_until_it_is_old(status: Path) -> None:
+    """Whoever writes it may be at it."""
+    status.mkdir()
+    (status / CLAIM).write_text('{"job_id": "1"')
+    assert not take_claim(status, start("2"))
+    os.utime(status / CLAIM, (1, 1))
+    assert take_claim(status, start("2"))
+
+
+def test_many_who_find_it_stale_at_once_give_one_holder(status: Path) -> None:
+    """Taking over is a rename, which only one of them can do."""
+    for _ in range(20):
+        drop_claim(status)
+        assert take_claim(status, replace(start("0"), pid_started=1.0))
+        held: list[bool] = []
+        barrier = threading.Barrier(8)
+
+        def take(number: int, barrier: threading.Barrier = barrier, held: list[bool] = held) -> None:
+            barrier.wait()
+            held.append(take_claim(status, start(str(number))))
+
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(1, 9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert held.count(True) == 1
+    assert [path.name for path in status.iterdir()] == [CLAIM]

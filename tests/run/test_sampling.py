@@ -4,8 +4,6 @@ No real GPU is looked at here: NVML is played by an object with its functions. T
 those of nvidia-ml-py.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.run import sampling
@@ -125,9 +124,7 @@ def test_children_count_and_their_memory_is_in_the_sum(tmp_path: Path) -> None:
     assert (seen.job_id, seen.restart, seen.schema_version) == ("76", 2, 1)
     assert value(seen.memory_peak) >= value(seen.memory_mean) > 96 * MIB
     assert value(seen.cpu_mean) >= 0
-    assert isinstance(seen.memory_peak, Quantity)
-    assert seen.memory_peak.kind == "process"
-    assert seen.memory_peak.unit == "B"
+    assert (seen.memory_peak.kind, seen.memory_peak.unit) == ("process", "B")
     assert seen.memory_peak.aggregation == "peak"
     assert seen.gpus == ()
     assert seen.gpu_reason
@@ -137,17 +134,14 @@ def test_processor_time_is_that_of_all_processes_since_the_first_look() -> None:
     busy = "print('up', flush=True)\nwhile True: sum(range(1000))"
     process = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE)
     try:
-        assert process.stdout is not None
         process.stdout.readline()
         tree = ProcessTree(process.pid)
         first = tree.look()
-        assert first is not None
         assert first[2] == 0.0
         until(lambda: (seen := tree.look()) is not None and seen[2] > 0)
     finally:
         process.kill()
         process.wait()
-        assert process.stdout is not None
         process.stdout.close()
     assert tree.look() is None
 
@@ -198,7 +192,6 @@ def test_memory_is_that_of_the_jobs_processes_where_the_driver_tells_it() -> Non
     gpu = meter.summaries()[0]
     assert value(gpu.memory_peak) == 800 * MIB
     assert value(gpu.memory_mean) == 100 * MIB
-    assert isinstance(gpu.memory_peak, Quantity)
     assert gpu.memory_peak.method == OF_PROCESSES
 
 
@@ -208,7 +201,6 @@ def test_where_the_driver_does_not_tell_whose_memory_it_is_the_whole_device_says
     meter.sample([7], 1.0)
     gpu = meter.summaries()[0]
     assert value(gpu.memory_peak) == 2000 * MIB
-    assert isinstance(gpu.memory_peak, Quantity)
     assert gpu.memory_peak.method == OF_DEVICE
     assert value(gpu.utilization_mean) == 20
 
@@ -225,14 +217,11 @@ def test_what_the_driver_refuses_is_missing_in_its_own_words() -> None:
     meter = GpuMeter(FakeNvml(refuses="utilization"), "0")
     meter.sample([1], 1.0)
     gpu = meter.summaries()[0]
-    assert isinstance(gpu.utilization_mean, Missing)
     assert "Not Supported" in gpu.utilization_mean.missing
     assert isinstance(gpu.memory_mean, Quantity)
 
 
-def test_a_driver_that_hangs_holds_the_sampler_and_not_the_supervisor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_hangs_holds_the_sampler_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "CLOSE_PATIENCE_SECONDS", 0.05)
     hangs, entered = threading.Event(), threading.Event()
     library = FakeNvml()
@@ -243,7 +232,7 @@ def test_a_driver_that_hangs_holds_the_sampler_and_not_the_supervisor(
         return SimpleNamespace(used=1)
 
     meter = GpuMeter(library, "0")
-    library.nvmlDeviceGetMemoryInfo = never  # type: ignore[method-assign]
+    library.nvmlDeviceGetMemoryInfo = never
     with work() as process:
         sampler = Sampler(tmp_path, "1", 0, process.pid, gpus=lambda: meter)
         with sampler:
@@ -252,11 +241,14 @@ def test_a_driver_that_hangs_holds_the_sampler_and_not_the_supervisor(
     sampler._thread.join()
 
 
-@pytest.mark.parametrize(
-    ("visible", "driver", "reason"),
-    [("", True, "hides"), ("-1", True, "hides"), ("NoDevFiles", True, "hides"), ("0", False, "no NVIDIA driver")],
+@parametrize(
+    "visible, driver, reason",
+    ("", True, "hides"),
+    ("-1", True, "hides"),
+    ("NoDevFiles", True, "hides"),
+    ("0", False, "no NVIDIA driver"),
 )
-def test_no_gpu_has_a_reason(
+def test_no_gpu_is_told(
     visible: str, driver: bool, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -266,15 +258,13 @@ def test_no_gpu_has_a_reason(
     assert reason in told
 
 
-def test_the_real_library_is_asked_only_where_there_is_a_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_real_library_is_asked_only_with_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(sampling, "_DRIVER", (tmp_path,))
     monkeypatch.setitem(sys.modules, "pynvml", None)
     told = open_gpus()
     assert told == "the package nvidia-ml-py is not installed"
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     assert isinstance(open_gpus(), GpuMeter)
 
 

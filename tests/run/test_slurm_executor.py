@@ -1,15 +1,18 @@
 """The truth about a job, from its folder and from answers that fail, lag, leave out, or name somebody else's job."""
 
-from __future__ import annotations
-
 import itertools
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.cases import parametrize
 from tests.run.slurm_bench import POLL, Bench, make_job, said
-from tests.slurm.fake import Trouble
+from tests.slurm.fake_jobs import FakeJob
 
 from touchline.core.status import JobState
 from touchline.run.ledger import Ledger
@@ -29,14 +32,10 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def several(bench: Bench) -> list[Job]:
-    """Fifty runs that were submitted."""
     jobs = [make_job(bench.job.folder.parent, f"run{number}") for number in range(50)]
     for number, job in enumerate(jobs):
         bench.submitted(str(number), f"{number:016d}", job)
     return jobs
-
-
-# ---- queries ---------------------------------------------------------------------------------------------------------
 
 
 def test_one_squeue_a_poll_for_all_jobs_however_often_one_looks(bench: Bench, several: list[Job]) -> None:
@@ -50,9 +49,7 @@ def test_one_squeue_a_poll_for_all_jobs_however_often_one_looks(bench: Bench, se
     assert bench.slurm.count("squeue") == 2
 
 
-def test_one_sacct_for_all_that_squeue_has_forgotten_and_none_for_what_is_known(
-    bench: Bench, several: list[Job]
-) -> None:
+def test_one_sacct_for_all_that_squeue_forgot_and_none_for_what_is_known(bench: Bench, several: list[Job]) -> None:
     """Also where each job is looked at by itself, as a queue does before it starts them."""
     bench.accounts(
         *(
@@ -99,27 +96,230 @@ def test_a_query_that_fails_or_is_not_whole_changes_no_state(fault: str, state: 
     if fault in outputs:
         bench.slurm.answers["squeue"] = said(0, out=outputs[fault])
     else:
-        bench.trouble["squeue"] = fault  # type: ignore[assignment]
+        bench.trouble["squeue"] = fault
     for _ in range(20):
         assert bench.view(later=180) == before
     assert "missing" not in bench.events()
 
 
-def test_nothing_is_known_of_a_job_while_nothing_answers(bench: Bench) -> None:
-    bench.submitted()
-    bench.trouble["squeue"] = "down"
-    for _ in range(20):
-        view = bench.view(later=180)
-        assert (view.state, view.active, view.source) == (JobState.UNKNOWN, True, "none")
-        assert "Unable to contact" in view.reason
-    assert bench.events() == ["intent", "submitted"]
+Step = Callable[[Bench], object]
 
 
-# ---- states ----------------------------------------------------------------------------------------------------------
+def do(method: str, *arguments: object, **more: object) -> Step:
+    return lambda bench: getattr(bench, method)(*arguments, **more)
 
 
-def test_without_a_trace_there_is_no_job(bench: Bench) -> None:
+def record(event: str, **more: str) -> Step:
+    return lambda bench: bench.ledger.record(event, "run", **more)
+
+
+def job(job_id: str = "76", state: str = "RUNNING", **more: Any) -> Callable[[Bench], FakeJob]:
+    """A job that stands so: `ended` in seconds from then, its folder perhaps a function of the run's."""
+
+    def row(bench: Bench) -> FakeJob:
+        given = dict(more)
+        if "ended" in given:
+            given["ended"] += bench.clock.now()
+        if callable(given.get("folder")):
+            given["folder"] = given["folder"](bench.job.folder)
+        return bench.row(job_id, state, **given)
+
+    return row
+
+
+def queue(*rows: Callable[[Bench], FakeJob]) -> Step:
+    return lambda bench: bench.queue(*(row(bench) for row in rows))
+
+
+def accounts(*rows: Callable[[Bench], FakeJob], kept: int = 0) -> Step:
+    """What sacct knows from now on, after the first `kept` that it knew."""
+
+    def step(bench: Bench) -> None:
+        before = [each[3] for each in bench.slurm.cluster.accounting[:kept]]
+        bench.accounts(*before, *(row(bench) for row in rows))
+
+    return step
+
+
+def sees(
+    state: str = "", active: bool | None = None, source: str = "", *, later: float = POLL, times: int = 1, **more: Any
+) -> Step:
+    """What looks must see; `says` is looked for in the reason."""
+
+    def step(bench: Bench) -> None:
+        for _ in range(times):
+            view = bench.view(later=later)
+            assert view.state.value == (state or view.state.value)
+            assert view.active is (view.active if active is None else active)
+            assert view.source == (source or view.source)
+            for name, value in more.items():
+                assert re.search(value, view.reason) if name == "says" else getattr(view, name) == value, name
+
+    return step
+
+
+def is_nothing(bench: Bench) -> None:
     assert bench.look() is None
+
+
+def events(*expected: str) -> Step:
+    """The last events of the ledger."""
+
+    def step(bench: Bench) -> None:
+        assert tuple(bench.events()[-len(expected) :]) == expected
+
+    return step
+
+
+def never_missed(bench: Bench) -> None:
+    assert "missing" not in bench.events()
+
+
+def no_sacct(bench: Bench) -> None:
+    assert bench.slurm.count("sacct") == 0
+
+
+def trouble(command: str, what: str) -> Step:
+    return lambda bench: bench.trouble.update({command: what})
+
+
+def no_accounting(bench: Bench) -> None:
+    bench.slurm.accounting = False
+
+
+def another(bench: Bench) -> None:
+    bench.executor = bench.another()
+
+
+def jump(seconds: float) -> Step:
+    return lambda bench: setattr(bench.clock, "ahead", bench.clock.ahead + seconds)
+
+
+submitted, started, ended = (partial(do, name) for name in ("submitted", "started", "ended"))
+SUBMITTED, STARTED, FAILED, DONE = submitted(), started(), ended(3, "failed"), ended(0, "completed")
+QUEUED_AGAIN = ended(75, "stopped by SIGUSR1; queued again")
+DOWN, UP = trouble("squeue", "down"), trouble("squeue", "")
+ACTIVE, OVER = sees(active=True), sees(active=False, later=200)
+OTHERS: dict[str, Any] = {"folder": "/somebody/else", "name": "other", "script": "other.sh"}
+ROOT: dict[str, Any] = {"folder": lambda folder: folder.parent}
+TWO = (submitted("76", "a" * 16), submitted("77", "b" * 16))
+TWIN = job("77", "FAILED", exit_code="76:0")
+STEP = (started("20.1"), queue(job("20", **ROOT, script="mega_job.slurm")), sees("RUNNING"))
+
+
+def two_jobs(first: str, second: str, seconds: float) -> tuple[Step, ...]:
+    return (
+        *(submitted(first, "a" * 16), started(first), ended(3, "failed", first), jump(seconds)),
+        *(submitted(second, "b" * 16), started(second), ended(0, "completed", second)),
+        sees("COMPLETED", job_id=second),
+    )
+
+
+# fmt: off
+STORIES: dict[str, tuple[Step, ...]] = {
+    "nothing is known while nothing answers": (
+        SUBMITTED, DOWN, sees("UNKNOWN", True, "none", says="Unable to contact", later=180, times=20),
+        events("intent", "submitted")),
+    "without a trace there is no job": (is_nothing,),
+    # Once the controller itself says that it knows no such job; a list without it is not enough.
+    "a failure that SLURM has forgotten is told by its exit file": (
+        SUBMITTED, STARTED, FAILED, no_accounting, do("hide"), queue(job(state="PENDING", restarts=1)), ACTIVE, queue(),
+        sees("FAILED", False, "exit file", exit_code=3)),
+    "a failure is told where there is no SLURM": (
+        SUBMITTED, STARTED, FAILED,
+        lambda bench: bench.slurm.answers.update(squeue=said(None, "squeue: No such file or directory")),
+        sees("FAILED", False, exit_code=3)),
+    "a job that was queued again goes on under its id": (
+        SUBMITTED, STARTED, QUEUED_AGAIN, queue(job(state="PENDING", reason="BeginTime", restarts=1)),
+        sees("PENDING", True, restarts=1, reason="BeginTime"), started(restart=1), queue(job(restarts=1)),
+        sees("RUNNING"), ended(0, "completed", restart=1), sees("COMPLETED", False, restarts=1)),
+    "an exit file of an earlier time is not the last word: cancelled while it waited, or killed in silence": (
+        SUBMITTED, STARTED, QUEUED_AGAIN, queue(job(state="CANCELLED", restarts=1)),
+        sees("CANCELLED", False, exit_code=None),
+        queue(job(state="FAILED", restarts=1, exit_code="0:9")), sees("UNKNOWN")),
+    # One that never comes is none, rather than zero.
+    **{f"an exit code that is still on its way {comes}": (
+        SUBMITTED, accounts(job(state="FAILED", ended=0)), sees(active=True, later=1),
+        accounts(job(state="FAILED", exit_code=later, ended=-1)), sees("FAILED", False, exit_code=code))
+       for comes, later, code in (("comes", "5:0", 5), ("never comes", "0:0", None))},
+    "long ago is settled at the first look": (
+        SUBMITTED, accounts(job(state="FAILED", ended=-600)), sees(active=False, later=1)),
+    "absence from an sacct that lags is no state": (
+        SUBMITTED, sees(active=True, times=5), accounts(job(state="COMPLETED", ended=0)),
+        sees("COMPLETED", False, "sacct", later=180)),
+    "absence from an sacct that is away is no state": (
+        SUBMITTED, trouble("sacct", "no database"), sees(active=True, later=180, times=30), never_missed,
+        trouble("sacct", ""), accounts(job(state="COMPLETED", ended=0)), sees("COMPLETED", False, "sacct", later=180)),
+    "a requeued job is not judged by the record of its first time": (
+        SUBMITTED, accounts(job(state="PREEMPTED", ended=0)), sees("PREEMPTED"),
+        queue(job(state="PENDING", restarts=1)), ACTIVE, queue(),
+        accounts(job(state="COMPLETED", ended=9), kept=1), sees("COMPLETED", False, restarts=1)),
+    "later processes go on counting": (
+        SUBMITTED, *(3 * (another, sees(active=True, later=100))), *(2 * (another, sees(active=False, later=100)))),
+    # One look before it and one after it are two looks, however many hours the clock says.
+    "a jump of the clock loses no job": (
+        SUBMITTED, ACTIVE, jump(10 * HOUR), another, ACTIVE, jump(-20 * HOUR), another, ACTIVE),
+    "failed looks are not counted, and a sighting begins anew": (
+        SUBMITTED, sees(active=True, later=60, times=3), queue(job(state="PENDING")), sees("PENDING"), events("found"),
+        queue(), ACTIVE, DOWN, sees(active=True, later=180, times=10), UP, sees(active=True, later=180)),
+    # Whatever the node's clock says: that the heartbeat moves is enough.
+    "a heartbeat keeps a job that SLURM forgot": (
+        SUBMITTED, *(20 * (started(ahead=POLL - 2 * HOUR), do("view"))),
+        sees("RUNNING", True, "heartbeat", later=1)),
+    # SLURM has given it up; its job beats on, and ends well. One that really died does not beat.
+    "a node that was only cut off works on": (
+        SUBMITTED, STARTED, accounts(job(state="NODE_FAIL", ended=10)), sees("NODE_FAIL", False), STARTED,
+        sees("RUNNING", True, "heartbeat"), OVER, DONE, sees("COMPLETED")),
+    "what ended when asked to and is forgotten is told by its exit file": (
+        SUBMITTED, no_accounting, STARTED, ended(75, "stopped by SIGTERM"), sees(active=True, times=10),
+        sees("UNKNOWN", False, "exit file", exit_code=75, says="^stopped by SIGTERM; lost")),
+    "a job of another user in a shared folder is not lost": (
+        SUBMITTED, do("hide"), queue(job()), sees(active=True, times=30)),
+    "the ledger keeps what SLURM forgets, until it is requeued by hand": (
+        SUBMITTED, record("ended", job_id="76", state="TIMEOUT", reason="TimeLimit"), sees("TIMEOUT", False, "ledger"),
+        no_sacct, queue(job(restarts=1)), sees("RUNNING")),
+    "what was submitted by hand is ours": (
+        queue(job("91", "PENDING")), sees("PENDING", True, job_id="91"),
+        queue(job("91")), sees("RUNNING", True, job_id="91")),
+    "a token finds a job whose answer was lost": (
+        record("intent", token="a1b2"), queue(job("91", folder="/seen/from/elsewhere", comment="a1b2", script="x.sh")),
+        sees(job_id="91")),
+    # SLURM keeps a FAILED job for a request that no node can ever serve.
+    "a refused submission leaves a record that is no job": (
+        record("intent", token="a1b2"), record("refused", token="a1b2"),
+        queue(job("91", "FAILED", comment="a1b2", exit_code="1:0")), is_nothing),
+    "an id that was given to another job since tells nothing": (
+        SUBMITTED, queue(job(**OTHERS)), accounts(job(state="FAILED", **OTHERS)), sees("UNKNOWN", source="none")),
+    "the same folder by another path is the same job": (
+        SUBMITTED, queue(job(folder=lambda folder: f"/net/export/{folder.name}")), sees("RUNNING")),
+    "a twin that found another at work is no attempt": (
+        *TWO, STARTED, ended(76, "another attempt holds the run", "77"), queue(job(), TWIN),
+        sees("RUNNING", job_id="76"), DONE, queue(job(state="COMPLETED"), TWIN), sees("COMPLETED", job_id="76"),
+        queue(), sees("COMPLETED", job_id="76")),
+    "of two that live the one that works is told": (
+        *TWO, queue(job(), job("77", "PENDING")), sees(job_id="76"), queue(job("77", "PENDING")), sees(job_id="77")),
+    "the last job counts and not the last start, where the clock went back": two_jobs("76", "77", -100_000.0),
+    "the last job counts and not the last start, where a controller counts from 1 again": two_jobs("9000", "4", 0.0),
+    "an array's tasks are told apart": (
+        started("14_3"), queue(job("14_3", script="array.slurm", **ROOT), job("14_4", "FAILED", **ROOT)),
+        sees("RUNNING", job_id="14_3")),
+    "a step of an allocation ends before that, with a word": (
+        *STEP, ended(3, "failed", "20.1"), sees("FAILED", False, job_id="20.1", exit_code=3, later=200)),
+    "a step of an allocation ends before that, in silence": (
+        *STEP, accounts(job("20", script="mega_job.slurm", **ROOT),
+                        job("20.1", "OUT_OF_MEMORY", exit_code="0:125", ended=0, **ROOT)),
+        sees("OUT_OF_MEMORY", False, job_id="20.1", exit_code=None, later=200)),
+    "an attempt without SLURM on another node is waited for": (
+        started("local-1f2e", host="login2"), sees("RUNNING", True, job_id="local-1f2e", later=1), OVER,
+        SUBMITTED, queue(job()), sees(job_id="76")),
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
+def test_what_is_told_of_a_job(story: tuple[Step, ...], bench: Bench) -> None:
+    for step in story:
+        step(bench)
 
 
 def test_just_submitted_and_not_yet_asked_for_is_pending(bench: Bench) -> None:
@@ -131,13 +331,11 @@ def test_just_submitted_and_not_yet_asked_for_is_pending(bench: Bench) -> None:
     assert (view.job_id, view.state, view.active, view.source) == (job_id, JobState.PENDING, True, "ledger")
 
 
-@pytest.mark.parametrize(
-    ("word", "reason", "answer"),
-    [
-        ("PENDING", "DependencyNeverSatisfied", ("PENDING", True, None)),
-        ("TELEPORTING", "None", ("UNKNOWN", True, None)),
-        ("FAILED", "NonZeroExitCode", ("FAILED", False, 2)),
-    ],
+@parametrize(
+    "word, reason, answer",
+    ("PENDING", "DependencyNeverSatisfied", ("PENDING", True, None)),
+    ("TELEPORTING", "None", ("UNKNOWN", True, None)),
+    ("FAILED", "NonZeroExitCode", ("FAILED", False, 2)),
     ids=["waits", "a word of a later SLURM", "a script that failed before it could say so"],
 )
 def test_what_squeue_says_of_a_job_without_an_attempt(word: str, reason: str, answer: Answer, bench: Bench) -> None:
@@ -149,28 +347,24 @@ def test_what_squeue_says_of_a_job_without_an_attempt(word: str, reason: str, an
     assert (view.reason, view.started_unix is None) == (reason if reason != "None" else "", word == "PENDING")
 
 
-@pytest.mark.parametrize(
-    ("code", "reason", "word", "told", "answer"),
-    [
-        # After a restart of the controller a job that has ended is RUNNING for some seconds.
-        *((0, "completed", word, "0:0", ("COMPLETED", False, 0)) for word in ("RUNNING", "FAILED", "NODE_FAIL")),
-        (3, "failed", "COMPLETING", "0:0", ("COMPLETING", True, None)),
-        (3, "failed", "OUT_OF_MEMORY", "0:125", ("OUT_OF_MEMORY", False, 3)),
-        *(
-            (75, "stopped by SIGTERM", word, "0:0", (word, False, 75))
-            for word in ("TIMEOUT", "PREEMPTED", "CANCELLED", "NODE_FAIL", "DEADLINE")
-        ),
-        # SLURM calls a job FAILED or COMPLETED by the code of its script.
-        (79, "failed", "FAILED", "79:0", ("OUT_OF_MEMORY", False, 79)),
-        (75, "stopped by SIGTERM", "FAILED", "75:0", ("FAILED", False, 75)),
-        (75, "stopped by SIGUSR1; queued again", "FAILED", "75:0", ("TIMEOUT", False, 75)),
-        (3, "failed", "FAILED", "3:0", ("FAILED", False, 3)),
-        (3, "failed", "COMPLETED", "0:0", ("FAILED", False, 3)),
-    ],
+@parametrize(
+    "code, reason, word, told, answer",
+    # After a restart of the controller a job that has ended is RUNNING for some seconds.
+    *((0, "completed", word, "0:0", ("COMPLETED", False, 0)) for word in ("RUNNING", "FAILED", "NODE_FAIL")),
+    (3, "failed", "COMPLETING", "0:0", ("COMPLETING", True, None)),
+    (3, "failed", "OUT_OF_MEMORY", "0:125", ("OUT_OF_MEMORY", False, 3)),
+    *(
+        (75, "stopped by SIGTERM", word, "0:0", (word, False, 75))
+        for word in ("TIMEOUT", "PREEMPTED", "CANCELLED", "NODE_FAIL", "DEADLINE")
+    ),
+    # SLURM calls a job FAILED or COMPLETED by the code of its script.
+    (79, "failed", "FAILED", "79:0", ("OUT_OF_MEMORY", False, 79)),
+    (75, "stopped by SIGTERM", "FAILED", "75:0", ("FAILED", False, 75)),
+    (75, "stopped by SIGUSR1; queued again", "FAILED", "75:0", ("TIMEOUT", False, 75)),
+    (3, "failed", "FAILED", "3:0", ("FAILED", False, 3)),
+    (3, "failed", "COMPLETED", "0:0", ("FAILED", False, 3)),
 )
-def test_an_exit_file_and_slurm_s_word_together(
-    code: int, reason: str, word: str, told: str, answer: Answer, bench: Bench
-) -> None:
+def test_exit_file_and_word_agree(code: int, reason: str, word: str, told: str, answer: Answer, bench: Bench) -> None:
     """An exit code of 0 is final; a failure waits for SLURM's last word, which may know a better reason."""
     bench.submitted()
     bench.started()
@@ -185,59 +379,9 @@ def test_an_exit_file_and_slurm_s_word_together(
         assert bench.slurm.count("sacct") == 0
 
 
-def test_a_failure_that_slurm_has_forgotten_is_told_by_its_exit_file(bench: Bench) -> None:
-    """Once the controller itself says that it knows no such job; a list without it is not enough."""
-    bench.submitted()
-    bench.started()
-    bench.ended(3, "failed")
-    bench.slurm.accounting = False
-    bench.hide()
-    bench.queue(bench.row(state="PENDING", restarts=1))
-    assert bench.view().active
-    bench.queue()
-    view = bench.view()
-    assert (view.state, view.active, view.source, view.exit_code) == (JobState.FAILED, False, "exit file", 3)
-
-
-def test_a_failure_is_told_where_there_is_no_slurm(bench: Bench) -> None:
-    bench.submitted()
-    bench.started()
-    bench.ended(3, "failed")
-    bench.slurm.answers["squeue"] = said(None, "squeue: No such file or directory")
-    view = bench.view()
-    assert (view.state, view.active, view.exit_code) == (JobState.FAILED, False, 3)
-
-
-def test_a_job_that_was_queued_again_goes_on_under_its_id(bench: Bench) -> None:
-    bench.submitted()
-    bench.started()
-    bench.ended(75, "stopped by SIGUSR1; queued again")
-    bench.queue(bench.row(state="PENDING", reason="BeginTime", restarts=1))
-    view = bench.view()
-    assert (view.state, view.active, view.restarts, view.reason) == (JobState.PENDING, True, 1, "BeginTime")
-    bench.started(restart=1)
-    bench.queue(bench.row(restarts=1))
-    assert bench.view().state is JobState.RUNNING
-    bench.ended(0, "completed", restart=1)
-    view = bench.view()
-    assert (view.state, view.active, view.restarts) == (JobState.COMPLETED, False, 1)
-
-
-def test_an_exit_file_of_an_earlier_time_is_not_the_last_word(bench: Bench) -> None:
-    """Queued again, and then cancelled while it waited; or killed in silence the second time."""
-    bench.submitted()
-    bench.started()
-    bench.ended(75, "stopped by SIGUSR1; queued again")
-    bench.queue(bench.row(state="CANCELLED", restarts=1))
-    view = bench.view()
-    assert (view.state, view.active, view.exit_code) == (JobState.CANCELLED, False, None)
-    bench.queue(bench.row(state="FAILED", restarts=1, exit_code="0:9"))
-    assert bench.view().state is JobState.UNKNOWN
-
-
 @pytest.mark.parametrize(("told", "exit_code"), [("0:9", None), ("137:0", 137)])
 @pytest.mark.parametrize("has_file", [True, False])
-def test_killed_by_9_is_out_of_memory_only_where_the_log_proves_it(
+def test_signal_9_is_memory_if_the_log_proves_it(
     told: str, exit_code: int | None, has_file: bool, bench: Bench
 ) -> None:
     bench.submitted()
@@ -255,65 +399,13 @@ def test_killed_by_9_is_out_of_memory_only_where_the_log_proves_it(
     assert "exceeded memory limit" in view.reason
 
 
-# ---- accounting ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("later", "code"), [("5:0", 5), ("0:0", None)], ids=["comes", "never comes"])
-def test_an_exit_code_that_is_still_on_its_way_is_read_again(later: str, code: int | None, bench: Bench) -> None:
-    """One that never comes is none, rather than zero."""
-    bench.submitted()
-    now = bench.clock.now()
-    bench.accounts(bench.row(state="FAILED", exit_code="0:0", ended=now))
-    assert bench.view(later=1).active
-    bench.accounts(bench.row(state="FAILED", exit_code=later, ended=now))
-    view = bench.view()
-    assert (view.state, view.active, view.exit_code) == (JobState.FAILED, False, code)
-
-
-def test_long_ago_is_settled_at_the_first_look(bench: Bench) -> None:
-    bench.submitted()
-    bench.accounts(bench.row(state="FAILED", exit_code="0:0", ended=bench.clock.now() - 600))
-    assert not bench.view(later=1).active
-
-
-@pytest.mark.parametrize("fault", ["", "no database"])
-def test_absence_from_an_sacct_that_lags_or_is_away_is_no_state(fault: Trouble, bench: Bench) -> None:
-    bench.submitted()
-    bench.trouble["sacct"] = fault
-    for _ in range(30 if fault else 5):
-        assert bench.view(later=180 if fault else POLL).active
-    if fault:
-        assert "missing" not in bench.events()
-    bench.trouble.clear()
-    bench.accounts(bench.row(state="COMPLETED", ended=bench.clock.now()))
-    view = bench.view(later=180)
-    assert (view.state, view.active, view.source) == (JobState.COMPLETED, False, "sacct")
-
-
-def test_a_requeued_job_is_not_judged_by_the_record_of_its_first_time(bench: Bench) -> None:
-    """PREEMPTED is in the accounting; then the queue lists it again, and it completes."""
-    bench.submitted()
-    first = bench.row(state="PREEMPTED", ended=bench.clock.now())
-    bench.accounts(first)
-    assert bench.view().state is JobState.PREEMPTED
-    bench.queue(bench.row(state="PENDING", restarts=1))
-    assert bench.view().active
-    bench.queue()
-    bench.accounts(first, bench.row(state="COMPLETED", ended=bench.clock.now() + 9))
-    view = bench.view()
-    assert (view.state, view.active, view.restarts) == (JobState.COMPLETED, False, 1)
-
-
 def test_an_sacct_without_submit_lines_is_asked_without(bench: Bench) -> None:
     bench.submitted()
     bench.accounts(bench.row(state="FAILED", exit_code="3:0", ended=bench.clock.now()))
     run = bench.slurm.run
     refusal = said(1, 'sacct: error: Invalid field requested: "SubmitLine"\n')
-    bench.slurm.run = lambda words, **more: refusal if "SubmitLine" in str(words) else run(words, **more)  # type: ignore[method-assign, assignment]
+    bench.slurm.run = lambda words, **more: refusal if "SubmitLine" in str(words) else run(words, **more)
     assert bench.view().exit_code == 3
-
-
-# ---- lost ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("accounting", [True, False], ids=["sacct without it", "no sacct"])
@@ -329,67 +421,6 @@ def test_lost_only_after_five_minutes_of_answers_without_it(accounting: bool, be
     assert bench.events().count("missing") == 6
 
 
-def test_later_processes_go_on_counting(bench: Bench) -> None:
-    """`touchline status` now and then, each time in another process."""
-    bench.submitted()
-    seen: list[bool] = []
-    for _ in range(5):
-        bench.executor = bench.another()
-        seen.append(bench.view(later=100).active)
-    assert seen == [True, True, True, False, False]
-
-
-def test_a_jump_of_the_clock_loses_no_job(bench: Bench) -> None:
-    """One look before it and one after it are two looks, however many hours the clock says."""
-    bench.submitted()
-    assert bench.view().active
-    for hours in (10, -20):
-        bench.clock.ahead += hours * HOUR
-        bench.executor = bench.another()
-        assert bench.view().active
-
-
-def test_failed_looks_are_not_counted_and_a_sighting_begins_anew(bench: Bench) -> None:
-    bench.submitted()
-    for _ in range(3):
-        assert bench.view(later=60).active
-    bench.queue(bench.row(state="PENDING"))
-    assert bench.view().state is JobState.PENDING
-    assert bench.events()[-1] == "found"
-    bench.queue()
-    assert bench.view().active
-    bench.trouble["squeue"] = "down"
-    for _ in range(10):
-        assert bench.view(later=180).active
-    bench.trouble.clear()
-    assert bench.view(later=180).active
-
-
-def test_a_heartbeat_keeps_a_job_that_slurm_forgot(bench: Bench) -> None:
-    """Whatever the node's clock says: that the heartbeat moves is enough."""
-    bench.submitted()
-    for _ in range(20):
-        bench.started(ahead=POLL - 2 * HOUR)
-        bench.view()
-    view = bench.view(later=1)
-    assert (view.state, view.active, view.source) == (JobState.RUNNING, True, "heartbeat")
-
-
-def test_a_node_that_was_only_cut_off_works_on(bench: Bench) -> None:
-    """SLURM has given it up; its job beats on, and ends well. One that really died does not beat."""
-    bench.submitted()
-    bench.started()
-    bench.accounts(bench.row(state="NODE_FAIL", ended=bench.clock.now() + 10))
-    view = bench.view()
-    assert (view.state, view.active) == (JobState.NODE_FAIL, False)
-    bench.started()
-    view = bench.view()
-    assert (view.state, view.active, view.source) == (JobState.RUNNING, True, "heartbeat")
-    assert not bench.view(later=200).active
-    bench.ended(0, "completed")
-    assert bench.view().state is JobState.COMPLETED
-
-
 def test_a_process_on_this_very_machine_needs_no_slurm(bench: Bench) -> None:
     bench.submitted()
     me = identify()
@@ -397,47 +428,6 @@ def test_a_process_on_this_very_machine_needs_no_slurm(bench: Bench) -> None:
     bench.trouble["squeue"] = "down"
     view = bench.view(later=4000)
     assert (view.state, view.active, view.source) == (JobState.RUNNING, True, "process")
-
-
-def test_what_ended_when_asked_to_and_is_forgotten_is_told_by_its_exit_file(bench: Bench) -> None:
-    bench.submitted()
-    bench.slurm.accounting = False
-    bench.started()
-    bench.ended(75, "stopped by SIGTERM")
-    for _ in range(10):
-        assert bench.view().active
-    view = bench.view()
-    assert (view.state, view.active, view.exit_code, view.source) == (JobState.UNKNOWN, False, 75, "exit file")
-    assert view.reason.startswith("stopped by SIGTERM; lost")
-
-
-def test_a_job_of_another_user_in_a_shared_folder_is_not_lost(bench: Bench) -> None:
-    """squeue --me does not list it; the controller knows it."""
-    bench.submitted()
-    bench.hide()
-    bench.queue(bench.row())
-    for _ in range(30):
-        assert bench.view().active
-
-
-def test_the_ledger_keeps_what_slurm_forgets(bench: Bench) -> None:
-    bench.submitted()
-    bench.ledger.record("ended", "run", job_id="76", state="TIMEOUT", reason="TimeLimit")
-    view = bench.view()
-    assert (view.state, view.active, view.source) == (JobState.TIMEOUT, False, "ledger")
-    assert bench.slurm.count("sacct") == 0
-    bench.queue(bench.row(restarts=1))  # requeued by hand
-    assert bench.view().state is JobState.RUNNING
-
-
-# ---- whose job it is -------------------------------------------------------------------------------------------------
-
-
-def test_what_was_submitted_by_hand_is_ours(bench: Bench) -> None:
-    for state in ("PENDING", "RUNNING"):
-        bench.queue(bench.row("91", state))
-        view = bench.view()
-        assert (view.job_id, view.state.value, view.active) == ("91", state, True)
 
 
 def test_evaluation_and_training_of_one_folder_are_told_apart_by_their_scripts(bench: Bench) -> None:
@@ -451,107 +441,6 @@ def test_evaluation_and_training_of_one_folder_are_told_apart_by_their_scripts(b
     assert set(bench.executor.query_jobs([bench.job, evaluation])) == {"evaluate run"}
 
 
-def test_a_token_finds_a_job_whose_answer_was_lost(bench: Bench) -> None:
-    bench.ledger.record("intent", "run", token="a1b2")
-    bench.queue(bench.row("91", folder="/seen/from/elsewhere", comment="a1b2", script="x.sh"))
-    assert bench.view().job_id == "91"
-
-
-def test_a_refused_submission_leaves_a_record_that_is_no_job(bench: Bench) -> None:
-    """SLURM keeps a FAILED job for a request that no node can ever serve."""
-    bench.ledger.record("intent", "run", token="a1b2")
-    bench.ledger.record("refused", "run", token="a1b2")
-    bench.queue(bench.row("91", "FAILED", comment="a1b2", exit_code="1:0"))
-    assert bench.look() is None
-
-
-def test_an_id_that_was_given_to_another_job_since_tells_nothing(bench: Bench) -> None:
-    bench.submitted("76")
-    bench.queue(bench.row("76", folder="/somebody/else", name="other", script="other.sh"))
-    bench.accounts(bench.row("76", "FAILED", folder="/somebody/else", name="other", script="other.sh"))
-    view = bench.view()
-    assert (view.state, view.source) == (JobState.UNKNOWN, "none")
-
-
-def test_the_same_folder_by_another_path_is_the_same_job(bench: Bench) -> None:
-    bench.submitted("76")
-    bench.queue(bench.row("76", folder=f"/net/export/{bench.job.folder.name}"))
-    assert bench.view().state is JobState.RUNNING
-
-
-def test_a_twin_that_found_another_at_work_is_no_attempt(bench: Bench) -> None:
-    bench.submitted("76", "a" * 16)
-    bench.submitted("77", "b" * 16)
-    bench.started()
-    bench.ended(76, "another attempt holds the run", "77")
-    bench.queue(bench.row("76"), bench.row("77", "FAILED", exit_code="76:0"))
-    assert (bench.view().job_id, bench.view().state) == ("76", JobState.RUNNING)
-    bench.ended(0, "completed")
-    bench.queue(bench.row("76", "COMPLETED"), bench.row("77", "FAILED", exit_code="76:0"))
-    assert (bench.view().job_id, bench.view().state) == ("76", JobState.COMPLETED)
-    bench.queue()
-    assert (bench.view().job_id, bench.view().state) == ("76", JobState.COMPLETED)
-
-
-def test_of_two_that_live_the_one_that_works_is_told(bench: Bench) -> None:
-    bench.submitted("76", "a" * 16)
-    bench.submitted("77", "b" * 16)
-    bench.queue(bench.row("76"), bench.row("77", "PENDING"))
-    assert bench.view().job_id == "76"
-    bench.queue(bench.row("77", "PENDING"))
-    assert bench.view().job_id == "77"
-
-
-@pytest.mark.parametrize(("first", "second", "jump"), [("76", "77", -100_000.0), ("9000", "4", 0.0)])
-def test_the_last_job_counts_and_not_the_last_start(first: str, second: str, jump: float, bench: Bench) -> None:
-    """Also where the clock went back between the two, and where a controller counts from 1 again."""
-    bench.submitted(first, "a" * 16)
-    bench.started(first)
-    bench.ended(3, "failed", first)
-    bench.clock.ahead += jump
-    bench.submitted(second, "b" * 16)
-    bench.started(second)
-    bench.ended(0, "completed", second)
-    assert (bench.view().job_id, bench.view().state) == (second, JobState.COMPLETED)
-
-
-def test_an_array_s_tasks_are_told_apart(bench: Bench) -> None:
-    root = bench.job.folder.parent
-    bench.started("14_3")
-    bench.queue(bench.row("14_3", folder=root, script="array.slurm"), bench.row("14_4", "FAILED", folder=root))
-    assert (bench.view().job_id, bench.view().state) == ("14_3", JobState.RUNNING)
-
-
-@pytest.mark.parametrize("dies", ["with a word", "in silence"])
-def test_a_step_of_an_allocation_ends_before_that(dies: str, bench: Bench) -> None:
-    """One that died in silence is known to the accounting."""
-    root = bench.job.folder.parent
-    whole = bench.row("20", folder=root, script="mega_job.slurm")
-    bench.started("20.1")
-    bench.queue(whole)
-    assert bench.view().state is JobState.RUNNING
-    if dies == "with a word":
-        bench.ended(3, "failed", "20.1")
-        answer: Answer = ("FAILED", False, 3)
-    else:
-        lost = bench.row("20.1", "OUT_OF_MEMORY", folder=root, exit_code="0:125", ended=bench.clock.now())
-        bench.accounts(whole, lost)
-        answer = ("OUT_OF_MEMORY", False, None)
-    view = bench.view(later=200)
-    assert view.job_id == "20.1"
-    assert (view.state.value, view.active, view.exit_code) == answer
-
-
-def test_an_attempt_without_slurm_on_another_node_is_waited_for(bench: Bench) -> None:
-    bench.started("local-1f2e", host="login2")
-    view = bench.view(later=1)
-    assert (view.job_id, view.state, view.active) == ("local-1f2e", JobState.RUNNING, True)
-    assert not bench.view(later=200).active
-    bench.submitted()
-    bench.queue(bench.row())
-    assert bench.view().job_id == "76"
-
-
 def test_strange_files_and_lines_harm_nothing(bench: Bench) -> None:
     bench.job.status.mkdir()
     for name in ("start.76.0.json", "start..json", "exit.76.x.json", "exit.76.-1.json", "start.a.b.c.json", "lock"):
@@ -561,9 +450,6 @@ def test_strange_files_and_lines_harm_nothing(bench: Bench) -> None:
         stream.write('{"event": "submitted", "job": "run"}\nnot json\n\n{"event": "torn')
     bench.queue(bench.row(state="FAILED", exit_code="1:0"))
     assert bench.view().state is JobState.FAILED
-
-
-# ---- copied experiments ----------------------------------------------------------------------------------------------
 
 
 def _copy(bench: Bench, root: Path) -> Bench:

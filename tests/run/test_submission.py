@@ -3,8 +3,6 @@
 Kills at every step of it are played by tests/slurm/test_thousand_kills.py.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +28,10 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def submit(bench: Bench, job: Job | None = None) -> str | None:
-    """In a process of its own."""
     return begin(job or bench.job, bench.another(), bench.ledger)
 
 
 def taken(bench: Bench) -> list[str]:
-    """Ids of the jobs that SLURM took."""
     return [str(each.job.raw) for each in bench.slurm.submissions]
 
 
@@ -46,12 +42,9 @@ def goes_down_at_sbatch(bench: Bench, fault: Trouble) -> None:
         if "sbatch" in str(words):
             bench.trouble["squeue"] = "down"
             return fault
-        return bench.trouble.get(words[0], "")  # type: ignore[index]
+        return bench.trouble.get(words[0], "")
 
     bench.slurm.trouble = trouble
-
-
-# ---- one sbatch ------------------------------------------------------------------------------------------------------
 
 
 def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
@@ -150,9 +143,6 @@ def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
     bench.trouble["scancel"] = "down"
     with pytest.raises(HostError, match="Unable to contact"):
         bench.executor.stop([bench.job])
-
-
-# ---- the transaction -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Bench) -> None:

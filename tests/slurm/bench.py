@@ -1,7 +1,5 @@
 """Runs jobs of the conformance table through the executor, and writes down all that it said on the way."""
 
-from __future__ import annotations
-
 import itertools
 import shlex
 import shutil
@@ -42,7 +40,6 @@ class Told:
     """What the executor must say in the end, and what must then lie in the run's folder."""
 
     state: JobState
-    """The final state."""
     active: bool = False
     """Whether it may still do something."""
     reason: str = ""
@@ -63,7 +60,6 @@ class Row:
     work: str
     """What the job does: a verb of work.py."""
     told: Told
-    """What the executor says."""
     directives: tuple[str, ...] = ()
     """More lines for sbatch; `{row name}` stands for another row's job id, `{first}` and `{second}` for the nodes."""
     bench: str = "plain"
@@ -77,7 +73,6 @@ class Outcome:
     """What came of one row."""
 
     job: Job
-    """The job."""
     history: tuple[JobView, ...]
     """Every view that the executor gave, oldest first, each different one once."""
     later: JobView | None
@@ -115,7 +110,6 @@ class Recorder:
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
     ) -> CommandResult:
-        """Run one command, or pretend to."""
         lose = ""
         with self._guard:
             if words[0] == "sbatch":
@@ -136,7 +130,6 @@ class Recorder:
             return [words[0] for words, own in zip(self.calls[first:], mine, strict=True) if own]
 
     def count(self, command: str) -> int:
-        """How often a command really ran."""
         return sum(words[0] == command for words in self.calls)
 
 
@@ -205,7 +198,6 @@ class Bench:
         return bool(starts_of(self.jobs[name]))
 
     def go(self, name: str) -> None:
-        """Let a waiting work end."""
         (self.jobs[name].folder / "go").touch()
 
     def unsettled(self, views: Mapping[str, JobView]) -> list[str]:
@@ -219,7 +211,6 @@ class Bench:
         return waiting
 
     def outcomes(self) -> dict[str, Outcome]:
-        """What came of every row."""
         later = self._later.query_jobs(tuple(self.jobs.values()))
         return {
             name: Outcome(job=job, history=tuple(self._history.get(name, ())), later=later.get(job.name))

@@ -91,8 +91,6 @@ class Cluster:
         self.partition, self.preemptible = "gpu", "preemptible"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
-    # ---- life --------------------------------------------------------------------------------------------------------
-
     def __enter__(self) -> Cluster:
         try:
             self.start()
@@ -141,8 +139,6 @@ class Cluster:
         shutil.rmtree(self.layout.root, ignore_errors=True)
         self._held.close()
 
-    # ---- what tests do to it -----------------------------------------------------------------------------------------
-
     def commands(self, *, accounting: bool = True, patient: bool = True) -> ClusterCommands:
         """SLURM's commands on it; as on a cluster without accounting, or soon giving up when no controller answers."""
         assert accounting or patient
@@ -174,12 +170,10 @@ class Cluster:
         self._end("slurmctld")
 
     def restart_controller(self) -> None:
-        """End slurmctld and start it again."""
         self.stop_controller()
         self.start_controller()
 
     def start_accounting(self) -> None:
-        """Start slurmdbd; back when it answers."""
         self._run_daemon("slurmdbd", "slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self._try("sacctmgr", "-n", "list", "cluster"))
 
@@ -198,8 +192,6 @@ class Cluster:
         """Give the power back; back when the node takes jobs."""
         self._start_node(node)
         self._wait(node, lambda: node in self._idle_nodes(("idle", "mix", "alloc")))
-
-    # ---- the parts ---------------------------------------------------------------------------------------------------
 
     def _write_files(self) -> None:
         layout = self.layout
@@ -333,7 +325,6 @@ class Cluster:
             time.sleep(0.05)
 
     def _logs(self) -> str:
-        """The ends of all logs."""
         ends = []
         for path in sorted(self.layout.path("log").glob("*")):
             lines = path.read_text(errors="replace").splitlines()[-8:]

@@ -1,7 +1,5 @@
 """The cluster of the tests marked `slurm`: started by the first of them, ended after the last test."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -8,8 +8,6 @@ It answers what the product asks, as a real one was recorded: tests/slurm/scenar
 must be the same.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -28,9 +26,7 @@ CONNECT = "Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "Socket timed out on send/recv operation"
 INVALID = "Invalid job id specified"
 FLAGS = frozenset(
-    {
-        *("parsable", "test-only", "requeue", "no-requeue", "hold", "me", "parsable2", "allocations", "duplicates"),
-    }
+    {*("parsable", "test-only", "requeue", "no-requeue", "hold", "me", "parsable2", "allocations", "duplicates")}
 )
 VALUES = frozenset(
     {
@@ -85,8 +81,6 @@ class FakeSlurm:
         self.thaw: float = 0.0
         """When a frozen controller goes on: what was sent to it meanwhile happens then."""
 
-    # ---------------------------------------------------------------------------------------------------- the Protocol
-
     def run(
         self,
         words: Sequence[str],
@@ -122,11 +116,9 @@ class FakeSlurm:
         return answer
 
     def count(self, command: str) -> int:
-        """How often a command was called."""
         return sum(words[0] == command for words in self.calls)
 
     def submit_by_hand(self, words: Sequence[str], folder: Path) -> CommandResult:
-        """sbatch as a person types it."""
         return self._sbatch(list(words), folder)
 
     def _go_on_alone(self, words: Sequence[str], cwd: Path | None, held: list[int], trouble: Trouble) -> None:
@@ -187,8 +179,6 @@ class FakeSlurm:
         if command not in known:
             return CommandResult(code=None, out="", err=f"{command}: No such file or directory")
         return known[command](list(words), cwd)
-
-    # --------------------------------------------------------------------------------------------------------- sbatch
 
     def _sbatch(self, words: list[str], cwd: Path) -> CommandResult:
         options, rest, unknown = _read_options(words)
@@ -288,8 +278,6 @@ class FakeSlurm:
             return ["Memory specification can not be satisfied", "Requested node configuration is not available"]
         return []
 
-    # ------------------------------------------------------------------------------------- squeue, sacct, scancel, ...
-
     def _squeue(self, words: list[str], cwd: Path) -> CommandResult:
         del cwd
         given = _read_options(words)[0]
@@ -311,7 +299,6 @@ class FakeSlurm:
         whole = self.clock.true - self.cluster.accounting_whole
         if asked is None:
             days = re.fullmatch(r"now-(\d+)days", given["starttime"])
-            assert days is not None
             start = self.clock.true - float(days[1]) * 86400.0
             seen = [(job, life) for job, life in seen if job.taken <= whole]
             seen = [(job, life) for job, life in seen if life.ended is None or life.ended >= start]
@@ -346,9 +333,6 @@ class FakeSlurm:
                 job.limit_at, job.limit_seconds = end + (-end % self.cluster.limit_grain), 60.0
         self.cluster.touch()
         return _said(0)
-
-
-# ------------------------------------------------------------------------------------------------------------ the words
 
 
 def _said(code: int, *, out: str = "", err: str = "") -> CommandResult:

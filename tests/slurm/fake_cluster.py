@@ -3,8 +3,6 @@
 When a job starts, is told to stop, dies with its node or is queued again follows SLURM 22.05 as it was watched.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
@@ -49,16 +47,13 @@ class FakeCluster:
         clock.passing.append(self.advance)
 
     def take_id(self) -> int:
-        """The next job id."""
         self._next_id += 1
         return self._next_id - 1
 
     def at(self, time: float, action: Callable[[float], None]) -> None:
-        """Have something happen later."""
         heapq.heappush(self._timers, (time, next(self._order), action))
 
     def add(self, job: FakeJob) -> None:
-        """Take a job into the queue."""
         self.jobs.append(job)
         self._note(job)
         self._schedule(self.clock.true)
@@ -90,14 +85,10 @@ class FakeCluster:
         self._advanced = max(self._advanced, now)
 
     def touch(self) -> None:
-        """Look again at what may start."""
         self.advance(self.clock.true)
         self._schedule(self.clock.true)
 
-    # ------------------------------------------------------------------------------------------ what is done to jobs
-
     def cancel(self, job: FakeJob, now: float) -> None:
-        """scancel."""
         if job.state == "PENDING":
             self._end(job, now, "CANCELLED", job.life.reason)
         elif job.state == "RUNNING":
@@ -146,7 +137,6 @@ class FakeCluster:
         self.nodes[name] = True
 
     def preempt(self, job: FakeJob, now: float) -> None:
-        """Somebody more important needs the node."""
         if job.state == "RUNNING":
             self._stop(job, now, "REQUEUE" if job.requeue else "PREEMPTED", "None", record="PREEMPTED")
 
@@ -160,8 +150,6 @@ class FakeCluster:
     def on(self, node: str) -> Iterator[FakeJob]:
         """The jobs that the controller has on a node."""
         return (job for job in self.jobs if job.life.node == node and job.state in ("RUNNING", "COMPLETING"))
-
-    # -------------------------------------------------------------------------------------------------------- inside
 
     def _due(self, job: FakeJob) -> float:
         if job.state == "PENDING":
@@ -241,7 +229,6 @@ class FakeCluster:
         self.changed(job)
 
     def _finished(self, job: FakeJob, now: float, end: End) -> None:
-        """The script ended by itself."""
         job.warn_at = job.limit_at = NEVER
         job.life.end = end
         state = "COMPLETED" if end == End(code=0) else "FAILED"

@@ -4,8 +4,6 @@ What a job does is a `Work`; when it starts, is told to stop, dies with its node
 as it was watched (tests/slurm/transcripts.json). Time is the clock's `true` time; a login node's clock may be wrong.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,11 +30,9 @@ class SimClock:
         return self.true + self.ahead
 
     def monotonic(self) -> float:
-        """Seconds since some moment."""
         return self.true
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, for who waits."""
         self.go(seconds)
 
     def go(self, seconds: float) -> None:
@@ -52,7 +48,6 @@ class End:
     """How work ended."""
 
     code: int
-    """Exit code."""
     signal: int = 0
     """The signal that ended it."""
 
@@ -60,9 +55,7 @@ class End:
 class Work(Protocol):
     """What a job does on its node."""
 
-    def due(self) -> float:
-        """When it wants to be called next."""
-        ...
+    def due(self) -> float: ...
 
     def run(self, now: float) -> End | None:
         """Go on; how it ended, if it has."""
@@ -125,7 +118,6 @@ class FakeJob:
     after: str = ""
     """What it becomes when COMPLETING is over; `REQUEUE` puts it into the queue again."""
     listed: bool = True
-    """squeue remembers it."""
     impossible: str = ""
     """Why it can never start."""
     placed: bool = False
@@ -133,7 +125,6 @@ class FakeJob:
 
     @property
     def taken(self) -> float:
-        """When it was first submitted."""
         return self.earlier[0].submitted if self.earlier else self.life.submitted
 
     @property
@@ -142,5 +133,4 @@ class FakeJob:
 
     @property
     def active(self) -> bool:
-        """Whether it may still do something."""
         return self.life.state in ACTIVE

@@ -1,7 +1,5 @@
 """What squeue and sacct of SLURM 22.05 print of the fake's jobs, field by field."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from tests.slurm.fake_jobs import FakeJob, Life
@@ -97,7 +95,6 @@ def _exit_text(life: Life) -> str:
 
 
 def sacct_lines(rows: Sequence[Row], stubs: Sequence[bool], fields: Sequence[str], bar: str) -> str:
-    """Standard output of sacct --parsable2."""
     lines = [bar.join(fields)]
     for (job, life), stub in zip(rows, stubs, strict=True):
         cells = [_STUB[name] if stub and name in _STUB else _SACCT[name](job, life) for name in fields]

@@ -19,15 +19,8 @@ from pydantic import TypeAdapter
 from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
+from touchline.core import status
 from touchline.core.errors import TouchlineError
-from touchline.core.status import (
-    EXIT_ALREADY_RUNNING,
-    EXIT_OUT_OF_MEMORY,
-    EXIT_STOPPED,
-    HEARTBEAT_STALE_SECONDS,
-    AttemptExit,
-    AttemptStart,
-)
 from touchline.data.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
@@ -49,11 +42,9 @@ class PlainScript:
         self._end: End | None = None
 
     def due(self) -> float:
-        """The end of a sleep."""
         return self._until
 
     def run(self, now: float) -> End | None:
-        """Up to the next sleep."""
         while self._end is None and self._until <= now:
             if not self._lines:
                 self._end = End(code=0)
@@ -94,19 +85,14 @@ class RunPlan:
     """What one run's training is like."""
 
     steps: int = 60
-    """Optimizer steps."""
     step_seconds: float = 10.0
-    """Duration of one."""
     save_every: int = 10
     """Steps between two saved states."""
     startup_seconds: float = 15.0
-    """Until the first step."""
     save_seconds: float = 2.0
-    """To save after TERM."""
     fails_at: int | None = None
     """The step at which it fails."""
     fails_with: int = 1
-    """The exit code then."""
     fails_times: int = 1
     """How often, before it goes well; deterministic when large."""
     exit_code: int = 0
@@ -145,7 +131,6 @@ class Machines:
     """Whether the controller takes no `scontrol requeue` now."""
 
     def work(self, job: FakeJob, now: float) -> Work:
-        """What a job does."""
         return Training(self, job, now) if SUPERVISED in job.text else PlainScript(job, now, self._queue_again)
 
     def beat(self) -> None:
@@ -164,7 +149,7 @@ class Training:
         self._machines, self._job, self._folder = machines, job, job.folder
         self._status = job.folder / "status"
         self._plan = machines.plans[job.folder.name]
-        self._start = AttemptStart(
+        self._start = status.AttemptStart(
             job_id=str(job.raw),
             restart=job.restarts,
             token=_token(job.line),
@@ -185,8 +170,6 @@ class Training:
         self._over = False
         self._begin(now)
 
-    # ------------------------------------------------------------------------------------------------------- as Work
-
     def due(self) -> float:
         """The next saved state, the end, or the moment it fails."""
         if self._end is not None:
@@ -194,7 +177,6 @@ class Training:
         return min(self._stop_at, self._at(self._next_step()))
 
     def run(self, now: float) -> End | None:
-        """Save, fail or end."""
         if self._end is None:
             if self._stop_at <= now:
                 self._save_and_stop(now)
@@ -203,22 +185,17 @@ class Training:
         return self._end if self._end is not None and self._end_at <= now else None
 
     def signal(self, name: str, now: float) -> None:
-        """Both make the trainer save and end."""
         if self._end is None and not self._asked:
             self._asked = f"SIG{name}"
             self._stop_at = now + self._plan.save_seconds
 
     def vanish(self, now: float) -> None:
-        """Killed, without a word."""
         if not self._over:
             self._leave(now)
 
     def beat(self, now: float) -> None:
-        """A heartbeat, of a moment ago."""
         if not self._machines.disk_full:
             write_heartbeat(self._status, self._start, now - (now - self._begun) % 5.0)
-
-    # -------------------------------------------------------------------------------------------------------- inside
 
     def _begin(self, now: float) -> None:
         machines = self._machines
@@ -227,11 +204,11 @@ class Training:
         node = self._job.life.node
         # A node knows of its own processes whether they live; of another node's only the age of a heartbeat tells.
         stranger = claim is not None and claim[0] != str(self._job.raw) and claim[1] != node
-        stranger = stranger and claim is not None and now - claim[2] <= HEARTBEAT_STALE_SECONDS
+        stranger = stranger and claim is not None and now - claim[2] <= status.HEARTBEAT_STALE_SECONDS
         if other is not None or stranger:
             machines.held.append(f"{self._job.raw}.{self._job.restarts}")
             self._over = True
-            self._finish(now, EXIT_ALREADY_RUNNING, "another attempt holds the run")
+            self._finish(now, status.EXIT_ALREADY_RUNNING, "another attempt holds the run")
             return
         machines.living[self._status] = self
         machines.claims[self._status] = (str(self._job.raw), node, now)
@@ -256,7 +233,6 @@ class Training:
         return min(self._plan.steps, self._first + int((now - self._first_at) / self._plan.step_seconds + 1e-9))
 
     def _next_step(self) -> int:
-        """The next step at which something happens."""
         plan = self._plan
         nearest = min(plan.steps, (self._saved // plan.save_every + 1) * plan.save_every)
         if plan.fails_at is not None and self._saved < plan.fails_at and self._may_fail():
@@ -286,17 +262,17 @@ class Training:
         step = self._done(now)
         if step > self._saved and self._write(lambda: self._save(step)):
             self._saved, self._saved_now = step, True
-        self._finish(now, EXIT_STOPPED, f"stopped by {self._asked}")
+        self._finish(now, status.EXIT_STOPPED, f"stopped by {self._asked}")
 
     def _finish(self, now: float, code: int, reason: str) -> None:
         """The supervisor's last words; the lock is let go when it ends."""
         again = (
-            code not in (0, EXIT_ALREADY_RUNNING)
+            code not in (0, status.EXIT_ALREADY_RUNNING)
             and self._asked == "SIGUSR1"
             and self._saved_now
             and self._job.restarts < 20
         )
-        words = AttemptExit(
+        words = status.AttemptExit(
             job_id=self._start.job_id,
             restart=self._start.restart,
             code=code,
@@ -311,7 +287,7 @@ class Training:
             self._machines.claims.pop(self._status, None)
         if not self._over:
             self._leave(now)
-        if code == EXIT_OUT_OF_MEMORY and not again:
+        if code == status.EXIT_OUT_OF_MEMORY and not again:
             self._write(lambda: self._append_output("torch.OutOfMemoryError: CUDA out of memory."))
         if again and not self._machines.deaf():
             self._machines.cluster.queue_again(self._job, now)
@@ -321,7 +297,6 @@ class Training:
         self._leave(now)
 
     def _leave(self, now: float) -> None:
-        """Nothing of it runs any more."""
         machines = self._machines
         self._over = True
         if machines.living.get(self._status) is self:
@@ -406,7 +381,7 @@ def _token(line: str) -> str:
     return "" if match is None else match[1]
 
 
-def _attempt_row(start: AttemptStart, first: int, steps: int, run: str) -> bytes:
+def _attempt_row(start: status.AttemptStart, first: int, steps: int, run: str) -> bytes:
     row = AttemptRow(
         event="resume" if first else "start",
         attempt=1,

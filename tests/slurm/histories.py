@@ -8,8 +8,6 @@ jumps. After each kill another process goes on. At last it is calm, and a resume
     play(seed, folder).faults        what did not hold; empty when all is well
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os
@@ -49,11 +47,8 @@ from touchline.slurm.job_view import JobView
 
 __all__ = ["SUBMITTING", "History", "MakeExecutor", "play"]
 
-# ------------------------------------------------------------------------------------------------------------ a process
-
 
 def real_executor(history: History, lock: int | None) -> Executor:
-    """The product's own."""
     executor = SlurmExecutor(
         history.fake, history.root / "ledger.jsonl", clock=history.clock, poll_seconds=history.poll_seconds, lock=lock
     )
@@ -117,9 +112,6 @@ def _admitted(history: History, job: Job, *, retry: bool) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------------ a history
-
-
 def play(seed: int, root: Path, make_executor: MakeExecutor = real_executor, *, first_only: bool = False) -> History:
     """Play one history to its end, or to its first fault, and give it with what did not hold."""
     history = begin_history(seed, root)
@@ -156,7 +148,6 @@ def _play(history: History, make_executor: MakeExecutor) -> None:
 
 
 def _rest(history: History, seconds: float) -> None:
-    """Nobody is there for a while."""
     history.clock.go(seconds)
 
 
@@ -201,11 +192,7 @@ def _check_final(history: History, make_executor: MakeExecutor) -> None:
     executor = Watched(make_executor(history, None), history)
     views = executor.query_jobs(history.jobs)
     for job in history.jobs:
-        truth = [
-            each
-            for each in history.fake.cluster.jobs
-            if each.folder == job.folder and each.life.reason != "BadConstraints"
-        ]
+        truth = [e for e in history.fake.cluster.jobs if e.folder == job.folder and e.life.reason != "BadConstraints"]
         view = views.get(job.name)
         if truth and view is None:
             history.fault(f"{job.name}: nothing is known of {truth[-1].raw}")

@@ -1,7 +1,5 @@
 """One random history while it is played: what may go wrong in it, what is true in it, and what must hold."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -73,24 +71,17 @@ class History:
     calm: bool = False
     until: float = 0.0
 
-    # ------------------------------------------------------------------------------------------------------- telling
-
     def since(self, time: float) -> float:
-        """Seconds since the history began."""
         return time - self.begun
 
     def tell(self, text: str) -> None:
-        """A line of the story."""
         self.story.append(f"{self.since(self.clock.true):9.1f} {text}")
 
     def fault(self, text: str) -> None:
-        """Something that must not be."""
         self.tell(f"FAULT {text}")
         self.faults.append(text)
         if self.first_only:
             raise Found
-
-    # ------------------------------------------------------------------------------------------------ what may go wrong
 
     def step(self, point: str) -> None:
         """The process is at this step; perhaps it is killed here."""
@@ -106,7 +97,6 @@ class History:
             raise Killed
 
     def trouble(self, words: Sequence[str]) -> Trouble:
-        """What is wrong with this command now."""
         now = self.clock.true
         for begin, end, kind in self.windows:
             if begin <= now < end:
@@ -123,7 +113,6 @@ class History:
         return ""
 
     def away(self) -> bool:
-        """Whether the controller is away."""
         return any(begin <= self.clock.true < end and kind in ("down", "frozen") for begin, end, kind in self.windows)
 
     def by_hand(self) -> None:
@@ -132,8 +121,6 @@ class History:
         # Not while the process is about to submit it itself: nothing but the lock in the folder could tell them apart.
         if missing and try_free(self.root / "run.lock"):
             self.fake.submit_by_hand(["--parsable", "finetune.slurm"], missing[0].folder)
-
-    # -------------------------------------------------------------------------------------------------------- the truth
 
     def active(self, folder: Path) -> list[FakeJob]:
         """The jobs of a folder that may still do something."""
@@ -145,7 +132,6 @@ class History:
         return job.active and not (job.state == "COMPLETING" and job.work is None and job.after != "REQUEUE")
 
     def complete(self, job: Job) -> bool:
-        """Whether nothing is left to train."""
         return training_complete(job.folder, DIGEST)
 
     def taken(self, job: FakeJob) -> None:
@@ -218,25 +204,20 @@ class Watched:
 
     @property
     def trouble(self) -> str:
-        """As the executor says."""
         return self._inner.trouble
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """As the executor does."""
         return self._inner.start(job, token, gpus, after)
 
     def stop(self, jobs: Sequence[Job]) -> None:
-        """As the executor does."""
         self._inner.stop(jobs)
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """As the executor does, where it can."""
         if isinstance(self._inner, FindsByToken):
             return self._inner.find(tokens, since_unix)
         return {}
 
     def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
-        """As the executor does."""
         self._history.machines.beat()
         before = {job.raw: job.state for job in self._history.fake.cluster.jobs}
         views = self._inner.query_jobs(jobs)
@@ -245,7 +226,6 @@ class Watched:
 
 
 def try_free(path: Path) -> bool:
-    """Whether nobody holds a lock."""
     lock = try_lock(path)
     if lock is not None:
         os.close(lock)

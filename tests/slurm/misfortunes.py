@@ -1,7 +1,5 @@
 """What a random history begins with, and the misfortunes in its calendar."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Covered: Debian and its kin, as root. Elsewhere `unavailable` says why not, in one line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

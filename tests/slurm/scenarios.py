@@ -6,8 +6,6 @@ A scenario is a function of a `Talk`; `talk.ask` puts a command and what was sai
 and nodes replaced; `talk.until` waits. All run side by side, each in a folder of its own.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -32,7 +30,6 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(function: Scenario) -> Scenario:
-    """Put it on the list."""
     SCENARIOS[function.__name__] = function
     return function
 
@@ -43,7 +40,6 @@ def _queue(talk: Talk) -> None:
 
 
 def _book(talk: Talk) -> None:
-    """What sacct knows of them."""
     fields = f"--format={accounting_format()}"
     words = ("--parsable2", "--allocations", "--duplicates", "--delimiter=#", fields)
     talk.ask("sacct", *words, f"--jobs={','.join(talk.ids)}")
@@ -62,7 +58,6 @@ def taken(talk: Talk) -> None:
 
 @scenario
 def refused(talk: Talk) -> None:
-    """What sbatch says no to."""
     script = talk.script("s.sh", "true")
     (talk.folder / "plain.txt").write_text("echo hello\n")
     for option in (
@@ -87,7 +82,6 @@ def over_the_limit(talk: Talk) -> None:
 
 @scenario
 def unknown_ids(talk: Talk) -> None:
-    """Questions about jobs that are not there."""
     known = talk.submit(talk.script("s.sh", "sleep 60"))
     talk.until(J1="RUNNING")
     talk.ask("scancel", "7777777")
@@ -97,7 +91,6 @@ def unknown_ids(talk: Talk) -> None:
 
 @scenario
 def failed(talk: Talk) -> None:
-    """Exit code 3."""
     talk.submit(talk.script("s.sh", "exit 3"))
     talk.until(J1="FAILED")
     _queue(talk)
@@ -107,7 +100,6 @@ def failed(talk: Talk) -> None:
 
 @scenario
 def killed(talk: Talk) -> None:
-    """kill -9 of the script."""
     talk.submit(talk.script("s.sh", "kill -9 $$"))
     talk.until(J1="FAILED")
     _queue(talk)
@@ -134,7 +126,6 @@ def cancelled(talk: Talk) -> None:
 
 @scenario
 def over_time(talk: Talk) -> None:
-    """The time limit comes."""
     talk.submit("--time=60", talk.script("s.sh", "sleep 600"))
     talk.until(J1="RUNNING")
     talk.ask("scontrol", "update", f"jobid={talk.ids[0]}", "EndTime=now+2")
@@ -146,7 +137,6 @@ def over_time(talk: Talk) -> None:
 
 @scenario
 def requeued(talk: Talk) -> None:
-    """scontrol requeue from outside."""
     talk.submit("--requeue", talk.script("s.sh", '[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 300', "sleep 1"))
     talk.until(J1="RUNNING")
     talk.clock.sleep(1.0)
@@ -161,7 +151,6 @@ def requeued(talk: Talk) -> None:
 
 @scenario
 def requeues_itself(talk: Talk) -> None:
-    """scontrol requeue from inside."""
     body = ('[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || scontrol requeue $SLURM_JOB_ID',)
     more = ('[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 60', "exit 5")
     talk.submit("--requeue", talk.script("s.sh", *body, *more))
@@ -187,7 +176,6 @@ def node_down(talk: Talk) -> None:
 
 
 def converse(name: str, commands: Commands, clock: Clock, folder: Path, nodes: Sequence[str]) -> list[str]:
-    """Run one scenario and give its transcript."""
     folder.mkdir(parents=True)
     talk = Talk(commands=commands, clock=clock, folder=folder, nodes=nodes)
     SCENARIOS[name](talk)
@@ -230,7 +218,6 @@ _GUESSED_START = re.compile(
 
 
 def differences(said: dict[str, list[str]], expected: dict[str, list[str]]) -> Iterator[str]:
-    """Every line that differs."""
     for name in sorted(set(said) | set(expected)):
         one, other = said.get(name, []), expected.get(name, [])
         for number in range(max(len(one), len(other))):
@@ -247,7 +234,6 @@ def _without_guesses(line: str) -> str:
 
 
 def main() -> int:
-    """Record."""
     from tests.slurm.cluster import Cluster
 
     with Cluster() as cluster, tempfile.TemporaryDirectory() as folder:

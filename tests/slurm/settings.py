@@ -4,8 +4,6 @@ One machine plays all nodes: each slurmd has a name, a port and made-up hardware
 cluster holds; nodes and cluster carry the base in their names, so that two suites on a machine share no control group.
 """
 
-from __future__ import annotations
-
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,6 @@ class Layout:
     base_port: int
     """The port below all of its own."""
     nodes: int = 2
-    """How many slurmd."""
     gpus: int = 4
     """Made-up GPUs of each node."""
     cpus: int = 32
@@ -41,12 +38,10 @@ class Layout:
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """The nodes' names."""
         return tuple(f"sim{self.base_port}{letter}" for letter in NODE_LETTERS[: self.nodes])
 
     @property
     def slurm_conf(self) -> Path:
-        """Its configuration."""
         return self.root / "etc" / "slurm.conf"
 
     @property
@@ -60,7 +55,6 @@ class Layout:
         return self.root / "etc-impatient" / "slurm.conf"
 
     def path(self, *parts: str) -> Path:
-        """A path under its folder."""
         return self.root.joinpath(*parts)
 
 
@@ -140,7 +134,6 @@ def slurm_conf(layout: Layout, *, accounting: bool = True, patient: bool = True)
 
 
 def gres_conf(layout: Layout) -> str:
-    """gres.conf: GPUs that are files."""
     return f"NodeName={','.join(layout.node_names)} Name=gpu File={layout.root}/dev/nvidia[0-{layout.gpus - 1}]\n"
 
 

@@ -1,7 +1,5 @@
 """A conversation with SLURM, the real one or the fake, and its transcript without ids, times and nodes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +28,11 @@ class Talk:
     ids: list[str] = field(default_factory=list)
 
     def script(self, name: str, *body: str, options: Sequence[str] = ()) -> str:
-        """Write a script into the folder."""
         head = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
         (self.folder / name).write_text("\n".join([*head, *body]) + "\n")
         return name
 
     def run(self, *words: str) -> CommandResult:
-        """Run a command without writing it down."""
         return self.commands.run(words, timeout_seconds=60.0, cwd=self.folder)
 
     def submit(self, *words: str, node: int = 0) -> str:

@@ -4,8 +4,6 @@ The rows run side by side, and the first test waits for all that were selected: 
 about two minutes for the whole table, and seconds for what `make test` has of it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,18 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.cases import some
-from tests.slurm.bench import (
-    Bench,
-    Outcome,
-    Recorder,
-    Row,
-    Told,
-    attempts_of,
-    contradictions,
-    expected_files,
-    files_of,
-    starts_of,
-)
+from tests.slurm import bench as rig
 from tests.slurm.cluster import Cluster
 
 from touchline.core.errors import SubmissionUnknownError
@@ -40,9 +27,9 @@ POLL_SECONDS = 0.5
 COMPLETED, STOPPED, FAILED = "0 completed", "75 stopped by SIGTERM", "3 failed"
 SAVED = ("resume/state",)
 """What the work saves when it is asked to end."""
-DIED = Told(state=JobState.UNKNOWN, attempts=(None,), leaves=("status/claim.json",))
+DIED = rig.Told(state=JobState.UNKNOWN, attempts=(None,), leaves=("status/claim.json",))
 """A start that left no exit file, and what says who works in the folder."""
-DONE = Told(state=JobState.COMPLETED, attempts=(COMPLETED,))
+DONE = rig.Told(state=JobState.COMPLETED, attempts=(COMPLETED,))
 LIMIT = replace(DIED, state=JobState.OUT_OF_MEMORY)
 WENT = replace(DONE, leaves=("go",))
 NEVER = ("--dependency=afterok:{failed}",)
@@ -52,73 +39,62 @@ DOWN, AGAIN, PREEMPTED = "node failure", "node failure, queued again", "preempte
 PENDING, RUNNING = "cancelled pending", "cancelled running"
 
 ROWS = (
-    Row("completed", "finish", DONE, smoke=True),
-    Row("failed", "fail", Told(state=JobState.FAILED, attempts=(FAILED,)), smoke=True),
-    Row("timeout", "wait", Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED), ("--time=1",)),
-    Row(
+    rig.Row("completed", "finish", DONE, smoke=True),
+    rig.Row("failed", "fail", rig.Told(state=JobState.FAILED, attempts=(FAILED,)), smoke=True),
+    rig.Row("timeout", "wait", rig.Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED), ("--time=1",)),
+    rig.Row(
         "queued again at its limit",
         "wait at first",
-        Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1; queued again", COMPLETED), leaves=SAVED),
+        rig.Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1; queued again", COMPLETED), leaves=SAVED),
         ("--time=2", "--signal=B:USR1@60"),
     ),
-    Row(PENDING, "finish", Told(state=JobState.CANCELLED), ("--begin=now+1hour",), smoke=True),
-    Row(RUNNING, "wait", Told(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED), smoke=True),
-    Row(
+    rig.Row(PENDING, "finish", rig.Told(state=JobState.CANCELLED), ("--begin=now+1hour",), smoke=True),
+    rig.Row(RUNNING, "wait", rig.Told(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED), smoke=True),
+    rig.Row(
         "out of memory, and the work says so",
         "say that memory is short",
-        Told(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
+        rig.Told(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
         smoke=True,
     ),
-    Row(
+    rig.Row(
         "out of memory, with cgroups",
         "allocate",
-        Told(state=JobState.OUT_OF_MEMORY, attempts=("137 killed by SIGKILL",)),
+        rig.Told(state=JobState.OUT_OF_MEMORY, attempts=("137 killed by SIGKILL",)),
         ("--mem=300M",),
         smoke=True,
     ),
-    Row(
-        "out of memory, without cgroups",
-        "allocate",
-        LIMIT,
-        ("--mem=300M",),
-        "no cgroup",
-    ),
-    Row(
-        "out of memory, proved by the log",
-        "die over the limit",
-        LIMIT,
-        smoke=True,
-    ),
-    Row("out of memory, or something else that kills in silence", "die in silence", DIED),
-    Row(DOWN, "wait", replace(DIED, state=JobState.NODE_FAIL), ("--nodelist={second}", "--no-requeue")),
-    Row(AGAIN, "wait at first", replace(DONE, attempts=(None, COMPLETED)), ("--nodelist={second}",)),
-    Row(
+    rig.Row("out of memory, without cgroups", "allocate", LIMIT, ("--mem=300M",), "no cgroup"),
+    rig.Row("out of memory, proved by the log", "die over the limit", LIMIT, smoke=True),
+    rig.Row("out of memory, or something else that kills in silence", "die in silence", DIED),
+    rig.Row(DOWN, "wait", replace(DIED, state=JobState.NODE_FAIL), ("--nodelist={second}", "--no-requeue")),
+    rig.Row(AGAIN, "wait at first", replace(DONE, attempts=(None, COMPLETED)), ("--nodelist={second}",)),
+    rig.Row(
         PREEMPTED,
         "wait at first",
-        Told(state=JobState.COMPLETED, attempts=(STOPPED, COMPLETED), leaves=SAVED),
+        rig.Told(state=JobState.COMPLETED, attempts=(STOPPED, COMPLETED), leaves=SAVED),
         ("--partition=preemptible", "--gpus=4"),
         smoke=True,
     ),
-    Row(
+    rig.Row(
         "afterok on a failed parent",
         "finish",
-        Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
+        rig.Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
         NEVER,
         smoke=True,
     ),
-    Row(
+    rig.Row(
         "afterok on a failed parent, to be ended then",
         "finish",
-        Told(state=JobState.CANCELLED),
+        rig.Told(state=JobState.CANCELLED),
         (*NEVER, "--kill-on-invalid-dep=yes"),
         smoke=True,
     ),
-    Row("sacct off", "fail", Told(state=JobState.FAILED, attempts=(FAILED,)), bench="no accounting"),
-    Row("sacct off, killed in silence", "die in silence", DIED, bench="no accounting"),
-    Row(THROUGH, "wait", WENT),
-    Row(AWAY, "wait", WENT),
-    Row(LOST[0], "finish", DONE, bench="answer lost"),
-    Row(LOST[1], "finish", DONE, bench="never arrived"),
+    rig.Row("sacct off", "fail", rig.Told(state=JobState.FAILED, attempts=(FAILED,)), bench="no accounting"),
+    rig.Row("sacct off, killed in silence", "die in silence", DIED, bench="no accounting"),
+    rig.Row(THROUGH, "wait", WENT),
+    rig.Row(AWAY, "wait", WENT),
+    rig.Row(LOST[0], "finish", DONE, bench="answer lost"),
+    rig.Row(LOST[1], "finish", DONE, bench="never arrived"),
 )
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -127,18 +103,16 @@ BY_NAME = {row.name: row for row in ROWS}
 class OnSlurm:
     """What came of the rows."""
 
-    outcomes: Mapping[str, Outcome]
-    """Of each row."""
+    outcomes: Mapping[str, rig.Outcome]
     while_away: Mapping[str, JobView]
     """What was said of the rows while there was no controller."""
-    benches: Mapping[str, Bench]
-    """Where they ran."""
+    benches: Mapping[str, rig.Bench]
 
 
 class _Course:
     """The events of the rows, each as soon as it can happen."""
 
-    def __init__(self, cluster: Cluster, benches: Mapping[str, Bench], begun: Sequence[Future[None]]) -> None:
+    def __init__(self, cluster: Cluster, benches: Mapping[str, rig.Bench], begun: Sequence[Future[None]]) -> None:
         self._cluster = cluster
         self._plain = benches["plain"]
         self._begun = begun
@@ -152,7 +126,6 @@ class _Course:
         self.left = [event for event, names in events if all(name in self._plain.jobs for name in names)]
 
     def go_on(self, views: Mapping[str, JobView]) -> None:
-        """Do what can be done now."""
         self.left = [event for event in self.left if not event(views)]
 
     def _cancel(self, views: Mapping[str, JobView]) -> bool:
@@ -207,9 +180,7 @@ def on_slurm(
     cluster: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OnSlurm]:
     """The selected rows, side by side; one of them on a second cluster, without control groups."""
-    here = [
-        item for item in request.session.items if isinstance(item, pytest.Function) and item.module is request.module
-    ]
+    here = [i for i in request.session.items if isinstance(i, pytest.Function) and i.module is request.module]
     names = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
     others = any(item.get_closest_marker("thorough") for item in here if not hasattr(item, "callspec"))
     rows = [row for row in ROWS if row.name in names or row.name == "failed" or others]
@@ -219,17 +190,15 @@ def on_slurm(
         yield _run(cluster, other, rows, tmp_path_factory.mktemp("slurm"))
 
 
-def _run(cluster: Cluster, without_cgroup: Cluster, rows: Sequence[Row], root: Path) -> OnSlurm:
+def _run(cluster: Cluster, without_cgroup: Cluster, rows: Sequence[rig.Row], root: Path) -> OnSlurm:
     recorders = {
-        "plain": Recorder(cluster.commands()),
-        "no accounting": Recorder(cluster.commands(accounting=False)),
-        "answer lost": Recorder(cluster.commands(), "answer"),
-        "never arrived": Recorder(cluster.commands(), "request"),
-        "no cgroup": Recorder(without_cgroup.commands()),
+        "plain": rig.Recorder(cluster.commands()),
+        "no accounting": rig.Recorder(cluster.commands(accounting=False)),
+        "answer lost": rig.Recorder(cluster.commands(), "answer"),
+        "never arrived": rig.Recorder(cluster.commands(), "request"),
+        "no cgroup": rig.Recorder(without_cgroup.commands()),
     }
-    benches = {
-        name: Bench(root / name.replace(" ", "-"), recorder, POLL_SECONDS) for name, recorder in recorders.items()
-    }
+    benches = {name: rig.Bench(root / name.replace(" ", "-"), r, POLL_SECONDS) for name, r in recorders.items()}
     names = {"first": cluster.nodes[0], "second": cluster.nodes[-1]}
     with ThreadPoolExecutor() as pool:
         begun = [
@@ -256,14 +225,14 @@ def _run(cluster: Cluster, without_cgroup: Cluster, rows: Sequence[Row], root: P
     return OnSlurm(outcomes=outcomes, while_away=course.while_away, benches=benches)
 
 
-def _on_a_node(row: Row) -> Row:
+def _on_a_node(row: rig.Row) -> rig.Row:
     """On the node that stays up, if the row does not ask for the other."""
     if row.bench == "no cgroup" or any("--nodelist" in line for line in row.directives):
         return row
     return replace(row, directives=("--nodelist={first}", *row.directives))
 
 
-def _begin_patiently(bench: Bench, row: Row, names: Mapping[str, str]) -> None:
+def _begin_patiently(bench: rig.Bench, row: rig.Row, names: Mapping[str, str]) -> None:
     """As a person or a queue does: what is unclear is tried again."""
     for _ in range(10):
         try:
@@ -284,14 +253,13 @@ def test_slurm(name: str, on_slurm: OnSlurm) -> None:
     What was said to be over stays over, and ended as it was said: absence and lag are no states.
     """
     outcome, told = on_slurm.outcomes[name], BY_NAME[name].told
-    last, later, starts = outcome.history[-1], outcome.later, starts_of(outcome.job)
+    last, later, starts = outcome.history[-1], outcome.later, rig.starts_of(outcome.job)
     assert (last.state, last.active) == (told.state, told.active), last
     assert told.reason in last.reason
-    assert attempts_of(outcome.job) == told.attempts
-    assert files_of(outcome.job) == expected_files(told)
+    assert rig.attempts_of(outcome.job) == told.attempts
+    assert rig.files_of(outcome.job) == rig.expected_files(told)
     assert len(starts) == len(set(starts)) == len(told.attempts)
-    assert contradictions(outcome.history) == []
-    assert later is not None
+    assert rig.contradictions(outcome.history) == []
     assert (later.job_id, later.state, later.active) == (last.job_id, last.state, last.active), (last, later)
 
 

@@ -1,7 +1,5 @@
 """The fake answers as the real SLURM does: one list of conversations, recorded from the real one, runs against both."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """docs/guides/first-sweep-on-slurm.md on a real SLURM, through torchtune, with a model that a CPU can train."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

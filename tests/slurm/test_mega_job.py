@@ -1,15 +1,17 @@
 """One allocation of four GPUs for five experiments with stages, on the real SLURM."""
 
-from __future__ import annotations
-
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.run.allocation import make_run, stage
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, remove_cgroups
 
 from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
@@ -101,3 +103,31 @@ def test_told_to_save_it_goes_on_when_submitted_again(cluster: Cluster, tmp_path
     out = _wait(cluster, again, root)
     assert _accounts(cluster, again, "seed4-mega") == "COMPLETED|0:0"
     assert re.findall(r"^(\w) +done", out, re.MULTILINE) == ["a", "b", "c"]
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "KILL"])
+def test_nothing_of_it_outlives_its_process(number: signal.Signals, cluster: Cluster) -> None:
+    """Its daemons end with the process that started them, however that ends; the one that runs beside it stays."""
+    words = [sys.executable, "-m", "tests.slurm.cluster"]
+    with subprocess.Popen(
+        words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        line = process.stdout.readline().strip()
+        variable, _, path = line.removeprefix("export ").partition("=")
+        assert variable == "SLURM_CONF"
+        assert path != cluster.environment["SLURM_CONF"]
+        daemons = psutil.Process(process.pid).children(recursive=True)
+        names = {daemon.name() for daemon in daemons}
+        assert names >= {"munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd"}
+        process.send_signal(number)
+    _, alive = psutil.wait_procs(daemons, timeout=30)
+    assert alive == []
+    root = Path(path).parent.parent
+    assert root.exists() == (number is signal.SIGKILL)
+    if number is signal.SIGKILL:
+        remove_cgroups(spool.name for spool in (root / "spool").iterdir())
+        subprocess.run(["rm", "-r", "--", str(root)], check=True)
+    assert "UP" in cluster.ask("scontrol", "ping")

@@ -1,7 +1,5 @@
 """Experiments on a real SLURM by the commands that people type: run, resume, submit, status, cancel; and bad input."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -66,7 +64,6 @@ class Site:
         return done
 
     def json(self, verb: str, folder: Path, *arguments: str) -> Any:
-        """What a command prints as JSON."""
         return json.loads(self.call(verb, folder, *arguments, "--json").stdout)
 
     @contextmanager
@@ -122,7 +119,6 @@ def results(site: Site, folder: Path) -> list[Any]:
 
 
 def events(folder: Path, event: str) -> list[LedgerEntry]:
-    """The ledger's lines of one kind."""
     return [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.event == event]
 
 
@@ -150,9 +146,6 @@ def test_submit_and_status_to_the_report(site: Site) -> None:
     assert submissions(folder) == {RUN: 1, EVALUATION: 1}
     site.call("report", folder)
     assert RUN in (folder / "RESULTS.md").read_text()
-
-
-# ---- run -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -204,9 +197,6 @@ def test_a_folder_whose_name_means_something_to_slurm(site: Site, name: str) -> 
         assert len(outputs) == 2, outputs
 
 
-# ---- kills and chains ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.thorough
 def test_a_killed_chain_is_finished_by_resume(site: Site) -> None:
     """KILL to the command while the parent trains: jobs go on, the child behind its parent; exiting."""
@@ -247,9 +237,6 @@ def test_a_child_without_its_parent_ends_at_once_with_the_reason(site: Site, mon
     assert submissions(folder) == before
 
 
-# ---- out of memory ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.thorough
 def test_out_of_memory_is_planned_smaller_also_of_a_sibling(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 do not fit, 2 do: each run is planned and submitted smaller, with the same global batch."""
@@ -257,10 +244,7 @@ def test_out_of_memory_is_planned_smaller_also_of_a_sibling(site: Site, monkeypa
     folder = small(site, ranks="[2, 4]")
     site.call("run", folder, *SMALL, ON_SLURM)
     plan = ExperimentFolder(folder).read_plan()
-    assert plan is not None
     for run in some(plan.runs):
-        assert run.train is not None
-        assert run.batches is not None
         assert (run.train.micro_batch_size, run.train.global_batch_size) == (2, 8)
         assert run.batches.gradient_accumulation_steps == 4
     (aside,) = (folder / RUN / "superseded").iterdir()
@@ -268,9 +252,6 @@ def test_out_of_memory_is_planned_smaller_also_of_a_sibling(site: Site, monkeypa
     for name in (RUN, "1M_rank4"):
         assert [attempt.state for attempt in read_attempts(folder / name / "status")] == [JobState.COMPLETED]
     assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
-
-
-# ---- submit, status, cancel ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -303,9 +284,6 @@ def test_what_is_cancelled_is_submitted_again_and_nothing_else(site: Site) -> No
         assert len(site.call("cancel", folder, "--all").stdout.splitlines()) == 5
         assert not site.states(folder)
     assert not starts(folder)
-
-
-# ---- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough

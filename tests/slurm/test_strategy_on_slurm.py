@@ -1,7 +1,5 @@
 """Two phases on a real SLURM: submit returns after each stage and takes the decision when it is called again."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

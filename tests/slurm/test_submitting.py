@@ -1,7 +1,5 @@
 """Submitting to a real SLURM what it does not want, what is there already, and what two want at once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +8,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from tests.cases import parametrize
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
@@ -32,13 +31,7 @@ from touchline.slurm.job_view import JobView
 pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 WAIT_SECONDS = 90.0
 POLL_SECONDS = 0.3
-HOSTILE = (
-    "with a space",
-    'it\'s a "run"',
-    "two\nlines",
-    "$HOME `id` $(id); rm -rf x | ünd",
-    "a|pipe, 100%",
-)
+HOSTILE = ("with a space", 'it\'s a "run"', "two\nlines", "$HOME `id` $(id); rm -rf x | ünd", "a|pipe, 100%")
 
 
 class Site:
@@ -56,7 +49,6 @@ class Site:
         return SlurmExecutor(self.recorder, self.ledger.path, poll_seconds=POLL_SECONDS)
 
     def begin(self, job: Job) -> str:
-        """Submit a job."""
         return begin(job, self.executor, self.ledger)
 
     def until(self, job: Job, true: Callable[[JobView], bool]) -> JobView:
@@ -70,7 +62,6 @@ class Site:
             time.sleep(POLL_SECONDS)
 
     def events(self, job: Job) -> list[LedgerEntry]:
-        """What the ledger says of a job."""
         return [entry for entry in read_ledger(self.ledger.path) if entry.job == job.name]
 
     def queued(self, states: str = "all") -> list[str]:
@@ -81,26 +72,18 @@ class Site:
 
 @pytest.fixture
 def site(cluster: Cluster, tmp_path: Path) -> Site:
-    """An experiment of its own."""
     return Site(cluster, tmp_path)
 
 
-# ---- refused ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("directive", "words"),
-    [
-        ("--partition=nowhere", ("nowhere", "partition")),
-        ("--account=nobody", ("account",)),
-        ("--qos=none-such", ("qos",)),
-        ("--gpus=1000", ("configuration",)),
-        ("--mem=wrong", ("mem",)),
-    ],
+@parametrize(
+    "directive, words",
+    ("--partition=nowhere", ("nowhere", "partition")),
+    ("--account=nobody", ("account",)),
+    ("--qos=none-such", ("qos",)),
+    ("--gpus=1000", ("configuration",)),
+    ("--mem=wrong", ("mem",)),
 )
-def test_what_sbatch_refuses_is_refused_in_its_words_and_closed_in_the_ledger(
-    directive: str, words: tuple[str, ...], site: Site
-) -> None:
+def test_what_sbatch_refuses_is_closed_in_the_ledger(directive: str, words: tuple[str, ...], site: Site) -> None:
     """One clear message, no job, an intent that a refusal follows; and once fixed, the run is submitted."""
     job = write_run(site.root / "refused", "finish", [directive])
     with pytest.raises(SubmissionRejectedError) as caught:
@@ -155,9 +138,6 @@ def _begin_when(site: Site, job: Job, *not_yet: type[HostError]) -> None:
             return
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
     """Spaces, quotes, newlines, pipes: each job is submitted, seen and ended as its own; one is cancelled."""
     jobs = [write_run(site.root / name, "finish", name=f"run{n}") for n, name in enumerate(HOSTILE)]
@@ -174,9 +154,6 @@ def test_a_folder_s_name_breaks_nothing(site: Site) -> None:
     later = site.another().query_jobs(jobs)
     assert {view.state for view in later.values()} == {JobState.COMPLETED}
     assert len(later) == len(jobs)
-
-
-# ---- by hand, and twice ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "running"])
@@ -251,9 +228,6 @@ def _wait_for(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(POLL_SECONDS)
-
-
-# ---- no answer -------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_controller_nothing_is_lost_and_nothing_is_doubled(cluster: Cluster, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ In each: no run is lost, none is doubled, no final state is wrong, and a resume 
 A hundred take some six seconds. A failing case prints its seed and its story; `play(seed, folder)` plays it again.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
@@ -59,7 +57,6 @@ class TriesAgainAtOnce(SlurmExecutor):
     """An answer that is not clear is taken for a refusal, and sbatch is called again; no token is looked for."""
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
-        """As the product does, and once more."""
         try:
             return super().start(job, token, gpus, after)
         except SubmissionUnknownError:
@@ -67,9 +64,8 @@ class TriesAgainAtOnce(SlurmExecutor):
 
 
 def tries_again_at_once(history: History, lock: int | None) -> Executor:
-    """The fault: a retry without a search."""
     executor = TriesAgainAtOnce(history.fake, history.root / "ledger.jsonl", clock=history.clock, lock=lock)
-    executor._queries.find = lambda tokens, since_unix: {}  # type: ignore[method-assign]
+    executor._queries.find = lambda tokens, since_unix: {}
     return executor
 
 

@@ -28,7 +28,6 @@ def save(number: int, frame: object) -> None:
 
 
 def wait() -> None:
-    """Until somebody puts a file `go` here."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not Path("go").exists():
         if time.monotonic() > end:

@@ -1,17 +1,18 @@
 """What a scheduler writes into a job's output is read as what it did, and as nothing else."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.history.sound import assert_sound
 
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.slurm_lines import SlurmLines
+from touchline.slurm.resources import read_sbatch, time_limit_seconds
+from touchline.slurm.site_facts import first_number, read_config, read_gpus, read_partitions
 
 pytestmark = pytest.mark.planning
 
@@ -99,40 +100,36 @@ def test_a_scheduler_s_line_has_its_sign(subtests: pytest.Subtests) -> None:
             assert kinds(line) == [expected]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "srun: job 71 queued and waiting for resources",
-        "srun: job 71 has been allocated resources",
-        "   JobState=RUNNING Reason=None Dependency=(null)",
-        "   RunTime=00:00:02 TimeMin=N/A",
-        "slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LI",
-        "slurmstepd: info: Step 71.0 hit memory limit at least once. This may or may not result in some failure.",
-        "The order was CANCELLED AT noon ***",
-        "She successfully completed. the course",
-        "State: ACTIVE",
-        "answer: the process exited with exit code 1 and a message",
-        "Evaluation exit code: 3",
-    ],
+    "srun: job 71 queued and waiting for resources",
+    "srun: job 71 has been allocated resources",
+    "   JobState=RUNNING Reason=None Dependency=(null)",
+    "   RunTime=00:00:02 TimeMin=N/A",
+    "slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LI",
+    "slurmstepd: info: Step 71.0 hit memory limit at least once. This may or may not result in some failure.",
+    "The order was CANCELLED AT noon ***",
+    "She successfully completed. the course",
+    "State: ACTIVE",
+    "answer: the process exited with exit code 1 and a message",
+    "Evaluation exit code: 3",
 )
 def test_other_lines_have_none(line: str) -> None:
     assert read(line) == []
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("Job Exit Status    : 0", 0),
-        ("exit code: 1", 1),
-        ("[2026-01-02 03:04:05] Training finished with exit code 137", 137),
-        ("EXIT_CODE=2", 2),
-        ("Task 47 exited with code 137", 137),
-        ("Exit code: 0:0", 0),
-        ("Exited with exit code 13.", 13),
-        ("srun: error: crag3: task 2: Exited with exit code 9", 9),
-        ("State: FAILED (exit code 5)", 5),
-        ("ExitCode 1", 1),
-    ],
+@parametrize(
+    "line, code",
+    ("Job Exit Status    : 0", 0),
+    ("exit code: 1", 1),
+    ("[2026-01-02 03:04:05] Training finished with exit code 137", 137),
+    ("EXIT_CODE=2", 2),
+    ("Task 47 exited with code 137", 137),
+    ("Exit code: 0:0", 0),
+    ("Exited with exit code 13.", 13),
+    ("srun: error: crag3: task 2: Exited with exit code 9", 9),
+    ("State: FAILED (exit code 5)", 5),
+    ("ExitCode 1", 1),
 )
 def test_an_exit_code_is_read_where_a_line_says_one(line: str, code: int) -> None:
     assert codes(line) == [code]
@@ -143,18 +140,16 @@ def test_seff_says_exit_code_0_where_nothing_ended_with_it(state: str) -> None:
     assert codes(f"State: {state} (exit code 0)") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("time_limit.err", ["TIME_LIMIT", "TIME_LIMIT", "TASK_FAILED"]),
-        ("host_memory.err", ["HOST_OOM", "HOST_OOM", "CANCELLED"]),
-        ("task_failed.err", ["TASK_FAILED", "TASK_FAILED"]),
-        ("preempted.out", ["PREEMPTED"]),
-        ("scancel.err", ["INTERRUPTED", "CANCELLED", "TASK_FAILED"]),
-        ("seff.out", ["DONE"]),
-        ("lsf.out", ["TIME_LIMIT", "TASK_FAILED"]),
-        ("pbs.err", ["TIME_LIMIT"]),
-    ],
+@parametrize(
+    "name, expected",
+    ("time_limit.err", ["TIME_LIMIT", "TIME_LIMIT", "TASK_FAILED"]),
+    ("host_memory.err", ["HOST_OOM", "HOST_OOM", "CANCELLED"]),
+    ("task_failed.err", ["TASK_FAILED", "TASK_FAILED"]),
+    ("preempted.out", ["PREEMPTED"]),
+    ("scancel.err", ["INTERRUPTED", "CANCELLED", "TASK_FAILED"]),
+    ("seff.out", ["DONE"]),
+    ("lsf.out", ["TIME_LIMIT", "TASK_FAILED"]),
+    ("pbs.err", ["TIME_LIMIT"]),
 )
 def test_a_log_has_the_signs_of_its_end_and_no_others(name: str, expected: list[str]) -> None:
     assert kinds(fixture(name)) == expected
@@ -208,3 +203,117 @@ def test_a_cut_log_says_nothing_that_the_whole_one_does_not(name: str, share: fl
 @given(st.text(max_size=300))
 def test_no_text_breaks_it(text: str) -> None:
     assert_sound(read(text), text.count("\n") + 1)
+
+
+def said(*lines: str) -> dict[str, float | str]:
+    events = read_sbatch("#!/bin/bash\n" + "\n".join(lines))
+    assert all(isinstance(event, Observation) for event in events)
+    return {event.name: event.value for event in events if isinstance(event, Observation)}
+
+
+@parametrize(
+    "text, seconds",
+    ("90", 5400),
+    ("90:30", 5430),
+    ("02:00:00", 7200),
+    ("1-12", 129_600),
+    ("1-12:30", 131_400),
+    ("2-00:00:05", 172_805),
+    ("UNLIMITED", None),
+    ("0", None),
+    ("1:2:3:4", None),
+    ("", None),
+    ("two hours", None),
+)
+def test_a_time_limit_is_read_in_each_of_slurm_s_forms(text: str, seconds: int | None) -> None:
+    assert time_limit_seconds(text) == seconds
+
+
+@given(days=st.integers(0, 30), hours=st.integers(0, 23), minutes=st.integers(0, 59), seconds=st.integers(1, 59))
+def test_the_longest_form_is_the_sum_of_its_parts(days: int, hours: int, minutes: int, seconds: int) -> None:
+    expected = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == expected
+
+
+@parametrize(
+    "lines, expected",
+    (["#SBATCH --gres=gpu:a100:2"], {"gpus": 2, "gpu": "a100"}),
+    (["#SBATCH --gres=gpu:2", "#SBATCH --nodes=3"], {"gpus": 6}),
+    (["#SBATCH --gres=gpu"], {"gpus": 1}),
+    (["#SBATCH --gres=shard:4"], {}),
+    (["#SBATCH --gpus=4"], {"gpus": 4}),
+    (["#SBATCH -G h100:4"], {"gpus": 4, "gpu": "h100"}),
+    (["#SBATCH --gpus-per-node=a40:4 -N 2"], {"gpus": 8, "gpu": "a40"}),
+    (["#SBATCH --gpus-per-node=4", "#SBATCH --nodes=1-2"], {}),
+    (["#SBATCH --gpus-per-task=1", "#SBATCH --ntasks=4"], {"gpus": 4}),
+    (["#SBATCH --gres=gpu:v100:1,gpu:a100:1"], {"gpus": 2}),
+    (["#SBATCH -t 30", "#SBATCH --mem=4G"], {"time_limit_seconds": 1800}),
+    (["#SBATCH --time 1-00:00:00  # a day"], {"time_limit_seconds": 86_400}),
+    (["#SBATCH --time=10", "#SBATCH --time=20"], {"time_limit_seconds": 1200}),
+    (["#SBATCH --partition=gpu", "#SBATCH --job-name=-t"], {}),
+)
+def test_directives_say_limit_and_gpus(lines: list[str], expected: dict[str, float | str]) -> None:
+    assert said(*lines) == expected
+
+
+def test_only_directives_before_the_first_command_count_and_gpus_are_asked_for() -> None:
+    assert said("##SBATCH --gpus=8", "# SBATCH --gpus=8", "", "set -e", "#SBATCH --gpus=8") == {}
+    events = read_sbatch("#SBATCH --gpus=2\n#SBATCH --time=5\n")
+    assert {event.name: event.certain for event in events if isinstance(event, Observation)} == {
+        "gpus": False,
+        "time_limit_seconds": True,
+    }
+
+
+@given(st.text(max_size=200))
+def test_no_script_breaks_it(text: str) -> None:
+    for whole in (text, f"#SBATCH {text}"):
+        assert_sound(read_sbatch(whole), whole.count("\n") + 1)
+
+
+SINFO = """\
+gpu*|up|infinite|1:00:00|2|32|64000|gpu:4
+pli|up|1-00:00:00|30:00|42|96|1000000|gpu:h100:8(S:0-1)
+mixed|up|6-00:00:00|n/a|3|128+|768000+|gpu:a100:4(S:0,1),shard:8
+mixed|up|6-00:00:00|n/a|5|64|512000|gpu:v100:2
+cpu|down|15:00:00|(null)|10|40|190000|(null)
+torn line
+"""
+
+
+def test_partitions_with_their_limits_gpus_and_defaults() -> None:
+    gpu, pli, mixed, cpu = read_partitions(SINFO)
+    assert (gpu.name, gpu.default, gpu.up, gpu.max_seconds, gpu.default_seconds) == ("gpu", True, True, None, 3600.0)
+    assert gpu.gpus == {"": 4}
+    assert (pli.max_seconds, pli.default_seconds, pli.gpus) == (86400.0, 1800.0, {"h100": 8})
+    assert (mixed.nodes, mixed.cpus_per_node, mixed.memory_mib_per_node) == (8, 128, 768000)
+    assert mixed.gpus == {"a100": 4, "v100": 2}
+    assert (cpu.up, cpu.default, cpu.gpus, cpu.max_seconds) == (False, False, {}, 54000.0)
+
+
+@parametrize(
+    "gres, gpus",
+    ("gpu:4", {"": 4}),
+    ("gpu", {"": 1}),
+    ("gpu:a100:4(S:0-1)", {"a100": 4}),
+    ("gpu:a100:4(S:0,1),gpu:v100:2", {"a100": 4, "v100": 2}),
+    ("gpu:a100_1g.5gb:7", {"a100_1g.5gb": 7}),
+    ("shard:8,craynetwork:4", {}),
+    ("(null)", {}),
+    ("", {}),
+)
+def test_gpus_by_type(gres: str, gpus: dict[str, int]) -> None:
+    assert read_gpus(gres) == gpus
+
+
+def test_the_settings_that_matter_are_kept_with_their_numbers() -> None:
+    text = "Configuration data as of 2026\nMinJobAge               = 300 sec\nAuthType = auth/munge\n"
+    assert read_config(text) == {"MinJobAge": "300 sec"}
+    assert [first_number(text) for text in ("30 sec", "100", "UNLIMITED", "", "(null)")] == [30, 100, None, None, None]
+
+
+@given(st.text(alphabet="|,:=()*gpu 0123456789\nPartionNme"))
+def test_no_answer_breaks_the_readers(one: str) -> None:
+    assert read_partitions(one) == read_partitions(one)
+    for read in (read_gpus, read_config):
+        assert read(one) == read(one)

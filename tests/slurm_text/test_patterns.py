@@ -1,7 +1,5 @@
 """Folders whose names mean something to SLURM: the option that it reads back as the folder, in Python and in bash."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,13 +1,12 @@
 """A job script is read as sbatch and a shell would: what it asks for, what it runs, and where each stands."""
 
-from __future__ import annotations
-
 import shlex
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 
 from touchline.backends.registry import launch_commands
 from touchline.slurm.directives import DirectiveFault
@@ -77,42 +76,39 @@ def test_what_sbatch_refuses_is_a_fault(subtests: pytest.Subtests) -> None:
             assert fault in [each.fault for each in read(line).directives]
 
 
-@pytest.mark.parametrize(
-    ("written", "value"),
-    [(r"'a\0b'", "a0b"), (r'"a\"b"', 'a"b'), ("'a'b\"c\"", "abc"), ('"a#b"', "a#b"), ("a#b", "a"), ("$'x'", "$x")],
+@parametrize(
+    "written, value",
+    (r"'a\0b'", "a0b"),
+    (r'"a\"b"', 'a"b'),
+    ("'a'b\"c\"", "abc"),
+    ('"a#b"', "a#b"),
+    ("a#b", "a"),
+    ("$'x'", "$x"),
 )
 def test_quotes_are_those_of_sbatch_not_of_a_shell(written: str, value: str) -> None:
     assert read(f"#SBATCH --comment={written}").value("comment") == value
 
 
-def test_options_have_their_places() -> None:
+def test_places_of_directives() -> None:
     (first, second) = read("#SBATCH  --time 5  -n4").directives
     assert (first.line, first.column) == (2, 10)
     assert (second.line, second.column) == (2, 20)
-
-
-def test_the_last_of_two_directives_holds() -> None:
     script = read("#SBATCH --time=5", "#SBATCH -t 7")
     assert script.value("time") == "7"
     assert script.value("mem") is None
-
-
-def test_directives_end_at_the_first_command() -> None:
     script = read("#SBATCH --mem=1G", "", "  # still the header", "#SBATCH --time=5", "set -e", "#SBATCH --gres=gpu:1")
     assert [each.option for each in script.directives] == ["mem", "time"]
     assert [each.option for each in script.late] == ["gres"]
     assert script.first_command_line() == 6
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "lines",
-    [
-        ["cat > job.sh <<EOF", "#SBATCH --gres=gpu:1", "EOF"],
-        ["sbatch <<-'END'", "#SBATCH --gres=gpu:1", "\tEND"],
-        ["id=$(sbatch <<EOF", "#SBATCH --gres=gpu:1", "EOF", ")"],
-        ['echo "#!/bin/bash', "#SBATCH --gres=gpu:1", '" > job.sh'],
-        [": '", "#SBATCH --gres=gpu:1", "'"],
-    ],
+    ["cat > job.sh <<EOF", "#SBATCH --gres=gpu:1", "EOF"],
+    ["sbatch <<-'END'", "#SBATCH --gres=gpu:1", "\tEND"],
+    ["id=$(sbatch <<EOF", "#SBATCH --gres=gpu:1", "EOF", ")"],
+    ['echo "#!/bin/bash', "#SBATCH --gres=gpu:1", '" > job.sh'],
+    [": '", "#SBATCH --gres=gpu:1", "'"],
 )
 def test_a_script_within_a_script_has_directives_of_its_own(lines: list[str]) -> None:
     assert read(*lines, "echo done").late == ()
@@ -180,62 +176,49 @@ def test_words_have_no_quotes_and_groups_have_what_follows_them() -> None:
     assert (first.line, sed.line, last.name) == (3, 5, "")
 
 
-@pytest.mark.parametrize(
-    ("line", "launcher", "program", "nproc"),
-    [
-        ("python train.py --lr 1", "python", "train.py", None),
-        ("srun -n1 --gpus-per-task 1 python3 -u sft.py", "python", "sft.py", None),
-        ("CUDA_VISIBLE_DEVICES=0 /opt/env/bin/python3.11 -m pkg.train", "python", "pkg.train", None),
-        ("torchrun --standalone --nproc_per_node=4 train.py", "torchrun", "train.py", "4"),
-        ("torchrun --nproc-per-node 4 -m pkg.train --x", "torchrun", "pkg.train", "4"),
-        ("python -m torch.distributed.launch --nproc_per_node 2 train.py", "torchrun", "train.py", "2"),
-        ("srun accelerate launch --multi_gpu --num_processes 8 train.py", "accelerate", "train.py", "8"),
-        ("deepspeed --num_gpus=2 train.py --deepspeed ds.json", "deepspeed", "train.py", "2"),
-        (
-            "tune run --nproc_per_node 2 lora_finetune_distributed --config x.yaml",
-            "tune",
-            "lora_finetune_distributed",
-            "2",
-        ),
-        ("uv run python finetune.py", "python", "finetune.py", None),
-        ("apptainer exec --nv img.sif python dpo.py", "python", "dpo.py", None),
-        ("conda run -n llm python train.py", "python", "train.py", None),
-        ("llamafactory-cli train conf.yaml", "llamafactory-cli", "train", None),
-    ],
+@parametrize(
+    "line, launcher, program, nproc",
+    ("python train.py --lr 1", "python", "train.py", None),
+    ("srun -n1 --gpus-per-task 1 python3 -u sft.py", "python", "sft.py", None),
+    ("CUDA_VISIBLE_DEVICES=0 /opt/env/bin/python3.11 -m pkg.train", "python", "pkg.train", None),
+    ("torchrun --standalone --nproc_per_node=4 train.py", "torchrun", "train.py", "4"),
+    ("torchrun --nproc-per-node 4 -m pkg.train --x", "torchrun", "pkg.train", "4"),
+    ("python -m torch.distributed.launch --nproc_per_node 2 train.py", "torchrun", "train.py", "2"),
+    ("srun accelerate launch --multi_gpu --num_processes 8 train.py", "accelerate", "train.py", "8"),
+    ("deepspeed --num_gpus=2 train.py --deepspeed ds.json", "deepspeed", "train.py", "2"),
+    ("tune run --nproc_per_node 2 lora_finetune_distributed --config x.yaml", "tune", "lora_finetune_distributed", "2"),
+    ("uv run python finetune.py", "python", "finetune.py", None),
+    ("apptainer exec --nv img.sif python dpo.py", "python", "dpo.py", None),
+    ("conda run -n llm python train.py", "python", "train.py", None),
+    ("llamafactory-cli train conf.yaml", "llamafactory-cli", "train", None),
 )
 def test_what_is_launched_is_known(line: str, launcher: str, program: str, nproc: str | None) -> None:
     (launch,) = read(line).launches
-    assert launch.launcher == launcher
-    assert launch.program is not None
-    assert launch.program.text == program
+    assert (launch.launcher, launch.program.text) == (launcher, program)
     assert (None if launch.nproc is None else launch.nproc.text) == nproc
     assert launch.is_training
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "line",
-    [
-        "echo python train.py",
-        "which python",
-        "pip install torchrun",
-        "conda activate python",
-        "module load python",
-        "tune ls",
-    ],
+    "echo python train.py",
+    "which python",
+    "pip install torchrun",
+    "conda activate python",
+    "module load python",
+    "tune ls",
 )
 def test_what_only_names_python_starts_nothing(line: str) -> None:
     assert read(line).launches == ()
 
 
-@pytest.mark.parametrize(
-    ("line", "paths"),
-    [
-        ("python train.py --config conf/a.yaml", ["conf/a.yaml"]),
-        ("tune run lora_finetune_single_device --config llama3/8B_lora", []),
-        ("axolotl train qlora.yml", ["qlora.yml"]),
-        ("accelerate launch --config_file zero3.yaml train.py --config $CFG", ["zero3.yaml", "$CFG"]),
-        ("llamafactory-cli train a.yaml", ["a.yaml"]),
-    ],
+@parametrize(
+    "line, paths",
+    ("python train.py --config conf/a.yaml", ["conf/a.yaml"]),
+    ("tune run lora_finetune_single_device --config llama3/8B_lora", []),
+    ("axolotl train qlora.yml", ["qlora.yml"]),
+    ("accelerate launch --config_file zero3.yaml train.py --config $CFG", ["zero3.yaml", "$CFG"]),
+    ("llamafactory-cli train a.yaml", ["a.yaml"]),
 )
 def test_config_files_that_are_named_are_known(line: str, paths: list[str]) -> None:
     assert [each for launch in read(line).launches for each in launch.configs] == paths
@@ -268,22 +251,18 @@ def test_a_variable_that_is_set_once_is_known() -> None:
     assert script.resolved(script.launches[0].nproc) == "4"
 
 
-@pytest.mark.parametrize(
-    ("lines", "gpus", "cpus", "tasks"),
-    [
-        (["#SBATCH --gres=gpu:a100:4", "#SBATCH --cpus-per-task=32"], 4, 32, 1),
-        (["#SBATCH --gres=gpu", "#SBATCH -n 4"], 1, 4, 4),
-        (["#SBATCH --gpus=8", "#SBATCH -N 2", "#SBATCH --ntasks-per-node=4", "#SBATCH -c 2"], 4, 8, 4),
-        (["#SBATCH -G H100:4"], 4, None, 1),
-        (["#SBATCH --gpus-per-node=h100:4", "#SBATCH --cpus-per-gpu=8"], 4, 32, 1),
-        (["#SBATCH --gpus-per-task=1", "#SBATCH --ntasks-per-node=4"], 4, 4, 4),
-        (["#SBATCH --gres=shard:2"], None, None, 1),
-        (["#SBATCH --nodes=2-4", "#SBATCH --gpus=8"], None, None, None),
-    ],
+@parametrize(
+    "lines, gpus, cpus, tasks",
+    (["#SBATCH --gres=gpu:a100:4", "#SBATCH --cpus-per-task=32"], 4, 32, 1),
+    (["#SBATCH --gres=gpu", "#SBATCH -n 4"], 1, 4, 4),
+    (["#SBATCH --gpus=8", "#SBATCH -N 2", "#SBATCH --ntasks-per-node=4", "#SBATCH -c 2"], 4, 8, 4),
+    (["#SBATCH -G H100:4"], 4, None, 1),
+    (["#SBATCH --gpus-per-node=h100:4", "#SBATCH --cpus-per-gpu=8"], 4, 32, 1),
+    (["#SBATCH --gpus-per-task=1", "#SBATCH --ntasks-per-node=4"], 4, 4, 4),
+    (["#SBATCH --gres=shard:2"], None, None, 1),
+    (["#SBATCH --nodes=2-4", "#SBATCH --gpus=8"], None, None, None),
 )
-def test_what_is_asked_for_per_node_is_known(
-    lines: list[str], gpus: int | None, cpus: int | None, tasks: int | None
-) -> None:
+def test_requests_per_node_are_known(lines: list[str], gpus: int | None, cpus: int | None, tasks: int | None) -> None:
     asked = requested(read(*lines).effective)
     assert (asked.gpus_per_node, asked.cpus_per_node, asked.tasks_per_node) == (gpus, cpus, tasks)
 
@@ -317,38 +296,34 @@ def test_values_that_sbatch_takes_and_refuses_are_told_apart() -> None:
     assert [each for each in wrong if refused(*each) is None] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("tiem", "time"),
-        ("job_name", "job-name"),
-        ("gpu-per-node", "gpus-per-node"),
-        ("ntask-per-node", "ntasks-per-node"),
-        ("cpu-per-task", "cpus-per-task"),
-        ("workdir", "chdir"),
-        ("zzz", None),
-    ],
+@parametrize(
+    "name, meant",
+    ("tiem", "time"),
+    ("job_name", "job-name"),
+    ("gpu-per-node", "gpus-per-node"),
+    ("ntask-per-node", "ntasks-per-node"),
+    ("cpu-per-task", "cpus-per-task"),
+    ("workdir", "chdir"),
+    ("zzz", None),
 )
 def test_the_option_that_was_meant_is_found(name: str, meant: str | None) -> None:
     assert near(name) == meant
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("train.slurm", "#!/bin/bash\npython train.py\n", True),
-        ("train.sh", "#!/bin/bash\n#SBATCH --time=5\n", True),
-        ("run.sbatch", "hostname\n#SBATCH --time=5\n", True),
-        ("submit_all.sh", "#!/bin/bash\ncd a && sbatch b && cd ..\n", True),
-        ("setup.sh", "#!/bin/bash\npip install x\n", False),
-        ("job.sh", "#!/bin/bash\n#PBS -l nodes=1\nqsub x\n", False),
-        ("job.slurm", "#!/bin/bash\n#BSUB -q gpu\n", False),
-        ("job.sh", "#$ -l rt_G.small=1\npython train.py\n", False),
-        ("launch.py", "text = '''\n#SBATCH --time=5\n'''\n", False),
-        ("README.md", "```\n#SBATCH --time=5\n```\n", False),
-        ("job", "#!/bin/bash\n#SBATCH --time=5\n", True),
-        ("job", "\n#!/bin/bash\n#SBATCH --time=5\n", True),
-    ],
+@parametrize(
+    "name, text, expected",
+    ("train.slurm", "#!/bin/bash\npython train.py\n", True),
+    ("train.sh", "#!/bin/bash\n#SBATCH --time=5\n", True),
+    ("run.sbatch", "hostname\n#SBATCH --time=5\n", True),
+    ("submit_all.sh", "#!/bin/bash\ncd a && sbatch b && cd ..\n", True),
+    ("setup.sh", "#!/bin/bash\npip install x\n", False),
+    ("job.sh", "#!/bin/bash\n#PBS -l nodes=1\nqsub x\n", False),
+    ("job.slurm", "#!/bin/bash\n#BSUB -q gpu\n", False),
+    ("job.sh", "#$ -l rt_G.small=1\npython train.py\n", False),
+    ("launch.py", "text = '''\n#SBATCH --time=5\n'''\n", False),
+    ("README.md", "```\n#SBATCH --time=5\n```\n", False),
+    ("job", "#!/bin/bash\n#SBATCH --time=5\n", True),
+    ("job", "\n#!/bin/bash\n#SBATCH --time=5\n", True),
 )
 def test_scripts_of_slurm_are_told_from_other_files(name: str, text: str, expected: bool) -> None:
     assert is_job_script(text, name) is expected

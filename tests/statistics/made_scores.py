@@ -1,7 +1,5 @@
 """Scored runs put together by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from touchline.core.levels import Level

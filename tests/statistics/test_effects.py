@@ -1,7 +1,5 @@
 """Effects of factors: what is averaged, what is the unit, and what one seed does not tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 
@@ -21,7 +19,6 @@ ITEMS = 200
 
 
 def answers(share: float, rng: Generator, items: int = ITEMS) -> list[float]:
-    """Right with that chance, each by itself."""
     return [float(right) for right in rng.random(items) < share]
 
 
@@ -69,7 +66,6 @@ def test_an_effect_that_is_not_there_is_not_established_and_says_what_could_have
     assert found.shown is Conclusion.NOT_ESTABLISHED
     assert isinstance(found.smallest, Quantity)
     assert found.reason.startswith("3 seeds that spread like these show a difference of 0.")
-    assert found.with_items is not None
     assert found.with_items.low < 0 < found.with_items.high
     # These seeds agree more than the flips of so many items let seeds agree: their test alone would have claimed it.
     assert found.p_value is not None
@@ -96,13 +92,10 @@ def test_the_other_factors_are_averaged_over() -> None:
     assert {point.group for point in rank.points} == {"1M, rate 1e-4", "1M, rate 1e-3"}
 
 
-def test_levels_stand_in_the_design_s_order_and_only_evaluated_ones() -> None:
+def test_levels_seeds_and_controls() -> None:
     found = effect_of(sweep({"64": 0.5, "4": 0.5}, [1, 2]), ("4", "16", "64"))
     assert found.levels == ("4", "64")
     assert [(contrast.level, contrast.reference) for contrast in found.contrasts] == [("64", "4")]
-
-
-def test_seeds_are_no_factor_and_controls_no_runs_of_one() -> None:
     runs = [*sweep({"4": 0.5, "64": 0.5}, [1, 2]), scored("base", [0.0] * ITEMS, control=True)]
     runs.append(scored("shuffled", [0.0] * ITEMS, in_family=False, rank="4", rate="1e-4"))
     found = analysed(runs, rank=("4", "64"), seeds=("1", "2"))
@@ -126,28 +119,19 @@ def test_what_always_changes_together_is_told() -> None:
     assert any(str(note).startswith("train.rank: train.rate changes with it") for note in found.notes)
 
 
-def test_no_two_runs_that_differ_in_it_alone_give_no_number() -> None:
+def test_pairs_that_cannot_be() -> None:
     """Seed 1 has rank 4, seed 2 has rank 64: nothing can be said."""
     rng = Generator(PCG64(6))
     runs = [scored("a", answers(0.5, rng), seed=1, rank="4"), scored("b", answers(0.5, rng), seed=2, rank="64")]
     found = contrast_of(runs)
     assert (found.value, found.strata, found.shown) == (None, 0, Conclusion.NOT_TESTABLE)
     assert found.reason == "no two runs with a seed in common differ in train.rank alone"
-
-
-def test_other_items_are_refused() -> None:
     rng = Generator(PCG64(7))
-    runs = [
-        scored("a", answers(0.5, rng), rank="4"),
-        scored("b", answers(0.5, rng), rank="64", data="other texts"),
-    ]
+    runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", data="other texts")]
     assert contrast_of(runs).reason == "the items differ"
     runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", comparable="sampled")]
     assert contrast_of(runs).reason == "prompt, decoding or another setting of the evaluation differ"
-
-
-def test_models_may_be_asked_in_their_own_way() -> None:
-    """Two base models have two tokenizers, so that their evaluations' settings differ; the items are the same."""
+    # Two base models have two tokenizers, so that their evaluations' settings differ; the items are the same.
     rng = Generator(PCG64(8))
     runs = [
         scored(f"{model}_s{seed}", answers(share, rng), seed=seed, model=model, models=model, comparable=model)
@@ -157,7 +141,7 @@ def test_models_may_be_asked_in_their_own_way() -> None:
     assert effect.contrasts[0].shown is Conclusion.HIGHER
 
 
-def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
+def test_pairs_that_are_left() -> None:
     """A seed without its counterpart is left out, and that is told."""
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
@@ -165,10 +149,7 @@ def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
     assert any("64 against 4: 1 run left out" in str(note) for note in found.notes)
     only = [run for run in runs if run.name in ("r4_1e-4_s1", "r64_1e-4_s1")]
     assert contrast_of(only).reason == ONE_SEED
-
-
-def test_a_condition_without_the_seeds_of_the_others_gives_way() -> None:
-    """Two conditions have three seeds, the third has one: the two answer, with three seeds."""
+    # Two conditions have three seeds, the third has one: the two answer, with three seeds.
     runs = sweep({"4": 0.3, "64": 0.9}, [1, 2, 3], rates=("1e-4", "1e-3", "1e-2"))
     runs = [run for run in runs if not (run.name.count("_1e-2_") and run.seed > 1)]
     found = contrast_of(runs)
@@ -186,7 +167,6 @@ def test_seeds_that_agree_by_luck_are_not_certainty() -> None:
     found = contrast_of(runs)
     assert found.shown is Conclusion.NOT_ESTABLISHED
     assert (found.p_value, found.p_adjusted, found.low) == (None, None, None)
-    assert found.with_items is not None
     assert found.with_items.p_value > 0.1
     assert found.reason.startswith("the seeds' means do not differ, so the t-test over seeds is not defined")
 
@@ -212,7 +192,6 @@ def test_every_item_of_every_seed_turned_is_shown() -> None:
     found = contrast_of(runs)
     assert found.shown is Conclusion.HIGHER
     assert (found.p_value, found.low) == (None, None)
-    assert found.with_items is not None
     assert found.with_items.low > 0.5
 
 
@@ -287,18 +266,15 @@ def test_every_number_of_a_test_is_scipy_s() -> None:
             assert told == pytest.approx((expected.pvalue, *ends, expected.statistic, expected.df), rel=1e-7)
             assert found.p_adjusted == found.p_value
             wide = found.with_items
-            assert wide is not None
             assert wide.p_value >= float(expected.pvalue) * (1 - 1e-9)
-            assert wide.low <= found.low + 1e-9 * abs(found.low)  # type: ignore[operator]
-            assert wide.high >= found.high - 1e-9 * abs(found.high)  # type: ignore[operator]
+            assert wide.low <= found.low + 1e-9 * abs(found.low)
+            assert wide.high >= found.high - 1e-9 * abs(found.high)
 
 
 def test_two_seeds_that_agree_make_no_claim() -> None:
     """13.1 points between two seeds each: the plain tests give 0.0097 (Welch) and 0.067 (paired); it said < 0.001."""
     rows = {1: 0.742, 2: 0.7695}, {1: 0.6255, 2: 0.6240}
-    second, first = (
-        {seed: [1.0] * round(2000 * m) + [0.0] * round(2000 * (1 - m)) for seed, m in e.items()} for e in rows
-    )
+    second, first = ({s: [1.0] * round(2000 * m) + [0.0] * round(2000 * (1 - m)) for s, m in e.items()} for e in rows)
     found = contrast_of(seeded(second, first))
     assert found.p_value is not None
     assert 0.05 < found.p_value < 0.08
@@ -320,19 +296,15 @@ def test_no_claim_rests_on_seeds_that_do_not_differ() -> None:
     ):
         found = contrast_of(seeded(second, first))
         assert (found.p_value is not None) is is_defined
-        assert found.test is not None
         assert (found.test.statistic is None) is not is_defined
         assert found.shown is Conclusion.NOT_ESTABLISHED
-        assert found.with_items is not None
         assert 0 < found.with_items.p_value <= 1
 
 
 def test_a_level_with_one_seed_is_described_and_not_tested() -> None:
     rng = Generator(PCG64(12))
     for own, other in (([1], [2, 3]), ([1, 2, 3], [4]), ([1, 2], [2, 3])):
-        found = contrast_of(
-            seeded({seed: answers(0.5, rng) for seed in own}, {seed: answers(0.5, rng) for seed in other})
-        )
+        found = contrast_of(seeded({s: answers(0.5, rng) for s in own}, {seed: answers(0.5, rng) for seed in other}))
         assert (found.reason, found.shown, found.test) == (ONE_SEED, Conclusion.NOT_TESTABLE, None)
         assert found.value is not None
 

@@ -1,7 +1,5 @@
 """Power and sample sizes against published numbers, exact tests, brute force, simulation, and themselves."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,18 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
+from tests.cases import parametrize
 from tests.tiers import examples
 
+from touchline.statistics import power as pw
 from touchline.statistics.paired import mcnemar_exact
-from touchline.statistics.power import (
-    items_for_difference,
-    items_for_paired_difference,
-    mcnemar_power,
-    smallest_difference,
-    smallest_paired_difference,
-    smallest_seed_difference,
-    smallest_shown,
-)
 from touchline.statistics.student import detectable_errors, t_quantile
 
 pytestmark = pytest.mark.planning
@@ -29,15 +20,15 @@ pytestmark = pytest.mark.planning
 
 def test_unpaired_sizes_are_those_of_the_literature() -> None:
     """Two shares at 80% power: the textbook's 50% against 60% and 25% against 40%."""
-    assert items_for_difference(0.1) == 388
-    assert items_for_difference(0.15, share=0.25) == 152
+    assert pw.items_for_difference(0.1) == 388
+    assert pw.items_for_difference(0.15, share=0.25) == 152
 
 
 def test_unpaired_size_gives_the_power_that_it_says() -> None:
     """The exact power of the two-share z test at the size for 40% against 60% is near 80%."""
     from scipy.stats import binom
 
-    n = items_for_difference(0.2, share=0.4)
+    n = pw.items_for_difference(0.2, share=0.4)
     counts = range(n + 1)
     first, second = binom.pmf(counts, n, 0.4), binom.pmf(counts, n, 0.6)
     power = 0.0
@@ -53,20 +44,20 @@ def test_unpaired_size_gives_the_power_that_it_says() -> None:
 @given(st.integers(20, 100_000))
 def test_the_smallest_difference_is_what_so_many_items_show(items: int) -> None:
     """A hair more is enough, a hundredth less is not."""
-    found = smallest_difference(items)
-    assert found == pytest.approx(0.5) or items_for_difference(min(0.5, found * 1.0001)) <= items
-    assert items_for_difference(found * 0.98) >= items
+    found = pw.smallest_difference(items)
+    assert found == pytest.approx(0.5) or pw.items_for_difference(min(0.5, found * 1.0001)) <= items
+    assert pw.items_for_difference(found * 0.98) >= items
 
 
 @given(st.integers(5, 100_000), st.floats(0.01, 1))
 def test_the_smallest_paired_difference_is_what_so_many_items_show(items: int, flips: float) -> None:
     """The same for pairs; none when not even flips of one kind only are enough."""
-    found = smallest_paired_difference(items, flips)
+    found = pw.smallest_paired_difference(items, flips)
     if found is None:
-        assert items_for_paired_difference(flips, flips) > items
+        assert pw.items_for_paired_difference(flips, flips) > items
     else:
-        assert items_for_paired_difference(found, flips) <= items
-        assert items_for_paired_difference(found * 0.98, flips) >= items
+        assert pw.items_for_paired_difference(found, flips) <= items
+        assert pw.items_for_paired_difference(found * 0.98, flips) >= items
 
 
 @pytest.mark.parametrize(("items", "difference", "flips"), [(20, 0.3, 0.4), (25, 0.1, 0.2), (12, 0.6, 0.6)])
@@ -80,18 +71,18 @@ def test_the_power_is_that_of_every_table_added_up(items: int, difference: float
         for lost in range(items + 1 - gained)
         if gained > lost and mcnemar_exact(gained, lost) < 0.05
     )
-    assert mcnemar_power(items, difference, flips, level=0.05) == pytest.approx(expected, abs=1e-9)
+    assert pw.mcnemar_power(items, difference, flips, level=0.05) == pytest.approx(expected, abs=1e-9)
 
 
 @settings(max_examples=examples(15), deadline=None)
 @given(st.integers(10, 2000), st.floats(0.001, 1))
 def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
     """At the smallest difference the exact test has its power; where flips are too few, as few as can are taken."""
-    found = smallest_shown(items, flips)
+    found = pw.smallest_shown(items, flips)
     assert found is not None
     if items * flips <= 1000:
-        assert mcnemar_power(items, found, max(found, flips), level=0.05) >= 0.8 - 1e-6
-    normal = smallest_paired_difference(items, flips)
+        assert pw.mcnemar_power(items, found, max(found, flips), level=0.05) >= 0.8 - 1e-6
+    normal = pw.smallest_paired_difference(items, flips)
     if normal is not None and items * flips > 20:
         # The formula is an approximation: where every item flips it asks for up to 0.07 items more than the exact test.
         assert -0.2 / items <= found - normal <= 2.5 / items + 0.1 * normal
@@ -100,17 +91,17 @@ def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
 @pytest.mark.parametrize(("difference", "flips", "items"), [(0.03, 0.06, 521), (0.03, 0.15, 1306), (0.01, 0.03, 2352)])
 def test_connor_s_formula_is_a_little_short_for_the_exact_test(difference: float, flips: float, items: int) -> None:
     """Published numbers of items; the exact test shows with them what is 5% larger."""
-    assert items_for_paired_difference(difference, flips) == pytest.approx(items, abs=1)
-    assert 0.75 < mcnemar_power(items, difference, flips, level=0.05) < 0.8
-    found = smallest_shown(items, flips)
+    assert pw.items_for_paired_difference(difference, flips) == pytest.approx(items, abs=1)
+    assert 0.75 < pw.mcnemar_power(items, difference, flips, level=0.05) < 0.8
+    found = pw.smallest_shown(items, flips)
     assert found is not None
     assert difference < found < 1.05 * difference
 
 
 def test_so_few_items_show_nothing() -> None:
     """Five flips in one direction have a p value of 0.0625."""
-    assert smallest_shown(5, 0.5) is None
-    assert smallest_shown(6, 0.5) is not None
+    assert pw.smallest_shown(5, 0.5) is None
+    assert pw.smallest_shown(6, 0.5) is not None
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -118,7 +109,7 @@ def test_a_difference_between_seeds_has_the_power_that_it_says(seeds: int) -> No
     """The paired test by scipy on normal seeds: 80% at the smallest difference, but for three simulation errors."""
     from scipy.stats import ttest_rel
 
-    difference = smallest_seed_difference(seeds)
+    difference = pw.smallest_seed_difference(seeds)
     assert difference is not None
     rng = Generator(PCG64(seeds))
     second, first = rng.normal(difference, 1, size=(20_000, seeds)), rng.normal(0, 1, size=(20_000, seeds))
@@ -137,24 +128,22 @@ def test_what_is_detectable_is_that_of_scipy_s_noncentral_t(freedom: float, fami
 
 
 def test_one_seed_shows_nothing_of_the_spread() -> None:
-    assert smallest_seed_difference(1) is None
+    assert pw.smallest_seed_difference(1) is None
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: items_for_difference(0), "difference"),
-        (lambda: items_for_difference(0.9, share=0.5), "difference"),
-        (lambda: items_for_paired_difference(0.2, 0.1), "difference"),
-        (lambda: items_for_paired_difference(0.2, 1.1), "difference"),
-        (lambda: smallest_shown(0, 0.1), "of which a share"),
-        (lambda: smallest_shown(9, 1.1), "of which a share"),
-        (lambda: mcnemar_power(10, 0.3, 0.2, level=0.05), "cannot come from"),
-        (lambda: detectable_errors(3, power=0.3, coverage=0.95), "power"),
-        (lambda: t_quantile(0.4, 3), "no quantile"),
-        (lambda: t_quantile(1.0, 3), "no quantile"),
-        (lambda: t_quantile(0.9, 0), "no quantile"),
-    ],
+@parametrize(
+    "call, message",
+    (lambda: pw.items_for_difference(0), "difference"),
+    (lambda: pw.items_for_difference(0.9, share=0.5), "difference"),
+    (lambda: pw.items_for_paired_difference(0.2, 0.1), "difference"),
+    (lambda: pw.items_for_paired_difference(0.2, 1.1), "difference"),
+    (lambda: pw.smallest_shown(0, 0.1), "of which a share"),
+    (lambda: pw.smallest_shown(9, 1.1), "of which a share"),
+    (lambda: pw.mcnemar_power(10, 0.3, 0.2, level=0.05), "cannot come from"),
+    (lambda: detectable_errors(3, power=0.3, coverage=0.95), "power"),
+    (lambda: t_quantile(0.4, 3), "no quantile"),
+    (lambda: t_quantile(1.0, 3), "no quantile"),
+    (lambda: t_quantile(0.9, 0), "no quantile"),
 )
 def test_what_is_no_question_is_refused(call: Callable[[], object], message: str) -> None:
     """Shares outside 0 to 1, differences larger than the flips, no items, impossible powers."""

@@ -1,7 +1,5 @@
 """Seeds and items against the noncentral t, simulation and exhaustive search; the spread that they count on."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import sys
@@ -17,15 +15,7 @@ from tests.tiers import examples
 
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import smallest_seed_difference
-from touchline.statistics.sample_sizes import (
-    Cost,
-    Spread,
-    best_within,
-    cheapest,
-    detectable,
-    fewest_items,
-    power,
-)
+from touchline.statistics.sample_sizes import Cost, Spread, best_within, cheapest, detectable, fewest_items, power
 from touchline.statistics.spread import ItemScores, condition_flips, effect_variance, seed_flips, seed_spread
 
 pytestmark = pytest.mark.planning
@@ -61,42 +51,28 @@ def test_the_detectable_difference_is_that_of_the_plan(seeds: int) -> None:
     assert float(detectable(np.array(seeds), np.array(100), spread)) == pytest.approx(0.01 * known, rel=1e-3)
 
 
-def test_power_grows_with_seeds_items_and_difference_and_falls_with_the_family() -> None:
+def test_what_gives_power() -> None:
     seeds, items = np.arange(2.0, 30)[:, None], np.array([50.0, 100, 400, 1600])[None, :]
     table = power(seeds, items, np.array(0.03), USUAL)
     assert (np.diff(table, axis=0) > 0).all()
     assert (np.diff(table, axis=1) > 0).all()
     assert (power(seeds, items, np.array(0.05), USUAL) > table).all()
     assert (power(seeds, items, np.array(0.03), USUAL, coverage=1 - 0.05 / 4) < table).all()
-
-
-def test_items_cannot_replace_seeds_nor_seeds_items() -> None:
-    """Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items."""
+    # Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items.
     without_items = Spread(seeds=USUAL.seeds, items=0.0, flips=0.0)
     assert power(np.array(3.0), np.array(1e9), np.array(0.03), USUAL) == pytest.approx(
         power(np.array(3.0), np.array(1.0), np.array(0.03), without_items), abs=1e-3
     )
     few = float(power(np.array(1e5), np.array(100.0), np.array(0.03), USUAL))
     assert few == pytest.approx(float(stats.norm.sf(1.96 - 0.03 / math.sqrt(0.03 / 100))), abs=0.01)
-
-
-def test_nothing_is_known_with_one_seed() -> None:
     with pytest.raises(ValueError, match="two seeds"):
         power(np.array(1.0), np.array(100.0), np.array(0.02), USUAL)
-
-
-def test_nothing_that_varies_shows_everything() -> None:
     spread = Spread(seeds=0.0, items=0.0, flips=0.0)
     assert power(np.array(2.0), np.array(10.0), np.array(0.001), spread) == pytest.approx(1.0)
     assert float(detectable(np.array(2.0), np.array(10.0), spread)) == 1 / (2 * 10)
 
 
-variances = st.builds(
-    Spread,
-    seeds=st.floats(1e-6, 4e-3),
-    items=st.floats(0.0, 0.1),
-    flips=st.floats(0.01, 0.4),
-)
+variances = st.builds(Spread, seeds=st.floats(1e-6, 4e-3), items=st.floats(0.0, 0.1), flips=st.floats(0.01, 0.4))
 
 
 @settings(max_examples=examples(8), deadline=None)
@@ -121,7 +97,6 @@ def test_no_pair_on_the_grid_is_cheaper(spread: Spread, delta: float, item: floa
     if not enough.any():
         assert found is None
         return
-    assert found is not None
     pair = np.array(float(found[0])), np.array(float(found[1]))
     assert float(cost(*pair)) == pytest.approx(float(cost(seeds, items)[enough].min()))
     assert float(power(*pair, np.array(delta), spread)) >= 0.8
@@ -134,7 +109,6 @@ def test_no_pair_within_the_budget_shows_less(spread: Spread, budget: float, ite
     seeds, items = np.meshgrid(np.arange(2.0, 33), np.arange(1.0, 61), indexing="ij")
     within = cost(seeds, items) <= budget
     found = best_within(budget, spread, cost, most_items=60)
-    assert found is not None
     pair = np.array(float(found[0])), np.array(float(found[1]))
     assert float(cost(*pair)) <= budget
     assert float(detectable(*pair, spread)) == pytest.approx(
@@ -161,14 +135,9 @@ def _benchmark() -> Any:
     """The benchmark's module; its folder holds a script called statistics, and is not put on the path."""
     path = Path(__file__).resolve().parents[2] / "benchmarks" / "sample_sizes.py"
     spec = importlib.util.spec_from_file_location("benchmark_sample_sizes", path)
-    assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-# ---- spread of past scores -------------------------------------------------------------------------------------------
 
 
 def made(seeds: int, items: int, *, spread: float, effect: float, rng: np.random.Generator, levels: int = 2) -> Floats:
@@ -188,15 +157,11 @@ def test_estimates_are_those_that_the_scores_were_made_with() -> None:
     rng = np.random.default_rng(3)
     found = [scores(made(4, 200, spread=0.02, effect=0.2, rng=rng)) for _ in range(150)]
     spread, flips, effect = seed_spread(found), seed_flips(found), effect_variance(found)
-    assert spread is not None
-    assert flips is not None
-    assert effect is not None
     assert spread.value == pytest.approx(0.02, rel=0.06)
     assert spread.count == 150 * 2 * 3
     assert flips.value == pytest.approx(0.1, rel=0.02)
     assert effect.value == pytest.approx(0.04, rel=0.05)
     several = condition_flips(found)
-    assert several is not None
     assert several.value == pytest.approx(0.1 + 0.04 + 2 * 0.02**2, rel=0.03)
 
 
@@ -206,7 +171,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     held = 0
     for _ in range(300):
         found = seed_spread([scores(made(3, 100, spread=0.03, effect=0.0, rng=rng))])
-        assert found is not None
         held += found.low <= 0.03 <= found.high
     assert 0.84 < held / 300 < 0.96
 
@@ -215,48 +179,31 @@ def test_two_seeds_leave_the_spread_wide_open() -> None:
     """One degree of freedom: the upper end is more than ten times the value."""
     rng = np.random.default_rng(5)
     found = seed_spread([scores(made(2, 100_000, spread=0.02, effect=0.0, rng=rng, levels=1))])
-    assert found is not None
     assert found.count == 1
     assert found.high > 10 * found.value > 0
 
 
-def test_flips_are_no_spread_between_seeds() -> None:
+def test_what_past_runs_tell_of_flips() -> None:
     """Means that move by their flips alone: the spread without them is near zero."""
     rng = np.random.default_rng(6)
     found = seed_spread([scores(made(5, 400, spread=0.0, effect=0.0, rng=rng)) for _ in range(40)])
-    assert found is not None
     assert found.value < 0.004
     assert found.low == 0.0
-
-
-def test_one_seed_has_flips_between_conditions_and_no_spread() -> None:
     one = ItemScores(conditions={"a": np.array([[1.0, 0, 1, 1]]), "b": np.array([[1.0, 1, 0, 1]])})
     assert seed_spread([one]) is None
     assert seed_flips([one]) is None
     assert effect_variance([one]) is None
     found = condition_flips([one])
-    assert found is not None
     assert (found.value, found.count) == (0.5, 4)
-
-
-def test_flips_of_right_and_wrong_are_counted() -> None:
-    """Two of eight items differ between the two seeds."""
+    # Two of eight items differ between the two seeds.
     two = ItemScores(conditions={"a": np.array([[1.0, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 1, 0, 0, 0]])})
     found = seed_flips([two])
-    assert found is not None
     assert found.value == pytest.approx(0.25)
-
-
-def test_no_flip_is_not_proof_that_there_are_none() -> None:
-    """The rule of three: of 100 items without a flip, 3% may flip."""
+    # The rule of three: of 100 items without a flip, 3% may flip.
     same = ItemScores(conditions={"a": np.ones((2, 100))})
     found = seed_flips([same])
-    assert found is not None
     assert found.value == found.low == 0.0
     assert found.high == pytest.approx(0.03, abs=0.001)
-
-
-def test_nothing_past_gives_nothing() -> None:
     assert seed_spread([]) is None
     assert seed_flips([]) is None
     assert condition_flips([ItemScores(conditions={"a": np.ones((1, 4))})]) is None

@@ -1,7 +1,5 @@
 """The benchmark of the statistics: its bounds are judged as the issue has them, and its name is in nobody's way."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Experiments with a strategy, out of stated numbers: planned runs, results of those that were made, and decisions."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,18 +18,7 @@ from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.scored import compared
 from touchline.statistics.conclusions import Verdict
-from touchline.strategy.decisions import (
-    Choice,
-    ContrastLook,
-    Cut,
-    DecisionKind,
-    Look,
-    RunLoss,
-    SeedPair,
-    Stop,
-    StopReason,
-    StrategyDecision,
-)
+from touchline.strategy import decisions as dec
 from touchline.strategy.strategy import started_plan, strategy_of
 
 SEEDS = (11, 12, 13, 14, 15, 16)
@@ -54,10 +41,7 @@ def planned(rank: str, seed: int, phase: Phase) -> PlannedRun:
 
 
 def confirm_plan(*contrasts: StatedContrast, looks: Sequence[int] = LOOKS, budget: float | None = None) -> Plan:
-    """A plan whose contrasts are stated."""
-    ranks = [
-        rank for rank in RANKS if any(rank in (each.level[made.RANK], each.against[made.RANK]) for each in contrasts)
-    ]
+    ranks = [r for r in RANKS if any(r in (each.level[made.RANK], each.against[made.RANK]) for each in contrasts)]
     runs = [planned(rank, seed, Phase.CONFIRM) for rank in ranks for seed in SEEDS]
     strategy = PlannedStrategy(
         explore=None, contrasts=contrasts, seeds=SEEDS, looks=tuple(looks), detect=DETECT, budget_device_hours=budget
@@ -81,9 +65,6 @@ def explore_plan(*, confirm: bool = True) -> Plan:
     return replace(made_plan(*runs, made_control()), strategy=strategy, factors={made.RANK: RANKS})
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
-
-
 def trained(run: PlannedRun, right: int, **changes: object) -> RunResult:
     """A run that is trained and evaluated on 200 items."""
     rank = run.levels[-1].value
@@ -102,7 +83,7 @@ def trained(run: PlannedRun, right: int, **changes: object) -> RunResult:
         train_losses=losses[1:],
         phase=run.phase,
     )
-    return replace(result, **changes)  # type: ignore[arg-type]
+    return replace(result, **changes)
 
 
 def cut_run(run: PlannedRun, step: int) -> RunResult:
@@ -126,11 +107,8 @@ def cut_run(run: PlannedRun, step: int) -> RunResult:
     )
 
 
-# ---- decisions -------------------------------------------------------------------------------------------------------
-
-
-def decision(kind: DecisionKind, number: int = 0, **content: object) -> StrategyDecision:
-    return StrategyDecision(kind=kind, number=number, design="d" * 64, **content)  # type: ignore[arg-type]
+def decision(kind: dec.DecisionKind, number: int = 0, **content: object) -> dec.StrategyDecision:
+    return dec.StrategyDecision(kind=kind, number=number, design="d" * 64, **content)
 
 
 def seen(
@@ -142,7 +120,7 @@ def seen(
     verdict: Verdict,
     wide_error: float | None = None,
     diverged: Mapping[int, str] | None = None,
-) -> ContrastLook:
+) -> dec.ContrastLook:
     """A look at a contrast, with the numbers that its seeds give."""
     differences = [level - against for level, against in scores.values()]
     mean = statistics.fmean(differences)
@@ -150,12 +128,12 @@ def seen(
     larger = max(error, wide_error or 0.0)
     arm = bound * larger
     pairs = tuple(
-        SeedPair(
+        dec.SeedPair(
             seed=seed, level=level, against=against, diverged=(diverged[seed],) if seed in (diverged or {}) else ()
         )
         for seed, (level, against) in scores.items()
     )
-    return ContrastLook(
+    return dec.ContrastLook(
         contrast=contrast.name,
         pairs=pairs,
         difference=mean,
@@ -171,16 +149,17 @@ def seen(
     )
 
 
-def look(number: int, *contrasts: ContrastLook) -> StrategyDecision:
-    """The look of that number, from 1."""
-    return decision(DecisionKind.LOOK, number - 1, look=Look(seeds=len(contrasts[0].pairs), contrasts=contrasts))
+def look(number: int, *contrasts: dec.ContrastLook) -> dec.StrategyDecision:
+    return decision(
+        dec.DecisionKind.LOOK, number - 1, look=dec.Look(seeds=len(contrasts[0].pairs), contrasts=contrasts)
+    )
 
 
 def stopped(
-    reason: StopReason = StopReason.SETTLED, *, budget: float | None = None, more: float | None = None
-) -> StrategyDecision:
-    stop = Stop(reason=reason, budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=more)
-    return decision(DecisionKind.STOP, stop=stop)
+    reason: dec.StopReason = dec.StopReason.SETTLED, *, budget: float | None = None, more: float | None = None
+) -> dec.StrategyDecision:
+    stop = dec.Stop(reason=reason, budget_device_hours=budget, spent_device_hours=4.0, next_device_hours=more)
+    return decision(dec.DecisionKind.STOP, stop=stop)
 
 
 HIGH_SCORES = {11: (0.80, 0.765), 12: (0.81, 0.78), 13: (0.79, 0.765), 14: (0.805, 0.77)}
@@ -198,10 +177,10 @@ def first(scores: Mapping[int, tuple[float, float]], count: int) -> dict[int, tu
     return dict(list(scores.items())[:count])
 
 
-def two_contrasts() -> tuple[StrategyDecision, ...]:
+def two_contrasts() -> tuple[dec.StrategyDecision, ...]:
     """Two looks: the first contrast is established at the second, the other one given up there."""
     return (
-        decision(DecisionKind.BEGIN),
+        decision(dec.DecisionKind.BEGIN),
         look(
             1,
             seen(HIGH, first(HIGH_SCORES, 3), bound=16.3, futility=-2.0, verdict=Verdict.UNDECIDED),
@@ -216,7 +195,7 @@ def two_contrasts() -> tuple[StrategyDecision, ...]:
     )
 
 
-def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
+def explored(*, looks: int = 1) -> tuple[dec.StrategyDecision, ...]:
     """Two cuts, a choice of rank 64, and so many looks at it."""
     names = {rank: name_of(rank, 1, Phase.EXPLORE) for rank in RANKS}
     best = StatedContrast(
@@ -225,33 +204,35 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
     scores = {11: (0.80, 0.765), 12: (0.81, 0.78), 13: (0.0, 0.765), 14: (0.805, 0.77)}
     at = [
         decision(
-            DecisionKind.CUT,
+            dec.DecisionKind.CUT,
             0,
-            cut=Cut(
+            cut=dec.Cut(
                 step=5,
                 losses=tuple(
-                    RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS, (None, 0.9, 0.5, 0.4), strict=True)
+                    dec.RunLoss(run=names[rank], loss=loss)
+                    for rank, loss in zip(RANKS, (None, 0.9, 0.5, 0.4), strict=True)
                 ),
                 kept=(names["8"], names["16"], names["64"]),
                 cut=(names["4"],),
             ),
         ),
         decision(
-            DecisionKind.CUT,
+            dec.DecisionKind.CUT,
             1,
-            cut=Cut(
+            cut=dec.Cut(
                 step=10,
                 losses=tuple(
-                    RunLoss(run=names[rank], loss=loss) for rank, loss in zip(RANKS[1:], (0.7, 0.45, 0.3), strict=True)
+                    dec.RunLoss(run=names[rank], loss=loss)
+                    for rank, loss in zip(RANKS[1:], (0.7, 0.45, 0.3), strict=True)
                 ),
                 kept=(names["8"], names["64"]),
                 cut=(names["16"],),
             ),
         ),
         decision(
-            DecisionKind.CHOICE,
-            choice=Choice(
-                losses=(RunLoss(run=names["8"], loss=0.6), RunLoss(run=names["64"], loss=0.25)),
+            dec.DecisionKind.CHOICE,
+            choice=dec.Choice(
+                losses=(dec.RunLoss(run=names["8"], loss=0.6), dec.RunLoss(run=names["64"], loss=0.25)),
                 chosen=(names["64"],),
                 contrasts=(best,),
             ),
@@ -271,14 +252,11 @@ def explored(*, looks: int = 1) -> tuple[StrategyDecision, ...]:
             for place in range(looks)
         ),
     ]
-    return (decision(DecisionKind.BEGIN), *at)
-
-
-# ---- gathered --------------------------------------------------------------------------------------------------------
+    return (decision(dec.DecisionKind.BEGIN), *at)
 
 
 def gathered(
-    plan: Plan, decisions: Sequence[StrategyDecision], rights: Mapping[str, int] | None = None
+    plan: Plan, decisions: Sequence[dec.StrategyDecision], rights: Mapping[str, int] | None = None
 ) -> ReportInputs:
     """What the report reads: the runs that were made are complete, cut ones end at their point."""
     strategy = strategy_of(plan, decisions)
@@ -299,7 +277,6 @@ def gathered(
 
 
 def unstarted(run: PlannedRun) -> RunResult:
-    """A run that was never started."""
     return replace(
         trained(run, 0),
         status=RunStatus.PLANNED,

@@ -1,11 +1,9 @@
 """Experiments with a strategy, and a stand-in for training and evaluation: what both leave behind, at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from pydantic import TypeAdapter
@@ -13,17 +11,9 @@ from tests.api import made_runs
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.status import EXIT_DIVERGED, AttemptExit, EndReason, TrainingEnd
+from touchline.data import training_state as saved_state
 from touchline.data.metrics import EndRow, MetricsRow
 from touchline.data.scores import EvaluationRecord
-from touchline.data.training_state import (
-    RESUME_FOLDER,
-    STATE_FILE,
-    ResumeState,
-    read_pause,
-    read_state,
-    saved_states,
-    state_text,
-)
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.run import launching
@@ -90,8 +80,6 @@ Loss = Callable[[PlannedRun, int], float | None]
 
 
 def rank_of(run: PlannedRun) -> int:
-    """The rank of a run's adapter."""
-    assert run.train is not None
     return run.train.lora.rank
 
 
@@ -124,12 +112,10 @@ def make_experiment(folder: Path, text: str = EXPERIMENT) -> Path:
 
 
 def decided(folder: Path) -> tuple[StrategyDecision, ...]:
-    """Decisions in the ledger."""
     return ExperimentFolder(folder).decisions()
 
 
 def verdicts(folder: Path) -> list[Mapping[str, str]]:
-    """Verdicts of each look."""
     looks = [decision.look for decision in decided(folder) if decision.look is not None]
     return [{each.contrast: each.verdict.value for each in look.contrasts} for look in looks]
 
@@ -212,10 +198,13 @@ def leave_scores(planned: LoadedPlan, run: PlannedRun, right: int) -> None:
 def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: int) -> tuple[int, int, TrainingEnd]:
     """Leave what a training leaves that begins at its saved state. Return its first step, its last one and its end."""
     assert run.batches is not None
-    assert run.train is not None
     folder = planned.folder.run(run.name)
-    pause, every = read_pause(folder), run.train.validate_every_steps
-    states = [found for path in saved_states(folder / RESUME_FOLDER) if (found := read_state(path)) is not None]
+    pause, every = saved_state.read_pause(folder), run.train.validate_every_steps
+    states = [
+        found
+        for path in saved_state.saved_states(folder / saved_state.RESUME_FOLDER)
+        if (found := saved_state.read_state(path)) is not None
+    ]
     step = first = states[0].step if states else 0
     rows: list[MetricsRow] = [
         replace(
@@ -247,17 +236,17 @@ def train_to_pause(planned: LoadedPlan, run: PlannedRun, loss: Loss, attempt: in
         made_runs.train(planned.plan, run, folder)
     (folder / "metrics.jsonl").write_bytes(before + made_runs.rows([*rows, row]))
     if end is TrainingEnd.PAUSED:
-        _save(folder / RESUME_FOLDER / f"step_{step:08d}", run, step)
+        _save(folder / saved_state.RESUME_FOLDER / f"step_{step:08d}", run, step)
     return first, step, end
 
 
 def _save(place: Path, run: PlannedRun, step: int) -> None:
     place.mkdir(parents=True)
-    state = ResumeState(
+    state = saved_state.ResumeState(
         run_digest=run.digest, batches_digest="", step=step, threads=1, boundary_pending=False, elapsed_seconds=0.0,
         validation_seconds=0.0, recent_losses=(), validation_loss=None, epoch_ends=(), files={},
     )  # fmt: skip
-    (place / STATE_FILE).write_bytes(state_text(state))
+    (place / saved_state.STATE_FILE).write_bytes(saved_state.state_text(state))
 
 
 @pytest.fixture
@@ -268,6 +257,19 @@ def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+class Lab(NamedTuple):
+    """Where a test works: its folder, its settings, and what it puts in other places."""
+
+    root: Path
+    settings: UserConfig
+    patch: pytest.MonkeyPatch
+
+
+@pytest.fixture
+def lab(tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, settings, monkeypatch)
 
 
 def stand_in(

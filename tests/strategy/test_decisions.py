@@ -1,23 +1,24 @@
 """Sweeps on a stand-in for the work: histories and their decisions, kills, changes of the design, budgets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 from tests.strategy.stand_ins import (
     EXPERIMENT,
     EXPLORE,
     EXPLORE_ONLY,
     KilledError,
+    Lab,
     Loss,
     by_loss,
     by_rank,
     decided,
     explored_score,
+    lab,
     make_experiment,
     settings,
     stand_in,
@@ -39,7 +40,7 @@ from touchline.run.planning import LoadedPlan, read_planned
 from touchline.run.recovering import failures_of, with_micro_batches
 from touchline.strategy.decisions import StopReason, StrategyDecision
 
-__all__ = ["settings"]
+__all__ = ["lab", "settings"]
 CLEAR = by_rank(rank2=[10, 11, 9, 10, 12, 10], rank4=[10, 10, 11, 9, 12, 10], rank8=[30, 32, 30, 29, 31, 30])
 """Rank 8 is far better, rank 4 is not."""
 SLOW = by_rank(rank2=[10, 11, 9, 10, 12, 10], rank4=[14, 13, 9, 15, 13, 17], rank8=[15, 16, 12, 17, 18, 16])
@@ -64,49 +65,36 @@ def summary(decision: StrategyDecision) -> str:
     return decision.kind.value if decision.stop is None else decision.stop.reason.value
 
 
-@pytest.mark.parametrize(
-    ("text", "loss", "expected"),
-    [
-        # The reference is never cut, however bad it is; a run that diverges is, and its place stays empty.
-        (
-            EXPLORE_ONLY,
-            by_loss(rank2=9.0, rank4=2.0, rank16=3.0),
-            ["cut 1M_rank8 at 3", "cut 1M_rank16 at 6", "choose 1M_rank4", "settled"],
-        ),
-        (EXPLORE, by_loss(), ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose", "settled"]),
-        # Other numbers of steps are compared at the same share; of equal losses the earlier run continues.
-        (EPOCHS, lambda run, step: 1.0, ["cut 1M_rank4_epochs6 at 3,6,9", "choose 1M_rank4_epochs4", "settled"]),
-        # No run pauses where only one could be cut.
-        (THREE, RANK8, ["cut 1M_rank4 at 3", "choose 1M_rank8", "settled"]),
-    ],
+@parametrize(
+    "text, loss, expected",
+    # The reference is never cut, however bad it is; a run that diverges is, and its place stays empty.
+    (
+        EXPLORE_ONLY,
+        by_loss(rank2=9.0, rank4=2.0, rank16=3.0),
+        ["cut 1M_rank8 at 3", "cut 1M_rank16 at 6", "choose 1M_rank4", "settled"],
+    ),
+    (EXPLORE, by_loss(), ["cut 1M_rank16 at 3", "cut 1M_rank8 at 6", "choose", "settled"]),
+    # Other numbers of steps are compared at the same share; of equal losses the earlier run continues.
+    (EPOCHS, lambda run, step: 1.0, ["cut 1M_rank4_epochs6 at 3,6,9", "choose 1M_rank4_epochs4", "settled"]),
+    # No run pauses where only one could be cut.
+    (THREE, RANK8, ["cut 1M_rank4 at 3", "choose 1M_rank8", "settled"]),
 )
-def test_losses_decide_cuts_and_choice(
-    tmp_path: Path,
-    settings: UserConfig,
-    monkeypatch: pytest.MonkeyPatch,
-    text: str,
-    loss: Loss,
-    expected: list[str],
-) -> None:
-    stand_in(monkeypatch, loss=loss)
-    folder = make_experiment(tmp_path / "tiny", text)
-    api.run(folder, settings, probe=False)
+def test_losses_decide_cuts_and_choice(lab: Lab, text: str, loss: Loss, expected: list[str]) -> None:
+    stand_in(lab.patch, loss=loss)
+    folder = make_experiment(lab.root / "tiny", text)
+    api.run(folder, lab.settings, probe=False)
     assert [summary(each) for each in decided(folder)] == ["begin", *expected]
 
 
-def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(lab: Lab) -> None:
     """Each run trains to the point that it is compared at; the decisions name the losses, and cut runs stay paused."""
-    work = stand_in(monkeypatch, loss=RANK8)
-    folder = make_experiment(tmp_path / "tiny", EXPLORE)
-    found = {result.name: result for result in api.run(folder, settings, probe=False)}
+    work = stand_in(lab.patch, loss=RANK8)
+    folder = make_experiment(lab.root / "tiny", EXPLORE)
+    found = {result.name: result for result in api.run(folder, lab.settings, probe=False)}
     _, cut, _, choice, look, *_ = decided(folder)
-    assert cut.cut is not None
     assert [(each.run, each.step, each.loss) for each in cut.cut.losses] == [
         (f"1M_rank{rank}", 3, pytest.approx(start - 0.03)) for rank, start in ((2, 1), (4, 2), (8, 1.5), (16, 3))
     ]
-    assert choice.choice is not None
     (contrast,) = choice.choice.contrasts
     assert (contrast.level["train.lora.rank"], contrast.against["train.lora.rank"]) == ("8", "2")
     assert look.look is not None
@@ -123,16 +111,14 @@ def test_runs_are_compared_at_the_points_and_the_best_is_confirmed(
         assert (found[name].steps_done, found[name].evaluations) == (steps, ())
         assert read_pause(folder / name) == steps, "its own script does not train it on"
     assert read_pause(folder / "1M_rank8") is None
-    assert {live.name: live.status for live in api.status(folder, settings)}["1M_rank16"] is RunStatus.CUT
+    assert {live.name: live.status for live in api.status(folder, lab.settings)}["1M_rank16"] is RunStatus.CUT
 
 
-def test_seeds_are_added_only_to_undecided_contrasts_until_all_is_settled(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seeds_are_added_only_to_undecided_contrasts_until_all_is_settled(lab: Lab) -> None:
     """What is decided gets no further seed; status, results and scripts list what was started, and nothing else."""
-    work = stand_in(monkeypatch, SLOW)
-    folder = make_experiment(tmp_path / "tiny")
-    found = api.run(folder, settings, probe=False)
+    work = stand_in(lab.patch, SLOW)
+    folder = make_experiment(lab.root / "tiny")
+    found = api.run(folder, lab.settings, probe=False)
     assert [summary(each) for each in decided(folder)] == [
         *(
             "begin",
@@ -146,22 +132,20 @@ def test_seeds_are_added_only_to_undecided_contrasts_until_all_is_settled(
     started = {2: range(11, 17), 4: range(11, 15), 8: range(11, 17)}
     assert names == {"1M_base"} | {f"1M_rank{rank}_seed{seed}" for rank, seeds in started.items() for seed in seeds}
     assert {run.name for run in plan.runs if (folder / run.name).exists()} == names
-    assert {each.name for each in api.status(folder, settings)} == names
+    assert {each.name for each in api.status(folder, lab.settings)} == names
     listed = (folder / "submit_all.sh").read_text()
     assert {run.name for run in plan.runs if run.name in listed} == names
     ended, calls = decided(folder), len(work.calls)
-    assert api.resume(folder, settings) == found
+    assert api.resume(folder, lab.settings) == found
     assert decided(folder) == ended
     assert set().union(*work.calls[calls:]) <= {"1M_base"}
 
 
-def test_the_numbers_of_a_look_are_those_of_the_runs(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_numbers_of_a_look_are_those_of_the_runs(lab: Lab) -> None:
     """Pairs by seed, in their order; a run that diverged scores 0 and is neither started again nor a failure."""
-    work = stand_in(monkeypatch, lambda run: None if run.name == "1M_rank4_seed12" else CLEAR(run))
-    folder = make_experiment(tmp_path / "tiny")
-    api.run(folder, settings, probe=False)
+    work = stand_in(lab.patch, lambda run: None if run.name == "1M_rank4_seed12" else CLEAR(run))
+    folder = make_experiment(lab.root / "tiny")
+    api.run(folder, lab.settings, probe=False)
     look = next(each.look for each in decided(folder) if each.look is not None)
     four, eight = look.contrasts
     assert [(pair.seed, pair.level, pair.against) for pair in eight.pairs] == [
@@ -174,49 +158,40 @@ def test_the_numbers_of_a_look_are_those_of_the_runs(
     assert sum(name == "1M_rank4_seed12" for name, *_ in work.trained) == 1
 
 
-# ---- failures and kills ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "failing", "waits"),
-    [
-        (EXPLORE_ONLY, "1M_rank4", "point 1 of 2, step 3, waits for 1 run: 1M_rank4"),
-        (EXPERIMENT, "1M_rank4_seed13", "look 1 of 3 waits for 1 run: 1M_rank4_seed13"),
-    ],
+@parametrize(
+    "text, failing, waits",
+    (EXPLORE_ONLY, "1M_rank4", "point 1 of 2, step 3, waits for 1 run: 1M_rank4"),
+    (EXPERIMENT, "1M_rank4_seed13", "look 1 of 3 waits for 1 run: 1M_rank4_seed13"),
 )
-def test_any_other_failure_holds_the_decision(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, text: str, failing: str, waits: str
-) -> None:
+def test_any_other_failure_holds_the_decision(lab: Lab, text: str, failing: str, waits: str) -> None:
     """It says what it waits for, the others wait, and it is taken when the run is mended."""
-    work = stand_in(monkeypatch, CLEAR if text == EXPERIMENT else explored_score, RANK8)
+    work = stand_in(lab.patch, CLEAR if text == EXPERIMENT else explored_score, RANK8)
     work.failing = {failing}
-    folder = make_experiment(tmp_path / "tiny", text)
+    folder = make_experiment(lab.root / "tiny", text)
     said: list[str] = []
     with pytest.raises(RunsFailedError, match=failing):
-        api.run(folder, settings, probe=False, on_message=said.append)
+        api.run(folder, lab.settings, probe=False, on_message=said.append)
     assert [each.kind.value for each in decided(folder)] == ["begin"]
     assert waits in said
     work.failing = set()
-    api.resume(folder, settings)
+    api.resume(folder, lab.settings)
     assert decided(folder)[-1].stop is not None
 
 
-def test_a_paused_run_has_no_job_and_its_pauses_are_no_failures(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_paused_run_has_no_job_and_its_pauses_are_no_failures(lab: Lab) -> None:
     """Neither a training nor an evaluation is submitted for it, and it is not taken for a run that failed twice."""
-    work = stand_in(monkeypatch, loss=RANK8)
+    work = stand_in(lab.patch, loss=RANK8)
     work.failing = {"1M_rank4"}
-    folder = make_experiment(tmp_path / "tiny", EXPLORE_ONLY)
+    folder = make_experiment(lab.root / "tiny", EXPLORE_ONLY)
     with pytest.raises(RunsFailedError):
-        api.run(folder, settings, probe=False)
+        api.run(folder, lab.settings, probe=False)
     planned = read_planned(folder)
     assert [job.name for job in training_jobs(planned, planned.plan.runs)] == ["1M_rank4"]
     assert evaluation_jobs(planned, planned.plan.runs) == []
-    states = {live.name: live.status for live in api.status(folder, settings)}
+    states = {live.name: live.status for live in api.status(folder, lab.settings)}
     assert [states[f"1M_rank{rank}"] for rank in (2, 8, 16)] == [RunStatus.PAUSED] * 3
     work.failing = set()
-    api.resume(folder, settings)
+    api.resume(folder, lab.settings)
     survivor = planned.plan.run("1M_rank8")
     assert survivor is not None
     assert len(list((folder / "1M_rank8" / "status").glob("exit.*"))) == 3
@@ -238,15 +213,13 @@ def one_hour_per_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "each"), [(EXPLORE_ONLY, 1), (EXPERIMENT, 5)])
-def test_a_kill_before_any_action_changes_no_decision(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, text: str, each: int
-) -> None:
+def test_a_kill_before_any_action_changes_no_decision(lab: Lab, text: str, each: int) -> None:
     """Before a training, between its saved state and its exit record, before each line of the ledger.
 
     Where looks are taken the command is stopped by its budget too, and continued with a larger one.
     """
-    work = stand_in(monkeypatch, SLOW if text == EXPERIMENT else explored_score, RANK8)
-    one_hour_per_run(monkeypatch)
+    work = stand_in(lab.patch, SLOW if text == EXPERIMENT else explored_score, RANK8)
+    one_hour_per_run(lab.patch)
 
     def run(folder: Path, kill_at: int | None) -> tuple[StrategyDecision, ...]:
         make_experiment(folder, text)
@@ -255,51 +228,44 @@ def test_a_kill_before_any_action_changes_no_decision(
             if budget:
                 with_budget(folder, budget)
             try:
-                api.run(folder, settings, probe=False)
+                api.run(folder, lab.settings, probe=False)
             except KilledError:
-                api.resume(folder, settings)
+                api.resume(folder, lab.settings)
         assert kill_at is None or work.kill_at is None, "it was killed"
         return decided(folder)
 
-    wanted = run(tmp_path / "calm", None)
+    wanted = run(lab.root / "calm", None)
     actions = work.actions
     assert actions > 20
     for kill_at in range(0, actions, each):
-        assert run(tmp_path / f"killed{kill_at}", kill_at) == wanted, kill_at
+        assert run(lab.root / f"killed{kill_at}", kill_at) == wanted, kill_at
 
 
 @pytest.mark.parametrize(("line", "missing"), [(0, "the beginning of the strategy"), (1, "look 1")])
-def test_a_missing_decision_that_later_ones_follow_from_is_an_error(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, line: int, missing: str
-) -> None:
+def test_a_missing_decision_that_later_ones_follow_from_is_an_error(lab: Lab, line: int, missing: str) -> None:
     """A damaged line would otherwise be a look that was never taken. The last one is cut off and taken again."""
-    stand_in(monkeypatch, SLOW)
-    folder = make_experiment(tmp_path / "tiny")
-    api.run(folder, settings, probe=False)
+    stand_in(lab.patch, SLOW)
+    folder = make_experiment(lab.root / "tiny")
+    api.run(folder, lab.settings, probe=False)
     ledger, wanted = folder / "ledger.jsonl", decided(folder)
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text("".join(lines[:-1]) + lines[-1][:100])
     assert decided(folder) == wanted[:-1]
-    api.resume(folder, settings)
+    api.resume(folder, lab.settings)
     assert decided(folder) == wanted
     place = [number for number, text in enumerate(lines) if json.loads(text).get("decision")][line]
     lines[place] = lines[place][:100] + "#\n"
     ledger.write_text("".join(lines))
     for command in (api.status, api.resume):
         with pytest.raises(InputError, match=f"the decision on {missing} is missing; damaged: line {place + 1}"):
-            command(folder, settings)
+            command(folder, lab.settings)
 
 
-# ---- the design ------------------------------------------------------------------------------------------------------
-
-
-def test_a_change_of_the_design_after_the_first_decision_is_refused(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_of_the_design_after_the_first_decision_is_refused(lab: Lab) -> None:
     """By plan, run and accept alike, with what changed, before anything is measured; another budget is no change."""
-    stand_in(monkeypatch, SLOW)
-    folder = make_experiment(tmp_path / "tiny")
-    api.run(folder, settings, probe=False)
+    stand_in(lab.patch, SLOW)
+    folder = make_experiment(lab.root / "tiny")
+    api.run(folder, lab.settings, probe=False)
     before = decided(folder)
     measured: list[str] = []
 
@@ -315,9 +281,9 @@ def test_a_change_of_the_design_after_the_first_decision_is_refused(
     ):
         (folder / "experiment.yaml").write_text(EXPERIMENT.replace(old, new) + "  budget: 40h\n")
         calls: tuple[Callable[[], object], ...] = (
-            lambda: api.plan(folder, settings, measure=measure),
-            lambda: api.plan(folder, settings, accept=True),
-            lambda: api.run(folder, settings, probe=False),
+            lambda: api.plan(folder, lab.settings, measure=measure),
+            lambda: api.plan(folder, lab.settings, accept=True),
+            lambda: api.run(folder, lab.settings, probe=False),
         )
         for call in calls:
             with pytest.raises(PlanDriftError) as refused:
@@ -328,73 +294,58 @@ def test_a_change_of_the_design_after_the_first_decision_is_refused(
     assert measured == []
     # A level that no contrast needs plans no other runs.
     (folder / "experiment.yaml").write_text(EXPERIMENT.replace("[2, 4, 8]", "[2, 4, 8, 16]"))
-    api.run(folder, settings, probe=False)
+    api.run(folder, lab.settings, probe=False)
     assert decided(folder) == before
     path = folder / "plan.json"
     path.write_text(path.read_text().replace('"detect": 0.1', '"detect": 0.01'))
     with pytest.raises(PlanDriftError, match="looks are part of the design"):
-        api.resume(folder, settings)
+        api.resume(folder, lab.settings)
 
 
-def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_file_leaves_open_stays_as_the_first_decision_found_it(lab: Lab) -> None:
     """Looks, and the spread that past runs show; without past runs nothing is given up early."""
-    stand_in(monkeypatch, CLEAR)
+    stand_in(lab.patch, CLEAR)
     text = EXPERIMENT.replace("    seed_spread: 5\n", "").replace("    looks: [3, 4, 6]\n", "")
-    folder = make_experiment(tmp_path / "first", text)
-    api.run(folder, settings, probe=False)
+    folder = make_experiment(lab.root / "first", text)
+    api.run(folder, lab.settings, probe=False)
     strategy = ExperimentFolder(folder).planned().strategy
-    assert strategy is not None
     assert strategy.seed_spread is None
     assert all(each.futility is None for look in decided(folder) if look.look for each in look.look.contrasts)
-    later = api.plan(make_experiment(tmp_path / "second", text), settings).plan.strategy
-    assert later is not None
+    later = api.plan(make_experiment(lab.root / "second", text), lab.settings).plan.strategy
     assert later.seed_spread_source.startswith("history: 3 conditions")
     # Means of 10, 11 and 9 of 40 items and the like, and items of which hardly one flips.
     assert later.seed_spread is not None
     assert 0.01 < later.seed_spread < 0.06
-    monkeypatch.setattr("touchline.strategy.design._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
+    lab.patch.setattr("touchline.strategy.design._chosen_looks", lambda planned, contrasts: (len(planned.seeds),))
     (folder / "experiment.yaml").write_text(text + "  budget: 40h\n")
-    changed = api.plan(folder, settings).plan.strategy
-    assert changed is not None
-    assert changed.budget_device_hours == 40
-    assert changed.design == strategy
+    changed = api.plan(folder, lab.settings).plan.strategy
+    assert (changed.budget_device_hours, changed.design) == (40, strategy)
 
 
-def test_a_run_that_is_not_started_is_refused_by_name(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_is_not_started_is_refused_by_name(lab: Lab) -> None:
     """Its seed may never be needed."""
-    stand_in(monkeypatch, CLEAR)
-    folder = make_experiment(tmp_path / "tiny")
-    api.plan(folder, settings)
+    stand_in(lab.patch, CLEAR)
+    folder = make_experiment(lab.root / "tiny")
+    api.plan(folder, lab.settings)
     with pytest.raises(PolicyError, match="1M_rank4_seed16 is planned, and the strategy has not started it"):
-        api.resume(folder, settings, only="1M_rank4_seed16")
+        api.resume(folder, lab.settings, only="1M_rank4_seed16")
     with pytest.raises(PolicyError, match="has not started it"):
-        api.prepare(folder, settings, run="1M_rank4_seed16")
+        api.prepare(folder, lab.settings, run="1M_rank4_seed16")
 
 
 @pytest.mark.thorough
-def test_a_smaller_micro_batch_after_an_out_of_memory_error_is_the_same_design(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_smaller_micro_batch_after_an_out_of_memory_error_is_the_same_design(lab: Lab) -> None:
     """It is a revision of the plan, and the looks go on as if nothing had been."""
-    stand_in(monkeypatch, CLEAR)
-    calm, folder = make_experiment(tmp_path / "calm"), make_experiment(tmp_path / "tiny")
-    api.run(calm, settings, probe=False)
-    api.plan(folder, settings)
+    stand_in(lab.patch, CLEAR)
+    calm, folder = make_experiment(lab.root / "calm"), make_experiment(lab.root / "tiny")
+    api.run(calm, lab.settings, probe=False)
+    api.plan(folder, lab.settings)
     advance(read_planned(folder), lambda line: None)
-    with_micro_batches(read_planned(folder), settings, {"1M_rank4_seed11": 4}, "out of memory")
-    api.run(folder, settings, probe=False)
+    with_micro_batches(read_planned(folder), lab.settings, {"1M_rank4_seed11": 4}, "out of memory")
+    api.run(folder, lab.settings, probe=False)
     run = ExperimentFolder(folder).planned().run("1M_rank4_seed11")
-    assert run is not None
-    assert run.train is not None
     assert run.train.micro_batch_size == 4
     assert decided(folder) == decided(calm)
-
-
-# ---- the budget ------------------------------------------------------------------------------------------------------
 
 
 def without_stops(folder: Path) -> list[StrategyDecision]:
@@ -403,19 +354,17 @@ def without_stops(folder: Path) -> list[StrategyDecision]:
     return [each for each in kept if each.stop is None or each.stop.reason is not StopReason.BUDGET]
 
 
-def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(lab: Lab) -> None:
     """By run, and by plan and resume; one that is larger and not enough says what is."""
-    stand_in(monkeypatch, SLOW)
-    one_hour_per_run(monkeypatch)
-    calm, folder = make_experiment(tmp_path / "calm"), make_experiment(tmp_path / "tiny")
-    api.run(calm, settings, probe=False)
+    stand_in(lab.patch, SLOW)
+    one_hour_per_run(lab.patch)
+    calm, folder = make_experiment(lab.root / "calm"), make_experiment(lab.root / "tiny")
+    api.run(calm, lab.settings, probe=False)
     said: list[str] = []
 
     def run(budget: str) -> list[str]:
         with_budget(folder, budget)
-        api.run(folder, settings, probe=False, on_message=said.append)
+        api.run(folder, lab.settings, probe=False, on_message=said.append)
         return [summary(each) for each in decided(folder)]
 
     stopped = ["begin", "look 3: undecided, undecided", "budget"]
@@ -426,74 +375,66 @@ def test_a_larger_budget_continues_as_if_it_had_been_there_from_the_start(
     assert run("8h") == stopped
     assert any(line.startswith("stopped by the budget of 8 device-hours") for line in said)
     with_budget(folder, "9.5h")
-    api.plan(folder, settings)
+    api.plan(folder, lab.settings)
     assert [summary(each) for each in decided(folder)] == stopped, "a plan decides nothing"
-    api.resume(folder, settings)
+    api.resume(folder, lab.settings)
     assert len(verdicts(folder)) == 2
     run("40h")
     assert without_stops(folder) == list(decided(calm))
     stop = decided(folder)[2].stop
-    assert stop is not None
     assert (stop.budget_device_hours, stop.spent_device_hours) == (5, 9)
 
 
 @pytest.mark.thorough
-def test_a_budget_that_stopped_either_phase_may_be_raised(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_budget_that_stopped_either_phase_may_be_raised(lab: Lab) -> None:
     """Cuts, choice and looks are those of an experiment that was never stopped."""
-    stand_in(monkeypatch, loss=RANK8)
-    calm, folder = make_experiment(tmp_path / "calm", EXPLORE), make_experiment(tmp_path / "tiny", EXPLORE)
-    api.run(calm, settings, probe=False)
+    stand_in(lab.patch, loss=RANK8)
+    calm, folder = make_experiment(lab.root / "calm", EXPLORE), make_experiment(lab.root / "tiny", EXPLORE)
+    api.run(calm, lab.settings, probe=False)
 
     def spent(planned: LoadedPlan) -> float:
         return 2.0 if any(each.choice is not None for each in planned.folder.decisions()) else 0.99999
 
-    monkeypatch.setattr("touchline.results.strategy.spent_device_hours", spent)
+    lab.patch.setattr("touchline.results.strategy.spent_device_hours", spent)
     kinds = []
     for budget in ("1h", "2h", "3h"):
         (folder / "experiment.yaml").write_text(f"{EXPLORE}  budget: {budget}\n")
-        api.run(folder, settings, probe=False)
+        api.run(folder, lab.settings, probe=False)
         kinds.append("".join(each.kind.value[:2] for each in decided(folder)))
     assert kinds[:2] == ["best", "bestcocucuchst"], "before explore, and before confirm"
     assert without_stops(folder) == [*decided(calm)]
 
 
 @pytest.mark.thorough
-def test_a_smaller_budget_is_that_of_the_coming_starts(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_smaller_budget_is_that_of_the_coming_starts(lab: Lab) -> None:
     """Runs of the look that has begun are finished. A stop stays with a budget that is not larger."""
-    work = stand_in(monkeypatch, SLOW)
-    one_hour_per_run(monkeypatch)
-    folder = make_experiment(tmp_path / "tiny")
+    work = stand_in(lab.patch, SLOW)
+    one_hour_per_run(lab.patch)
+    folder = make_experiment(lab.root / "tiny")
     with_budget(folder, "40h")
     work.kill_at = 8
     with pytest.raises(KilledError):
-        api.run(folder, settings, probe=False)
+        api.run(folder, lab.settings, probe=False)
     assert not verdicts(folder)
     with_budget(folder, "2h")
-    api.run(folder, settings, probe=False)
+    api.run(folder, lab.settings, probe=False)
     stop, ended = decided(folder)[-1].stop, decided(folder)
     assert len(verdicts(folder)) == 1
-    assert stop is not None
     assert (stop.reason, stop.budget_device_hours) == (StopReason.BUDGET, 2)
-    monkeypatch.setattr("touchline.results.strategy.spent_device_hours", lambda planned: 0.0)
+    lab.patch.setattr("touchline.results.strategy.spent_device_hours", lambda planned: 0.0)
     for budget in ("2h", "0.1s"):
         with_budget(folder, budget)
-        api.run(folder, settings, probe=False)
+        api.run(folder, lab.settings, probe=False)
         assert decided(folder) == ended
 
 
-def test_submit_continues_with_a_larger_budget_too(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_submit_continues_with_a_larger_budget_too(lab: Lab) -> None:
     """Stopped it submits nothing and says what to type; continued it returns the runs of the next look."""
-    stand_in(monkeypatch, SLOW)
-    one_hour_per_run(monkeypatch)
-    folder = make_experiment(tmp_path / "tiny")
+    stand_in(lab.patch, SLOW)
+    one_hour_per_run(lab.patch)
+    folder = make_experiment(lab.root / "tiny")
     with_budget(folder, "5h")
-    api.run(folder, settings, probe=False)
+    api.run(folder, lab.settings, probe=False)
     said: list[str] = []
 
     def submitted() -> set[int | None]:
@@ -505,19 +446,17 @@ def test_submit_continues_with_a_larger_budget_too(
     assert submitted() == set()
     assert f"`touchline plan '{folder}'` and `touchline submit '{folder}'`" in said[-1]
     with_budget(folder, "40h")
-    api.plan(folder, settings)
+    api.plan(folder, lab.settings)
     assert submitted() == {14}
     assert said[-2].startswith("the strategy continues: now the budget of 40 device-hours; 9 device-hours are spent")
 
 
 @pytest.mark.parametrize("command", ["status", pytest.param("results", marks=pytest.mark.thorough)])
-def test_commands_show_the_verdicts(
-    tmp_path: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_commands_show_the_verdicts(lab: Lab, command: str) -> None:
     """On one line, and with every decision in JSON."""
-    stand_in(monkeypatch, CLEAR)
-    folder = make_experiment(tmp_path / "tiny")
-    api.run(folder, settings, probe=False)
+    stand_in(lab.patch, CLEAR)
+    folder = make_experiment(lab.root / "tiny")
+    api.run(folder, lab.settings, probe=False)
     runner = CliRunner()
     shown = runner.invoke(app, [command, str(folder)]).stdout
     (line,) = (line for line in shown.splitlines() if line.startswith("strategy: "))
@@ -541,7 +480,6 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, sett
     unknown = make_experiment(tmp_path / "unknown", EXPERIMENT.replace("    seed_spread: 5\n", ""))
     plan = api.plan(unknown, settings)
     costs = plan.folder.strategy(plan.plan).costs()
-    assert costs is not None
     assert costs.promised is None
     assert "nothing is given up early" in (unknown / "runs_plan.md").read_text()
     with pytest.raises(InputError, match="error"):

@@ -1,7 +1,5 @@
 """Explore: rules that cut, and what it needs of a plan."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cases import parametrize
 from tests.strategy.stand_ins import EXPLORE, EXPLORE_ONLY, make_experiment, settings
 
 from touchline import api
@@ -52,19 +51,17 @@ def test_no_cut_run_is_better_than_one_that_continues(losses: dict[str, float], 
     assert len(kept) <= max(1, math.ceil(round(keep * len(losses), 9)))
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("epochs: 2\n", "epochs: 1\n  validate_every_steps: 50\n", "no usable point of 2 before its last step 6"),
-        ("rank: [2, 4, 8, 16]", "rank: [2, 4]\n  train.validate_every_steps: [3, 50]", "1 usable point of 2"),
-        ("epochs: 2\n", "epochs: 2\n  backend: torchtune\n", "the backend torchtune cannot pause"),
-        ("models: [Tiny-1M-Instruct]", "models: [Tiny-1M-Instruct, Other-1M]", "other base models"),
-        ("{train.lora.rank: 2}}", "{train.lora.rank: 2}, confirm: 3}", "are to be confirmed, and 1 beside"),
-        ("rank: [2, 4, 8, 16]", "rank: [2]", "no condition beside the reference"),
-        ("[2, 4, 8, 16]", "[2, 4]\n  train.learning_rate: [1e-3, 1e-2]", "2 conditions have these levels"),
-        ("[2, 4, 8, 16]", "[2, 4]\n  data.prompt: ['Capitalize {input}', 'Write {input}']", "other prompts"),
-        ("[2, 4, 8, 16]", "[2, 4]\nexclude: [{train.lora.rank: 2}]", "no condition has these levels"),
-    ],
+@parametrize(
+    "old, new, expected",
+    ("epochs: 2\n", "epochs: 1\n  validate_every_steps: 50\n", "no usable point of 2 before its last step 6"),
+    ("rank: [2, 4, 8, 16]", "rank: [2, 4]\n  train.validate_every_steps: [3, 50]", "1 usable point of 2"),
+    ("epochs: 2\n", "epochs: 2\n  backend: torchtune\n", "the backend torchtune cannot pause"),
+    ("models: [Tiny-1M-Instruct]", "models: [Tiny-1M-Instruct, Other-1M]", "other base models"),
+    ("{train.lora.rank: 2}}", "{train.lora.rank: 2}, confirm: 3}", "are to be confirmed, and 1 beside"),
+    ("rank: [2, 4, 8, 16]", "rank: [2]", "no condition beside the reference"),
+    ("[2, 4, 8, 16]", "[2, 4]\n  train.learning_rate: [1e-3, 1e-2]", "2 conditions have these levels"),
+    ("[2, 4, 8, 16]", "[2, 4]\n  data.prompt: ['Capitalize {input}', 'Write {input}']", "other prompts"),
+    ("[2, 4, 8, 16]", "[2, 4]\nexclude: [{train.lora.rank: 2}]", "no condition has these levels"),
 )
 def test_an_explore_that_cannot_compare_is_refused_when_it_is_planned(
     tmp_path: Path, settings: UserConfig, tiny_model: Path, old: str, new: str, expected: str
@@ -82,9 +79,7 @@ def test_an_explore_that_cannot_compare_is_refused_when_it_is_planned(
     assert not (folder / "plan.json").exists()
 
 
-def test_an_explore_without_a_validation_split_is_refused_when_it_is_planned(
-    tmp_path: Path, settings: UserConfig
-) -> None:
+def test_an_explore_without_a_validation_split_is_refused(tmp_path: Path, settings: UserConfig) -> None:
     able = {name for name, features in capabilities().items() if features.pauses}
     assert able == {"peft", "trl", "llamafactory", "axolotl"}
     folder = make_experiment(tmp_path / "tiny", EXPLORE_ONLY)
@@ -105,15 +100,13 @@ def explore_lines(plan: Plan) -> tuple[list[tuple[str, ...]], str]:
     return [tuple(map(str, row)) for row in table.rows], " ".join(section.lines)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected", "line"),
-    [
-        (EXPLORE, [("1", "3", "4", "3"), ("2", "6", "3", "2")], "1M_rank2 continues, and the best 50% of the others"),
-        (EXPLORE_ONLY.replace("  validate_every_steps: 3\n", ""), [("1", "6", "4", "3")], "used: others fall on"),
-        (EXPLORE_ONLY.replace("[2, 4, 8, 16]", "[2, 4, 8]"), [("1", "3", "3", "2")], "used: one run is left"),
-    ],
+@parametrize(
+    "text, expected, line",
+    (EXPLORE, [("1", "3", "4", "3"), ("2", "6", "3", "2")], "1M_rank2 continues, and the best 50% of the others"),
+    (EXPLORE_ONLY.replace("  validate_every_steps: 3\n", ""), [("1", "6", "4", "3")], "used: others fall on"),
+    (EXPLORE_ONLY.replace("[2, 4, 8, 16]", "[2, 4, 8]"), [("1", "3", "3", "2")], "used: one run is left"),
 )
-def test_the_plan_shows_the_points(
+def test_points_are_shown(
     tmp_path: Path, settings: UserConfig, text: str, expected: list[tuple[str, ...]], line: str
 ) -> None:
     rows, lines = explore_lines(api.plan(make_experiment(tmp_path / "tiny", text), settings).plan)
@@ -125,9 +118,7 @@ def test_totals_count_what_may_be_started_at_most(tmp_path: Path, settings: User
     """Confirm for as many conditions as explore may choose; of explore each run to its point, two to the end."""
     plan = api.plan(make_experiment(tmp_path / "tiny", EXPLORE), settings).plan
     runs = strategy_of(plan).likely_runs
-    chosen = {
-        level.value for run in runs if run.phase is Phase.CONFIRM for level in run.levels if "rank" in level.factor
-    }
+    chosen = {le.value for run in runs if run.phase is Phase.CONFIRM for le in run.levels if "rank" in le.factor}
     assert len(chosen) == 1 + 1, "the one to choose, and the reference"
     assert [run for run in runs if run.phase is not Phase.CONFIRM] == [
         run for run in plan.runs if run.phase is not Phase.CONFIRM
@@ -138,7 +129,6 @@ def test_totals_count_what_may_be_started_at_most(tmp_path: Path, settings: User
     hour = Quantity(value=3600.0, unit="s")
     same = [replace(run, train_seconds=hour, time_parts={}, evaluate_seconds=hour) for run in plan.runs]
     cost = explore_cost(replace(plan, runs=tuple(same)))
-    assert isinstance(cost, Quantity)
     started = scale_quantity(plan.runs[0].evaluate_startup_seconds, 1 / 3600, "h")
     start = started.value if isinstance(started, Quantity) else 0.0
     assert cost.value == pytest.approx(0.25 + 0.5 + 2 + 2, abs=start + 1e-9)

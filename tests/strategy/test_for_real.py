@@ -1,7 +1,5 @@
 """A real sweep of two phases on the tiny model, killed at different moments: its decisions are those of a calm one."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time
@@ -95,7 +93,6 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
     kinds = [each.kind.value for each in wanted]
     assert kinds == ["begin", "cut", "choice", "look", "look", "stop"]
     cut = wanted[1].cut
-    assert cut is not None
     assert cut.cut == ("1M_rank8_lr2e-05",), "of the two beside the reference it learns less"
     verdicts = [each.look.contrasts[0].verdict.value for each in wanted if each.look is not None]
     assert verdicts == ["undecided", "established"]
@@ -116,9 +113,7 @@ def test_killed_and_resumed_it_decides_the_same(tmp_path: Path, env: dict[str, s
 
 
 @pytest.mark.thorough
-def test_a_training_that_diverges_counts_as_nothing_right_and_is_not_started_again(
-    tmp_path: Path, env: dict[str, str]
-) -> None:
+def test_a_training_that_diverges_scores_0_and_is_not_started_again(tmp_path: Path, env: dict[str, str]) -> None:
     """Its attempt says so by its exit code; the command ends well."""
     contrast = "{name: rate, level: {train.learning_rate: 3e-2}, against: {train.learning_rate: 1e+30}}"
     confirm = f"strategy:\n  confirm: {{contrasts: [{contrast}], seeds: [11, 12], looks: [2]}}\n"

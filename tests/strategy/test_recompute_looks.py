@@ -1,7 +1,5 @@
 """The reviewer's script docs/scripts/recompute_looks.py, on looks of the program's own functions."""
 
-from __future__ import annotations
-
 import json
 import runpy
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from numpy.random import PCG64, Generator
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 
 from touchline.experiment.strategy import PlannedStrategy, StatedContrast
 from touchline.run.ledger import Ledger
@@ -45,9 +44,7 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
         seed_spread=spread,
     )
     rng = Generator(PCG64(seed))
-    scores = {
-        name: (0.7 + effect + rng.normal(0, 0.01, 6), 0.7 + rng.normal(0, 0.01, 6)) for name, effect in TRUE.items()
-    }
+    scores = {name: (0.7 + e + rng.normal(0, 0.01, 6), 0.7 + rng.normal(0, 0.01, 6)) for name, e in TRUE.items()}
     ledger, decided = Ledger(folder / "ledger.jsonl", "local"), dict[str, Verdict]()
     for number, seeds in enumerate(LOOKS):
         names = [name for name in TRUE if name not in decided]
@@ -79,9 +76,8 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("seed", "spread", "wide"),
-    [(1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)],
+@parametrize(
+    "seed, spread, wide", (1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)
 )
 def test_every_bound_p_value_and_verdict_is_found_again(
     tmp_path: Path,
@@ -108,17 +104,16 @@ def test_made_looks_have_every_verdict(tmp_path: Path) -> None:
     assert verdicts >= {"established", "undecided", "out of reach"}
 
 
-@pytest.mark.parametrize(
-    ("key", "change"),
-    [
-        ("bound", lambda value: value * 1.05),
-        ("t", lambda value: value + 0.01),
-        ("p_value", lambda value: value * 0.99),
-        ("futility", lambda value: value + 0.5),
-        ("high", lambda value: value + 0.001),
-        ("verdict", lambda _: "established"),
-        ("level", lambda value: value * 2),
-    ],
+@pytest.mark.slow
+@parametrize(
+    "key, change",
+    ("bound", lambda value: value * 1.05),
+    ("t", lambda value: value + 0.01),
+    ("p_value", lambda value: value * 0.99),
+    ("futility", lambda value: value + 0.5),
+    ("high", lambda value: value + 0.001),
+    ("verdict", lambda _: "established"),
+    ("level", lambda value: value * 2),
 )
 def test_a_number_that_was_changed_is_named(
     tmp_path: Path,

@@ -1,7 +1,5 @@
 """The report of a strategy: looks that can be computed again, cut runs that enter nothing, cost, the bottom line."""
 
-from __future__ import annotations
-
 import json
 import math
 import statistics
@@ -46,15 +44,11 @@ def explored(looks: int = 1) -> Report:
 
 def table(report: Report, title: str) -> Table:
     section = report.strategy_section()
-    assert section is not None
     return next(each for each in section.tables if each.title == title)
 
 
 def rows(found: Table) -> list[dict[str, str]]:
-    return [
-        {column.label: value_text(value, column) for value, column in zip(row, found.columns, strict=True)}
-        for row in found.rows
-    ]
+    return [{c.label: value_text(value, c) for value, c in zip(row, found.columns, strict=True)} for row in found.rows]
 
 
 def points(text: str) -> float:
@@ -65,9 +59,6 @@ def sentences(report: Report, topic: str) -> list[str]:
     return [each.text for each in report.remarks if each.topic == topic]
 
 
-# ---- looks -----------------------------------------------------------------------------------------------------------
-
-
 def test_every_number_of_a_look_follows_from_the_table_of_seeds() -> None:
     """Difference, error, t and interval, as printed, from the means as printed and the bound beside them."""
     report = confirmed()
@@ -75,9 +66,7 @@ def test_every_number_of_a_look_follows_from_the_table_of_seeds() -> None:
     found = rows(table(report, "Looks"))
     assert len(found) == 4
     for row in found:
-        used = [
-            each for each in seeds if each["contrast"] == row["contrast"] and int(each["from look"]) <= int(row["look"])
-        ]
+        used = [e for e in seeds if e["contrast"] == row["contrast"] and int(e["from look"]) <= int(row["look"])]
         assert len(used) == int(row["seeds"])
         differences = [points(each["mean at the level"]) - points(each["mean against"]) for each in used]
         assert [points(each["difference (points)"]) for each in used] == pytest.approx(differences, abs=1e-6)
@@ -112,7 +101,6 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
 def test_explore_that_chose_nothing_says_so() -> None:
     """All candidates may diverge: then explore has decided, and there is no name to give."""
     *before, choice = ms.explored(looks=0)
-    assert choice.choice is not None
     names = [each.run for each in choice.choice.losses]
     nothing = replace(
         choice,
@@ -186,9 +174,6 @@ def test_effects_over_seeds_are_not_tested_where_stopping_is_optional() -> None:
     assert not any("outside the family" in str(note) for note in analysis.notes)
 
 
-# ---- cut runs --------------------------------------------------------------------------------------------------------
-
-
 def test_cut_runs_are_listed_and_enter_nothing() -> None:
     """Neither a score nor a comparison, even if somebody evaluated one; their checkpoints are verified as usual."""
     gathered = ms.gathered(ms.explore_plan(), ms.explored(), {"64": 160})
@@ -246,9 +231,6 @@ def test_explore_alone_claims_no_score() -> None:
     assert early.next_steps[0].title == "Train to point 2 of 2"
 
 
-# ---- cost ------------------------------------------------------------------------------------------------------------
-
-
 def test_cost_is_measured_and_predicted_without_stopping() -> None:
     """Explore to the end and 2 conditions x 6 seeds, with the controls."""
     report = explored()
@@ -257,9 +239,7 @@ def test_cost_is_measured_and_predicted_without_stopping() -> None:
     runs = [run for run in report.runs if run.evaluations or run.steps_done]
     spent = sum(sum(a.seconds.value for a in run.attempt_list if isinstance(a.seconds, Quantity)) for run in runs)
     evaluated = sum(record.seconds for run in runs for record in run.evaluations)
-    assert isinstance(cost.spent, Quantity)
     assert cost.spent.value == pytest.approx((spent + evaluated) / 3600)
-    assert isinstance(cost.without_stopping, Quantity)
     assert cost.without_stopping.value == pytest.approx((4 + 12) * (hour + evaluation) + evaluation)
     assert cost.without_stopping.low == pytest.approx((4 + 12) * (3000 + 500) / 3600 + 500 / 3600)
     assert report.device_hours_planned == cost.without_stopping
@@ -286,9 +266,6 @@ def test_the_budget_names_what_more_would_cost() -> None:
     assert sentence.endswith("The budget stopped the strategy before the next look.")
     # The runs of the next look were not started.
     assert {run.seed for run in report.runs if run.phase is Phase.CONFIRM} == {11, 12, 13}
-
-
-# ---- other views -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("made_of", [confirmed, explored])
@@ -324,9 +301,7 @@ def test_an_experiment_without_a_strategy_has_no_section() -> None:
 
 
 def summary(label: str, runs: Sequence[RunResult], left_out: tuple[str, ...] = ()) -> ExperimentSummary:
-    settings = {
-        run.name: {"train.lora.rank": run.levels[-1].value, "seeds": str(run.seed), "models": run.model} for run in runs
-    }
+    settings = {r.name: {"train.lora.rank": r.levels[-1].value, "seeds": str(r.seed), "models": r.model} for r in runs}
     return ExperimentSummary(
         label=label, root=label, origin="planned", date="", runs=tuple(runs), settings=settings,
         left_out=left_out,
@@ -340,9 +315,6 @@ def test_compare_names_the_cut_runs_of_a_strategy() -> None:
     found = compare([summary("grid", fixed), summary("staged", own, ("x_rank4",))])
     assert sum(row.comparison is not None for row in found.runs) == len(own)
     assert "staged: cut by its strategy and not compared: x_rank4" in found.notes
-
-
-# ---- figures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -359,7 +331,6 @@ def test_an_interval_of_shares_ends_where_differences_end() -> None:
     assert whole.low < -1
     assert whole.high > 1
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), (ms.look(1, whole),)))
-    assert report.strategy is not None
     (course,) = report.strategy.courses
     (look,) = course.looks
     assert look.found == whole

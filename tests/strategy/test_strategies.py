@@ -1,13 +1,12 @@
 """The benchmark of the strategies: few simulations of every part, and its limits are judged with their errors."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.cases import parametrize
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow, pytest.mark.thorough]
 
@@ -15,7 +14,6 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def rows(*arguments: str) -> tuple[int, list[dict[str, object]]]:
-    """Exit code and rows of the benchmark."""
     command = [sys.executable, str(BENCHMARKS / "strategies.py"), "--quick", "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, json.loads(done.stdout)
@@ -29,16 +27,14 @@ def test_no_cell_of_the_null_sweeps_makes_more_false_claims_than_it_may() -> Non
     assert code == 0, [row for row in found if not row["holds"]]
 
 
-@pytest.mark.parametrize(
-    ("part", "kinds"),
-    [
-        ("null sweeps of items", {"false claims"}),
-        ("null sweeps of other seeds", {"false claims"}),
-        ("power and seeds", {"power", "seeds"}),
-        ("families", {"power", "false claims"}),
-        ("few seeds", {"power", "seeds"}),
-        ("explore and confirm", {"best level", "cost"}),
-    ],
+@parametrize(
+    "part, kinds",
+    ("null sweeps of items", {"false claims"}),
+    ("null sweeps of other seeds", {"false claims"}),
+    ("power and seeds", {"power", "seeds"}),
+    ("families", {"power", "false claims"}),
+    ("few seeds", {"power", "seeds"}),
+    ("explore and confirm", {"best level", "cost"}),
 )
 def test_every_part_keeps_its_limits(part: str, kinds: set[str]) -> None:
     code, found = rows("--only", part)

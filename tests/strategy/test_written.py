@@ -1,8 +1,7 @@
 """Strategy in experiment.yaml: the runs that it plans, and its errors."""
 
-from __future__ import annotations
-
 import pytest
+from tests.cases import parametrize
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding
@@ -44,11 +43,7 @@ def _runs(text: str) -> tuple[RunSpec, ...]:
 
 def test_explore_trains_each_condition_once_and_confirm_may_need_each_with_every_fresh_seed() -> None:
     phases = {run.name: run.phase and run.phase.value for run in _runs(TWO_PHASES)}
-    assert [name for name, phase in phases.items() if phase == "explore"] == [
-        "135M_rank4",
-        "135M_rank8",
-        "135M_rank16",
-    ]
+    assert [name for name, phase in phases.items() if phase == "explore"] == ["135M_rank4", "135M_rank8", "135M_rank16"]
     assert sum(phase == "confirm" for phase in phases.values()) == 3 * 4
     assert {name for name, phase in phases.items() if phase is None} == {"135M_base", "135M_shuffled"}
 
@@ -100,28 +95,24 @@ def test_an_error_has_its_line_its_key_and_what_to_type(old: str, new: str, mess
     (fault,) = _found(text)
     assert message in fault.message, fault
     assert hint is None or hint in f"{fault.hint} {fault.message}", fault
-    assert fault.where is not None
     assert fault.where.line == TWO_PHASES[: TWO_PHASES.index(old)].count("\n") + new.count("\n") + 1
 
 
 CONTRAST = "{name: high, level: {train.lora.rank: 16}, against: {train.lora.rank: 4}}"
 
 
-@pytest.mark.parametrize(
-    ("new", "message", "hint"),
-    [
-        ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
-        ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
-        (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
-        (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
-        ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
-    ],
+@parametrize(
+    "new, message, hint",
+    ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
+    ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
+    (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
+    (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
+    ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
 )
 def test_an_error_of_a_contrast_is_named(new: str, message: str, hint: str | None) -> None:
     faults = _found(CONFIRM_ONLY.replace(CONTRAST, new, 1))
     fault = next(each for each in faults if message in each.message)
     assert hint is None or hint in (fault.hint or "")
-    assert fault.where is not None
     assert fault.where.line == 8
 
 
@@ -144,5 +135,4 @@ def test_all_errors_of_a_strategy_are_shown_at_once() -> None:
 def test_a_budget_is_written_as_for_a_design() -> None:
     loaded = read_experiment(TWO_PHASES.replace("budget: 3h", "budget: 40gpuh"), "experiment.yaml")
     planned = planned_strategy(loaded.experiment, None, None)
-    assert planned is not None
     assert planned.budget_device_hours == 40

@@ -1,7 +1,5 @@
 """Two stages on the tiny model, made as the planner makes them, and what a forger may do to the first."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace
@@ -18,25 +16,17 @@ EASY, HARD = "tiny_easy", "tiny_hard"
 
 
 def easy_config(model: Path, words: Path, **changes: object) -> RunConfig:
-    """The first stage."""
     return replace(make_config(model, words, tiny_train(**changes)), run=EASY, run_digest="e" * 64)
 
 
 def hard_config(model: Path, words: Path, parent: str = EASY, *, how: str = "adapter", **changes: object) -> RunConfig:
     """A stage that goes on from another one."""
     base = make_config(model, words, tiny_train(**changes))
-    link = ParentConfig(
-        run=parent,
-        folder=f"../{parent}",
-        run_digest="e" * 64,
-        continue_=how,  # type: ignore[arg-type]
-        checkpoint="last",
-    )
+    link = ParentConfig(run=parent, folder=f"../{parent}", run_digest="e" * 64, continue_=how, checkpoint="last")
     return replace(base, run=HARD, run_digest="f" * 64, parent=link)
 
 
 def train(root: Path, config: RunConfig) -> Path:
-    """A run's folder, trained."""
     folder = write_config(root / config.run, config)
     assert run_training(config, folder, Stop())
     return folder

@@ -1,7 +1,5 @@
 """One thread of torch: sums are then in the same order in every process of a training."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

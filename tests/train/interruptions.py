@@ -1,7 +1,5 @@
 """What interrupts a training, and the comparison with one that nothing interrupted."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -87,7 +85,6 @@ def pause_at(folder: Path, step: int, train: Train) -> None:
     assert paused_step(folder) == step
     found = metrics(folder)
     assert found.steps[-1].step == step
-    assert found.end is not None
     assert (found.end.end, found.end.step) == (TrainingEnd.PAUSED, step)
     assert not (folder / "training.json").exists()
 
@@ -136,7 +133,6 @@ def signal_when(process: subprocess.Popen[bytes], number: int, reached: Callable
 
 
 def rows_of(folder: Path) -> int:
-    """Return the lines of metrics.jsonl."""
     path = folder / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 

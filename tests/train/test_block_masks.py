@@ -3,8 +3,6 @@
 FlexAttention runs unfused here, forward and backward. Its fused kernels need a GPU.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,9 +83,7 @@ def allowed(rows: SequenceBatch, window: int | None) -> NDArray[np.bool_]:
 
 @pytest.mark.parametrize("window", [None, 5, 30])
 @pytest.mark.parametrize("size", [4, 16, 128])
-def test_blocks_and_their_rule_allow_what_the_dense_mask_allows(
-    size: int, window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_allow_what_the_dense_mask_does(size: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every allowed pair is in a named block; in a whole block all pairs are allowed."""
     monkeypatch.setattr(block_masks, "BLOCK", size)
     wholes = 0
@@ -120,7 +116,7 @@ def unfused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run FlexAttention unfused, and let it run backward on a CPU, which only its kernels cannot."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, training: bool, **settings: object) -> object:
-        return flex_attention.flex_attention(query, key, value, **settings)  # type: ignore[call-overload]
+        return flex_attention.flex_attention(query, key, value, **settings)
 
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(library, "compile_friendly_flex_attention", attend)
@@ -208,7 +204,6 @@ def test_masks_by_blocks_are_used_only_if_they_agree_with_dense_ones(monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fault = block_mask_fault(target_loss, arrange(examples(), PACKED))
-    assert fault is not None
     assert fault.startswith("losses differ by ")
 
 
@@ -227,9 +222,7 @@ def test_masks_by_blocks_are_refused_where_the_kernel_cannot_run() -> None:
 
 
 @pytest.mark.usefixtures("unfused")
-def test_a_training_with_masks_by_blocks_has_the_losses_of_dense_masks(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_by_blocks_train_as_dense_ones(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen as on a GPU: by the width of packed rows, after the test."""
 
     class AsOnGpu(TargetLoss):

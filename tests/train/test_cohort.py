@@ -1,7 +1,5 @@
 """Runs trained side by side on one base equal separate trainings, and none disturbs another."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence
@@ -49,7 +47,6 @@ def folders(root: Path, configs: Sequence[RunConfig]) -> list[Path]:
 
 
 def side_by_side(together: Sequence[Path]) -> tuple[str, ...]:
-    """Return the command that trains a cohort."""
     return (*OURS, *(word for one in together[1:] for word in ("--with", os.path.relpath(one, together[0]))))
 
 

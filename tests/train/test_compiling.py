@@ -1,7 +1,5 @@
 """Compiled trainings: the losses, gradients, checkpoints and validation of uncompiled ones, and their shapes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from tests.train.tiny_sizes import SIZES, made_examples, made_model
@@ -68,9 +67,7 @@ def graphs_captured() -> int:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("qwen", "gemma"))]
-)
+@parametrize("family", "llama", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("qwen", "gemma")))
 def test_losses_and_gradients_are_those_of_uncompiled_layers(family: str, layout: str) -> None:
     target_loss = build(MODELS[family])
     loss, gradient = step(target_loss, LAYOUTS[layout])
@@ -113,18 +110,14 @@ def rows(folder: Path) -> tuple[StepRow, ...]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
+@parametrize(
     "settings",
-    [
-        tiny_train(),
-        tiny_train(packed=True, max_seq_len=128),
-        tiny_train(checkpoint=CheckpointConfig(save="merged"), epochs=1),
-    ],
+    tiny_train(),
+    tiny_train(packed=True, max_seq_len=128),
+    tiny_train(checkpoint=CheckpointConfig(save="merged"), epochs=1),
     ids=["padded", "packed", "merged"],
 )
-def test_a_compiled_training_reports_the_losses_of_an_uncompiled_one(
-    settings: TrainConfig, tiny_model: Path, words: Path, tmp_path: Path
-) -> None:
+def test_compiling_keeps_the_losses(settings: TrainConfig, tiny_model: Path, words: Path, tmp_path: Path) -> None:
     plain = trained(tmp_path / "plain", tiny_model, words, settings)
     compiled = trained(tmp_path / "compiled", tiny_model, words, replace(settings, compile=True))
     for own, other in zip(rows(compiled), rows(plain), strict=True):
@@ -141,14 +134,14 @@ def test_a_compiled_training_reports_the_losses_of_an_uncompiled_one(
 
 
 @pytest.mark.thorough
-def test_every_shape_is_compiled_before_the_first_step(
+def test_all_shapes_are_compiled(
     tiny_model: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     compile_shapes = compiling.compile_shapes
 
     def counted(*arguments: object) -> tuple[int, float]:
-        found = compile_shapes(*arguments)  # type: ignore[arg-type]
+        found = compile_shapes(*arguments)
         seen.append(graphs_captured())
         return found
 

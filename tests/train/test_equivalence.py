@@ -1,7 +1,5 @@
 """However examples lie in rows and in micro-batches, loss and gradient are the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,9 +66,7 @@ def loss_and_gradient(
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 @pytest.mark.parametrize("size", [5, *(pytest.param(size, marks=pytest.mark.thorough) for size in (12, 4))])
-def test_every_layout_and_split_gives_the_loss_and_gradient_of_single_padded_examples(
-    inputs: Inputs, attention: str, layout: BatchLayout, size: int
-) -> None:
+def test_every_layout_is_as_padded_examples(inputs: Inputs, attention: str, layout: BatchLayout, size: int) -> None:
     """The science is the global batch; rows, masks and accumulation must not show in it."""
     target_loss = build(inputs, attention)
     examples = inputs.train
@@ -92,7 +88,7 @@ def test_the_loss_is_that_of_the_library_with_labels_on_the_answer(inputs: Input
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(inputs: Inputs) -> None:
+def test_the_label_span_is_the_answer_and_its_stop_token(inputs: Inputs) -> None:
     """A model that is not trained to stop never does."""
     renderer = inputs.renderer
     rows = arrange(inputs.train, SHARED_PREFIX)
@@ -105,9 +101,7 @@ def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(inputs:
         assert renderer.decode(labels)[0].isupper()
 
 
-def test_isolation_is_proved_for_this_model_and_leaks_of_either_kind_are_found(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_isolation_is_proved_and_leaks_of_either_kind_found(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that ignores the mask, as a state-space layer does, must not pass."""
     target_loss = build(inputs)
     for layout in LAYOUTS[1:]:
@@ -133,9 +127,7 @@ def test_examples_that_never_share_a_row_need_no_proof(inputs: Inputs) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_adapter_has_the_element_type_asked_for_and_the_same_start_for_the_same_seed(
-    inputs: Inputs, dtype: str
-) -> None:
+def test_the_adapter_has_the_dtype_asked_for_and_the_start_of_its_seed(inputs: Inputs, dtype: str) -> None:
     """The initial adapter belongs to the seed, so that replicates differ by it and reruns do not."""
     config = inputs.config
     lora = LoraConfig(rank=4, dtype="float32" if dtype == "float32" else "bfloat16")

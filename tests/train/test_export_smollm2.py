@@ -1,7 +1,5 @@
 """The demo's model is written once, whole, or not at all."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 
@@ -11,9 +9,7 @@ from touchline.core.errors import HostError, PolicyError
 from touchline.train import export_smollm2
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named_with_its_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user on a fresh machine can act on it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(HostError) as caught:
@@ -23,9 +19,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_nothing_and_a_complete_one_is_not_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_export_leaves_nothing_a_complete_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill or a full disk in the middle must not leave a folder that looks like a model."""
     out = tmp_path / "model"
     monkeypatch.setattr(export_smollm2, "gguf_folder", lambda: tmp_path)

@@ -94,9 +94,7 @@ def steps(folder: Path) -> tuple[StepRow, ...]:
     return read_metrics(folder / "metrics.jsonl").steps
 
 
-def test_steps_fetched_together_are_those_fetched_one_by_one(
-    config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path
-) -> None:
+def test_fetching_together_is_same(config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path) -> None:
     folder = write_config(tmp_path / "run", config)
     assert run_training(config, folder, Stop())
     assert_same(folder, undisturbed)
@@ -112,16 +110,14 @@ def test_steps_fetched_together_are_those_fetched_one_by_one(
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     order = [(line["event"], line["step"]) for line in lines if line["event"] in ("step", "validation", "checkpoint")]
     before = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert order == [
-        (line["event"], line["step"]) for line in before if line["event"] in ("step", "validation", "checkpoint")
-    ]
+    assert order == [(li["event"], li["step"]) for li in before if li["event"] in ("step", "validation", "checkpoint")]
 
 
 class Waits(TorchDispatchMode):
     """Count of the operations that wait for the device."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +153,7 @@ def test_nothing_waits_for_the_device_between_two_fetches(
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
+def test_a_loss_of_no_number_is_unwritten(
     config: RunConfig, grouped: list[int], tmp_path: Path, *, stops: bool
 ) -> None:
     """At a checkpoint, and where a stop would save the state."""
@@ -171,7 +167,7 @@ def test_a_loss_that_is_no_number_is_refused_before_anything_is_written_of_it(
     assert f"step {len(steps(folder)) + 1} of run" in refused.value.message
 
 
-def test_stopping_between_two_fetches_and_resuming_changes_nothing(
+def test_a_stop_between_fetches_is_safe(
     config: RunConfig, undisturbed: Path, grouped: list[int], tmp_path: Path
 ) -> None:
     folder = write_config(tmp_path / "run", config)
@@ -268,9 +264,7 @@ def in_new_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.thorough
-def test_a_kill_between_two_fetches_loses_only_what_is_repeated(
-    config: RunConfig, undisturbed: Path, tmp_path: Path, in_new_processes: None
-) -> None:
+def test_a_kill_is_only_repeated(config: RunConfig, undisturbed: Path, tmp_path: Path, in_new_processes: None) -> None:
     """States are saved every few steps."""
     checkpoint = replace(config.train.checkpoint, resume_minutes=0.05 / 60)
     folder = write_config(tmp_path / "run", replace(config, train=replace(config.train, checkpoint=checkpoint)))

@@ -1,8 +1,6 @@
 """`method: full`: both trainers train all weights alike; a checkpoint is the whole model, and what ends a training
 changes nothing."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import signal
@@ -13,23 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tiny_model import write_tiny_words
-from tests.train.interruptions import (
-    EVERY_STEP,
-    Act,
-    assert_same,
-    interrupt,
-    signal_when,
-    start,
-    state_of,
-    untrained_copy,
-)
+from tests.train import interruptions as halt
 from tests.train.tiny_run import write_config
 from tests.trainer_experiments import PlannedExperiment, metrics
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.quantity import Quantity
 from touchline.data.checkpoints import read_checkpoints
 from touchline.data.user_config import UserConfig
 from touchline.evaluate.checkpoint import resolve_checkpoint
@@ -68,7 +56,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> PlannedExperiment:
     folder = base / "experiment"
     folder.mkdir()
     write_tiny_words(folder / "words.json", 27, 5, 4)
-    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model, often=EVERY_STEP))
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(model=model, often=halt.EVERY_STEP))
     settings = UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
     api.plan(folder, settings)
     return PlannedExperiment(folder, api.prepare(folder, settings).plan)
@@ -129,7 +117,6 @@ def test_a_checkpoint_is_a_whole_model(experiment: PlannedExperiment, ours: Path
         assert GenerationConfig.from_pretrained(folder / "epoch_1").eos_token_id is not None
         assert AutoTokenizer.from_pretrained(folder / "epoch_1").chat_template
         assert not (folder / "resume").exists()
-        assert isinstance(run.disk, Quantity)
         saved = sum(path.stat().st_size for name in names for path in (folder / name).iterdir())
         rest = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
         assert run.disk.high is not None
@@ -140,7 +127,7 @@ def test_a_checkpoint_is_a_whole_model(experiment: PlannedExperiment, ours: Path
 def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperiment, tmp_path: Path) -> None:
     """Bit by bit the same weights, and the same tokens."""
     _, planned = experiment.run(0)
-    folder = untrained_copy(planned, tmp_path)
+    folder = halt.untrained_copy(planned, tmp_path)
     inputs = load_inputs(read_config(folder / "finetune.yaml"), folder)
     session = build_session(inputs, None)
     with MetricsLog(folder / "metrics.jsonl") as log:
@@ -156,7 +143,7 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperi
     prompts = [item.prompt_ids for item in session.inputs.validation]
     session.model.eval()
     own, read = (
-        write_answers(model, prompts, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)  # type: ignore[arg-type]
+        write_answers(model, prompts, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)
         for model in (session.model, weights.model)
     )
     assert own == read
@@ -164,11 +151,11 @@ def test_the_checkpoint_answers_as_the_model_in_memory(experiment: PlannedExperi
 
 def test_going_on_gives_the_same_bytes(ours: Path, theirs: Path, tmp_path: Path) -> None:
     """The training state holds 12 bytes per parameter, as the plan counts it."""
-    for acts in ([Act(questions=3)], [Act(questions=11)]):
-        folder = untrained_copy(ours, tmp_path / str(acts[0].questions))
-        interrupt(folder, ours, acts, _sized)
-    folder = untrained_copy(theirs, tmp_path / "theirs")
-    interrupt(folder, theirs, [Act(questions=0)], train)
+    for acts in ([halt.Act(questions=3)], [halt.Act(questions=11)]):
+        folder = halt.untrained_copy(ours, tmp_path / str(acts[0].questions))
+        halt.interrupt(folder, ours, acts, _sized)
+    folder = halt.untrained_copy(theirs, tmp_path / "theirs")
+    halt.interrupt(folder, theirs, [halt.Act(questions=0)], train)
 
 
 def _sized(folder: Path, stop: Stop) -> bool:
@@ -185,11 +172,11 @@ def _sized(folder: Path, stop: Stop) -> bool:
 @pytest.mark.thorough
 def test_a_killed_process_loses_nothing(ours: Path, tmp_path: Path) -> None:
     """SIGKILL once a state is saved; the same command again gives the same bytes."""
-    folder = untrained_copy(ours, tmp_path)
-    signal_when(start(folder), signal.SIGKILL, lambda: state_of(folder))
+    folder = halt.untrained_copy(ours, tmp_path)
+    halt.signal_when(halt.start(folder), signal.SIGKILL, lambda: halt.state_of(folder))
     assert not (folder / "training.json").exists()
     assert train(folder)
-    assert_same(folder, ours)
+    halt.assert_same(folder, ours)
 
 
 def test_the_trained_dtype_follows_base_dtype(experiment: PlannedExperiment) -> None:
@@ -202,23 +189,20 @@ def test_the_trained_dtype_follows_base_dtype(experiment: PlannedExperiment) -> 
         assert rows.attempts[0].adapter_dtype == name
         assert rows.validations[-1].loss < rows.validations[0].loss - 0.1
         assert AutoModelForCausalLM.from_pretrained(folder / "epoch_1", dtype="auto").dtype == dtype
-        assert run.train is not None
         assert run.train.trained_dtype == name
 
 
 @pytest.mark.thorough
 def test_two_processes_train_as_one(experiment: PlannedExperiment, ours: Path, tmp_path: Path) -> None:
     """Data parallel sums the gradients of all weights."""
-    folder = untrained_copy(ours, tmp_path)
+    folder = halt.untrained_copy(ours, tmp_path)
     config = read_config(ours / "finetune.yaml")
     config = replace(
         config, batches=replace(config.batches, data_parallel_size=2), train=replace(config.train, micro_batch_size=4)
     )
     write_config(folder, config)
     assert run_training(config, folder, Stop())
-    assert [row.loss for row in metrics(folder).steps] == pytest.approx(
-        [row.loss for row in metrics(ours).steps], abs=1e-5
-    )
+    assert [r.loss for r in metrics(folder).steps] == pytest.approx([row.loss for row in metrics(ours).steps], abs=1e-5)
 
 
 def test_adapters_beside_it_stay_adapters(experiment: PlannedExperiment) -> None:

@@ -1,7 +1,5 @@
 """Whatever interrupts a training, the same command again gives that of one that was never disturbed, bit for bit."""
 
-from __future__ import annotations
-
 import random
 import shutil
 import signal
@@ -13,19 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.tiny_model import write_tiny_words
-from tests.train.interruptions import (
-    EVERY_STEP,
-    Act,
-    StopAfter,
-    assert_same,
-    interrupt,
-    metrics,
-    pause_at,
-    rows_of,
-    signal_when,
-    start,
-    state_of,
-)
+from tests.train import interruptions as halt
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.run_config import RunConfig
@@ -38,16 +24,16 @@ from touchline.train.resume import STATE_FILE, find_resume
 from touchline.train.run import Stop, run_training
 
 ACTS = {
-    "before the first step": [Act(questions=1)],
-    "in a validation": [Act(questions=2)],
-    "between micro-batches": [Act(questions=8)],
-    "in the second epoch": [Act(questions=19)],
-    "again and again": 3 * [Act(questions=7)],
-    "pauses within both epochs": [Act(pause=2), Act(pause=6)],
-    "a pause at the end of an epoch": [Act(pause=4)],
-    "a stop before the pause": [Act(pause=4, questions=8), Act(pause=4)],
-    "a stop after a pause": [Act(pause=3), Act(pause=6, questions=4), Act(questions=3)],
-    "a pause at every step": [Act(pause=step) for step in range(1, 8)],
+    "before the first step": [halt.Act(questions=1)],
+    "in a validation": [halt.Act(questions=2)],
+    "between micro-batches": [halt.Act(questions=8)],
+    "in the second epoch": [halt.Act(questions=19)],
+    "again and again": 3 * [halt.Act(questions=7)],
+    "pauses within both epochs": [halt.Act(pause=2), halt.Act(pause=6)],
+    "a pause at the end of an epoch": [halt.Act(pause=4)],
+    "a stop before the pause": [halt.Act(pause=4, questions=8), halt.Act(pause=4)],
+    "a stop after a pause": [halt.Act(pause=3), halt.Act(pause=6, questions=4), halt.Act(questions=3)],
+    "a pause at every step": [halt.Act(pause=step) for step in range(1, 8)],
 }
 """Attempts of a training of eight steps in two epochs, validated every second step."""
 
@@ -64,7 +50,7 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunCon
 @pytest.fixture
 def often(config: RunConfig) -> RunConfig:
     """The same training, which saves its state after each step."""
-    checkpoint = replace(config.train.checkpoint, resume_minutes=EVERY_STEP)
+    checkpoint = replace(config.train.checkpoint, resume_minutes=halt.EVERY_STEP)
     return replace(config, train=replace(config.train, checkpoint=checkpoint))
 
 
@@ -80,62 +66,60 @@ def train(folder: Path, stop: Stop) -> bool:
 
 
 @pytest.mark.parametrize("acts", ACTS.values(), ids=ACTS)
-def test_an_interrupted_training_is_that_of_an_undisturbed_one(
-    config: RunConfig, undisturbed: Path, tmp_path: Path, acts: Sequence[Act]
+def test_an_interruption_changes_nothing(
+    config: RunConfig, undisturbed: Path, tmp_path: Path, acts: Sequence[halt.Act]
 ) -> None:
     assert (config.batches.steps, config.batches.steps_per_epoch) == (8, 4)
-    interrupt(write_config(tmp_path / "run", config), undisturbed, acts, train)
+    halt.interrupt(write_config(tmp_path / "run", config), undisturbed, acts, train)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in (1, 2))])
-def test_sigkill_at_a_random_moment_changes_nothing(
-    often: RunConfig, undisturbed: Path, tmp_path: Path, seed: int
-) -> None:
+def test_sigkill_at_any_moment_changes_nothing(often: RunConfig, undisturbed: Path, tmp_path: Path, seed: int) -> None:
     """Real processes, killed at a random number of rows; what a full disk may leave of a row is fixed."""
     lines = random.Random(seed).randint(1, 14)
     folder = write_config(tmp_path / "run", often)
-    signal_when(start(folder), signal.SIGKILL, lambda: rows_of(folder) >= lines)
+    halt.signal_when(halt.start(folder), signal.SIGKILL, lambda: halt.rows_of(folder) >= lines)
     with (folder / "metrics.jsonl").open("ab") as stream:
         stream.write(b'{"event":"step","att')
-    assert start(folder).wait() == 0
-    assert_same(folder, undisturbed)
+    assert halt.start(folder).wait() == 0
+    halt.assert_same(folder, undisturbed)
 
 
 def test_sigterm_saves_and_exits_75(config: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """What a scheduler does before it kills."""
     folder = write_config(tmp_path / "run", config)
-    code = signal_when(start(folder), signal.SIGTERM, lambda: rows_of(folder) >= 4)
+    code = halt.signal_when(halt.start(folder), signal.SIGTERM, lambda: halt.rows_of(folder) >= 4)
     assert code in (EXIT_STOPPED, 0)
     if code == EXIT_STOPPED:
         assert find_resume(folder / "resume", config.run_digest) is not None
-    assert start(folder).wait() == 0
-    assert_same(folder, undisturbed)
+    assert halt.start(folder).wait() == 0
+    halt.assert_same(folder, undisturbed)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("row", [False, True])
-def test_a_kill_at_the_pause_changes_nothing(
-    config: RunConfig, undisturbed: Path, tmp_path: Path, *, row: bool
-) -> None:
+def test_a_kill_at_a_pause_changes_nothing(config: RunConfig, undisturbed: Path, tmp_path: Path, *, row: bool) -> None:
     """As soon as the state of that step appears, and after the row of the end."""
     folder = write_config(tmp_path / "run", config)
     write_pause(folder, 4)
     log = folder / "metrics.jsonl"
-    signal_when(
-        start(folder), signal.SIGKILL, lambda: state_of(folder, 4) and (not row or '"paused"' in log.read_text())
+    halt.signal_when(
+        halt.start(folder),
+        signal.SIGKILL,
+        lambda: halt.state_of(folder, 4) and (not row or '"paused"' in log.read_text()),
     )
-    assert start(folder).wait() == 0
+    assert halt.start(folder).wait() == 0
     assert paused_step(folder, config.run_digest) == 4
     write_pause(folder, None)
-    assert start(folder).wait() == 0
-    assert_same(folder, undisturbed)
+    assert halt.start(folder).wait() == 0
+    halt.assert_same(folder, undisturbed)
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "no state", "empty state"])
 def test_a_torn_saved_state_is_left_out(config: RunConfig, undisturbed: Path, tmp_path: Path, harm: str) -> None:
     """Going on from half an optimizer would be another training; starting over is not."""
     folder = write_config(tmp_path / "run", config)
-    assert not train(folder, StopAfter(left=9))
+    assert not train(folder, halt.StopAfter(left=9))
     (saved,) = (folder / "resume").iterdir()
     target = saved / ("optimizer.safetensors" if harm in ("cut", "flip") else STATE_FILE)
     content = target.read_bytes()
@@ -150,22 +134,19 @@ def test_a_torn_saved_state_is_left_out(config: RunConfig, undisturbed: Path, tm
             target.write_bytes(b"")
     assert find_resume(folder / "resume", config.run_digest) is None
     assert train(folder, Stop())
-    assert_same(folder, undisturbed)
-    assert [row.event for row in metrics(folder).attempts] == ["start", "start"]
+    halt.assert_same(folder, undisturbed)
+    assert [row.event for row in halt.metrics(folder).attempts] == ["start", "start"]
 
 
-def test_states_and_results_of_another_plan_or_torn_are_refused(
-    config: RunConfig, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_states_of_another_plan_or_torn_are_refused(config: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     """A run that was planned anew inherits nothing of the old one, nor overwrites its results."""
     folder = write_config(tmp_path / "run", config)
-    assert not train(folder, StopAfter(left=9))
+    assert not train(folder, halt.StopAfter(left=9))
     (saved,) = (folder / "resume").iterdir()
     # A kill between two renames leaves both; the newest is torn.
     shutil.copytree(saved, folder / "resume" / "step_00000099")
     (folder / "resume" / "step_00000099" / STATE_FILE).write_text("{")
     found = find_resume(folder / "resume", config.run_digest)
-    assert found is not None
     assert found[0] == saved
     other = replace(config, run_digest="e" * 64)
     for place in (folder, undisturbed):
@@ -193,11 +174,9 @@ def test_leftovers_of_killed_attempts_are_removed(config: RunConfig, tmp_path: P
     assert not list(folder.rglob(".saving-*"))
 
 
-def test_a_training_past_its_pause_or_paused_already_has_nothing_to_do(
-    config: RunConfig, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_training_past_its_pause_has_nothing_to_do(config: RunConfig, undisturbed: Path, tmp_path: Path) -> None:
     folder = write_config(tmp_path / "run", config)
-    pause_at(folder, 5, train)
+    halt.pause_at(folder, 5, train)
     assert paused_step(folder, "e" * 64) is None, "a pause of another plan"
     before = (folder / "metrics.jsonl").read_bytes()
     assert train(folder, Stop())
@@ -209,7 +188,7 @@ def test_a_training_past_its_pause_or_paused_already_has_nothing_to_do(
     write_pause(folder, 6)
     assert train(folder, Stop()), "it is complete"
     assert paused_step(folder) is None
-    assert_same(folder, undisturbed)
+    halt.assert_same(folder, undisturbed)
 
 
 @pytest.mark.parametrize("text", ["", '{"after_step": 0}', '{"after": 3}', "[]"])
@@ -233,5 +212,5 @@ def test_the_end_of_a_training_says_whether_it_diverged(config: RunConfig, undis
     folder = write_config(tmp_path / "run", lost)
     with pytest.raises(RunsFailedError, match="gradient norm"):
         train(folder, Stop())
-    ends = [metrics(each).end for each in (folder, undisturbed)]
+    ends = [halt.metrics(each).end for each in (folder, undisturbed)]
     assert [end.end for end in ends if end is not None] == [TrainingEnd.DIVERGED, TrainingEnd.DONE]

@@ -1,7 +1,5 @@
 """A stage proves that it goes on from its parent's weights, and stops where it does not."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -13,17 +11,9 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
-from tests.train.chains import (
-    EASY,
-    HARD,
-    easy_config,
-    hard_config,
-    other_adapter,
-    rewrite_records,
-    swap_adapter,
-    train,
-)
+from tests.train.chains import EASY, HARD, easy_config, hard_config, other_adapter, rewrite_records, swap_adapter, train
 from tests.train.interruptions import EVERY_STEP, StopAfter
 from tests.train.test_run import library_loss
 from tests.train.tiny_run import write_config
@@ -48,7 +38,6 @@ Records = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Easy and hard words."""
     folder = tmp_path_factory.mktemp("data")
     return write_tiny_words(folder / "easy.json", 20, 6, 6), write_tiny_words(folder / "hard.json", 20, 6, 6, seed=1)
 
@@ -63,13 +52,11 @@ def trained(tiny_model: Path, data: tuple[Path, Path], tmp_path_factory: pytest.
 
 @pytest.fixture
 def root(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
     return Path(shutil.copytree(trained, tmp_path / "chain"))
 
 
 @pytest.fixture
 def hard(tiny_model: Path, data: tuple[Path, Path]) -> RunConfig:
-    """The second stage."""
     return hard_config(tiny_model, data[1])
 
 
@@ -79,7 +66,6 @@ def lineage_of(folder: Path) -> Records:
 
 
 def change(path: Path, edit: Callable[[Records], object]) -> None:
-    """Edit a JSON file."""
     content: Records = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
@@ -95,12 +81,7 @@ def refused(root: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]) -
     return code, capsys.readouterr().err
 
 
-# ---- it goes on ------------------------------------------------------------------------------------------------------
-
-
-def test_a_stage_goes_on_from_its_parents_adapter(
-    root: Path, hard: RunConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_goes_on_from_its_parent(root: Path, hard: RunConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Hash, loss and size are those of the parent, and what proves it is written down three times."""
     with caplog.at_level(logging.INFO):
         folder = train(root, hard)
@@ -121,9 +102,7 @@ def test_a_stage_goes_on_from_its_parents_adapter(
     assert any("lineage proved" in message for message in caplog.messages)
 
 
-def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_a_stage_begins_where_its_parent_ended(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """On the parent's own data its loss before the first step is the parent's last one."""
     folder = train(root, hard_config(tiny_model, data[0]))
     parent = json.loads((root / EASY / "training.json").read_text())
@@ -131,9 +110,7 @@ def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
     assert (first.step, first.loss) == (0, pytest.approx(parent["final_validation_loss"], rel=1e-6))
 
 
-def test_without_validation_items_the_other_proofs_carry(
-    tiny_model: Path, data: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_without_validation_items_other_proofs_carry(tiny_model: Path, data: tuple[Path, Path], tmp_path: Path) -> None:
     """The loss is missing with its reason; a swapped file is still found."""
     words = tmp_path / "no_validation.json"
     rows = json.loads(data[0].read_text())
@@ -176,9 +153,7 @@ def weights(folder: Path) -> Path:
     return folder / "epoch_1" / "adapter_model.safetensors"
 
 
-def test_the_parents_items_are_scored_as_the_parent_scored_them(
-    root: Path, hard: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_parents_items_are_scored_as_it_did(root: Path, hard: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its layout and with its attention, whatever the stage itself uses."""
     seen: list[str] = []
     original = lineage.mean_loss
@@ -195,9 +170,6 @@ def test_the_parents_items_are_scored_as_the_parent_scored_them(
     start = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert start["attention"] == "eager"
     assert lineage_of(folder)["loss"]["found"] == pytest.approx(lineage_of(folder)["loss"]["recorded"], rel=1e-5)
-
-
-# ---- it does not -----------------------------------------------------------------------------------------------------
 
 
 def forged(*, zeros: bool, records: Sequence[str] = ()) -> Callable[[Path], None]:
@@ -218,20 +190,18 @@ def other_items(root: Path) -> None:
     change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
 
 
-@pytest.mark.parametrize(
-    ("forge", "words"),
-    [
-        (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
-        (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
-        # Only the weights do not do what the parent's did.
-        (forged(zeros=False, records=("marker", "training")), "validation items is"),
-        # Found without any loss, so also where the parent has no validation items.
-        (forged(zeros=True, records=("marker", "training")), "only zeros"),
-        # The marker lies in the checkpoint's own folder, and may be swapped with it.
-        (forged(zeros=False, records=("marker",)), "its training.json"),
-        # A loss on other items says nothing, equal or not.
-        (other_items, "validation items are others"),
-    ],
+@parametrize(
+    "forge, words",
+    (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
+    (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
+    # Only the weights do not do what the parent's did.
+    (forged(zeros=False, records=("marker", "training")), "validation items is"),
+    # Found without any loss, so also where the parent has no validation items.
+    (forged(zeros=True, records=("marker", "training")), "only zeros"),
+    # The marker lies in the checkpoint's own folder, and may be swapped with it.
+    (forged(zeros=False, records=("marker",)), "its training.json"),
+    # A loss on other items says nothing, equal or not.
+    (other_items, "validation items are others"),
 )
 def test_another_parent_than_was_trained_is_refused(
     root: Path, hard: RunConfig, forge: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
@@ -276,9 +246,6 @@ def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsy
     )
 
 
-# ---- the parent is not there -----------------------------------------------------------------------------------------
-
-
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "its folder is not there": shutil.rmtree,
     "training.json is not there": lambda parent: (parent / "training.json").unlink(),
@@ -290,9 +257,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("words", DAMAGES)
-def test_what_is_missing_is_told_in_one_line(
-    root: Path, hard: RunConfig, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_parts_are_a_line(root: Path, hard: RunConfig, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """At once, with a code of its own: no framework has been loaded."""
     DAMAGES[words](root / EASY)
     code, said = refused(root, hard, capsys)
@@ -300,9 +265,6 @@ def test_what_is_missing_is_told_in_one_line(
     assert said.count("\n") == 1
     assert words in said
     assert said.endswith("it was never started\n")
-
-
-# ---- best or last ----------------------------------------------------------------------------------------------------
 
 
 def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_there(
@@ -326,9 +288,6 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_t
     assert lineage_of(train(tmp_path, replace(wanted, run="again")))["checkpoint"] == second
 
 
-# ---- merge -----------------------------------------------------------------------------------------------------------
-
-
 def logits_of(folder: Path, config: RunConfig) -> torch.Tensor:
     """Of a checkpoint as the library loads it, on the base as it is."""
     model = AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
@@ -339,19 +298,15 @@ def logits_of(folder: Path, config: RunConfig) -> torch.Tensor:
 
 def some_tokens(model: torch.nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)  # type: ignore[union-attr, arg-type]
+    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)
 
 
-def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_a_merged_parent_is_in_export_and_loss(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """The adapter that is saved holds both, side by side, and loads on the original base."""
     config = hard_config(tiny_model, data[1], how="merge", lora=LoraConfig(rank=3, alpha=5.0))
     folder = train(root, config)
     proof = lineage_of(folder)
-    assert proof["problems"] == []
-    assert proof["merged_rank"] == 4
-    assert proof["loss"]["tolerance"] == 1e-3
+    assert (proof["problems"], proof["merged_rank"], proof["loss"]["tolerance"]) == ([], 4, 1e-3)
     assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-4)
     settings = json.loads((folder / "epoch_1" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["rank_pattern"]) == (7, 7, {})
@@ -362,9 +317,7 @@ def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
     assert set(marker["files"]) >= {"adapter_model.safetensors", "stage_adapter.safetensors"}
 
 
-def test_an_untrained_stage_after_a_merge_exports_its_parent(
-    root: Path, tiny_model: Path, data: tuple[Path, Path]
-) -> None:
+def test_an_untrained_stage_after_a_merge_is_its_parent(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
     """With a rate of nearly zero nothing is learned, and what is saved gives the parent's logits."""
     config = hard_config(tiny_model, data[1], how="merge", learning_rate=1e-12)
     folder = train(root, config)
@@ -374,9 +327,7 @@ def test_an_untrained_stage_after_a_merge_exports_its_parent(
 
 
 @pytest.mark.parametrize("merged", [True, False], ids=["merged", "beside"])
-def test_an_evaluation_wears_what_a_merging_stage_has_saved(
-    root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool
-) -> None:
+def test_an_evaluation_wears_a_merged_one(root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool) -> None:
     """On the base that the plan names, with ranks that differ from layer to layer."""
     lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
     config = hard_config(tiny_model, data[1], how="merge", lora=lora)
@@ -391,9 +342,7 @@ def test_an_evaluation_wears_what_a_merging_stage_has_saved(
 
 
 @pytest.mark.parametrize("how", ["adapter", "merge"])
-def test_a_third_stage_goes_on_from_one_that_merged(
-    root: Path, tiny_model: Path, data: tuple[Path, Path], how: str
-) -> None:
+def test_a_third_stage_goes_on_from_a_merge(root: Path, tiny_model: Path, data: tuple[Path, Path], how: str) -> None:
     """The same weights are merged again, bit for bit, and the trained adapter is the second stage's own."""
     lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
     second = hard_config(tiny_model, data[1], how="merge", lora=lora)

@@ -1,7 +1,5 @@
 """metrics.jsonl is read the same whatever a kill has done to it."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path
@@ -88,17 +86,14 @@ def test_each_step_counts_once_and_by_its_last_attempt(attempts: list[tuple[int,
     assert metrics.torn_lines == (1 if cut else 0)
 
 
-def test_no_file_is_no_rows_and_foreign_lines_are_counted(tmp_path: Path) -> None:
+def test_torn_and_foreign_lines(tmp_path: Path) -> None:
     """A run that never started has nothing, which is not a fault."""
     assert read_metrics(tmp_path / "metrics.jsonl").steps == ()
     path = tmp_path / "other.jsonl"
     path.write_bytes(b'{"event":"step"}\n[]\n\xff\xfe\n{"event":"unknown"}\n\n')
     metrics = read_metrics(path)
     assert (metrics.steps, metrics.torn_lines) == ((), 4)
-
-
-def test_a_new_attempt_closes_a_torn_line_and_counts_its_number(tmp_path: Path) -> None:
-    """Otherwise the first row of the new attempt would be lost with the torn one."""
+    # Otherwise the first row of the new attempt would be lost with the torn one.
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\n".join(lines_of([(0, 2), (1, 2)])) + b'\n{"event":"st')
     with MetricsLog(path) as log:

@@ -1,7 +1,5 @@
 """Two processes train as one does, and whatever ends one of them, the same command again loses nothing."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -13,18 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.tiny_model import write_tiny_words
-from tests.train.interruptions import (
-    EVERY_STEP,
-    SCRIPT,
-    StopAfter,
-    assert_same,
-    pause_at,
-    rows_of,
-    signal_when,
-    start,
-    state_of,
-    untrained_copy,
-)
+from tests.train import interruptions as halt
 from tests.train.tiny_run import further_processes, make_config, tiny_train, write_config
 
 from tools.tiny_model import write_tiny_model
@@ -47,7 +34,7 @@ FLOAT32 = 1e-5
 
 
 def parallel_config(model: Path, words: Path, dropout: float) -> RunConfig:
-    checkpoint = CheckpointConfig(resume_minutes=EVERY_STEP, every=CheckpointInterval(steps=2))
+    checkpoint = CheckpointConfig(resume_minutes=halt.EVERY_STEP, every=CheckpointInterval(steps=2))
     lora = LoraConfig(rank=4, dropout=dropout)
     config = make_config(model, words, tiny_train(micro_batch_size=2, lora=lora, checkpoint=checkpoint))
     return replace(config, batches=replace(config.batches, data_parallel_size=2))
@@ -85,10 +72,10 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
     assert run_training(config, undisturbed, Stop())
     # The first process is killed: the other one does not outlive it.
     children: list[psutil.Process] = []
-    signal_when(
-        start(folder),
+    halt.signal_when(
+        halt.start(folder),
         signal.SIGKILL,
-        lambda: rows_of(folder) >= 4 and children.extend(further_processes(folder)) is None,
+        lambda: halt.rows_of(folder) >= 4 and children.extend(further_processes(folder)) is None,
     )
     _, alive = psutil.wait_procs(children, timeout=20)
     assert children
@@ -96,8 +83,8 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
 
     # Another one is killed: the first one ends with its exit code and says which.
     def kill_the_other() -> None:
-        begun = rows_of(folder)
-        while rows_of(folder) < begun + 3:
+        begun = halt.rows_of(folder)
+        while halt.rows_of(folder) < begun + 3:
             time.sleep(0.002)
         further_processes(folder)[0].kill()
 
@@ -108,11 +95,11 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
     killer.join()
     assert lost.value.code == 128 + signal.SIGKILL
     # A stop of one is a stop of all, between micro-batches; so is a pause.
-    assert not run_training(config, folder, StopAfter(left=3))
-    pause_at(folder, config.batches.steps - 1, lambda folder, stop: run_training(config, folder, stop))
+    assert not run_training(config, folder, halt.StopAfter(left=3))
+    halt.pause_at(folder, config.batches.steps - 1, lambda folder, stop: run_training(config, folder, stop))
     write_pause(folder, None)
     assert run_training(config, folder, Stop())
-    assert_same(folder, undisturbed)
+    halt.assert_same(folder, undisturbed)
     assert len(read_metrics(folder / "metrics.jsonl").attempts) == 5
 
 
@@ -153,10 +140,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
     """Plan, training, evaluation and report by the one command; both trainers do the same training."""
     plan = ExperimentFolder(finished).read_plan()
-    assert plan is not None
     ours, theirs = plan.runs
     for run in (ours, theirs):
-        assert run.batches is not None
         sizes = (run.batches.micro_batch_size, run.batches.gradient_accumulation_steps, run.batches.data_parallel_size)
         assert sizes == (2, 2, 2)
     text = (finished / "runs_plan.md").read_text()
@@ -182,13 +167,13 @@ def test_a_whole_experiment_of_two_processes_per_run(finished: Path) -> None:
 def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: Path, tmp_path: Path) -> None:
     """TERM: exit code 75 with a training state. SIGKILL of a process, then to the end: the same losses."""
     (whole,) = (path for path in finished.iterdir() if path.name.endswith("_trl"))
-    folder = untrained_copy(whole, tmp_path)
+    folder = halt.untrained_copy(whole, tmp_path)
 
     def begun() -> tuple[subprocess.Popen[str], list[psutil.Process]]:
         """Start it, and wait for two more rows: its start and a step or a validation."""
-        before = rows_of(folder)
-        process = subprocess.Popen(SCRIPT, cwd=folder, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and rows_of(folder) < before + 2:
+        before = halt.rows_of(folder)
+        process = subprocess.Popen(halt.SCRIPT, cwd=folder, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and halt.rows_of(folder) < before + 2:
             time.sleep(0.002)
         return process, further_processes(folder)
 
@@ -196,14 +181,13 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == EXIT_STOPPED, said
-    assert state_of(folder)
+    assert halt.state_of(folder)
     process, (other,) = begun()
     other.kill()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, said
     assert "process 2 of 2 of the training was killed by SIGKILL" in said
-    assert start(folder, SCRIPT).wait() == 0
+    assert halt.start(folder, halt.SCRIPT).wait() == 0
     found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
     assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
-    assert found.validations[-1].loss == wanted.validations[-1].loss
-    assert len(found.attempts) == 3
+    assert (found.validations[-1].loss, len(found.attempts)) == (wanted.validations[-1].loss, 3)

@@ -1,7 +1,5 @@
 """The probe's child: real steps on a real model, honest numbers, clear faults, and no life of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -20,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from tests.cases import parametrize
 from tests.tiers import examples
 
 from touchline.backends.peft.layout import arrange
@@ -51,7 +50,7 @@ def tiny(path: Path, **changes: object) -> ProbeRequest:
         width=16,
         label_tokens=6,
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
@@ -61,8 +60,6 @@ def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         tempfile.TemporaryFile() as talk,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk) as child,
     ):
-        assert child.stdin is not None
-        assert child.stdout is not None
         child.stdin.write(request + b"\n")
         child.stdin.flush()
         answer, code = child.stdout.read(), child.wait(WAIT_SECONDS)
@@ -76,9 +73,6 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.02)
-
-
-# ---- what is measured ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -103,8 +97,6 @@ def test_memory_grows_with_tokens_and_the_machine_survives_too_many(tiny_model: 
     peaks = []
     for one in (small, large):
         answer = one.answer
-        assert answer is not None
-        assert answer.memory is not None
         assert answer.memory.process_bytes is not None
         assert answer.memory.loading_bytes is not None
         assert answer.memory.method == "resident set, as the kernel counts it"
@@ -129,7 +121,6 @@ def test_the_counts_are_the_trainers_own(tiny_model: Path) -> None:
     answer = measure(request)
     model = attach_adapter(load_base(request, select_device("float32"), "eager"), request)
     assert answer.outcome is ProbeOutcome.FITS
-    assert answer.work is not None
     assert answer.work.trainable_parameters == sum(value.numel() for value in trainable(model).values())
     assert answer.work.base_parameters == 57_072
     assert (answer.work.tokens_per_step, answer.work.examples_per_step) == (2 * 2 * 16, 2 * 2)
@@ -150,7 +141,6 @@ def test_packed_rows_and_checkpointing_are_tried_as_they_are(tiny_model: Path, c
     )
     answer = measure(tiny(tiny_model, train=train, examples_per_row=3, label_tokens=7))
     assert answer.outcome is ProbeOutcome.FITS
-    assert answer.work is not None
     assert answer.work.layout == "packed, rows of 16 tokens"
     assert (answer.work.tokens_per_step, answer.work.examples_per_step) == (32, 6)
     assert answer.machine.base_dtype == "bfloat16"
@@ -170,9 +160,7 @@ def test_a_model_without_weights_cannot_be_tried(tiny_model: Path, tmp_path: Pat
     share=st.floats(0, 1),
     seed=st.integers(0, 3),
 )
-def test_invented_examples_fill_exactly_the_rows_asked_for(
-    rows: int, width: int, each: int, share: float, seed: int
-) -> None:
+def test_invented_examples_fill_the_rows_asked_for(rows: int, width: int, each: int, share: float, seed: int) -> None:
     each = min(each, width)
     most = rows * each * (width // each)
     labels = max(rows * each, round(share * most))
@@ -181,43 +169,34 @@ def test_invented_examples_fill_exactly_the_rows_asked_for(
     laid = arrange(examples, layout)
     assert laid.token_ids.shape == (rows, width)
     assert (laid.segments >= 1).all(), "padding"
-    assert len(laid.labels) == labels
-    assert laid.masked == (each > 1)
+    assert (len(laid.labels), laid.masked) == (labels, each > 1)
     assert 0 <= laid.token_ids.min() <= laid.token_ids.max() < 50
     assert examples == invented(request, 50)[0]
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [{"label_tokens": 1}, {"label_tokens": 33}, {"examples_per_row": 17}, {"examples_per_row": 4, "label_tokens": 7}],
+    {"label_tokens": 1},
+    {"label_tokens": 33},
+    {"examples_per_row": 17},
+    {"examples_per_row": 4, "label_tokens": 7},
 )
 def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(InputError, match="no room"):
         invented(tiny(Path("m"), **changes), 50)
 
 
-# ---- what is lacking -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "device", "outcome"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda", ProbeOutcome.GPU_OOM),
-        (
-            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
-            "cuda",
-            ProbeOutcome.GPU_OOM,
-        ),
-        (RuntimeError("CUDA error: out of memory"), "cuda", ProbeOutcome.GPU_OOM),
-        (MemoryError(), "cpu", ProbeOutcome.HOST_OOM),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "cpu", ProbeOutcome.HOST_OOM),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "cpu", None),
-        (RuntimeError("CUDA error: device-side assert triggered"), "cuda", None),
-    ],
+@parametrize(
+    "error, device, outcome",
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "cuda", ProbeOutcome.GPU_OOM),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "cuda", ProbeOutcome.GPU_OOM),
+    (RuntimeError("CUDA error: out of memory"), "cuda", ProbeOutcome.GPU_OOM),
+    (MemoryError(), "cpu", ProbeOutcome.HOST_OOM),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "cpu", ProbeOutcome.HOST_OOM),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "cpu", None),
+    (RuntimeError("CUDA error: device-side assert triggered"), "cuda", None),
 )
-def test_each_way_of_running_out_of_memory_is_known(
-    error: BaseException, device: str, outcome: ProbeOutcome | None
-) -> None:
+def test_every_way_out_of_memory_is_known(error: BaseException, device: str, outcome: ProbeOutcome | None) -> None:
     assert lacking(error, device) is outcome
 
 
@@ -246,24 +225,18 @@ def test_another_error_is_no_lack_of_memory(tiny_model: Path, monkeypatch: pytes
         measure(tiny(tiny_model))
 
 
-# ---- the program -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("stdin", "words"),
-    [
-        (b"{", "invalid request: Invalid JSON"),
-        (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
-        (_REQUEST.dump_json(tiny(Path("nowhere"))), "nowhere' does not exist"),
-        (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
-    ],
+@parametrize(
+    "stdin, words",
+    (b"{", "invalid request: Invalid JSON"),
+    (b'{"model": {"name": "m", "path": "m"}, "train": {}, "seed": 1, "width": 0, "label_tokens": 1}', "width: "),
+    (_REQUEST.dump_json(tiny(Path("nowhere"))), "nowhere' does not exist"),
+    (b'{"model": {"name": "m", "path": "m"}, "train": {"lr": 1}, "seed": 1, "width": 1, "label_tokens": 1}', "lr"),
 )
 def test_garbage_is_a_fault_in_words(stdin: bytes, words: str) -> None:
     done = program(stdin)
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     fault = _REPLY.validate_json(line).fault
-    assert fault is not None
     assert fault.kind == "input"
     assert words in fault.message
 
@@ -317,8 +290,6 @@ def test_a_closed_stdin_ends_it_where_no_kernel_does(tiny_model: Path) -> None:
     """Here the parent lives, so that the kernel has nothing to tell."""
     words = [sys.executable, "-m", "touchline.train.probe"]
     child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert child.stdin is not None
-    assert child.stdout is not None
     child.stdin.write(_REQUEST.dump_json(tiny(tiny_model, steps=ENDLESS)) + b"\n")
     child.stdin.flush()
     until(lambda: in_its_steps(child.pid))

@@ -4,8 +4,6 @@ LLaMA-Factory's (`make llamafactory-env`) shares the libraries of .venv and is s
 too large for every run of the tests: `make test-axolotl` is a target of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -73,7 +71,7 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     assert run_external(theirs, Stop())
     one, other = metrics(ours), metrics(theirs)
     assert other.attempts[0].device == one.attempts[0].device, "times are looked up by it"
-    assert len(one.steps) == len(other.steps) == run.batches.steps  # type: ignore[union-attr]
+    assert len(one.steps) == len(other.steps) == run.batches.steps
     for expected, found in zip(one.steps, other.steps, strict=True):
         assert (
             found.step,
@@ -109,8 +107,6 @@ def test_packs_are_planned_and_keep_examples_apart(experiment: PlannedExperiment
         pytest.skip("packed sequences are refused")
     run, folder = experiment.run(4)
     assert run_external(folder, Stop())
-    assert run.train is not None
-    assert run.batches is not None
     inputs = load_inputs(read_config(folder / "run.yaml"), folder)
     prompts, answers = (
         np.asarray([len(ids) for ids in each], np.uint32)
@@ -163,7 +159,7 @@ def test_processes_that_an_attempt_left_are_ended(tmp_path: Path) -> None:
     other = subprocess.Popen(command, env={**os.environ, RUN_VARIABLE: str(tmp_path / "other")})
     try:
         for each in (left, other):
-            wait_while(each, lambda each=each: RUN_VARIABLE not in psutil.Process(each.pid).environ())  # type: ignore[misc]
+            wait_while(each, lambda each=each: RUN_VARIABLE not in psutil.Process(each.pid).environ())
         assert end_orphans(tmp_path) == 1
         assert left.wait(10) is not None
         assert other.poll() is None
@@ -221,7 +217,6 @@ def test_a_paused_training_equals_one_that_never_paused(experiment: PlannedExper
         assert run_external(folder, Stop())
         assert paused_step(folder) == step
         found = metrics(folder)
-        assert found.end is not None
         assert (found.end.end, found.end.step, found.steps[-1].step) == (TrainingEnd.PAUSED, step, step)
         before = (folder / "metrics.jsonl").read_bytes()
         assert run_external(folder, Stop()), "nothing to do"

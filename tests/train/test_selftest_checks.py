@@ -1,7 +1,5 @@
 """`touchline selftest` on a CPU: all checks pass, and a wrong mask fails."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -49,9 +47,7 @@ def test_every_check_passes_on_a_cpu(done: subprocess.CompletedProcess[str], rep
 
 
 @pytest.mark.thorough
-def test_the_text_has_a_line_per_check_in_eighty_columns(
-    report: SelftestReport, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_text_has_a_line_per_check(report: SelftestReport, capsys: pytest.CaptureFixture[str]) -> None:
     show_report(report)
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 80
@@ -61,7 +57,6 @@ def test_the_text_has_a_line_per_check_in_eighty_columns(
 
 
 def _everything_before(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whatever stands before, whoever's it is."""
     width = segments.shape[1]
     return np.tile(np.tril(np.ones((width, width), dtype=np.bool_)), (len(segments), 1, 1))
 

@@ -1,7 +1,5 @@
 """Settings of a training: quantized bases, optimizers, kinds and initial weights of adapters, noise, smoothing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from tests.cases import parametrize
 from tests.tiny_model import write_tiny_words
 from tests.train.chains import easy_config, hard_config, train
 from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
@@ -73,9 +72,7 @@ def configured(model: Path, words: Path, **changes: object) -> RunConfig:
 
 
 @pytest.mark.parametrize("changes", [*BASE_KEPT, *QUANTIZED], ids=named)
-def test_a_training_learns_and_resumes_bit_for_bit(
-    tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_trainings_resume_by_bits(tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     """Stopped after some micro-batches and resumed: the adapter and every recorded loss of an undisturbed training. Its
     checkpoint on the original base gives the recorded validation loss: in PEFT, and in the evaluation, where it is
     merged or computed beside the base."""
@@ -108,10 +105,7 @@ def test_the_saved_state_of_an_8_bit_optimizer_has_8_bits(tiny_model: Path, word
     assert not run_training(config, folder, StopAfter(left=8))
     (saved,) = folder.glob("resume/step_*/optimizer.safetensors")
     moments = {name: value for name, value in load_file(saved).items() if name.endswith("::state1")}
-    assert {(value.numel() >= 4096, value.dtype) for value in moments.values()} == {
-        (True, torch.uint8),
-        (False, torch.float32),
-    }
+    assert {(v.numel() >= 4096, v.dtype) for v in moments.values()} == {(True, torch.uint8), (False, torch.float32)}
     assert read_metrics(folder / "metrics.jsonl").attempts[0].optimizer == "AdamW, 8-bit"
 
 
@@ -183,9 +177,7 @@ def test_smoothing_is_in_the_training_loss_only(tiny_model: Path, words: Path) -
     torch.testing.assert_close(plain[0], 0.8 * label + 0.2 * logs.mean(-1))
 
 
-def test_without_bitsandbytes_the_setting_and_the_install_command_are_named(
-    tiny_model: Path, words: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_bitsandbytes_it_is_named(tiny_model: Path, words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantized base and an 8-bit optimizer say what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HostError, match="quantization: int8 needs accelerate and bitsandbytes") as error:
@@ -206,19 +198,15 @@ def test_an_adapter_that_changes_the_base_when_loaded_is_refused(tiny_model: Pat
         weights.activate(ActiveAdapter(folder=tmp_path, merged=False))
 
 
-@pytest.mark.parametrize(
+@parametrize(
     "changes",
-    [
-        {"quantization": "nf4", "optimizer": "adamw_8bit", "lora": LoraConfig(rank=64)},
-        {"quantization": "int8", "optimizer": "adafactor"},
-        {"optimizer": "muon"},
-        {"lora": LoraConfig(rank=4, dora=True), "optimizer": "adafactor"},
-    ],
+    {"quantization": "nf4", "optimizer": "adamw_8bit", "lora": LoraConfig(rank=64)},
+    {"quantization": "int8", "optimizer": "adafactor"},
+    {"optimizer": "muon"},
+    {"lora": LoraConfig(rank=4, dora=True), "optimizer": "adafactor"},
     ids=named,
 )
-def test_estimated_bytes_are_those_that_lie_there(
-    tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]
-) -> None:
+def test_estimates_are_real_sizes(tiny_model: Path, words: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     """The loaded base, the optimizer's state and the adapter's file."""
     config = configured(tiny_model, words, base_dtype="bfloat16", **changes)
     machine = select_device("bfloat16")
@@ -249,13 +237,11 @@ def test_estimated_bytes_are_those_that_lie_there(
     )
 
 
-@pytest.mark.parametrize(
-    ("how", "first", "second"),
-    [
-        ("adapter", {"quantization": "nf4", "lora": LoraConfig(rank=4, dora=True)}, {}),
-        ("adapter", {"lora": LoraConfig(rank=4, init="pissa", rslora=True)}, {}),
-        ("merge", {"lora": LoraConfig(rank=4, rslora=True)}, {"lora": LoraConfig(rank=3, init="olora", rslora=True)}),
-    ],
+@parametrize(
+    "how, first, second",
+    ("adapter", {"quantization": "nf4", "lora": LoraConfig(rank=4, dora=True)}, {}),
+    ("adapter", {"lora": LoraConfig(rank=4, init="pissa", rslora=True)}, {}),
+    ("merge", {"lora": LoraConfig(rank=4, rslora=True)}, {"lora": LoraConfig(rank=3, init="olora", rslora=True)}),
     ids=["nf4 dora", "pissa further", "olora on merged rslora"],
 )
 def test_a_stage_continues_with_the_settings(

@@ -1,7 +1,5 @@
 """Two processes that share weights, gradients and optimizer states train as one process does."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -112,7 +110,7 @@ def test_shared_weights_give_the_losses_and_the_weights_of_one_process(
     assert names[0] == names[1]
 
 
-def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
+def test_a_kill_is_resumed_and_has_no_orphan(
     trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     """The parts are halves of what is trained, and the resumed training ends with the same adapter, bit for bit."""
@@ -138,9 +136,7 @@ def test_a_kill_leaves_no_orphan_and_each_process_resumes_its_part(
     assert_same(folder, whole)
 
 
-def test_processes_pause_together_and_continue_as_if_they_had_not(
-    trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_paused_processes_change_nothing(trained: tuple[tuple[Path, Path], tuple[Path, Path]], tmp_path: Path) -> None:
     whole = trained[1][1]
     folder = untrained_copy(whole, tmp_path)
     write_pause(folder, 2)

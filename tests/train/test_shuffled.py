@@ -1,7 +1,5 @@
 """Shuffled labels: every prompt has another row's answer, the same in the planner and the trainer, and nothing else."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace
@@ -49,7 +47,9 @@ def tokens(example: RenderedExample) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return example.prompt_ids, example.answer_ids
 
 
-def test_every_prompt_has_another_rows_answer(plain: RunConfig, shuffled: RunConfig, tmp_path: Path) -> None:
+def test_every_prompt_has_another_rows_answer_by_the_seed(
+    plain: RunConfig, shuffled: RunConfig, tmp_path: Path
+) -> None:
     """The same answers, none in its place; prompts, validation items and order are untouched."""
     before, after = load_inputs(plain, tmp_path), load_inputs(shuffled, tmp_path)
     assert Counter(answers(before)) == Counter(answers(after))
@@ -58,18 +58,13 @@ def test_every_prompt_has_another_rows_answer(plain: RunConfig, shuffled: RunCon
     assert [tokens(item) for item in before.validation] == [tokens(item) for item in after.validation]
     assert before.batches.digest == after.batches.digest
     assert answers(load_inputs(shuffled, tmp_path)) == answers(after)
-
-
-def test_another_seed_deals_otherwise(plain: RunConfig, shuffled: RunConfig, tmp_path: Path) -> None:
-    """The run's own seed decides; so a second seed is a second control."""
+    # The run's own seed decides; so a second seed is a second control.
     other = make_config(Path(plain.model.path), Path(plain.data.path), tiny_train(), seed=2)
     dealt = load_inputs(replace(other, shuffled_labels=True), tmp_path)
     assert answers(dealt) != answers(load_inputs(shuffled, tmp_path))
 
 
-def test_the_planner_knows_the_lengths_that_the_trainer_will_see(
-    shuffled: RunConfig, words: Path, tmp_path: Path
-) -> None:
+def test_the_planner_knows_the_lengths_of_the_trainer(shuffled: RunConfig, words: Path, tmp_path: Path) -> None:
     """Permuting the answers' lengths gives what permuting the answers gives, example by example."""
     model = load_model(shuffled.model.path, Path(shuffled.model.path).parent)
     found = token_lengths(model, shuffled.data, "train", words.parent, shuffled.date, tmp_path / "cache", None)

@@ -1,7 +1,5 @@
 """Backend torchtune: its recipes train for real in an environment of their own, planned and recorded as every run."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -105,18 +103,15 @@ def test_planned_batches_are_those_of_the_trainer(experiment: PlannedExperiment,
     (plain, plain_folder), (packed, packed_folder) = experiment.run(1), experiment.run(2)
     assert run_external(packed_folder, Stop())
     for run, folder in ((plain, plain_folder), (packed, packed_folder)):
-        assert run.batches is not None
         steps = metrics(folder).steps
         assert len(steps) == run.batches.steps
         assert sum(row.micro_batches for row in steps) == run.batches.micro_batches
     inputs = load_inputs(read_config(plain_folder / "run.yaml"), plain_folder)
     used = [inputs.train[int(index)] for order in inputs.batches.orders for index in order[:24]]
     rows = metrics(plain_folder).steps
-    assert plain.batches is not None
     assert (plain.batches.steps, sum(row.examples for row in rows)) == (6, 48)
     assert sum(row.real_tokens for row in rows) == sum(len(item.prompt_ids) + len(item.answer_ids) for item in used)
     assert sum(row.target_tokens for row in rows) == sum(len(item.answer_ids) for item in used)
-    assert packed.batches is not None
     packs = metrics(packed_folder).steps
     assert {row.padded_tokens for row in packs} == {4 * 96}
     assert packed.batches.steps < 2 * 27 // 4
@@ -153,7 +148,6 @@ def test_a_prepared_folder_starts_by_hand(experiment: PlannedExperiment, python:
     done = subprocess.run([tune, *command[1:]], cwd=copy, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in (copy / "trainer" / "log.jsonl").read_text().splitlines()]
-    assert run.batches is not None
     assert len([row for row in rows if row["event"] == "step"]) == run.batches.steps
     assert list((copy / "trainer" / "output").glob("epoch_1/adapter_model.safetensors"))
     assert f" {command[2]} (" in (experiment.folder / "runs_plan.md").read_text()
@@ -178,7 +172,6 @@ def test_a_stock_recipe_trains_without_a_validation_split(experiment: PlannedExp
     assert run_external(folder, Stop())
     found = metrics(folder)
     assert len(found.attempts) == 2
-    assert run.batches is not None
     assert len(found.steps) == run.batches.steps == 6
     assert found.validations == ()
     assert {"epoch_0", "epoch_1"} <= {row.name for row in found.checkpoints}
@@ -208,9 +201,7 @@ def test_a_copied_recipe_trains_to_the_report_and_resumes_where_its_epoch_ended(
     folders = {f"{name}_dir": tmp_path / name for name in ("models", "cache", "history")}
     api.run(experiment.folder, UserConfig(**folders), probe=False)
     found = metrics(folder)
-    assert run.batches is not None
-    assert run.batches.steps == 9
-    assert len(found.attempts) == 2
+    assert (run.batches.steps, len(found.attempts)) == (9, 2)
     assert [row.step for row in found.steps] == list(range(1, 10))
     assert [(row.step, row.loss) for row in found.validations] == [(step, 1.5) for step in (3, 6, 9)]
     assert found.validations[0].target_tokens == sum(
@@ -282,7 +273,6 @@ def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     process.terminate()
     assert process.wait(60) == EXIT_STOPPED
     stopped = metrics(folder)
-    assert stopped.end is not None
     assert stopped.end.reason == "stopped by SIGTERM"
     process = start(folder)
     until_saved(process, folder, len(stopped.steps) + 1)
@@ -309,7 +299,6 @@ def test_two_processes_do_the_training_of_one_whatever_ends_them(python: str, tm
     experiment = plan_pairs(tmp_path, ("train.backend: peft", "train.backend: torchtune"), *TWO, more_data=_whole_steps)
     (run, alone), (other, folder) = experiment.run(0), experiment.run(1)
     assert run.batches is not None
-    assert other.batches is not None
     assert (other.batches.gradient_accumulation_steps, other.batches.steps) == (2, 30)
     config = read_config(alone / "finetune.yaml")
     assert run_training(replace(config, batches=replace(config.batches, data_parallel_size=1)), alone, Stop())

@@ -1,7 +1,5 @@
 """The validation before the first step is computed by one run, and taken over only by runs for which it is the same."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -30,13 +28,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_run(tiny_model: Path, words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Experiment with one trained run, a."""
     return trained(tiny_model, words, tmp_path_factory.mktemp("one") / "sweep" / "a").parent
 
 
 @pytest.fixture
 def sweep(one_run: Path, tmp_path: Path) -> Path:
-    """Copy of it."""
     shutil.copytree(one_run, tmp_path / "sweep")
     return tmp_path / "sweep"
 
@@ -62,9 +58,7 @@ def other(**changes: object) -> TrainConfig:
     return tiny_train(epochs=1, lora=LoraConfig(rank=8), learning_rate=3e-3, **changes)
 
 
-def test_a_second_run_takes_the_loss_over_and_trains_as_if_it_had_computed_it(
-    tiny_model: Path, words: Path, tmp_path: Path
-) -> None:
+def test_a_second_run_takes_the_loss_over_and_trains_the_same(tiny_model: Path, words: Path, tmp_path: Path) -> None:
     """Another rank, rate and seed, and dropout, which draws random numbers."""
     train = replace(other(), lora=LoraConfig(rank=8, dropout=0.1))
     one = trained(tiny_model, words, tmp_path / "sweep/a", tiny_train(epochs=1, lora=LoraConfig(dropout=0.1)))
@@ -128,9 +122,7 @@ def test_another_setup_computes_its_own(tiny_model: Path, words: Path, sweep: Pa
         torch.set_num_threads(1)
 
 
-def test_copies_of_the_model_and_of_the_experiment_take_over(
-    tiny_model: Path, words: Path, sweep: Path, tmp_path: Path
-) -> None:
+def test_copies_of_model_and_experiment_take_over(tiny_model: Path, words: Path, sweep: Path, tmp_path: Path) -> None:
     """What is no file of metrics is passed over."""
     (sweep / "0/metrics.jsonl").mkdir(parents=True)
     (sweep / "1").mkdir()
@@ -161,9 +153,7 @@ def _older(line: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [_cut, _changed_loss, _changed_proof, _older])
-def test_a_damaged_row_is_not_taken(
-    tiny_model: Path, words: Path, sweep: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_no_damaged_row_is_taken(tiny_model: Path, words: Path, sweep: Path, damage: Callable[[bytes], bytes]) -> None:
     path = sweep / "a" / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")
     where = next(number for number, line in enumerate(lines) if b'"validation"' in line)
@@ -174,9 +164,7 @@ def test_a_damaged_row_is_not_taken(
     assert first(trained(tiny_model, words, sweep / "c")).taken_from == "b"
 
 
-def test_a_run_takes_nothing_over_from_itself_nor_from_one_that_took_it_over(
-    tiny_model: Path, words: Path, sweep: Path
-) -> None:
+def test_a_run_takes_nothing_over_from_itself_or_a_taker(tiny_model: Path, words: Path, sweep: Path) -> None:
     trained(tiny_model, words, sweep / "b")
     (sweep / "a/training.json").unlink()
     trained(tiny_model, words, sweep / "a")
@@ -222,7 +210,7 @@ def test_a_base_that_was_not_loaded_right_is_seen(
     load = model.load_base
 
     def damaged(*arguments: object) -> torch.nn.Module:
-        model = load(*arguments)  # type: ignore[arg-type]
+        model = load(*arguments)
         with torch.no_grad():
             next(iter(model.parameters())).mul_(1.01)
         return model

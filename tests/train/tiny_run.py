@@ -1,7 +1,5 @@
 """Run folders with a finetune.yaml, made as the planner makes them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from dataclasses import replace
@@ -37,13 +35,12 @@ def tiny_train(**changes: object) -> TrainConfig:
         validate_every_steps=3,
         lora=LoraConfig(rank=4),
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def make_config(
     model: Path, words: Path, train: TrainConfig, *, seed: int = 1, prompt: str = "Capitalize the given word: {input}"
 ) -> RunConfig:
-    """What the planner would resolve."""
     info = load_model(str(model), model.parent)
     data = DataConfig(path=str(words), prompt=prompt)
     count = len(load_examples(data, "train", words.parent))
@@ -72,7 +69,6 @@ def make_config(
 
 
 def write_config(folder: Path, config: RunConfig) -> Path:
-    """A run's folder with its finetune.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finetune.yaml").write_text(to_yaml(json.loads(_ADAPTER.dump_json(config))), encoding="utf-8")
     return folder

@@ -1,7 +1,5 @@
 """Tiny models of several families, made from their configuration, and examples for them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -18,13 +18,7 @@ from touchline.backends.llamafactory.batching import LlamaFactoryBatching, short
 from touchline.backends.registry import batching_of
 from touchline.backends.trl.batching import TrlBatching
 from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.data.packing.simple import (
-    Filled,
-    batch_edges,
-    best_fit_decreasing,
-    first_fit_decreasing,
-    next_fit,
-)
+from touchline.data.packing.simple import Filled, batch_edges, best_fit_decreasing, first_fit_decreasing, next_fit
 
 HERE = Path(__file__).parent
 PEERS = ("torchtune", "llamafactory", "axolotl", "trl")
@@ -118,11 +112,7 @@ def ask(peer: str, asked: list[Case]) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-# ---- what the simulation says, in the words of the real code's answers --------------------------------------------
-
-
 def settings_of(case: Case) -> BatchSettings:
-    """The settings of a case."""
     names = ("max_seq_len", "packed", "micro_batch_size", "gradient_accumulation_steps", "data_parallel_size")
     return BatchSettings(**{name: case[name] for name in (*names, "epochs", "seed")})
 

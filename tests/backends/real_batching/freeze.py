@@ -13,7 +13,6 @@ from tests.backends.real_batching.cases import ask, cases_for, digest, short
 
 
 def main(peer: str, path: Path) -> None:
-    """Ask, and write."""
     asked = cases_for(peer)
     found = ask(peer, asked)
     answers = {

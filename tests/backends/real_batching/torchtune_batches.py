@@ -38,9 +38,7 @@ def answer(case):
     members = None
     if case["packed"]:
         dataset = PackedDataset(dataset, max_seq_len=limit)
-        members = [
-            [int(token) - 1 for token in torch.unique_consecutive(pack["tokens"]) if int(token)] for pack in dataset
-        ]
+        members = [[int(t) - 1 for t in torch.unique_consecutive(pack["tokens"]) if int(t)] for pack in dataset]
     collate = padded_collate_packed if case["packed"] else partial(padded_collate_sft, padding_idx=0, ignore_idx=-100)
     micro_batches, batches_each = [], 0
     for epoch in range(case["epochs"]):
