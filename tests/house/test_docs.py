@@ -171,7 +171,6 @@ def test_docs_stay_short() -> None:
         ("docs/concepts/what-results-show.md", (2, 3, 5)),
         ("docs/measurements.md", (2, 3, 5)),
         ("docs/tutorial.md", (3, 5)),
-        ("src/touchline/lint/pages/EX108.md", (2, 3)),
     ],
 )
 def test_pages_agree_on_what_seeds_detect(page: str, seeds: tuple[int, ...]) -> None:

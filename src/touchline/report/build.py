@@ -29,6 +29,8 @@ from touchline.report.facts import (
     slots_of,
 )
 from touchline.report.findings import answer, claims, is_complete, remarks
+from touchline.report.findings.strategy import strategy_answer, strategy_claims
+from touchline.report.formatting import scale_or_share
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.report import PackingRow, Report
@@ -56,7 +58,7 @@ def build_report(gathered: ReportInputs) -> Report:
     planned_hours = _NOT_PLANNED if plan is None else plan.gpu_hours
     strategy = None if gathered.strategy is None else gathered.strategy.report(spent)
     device = device_word(gathered)
-    found = claims(gathered, analyses, strategy)
+    found = claims(gathered, analyses, [] if strategy is None else strategy_claims(strategy, analyses))
     actions: list[NextStep] = []
     if strategy is not None:
         if not isinstance(strategy.without_stopping, Missing):
@@ -71,7 +73,7 @@ def build_report(gathered: ReportInputs) -> Report:
         design=_design(gathered),
         task=_task(gathered),
         decoding=_decoding(runs),
-        answer=answer(gathered, analyses, found, strategy),
+        answer=answer(gathered, analyses, found, None if strategy is None else strategy_answer(strategy, analyses)),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
         device_hours=spent,
         device_hours_planned=planned_hours,
@@ -83,7 +85,9 @@ def build_report(gathered: ReportInputs) -> Report:
         answers=answers,
         verification=gathered.verification,
         claims=found,
-        remarks=remarks(gathered, analyses, strategy, device),
+        remarks=remarks(
+            gathered, analyses, None if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
+        ),
         packing=packing,
         packing_advice=packing_advice(plan, packing),
         estimates=estimates,

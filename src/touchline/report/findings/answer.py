@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Quantity
@@ -15,19 +16,17 @@ from touchline.report.facts import is_asked_about
 from touchline.report.findings.claims import (
     CONTROL,
     SAME,
-    STRATEGY,
     ceiling,
     family_of,
     interaction_words,
     pair_words,
 )
 from touchline.report.findings.confounds import ties
-from touchline.report.formatting import p_text, scale_of, scale_or_share
+from touchline.report.formatting import p_text, scale_of
 from touchline.report.report import Answer, Claim
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect, Verdict
-from touchline.strategy.report import StrategyReport
+from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, FactorEffect
 
 MOST_WORDS = 15
 """Maximum number of words of the answer."""
@@ -42,17 +41,21 @@ def answer(
     gathered: ReportInputs,
     analyses: Sequence[Analysis],
     claims: Sequence[Claim],
-    strategy: StrategyReport | None = None,
+    decided: Answer | None = None,
 ) -> Answer:
-    """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls."""
+    """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls.
+
+    Args:
+        gathered: the runs.
+        analyses: their analyses, the experiment's own first.
+        claims: the claims of the report.
+        decided: answer of a strategy, which holds in place of the analyses'.
+    """
     runs = {run.name: run for run in gathered.runs}
     incomplete = list(_incomplete(gathered))
-    if strategy is not None:
-        scale = scale_or_share(analyses)
-        first = strategy.answer(scale)
+    if decided is not None:
         others = [text for analysis in analyses[:1] if (text := control_line(analysis, runs))]
-        numbers = (first.text, *incomplete, *others)
-        return Answer(topic=STRATEGY, text=_of_strategy(strategy), details=numbers, shown=first.shown)
+        return replace(decided, details=(*decided.details, *incomplete, *others))
     if not analyses:
         trained = sum(run.outcome is TrainingOutcome.COMPLETE for run in gathered.runs)
         done = f"{plural(trained, 'run')} {'is' if trained == 1 else 'are'} trained." if trained else ""
@@ -127,14 +130,14 @@ def _about_factor(effect: FactorEffect, tie: str) -> Answer:
         best = max(established, key=lambda each: abs(each.value or 0.0))
         level, reference = (pair_words(effect, words, tie) for words in (best.level, best.reference))
         text = f"Established: {level} scores {best.shown.value} than {reference}."
-        return _short(effect.factor, best.shown, text, f"Established: levels of the {name} differ.")
+        return short(effect.factor, best.shown, text, f"Established: levels of the {name} differ.")
     known = [contrast for contrast in effect.contrasts if contrast.value is not None]
     shown = Conclusion.NOT_ESTABLISHED if any(each.test is not None for each in known) else Conclusion.NOT_TESTABLE
     if not known:
-        return _short(effect.factor, shown, f"Not established. No evaluated runs differ in the {name} alone.")
+        return short(effect.factor, shown, f"Not established. No evaluated runs differ in the {name} alone.")
     seeds = max(each.seeds for each in known)
     who = "One seed cannot" if seeds <= 1 else f"{seeds} seeds do not"
-    return _short(effect.factor, shown, f"Not established. {who} show an effect of the {name}.", "Not established.")
+    return short(effect.factor, shown, f"Not established. {who} show an effect of the {name}.", "Not established.")
 
 
 def _numbers(effect: FactorEffect, claims: Sequence[Claim]) -> str:
@@ -162,7 +165,7 @@ def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
     """Answer whether training gained anything."""
     family = family_of(analysis, runs)
     if not family:
-        return _short(CONTROL, None, "The gain from training is unknown: no run was compared with a control.")
+        return short(CONTROL, None, "The gain from training is unknown: no run was compared with a control.")
     higher, lower = _directions(family)
     shown = Conclusion.HIGHER if higher == len(family) else Conclusion.LOWER if lower == len(family) else None
     if shown is None and not higher and not lower:
@@ -170,7 +173,7 @@ def _about_control(analysis: Analysis, runs: Mapping[str, RunResult]) -> Answer:
     text = f"{_counted(family, _their_control(family, runs))}."
     if shown in _SHOWN:
         text = f"Established: {text if len(family) == 1 else text[:1].lower() + text[1:]}"
-    return _short(CONTROL, shown, text)
+    return short(CONTROL, shown, text)
 
 
 def control_line(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
@@ -234,30 +237,6 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     return f"Highest {analysis.score}: {ends}, {join_names(names, _NAMES)}{tie}.{alone}"
 
 
-# ---- strategies ------------------------------------------------------------------------------------------------------
-
-
-def _of_strategy(strategy: StrategyReport) -> str:
-    """Return the answer of the looks."""
-    if not strategy.is_confirming or not strategy.courses:
-        if strategy.chosen:
-            return "Explore chose by validation loss. No score is claimed."
-        if strategy.chosen is None:
-            return "Explore has not chosen yet: nothing is tested."
-        return "Explore chose no condition: nothing is tested."
-    established = [course for course in strategy.courses if course.verdict is Verdict.ESTABLISHED]
-    if established:
-        level, against = established[0].sides
-        more = f" ({len(established)} of {len(strategy.courses)} contrasts)" if len(strategy.courses) > 1 else ""
-        text = f"Established: {level} scores higher than {against}{more}."
-        return _short(STRATEGY, None, text, f"Established: {plural(len(established), 'contrast')}.").text
-    if not strategy.looks_taken:
-        return f"Nothing is established yet: {strategy.next_look}."
-    if strategy.stop is None:
-        return f"Not established after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
-    return f"Not established: the strategy ended after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
-
-
 # ---- limits ----------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +279,7 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def _short(topic: str, shown: Conclusion | None, *forms: str) -> Answer:
+def short(topic: str, shown: Conclusion | None, *forms: str) -> Answer:
     """Return the first form that is short enough. Otherwise truncate long names."""
     text = next((form for form in forms if words(form) <= MOST_WORDS), None)
     if text is None:

@@ -29,13 +29,11 @@ from touchline.statistics.conclusions import (
     Contrast,
     FactorEffect,
     Interaction,
-    Verdict,
 )
 from touchline.statistics.own_score import LEVEL
-from touchline.strategy.report import ContrastCourse, StrategyReport
 
-CONTROL, STRATEGY = "control", "strategy"
-"""Topics."""
+CONTROL = "control"
+"""Topic."""
 _CONDITIONS = 12
 """Maximum number of conditions that are compared with their control one by one. With more, all runs of a control."""
 SAME = 1e-9
@@ -44,15 +42,10 @@ _NO_SPREAD = Missing(missing="seeds do not differ")
 _HARDER = "a harder test"
 
 
-def claims(
-    gathered: ReportInputs, analyses: Sequence[Analysis], strategy: StrategyReport | None = None
-) -> tuple[Claim, ...]:
-    """Return the claims of a strategy, then the contrasts, interactions and comparisons of every analysis."""
+def claims(gathered: ReportInputs, analyses: Sequence[Analysis], first: Sequence[Claim] = ()) -> tuple[Claim, ...]:
+    """Return the first claims, those of a strategy, then contrasts, interactions and comparisons of each analysis."""
     runs, tie = {run.name: run for run in gathered.runs}, ties(gathered)
-    found: list[Claim] = []
-    if strategy is not None:
-        scale = Scale(share=True) if not analyses else scale_of(analyses[0])
-        found += [_course(strategy, course, scale) for course in strategy.courses]
+    found = list(first)
     for place, analysis in enumerate(analyses):
         own = [*_contrasts(analysis, runs, tie), *_interactions(analysis), *_controls(analysis, runs)]
         prefix = f"{analysis.task}, {analysis.score}: " if place else ""
@@ -252,36 +245,6 @@ def _verdict(shown: Conclusion, value: float | None) -> str:
     if shown in (Conclusion.HIGHER, Conclusion.LOWER):
         return f"established: {shown.value}"
     return "tie, not established" if value is not None and abs(value) < SAME else "not established"
-
-
-# ---- strategies ------------------------------------------------------------------------------------------------------
-
-
-def _course(strategy: StrategyReport, course: ContrastCourse, scale: Scale) -> Claim:
-    """Return the verdict of the last look at a contrast."""
-    needed = strategy.next_look if strategy.stop is None else "a new experiment with fresh seeds"
-    if not course.looks:
-        nothing = Missing(missing="no look has been taken")
-        return Claim(
-            topic=STRATEGY, text=course.words, estimate=nothing, is_share=scale.share, p=nothing,
-            verdict="not established", shown=Conclusion.NOT_TESTABLE, needed=needed,
-        )  # fmt: skip
-    last = course.looks[-1]
-    low, high = last.interval(scale) or (None, None)
-    place = f"look {last.number} of {len(strategy.planned.looks)}"
-    is_established = course.verdict is Verdict.ESTABLISHED
-    return Claim(
-        topic=STRATEGY,
-        text=course.words,
-        estimate=Quantity(
-            value=last.found.difference, unit="1", low=low, high=high, coverage=0.95, method=f"repeated, {place}"
-        ),
-        is_share=scale.share,
-        p=Missing(missing="tested by looks"),
-        verdict=f"{'established: higher' if is_established else course.verdict.value}, {place}",
-        shown=Conclusion.HIGHER if is_established else Conclusion.NOT_ESTABLISHED,
-        needed="" if is_established else needed,
-    )
 
 
 # ---- ceiling ---------------------------------------------------------------------------------------------------------

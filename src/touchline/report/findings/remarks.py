@@ -9,26 +9,25 @@ from touchline.core.units import plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounders
-from touchline.report.formatting import scale_of, scale_or_share
+from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison
 from touchline.statistics.statements import Statement
-from touchline.strategy.report import StrategyReport
 
 CONTROLS, LIMITS = "Other controls", "Limits"
 
 
 def remarks(
-    gathered: ReportInputs, analyses: Sequence[Analysis], strategy: StrategyReport | None, device: str
+    gathered: ReportInputs, analyses: Sequence[Analysis], first: Sequence[Statement] | None
 ) -> tuple[Statement, ...]:
-    """Return the remarks, by topic: decisions of a strategy first."""
+    """Return the remarks, by topic: the first ones, decisions of a strategy; None without a strategy."""
     runs = {run.name: run for run in gathered.runs}
-    found = [] if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
+    found = list(first or ())
     found += confounders(gathered, analyses)
     for place, analysis in enumerate(analyses):
         own = [*_other_controls(analysis, runs), *_notes(analysis)]
-        if place == 0 and strategy is None:
+        if place == 0 and first is None:
             own += _one_seed(gathered, analysis)
         prefix = f"{analysis.task}, {analysis.score}: " if place else ""
         found += [Statement(topic=prefix + each.topic, text=each.text, shown=each.shown) for each in own]
