@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
 EXPERIMENT = "Experiment"
-LOOK = "Look"
+RESULTS = "Results"
 CLUSTER = "Cluster"
 DATA_AND_MODELS = "Data and models"
-EVIDENCE = "Evidence"
+ESTIMATES = "Estimates"
 AGENTS = "Agents"
-GROUPS = (EXPERIMENT, LOOK, CLUSTER, DATA_AND_MODELS, EVIDENCE, AGENTS)
+GROUPS = (EXPERIMENT, RESULTS, CLUSTER, DATA_AND_MODELS, ESTIMATES, AGENTS)
 """Groups in the order of the help."""
 SUMMARY_CHARACTERS = 60
 """Length of the longest summary, so that none is cut at 80 columns."""

@@ -24,9 +24,9 @@ from touchline.cli.command_classes import (
     AGENTS,
     CLUSTER,
     DATA_AND_MODELS,
-    EVIDENCE,
+    ESTIMATES,
     EXPERIMENT,
-    LOOK,
+    RESULTS,
     GroupedCommands,
     with_old_names,
 )
@@ -62,6 +62,7 @@ from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
 
 if TYPE_CHECKING:
+    from touchline.core.table import Value
     from touchline.results.frame import Results
 
 app = typer.Typer(
@@ -298,6 +299,7 @@ def collect(
     """Update status files; add finished runs to the history."""
     from touchline import api
     from touchline.core.quantity import Quantity
+    from touchline.core.table import Column
     from touchline.data.user_config import load_settings
     from touchline.results.collected import RunMetrics
 
@@ -307,8 +309,8 @@ def collect(
     if json:
         print_json(list[RunMetrics], found, "collected")
         return
-    header = ("run", "status", "minutes", "s/step", "tokens/s", "peak memory")
-    rows: list[tuple[str, ...]] = []
+    labels = ("training", "s/step", "tokens/s", "peak memory")
+    rows: list[tuple[Value, ...]] = []
     for each in found:
         memory = [each.resource_metrics.get(name) for name in ("peak_gpu_memory_gb", "peak_process_memory_gib")]
         facts = (
@@ -317,14 +319,8 @@ def collect(
             each.performance_metrics.get("tokens_per_second"),
             next((fact for fact in memory if isinstance(fact, Quantity)), None),
         )
-        figures = [
-            f"{fact.value:.4g} {fact.unit} {fact.kind or fact.token_unit or ''}".strip()
-            if isinstance(fact, Quantity)
-            else "-"
-            for fact in facts
-        ]
-        rows.append((each.run_name, each.status, *figures))
-    print_table(header, rows)
+        rows.append((each.run_name, each.status, *(fact if isinstance(fact, Quantity) else None for fact in facts)))
+    print_table(("run", "status", *(Column(label, numeric=True, kind=True) for label in labels)), rows)
 
 
 def results(source: Source, json: Json = False) -> None:
@@ -384,9 +380,9 @@ def _say_report(source: Path, json: bool) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, import_, demo, check, plan, design, prepare, run, resume, evaluate, reproduce, clean),
-    LOOK: (status, logs, results, report, compare, collect, export, publish),
+    RESULTS: (status, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
-    EVIDENCE: (estimate, probe, optimize),
+    ESTIMATES: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""
 _RENAMED = {
@@ -409,7 +405,7 @@ app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(backend_app, name="backend", rich_help_panel=CLUSTER)
-app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
+app.add_typer(history_app, name="history", rich_help_panel=ESTIMATES)
 app.add_typer(skill_app, name="skill", rich_help_panel=AGENTS)
 app.add_typer(mcp_app, name="mcp", rich_help_panel=AGENTS)
 

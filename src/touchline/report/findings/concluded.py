@@ -16,7 +16,7 @@ from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.core.text import join_names
-from touchline.core.units import format_seconds, percent, plural
+from touchline.core.units import format_seconds, in_unit, measured, percent, plural
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import (
     CHANGE_LOSS,
@@ -36,7 +36,7 @@ from touchline.report.findings.pairs import (
 )
 from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
 from touchline.report.findings.settings import factor_findings
-from touchline.report.formatting import duration, relative, scale_of
+from touchline.report.formatting import relative, scale_of
 from touchline.report.report import EstimateRow, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -215,7 +215,10 @@ def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: A
         if candidates[model] < 2:
             continue
         front.sort(key=lambda each: each.device_hours.value if isinstance(each.device_hours, Quantity) else math.inf)
-        points = [f"{each.run} ({scale.value(scores[each.run])} for {duration(each.device_hours)})" for each in front]
+        points = [
+            f"{each.run} ({scale.value(scores[each.run])} for {measured(in_unit(each.device_hours, 's'))})"
+            for each in front
+        ]
         text = (
             f"{model}: no other run scores as high for less {device_word(gathered)} time than {join_names(points)}. "
             "Scores and times are those of single runs, without a test of their differences."

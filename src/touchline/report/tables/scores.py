@@ -9,7 +9,7 @@ from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import percent, plural
+from touchline.core.units import between, percent, plural
 from touchline.data.scores import EvaluationRecord
 from touchline.report.formatting import family_words, p_number, p_text, scale_of
 from touchline.report.report import AnswerCounts, Report
@@ -55,7 +55,7 @@ def score_cell(score: RunScore | None, scale: Scale) -> Value:
         return _NOT_EVALUATED
     items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
     ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
-    interval = f"[{', '.join(scale.bounds(score.low, score.high))}]"
+    interval = between(score.low, score.high, scale.end).strip()
     return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
 
 
@@ -68,7 +68,7 @@ def difference_cell(each: Comparison | None, scale: Scale) -> Value:
         scale.change(found.value),
         found.value,
         mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
-        interval=f"[{scale.change(found.low)}, {scale.change(found.high)}]",
+        interval=between(found.low, found.high, scale.change).strip(),
         note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
     )
 
