@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -168,7 +169,7 @@ def history_show(
     _show_facts(f"{record.name}  ({whose}; {id_[:12]})", facts(record), show_missing)
     _show_lines("trained", _trained(record))
     _show_lines("validation losses", _validations(record))
-    _show_lines("versions", record.stack.versions)
+    _show_lines("versions", [", ".join(record.stack.versions)])
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
     _show_lines("note", record.notes)
     _show_lines("source", (f"{s.name}  {format_bytes(s.size_bytes)}  sha256 {s.sha256[:16]}" for s in record.sources))
@@ -409,7 +410,7 @@ def _fact(fact: Quantity | SourcedText) -> str:
     from touchline.core.quantity import Quantity
 
     if not isinstance(fact, Quantity):
-        return fact.value.replace(",", ", ") + (f"  ({fact.method})" if fact.method else "")
+        return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
     interval = between(fact.low, fact.high, lambda end: f"{end:g}").strip(" ()")
     labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]

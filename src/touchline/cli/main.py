@@ -34,7 +34,7 @@ from touchline.cli.comparing import compare
 from touchline.cli.completing import complete_run
 from touchline.cli.designing import design
 from touchline.cli.doctoring import doctor
-from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
+from touchline.cli.estimating import ESTIMATE_PANELS, RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.importing import import_
@@ -55,7 +55,7 @@ from touchline.cli.publishing import publish
 from touchline.cli.reporting import report
 from touchline.cli.reproducing import reproduce
 from touchline.cli.selftesting import selftest
-from touchline.cli.starting import init
+from touchline.cli.starting import INIT_PANELS, init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.submitting import submit
 from touchline.cli.watching import logs, status
@@ -320,7 +320,8 @@ def collect(
             next((fact for fact in memory if isinstance(fact, Quantity)), None),
         )
         rows.append((each.run_name, each.status, *(fact if isinstance(fact, Quantity) else None for fact in facts)))
-    print_table(("run", "status", *(Column(label, numeric=True, kind=True) for label in labels)), rows)
+    columns = (Column(label, numeric=True, kind=True, unit="tokens/s" if "/s" in label else "") for label in labels)
+    print_table(("run", "status", *columns), rows)
 
 
 def results(source: Source, json: Json = False) -> None:
@@ -396,11 +397,14 @@ _RENAMED = {
     probe: RENAMED_PROBE,
 }
 """Old option names of commands -> new names."""
+_PANELS = {estimate: ESTIMATE_PANELS, init: INIT_PANELS}
+"""Panels of the options of commands with many."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         # `import` is a word of Python, so its function ends in an underscore.
         _name = _command.__name__.rstrip("_")
-        app.command(_name, rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)
+        _class = with_old_names(_RENAMED.get(_command, {}), _PANELS.get(_command))
+        app.command(_name, rich_help_panel=_group, cls=_class)(_command)
 app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)

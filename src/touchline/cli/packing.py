@@ -190,9 +190,9 @@ def _show(summary: PackingSummary) -> None:
     for name in ("truncated", "answers_cut", "dropped"):
         if any(counts := [getattr(side, name) for side in sides]):
             rows.append((name.replace("_", " "), *(f"{count:,}" for count in counts)))
-    title = f"\n{summary.examples:,} examples, max_seq_len {summary.max_seq_len}, batching of {summary.backend}"
+    title = f"{summary.examples:,} examples, max_seq_len {summary.max_seq_len}, batching of {summary.backend}"
     for verdict in summary.advice[:1]:
-        print_output(verdict)
+        print_output(f"{verdict}\n")
     print_table(("", Column("packed", numeric=True), Column("unpacked", numeric=True)), rows, title=title)
     for line in dict.fromkeys((*summary.packed.notes, *summary.unpacked.notes, *summary.advice[1:])):
         print_output(f"- {line}")

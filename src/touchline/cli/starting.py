@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from touchline.run.interview.answers import Defaulted
     from touchline.run.interview.interview import Interview
 
+INIT_PANELS = {
+    "Data and task": ("data", "input", "output", "task"),
+    "What is compared": ("vary", "model", "controls", "seeds"),
+    "Training": ("trainer", "epochs", "packing", "validation", "executor", "gpu", "gpus"),
+}
 _INTERRUPTED = 130
 _WIDTH = 78
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from touchline.core.finding import Finding
 
 
+COMMAND_LINE = "command line"
+"""Place of a finding about an override, before the override itself."""
+
+
 class TouchlineError(Exception):
     """Base of all errors of touchline. The CLI prints it without a traceback."""
 
@@ -115,6 +119,14 @@ class SubmissionLimitError(HostError):
 
 class SubmissionUnknownError(HostError):
     """It is unknown whether the scheduler took a job. A later look-up by its token decides."""
+
+
+def error_count(path: str, findings: Sequence[Finding]) -> str:
+    """Return `experiment.yaml: 2 errors`; `command line: 1 error` where no error is in the file."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    given = all(finding.where is not None and finding.where.path.startswith(COMMAND_LINE) for finding in errors)
+    noun = "error" if len(errors) == 1 else "errors"
+    return f"{COMMAND_LINE if given and errors else path}: {len(errors):,} {noun}"
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

@@ -285,9 +285,11 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
                 break
             natural[widest] -= min(over, spare[widest])
     lines = [line for row in rows for line in _wrapped([row[place] for place in kept], kept, natural, columns)]
-    lines += _reasons(table, kept)
-    hidden = [column.label for place, column in enumerate(columns) if place not in kept and column.label]
-    return [*lines, *([f"(not shown at this width: {', '.join(hidden)})"] if hidden else [])]
+    notes = [*_reasons(table, kept)]
+    if hidden := [column.label for place, column in enumerate(columns) if place not in kept and column.label]:
+        notes.append(f"(not shown at this width: {', '.join(hidden)})")
+    wrapped = (textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False) for note in notes)
+    return [*lines, *(notes if width is None else itertools.chain.from_iterable(wrapped))]
 
 
 def _short_text(value: Value, column: Column) -> str:

@@ -128,6 +128,8 @@ def measured(value: Measured, digits: int = 4) -> str:
         return f"{least}{words(value.value)}{between(value.low, value.high, words)}"
     unit = {"1": "", "%": "%"}.get(value.unit, f" {value.unit}")
     number = f"{value.value:,.{digits}g}" if abs(value.value) < 10**digits else f"{value.value:,.0f}"
+    if number == "1" and unit[-2:] not in ("/s", " s"):
+        unit = unit.removesuffix("s")
     return f"{least}{number}{unit}{between(value.low, value.high, lambda end: f'{end:.{digits}g}')}"
 
 

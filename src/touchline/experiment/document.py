@@ -17,7 +17,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from touchline.core.errors import InputError
+from touchline.core.errors import COMMAND_LINE, InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters
 
@@ -103,7 +103,7 @@ class YamlDocument:
         path = tuple(path)
         for length in range(len(path), 0, -1):
             if (override := self.overridden.get(path[:length])) is not None:
-                return Location(path=f"command line: {override}")
+                return Location(path=f"{COMMAND_LINE}: {override}")
         node: Any = self.root
         line, column = 0, 0
         for key in path:
@@ -180,8 +180,9 @@ def _loaded(text: str, path: str) -> object:
             "EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault
         ) from None
     except MarkedYAMLError as fault:
-        problem = fault.problem or fault.context or ""
-        hint = "YAML is indented with spaces, never with tabs" if _is_indented_by_tab(text, fault) else None
+        problem = (fault.problem or fault.context or "").replace("found character '\\t' that", "a tab")
+        is_tab = problem.startswith("a tab") or _is_indented_by_tab(text, fault)
+        hint = "spaces in place of tabs" if is_tab else None
         raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
         raise _single(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from touchline.core.errors import InputError
+from touchline.core.errors import COMMAND_LINE, InputError, error_count
 from touchline.core.finding import Finding, Location
 from touchline.core.removed import drop_removed
-from touchline.core.units import parse_duration, plural
+from touchline.core.units import parse_duration
 from touchline.experiment.document import YamlDocument, error, parse, parse_value
 from touchline.experiment.expand import FACTOR_ROOTS
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
@@ -93,8 +93,8 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         findings.sort(
             key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
         )
-        count = plural(len(findings), "error")
-        raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
+        hint = f"touchline check --explain {findings[0].code}" if findings else None
+        raise InputError(error_count(path, findings), findings=findings, hint=hint)
     return LoadedExperiment(
         experiment=experiment,
         document=document,
@@ -161,7 +161,7 @@ def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]
 def _override(data: dict[str, Any], override: str) -> Finding | None:
     """Apply one `key=value`; give a finding when it has no such form or key."""
     key, equals, value = override.partition("=")
-    where = Location(path=f"command line: {override}")
+    where = Location(path=f"{COMMAND_LINE}: {override}")
     known = dotted_keys(Experiment)
     if not equals:
         return error("EX003", override, f"expected key=value, got {override!r}", where)

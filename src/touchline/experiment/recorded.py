@@ -16,8 +16,6 @@ from touchline.experiment.validate import adapter, build, dotted_keys
 
 ALLOW = "allow"
 """Key of ignored codes. They change no run, so that losing one starts nothing."""
-COMMAND_LINE = "command line"
-"""Source of a setting that is given as an override."""
 _SHOWN = 4
 """Differences that a line names before it counts the others."""
 _ABSENT = object()

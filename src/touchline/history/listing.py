@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 _SHOWN = 4
-_COLUMNS = ("id", "run", "steps", "s/step", "peak memory", "outcome")
-_WIDE = tuple(Column(label, is_wide=True) for label in ("trainer", "model", "GPU"))
+_COLUMNS = ("id", "run", "outcome", "steps", "s/step")
+_WIDE = tuple(Column(label, is_wide=True) for label in ("peak memory", "trainer", "model", "GPU"))
 
 
 class History(list[HistoryRow]):
@@ -81,22 +81,21 @@ def _value(fact: Measured | OptionalText) -> str | float | None:
 
 
 def _row(row: HistoryRow) -> tuple[str, ...]:
-    peaks = row.peak_memory
-    memory = (
-        "-" if isinstance(peaks, Missing) else ", ".join(f"{short(each)} {each.kind or ''}".strip() for each in peaks)
-    )
     return (
         row.id[:12] + (" (old)" if row.superseded_by else ""),
         row.name,
+        row.outcome,
         steps_text(row.steps_done, row.steps_total),
         short(row.seconds_per_step),
-        memory,
-        row.outcome,
     )
 
 
 def _stack(row: HistoryRow) -> tuple[str, ...]:
-    return tuple(short(fact) for fact in (row.trainer, row.model, row.gpu))
+    peaks = row.peak_memory
+    memory = (
+        "-" if isinstance(peaks, Missing) else ", ".join(f"{short(each)} {each.kind or ''}".strip() for each in peaks)
+    )
+    return memory, *(short(fact) for fact in (row.trainer, row.model, row.gpu))
 
 
 def score_text(scores: Sequence[ScoreFacts]) -> str:

@@ -175,7 +175,7 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
     tasks = list(dict.fromkeys(run.task for run in runs if run.task is not None))
     columns: tuple[Column | str, ...] = (
         *("condition", "experiment", *(["task"] if len(tasks) > 1 else [])),
-        *(Column(label, numeric=True) for label in (_score_label(runs), "difference", "p (Holm)")),
+        *(Column(label, numeric=True) for label in (_score_label(runs), _difference_label(runs), "p (Holm)")),
         "conclusion",
         *(Column(label, numeric=True, is_wide=True) for label in ("validation loss", "training", "memory")),
         Column("run", is_wide=True),
@@ -189,7 +189,7 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
         if run.comparison is not None:
             each = run.comparison.difference
             difference = Cell(
-                scale.difference(each.value), each.value, interval=between(each.low, each.high, scale.change).strip()
+                scale.change(each.value), each.value, interval=between(each.low, each.high, scale.change).strip()
             )
             p = Cell(p_number(each.p_adjusted), each.p_adjusted)
             words = f"{run.comparison.shown.words} (+{each.gained:,} −{each.lost:,})"
@@ -202,6 +202,10 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
             )
         )
     return table_of(columns, rows, notes=(_NOTE,))
+
+
+def _difference_label(runs: Sequence[ComparedRun]) -> str:
+    return "difference (points)" if any(word in (run.score or "") for run in runs for word in SHARES) else "difference"
 
 
 def _score_label(runs: Sequence[ComparedRun]) -> str:

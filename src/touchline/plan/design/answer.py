@@ -96,6 +96,11 @@ class DesignAnswer:
         )
 
     def _lines(self) -> Iterator[str]:
+        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
+        yield f"Now: {self._words(self.now)}"
+        if self.within_budget is not None:
+            hours = f"{self.budget_hours:.3g} {self.hours_unit}"
+            yield f"Smallest difference within {hours}: {self._words(self.within_budget)}"
         target, holm = f"{100 * POWER:.0f}%", ""
         if self.contrasts > 1:
             holm = f", after Holm over {plural(self.contrasts, 'contrast')}"
@@ -110,11 +115,6 @@ class DesignAnswer:
                 f"Not measured: {', '.join(prior)}. Two seeds of one condition, trained first, would measure them and "
                 "narrow all ranges below"
             )
-        yield f"Now: {self._words(self.now)}"
-        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
-        if self.within_budget is not None:
-            hours = f"{self.budget_hours:.3g} {self.hours_unit}"
-            yield f"Smallest difference within {hours}: {self._words(self.within_budget)}"
 
     def _words(self, option: DesignOption | Missing) -> str:
         if isinstance(option, Missing):
