@@ -113,7 +113,7 @@ def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
     assert code == 0
     assert rows["seconds_per_step"] == "0.75 s (median, 60 bars) night_shift.log:7"
     assert rows["peak_memory"] == "14.5 GiB (step, reserved) night_shift.log:8"
-    assert rows["tokens_per_second"] == "1234.5 tokens/s (padded tokens) night_shift.log:9"
+    assert rows["tokens_per_second"] == "1,234.5 tokens/s (padded tokens) night_shift.log:9"
     assert rows["steps_done"] == "60 night_shift.log:1"
     assert "eval_loss" not in rows
     assert "(no line says it)" in rows["missing:"]
@@ -223,7 +223,7 @@ def test_list_shows_the_runs_that_count(call: Call, logs: Path) -> None:
     code, told, talk = call("list")
     assert code == 0
     assert [" ".join(line.split()[1:]) for line in told.splitlines()[2:]] == [
-        "night_shift trl acme/Tiny-1B - 60/80 0.75 s 14.5 GiB reserved timeout"
+        "night_shift timeout 60/80 0.75 s 14.5 GiB reserved trl acme/Tiny-1B -"
     ]
     assert "1 older records of the same runs are hidden" in talk
     rows = json.loads(call("list", "--json")[1])["history"]

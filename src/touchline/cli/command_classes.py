@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -47,12 +47,12 @@ class GroupedCommands(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def with_old_names(names: Mapping[str, str], panels: Mapping[str, Sequence[str]] | None = None) -> type[TyperCommand]:
+def with_old_names(names: Mapping[str, str], panels: Mapping[str, str] | None = None) -> type[TyperCommand]:
     """Return a command class that accepts old option names and shows its options in panels.
 
     Args:
         names: old name -> new name, both with their dashes.
-        panels: heading -> parameters; the others stand under `Options`.
+        panels: heading -> names of parameters; the others stand under `Options`.
     """
 
     class Renamed(TyperCommand):
@@ -63,7 +63,7 @@ def with_old_names(names: Mapping[str, str], panels: Mapping[str, Sequence[str]]
             if not panels:
                 super().format_options(ctx, formatter)
                 return
-            headings = {name: heading for heading, inside in panels.items() for name in inside}
+            headings = {name: heading for heading, inside in panels.items() for name in inside.split()}
             rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *panels, "Options")}
             for each in self.get_params(ctx):
                 if record := each.get_help_record(ctx):

@@ -28,13 +28,12 @@ RENAMED_ESTIMATE = {
     "--prior": "--evidence",
 }
 ESTIMATE_PANELS = {
-    "Model and adapter": ("model", "method", "rank", "target_modules", "adapter", "lora_dropout", "base_dtype")
-    + ("adapter_dtype",),
-    "Batch and lengths": ("micro_batch_size", "gradient_accumulation_steps", "seq_len", "mean_length", "lengths")
-    + ("label_fraction", "image_tokens", "examples", "epochs"),
-    "Trainer and machine": ("backend", "release", "gpu", "gradient_checkpointing", "optimizer", "loss", "attention")
-    + ("compiled",),
+    "Model and adapter": "model method rank target_modules adapter lora_dropout base_dtype adapter_dtype",
+    "Batch and lengths": "micro_batch_size gradient_accumulation_steps seq_len mean_length lengths label_fraction "
+    "image_tokens examples epochs",
+    "Trainer and machine": "backend release gpu gradient_checkpointing optimizer loss attention compiled",
 }
+"""Headings of the help -> options."""
 RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 
 

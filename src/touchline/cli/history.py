@@ -166,7 +166,7 @@ def history_show(
         print_json(RunRecord, record, "record")
         return
     whose = f"{record.experiment}, run {record.run}" if record.experiment else "imported"
-    _show_facts(f"{record.name}  ({whose}; {id_[:12]})", facts(record), show_missing)
+    _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), show_missing)
     _show_lines("trained", _trained(record))
     _show_lines("validation losses", _validations(record))
     _show_lines("versions", [", ".join(record.stack.versions)])

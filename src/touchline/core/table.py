@@ -276,8 +276,9 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
                 kept.remove(place)
         while len(kept) > 2 and taken(least) > width:
             kept.pop()
-        # The last of two columns stays; words that do not fit even then end in an ellipsis.
-        least[kept[-1]] = max(1, min(least[kept[-1]], width - taken(least) + least[kept[-1]]))
+        # Two columns stay; words that do not fit even then end in an ellipsis.
+        for place in reversed(kept):
+            least[place] = max(1, least[place] - max(taken(least) - width, 0))
         while (over := taken(natural) - width) > 0:
             spare = {place: natural[place] - least[place] for place in kept}
             widest = max(kept, key=lambda place: (spare[place] > 0, natural[place]))
@@ -288,8 +289,9 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
     notes = [*_reasons(table, kept)]
     if hidden := [column.label for place, column in enumerate(columns) if place not in kept and column.label]:
         notes.append(f"(not shown at this width: {', '.join(hidden)})")
-    wrapped = (textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False) for note in notes)
-    return [*lines, *(notes if width is None else itertools.chain.from_iterable(wrapped))]
+    for note in notes:
+        lines += [note] if width is None else textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
+    return lines
 
 
 def _short_text(value: Value, column: Column) -> str:

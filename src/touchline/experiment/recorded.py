@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from touchline.core.errors import COMMAND_LINE
 from touchline.experiment.document import Path, parse
 from touchline.experiment.edit import literal
 from touchline.experiment.experiment import Experiment
