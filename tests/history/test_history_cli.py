@@ -240,7 +240,7 @@ def test_show_by_name_and_by_id(call: Call, logs: Path) -> None:
     assert code == 0
     assert row["id"] in told
     assert "costs.peak_memory.reserved 14.5 GiB (step, reserved) night_shift.log:8" in " ".join(told.split())
-    assert "source: night_shift.log  17 bytes  sha256" in told
+    assert "source: night_shift.log  17 B  sha256" in told
     assert "settings that compare:" in told
     assert str(logs) not in told
     code, told, _ = call("show", row["id"][:10], "--json")
