@@ -258,7 +258,7 @@ def test_cost_is_measured_and_predicted_without_stopping() -> None:
     assert report.device_hours_planned == cost.without_stopping
     text = " ".join(sentences(report, "Cost of the strategy"))
     share = cost.spent.value / cost.without_stopping.value
-    assert f"so that this is {100 * share:.0f}% [" in text
+    assert f"so that this is {100 * share:.0f}% (" in text
     assert "without cuts and looks" in results_markdown(report, ())
 
 

@@ -90,15 +90,15 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
     from touchline.core.finding import Severity
     from touchline.core.units import plural
 
-    for line in finding_lines(findings):
+    gravest = sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
+    for line in finding_lines(gravest):
         print_output(line)
     others = len(findings) - report.errors - report.warnings
     read = f"{plural(report.files, 'file')}, {plural(len(report.configs), 'config')}"
     counts = f"{plural(report.errors, 'error')}, {plural(report.warnings, 'warning')}, {plural(others, 'note')}"
     print_output(f"{read} checked: {counts}")
-    if findings:
-        first = min(findings, key=lambda finding: list(Severity).index(finding.severity))
-        print_status(f"touchline check --explain {first.code} explains a code")
+    if gravest:
+        print_status(f"touchline check --explain {gravest[0].code} explains a code")
 
 
 def _codes(given: list[str] | None) -> tuple[str, ...]:

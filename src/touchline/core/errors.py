@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from touchline.core.finding import Finding
 
 
-COMMAND_LINE = "command line"
-"""Place of a finding about an override, before the override itself."""
-
-
 class TouchlineError(Exception):
     """Base of all errors of touchline. The CLI prints it without a traceback."""
 
@@ -122,11 +118,11 @@ class SubmissionUnknownError(HostError):
 
 
 def error_count(path: str, findings: Sequence[Finding]) -> str:
-    """Return `experiment.yaml: 2 errors`; `command line: 1 error` where no error is in the file."""
+    """Return `experiment.yaml: 2 errors`, or the one place where all errors are, such as the command line."""
     errors = [finding for finding in findings if finding.severity == "error"]
-    given = all(finding.where is not None and finding.where.path.startswith(COMMAND_LINE) for finding in errors)
+    places = {path if finding.where is None else finding.where.path for finding in errors}
     noun = "error" if len(errors) == 1 else "errors"
-    return f"{COMMAND_LINE if given and errors else path}: {len(errors):,} {noun}"
+    return f"{places.pop() if len(places) == 1 else path}: {len(errors):,} {noun}"
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from touchline.core.errors import COMMAND_LINE, InputError, error_count
+from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding, Location
 from touchline.core.removed import drop_removed
 from touchline.core.units import parse_duration
@@ -161,7 +161,7 @@ def read_settings(text: str, path: str) -> tuple[YamlDocument, dict[str, object]
 def _override(data: dict[str, Any], override: str) -> Finding | None:
     """Apply one `key=value`; give a finding when it has no such form or key."""
     key, equals, value = override.partition("=")
-    where = Location(path=f"{COMMAND_LINE}: {override}")
+    where = Location(path=f"command line: {override}")
     known = dotted_keys(Experiment)
     if not equals:
         return error("EX003", override, f"expected key=value, got {override!r}", where)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from touchline.core.errors import COMMAND_LINE
 from touchline.experiment.document import Path, parse
 from touchline.experiment.edit import literal
 from touchline.experiment.experiment import Experiment
@@ -17,6 +16,8 @@ from touchline.experiment.validate import adapter, build, dotted_keys
 
 ALLOW = "allow"
 """Key of ignored codes. They change no run, so that losing one starts nothing."""
+COMMAND_LINE = "command line"
+"""Source of a setting that is given as an override."""
 _SHOWN = 4
 """Differences that a line names before it counts the others."""
 _ABSENT = object()
