@@ -132,7 +132,7 @@ def test_scores_are_equal_everywhere(seen: Seen) -> None:
         row = re.search(rf"^{run['name']} .*$", seen.texts["results"], re.MULTILINE)
         assert row
         assert f"{value}% ({low} to {high}; {right}/{seen.case.items})" in row[0]
-        assert re.search(rf"^\| `{run['name']}` .*{value}% \[{low}, {high}\]", seen.texts["RESULTS.md"], re.MULTILINE)
+        assert re.search(rf"^\| `{run['name']}` .*{value}% \({low} to {high}\)", seen.texts["RESULTS.md"], re.MULTILINE)
 
 
 def test_the_detectable_difference_is_equal_in_check_and_plan(seen: Seen) -> None:

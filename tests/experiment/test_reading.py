@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiers import examples
 
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding
 from touchline.experiment.expand import expand
 from touchline.experiment.names import label_of
@@ -255,6 +255,7 @@ def test_a_tab_is_named_as_what_is_wrong() -> None:
         "name: x\ndata:\n\tpath: a.json\n",
         "name: x\ndata:\n  path: a\n \tprompt: b\n",
         "train:\n\t\n\tepochs: 1\n",
+        "data:\n  path:\t[a.json]\n",
     ):
         with pytest.raises(InputError) as caught:
             read_experiment(text, "experiment.yaml")
@@ -278,3 +279,22 @@ def test_a_value_from_the_command_line_is_not_looked_for_in_the_file() -> None:
     with pytest.raises(InputError) as caught:
         read_experiment(text.replace("1e-3", "abc"), "experiment.yaml", ["train.epochs=2"])
     assert [finding.where and finding.where.line for finding in caught.value.findings] == [4]
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("seeds=3", "seeds: [1, 2, 3], or seeds: [3]"),
+        ("controls=base", "controls: [base]"),
+        ("run_names=x_{model_size}", "run_names: 'x_{model_size}_{lora_rank}'"),
+    ],
+)
+def test_a_hint_can_be_typed_and_an_override_at_fault_is_named(override: str, hint: str) -> None:
+    def read() -> None:
+        loaded = read_experiment(GOOD, "experiment.yaml", [override])
+        expand(loaded.experiment, {m: label_of(m) for m in loaded.experiment.models}, loaded.document)
+
+    with pytest.raises(InputError) as caught:
+        read()
+    assert [finding.hint for finding in caught.value.findings] == [hint]
+    assert error_count("experiment.yaml", caught.value.findings) == f"command line: {override}: 1 error"
