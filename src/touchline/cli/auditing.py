@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from touchline.core.table import Value
     from touchline.lint.audited import Baseline, DataAudit
 
-_BAR = 24
 _LABELS = 12
 _LABEL_CHARACTERS = 40
 
@@ -84,13 +83,12 @@ def _show(found: DataAudit) -> None:
         names = [split.name for split in found.splits]
         print_output("")
         print_table(
-            ("answer", *(Column(name, numeric=True) for name in (*names, "share")), Column("", is_wide=True)),
+            ("answer", *(Column(name, numeric=True) for name in (*names, "share"))),
             [
                 (
                     _cut(label.label),
                     *(f"{label.counts.get(name, 0):,}" for name in names),
                     percent(label.share),
-                    bar(label.share),
                 )
                 for label in found.labels[:_LABELS]
             ],
@@ -118,13 +116,6 @@ def _show(found: DataAudit) -> None:
             for name in ("error", "warning")
         )
     )
-
-
-def bar(share: float) -> str:
-    """Return a share as a bar of eighths of a character."""
-    eighths = round(share * _BAR * 8)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + ("" if not rest else "▏▎▍▌▋▊▉"[rest - 1])
 
 
 def _cut(text: str) -> str:

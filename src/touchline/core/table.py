@@ -257,8 +257,13 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
         width: characters of a line; None for no limit.
     """
     columns = table.columns
-    rows = [table.header, *(tuple(map(_short_text, row, columns)) for row in table.rows)]
-    rows = [tuple(without_controls(text) for text in row) for row in rows]
+    rows = [
+        tuple(
+            without_controls("n/a" if isinstance(value, Missing) else value_text(value, column))
+            for value, column in zip(row, columns, strict=True)
+        )
+        for row in (table.header, *table.rows)
+    ]
     kept = list(range(len(columns)))
     natural = [max(len(row[place]) for row in rows) for place in kept]
     # A wrapped column is as wide as its longest word, and no narrower than a few words.
@@ -292,10 +297,6 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
     for note in notes:
         lines += [note] if width is None else textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
     return lines
-
-
-def _short_text(value: Value, column: Column) -> str:
-    return "n/a" if isinstance(value, Missing) else value_text(value, column)
 
 
 def _reasons(table: Table, kept: Sequence[int]) -> Iterator[str]:

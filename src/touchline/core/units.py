@@ -184,11 +184,6 @@ def seconds_to_minutes(seconds: float) -> float:
     return seconds / 60
 
 
-def hours_to_seconds(hours: float) -> float:
-    """Return hours in seconds."""
-    return 3600 * hours
-
-
 def hours_unit(device: str) -> str:
     """Return the unit of compute: `GPU-hours`, `device-hours (CPU)`, or `device-hours` if the device is unknown."""
     return {"GPU": "GPU-hours", "CPU": "device-hours (CPU)"}.get(device, "device-hours")
@@ -197,19 +192,3 @@ def hours_unit(device: str) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as a percentage: `90.5%`."""
     return f"{100 * share:.{digits}f}%"
-
-
-def digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int = 2) -> str:
-    """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
-
-    79.6 is `80`, but `79.6` beside a target of 80.
-
-    Args:
-        value: the number.
-        is_met: whether a number meets the bound.
-        digits: significant digits otherwise.
-    """
-    wanted = is_met(value)
-    texts = [f"{float(f'{value:.{more}g}'):.{more}g}" for more in range(digits, digits + 4)]
-    text = next((each for each in texts if is_met(float(each)) == wanted), repr(value))
-    return f"{float(text):g}"

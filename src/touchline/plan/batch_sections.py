@@ -34,10 +34,7 @@ def grouped_rows(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]
 
 def gib_text(value: Measured) -> str:
     """Return an amount of memory with its interval."""
-    if isinstance(value, Missing):
-        return measured(value)
-    ends = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
-    return f"{value.value:.3g}{ends} {value.unit}"
+    return measured(value, 3)
 
 
 def memory_share(memory: Measured, plan: Plan, processes: int) -> str:

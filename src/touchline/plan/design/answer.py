@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Section, Value, table_section
-from touchline.core.units import between, device_hours, digits_that_keep, format_seconds, plural
+from touchline.core.units import between, device_hours, format_seconds, plural
 from touchline.statistics.power import POWER
 from touchline.statistics.spread_types import SpreadInput, SpreadSource
 
@@ -140,7 +140,7 @@ class DesignAnswer:
         most = self.detect_points * (1 + 1e-9)
 
         def text(points: float) -> str:
-            return digits_that_keep(points, lambda value: value <= most)
+            return _digits_that_keep(points, lambda value: value <= most)
 
         return text(shown.value) + between(shown.low, shown.high, text)
 
@@ -167,4 +167,20 @@ def power_text(power: float) -> str:
     """Return a power in %; one below the target never reads as the target, nor any other as 0 or 100%."""
     if not _NO_POWER <= power <= _FULL_POWER:
         return "<1" if power < _NO_POWER else ">99"
-    return digits_that_keep(power, lambda value: value >= 100 * POWER, 1 if power < 10 - _NO_POWER else 2)
+    return _digits_that_keep(power, lambda value: value >= 100 * POWER, 1 if power < 10 - _NO_POWER else 2)
+
+
+def _digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int = 2) -> str:
+    """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
+
+    79.6 is `80`, but `79.6` beside a target of 80.
+
+    Args:
+        value: the number.
+        is_met: whether a number meets the bound.
+        digits: significant digits otherwise.
+    """
+    wanted = is_met(value)
+    texts = [f"{float(f'{value:.{more}g}'):.{more}g}" for more in range(digits, digits + 4)]
+    text = next((each for each in texts if is_met(float(each)) == wanted), repr(value))
+    return f"{float(text):g}"
