@@ -113,6 +113,7 @@ def test_seconds_read_at_a_glance() -> None:
     ("quantity", "text"),
     [
         (Quantity(value=9.185, unit="MB"), "8.76 MiB"),
+        (Quantity(value=9.185, unit="MB", low=9.0, high=10.0), "8.76 MiB (8.58 to 9.54)"),
         (Quantity(value=92.0, unit="MB", low=9.0, high=1e4), "87.7 MiB (8.58 MiB to 9.31 GiB)"),
         (Quantity(value=0.0446, unit="h", low=0.03, high=0.0759), "2.68 min (1.8 to 4.6)"),
         (Quantity(value=1.5, unit="h", low=1.5), "at least 1.5 h"),

@@ -125,7 +125,10 @@ def measured(value: Measured, digits: int = 4) -> str:
         return device_hours(value)
     least = "at least " if is_at_least(value) else ""
     if words := _IN_WORDS.get(value.unit):
-        return f"{least}{words(value.value)}{between(value.low, value.high, words)}"
+        text, ends = words(value.value), between(value.low, value.high, words)
+        unit = text[text.rfind(" ") :]
+        same = value.unit in ("B", "MB", "GB") and ends.count(unit) == 2
+        return f"{least}{text}{ends.replace(unit, '') if same else ends}"
     unit = {"1": "", "%": "%"}.get(value.unit, f" {value.unit}")
     number = f"{value.value:,.{digits}g}" if abs(value.value) < 10**digits else f"{value.value:,.0f}"
     if number == "1" and unit[-2:] not in ("/s", " s"):
