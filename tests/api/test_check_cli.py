@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -144,3 +145,14 @@ def test_a_plan_stops_at_an_error_until_it_is_allowed(call: Call, tmp_path: Path
     assert "(allowed)" in allowed.stderr
     assert call("plan", "tiny").returncode == 2, "what was allowed belongs to the plan that it was given to"
     assert call("prepare", "tiny").returncode == 0, "and that plan is still there"
+
+
+def test_both_rules_about_the_longest_row_name_one_length(call: Call, tmp_path: Path) -> None:
+    """And with it neither fires."""
+    yaml = make_experiment(tmp_path / "tiny") / "experiment.yaml"
+    text = yaml.read_text()
+    yaml.write_text(re.sub(r"max_seq_len: \d+", "max_seq_len: 16", text))
+    hints = {each["code"]: each["hint"] for each in found(call("check", "tiny", "--json"))}
+    (length,) = {re.findall(r"\d+", hints[code])[-1] for code in ("TK207", "TR041")}
+    yaml.write_text(re.sub(r"max_seq_len: \d+", f"max_seq_len: {length}", text))
+    assert not codes(call("check", "tiny", "--json")) & {"TK207", "TR041"}

@@ -67,7 +67,7 @@ def test_what_it_writes_can_be_planned(
     if columns is not None:
         assert (written.data.input, written.data.output, written.data.messages) == columns
     plan = api.plan(made.path, settings).plan
-    assert len(plan.runs) == 5
+    assert len(plan.runs) == 7
     assert all(run.batches is None or run.batches.longest_example_tokens <= run.train.max_seq_len for run in plan.runs)
 
 

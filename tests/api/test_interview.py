@@ -179,7 +179,7 @@ def test_enter_alone_and_yes_write_the_same_file_which_passes_check(
     answers = document["init"]["answers"]
     assert {answer["source"] for answer in answers} == {"default"}
     assert [answer["question"] for answer in answers if not answer["reason"]] == []
-    assert len(document["plan"]["runs"]) == 5
+    assert len(document["plan"]["runs"]) == 7
     report, _ = api.check([file.parent], settings)
     assert [each for each in report.findings if each.severity is Severity.ERROR] == []
     assert _run(monkeypatch, "init", "--yes", "--replace") == 0

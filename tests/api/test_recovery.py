@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,17 @@ def test_an_error_that_does_not_come_again_costs_one_attempt(
     (found, *_) = api.run(folder, settings, OVERRIDES, only="1M_rank2")
     assert found.status is RunStatus.COMPLETED
     assert found.attempts == 2
+
+
+def test_cancelling_all_starts_no_evaluation(folder: Path, settings: UserConfig) -> None:
+    """Neither of what was trained nor of a control; the next run does what is missing."""
+    cancelled: list[str] = []
+
+    def cancel(*_: object) -> None:
+        if not cancelled:
+            cancelled.extend(api.cancel(folder, settings))
+
+    with suppress(RunsFailedError):
+        api.run(folder, settings, OVERRIDES, on_progress=cancel)
+    assert any("base" in name for name in cancelled)
+    assert not any(run.evaluations for run in api.results(folder))

@@ -107,7 +107,7 @@ def test_the_table_is_data_and_the_talk_is_not(folder: Path) -> None:
     shown = call("status", str(folder))
     assert shown.exit_code == 0
     first, *lines = shown.stdout.splitlines()
-    assert first.split()[:3] == ["run", "status", "job"]
+    assert first.split()[:3] == ["run", "status", "step"]
     assert [line.split()[:2] for line in lines] == [
         ["1M_rank2", "completed"],
         ["1M_rank4", "prepared"],

@@ -11,8 +11,10 @@ from typer.main import get_command
 
 from touchline import __version__
 from touchline.cli.command_classes import GROUPS, SUMMARY_CHARACTERS
+from touchline.cli.estimating import ESTIMATE_PANELS
 from touchline.cli.main import app
 from touchline.cli.main import main as run_main
+from touchline.cli.starting import INIT_PANELS
 
 pytestmark = pytest.mark.planning
 
@@ -59,8 +61,25 @@ def test_help_lists_every_command_once_under_one_of_five_headings(
     assert headings == list(GROUPS)
     root = get_command(app)
     assert isinstance(root, TyperGroup)
+    for group in text.split("\n\n"):
+        assert group.count("\n") < 24, "a group fits a screen"
     listed = re.findall(r"^  ([a-z]+) {2,}\S", text, re.MULTILINE)
     assert sorted(listed) == sorted(root.list_commands(Context(root)))
+
+
+@pytest.mark.parametrize("command", ["estimate", "init"])
+def test_many_options_stand_in_panels(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each option once, under a heading; none of the named ones is unknown."""
+    text = _help(monkeypatch, capsys, command, "--help")
+    panels = ESTIMATE_PANELS if command == "estimate" else INIT_PANELS
+    named = [name for names in panels.values() for name in names.split()]
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    assert set(named) <= {each.name for each in root.commands[command].params}
+    assert len(named) == len(set(named))
+    assert all(f"{heading}:" in text for heading in (*panels, "Options"))
 
 
 @pytest.mark.parametrize("words", [("--version",), ("--version", "plan")])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.cases import parametrize
 from tests.tiers import examples
 
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.document import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
 from touchline.experiment.expand import expand
@@ -239,6 +239,7 @@ def test_a_tab_is_named_as_what_is_wrong() -> None:
         "name: x\ndata:\n\tpath: a.json\n",
         "name: x\ndata:\n  path: a\n \tprompt: b\n",
         "train:\n\t\n\tepochs: 1\n",
+        "data:\n  path:\t[a.json]\n",
     ):
         with pytest.raises(InputError) as caught:
             read_experiment(text, "experiment.yaml")
@@ -379,3 +380,22 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         except ForeignFileError as refused:
             code = refused.finding.code
         assert code in ("read", "BK010")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("seeds=3", "seeds: [1, 2, 3], or seeds: [3]"),
+        ("controls=base", "controls: [base]"),
+        ("run_names=x_{model_size}", "run_names: 'x_{model_size}_{lora_rank}'"),
+    ],
+)
+def test_a_hint_can_be_typed_and_an_override_at_fault_is_named(override: str, hint: str) -> None:
+    def read() -> None:
+        loaded = read_experiment(GOOD, "experiment.yaml", [override])
+        expand(loaded.experiment, {m: label_of(m) for m in loaded.experiment.models}, loaded.document)
+
+    with pytest.raises(InputError) as caught:
+        read()
+    assert [finding.hint for finding in caught.value.findings] == [hint]
+    assert error_count("experiment.yaml", caught.value.findings) == f"command line: {override}: 1 error"

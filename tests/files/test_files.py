@@ -11,7 +11,8 @@ from tests.cases import parametrize
 
 from touchline.core import files
 from touchline.core.errors import HostError, InputError
-from touchline.core.units import format_seconds, parse_duration
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import device_hours, format_seconds, measured, parse_duration
 
 pytestmark = pytest.mark.planning
 
@@ -93,6 +94,31 @@ def test_durations(text: str, seconds: float) -> None:
 
 def test_seconds_read_at_a_glance() -> None:
     assert [format_seconds(s) for s in (4.25, 281, 3723)] == ["4.2 s", "4:41", "1:02:03"]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "text"),
+    [
+        (Quantity(value=9.185, unit="MB"), "8.76 MiB"),
+        (Quantity(value=9.185, unit="MB", low=9.0, high=10.0), "8.76 MiB (8.58 to 9.54)"),
+        (Quantity(value=92.0, unit="MB", low=9.0, high=1e4), "87.7 MiB (8.58 MiB to 9.31 GiB)"),
+        (Quantity(value=0.0446, unit="h", low=0.03, high=0.0759), "2.68 min (1.8 to 4.6)"),
+        (Quantity(value=1.5, unit="h", low=1.5), "at least 1.5 h"),
+        (Quantity(value=90.0, unit="min"), "1:30:00"),
+        (Quantity(value=1.0, unit="points", low=0.3, high=3.0), "1 point (0.3 to 3)"),
+        (Quantity(value=1.0, unit="tokens/s"), "1 tokens/s"),
+        (Quantity(value=134515008.0, unit="1"), "134,515,008"),
+        (Missing(missing="not measured"), "n/a (not measured)"),
+    ],
+)
+def test_one_form_for_numbers_sizes_durations_and_intervals(quantity: Quantity | Missing, text: str) -> None:
+    assert measured(quantity) == text
+
+
+def test_compute_below_a_tenth_of_an_hour_is_in_minutes() -> None:
+    short, long = (Quantity(value=value, unit="h", low=value / 2, high=2 * value) for value in (0.05, 0.5))
+    assert device_hours(short, "device-hours (CPU)") == "3 device-minutes (CPU) (1.5 to 6)"
+    assert device_hours(long, "GPU-hours") == "0.5 GPU-hours (0.25 to 1)"
 
 
 def test_a_parsed_file_is_read_again_only_after_it_changed(tmp_path: Path) -> None:

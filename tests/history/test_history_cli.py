@@ -112,7 +112,7 @@ def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in told.splitlines() if line}
     assert (code, rows["seconds_per_step"]) == (0, "0.75 s (median, 60 bars) night_shift.log:7")
     assert rows["peak_memory"] == "14.5 GiB (step, reserved) night_shift.log:8"
-    assert rows["tokens_per_second"] == "1234.5 tokens/s (padded tokens) night_shift.log:9"
+    assert rows["tokens_per_second"] == "1,234.5 tokens/s (padded tokens) night_shift.log:9"
     assert rows["steps_done"] == "60 night_shift.log:1"
     assert "eval_loss" not in rows
     assert "(no line says it)" in rows["missing:"]
@@ -216,7 +216,7 @@ def test_list_shows_the_runs_that_count(call: Call, logs: Path) -> None:
     code, told, talk = call("list")
     assert code == 0
     assert [" ".join(line.split()[1:]) for line in told.splitlines()[2:]] == [
-        "night_shift trl acme/Tiny-1B - 60/80 0.75 s 14.5 GiB reserved timeout"
+        "night_shift timeout 60/80 0.75 s 14.5 GiB reserved trl acme/Tiny-1B -"
     ]
     assert "1 older records of the same runs are hidden" in talk
     rows = json.loads(call("list", "--json")[1])["history"]
@@ -233,7 +233,7 @@ def test_show_by_name_and_by_id(call: Call, logs: Path) -> None:
     assert code == 0
     assert row["id"] in told
     assert "costs.peak_memory.reserved 14.5 GiB (step, reserved) night_shift.log:8" in " ".join(told.split())
-    assert "source: night_shift.log  17 bytes  sha256" in told
+    assert "source: night_shift.log  17 B  sha256" in told
     assert "settings that compare:" in told
     assert str(logs) not in told
     code, told, _ = call("show", row["id"][:10], "--json")

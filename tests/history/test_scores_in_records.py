@@ -261,7 +261,7 @@ def test_list_show_and_export_tell_the_scores(tmp_path: Path) -> None:
     store_record(tmp_path, record)
     (row,) = load_index(tmp_path).rows()
     table = History([row]).to_table()
-    assert (table.header[-1], table.rows[0][-1]) == ("score", "0.667 (+1)")
+    assert (table.header[5], table.rows[0][5]) == ("score", "0.667 (+1)")
     assert isinstance(row.scores[0].outcomes, Missing)
     assert isinstance(row.scores[0].item_scores, Missing)
     assert History([row]).to_rows()[0]["score"] == pytest.approx(2 / 3)

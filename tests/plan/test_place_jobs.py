@@ -245,5 +245,5 @@ def test_the_command_answers_in_json_and_in_words(tmp_path: Path) -> None:
     path = written(tmp_path, [*GOOD, {"id": "\x1b[31mred", "minutes": 5}])
     result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "1h"])
     assert result.exit_code == 0, result.output
-    assert "impossible: no schedule ends within 1 h as predicted: the longest chain: a, b" in result.stdout
+    assert "impossible: no schedule ends within 1:00:00 as predicted: the longest chain: a, b" in result.stdout
     assert "\x1b" not in result.stdout

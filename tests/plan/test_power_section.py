@@ -172,4 +172,4 @@ def test_the_section_stands_in_the_plan() -> None:
 def test_the_spread_that_is_counted_on_has_its_source_and_the_design_its_command() -> None:
     text = " ".join(power_lines(design([1, 2, 3, 4])))
     assert "touchline design " in text
-    assert "spread between seeds 1 points (0.3 to 3) (prior range, not measured)" in text
+    assert "spread between seeds 1 point (0.3 to 3) (prior range, not measured)" in text

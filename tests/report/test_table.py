@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import (
@@ -13,10 +15,10 @@ from touchline.core.table import (
     Mark,
     Section,
     Value,
-    plain_rows,
     section_markdown,
     table_markdown,
     table_of,
+    text_lines,
     value_text,
 )
 
@@ -61,10 +63,55 @@ def test_markdown_escapes_values_aligns_numbers_and_marks_what_is_bad() -> None:
     )
 
 
-def test_only_keeps_the_columns_that_are_named() -> None:
-    table = table_of((Column("a"), Column("b", is_wide=True), Column("c", key="third")), [("1", "2", "3")])
+WIDE = table_of(
+    ("run", Column("model", is_wide=True), Column("loss", numeric=True), "reason"),
+    [
+        ("135M_rank4", "SmolLM2", Missing(missing="not measured"), "as fast as any larger one"),
+        ("135M_rank64", "SmolLM2", Missing(missing="not measured"), None),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (None, ["run          model    loss  reason", "135M_rank4   SmolLM2   n/a  as fast as any larger one"]),
+        (50, ["run          loss  reason", "135M_rank4    n/a  as fast as any larger one"]),
+        (40, ["run          loss  reason", "135M_rank4    n/a  as fast as any larger", "                   one"]),
+    ],
+)
+def test_a_terminal_wraps_at_spaces_leaves_wide_columns_out_and_says_a_reason_once(
+    width: int | None, lines: list[str]
+) -> None:
+    assert WIDE is not None
+    found = text_lines(WIDE, width)
+    assert found[: len(lines)] == lines
+    assert [line for line in found if "not measured" in line] == ["n/a (loss): not measured"]
+    assert (found[-1] == "(not shown at this width: model)") == (width is not None)
+
+
+WORDS = st.text("ab ", max_size=30) | st.sampled_from(["-", "a_name_of_" + "fifty_" * 9, "", "n/a"])
+
+
+@given(st.data(), st.integers(12, 120))
+def test_no_line_is_longer_than_the_terminal_and_no_word_is_broken(data: st.DataObject, width: int) -> None:
+    columns = [
+        Column(f"c{number}", numeric=data.draw(st.booleans()), is_wide=data.draw(st.booleans())) for number in range(4)
+    ]
+    rows = data.draw(st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS), min_size=1, max_size=4))
+    table = table_of(columns, rows)
     assert table is not None
-    assert plain_rows(table.only("third", "unknown")) == [("3",)]
+    words = {word for row in rows for cell in row for word in cell.split()} | {"c0", "c1", "c2", "c3", "-"}
+    for line in text_lines(table, width):
+        assert len(line) <= width
+        if "(not shown" in line:
+            break
+        assert {word for word in line.split() if not word.endswith("…")} <= words
+
+
+def test_only_keeps_what_is_named() -> None:
+    assert WIDE is not None
+    assert text_lines(WIDE.only("run", "unknown")) == ["run", "135M_rank4", "135M_rank64"]
 
 
 def test_without_rows_there_is_no_table_and_without_content_no_section() -> None:

@@ -32,10 +32,10 @@ def skill_install(
 
 @skill_app.command("list")
 def skill_list() -> None:
-    """List the skills and when an agent uses each."""
+    """List the skills."""
     from touchline.agent.skill_files import skills
 
-    print_table(("skill", "description"), [(skill.name, skill.description) for skill in skills()])
+    print_table(("skill", "description"), [(skill.name, skill.description.partition(". ")[0]) for skill in skills()])
 
 
 mcp_app = typer.Typer(

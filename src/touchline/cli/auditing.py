@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +9,12 @@ import typer
 
 from touchline.cli.output import print_object, print_output, print_status, print_table
 from touchline.core.text import shorten
-from touchline.core.units import percent
+from touchline.core.units import percent, plural
 
 if TYPE_CHECKING:
+    from touchline.core.table import Value
     from touchline.lint.audited import Baseline, DataAudit
-    from touchline.lint.checked import FindingRow
 
-_BAR = 24
 _LABELS = 12
 _LABEL_CHARACTERS = 40
 
@@ -72,9 +70,11 @@ def stated_columns(input_column: str | None, output_column: str | None) -> froze
 
 
 def _show(found: DataAudit) -> None:
+    from touchline.core.table import Column
+
     if found.splits:
         print_table(
-            ("split", "rows", "answers"),
+            ("split", Column("rows", numeric=True), Column("answers", numeric=True)),
             [(split.name, f"{split.examples:,}", f"{split.distinct_answers:,}") for split in found.splits],
             title=f"{found.path} ({found.format})",
         )
@@ -83,13 +83,12 @@ def _show(found: DataAudit) -> None:
         names = [split.name for split in found.splits]
         print_output("")
         print_table(
-            ("answer", *names, "share", ""),
+            ("answer", *(Column(name, numeric=True) for name in (*names, "share"))),
             [
                 (
                     _cut(label.label),
                     *(f"{label.counts.get(name, 0):,}" for name in names),
                     percent(label.share),
-                    bar(label.share),
                 )
                 for label in found.labels[:_LABELS]
             ],
@@ -99,21 +98,24 @@ def _show(found: DataAudit) -> None:
         each = found.baselines
         print_output("")
         print_table(
-            ("answers without a model", "right", "95% interval", "rows"),
+            ("answers without a model", Column("right (95%)", numeric=True), Column("rows", numeric=True)),
             [
                 ("always the most frequent" + _quoted(each.majority.answer), *_baseline(each.majority)),
                 ("the most frequent of each question", *_baseline(each.majority_per_question)),
             ],
             title=f"baselines on {found.scored_split}",
         )
-    _show_findings(found.findings)
-
-
-def bar(share: float) -> str:
-    """Return a share as a bar of eighths of a character."""
-    eighths = round(share * _BAR * 8)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + ("" if not rest else "▏▎▍▌▋▊▉"[rest - 1])
+    for finding in found.findings:
+        place = ":".join(str(part) for part in (finding.path, finding.line, finding.column) if part is not None)
+        print_status(f"{place + ': ' if place else ''}{finding.severity.value} {finding.code}: {finding.message}")
+        if finding.hint:
+            print_status(f"    hint: {finding.hint}")
+    print_status(
+        ", ".join(
+            plural(sum(finding.severity.value == name for finding in found.findings), name)
+            for name in ("error", "warning")
+        )
+    )
 
 
 def _cut(text: str) -> str:
@@ -124,21 +126,8 @@ def _quoted(answer: str | None) -> str:
     return "" if answer is None else f", {_cut(answer)!r}"
 
 
-def _baseline(each: Baseline) -> tuple[str, str, str]:
+def _baseline(each: Baseline) -> tuple[Value, str]:
     from touchline.core.quantity import Missing
+    from touchline.core.scale import Scale
 
-    if isinstance(each.score, Missing):
-        return str(each.score), "", ""
-    low, high = each.score.low or 0.0, each.score.high or 0.0
-    return percent(each.score.value), f"{100 * low:.1f} to {100 * high:.1f}", f"{each.examples:,}"
-
-
-def _show_findings(findings: Sequence[FindingRow]) -> None:
-    """Print a line per finding, with its hint below, on stderr."""
-    for finding in findings:
-        place = ":".join(str(part) for part in (finding.path, finding.line, finding.column) if part is not None)
-        print_status(f"{place + ': ' if place else ''}{finding.severity.value} {finding.code}: {finding.message}")
-        if finding.hint:
-            print_status(f"    hint: {finding.hint}")
-    counts = {name: sum(finding.severity.value == name for finding in findings) for name in ("error", "warning")}
-    print_status(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items()))
+    return Scale(share=True).quantity(each.score), "-" if isinstance(each.score, Missing) else f"{each.examples:,}"

@@ -44,14 +44,17 @@ def backend_install(
 
 
 def _show(found: tuple[BackendState, ...]) -> None:
+    from touchline.core.table import Column
+
     rows = [
         (
             each.name,
             "yes" if each.installed else each.problem or "no",
-            each.python or "-",
             ", ".join(f"{name} {version}" for name, version in each.versions.items()),
             each.note or "",
+            each.python or "-",
         )
         for each in found
     ]
-    print_table(("backend", "installed", "Python", "packages", "remark"), rows)
+    wide = (Column(label, is_wide=True) for label in ("packages", "remark", "Python"))
+    print_table(("backend", "installed", *wide), rows)

@@ -9,14 +9,13 @@ import typer
 
 from touchline.cli.auditing import audit
 from touchline.cli.output import print_json, print_output, print_status, print_table, show_findings
-from touchline.core.text import without_controls
 from touchline.core.units import plural
 
 if TYPE_CHECKING:
     from touchline.core.catalog import Example
 
 models_app = typer.Typer(
-    help="List base models on this machine, check or fetch one.", no_args_is_help=True, rich_markup_mode=None
+    help="List base models on this machine, show or fetch one.", no_args_is_help=True, rich_markup_mode=None
 )
 data_app = typer.Typer(help="Show, audit or create a dataset.", no_args_is_help=True, rich_markup_mode=None)
 create_app = typer.Typer(help="Create a dataset.", no_args_is_help=True, rich_markup_mode=None)
@@ -31,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 def models_list(json: Json = False) -> None:
     """List the models under models_dir."""
     from touchline.core.catalog import ModelInfo
+    from touchline.core.table import Column
     from touchline.core.units import format_bytes
     from touchline.data.models import find_models
     from touchline.data.user_config import load_settings
@@ -44,17 +44,17 @@ def models_list(json: Json = False) -> None:
         (
             m.name,
             m.size_label,
-            m.architecture,
-            m.dtype,
+            _verdict(m.findings),
             format_bytes(m.weight_bytes),
             f"{m.context_length:,}",
-            _verdict(m.findings),
+            m.architecture,
+            m.dtype,
         )
         for m in found
     ]
-    print_table(
-        ("model", "size", "architecture", "dtype", "weights", "context", "state"), rows, title=str(settings.models_dir)
-    )
+    numbers = (Column(label, numeric=True) for label in ("weights", "context"))
+    wide = (Column(label, is_wide=True) for label in ("architecture", "dtype"))
+    print_table(("model", "size", "state", *numbers, *wide), rows, title=str(settings.models_dir))
     if not found:
         print_status("no models there; try: touchline models get SmolLM2-135M-Instruct")
 
@@ -113,6 +113,7 @@ def data_show(
     """Show splits, sizes, hash, first row and problems."""
     from touchline.cli.auditing import stated_columns
     from touchline.core.catalog import DatasetInfo, Example
+    from touchline.core.table import Column
     from touchline.core.units import format_bytes
     from touchline.data.datasets import load_dataset
     from touchline.data.resolving import first_row, with_columns
@@ -137,9 +138,8 @@ def data_show(
         )
     else:
         rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.named_splits]
-        print_table(
-            ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
-        )
+        title = f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
+        print_table(("split", Column("examples", numeric=True), "sha256"), rows, title=title)
         print_output(f"splits: {info.split_origin}")
         if example is not None:
             print_output(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
@@ -155,7 +155,7 @@ def _show_row(example: Example) -> None:
     for turn in (*example.prompt, None):
         role, text = ("answer", example.answer) if turn is None else (turn.role, turn.content)
         shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} [...]"
-        print_output(f"  {role}: {without_controls(shown)}".replace("\n", "\n    "))
+        print_output(f"  {role}: {shown}".replace("\n", "\n    "))
 
 
 def _show_model(model: object, json: bool) -> None:

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.output import print_object, print_output, print_status, print_table
+from touchline.cli.output import print_data, print_object, print_output, print_status, print_table
+from touchline.core.errors import finding_lines
 from touchline.core.near import near_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from touchline.core.finding import Finding
-    from touchline.lint.check import CheckedConfig, CheckReport
+    from touchline.lint.check import CheckReport
 
 RENAMED_CHECK = {"--cpus": "--cpus-per-job"}
 """Old option names -> new names."""
-CONFIGS_SHOWN = 60
-"""Largest number of configs shown as a table; more are summed up in one line."""
 
 
 def check(
@@ -71,7 +70,7 @@ def check(
         print_status(f"note: {line}")
     if fix or diff:
         changes = api.check_fix(paths, load_settings(), request, print_status, write=fix)
-        print_output(changes.text or "no safe fixes")
+        print_data(changes.text or "no safe fixes")
         for note in changes.notes:
             print_status(f"note: {note}")
         if diff:
@@ -91,57 +90,15 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
     from touchline.core.finding import Severity
     from touchline.core.units import plural
 
-    if 0 < len(report.configs) <= CONFIGS_SHOWN:
-        header = (
-            "",
-            "config",
-            "size",
-            "batch",
-            "packed",
-            "max_seq_len",
-            "accumulation",
-            "checkpointing",
-            "effective batch",
-        )
-        print_table(header, [_row(config) for config in report.configs])
-        print_output("")
-    for finding in findings:
-        place = "" if finding.where is None else f"{finding.where}: "
-        print_output(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
-        if finding.hint:
-            print_output(f"    hint: {finding.hint}")
-    if report.configs:
-        passed, failed, rest = (sum(each.passed is state for each in report.configs) for state in (True, False, None))
-        not_decided = f", {rest} not checked (their experiment has errors)" if rest else ""
-        print_output(f"{'' if not findings else chr(10)}configs: {passed} passed, {failed} failed{not_decided}")
+    gravest = sorted(findings, key=lambda finding: list(Severity).index(finding.severity))
+    for line in finding_lines(gravest):
+        print_output(line)
     others = len(findings) - report.errors - report.warnings
+    read = f"{plural(report.files, 'file')}, {plural(len(report.configs), 'config')}"
     counts = f"{plural(report.errors, 'error')}, {plural(report.warnings, 'warning')}, {plural(others, 'note')}"
-    print_output(f"{plural(report.files, 'file')} checked: {counts}")
-    if findings:
-        first = min(findings, key=lambda finding: list(Severity).index(finding.severity))
-        print_status(f"touchline check --explain {first.code} explains a code")
-
-
-def _row(config: CheckedConfig) -> tuple[str, ...]:
-    from touchline.core.markup import measured
-
-    def yes(value: bool | None) -> str:
-        return "-" if value is None else "yes" if value else "no"
-
-    def number(value: int | None) -> str:
-        return "-" if value is None else str(value)
-
-    return (
-        {True: "PASS", False: "FAIL", None: "-"}[config.passed],
-        config.path if config.subject in config.path else f"{config.path} {config.subject}",
-        config.size or "-",
-        number(config.micro_batch_size),
-        yes(config.packed),
-        number(config.max_seq_len),
-        number(config.gradient_accumulation_steps),
-        yes(config.gradient_checkpointing),
-        measured(config.effective_batch_examples),
-    )
+    print_output(f"{read} checked: {counts}")
+    if gravest:
+        print_status(f"touchline check --explain {gravest[0].code} explains a code")
 
 
 def _codes(given: list[str] | None) -> tuple[str, ...]:
@@ -173,4 +130,4 @@ def _explain(code: str) -> None:
     if len(pages) > 1:
         print_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])
         return
-    print_output(pages[0].text)
+    print_data(pages[0].text)

@@ -27,6 +27,7 @@ def clean(
     """
     from touchline import api
     from touchline.cli.progress import progress_bar
+    from touchline.core.table import Column
     from touchline.core.units import format_bytes
     from touchline.results.cleaning import Cleaned
 
@@ -36,7 +37,8 @@ def clean(
         print_object(Cleaned, found)
     elif found.items:
         rows = [(item.path, format_bytes(item.size_bytes), item.why) for item in found.items]
-        print_table(("deleted" if delete else "safe to delete", "size", "why"), rows)
+        what = "deleted" if delete else "safe to delete"
+        print_table((what, Column("size", numeric=True), Column("why", is_wide=True)), rows)
     for kept in found.kept:
         print_status(f"corrupt and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
     read = "every value was read" if found.depth == "values" else "sizes and headers were read, values with --deep"

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
 EXPERIMENT = "Experiment"
-LOOK = "Look"
+RESULTS = "Results"
 CLUSTER = "Cluster"
 DATA_AND_MODELS = "Data and models"
-EVIDENCE = "Evidence"
+ESTIMATES = "Estimates"
 AGENTS = "Agents"
-GROUPS = (EXPERIMENT, LOOK, CLUSTER, DATA_AND_MODELS, EVIDENCE, AGENTS)
+GROUPS = (EXPERIMENT, RESULTS, CLUSTER, DATA_AND_MODELS, ESTIMATES, AGENTS)
 """Groups in the order of the help."""
 SUMMARY_CHARACTERS = 60
 """Length of the longest summary, so that none is cut at 80 columns."""
@@ -47,16 +47,32 @@ class GroupedCommands(TyperGroup):
                 formatter.write_dl(rows)
 
 
-def with_old_names(names: Mapping[str, str]) -> type[TyperCommand]:
-    """Return a command class that accepts old option names.
+def with_old_names(names: Mapping[str, str], panels: Mapping[str, str] | None = None) -> type[TyperCommand]:
+    """Return a command class that accepts old option names and shows its options in panels.
 
     Args:
         names: old name -> new name, both with their dashes.
+        panels: heading -> names of parameters; the others stand under `Options`.
     """
 
     class Renamed(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             return super().parse_args(ctx, [_renamed(argument, names) for argument in args])
+
+        def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+            if not panels:
+                super().format_options(ctx, formatter)
+                return
+            headings = {name: heading for heading, inside in panels.items() for name in inside.split()}
+            rows: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *panels, "Options")}
+            for each in self.get_params(ctx):
+                if record := each.get_help_record(ctx):
+                    heading = "Arguments" if each.param_type_name == "argument" else "Options"
+                    rows[headings.get(each.name or "", heading)].append(record)
+            for heading, records in rows.items():
+                if records:
+                    with formatter.section(heading):
+                        formatter.write_dl(records)
 
     return Renamed
 

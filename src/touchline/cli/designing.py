@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.output import print_object, print_output, print_section, print_status
+from touchline.cli.output import print_data, print_object, print_output, print_section, print_status
 
 
 def design(
@@ -22,7 +22,7 @@ def design(
     apply: Annotated[bool, typer.Option("--apply", help="Write seeds and items into experiment.yaml.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Find how many seeds and items show a difference."""
+    """Find how many seeds and test items a difference needs."""
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.quantity import Missing
@@ -38,7 +38,7 @@ def design(
         for section in answer.sections():
             print_section(section)
         if answer.diff:
-            print_output(f"\n{answer.diff}")
+            print_data(f"\n{answer.diff}")
     if answer.applied:
         print_status(f"wrote experiment.yaml; next: touchline plan {shlex.quote(str(source))}")
     elif answer.diff:

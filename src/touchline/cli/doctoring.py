@@ -26,13 +26,11 @@ def doctor(
     if json:
         print_object(DoctorReport, report)
     else:
-        rows = [(check.area, check.name, check.status, check.message) for check in report.checks]
-        print_table(("area", "what", "verdict", "result"), rows)
-        to_do = [check for check in report.checks if check.hint is not None]
-        if to_do:
-            print_output("\nWhat to do:")
-        for check in to_do:
-            print_output(f"- {check.name} ({check.status} {check.code}): {check.hint}")
+        rows = [(check.name, check.status, check.message) for check in report.checks]
+        print_table(("what", "verdict", "result"), rows)
+        for check in report.checks:
+            if check.hint is not None:
+                print_output(f"- {check.name} ({check.status} {check.code}): {check.hint}")
         if not Path(report.config_file).exists():
             print_status(f"no config file; it would be {report.config_file}")
     warnings = sum(check.status == "warning" for check in report.checks)

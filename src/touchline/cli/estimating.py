@@ -9,11 +9,10 @@ import typer
 
 from touchline.cli.completing import complete_run
 from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.core.units import percent
 from touchline.experiment.defaults import DEFAULT_BACKEND
 
 if TYPE_CHECKING:
-    from touchline.core.quantity import Measured
+    from touchline.core.table import Value
     from touchline.history.probe import ProbeReport
     from touchline.plan.estimate_result import EstimateAnswer
 
@@ -28,6 +27,13 @@ RENAMED_ESTIMATE = {
     "--label-share": "--label-fraction",
     "--prior": "--evidence",
 }
+ESTIMATE_PANELS = {
+    "Model and adapter": "model method rank target_modules adapter lora_dropout base_dtype adapter_dtype",
+    "Batch and lengths": "micro_batch_size gradient_accumulation_steps seq_len mean_length lengths label_fraction "
+    "image_tokens examples epochs",
+    "Trainer and machine": "backend release gpu gradient_checkpointing optimizer loss attention compiled",
+}
+"""Headings of the help -> options."""
 RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
 
 
@@ -133,29 +139,36 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
 
 
 def _show(answer: EstimateAnswer) -> None:
-    memory = answer.memory
-    print_output(
-        f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained ({answer.source})"
-    )
-    print_output("  ".join(f"{name} {value}" for name, value in answer.settings.items()))
-    rows = [
-        ("verdict", f"{memory.verdict.value} on {_cell(memory.capacity_gib)}"),
-        ("allocated", _cell(memory.allocated_gib)),
-        ("reserved", _cell(memory.reserved_gib)),
-        ("process", _cell(memory.process_gib)),
-        ("before the first step", _cell(memory.after_init_gib)),
+    from touchline.core.quantity import Missing
+    from touchline.core.table import Column
+    from touchline.core.units import measured
+
+    memory, settings = answer.memory, answer.settings
+    print_output(f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained")
+    rows: list[tuple[Value, ...]] = [
+        ("verdict", f"{memory.verdict.value} on {measured(memory.capacity_gib)}"),
+        ("allocated", memory.allocated_gib),
+        ("reserved", memory.reserved_gib),
+        ("process", memory.process_gib),
+        ("before the first step", memory.after_init_gib),
         ("parts, GiB", ", ".join(f"{name} {size:.2f}" for name, size in memory.breakdown.items() if size >= 0.005)),
         ("main assumption", memory.assumption),
-        ("largest micro-batch", _cell(answer.largest_micro_batch)),
-        ("time of a step", _cell(answer.seconds_per_step)),
-        ("steps", _cell(answer.steps)),
-        ("time in all", _cell(answer.total_seconds)),
-        ("adapter on disk", _cell(answer.adapter_size)),
+        ("largest micro-batch", answer.largest_micro_batch),
+        ("time of a step", answer.seconds_per_step),
+        ("steps", answer.steps),
+        ("time in all", answer.total_seconds),
+        ("adapter on disk", answer.adapter_size),
+        ("settings", ", ".join(f"{name} {str(value).replace(',', ' ')}" for name, value in settings.items())),
     ]
-    print_table(("", f"{answer.padded_tokens:,} padded tokens a micro-batch"), rows)
+    known = [row for row in rows if not isinstance(row[1], Missing)]
+    heading = f"{answer.padded_tokens:,} padded tokens a micro-batch; 90% intervals"
+    print_table(("", Column(heading, interval=True)), known)
+    for name, value in rows:
+        if isinstance(value, Missing):
+            print_output(f"{name}: {value}")
     if memory.what_ifs:
         print_table(
-            ("what if", "reserved", "time of a step"),
+            ("what if", Column("reserved", numeric=True), Column("time of a step", numeric=True)),
             [
                 (what.change, f"{what.reserved_gib:.2f} GiB", f"{100 * (what.step_time_factor - 1):+.0f}%")
                 for what in memory.what_ifs
@@ -163,16 +176,6 @@ def _show(answer: EstimateAnswer) -> None:
         )
     for note in answer.notes:
         print_status(f"note: {note}")
-
-
-def _cell(value: Measured) -> str:
-    from touchline.core.markup import measured
-    from touchline.core.quantity import Missing
-
-    text = measured(value)
-    if not isinstance(value, Missing) and value.coverage is not None and value.low is not None:
-        text += f", {percent(value.coverage, 0)} interval"
-    return text
 
 
 def probe(
@@ -209,6 +212,7 @@ def probe(
 
 
 def _show_probe(report: ProbeReport) -> None:
+    from touchline.core.table import Column
     from touchline.core.units import format_bytes
 
     rows = []
@@ -227,7 +231,8 @@ def _show_probe(report: ProbeReport) -> None:
                 one.message,
             )
         )
-    header = ("micro-batch", "rows x tokens", "outcome", "process memory", "step", "tokens/s", "")
+    numbers = (Column(label, numeric=True) for label in ("process memory", "step", "tokens/s"))
+    header: tuple[Column | str, ...] = ("micro-batch", "rows x tokens", "outcome", *numbers, "")
     print_table(header, rows, title=f"{report.request.model.name}: predicted {report.predicted or 'nothing'}")
     print_output(
         f"largest that fits: {report.largest or 'none'}; as fast as any larger one: {report.recommended or 'none'}"

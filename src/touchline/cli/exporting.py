@@ -33,6 +33,7 @@ def export(
     """
     from touchline import api
     from touchline.cli.progress import progress_bar
+    from touchline.core.table import Column
     from touchline.report.trackers.exporting import Export
 
     with progress_bar(f"exporting to {to}") as on_progress:
@@ -41,7 +42,7 @@ def export(
         print_object(Export, done)
     else:
         rows = [(each.run, str(each.added), str(each.total)) for each in done.runs]
-        print_table(("run", "points added", "points in all"), rows)
+        print_table(("run", Column("points added", numeric=True), Column("points in all", numeric=True)), rows)
         for each in done.runs:
             if each.command is not None:
                 print_output(each.command)

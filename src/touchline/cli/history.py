@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,9 +13,16 @@ import typer
 
 from touchline.cli import stating
 from touchline.cli.command_classes import with_old_commands, with_old_names
-from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
-from touchline.core.text import without_controls
-from touchline.core.units import percent
+from touchline.cli.output import (
+    print_data,
+    print_declared,
+    print_json,
+    print_object,
+    print_output,
+    print_status,
+    print_table,
+)
+from touchline.core.units import bare, between, format_bytes, percent
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
@@ -67,7 +76,7 @@ def history_read(
             runs += 1
             _show_reading(item.reading, json, show_missing)
         else:
-            print_status(_text(f"{item.path}: no run: {item.reason}"))
+            print_status(f"{item.path}: no run: {item.reason}")
     if not runs:
         print_status("no run was found; a training log, a trainer_state.json or a metrics.jsonl would be one")
         raise typer.Exit(1)
@@ -135,8 +144,7 @@ def history_list(history: History = None, include_superseded: IncludeSuperseded 
         print_status(f"{folder}: no records yet; try: touchline history import FOLDER_WITH_LOGS")
         return
     if table := History(rows).to_table():
-        shown = [tuple(map(_text, row)) for row in table.rows]
-        print_table(table.header, shown, title=_text(folder))
+        print_declared(replace(table, title=str(folder)))
     if index.newer and not include_superseded:
         print_status(f"{len(index.newer)} older records of the same runs are hidden; --include-superseded shows them")
 
@@ -161,12 +169,12 @@ def history_show(
     _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), show_missing)
     _show_lines("trained", _trained(record))
     _show_lines("validation losses", _validations(record))
-    _show_lines("versions", record.stack.versions)
+    _show_lines("versions", [", ".join(record.stack.versions)])
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
     _show_lines("note", record.notes)
-    _show_lines("source", (f"{s.name}  {s.size_bytes:,} bytes  sha256 {s.sha256}" for s in record.sources))
+    _show_lines("source", (f"{s.name}  {format_bytes(s.size_bytes)}  sha256 {s.sha256[:16]}" for s in record.sources))
     unknown = f" (not known: {', '.join(record.fingerprint_unknown)})" if record.fingerprint_unknown else ""
-    print_output(_text(f"settings that compare: {record.fingerprint[:16]}{unknown}"))
+    print_output(f"settings that compare: {record.fingerprint[:16]}{unknown}")
 
 
 @history_app.command("calibration")
@@ -190,8 +198,7 @@ def history_calibration(
                 row.quantity,
                 "all" if row.rung is None else f"{row.rung.value} {row.rung.name.lower().replace('_', ' ')}",
                 str(row.count),
-                f"{percent(row.coverage, 0)} ({100 * row.coverage_interval.low:.0f} to "
-                f"{100 * row.coverage_interval.high:.0f})",
+                percent(row.coverage, 0) + between(*row.coverage_interval, lambda end: f"{100 * end:.0f}"),
                 percent(row.promised, 0),
                 percent(row.median_error),
                 f"{row.median_ratio:.2f}",
@@ -209,7 +216,7 @@ def history_calibration(
         for reason in found.unused.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:_NOTES_SHOWN]:
-            print_status(_text(f"{count} not scored: {reason}"))
+            print_status(f"{count} not scored: {reason}")
 
 
 @history_app.command("export", cls=with_old_names({"--all": "--include-superseded"}))
@@ -237,7 +244,7 @@ def history_export(
     text = csv_text(records) if form == "csv" else jsonl_text(records)
     if target is None:
         if text:
-            print_output(text)
+            print_data(text)
     else:
         write_atomic(target, text)
         print_status(f"wrote {target}")
@@ -269,7 +276,7 @@ def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
     from touchline.history.flat import facts, line_of
 
     if json:
-        print_output(line_of(reading))
+        print_data(line_of(reading))
         return
     _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), show_missing)
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
@@ -280,6 +287,7 @@ def _show_reading(reading: RunReading, json: bool, show_missing: bool) -> None:
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | Missing]], show_missing: bool) -> None:
     """Print a table of known facts, and the missing ones in a line per reason or in the table."""
     from touchline.core.quantity import Missing
+    from touchline.core.table import Column
 
     rows: list[tuple[str, str, str]] = []
     missing: dict[str, list[str]] = {}
@@ -287,10 +295,10 @@ def _show_facts(title: str, found: Iterable[tuple[str, Quantity | SourcedText | 
         if isinstance(fact, Missing):
             missing.setdefault(fact.missing, []).append(name)
             if show_missing:
-                rows.append((name, _text(fact), ""))
+                rows.append((name, str(fact), ""))
         else:
-            rows.append((name, _text(_fact(fact)), _text(fact.where or "")))
-    print_table(("field", "value", "where"), rows, title=_text(title))
+            rows.append((name, _fact(fact), fact.where or ""))
+    print_table(("field", "value", Column("where", is_wide=True)), rows, title=title)
     if not show_missing:
         _show_lines("missing", (f"{', '.join(names)} ({reason})" for reason, names in missing.items()))
 
@@ -314,21 +322,24 @@ def _validations(record: RunRecord) -> Iterator[str]:
 
 def _show_lines(what: str, texts: Iterable[str]) -> None:
     for text in texts:
-        print_output(f"{what}: {without_controls(_text(text))}")
+        print_output(f"{what}: {text}")
 
 
 def _show_added(added: ImportSummary, paths: list[Path], stated: dict[str, str], history: Path | None) -> None:
+    from touchline.core.table import Column
+
     if added.learned:
-        header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
+        wide = (Column(label, is_wide=True) for label in ("trainer", "model", "where"))
+        header: tuple[Column | str, ...] = ("run", "steps", "s/step", "peak memory", "outcome", *wide)
         title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
-        print_table(header, [_learned(item) for item in added.learned], title=_text(title))
+        print_table(header, [_learned(item) for item in added.learned], title=title)
         for item in added.learned[:_SHOWN]:
             for note in item.notes[:_NOTES_SHOWN]:
-                print_status(_text(f"note: {item.name}: {note}"))
+                print_status(f"note: {item.name}: {note}")
         _say_lacking(added, paths, stated, history)
     if added.refused:
         shown = added.refused[:_SHOWN]
-        print_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
+        print_table(("refused", "why"), [(item.path, item.reason) for item in shown])
         if len(added.refused) > len(shown):
             print_status(f"and {len(added.refused) - len(shown)} more; --json names all of them")
     new = sum(item.new for item in added.learned)
@@ -355,10 +366,10 @@ def _say_lacking(added: ImportSummary, paths: list[Path], stated: dict[str, str]
             f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
         )
         path = _here(named, paths)
-        print_status(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
+        print_status(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}")
         if to_measure:
             # The dataset is there and its model's tokenizer is not: the same options would not help.
-            print_status(_text(f"hint: {to_measure}; then the same command again"))
+            print_status(f"hint: {to_measure}; then the same command again")
             continue
         # A dataset counts for all files of a command, so that others are not in it.
         whole = len(items) == len(added.learned) and not added.unchanged_runs
@@ -368,7 +379,7 @@ def _say_lacking(added: ImportSummary, paths: list[Path], stated: dict[str, str]
         options = pasted((*dict.fromkeys((*stated, *keys)),), known)
         folder = f" --history {shlex.quote(str(history))}" if history is not None else ""
         where = f" (the path of {named}, which is not here)" if "dataset" in keys and named and not path else ""
-        print_status(_text(f"hint: touchline history import {files} {options}{folder}{where}"))
+        print_status(f"hint: touchline history import {files} {options}{folder}{where}")
 
 
 def _here(name: str, paths: list[Path]) -> str:
@@ -382,41 +393,30 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
 
     facts = (item.seconds_per_step, item.peak_memory, item.outcome)
     places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)
-    return tuple(
-        map(
-            _text,
-            (
-                item.name + ("" if item.new else " (known)"),
-                short(item.trainer),
-                short(item.model),
-                steps_text(item.steps_done, item.steps_total),
-                short(item.seconds_per_step),
-                short(item.peak_memory),
-                item.outcome.value,
-                " ".join(places),
-            ),
-        )
+    return (
+        item.name + ("" if item.new else " (known)"),
+        steps_text(item.steps_done, item.steps_total),
+        short(item.seconds_per_step),
+        short(item.peak_memory),
+        item.outcome.value,
+        short(item.trainer),
+        short(item.model),
+        " ".join(places),
     )
 
 
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
     from touchline.core.quantity import Quantity
-    from touchline.history.listing import number
 
     if not isinstance(fact, Quantity):
-        return fact.value + (f"  ({fact.method})" if fact.method else "")
+        return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
     tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
-    interval = None if fact.low is None or fact.high is None else f"{fact.low:g} to {fact.high:g}"
+    interval = between(fact.low, fact.high, lambda end: f"{end:g}").strip(" ()")
     labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
-    return number(fact) + (f"  ({', '.join(labels)})" if labels else "")
+    return bare(fact, 6) + (f"  ({', '.join(labels)})" if labels else "")
 
 
 def _say_broken(index: Index) -> None:
     for item in index.broken:
-        print_status(_text(f"skipped {item.path}: {item.reason}"))
-
-
-def _text(value: object) -> str:
-    """Return text that is safe for any terminal, whatever bytes a file name has."""
-    return str(value).encode("utf-8", "replace").decode()
+        print_status(f"skipped {item.path}: {item.reason}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.output import print_item, print_object, print_output, print_status
+from touchline.cli.output import print_object, print_output, print_status
 
 
 def import_(
@@ -37,7 +37,7 @@ def import_(
         for heading, lines in headed_lines(done.not_carried):
             print_output(f"\n{heading}")
             for line in lines:
-                print_item(line)
+                print_output(f"- {line}")
     for note in done.notes:
         print_status(f"note: {note}")
     print_status(f"next: touchline check {shlex.quote(done.path)}")

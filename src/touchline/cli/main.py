@@ -23,9 +23,9 @@ from touchline.cli.command_classes import (
     AGENTS,
     CLUSTER,
     DATA_AND_MODELS,
-    EVIDENCE,
+    ESTIMATES,
     EXPERIMENT,
-    LOOK,
+    RESULTS,
     GroupedCommands,
     with_old_names,
 )
@@ -33,7 +33,7 @@ from touchline.cli.comparing import compare
 from touchline.cli.completing import complete_run
 from touchline.cli.designing import design
 from touchline.cli.doctoring import doctor
-from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
+from touchline.cli.estimating import ESTIMATE_PANELS, RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.importing import import_
@@ -55,13 +55,14 @@ from touchline.cli.publishing import publish
 from touchline.cli.reporting import report
 from touchline.cli.reproducing import reproduce
 from touchline.cli.selftesting import selftest
-from touchline.cli.starting import init
+from touchline.cli.starting import INIT_PANELS, init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.submitting import submit
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
 
 if TYPE_CHECKING:
+    from touchline.core.table import Value
     from touchline.results.frame import Results
 
 app = typer.Typer(
@@ -295,6 +296,7 @@ def collect(
     """Update status files; add finished runs to the history."""
     from touchline import api
     from touchline.core.quantity import Quantity
+    from touchline.core.table import Column
     from touchline.data.user_config import load_settings
     from touchline.results.collected import RunMetrics
 
@@ -304,8 +306,8 @@ def collect(
     if json:
         print_json(list[RunMetrics], found, "collected")
         return
-    header = ("run", "status", "minutes", "s/step", "tokens/s", "peak memory")
-    rows: list[tuple[str, ...]] = []
+    labels = ("training", "s/step", "tokens/s", "peak memory")
+    rows: list[tuple[Value, ...]] = []
     for each in found:
         memory = [each.resource_metrics.get(name) for name in ("peak_gpu_memory_gb", "peak_process_memory_gib")]
         facts = (
@@ -314,14 +316,9 @@ def collect(
             each.performance_metrics.get("tokens_per_second"),
             next((fact for fact in memory if isinstance(fact, Quantity)), None),
         )
-        figures = [
-            f"{fact.value:.4g} {fact.unit} {fact.kind or fact.token_unit or ''}".strip()
-            if isinstance(fact, Quantity)
-            else "-"
-            for fact in facts
-        ]
-        rows.append((each.run_name, each.status, *figures))
-    print_table(header, rows)
+        rows.append((each.run_name, each.status, *(fact if isinstance(fact, Quantity) else None for fact in facts)))
+    columns = (Column(label, numeric=True, kind=True, unit="tokens/s" if "/s" in label else "") for label in labels)
+    print_table(("run", "status", *columns), rows)
 
 
 def results(source: Source, json: Json = False) -> None:
@@ -381,9 +378,9 @@ def _say_report(source: Path, json: bool) -> None:
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EXPERIMENT: (init, import_, demo, check, plan, design, prepare, run, resume, evaluate, reproduce, clean),
-    LOOK: (status, logs, results, report, compare, collect, export, publish),
+    RESULTS: (status, logs, results, report, compare, collect, export, publish),
     CLUSTER: (submit, cancel, place, doctor, selftest),
-    EVIDENCE: (estimate, probe, optimize),
+    ESTIMATES: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""
 _RENAMED = {
@@ -397,16 +394,19 @@ _RENAMED = {
     probe: RENAMED_PROBE,
 }
 """Old option names of commands -> new names."""
+_PANELS = {estimate: ESTIMATE_PANELS, init: INIT_PANELS}
+"""Panels of the options of commands with many."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
         # `import` is a word of Python, so its function ends in an underscore.
         _name = _command.__name__.rstrip("_")
-        app.command(_name, rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)
+        _class = with_old_names(_RENAMED.get(_command, {}), _PANELS.get(_command))
+        app.command(_name, rich_help_panel=_group, cls=_class)(_command)
 app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(backend_app, name="backend", rich_help_panel=CLUSTER)
-app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
+app.add_typer(history_app, name="history", rich_help_panel=ESTIMATES)
 app.add_typer(skill_app, name="skill", rich_help_panel=AGENTS)
 app.add_typer(mcp_app, name="mcp", rich_help_panel=AGENTS)
 

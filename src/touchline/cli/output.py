@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
 from touchline.core.json_answer import answer, answer_object, json_text
@@ -16,38 +17,45 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from touchline.core.finding import Finding
-    from touchline.core.table import Column, Section, Table
+    from touchline.core.table import Column, Section, Table, Value
+
+_COMMAND = re.compile(r" *(- )?(\w+: )?(touchline|hf|pip|make) ")
+"""Beginning of a line that is a command to copy."""
 
 _SCREEN = 80
 
 
 def print_status(text: str) -> None:
     """Print a message on stderr."""
-    sys.stderr.write(without_controls(text) + "\n")
+    sys.stderr.write(_for(sys.stderr, text) + "\n")
     sys.stderr.flush()
 
 
 def print_output(text: str) -> None:
-    """Print data on stdout."""
+    """Print text on stdout."""
+    print_data(_for(sys.stdout, text))
+
+
+def print_data(text: str) -> None:
+    """Print text on stdout as it is: JSON, CSV, a diff, a file."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def print_item(text: str) -> None:
-    """Print an item of a list on stdout; a terminal gets it broken between words."""
-    if not sys.stdout.isatty():
-        print_output(f"- {text}")
-        return
+def _for(stream: TextIO, text: str) -> str:
+    """Return text without control sequences; a terminal gets it broken between words, commands to copy whole."""
+    text = without_controls(text)
+    if not stream.isatty():
+        return text
     width = shutil.get_terminal_size().columns
-    print_output(
-        textwrap.fill(
-            without_controls(text),
-            width,
-            initial_indent="- ",
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    )
+    return "\n".join(line if _COMMAND.match(line) else _broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    """Return a line broken at spaces, what follows indented."""
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -> None:
@@ -59,12 +67,12 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
         key: key that it is printed under.
         beside: further keys, each with a type and a value.
     """
-    print_output(json_text(answer(**{key: (kind, value)}, **beside)))
+    print_data(json_text(answer(**{key: (kind, value)}, **beside)))
 
 
 def print_object(kind: Any, value: object) -> None:
     """Print a dataclass with its own `schema_version` as one JSON object."""
-    print_output(json_text(answer_object(kind, value)))
+    print_data(json_text(answer_object(kind, value)))
 
 
 def screen_width() -> int:
@@ -72,7 +80,7 @@ def screen_width() -> int:
     return min(_SCREEN, shutil.get_terminal_size().columns) if sys.stdout.isatty() else _SCREEN
 
 
-def print_table(header: Sequence[Column | str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+def print_table(header: Sequence[Column | str], rows: Sequence[Sequence[Value]], title: str | None = None) -> None:
     """Print a table on stdout: within the width of a terminal, full width elsewhere."""
     from touchline.core.table import Column, Table
 
@@ -85,9 +93,9 @@ def print_declared(table: Table) -> None:
     from touchline.core.table import text_lines
 
     if table.title:
-        print_output(without_controls(table.title))
+        print_output(table.title)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print_output("\n".join(text_lines(table, width)))
+    print_data("\n".join(text_lines(table, width)))
     for note in table.notes:
         print_output(note)
 
@@ -96,16 +104,16 @@ def print_section(section: Section) -> None:
     """Print a section on stdout, after an empty line. Print nothing if the section is empty."""
     if section.is_empty:
         return
-    print_output(f"\n{without_controls(section.title)}")
+    print_output(f"\n{section.title}")
     for text in section.paragraphs:
-        print_output(without_controls(text))
+        print_output(text)
     for table in section.tables:
         print_declared(table)
     for sentence, text in section.blocks:
-        print_item(sentence)
-        print_output(textwrap.indent(without_controls(text), "    "))
+        print_output(f"- {sentence}")
+        print_data(textwrap.indent(without_controls(text), "    "))
     for line in section.lines:
-        print_item(line)
+        print_output(f"- {line}")
 
 
 def print_removed(source: Path) -> None:

@@ -143,6 +143,7 @@ def pack_check_isolation(
     The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
     """
     from touchline import api
+    from touchline.core.table import Column
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.data.user_config import load_settings
 
@@ -160,7 +161,13 @@ def pack_check_isolation(
             )
             for way in found.ways
         ]
-        header = ("given to the model", "verdict", "leak, nats", "off from alone, nats", "who does it so")
+        numbers = (Column(label, numeric=True) for label in ("leak, nats", "off from alone, nats"))
+        header: tuple[Column | str, ...] = (
+            "given to the model",
+            "verdict",
+            *numbers,
+            Column("who does it so", is_wide=True),
+        )
         print_table(header, rows, title=f"{found.model_type}, {found.layers} layers, {found.attention} attention")
     if not found.ways[0].isolated:
         print_status(f"packing is not safe for {found.model_type}: even a block mask does not keep documents apart")
@@ -168,23 +175,26 @@ def pack_check_isolation(
 
 
 def _show(summary: PackingSummary) -> None:
+    from touchline.core.table import Column
+
     sides = (summary.packed, summary.unpacked)
-    rows = [
-        ("rows", *(f"{side.packs:,}" for side in sides)),
-        ("at least", *(f"{side.lower_bound:,}" for side in sides)),
-        ("density, examples per sequence", *(f"{side.density:.2f}" for side in sides)),
-        ("efficiency, no padding", *(f"{side.efficiency:.1f}%" for side in sides)),
+    rows: list[tuple[str, ...]] = [
+        ("sequences", *(f"{side.packs:,}" for side in sides)),
+        ("examples per sequence", *(f"{side.density:.2f}" for side in sides)),
+        ("non-padding tokens", *(f"{side.efficiency:.1f}%" for side in sides)),
         ("computed tokens per epoch", *(f"{side.padded_tokens:,}" for side in sides)),
         ("largest micro-batch, tokens", *(f"{side.largest_micro_batch_tokens:,}" for side in sides)),
         ("steps per epoch", *(_range(side.steps_per_epoch_low, side.steps_per_epoch_high) for side in sides)),
         ("examples per step", *(f"{side.examples_per_step:.1f}" for side in sides)),
-        ("truncated", *(f"{side.truncated:,}, answers cut {side.answers_cut:,}" for side in sides)),
-        ("dropped", *(f"{side.dropped:,}" for side in sides)),
     ]
+    for name in ("truncated", "answers_cut", "dropped"):
+        if any(counts := [getattr(side, name) for side in sides]):
+            rows.append((name.replace("_", " "), *(f"{count:,}" for count in counts)))
     title = f"{summary.examples:,} examples, max_seq_len {summary.max_seq_len}, batching of {summary.backend}"
-    print_table(("", "packed", "unpacked"), rows, title=title)
-    notes = dict.fromkeys((*summary.packed.notes, *summary.unpacked.notes, *summary.advice))
-    for line in notes:
+    for verdict in summary.advice[:1]:
+        print_output(f"{verdict}\n")
+    print_table(("", Column("packed", numeric=True), Column("unpacked", numeric=True)), rows, title=title)
+    for line in dict.fromkeys((*summary.packed.notes, *summary.unpacked.notes, *summary.advice[1:])):
         print_output(f"- {line}")
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from touchline.cli.output import print_object, print_output, print_status, print_table
+from touchline.cli.output import print_data, print_object, print_output, print_status, print_table
 from touchline.core.errors import InputError
-from touchline.core.units import percent
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing
+    from touchline.core.table import Value
     from touchline.plan.optimize import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
@@ -90,32 +90,25 @@ def place(
 
 
 def _show(found: Placement) -> None:
-    from touchline.core.quantity import Missing
-    from touchline.plan.placement.deadline import duration_text
+    from touchline.core.table import Column
+    from touchline.core.units import format_minutes as minutes
 
-    chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
-    print_table(
-        ("", "placement"),
-        [
-            ("the last job ends after", duration_text(found.makespan_minutes)),
-            ("no order ends before", f"{duration_text(found.lower_bound_minutes)} ({found.bounds[0].why})"),
-            ("chance to meet the deadline", chance),
-            ("found by", found.rule),
-        ],
-    )
+    print_output(f"bound: no order ends before {minutes(found.lower_bound_minutes)} ({found.bounds[0].why})")
     rows = [
         (
-            str(slot.priority + 1),
             slot.id,
-            duration_text(slot.start_minutes),
-            duration_text(slot.end_minutes),
+            minutes(slot.start_minutes),
+            minutes(slot.end_minutes),
             ", ".join(map(str, slot.gpus)) or "-",
             str(slot.node),
+            str(slot.priority + 1),
         )
         for slot in found.schedule
     ]
-    print_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
+    numbers = (Column(label, numeric=True) for label in ("starts", "ends"))
+    wide = (Column(label, is_wide=True) for label in ("node", "priority"))
+    print_table(("job", *numbers, "GPUs", *wide), rows)
     for note in found.notes:
         print_output(f"- {note}")
 
@@ -172,24 +165,27 @@ def optimize(
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
     from touchline.core.markup import measured
+    from touchline.core.table import Column
     from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
     if answer.proposals:
         rows = [(each.key, each.before, each.after, each.why, each.effect) for each in answer.proposals]
-        print_table(("setting", "now", "proposed", "why", "effect on results"), rows, title="Proposals")
+        wide = (Column("why", is_wide=True), Column("effect on results", is_wide=True))
+        print_table(("setting", "now", "proposed", *wide), rows, title="Proposals")
     else:
         print_output("Nothing to propose.")
-    sides: list[tuple[str, ...]] = []
+    sides: list[tuple[Value, ...]] = []
     for run in answer.runs:
         for name, side in ((run.name, run.before), ("", run.after)):
             if not name and run.before == run.after:
                 continue
             label = name if name else f"  {run.kept or 'proposed'}"
-            sides.append((label, *_cells(side), measured(run.evaluate_seconds) if name else ""))
-    columns = ("run", "micro x accumulation", "checkpointing", "packed", "memory", "fits", "training", "evaluation")
+            sides.append((label, *_cells(side), run.evaluate_seconds if name else ""))
+    rest = (Column(label, is_wide=True) for label in ("micro x accumulation", "checkpointing", "packed", "evaluation"))
+    columns: tuple[Column | str, ...] = ("run", "fits", "memory", "training", *rest)
     print_table(columns, sides, title="Runs, now and as proposed")
-    print_output(f"All trainings, one after the other: {measured(answer.training_before)}")
+    print_output(f"All runs, one after the other: {measured(answer.training_before)}")
     if answer.proposals:
         speedup = speedup_text(answer.training_before, answer.training_after)
         print_output(f"With the proposals: {measured(answer.training_after)}{f' ({speedup})' if speedup else ''}")
@@ -199,33 +195,27 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
     for note in answer.notes:
         print_output(f"- {note}")
     if diff:
-        print_output(diff)
+        print_data(diff)
 
 
-def _cells(side: RunOption) -> tuple[str, ...]:
+def _cells(side: RunOption) -> tuple[Value, ...]:
     from touchline.core.markup import measured
 
-    memory = measured(side.peak_memory, 3)
     return (
+        side.verdict.value,
+        f"{measured(side.peak_memory, 3)}, {side.memory_basis}",
+        f"{measured(side.train_seconds)}, {side.time_basis}",
         f"{side.micro_batch_size} x {side.gradient_accumulation_steps}",
         "yes" if side.gradient_checkpointing else "no",
         "yes" if side.packed else "no",
-        f"{memory}, {side.memory_basis}",
-        side.verdict.value,
-        f"{measured(side.train_seconds)}, {side.time_basis}",
     )
 
 
 def _placed(placement: Placement | Missing) -> str:
     from touchline.core.quantity import Missing
-    from touchline.core.units import format_seconds, minutes_to_seconds
+    from touchline.core.units import format_minutes
 
     if isinstance(placement, Missing):
         return f"makespan n/a ({placement.missing})"
-    makespan = format_seconds(minutes_to_seconds(placement.makespan_minutes))
-    bound = format_seconds(minutes_to_seconds(placement.lower_bound_minutes))
-    chance = "" if isinstance(placement.probability, Missing) else f", chance {percent(placement.probability, 0)}"
-    return (
-        f"{placement.verdict.value}{chance}; makespan {makespan}, no order is faster than {bound}; "
-        f"{placement.verdict_reason}"
-    )
+    least = format_minutes(placement.lower_bound_minutes)
+    return f"{placement.verdict.value}, {placement.verdict_reason} (no order ends before {least})"

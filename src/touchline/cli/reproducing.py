@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.output import print_item, print_object, print_output, print_status, print_table
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -49,7 +49,7 @@ def reproduce(
 def _print(found: Reproduction) -> None:
     print_output(f"{found.run}: {found.outcome.value}")
     for reason in found.reasons:
-        print_item(reason)
+        print_output(f"- {reason}")
     if found.environment:
         print_output("")
         rows = [(each.what, each.original, each.reproduction) for each in found.environment]

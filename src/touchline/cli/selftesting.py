@@ -21,7 +21,7 @@ _NAME_COLUMNS = 24
 def selftest(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Prove that this machine trains correctly."""
+    """Verify training, memory and speed on this machine."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
     from touchline.history.selftest import SelftestReport

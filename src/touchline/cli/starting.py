@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from touchline.run.interview.answers import Defaulted
     from touchline.run.interview.interview import Interview
 
+INIT_PANELS = {
+    "Data and task": "data input output task",
+    "What is compared": "vary model controls seeds",
+    "Training": "trainer epochs packing validation executor gpu gpus",
+}
+"""Headings of the help -> options."""
 _INTERRUPTED = 130
 _WIDTH = 78
 

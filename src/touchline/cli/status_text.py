@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from touchline.core.units import format_bytes, format_seconds
+from touchline.core.units import between, format_bytes, format_seconds, plural
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
     from touchline.results.live import LiveRun
 
-HEADER = ("run", "status", "job", "step", "loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
+HEADER = ("run", "status", "job", "step", "last loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
 _ALWAYS = ("run", "status", "step")
-_LEAST_FIRST = ("memory", "tokens/s", "job", "curve", "loss", "waits for", "left (low to high)", "flags")
+_LEAST_FIRST = ("memory", "tokens/s", "job", "curve", "last loss", "waits for", "left (low to high)", "flags")
 """Columns that a narrow terminal leaves out, the least important first."""
 _GAP = 2
+LOCAL = "local-"
+"""Beginning of the ids of jobs on this machine, which no scheduler knows."""
 SHOWN_RUNS = 3
 """Names of runs that one flag lists before it counts the others."""
 SHOWN_MESSAGES = 5
@@ -61,12 +63,14 @@ def fitting_columns(rows: Sequence[Sequence[str]], width: int, header: Sequence[
 
 
 def job(run: LiveRun) -> str:
-    """Return the job as `76 RUNNING` or `eval 77 PENDING`, with the number of starts if above one."""
+    """Return the job of a scheduler as `76 RUNNING` or `eval 77 PENDING`, with the number of starts if above one."""
     view, what = run.job, ""
     if run.evaluation is not None and (view is None or not view.active):
         view, what = run.evaluation, "eval " if run.job is not None else ""
     if view is None:
         return "-" if run.job_state is None else run.job_state.value
+    if view.job_id.startswith(LOCAL):
+        return "-"
     again = f" (attempt {run.attempts})" if run.attempts > 1 and view is run.job else ""
     return f"{what}{view.job_id} {view.state.value}{again}".strip()
 
@@ -109,10 +113,7 @@ def with_interval(seconds: Measured, word: str) -> str:
 
     if isinstance(seconds, Missing):
         return ""
-    value = f"{format_seconds(seconds.value)} {word}".rstrip()
-    if seconds.low is None or seconds.high is None:
-        return value
-    return f"{value} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
+    return f"{format_seconds(seconds.value)} {word}".rstrip() + between(seconds.low, seconds.high, format_seconds)
 
 
 def line(run: LiveRun) -> str:
@@ -129,7 +130,7 @@ def counts(runs: Sequence[LiveRun]) -> str:
     """Return counts as `6 runs: 3 completed · 2 running · 1 queued`."""
     found = Counter(run.status.value for run in runs)
     listed = " · ".join(f"{count} {status}" for status, count in found.most_common())
-    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}: {listed}"
+    return f"{plural(len(runs), 'run')}: {listed}"
 
 
 def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:

@@ -55,7 +55,7 @@ def status(
         snapshot = snapshots(source, settings, look=not no_queue)()
     for line in (snapshot.note, *snapshot.lines):
         if line:
-            print_status(without_controls(line))
+            print_status(line)
     if json:
         from touchline.results.live import LiveRun
         from touchline.run.folders import ExperimentFolder
@@ -148,22 +148,16 @@ def _show(words: str, end: str) -> None:
 
 def _table(snapshot: Snapshot) -> None:
     rows = [text.cells(run) for run in snapshot.runs]
-    kept = list(range(len(text.HEADER)))
-    if sys.stdout.isatty():
-        kept = text.fitting_columns(rows, shutil.get_terminal_size().columns)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    kept = text.fitting_columns(rows, width)
     print_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
-    for line in _strategy(snapshot):
-        print_output(line)
+    if snapshot.strategy:
+        print_output(snapshot.strategy)
     for _, sentence, hint in text.flag_lines(snapshot.runs):
-        print_output(without_controls(sentence))
+        print_output(sentence)
         if hint:
-            print_output(without_controls(f"    hint: {hint}"))
+            print_output(f"    hint: {hint}")
     print_status(text.counts(snapshot.runs))
-
-
-def _strategy(snapshot: Snapshot) -> list[str]:
-    """Return the line about the strategy; none without one."""
-    return [without_controls(snapshot.strategy)] if snapshot.strategy else []
 
 
 def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
@@ -198,12 +192,11 @@ def _repeat(watcher: Watcher) -> None:
         ended = text.counts(snapshot.runs)
         for line in (snapshot.note, *snapshot.lines):
             if line and line not in notes:
-                print_status(without_controls(line))
+                print_status(line)
         notes = (snapshot.note, *snapshot.lines)
-        for line in _strategy(snapshot):
-            if line != strategy:
-                strategy = line
-                _show(line, "\n")
+        if snapshot.strategy != strategy:
+            strategy = snapshot.strategy
+            _show(without_controls(strategy), "\n")
         for run in snapshot.runs:
             when, status = said.get(run.name, (float("-inf"), ""))
             changed = status != _standing(run)

@@ -117,6 +117,14 @@ class SubmissionUnknownError(HostError):
     """It is unknown whether the scheduler took a job. A later look-up by its token decides."""
 
 
+def error_count(path: str, findings: Sequence[Finding]) -> str:
+    """Return `experiment.yaml: 2 errors`, or the one place where all errors are, such as the command line."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    places = {path if finding.where is None else finding.where.path for finding in errors}
+    noun = "error" if len(errors) == 1 else "errors"
+    return f"{places.pop() if len(places) == 1 else path}: {len(errors):,} {noun}"
+
+
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """Return a line per finding, with its hint below."""
     lines: list[str] = []

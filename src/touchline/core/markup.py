@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
-from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.text import one_line, without_controls
-from touchline.core.units import format_bytes, format_seconds
+from touchline.core.units import bare as bare
+from touchline.core.units import measured as measured
 
 # An underscore inside a word is no markup; run names are full of them.
 _SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
-_IN_WORDS = {"s": format_seconds, "B": format_bytes}
-"""Units whose figures people read in larger ones."""
 _TICKS = re.compile(r"`+")
 
 
@@ -41,33 +37,3 @@ def fence(lines: Iterable[str], language: str = "text") -> str:
     longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
     ticks = "`" * max(3, longest + 1)
     return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"
-
-
-def measured(value: Measured, digits: int = 4) -> str:
-    """Return `0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`."""
-    value = finite(value)
-    if isinstance(value, Missing):
-        return str(value)
-    if not all(math.isfinite(end or 0.0) for end in (value.low, value.high)):
-        value = replace(value, low=None, high=None)
-    unit = value.unit if value.unit == "%" else f" {value.unit}"
-    if value.unit in _IN_WORDS:
-        text = _IN_WORDS[value.unit](value.value)
-    elif value.unit == "1":
-        text = f"{value.value:.{digits}g}"
-    else:
-        text = f"{value.value:,.{digits}g}{unit}" if value.value < 10**digits else f"{value.value:,.0f}{unit}"
-    if value.low == value.value and value.high is None:
-        text = f"at least {text}"
-    if value.low is not None and value.high is not None:
-        if value.unit in _IN_WORDS:
-            words = _IN_WORDS[value.unit]
-            text += f" ({words(value.low)} to {words(value.high)})"
-        else:
-            text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
-    return text
-
-
-def bare(value: Measured, digits: int = 4) -> str:
-    """Return a value with its unit and without its interval, or `n/a (reason)`."""
-    return measured(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.core.units import percent
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import between, percent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,13 +19,20 @@ class Scale:
         """Return `90.5%`, or `0.905`."""
         return percent(score) if self.share else f"{score:.3f}"
 
+    def quantity(self, score: Quantity | Missing, counted: str = "") -> str | Missing:
+        """Return `90.5% (85.6 to 93.8)`, with counts inside the parentheses."""
+        if isinstance(score, Missing):
+            return score
+        ends = between(score.low, score.high, self.end)
+        return self.value(score.value) + (f"{ends[:-1]}; {counted})" if ends and counted else ends)
+
     def span(self, low: float, high: float) -> str:
         """Return `85.6 to 93.8%`, or `0.856 to 0.938`."""
-        return " to ".join(self.bounds(low, high)) + ("%" if self.share else "")
+        return f"{self.end(low)} to {self.end(high)}" + ("%" if self.share else "")
 
-    def bounds(self, low: float, high: float) -> tuple[str, str]:
-        """Return the ends of an interval of scores without a unit."""
-        return (f"{100 * low:.1f}", f"{100 * high:.1f}") if self.share else (f"{low:.3f}", f"{high:.3f}")
+    def end(self, score: float) -> str:
+        """Return an end of an interval of scores, without a unit."""
+        return f"{100 * score:.1f}" if self.share else f"{score:.3f}"
 
     def change(self, value: float) -> str:
         """Return a difference with its sign and without a unit: `+70.0`, or `+0.700`."""

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from touchline.core.markup import bare, code, escape, fence, measured
+from touchline.core.markup import code, escape, fence
 from touchline.core.markup import table as markdown_table
 from touchline.core.quantity import Measured, Missing, Quantity, finite
-from touchline.core.text import without_controls
+from touchline.core.text import shorten, without_controls
+from touchline.core.units import bare, measured
 
 
 class Mark(StrEnum):
@@ -239,13 +240,6 @@ def _markdown(value: Value, column: Column) -> str:
 # ---- plain text ------------------------------------------------------------------------------------------------------
 
 
-def plain_rows(table: Table) -> list[tuple[str, ...]]:
-    """Return the rows as plain text, for a terminal."""
-    return [
-        tuple(value_text(value, column) for value, column in zip(row, table.columns, strict=True)) for row in table.rows
-    ]
-
-
 GAP = 2
 """Spaces between the columns of a terminal."""
 _NARROWEST = 16
@@ -256,14 +250,20 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
     """Return a table for a terminal: without borders, numbers to the right, no word broken.
 
     Where the width is too small, wide columns go first, the last one first; then text wraps at spaces; then columns
-    go from the right. The last line names what is not shown.
+    go from the right. The last lines say why values are missing, each reason once, and what is not shown.
 
     Args:
         table: the table; its title and notes are not part of the lines.
         width: characters of a line; None for no limit.
     """
-    rows = [tuple(without_controls(text) for text in row) for row in (table.header, *plain_rows(table))]
-    columns = list(table.columns)
+    columns = table.columns
+    rows = [
+        tuple(
+            without_controls("n/a" if isinstance(value, Missing) else value_text(value, column))
+            for value, column in zip(row, columns, strict=True)
+        )
+        for row in (table.header, *table.rows)
+    ]
     kept = list(range(len(columns)))
     natural = [max(len(row[place]) for row in rows) for place in kept]
     # A wrapped column is as wide as its longest word, and no narrower than a few words.
@@ -279,8 +279,11 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
         for place in [place for place in reversed(kept) if columns[place].is_wide]:
             if taken(natural) > width:
                 kept.remove(place)
-        while len(kept) > 1 and taken(least) > width:
+        while len(kept) > 2 and taken(least) > width:
             kept.pop()
+        # Two columns stay; words that do not fit even then end in an ellipsis.
+        for place in reversed(kept):
+            least[place] = max(1, least[place] - max(taken(least) - width, 0))
         while (over := taken(natural) - width) > 0:
             spare = {place: natural[place] - least[place] for place in kept}
             widest = max(kept, key=lambda place: (spare[place] > 0, natural[place]))
@@ -288,8 +291,23 @@ def text_lines(table: Table, width: int | None = None) -> list[str]:
                 break
             natural[widest] -= min(over, spare[widest])
     lines = [line for row in rows for line in _wrapped([row[place] for place in kept], kept, natural, columns)]
-    hidden = [column.label for place, column in enumerate(columns) if place not in kept and column.label]
-    return [*lines, *([f"(not shown at this width: {', '.join(hidden)})"] if hidden else [])]
+    notes = [*_reasons(table, kept)]
+    if hidden := [column.label for place, column in enumerate(columns) if place not in kept and column.label]:
+        notes.append(f"(not shown at this width: {', '.join(hidden)})")
+    for note in notes:
+        lines += [note] if width is None else textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
+    return lines
+
+
+def _reasons(table: Table, kept: Sequence[int]) -> Iterator[str]:
+    """Yield why values of the shown columns are missing, a line per reason."""
+    reasons: dict[str, list[str]] = {}
+    for place in kept:
+        for row in table.rows:
+            if isinstance(value := row[place], Missing):
+                reasons.setdefault(value.missing, []).append(table.columns[place].label)
+    for reason, labels in reasons.items():
+        yield without_controls(f"n/a ({', '.join(dict.fromkeys(labels))}): {reason}")
 
 
 def _wrapped(
@@ -297,7 +315,9 @@ def _wrapped(
 ) -> Iterator[str]:
     """Yield the lines of a row."""
     parts = [
-        (textwrap.wrap(cell, widths[place], break_long_words=False, break_on_hyphens=False) or [""])
+        textwrap.wrap(
+            " ".join(shorten(word, widths[place]) for word in cell.split(" ")), widths[place], break_on_hyphens=False
+        )
         if len(cell) > widths[place]
         else [cell]
         for cell, place in zip(cells, places, strict=True)

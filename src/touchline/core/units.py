@@ -1,13 +1,14 @@
-"""Seconds, bytes and counts, to text and back."""
+"""Numbers, durations and sizes as people read them, and back; every command, report and page writes them here."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
 from touchline.core.errors import InputError
-from touchline.core.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing, Quantity, finite
 
 MIB = 1024**2
 GIB = 1024**3
@@ -78,6 +79,11 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def format_minutes(minutes: float) -> str:
+    """Return a duration in minutes as `format_seconds` does."""
+    return format_seconds(60 * minutes)
+
+
 def format_bytes(size_bytes: float) -> str:
     """Return a size as `655 KiB` or `1.25 GiB`, in binary units."""
     size = float(size_bytes)
@@ -86,6 +92,69 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+_IN_WORDS: dict[str, Callable[[float], str]] = {
+    "s": format_seconds,
+    "min": format_minutes,
+    "B": format_bytes,
+    "MB": lambda size: format_bytes(1e6 * size),
+    "GB": lambda size: format_bytes(1e9 * size),
+}
+"""Units whose figures people read in others."""
+
+
+def between(low: float | None, high: float | None, words: Callable[[float], str]) -> str:
+    """Return ` (86.0 to 93.5)`, the one form of an interval; empty without both finite ends."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f" ({words(low)} to {words(high)})"
+
+
+def is_at_least(value: Measured) -> bool:
+    """Return True if a value is a lower bound."""
+    return isinstance(value, Quantity) and value.low == value.value and value.high is None
+
+
+def measured(value: Measured, digits: int = 4) -> str:
+    """Return `0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`."""
+    value = finite(value)
+    if isinstance(value, Missing):
+        return str(value)
+    if value.unit == "h":
+        return device_hours(value)
+    least = "at least " if is_at_least(value) else ""
+    if words := _IN_WORDS.get(value.unit):
+        text, ends = words(value.value), between(value.low, value.high, words)
+        unit = text[text.rfind(" ") :]
+        same = value.unit in ("B", "MB", "GB") and ends.count(unit) == 2
+        return f"{least}{text}{ends.replace(unit, '') if same else ends}"
+    unit = {"1": "", "%": "%"}.get(value.unit, f" {value.unit}")
+    number = f"{value.value:,.{digits}g}" if abs(value.value) < 10**digits else f"{value.value:,.0f}"
+    if number == "1" and unit[-2:] not in ("/s", " s"):
+        unit = unit.removesuffix("s")
+    return f"{least}{number}{unit}{between(value.low, value.high, lambda end: f'{end:.{digits}g}')}"
+
+
+def bare(value: Measured, digits: int = 4) -> str:
+    """Return a value with its unit and without its interval, or `n/a (reason)`."""
+    return measured(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
+
+
+def device_hours(hours: Measured, unit: str = "h") -> str:
+    """Return `0.29 GPU-hours (0.19 to 0.49)`; below a tenth of an hour in minutes, `2.7 GPU-minutes (2 to 3.4)`.
+
+    Args:
+        hours: the compute, in hours.
+        unit: its unit, of `hours_unit`; `h` where a column names the device.
+    """
+    hours = finite(hours)
+    if isinstance(hours, Missing):
+        return str(hours)
+    per, unit = (60, "min" if unit == "h" else unit.replace("hours", "minutes")) if hours.value < 0.1 else (1, unit)
+    least = "at least " if is_at_least(hours) else ""
+    ends = between(hours.low, hours.high, lambda end: f"{per * end:.2g}")
+    return f"{least}{per * hours.value:.3g} {unit}{ends}"
 
 
 def in_unit(value: Measured, unit: str) -> Measured:
@@ -118,11 +187,6 @@ def seconds_to_minutes(seconds: float) -> float:
     return seconds / 60
 
 
-def hours_to_seconds(hours: float) -> float:
-    """Return hours in seconds."""
-    return 3600 * hours
-
-
 def hours_unit(device: str) -> str:
     """Return the unit of compute: `GPU-hours`, `device-hours (CPU)`, or `device-hours` if the device is unknown."""
     return {"GPU": "GPU-hours", "CPU": "device-hours (CPU)"}.get(device, "device-hours")
@@ -131,19 +195,3 @@ def hours_unit(device: str) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as a percentage: `90.5%`."""
     return f"{100 * share:.{digits}f}%"
-
-
-def digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int = 2) -> str:
-    """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
-
-    79.6 is `80`, but `79.6` beside a target of 80.
-
-    Args:
-        value: the number.
-        is_met: whether a number meets the bound.
-        digits: significant digits otherwise.
-    """
-    wanted = is_met(value)
-    texts = [f"{float(f'{value:.{more}g}'):.{more}g}" for more in range(digits, digits + 4)]
-    text = next((each for each in texts if is_met(float(each)) == wanted), repr(value))
-    return f"{float(text):g}"

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, error_count
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.near import did_you_mean, near_names
-from touchline.core.units import plural
 from touchline.experiment.site import SlurmSite
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite, BackendsConfig]:
         else:
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
-        raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=faults)
+        raise InputError(error_count(str(path), faults), findings=faults)
     return found, slurm, backends
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.core.estimate import PastRunGroup, PastRunsUsed, PastUse, TrainingSetup
-from touchline.core.machine import TargetMachine
+from touchline.core.machine import TargetMachine, machine_text
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.core.units import plural
@@ -141,7 +141,7 @@ def _not_for_time(
 
 def _time_reason(point: TimePoint, setup: TrainingSetup, machine: TargetMachine) -> Reason | None:
     if place(point.machine) != place(machine.key):
-        return Reason(text=_literal(f"on {point.machine}, here {machine.key}"))
+        return Reason(text=_literal(f"on {machine_text(point.machine)}, here {machine_text(machine.key)}"))
     (asked,) = as_requested([point], setup)
     if reason := _difference(points.stack_settings(asked.setup), points.stack_settings(setup)):
         return reason

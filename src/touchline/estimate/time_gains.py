@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from touchline.core.estimate import Estimate, EvidenceLevel, TrainingSetup
-from touchline.core.machine import TargetMachine
+from touchline.core.machine import TargetMachine, machine_text
 from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.estimate.coefficients_time import PRIOR_WEIGHT, SIDE_BY_SIDE_SIGMA, SLOTS_SIGMA
@@ -137,7 +137,7 @@ def gain_of_slots(
         and abs(math.log(point.work.tokens_per_micro_batch / work.tokens_per_micro_batch)) <= _SIZE_OF_SLOTS
     ]
     if not near:
-        return Missing(missing=f"not measured on {machine.key}")
+        return Missing(missing=f"not measured on {machine_text(machine.key)}")
     logs = [log for _, log in near]
     middle = math.fsum(logs) / len(logs)
     residuals = [log - middle for log in logs] if len(logs) > 1 else []

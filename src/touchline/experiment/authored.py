@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import PurePath
 
-from touchline.core.errors import InputError, with_notes
+from touchline.core.errors import InputError, error_count, with_notes
 from touchline.core.finding import Finding
-from touchline.core.units import plural
 from touchline.experiment.document import error
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.read import read_experiment
@@ -17,7 +16,6 @@ from touchline.experiment.write import to_yaml
 
 _NAME = "Experiment"
 """Name of the text in errors; there is no file yet."""
-_HINT = "docs/reference/experiment.md lists every key"
 
 
 def read_keys(keys: Mapping[str, object]) -> tuple[Experiment, dict[str, object]]:
@@ -36,7 +34,11 @@ def read_keys(keys: Mapping[str, object]) -> tuple[Experiment, dict[str, object]
         loaded = None
     if findings or loaded is None:
         raise with_notes(
-            InputError(f"{_NAME}: {plural(len(findings), 'error')}", findings=findings, hint=_HINT)
+            InputError(
+                error_count(_NAME, findings),
+                findings=findings,
+                hint=f"touchline check --explain {findings[0].code}" if findings else None,
+            )
         ) from None
     return loaded.experiment, loaded.document.data
 

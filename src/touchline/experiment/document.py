@@ -180,8 +180,9 @@ def _loaded(text: str, path: str) -> object:
             "EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault
         ) from None
     except MarkedYAMLError as fault:
-        problem = fault.problem or fault.context or ""
-        hint = "YAML is indented with spaces, never with tabs" if _is_indented_by_tab(text, fault) else None
+        is_tab = _is_tab(text, fault)
+        problem = "a tab; YAML is indented with spaces" if is_tab else fault.problem or fault.context or ""
+        hint = "spaces in place of the tab" if is_tab else None
         raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
         raise _single(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None
@@ -273,13 +274,14 @@ class _Plain:
         return self._document.where(path) if self._pointed else Location(path=self._document.path)
 
 
-def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:
-    """Return True if the line of an error, or the one before it, begins with a tab among its spaces."""
+def _is_tab(text: str, fault: MarkedYAMLError) -> bool:
+    """Return True if an error is at a tab, or its line or the one before it begins with a tab among its spaces."""
     mark = fault.problem_mark
     if mark is None:
         return False
     around = text.split("\n")[max(mark.line - 1, 0) : mark.line + 1]
-    return any("\t" in line[: len(line) - len(line.lstrip())] for line in around)
+    at = around[-1][mark.column : mark.column + 1] if around else ""
+    return at == "\t" or any("\t" in line[: len(line) - len(line.lstrip())] for line in around)
 
 
 def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputError:

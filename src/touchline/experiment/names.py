@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.errors import InputError
@@ -77,7 +77,9 @@ def run_names(
         names = [clean(name) for name in named]
         if doubles := _doubles(names):
             message = f"run_names gives {doubles[0]!r} to more than one run; put what varies into it"
-            fault = error("EX009", "run_names", message, document.where(["run_names"]))
+            missing = "".join(f"_{{{part}}}" for part in _varying(conditions) if part not in experiment.run_names)
+            hint = f"run_names: '{experiment.run_names}{missing}'" if missing else None
+            fault = error("EX009", "run_names", message, document.where(["run_names"]), hint)
             raise InputError(f"{document.path}: run names are not unique", findings=[fault])
         return names
     model = model_parts([c.model for c in conditions], labels)
@@ -89,6 +91,16 @@ def run_names(
     return unique(
         [p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions]
     )
+
+
+def _varying(conditions: Sequence[Condition]) -> Iterator[str]:
+    """Yield the parts of a pattern that differ between conditions."""
+    if len({c.model for c in conditions}) > 1:
+        yield "model"
+    for key in dict.fromkeys(key for c in conditions for key in c.settings):
+        if key != "models" and len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) > 1:
+            last = key.rsplit(".", 1)[-1]
+            yield "data" if key in DATASET_KEYS else f"lora_{last}" if key.startswith("train.lora.") else last
 
 
 def _trained(train: TrainConfig) -> str:

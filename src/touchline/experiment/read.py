@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from touchline.core.errors import InputError
+from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding, Location
 from touchline.core.removed import drop_removed
-from touchline.core.units import parse_duration, plural
+from touchline.core.units import parse_duration
 from touchline.experiment.document import YamlDocument, error, parse, parse_value
 from touchline.experiment.expand import FACTOR_ROOTS
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
@@ -93,8 +93,8 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         findings.sort(
             key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
         )
-        count = plural(len(findings), "error")
-        raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
+        hint = f"touchline check --explain {findings[0].code}" if findings else None
+        raise InputError(error_count(path, findings), findings=findings, hint=hint)
     return LoadedExperiment(
         experiment=experiment,
         document=document,

@@ -112,6 +112,8 @@ def _hint(key: Key, kinds: Sequence[str], got: object) -> str | None:
     if kinds in (["list_type"], ["tuple_type"]) and isinstance(got, (int, float)) and not isinstance(got, bool):
         several = range(1, int(got) + 1) if key == "seeds" and got in range(2, _MOST_COUNTED) else ()
         return f"{key}: {list(several)}, or {key}: [{got:g}]" if several else f"{key}: [{got:g}]"
+    if kinds in (["list_type"], ["tuple_type"]) and isinstance(got, str) and got.isidentifier():
+        return f"{key}: [{got}]"
     if isinstance(got, str) and got.endswith("%") and set(kinds) <= {"float_type", "int_type"}:
         try:
             number = float(got[:-1])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from touchline.core.data_frame import data_frame
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.table import Section, Table, present, table_of
+from touchline.core.table import Column, Section, Table, present, table_of
 from touchline.core.text import first_of
-from touchline.core.units import in_unit, plural
+from touchline.core.units import bare, in_unit, plural
 from touchline.history.index import HistoryRow
 from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.scores import ScoreFacts
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
 _SHOWN = 4
-_COLUMNS = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
+_COLUMNS = ("id", "run", "outcome", "steps", "s/step")
+_WIDE = tuple(Column(label, is_wide=True) for label in ("peak memory", "trainer", "model", "GPU"))
 
 
 class History(list[HistoryRow]):
@@ -43,8 +44,9 @@ class History(list[HistoryRow]):
     def to_table(self) -> Table | None:
         """Return the table that commands and notebooks show; None without records."""
         if not any(row.scores for row in self):
-            return table_of(_COLUMNS, [_row(row) for row in self])
-        return table_of((*_COLUMNS, "score"), [(*_row(row), score_text(row.scores)) for row in self])
+            return table_of((*_COLUMNS, *_WIDE), [(*_row(row), *_stack(row)) for row in self])
+        rows = [(*_row(row), score_text(row.scores), *_stack(row)) for row in self]
+        return table_of((*_COLUMNS, "score", *_WIDE), rows)
 
     def __repr__(self) -> str:
         names = f": {first_of((row.name for row in self), _SHOWN)}" if self else ""
@@ -79,19 +81,21 @@ def _value(fact: Measured | OptionalText) -> str | float | None:
 
 
 def _row(row: HistoryRow) -> tuple[str, ...]:
+    return (
+        row.id[:12] + (" (old)" if row.superseded_by else ""),
+        row.name,
+        row.outcome,
+        steps_text(row.steps_done, row.steps_total),
+        short(row.seconds_per_step),
+    )
+
+
+def _stack(row: HistoryRow) -> tuple[str, ...]:
     peaks = row.peak_memory
     memory = (
         "-" if isinstance(peaks, Missing) else ", ".join(f"{short(each)} {each.kind or ''}".strip() for each in peaks)
     )
-    return (
-        row.id[:12] + (" (old)" if row.superseded_by else ""),
-        row.name,
-        *(short(fact) for fact in (row.trainer, row.model, row.gpu)),
-        steps_text(row.steps_done, row.steps_total),
-        short(row.seconds_per_step),
-        memory,
-        row.outcome,
-    )
+    return memory, *(short(fact) for fact in (row.trainer, row.model, row.gpu))
 
 
 def score_text(scores: Sequence[ScoreFacts]) -> str:
@@ -113,11 +117,4 @@ def short(fact: Quantity | SourcedText | Missing) -> str:
     """Return a table cell: the number with its unit, or a dash."""
     if isinstance(fact, Missing):
         return "-"
-    return number(fact) if isinstance(fact, Quantity) else fact.value
-
-
-def number(fact: Quantity) -> str:
-    """Return a number with its unit: `1,024 tokens`, `0.25 s`, `12`."""
-    whole = fact.value == int(fact.value) and abs(fact.value) < 1e15
-    text = f"{int(fact.value):,}" if whole else f"{fact.value:.6g}"
-    return text if fact.unit == "1" else f"{text} {fact.unit}"
+    return bare(fact) if isinstance(fact, Quantity) else fact.value

@@ -8,12 +8,8 @@ from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.units import hours_unit
-from touchline.estimate.totals import scale_quantity
+from touchline.core.units import device_hours, hours_unit
 from touchline.experiment.plan import Plan, PlannedRun
-
-_MINUTES_BELOW = 0.1
-"""Device-hours below which minutes are shown."""
 
 
 def packing_section(plan: Plan) -> Section:
@@ -38,10 +34,7 @@ def grouped_rows(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]
 
 def gib_text(value: Measured) -> str:
     """Return an amount of memory with its interval."""
-    if isinstance(value, Missing):
-        return measured(value)
-    ends = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
-    return f"{value.value:.3g}{ends} {value.unit}"
+    return measured(value, 3)
 
 
 def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
@@ -134,12 +127,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def device_hours_text(plan: Plan, hours: Measured) -> str:
-    """Return `12.3 GPU-hours (8 to 20)`; less than a tenth of an hour in minutes."""
-    unit = hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
-    if isinstance(hours, Missing):
-        return f"{measured(hours)} {unit}"
-    if hours.value < _MINUTES_BELOW:
-        hours, unit = scale_quantity(hours, 60, "min"), unit.replace("hours", "minutes")
-        assert isinstance(hours, Quantity)
-    ends = "" if hours.low is None else f" ({hours.low:.3g} to {hours.high:.3g})"
-    return f"{hours.value:.3g} {unit}{ends}{'' if hours.method is None else f', {hours.method}'}"
+    """Return `12.3 GPU-hours (8 to 20)` with the method; less than a tenth of an hour in minutes."""
+    method = hours.method if isinstance(hours, Quantity) else None
+    text = device_hours(hours, hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU"))
+    return text if method is None else f"{text}, {method}"

@@ -13,7 +13,7 @@ from touchline.core.levels import SEEDS
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import join_names, one_line, shorten
-from touchline.core.units import hours_to_seconds, parse_duration, percent, plural, seconds_to_minutes
+from touchline.core.units import parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.totals import runs_at_once, sum_quantities, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.recorded import override_lines
@@ -137,7 +137,7 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
         label, parts = "Left to do", [plural(len(left), "run")]
     parts.append(measured(wall))
     # On one device the hours are those of the clock.
-    if isinstance(wall, Missing) or isinstance(hours, Missing) or hours_to_seconds(hours.value) > 1.01 * wall.value:
+    if isinstance(wall, Missing) or isinstance(hours, Missing) or 3600 * hours.value > 1.01 * wall.value:
         parts.append(device_hours_text(plan, hours))
     parts += [] if isinstance(disk, Missing) else [f"{short_size(disk)} disk"]
     at_once = runs_at_once(plan.machine, plan.gpus_per_run)

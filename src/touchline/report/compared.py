@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from touchline.core.quantity import Measured
+from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
-from touchline.core.units import plural
-from touchline.report.formatting import p_number
+from touchline.core.units import between, plural
+from touchline.report.formatting import SHARES, p_number
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison
 
@@ -168,29 +169,45 @@ def _several(values: Sequence[str]) -> str:
 
 
 def _scores(runs: Sequence[ComparedRun]) -> Table | None:
-    """Return a row per run and task; the condition is shown once."""
-    figures = ("score", "difference", "p (Holm)", "validation loss", "training", "memory")
+    """Return a row per run and task; the condition is shown once, without what all conditions share."""
+    parts = {run.condition: run.condition.replace(": ", ", ").split(", ") for run in runs}
+    shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    tasks = list(dict.fromkeys(run.task for run in runs if run.task is not None))
     columns: tuple[Column | str, ...] = (
-        *("condition", "experiment", "run", "task"),
-        *(Column(label, numeric=True, interval=True) for label in figures),
+        *("condition", "experiment", *(["task"] if len(tasks) > 1 else [])),
+        *(Column(label, numeric=True) for label in (_score_label(runs), _difference_label(runs), "p (Holm)")),
         "conclusion",
+        *(Column(label, numeric=True, is_wide=True) for label in ("validation loss", "training", "memory")),
+        Column("run", is_wide=True),
     )
     rows: list[tuple[Value, ...]] = []
     for number, run in enumerate(runs):
+        scale = Scale(share=any(word in (run.score or "") for word in SHARES))
         difference: Value = None
         p: Value = None
         words = run.not_compared
         if run.comparison is not None:
             each = run.comparison.difference
-            difference = Cell(f"{each.value:+.4g}", each.value, interval=f"[{each.low:+.4g}, {each.high:+.4g}]")
+            difference = Cell(
+                scale.change(each.value), each.value, interval=between(each.low, each.high, scale.change).strip()
+            )
             p = Cell(p_number(each.p_adjusted), each.p_adjusted)
             words = f"{run.comparison.shown.words} (+{each.gained:,} −{each.lost:,})"
         is_new = number == 0 or runs[number - 1].condition != run.condition
-        task = "-" if run.task is None else f"{run.task}, {run.score}"
+        condition = ", ".join(part for part in parts[run.condition] if part not in shared) if is_new else ""
         rows.append(
             (
-                *(Cell(run.condition if is_new else ""), run.experiment, run.run, task, run.value, difference, p),
-                *(run.final_val_loss, run.train_seconds, run.peak_memory, words),
+                *(Cell(condition), run.experiment, *([run.task] if len(tasks) > 1 else []), scale.quantity(run.value)),
+                *(difference, p, words, run.final_val_loss, run.train_seconds, run.peak_memory, run.run),
             )
         )
     return table_of(columns, rows, notes=(_NOTE,))
+
+
+def _difference_label(runs: Sequence[ComparedRun]) -> str:
+    return "difference (points)" if any(word in (run.score or "") for run in runs for word in SHARES) else "difference"
+
+
+def _score_label(runs: Sequence[ComparedRun]) -> str:
+    scores = dict.fromkeys(run.score for run in runs if run.score is not None)
+    return f"{next(iter(scores))} (95%)" if len(scores) == 1 else "score (95%)"

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.quantity import Quantity
 from touchline.core.scale import Scale
 from touchline.core.text import join_names
-from touchline.core.units import format_seconds, hours_to_seconds, plural
+from touchline.core.units import is_at_least as is_at_least
+from touchline.core.units import plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
 
@@ -35,20 +36,6 @@ def level_of(run: RunResult, factor: str) -> str | None:
 def at_least(value: Quantity) -> Quantity:
     """Return a sum with unknown parts as a lower bound."""
     return replace(value, low=value.value, high=None)
-
-
-def is_at_least(value: Measured) -> bool:
-    """Return True if a value is such a lower bound."""
-    return isinstance(value, Quantity) and value.low == value.value and value.high is None
-
-
-def duration(hours: Measured, value: float | None = None) -> str:
-    """Return `20.6 s`, `4:41` or `at least 2:03:00` for a value in hours."""
-    known = finite(hours)
-    if isinstance(known, Missing):
-        return str(known)
-    least = "at least " if value is None and is_at_least(known) else ""
-    return least + format_seconds(hours_to_seconds(known.value if value is None else value))
 
 
 def hours_number(hours: float, in_minutes: bool) -> str:

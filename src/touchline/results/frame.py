@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from touchline.core.data_frame import data_frame
-from touchline.core.quantity import Measured, Missing
-from touchline.core.table import Column, Section, Table, present, table_of
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.scale import Scale
+from touchline.core.table import Column, Section, Table, Value, present, table_of
 from touchline.core.text import first_of
-from touchline.core.units import in_unit, percent, plural
+from touchline.core.units import in_unit, plural
 from touchline.results.run_result import RunResult
-from touchline.statistics.conclusions import Proportion
 
 if TYPE_CHECKING:
     import pandas
@@ -44,14 +44,18 @@ class Results(list[RunResult]):
     def to_table(self) -> Table | None:
         """Return the table that commands and notebooks show; None without runs."""
         metric = next((run.metric for run in self if run.metric is not None), "score")
-        figures = (Column(label, interval=True) for label in ("train loss", "val loss", "training", "evaluation"))
-        rows = []
+        means = {run.final_train_loss.method for run in self if isinstance(run.final_train_loss, Quantity)}
+        loss = f"train loss ({means.pop()})" if len(means) == 1 and None not in means else "train loss"
+        columns = ("run", "status", f"{metric} (95%)", "val loss", "training", Column(loss, is_wide=True))
+        rows: list[tuple[Value, ...]] = []
         for run in self:
-            score = _score_text(run.score, run.exact_match if run.metric == "exact match" else None)
-            trained = (run.final_train_loss, run.final_val_loss, run.train_seconds)
+            share = isinstance(run.score, Quantity) and 0 <= (run.score.low or 0.0) <= (run.score.high or 2.0) <= 1
+            right = run.exact_match if run.metric == "exact match" else None
+            score = Scale(share=share).quantity(run.score, "" if right is None else f"{right.k}/{right.n}")
+            trained = (run.final_val_loss, run.train_seconds, run.final_train_loss)
             shown = trained if run.steps_planned is not None else (None, None, None)
-            rows.append((run.name, status_words(run), score, *shown, run.evaluate_seconds))
-        return table_of(("run", "status", f"{metric} (95%)", *figures), rows)
+            rows.append((run.name, status_words(run), score, *shown))
+        return table_of(columns, rows)
 
     def __repr__(self) -> str:
         scores = (run.name if isinstance(run.score, Missing) else f"{run.name} {run.score.value:.4g}" for run in self)
@@ -67,18 +71,6 @@ class Results(list[RunResult]):
 def status_words(run: RunResult) -> str:
     """Return a run's status, `cut after step 40` if its strategy cut it."""
     return run.status.value if run.cut_after_step is None else f"cut after step {run.cut_after_step:,}"
-
-
-def _score_text(score: Measured, right: Proportion | None) -> str:
-    """Return a run's primary score with its interval and, for right and wrong answers, their counts."""
-    if isinstance(score, Missing):
-        return str(score)
-    counted = "" if right is None else f"; {right.k}/{right.n}"
-    if score.low is None or score.high is None:
-        return f"{score.value:.4g}"
-    if score.low >= 0 and score.high <= 1:
-        return f"{percent(score.value)} ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
-    return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}{counted})"
 
 
 def _row(run: RunResult, factors: Iterable[str]) -> dict[str, Cell]:

@@ -14,8 +14,9 @@ from statistics import fmean, stdev
 
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, present, table_of
-from touchline.core.units import percent, plural
+from touchline.core.units import between, plural
 from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
@@ -210,13 +211,10 @@ def mean_cell(score: Measured, *, share: bool) -> Value:
     """Return a score with its interval, as a percentage if it is a share."""
     if isinstance(score, Missing):
         return score
-    interval = ""
-    if score.low is not None and score.high is not None:
-        # A share has no end beyond 0 or 1.
-        low, high = (max(score.low, 0.0), min(score.high, 1.0)) if share else (score.low, score.high)
-        interval = f"({100 * low:.1f} to {100 * high:.1f})" if share else f"({low:.4g} to {high:.4g})"
-    text = percent(score.value) if share else f"{score.value:.4g}"
-    return Cell(text, score.value, interval=interval, note=score.method or "")
+    scale = Scale(share=share)
+    # A share has no end beyond 0 or 1.
+    interval = between(score.low, score.high, lambda end: scale.end(min(max(end, 0.0), 1.0) if share else end))
+    return Cell(scale.value(score.value), score.value, interval=interval.strip(), note=score.method or "")
 
 
 def _legend(matrix: SetMatrix) -> str:

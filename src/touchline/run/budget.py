@@ -25,7 +25,7 @@ from touchline.core.errors import InputError, PolicyError, SubmissionLimitError,
 from touchline.core.files import read_record, write_atomic
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import first_of
-from touchline.core.units import hours_to_seconds, seconds_to_hours
+from touchline.core.units import seconds_to_hours
 from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan
 from touchline.plan.jobs import evaluation_limit, training_limit
@@ -271,7 +271,7 @@ class BudgetedExecutor:
         limit = _limit_seconds(plan, job)
         if limit is None:
             # Nothing predicts its time: it gets all that is left.
-            all_left = hours_to_seconds(budget.left_hours) / devices - GRACE_SECONDS
+            all_left = 3600 * budget.left_hours / devices - GRACE_SECONDS
             limit = max(math.floor(all_left / GRAIN), 1) * GRAIN
         part = Reservation(approval=budget.approval.id, devices=devices, seconds=limit + GRACE_SECONDS)
         needed = seconds_to_hours(part.seconds) * devices

@@ -114,6 +114,7 @@ def work(
     """
     executor = _executor(planned, settings, lock, within_budget=within_budget)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    began = len(ledger.entries())
     recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
     _require_environments(planned, first)
@@ -152,7 +153,9 @@ def work(
         refuse_elsewhere(planned.plan)
         require_training()
         run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
-    return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
+    cancelled = {each.job for each in ledger.entries()[began:] if each.event == "cancel requested"}
+    left = [run for run in runs if evaluation_job(planned, run).name not in cancelled]
+    return _evaluated_here(recovery, left, executor, ledger, watch, epochs)
 
 
 def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
@@ -311,7 +314,9 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []
     if lock is None:
-        waiting = [job for job in training_jobs(planned, runs) if job.name not in {each.name for each in living}]
+        started = {each.name for each in living}
+        missing = (*training_jobs(planned, runs), *evaluation_jobs(planned, runs))
+        waiting = [job for job in missing if job.name not in started]
     else:
         os.close(lock)
     for job in (*living, *waiting):

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import DatasetInfo, ImageHashes, ModelInfo, changed_images
 from touchline.core.clock import today
-from touchline.core.errors import FindingsError, InputError, PlanDriftError, quoted
+from touchline.core.errors import FindingsError, InputError, PlanDriftError, error_count, quoted
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.core.table import Section
-from touchline.core.units import plural
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -181,7 +180,7 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
     found = planned_findings([run for run in plan_.runs if run.name not in started], plan_.machine, loaded)
     if errors := errors_of(found):
         raise FindingsError(
-            f"{loaded.document.path}: {plural(len(errors), 'error')}",
+            error_count(loaded.document.path, errors),
             findings=errors,
             hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
         )
@@ -370,7 +369,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     now = flat_settings(run_)
     edits = {key: value for key, value in edited.items() if now.get(key) != value}
     if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:
-        raise InputError(f"{path}: {plural(len(shared), 'error')}", findings=shared)
+        raise InputError(error_count(str(path), shared), findings=shared)
     accepted = {**run_.accepted, **edits}
     loaded = read_recorded(folder, old)
     _, faults = with_settings(
@@ -378,7 +377,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     )
     if faults:
         places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
-        raise InputError(f"{path}: {plural(len(faults), 'error')}", findings=places)
+        raise InputError(error_count(str(path), places), findings=places)
     others = {run.name: run.accepted for run in old.runs if run.accepted}
     new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
     changes = ", ".join(f"{key}={value}" for key, value in accepted.items())

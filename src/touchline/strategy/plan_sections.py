@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.units import hours_unit, percent, plural
+from touchline.core.units import device_hours, hours_unit, percent, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import ExploreConfig, PlannedStrategy
@@ -192,5 +192,4 @@ def _about_points(explore: ExploreConfig, runs: Sequence[PlannedRun], points: in
 def _interval(value: Measured, unit: str) -> str:
     if not isinstance(value, Quantity):
         return f"unknown {unit} ({measured(value)})"
-    ends = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
-    return f"{value.value:.3g} {unit}{ends}"
+    return device_hours(value, unit)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
-from touchline.core.units import hours_unit, percent, plural
+from touchline.core.units import between, device_hours, hours_unit, percent, plural
 from touchline.statistics.conclusions import Conclusion, Verdict
 from touchline.statistics.statements import Statement
 from touchline.strategy.costs import promised_power
@@ -148,25 +148,24 @@ def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
     if isinstance(spent, Missing) or isinstance(fixed, Missing) or fixed.value <= 0:
         return
     so_far = "" if report.stop is not None else " so far"
+    unit = hours_unit(device)
     yield Statement(
         topic=COST,
-        text=f"Measured{so_far}: {spent.value:.3g} {hours_unit(device)}; the same phases without {report.stopping} are "
-        f"predicted to take {fixed.value:.3g}{_interval_ends(fixed)}, so that this is {_share(spent, fixed)} of it.",
+        text=f"Measured{so_far}: {device_hours(spent, unit)}; the same phases without {report.stopping} are "
+        f"predicted to take {device_hours(fixed, unit)}, so that this is {_share(spent, fixed)} of it.",
         where=("plan.json", "ledger.jsonl"),
     )
 
 
 def _interval_ends(value: Quantity) -> str:
     """Return ` (1.2 to 3.4)`; empty without an interval."""
-    return "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
+    return between(value.low, value.high, lambda end: f"{end:.3g}")
 
 
 def _share(spent: Quantity, fixed: Quantity) -> str:
     """Return measured over predicted hours with the ends that the prediction's interval gives: `39% (31 to 48)`."""
-    share = percent(spent.value / fixed.value, 0)
-    if not fixed.low or not fixed.high:
-        return share
-    return f"{share} ({100 * spent.value / fixed.high:.0f} to {100 * spent.value / fixed.low:.0f})"
+    low, high = (spent.value / end if end else None for end in (fixed.high, fixed.low))
+    return percent(spent.value / fixed.value, 0) + between(low, high, lambda share: f"{100 * share:.0f}")
 
 
 # ---- the bottom line -------------------------------------------------------------------------------------------------

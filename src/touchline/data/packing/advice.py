@@ -62,6 +62,8 @@ class Case:
     """Forecast without packing."""
     warmup_steps: int | None = None
     """Warmup steps, if fixed."""
+    is_open: bool = False
+    """Whether packing is still to be decided: the verdict comes first, and how to pack only where it saves compute."""
 
     @property
     def rows_per_step(self) -> int:
@@ -87,8 +89,11 @@ def advise(case: Case) -> tuple[Advice, ...]:
     """Return all applicable advice, the most severe first. Empty without examples."""
     if not len(case.lengths):
         return ()
-    found = [advice for rule in _RULES if (advice := rule(case)) is not None]
-    return tuple(sorted(found, key=lambda advice: list(Severity).index(advice.severity)))
+    saves = case.packed.efficiency > case.unpacked.efficiency
+    rules = (*_VERDICTS, *(_HOW_TO_PACK if saves or not case.is_open else ()), lost_tokens)
+    found = [advice for rule in rules if (advice := rule(case)) is not None]
+    first = 1 if case.is_open else 0
+    return (*found[:first], *sorted(found[first:], key=lambda advice: list(Severity).index(advice.severity)))
 
 
 def no_step(case: Case) -> Advice | None:
@@ -246,8 +251,8 @@ def what_is_saved(case: Case) -> Advice | None:
     saved = 1 - unpacked.efficiency / packed.efficiency
     if saved <= 0:
         text = (
-            f"Packing would not reduce compute: {percent(packed.efficiency)} of computed tokens are non-padding when "
-            f"packed, {percent(unpacked.efficiency)} when not packed."
+            f"Do not pack: packing computes {percent(-saved, 0)} more tokens. When packed {percent(packed.efficiency)} "
+            f"of them are non-padding, {percent(unpacked.efficiency)} when not packed."
         )
     elif unpacked.efficiency >= EFFICIENT:
         text = (
@@ -286,17 +291,9 @@ def wasteful_packer(case: Case) -> Advice | None:
     )
 
 
-_RULES: tuple[Callable[[Case], Advice | None], ...] = (
-    no_step,
-    few_steps,
-    long_warmup,
-    larger_steps,
-    larger_micro_batch,
-    lost_tokens,
-    no_gain,
-    what_is_saved,
-    wasteful_packer,
-)
+_Rule = Callable[[Case], Advice | None]
+_VERDICTS: tuple[_Rule, ...] = (no_step, no_gain, what_is_saved)
+_HOW_TO_PACK: tuple[_Rule, ...] = (few_steps, long_warmup, larger_steps, larger_micro_batch, wasteful_packer)
 
 
 def _rows(count: int) -> str:

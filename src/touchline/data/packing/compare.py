@@ -20,6 +20,7 @@ def compare(
     labels: NDArray[np.uint32] | None = None,
     warmup_steps: int | None = None,
     packed_micro_batch_size: int | None = None,
+    is_open: bool = False,
 ) -> PackingSummary:
     """Return both kinds of batching side by side, and advice.
 
@@ -32,6 +33,7 @@ def compare(
         labels: of the lengths, tokens with a loss, the last ones of each example; shape [examples]. None: all.
         warmup_steps: steps of the learning rate's warm-up, where they are fixed.
         packed_micro_batch_size: rows per forward pass with packing. None: as in `settings`.
+        is_open: whether packing is still to be decided.
     """
     case = Case(
         lengths=lengths.astype(np.int64),
@@ -40,6 +42,7 @@ def compare(
         packed=packed,
         unpacked=unpacked,
         warmup_steps=warmup_steps,
+        is_open=is_open,
     )
     return PackingSummary(
         backend=backend,

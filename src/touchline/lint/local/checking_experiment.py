@@ -123,7 +123,7 @@ def launch_findings(
     yield from stage_leaks(seen)
     yield from _scorer_findings(seen)
     yield from _prompt_findings(seen)
-    yield from _parity_findings(seen, settings, date)
+    yield from _parity_findings(seen, lengths, settings, date)
     yield from _environment_findings(seen)
 
 
@@ -172,7 +172,9 @@ def _prompt_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     yield from distinct
 
 
-def _parity_findings(seen: ResolvedInputs, settings: UserConfig, date: str) -> Iterator[Finding]:
+def _parity_findings(
+    seen: ResolvedInputs, lengths: dict[tuple[str, str], ExampleLengths], settings: UserConfig, date: str
+) -> Iterator[Finding]:
     """Yield differences between training's and evaluation's rendering, of every model with every dataset."""
     parity = Parity(settings.models_dir, date)
     groups: dict[tuple[str, str, str, int], list[RunSpec]] = {}
@@ -181,7 +183,10 @@ def _parity_findings(seen: ResolvedInputs, settings: UserConfig, date: str) -> I
             key = (spec.model, data_key(spec.data), spec.train.backend, spec.train.max_seq_len)
             groups.setdefault(key, []).append(spec)
     for users in groups.values():
-        found = parity.findings(stated_of_run(users[0], seen.loaded.document), seen.root, users[0].data)
+        first = users[0]
+        known = lengths.get((first.model, data_key(first.data)))
+        longest = None if known is None else int(known.total.argmax())
+        found = parity.findings(stated_of_run(first, seen.loaded.document), seen.root, first.data, longest)
         yield from of_runs(found, users)
 
 

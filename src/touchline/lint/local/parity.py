@@ -63,24 +63,29 @@ class Parity:
         self._special: dict[tuple[Path, int], tuple[SpecialInData, ...]] = {}
         self._views: dict[tuple[Path, int, str, RowSettings], RenderingView] = {}
 
-    def findings(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> Iterator[Finding]:
+    def findings(
+        self, stated: StatedTraining, folder: Path, data: DataConfig | None = None, longest: int | None = None
+    ) -> Iterator[Finding]:
         """Check the tokenizer and the rendering of one training; nothing if its model is not here.
 
         Args:
             stated: the training.
             folder: the config's folder.
             data: how rows become chats, of an experiment or a finetune.yaml of ours; of other configs by the columns.
+            longest: place of the row with the most tokens, where all rows are tokenized.
         """
         model = self._model(stated, folder)
         if model is None:
             return
         _, _, faults = self._text(model)
         yield from faults
-        view = self.view(stated, folder, data)
+        view = self.view(stated, folder, data, longest)
         if view is not None:
             yield from check_view(view, stated.where, stated.subject)
 
-    def view(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> RenderingView | None:
+    def view(
+        self, stated: StatedTraining, folder: Path, data: DataConfig | None = None, longest: int | None = None
+    ) -> RenderingView | None:
         """Return both renderings of the shortest, a middle and the longest row. None if the model is not
         on this machine."""
         model = self._model(stated, folder)
@@ -97,7 +102,7 @@ class Parity:
             return replace(self._views[key], stated=stated)
         view = rendering_view(
             text,
-            extremes(rows),
+            extremes(rows, longest),
             settings,
             found
             if isinstance(found, Missing)
@@ -192,9 +197,11 @@ class Parity:
         return self._data[key]
 
 
-def extremes(rows: Sequence[ShownRow]) -> list[tuple[str, ShownRow]]:
-    """Return the shortest, a middle and the longest row, by characters."""
+def extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
+    """Return the shortest, a middle and the longest row, by characters; the longest by its place if that is known."""
     ordered = sorted(rows, key=_length)
+    if longest is not None and len(ordered) > 2:
+        ordered[-1] = rows[longest]
     if len(ordered) < 3:
         return list(zip(("shortest", "longest"), ordered, strict=False))
     return [("shortest", ordered[0]), ("middle", ordered[len(ordered) // 2]), ("longest", ordered[-1])]

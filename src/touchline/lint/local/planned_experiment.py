@@ -15,13 +15,12 @@ from pathlib import Path
 from touchline import __version__
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.callbacks import ProgressCallback
-from touchline.core.errors import FindingsError, InputError
+from touchline.core.errors import FindingsError, InputError, error_count
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import SEEDS, STAGE, flow_text
 from touchline.core.machine import TargetMachine
 from touchline.core.text import first_of
-from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES, YamlDocument
 from touchline.experiment.experiment import with_fields
@@ -111,7 +110,7 @@ class PlannedExperiment:
             first = errors[0]
             allow = f", --allow {first.code} ignores it" if first.allowable else ""
             raise kind(
-                f"{self.seen.loaded.document.path}: {plural(len(errors), 'error')}",
+                error_count(self.seen.loaded.document.path, errors),
                 findings=[*errors, *(each for each in self.findings if each.code == NOT_CHECKED)],
                 hint=f"touchline check --explain {first.code}{allow}",
             )

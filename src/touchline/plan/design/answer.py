@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.table import Column, Section, table_section
-from touchline.core.units import digits_that_keep, format_seconds, plural
+from touchline.core.table import Cell, Column, Section, Value, table_section
+from touchline.core.units import between, device_hours, format_seconds, plural
 from touchline.statistics.power import POWER
 from touchline.statistics.spread_types import SpreadInput, SpreadSource
 
@@ -80,7 +80,14 @@ class DesignAnswer:
 
     def sections(self) -> tuple[Section, ...]:
         """Return the sections that commands and notebooks show."""
-        header = ("design", "power (%)", "detects", self.hours_unit, Column("time", is_wide=True), "")
+        numbers = ("power (%)", "detects (points)", f"{self.hours_unit.replace('-hours', ' time')}")
+        columns = (Column(label, numeric=True) for label in numbers)
+        header: tuple[Column | str, ...] = (
+            "design",
+            *columns,
+            "",
+            Column("wall-clock time", numeric=True, is_wide=True),
+        )
         rows = (self._row(each) for each in self.alternatives)
         return (
             Section(title="Sample sizes", lines=tuple(self._lines())),
@@ -89,6 +96,11 @@ class DesignAnswer:
         )
 
     def _lines(self) -> Iterator[str]:
+        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
+        yield f"Now: {self._words(self.now)}"
+        if self.within_budget is not None:
+            hours = f"{self.budget_hours:.3g} {self.hours_unit}"
+            yield f"Smallest difference within {hours}: {self._words(self.within_budget)}"
         target, holm = f"{100 * POWER:.0f}%", ""
         if self.contrasts > 1:
             holm = f", after Holm over {plural(self.contrasts, 'contrast')}"
@@ -103,35 +115,34 @@ class DesignAnswer:
                 f"Not measured: {', '.join(prior)}. Two seeds of one condition, trained first, would measure them and "
                 "narrow all ranges below"
             )
-        yield f"Now: {self._words(self.now)}"
-        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
-        if self.within_budget is not None:
-            hours = f"{self.budget_hours:.3g} {self.hours_unit}"
-            yield f"Smallest difference within {hours}: {self._words(self.within_budget)}"
 
     def _words(self, option: DesignOption | Missing) -> str:
         if isinstance(option, Missing):
             return f"none ({option.missing})"
         shown, hours = option.detectable, option.device_hours
         detects = f"nothing ({shown.missing})" if isinstance(shown, Missing) else f"{self._points(shown)} points"
-        cost = f"hours n/a ({hours.missing})" if isinstance(hours, Missing) else f"{_hours(hours)} {self.hours_unit}"
+        cost = f"hours n/a ({hours.missing})" if isinstance(hours, Missing) else device_hours(hours, self.hours_unit)
         return f"{plural(option.seeds, 'seed')} x {plural(option.items, 'item')}; detects {detects}; {cost}"
 
-    def _row(self, option: DesignOption) -> tuple[str | None, ...]:
+    def _row(self, option: DesignOption) -> tuple[Value, ...]:
         power, shown, time = option.power, option.detectable, option.wall_seconds
         return (
             f"{option.seeds} x {option.items:,}",
-            "-" if isinstance(power, Missing) else _between(power, power_text),
+            "-" if isinstance(power, Missing) else power_text(power.value) + between(power.low, power.high, power_text),
             "-" if isinstance(shown, Missing) else self._points(shown),
-            _hours(option.device_hours),
+            "n/a" if isinstance(option.device_hours, Missing) else device_hours(option.device_hours),
+            Cell(self.mark(option)),
             "n/a" if isinstance(time, Missing) else format_seconds(time.value),
-            self.mark(option) or None,
         )
 
     def _points(self, shown: Quantity) -> str:
         """Return a detectable difference; one above the wanted difference never reads as that."""
         most = self.detect_points * (1 + 1e-9)
-        return _between(shown, lambda points: digits_that_keep(points, lambda value: value <= most))
+
+        def text(points: float) -> str:
+            return _digits_that_keep(points, lambda value: value <= most)
+
+        return text(shown.value) + between(shown.low, shown.high, text)
 
     def _about(self) -> Iterator[str]:
         yield (
@@ -156,18 +167,20 @@ def power_text(power: float) -> str:
     """Return a power in %; one below the target never reads as the target, nor any other as 0 or 100%."""
     if not _NO_POWER <= power <= _FULL_POWER:
         return "<1" if power < _NO_POWER else ">99"
-    return digits_that_keep(power, lambda value: value >= 100 * POWER, 1 if power < 10 - _NO_POWER else 2)
+    return _digits_that_keep(power, lambda value: value >= 100 * POWER, 1 if power < 10 - _NO_POWER else 2)
 
 
-def _between(quantity: Quantity, text: Callable[[float], str]) -> str:
-    """Return a value with its interval, `5.1 (2.3 to 9)`."""
-    if quantity.low is None or quantity.high is None:
-        return text(quantity.value)
-    return f"{text(quantity.value)} ({text(quantity.low)} to {text(quantity.high)})"
+def _digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int = 2) -> str:
+    """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
 
+    79.6 is `80`, but `79.6` beside a target of 80.
 
-def _hours(hours: Measured) -> str:
-    if isinstance(hours, Missing):
-        return "n/a"
-    between = "" if hours.low is None or hours.high is None else f" ({hours.low:.2g} to {hours.high:.2g})"
-    return f"{hours.value:.3g}{between}"
+    Args:
+        value: the number.
+        is_met: whether a number meets the bound.
+        digits: significant digits otherwise.
+    """
+    wanted = is_met(value)
+    texts = [f"{float(f'{value:.{more}g}'):.{more}g}" for more in range(digits, digits + 4)]
+    text = next((each for each in texts if is_met(float(each)) == wanted), repr(value))
+    return f"{float(text):g}"

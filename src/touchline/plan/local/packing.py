@@ -119,7 +119,7 @@ def _counted(
 
 
 def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str] = ()) -> PackingSummary:
-    """Simulate both packed and unpacked batching. What is `assumed` of the lengths comes first among the advice.
+    """Simulate both packed and unpacked batching. The verdict comes first among the advice, then what is `assumed`.
 
     Raises:
         InputError: that trainer's batching is unknown.
@@ -137,11 +137,13 @@ def compare(request: PackRequest, lengths: ExampleLengths, assumed: Sequence[str
     packed, unpacked = (
         batching.forecast(lengths.total, replace(wanted, packed=way), lengths.answer) for way in (True, False)
     )
-    found = side_by_side(lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer)
+    found = side_by_side(
+        lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer, is_open=True
+    )
     if lengths.ends is not None:
         low, high = (batching.forecast(each.total, wanted, each.answer).rows for each in lengths.ends)
         assumed = (*assumed, f"By the ends of these intervals there are {low:,} to {high:,} packed sequences.")
-    return replace(found, advice=(*assumed, *found.advice))
+    return replace(found, advice=(*found.advice[:1], *assumed, *found.advice[1:]))
 
 
 def write_in_packs(request: PackRequest, to: Path, lengths: ExampleLengths) -> Handoff:

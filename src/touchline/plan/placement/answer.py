@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from touchline.core.quantity import Missing
+from touchline.core.units import format_minutes
 from touchline.plan.placement.bounds import lower_bounds
-from touchline.plan.placement.deadline import draw_ticks, drawn_ends, duration_text, judge, samples_for
+from touchline.plan.placement.deadline import draw_ticks, drawn_ends, judge, samples_for
 from touchline.plan.placement.problem import Problem, compile_problem, minutes_to_ticks, ticks_to_minutes
 from touchline.plan.placement.schedule import best_order, name_gpus
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
@@ -86,4 +87,4 @@ def _notes(problem: Problem, verdict: DeadlineVerdict) -> Iterator[str]:
     if verdict is not DeadlineVerdict.FITS and any(pin is not None for pin in problem.pins):
         free = compile_problem([replace(job, pin=None) for job in problem.jobs], problem.cluster)
         ends = ticks_to_minutes(best_order(free)[2].makespan)
-        yield f"without pins, the last job ends after {duration_text(ends)}"
+        yield f"without pins, the last job ends after {format_minutes(ends)}"

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from touchline.core.units import format_minutes
 from touchline.plan.placement.bounds import lower_bounds
 from touchline.plan.placement.problem import TICKS, Problem, compile_problem
 from touchline.plan.placement.schedule import dispatch
@@ -99,10 +100,10 @@ def judge(
         deadline_minutes: the deadline; none: there is nothing to judge.
         chance: to meet it.
     """
-    span, least = duration_text(makespan_minutes), duration_text(bound.minutes)
+    span, least = format_minutes(makespan_minutes), format_minutes(bound.minutes)
     if deadline_minutes is None or chance is None:
         return DeadlineVerdict.NO_DEADLINE, f"no deadline was given; the last job ends after {span}"
-    limit = duration_text(deadline_minutes)
+    limit = format_minutes(deadline_minutes)
     if bound.minutes > deadline_minutes:
         reason = f"no schedule ends within {limit} as predicted: {bound.why} ({least})"
         return DeadlineVerdict.IMPOSSIBLE, f"{reason}; {_low_ends(problem, deadline_minutes)}"
@@ -125,14 +126,5 @@ def _low_ends(problem: Problem, deadline_minutes: float) -> str:
     ]
     low = lower_bounds(compile_problem(jobs, problem.cluster))[0]
     if low.minutes > deadline_minutes:
-        return f"nor if every job took only the low end of its interval: {low.why} ({duration_text(low.minutes)})"
-    return f"if every job took only the low end of its interval, the bound would be {duration_text(low.minutes)}"
-
-
-def duration_text(minutes: float) -> str:
-    """Return `6 h 40 min`, `12 min`, `0.4 min`."""
-    whole = round(minutes)
-    if whole < 1:
-        return f"{minutes:.2g} min"
-    hours, rest = divmod(whole, 60)
-    return f"{hours} h {rest} min" if hours and rest else (f"{hours} h" if hours else f"{rest} min")
+        return f"nor if every job took only the low end of its interval: {low.why} ({format_minutes(low.minutes)})"
+    return f"if every job took only the low end of its interval, the bound would be {format_minutes(low.minutes)}"

@@ -9,10 +9,10 @@ from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, provenance, table_of
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, plural
+from touchline.core.units import format_bytes, format_seconds, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
-from touchline.report.formatting import duration, scale_of
+from touchline.report.formatting import scale_of
 from touchline.report.report import Report, RunFacts
 from touchline.report.tables.conditions import (
     Condition,
@@ -94,7 +94,11 @@ def losses_table(report: Report, most: int | None = None) -> Table | None:
 
 def _time(hours: Measured) -> Value:
     known = finite(hours)
-    return known if isinstance(known, Missing) else Cell(duration(known), known.value, note=provenance(known))
+    return (
+        known
+        if isinstance(known, Missing)
+        else Cell(format_seconds(3600 * known.value), known.value, note=provenance(known))
+    )
 
 
 def _steps(each: Condition) -> Value:

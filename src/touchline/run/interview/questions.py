@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
+from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
     CREATE,
@@ -294,8 +295,12 @@ def _packing(texts: Sequence[str], _: Interview) -> bool | str:
 
 
 def _seeds_default(interview: Interview) -> Defaulted:
+    from touchline.statistics.power import smallest_seed_difference
+
     rows = interview.split_rows("test")
-    return Default("1,2", f"with one seed a difference may be chance; {rows:,} test rows")
+    shown = smallest_seed_difference(3) or 0.0
+    reason = f"three seeds show differences of {shown:.1f} standard deviations between seeds, one seed shows none"
+    return Default("1,2,3", f"{reason}; {plural(rows, 'test row')}")
 
 
 def _seeds(texts: Sequence[str], interview: Interview) -> object:
