@@ -173,12 +173,12 @@ def test_tokens_by_another_model(experiment: Path, settings: UserConfig, whole: 
     shutil.copytree(whole, settings.models_dir / "Other-3B")
     reason = api.plan(experiment, settings, dry_run=True).plan.models[NAME].tokenizer_sha256
     assert isinstance(reason, Missing)
-    assert "by that of Other-3B; the intervals hold" in reason.missing
+    assert "by the tokenizer of Other-3B; the intervals hold" in reason.missing
     shutil.copytree(whole, settings.models_dir / "Tiny-3M-Instruct")
     plan = api.plan(experiment, settings, dry_run=True).plan
     reason = plan.models[NAME].tokenizer_sha256
     assert isinstance(reason, Missing)
-    assert "by that of Tiny-3M-Instruct, of the same family" in reason.missing
+    assert "by the tokenizer of Tiny-3M-Instruct, of the same family" in reason.missing
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan
     assert [run.batches for run in exact.runs] == [run.batches for run in plan.runs]
@@ -196,7 +196,7 @@ def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: Use
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Tiny-1M-Instuct", "public models of near names: Tiny-1M"),
+        ("Tiny-1M-Instuct", "similar public models: Tiny-1M"),
         ("someone/Tiny-1M-Instruct", "models: [Tiny-1M-Instruct], which can be planned"),
         ("tiny-1m-instruct", "hf download"),
     ],

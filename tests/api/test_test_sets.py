@@ -335,11 +335,11 @@ def test_three_training_sets_on_three_test_sets(tmp_path: Path, env: dict[str, s
         path.unlink()
     refused = touchline("evaluate", str(folder), env=env)
     assert refused.returncode == 3
-    assert "13L_test.json' changed since it was planned" in refused.stderr
+    assert "13L_test.json' changed since planning" in refused.stderr
     # What a job finds that was queued before.
     job = [sys.executable, "-m", "touchline.evaluate", "--experiment", str(folder), "--run", "1M_base"]
     ended = subprocess.run(job, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 3, ended.stderr
-    assert "13L_test.json' is not the one that was planned" in ended.stderr
+    assert "13L_test.json' differs from the planned one" in ended.stderr
     made = sorted(path.name for path in scores(folder) if path.parent.parent.name == "1M_base")
     assert made == ["exact_match-5L_base.scores.json", "exact_match-9L_base.scores.json"]

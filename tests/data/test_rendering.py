@@ -53,7 +53,7 @@ def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) ->
 def test_a_template_whose_prompt_changes_with_the_answer_is_refused(tiny_model: Path) -> None:
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
-    with pytest.raises(ChatTemplateError, match="another prompt"):
+    with pytest.raises(ChatTemplateError, match="a different prompt"):
         renderer.example(example("hi", "Ho"))
 
 

@@ -218,7 +218,7 @@ def test_drawn_answers_with_repeats_are_drawn_again_alike(experiment: Path) -> N
     ]
     assert (
         first.decoding
-        == "temperature 1.5, top-p 0.95, 3 answers an item, seed 4, batch 8, float32, at most 6 new tokens"
+        == "temperature 1.5, top-p 0.95, 3 answers per item, seed 4, batch 8, float32, at most 6 new tokens"
     )
     per_item = Counter(sample.id for sample in first.samples)
     assert set(per_item.values()) == {3}
@@ -242,7 +242,7 @@ def test_a_tasks_own_decoding_goes_first_and_is_recorded(experiment: Path) -> No
     go(experiment)
     found = records(experiment)
     own = found["tasks/mine.py"]
-    assert own.decoding == "temperature 1, 2 answers an item, seed 0, batch 8, float32, at most 2 new tokens"
+    assert own.decoding == "temperature 1, 2 answers per item, seed 0, batch 8, float32, at most 2 new tokens"
     assert own.repeats == 2
     assert found["capitalization"].decoding == "greedy, batch 8, float32, at most 6 new tokens"
 

@@ -120,7 +120,7 @@ def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
     (folder / "status").mkdir()
     (folder / "status" / "start.5.0.json").write_text("{}")
     (folder / "status" / "exit.5.0.json").write_text("torn")
-    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith("no attempt says how it ended")
+    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith("no attempt has an exit record")
     finish(folder, 1, digest="4" * 64)
     assert "training.json is of other settings" in str(find_pending_evaluations(tmp_path, "1M_rank4").missing)
 

@@ -343,9 +343,9 @@ def _chat(turns: object, answer: str | None) -> Turns:
     if answer is None:
         answer = said[last][1] if last >= 0 else None
         if last < 0:
-            fault = "has no turn of the assistant"
+            fault = "has no assistant turn"
         elif last < len(said) - 1:
-            fault = f"ends with a turn of {said[-1][0]!r}, which no answer follows"
+            fault = f"ends with a {said[-1][0]!r} turn that has no answer"
         said = said[:last] if last >= 0 else said
     asked = next((text for role, text in reversed(said) if role == "user"), "")
     return Turns(

@@ -74,7 +74,7 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
         known = _planned_files(run_folder, dataset)
         names = {_written(path, dataset.parent): now for path, now in found.items()}
         raise PlanDriftError(
-            f"{changed_images(known, names) or 'an image'} of the {split} split changed since it was planned",
+            f"{changed_images(known, names) or 'an image'} of the {split} split changed since planning",
             expected="the images that the plan was made from",
             hint="touchline plan",
         )

@@ -107,7 +107,7 @@ def read_shard(path: Path) -> Shard:
     try:
         tensors, end = _entries(parse_json(header))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardHeaderError(f"{path.name} has a broken header: {error}") from error
+        raise ShardHeaderError(f"{path.name} has an invalid header: {error}") from error
     return Shard(
         name=path.name,
         size_bytes=size,

@@ -172,7 +172,7 @@ def _refuse_arguments(path: Path, function: _Function | None) -> None:
     if wanted := [name for name in required if name != DATA_ARGUMENT]:
         raise InputError(
             f"{str(path)!r}, line {function.lineno}: the task {function.name} needs arguments: {', '.join(wanted)}",
-            expected=f"a default for each; `{DATA_ARGUMENT}` alone is given, the path of the test items",
+            expected=f"a default for each (only `{DATA_ARGUMENT}` is passed, the path of the test items)",
             hint=f"def {function.name}({', '.join(f'{name}=...' for name in wanted)})",
         )
 
@@ -190,7 +190,10 @@ def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
         if not place.exists():
             near = near_names(place.name, [each.name for each in path.parent.iterdir()], most=1)
             raise InputError(
-                f"{str(path)!r}, line {node.lineno}: there is no data {name.value!r} (looked for {str(place)!r})",
+                (
+                    f"{str(path)!r}, line {node.lineno}: data file {name.value!r} does not exist (looked for "
+                    f"{str(place)!r})"
+                ),
                 expected="a file, relative to the task's own folder",
                 hint=None if not near else f"{_called(node)}({near[0]!r})",
             )

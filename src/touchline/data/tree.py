@@ -76,7 +76,7 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
     absent = [path for path in paths if not _exists(path)]
     if absent:
         names = ", ".join(repr(str(path)) for path in absent)
-        raise InputError(f"there is no {names}", expected="files and folders that exist")
+        raise InputError(f"not found: {names}", expected="files and folders that exist")
     found: dict[str, FoundFile] = {}
     findings: list[Finding] = []
     for path in paths:
@@ -142,9 +142,9 @@ def _ring(link: Path) -> Finding:
         code="EX012",
         severity=Severity.WARNING,
         subject=link.name,
-        message="a link that leads back into the folders above it, or nowhere; it is not followed",
+        message="a link that leads back to a folder above it, or nowhere, is not followed",
         where=Location(path=str(link)),
-        hint="remove the link: tools that follow links never come to an end here",
+        hint="remove the link: tools that follow links do not terminate here",
     )
 
 
@@ -154,7 +154,7 @@ def _closed(error: OSError) -> Finding:
         code="EX012",
         severity=Severity.WARNING,
         subject=path,
-        message=f"this folder was not looked into: {error.strerror or error}",
+        message=f"this folder was not read: {error.strerror or error}",
         where=Location(path=path),
         hint=f"ls -ld {path!r}",
     )

@@ -140,7 +140,7 @@ def parse(text: str, path: str) -> YamlDocument:
     root = _loaded(text, path)
     if root is None:
         raise _single(
-            error("EX001", path, "the file is empty", Location(path=path), "touchline demo shows a whole one")
+            error("EX001", path, "the file is empty", Location(path=path), "touchline demo creates a complete one")
         )
     if not isinstance(root, CommentedMap):
         raise _single(error("EX001", path, "expected `key: value` lines at the top", Location(path=path, line=1)))
@@ -181,7 +181,7 @@ def _loaded(text: str, path: str) -> object:
         ) from None
     except MarkedYAMLError as fault:
         problem = fault.problem or fault.context or ""
-        hint = "YAML is indented with spaces, never with tabs" if _is_indented_by_tab(text, fault) else None
+        hint = "YAML is indented with spaces, not tabs" if _is_indented_by_tab(text, fault) else None
         raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
         raise _single(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None
@@ -222,7 +222,7 @@ class _Plain:
         """
         self._left -= 1
         if self._left < 0 or len(path) > DEPTH_LIMIT + 1:
-            message = "aliases that unfold into more than a file can hold, or into themselves"
+            message = "aliases that expand beyond the size limit, or contain themselves"
             raise _single(error("EX001", self._document.path, message, self._where(path)))
         if isinstance(node, (CommentedMap, CommentedSeq)) and node.tag.value not in _PLAIN_TAGS:
             self._fault(path, f"expected a plain value, got one with the YAML tag {node.tag.value}")
@@ -262,7 +262,7 @@ class _Plain:
             # A YAML text in JSON's way writes one character as a pair of escapes.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         if "\0" in text or has_half_characters(text):
-            self._fault(path, "expected a text, got a character that no file or command takes (NUL, or half of a pair)")
+            self._fault(path, "expected text, got a NUL character or half of a surrogate pair")
         return text
 
     def _fault(self, path: Path, message: str) -> None:

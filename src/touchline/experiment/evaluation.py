@@ -235,7 +235,7 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: i
     how = ["greedy"]
     if evaluate.temperature:
         how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
-        how.append(f"{plural(evaluate.repeats, 'answer')} an item, seed {evaluate.seed}")
+        how.append(f"{plural(evaluate.repeats, 'answer')} per item, seed {evaluate.seed}")
     typed = [] if evaluate.quantization == "none" else [f"{evaluate.quantization} base"]
     typed += [dtype] if dtype is not None else []
     batch = f"batch {evaluate.batch_size}"

@@ -78,7 +78,7 @@ class FileChanges:
     def text(self) -> str:
         """Return the differences on one line."""
         if not self.is_complete:
-            return "the recorded plan does not hold the settings of the file that it was made from"
+            return "the recorded plan lacks the settings of its experiment.yaml"
         more = len(self.differences) - _SHOWN
         lines = [each.text for each in self.differences[:_SHOWN]]
         return "; ".join((*lines, *([f"{more} more settings differ"] if more > 0 else ())))
@@ -125,7 +125,7 @@ def override_lines(plan: Plan) -> Iterator[str]:
         known = "" if plan.file_settings is None else "not set" if value is _ABSENT else literal(value)
         named.append(f"{override} (experiment.yaml: {known})" if known else override)
     if named:
-        yield f"Overrides of this plan alone: {', '.join(named)}"
+        yield f"Overrides of this plan only: {', '.join(named)}"
 
 
 def unused_override_lines(plan: Plan) -> Iterator[str]:
