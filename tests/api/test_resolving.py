@@ -164,7 +164,7 @@ def test_braces_that_are_meant_stay(tmp_path: Path, settings: UserConfig) -> Non
         folder = write(tmp_path / str(number), rows, f", prompt: {json.dumps(prompt)}")
         made = api.plan(folder, settings, dry_run=True)
         assert made.plan.examples, prompt
-        assert any("one pair of braces" in note for note in made.notes) == ("{{" in prompt)
+        assert any("One pair of braces" in note for note in made.notes) == ("{{" in prompt)
 
 
 def test_the_plan_shows_the_label_span(tmp_path: Path, settings: UserConfig) -> None:

@@ -227,7 +227,7 @@ def test_what_is_no_longer_asked_is_not_announced_as_asked_again(tmp_path: Path,
     text = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(text.replace(", 13L: data/13L_test.json", ""))
     (kept,) = api.plan(folder, settings).plan.kept_evaluations
-    assert kept == "1 evaluation on exact_match on 13L, which the plan no longer asks, stays, with logs and scores"
+    assert kept == "1 evaluation on exact_match on 13L, no longer in the plan, stays with logs and scores"
 
 
 def test_a_control_is_compared_whatever_the_others_train_on(tmp_path: Path, settings: UserConfig) -> None:

@@ -327,7 +327,7 @@ def test_lengths_count_the_patches_of_the_images(place: Path, tmp_path: Path) ->
     ("overrides", "words"),
     [
         (["models=[../Blind-1M]"], "the model takes text only"),
-        (["factors={train.backend: [peft, axolotl]}"], "axolotl trains no vision-language model"),
+        (["factors={train.backend: [peft, axolotl]}"], "axolotl does not train vision-language models"),
         (["train.packed=true"], "sequences cannot be packed"),
     ],
 )

@@ -160,6 +160,6 @@ def test_all_faults_of_configs_come_at_once(settings: UserConfig, tmp_path: Path
         api.init(tmp_path / "endovis", settings, configs=configs)
     messages = " ".join(finding.message for finding in caught.value.findings)
     assert "seed 7 is not 42" in messages
-    assert "is in the output_dir of no other config" in messages
+    assert "is not in the output_dir of another config" in messages
     with pytest.raises(InputError, match="either a dataset or stage configs"):
         api.init(tmp_path / "endovis", settings)

@@ -569,7 +569,7 @@ def test_a_gpu_is_found_by_any_of_its_names(said: str, known: str) -> None:
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        *((said, "not known") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
+        *((said, "unknown GPU") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
         *((said, "several memory sizes") for said in ("A100", "nvidia v100")),
     ],
 )

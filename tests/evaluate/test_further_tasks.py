@@ -127,7 +127,7 @@ def test_a_changed_task_file_is_refused_and_nothing_else_is_lost(experiment: Pat
     name = write_task(experiment, task("match()"))
     ask(experiment, name)
     write_task(experiment, task("match()") + f"\nPath({str(experiment / 'ran')!r}).write_text('')\n")
-    with pytest.raises(PlanDriftError, match="not the file that was planned"):
+    with pytest.raises(PlanDriftError, match="differs from the planned file"):
         go(experiment)
     assert list(records(experiment)) == ["capitalization"]
     assert not (experiment / "ran").exists()
@@ -159,7 +159,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     name = write_task(experiment, task(scorer))
     ask(experiment, name)
     with pytest.raises(
-        RunsFailedError, match="1 of 5 answers failed, at most 0 may; the first: the scorer gave it no number"
+        RunsFailedError, match="1 of 5 answers failed, at most 0 may, the first: the scorer gave no number"
     ):
         go(experiment)
     assert "tasks/mine.py" not in records(experiment)
@@ -257,7 +257,7 @@ def test_more_errors_than_may_be_are_a_failure_and_not_a_score(experiment: Path)
     )
     name = write_task(experiment, own + task("own(lambda state, target: Score(value=1))", solver))
     ask(experiment, name)
-    with pytest.raises(RunsFailedError, match=r"of 5 answers failed, at most 0 may; the first: .*no such word"):
+    with pytest.raises(RunsFailedError, match=r"of 5 answers failed, at most 0 may, the first: .*no such word"):
         go(experiment)
     ask(experiment, name, max_error_rate=0.3)
     with pytest.raises(RunsFailedError, match="at least 2 of 5 answers failed, at most 1 may"):
@@ -302,7 +302,7 @@ def test_tools_are_refused_in_words(experiment: Path) -> None:
         "            word: it\n        '''\n        return word\n    return execute\n\n\n"
     )
     ask(experiment, write_task(experiment, own + task("match()", ", solver=[use_tools(look()), generate()]")))
-    with pytest.raises(RunsFailedError, match="calls no tools"):
+    with pytest.raises(RunsFailedError, match="does not call tools"):
         go(experiment)
 
 

@@ -176,7 +176,7 @@ def test_a_broken_record_is_counted_among_the_past_runs(tmp_path: Path, call: Ca
     found = past_runs(settings, {"torchtune"}, ())
     assert len(found.runs) == 1
     assert [(group.runs, group.reason) for group in found.others] == [
-        ((one.name,), "broken: touchline history list says why")
+        ((one.name,), "corrupt (see touchline history list)")
     ]
     other.rename(other.with_name("copy.json"))
     found = past_runs(settings, {"torchtune"}, ())

@@ -181,7 +181,7 @@ def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) 
 def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
     Child(tmp_path, "sys.stderr.write('touchline: first\\nfree(): invalid pointer\\n'); os.abort()")
     (one,) = search(1, predicted=1).tries
-    assert one.message == "it ended with signal 6 (Aborted) and without an answer: free(): invalid pointer"
+    assert one.message == "it ended with signal 6 (Aborted) and no result: free(): invalid pointer"
     assert describe(one) == f"crashed: {one.message}"
 
 
@@ -227,7 +227,7 @@ def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Pat
     child = Child(tmp_path, hungry)
     (one,) = search(1, predicted=1, limit_bytes=200 * MIB).tries
     assert one.outcome is ProbeOutcome.HOST_OOM
-    assert one.message == "its process took more than 200 MiB and was ended"
+    assert one.message == "its process took more than 200 MiB and was killed"
     assert 200 * MIB < one.seen_bytes < 2 * GIB
     assert gone(child.pids()[0])
 

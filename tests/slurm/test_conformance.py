@@ -58,7 +58,7 @@ ROWS = (
     Row(
         "queued again at its limit",
         "wait at first",
-        Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1; queued again", COMPLETED), leaves=SAVED),
+        Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1, requeued", COMPLETED), leaves=SAVED),
         ("--time=2", "--signal=B:USR1@60"),
     ),
     Row(PENDING, "finish", Told(state=JobState.CANCELLED), ("--begin=now+1hour",), smoke=True),

@@ -117,5 +117,5 @@ def test_a_run_without_a_score_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> N
     """Absent is not zero: only divergence counts as 0."""
     name = ms.name_of("4", ms.SEEDS[2], Phase.CONFIRM)
     against = [*evaluated("4", (140, 141)), None]
-    with pytest.raises(InputError, match=f"{name}: its evaluation has no score"):
+    with pytest.raises(InputError, match=f"{name} has no score"):
         look(monkeypatch, evaluated("64", (150,) * 3), against, missing=[name])

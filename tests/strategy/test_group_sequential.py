@@ -129,5 +129,5 @@ def test_a_large_promise_gives_up_no_t_that_may_still_establish_a_claim() -> Non
 
 @pytest.mark.parametrize("looks", [(), (1, 3), (4, 3), (2, 65)])
 def test_looks_that_are_not_looks_are_refused(looks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"looks at .* seeds; they must increase, from 2 to at most 64"):
+    with pytest.raises(ValueError, match=r"looks at .* seeds, expected increasing from 2 to at most 64"):
         efficacy_bounds(looks)

@@ -106,7 +106,7 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
         "Given up as out of reach at look 2 of 3 (4 of 6 seeds): rank 16 against rank 4, -0.3 points"
     )
     assert "scores" not in middle
-    assert 'that is not "no difference"' in middle
+    assert 'This is not "no difference"' in middle
 
 
 def test_explore_that_chose_nothing_says_so() -> None:
@@ -148,7 +148,7 @@ def test_the_bottom_line_answers_from_the_looks() -> None:
 def test_before_the_first_look_nothing_is_claimed() -> None:
     """The next step says what the look needs, with the command of the executor."""
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), ()))
-    assert report.headline[0].text == "Nothing is established yet: the first look needs 3 seeds per condition."
+    assert report.headline[0].text == "No contrast is established yet: the first look needs 3 seeds per condition."
     step = report.next_steps[0]
     assert (step.title, step.command) == ("Take look 1 of 3", "touchline submit .")
     assert not any("Finish what is not finished" in each.title for each in report.next_steps)
@@ -159,7 +159,7 @@ def test_a_seed_that_diverged_is_named_and_counts_as_0() -> None:
     report = explored()
     (sentence,) = sentences(report, "Contrasts at their looks")
     name = ms.name_of("64", 13, Phase.CONFIRM)
-    assert f"{name} diverged and counts as 0, by the rule stated beforehand." in sentence
+    assert f"{name} diverged and counts as 0, by the planned rule." in sentence
     row = next(each for each in rows(table(report, "Scores by seed")) if each["seed"] == "13")
     assert (row["mean at the level"], row["diverged"]) == ("0%", f"{name}: counts as 0")
     # An interval of shares ends at 100 points in words; the table has the numbers as computed.
@@ -175,7 +175,7 @@ def test_effects_over_seeds_are_not_tested_where_stopping_is_optional() -> None:
     assert compared == {run.name for run in report.runs if run.phase is Phase.CONFIRM and run.evaluations}
     assert analysis.family == len(compared)
     assert ms.name_of("64", 1, Phase.EXPLORE) in {score.run for score in analysis.scores}
-    assert any("are not tested here" in str(note) for note in analysis.notes)
+    assert any("are not tested, because" in str(note) for note in analysis.notes)
     assert not any("outside the family" in str(note) for note in analysis.notes)
 
 
@@ -235,7 +235,7 @@ def test_explore_alone_claims_no_score() -> None:
     assert report.headline[0].text.endswith("No score is claimed.")
     assert report.next_steps[0].title == "Confirm what explore chose"
     early = build_report(ms.gathered(ms.explore_plan(confirm=False), decisions[:2]))
-    assert early.headline[0].text == "Explore has not chosen yet (1 of 2 points decided, 1 run cut): nothing is tested."
+    assert early.headline[0].text == "Explore has not chosen yet (1 of 2 points decided, 1 run cut): no tests yet."
     assert early.next_steps[0].title == "Train to point 2 of 2"
 
 
@@ -258,7 +258,7 @@ def test_cost_is_measured_and_predicted_without_stopping() -> None:
     assert report.device_hours_planned == cost.without_stopping
     text = " ".join(sentences(report, "Cost of the strategy"))
     share = cost.spent.value / cost.without_stopping.value
-    assert f"so that this is {100 * share:.0f}% [" in text
+    assert f"{100 * share:.0f}% [" in text
     assert "without cuts and looks" in results_markdown(report, ())
 
 
@@ -270,11 +270,11 @@ def test_the_budget_names_what_more_would_cost() -> None:
     report = build_report(ms.gathered(plan, decisions))
     step = report.next_steps[0]
     assert step.title == "Decide on a larger budget"
-    assert "4 of 5 device-hours (CPU) spent; the next runs would take 2.5 more" in step.why
+    assert "4 of 5 device-hours (CPU) spent, and the next runs would take 2.5 more" in step.why
     assert "Undecided: rank 64 against rank 4." in step.why
     assert "A larger `strategy.budget` in experiment.yaml continues" in step.why
     assert step.command == "touchline plan ."
-    assert step.why.endswith("plan it, then `touchline submit .`.")
+    assert step.why.endswith("(plan it, then `touchline submit .`).")
     (sentence,) = sentences(report, "Contrasts at their looks")
     assert sentence.endswith("The budget stopped the strategy before the next look.")
     # The runs of the next look were not started.

@@ -95,7 +95,7 @@ class Backend(Protocol):
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch.
+        """Return what memory and time depend on apart from the batch.
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.

@@ -136,7 +136,7 @@ def percent(share: float, digits: int = 1) -> str:
 def digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int = 2) -> str:
     """Return a number in significant digits, in more of them where rounding would change whether a bound is met.
 
-    79.6 is `80`, but `79.6` beside a target of 80.
+    79.6 is `80`, but `79.6` next to a target of 80.
 
     Args:
         value: the number.

@@ -52,7 +52,7 @@ class Block:
     others: int
     """Number of other parameters."""
     outside: int
-    """Parameters outside the blocks, besides the embedding and the output layer."""
+    """Parameters outside the blocks, apart from the embedding and the output layer."""
     gated: bool
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
@@ -116,7 +116,7 @@ def llama_like(
         inputs_bias_default: that bias where its key is missing.
         output_bias: key of config.json that gives attention's output a bias; none: it has none.
         feed_bias: key that gives the feed-forward part biases; none: it has none.
-        norms: norms over the stream in a block, besides the last one of the model; 0 when they have no parameters.
+        norms: norms over the stream in a block, apart from the last one of the model; 0 when they have no parameters.
         head_norm: norms of queries and keys.
         gated: whether the feed-forward part has a gate.
         extrapolated: why estimates on it go beyond what was checked.

@@ -32,7 +32,7 @@ BESIDES = (
     *("input", "context", "passage", "hypothesis", "sentence2", "system", "system_prompt", "history", "document"),
     *("table", "schema", "sql_context", "tools", "code", "article"),
 )
-"""Columns that belong to the prompt besides the leading one."""
+"""Columns that belong to the prompt apart from the leading one."""
 ANSWERS = (
     *("output", "outputs", "response", "completion", "answer", "answers", "solution", "target", "targets", "tgt"),
     *("ground_truth", "chosen", "correct_answer", "answerkey", "answer_key", "final_answer", "summary", "highlights"),

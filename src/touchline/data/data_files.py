@@ -122,7 +122,7 @@ def _find(key: str, written: str, base: Path) -> FileState:
             there = sorted(name for name in _names(path) if FORMATS.get(PurePath(name).suffix.lower()))
             raise InputError(
                 f"dataset {written!r} is a folder",
-                expected="a JSON, JSONL, CSV or parquet file; splits can be in a column 'split' or in an object "
+                expected="a JSON, JSONL, CSV or parquet file, with splits in a column 'split' or an object "
                 "{train: [...], test: [...]}",
                 hint=f"data files in it: {', '.join(there[:_NAMES_SHOWN])}" if there else None,
             )

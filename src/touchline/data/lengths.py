@@ -119,7 +119,7 @@ def token_lengths(
 
 
 def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
-    """Return the patches of each image: what the lengths depend on besides the rows."""
+    """Return the patches of each image: what the lengths depend on apart from the rows."""
     patches_of = functools.cache(rule.patches_of)
     return [patches_of(image) for example in examples for image in images_of(example.prompt)]
 

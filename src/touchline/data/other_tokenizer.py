@@ -57,8 +57,8 @@ class OtherTokenizer:
         by = f"by the tokenizer of {name}" if name else "from characters"
         (low, high), (lower, higher) = _ENDS, _ENDS_BEYOND_ASCII
         return (
-            f"tokens counted {by}; the intervals hold {low:g} to {high:g} times as many ({lower:g} to {higher:g} where "
-            f"over a tenth is not ASCII) and {_TEMPLATE} more or fewer of a chat template"
+            f"tokens counted {by}. Intervals allow {low:g} to {high:g} times as many ({lower:g} to {higher:g} "
+            f"with over 10% non-ASCII text), and {_TEMPLATE} more or fewer from the chat template"
         )
 
 

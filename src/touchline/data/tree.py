@@ -46,13 +46,13 @@ _OF_A_MODEL = frozenset(
         *("all_results.json", "train_results.json", "eval_results.json", "package.json", "package-lock.json"),
     }
 )
-"""JSON files of models, of finished trainings, and of other tools."""
+"""JSON files of models, of finished runs, and of other tools."""
 _OURS_WRITTEN = frozenset(
     {"ledger.jsonl", "metrics.jsonl", "runs_status.yaml", "run_metrics.yaml", "eval.yaml", "trainer_log.jsonl"}
 )
 """Files that runs write, which users do not edit."""
 PLANS = frozenset({"runs_plan.md", "plan.json"})
-"""Files that list the planned runs, besides their configs."""
+"""Files that list the planned runs, apart from their configs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

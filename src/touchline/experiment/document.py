@@ -30,14 +30,14 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 UNREADABLE = (yaml.YAMLError, ValueError)
-"""What is raised for a text that is no YAML 1.1."""
+"""What is raised for a text that is not YAML 1.1."""
 
 
 def beyond_bounds(text: str, loader: Any = Loader) -> tuple[str, int] | None:
     """Return the exceeded limit and its line from 0; None if the text is within bounds.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: it is not YAML.
     """
     kinds = (yaml.CollectionStartEvent, yaml.CollectionEndEvent, yaml.AliasEvent)
     return _counted(yaml.parse(text, Loader=loader), *kinds)
@@ -47,7 +47,7 @@ def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
     """Return the same by the rules of YAML 1.2.
 
     Raises:
-        ruamel.yaml.error.YAMLError: it is no YAML.
+        ruamel.yaml.error.YAMLError: it is not YAML.
     """
     kinds = (events.CollectionStartEvent, events.CollectionEndEvent, events.AliasEvent)
     return _counted(YAML(typ="rt").parse(text), *kinds)
@@ -135,7 +135,7 @@ def parse(text: str, path: str) -> YamlDocument:
     """Parse a mapping.
 
     Raises:
-        InputError: it is no YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
+        InputError: it is not YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
     """
     root = _loaded(text, path)
     if root is None:
@@ -157,7 +157,7 @@ def parse_value(text: str, key: str, path: str) -> object:
     """Return the plain value of a dotted key that stands on its own, by the rules of a file's values.
 
     Raises:
-        InputError: it is no YAML, or no plain value; with findings.
+        InputError: it is not YAML, or no plain value; with findings.
     """
     node = _loaded(text, path)
     document = YamlDocument(path=path, root=CommentedMap({key: node}), data={})

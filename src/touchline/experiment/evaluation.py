@@ -77,7 +77,7 @@ class EvaluationTask:
     lines: int | None = None
     """Number of lines of the file."""
     modules: dict[str, str] = field(default_factory=dict)
-    """Modules beside the file that it imports, and their hashes when it was planned."""
+    """Modules next to the file that it imports, and their hashes when it was planned."""
     takes_data: bool = False
     """Whether its function has an argument `data`, which gets the experiment's test items."""
     scorers: tuple[str, ...] = ()

@@ -272,7 +272,7 @@ class Experiment(_Origin):
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training."""
     stages: tuple[StageConfig, ...] = ()
-    """Chain of trainings, in order, instead of one. Levels of factors apply to all of them."""
+    """Chain of runs, in order, instead of one. Levels of factors apply to all of them."""
     factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
     """Factors, crossed: a dotted key of this file and its levels."""
     pairs: tuple[dict[str, object], ...] = ()

@@ -109,7 +109,7 @@ class ForeignDocument:
 
 
 class ForeignFileError(Exception):
-    """A text that is no mapping in this dialect; its finding says why."""
+    """A text that is not a mapping in this dialect; its finding says why."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.message)
@@ -120,7 +120,7 @@ def parse_foreign(text: str, path: str, dialect: Dialect) -> ForeignDocument:
     """Read a mapping by another tool's rules; JSON is read too, being YAML.
 
     Raises:
-        ForeignFileError: it is no YAML, no mapping, empty, too large, too deep, or has tags.
+        ForeignFileError: it is not YAML, no mapping, empty, too large, too deep, or has tags.
     """
     if len(text.encode(errors="surrogatepass")) > SIZE_LIMIT_BYTES:
         raise _unreadable(Location(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, too large for a config")

@@ -184,7 +184,7 @@ def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
 
 
 def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition], str]]:
-    """Return the factors besides model, rank and seed, in the file's order."""
+    """Return the factors apart from model, rank and seed, in the file's order."""
     keys = [key for key in dict.fromkeys(k for c in conditions for k in c.settings) if key != "train.lora.rank"]
     parts: list[Callable[[Condition], str]] = []
     for key in keys:

@@ -69,7 +69,7 @@ class ConfirmConfig:
     """Seeds per condition at each test, increasing to the number of `seeds`. `auto` chooses them for `detect`."""
     detect: Annotated[PositiveFloat, Le(100)] = 2.0
     """Difference to detect, in points. `looks: auto` aims at 80% power for it, and the plan states the power. A
-    contrast is dropped when it can no longer reach it."""
+    contrast is given up when it is out of reach."""
     seed_spread: Annotated[PositiveFloat, Le(100)] | None = None
     """Standard deviation between seeds of a contrast's difference, in points (default: from the history)."""
 

@@ -73,7 +73,7 @@ def _score_text(score: Measured, right: Proportion | None) -> str:
     """Return a run's primary score with its interval and, for right and wrong answers, their counts."""
     if isinstance(score, Missing):
         return str(score)
-    counted = "" if right is None else f"; {right.k}/{right.n}"
+    counted = "" if right is None else f", {right.k}/{right.n}"
     if score.low is None or score.high is None:
         return f"{score.value:.4g}"
     if score.low >= 0 and score.high <= 1:

@@ -58,7 +58,7 @@ class LoadedPlan:
     """Settings that differ from the plan before, with their sources, and what plans as before."""
 
     def __repr__(self) -> str:
-        return f"<plan of {self.plan.experiment!r}: {summary_line(self.plan)}; {self.folder.plan_json}>"
+        return f"<plan of {self.plan.experiment!r}: {summary_line(self.plan)}, {self.folder.plan_json}>"
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html
@@ -74,8 +74,8 @@ def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
     names = folder.leftovers([run.name for run in plan_.runs])
     if names:
         yield (
-            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: {', '.join(names)}; "
-            "delete by hand, or put the levels back"
+            f"no longer in the plan, folder{('s' if len(names) > 1 else '')} kept and not reported: "
+            f"{', '.join(names)} (delete by hand, or restore the levels)"
         )
 
 
@@ -148,11 +148,11 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         count = "1 evaluation" if number == 1 else f"{number} evaluations"
         if now is None:
             stay = "stays" if number == 1 else "stay"
-            yield f"{count} on {task}, which the plan no longer asks, {stay}, with logs and scores"
+            yield f"{count} on {task}, no longer in the plan, {stay} with logs and scores"
             continue
         yield (
-            f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
-            f"the plan evaluates beside them ({now}), and no comparison mixes the two"
+            f"{count} on {task} with other settings ({before}) stay{('s' if number == 1 else '')} with logs and "
+            f"scores. Comparisons use only the new settings ({now})"
         )
 
 
@@ -169,7 +169,7 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
         raise FindingsError(
             f"{loaded.document.path}: {plural(len(errors), 'error')}",
             findings=errors,
-            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
+            hint=f"touchline check --explain {errors[0].code}, or --allow {errors[0].code} to ignore it",
         )
 
 
@@ -231,8 +231,8 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
     changed += [f"the model {name!r}" for name, info, now in _models(old, seen) if _is_changed(info, now)]
     if changed:
         raise PlanDriftError(
-            f"{' and '.join(changed)} changed since it was planned",
-            expected="what the plan was made from",
+            f"{' and '.join(changed)} changed since planning",
+            expected="the planned content",
             hint=plan_command(planned.folder, old.overrides),
         )
 
@@ -269,8 +269,8 @@ def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
     needed = plan_.disk
     if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
         yield (
-            f"the runs will leave up to {needed.high or needed.value:,.0f} MB and {str(folder.root)!r} has "
-            f"{free.value:,.0f} MB free: train.checkpoint.keep says how many checkpoints stay"
+            f"the runs need up to {needed.high or needed.value:,.0f} MB, but {str(folder.root)!r} has "
+            f"{free.value:,.0f} MB free: set train.checkpoint.keep"
         )
 
 
@@ -295,7 +295,7 @@ def commit_plan(
     except PlanDriftError as error:
         if not dry_run:
             raise
-        notes = (*notes, f"without --dry-run this plan is refused: {error.message}; {error.hint}")
+        notes = (*notes, f"without --dry-run this plan is an error: {error.message} ({error.hint})")
     if old is not None and all(folder.has_started(run.name) for run in new.runs if run.train is not None):
         # No estimate was made again, so that runs found since then say nothing of it.
         new = replace(new, past_runs=old.past_runs)
@@ -330,15 +330,15 @@ def refuse_drift(
     if waiting := sorted(set(drifted).intersection(folder.queued() - set(over))):
         raise PlanDriftError(
             f"the plan changes runs that are queued or running: {', '.join(waiting)}",
-            expected="nothing of them in a queue",
-            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
-            f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
+            expected="none of them in a queue",
+            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}, then touchline status "
+            f"{quoted(str(folder.root))}",
         )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {describe_change(old, new, name)}" for name in drifted)
         raise PlanDriftError(
             f"the plan changes runs that have already started: {what}",
-            expected="the things that the plan was made from, unchanged",
+            expected="unchanged inputs of the plan",
             hint="undo the change, or keep it and move their results aside: "
             + plan_command(folder, new.overrides, "--accept"),
         )
@@ -351,7 +351,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     run_ = old.run(name)
     if run_ is None or run_.train is None:
-        raise InputError(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
+        raise InputError(f"{name} is a control without training", hint="touchline plan DIR --accept")
     now = flat_settings(run_)
     edits = {key: value for key, value in edited.items() if now.get(key) != value}
     if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:

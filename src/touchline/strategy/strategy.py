@@ -40,7 +40,7 @@ class RunsSoFar(Protocol):
         """Return the scores at the last checkpoints. Raise InputError if a run has none."""
 
     def spent_hours(self) -> float:
-        """Return the device-hours of all trainings and evaluations so far."""
+        """Return the device-hours of all training and evaluation jobs so far."""
 
 
 class Strategy:
@@ -74,7 +74,7 @@ class Strategy:
         return ()
 
     def run_sections(self) -> tuple[Section, ...]:
-        """Return the sections that stand beside the runs."""
+        """Return the sections that stand next to the runs."""
         return ()
 
     def expected(self) -> tuple[str, ...]:

@@ -58,6 +58,6 @@ class LoggedTrainer:
     others build on has 1, and a library that does not identify the program has 0.
     """
     export_functions: str | None = None
-    """Pattern of functions that export the trained model, beside the usual ones."""
+    """Pattern of functions that export the trained model, next to the usual ones."""
     bar: BarCount | None = None
     """Unit of its progress bar, if known."""

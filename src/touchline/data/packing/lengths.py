@@ -44,7 +44,7 @@ def as_lengths(lengths: ArrayLike) -> NDArray[np.integer]:
     """Return the lengths as an integer array, shape [examples], with their dtype.
 
     Raises:
-        ValueError: they are no row of whole numbers, or one is below 1: the first such is named.
+        ValueError: they are not row of whole numbers, or one is below 1: the first such is named.
     """
     array = np.asarray(lengths)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

@@ -14,7 +14,7 @@ from touchline.experiment.site import Site
 from touchline.plan.sections import setting_sections
 from touchline.run.scripts.folder import interpreter, template
 
-_RUN_HEADER = ("run", "what it is", "model", "parent", "training", "evaluation")
+_RUN_HEADER = ("run", "run", "model", "parent", "training", "evaluation")
 
 
 def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
