@@ -258,7 +258,7 @@ def test_a_log_without_target_modules_says_that_those_of_the_plan_are_taken() ->
     (group,) = found.assumed
     assert "target modules" in group.reason
     assert "adapter dtype" in group.reason
-    assert "Assumed equal to this plan, because 1 log does not state it: " in evidence_line(found)
+    assert "Assumed equal to this plan (not in 1 log): " in evidence_line(found)
     stated = logged(
         gib=fitting(setup),
         dropout=number(0),

@@ -216,7 +216,7 @@ def test_without_an_answer_of_the_queue_nothing_is_submitted(experiment: Experim
     experiment.down = True
     done = experiment.submit()
     assert done.returncode == 4
-    assert "no second submission was made" in done.stderr
+    assert "no job submitted" in done.stderr
     assert experiment.calls == []
 
 

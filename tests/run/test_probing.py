@@ -174,7 +174,7 @@ def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) 
     report = search(1, 2, predicted=2)
     assert {one.outcome for one in report.tries} == {ProbeOutcome.CRASHED}
     assert (report.largest, report.recommended) == (None, None)
-    assert report.ended == f"{SearchStop.NONE_FITS.value}; that was no lack of memory"
+    assert report.ended == f"{SearchStop.NONE_FITS.value} (not caused by memory)"
     assert all(one.message for one in report.tries)
 
 
@@ -236,7 +236,7 @@ def test_a_child_that_does_not_end_is_ended(tmp_path: Path) -> None:
     child = Child(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
     report = search(1, predicted=1, timeout_seconds=1.0)
     assert report.tries[0].outcome is ProbeOutcome.TIMEOUT
-    assert report.ended.endswith("no lack of memory")
+    assert report.ended.endswith("not caused by memory)")
     assert all(gone(pid) for pid in child.pids())
 
 

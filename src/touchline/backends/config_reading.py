@@ -32,7 +32,6 @@ class Argument:
     """Setting of a trainer."""
 
     name: str
-    """Its name."""
     kinds: frozenset[str]
     """Allowed types of a value: `int`, `float`, `bool`, `str`, `list`, `dict`, `none` or `any`."""
     choices: tuple[str, ...] = ()
@@ -104,11 +103,8 @@ class SettingRule:
     """Rule of one trainer on the settings of its file."""
 
     code: str
-    """Code."""
     severity: Severity
-    """Severity."""
     key: str
-    """The setting."""
     applies: Callable[[ConfigReader], bool]
     """Function that returns True if the settings violate the rule."""
     message: str

@@ -109,7 +109,6 @@ class ExternalTrainer(Protocol):
     """Trainer that runs as a program."""
 
     environment: Environment
-    """Its environment."""
 
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt, to run in the run's folder."""

@@ -130,9 +130,7 @@ def hf_forecast(
         longest = np.argsort(-tokens, kind="stable")[: settings.micro_batch_size]
         most_labels = int(np.sort(labels)[-settings.micro_batch_size :].sum())
         bound = replace(of(longest).largest(), label_tokens=most_labels)
-        notes.append(
-            f"the order was simulated for {known} of {settings.epochs} epochs, and the largest is an upper bound"
-        )
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     if examples.without_label:
         notes.append(f"{plural(examples.without_label, 'example')} without any label token")
     if not rows:

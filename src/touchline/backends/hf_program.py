@@ -51,11 +51,9 @@ class PlannedSettings:
     """Planned training that a finetune.yaml is rendered from."""
 
     run: PlannedRun
-    """The run."""
     train: TrainConfig
     """Its training, resolved."""
     batches: BatchSummary
-    """Its batches."""
     model: str
     """Path of the base model."""
     on_cpu: bool
@@ -69,7 +67,6 @@ class HfProgramBackend:
     """LoRA by a program that is built on transformers' Trainer."""
 
     name: str
-    """Name of the backend."""
     title: str
     """Name of the trainer as its authors write it."""
     capabilities: Capabilities

@@ -71,7 +71,6 @@ class FixedSetting:
     key: str
     """Its dotted key, `train.loss`."""
     value: str
-    """Its value."""
     reason: str | None = None
     """Reason, if it follows from other settings of the run. None: the same in every run with this trainer."""
 

@@ -227,10 +227,7 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
         ),
         (
             train.trains_all and train.base_dtype == "bfloat16",
-            (
-                "base_dtype: bfloat16 with method: full and sharding: full: the trainer would keep the weights "
-                "in float32"
-            ),
+            ("base_dtype: bfloat16 with method: full and sharding: full: weights would stay in float32"),
             "base_dtype: auto",
         ),
         (

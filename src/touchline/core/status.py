@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-NO_EXIT_RECORD = "killed (no exit record)"
+KILLED = "killed (no exit record)"
 """Reason of an end that no exit record explains."""
 
 

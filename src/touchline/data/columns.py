@@ -68,9 +68,7 @@ class ColumnMapping:
     prompts: tuple[str, ...] = ()
     """Prompt columns, the leading one first."""
     answer: str | None = None
-    """Answer column."""
     chat: str | None = None
-    """Chat column."""
     media: tuple[str, ...] = ()
     """Columns with paths of images, videos or audio."""
     candidates: str | None = None

@@ -171,9 +171,7 @@ def _shape(
         vision=tower,
     )
     if shape.num_parameters > LARGEST_MODEL:
-        raise ModelConfigError(
-            f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which is not plausible"
-        )
+        raise ModelConfigError(f"config.json: {shape.num_parameters:.0e} parameters, which is not plausible")
     return shape
 
 

@@ -45,7 +45,6 @@ class Tensor:
     size_bytes: int
     """Bytes in the file."""
     shape: tuple[int, ...] = ()
-    """Its shape."""
     begin: int = 0
     """Offset of its bytes, from the end of the header."""
 

@@ -62,7 +62,6 @@ class FoundFile:
     path: Path
     """Path, relative as the user gave it."""
     kind: FileKind
-    """Kind of file."""
     named: bool
     """Whether the user named the file itself, not only a folder above it."""
 

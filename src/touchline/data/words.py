@@ -21,9 +21,7 @@ class WordList:
     """Origin of words."""
 
     name: str
-    """Its name."""
     version: str
-    """Its version."""
     licence: str
     """Its licence; the text is in the same folder."""
     sha256: str

@@ -116,10 +116,7 @@ def evidence_line(found: PastRunsUsed) -> str:
         if texts:
             parts.append(f"{words}: {', '.join(texts)}")
     for group in found.assumed:
-        parts.append(
-            f"Assumed equal to this plan, because {plural(group.count, 'log does', 'logs do')} not state it: "
-            f"{group.reason}"
-        )
+        parts.append(f"Assumed equal to this plan (not in {plural(group.count, 'log')}): {group.reason}")
     return ". ".join(parts)
 
 

@@ -68,7 +68,6 @@ class PastRun:
     """Measured points of a record, or the reasons why it has none."""
 
     name: str
-    """Name of the run."""
     time: TimePoint | Missing
     """Point of time."""
     memory: tuple[MeasuredPoint, ...] | Missing

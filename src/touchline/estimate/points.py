@@ -16,7 +16,6 @@ class CostSample:
     """Seconds of a phase, and the amount that it scales with."""
 
     seconds: float
-    """Seconds."""
     amount: float
     """Amount that it scales with: tokens, bytes, samples."""
 

@@ -92,9 +92,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, adapter_dtype=setup.base_dtype),
             batch=batch,
             factor=ADAPTER_DTYPE_TIME,
-            reason=(
-                "inputs are not upcast and moments take half the memory, but small updates may be lost to rounding"
-            ),
+            reason=("inputs are not upcast and moments take half the memory, but small updates may be lost"),
         )
     if batch.rows > 1:
         half = -(-batch.rows // 2)
@@ -103,9 +101,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=setup,
             batch=MicroBatch(rows=half, width=batch.width, label_tokens=-(-batch.label_tokens * half // batch.rows)),
             factor=HALF_BATCH_TIME,
-            reason=(
-                "activations grow with the tokens of a micro-batch, and twice the accumulation keeps the global batch"
-            ),
+            reason=("activations grow with a micro-batch's tokens, and twice the accumulation keeps the global batch"),
         )
     if setup.method == "lora":
         yield _Change(

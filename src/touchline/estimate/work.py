@@ -20,7 +20,6 @@ class StepWork:
     squares: float
     """Sum of squared sequence lengths, which attention scores scale with."""
     label_tokens: float
-    """Label tokens."""
     patches: float = 0.0
     """Patches of images that the vision tower reads."""
     patch_squares: float = 0.0

@@ -325,13 +325,11 @@ def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> Non
         raise InputError(f"top_p {config.top_p}", expected="a number above 0, at most 1")
     if config.top_p is not None and config.top_p < 1 and not config.temperature:
         raise InputError(
-            f"top_p {config.top_p} without a temperature: greedy decoding does not sample",
+            f"top_p {config.top_p} without a temperature (greedy decoding)",
             expected="a temperature above 0",
         )
     if config.num_choices is not None and config.num_choices != 1:
-        raise InputError(
-            f"num_choices {config.num_choices}", expected="one answer per call (epochs give several per item)"
-        )
+        raise InputError(f"num_choices {config.num_choices}", expected="one answer (epochs give several per item)")
     if config.top_k is not None and config.top_k > 0:
         raise InputError(f"top_k {config.top_k}: not supported by the provider touchline", expected="top_p instead")
     asked = [name for name in _REFUSED if getattr(config, name, None)]

@@ -99,7 +99,7 @@ def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, sto
     """Return the error of an evaluation with too many failed answers; `stopped`: there would be more."""
     first = errors[0].strip().splitlines() or ["no message"]
     return RunsFailedError(
-        f"{('at least ' if stopped else '')}{len(errors)} of {answers} answers failed, at most "
+        f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
         f"{errors_allowed(max_error_rate, answers)} may, the first: {first[0]}",
         hint="set evaluate.max_error_rate (failed answers count as wrong)",
     )

@@ -56,22 +56,16 @@ DEFAULTS: Final = (
         "all linear layers of a Llama-like block: attention alone learns less at equal rank",
     ),
     _row("train.lora.dropout", 0, "off: try some if the validation loss rises"),
-    _row(
-        "train.lora.dtype", "auto", "float32 keeps small updates, unless the trainer has one dtype for base and adapter"
-    ),
+    _row("train.lora.dtype", "auto", "float32 keeps small updates, if the trainer has a dtype for the adapter"),
     _row("train.lora.init", "default", "starts as a no-op, so the first loss is the base model's"),
     _row("train.lora.dora", "false", "off: DoRA costs time and memory in every layer"),
     _row("train.lora.rslora", "false", "off: alpha already scales with the rank"),
-    _row(
-        "train.method",
-        "lora",
-        "an adapter needs a fraction of the memory and disk of full fine-tuning of full fine-tuning",
-    ),
+    _row("train.method", "lora", "an adapter needs a fraction of the memory and disk"),
     _row("train.quantization", "none", "off: a quantized base saves memory and costs time"),
     _row("train.optimizer", "adamw", "the common choice"),
     _row("train.label_smoothing", 0, "off: losses stay comparable with those of other runs"),
-    _row("train.neftune_alpha", "none", "off: off: no noise on the embeddings"),
-    _row("train.dataloader_workers", 0, "all all batches are tokenized before the first step"),
+    _row("train.neftune_alpha", "none", "off: no noise on the embeddings"),
+    _row("train.dataloader_workers", 0, "all batches are tokenized before the first step"),
     _row("train.attention", "auto", "the trainer's default kernel, which runs on any machine"),
     _row("train.kernels", "none", "the model's own code, which runs on any machine"),
     _row("train.compile", "false", "off: short runs end before compiling pays off, and it needs a compiler"),
@@ -94,9 +88,7 @@ DEFAULTS: Final = (
     _row("train.weight_decay", 0, "off: short runs at low rank need none"),
     _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only unusually large gradients"),
     _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are errors, never truncated silently"),
-    _row(
-        "train.packed", "auto", "packs if that is predicted to be at least 5% faster and the upper memory estimate fits"
-    ),
+    _row("train.packed", "auto", "packs if predicted to be at least 5% faster and the upper memory estimate fits"),
     _row("train.gradient_checkpointing", "false", "off: it takes about a third more time, to save memory"),
     _row("train.base_dtype", "auto", "bfloat16 if the CPU or GPU computes it fast, else float32"),
     _row(
@@ -128,7 +120,7 @@ DEFAULTS: Final = (
     _row(
         "evaluate.batch_size",
         EVALUATE_BATCH_SIZE,
-        "the same on any machine, because in bfloat16 some answers depend on it",
+        "the same on any machine: in bfloat16 some answers depend on it",
     ),
     _row("evaluate.max_new_tokens", MAX_NEW_TOKENS, "for short answers: a truncated answer is scored as it is"),
     _row("evaluate.temperature", "0", "greedy decoding: answers do not depend on a sampling seed"),
@@ -145,6 +137,6 @@ DEFAULTS: Final = (
     ),
     _row("evaluate.quantization", "none", "scores in the base model's own dtype, as users of a checkpoint load it"),
     _row("evaluate.max_error_rate", "0", "an answer that could not be generated is an error, not a wrong answer"),
-    _row("compute.executor", "local", "runs on runs on this machine"),
+    _row("compute.executor", "local", "runs on this machine"),
     _row("compute.gpus_per_run", 1, "one GPU per run, or the CPU if there is no GPU"),
 )

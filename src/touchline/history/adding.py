@@ -273,7 +273,7 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
             fault = error  # A companion that may not be read tells nothing either.
     if not sources:
         return SkippedFile(
-            path=found.sources[0], reason=f"disappeared while it was read: {(fault.strerror if fault else '')}"
+            path=found.sources[0], reason=f"disappeared while it was read: {fault.strerror if fault else ''}"
         )
     record = record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
     return record if found.lengths is None else with_lengths(record, found.lengths)

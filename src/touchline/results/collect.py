@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import NO_EXIT_RECORD, Attempt, JobState, TrainingOutcome
+from touchline.core.status import KILLED, Attempt, JobState, TrainingOutcome
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.datasets import load_clusters
@@ -223,7 +223,7 @@ def _attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[Attempt
 
 def _attempt_row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
     start, end = attempt.start, attempt.exit
-    silent = "it runs" if attempt.alive else NO_EXIT_RECORD
+    silent = "it runs" if attempt.alive else KILLED
     return AttemptResult(
         job_id=start.job_id,
         restart=start.restart,

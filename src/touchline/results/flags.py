@@ -17,7 +17,7 @@ from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import (
     EXIT_STOPPED,
     HEARTBEAT_STALE_SECONDS,
-    NO_EXIT_RECORD,
+    KILLED,
     Attempt,
     EndReason,
     JobState,
@@ -184,7 +184,7 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
         message = f"its last attempt failed{code}{reason}"
         yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)}")
     elif seen.status is RunStatus.INTERRUPTED and job.exit_code != EXIT_STOPPED and job.state is JobState.FAILED:
-        message = f"its last attempt was killed{code}: {job.reason or NO_EXIT_RECORD}"
+        message = f"its last attempt was killed{code}: {job.reason or KILLED}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
 
 

@@ -183,9 +183,7 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
         path = place.folder / item.name
         better = _at_least(item.name, item.step, own)
         if better is not None and not path.is_symlink() and is_lost(item):
-            why = (
-                f"corrupt ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}), but {better.name} is valid"
-            )
+            why = f"corrupt ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}), {better.name} is valid"
             yield _entry(place, path, root, why)
     yield from _leftovers(place, own, root)
     last = _last_sound(own)

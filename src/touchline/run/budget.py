@@ -107,7 +107,6 @@ class JobTotals:
     trainings: int
     """Training jobs."""
     evaluations: int
-    """Evaluation jobs."""
     device_hours: Measured
     """Predicted hours of devices, from the start of each job's work."""
     limit_hours: Measured

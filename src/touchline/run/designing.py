@@ -42,7 +42,6 @@ class Designed:
     """Design with the file that it changes."""
 
     answer: DesignAnswer
-    """Answer."""
     folder: ExperimentFolder
     """Experiment."""
     text: str
@@ -116,10 +115,7 @@ def apply(found: Designed, settings: UserConfig) -> Designed:
     """
     answer, folder = found.answer, found.folder
     if isinstance(answer.chosen, Missing):
-        raise InputError(
-            f"no design to apply: {answer.chosen.missing}",
-            expected="numbers that detect the difference",
-        )
+        raise InputError(f"no design to apply: {answer.chosen.missing}", expected="numbers that detect the difference")
     if not answer.diff:
         return found
     _refuse_change(found, settings)

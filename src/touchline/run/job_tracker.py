@@ -11,7 +11,7 @@ from pathlib import Path
 from touchline.core.clock import Clock
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
-from touchline.core.status import HEARTBEAT_STALE_SECONDS, NO_EXIT_RECORD, Attempt, JobState
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, KILLED, Attempt, JobState
 from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
@@ -187,7 +187,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
         state, reason = JobState.RUNNING, "started without SLURM"
     else:
         state = JobState.UNKNOWN if end is None else end.state
-        reason = NO_EXIT_RECORD if end is None else end.reason
+        reason = KILLED if end is None else end.reason
     return JobView(
         job_id=start.job_id,
         state=state,

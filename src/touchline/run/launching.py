@@ -374,7 +374,6 @@ class _Group:
     words: tuple[str, ...]
     """Options of sbatch in the place of those in the script."""
     jobs: list[Job] = field(default_factory=list)
-    """The jobs."""
 
 
 def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:

@@ -83,9 +83,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
     if started and saving:
         # A run is another one with another cadence.
-        unknown += [
-            f"{each.key} stays {each.before}, because {len(started)} runs have started with it" for each in saving
-        ]
+        unknown += [f"{each.key} stays {each.before}: {len(started)} runs have started with it" for each in saving]
         saving = []
     found += saving
     shares = list(share_proposals(before, request.cluster, settings.slurm))

@@ -45,7 +45,6 @@ class LoadedPlan:
     """A plan and where it lies."""
 
     plan: Plan
-    """The plan."""
     folder: ExperimentFolder
     """Its experiment."""
     changed: bool
@@ -74,7 +73,7 @@ def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
     names = folder.leftovers([run.name for run in plan_.runs])
     if names:
         yield (
-            f"no longer in the plan, folder{('s' if len(names) > 1 else '')} kept and not reported: "
+            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: "
             f"{', '.join(names)} (delete by hand, or restore the levels)"
         )
 
@@ -151,7 +150,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
             yield f"{count} on {task}, no longer in the plan, {stay} with logs and scores"
             continue
         yield (
-            f"{count} on {task} with other settings ({before}) stay{('s' if number == 1 else '')} with logs and "
+            f"{count} on {task} with other settings ({before}) stay{'s' if number == 1 else ''} with logs and "
             f"scores. Comparisons use only the new settings ({now})"
         )
 

@@ -110,7 +110,7 @@ def probe(
         tries=tuple(tries),
         largest=found.largest,
         recommended=found.recommended,
-        ended=f"{found.ended.value}{(' (not caused by memory)' if unproven else '')}",
+        ended=f"{found.ended.value}{' (not caused by memory)' if unproven else ''}",
     )
 
 

@@ -9,14 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.core.status import (
-    EXIT_OUT_OF_MEMORY,
-    EXIT_PARENT_NOT_READY,
-    NO_EXIT_RECORD,
-    Attempt,
-    EndReason,
-    JobState,
-)
+from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, KILLED, Attempt, EndReason, JobState
 from touchline.core.units import format_seconds
 from touchline.data.evaluations import SCORES_SUFFIX
 from touchline.data.metrics import AttemptRow
@@ -309,7 +302,7 @@ def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequenc
     return Failure(
         state=state,
         exit_code=code,
-        reason=NO_EXIT_RECORD if attempt.exit is None else attempt.exit.reason,
+        reason=KILLED if attempt.exit is None else attempt.exit.reason,
         progressed=_scored(job, attempt) if rows is None else _progressed(job.folder, attempt, later, rows),
         diagnosis=_diagnosis(job, attempt.start.job_id, code),
     )

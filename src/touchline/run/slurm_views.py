@@ -34,7 +34,6 @@ class JobEvidence:
     """All that is known of one job."""
 
     job_id: str
-    """Its id."""
     is_step: bool
     """Whether it is a step in an allocation with other work: the allocation's state is not its own."""
     attempt: Attempt | None

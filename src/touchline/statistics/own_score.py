@@ -53,7 +53,7 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
 def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[Note]:
     if saturated := [score.run for score in scores if score.saturated]:
         yield Note.stated(
-            f"no headroom: {named(saturated)} score{('s' if len(saturated) == 1 else '')} {100 * SATURATED:g}% "
+            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g}% "
             "or more, so better runs would not show (harder items are needed)"
         )
     for run in runs:

@@ -193,7 +193,7 @@ def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, Seq
     established = [each for each in report.courses if each.verdict is Verdict.ESTABLISHED]
     verdicts = [each.verdict for each in report.courses if each not in established]
     counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts]
-    rest = f" {('Others' if established else 'Verdicts')}: {join_names(counts)}." if counts else ""
+    rest = f" {'Others' if established else 'Verdicts'}: {join_names(counts)}." if counts else ""
     if not established:
         none = f"None of {len(report.courses)} contrasts is established after look {report.looks_taken} of"
         return Conclusion.NOT_ESTABLISHED, (f"{none} {len(report.planned.looks)}.{rest}",)

@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "" if fault.hint is None else f"\n  try: {fault.hint}"
         sys.stderr.write(f"touchline: {fault.message}{hint}\n")
         return fault.exit_code
-    sys.stderr.write(f"touchline: {str(out)!r} {('written' if written else 'is already complete')}\n")
+    sys.stderr.write(f"touchline: {str(out)!r} {'written' if written else 'is already complete'}\n")
     return 0
 
 

@@ -147,9 +147,7 @@ def run_external(folder: Path, stop: Stop) -> bool:
     config = read_config(folder / "run.yaml")
     trainer = external_trainer(config.train.backend)
     if trainer is None:
-        raise InputError(
-            f"the backend {config.train.backend!r} is not an external program", expected="a backend with a command"
-        )
+        raise InputError(f"the backend {config.train.backend!r} has no command", expected="an external backend")
     end_orphans(folder)
     if is_done(folder, config):
         LOG.info("run %s is already trained", config.run)

@@ -155,9 +155,7 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
             if delta.shape != weight.shape:
                 delta = delta.T  # GPT-2 keeps its weights the other way round.
             if delta.shape != weight.shape:
-                raise LineageError(
-                    f"the layer {layer} has a weight of shape {tuple(weight.shape)}, unlike the parent's"
-                )
+                raise LineageError(f"layer {layer} has a weight of shape {tuple(weight.shape)}, unlike the parent's")
             exact = weight.float() + delta
             weight.copy_(exact.to(weight.dtype))
             lost += float((weight.float() - exact).square().sum())

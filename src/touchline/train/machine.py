@@ -33,7 +33,6 @@ class Machine:
     device: torch.device
     """CPU or first visible GPU."""
     device_name: str
-    """Device name."""
     base_dtype: torch.dtype
     """Dtype of the frozen base and of the computation."""
     choice: DtypeChoice

@@ -187,7 +187,7 @@ def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Proce
     started = _started_by_torchrun()
     if started is not None and started != size:
         raise InputError(
-            f"WORLD_SIZE is {started}, but the run is planned for {size} process{('es' if size > 1 else '')}",
+            f"WORLD_SIZE is {started}, but the run is planned for {size} process{'es' if size > 1 else ''}",
             expected="the planned number of processes, because the global batch depends on it",
             hint="rerun the command without torchrun (it starts the planned processes)",
         )
@@ -277,7 +277,7 @@ def _join(rank: int, size: int, listener: socket.socket | None) -> None:
         if visible < size:
             raise HostError(
                 f"the run is planned for {size} processes with a GPU each, but {visible} "
-                f"{('is' if visible == 1 else 'are')} visible",
+                f"{'is' if visible == 1 else 'are'} visible",
                 hint=f"compute.gpus_per_run={visible}, or CUDA_VISIBLE_DEVICES= for processes that share the CPU",
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -133,7 +133,6 @@ class ParentCheckpoint:
     path: Path
     """Checkpoint folder."""
     marker: ExportMarker
-    """Checkpoint marker."""
     training: TrainingMarker
     """Parent's training.json."""
 

@@ -231,9 +231,7 @@ def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
     }
     if difference <= QLORA_LIMIT_NATS and 0 < length < float("inf"):
         return _ok(name, figures)
-    return _failed(
-        name, figures, f"the loss differs by more than {QLORA_LIMIT_NATS:g} nats, or the gradient is missing"
-    )
+    return _failed(name, figures, f"the loss differs by more than {QLORA_LIMIT_NATS:g} nats, or has no gradient")
 
 
 def _compiled(name: StepCheck, folder: Path) -> NodeCheck:

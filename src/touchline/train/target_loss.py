@@ -279,7 +279,6 @@ class MicroBatchGradient:
     """Request for a micro-batch's share of the gradient of a step's mean loss."""
 
     rows: SequenceBatch
-    """Micro-batch."""
     targets: int
     """Label tokens of the whole step."""
 

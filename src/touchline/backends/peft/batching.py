@@ -150,18 +150,14 @@ def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layo
     if layout.share_prefix:
         notes.append(f"the common prefix of all prompts is computed once per sequence ({layout.name})")
     if layout.width_multiple > 1:
-        notes.append(
-            f"sequences are padded to multiples of {layout.width_multiple} tokens, because each width is compiled"
-        )
+        notes.append(f"sequences are padded to multiples of {layout.width_multiple} tokens to compile few widths")
     too_long = int((lengths > settings.max_seq_len).sum())
     if too_long:
         notes.append(
             f"{plural(too_long, 'example')} longer than max_seq_len: this trainer does not truncate, and does not start"
         )
     if known < settings.epochs:
-        notes.append(
-            f"the order was counted for {known} of {settings.epochs} epochs, and the largest is an upper bound"
-        )
+        notes.append(f"the order was counted for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     return notes
 
 

@@ -297,18 +297,18 @@ def choose_layout(
     """
     layout = BatchLayout(row_tokens=max_seq_len, share_prefix=obstacle is None) if packed else PADDED
     if obstacle is not None:
-        return layout, f"{('packed as written' if packed else 'padded')}, {obstacle}"
+        return layout, f"{'packed as written' if packed else 'padded'}, {obstacle}"
     shared = layout if packed else BatchLayout(row_tokens=ROW_TOKENS, share_prefix=True)
     apart = BatchLayout(row_tokens=max_seq_len) if packed else PADDED
     with_prefix = sum(arrange(examples, shared).computed_tokens for examples in micro_batches)
     without = sum(arrange(examples, apart).computed_tokens for examples in micro_batches)
     saved = 1 - with_prefix / without
     if saved >= WORTH_SHARING:
-        return shared, f"{('packed as written, ' if packed else '')}a shared prefix saves {saved:.0%} of the tokens"
+        return shared, f"{'packed as written, ' if packed else ''}a shared prefix saves {saved:.0%} of the tokens"
     return (
         apart,
         (
-            f"{('packed as written' if packed else 'padded')}, a shared prefix would save {max(saved, 0):.0%} of "
+            f"{'packed as written' if packed else 'padded'}, a shared prefix would save {max(saved, 0):.0%} of "
             "the tokens"
         ),
     )

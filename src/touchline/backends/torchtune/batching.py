@@ -145,9 +145,7 @@ def _notes(
     if examples.without_label:
         notes.append(f"{plural(examples.without_label, 'example')} without any label token")
     if known < settings.epochs:
-        notes.append(
-            f"the order was simulated for {known} of {settings.epochs} epochs, and the largest is an upper bound"
-        )
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     return notes
 
 

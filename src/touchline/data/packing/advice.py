@@ -280,7 +280,7 @@ def wasteful_packer(case: Case) -> Advice | None:
         severity=Severity.INFO,
         sentence=(
             f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
-            f"enough{(', the fewest possible' if ours.optimal else '')} "
+            f"enough{', the fewest possible' if ours.optimal else ''} "
             f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
             "makes these if the dataset is written in packed order."
         ),

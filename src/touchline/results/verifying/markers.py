@@ -100,9 +100,7 @@ def marker_faults(
                 yield unreadable(name, error)
                 continue
             if changed:
-                yield CheckpointFault(
-                    code="changed", file=name, message="different content than was saved (by its hash)"
-                )
+                yield CheckpointFault(code="changed", file=name, message="different content than was saved")
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
@@ -204,9 +202,7 @@ def _of_unfinished(run: PlannedRun, folder: Path, absent: list[str]) -> Iterator
             reason = "an attempt ended while writing it"
         elif name in saved:
             expected = run.train.checkpoint.keep != "all"
-            reason = (
-                f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, then missing"
-            )
+            reason = f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, missing"
         elif step >= ends:
             reason = f"step {ends:,} is done, but the attempt ended before it was saved"
         else:

@@ -41,7 +41,6 @@ class Config:
     reading: ConfigReading
     """Its reading, with a training."""
     format: ConfigFormat
-    """Its format."""
     table: ImportTable
     """What importing it needs."""
 

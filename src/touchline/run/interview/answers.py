@@ -51,7 +51,6 @@ class Question:
     metavar: str
     """Placeholder of the flag's value."""
     text: str
-    """The question."""
     help: str
     """Help of the flag."""
     default: Callable[[Interview], Defaulted]

@@ -59,6 +59,4 @@ def docstring(value: str) -> str:
 
 def _refuse_control(value: str) -> None:
     if has_control(value):
-        raise SlurmValueError(
-            f"{value!r} is not possible on an #SBATCH line", expected="text without control characters"
-        )
+        raise SlurmValueError(f"{value!r} is not an #SBATCH value", expected="text without control characters")
