@@ -261,7 +261,7 @@ def test_torchtune_counts_what_an_epoch_never_uses() -> None:
     assert (found.rows, found.steps_per_epoch, found.steps, found.rows_left_over) == (7, 1, 2, 3)
     assert found.micro_batch_tokens.tolist() == [20, 20, 20]
     assert found.efficiency == pytest.approx(0.9)
-    assert "the last 1 pack of each device" in found.notes[0]
+    assert "the last 1 pack per device" in found.notes[0]
     assert "the last 1 micro-batch of each epoch" in found.notes[1]
 
 

@@ -126,7 +126,7 @@ def test_an_empty_stage_is_named_and_left_out(settings: UserConfig, tmp_path: Pa
     assert "validation" not in stages["exp2_qwen_reordered"].data
     assert "validation" in stages["exp1_random"].data
     notes = "\n".join(made.notes)
-    assert "stage exp3_stage3 is left out: ../data/exp3_stage3/train.jsonl has no rows" in notes
+    assert "stage exp3_stage3 is not imported, because ../data/exp3_stage3/train.jsonl has no rows" in notes
     assert "exp2_qwen_reordered: ../data/exp2_qwen_reordered/validation.jsonl has no rows" in notes
     as_text(made.path)
     assert len(api.plan(made.path, settings).plan.runs) == len(ROWS) - 1
