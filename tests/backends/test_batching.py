@@ -262,7 +262,7 @@ def test_torchtune_counts_what_an_epoch_never_uses() -> None:
     assert found.micro_batch_tokens.tolist() == [20, 20, 20]
     assert found.efficiency == pytest.approx(0.9)
     assert "the last 1 pack per device" in found.notes[0]
-    assert "the last 1 micro-batch of each epoch" in found.notes[1]
+    assert "the last 1 micro-batch per epoch" in found.notes[1]
 
 
 def test_trl_drops_cut_answers_unpacked_and_trains_on_nothing_packed() -> None:
