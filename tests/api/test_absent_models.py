@@ -73,7 +73,7 @@ def test_a_model_is_planned_by_name_alone(experiment: Path, settings: UserConfig
     model = plan.models[NAME]
     assert list(model.absent) == ["config.json", "tokenizer", "weights"]
     assert not plan.examples
-    assert sum("Not here of" in line for line in runs_plan_markdown(plan).splitlines()) == 1
+    assert sum("issing files of" in line for line in runs_plan_markdown(plan).splitlines()) == 1
     assumed = spans(plan)
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan

@@ -115,11 +115,11 @@ class ModelInfo:
         absent = self.absent
         if not absent:
             return ""
-        parts = "; ".join(f"{what} ({reason.missing})" for what, reason in absent.items())
+        parts = ", ".join(f"{what} ({reason.missing})" for what, reason in absent.items())
         unchecked = "hashes and shapes of the weights"
         if "tokenizer" in absent:
             unchecked += ", chat template, rendering, longest answers (no example is rendered)"
-        return f"{self.name} is incomplete on this machine, without {parts}. Not checked: {unchecked}"
+        return f"missing files of {self.name}: {parts}. Not checked: {unchecked}"
 
     @property
     def hashes(self) -> list[str | None]:
