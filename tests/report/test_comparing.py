@@ -205,7 +205,7 @@ OTHER_ANSWERS = tuple(replace(sample, target="another") for sample in record("b"
         (
             [evaluated("a")],
             [run("b", rank="4", evaluations=[record("b", "epoch_2", rights(20, 40))])],
-            "40 in both",
+            "40 of them in both",
         ),
         ([evaluated("a")], [evaluated("b", samples=OTHER_ANSWERS)], "other answers"),
         ([evaluated("a"), evaluated("c")], [evaluated("b")], "2 of A and 1 of B are of this condition"),

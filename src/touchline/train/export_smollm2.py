@@ -62,7 +62,9 @@ def export(out: Path) -> bool:
     source = gguf_folder()
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:
-            raise HostError(f"the package {name} is not installed", hint=f"{install_hint('train')}, then pip install gguf")
+            raise HostError(
+                f"the package {name} is not installed", hint=f"{install_hint('train')}, then pip install gguf"
+            )
     with new_folder(out) as temporary, plain_disk_faults():
         _convert(source, temporary)
     return True
