@@ -173,7 +173,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
 @pytest.mark.parametrize(
     ("body", "fault", "words"),
     [
-        (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
+        (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "score 'own' is never a number"),
         (task("None"), InputError, "has no scorer"),
         (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
         ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
