@@ -73,7 +73,7 @@ def test_a_model_is_planned_by_name_alone(experiment: Path, settings: UserConfig
     model = plan.models[NAME]
     assert list(model.absent) == ["config.json", "tokenizer", "weights"]
     assert not plan.examples
-    assert sum("Not here of" in line for line in runs_plan_markdown(plan).splitlines()) == 1
+    assert sum("issing files of" in line for line in runs_plan_markdown(plan).splitlines()) == 1
     assumed = spans(plan)
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan
@@ -131,7 +131,7 @@ def test_a_tokenizer_that_arrives_is_planned_by_name(experiment: Path, settings:
     """It changes the lengths that the user has seen; the command of the error is the way out."""
     api.plan(experiment, settings)
     arrive(whole, settings, weights=True)
-    with pytest.raises(PlanDriftError, match="did not count the tokens") as caught:
+    with pytest.raises(PlanDriftError, match="the plan's token counts are not from it") as caught:
         api.prepare(experiment, settings)
     assert caught.value.hint == f"touchline plan {experiment}"
     api.plan(experiment, settings)
@@ -173,12 +173,12 @@ def test_tokens_by_another_model(experiment: Path, settings: UserConfig, whole: 
     shutil.copytree(whole, settings.models_dir / "Other-3B")
     reason = api.plan(experiment, settings, dry_run=True).plan.models[NAME].tokenizer_sha256
     assert isinstance(reason, Missing)
-    assert "by that of Other-3B; the intervals hold" in reason.missing
+    assert "by the tokenizer of Other-3B. Intervals allow" in reason.missing
     shutil.copytree(whole, settings.models_dir / "Tiny-3M-Instruct")
     plan = api.plan(experiment, settings, dry_run=True).plan
     reason = plan.models[NAME].tokenizer_sha256
     assert isinstance(reason, Missing)
-    assert "by that of Tiny-3M-Instruct, of the same family" in reason.missing
+    assert "by the tokenizer of Tiny-3M-Instruct, of the same family" in reason.missing
     arrive(whole, settings, weights=True)
     exact = api.plan(experiment, settings, dry_run=True).plan
     assert [run.batches for run in exact.runs] == [run.batches for run in plan.runs]
@@ -196,7 +196,7 @@ def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: Use
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Tiny-1M-Instuct", "public models of near names: Tiny-1M"),
+        ("Tiny-1M-Instuct", "similar public models: Tiny-1M"),
         ("someone/Tiny-1M-Instruct", "models: [Tiny-1M-Instruct], which can be planned"),
         ("tiny-1m-instruct", "hf download"),
     ],
@@ -229,5 +229,5 @@ def test_a_schedule_needs_no_model(experiment: Path, settings: UserConfig) -> No
     api.plan(experiment, settings, ("compute.executor=slurm", "compute.gpu=A100-80GB", "compute.gpus_per_run=1"))
     request = PlaceRequest(cluster=Cluster(gpus=1, gpus_per_node=1))
     assert api.place_experiment(experiment, settings, request)[0].makespan_minutes > 0
-    with pytest.raises(HostError, match="planned before it was here"):
+    with pytest.raises(HostError, match="planned without its files"):
         api.place_experiment(experiment, settings, replace(request, writes_script=True))

@@ -142,7 +142,7 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     setup.write_text(text.replace('quantization: "none"', 'quantization: "int8"'))
     wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
     assert wrong.returncode == 2
-    assert "evaluate.quantization is one value for all runs" in wrong.stderr
+    assert "evaluate.quantization must have one value" in wrong.stderr
 
 
 def test_a_generated_file_that_was_edited_is_not_overwritten(call: Call, experiment: Path) -> None:

@@ -59,9 +59,9 @@ def test_a_loss_taken_over_is_shown_and_its_time_is_no_evidence(tmp_path: Path, 
     run = api.plan(folder, settings).plan.runs[0]
     taken = replace(made.VALIDATION, seconds=0.0, elapsed_seconds=0.0, taken_from="another")
     later = replace(made.VALIDATION, step=10, seconds=5.0, elapsed_seconds=5.0)
-    nothing = Missing(missing="nothing was measured")
+    nothing = Missing(missing="No measurements of")
     begun = merged([made.START, taken, *made.steps(4)])
-    assert figures_of_metrics(run, begun, nothing).validation_seconds == Missing(missing="no validation was made")
+    assert figures_of_metrics(run, begun, nothing).validation_seconds == Missing(missing="no validation yet")
     assert isinstance(work_facts(run, begun).validation_seconds, Missing)
     done = merged([made.START, taken, *made.steps(10), later])
     for seconds in (

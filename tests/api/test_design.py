@@ -222,7 +222,7 @@ def test_what_nothing_shows_or_compares_is_said(folder: Path, settings: UserConf
     answer = api.design(folder, settings, detect=0.2)
     assert isinstance(answer.cheapest, Missing)
     assert "up to 32 seeds and 200 items" in answer.cheapest.missing
-    with pytest.raises(InputError, match="nothing to apply"):
+    with pytest.raises(InputError, match="no design to apply"):
         api.design(folder, settings, detect=0.2, apply=True)
     with pytest.raises(InputError, match="--detect 0"):
         api.design(folder, settings, detect=0.0)

@@ -60,7 +60,7 @@ def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
         write_allocation(placed, SITE)
     text = write_allocation(placed, SITE, 240)[0].read_text()
     assert "#SBATCH --time=4:00:00" in text
-    with pytest.raises(InputError, match="never be started"):
+    with pytest.raises(InputError, match="never start in"):
         write_allocation(placed, SITE, 60)
     with pytest.raises(InputError, match="whole nodes"):
         allocation_of(Cluster(gpus=6, gpus_per_node=4), 60, needs_gpus=True)

@@ -49,9 +49,9 @@ def test_the_first_run_probes_says_so_and_plans_by_it(
     done = touchline("run", str(folder), *small, env=env)
     assert done.returncode == 0, done.stderr
     said = done.stderr
-    assert "nothing was measured of Tiny-1M-Instruct on this machine" in said
+    assert "No measurements of Tiny-1M-Instruct on this machine" in said
     assert "--no-probe" in said
-    assert said.index("kept in the history") < said.index("1M_rank2: ")
+    assert said.index("probe: ") < said.index("1M_rank2: ")
     plan = ExperimentFolder(folder).planned()
     assert len(plan.revisions) == 1
     (run,) = plan.runs
@@ -71,7 +71,7 @@ def test_the_first_run_probes_says_so_and_plans_by_it(
         history = {"TOUCHLINE_HISTORY_DIR": str(tmp_path / ("empty" if option else "history"))}
         _, again = interrupted("run", str(other), *option, *small, env=env | history, when=metrics.exists)
         assert metrics.exists(), again
-        assert "nothing was measured" not in again
+        assert "No measurements of" not in again
     assert sum(record.name.startswith("probe") for record in records(tmp_path)) == 1
 
 
@@ -85,7 +85,7 @@ def test_a_killed_probe_leaves_nothing(env: dict[str, str], tmp_path: Path) -> N
         )
         assert started.stderr is not None
         for line in started.stderr:
-            if "nothing was measured" in line:
+            if "No measurements of" in line:
                 break
         deadline = time.monotonic() + 60
         while not (children := psutil.Process(started.pid).children()) and time.monotonic() < deadline:

@@ -89,7 +89,7 @@ def _settings(folder: Path) -> UserConfig:
         ("recipes/needs_split.py, data.path: train_only.json", ["'dataset_val'", "no validation split"]),
         ("recipes/ignores.py", ["never reads the key 'epochs'"]),
         ("recipes/several.py", ["for several devices"]),
-        ("recipes/no_entry.py", ["no recipe of torchtune"]),
+        ("recipes/no_entry.py", ["not a torchtune recipe"]),
         ("recipes/no_python.py", ["line 1"]),
         ("recipes/helped.py", ["imports no_entry.py"]),
         ("recipes/mime.py", ["recipes/mime.py", "recipe: mine.py"]),
@@ -155,7 +155,7 @@ def test_an_edited_recipe_is_refused_before_the_queue_in_the_folder_and_by_a_sta
     run = planned.plan.runs[0]
     copy = folder / run.name / "run_recipe.py"
     copy.write_text(RECIPE + "\n")
-    with pytest.raises(PlanDriftError, match=r"the recipe .*run_recipe\.py' changed since it was planned"):
+    with pytest.raises(PlanDriftError, match=r"the recipe .*run_recipe\.py' changed since planning"):
         run_external(folder / run.name, Stop())
     copy.write_text(RECIPE)
     (folder / "recipes" / "mine.py").write_text(RECIPE + "# edited\n")

@@ -92,7 +92,7 @@ def test_an_experiment_built_in_python_plans_like_its_file(place: Path) -> None:
     (made / "experiment.yaml").write_text(text)
     with pytest.raises(PolicyError, match="was edited"):
         touchline.plan(experiment)
-    with pytest.raises(PolicyError, match="another experiment"):
+    with pytest.raises(PolicyError, match="a different experiment"):
         touchline.write_experiment(experiment.with_values({"seeds": [2]}), by_hand)
     assert (made / "experiment.yaml").read_text() == text
 
@@ -148,7 +148,7 @@ def test_errors_tell_what_to_do(tmp_path: Path) -> None:
     """A traceback ends with the findings, the expected value and a hint; one path stands for a list of one."""
     with pytest.raises(InputError, match="does not exist"):
         touchline.status(str(tmp_path / "nothing.yaml"))
-    with pytest.raises(InputError, match="int is no path") as caught:
+    with pytest.raises(InputError, match="int is not a path") as caught:
         touchline.results(5)
     assert caught.value.__notes__ == ["  expected: a path, or an Experiment"]
     with pytest.raises(InputError, match="nothing to be compared with") as caught:

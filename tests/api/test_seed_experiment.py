@@ -322,7 +322,7 @@ def test_comments_give_the_numbers_of_the_plan(unpacked: Planned, packed: Planne
             above = {line.partition(":")[0]: lines[place - 1] for place, line in enumerate(lines)}
             size, whole = run.batches.micro_batch_size, run.batches.global_batch_size
             assert above["gradient_accumulation_steps"].startswith(f"# {size} x {whole // size} = {whole} ")
-            assert f"{run.batches.steps_per_epoch} steps in an epoch, {run.batches.steps} in all" in text
+            assert f"{run.batches.steps_per_epoch} steps per epoch, {run.batches.steps} in total" in text
             assert "tune run lora_finetune_single_device_val --config finetune.yaml" in lines[0]
 
 

@@ -140,7 +140,7 @@ def test_what_was_measured_counts(place: Path, read: str, stated: str, kept: str
     record = add(place, gpu=stated)
     assert isinstance(record.machine.gpu, SourcedText)
     assert record.machine.gpu.value == kept
-    assert any("was stated (--gpu)" in note for note in record.notes) is contradicted
+    assert any("not the stated" in note for note in record.notes) is contradicted
 
 
 def test_a_gpu_of_several_memories_must_be_stated_and_every_example_can_be(place: Path) -> None:

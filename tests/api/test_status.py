@@ -224,7 +224,7 @@ def test_runs_status_is_kept_current_and_what_it_holds_of_others_stays(folder: P
     api.collect(folder, settings)
     assert path.read_text() == text
     # What is not ours is left alone.
-    for other in ("", "by hand: true\n", "# How every run of this experiment stands\nruns:\n  - name: x\n"):
+    for other in ("", "by hand: true\n", "# Status and measurements of every run\nruns:\n  - name: x\n"):
         path.write_text(other)
         assert call("status", str(folder)).exit_code == 0
         assert path.read_text() == other

@@ -294,7 +294,7 @@ def test_a_replaced_image_is_refused_by_its_name(place: Path, tmp_path: Path) ->
         turned.save(image)
         done = touchline("resume", str(folder), env=env)
         assert done.returncode != 0
-        assert f"the image {image.name!r} changed since it was planned" in done.stderr
+        assert f"the image {image.name!r} changed since planning" in done.stderr
         with pytest.raises(PlanDriftError, match=f"image '{image.name}' of the {split} split changed"):
             read()
         image.write_bytes(content)
@@ -326,8 +326,8 @@ def test_lengths_count_the_patches_of_the_images(place: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["models=[../Blind-1M]"], "the model takes text alone"),
-        (["factors={train.backend: [peft, axolotl]}"], "axolotl trains no vision-language model"),
+        (["models=[../Blind-1M]"], "the model takes text only"),
+        (["factors={train.backend: [peft, axolotl]}"], "axolotl does not train vision-language models"),
         (["train.packed=true"], "sequences cannot be packed"),
     ],
 )

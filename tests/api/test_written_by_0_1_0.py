@@ -149,7 +149,7 @@ def test_an_experiment_with_a_removed_key_is_read_and_a_line_says_what_is_not_sh
         text = path.read_text().replace("max_new_tokens: 4, batch", f"max_new_tokens: 4, {key}, batch")
         path.write_text(text.replace('"general": null', key).replace("  general: null", f"  {key}"))
         assert "arc_easy" in path.read_text()
-    line = "`evaluate.general` was removed after 0.1.0; use an Inspect task under evaluate.tasks"
+    line = "`evaluate.general` was removed after 0.1.0, use an Inspect task under evaluate.tasks"
     for words in (("status",), ("results",), ("report",)):
         done = laptop.run(*words, "finished")
         assert done.returncode == 0, done.stderr

@@ -102,7 +102,7 @@ def test_an_unsupported_value_names_the_backend_that_supports_it_or_a_supported_
     found = list(unsupported_settings("plain", train, known))
     assert [each.subject for each in found] == ["train.quantization", "train.lora.dora"]
     assert all(each.hint == "backend: able" for each in found)
-    assert "quantization: nf4; expected none" in found[0].message
+    assert "quantization: nf4, expected none" in found[0].message
     only = {"only": Capabilities(values={"neftune_alpha": (None,), "dataloader_workers": (0,)})}
     found = list(unsupported_settings("only", TrainConfig(neftune_alpha=5.0, dataloader_workers=2), only))
     assert [each.hint for each in found] == ["neftune_alpha: none", "dataloader_workers: 0"]
@@ -154,7 +154,7 @@ def test_what_depends_on_the_model_is_refused_and_the_rest_is_not() -> None:
         assert refused_settings(MODEL, train) == ()
     assert refused_settings(MODEL, train_of("trl", sharding="full"), 2) == ()
     (liger,) = refused_settings(replace(MODEL, model_type="gpt2"), train_of("trl", kernels="liger"))
-    assert "a gpt2; expected llama" in liger.message
+    assert "a gpt2, expected llama" in liger.message
     assert [each.subject for each in refused_settings(PICTURES, train_of("peft", compile=True))] == ["train.compile"]
 
 

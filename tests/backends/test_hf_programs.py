@@ -184,9 +184,7 @@ def test_the_impossible_is_refused(experiment: PlannedExperiment, train: TrainCo
 def test_a_refusal_of_packed_sequences_gives_its_reason(experiment: PlannedExperiment) -> None:
     (model,) = experiment.plan.models.values()
     (found,) = refused_settings(model, TrainConfig(learning_rate=2e-4, backend="axolotl", max_seq_len=96, packed=True))
-    assert (
-        "packed: true (it is not verified that its packs keep examples apart); expected false or auto" in found.message
-    )
+    assert "packed: true (isolation of its packed examples is not verified), expected false or auto" in found.message
     train = TrainConfig(
         learning_rate=2e-4,
         backend="llamafactory",
@@ -231,5 +229,5 @@ def test_the_program_is_the_script_of_the_run_folder(experiment: PlannedExperime
     (run, *_) = (run for run in experiment.plan.runs if run.train is not None and run.train.backend == backend)
     for name in ("finetune.py", "recorder.py"):
         compile((experiment.folder / run.name / name).read_text(), name, "exec")
-    with pytest.raises(InputError, match="no environment of its own"):
+    with pytest.raises(InputError, match="no separate environment"):
         environment_of("trl")

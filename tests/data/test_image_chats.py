@@ -125,10 +125,10 @@ def test_all_faults_of_images_come_at_once(images: Path) -> None:
     messages = [finding.message for finding in load_dataset(data, images).findings]
     for words in (
         "an image does not exist (2 times: rows 1, 5)",
-        "an image is neither PNG nor JPEG, or is broken",
-        "the text has 2 places of images, and the row has 1",
-        "column 'images' holds an image that is not a path",
-        "a turn of the assistant holds an image",
+        "an image is not a valid PNG or JPEG file",
+        "the text has 2 <image>, but the row has 1",
+        "column 'images' contains an image that is not a path",
+        "an assistant turn contains an image",
     ):
         assert any(words in message for message in messages), (words, messages)
     with pytest.raises(InputError):
@@ -138,11 +138,11 @@ def test_all_faults_of_images_come_at_once(images: Path) -> None:
 def test_a_text_model_refuses_images_and_text_needs_none(images: Path, model: Path, tmp_path: Path) -> None:
     data = DataConfig(path="colors.json", images="image", prompt="{input}")
     example, *_ = load_examples(data, "train", images)
-    with pytest.raises(InputError, match="have images, and the model takes text alone"):
+    with pytest.raises(InputError, match="have images, but the model takes text only"):
         load_renderer(read_model(build_tiny_model(tmp_path / "Tiny-1M")), DATE).example(example)
     plain = DataConfig(path="colors.json", prompt="{input} <|image_pad|>")
     example, *_ = load_examples(plain, "train", images)
-    with pytest.raises(InputError, match="writes 1 image tokens for the 0 images"):
+    with pytest.raises(InputError, match="writes 1 image tokens, but"):
         load_renderer(read_model(model), DATE).example(example)
 
 

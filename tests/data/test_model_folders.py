@@ -422,7 +422,7 @@ def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             load_model(name, hostile)
         assert str(caught.value.hint).startswith(hint)
-        assert "nothing" in caught.value.message
+        assert "models there: none" in caught.value.message
 
 
 def test_a_hub_id_is_called_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +452,7 @@ def test_a_hub_id_is_called_one(folder: Path, tmp_path: Path, monkeypatch: pytes
         with pytest.raises(InputError) as caught:
             load_model(name, tmp_path / "nothing")
         hint = str(caught.value.hint)
-        assert ("gated: first accept its licence" in hint) == is_gated, name
+        assert ("gated: first accept its license" in hint) == is_gated, name
         assert "ORG/" not in hint, name
         assert f"--local-dir {tmp_path / 'nothing' / name.rpartition('/')[2]}" in hint
 

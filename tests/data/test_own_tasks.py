@@ -87,7 +87,12 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
         (TASK.replace("limit=3", "limit"), "tasks/mine.py", "line 21: the task one needs arguments: limit", None),
         (TASK.replace("(data, limit=3)", "(*, wanted, data)"), "tasks/mine.py", "needs arguments: wanted", None),
         (TASK + TASK.replace("one", "two"), "tasks/mine.py", "has 2 tasks: one, two", "task: tasks/mine.py@one"),
-        (TASK.replace("(data)", "('gone.jsonl')"), "tasks/mine.py", "line 22: there is no data 'gone.jsonl'", None),
+        (
+            TASK.replace("(data)", "('gone.jsonl')"),
+            "tasks/mine.py",
+            "line 22: data file 'gone.jsonl' does not exist",
+            None,
+        ),
         (TASK, "tasks/mime.py", "does not exist", "task: tasks/mine.py"),
         (TASK, "tasks/mime.py@one", "does not exist", "task: tasks/mine.py@one"),
         ("def one():\n    ...\n", "tasks/mine.py", "has no Inspect task", None),
@@ -127,10 +132,10 @@ def test_answers_that_are_no_labels_are_refused(tmp_path: Path) -> None:
     """Free text, one label for all, labels told apart by signs alone, and answers that the given labels lack."""
     text = [f"a story about {n}" for n in range(40)]
     cases: tuple[tuple[dict[str, list[str]], list[str | int], str], ...] = (
-        ({"train": text, "test": [f"{each}!" for each in text]}, [], "not a set of labels"),
-        ({"train": ["a", "a"], "test": ["a"]}, [], "one label alone"),
+        ({"train": text, "test": [f"{each}!" for each in text]}, [], "too many for labels"),
+        ({"train": ["a", "a"], "test": ["a"]}, [], "only one label"),
         ({"train": ["very good", "very-good"], "test": ["very good"]}, [], "differ only in punctuation"),
-        ({"train": ["0", "1"], "test": ["2"]}, [0, 1], "none of evaluate.labels: '2'"),
+        ({"train": ["0", "1"], "test": ["2"]}, [0, 1], "not in evaluate.labels: '2'"),
     )
     for place, (splits, labels, message) in enumerate(cases):
         found, findings = label_set(dataset(tmp_path / str(place), splits), tmp_path / str(place), labels)
@@ -139,7 +144,7 @@ def test_answers_that_are_no_labels_are_refused(tmp_path: Path) -> None:
     data = dataset(tmp_path / "unseen", {"train": ["a", "b"], "test": ["c"]})
     found, (finding,) = label_set(data, tmp_path / "unseen")
     assert found is not None
-    assert "no training row has: 'c'" in finding.message
+    assert "without a training row: 'c'" in finding.message
 
 
 def test_a_prompt_unlike_trainings_is_found_where_it_can_be_known() -> None:

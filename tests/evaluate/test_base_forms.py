@@ -95,5 +95,5 @@ def test_a_job_without_the_planned_gpus_says_so(tmp_path: Path, monkeypatch: pyt
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(HostError, match="planned for 2 GPUs, and 1 GPU can be seen"):
+    with pytest.raises(HostError, match="planned for 2 GPUs, but 1 GPU can be seen"):
         loading.device_limits(torch.device("cuda"), loading.BaseForm(gpus=2))

@@ -157,7 +157,7 @@ def test_another_run_or_another_base_is_refused(tmp_path: Path) -> None:
         EvaluationRequest(jobs=(RequestedJob(run=run, checkpoint=NO_OP_CHECKPOINT),))
         for run in ("tiny_base", "tiny_noop")
     )
-    with pytest.raises(InputError, match="no no-op control"):
+    with pytest.raises(InputError, match="not a no-op control"):
         evaluate(experiment, base)
     with pytest.raises(PlanDriftError):
         evaluate(experiment, noop)

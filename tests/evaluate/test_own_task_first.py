@@ -92,7 +92,7 @@ def test_other_code_than_planned_is_refused_also_in_a_module(experiment: Path) -
     own(experiment)
     mark = experiment / "ran"
     (experiment / "tasks" / "helpers.py").write_text(f"open({str(mark)!r}, 'w')\n{HELPERS}")
-    with pytest.raises(PlanDriftError, match=r"helpers\.py.*is not the file that was planned"):
+    with pytest.raises(PlanDriftError, match=r"helpers\.py.*differs from the planned file"):
         go(experiment)
     assert not mark.exists()
     assert not list((experiment / "tiny_base" / "eval").glob("*.eval"))
@@ -127,7 +127,10 @@ def test_a_prompt_that_training_did_not_teach_is_recorded(experiment: Path) -> N
         (same, None),
         (BODY.replace("solver=generate()", "solver=[system_message('Be brief'), generate()]"), "system turn is none"),
         (same.replace("' + w,", "' + w + ' ',"), None),
-        (same.replace("Capitalize the given word: ", "Say in capitals: "), "training asks 'Capitalize the given word"),
+        (
+            same.replace("Capitalize the given word: ", "Say in capitals: "),
+            "training prompts 'Capitalize the given word",
+        ),
     )
     for body, difference in cases:
         own(experiment, body)
@@ -143,9 +146,9 @@ def test_prompts_are_compared_turn_by_turn_and_by_what_they_share() -> None:
     assert turns_difference(asked, asked) is None
     cases = (
         ([("system", "Be brief"), *asked], "system turn is none, the task's is 'Be brief'"),
-        ([("user", "a"), ("assistant", "A"), *asked], "training asks in 1 turn, the task in 3 turns"),
-        ([("user", "Capitalize: word ")], "other white space"),
-        ([("user", "Capitalise: word")], "training asks 'Capitalize: word', the task 'Capitalise: word'"),
+        ([("user", "a"), ("assistant", "A"), *asked], "training prompts have 1 turn, the task's have 3 turns"),
+        ([("user", "Capitalize: word ")], "different white space"),
+        ([("user", "Capitalise: word")], "training prompts 'Capitalize: word', the task 'Capitalise: word'"),
     )
     for other, message in cases:
         assert message in str(turns_difference(asked, other))

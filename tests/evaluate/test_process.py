@@ -125,7 +125,7 @@ def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_p
     kept = [(record.checkpoint, len(record.samples)) for record in read_evaluations(alone / "tiny_rank8")]
     assert sorted(kept) == [("epoch_0", 4), ("epoch_0", 20)]
     before = files(alone)
-    assert run_one(alone, "tiny_base").stderr == "touchline: tiny_base: evaluated already\n"
+    assert run_one(alone, "tiny_base").stderr == "touchline: tiny_base: already evaluated\n"
     assert files(alone) == before
 
 

@@ -173,7 +173,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapters: tuple[
     """The recorded hash of the base decides, not its path."""
     moved = shutil.copytree(adapters[0], tmp_path / "epoch_0")
     write_marker(tiny_base, moved, base_weights_sha256="0" * 64)
-    with pytest.raises(PlanDriftError, match="another base"):
+    with pytest.raises(PlanDriftError, match="a different base"):
         TouchlineAPI(str(moved))
 
 
@@ -182,7 +182,7 @@ def test_empty_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds neither"):
+    with pytest.raises(InputError, match="contains neither"):
         TouchlineAPI("empty")
     with pytest.raises(InputError, match="does not exist"):
         TouchlineAPI("epoch_3")

@@ -93,7 +93,7 @@ def test_forms_choices_and_judges_are_no_false_alarms(tmp_path: Path) -> None:
         "choices": ["EV217"],
         "judge": ["EV217"],
     }
-    assert "own solver marks" in found["choices"][0].message
+    assert "own solver's marks" in found["choices"][0].message
 
 
 @pytest.mark.usefixtures("in_process")

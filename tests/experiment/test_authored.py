@@ -76,7 +76,7 @@ def test_all_errors_come_at_once() -> None:
         "data.path": ("data.path: expected a text, got 3", None),
         "train.epochs": ("train.epochs: expected at least 1, got 0", None),
         "train.learning_rate": ("train.learning_rate: expected a number, got nan", None),
-        "train.lora": ("train.lora: expected a mapping with the keys of the file, got TrainConfig", None),
+        "train.lora": ("train.lora: expected a mapping with the keys of experiment.yaml, got TrainConfig", None),
         "train.rank": ("unknown key 'train.rank'", "did you mean 'train.lora.rank'?"),
         "evaluate.seed": ("evaluate.seed: expected a text, number, list or mapping, got object", None),
     }

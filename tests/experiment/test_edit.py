@@ -43,7 +43,7 @@ def test_what_cannot_be_set_alone_is_refused_in_words() -> None:
     shared = "a: &one {k: 1}\ntrain: *one\n"
     with pytest.raises(InputError) as caught:
         with_values(shared, "experiment.yaml", {"train.k": 2})
-    assert "write it by hand" in str(caught.value.hint)
+    assert "edit the file" in str(caught.value.hint)
 
 
 KEYS = st.sampled_from(["train.epochs", "train.packed", "train.new", "train.checkpoint.keep", "compute.a.b", "other.x"])

@@ -77,7 +77,7 @@ CASES: list[FaultCase] = [
         "torchtune.models.llama3_2.qlora_llama3_2_1b",
     ),
     FaultCase(
-        name="the tokenizer takes the end token out of the loss",
+        name="removes the end token from the loss",
         code="BK019",
         files={"finetune.yaml": changed(_QWEN_MODEL, _LLAMA, _QWEN.format(limit=2048))},
         near_miss={"finetune.yaml": changed(_QWEN_MODEL, _LLAMA, _QWEN.format(limit="null"))},

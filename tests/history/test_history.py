@@ -38,7 +38,7 @@ def read_lines(group: FileGroup) -> list[LoggedRun | SkippedFile]:
     """A reader for tests: a log that says `run` is one, with as many steps as it has lines; `---` parts several."""
     text = group.files[0].read_text()
     if "run" not in text:
-        return [SkippedFile(path=group.files[0], reason="no line of a training in it")]
+        return [SkippedFile(path=group.files[0], reason="no lines of a training run")]
     return [
         LoggedRun(
             reading=make_reading(
@@ -183,8 +183,8 @@ def test_whatever_lies_in_the_folder_the_records_are_read(tmp_path: Path) -> Non
     assert {i.path for i in found if isinstance(i, Broken)} == {half, edited, future, empty, folder, misplaced, stray}
     assert names(tmp_path) == ["good"]
     reasons = {item.path: item.reason for item in load_index(tmp_path).broken}
-    assert "copied by half" in reasons[half]
-    assert "changed by hand" in reasons[edited]
+    assert "incomplete copy" in reasons[half]
+    assert "or edited" in reasons[edited]
     assert "version 99" in reasons[future]
     assert load_index(tmp_path, rebuild=True).broken == load_index(tmp_path).broken
     assert store_record(tmp_path, make_record("half")) == half, "only what was copied by half is written over"
@@ -323,7 +323,7 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
         find_record(tmp_path, found, "")
     path = store_record(tmp_path, make_record("night_shift"))
     path.write_bytes(b"{")
-    with pytest.raises(InputError, match="broken"):
+    with pytest.raises(InputError, match="corrupt"):
         find_record(tmp_path, found, "night_shift")
 
 
@@ -337,7 +337,7 @@ def test_adding_learns_refuses_and_skips(tmp_path: Path) -> None:
     assert tmp_path.name not in (cache / "seen.json").read_text(), "who reads where is nobody's business"
     assert (cache / ".gitignore").read_text() == "*\n"
     assert [(item.name, item.new) for item in first.learned] == [("a", True)]
-    assert [(item.path, item.reason) for item in first.refused] == [(str(b), "no line of a training in it")]
+    assert [(item.path, item.reason) for item in first.refused] == [(str(b), "no lines of a training run")]
     assert (first.unchanged_files, first.unchanged_runs) == (0, 0)
     second = add_groups(history, groups_of(a, b), read_lines)
     assert (second.learned, second.refused) == ((), ())
@@ -458,4 +458,4 @@ def test_a_file_that_is_gone_after_it_was_read_is_refused(tmp_path: Path) -> Non
 
     added = add_groups(tmp_path / "h", groups_of(*logs), read)
     assert [item.name for item in added.learned] == ["b"]
-    assert "gone" in added.refused[0].reason
+    assert "disappeared" in added.refused[0].reason

@@ -31,7 +31,7 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
     log = group.files[0]
     lines = [line for line in log.read_text().splitlines() if line.startswith("run ")]
     if not lines:
-        return [SkippedFile(path=log, reason="no line of a training in it")]
+        return [SkippedFile(path=log, reason="no lines of a training run")]
     return [
         LoggedRun(
             reading=make_reading(
@@ -102,7 +102,7 @@ def test_read_gives_one_object_a_run_and_line(call: Call, logs: Path, tmp_path: 
     }
     assert first["eval_loss"] == {"missing": "no line says it"}
     assert first["model"] == {"value": "acme/Tiny-1B", "where": "night_shift.log:1"}
-    assert talk.splitlines() == [f"{logs / 'poem.txt'}: no run: no line of a training in it"]
+    assert talk.splitlines() == [f"{logs / 'poem.txt'}: no run: no lines of a training run"]
     assert not (tmp_path / "history").exists()
 
 
@@ -162,7 +162,7 @@ def test_add_tells_what_was_learned_refused_and_skipped(call: Call, logs: Path) 
         assert cell in row
     for line in (7, 8, 12):
         assert f"{logs / 'night_shift.log'}:{line}" in row
-    assert f"{logs / 'poem.txt'}  no line of a training in it" in told
+    assert f"{logs / 'poem.txt'}  no lines of a training run" in told
     assert "3 new records, 0 known already, 1 files refused; 0 unchanged files skipped" in told
     assert "note: night_shift: 3 lines were cut" in talk
     code, told, _ = call("add", logs)

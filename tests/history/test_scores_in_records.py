@@ -71,7 +71,7 @@ def test_outcomes_that_do_not_fit_the_items_are_missing_with_a_reason(changes: d
     assert str(changes.get("items", 8)) in found.missing
 
 
-PARTS = Missing(missing="an item can be right in part")
+PARTS = Missing(missing="an item can be partly correct")
 
 
 @given(st.lists(st.floats(0, 1), max_size=70))

@@ -132,7 +132,7 @@ STOPPED = (
     "{'train_runtime': 500.0, 'train_samples_per_second': 80.0, 'train_steps_per_second': 10.0, 'train_loss': 1.7, "
     "'epoch': 1.0}\n"
 )
-GUESS = "a guess from a line that anything could print"
+GUESS = "guessed from a line that any program could print"
 
 ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
     # ---- early stops, and ends that are none
@@ -300,7 +300,7 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
         rows(10, 50, 100) + crash(OUT_OF_MEMORY, ("train.py", "<module>")),
         {"outcome": "gpu_oom", "exit": "OutOfMemoryError"},
     ),
-    "memory of the host": (rows(10, 50, 100) + KILLED.format(job=9), {"outcome": "host_oom"}),
+    "host memory": (rows(10, 50, 100) + KILLED.format(job=9), {"outcome": "host_oom"}),
     "a warning that names an exception ends nothing": (
         "step 10/50 | loss 2.5\nWARNING 06-25 16:32:09 [import_utils.py:408] ImportError: libnvrtc: cannot open\n",
         {"outcome": "running_or_truncated"},

@@ -30,7 +30,8 @@ REVIEWED: dict[str, str] = {
     " by ": "SLURM: CANCELLED by <uid>",
     "os error ": "safetensors",
     "touchline report": "recognizes a report in a file, by the command that wrote it",
-    "# How every run of this experiment stands": "recognizes runs_status.yaml, by its first line",
+    "# Status and measurements of every run": "recognizes runs_status.yaml, by its first line",
+    "# How every run of this experiment": "the same, of version 0.1.0",
     "  - name: ": "YAML",
 }
 """Texts that are looked for and also stand in a string of the package, each with where they come from."""

@@ -150,7 +150,7 @@ def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
     given = np.array([10, 100, 30, 70], np.uint32)
     text = told(case(given, settings(max_seq_len=50, micro_batch_size=1), np.array([5, 60, 30, 10])))
     assert "With max_seq_len 50, 2 of 4 examples (50.0%) are truncated: 70 of 210 tokens are lost." in text
-    assert "They lose the end of the answer, which teaches the model to stop early; 1 lose the whole answer." in text
+    assert "They lose the end of the answer, which teaches the model to stop early. 1 lose the whole answer." in text
     assert "The longest example has 100 tokens" in text
     both = case(given, settings(max_seq_len=50, micro_batch_size=1))
     dropping = replace(
@@ -192,7 +192,7 @@ def test_a_packer_that_wastes_rows_is_told_with_ours() -> None:
     assert ours.optimal
     assert ours.packs < 0.85 * rows
     fewer = f"{100 * (1 - ours.packs / rows):.0f}% fewer"
-    assert f"makes {rows:,} sequences; {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
+    assert f"makes {rows:,} sequences, but {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
     assert "packer makes" not in told(case(CAPITALIZATION, settings()))
 
 

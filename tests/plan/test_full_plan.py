@@ -81,10 +81,14 @@ def test_settings_of_adapters_are_not_part_of_a_whole_training(base: Path, tmp_p
 @pytest.mark.parametrize(
     ("train", "rest", "message"),
     [
-        ("method: full, lora: {rank: 8}", "", "train.lora.rank is given to a run with method: full"),
-        ("method: full, checkpoint: {save: merged}", "", "train.checkpoint.save is given to a run with method: full"),
-        ("epochs: 1", "factors: {train.method: [lora, full], train.lora.rank: [4, 8]}\n", "train.lora.rank is given"),
-        ("epochs: 1", "pairs: [{train.method: full, train.lora.rank: 8}]\n", "train.lora.rank is given"),
+        ("method: full, lora: {rank: 8}", "", "train.lora.rank needs an adapter"),
+        ("method: full, checkpoint: {save: merged}", "", "train.checkpoint.save needs an adapter"),
+        (
+            "epochs: 1",
+            "factors: {train.method: [lora, full], train.lora.rank: [4, 8]}\n",
+            "train.lora.rank needs an adapter",
+        ),
+        ("epochs: 1", "pairs: [{train.method: full, train.lora.rank: 8}]\n", "train.lora.rank needs an adapter"),
         ("method: full, quantization: nf4", "", "quantized weights cannot be trained"),
         ("method: full, optimizer: muon", "", "muon"),
         ("method: full, backend: axolotl", "", "does not support method: full"),

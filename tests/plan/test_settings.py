@@ -161,11 +161,11 @@ def test_what_past_runs_say_nothing_of_is_named_beside_them() -> None:
     run = dataclasses.replace(made_run(), peak_memory=peak)
     for_memory = PastRunsUsed(found=2, time=(), memory=("a", "b"))
     (line,) = (each for each in _evidence_lines(run, for_memory) if "past runs" in each)
-    assert line == "2 past runs found; used: 0 for time, 2 for memory (a, b). None for evaluation times"
+    assert line == "2 past runs found, used: 0 for time, 2 for memory (a, b). None for evaluation times"
     seconds = Quantity(value=9.0, unit="s", method="rates", where="a")
     timed = dataclasses.replace(run, train_seconds=seconds, evaluate_seconds=seconds)
     (line,) = (each for each in _evidence_lines(timed, for_memory) if "past runs" in each)
-    assert line == "2 past runs found; used: 0 for time, 2 for memory (a, b)"
+    assert line == "2 past runs found, used: 0 for time, 2 for memory (a, b)"
 
 
 def _evidence_lines(run: PlannedRun, past: PastRunsUsed) -> list[str]:

@@ -240,7 +240,7 @@ def test_a_probe_of_both_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(probe_run, "busy_load", lambda one: 9.0)
     monkeypatch.setattr(probe_run, "try_batch", lambda *_, **__: pytest.fail("it was measured"))
     assert probe_run.measure_slots(found, found.runs[0], folder, settings, told.append)
-    assert told[-1].endswith("and slots are not measured")
+    assert told[-1].endswith("Runs at once were not measured.")
 
 
 def test_more_slots_than_threads_are_refused(folder: Path) -> None:

@@ -125,7 +125,7 @@ def test_half_of_the_runs_missing_and_other_items_are_no_obstacle() -> None:
     (found,) = analyses(runs, FACTORS)
     assert [score.run for score in found.scores] == ["other", "short", "base"]
     assert [(each.run, each.reason) for each in found.refusals] == [
-        ("other", "the items differ: 100 and 100, 0 of them in both")
+        ("other", "the items differ: 100 and 100, 0 in both")
     ]
     assert [each.run for each in found.comparisons] == ["short"]
 
@@ -150,7 +150,7 @@ def test_collected_runs_carry_the_same_differences() -> None:
         name: result.difference for name, result in found.items() if result.difference is not None
     }
     assert tuple(map(str, found["other"].notes)) == (
-        "not compared with base: the items differ: 100 and 100, 0 of them in both",
+        "not compared with base: the items differ: 100 and 100, 0 in both",
     )
     assert found["base"].difference is None
     assert found["r4"].kind is RunKind.FINE_TUNED

@@ -46,7 +46,7 @@ def test_metrics_that_cannot_be_read_are_one_issue() -> None:
     assert [(each.title, each.text) for each in report.issues if each.title != NO_EVALUATION] == [
         (
             "metrics cannot be read",
-            "Steps and losses are not known: metrics.jsonl cannot be read (Is a directory).",
+            "Steps and losses are unknown: metrics.jsonl cannot be read (Is a directory).",
         )
     ]
 

@@ -173,7 +173,7 @@ def test_unfinished_and_changed_runs_are_refused(experiment: Path, settings: Use
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(PolicyError, match="another content than was saved"):
+    with pytest.raises(PolicyError, match="different content than was saved"):
         publish(experiment, settings)
     (experiment / RUN / "training.json").unlink()
     with pytest.raises(PolicyError, match="is not finished"):

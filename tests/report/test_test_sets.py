@@ -159,7 +159,7 @@ def test_seeds_that_agree_have_no_interval_and_missing_ones_are_named() -> None:
     cell, other = matrix.rows[0].scores["5L"], matrix.rows[1].scores["13L"]
     assert isinstance(cell, Quantity)
     assert (cell.low, cell.high) == (None, None)
-    assert "they do not differ: no interval over seeds" in (cell.method or "")
+    assert "no interval because they do not differ" in (cell.method or "")
     assert isinstance(other, Quantity)
     assert "1 seed not evaluated" in (other.method or "")
     none = [replace(each, set_scores=dict.fromkeys(SETS, NOT_EVALUATED)) for each in results]

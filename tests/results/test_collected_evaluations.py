@@ -96,7 +96,7 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
     assert result.other_evaluations == ()
     assert len(result.evaluations) == 1
     assert [record.task for record in result.earlier_evaluations] == [TASKS[1].name]
-    assert any("by other settings kept beside" in str(note) for note in result.notes)
+    assert any("with other settings kept" in str(note) for note in result.notes)
 
 
 def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
@@ -200,7 +200,9 @@ def test_clusters_are_read_from_the_dataset_whenever_they_are_named(tmp_path: Pa
     assert collected(clustered_plan(tmp_path, "alone"), tmp_path).evaluations == before.evaluations
 
 
-@pytest.mark.parametrize(("known", "words"), [(None, "all items count as standing alone"), ("d1", "evaluation's day")])
+@pytest.mark.parametrize(
+    ("known", "words"), [(None, "items are treated as independent"), ("d1", "clusters are from the evaluation")]
+)
 def test_clusters_that_cannot_be_read_are_told(tmp_path: Path, known: str | None, words: str) -> None:
     """A dataset that is gone, or has other rows by now; what the scores file says stays."""
     plan = clustered_plan(tmp_path, "doc")

@@ -90,7 +90,7 @@ def test_results_are_collected_all_the_same(tmp_path: Path, spoil: object) -> No
     assert metrics.unread
     (result,) = collect_results(made_plan(run), tmp_path)
     assert tuple(map(str, result.notes)) == (
-        f"steps and losses are not known: metrics.jsonl cannot be read ({metrics.unread})",
+        f"steps and losses are unknown: metrics.jsonl cannot be read ({metrics.unread})",
     )
     assert result.final_train_loss == Missing(missing="metrics.jsonl cannot be read")
 

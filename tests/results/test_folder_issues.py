@@ -44,8 +44,8 @@ def test_cut_logs_and_broken_scores(tmp_path: Path, run: RunResult) -> None:
     (folder / "cut_epoch_0.eval").write_bytes((folder / "whole_epoch_0.eval").read_bytes()[:40])
     (folder / "whole_epoch_0.scores.json").write_text('{"samples": [')
     found = {each.title: each for each in folder_issues(tmp_path, [run])}
-    assert set(found) == {"an evaluation's log is cut", "scores cannot be read"}
-    assert found["an evaluation's log is cut"].where == "1B_rank4/eval/cut_epoch_0.eval"
+    assert set(found) == {"an evaluation's log is truncated", "scores cannot be read"}
+    assert found["an evaluation's log is truncated"].where == "1B_rank4/eval/cut_epoch_0.eval"
 
 
 def test_a_failed_job_shows_its_last_lines(tmp_path: Path, run: RunResult) -> None:

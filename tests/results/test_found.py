@@ -73,7 +73,7 @@ def test_the_report_counts_them_as_complete_and_tells_the_cause_once(gathered: R
     assert build_report(gathered).completed == 4
     assert "0 of 4" not in markdown
     (cause,) = issues(gathered, "moved onto itself")
-    assert "4 of 4 of these trainings are complete" in cause.text
+    assert "4 of 4 of these runs are complete" in cause.text
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: ReportInpu
             known.rate, "tokens/s/GPU", "label", "last",
         )  # fmt: skip
         assert rate.method is not None
-        assert "not a mean" in rate.method
+        assert "of one step" in rate.method
 
 
 def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: ReportInputs) -> None:

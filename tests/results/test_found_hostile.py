@@ -62,7 +62,7 @@ def test_a_folder_without_runs_a_file_or_nothing_is_one_clear_fault(tmp_path: Pa
     (tmp_path / "data" / "words.json").write_text("[]")
     (tmp_path / "notes.txt").write_text("nothing")
     for path, words in (
-        (tmp_path, "holds no run"),
+        (tmp_path, "contains no run"),
         (tmp_path / "notes.txt", "not a directory"),
         (tmp_path / "gone", "not exist"),
     ):
@@ -130,7 +130,7 @@ def test_logs_that_are_no_text(folder: Path) -> None:
     gathered = find(folder)
     for name in NO_TEXT:
         assert one(gathered, name).outcome is TrainingOutcome.NOT_STARTED, name
-        assert {"a file cannot be read", "no log of a training"} & set(titles(gathered, name)), name
+        assert {"a file cannot be read", "no training log"} & set(titles(gathered, name)), name
     assert one(gathered, "1B_rank4").model == "Llama-3.2-1B-Instruct"
     as_json(gathered)
 
@@ -287,8 +287,8 @@ def test_a_missing_epoch_is_told_and_checkpoints_alone_are_a_run(folder: Path) -
     ]
     run = one(gathered, "some_run")
     assert [each.name for each in run.checkpoints] == ["epoch_0", "epoch_1"]
-    assert run.train_seconds == Missing(missing="no log of a training")
-    assert "no log of a training" in titles(gathered, "some_run")
+    assert run.train_seconds == Missing(missing="no training log")
+    assert "no training log" in titles(gathered, "some_run")
 
 
 # ---- other layouts ---------------------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_logs_beside_the_run_folders_go_to_the_run_that_they_name(folder: Path) 
     assert isinstance(loss, Quantity)
     assert loss.where is not None
     assert loss.where.partition(":")[0] == "../slurm-61000501.out"
-    assert "a log of no known run" in titles(gathered)
+    assert "a log without a known run" in titles(gathered)
 
 
 def test_output_in_a_folder_of_its_own_is_of_the_run_around_it(tmp_path: Path) -> None:

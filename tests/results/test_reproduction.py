@@ -189,7 +189,7 @@ def test_the_folder_holds_the_saved_plan_and_nothing_of_the_original(experiment:
     assert again.dataset in copy.plan.datasets
     # The same call resumes; another run, or other content, is refused.
     assert write_reproduction(planned.folder, planned.plan, run, tmp_path / "again").plan == copy.plan
-    with pytest.raises(PolicyError, match="something else"):
+    with pytest.raises(PolicyError, match="something other"):
         write_reproduction(planned.folder, planned.plan, planned.plan.runs[0], tmp_path / "again")
     for place in (experiment, experiment / RUN, experiment / RUN / "within"):
         with pytest.raises(PolicyError):

@@ -103,7 +103,7 @@ def test_the_plans_forecast_of_the_tiny_model_holds(trained: Trained) -> None:
     assert isinstance(found.forecast, Quantity)
     assert found.forecast.unit == "B"
     assert found.forecast.value == pytest.approx(found.total_bytes, rel=WITHIN)
-    assert found.forecast.method == "without 1 of 3 runs, for which nothing was forecast"
+    assert found.forecast.method == "without 1 of 3 runs, which had no prediction"
 
 
 def _settings_of_peft(path: Path) -> None:
@@ -139,7 +139,7 @@ def test_of_a_foreign_run_nothing_was_forecast(tmp_path: Path, trained_once: Tra
         tmp_path / "gone" / "epoch_0", trained_once.base, 4, base_model_name_or_path="meta-llama/Llama-3.2-1B"
     )
     found = verify_folders({"run": tmp_path / "run", "gone": tmp_path / "gone"}).storage
-    assert found.forecast == Missing(missing="nothing was planned")
+    assert found.forecast == Missing(missing="no plan")
     assert isinstance(found.bases["Tiny-1M-Instruct"], Quantity)
     assert found.bases["Llama-3.2-1B"] == Missing(missing="the base is not on this disk")
     assert isinstance(found.runs[1].full_model_bytes, Missing)

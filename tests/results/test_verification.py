@@ -232,7 +232,7 @@ def test_what_a_plan_asks_for_and_is_not_there_is_told(trained: Trained) -> None
     assert [(item.run, item.name, item.reason, item.expected) for item in found.missing] == [
         ("1M_rank2", "epoch_0", "the run has no folder yet", True),
         ("1M_rank2", "epoch_1", "the run has no folder yet", True),
-        ("1M_rank4", "epoch_0", "training.json says that it is kept, and it is not there", False),
+        ("1M_rank4", "epoch_0", "missing, but training.json lists it as kept", False),
     ]
 
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_in_the_making_is_told(trained: Trained) -> None:
     (folder / "epoch_1" / MARKER).unlink()
     (folder / "epoch_1").rename(folder / ".saving-epoch_1-0a1b2c3d")
     (item,) = verify_planned(trained.plan, trained.root).missing
-    assert (item.name, item.reason, item.expected) == ("epoch_1", "an attempt ended while it was written", False)
+    assert (item.name, item.reason, item.expected) == ("epoch_1", "an attempt ended while writing it", False)
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a pipe"])

@@ -66,7 +66,7 @@ def test_half_an_environment_and_other_versions_are_refused(home: Path, monkeypa
     assert missing() == "not installed"
     folder = made(home / "own", torchao="0.17.0")
     monkeypatch.setenv(ENVIRONMENT.python_variable, str(folder / "bin" / "python"))
-    assert "torchao 0.17.0; expected torch==2.13.0, torchtune==0.6.1, torchao==0.15.0" in missing()
+    assert "torchao 0.17.0, expected torch==2.13.0, torchtune==0.6.1, torchao==0.15.0" in missing()
     half = made(home / "half")
     (half / "bin" / "tune").unlink()
     monkeypatch.setenv(ENVIRONMENT.python_variable, str(half / "bin" / "python"))
@@ -98,7 +98,7 @@ def test_the_config_file_names_environments(home: Path, monkeypatch: pytest.Monk
     assert "tested with torch 2.13.0" in str(states["torchtune"].note)
     config.write_text(f"backends: {{torchtune: {{python: {bare}/bin/python}}}}\n")
     assert "torchdata is not installed" in missing()
-    assert "torchao 0.9.0; expected torch==2.13.0" in missing()
+    assert "torchao 0.9.0, expected torch==2.13.0" in missing()
     answer = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     (check,) = [each for each in answer["checks"] if each["name"] == "backend torchtune"]
     assert check["status"] == "error"
@@ -120,7 +120,7 @@ def test_without_an_index_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    with pytest.raises(HostError, match=r"cannot be made: .*torch") as error:
+    with pytest.raises(HostError, match=r"cannot be installed: .*torch") as error:
         install_environment("torchtune")
     assert "where there is a network" in str(error.value.hint)
     assert not environment_folder(ENVIRONMENT).exists()
@@ -133,7 +133,7 @@ def test_two_installations_exclude_each_other() -> None:
     assert lock is not None
     with pytest.raises(PolicyError, match="by another process"):
         install_environment("torchtune")
-    with pytest.raises(InputError, match="no environment of its own"):
+    with pytest.raises(InputError, match="no separate environment"):
         install_environment("peft")
 
 

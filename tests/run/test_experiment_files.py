@@ -132,7 +132,7 @@ def test_a_refused_job_keeps_no_other_back(experiment: Experiment) -> None:
     assert [call for call in experiment.calls if "eval.slurm" not in call] == ALL[:3]
     assert "QOSMaxSubmitJobPerUserLimit" in done.stderr
     assert "1M_rank64: not submitted, see above" in done.stderr
-    assert "1M_rank64-eval: not submitted, since the training was not" in done.stderr
+    assert "1M_rank64-eval: not submitted, because the training was not" in done.stderr
     assert done.stdout.splitlines()[-1] == "1M_rank4_hard-eval: 105"
     assert "4 submitted, 3 not" in done.stderr
 
@@ -141,7 +141,7 @@ def test_what_goes_on_from_a_refused_run_is_not_submitted(experiment: Experiment
     experiment.refused = ("1M_rank4",)
     done = experiment.submit()
     assert done.returncode == 1
-    assert "1M_rank4_hard: not submitted, since its parent 1M_rank4 was not" in done.stderr
+    assert "1M_rank4_hard: not submitted, because its parent 1M_rank4 was not" in done.stderr
     assert [call[0] for call in experiment.calls] == ["1M_rank4", "1M_rank64", "1M_rank64", "1M_base"]
 
 
@@ -209,7 +209,7 @@ def test_without_an_answer_of_the_queue_nothing_is_submitted(experiment: Experim
     experiment.down = True
     done = experiment.submit()
     assert done.returncode == 4
-    assert "nothing was submitted" in done.stderr
+    assert "no job submitted" in done.stderr
     assert experiment.calls == []
 
 

@@ -164,7 +164,7 @@ def test_the_design_has_exactly_the_trainings_of_the_source(rows: list[dict[str,
     }
     wanted = {shown(row) for row in rows}
     assert wanted <= made
-    extra = sum("the source has no run with" in note for note in notes)
+    extra = sum("that the source lacks" in note for note in notes)
     assert len(made) == len(wanted) + extra
     assert any("the same run" in note for note in notes) == (len(wanted) < len(rows))
 
@@ -189,7 +189,7 @@ def test_a_folder_of_configs_is_one_experiment_with_factors(here: Path) -> None:
     assert (report.title, len(report.trainings)) == ("axolotl config", 4)
     assert experiment.factors == {"train.learning_rate": [1e-4, 2e-4], "train.lora.rank": [32, 8]}
     assert experiment.name == "sweep"
-    assert any("differ between the trainings" in note and "rope_theta" in note for note in report.notes)
+    assert any("differ between the runs" in note and "rope_theta" in note for note in report.notes)
     assert any("ds.json" in note for note in report.notes)
     (rate,) = (each for each in report.carried if each.key == "train.learning_rate")
     assert (rate.source, set(rate.values)) == ("learning_rate", {1e-4, 2e-4})
@@ -230,7 +230,7 @@ HOSTILE = {
     "list.yaml": ("- a\n- b\n", "key: value"),
     "broken.yaml": ("a: [1\nb: }\n", "not YAML"),
     "template.yaml": ("base_model: {{ model }}\nlora_r: {% raw %}\n", "is a template"),
-    "other.yaml": ("a: 1\n", "of no kind"),
+    "other.yaml": ("a: 1\n", "cannot be imported"),
     "tag.yaml": ("a: !!python/object/apply:os.system [ls]\n", "tag"),
     "huge.yaml": ("# " + "x" * (1 << 20) + "\na: 1\n", "larg"),
 }
@@ -361,10 +361,10 @@ def test_one_training_has_no_keys_that_differ_between_trainings(here: Path) -> N
     first = write(here / "a" / "one.yaml", text)
     report, _ = imported(first)
     assert sum(each.key == "dataset" for each in report.not_carried) >= 2
-    assert not any("differ between the trainings" in note for note in report.notes)
+    assert not any("differ between the runs" in note for note in report.notes)
     other = write(here / "a" / "two.yaml", f"{text}\nmax_samples: 12\n")
     report, _ = imported(first, other, out="both/experiment.yaml")
-    (note,) = (note for note in report.notes if "differ between the trainings" in note)
+    (note,) = (note for note in report.notes if "differ between the runs" in note)
     assert "max_samples" in note
     assert "dataset" not in note
 

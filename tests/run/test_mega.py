@@ -31,7 +31,7 @@ def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
 
 def _started(text: str) -> list[str]:
     """Stages in the order in which the script started them."""
-    return re.findall(r"^\S+ \S+  started  (.*) on \S+; at the most", text, re.MULTILINE)
+    return re.findall(r"^\S+ \S+  started  (.*) on \S+, at most", text, re.MULTILINE)
 
 
 def _states(text: str) -> dict[str, str]:
@@ -163,7 +163,7 @@ def test_a_signal_that_comes_while_the_script_waits_for_a_program_is_heard(tmp_p
     stand_in.signal_with("tr", ("a", "b"))
     done = stand_in.run(root)
     assert done.returncode == 75
-    assert "USR1: nothing more is started, 2 running stages are asked to save and end" in done.stdout
+    assert "USR1: no more stages start, 2 running stages are asked to save and stop" in done.stdout
     assert _states(done.stdout) == dict.fromkeys("abc", "left"), done.stdout
     assert (root / "b" / "resume").exists()
 
@@ -258,7 +258,7 @@ def test_what_could_never_start_is_refused_all_at_once() -> None:
     stages = [stage("slow", upper=600), stage("wide", gpus=3), stage("hungry", cpus=9), stage("ok")]
     with pytest.raises(InputError) as caught:
         mega_text("x", stages, Allocation(gpus_per_node=2, cpus_per_node=8, seconds=600), SITE)
-    for words in ("slow may take 10:00", "wide needs 3 GPUs, a node has 2", "hungry needs 9 CPUs"):
+    for words in ("slow may take 10:00", "wide needs 3 GPUs, but a node has 2", "hungry needs 9 CPUs"):
         assert words in caught.value.message
     assert "ok" not in caught.value.message
     with pytest.raises(InputError, match="two stages"):

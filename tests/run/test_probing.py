@@ -160,14 +160,14 @@ def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) 
     report = search(1, 2, predicted=2)
     assert {one.outcome for one in report.tries} == {ProbeOutcome.CRASHED}
     assert (report.largest, report.recommended) == (None, None)
-    assert report.ended == f"{SearchStop.NONE_FITS.value}; that was no lack of memory"
+    assert report.ended == f"{SearchStop.NONE_FITS.value} (not caused by memory)"
     assert all(one.message for one in report.tries)
 
 
 def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
     Child(tmp_path, "sys.stderr.write('touchline: first\\nfree(): invalid pointer\\n'); os.abort()")
     (one,) = search(1, predicted=1).tries
-    assert one.message == "it ended with signal 6 (Aborted) and without an answer: free(): invalid pointer"
+    assert one.message == "it ended with signal 6 (Aborted) and no result: free(): invalid pointer"
     assert describe(one) == f"crashed: {one.message}"
 
 
@@ -206,7 +206,7 @@ def test_a_child_that_takes_too_much_is_ended_before_it_has_it_all(tmp_path: Pat
     child = Child(tmp_path, hungry)
     (one,) = search(1, predicted=1, limit_bytes=200 * MIB).tries
     assert one.outcome is ProbeOutcome.HOST_OOM
-    assert one.message == "its process took more than 200 MiB and was ended"
+    assert one.message == "its process took more than 200 MiB and was killed"
     assert 200 * MIB < one.seen_bytes < 2 * GIB
     assert gone(child.pids()[0])
 
@@ -215,7 +215,7 @@ def test_a_child_that_does_not_end_is_ended(tmp_path: Path) -> None:
     child = Child(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)")
     report = search(1, predicted=1, timeout_seconds=1.0)
     assert report.tries[0].outcome is ProbeOutcome.TIMEOUT
-    assert report.ended.endswith("no lack of memory")
+    assert report.ended.endswith("not caused by memory)")
     assert all(gone(pid) for pid in child.pids())
 
 

@@ -136,7 +136,7 @@ def test_what_is_not_taken_is_tried_later(tmp_path: Path, fault: SubmissionLimit
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []
     ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3, on_message=said.append)
-    assert said == [f"{fault.message}; tried again later"]
+    assert said == [f"{fault.message} (retrying later)"]
     assert sorted(name for name, _ in executor.started) == ["a", "b", "c"]
     assert all(view.state is JobState.COMPLETED for view in ended.values())
 
@@ -204,7 +204,7 @@ def test_what_builds_on_a_refused_job_waits_until_that_is_settled(tmp_path: Path
 
     def before(each: Job) -> bool:
         if stopped and each.name == "b":
-            raise SubmissionRejectedError("it builds on a")
+            raise SubmissionRejectedError("its parent a")
         return True
 
     def after(each: Job, view: JobView) -> Sequence[Job]:
@@ -215,7 +215,7 @@ def test_what_builds_on_a_refused_job_waits_until_that_is_settled(tmp_path: Path
     jobs = [job(tmp_path, "a"), job(tmp_path, "b", "a"), job(tmp_path, "c")]
     ended = ran(tmp_path, jobs, executor, room=9, before=before, after=after)
     assert [name for name, _ in executor.started] == ["c"]
-    assert ended["b"].reason == "it builds on a"
+    assert ended["b"].reason == "its parent a"
     assert [entry.event for entry in read_ledger(tmp_path / "ledger.jsonl") if entry.job == "b"] == ["ended"]
 
 

@@ -117,8 +117,8 @@ def test_what_nobody_knows_is_left_out_and_the_script_says_why() -> None:
     run = plans.made_run(limit=plans.NO_RUNS)
     text = script("finetune.slurm", run=replace(run, peak_memory=plans.NO_RUNS))
     assert {"time", "mem", "account", "partition"}.isdisjoint(asked(text))
-    assert "# No time limit is asked for (no comparable runs)" in text
-    assert "# Host memory is not asked for (no comparable runs)" in text
+    assert "# No time limit is requested (no comparable runs)" in text
+    assert "# Host memory is not requested (no comparable runs)" in text
 
 
 def test_jobs_on_gpus_ask_for_cpus_and_host_memory_without_a_config() -> None:
@@ -160,7 +160,7 @@ def test_an_evaluation_on_a_processor_asks_for_its_own_memory() -> None:
     unknown = plans.made_plan(plans.made_run(), plans.made_control())
     text = script("eval.slurm", run=unknown.runs[1], plan=unknown)
     assert "mem" not in asked(text)
-    assert "# Host memory is not asked for (no evidence)" in text
+    assert "# Host memory is not requested (no evidence)" in text
 
 
 def test_runs_on_a_processor_ask_for_as_many_cores_as_were_planned_with() -> None:
@@ -183,7 +183,7 @@ def test_a_limit_too_short_for_a_warning_has_none() -> None:
     text = script("finetune.slurm", plan=plans.made_plan(compute=compute))
     assert "signal" not in asked(text)
     assert "TOUCHLINE_SIGNAL_SECONDS" not in text
-    assert "too short for a warning" in text
+    assert "too short for a signal" in text
 
 
 def test_times_and_sizes_are_rounded_up() -> None:
@@ -305,7 +305,7 @@ def test_bash_starts_the_supervisor_in_the_folder(tmp_path: Path, talking: Site)
     assert words[:3] == ["-m", "touchline.run.attempt", "--"]
     assert words[3:6] == [talking.python, "-m", "touchline.train"]
     assert words[6:9] == [str(folder), "/m d", "/c'd"]
-    assert "no environment modules here, so these are not loaded: a b c" in done.stderr
+    assert "no environment modules here, not loaded: a b c" in done.stderr
     assert "set up" in done.stderr
 
 

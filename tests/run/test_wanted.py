@@ -129,15 +129,17 @@ def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
         "1M_rank4 is not trained: no training.json; no epoch_1; it was never started"
     )
     export(folder, 1, size=4)
-    assert "epoch_1 is not whole (adapter_model.safetensors has 3 bytes, expected 4)" in str(
+    assert "epoch_1 is incomplete (adapter_model.safetensors has 3 bytes, expected 4)" in str(
         find_pending_evaluations(tmp_path, "1M_rank4").missing
     )
     (folder / "status").mkdir()
     (folder / "status" / "start.5.0.json").write_text("{}")
     (folder / "status" / "exit.5.0.json").write_text("torn")
-    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith("no attempt says how it ended")
+    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith("no attempt has an exit record")
     finish(folder, 1, digest="4" * 64)
-    assert "training.json is of other settings" in str(find_pending_evaluations(tmp_path, "1M_rank4").missing)
+    assert "training.json has settings that the run no longer has" in str(
+        find_pending_evaluations(tmp_path, "1M_rank4").missing
+    )
 
 
 def test_an_eval_yaml_of_before_takes_the_length_from_what_was_trained(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ class Training:
             job_id=self._start.job_id,
             restart=self._start.restart,
             code=code,
-            reason=f"{reason}; queued again" if again else reason,
+            reason=f"{reason}, requeued" if again else reason,
             time_unix=now,
         )
         self._end, self._end_at = End(code=code), now

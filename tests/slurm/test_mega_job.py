@@ -93,7 +93,7 @@ def test_told_to_save_it_goes_on_when_submitted_again(cluster: Cluster, tmp_path
         time.sleep(0.2)
     cluster.ask("scancel", "--signal=USR1", "--batch", job)
     out = _wait(cluster, job, root)
-    assert "2 running stages are asked to save and end" in out
+    assert "2 running stages are asked to save and stop" in out
     assert _accounts(cluster, job, "seed4-mega") == "FAILED|75:0"
     assert (root / "a" / "resume").exists()
     [end] = (root / "b" / "status").glob("exit.*.json")

@@ -269,7 +269,7 @@ def test_what_is_cancelled_is_submitted_again_and_nothing_else(site: Site) -> No
         assert site.call("cancel", folder, "--run", RUN).stdout.splitlines() == [RUN, EVALUATION]
         assert site.states(folder) == {"PENDING": 3}
         again = {job["job"]: job["word"] for job in site.json("submit", folder)["jobs"]}
-        there = "in the queue already"
+        there = "already in the queue"
         assert again == {
             RUN: "submitted",
             EVALUATION: "submitted",
@@ -295,17 +295,17 @@ def test_of_an_unknown_partition_nothing_is_submitted(site: Site) -> None:
     # The control's job asks for the same as the evaluation.
     for verb, words in (("run", (*SMALL[:-1], ON_SLURM)), ("resume", ()), ("submit", ())):
         done = site.call(verb, folder, *words, code=1)
-        assert "nothing is submitted" in done.stderr
+        assert "no job submitted now" in done.stderr
         assert 1 <= done.stderr.count("error US131") <= 2
         assert done.stderr.count("invalid partition specified: nowhere") == done.stderr.count("error US131")
         assert "--partition=nowhere" in done.stderr
-        assert "sinfo -s shows the partitions; set slurm.partition in the config file" in done.stderr
+        assert "set slurm.partition in the config file (partitions: sinfo -s)" in done.stderr
         assert not events(folder, "intent")
     config.write_text(CONFIG)
     site.call("plan", other, *SMALL, "compute={executor: slurm, gpu: cpu, evaluation: {partition: nowhere}}")
     done = site.call("submit", other, code=1)
     assert done.stderr.count("error US131") == 1
-    assert f"SLURM refuses 1 job ({EVALUATION})" in done.stderr
+    assert f"SLURM rejects 1 job ({EVALUATION})" in done.stderr
     assert not events(other, "intent")
     assert {run["status"] for run in site.json("status", folder)["runs"]} == {"prepared"}
 
@@ -331,7 +331,7 @@ def test_over_a_limit_the_rest_comes_later(site: Site) -> None:
     folder = small(site)
     with site.no_room():
         site.call("plan", folder, ONCE, ON_SLURM, f"compute.qos={LIMITED_QOS}")
-        for words in (["submitted", "submitted", "later"], ["in the queue already"] * 2 + ["later"]):
+        for words in (["submitted", "submitted", "later"], ["already in the queue"] * 2 + ["later"]):
             done = site.call("submit", folder, "--json")
             assert [job["word"] for job in json.loads(done.stdout)["jobs"]] == words
             assert "1 jobs deferred (queue limit); rerun later: touchline submit" in done.stderr

@@ -185,7 +185,7 @@ def test_a_smaller_micro_batch_is_the_same_design_and_another_rate_is_not() -> N
     (changed,) = design_changes(plan, plan_of(looks=(2, 3, 4)), describe_change)
     assert changed == "strategy: looks was [2, 4] and is [2, 3, 4]"
     (changed,) = design_changes(plan, replace(plan, runs=plan.runs[1:]), describe_change)
-    assert changed == f"{plan.runs[0].name} is gone"
+    assert changed == f"{plan.runs[0].name} was removed"
 
 
 def test_costs_lie_between_the_first_look_and_the_last() -> None:
@@ -220,15 +220,15 @@ def test_the_plan_states_the_power_of_its_looks() -> None:
     def lines(plan: Plan) -> str:
         return " ".join(line for section in strategy_of(plan).sections() for line in section.lines)
 
-    assert f"established with {100 * power:.0f}% power, less where items vary" in lines(plan)
-    assert "shown with unknown power" in lines(plan_of(seed_spread=None))
+    assert f"established with {100 * power:.0f}% power if true, less where items vary" in lines(plan)
+    assert "with unknown power" in lines(plan_of(seed_spread=None))
 
 
 def test_a_strategy_that_could_decide_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="one run is predicted to take"):
         refuse_impossible(plan_of(budget_device_hours=1.0))
     lonely = StatedContrast(name="lonely", level={"train.lora.rank": "64"}, against={"train.lora.rank": "2"})
-    with pytest.raises(InputError, match="lonely has no run on one of its sides"):
+    with pytest.raises(InputError, match="lonely has no run for one of its sides"):
         refuse_impossible(plan_of(contrasts=(lonely,)))
     refuse_impossible(plan_of(budget_device_hours=2.0))
 
@@ -244,14 +244,14 @@ def test_the_status_is_one_line() -> None:
         "strategy: confirm, before look 2 of 2 with 4 seeds; eight: established (+1 points, t 1.00, bound 2.00); "
         "two: undecided (+1 points, t 1.00, bound 2.00); 4 planned runs not started"
     )
-    ended = "the budget of 1 device-hours: 0.9 device-hours are spent, and the next runs are predicted to take 0.5"
+    ended = "the budget of 1 device-hours: 0.9 device-hours spent, and the next runs are predicted to take 0.5"
     lines = {budget: status_line(plan_of(budget_device_hours=budget), stopped(1.0)) for budget in (0.5, 1.0, 5.0)}
     assert lines[0.5] == lines[1.0]
     assert lines[1.0].startswith(f"strategy: {ended}; ")
-    assert "; now the budget of 5 device-hours, with which `touchline run`" in lines[5.0]
+    assert ", now the budget of 5 device-hours (continue with `touchline run`" in lines[5.0]
     assert decision_line(stopped(1.0), 2) == f"the strategy ends: {ended}"
     assert decision_line(continuation(None), 2) == (
-        "the strategy continues: now no budget; 0.9 device-hours are spent, and the next runs are predicted to take 0.5"
+        "the strategy continues: now no budget, 0.9 device-hours are spent, the next runs are predicted to take 0.5"
     )
     assert strategy_of(replace(plan_of(), strategy=None)).status() is None
 

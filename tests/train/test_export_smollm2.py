@@ -46,6 +46,6 @@ def test_a_failed_export_leaves_nothing_a_complete_one_stays(tmp_path: Path, mon
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     """Nothing of the user's is overwritten."""
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(PolicyError, match="no complete export"):
+    with pytest.raises(PolicyError, match="not a complete export"):
         export_smollm2.export(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

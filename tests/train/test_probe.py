@@ -182,7 +182,7 @@ def test_invented_examples_fill_the_rows_asked_for(rows: int, width: int, each: 
     {"examples_per_row": 4, "label_tokens": 7},
 )
 def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="no room"):
+    with pytest.raises(InputError, match="do not fit in"):
         invented(tiny(Path("m"), **changes), 50)
 
 

@@ -97,7 +97,7 @@ def test_the_trainer_does_the_planned_training(experiment: PlannedExperiment) ->
     assert weights[0].keys() == weights[1].keys()
     assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-4
     assert not (theirs / "trainer").exists()
-    assert run_external(theirs, Stop()), "trained already"
+    assert run_external(theirs, Stop()), "is already trained"
 
 
 @pytest.mark.thorough

@@ -294,11 +294,11 @@ def test_processes_not_planned_are_refused(config: RunConfig, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setenv("TORCHELASTIC_RUN_ID", "none")
         patch.setenv("WORLD_SIZE", "4")
-        with pytest.raises(InputError, match="WORLD_SIZE is 4, and the run is planned for 2 processes"):
+        with pytest.raises(InputError, match="WORLD_SIZE is 4, but the run is planned for 2 processes"):
             run_training(two, folder, Stop())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, and 1 is visible") as error:
+    with pytest.raises(HostError, match="planned for 2 processes with a GPU each, but 1 is visible") as error:
         run_training(two, folder, Stop())
     assert "compute.gpus_per_run=1" in str(error.value.hint)
     assert not further_processes(folder)

@@ -131,7 +131,7 @@ def test_the_saved_adapter_has_the_recorded_loss_in_transformers(unpacked: tuple
     assert (theirs / "epoch_1" / "tokenizer.json").read_bytes() == (ours / "epoch_1" / "tokenizer.json").read_bytes()
     assert not (theirs / "resume").exists()
     assert not (theirs / "trainer").exists()
-    assert run_external(theirs, Stop()), "trained already"
+    assert run_external(theirs, Stop()), "is already trained"
 
 
 @pytest.mark.parametrize("index", [1, 4])

@@ -170,7 +170,7 @@ def test_checkpoints_and_markers_are_those_of_every_run(unpacked: tuple[Path, Pa
     assert first.keys() == second.keys()
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
     assert not (theirs / "resume").exists()
-    assert train(theirs), "trained already"
+    assert train(theirs), "is already trained"
 
 
 def test_a_quantized_base_trains(experiment: PlannedExperiment) -> None:
@@ -204,7 +204,7 @@ def test_a_chain_may_change_the_trainer(experiment: PlannedExperiment, tmp_path:
     settings = UserConfig(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     api.plan(tmp_path, settings)
     first, second, third = (tmp_path / run.name for run in api.prepare(tmp_path, settings).plan.runs)
-    with pytest.raises(ParentNotReadyError, match=r"training\.json is not there"):
+    with pytest.raises(ParentNotReadyError, match=r"training\.json does not exist"):
         train(third)
     assert train(first)
     assert run_training(read_config(second / "finetune.yaml"), second, Stop())

@@ -58,9 +58,9 @@ def write_experiment(experiment: Experiment, folder: Path | None = None) -> Path
         return path
     if ExperimentFolder(path).write_experiment({_FILE: text}):
         raise PolicyError(
-            f"{str(path)!r} is another experiment, or was edited since it was written from Python",
-            expected="a folder of its own, or a change of the file by hand",
-            hint="experiment.with_values({}, folder=...) names another folder",
+            f"{str(path)!r} is a different experiment, or was edited after Python wrote it",
+            expected="a different folder, or an edit of the file by hand",
+            hint="experiment.with_values({}, folder=...)",
         )
     return path
 
@@ -134,7 +134,7 @@ def init(
     if not has_source and ask is None and not defaults:
         raise InputError(
             "give either a dataset or stage configs",
-            expected="--data FILE or --from FILE; or --yes for all defaults",
+            expected="--data FILE or --from FILE, or --yes for all defaults",
         )
     return start(target, settings, given=given, ask=ask, replace_existing=replace_existing)
 
@@ -151,7 +151,7 @@ def import_experiment(paths: Sequence[Path], out: Path | None = None, *, model: 
         model: name under models_dir, or a folder; None for that of the source.
 
     Raises:
-        InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
+        InputError: a file cannot be read, is of no kind or of several, or the files are not one experiment.
         PolicyError: the file to write exists.
     """
     from touchline.run.imports.importing import import_source

@@ -34,7 +34,7 @@ def history_read(
     """Read the runs in logs, state files and folders; store nothing.
 
     Args:
-        paths: files and folders; stderr, states and configs beside a log are read with it.
+        paths: files and folders; stderr, states and configs next to a log are read with it.
         facts: facts stated by the user, by the keys of `history/run_facts.py`.
         on_progress: receives the number of file groups done, their total and the next group.
 
@@ -121,15 +121,15 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
         absent = [key for key in lacking if key not in facts]
         stated = {"dataset": added.learned[0].dataset.rpartition("/")[2], **facts}
         raise InputError(
-            f"--evidence: no run in it can be used: they lack {', '.join(lacking)}",
-            expected="the facts that they lack",
+            f"--evidence: its runs cannot be used, because they lack {', '.join(lacking)}",
+            expected="the missing facts",
             hint=" ".join(
                 f"--evidence-fact {key}={stated.get(key) or FACTS[key].example}" for key in (*facts, *absent)
             ),
         )
     new = sum(item.new for item in added.learned)
     return (
-        f"evidence: {new} new records in the history, {len(added.learned) - new + added.unchanged_runs} known already"
+        f"evidence: {new} new records in the history, {len(added.learned) - new + added.unchanged_runs} already known"
     )
 
 

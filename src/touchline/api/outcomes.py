@@ -117,7 +117,7 @@ def report(
 
     Args:
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
-        out: where to write (default: beside the experiment).
+        out: where to write (default: next to the experiment).
         deep: read every value of every checkpoint, not only headers.
         cache: folder for intermediate results (default: none).
         on_progress: receives the number of verified checkpoints and their total.
@@ -148,7 +148,7 @@ def figures(source: Path) -> dict[str, altair.LayerChart]:
     from touchline.report.local.gathering import collect_report_inputs
 
     if figures_off():
-        raise HostError("altair is not installed, which makes figures", hint=install_hint("report"))
+        raise HostError("altair is not installed (needed for figures)", hint=install_hint("report"))
     return {chart.name: altair_chart(chart) for chart in charts(build_report(collect_report_inputs(source)))}
 
 

@@ -103,7 +103,7 @@ def plan(
         source: experiment.yaml or its folder.
         settings: where models and caches are.
         overrides: dotted `key=value`, for this plan alone.
-        allow: codes of errors to ignore, besides those that the file ignores.
+        allow: codes of errors to ignore, apart from those that the file ignores.
         accept: re-plan started runs too; their results are moved to superseded/.
         dry_run: write nothing; a note says why writing would be refused.
         on_progress: receives the number of tokenized examples and their total, if lengths are unknown.

@@ -77,4 +77,4 @@ def _as_path(value: Any, name: str, verb: str) -> Path:
     if name in SOURCES and isinstance(value, Experiment):
         return api.write_experiment(value) if verb in _WRITING else Path(value.folder) / "experiment.yaml"
     expected = "a path, or an Experiment" if name in SOURCES else "a path"
-    raise InputError(f"{name}: {type(value).__name__} is no path", expected=expected)
+    raise InputError(f"{name}: {type(value).__name__} is not a path", expected=expected)

@@ -61,7 +61,7 @@ def _prepare(
     planned = with_arrivals(planned, settings)
     if accept:
         if run is None:
-            raise InputError("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
+            raise InputError("--accept needs one run", hint="touchline prepare DIR --run RUN --accept")
         planned = accept_edits(planned, settings, run)
     else:
         refuse_findings(planned, settings, approved=approved)
@@ -135,8 +135,8 @@ def submit(
             raise PolicyError(
                 "this plan runs on this machine",
                 expected="compute.executor: slurm",
-                hint="in experiment.yaml, under compute: `executor: slurm`; then: "
-                f"touchline plan {shlex.quote(str(source))}",
+                hint="set `executor: slurm` under compute in experiment.yaml, then: touchline plan "
+                f"{shlex.quote(str(source))}",
             )
         strategy.active_runs(planned, only)
         again = partial(_prepared, settings=settings, accepted=False)
@@ -252,11 +252,11 @@ def reproduce(
 
     folder, old, chosen = running.one_run(source, run)
     if chosen.train is None:
-        raise InputError(f"{chosen.name} is a control that trains nothing", expected="a fine-tuned run")
+        raise InputError(f"{chosen.name} is a control without training", expected="a fine-tuned run")
     if not training_complete(folder.run(chosen.name), chosen.digest):
         raise PolicyError(
             f"the training of {chosen.name} is not finished",
-            expected="a finished run, which the reproduction is compared with",
+            expected="a finished run to compare the reproduction with",
             hint=f"touchline resume {shlex.quote(str(folder.root))} --run {chosen.name}",
         )
     changed = tuple(
@@ -269,7 +269,7 @@ def reproduce(
             run=chosen.name,
             folder="",
             outcome=Outcome.INPUTS_CHANGED,
-            reasons=tuple(f"{each.what} is not what was planned; nothing was trained" for each in changed),
+            reasons=tuple(f"{each.what} differs from the plan (no training started)" for each in changed),
             environment=changed,
         )
     planned = write_reproduction(folder, old, chosen, out or folder.root / REPRODUCED / chosen.name)

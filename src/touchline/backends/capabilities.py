@@ -67,7 +67,7 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
         expected = " or ".join(map(_text, supported))
         reason = f" ({capabilities[name].reasons[key]})" if key in capabilities[name].reasons else ""
         hint = f"backend: {able[0]}" if able else f"{key.rpartition('.')[2]}: {_text(supported[0])}"
-        yield unsupported(name, key, f"{key}: {_text(value)}{reason}; expected {expected}", hint)
+        yield unsupported(name, key, f"{key}: {_text(value)}{reason}, expected {expected}", hint)
 
 
 def unsupported(backend: str, key: str, combination: str, hint: str | None) -> Finding:

@@ -32,7 +32,6 @@ class Argument:
     """Setting of a trainer."""
 
     name: str
-    """Its name."""
     kinds: frozenset[str]
     """Allowed types of a value: `int`, `float`, `bool`, `str`, `list`, `dict`, `none` or `any`."""
     choices: tuple[str, ...] = ()
@@ -104,11 +103,8 @@ class SettingRule:
     """Rule of one trainer on the settings of its file."""
 
     code: str
-    """Code."""
     severity: Severity
-    """Severity."""
     key: str
-    """The setting."""
     applies: Callable[[ConfigReader], bool]
     """Function that returns True if the settings violate the rule."""
     message: str
@@ -261,7 +257,7 @@ class ConfigReader:
     def misspelt(self, key: str, near: tuple[str, ...], effect: str, severity: Severity) -> None:
         """Report a name that is surely another one, as BK011, with an edit if only one is near."""
         value = self.values[key]
-        message = f"not known, and {effect}; did you mean {' or '.join(repr(name) for name in near)}?"
+        message = f"unknown, and {effect}: did you mean {' or '.join(repr(name) for name in near)}?"
         hint = f"{near[0]}: {value}" if isinstance(value, int | float | str) else near[0]
         edits = new_key(self.document, (key,), near[0]) if len(near) == 1 else ()
         self.find("BK011", key, message, hint, severity=severity, edits=edits)
@@ -274,7 +270,7 @@ class ConfigReader:
             numeric = known is not None and known.kinds <= {"int", "float", "none"} and number_of(value) is not None
             # PyYAML reads 2e-4 without quotes as text too, and JSON does not.
             if numeric and isinstance(value, str) and (f'"{value}"' in whole or f"'{value}'" in whole):
-                message = f"{value!r} is a text, which the trainer takes as it is; a number is expected"
+                message = f"{value!r} is text, and the trainer does not convert it (expected a number)"
                 self.find("BK014", key, message, f"{key}: {value}")
 
     def check_rules(self, rules: Iterable[SettingRule]) -> None:
@@ -290,10 +286,10 @@ class ConfigReader:
             refused_by: the loader that refuses them; none: the last one counts.
         """
         for doubled in self.document.doubled:
-            message = f"given twice, first on line {doubled.first.line}; the last one counts, the first is lost"
+            message = f"given twice, first on line {doubled.first.line} (only the last one is used)"
             severity = Severity.WARNING
             if refused_by is not None:
-                severity, message = Severity.ERROR, f"given twice, which {refused_by} refuses"
+                severity, message = Severity.ERROR, f"given twice, which {refused_by} rejects"
             self.findings.append(
                 Finding(
                     code="BK015",
@@ -301,7 +297,7 @@ class ConfigReader:
                     subject=doubled.key,
                     message=message,
                     where=doubled.again,
-                    hint="keep one of the two",
+                    hint="remove one of the two",
                 )
             )
 
@@ -327,7 +323,7 @@ class ConfigReading:
     """Result of reading a config."""
 
     trainings: tuple[StatedTraining, ...]
-    """The trainings that it states: one, or none where it is of another use (generation, evaluation, merging)."""
+    """The runs that it states: one, or none where it is of another use (generation, evaluation, merging)."""
     findings: tuple[Finding, ...] = ()
     """Unknown keys, wrong kinds of values, missing keys: what shows without knowing model, data or machine."""
 

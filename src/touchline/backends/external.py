@@ -68,7 +68,7 @@ class Environment:
     python_variable: str
     """Environment variable with the interpreter of another environment than touchline's own."""
     program: str
-    """Program beside the interpreter that starts the trainer."""
+    """Program next to the interpreter that starts the trainer."""
     packages: tuple[str, ...]
     """Pinned packages, `torch==2.13.0` first: it is installed alone, so that the index gives the build that fits."""
     note: str | None = None
@@ -109,7 +109,6 @@ class ExternalTrainer(Protocol):
     """Trainer that runs as a program."""
 
     environment: Environment
-    """Its environment."""
 
     def command(self, launch: Launch) -> tuple[str, ...]:
         """Return the command of an attempt, to run in the run's folder."""

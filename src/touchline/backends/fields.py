@@ -97,7 +97,7 @@ def wrong_value(
             code="BK014",
             severity=Severity.ERROR,
             subject=key,
-            message=f"{key}: {shown(value)} is read as a text here; expected {kind.expected}",
+            message=f"{key}: {shown(value)} is read as text, expected {kind.expected}",
             where=where,
             hint=f"{path[-1]}: {written}",
             edits=new_value(document, path, written),

@@ -41,7 +41,7 @@ HF_LOOP_MEMORY = MemoryCoefficients(
     adapter_dtype="float32",
     master_weights=False,
     float32_adapters="autocast",
-    source="transformers' Trainer, which its own inherits from: that one's figure",
+    source="value of transformers' Trainer, from which its trainer inherits",
 )
 """Memory of this loop: all logits, unless a fused loss holds none. Trainers state how they differ, and the source."""
 HF_OPTIMIZERS = {
@@ -120,9 +120,9 @@ def hf_forecast(
     if settings.data_parallel_size > 1 and -rows % together:
         again = plural(-rows % together, "row")
         notes.append(
-            f"{again} of each epoch taken a second time, so that every device has as many"
+            f"{again} of each epoch used twice, so that all devices have equally many"
             if orders is None
-            else f"{again} without a label fill the last step of each epoch, so that every device has as many"
+            else f"{again} without labels fill the last step of each epoch, so that all devices have equally many"
         )
     bound: MicroBatch | None = None
     if known < settings.epochs:
@@ -130,11 +130,11 @@ def hf_forecast(
         longest = np.argsort(-tokens, kind="stable")[: settings.micro_batch_size]
         most_labels = int(np.sort(labels)[-settings.micro_batch_size :].sum())
         bound = replace(of(longest).largest(), label_tokens=most_labels)
-        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs; the largest is an upper bound")
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     if examples.without_label:
-        notes.append(f"{plural(examples.without_label, 'example')} computed in vain: no token with a loss is left")
+        notes.append(f"{plural(examples.without_label, 'example')} without any label token")
     if not rows:
-        notes.append("nothing is left to train on")
+        notes.append("no examples left to train on")
     return forecast(
         examples=examples,
         filled=filled,

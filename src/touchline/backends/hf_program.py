@@ -51,11 +51,9 @@ class PlannedSettings:
     """Planned training that a finetune.yaml is rendered from."""
 
     run: PlannedRun
-    """The run."""
     train: TrainConfig
     """Its training, resolved."""
     batches: BatchSummary
-    """Its batches."""
     model: str
     """Path of the base model."""
     on_cpu: bool
@@ -69,7 +67,6 @@ class HfProgramBackend:
     """LoRA by a program that is built on transformers' Trainer."""
 
     name: str
-    """Name of the backend."""
     title: str
     """Name of the trainer as its authors write it."""
     capabilities: Capabilities
@@ -90,11 +87,11 @@ class HfProgramBackend:
         faults = list(limit_faults(model, train, devices))
         alpha, multiple = whole_alpha(train.lora), self.pad_to_multiple_of
         if not isinstance(alpha, int):
-            message = f"lora.alpha: {alpha:g}; expected a whole number"
+            message = f"lora.alpha: {alpha:g}, expected a whole number"
             faults.append(unsupported(self.name, "lora.alpha", message, f"alpha: {max(round(alpha), 1)}"))
         if self.packing is not None and train.packed is True and train.max_seq_len % multiple:
             # Its collator pads tokens, but not their positions.
-            message = f"packed sequences of {train.max_seq_len} tokens; expected a multiple of {multiple}"
+            message = f"packed sequences of {train.max_seq_len} tokens, expected a multiple of {multiple}"
             faults.append(
                 unsupported(self.name, "max_seq_len", message, f"max_seq_len: {self._whole(train.max_seq_len)}")
             )
@@ -103,7 +100,7 @@ class HfProgramBackend:
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch."""
+        """Return what memory and time depend on apart from the batch."""
         del width
         return training_setup(self.name, train, shape, machine, devices)
 
@@ -117,8 +114,8 @@ class HfProgramBackend:
         if planned.longest_example_tokens >= train.max_seq_len:
             longest = planned.longest_example_tokens
             return Missing(
-                missing=f"a packed sequence holds one token less than max_seq_len {train.max_seq_len}, and the longest "
-                f"example has {longest}: set max_seq_len: {self._whole(longest + 1)}"
+                missing=f"a packed sequence has one token less than max_seq_len {train.max_seq_len}, but the "
+                f"longest example has {longest}: set max_seq_len: {self._whole(longest + 1)}"
             )
         forecast = self.forecast(train, lengths, seed, devices)
         return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)

@@ -17,7 +17,7 @@ from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import StatedSource, StatedTraining
 
 MODEL, SEED = "models", "seeds"
-"""Keys of a run's settings beside those of `data`, `train` and `evaluate`: its model and its seed."""
+"""Keys of a run's settings next to those of `data`, `train` and `evaluate`: its model and its seed."""
 
 
 class Reason(StrEnum):
@@ -155,8 +155,7 @@ ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash_attention_2": "flash_atten
 """transformers' words for `train.attention`."""
 
 ALL_ROWS = (
-    "all rows train there, and an experiment needs others to test; data.test: a file of such rows, or data.path "
-    "instead of data.train, to split the file"
+    "all rows are training rows: add test rows as data.test, or use data.path instead of data.train to split the file"
 )
 """Reason of a config that holds no rows back. `touchline import` names its file in `data.train`."""
 PARALLEL_GROUPS = ("deepspeed", "fsdp", "fsdp_config")

@@ -52,7 +52,7 @@ def whole_alpha(lora: LoraConfig) -> float | int:
 def training_setup(
     backend: str, train: TrainConfig, shape: ModelShape, machine: TargetMachine, devices: int
 ) -> TrainingSetup:
-    """Return what memory and time depend on besides the batch. Backends replace what differs.
+    """Return what memory and time depend on apart from the batch. Backends replace what differs.
 
     Args:
         backend: the backend.
@@ -99,7 +99,7 @@ def forecast_batches(
     if train.micro_batch_size == "auto" or train.packed == "auto":
         return Missing(missing="micro_batch_size or packed is not resolved")
     if not len(lengths.total):
-        return Missing(missing="there is no example")
+        return Missing(missing="no examples")
     settings = settings_of(train, seed=seed, devices=devices)
     return _simulated(batching, settings, lengths.total.tobytes(), lengths.answer.tobytes())
 

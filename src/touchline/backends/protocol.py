@@ -71,7 +71,6 @@ class FixedSetting:
     key: str
     """Its dotted key, `train.loss`."""
     value: str
-    """Its value."""
     reason: str | None = None
     """Reason, if it follows from other settings of the run. None: the same in every run with this trainer."""
 
@@ -95,7 +94,7 @@ class Backend(Protocol):
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch.
+        """Return what memory and time depend on apart from the batch.
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.

@@ -157,7 +157,7 @@ def validator_of(name: str) -> Validator | None:
 def training_row(name: str) -> TrainingRow | Missing:
     """Return a backend's rendering of rows. Return Missing if there is none."""
     render: TrainingRow | None = _member(name, "rendering", "training_row")
-    return render or Missing(missing=f"how {name} renders a row is not known here")
+    return render or Missing(missing=f"rendering of {name} is not supported here")
 
 
 def memory_names() -> tuple[str, ...]:
@@ -168,7 +168,9 @@ def memory_names() -> tuple[str, ...]:
 def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     """Return that trainer's memory coefficients. Return Missing if they were never read or measured."""
     coefficients: MemoryCoefficients | None = _member(name, "facts", "MEMORY")
-    return coefficients or Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(memory_names())}")
+    return coefficients or Missing(
+        missing=f"no memory coefficients for {name!r}, expected one of {', '.join(memory_names())}"
+    )
 
 
 def get_backend(name: str) -> Backend:
@@ -177,7 +179,7 @@ def get_backend(name: str) -> Backend:
     Raises:
         InputError: if it does not exist.
     """
-    message = f"there is no backend {name!r}"
+    message = f"unknown backend {name!r}"
     backend: Backend = _required(name, "backend", "BACKEND", message=message, option="train.backend=")
     return backend
 
@@ -199,7 +201,7 @@ def environment_of(name: str) -> Environment:
     Raises:
         InputError: if it has none of its own.
     """
-    message = f"the backend {name!r} has no environment of its own"
+    message = f"the backend {name!r} has no separate environment"
     trainer: ExternalTrainer = _required(
         name, "backend", "TRAINER", message=message, option="touchline backend install "
     )
@@ -217,7 +219,7 @@ def batching_of(name: str) -> Batching:
     Raises:
         InputError: if there is none.
     """
-    message = f"the batching of {name!r} is not known"
+    message = f"the batching of {name!r} is not supported"
     batching: Batching = _required(name, "batching", "BATCHING", message=message, option="--backend ")
     return batching
 
@@ -280,7 +282,7 @@ def _refused_features(model: ModelInfo, train: TrainConfig, able: Mapping[str, C
         yield unsupported(train.backend, "recipe", f"recipe: {train.recipe}", f"backend: {' or '.join(named)}")
     if model.vision and not own.vision:
         named = [name for name, features in able.items() if features.vision]
-        message = f"the backend {train.backend} trains no vision-language model, and {model.name} is one"
+        message = f"the backend {train.backend} does not train vision-language models such as {model.name}"
         yield Finding(
             code="BK001",
             severity=Severity.ERROR,

@@ -1,5 +1,5 @@
 """Resolved run as a training process reads it. The file is finetune.yaml of the backend that trains in our own process,
-and run.yaml beside the finetune.yaml of any other trainer.
+and run.yaml next to the finetune.yaml of any other trainer.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def require_training(run: PlannedRun) -> tuple[TrainConfig, BatchSummary]:
         ValueError: the run trains nothing.
     """
     if run.train is None or run.batches is None:
-        raise ValueError(f"run {run.name} trains nothing")
+        raise ValueError(f"run {run.name} has no training")
     return run.train, run.batches
 
 

@@ -44,7 +44,7 @@ def permutation(count: int, seed: int) -> NDArray[np.int64]:
         ValueError: torch shuffles so many items in another way, which is not simulated.
     """
     if count >= _LONGEST:
-        raise ValueError(f"{count} items; the order is known for fewer than {_LONGEST}")
+        raise ValueError(f"{count} items, but the order is known only for fewer than {_LONGEST}")
     return _permutation(count, seed % 2**32)
 
 
@@ -140,9 +140,9 @@ def checked(
     total = np.asarray(lengths).astype(np.int64)
     with_loss = total if labels is None else np.asarray(labels).astype(np.int64)
     if total.ndim != 1 or not len(total) or total.min() < 1:
-        raise ValueError("batches need at least one example, and examples at least one token each")
+        raise ValueError("batches need at least one example, with at least one token each")
     if with_loss.shape != total.shape or (with_loss > total).any() or (with_loss < 0).any():
-        raise ValueError("each example needs a count of its tokens with a loss, at most its length")
+        raise ValueError("each example needs a count of its label tokens, at most its length")
     return total, with_loss
 
 
@@ -298,7 +298,7 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
         return Missing(missing="micro_batch_size is not resolved")
     total = lengths.total
     if not len(total):
-        return Missing(missing="there is no example")
+        return Missing(missing="no examples")
     plan = plan_batches(
         total,
         global_batch_size=train.global_batch_size,

@@ -63,7 +63,7 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     kinds = ("ForCausalLM", "ForConditionalGeneration") if model.vision else ("ForCausalLM",)
     if "config.json" not in model.absent and not model.architecture.endswith(kinds):
         faults.append(
-            _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
+            _error("BK001", "models", f"{model.name} is a {model.architecture}, expected a causal language model")
         )
     whole = train.global_batch_size
     if whole % devices:
@@ -131,7 +131,7 @@ def compile_faults(model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         (
             train.quantization != "none",
             "compile",
-            f"compile: true with quantization: {train.quantization}: torch.compile does not see into its kernels",
+            f"compile: true with quantization: {train.quantization}: torch.compile does not support its kernels",
             "compile: false, or quantization: none",
         ),
         (
@@ -151,7 +151,7 @@ def _liger_faults(model: ModelInfo, train: TrainConfig) -> list[Finding]:
     found = []
     if model.model_type not in _LIGER_MODELS:
         known = ", ".join(_LIGER_MODELS)
-        message = f"kernels: liger for {model.name}, a {model.model_type or 'model of no known type'}; expected {known}"
+        message = f"kernels: liger for {model.name}, a {model.model_type or 'model of unknown type'}, expected {known}"
         found.append(_error("BK001", "train.kernels", message, "kernels: none"))
     if train.label_smoothing:
         message = "kernels: liger with label_smoothing, which needs the logits that liger does not keep"
@@ -175,7 +175,7 @@ def adapter_faults(train: TrainConfig) -> tuple[Finding, ...]:
         (
             changes_base and lora.dora,
             "lora.init",
-            f"{lora.init} with dora: what {lora.init} changes in the base cannot be part of a DoRA adapter",
+            f"{lora.init} with dora: its changes to the base cannot be part of a DoRA adapter",
             "init: default",
         ),
         (
@@ -227,7 +227,7 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
         ),
         (
             train.trains_all and train.base_dtype == "bfloat16",
-            "base_dtype: bfloat16 with method: full and sharding: full: the trainer would hold the weights in float32",
+            ("base_dtype: bfloat16 with method: full and sharding: full: weights would stay in float32"),
             "base_dtype: auto",
         ),
         (
@@ -245,7 +245,7 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
     found = _refused(train, ((applies, "sharding", text, hint) for applies, text, hint in pairs))
     if devices > 1:
         return found
-    message = "sharding: full with one device: there is none to share the weights with"
+    message = "sharding: full with one device"
     return (*found, _error("BK001", "train.sharding", message, "compute.gpus_per_run: 2, or train.sharding: none"))
 
 

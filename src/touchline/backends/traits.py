@@ -82,7 +82,7 @@ class TrainerTraits:
     """Setting that leaves smaller checkpoints of an adapter; None if they are small already."""
 
     model_keys: tuple[str, ...] = ()
-    """Keys with the model's name in files that its users keep beside a config."""
+    """Keys with the model's name in files that its users keep next to a config."""
     own_headers: bool = False
     """Whether prompts end with headers of its own, whatever the model's template writes."""
     plain_rows: bool = False

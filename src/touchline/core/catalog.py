@@ -93,7 +93,7 @@ class ModelInfo:
     family: str
     """The name up to its size, `SmolLM2`, `Llama-3.2`."""
     copied_bytes: int = 0
-    """Size of the files beside its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
+    """Size of the files next to its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
     dimensions: Dimensions | None = None
     """Dimensions of its decoder; None where config.json does not have all of them, and in older plans."""
     weight_files: tuple[str, ...] = ()
@@ -115,11 +115,11 @@ class ModelInfo:
         absent = self.absent
         if not absent:
             return ""
-        parts = "; ".join(f"{what} ({reason.missing})" for what, reason in absent.items())
+        parts = ", ".join(f"{what} ({reason.missing})" for what, reason in absent.items())
         unchecked = "hashes and shapes of the weights"
         if "tokenizer" in absent:
-            unchecked += ", chat template, rendering, longest answers; no example is rendered"
-        return f"not here of {self.name}: {parts}. Not checked: {unchecked}"
+            unchecked += ", chat template, rendering, longest answers (no example is rendered)"
+        return f"missing files of {self.name}: {parts}. Not checked: {unchecked}"
 
     @property
     def hashes(self) -> list[str | None]:

@@ -68,7 +68,7 @@ class Estimate:
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
-            raise ValueError(f"the interval [{self.low}, {self.high}] does not hold {self.value}")
+            raise ValueError(f"the interval [{self.low}, {self.high}] does not contain {self.value}")
 
     def quantity(self) -> Quantity:
         """Return the estimate as a `Quantity`."""
@@ -107,7 +107,7 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSetup:
-    """Settings besides the batch that decide the memory and time of a step."""
+    """Settings apart from the batch that decide the memory and time of a step."""
 
     shape: ModelShape
     """The base model."""
@@ -140,7 +140,7 @@ class TrainingSetup:
     variant: str = "lora"
     """Kind of adapter: `lora`, `rslora` or `dora`."""
     whole_modules: tuple[str, ...] = ()
-    """Layers outside the blocks that are trained whole beside the adapter: `embed_tokens`, `lm_head`."""
+    """Layers outside the blocks that are trained whole next to the adapter: `embed_tokens`, `lm_head`."""
     padded: bool | None = None
     """Whether rows are padded, so that attention gets a mask; None if unknown."""
     release: str | None = None

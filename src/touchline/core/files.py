@@ -1,6 +1,6 @@
 """Files written so that a kill, a full disk or a second writer leaves either the old content or the new.
 
-`write_atomic` writes beside the target, syncs and renames; no reader ever gets half a file. `append_line` writes a
+`write_atomic` writes next to the target, syncs and renames; no reader ever gets half a file. `append_line` writes a
 whole line at once, and completes a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends
 with its last holder, child processes included. A network file system without locks raises an `HostError`.
 """
@@ -68,10 +68,10 @@ def _refuse_irregular(path: Path, found: os.stat_result) -> None:
 def open_regular(path: Path) -> BufferedReader:
     """Return a file opened for reading bytes; every file that a user or another program wrote is opened here.
 
-    What is no regular file (a named pipe, a socket, a device) is not opened at all, so that no command waits for it.
+    What is not a regular file (a named pipe, a socket, a device) is not opened at all, so that no command waits for it.
 
     Raises:
-        UnreadableFileError: it is no regular file.
+        UnreadableFileError: it is not a regular file.
         OSError: it cannot be opened.
     """
     _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (the descriptor below is looked at in the same way)
@@ -89,7 +89,7 @@ def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
     """Return the bytes of a regular file of at most `limit_bytes`.
 
     Raises:
-        UnreadableFileError: it is no regular file, or larger.
+        UnreadableFileError: it is not a regular file, or larger.
         OSError: it cannot be opened.
     """
     with open_regular(path) as stream:
@@ -104,7 +104,7 @@ def read_head(path: Path, limit_bytes: int) -> bytes:
     """Return the first bytes of a regular file.
 
     Raises:
-        UnreadableFileError: it is no regular file.
+        UnreadableFileError: it is not a regular file.
         OSError: it cannot be opened.
     """
     with open_regular(path) as stream:
@@ -210,7 +210,7 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise HostError(
                 f"no permission to write {what} {str(path)!r}",
-                expected="a folder that you may write to",
+                expected="a writable folder",
                 hint=f"ls -ld {quoted(str(path.parent))}",
             ) from error
         raise
@@ -226,7 +226,7 @@ def _temporary_prefix(name: str) -> str:
 
 
 def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Delete what killed writers of some files of a folder left beside them.
+    """Delete what killed writers of some files of a folder left next to them.
 
     Call it under the lock of those files' writers.
     """
@@ -339,7 +339,7 @@ def try_lock(path: Path) -> int | None:
     except OSError as error:
         os.close(descriptor)
         raise FileLocksUnsupportedError(
-            f"the file system of {str(path)!r} knows no file locks ({error.strerror})",
+            f"the file system of {str(path)!r} does not support file locks ({error.strerror})",
             expected="a folder on a local disk, or on a network file system with locks",
         ) from error
     return descriptor
@@ -366,5 +366,5 @@ def inside(folder: Path, name: str) -> Path:
     """
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{name!r} leads out of {str(folder)!r}", expected="a place inside that folder")
+        raise InputError(f"{name!r} leads out of {str(folder)!r}", expected="a path inside that folder")
     return target

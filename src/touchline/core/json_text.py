@@ -32,7 +32,7 @@ def parse_json(
         constant: makes a value of NaN and the infinities.
 
     Raises:
-        ValueError: it is no JSON, is nested too deep, or holds half of a surrogate pair.
+        ValueError: it is not JSON, is nested too deep, or holds half of a surrogate pair.
     """
     try:
         value = json.loads(text, parse_constant=constant)

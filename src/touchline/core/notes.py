@@ -13,26 +13,26 @@ from enum import StrEnum
 class NoteCode(StrEnum):
     """Kind of a note. The value is its sentence; names in braces stand for the note's data."""
 
-    ATTEMPTS_FAILED = "{count} attempt(s) ended with an error; the last: {reason}, exit code {code}"
-    ATTEMPTS_KILLED = "{count} attempt(s) were killed (no exit record); their saved state was used"
-    FAILED_EXIT = "the training is complete although its job failed; the exit code is reported, not believed"
-    METRICS_UNREAD = "steps and losses are not known: {file} cannot be read ({reason})"
+    ATTEMPTS_FAILED = "{count} attempt(s) ended with an error (last: {reason}, exit code {code})"
+    ATTEMPTS_KILLED = "{count} attempt(s) were killed (no exit record), and their saved state was used"
+    FAILED_EXIT = "training completed although its job failed (the exit code is ignored)"
+    METRICS_UNREAD = "steps and losses are unknown: {file} cannot be read ({reason})"
     STEPS_REPEATED = "{count} steps were done again after a kill"
     CHECKPOINT_UNUSABLE = "checkpoint {name} cannot be used: {problems}"
-    EVALUATIONS_LEFT_OUT = "{evaluations} of other weights left out"
-    EVALUATIONS_KEPT = "{evaluations} by other settings kept beside and compared with nothing: {settings}"
+    EVALUATIONS_LEFT_OUT = "{evaluations} of other weights not used"
+    EVALUATIONS_KEPT = "{evaluations} with other settings kept, but not used in comparisons: {settings}"
     NOT_EVALUATED = "not evaluated: {evaluation}"
     ANSWERS_NOT_SCORED = "{evaluation}: {count} answers could not be generated or scored and count as wrong"
     TRAINED_ON = "trained on {machine}"
     NOT_COMPARED = "not compared with {other}: {reason}"
     ONE_SEED = "one seed: differences between levels describe these checkpoints, not the settings"
     SELECTED_ON_TEST = (
-        "selected on test: {checkpoint} of {run} is the best of {best_of} checkpoints by these "
-        "same items; its interval and its p value allow for it, its score stays too good"
+        "selected on test: {checkpoint} of {run} is the best of {best_of} checkpoints on these items. Its score "
+        "is too high, but its interval and p value are corrected"
     )
     OPTIONAL_STOPPING = (
-        "effects of factors and interactions are not tested here: which runs were made depends on earlier results; "
-        "the contrasts of the strategy are tested at its looks"
+        "effects of factors and interactions are not tested, because the runs depend on earlier results. The "
+        "strategy tests its contrasts at its looks"
     )
     STATED = "{text}"
     """Anything that no decision depends on."""

@@ -13,7 +13,7 @@ from typing import Literal
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
 Inside = Literal["evaluation", "saving", "loading"]
-"""Work in a duration besides training steps."""
+"""Work in a duration apart from training steps."""
 
 ObservationName = Literal[
     # what the run is: read from banners, configs and arguments
@@ -103,7 +103,7 @@ class Observation:
     aggregation: Aggregation | None = None
     """How many measurements became this one; a rate or loss without one is of that single line."""
     inside: tuple[Inside, ...] = ()
-    """Work in a duration or a rate besides training steps."""
+    """Work in a duration or a rate apart from training steps."""
     certain: bool = True
     """Whether the line says it in a form that only this trainer prints; a guess gives way to a certain one."""
 

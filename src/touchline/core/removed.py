@@ -41,7 +41,9 @@ class Removed:
     def __str__(self) -> str:
         words = self.name.split()
         begins = next((place for place, word in enumerate(words) if word.startswith("-")), 0)
-        return f"`{' '.join(words[begins:])}` was removed after 0.1.0{f'; use {self.instead}' if self.instead else ''}"
+        return (
+            f"`{' '.join(words[begins:])}` was removed after 0.1.0{(f', use {self.instead}' if self.instead else '')}"
+        )
 
 
 _TYPED = {RemovedKind.COMMAND: "{}", RemovedKind.OPTION: "{}", RemovedKind.ADAPTER: "estimate --adapter {}"}
@@ -72,7 +74,7 @@ REMOVED = tuple(
         ("option", "place --plot", "--json"),
         ("option", "pack --plot", "--json"),
         ("option", "data audit --plot", "--json"),
-        ("option", "data audit --scorer", "touchline check FILE.py, which tries a scorer on made-up answers"),
+        ("option", "data audit --scorer", "touchline check FILE.py, which tests a scorer on synthetic answers"),
         ("option", "data audit --task", "touchline data audit experiment.yaml"),
         ("log format", "llm-foundry", "a metrics.csv with step and loss"),
         ("log format", "lightning", "its metrics.csv"),
@@ -80,7 +82,7 @@ REMOVED = tuple(
         ("log format", "torchtitan", "a metrics.csv with step and loss"),
         ("log format", "mlx", "a metrics.csv with step and loss"),
         ("log format", "W&B history as JSON", "a CSV export with a column of steps and one of losses"),
-        ("log format", "W&B config.yaml", "--fact KEY=VALUE, or touchline-facts.yaml beside the log"),
+        ("log format", "W&B config.yaml", "--fact KEY=VALUE, or touchline-facts.yaml next to the log"),
         *(("adapter", name, "lora, rslora or dora") for name in _ADAPTERS),
     )
 )

@@ -93,7 +93,7 @@ class ModelShape:
     other_parameters_per_layer: int
     """Norms and everything else of a block that is no linear layer."""
     other_parameters: int
-    """Outside the blocks, besides the embedding and the output layer: the last norm, positions, a vision tower."""
+    """Outside the blocks, apart from the embedding and the output layer: the last norm, positions, a vision tower."""
     source: str
     """Where it was read: the path or address of the config.json."""
     extrapolated: str | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+KILLED = "killed (no exit record)"
+"""Reason of an end that no exit record explains."""
+
 
 class JobState(StrEnum):
     """SLURM's words, and UNKNOWN; the local executor uses the same."""

@@ -117,7 +117,6 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     """Sentences below the heading."""
     tables: tuple[Table, ...] = ()
-    """The tables."""
     figures: tuple[str, ...] = ()
     """Groups of figures that belong to the section."""
     blocks: tuple[tuple[str, str], ...] = ()

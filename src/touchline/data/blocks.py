@@ -52,7 +52,7 @@ class Block:
     others: int
     """Number of other parameters."""
     outside: int
-    """Parameters outside the blocks, besides the embedding and the output layer."""
+    """Parameters outside the blocks, apart from the embedding and the output layer."""
     gated: bool
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
@@ -116,7 +116,7 @@ def llama_like(
         inputs_bias_default: that bias where its key is missing.
         output_bias: key of config.json that gives attention's output a bias; none: it has none.
         feed_bias: key that gives the feed-forward part biases; none: it has none.
-        norms: norms over the stream in a block, besides the last one of the model; 0 when they have no parameters.
+        norms: norms over the stream in a block, apart from the last one of the model; 0 when they have no parameters.
         head_norm: norms of queries and keys.
         gated: whether the feed-forward part has a gate.
         extrapolated: why estimates on it go beyond what was checked.
@@ -200,7 +200,7 @@ def cohere(values: ModelConfigReader, widths: Widths) -> Block:
         others=widths.hidden + (widths.q + widths.kv if normed else 0),
         outside=widths.hidden,
         gated=True,
-        extrapolated="attention and feed-forward part share one norm; formulas were checked on blocks like Llama's",
+        extrapolated="attention and feed-forward layers share one norm, but the formulas were checked on Llama blocks",
     )
 
 
@@ -284,9 +284,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
 
     def build(values: ModelConfigReader, widths: Widths) -> Block:
         if values.count("decoder_sparse_step", default=1) != 1 or not values.is_empty("mlp_only_layers"):
-            raise ModelConfigError(
-                "config.json: decoder_sparse_step or mlp_only_layers makes its blocks unlike each other"
-            )
+            raise ModelConfigError("config.json: decoder_sparse_step or mlp_only_layers makes its blocks differ")
         dense = like(values, widths)
         count, inner = values.count("num_experts", "num_local_experts"), values.count(width_key)
         used = values.count("num_experts_per_tok")
@@ -305,7 +303,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
             others=dense.others + routed,
             outside=dense.outside,
             gated=True,
-            extrapolated=f"mixture of experts, {used} of {count} for each token; formulas were checked on dense models",
+            extrapolated=f"mixture of experts ({used} of {count} per token), but formulas were checked on dense models",
         )
 
     return build
@@ -376,5 +374,5 @@ def counted_from_keys(reason: str, count_error: float) -> Builder:
     return build
 
 
-_UNGATED = "blocks without a gated feed-forward part; formulas were checked on blocks like Llama's"
+_UNGATED = "blocks without a gated feed-forward layer, but the formulas were checked on Llama blocks"
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})

@@ -69,7 +69,7 @@ class Prompt:
                 written.append(_joined(values, there, problems))
             elif columns[0] in self.columns:
                 listed = " or ".join(map(repr, columns))
-                message = f"there is no column {listed}, which the prompt asks for"
+                message = f"there is no column {listed}, which the prompt uses"
                 problems.append(RowProblem(message, columns, in_prompt=name != "input"))
             else:
                 written.append(f"{{{name}}}")
@@ -91,16 +91,16 @@ def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str
     shows_none = not any(f"{{{name}}}" in template for name in known)
     for name in known:
         word = re.escape(name)
-        right = f"write {{{name}}}, one brace before it and one behind it"
+        right = f"write {{{name}}}, with one brace on each side"
         if re.search(rf"\{{\{{\s*{word}\s*\}}\}}", template):
-            message = f"{{{{{name}}}}} puts the column into braces: {{...}}; one pair of braces is enough"
+            message = f"{{{{{name}}}}} gives the column in braces: {{...}}. One pair of braces is enough"
             yield message, right, Severity.WARNING
         elif re.search(rf"\{{(?:\s+{word}\s*|\s*{word}\s+)\}}", template):
             yield f"{{ {name} }} has spaces inside its braces, so it is not replaced", right, Severity.ERROR
         elif re.search(rf"\{{\s*{word}(?![\w}}.!:\[]|\s*\}})", template):
             yield f"the brace before {name!r} is not closed", right, Severity.ERROR
         elif re.search(rf"(?<![\w{{]){word}\}}", template) and not re.search(rf"\{{[^{{}}]*{word}\}}", template):
-            yield f"the brace behind {name!r} is not opened", right, Severity.ERROR
+            yield f"the brace after {name!r} is not opened", right, Severity.ERROR
         elif name == "input" and shows_none and (other := _OTHER_BRACES.search(template)) is not None:
             yield f"{other.group()} is not a column in braces", right, Severity.ERROR
 
@@ -181,7 +181,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowProbl
         if role is None or content is None:
             return [_turn_fault(turn, role)]
         if places and role == "assistant":
-            return [RowProblem("a turn of the assistant holds an image; images belong into the turns before")]
+            return [RowProblem("an assistant turn contains an image, but images belong in earlier turns")]
         named += places
         messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
@@ -207,8 +207,8 @@ def image_files(values: Mapping[str, object], data: DataConfig) -> list[str] | R
     files = [each.get("path") if isinstance(each, Mapping) else each for each in listed]
     found = [each for each in files if isinstance(each, str) and each]
     if len(found) < len(files):
-        hint = "write images as files, and their paths into the column"
-        return RowProblem(f"column {data.images!r} holds an image that is not a path", hint=hint)
+        hint = "save the images as files and their paths in the column"
+        return RowProblem(f"column {data.images!r} contains an image that is not a path", hint=hint)
     return found
 
 
@@ -248,13 +248,13 @@ def _with_images(
     places = sum(turn.content.count(IMAGE_PLACE) for turn in turns)
     if None in paths or (named and rest) or places not in (0, len(paths) + len(rest)):
         count = len([each for each in named if each is not None]) + len(files)
-        hint = f"write {IMAGE_PLACE} once for each image, or nowhere: then they stand before the first question"
-        return [RowProblem(f"the text has {places} places of images, and the row has {count}", hint=hint)]
+        hint = f"write {IMAGE_PLACE} once for each image, or nowhere, to put them before the first question"
+        return [RowProblem(f"the text has {places} {IMAGE_PLACE}, but the row has {count}", hint=hint)]
     every = [each for each in (*paths, *rest) if each is not None]
     if not places:
         first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
         if first is None:
-            return [RowProblem("no turn of the user is there to hold the images")]
+            return [RowProblem("there is no user turn to hold the images")]
         shown = Message(role="user", content=IMAGE_PLACE * len(every) + turns[first].content)
         turns = (*turns[:first], shown, *turns[first + 1 :])
     placed: list[Message] = []
@@ -270,9 +270,9 @@ def _turn_fault(turn: object, role: str | None) -> RowProblem:
     known = " | ".join(dict.fromkeys(ROLES.values()))
     named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
     stated = next((each for each in named if isinstance(each, str)), None)
-    untrained = "tool calls and the turns of tools are not trained on: take these chats out"
+    untrained = "remove these chats, because tool calls and tool turns are not supported"
     if isinstance(turn, Mapping) and "tool_calls" in turn and role is not None:
-        return RowProblem(f"a turn of the {role} calls a tool and has no text", hint=untrained)
+        return RowProblem(f"a {role} turn calls a tool and has no text", hint=untrained)
     if stated is not None and role is None and len(stated) <= _ROLE_CHARACTERS:
         return RowProblem(
             f"a turn has the role {stated!r}, expected {known}", hint=untrained if "tool" in stated else None
@@ -283,11 +283,11 @@ def _turn_fault(turn: object, role: str | None) -> RowProblem:
 def cluster_of(values: Mapping[str, object], column: str) -> str | RowProblem | None:
     """Return the cluster that a row shares with others, None if it has none, or its problem."""
     if column not in values:
-        return RowProblem(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
+        return RowProblem(f"there is no column {column!r}, which evaluate.cluster names", (column,))
     value = values[column]
     text = "" if value is None else plain_text(value)
     if text is None:
-        return RowProblem(f"column {column!r}, which evaluate.cluster asks for, is not text")
+        return RowProblem(f"column {column!r}, which evaluate.cluster names, is not text")
     return text if text.strip() else None
 
 
@@ -310,20 +310,20 @@ def _kind(value: object) -> str:
     if value is None or (isinstance(value, str) and not value.strip()):
         return "empty"
     if isinstance(value, bool):
-        return "true or false, no text"
+        return "true or false, not text"
     if isinstance(value, list | tuple):
-        return "a list, no text"
-    return "an object with fields of its own, no text" if isinstance(value, Mapping) else "no text"
+        return "a list, not text"
+    return "an object with fields, not text" if isinstance(value, Mapping) else "no text"
 
 
 def _remedy(value: object) -> str | None:
     """Return a suggestion for such a value."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        return "fill them in, or take these rows out"
+        return "fill them in, or remove these rows"
     if isinstance(value, bool):
         return 'write them as words, for example "yes" and "no", or as 1 and 0'
     if isinstance(value, Mapping):
-        return "write its fields as columns of their own, one level deep"
+        return "write each field as a column, one level deep"
     return "write one text per row" if isinstance(value, list | tuple) else None
 
 

@@ -78,7 +78,7 @@ def how_it_ended(folder: Path) -> str:
     ends = [end for path in status.glob("exit.*.json") if (end := _marker(_END, path)) is not None]
     if not starts and not ends:
         tried = any(status.glob("start.*.json"))
-        return "no attempt says how it ended" if tried else "it was never started"
+        return "no attempt has an exit record" if tried else "it was never started"
     files: list[AttemptStart | AttemptExit] = [*starts, *ends]
     last = max(files, key=lambda each: (each.time_unix, each.restart))
     if isinstance(last, AttemptStart):
@@ -116,7 +116,7 @@ def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
         elif found.st_size != entry.size:
             problems.append(f"{name} has {found.st_size:,} bytes, expected {entry.size:,}")
         elif hashes and sha256_file(file) != entry.sha256:
-            problems.append(f"{name} has another content than was saved")
+            problems.append(f"{name} has different content than was saved")
     return problems
 
 

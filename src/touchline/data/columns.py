@@ -32,7 +32,7 @@ BESIDES = (
     *("input", "context", "passage", "hypothesis", "sentence2", "system", "system_prompt", "history", "document"),
     *("table", "schema", "sql_context", "tools", "code", "article"),
 )
-"""Columns that belong to the prompt besides the leading one."""
+"""Columns that belong to the prompt apart from the leading one."""
 ANSWERS = (
     *("output", "outputs", "response", "completion", "answer", "answers", "solution", "target", "targets", "tgt"),
     *("ground_truth", "chosen", "correct_answer", "answerkey", "answer_key", "final_answer", "summary", "highlights"),
@@ -68,9 +68,7 @@ class ColumnMapping:
     prompts: tuple[str, ...] = ()
     """Prompt columns, the leading one first."""
     answer: str | None = None
-    """Answer column."""
     chat: str | None = None
-    """Chat column."""
     media: tuple[str, ...] = ()
     """Columns with paths of images, videos or audio."""
     candidates: str | None = None
@@ -343,9 +341,9 @@ def _chat(turns: object, answer: str | None) -> Turns:
     if answer is None:
         answer = said[last][1] if last >= 0 else None
         if last < 0:
-            fault = "has no turn of the assistant"
+            fault = "has no assistant turn"
         elif last < len(said) - 1:
-            fault = f"ends with a turn of {said[-1][0]!r}, which no answer follows"
+            fault = f"ends with a {said[-1][0]!r} turn that has no answer"
         said = said[:last] if last >= 0 else said
     asked = next((text for role, text in reversed(said) if role == "user"), "")
     return Turns(

@@ -51,7 +51,7 @@ class ModelConfigReader:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ModelConfigError(f"config.json: {key} is {shown(value)}, expected a positive integer")
         if value > limit:
-            raise ModelConfigError(f"config.json: {key} is {shown(value)}, which no model has")
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, which is not plausible")
         return value
 
     def flag(self, key: str, default: bool) -> bool:

@@ -73,9 +73,9 @@ def create_capitalization(
             return path
     if present and (not force or not path.is_file()):
         raise PolicyError(
-            f"{str(path)!r} exists with other content, made with another seed perhaps",
+            f"{str(path)!r} exists with different content, for example from another seed",
             expected="no such file, or the same content",
-            hint="--force replaces it; --out-dir puts the new one elsewhere",
+            hint="replace it with --force, or choose another folder with --out-dir",
         )
     write_atomic(path, content)
     return path

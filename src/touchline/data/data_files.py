@@ -110,7 +110,7 @@ def find_files(data: DataConfig, base: Path) -> FoundFiles:
             for fault in faults
             for finding in fault.findings or [_finding("DA101", "data", fault.message, fault.hint)]
         ]
-        raise InputError(f"{len(faults)} files of the dataset cannot be used", findings=findings)
+        raise InputError(f"{len(faults)} dataset files cannot be used", findings=findings)
     return FoundFiles(tuple(found))
 
 
@@ -122,9 +122,9 @@ def _find(key: str, written: str, base: Path) -> FileState:
             there = sorted(name for name in _names(path) if FORMATS.get(PurePath(name).suffix.lower()))
             raise InputError(
                 f"dataset {written!r} is a folder",
-                expected="a file: JSON, JSONL, CSV or parquet; one with a column 'split', or an object "
-                "{train: [...], test: [...]}, has its splits in one file",
-                hint=f"data files there: {', '.join(there[:_NAMES_SHOWN])}" if there else None,
+                expected="a JSON, JSONL, CSV or parquet file, with splits in a column 'split' or an object "
+                "{train: [...], test: [...]}",
+                hint=f"data files in it: {', '.join(there[:_NAMES_SHOWN])}" if there else None,
             )
     except (OSError, RuntimeError, ValueError):
         # Not there, a name of another user's home, too long a name, a ring of links: there is no such file.
@@ -147,11 +147,11 @@ def _missing(key: str, written: str, base: Path) -> InputError:
             f"--train-fraction {float(percent) / 100:g} --out-dir {shlex.quote(str(path.parent))}"
         )
         if count != made.group(3):
-            hint = f"only {int(count):,} words of {length} letters come with touchline: {hint}, or --words FILE"
+            hint = f"only {int(count):,} words of {length} letters are included: {hint}, or --words FILE"
         if not there:
-            hint = "no word of that length comes with touchline: touchline data create capitalization --words FILE"
+            hint = "touchline data create capitalization --words FILE (no words of that length are included)"
     elif near := near_names(path.name, _names(path.parent), most=3, cutoff=0.5):
-        hint = f"near names there: {', '.join(near)}"
+        hint = f"similar names: {', '.join(near)}"
     message = f"dataset {written!r} does not exist (looked for {str(path)!r})"
     return InputError(f"dataset {written!r} does not exist", findings=[_finding("DA101", key, message, hint)])
 

@@ -115,7 +115,7 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
     """
     found, clusters = _clusters(find_files(data, base), data, column)
     if found != sha256:
-        raise PlanDriftError(f"{words_of_test(data)} is not the one that was planned", expected=f"hash {sha256[:12]}")
+        raise PlanDriftError(f"{words_of_test(data)} differs from the planned one", expected=f"hash {sha256[:12]}")
     return clusters
 
 
@@ -319,7 +319,7 @@ def _fault_hint(fault: RowProblem, values: Mapping[str, object]) -> str:
         listed = ", ".join(f"{{{name}}}" for name in list(values)[:_COLUMNS_SHOWN])
         near = _near(fault.columns, values)
         guess = f"did you mean {{{near[0]}}}? " if near else ""
-        return f"{guess}a name in braces in data.prompt is a column; here: {listed}, and {{input}} for data.input"
+        return f"{guess}names in braces in data.prompt are columns: {listed}, and {{input}} for data.input"
     return _column_hint(fault.columns, values)
 
 
@@ -335,7 +335,7 @@ def _column_hint(
     listed = f"columns here: {', '.join(there[:_COLUMNS_SHOWN])}{', ...' if len(there) > _COLUMNS_SHOWN else ''}"
     if near := _near(columns, values):
         return f"did you mean {' and '.join(map(repr, near))}? {listed}"
-    return f"{listed}; name them in {key}"
+    return f"{listed} (name them in {key})"
 
 
 def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
@@ -355,13 +355,14 @@ def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterab
         )
     if not prompt.columns and not braces:
         message = (
-            f"data.prompt {shorten(data.prompt or '', _QUOTED)!r} shows no column, so all rows would be asked the same"
+            f"data.prompt {shorten(data.prompt or '', _QUOTED)!r} uses no column, so all rows would have the "
+            "same prompt"
         )
         yield dataset_error("DA108", path, message, "write {input} where the row's input belongs")
     if data.output in prompt.columns:
-        message = f"the prompt shows the answer, column {data.output!r}; a model would only learn to copy it"
+        message = f"the prompt contains the answer, column {data.output!r}, so a model would only learn to copy it"
         written = data.prompt is not None and f"{{{data.output}}}" in data.prompt
-        hint = "take it out of data.prompt" if written else "name another column as the input, or as the answer"
+        hint = "remove it from data.prompt" if written else "name another column as the input, or as the answer"
         yield dataset_error("DA108", path, message, hint)
 
 

@@ -1,9 +1,9 @@
-"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json besides Inspect's .eval log, read without
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json apart from Inspect's .eval log, read without
 Inspect.
 
 The scores file is written last, so its presence means that the evaluation is complete. Hashes of the
 settings, the base and the adapter show whether it is still the requested one. An evaluation by other settings, such as
-another temperature, is kept beside the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
+another temperature, is kept next to the first one as `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
 
 
 def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:
-    """Return the hash of all settings that affect an item's score besides the weights. Equal means comparable.
+    """Return the hash of all settings that affect an item's score apart from the weights. Equal means comparable.
 
     Prompt, columns, system turn, items, decoding, task, version of the scorers; of a task's own file its hash instead
     of what concerns the dataset. Not the dataset's path or the run. A setting that came later joins in where it is not

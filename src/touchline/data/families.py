@@ -121,9 +121,9 @@ FAMILIES: Mapping[str, Family] = {
 
 _TEXT_OF = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
 """Models with a vision tower whose older config.json has the text model's values at its top level."""
-_NO_DECODER = "no decoder-only language model that touchline knows"
+_NO_DECODER = "not a known decoder-only language model"
 _NO_FORMULA = {
-    "state_size": "state-space layers alone",
+    "state_size": "only state-space layers",
     "rwkv": "recurrent layers",
     "lru_width": "recurrent layers",
 }
@@ -132,10 +132,10 @@ _COUNTED = {
     "ssm": ("state-space layers", 0.40),
     "mamba": ("state-space layers", 0.40),
     "conv_": ("convolutions", 0.30),
-    "per_layer_input": ("embeddings of every block", 0.40),
+    "per_layer_input": ("embeddings in every block", 0.40),
     "linear_num": ("linear attention", 0.08),
     "linear_attn": ("linear attention", 0.08),
-    "kv_lora_rank": ("attention through matrices of low rank", 0.04),
+    "kv_lora_rank": ("low-rank attention", 0.04),
     "num_local_experts": ("a mixture of experts", 0.03),
     "num_experts": ("a mixture of experts", 0.03),
     "n_routed_experts": ("a mixture of experts", 0.03),
@@ -150,7 +150,7 @@ _UNKNOWN_ERROR = 0.10
 """Count error of an unknown architecture with Llama's keys: seven of eight in transformers 5.23 are exact."""
 _UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu"})
 """Activations of ungated feed-forward parts (Nemotron, Arcee, Apertus)."""
-_OTHER_LAYERS = ("layers of another kind", 0.25)
+_OTHER_LAYERS = ("unknown layers", 0.25)
 _EQUAL_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
@@ -175,9 +175,9 @@ def family_of(
         return FAMILIES[model_type]
     for part, words in _NO_FORMULA.items():
         if any(part == key or key.startswith(part) for key in keys if key in values):
-            raise ModelConfigError(f"{named(model_type)} has {words}, which touchline has no formula for")
+            raise ModelConfigError(f"{named(model_type)} has {words}, for which touchline has no formula")
     if "auto_map" in values:
-        raise ModelConfigError(f"{named(model_type)} has its own code (auto_map), so its blocks are unknown")
+        raise ModelConfigError(f"{named(model_type)} has custom code (auto_map), so its blocks are unknown")
     names = values.texts("architectures")
     if names and not any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in names):
         raise ModelConfigError(f"{named(model_type)} is {_NO_DECODER}")
@@ -188,7 +188,7 @@ def family_of(
         found.append((f"{_OTHER_LAYERS[0]} ({', '.join(sorted(layers)[:3])})", _OTHER_LAYERS[1]))
     if found:
         words = " and ".join(dict.fromkeys(kind for kind, _ in found))
-        reason = f"{named(model_type)} has {words}, counted as if its other layers were Llama's"
+        reason = f"{named(model_type)} has {words}, and its other layers are counted as Llama layers"
         error = max(error for _, error in found)
         return Family(
             build=blocks.counted_from_keys(reason, error),
@@ -205,7 +205,7 @@ def family_of(
             output_bias="attention_bias",
             feed_bias="mlp_bias",
             gated=values.text("hidden_act") not in _UNGATED_ACTIVATIONS,
-            extrapolated=f"{named(model_type)} is unknown; counted with Llama's blocks",
+            extrapolated=f"{named(model_type)} is unknown, and is counted with Llama blocks",
             count_error=_UNKNOWN_ERROR,
         ),
         context=0,

@@ -58,7 +58,7 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
         data: path, columns, prompt.
         planned: hash of the images of each split to check.
         base: folder that a relative path is relative to.
-        run_folder: the run's folder. The plan beside it gives the names of changed images.
+        run_folder: the run's folder. The plan next to it gives the names of changed images.
 
     Raises:
         PlanDriftError: an image changed; with its name.
@@ -74,7 +74,7 @@ def refuse_changed_images(data: DataConfig, planned: Mapping[str, str], base: Pa
         known = _planned_files(run_folder, dataset)
         names = {_written(path, dataset.parent): now for path, now in found.items()}
         raise PlanDriftError(
-            f"{changed_images(known, names) or 'an image'} of the {split} split changed since it was planned",
+            f"{changed_images(known, names) or 'an image'} of the {split} split changed since planning",
             expected="the images that the plan was made from",
             hint="touchline plan",
         )
@@ -122,7 +122,7 @@ def _written(path: str, folder: PurePath) -> str:
 
 
 def _planned_files(run_folder: Path, dataset: Path) -> dict[str, str]:
-    """Return the hash of every image of a dataset in the plan beside a run's folder. Empty if it is not there."""
+    """Return the hash of every image of a dataset in the plan next to a run's folder. Empty if it is not there."""
     try:
         data = parse_json(read_text_bounded(run_folder.absolute().parent / "plan.json", _LIMIT_BYTES))
     except (InputError, HostError, OSError, ValueError, RecursionError):

@@ -67,7 +67,7 @@ def _read_object(path: Path) -> dict[str, object] | Missing:
 def _rule(values: Mapping[str, object], token: int, name: str) -> ImageRule | Missing:
     kind = values.get("image_processor_type", values.get("feature_extractor_type"))
     if kind not in _PROCESSORS:
-        return Missing(missing=f"{name} names the processor {kind!r}, and only {_PROCESSORS[0]}'s rule is known")
+        return Missing(missing=f"{name} has image processor {kind!r}, but only {_PROCESSORS[0]} is supported")
     given = values.get("size")
     size = given if isinstance(given, Mapping) else {}
     found = {
@@ -100,7 +100,7 @@ def image_fault(path: str) -> str | None:
     except InputError as error:
         return error.message
     if max(width, height) > MOST_ASPECT * min(width, height):
-        return f"an image has a side more than {MOST_ASPECT} times the other, which image processors refuse"
+        return f"an image has an aspect ratio above {MOST_ASPECT}, which image processors reject"
     return None
 
 
@@ -131,7 +131,7 @@ def _size(path: str, size_bytes: int, modified_ns: int) -> tuple[int, int]:
     except (OSError, HostError, InputError, struct.error):
         raise InputError("an image cannot be read") from None
     if found is None:
-        raise InputError("an image is neither PNG nor JPEG, or is broken")
+        raise InputError("an image is not a valid PNG or JPEG file")
     if min(found) < 1:
         raise InputError("an image has no pixels")
     return found
@@ -198,7 +198,7 @@ def require_pillow() -> None:
     except ImportError:
         raise HostError(
             "images need Pillow, which is not installed",
-            expected="the extra vision",
+            expected="touchline with the extra `vision`",
             hint="pip install touchline[vision]",
         ) from None
 

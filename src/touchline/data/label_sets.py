@@ -87,30 +87,30 @@ def _faults(
         others = [answer for answer in written if label_key(answer) not in known]
         if others:
             yield fault(
-                f"{len(others)} answers are none of evaluate.labels: {_shown(others)}",
+                f"{len(others)} answers are not in evaluate.labels: {_shown(others)}",
                 f"evaluate.labels: [{', '.join([*labels, *others[:_SHOWN]])}]",
             )
     elif len(labels) > LABELS_LIMIT or (len(labels) > _FEW and len(labels) > _SHARE * rows):
         yield fault(
-            f"the {rows:,} answers are {len(labels):,} different texts ({_shown(labels)}), not a set of labels",
+            f"the {rows:,} answers have {len(labels):,} distinct texts, too many for labels: {_shown(labels)}",
             "task: exact_match",
         )
         return
     if len(labels) < 2:
-        yield fault(f"there is one label alone, {_shown(labels)}, so there is nothing to distinguish")
+        yield fault(f"there is only one label, {_shown(labels)}")
     if pair := indistinct(labels):
         yield fault(f"the labels {pair[0]!r} and {pair[1]!r} differ only in punctuation, which answer parsing ignores")
     spelled = Counter(label_key(answer) for answer in written)
     if several := [key for key, number in spelled.items() if number > 1]:
         same = [answer for answer in written if label_key(answer) == several[0]]
         yield fault(
-            f"labels are written in several ways and count as one, for example {_shown(same)}",
+            f"labels with several spellings count as one, for example {_shown(same)}",
             severity=Severity.WARNING,
         )
     trained = {label_key(answer) for answer in answers["train"]}
     asked = {label_key(answer) for name, split in answers.items() if is_test(name) for answer in split}
     if unseen := [label for label in labels if label_key(label) in asked - trained]:
-        yield fault(f"labels of the test split that no training row has: {_shown(unseen)}", severity=Severity.WARNING)
+        yield fault(f"labels in the test split without a training row: {_shown(unseen)}", severity=Severity.WARNING)
 
 
 def _shown(labels: Sequence[str]) -> str:

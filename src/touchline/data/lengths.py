@@ -119,7 +119,7 @@ def token_lengths(
 
 
 def _patches(rule: ImageRule, examples: Iterable[Example]) -> list[int]:
-    """Return the patches of each image: what the lengths depend on besides the rows."""
+    """Return the patches of each image: what the lengths depend on apart from the rows."""
     patches_of = functools.cache(rule.patches_of)
     return [patches_of(image) for example in examples for image in images_of(example.prompt)]
 
@@ -184,7 +184,7 @@ def _read(path: Path, count: int) -> TokenLengths | None:
 _LIMIT_BYTES = 4 << 30
 _SHOWN = 10
 _LONGEST = int(np.iinfo(np.uint32).max)
-_EXPECTED = "a .npy array of integers, or a text file with one integer a line"
+_EXPECTED = "a .npy array of integers, or a text file with one integer per line"
 
 
 def read_lengths(path: Path) -> NDArray[np.uint32]:
@@ -207,7 +207,7 @@ def read_lengths(path: Path) -> NDArray[np.uint32]:
         raise HostError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     lengths = _array(content, path) if content.startswith(b"\x93NUMPY") else _lines(content, path)
     if not len(lengths):
-        raise InputError(f"{str(path)!r} holds no lengths", expected=_EXPECTED)
+        raise InputError(f"{str(path)!r} contains no lengths", expected=_EXPECTED)
     return lengths
 
 
@@ -215,10 +215,10 @@ def _array(content: bytes, path: Path) -> NDArray[np.uint32]:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, MemoryError, SyntaxError) as error:
-        raise InputError(f"{str(path)!r} is a broken .npy file: {error}", expected=_EXPECTED) from None
+        raise InputError(f"{str(path)!r} is not a valid .npy file: {error}", expected=_EXPECTED) from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(
-            f"{str(path)!r} holds an array of shape {array.shape} and type {array.dtype}",
+            f"{str(path)!r} contains an array of shape {array.shape} and type {array.dtype}",
             expected="one dimension, integers",
         )
     wrong = np.flatnonzero((array < 1) | (array > _LONGEST))

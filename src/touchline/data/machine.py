@@ -137,7 +137,7 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
     if not groups:
         raise HostError(
-            f"{setting} is {gpus_per_run}, and this machine has {plural(len(gpus), 'GPU')}",
+            f"{setting} is {gpus_per_run}, but this machine has {plural(len(gpus), 'GPU')}",
             hint=f"{setting}={len(gpus)}",
         )
     return groups
@@ -198,4 +198,4 @@ def load_1min() -> Measured:
     try:
         return Quantity(value=os.getloadavg()[0], unit="1", aggregation="mean")
     except OSError:
-        return Missing(missing="the system gives no load")
+        return Missing(missing="the system does not report its load")

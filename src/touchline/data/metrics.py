@@ -104,7 +104,7 @@ class AttemptRow:
     data_parallel_size: int = 1
     """Processes that share each step. Counts of a step are their sums, and peaks of memory their largest."""
     cohort: tuple[str, ...] = ()
-    """Runs trained beside this one on the same base. Seconds and memory of a step are those of all."""
+    """Runs trained next to this one on the same base. Seconds and memory of a step are those of all."""
     compiled_shapes: int = 0
     """Shapes of micro-batches that the model was compiled for before the first step."""
     compile_seconds: float = 0.0

@@ -42,7 +42,6 @@ class MetricsFile:
     rows: tuple[tuple[int, MetricsRow], ...]
     """Every row with its line number from 1, superseded ones included."""
     size_bytes: int
-    """Size of the file."""
     sha256: str
     """Hash of the file."""
     head: bytes

@@ -146,8 +146,8 @@ def _folders(models_dir: Path) -> list[Path]:
     except PermissionError:
         raise HostError(
             f"no permission to list {str(models_dir)!r}",
-            expected="the folder of your models",
-            hint="TOUCHLINE_MODELS_DIR names another one",
+            expected="the folder with your models",
+            hint="set TOUCHLINE_MODELS_DIR to another folder",
         ) from None
 
 
@@ -180,25 +180,25 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
         return _not_here(name_or_path, problem, get)
     folded = {entry.casefold(): entry for entry in present}
     near = [folded[match] for match in near_names(name.casefold(), folded, most=3, cutoff=0.7)]
-    listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
+    listed = f"similar names: {', '.join(near)}" if near else f"models there: {', '.join(present) or 'none'}"
     # Other digits are another size or version, and no slip of the keyboard.
     same = [match for match in near if _DIGITS.findall(match) == _DIGITS.findall(name)]
     guess = f"did you mean {same[0]!r}? Otherwise: {get}" if same else get
     if not is_hub_id(name_or_path):
-        problem = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
+        problem = f"not a folder with a config.json, here or under {str(models_dir)!r} ({listed})"
         return _not_here(name_or_path, problem, guess)
     looked = ", ".join(repr(str(folder)) for folder in _candidates(name_or_path, models_dir))
-    problem = f"a Hugging Face Hub id, which touchline does not download; looked for a folder at {looked}"
+    problem = f"a Hugging Face Hub id, but there is no folder {looked}, and touchline does not download models here"
     if _is_model(models_dir / name):
-        return _not_here(name_or_path, f"{problem}; {name!r} is under models_dir", f"models: [{name}]")
+        return _not_here(name_or_path, f"{problem} ({name!r} is under models_dir)", f"models: [{name}]")
     if (cached := cached_snapshot(name_or_path)) is not None:
-        return _not_here(name_or_path, f"{problem}; it is in the cache of huggingface_hub", f"models: [{cached}]")
-    return _not_here(name_or_path, f"{problem}; {listed}", guess)
+        return _not_here(name_or_path, f"{problem} (it is in the huggingface_hub cache)", f"models: [{cached}]")
+    return _not_here(name_or_path, f"{problem} ({listed})", guess)
 
 
 def _not_here(name: str, said: str, hint: str) -> InputError:
     wanted = f"models: [{Path(name).name}], once it is under models_dir"
-    expected = wanted if is_hub_id(name) else "a model under models_dir, or the path of one"
+    expected = wanted if is_hub_id(name) else "a model under models_dir, or a path"
     return InputError(f"model {name!r}: {said}", expected=expected, hint=hint)
 
 
@@ -216,7 +216,7 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
         findings.append(model_fault("CK101", folder, f"config.json is not JSON: {error}", path))
         return text, {}
     if not isinstance(data, dict):
-        findings.append(model_fault("CK101", folder, "config.json holds no object", path))
+        findings.append(model_fault("CK101", folder, "config.json is not an object", path))
         return text, {}
     if "auto_map" in data or data.get("trust_remote_code"):
         findings.append(
@@ -224,9 +224,9 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
                 code="CK105",
                 severity=Severity.WARNING,
                 subject=folder.name,
-                message=f"model {folder.name}: config.json names code of its own (auto_map); touchline never runs it",
+                message=f"model {folder.name}: config.json names custom code (auto_map), which touchline does not run",
                 where=Location(path=str(path)),
-                hint="use a model that transformers has itself",
+                hint="use a model that transformers supports without custom code",
             )
         )
     inner = data.get("text_config")
@@ -336,7 +336,7 @@ def disagreements(
     """
     place = folder / "config.json"
     if config and not config.get("model_type"):
-        yield model_fault("TK230", folder, "config.json has no model_type, by which it is loaded", place, _AGAIN)
+        yield model_fault("TK230", folder, "config.json has no model_type", place, _AGAIN)
     if whole and "quantization_config" not in config and "text_config" not in config:
         yield from (model_fault("TK230", folder, each, place, _AGAIN) for each in _sizes(config, shards))
 
@@ -347,12 +347,12 @@ def _sizes(config: Mapping[str, object], shards: Sequence[Shard]) -> Iterator[st
     embedding = tensors.get(_EMBEDDING)
     if embedding is not None and hidden and vocabulary and embedding.elements != hidden * vocabulary:
         yield (
-            f"the embedding in the weights has {embedding.elements:,} numbers, and config.json says vocab_size"
-            f" {vocabulary} x hidden_size {hidden}"
+            f"the weights' embedding has {embedding.elements:,} values, but config.json has vocab_size "
+            f"{vocabulary} x hidden_size {hidden}"
         )
     numbers = [int(match.group(1)) for name in tensors if (match := _LAYER.match(name))]
     if numbers and layers and layers > max(numbers) + 1:
-        yield f"config.json says num_hidden_layers {layers}, and the weights hold {max(numbers) + 1} layers"
+        yield f"config.json has num_hidden_layers {layers}, but the weights have {max(numbers) + 1} layers"
 
 
 def _count(config: Mapping[str, object], key: str) -> int | None:

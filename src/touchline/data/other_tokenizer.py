@@ -53,12 +53,12 @@ class OtherTokenizer:
         """Return in words what counts, and how far it may be off."""
         name = "" if self.model is None else Path(self.model.path).name
         if self.is_same:
-            return f"tokens as by that of {name}, of the same family"
-        by = f"by that of {name}" if name else "from characters"
+            return f"tokens counted by the tokenizer of {name}, of the same family"
+        by = f"by the tokenizer of {name}" if name else "from characters"
         (low, high), (lower, higher) = _ENDS, _ENDS_BEYOND_ASCII
         return (
-            f"tokens counted {by}; the intervals hold {low:g} to {high:g} times as many ({lower:g} to {higher:g} where "
-            f"over a tenth is not ASCII) and {_TEMPLATE} more or fewer of a chat template"
+            f"tokens counted {by}. Intervals allow {low:g} to {high:g} times as many ({lower:g} to {higher:g} "
+            f"with over 10% non-ASCII text), and {_TEMPLATE} more or fewer from the chat template"
         )
 
 
@@ -96,7 +96,7 @@ def other_lengths(
     """
     if load_dataset(data, base, cache_dir).images:
         raise InputError(
-            f"model {name!r} is not here, and without its files the tokens of an image are unknown",
+            f"model {name!r} is not here, so the tokens per image are unknown",
             expected="its config.json, tokenizer and preprocessor_config.json under models_dir",
         )
     examples = load_examples(data, split, base)

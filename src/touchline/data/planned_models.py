@@ -44,9 +44,9 @@ def load_planned_model(name_or_path: str, models_dir: Path) -> ModelInfo:
         if public is None:
             bare = PurePath(name_or_path).name
             if is_hub_id(name_or_path) and _public(bare) is not None:
-                fault.expected = f"models: [{bare}], which can be planned before it is here"
+                fault.expected = f"models: [{bare}], which can be planned without its files"
             elif bare == name_or_path and (near := near_models(bare)):
-                fault.hint = f"{fault.hint}; public models of near names: {', '.join(near)}"
+                fault.hint = f"{fault.hint} (similar public models: {', '.join(near)})"
             raise
         return _from_catalog(name_or_path, public, models_dir)
     if not isinstance(found.weights_sha256, Missing) or has_pickles(Path(found.path)):

@@ -153,9 +153,9 @@ def how_to_get(name: str, models_dir: Path) -> str:
         f"hf download {shlex.quote(identifier or f'ORG/{bare}')} --local-dir {shlex.quote(str(models_dir / bare))}"
     )
     if identifier is None:
-        return f"{command} (ORG: its organisation on huggingface.co)"
+        return f"{command} (ORG: its organization on huggingface.co)"
     if _GATED.fullmatch(identifier):
-        return f"{command} (gated: first accept its licence at huggingface.co/{identifier} and run `hf auth login`)"
+        return f"{command} (gated: first accept its license at huggingface.co/{identifier} and run `hf auth login`)"
     return command
 
 

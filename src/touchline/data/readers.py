@@ -93,14 +93,14 @@ def _json(path: Path) -> RawDataset:
         raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})", _UTF8) from None
     except json.JSONDecodeError as error:
         # One object per line in a file named .json: common, and easy to recognize.
-        hint = "rows one a line are JSONL: name the file .jsonl" if error.msg == "Extra data" else None
+        hint = "rename the file to .jsonl if it has one row per line" if error.msg == "Extra data" else None
         raise _fault("DA102", path, f"{path.name} is not JSON: {error.msg}", hint, error.lineno, error.colno) from None
     except (ValueError, RecursionError) as error:
         raise _fault("DA102", path, f"{path.name} is not JSON: {error}") from None
     if isinstance(data, list):
         data = {WHOLE: data}
     if not isinstance(data, dict):
-        message = f"{path.name} holds neither a list of rows nor an object of splits, expected {{train: [...], ...}}"
+        message = f"{path.name} is neither a list of rows nor an object of splits, expected {{train: [...], ...}}"
         raise _fault("DA102", path, message)
     about = data.pop("about", {})
     tally = Tally(path)
@@ -116,10 +116,10 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
         if split is None:
             near = near_names(name.lower(), SPLIT_NAMES, most=1)
             if isinstance(rows, list):
-                hint = did_you_mean(near, "a file without splits is the list of rows alone: [...]")
+                hint = did_you_mean(near, "write a file without splits as a list of rows: [...]")
             else:
-                hint = "write one object per row, {column: value}, in a list"
-            tally.add("DA103", path.name, f"{name!r} names no split, expected train, validation or test", hint=hint)
+                hint = "write a list with one object per row, {column: value}"
+            tally.add("DA103", path.name, f"{name!r} is not a split, expected train, validation or test", hint=hint)
         elif split in splits:
             tally.add("DA103", path.name, f"the split {split} is given twice, the second time as {name!r}")
         elif not isinstance(rows, list):
@@ -163,7 +163,7 @@ def _lines(path: Path, tally: Tally) -> Iterator[str]:
                 yield line.decode(errors="replace")
 
 
-_HALF_NAME = "the name of a column holds half of a surrogate pair, which no file can"
+_HALF_NAME = "a column name contains half of a surrogate pair"
 
 
 def _names_fit(row: dict[str, object]) -> bool:
@@ -187,14 +187,14 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[SourceRow]:
         elif isinstance(row, dict):
             tally.add("DA102", path.name, _HALF_NAME, line=number)
         else:
-            hint = "a whole list of rows is JSON: name the file .json" if isinstance(row, list) else None
+            hint = "rename the file to .json if it is one list of rows" if isinstance(row, list) else None
             tally.add("DA103", path.name, "not an object, expected {column: value}", line=number, hint=hint)
 
 
 def separator_hint(columns: Sequence[str]) -> str | None:
     """Return a hint if the only column's name looks like several with another separator than commas."""
     separator = next((each for each in (";", "\t", "|") if len(columns) == 1 and each in columns[0]), None)
-    return None if separator is None else f"the cells seem to be separated by {separator!r}; CSV here has commas"
+    return None if separator is None else f"the cells seem to be separated by {separator!r}, expected commas"
 
 
 def _csv(path: Path, tally: Tally) -> list[SourceRow]:
@@ -212,8 +212,8 @@ def _csv(path: Path, tally: Tally) -> list[SourceRow]:
                 rows.append(SourceRow(dict(zip(header, cells, strict=True)), begin))
             elif cells:
                 columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
-                message = f"another number of cells than the {columns} of the first line"
-                hint = separator_hint(header) or "a cell with a comma in it stands in double quotes"
+                message = f"a different number of cells than the {columns} of the first line"
+                hint = separator_hint(header) or "put a cell that contains a comma in double quotes"
                 tally.add("DA103", path.name, message, line=begin, hint=hint)
             begin = reader.line_num + 1
     except csv.Error as error:
@@ -246,7 +246,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
     except PermissionError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
-        raise _fault("DA102", path, f"{path.name} is not parquet: {error}", "is the file whole?") from None
+        raise _fault("DA102", path, f"{path.name} is not parquet: {error}", "check that the file is complete") from None
 
 
 def _grouped(rows: list[SourceRow], path: Path, tally: Tally) -> dict[str, list[SourceRow]]:

@@ -89,7 +89,7 @@ def _places(kind: _Kind) -> str:
     more = ", ..." if kind.count > len(places) else ""
     if len(kind.splits) > 1:
         counts = ", ".join(f"{count:,} in {split}" for split, count in kind.splits.items())
-        first = f"; first {word} {places[0]}" if places else ""
+        first = f", first {word} {places[0]}" if places else ""
         return f" ({kind.count:,} times: {counts}{first})"
     if kind.count > 1 and places:
         return f" ({kind.count:,} times: {word}s {', '.join(map(str, places))}{more})"

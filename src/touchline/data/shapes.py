@@ -85,7 +85,7 @@ def _shape_of_file(path: Path) -> ModelShape | Missing:
     except (ValueError, RecursionError):
         return Missing(missing=f"{str(path)!r} is not JSON")
     if not isinstance(data, dict):
-        return Missing(missing=f"{str(path)!r} holds no object")
+        return Missing(missing=f"{str(path)!r} is not an object")
     name = path.absolute().parent.name if path.name == _CONFIG else path.stem
     return shape_of_config(data, name, str(path))
 
@@ -103,7 +103,7 @@ def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
         except (ValueError, RecursionError):
             raise InputError(f"{str(path)!r} is not JSON") from None
         if not isinstance(data, dict):
-            raise InputError(f"{str(path)!r} holds no object")
+            raise InputError(f"{str(path)!r} is not an object")
         return data
     public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
     if public is None:
@@ -146,9 +146,9 @@ def _shape(
     tower = tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
     marked = None
     if tower is not None:
-        marked = "its vision tower is counted as frozen; what images add is not measured"
+        marked = "its vision tower is counted as frozen, and the cost of images is not measured"
     elif whole is not None:
-        marked = f"{whole} has other parts than text, which are not counted"
+        marked = f"{whole} has parts other than text, which are not counted"
     shape = ModelShape(
         name=name,
         model_type=model_type,
@@ -171,7 +171,7 @@ def _shape(
         vision=tower,
     )
     if shape.num_parameters > LARGEST_MODEL:
-        raise ModelConfigError(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")
+        raise ModelConfigError(f"config.json: {shape.num_parameters:.0e} parameters, which is not plausible")
     return shape
 
 
@@ -205,7 +205,7 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     near = near_models(name_or_path)
     return InputError(
         f"model {shown(name_or_path)}: neither a folder with a config.json, here or under {str(models_dir)!r}, "
-        "nor a model of the built-in catalogue",
+        "nor a model of the built-in catalog",
         expected="a model folder, the path of a config.json, or the name of a public model",
         hint=f"did you mean {' or '.join(repr(name) for name in near)}?" if near else None,
     )

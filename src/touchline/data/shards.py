@@ -45,7 +45,6 @@ class Tensor:
     size_bytes: int
     """Bytes in the file."""
     shape: tuple[int, ...] = ()
-    """Its shape."""
     begin: int = 0
     """Offset of its bytes, from the end of the header."""
 
@@ -107,7 +106,7 @@ def read_shard(path: Path) -> Shard:
     try:
         tensors, end = _entries(parse_json(header))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ShardHeaderError(f"{path.name} has a broken header: {error}") from error
+        raise ShardHeaderError(f"{path.name} has an invalid header: {error}") from error
     return Shard(
         name=path.name,
         size_bytes=size,

@@ -42,7 +42,7 @@ def file_splits(
     train, validation, test = split_sizes(len(rows), data.train_fraction)
     if min(train, test) < 1:
         count = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
-        message = f"{count} too few to make splits of at train_fraction {data.train_fraction:g}"
+        message = f"{count} too few to split at train_fraction {data.train_fraction:g}"
         findings.append(dataset_error("DA104", path, message, "give more rows, or a file with splits"))
         return {"train": rows}, "none"
     order = np.random.Generator(np.random.PCG64(data.split_seed)).permutation(len(rows))
@@ -58,8 +58,8 @@ def _faults_of_splits(rows: Mapping[str, Sequence[SourceRow]], path: Path) -> It
     for name in ("train", "test"):
         if name not in rows:
             present = ", ".join(rows) or "none"
-            message = f"there is no split {name}; splits here: {present}"
-            hint = f"add the rows of {name}, or give one list to be split at random"
+            message = f"the split {name} is missing (splits in the file: {present})"
+            hint = f"add rows for {name}, or give one list to split at random"
             yield dataset_error("DA104", path, message, hint)
     for name in rows:
         if not rows[name]:
@@ -83,24 +83,24 @@ def separate_splits(
         role, splits = split_of(key).partition(".")[0], raw[key].splits
         part = WHOLE if WHOLE in splits else role
         if part not in splits:
-            message = f"{key}: {file.path.name} has the splits {', '.join(splits)}, and not {role}"
-            hint = f"name a file with a split {role}, or one whose rows are one list"
+            message = f"{key}: {file.path.name} has the splits {', '.join(splits)}, but not {role}"
+            hint = f"name a file with a split {role}, or a file with one list of rows"
             findings.append(dataset_error("DA104", file.path, message if splits else f"{key} has no rows", hint))
         elif (first := taken.setdefault((file.path, part), key)) != key:
             message = f"{first} and {key} are the same rows of {file.path.name}"
-            hint = f"data: {{path: ...}} splits one file; or another file as {key}"
+            hint = f"use data: {{path: ...}} to split one file, or give another file as {key}"
             findings.append(dataset_error("DA104", file.path, message, hint))
         elif not splits[part]:
             hint = "give it rows" if role == "train" else "give it rows, or leave it out"
             findings.append(dataset_error("DA104", file.path, f"{key}: {file.path.name} has no rows", hint))
         else:
             rows[split_of(key)] = splits[part]
-            parts += [] if part == WHOLE else [f"of {file.path.name} its split {part}"]
+            parts += [] if part == WHOLE else [f"split {part} of {file.path.name}"]
     if not any(is_test(split_of(key)) for key, _ in files.by_key):
-        message = f"{files.path.name} comes without test rows, so its runs cannot be scored"
-        hint = "data: {test: FILE} names them, or evaluate: {epochs: []} evaluates nothing"
+        message = f"{files.path.name} has no test rows, so its runs cannot be scored"
+        hint = "add data: {test: FILE}, or turn evaluation off with evaluate: {epochs: []}"
         if "test" in raw[files.by_key[0][0]].splits:
-            hint = f"data: {{path: ...}} takes all splits of {files.path.name}; or {hint}"
+            hint = f"use data: {{path: ...}} for all splits of {files.path.name}, or {hint}"
         where = Location(path=str(files.path))
         findings.append(
             Finding(
@@ -129,9 +129,9 @@ def overlaps(
             continue
         shown = ", ".join(repr(shorten(_last(prompt), _QUOTED)) for prompt in shared[:_SHOWN])
         count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
-        hint = f"take them out of {shown_split(second)}; a model that has seen the question is not tested by it"
+        hint = f"remove them from {shown_split(second)}: a prompt seen in training does not test the model"
         if made_here:
-            hint = "the file has these prompts more than once: keep one row of each"
+            hint = "keep one row for each prompt that the file repeats"
         names = [
             shown_split(name) if paths[name] == paths[other] else f"{shown_split(name)} ({paths[name].name})"
             for name, other in ((first, second), (second, first))
@@ -151,7 +151,7 @@ def equal_sets(sets: Sequence[SplitInfo], path: Path) -> Iterable[Finding]:
     for each in sets:
         if (first := known.setdefault(each.sha256, each.name)) != each.name:
             message = f"the test sets {first} and {each.name} have the same rows"
-            yield dataset_error("DA104", path, message, "leave one of them out, or name another file")
+            yield dataset_error("DA104", path, message, "remove one of them, or name another file")
 
 
 def _last(prompt: tuple[Message, ...]) -> str:

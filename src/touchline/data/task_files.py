@@ -82,7 +82,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
 
 
 def local_modules(path: Path, tree: ast.Module) -> list[Path]:
-    """Return the Python files beside a task file that it imports, directly or indirectly, without executing them."""
+    """Return the Python files next to a task file that it imports, directly or indirectly, without executing them."""
     found: dict[Path, None] = {}
     queue = [tree]
     while queue and len(found) < _MODULES_LIMIT:
@@ -115,7 +115,7 @@ def parsed_file(path: Path, text: str, expected: str) -> ast.Module:
     """Return the syntax tree of a Python file.
 
     Raises:
-        InputError: it is no Python; `expected` says what it should be.
+        InputError: it is not Python; `expected` says what it should be.
     """
     try:
         return ast.parse(text, filename=str(path))
@@ -172,7 +172,7 @@ def _refuse_arguments(path: Path, function: _Function | None) -> None:
     if wanted := [name for name in required if name != DATA_ARGUMENT]:
         raise InputError(
             f"{str(path)!r}, line {function.lineno}: the task {function.name} needs arguments: {', '.join(wanted)}",
-            expected=f"a default for each; `{DATA_ARGUMENT}` alone is given, the path of the test items",
+            expected=f"a default for each (only `{DATA_ARGUMENT}` is passed, the path of the test items)",
             hint=f"def {function.name}({', '.join(f'{name}=...' for name in wanted)})",
         )
 
@@ -190,7 +190,8 @@ def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
         if not place.exists():
             near = near_names(place.name, [each.name for each in path.parent.iterdir()], most=1)
             raise InputError(
-                f"{str(path)!r}, line {node.lineno}: there is no data {name.value!r} (looked for {str(place)!r})",
+                f"{str(path)!r}, line {node.lineno}: data file {name.value!r} does not exist (looked for "
+                f"{str(place)!r})",
                 expected="a file, relative to the task's own folder",
                 hint=None if not near else f"{_called(node)}({near[0]!r})",
             )

@@ -53,8 +53,8 @@ class _Worker:
             )
         except OSError as error:
             raise HostError(
-                f"the process that chat templates run in cannot be started: {error.strerror or error}",
-                expected="room for one more process",
+                f"the process for chat templates cannot be started: {error.strerror or error}",
+                expected="a free process slot",
                 hint="ulimit -u",
             ) from error
 
@@ -66,7 +66,7 @@ class _Worker:
         """
         if not self._ready and self._line() != READY:
             raise HostError(
-                "the process that chat templates run in did not start",
+                "the process for chat templates did not start",
                 expected="memory for one more small process",
                 hint=f"{sys.executable} -P -m {_PROGRAM} < /dev/null",
             )
@@ -210,6 +210,6 @@ class IsolatedTemplate:
 
 def _refuse_ended() -> NoReturn:
     raise ChatTemplateError(
-        "the chat template takes too much time or memory to write one chat",
+        "the chat template takes too much time or memory for one chat",
         expected="a template that only writes text",
     )

@@ -77,7 +77,7 @@ def _parsed(text: str, path: Path, findings: list[Finding]) -> Tokenizer | None:
         # The library raises nothing narrower than Exception, and where its Rust code panics not even that.
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
-        findings.append(_error("TK101", path, f"tokenizer.json is broken: {str(error)[:_SAID_CHARACTERS]}", _GET))
+        findings.append(_error("TK101", path, f"tokenizer.json is invalid: {str(error)[:_SAID_CHARACTERS]}", _GET))
         return None
 
 
@@ -93,10 +93,10 @@ def _stops(tokenizer: Tokenizer, generation: dict[str, object]) -> tuple[str, ..
 def _check_stop(tokenizer: Tokenizer, tokens: SpecialTokens, folder: Path, findings: list[Finding]) -> None:
     if any(token is not None and tokenizer.token_to_id(token) is not None for token in (tokens.eos, *tokens.stops)):
         return
-    problem = "names no eos_token" if tokens.eos is None else f"has no token {tokens.eos!r}, which is its eos_token"
+    problem = "has no eos_token" if tokens.eos is None else f"has no token {tokens.eos!r}, its eos_token"
     hint = "set eos_token in tokenizer_config.json to the token that ends a turn"
     place = folder / "tokenizer_config.json"
-    findings.append(_error("TK102", place, f"the tokenizer {problem}, so no answer would ever end", hint))
+    findings.append(_error("TK102", place, f"the tokenizer {problem}, so answers would not end", hint))
 
 
 def _check_template(template: str | None, folder: Path, findings: list[Finding]) -> None:
@@ -106,9 +106,9 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
                 code="TK104",
                 severity=Severity.INFO,
                 subject=folder.name,
-                message=f"model {folder.name}: it has no chat template; its chats are plain text",
+                message=f"model {folder.name}: no chat template, so chats are plain text",
                 where=Location(path=str(folder)),
-                hint="an instruct model brings one",
+                hint="use an instruct model, which has a chat template",
             )
         )
         return
@@ -147,7 +147,7 @@ def _json(path: Path, findings: list[Finding]) -> dict[str, object]:
         findings.append(_error("TK103", path, f"{path.name} is not JSON: {error}", _GET))
         return {}
     if not isinstance(data, dict):
-        findings.append(_error("TK103", path, f"{path.name} holds no object", _GET))
+        findings.append(_error("TK103", path, f"{path.name} is not an object", _GET))
         return {}
     return data
 

@@ -126,7 +126,7 @@ def read_pause(folder: Path) -> int | None:
         raise InputError(
             f"{str(path)!r} is broken",
             expected='{"schema_version": 1, "after_step": 20}',
-            hint="touchline resume, which writes it again from the decisions in ledger.jsonl",
+            hint="touchline resume (writes it again from ledger.jsonl)",
         ) from error
 
 

@@ -46,13 +46,13 @@ _OF_A_MODEL = frozenset(
         *("all_results.json", "train_results.json", "eval_results.json", "package.json", "package-lock.json"),
     }
 )
-"""JSON files of models, of finished trainings, and of other tools."""
+"""JSON files of models, of finished runs, and of other tools."""
 _OURS_WRITTEN = frozenset(
     {"ledger.jsonl", "metrics.jsonl", "runs_status.yaml", "run_metrics.yaml", "eval.yaml", "trainer_log.jsonl"}
 )
 """Files that runs write, which users do not edit."""
 PLANS = frozenset({"runs_plan.md", "plan.json"})
-"""Files that list the planned runs, besides their configs."""
+"""Files that list the planned runs, apart from their configs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,6 @@ class FoundFile:
     path: Path
     """Path, relative as the user gave it."""
     kind: FileKind
-    """Kind of file."""
     named: bool
     """Whether the user named the file itself, not only a folder above it."""
 
@@ -76,7 +75,7 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
     absent = [path for path in paths if not _exists(path)]
     if absent:
         names = ", ".join(repr(str(path)) for path in absent)
-        raise InputError(f"there is no {names}", expected="files and folders that exist")
+        raise InputError(f"not found: {names}", expected="files and folders that exist")
     found: dict[str, FoundFile] = {}
     findings: list[Finding] = []
     for path in paths:
@@ -142,9 +141,9 @@ def _ring(link: Path) -> Finding:
         code="EX012",
         severity=Severity.WARNING,
         subject=link.name,
-        message="a link that leads back into the folders above it, or nowhere; it is not followed",
+        message="a link that leads back to a folder above it, or nowhere, is not followed",
         where=Location(path=str(link)),
-        hint="remove the link: tools that follow links never come to an end here",
+        hint="remove the link: tools that follow links do not terminate here",
     )
 
 
@@ -154,7 +153,7 @@ def _closed(error: OSError) -> Finding:
         code="EX012",
         severity=Severity.WARNING,
         subject=path,
-        message=f"this folder was not looked into: {error.strerror or error}",
+        message=f"this folder was not read: {error.strerror or error}",
         where=Location(path=path),
         hint=f"ls -ld {path!r}",
     )

@@ -179,7 +179,7 @@ def _folder(value: str, base: Path, what: str) -> Path:
     try:
         return (base / Path(value).expanduser()).absolute()
     except RuntimeError:
-        raise InputError(f"{what}: {value!r} names the home of a user who is not here") from None
+        raise InputError(f"{what}: {value!r} names the home of an unknown user") from None
 
 
 def _fault(key: str, message: str, where: Location, hint: str | None = None) -> Finding:

@@ -38,8 +38,8 @@ def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
         if shard.size_fault is not None:
             findings.append(model_fault("CK104", folder, f"shard {name} {shard.size_fault}", path, _AGAIN))
         if absent := sorted(promised.get(name, set()) - set(shard.tensors)):
-            message = f"shard {name} lacks {len(absent)} tensors that the index names, the first is {absent[0]}"
-            findings.append(model_fault("CK104", folder, message, path, "shards and index are of different models"))
+            message = f"shard {name} lacks {len(absent)} tensors of the index, the first is {absent[0]}"
+            findings.append(model_fault("CK104", folder, message, path, "download shards and index of the same model"))
         found.append(shard)
     return found
 
@@ -56,12 +56,12 @@ def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, 
         return sorted(promised), promised
     present = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if not present:
-        pickled = "it has only .bin weights, which are pickles and are never opened"
+        pickled = "it has only .bin weights, which are pickles and are not opened"
         message = pickled if has_pickles(folder) else "it has no weights"
         findings.append(model_fault("CK103", folder, message, folder, "download the .safetensors files of this model"))
     numbered = [match for name in present if (match := _NUMBERED.fullmatch(name))]
     if numbered and len(numbered) == len(present):
-        message = f"its {len(present)} shards have no {INDEX}, by which they are found"
+        message = f"its {len(present)} shards have no {INDEX}"
         findings.append(model_fault("CK102", folder, message, folder / INDEX, "download that file too"))
         stem, _, count = numbered[0].groups()
         # The bound keeps a hostile name from asking for 99,999 findings.
@@ -88,7 +88,7 @@ def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
         findings.append(model_fault("CK102", folder, fault.message, path, _AGAIN))
         return {}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        findings.append(model_fault("CK102", folder, f"the index of the shards is broken: {error!r}", path, _AGAIN))
+        findings.append(model_fault("CK102", folder, f"the index of the shards is invalid: {error!r}", path, _AGAIN))
         return {}
     if not promised:
         findings.append(model_fault("CK102", folder, "the index names no shards", path, _AGAIN))

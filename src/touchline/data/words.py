@@ -21,9 +21,7 @@ class WordList:
     """Origin of words."""
 
     name: str
-    """Its name."""
     version: str
-    """Its version."""
     licence: str
     """Its licence; the text is in the same folder."""
     sha256: str
@@ -65,7 +63,7 @@ def load_words(words: WordList = AMERICAN_ENGLISH) -> list[str]:
         data = b""
     if hashlib.sha256(data).hexdigest() != words.sha256:
         raise HostError(
-            f"the installed word list {name} was changed, so datasets made from it could not be made again",
+            f"the installed word list {name} was changed, so its datasets would not be reproducible",
             expected=f"a file with the hash {words.sha256}",
             hint="pip install --force-reinstall --no-deps touchline",
         )
@@ -108,7 +106,9 @@ def _read_list(file: Path, word_length: int) -> tuple[list[str], dict[str, str]]
         raise InputError(
             f"{str(file)!r} has no lower-case words of {word_length} letters",
             expected="one word per line"
-            + (f"; here: {', '.join(f'{n} letters: {lengths[n]:,}' for n in sorted(lengths))}" if lengths else ""),
+            + (
+                f" (available: {', '.join(f'{n} letters: {lengths[n]:,}' for n in sorted(lengths))})" if lengths else ""
+            ),
             hint=f"--word-length {common[0][0]}" if common else None,
         )
     about = {

@@ -21,7 +21,7 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 
 Threads that spin for long hold each other up as soon as anything else wants a core; threads that sleep at once lose
 time on free ones. Measured, seconds a training step, SmolLM2-135M on 2 cores (8 examples, 112 computed tokens): on free
-cores 0.44 spinning, 0.66 sleeping at once, 0.40 with this; beside one busy process 1.32 with this. Spinning on cores
+cores 0.44 spinning, 0.66 sleeping at once, 0.40 with this; next to one busy process 1.32 with this. Spinning on cores
 shared with several other jobs, a training fell to a tenth of its speed and below.
 """
 

@@ -1,7 +1,7 @@
 """Seconds to evaluate a checkpoint, before any evaluation of the model was measured.
 
 A batch of prompts is read once (the common prefix once for all batches); then each new token is a forward pass that
-reads every weight and launches every kernel. These are amounts of the same terms as a training step's, so trainings
+reads every weight and launches every kernel. These are amounts of the same terms as a training step's, so runs
 and probes on the machine count as evidence.
 """
 
@@ -151,7 +151,7 @@ def answering_seconds(
         setup: the settings of the training.
         answers: what is read and written.
         machine: where.
-        points: measured trainings and probes, which show how fast the machine is.
+        points: measured runs and probes, which show how fast the machine is.
 
     Returns:
         The estimate; missing where the machine's speed is not known and nothing was measured on it.
@@ -173,9 +173,7 @@ def answering_seconds(
     )
     above = math.hypot(usual * math.expm1(math.hypot(half, math.log(most / usual))), overhead * math.expm1(off))
     basis = (
-        f"rates fitted to {plural(len(names), 'training')} or probes"
-        if names
-        else f"the {machine.name}'s published figures"
+        f"rates fitted to {plural(len(names), 'run')} or probes" if names else f"the {machine.name}'s published figures"
     )
     work = answers.usual
     return Estimate(
@@ -183,8 +181,8 @@ def answering_seconds(
         unit="s",
         low=max(value - below, 0.0),
         high=value + above,
-        method=f"{work.samples:,} answers in {work.batches:,.0f} batches of about {work.passes:.0f} new tokens; "
-        f"{basis}; no evaluation of this model was measured on this machine",
+        method=f"{work.samples:,} answers in {work.batches:,.0f} batches of about {work.passes:.0f} new tokens, "
+        f"{basis}, no evaluation of this model measured on this machine",
         rung=EvidenceLevel.SAME_STACK if names else EvidenceLevel.NOTHING,
         evidence=names,
         extrapolated=setup.shape.extrapolated is not None,

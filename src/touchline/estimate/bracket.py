@@ -83,7 +83,7 @@ def search(
     """
     allowed = sorted(set(sizes))
     if not allowed or allowed[0] < 1:
-        raise ValueError(f"the sizes {list(sizes)} are none to try")
+        raise ValueError(f"invalid sizes to try: {list(sizes)}")
     trials: list[Trial] = []
     fit, unfit, stride = -1, len(allowed), 1
     first, top = (_at_most(allowed, share * (predicted or 0)) for share in BRACKET)

@@ -65,14 +65,15 @@ WORKSPACE_BYTES: Final = 18 * 2**20
 """cuBLAS's workspace, which counts as allocated: what the simulation lacks on the T4's fused rows, the same in each."""
 
 FRAGMENTATION: Final = (1.07, 1.01, 1.11)
-"""Reserved over allocated memory besides logits: typical; 5 % lie below; 5 % lie above. Fitted to half of the published
-rows (`benchmarks/held_out.py`): the median and the ends of fms-acceleration's, and of the T4 archive's eager ones."""
+"""Reserved over allocated memory apart from logits: typical; 5 % lie below; 5 % lie above. Fitted to half of the
+published rows (`benchmarks/held_out.py`): the median and the ends of fms-acceleration's, and of the T4 archive's eager
+ones."""
 LOGITS_FRAGMENTATION: Final = (0.40, 0.0, 0.75)
 """What is added to these, times the logits' share of the peak: blocks of gigabytes that fit no hole. The same fit, with
 Qwen's README: with all logits held, 40 to 70 % of the peak, 1.03 to 1.63 on the A100, rows of one length."""
 
 CONTEXT_GIB: Final = (0.14, 0.45, 0.80)
-"""What the driver holds for a process besides the allocator's memory, where the GPU is not known: lowest, typical,
+"""What the driver holds for a process apart from the allocator's memory, where the GPU is not known: lowest, typical,
 highest. 0.14 on the T4 archive; some 0.5 on A100 and H100."""
 
 RESIDENT_ERROR: Final = 0.008
@@ -100,8 +101,8 @@ FACTOR_PRIOR: Final = 0.25
 """How far a model's layers or logits may be from the closed form's before a run's allocated memory is known: a compiled
 model's are a quarter below."""
 DRIFT: Final = 0.01
-"""Standard deviation of what the formula misses at one size of the micro-batch, as a share of the peak, besides what is
-not known of the allocator's cache. Both fade by a factor of 2.7 where the tokens differ 2.7 times. This and the next
+"""Standard deviation of what the formula misses at one size of the micro-batch, as a share of the peak, apart from what
+is not known of the allocator's cache. Both fade by a factor of 2.7 where the tokens differ 2.7 times. This and the next
 two were chosen on published rows, each predicted from one other row of its model; for reserved memory half of both
 makes narrower intervals that hold as often (`benchmarks/one_log.py --held-out`, without one table or another)."""
 NOISE: Final = 0.003
@@ -135,8 +136,8 @@ ADAPTER_DTYPE_TIME: Final = 1.0
 """Time with 16-bit adapters: a saving of casts that no source puts in figures."""
 
 PROCESS_GIB: Final = (0.34, 0.45, 0.75)
-"""Resident memory of our trainer's process on a CPU besides model and data: lowest, typical, highest. Measured: a
-model of a million parameters trains in 0.41 to 0.48 GiB beside its tensors, imports and three steps of one take 0.41
+"""Resident memory of our trainer's process on a CPU apart from model and data: lowest, typical, highest. Measured: a
+model of a million parameters trains in 0.41 to 0.48 GiB next to its tensors, imports and three steps of one take 0.41
 (torch 2.13, CPU build). Another build of torch, more threads and larger datasets take more; how much was not
 measured."""
 LOADED_AGAIN: Final = (0.2, 1.2, 2.6)
@@ -163,16 +164,16 @@ RUN_FILES_BYTES: Final = 20_500
 """The small files of a run's folder, scripts, configurations, status, and the rows of metrics.jsonl that are no step:
 measured on our own runs, 19,900 to 22,400."""
 ANSWER_BYTES: Final = 2_350
-"""An answer in the .eval log and in the scores beside it: measured on eleven evaluations of 300 short words, 2,347 to
+"""An answer in the .eval log and in the scores next to it: measured on eleven evaluations of 300 short words, 2,347 to
 2,459; long prompts and answers take more."""
 EVALUATION_BYTES: Final = 3_500
-"""What an evaluation writes besides its answers: what evaluations of 16 words take more than 16 answers."""
+"""What an evaluation writes apart from its answers: what evaluations of 16 words take more than 16 answers."""
 RANDOM_STATE_BYTES: Final = 6_000
 """Size of torch's CPU generator, 5,056 bytes, and a header."""
 
 HOST_PROCESS_BYTES: Final = 3 * (1 << 30)
-"""Host memory of a process on a GPU besides the weights: libraries, the driver's context, tokenised rows. A choice: the
-imports alone take some 0.7 GiB on a CPU here, and contexts were not measured on a GPU by us."""
+"""Host memory of a process on a GPU apart from the weights: libraries, the driver's context, tokenised rows. A choice:
+the imports alone take some 0.7 GiB on a CPU here, and contexts were not measured on a GPU by us."""
 HOST_WORKER_BYTES: Final = 1 << 29
 """The same of a data worker, a fork that shares most of it. A choice, not measured."""
 HOST_SPREAD: Final = 1.25

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 GPU_STEP: Final = (0.015, 0.8)
-"""Seconds of an optimizer step besides its forward and backward passes (data, clipping, optimizer, logging), and
+"""Seconds of an optimizer step apart from its forward and backward passes (data, clipping, optimizer, logging), and
 spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (0.15 to 0.23 s)."""
 GPU_LAUNCH: Final = (0.0052, 0.50)
 """Seconds a block and micro-batch while the host launches the kernels of seven adapters with checkpointing (`launches`
@@ -23,7 +23,7 @@ an A100's 312 TFLOP/s, 0.38 to 0.55 with everything else that runs meanwhile; fm
 Mistral-7B, 4 x 4096: 0.48."""
 GPU_EFFICIENCIES: Final = {"T4": (0.22, 0.3), "H100": (0.42, 0.3), "H200": (0.42, 0.3), "B200": (0.35, 0.4)}
 """The same where it differs. T4: 12.9 of 65 TFLOP/s (reference, section 4, eight runs; its power limit throttles it).
-H100 and later: products that fill an A100 leave these half idle; the typical share of published trainings, 0.35 to 0.5,
+H100 and later: products that fill an A100 leave these half idle; the typical share of published runs, 0.35 to 0.5,
 nothing was measured here."""
 GPU_TRAFFIC: Final = (0.55, 0.5)
 """Share of the memory's bandwidth that element by element kernels reach of what `terms.py` counts, and spread: what
@@ -44,7 +44,7 @@ FLOAT32_SHARE: Final = (0.08, 0.5)
 more on consumer cards, 82.6 of 165 (RTX 4090): data sheets."""
 
 CPU_STEP: Final = (0.006, 0.9)
-"""Seconds of an optimizer step on a CPU besides its passes, and spread; own runs, `cpu_runs.json`."""
+"""Seconds of an optimizer step on a CPU apart from its passes, and spread; own runs, `cpu_runs.json`."""
 CPU_LAUNCH: Final = (0.0015, 0.8)
 """Seconds per block and micro-batch on a CPU whatever the tokens, and spread; own runs, `cpu_runs.json`."""
 CPU_THREAD_FLOPS: Final = {"float32": (7.0e10, 0.7), "bfloat16": (1.2e11, 1.0), "float16": (3.0e10, 1.2)}
@@ -115,7 +115,7 @@ FORWARD_LAUNCHES: Final = {"gpu": 0.25, "cpu": 0.25}
 ANSWERING_SIGMA: Final = 0.35
 """Spread of the time of generating answers about what its amounts say: other kernels than a training's."""
 EVALUATION_OVERHEAD: Final = ((1.5, 0.5), (0.006, 0.6))
-"""Seconds of an evaluation besides the model: for each checkpoint, and for each answer, which is scored and logged;
+"""Seconds of an evaluation apart from the model: for each checkpoint, and for each answer, which is scored and logged;
 each with its spread."""
 EVALUATION_STARTUP: Final = ((7.0, 0.5), (3.0e-9, 1.2))
 """Seconds from the start of an evaluation's process to its first prompt, and seconds per byte of the weights."""

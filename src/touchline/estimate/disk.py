@@ -141,7 +141,7 @@ def disk_estimate(
         ValueError: an adapter is to be saved where all is trained, or a merged one.
     """
     if (save == "full") != (setup.method == "full"):
-        raise ValueError(f"a checkpoint of kind {save!r} does not go with the method {setup.method!r}")
+        raise ValueError(f"a checkpoint of kind {save!r} is not possible with method {setup.method!r}")
     if save == "adapter":
         each = float(saved_adapter_bytes(setup))
     else:

@@ -65,7 +65,7 @@ class _Bytes:
     weights_high: float
     adapters: float
     copied: float
-    """Copy of the weights under a merged adapter; 0 where adapters are computed beside them."""
+    """Copy of the weights under a merged adapter; 0 where adapters are computed next to them."""
     per_token: TokenBytes
     limits: BatchLimits
 
@@ -99,8 +99,8 @@ def evaluation_memory(
     )
     reserved, process = _upwards(allocated, parts, math.fsum(batch), machine, gpu)
     capacity = machine.memory if machine.kind == "cpu" else _capacity(gpu)
-    side = f"{plural(rows, 'prompt')} side by side; low end: one prompt"
-    words = f"closed form, {side}" + (f"; layers on {gpus} GPUs" if gpus > 1 else "")
+    side = f"{plural(rows, 'prompt')} per batch, lower bound for one prompt"
+    words = f"closed form, {side}" + (f", layers on {gpus} GPUs" if gpus > 1 else "")
 
     def estimate(kind: MemoryKind, found: Range) -> Estimate:
         return Estimate(

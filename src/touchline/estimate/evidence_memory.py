@@ -71,7 +71,6 @@ class MeasuredPoint:
     kind: MemoryKind
     """Kind of memory."""
     peak_gib: float
-    """Peak, GiB."""
     name: str
     """Name or id of the run."""
     unstated: tuple[str, ...] = ()

@@ -26,8 +26,8 @@ _MOST_GROUPS = 4
 """Groups in the line; all are in the JSON."""
 _CLOSE = math.log(1.25)
 """Logarithm of measured over predicted memory within which a run is left out for closer ones, not for its figure."""
-_CLOSER = "closer runs count instead"
-_NOTHING = "no training is estimated"
+_CLOSER = "closer runs are used instead"
+_NOTHING = "no run is estimated"
 _WORDS: Final = {
     "adapter_dtype": "adapter dtype",
     "target_modules": "target modules",
@@ -46,7 +46,7 @@ _FIRST: Final = frozenset({"trainer", "method", "adapter type"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """Reason why a run is no evidence."""
+    """Reason why a run is not evidence."""
 
     text: str
     """Text with `{}` for each figure."""
@@ -69,7 +69,7 @@ def evidence_used(
     Args:
         runs: past runs with their points.
         others: past runs that were not read, with the reasons.
-        setups: settings of the trainings that were estimated.
+        setups: settings of the runs that were estimated.
         machine: their machine.
         time: names of the runs that the times are based on; None if no time was asked for.
         memory: names of the runs that the memory is based on.
@@ -107,7 +107,7 @@ def evidence_line(found: PastRunsUsed) -> str:
         return "No past runs found"
     uses: dict[PastUse, tuple[str, ...]] = {"time": found.time, "memory": found.memory}
     used = (f"{len(names)} for {use}{_named(names)}" for use, names in uses.items())
-    parts = [f"{plural(found.found, 'past run')} found; used: {', '.join(used)}"]
+    parts = [f"{plural(found.found, 'past run')} found, used: {', '.join(used)}"]
     for of, words in ((BOTH, "Not used"), (("time",), "Not for time"), (("memory",), "Not for memory")):
         groups = sorted((group for group in found.left_out if group.of == of), key=lambda group: -group.count)
         texts = [f"{group.count} ({group.reason})" for group in groups[:_MOST_GROUPS]]
@@ -116,7 +116,7 @@ def evidence_line(found: PastRunsUsed) -> str:
         if texts:
             parts.append(f"{words}: {', '.join(texts)}")
     for group in found.assumed:
-        parts.append(f"Taken as here, since {plural(group.count, 'log does', 'logs do')} not say: {group.reason}")
+        parts.append(f"Assumed equal to this plan (not in {plural(group.count, 'log')}): {group.reason}")
     return ". ".join(parts)
 
 
@@ -182,7 +182,7 @@ def _figure(
     worst = max(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1])))
     if closer and abs(math.log(worst[0] / worst[1])) < _CLOSE:
         return Reason(text=_CLOSER)
-    return Reason(text="{} GiB in the log, where these settings predict {}", figures=worst)
+    return Reason(text="{} GiB in the log, but these settings predict {}", figures=worst)
 
 
 def _nearest(point: TimePoint | MeasuredPoint, setups: Sequence[TrainingSetup]) -> list[TrainingSetup]:

@@ -37,7 +37,6 @@ class StepFlops:
     linear: float
     """Linear layers of the blocks."""
     adapter: float
-    """Adapter."""
     head: float
     """Output layer."""
     attention: float

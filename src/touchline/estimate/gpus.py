@@ -36,7 +36,7 @@ class Gpu:
         return Quantity(
             value=self.capacity_gib,
             unit="GiB",
-            method=f"memory that PyTorch sees of a {self.name}",
+            method=f"memory of a {self.name} visible to PyTorch",
             where="touchline.estimate.coefficients_gpus",
         )
 
@@ -60,9 +60,9 @@ def find_gpu(name: str) -> Gpu | Missing:
         if _plain(alias) == plain:
             if known_or_none is None:
                 both = ", ".join(known for known in GPUS if known.startswith(f"{alias}-"))
-                return Missing(missing=f"{name!r} is sold with several memory sizes: use one of {both}")
+                return Missing(missing=f"{name!r} has several memory sizes: use one of {both}")
             return _gpu(known_or_none)
-    return Missing(missing=f"the GPU {name!r} is not known; known are {', '.join(GPUS)}")
+    return Missing(missing=f"unknown GPU {name!r}, expected one of {', '.join(GPUS)}")
 
 
 def similar_gpus(name: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _METHODS: Final = frozenset({"lora", "qlora", "full"})
 _LACKING: Final = {
-    "gpu": "the log names no device, or one that is sold with several memory sizes",
+    "gpu": "the log names no device, or one with several memory sizes",
     "model": "the log names no model",
     "trainer": "the log does not name the trainer",
     "method": "the log does not state the method",
@@ -68,7 +68,6 @@ class PastRun:
     """Measured points of a record, or the reasons why it has none."""
 
     name: str
-    """Name of the run."""
     time: TimePoint | Missing
     """Point of time."""
     memory: tuple[MeasuredPoint, ...] | Missing
@@ -189,7 +188,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
     """Return the training setup of a record, or the settings that are missing."""
     together = _first(record.work.side_by_side)
     if together is not None and together > 1:
-        return Missing(missing=f"{together:.0f} runs trained side by side: time and memory are those of all")
+        return Missing(missing=f"{together:.0f} runs trained in one process: time and memory are those of all")
     lacking = _missing_settings(record)
     if lacking or not isinstance(record.model.name, SourcedText):
         return missing_facts_reason(lacking)

@@ -75,7 +75,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
         best,
         low=min([best.low, *(other.high for other in against if other.high < best.low)]),
         high=max([best.high, *(other.low for other in against if other.low > best.high)]),
-        method=f"{best.method}; widened, because other evidence contradicts it ({words})",
+        method=f"{best.method}, widened because other evidence contradicts it ({words})",
     )
     return Ladder(chosen=chosen, answers=tuple(ordered))
 

@@ -39,10 +39,7 @@ _MOST_ROWS = 1 << 20
 """Limit of the search for the largest micro-batch."""
 _MUCH_KEPT = 1.1
 """Process memory over the same without blocks of smaller micro-batches, from which on these are the main assumption."""
-_KEPT_BLOCKS = (
-    "the order of the lengths: PyTorch keeps blocks of smaller micro-batches, and gives them back before memory runs "
-    "out, so the verdict leaves them out"
-)
+_KEPT_BLOCKS = "blocks that PyTorch keeps from smaller micro-batches (it frees them before memory runs out)"
 
 
 def memory_estimate(
@@ -221,13 +218,13 @@ def _estimate(
     if fitted is None:
         method = f"closed form with {setup.backend}'s coefficients{step}"
         if setup.shards > 1:
-            method += f"; {setup.shards} devices share the weights, not measured"
+            method += f", {setup.shards} devices share the weights (not measured)"
     elif fitted.kind == kind:
         method = fitted.method
     else:
-        method = f"{fitted.method} ({fitted.kind} memory), carried over to {kind} memory"
+        method = f"{fitted.method} ({fitted.kind} memory), converted to {kind} memory"
     if refused:
-        method += f"; left out: {'; '.join(refused)}"
+        method += f", not used: {', '.join(refused)}"
     return Estimate(
         value=found.value,
         unit="GiB",

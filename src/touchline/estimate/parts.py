@@ -281,7 +281,7 @@ def peak_parts(
 def _logit_bytes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, entry: float) -> float:
     """Return the bytes of the logits: `entry` times the vocabulary times the tokens that have logits at once.
 
-    If these are fewer than the label tokens, each label token's hidden state and its gradient wait beside them.
+    If these are fewer than the label tokens, each label token's hidden state and its gradient wait next to them.
     """
     with_logits = tokens_with_logits(setup, batch, coefficients)
     logits = entry * setup.shape.vocab_size * with_logits

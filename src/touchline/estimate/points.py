@@ -16,7 +16,6 @@ class CostSample:
     """Seconds of a phase, and the amount that it scales with."""
 
     seconds: float
-    """Seconds."""
     amount: float
     """Amount that it scales with: tokens, bytes, samples."""
 
@@ -38,7 +37,7 @@ class TimePoint:
     steps: int
     """Number of steps behind the median."""
     whole_seconds_per_step: float | None = None
-    """Of a probe of slots: the same step with all threads and nothing beside it, measured just before."""
+    """Of a probe of slots: the same step with all threads and nothing next to it, measured just before."""
     clock: Literal["wall", "cpu"] = "wall"
     """Wall-clock time, or CPU time of the process, which other users of the CPU do not change."""
     startup: CostSample | None = None

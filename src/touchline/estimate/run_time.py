@@ -76,7 +76,7 @@ def run_seconds(
         unit="s",
         low=step.low * steps,
         high=step.high * steps,
-        method=f"{steps} steps of {step.value:.3g} s; {step.method}",
+        method=f"{steps} steps of {step.value:.3g} s, {step.method}",
         rung=step.rung,
         evidence=step.evidence,
         extrapolated=step.extrapolated,
@@ -93,7 +93,7 @@ def run_seconds(
             unit="s",
             low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
             high=value + math.hypot(*(part.high - part.value for part in known)),
-            method=" + ".join(names) + (f"; not counted: {'; '.join(unknown)}" if unknown else ""),
+            method=" + ".join(names) + (f", not counted: {', '.join(unknown)}" if unknown else ""),
             rung=step.rung,
             evidence=step.evidence,
             extrapolated=step.extrapolated,
@@ -163,7 +163,7 @@ def compiling_seconds(
     """
     observed = _observed(points, setup, machine, "compiling")
     if not observed:
-        return Missing(missing="no compiling was measured on this machine")
+        return Missing(missing="no compilation was measured on this machine")
     rates = [spent.seconds / spent.amount for spent, _ in observed]
     most = shapes * max(rates)
     return Estimate(
@@ -337,7 +337,7 @@ def _times(one: Estimate, count: int, words: str) -> Estimate:
         unit=one.unit,
         low=one.low * count,
         high=one.high * count,
-        method=f"{words}; {one.method}",
+        method=f"{words}, {one.method}",
         rung=one.rung,
         evidence=one.evidence,
         extrapolated=one.extrapolated,

@@ -45,7 +45,7 @@ _FEW_STEPS = 20
 """Steps below which a measurement, such as a probe, is not a repeat of a run, since it has no long-run median."""
 _SHORT_SIGMA = 0.2
 """Standard deviation of the logarithm of the wall-clock time of few steps on a CPU about a run's median, because other
-load on the machine varies. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step.
+load on the machine varies. A choice: runs after probes on a shared machine took 0.7, 1.1 and 1.4 times its step.
 A GPU is a job's own."""
 _MOST_POINTS = 128
 """Limit on measured runs used; those of the same model first."""
@@ -144,7 +144,7 @@ def in_data_parallel(step: Estimate, kind: Literal["gpu", "cpu"]) -> Estimate:
         step,
         low=step.low if kind == "gpu" else step.low / DATA_PARALLEL_FACTOR,
         high=step.high * DATA_PARALLEL_FACTOR,
-        method=f"{step.method}; the exchange of gradients between processes is not measured",
+        method=f"{step.method}, gradient exchange between processes not measured",
         extrapolated=True,
     )
 
@@ -183,7 +183,7 @@ def seconds_of_work(
     """Return the seconds of other work than a training step, by the machine's rates.
 
     Args:
-        setup: the settings of the trainings.
+        setup: the settings of the runs.
         amounts_: amount of each term of `terms.TERMS`.
         like: a step of about the same size, to choose the measured runs by.
         machine: where.
@@ -280,8 +280,8 @@ def _believable(
             )
         elif machine.kind == "gpu" and not 1 / _ABSURD < off < _ABSURD:
             refused.append(
-                f"{point.name}: {point.seconds_per_step:.3g} s per step is {off:.2g} times the value from the"
-                " device's published figures: probably another batch or token unit"
+                f"{point.name}: {point.seconds_per_step:.3g} s per step is {off:.2g} times the value from the "
+                "device's published figures: probably a different batch or token unit"
             )
         else:
             good.append(point)
@@ -322,7 +322,7 @@ def _cold(question: TimeRequest, machine: TargetMachine) -> Estimate:
     found = fit(dataclasses.replace(question.rates, sigmas=sigmas), [], [])
     value, sigma = found.predict(question.row())
     half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
-    method = f"operations, bytes and kernel launches from the {machine.name}'s published figures; no measurements"
+    method = f"operations, bytes and kernel launches from the {machine.name}'s published figures, no measurements"
     unsure = question.kind == "cpu" or question.setup.shape.extrapolated is not None
     return _estimate(value, half, EvidenceLevel.NOTHING, method, (), extrapolated=unsure)
 
@@ -342,7 +342,7 @@ def _fitted(question: TimeRequest, points: Sequence[TimePoint], rung: EvidenceLe
     else:
         words = f"rates fitted to {plural(len(points), 'run')} of other models"
     if len(scores) >= ENOUGH:
-        words += f"; interval from leave-one-out errors on {len(scores)} runs"
+        words += f", interval from leave-one-out errors on {len(scores)} runs"
     return _estimate(
         value,
         half,

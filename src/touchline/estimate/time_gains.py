@@ -57,7 +57,7 @@ def gain_compiled(
         unit="times",
         low=ratio * math.exp(-slower),
         high=ratio * math.exp(faster),
-        method="predicted step uncompiled over predicted step compiled",
+        method="predicted step time uncompiled over compiled",
         rung=max(plain.rung, fused.rung),
         evidence=tuple(dict.fromkeys((*fused.evidence, *plain.evidence))),
         extrapolated=plain.extrapolated or fused.extrapolated,

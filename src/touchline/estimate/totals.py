@@ -59,7 +59,7 @@ def totals(
         on_devices = sum_quantities([*training * devices, *known * evaluating], "s")
     if unknown:
         count = sum(isinstance(value, Missing) for value in evaluations)
-        note = f"{plural(count, 'evaluation')} not counted: {'; '.join(unknown)}"
+        note = f"{plural(count, 'evaluation')} not counted: {', '.join(unknown)}"
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     jobs = len(runs) - len(together) + len(cohorts)
     return Totals(
@@ -156,7 +156,7 @@ def _end_of_queue(jobs: Sequence[QueuedJob], seconds: Sequence[float], at_once: 
 
 
 def runs_at_once(machine: TargetMachine, gpus_per_run: int) -> int:
-    """Return how many trainings a machine runs at the same time."""
+    """Return how many runs a machine runs at the same time."""
     return max(machine.count // devices_of(machine, gpus_per_run), machine.slots)
 
 

@@ -92,7 +92,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, adapter_dtype=setup.base_dtype),
             batch=batch,
             factor=ADAPTER_DTYPE_TIME,
-            reason="inputs are not upcast and moments take half the memory; small updates may be lost to rounding",
+            reason=("inputs are not upcast and moments take half the memory, but small updates may be lost"),
         )
     if batch.rows > 1:
         half = -(-batch.rows // 2)
@@ -101,7 +101,7 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=setup,
             batch=MicroBatch(rows=half, width=batch.width, label_tokens=-(-batch.label_tokens * half // batch.rows)),
             factor=HALF_BATCH_TIME,
-            reason="activations grow with the tokens of a micro-batch; twice the accumulation keeps the global batch",
+            reason=("activations grow with a micro-batch's tokens, and twice the accumulation keeps the global batch"),
         )
     if setup.method == "lora":
         yield _Change(
@@ -109,5 +109,5 @@ def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoeffi
             setup=dataclasses.replace(setup, method="qlora", int8_base=False),
             batch=batch,
             factor=QLORA_TIME,
-            reason="the base model's matrices take a quarter; each is dequantized to 16 bits for every product",
+            reason="the base model's matrices take a quarter, but each is dequantized to 16 bits for every product",
         )

@@ -20,7 +20,6 @@ class StepWork:
     squares: float
     """Sum of squared sequence lengths, which attention scores scale with."""
     label_tokens: float
-    """Label tokens."""
     patches: float = 0.0
     """Patches of images that the vision tower reads."""
     patch_squares: float = 0.0
@@ -85,7 +84,7 @@ def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_
         ValueError: the forecast has no step.
     """
     if forecast.steps_per_epoch < 1:
-        raise ValueError("no step: there is less data than one step needs")
+        raise ValueError("less data than one step needs")
     tokens = forecast.micro_batch_tokens.astype(float)
     # A row of the largest micro-batch may hold several examples (a packed batch of one row), so rows come from there.
     rows = max(1.0, min(float(settings.micro_batch_size), float(forecast.largest.rows)))

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--experiment", type=Path, required=True, help="the experiment's folder")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--request", type=Path, help="the jobs, as JSON")
-    what.add_argument("--run", help="one run: what its eval.yaml asks for and is not evaluated yet")
+    what.add_argument("--run", help="one run: the missing evaluations of its eval.yaml")
     options = parser.parse_args(arguments)
     _listen()
     prepare_worker()
@@ -68,7 +68,7 @@ def _run(experiment: Path, run: str) -> int:
 
         evaluate(experiment, EvaluationRequest(jobs=jobs))
     elif wanted.missing is None:
-        sys.stderr.write(f"touchline: {run}: evaluated already\n")
+        sys.stderr.write(f"touchline: {run}: already evaluated\n")
     if wanted.missing is not None:
         sys.stderr.write(f"touchline: error: {wanted.missing}\n")
         return EXIT_PARENT_NOT_READY

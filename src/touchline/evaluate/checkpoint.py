@@ -55,18 +55,18 @@ def resolve_checkpoint(name: str) -> Checkpoint:
         base = _load(recorded if marker is None else locate_model(recorded, marker.base_weights_sha256))
         if marker is not None and marker.base_weights_sha256 != base.weights_sha256:
             raise PlanDriftError(
-                f"adapter {str(folder)!r} was trained on another base than {base.path!r} holds now",
+                f"adapter {str(folder)!r} was trained on a different base than {base.path!r}",
                 expected=f"weights with the hash {marker.base_weights_sha256[:12]}, "
                 f"found {str(base.weights_sha256)[:12]}",
-                hint="bring the base back, or train the run again",
+                hint="restore the base, or train the run again",
             )
         return Checkpoint(model=base, adapter=folder.resolve(), marker=marker)
     models_dir = load_settings().models_dir
     if not any((place / "config.json").is_file() for place in (folder, models_dir / name)):
         raise InputError(
             f"{name!r} is not a checkpoint or a model: {str(folder.absolute())!r} "
-            + ("holds neither an adapter nor a model" if folder.is_dir() else "does not exist"),
-            expected=f"a folder with {ADAPTER_CONFIG} or config.json; or the name of a model in {str(models_dir)!r}",
+            + ("contains neither an adapter nor a model" if folder.is_dir() else "does not exist"),
+            expected=f"a folder with {ADAPTER_CONFIG} or config.json, or the name of a model in {str(models_dir)!r}",
             hint="inspect eval eval.py --model touchline/epoch_0    (in the run's folder)",
         )
     return Checkpoint(model=_load(name), adapter=None, marker=marker)
@@ -85,7 +85,7 @@ def read_marker(folder: Path) -> ExportMarker | None:
         return _MARKER.validate_json(read_text_bounded(path, _LIMIT_BYTES))
     except ValidationError as error:
         raise InputError(
-            f"{str(path)!r} is broken: {error.errors()[0]['msg']}", expected="a record of a checkpoint"
+            f"{str(path)!r} is invalid: {error.errors()[0]['msg']}", expected="a record of a checkpoint"
         ) from None
 
 

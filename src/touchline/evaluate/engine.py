@@ -273,7 +273,7 @@ class Engine:
         if outcome is None:
             fewer = max(1, len(batch) // 2)
             self._limits = replace(self.limits, tokens=fewer * batch.tokens)
-            LOG.warning("out of memory with %d prompts side by side; continuing with %d", len(batch), fewer)
+            LOG.warning("out of memory with %d prompts per batch: continuing with %d", len(batch), fewer)
             self._answer(batch)
         elif isinstance(outcome, InputError) and len(batch.worn) > 1:
             for part in batch.apart():
@@ -315,9 +315,7 @@ class Engine:
         with self._preparing:
             self._prefixes.clear()
         if len(batch) == 1:
-            return HostError(
-                "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
-            )
+            return HostError("not enough memory for one prompt", expected="a smaller model, or a larger machine")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None

@@ -181,7 +181,7 @@ def _require_model(config: EvaluationConfig, folder: Path) -> None:
     trained = epochs[-1] if epochs else "epoch_0"
     name = NO_OP_CHECKPOINT if config.no_op is not None else config.model.path if config.control else trained
     hint = f"inspect eval eval.py --model touchline/{name}"
-    raise InputError(f"no model is given; try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
+    raise InputError(f"no model is given, try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
 
 
 def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
@@ -198,7 +198,7 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
         raise InputError(f"{config.data.file!r} has no test items", expected="a test split")
     if split.sha256 != config.data_sha256:
         raise PlanDriftError(
-            f"{words_of_test(config.data)} is not the one that was planned",
+            f"{words_of_test(config.data)} differs from the planned one",
             expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
             hint="touchline plan",
         )

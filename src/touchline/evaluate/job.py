@@ -80,7 +80,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
     base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
     if base != config.model.weights_sha256:
         raise PlanDriftError(
-            f"{config.run} {name}: the base {checkpoint.model.path!r} is not the one that was planned",
+            f"{config.run} {name}: the base {checkpoint.model.path!r} differs from the planned one",
             expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {str(base)[:12]}",
             hint="touchline plan",
         )
@@ -90,7 +90,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
 def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
     if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
         raise PlanDriftError(
-            f"checkpoint {str(path)!r} was trained with other settings than the run has now",
+            f"checkpoint {str(path)!r} was trained with settings that the run no longer has",
             expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
             hint="touchline run    (trains it again)",
         )

@@ -109,7 +109,7 @@ def device_limits(device: torch.device, form: BaseForm) -> Limits | None:
     visible = torch.cuda.device_count()
     if visible < form.gpus:
         raise HostError(
-            f"the evaluation is planned for {form.gpus} GPUs, and {plural(visible, 'GPU')} can be seen here",
+            f"the evaluation is planned for {form.gpus} GPUs, but {plural(visible, 'GPU')} can be seen here",
             expected=f"a job with {form.gpus} GPUs",
             hint="compute.evaluation.gpus",
         )

@@ -1,6 +1,6 @@
 """Adapter of a no-op control: untrained, with zeros in its second factor, so it changes nothing.
 
-It takes the whole path of a trained adapter: written to disk, read back, merged or computed beside the weights. The
+It takes the whole path of a trained adapter: written to disk, read back, merged or computed next to the weights. The
 control must give the base's answers token for token; otherwise adapters are applied wrongly and no comparison is valid.
 """
 
@@ -44,7 +44,7 @@ def write_no_op(folder: Path, config: EvaluationConfig) -> Path:
         InputError: the run is not a no-op control, or the model has no layer of the given names.
     """
     if config.no_op is None:
-        raise InputError(f"{config.run} is no no-op control", expected="a run of `controls: [noop]`")
+        raise InputError(f"{config.run} is not a no-op control", expected="a run of `controls: [noop]`")
     place = inside(folder, NO_OP_CHECKPOINT)
     if _is_there(folder, config):
         return place

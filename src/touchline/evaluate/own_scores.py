@@ -32,7 +32,7 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
     """
     names = list(dict.fromkeys(name for sample in samples for name, _ in _scores(sample)))
     if not names:
-        raise RunsFailedError("the task's scorer gave no answer a score", expected="a task with a scorer")
+        raise RunsFailedError("the task's scorer scored no answer", expected="a task with a scorer")
     name = metric if metric is not None else names[0]
     if name not in names:
         raise RunsFailedError(
@@ -47,7 +47,7 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
             dict.fromkeys(key for sample in samples for key, number in _scores(sample) if number is not None)
         )
         raise RunsFailedError(
-            f"no score {name!r} is a number: {rows[0].error}",
+            f"score {name!r} is never a number: {rows[0].error}",
             hint=f"evaluate.metric: {numbers[0]}" if numbers else None,
         )
     return name, rows
@@ -78,7 +78,7 @@ def _row(sample: EvalSample, name: str, says: bool) -> SampleScore:
     value = dict(_scores(sample)).get(name)
     error = None if sample.error is None else sample.error.message
     if error is None and value is None:
-        error = f"the scorer gave it no number as {name}"
+        error = f"the scorer gave no number for {name}"
     alike = output.strip() == target.strip()
     return SampleScore(
         id=str(sample.id),

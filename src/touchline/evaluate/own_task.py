@@ -74,7 +74,7 @@ def own_task(
     found = sha256_file(path)
     if found != task.sha256:
         raise PlanDriftError(
-            f"the task {task.name!r}: {str(path)!r} is not the file that was planned",
+            f"the task {task.name!r}: {str(path)!r} differs from the planned file",
             expected=f"hash {(task.sha256 or '')[:12]}, found {found[:12]}",
             hint="touchline plan",
         )
@@ -82,7 +82,7 @@ def own_task(
         module = Path(name)
         if not module.is_file() or sha256_file(module) != sha256:
             raise PlanDriftError(
-                f"the task {task.name!r} imports {name!r}, which is not the file that was planned",
+                f"the task {task.name!r} imports {name!r}, which differs from the planned file",
                 expected=f"hash {sha256[:12]}",
                 hint="touchline plan",
             )
@@ -98,7 +98,7 @@ def _set_up(
     merged.extra_body = {**(own.extra_body or {}), **(settings.extra_body or {})}
     merged.max_connections = settings.max_connections
     if not isinstance(built.dataset, Dataset):
-        raise InputError(f"the task {built.name!r} makes its items while it runs", expected="a dataset of items")
+        raise InputError(f"the task {built.name!r} creates its items at run time", expected="a dataset of items")
     if not built.scorer:
         raise InputError(f"the task {built.name!r} has no scorer", expected="Task(..., scorer=match())")
     items = len(built.dataset)

@@ -2,7 +2,7 @@
 
 For each job Inspect runs the run's task and its further tasks with our provider, and writes each log into a scratch
 folder. Jobs with few items run at once, so that their answers share batches. A successful log with few enough errors is
-renamed into the run's eval/ folder, then its scores are written beside it: a task with scores is finished and not
+renamed into the run's eval/ folder, then its scores are written next to it: a task with scores is finished and not
 repeated, even after a kill at any moment.
 """
 
@@ -159,7 +159,7 @@ def _unfinished(experiment: Path, wanted: RequestedJob) -> tuple[EvaluationJob, 
         if finished_task(folder, job.config, task, job.name, job.adapter_sha256) is None
     ]
     if not tasks:
-        say(f"{wanted.run} {wanted.checkpoint}: finished already")
+        say(f"{wanted.run} {wanted.checkpoint}: already finished")
     return job, tasks
 
 
@@ -167,7 +167,7 @@ def _lock(parent: Path, run: str) -> int:
     """Return the lock of a run's evaluation."""
     lock = try_lock(inside(parent, f"{run}.job"))
     if lock is None:
-        raise PolicyError(f"{run} is being evaluated by another process", hint="wait until that one has ended")
+        raise PolicyError(f"{run} is being evaluated by another process", hint="wait until that process has ended")
     return lock
 
 

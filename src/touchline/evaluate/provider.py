@@ -119,7 +119,7 @@ class TouchlineAPI(ModelAPI):
         dtype: `-M dtype=`, auto, float32 or bfloat16.
         device: `-M device=`, auto, cpu or cuda.
         date: `-M date=`, for chat templates that print one; the task's own date takes precedence.
-        merge: `-M merge=`, false to compute adapters beside the weights.
+        merge: `-M merge=`, false to compute adapters next to the weights.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -190,7 +190,7 @@ class TouchlineAPI(ModelAPI):
         context = self.checkpoint.model.context_length
         if len(prompt) + limit > context:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens, and up to {limit} may follow",
+                f"the prompt has {len(prompt)} tokens, and the answer up to {limit}",
                 expected=f"together at most {context}, the context length of {self.checkpoint.model.name}",
             )
         decoding = Decoding(
@@ -283,7 +283,7 @@ def _image_file(image: str) -> str:
         InputError: it is an address, or the content is not base64.
     """
     if "://" in image[:12]:
-        raise InputError(f"image {image[:80]!r} is an address", expected="the path of an image file")
+        raise InputError(f"image {image[:80]!r} is a URL", expected="the path of an image file")
     if not image.startswith("data:"):
         return image
     try:
@@ -318,19 +318,20 @@ def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> Non
         InputError: tools, several choices, or another setting that changes answers.
     """
     if tools:
-        raise InputError("the provider touchline calls no tools", expected="a task without tools")
+        raise InputError("the provider touchline does not call tools", expected="a task without tools")
     if config.temperature is not None and not (math.isfinite(config.temperature) and config.temperature >= 0):
         raise InputError(f"temperature {config.temperature}", expected="0 for greedy decoding, or a number above it")
     if config.top_p is not None and not 0 < config.top_p <= 1:
         raise InputError(f"top_p {config.top_p}", expected="a number above 0, at most 1")
     if config.top_p is not None and config.top_p < 1 and not config.temperature:
         raise InputError(
-            f"top_p {config.top_p} without a temperature: greedy decoding draws nothing", expected="a temperature too"
+            f"top_p {config.top_p} without a temperature (greedy decoding)",
+            expected="a temperature above 0",
         )
     if config.num_choices is not None and config.num_choices != 1:
-        raise InputError(f"num_choices {config.num_choices}", expected="one answer; epochs give several to each item")
+        raise InputError(f"num_choices {config.num_choices}", expected="one answer (epochs give several per item)")
     if config.top_k is not None and config.top_k > 0:
-        raise InputError(f"top_k {config.top_k}: the provider touchline does not know it", expected="top_p instead")
+        raise InputError(f"top_k {config.top_k}: not supported by the provider touchline", expected="top_p instead")
     asked = [name for name in _REFUSED if getattr(config, name, None)]
     if asked:
         raise InputError(

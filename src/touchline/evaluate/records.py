@@ -100,8 +100,8 @@ def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, sto
     first = errors[0].strip().splitlines() or ["no message"]
     return RunsFailedError(
         f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
-        f"{errors_allowed(max_error_rate, answers)} may; the first: {first[0]}",
-        hint="evaluate.max_error_rate says how many may fail; they count as wrong",
+        f"{errors_allowed(max_error_rate, answers)} may, the first: {first[0]}",
+        hint="set evaluate.max_error_rate (failed answers count as wrong)",
     )
 
 
@@ -188,7 +188,7 @@ def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: s
         planned = [name for item in log.eval.dataset.sample_ids or [] if (name := str(item)) in there] or list(there)
     wanted = [(item, repeat) for item in planned for repeat in range(1, repeats + 1)]
     if set(samples) != set(wanted) or len(log.samples or []) != len(wanted):
-        raise RunsFailedError(f"the log {name} holds {len(log.samples or [])} answers, {len(wanted)} were planned")
+        raise RunsFailedError(f"the log {name} has {len(log.samples or [])} answers, but {len(wanted)} were planned")
     return [samples[each] for each in wanted]
 
 
@@ -279,11 +279,11 @@ def turns_difference(trained: Turns, asked: Turns) -> str | None:
         return f"training's system turn is {_quoted(here)}, the task's is {_quoted(there)}"
     ours, theirs = _dialogue(trained), _dialogue(asked)
     if len(ours) != len(theirs):
-        return f"training asks in {_count(len(ours))}, the task in {_count(len(theirs))}, as with worked examples"
+        return f"training prompts have {_count(len(ours))}, the task's have {_count(len(theirs))} (worked examples)"
     for (_, one), (_, other) in zip(ours, theirs, strict=True):
         if one != other:
             return _text_difference(one, other)
-    return "the turns have other roles"
+    return "the turns have different roles"
 
 
 def shared_difference(trained: Sequence[Turns], asked: Sequence[Turns], affixes: tuple[str, str]) -> str | None:
@@ -301,11 +301,11 @@ def shared_difference(trained: Sequence[Turns], asked: Sequence[Turns], affixes:
         return f"training's system turn is {_quoted(sorted(here)[0])}, the task's is {_quoted(sorted(there)[0])}"
     ours, theirs = {len(_dialogue(turns)) for turns in trained}, {len(_dialogue(turns)) for turns in asked}
     if not ours & theirs:
-        return f"training asks in {_count(min(ours))}, the task in {_count(min(theirs))}, as with worked examples"
+        return f"training prompts have {_count(min(ours))}, the task's have {_count(min(theirs))} (worked examples)"
     before, behind = affixes
     last = [turns[-1][1] for turns in asked]
     if outside := next((text for text in last if not (text.startswith(before) and text.endswith(behind))), None):
-        return f"training asks {_quoted(f'{before}...{behind}')}, the task {_quoted(outside)}"
+        return f"training prompts {_quoted(f'{before}...{behind}')}, the task {_quoted(outside)}"
     if len(set(last)) >= _ENOUGH:
         taught = [turns[-1][1] for turns in trained]
         prefix = _common(last)
@@ -328,11 +328,11 @@ def _affixes(config: EvaluationConfig) -> tuple[str, str]:
 def _text_difference(one: str, other: str) -> str:
     if one.rstrip() == other.rstrip():
         end, other_end = _quoted(one[-12:]), _quoted(other[-12:])
-        return f"the prompts end in other white space: {end} in training, {other_end} in the task"
+        return f"the prompts end in different white space: {end} in training, {other_end} in the task"
     place = len(_common([one, other]))
     start = max(0, place - _QUOTED // 2)
     return (
-        f"training asks {_quoted(one[start : start + _QUOTED])}, the task {_quoted(other[start : start + _QUOTED])}"
+        f"training prompts {_quoted(one[start : start + _QUOTED])}, the task {_quoted(other[start : start + _QUOTED])}"
         + (f" (from character {start + 1})" if start else "")
     )
 

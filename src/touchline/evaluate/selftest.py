@@ -67,7 +67,7 @@ def self_test(target: str) -> SelfTestResult:
     except ImportError as error:
         if error.name is None or not error.name.startswith("inspect_ai"):
             raise
-        missing = f"inspect-ai is not installed here; {install_hint('eval')}"
+        missing = f"inspect-ai is not installed here: {install_hint('eval')}"
         answer.scorers.append(ScorerAnswer(task=path.stem, scorer=path.stem, items=0, missing=missing))
     return answer
 

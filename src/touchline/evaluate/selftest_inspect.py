@@ -67,7 +67,7 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
 def _evaluated(name: str, task: Task, samples: Sequence[Sample]) -> list[ScorerAnswer]:
     """Score made-up answers by each scorer of the task."""
     if any(sample.choices for sample in samples):
-        missing = "a task of choices is scored by what its own solver marks"
+        missing = "a multiple-choice task is scored by its own solver's marks"
         return [ScorerAnswer(task=name, scorer=name, items=0, missing=missing)]
     made = made_up_outputs([_target(sample) for sample in samples])
     scorers = task.scorer or []
@@ -97,7 +97,7 @@ async def _scored(
         for key, value in _values(result):
             answer = found.setdefault(key, ScorerAnswer(task=task, scorer=f"{scorer}{key}", items=0))
             if value is None:
-                answer.missing = "its scores are no numbers"
+                answer.missing = "its scores are not numbers"
             answer.probes.append(_probe(each, sample, value))
     for answer in found.values() or [found.setdefault("", ScorerAnswer(task=task, scorer=scorer, items=0))]:
         answer.probes += failed

@@ -78,7 +78,7 @@ def load_file(path: Path) -> ModuleType:
     name = f"touchline_task_{path.parent.name}_{path.stem}".replace("-", "_").replace(".", "_")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TaskFailedError("import", f"{path.name} is no Python file")
+        raise TaskFailedError("import", f"{path.name} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -88,7 +88,9 @@ def load_file(path: Path) -> ModuleType:
             raise
         raise TaskFailedError("import", said(error), line_of(error, path)) from error
     except SystemExit as error:
-        raise TaskFailedError("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
+        raise TaskFailedError(
+            "import", f'it ends the process with {error.code!r}: guard that call with `if __name__ == "__main__"`'
+        ) from error
     except Exception as error:
         raise TaskFailedError("import", said(error), line_of(error, path)) from error
     return module

@@ -134,7 +134,9 @@ def _why(folder: Path, config: EvaluationConfig, absent: Sequence[str], found: S
     if marker is None:
         parts.append("no training.json")
     elif marker.run_digest != config.run_digest:
-        parts.append("training.json is of other settings than the run has now")
+        parts.append("training.json has settings that the run no longer has")
     broken = {item.name: item.problems for item in found if not item.complete}
-    parts += [f"{name} is not whole ({', '.join(broken[name])})" if name in broken else f"no {name}" for name in absent]
-    return f"{config.run} is not trained: {'; '.join(parts)}; {how_it_ended(folder)}"
+    parts += [
+        f"{name} is incomplete ({', '.join(broken[name])})" if name in broken else f"no {name}" for name in absent
+    ]
+    return f"{config.run} is not trained: {', '.join(parts)}, {how_it_ended(folder)}"

@@ -1,18 +1,18 @@
 """One base in memory with any number of adapters, of which one is active, or several for the rows of one batch.
 
-An adapter is merged into the base's weights, or computed beside them. Several are computed beside them: their factors
+An adapter is merged into the base's weights, or computed next to them. Several are computed next to them: their factors
 are stacked, and each row takes the products of its own adapter, scaled; the others are multiplied by zero. Before the
 first merge the affected weights are copied, so that deactivating an adapter restores them bit for bit; subtraction
 would not, in floating point. The price is memory for a second copy of these weights.
 
 Measured with SmolLM2-135M-Instruct in bfloat16, one shared core of an EPYC with AVX512-BF16, 300 words of 40 tokens,
-batch 64, CPU seconds of one run each: merged 7.1 (rank 4); beside 8.8 (rank 4) and 10.2 (rank 64). Merging and
-unmerging a new adapter costs 0.2 (rank 4) to 0.7 (rank 64) more than computing beside. Merging pays from some 40 to 70
+batch 64, CPU seconds of one run each: merged 7.1 (rank 4); next to 8.8 (rank 4) and 10.2 (rank 64). Merging and
+unmerging a new adapter costs 0.2 (rank 4) to 0.7 (rank 64) more than computing next to. Merging pays from some 40 to 70
 items on; `MERGE_FROM_ITEMS` adds a margin. At rank 4, 293 of the 300 answers were equal, 80.7% correct merged and 80.0%
-beside: merging rounds the sum to bfloat16. In float32, tests on a tiny model give equal tokens.
+next to: merging rounds the sum to bfloat16. In float32, tests on a tiny model give equal tokens.
 
 The base and four adapters (ranks 4 to 32) in float32, batch 64, one thread, CPU seconds of two rounds: with 8 items
-each in common batches 3.2 and 3.7, beside 6.5 and 6.3, merged 7.5 and 6.6; with 16 items 7.1 and 7.6, 10.1 and 11.1,
+each in common batches 3.2 and 3.7, next to 6.5 and 6.3, merged 7.5 and 6.6; with 16 items 7.1 and 7.6, 10.1 and 11.1,
 10.7 and 10.7; with 32 items 12.7 and 12.4, 14.3 and 14.7, 14.5 and 15.5; with 60 items (one round) 25.0, 24.6, 24.0.
 All answers were equal.
 """
@@ -60,7 +60,7 @@ class ActiveAdapter:
     folder: Path
     """Absolute folder of the adapter."""
     merged: bool
-    """Whether it is merged into the weights; otherwise computed beside them."""
+    """Whether it is merged into the weights; otherwise computed next to them."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -76,7 +76,7 @@ def pick_device(wanted: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"device {wanted!r}", expected="auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {wanted!r}: there is no GPU here", expected="device=cpu")
+        raise InputError(f"device {wanted!r}: no GPU here", expected="device=cpu")
     return device
 
 
@@ -345,9 +345,9 @@ def _refuse_changes_of_base(config: PeftConfig, folder: Path) -> None:
     init = getattr(config, "init_lora_weights", True)
     if isinstance(init, str) and init != "gaussian":
         raise InputError(
-            f"adapter {str(folder)!r} changes the base's weights when it is loaded (init_lora_weights: {init})",
+            f"adapter {str(folder)!r} changes the base's weights when loaded (init_lora_weights: {init})",
             expected="an adapter for the original base",
-            hint="save it by PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            hint="save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)",
         )
 
 

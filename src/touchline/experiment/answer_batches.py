@@ -84,7 +84,7 @@ def merges(answers: int, free_bytes: float | None, copy_bytes: float) -> bool:
 
     Args:
         answers: answers of the evaluation.
-        free_bytes: free memory of the GPU beside the weights; None for a CPU.
+        free_bytes: free memory of the GPU next to the weights; None for a CPU.
         copy_bytes: bytes of the weights under the adapter.
     """
     return answers >= MERGE_FROM_ITEMS and (free_bytes is None or copy_bytes <= _COPY_SHARE * free_bytes)
@@ -104,7 +104,7 @@ def batch_limits(free_bytes: float | None, bytes_per_token: float) -> BatchLimit
     """Return the limits on a device.
 
     Args:
-        free_bytes: free memory of the GPU beside the weights; None for a CPU.
+        free_bytes: free memory of the GPU next to the weights; None for a CPU.
         bytes_per_token: bytes of one token while prompts are read (`token_bytes`).
     """
     if free_bytes is None:

@@ -81,7 +81,7 @@ def _plain(value: object, key: str, findings: list[Finding]) -> object:
             return [_plain(inner, f"{key}.{index}", findings) for index, inner in enumerate(value)]
     if hasattr(value, "tolist"):
         return _plain(value.tolist(), key, findings)
-    what = "a mapping with the keys of the file" if is_dataclass(value) else "a text, number, list or mapping"
+    what = "a mapping with the keys of experiment.yaml" if is_dataclass(value) else "a text, number, list or mapping"
     findings.append(_fault(key, f"expected {what}, got {type(value).__name__}"))
     return None
 

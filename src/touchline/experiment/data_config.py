@@ -36,65 +36,66 @@ def is_test(split: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """The dataset, in one file or in several, and how a row of it becomes a chat."""
+    """Dataset, in one file or in several, and the columns that form a chat."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     path: Text | None = None
-    """The file with all rows: JSON, JSONL, CSV or parquet; relative to experiment.yaml. Instead of it, the next
-    three keys name a file each."""
+    """File with all rows: JSON, JSONL, CSV or parquet, relative to experiment.yaml. Or give `train`, `validation` and
+    `test`, a file each."""
     train: Text | None = None
-    """File of the training rows. Of a file with splits, each of these keys takes the split of its name."""
+    """File with the training rows. If a file contains splits, each of these keys takes the split of its name."""
     validation: Text | None = None
-    """File of the validation rows; without one nothing is validated."""
+    """File with the validation rows. Without it there is no validation loss."""
     test: Text | dict[Text, Text] | None = None
-    """File of the rows that the runs are scored on, or several by name, `{5L: five.json, 9L: nine.json}`: claims are
-    made on the one named first."""
+    """File with the rows that the runs are scored on, or several by name, `{5L: five.json, 9L: nine.json}`. Claims are
+    made on the first one."""
     input: Text | Annotated[tuple[Text, ...], MinLen(2)] = "input"
-    """Column that holds what goes into the prompt's `{input}`, or a list of columns that are joined line by line, empty
-    ones left out: `[instruction, input]`. Found by the columns' names when none of `input`, `output`, `messages` is
-    given; the plan shows what was found."""
+    """Column for the prompt's `{input}`, or a list of columns, `[instruction, input]`, that are joined line by line
+    without the empty ones. If none of `input`, `output`, `messages` is given, they are found by the column names, and
+    the plan shows them."""
     output: Text = "output"
-    """Column that holds the answer; found by its name when not given."""
+    """Column with the answer; found by its name if not given."""
     messages: Text | None = None
-    """Column that holds a chat, a list of {role, content} or {from, value} whose last turn is the answer; then `input`,
-    `output` and `prompt` are not used."""
+    """Column with a chat, a list of {role, content} or {from, value} whose last turn is the answer. It replaces
+    `input`, `output` and `prompt`."""
     prompt: str | None = None
-    """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
+    """The user's turn, with `{input}` or any other column in braces (default: the task's prompt)."""
     system: str | None = None
-    """A system turn put before the user's."""
+    """System turn before the user's turn."""
     images: Text | None = None
-    """Column that holds a row's images, a path or a list of paths. They stand where the text has `<image>`, or an
-    `{type: image}` part, else before it. Not needed for chats whose parts name their files, `{type: image, image:
+    """Column with a row's images: a path or a list of paths. They replace `<image>` or an `{type: image}` part of the
+    text, and else come before it. Not needed for chats whose parts name their files, `{type: image, image:
     scan.png}`."""
     image_root: Text | None = None
-    """Folder that paths of images are relative to; the dataset's own folder when not given."""
+    """Folder that image paths are relative to (default: the dataset's folder)."""
     train_fraction: Fraction = defaults.TRAIN_FRACTION
-    """Share of the rows that train, when the file has no splits; of the rest a quarter validates, the other tests."""
+    """Fraction of the rows used for training if the file has no splits. 25% of the remaining rows validate, 75%
+    test."""
     split_seed: NonNegativeInt = defaults.SPLIT_SEED
-    """Seed of that split."""
+    """Seed of the random split."""
 
     def __post_init__(self) -> None:
         if self.path is not None and (self.train, self.validation, self.test) != (None, None, None):
             raise ValueError(
-                "either path, one file with all rows, or train, validation and test, a file of each; so in factors and "
-                "stages too"
+                "either path (one file with all rows) or train, validation and test (a file each), in factors "
+                "and stages too"
             )
         if self.path is None and self.train is None:
-            raise ValueError("path, one file with all rows, or train, validation and test, a file of each")
+            raise ValueError("path (one file with all rows), or train, validation and test (a file each)")
         if self.train is not None and (self.train_fraction, self.split_seed) != (
             defaults.TRAIN_FRACTION,
             defaults.SPLIT_SEED,
         ):
-            raise ValueError("no train_fraction and no split_seed where there are files of training and test rows")
+            raise ValueError("no train_fraction and no split_seed together with files of training and test rows")
         if isinstance(self.test, dict):
             folded = {name.casefold() for name in self.test}
             if not self.test or len(folded) < len(self.test) or not all(map(_SET_NAME.fullmatch, self.test)):
                 raise ValueError(
-                    "test sets with names of letters, digits, `-` and `_`, at most 40, that differ in more than case"
+                    "at most 40 test sets, named with letters, digits, `-` and `_`, different in more than case"
                 )
             if len(set(self.test.values())) < len(self.test):
-                raise ValueError("each file under one name of test")
+                raise ValueError("each test file under one name")
 
     def __hash__(self) -> int:
         return hash((self.file, self.validation, tuple(self.test_sets.items()), self.input, self.output, self.prompt))

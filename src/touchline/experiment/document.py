@@ -30,14 +30,14 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 UNREADABLE = (yaml.YAMLError, ValueError)
-"""What is raised for a text that is no YAML 1.1."""
+"""What is raised for a text that is not YAML 1.1."""
 
 
 def beyond_bounds(text: str, loader: Any = Loader) -> tuple[str, int] | None:
     """Return the exceeded limit and its line from 0; None if the text is within bounds.
 
     Raises:
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: it is not YAML.
     """
     kinds = (yaml.CollectionStartEvent, yaml.CollectionEndEvent, yaml.AliasEvent)
     return _counted(yaml.parse(text, Loader=loader), *kinds)
@@ -47,7 +47,7 @@ def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
     """Return the same by the rules of YAML 1.2.
 
     Raises:
-        ruamel.yaml.error.YAMLError: it is no YAML.
+        ruamel.yaml.error.YAMLError: it is not YAML.
     """
     kinds = (events.CollectionStartEvent, events.CollectionEndEvent, events.AliasEvent)
     return _counted(YAML(typ="rt").parse(text), *kinds)
@@ -135,12 +135,12 @@ def parse(text: str, path: str) -> YamlDocument:
     """Parse a mapping.
 
     Raises:
-        InputError: it is no YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
+        InputError: it is not YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
     """
     root = _loaded(text, path)
     if root is None:
         raise _single(
-            error("EX001", path, "the file is empty", Location(path=path), "touchline demo shows a whole one")
+            error("EX001", path, "the file is empty", Location(path=path), "touchline demo creates a complete one")
         )
     if not isinstance(root, CommentedMap):
         raise _single(error("EX001", path, "expected `key: value` lines at the top", Location(path=path, line=1)))
@@ -157,7 +157,7 @@ def parse_value(text: str, key: str, path: str) -> object:
     """Return the plain value of a dotted key that stands on its own, by the rules of a file's values.
 
     Raises:
-        InputError: it is no YAML, or no plain value; with findings.
+        InputError: it is not YAML, or no plain value; with findings.
     """
     node = _loaded(text, path)
     document = YamlDocument(path=path, root=CommentedMap({key: node}), data={})
@@ -223,7 +223,7 @@ class _Plain:
         """
         self._left -= 1
         if self._left < 0 or len(path) > DEPTH_LIMIT + 1:
-            message = "aliases that unfold into more than a file can hold, or into themselves"
+            message = "aliases that expand beyond the size limit, or contain themselves"
             raise _single(error("EX001", self._document.path, message, self._where(path)))
         if isinstance(node, (CommentedMap, CommentedSeq)) and node.tag.value not in _PLAIN_TAGS:
             self._fault(path, f"expected a plain value, got one with the YAML tag {node.tag.value}")
@@ -263,7 +263,7 @@ class _Plain:
             # A YAML text in JSON's way writes one character as a pair of escapes.
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
         if "\0" in text or has_half_characters(text):
-            self._fault(path, "expected a text, got a character that no file or command takes (NUL, or half of a pair)")
+            self._fault(path, "expected text, got a NUL character or half of a surrogate pair")
         return text
 
     def _fault(self, path: Path, message: str) -> None:

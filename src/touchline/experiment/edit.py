@@ -37,8 +37,8 @@ def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
         if parse(text, path).data != _expected(before, key.split("."), value):
             raise InputError(
                 f"{path}: {key} cannot be set without changing something else",
-                expected="a plain `key: value` there, without anchors",
-                hint=f"write it by hand: {key}: {literal(value)}",
+                expected="a plain `key: value`, without anchors",
+                hint=f"edit the file: {key}: {literal(value)}",
             )
     return text
 

@@ -77,7 +77,7 @@ class EvaluationTask:
     lines: int | None = None
     """Number of lines of the file."""
     modules: dict[str, str] = field(default_factory=dict)
-    """Modules beside the file that it imports, and their hashes when it was planned."""
+    """Modules next to the file that it imports, and their hashes when it was planned."""
     takes_data: bool = False
     """Whether its function has an argument `data`, which gets the experiment's test items."""
     scorers: tuple[str, ...] = ()
@@ -235,7 +235,7 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: i
     how = ["greedy"]
     if evaluate.temperature:
         how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
-        how.append(f"{plural(evaluate.repeats, 'answer')} an item, seed {evaluate.seed}")
+        how.append(f"{plural(evaluate.repeats, 'answer')} per item, seed {evaluate.seed}")
     typed = [] if evaluate.quantization == "none" else [f"{evaluate.quantization} base"]
     typed += [dtype] if dtype is not None else []
     batch = f"batch {evaluate.batch_size}"

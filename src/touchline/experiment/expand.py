@@ -40,14 +40,14 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Y
             chain.
     """
     if faults := chain_faults(experiment, document):
-        raise InputError(f"{document.path}: the stages are no chain that can be trained", findings=faults)
+        raise InputError(f"{document.path}: the stages do not form a chain", findings=faults)
     tried = _Tried(experiment, document)
     conditions = _conditions(experiment, tried)
     if tried.findings:
         raise InputError(f"{document.path}: some combinations of levels are impossible", findings=tried.findings)
     if not conditions:
-        fault = error("EX003", "exclude", "exclude leaves no run at all", document.where(["exclude"]))
-        raise InputError(f"{document.path}: nothing is left to run", findings=[fault])
+        fault = error("EX003", "exclude", "exclude removes every run", document.where(["exclude"]))
+        raise InputError(f"{document.path}: no runs left", findings=[fault])
     names = run_names(conditions, experiment, labels, document)
     if experiment.stages:
         chains = _chains(experiment, conditions, names, tried)
@@ -57,7 +57,7 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Y
         raise InputError(f"{document.path}: some stages are impossible", findings=tried.findings)
     runs = [run for chain in chains for run in chain]
     if faults := method_faults(runs, experiment, document):
-        raise InputError(f"{document.path}: some settings do not go with method: full", findings=faults)
+        raise InputError(f"{document.path}: some settings cannot be used with method: full", findings=faults)
     shuffled = shuffled_controls(experiment, chains, labels, document)
     taken = [run.name for run in (*runs, *shuffled)]
     return (*runs, *shuffled, *untrained_controls(experiment, runs, taken, labels, document))
@@ -228,9 +228,9 @@ def method_faults(runs: Sequence[RunSpec], experiment: Experiment, document: Yam
         error(
             "EX003",
             key,
-            f"{key} is given to a run with method: full, which has no adapter and saves the whole model",
+            f"{key} needs an adapter, and method: full has none",
             document.where(path),
-            "take it out, or set method and rank together: pairs: [{train.method: full}, {train.lora.rank: 8}]",
+            "remove it, or set method and rank together: pairs: [{train.method: full}, {train.lora.rank: 8}]",
         )
         for key, path in places.items()
     ]
@@ -249,8 +249,7 @@ def _stage_faults(runs: Sequence[RunSpec], experiment: Experiment, document: Yam
             yield error(
                 "EX003",
                 "stages.continue",
-                f"stage {stage.name} continues {stage.parent}, and one of them has method: full; only adapters are "
-                "continued or merged",
+                f"stage {stage.name} continues {stage.parent}, but one of them has method: full",
                 document.where(("stages", index, "continue")),
                 "method: lora in both, or evaluate the trained model as `models: [.../epoch_N]` of a new experiment",
             )

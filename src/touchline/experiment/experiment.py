@@ -44,7 +44,7 @@ def as_written(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """Stage: one training of a chain; other settings are the experiment's `data` and `train`."""
+    """One training in a chain. Other settings are the experiment's `data` and `train`."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -55,14 +55,13 @@ class StageConfig:
     name: Text
     """Name of the stage; other stages refer to it."""
     parent: Text | None = None
-    """Stage above that it continues from; the first stage has none and starts from the base model."""
+    """Earlier stage that it continues from. The first stage has none and starts from the base model."""
     continue_: Literal["adapter", "merge"] | None = None
-    """How it continues: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
-    one."""
+    """`adapter` trains the parent's adapter further. `merge` merges it into the base and trains a new one."""
     parent_checkpoint: Literal["last", "best"] = "last"
     """Parent checkpoint to continue from: the last epoch's, or the one with the lowest validation loss."""
     model: Text | None = None
-    """Base model; the same for all stages of a chain."""
+    """Base model, the same for all stages of a chain."""
     data: dict[str, object] = field(default_factory=dict)
     """Differences from the experiment's `data`, `{path: data/easy.json}`."""
     train: dict[str, object] = field(default_factory=dict)
@@ -84,101 +83,99 @@ class EvaluateConfig:
     epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
     """Epochs whose checkpoints are evaluated: the last, all, or a list counted from 0."""
     samples: Literal["all"] | PositiveInt = "all"
-    """Number of test items, from the first on, of each test set; a set that has fewer is asked whole. The same for
-    every run."""
+    """Number of test items per test set, from the first on, the same for every run. A smaller test set is used
+    whole."""
     batch_size: PositiveInt | Literal["auto"] = defaults.EVALUATE_BATCH_SIZE
-    """Maximum number of prompts generated side by side; fewer where their tokens would not fit into memory. `auto`: as
-    many as the device computes well, so that short prompts get larger batches. In float32 no answer depends on it; in
-    bfloat16 some do, so it belongs to what makes two evaluations comparable."""
+    """Maximum number of prompts per batch, reduced if their tokens would not fit into memory. `auto` takes as many as
+    the device computes well, so that short prompts get larger batches. In bfloat16 some answers depend on it, in
+    float32 none do. Compare bfloat16 scores only at one batch size."""
     max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
     """Longest answer in tokens."""
     metric: Text | None = None
-    """Which score of the experiment's own task is the primary metric, where the task has several: a scorer's name, of a
-    scorer that gives several scores `scorer.key`; `exact match` or `match` of a ready-made task. The first one when
-    not given. Changes no score and may be given when all is evaluated."""
+    """Primary metric if the experiment's task has several: a scorer's name, `scorer.key` for a scorer with several
+    scores, `exact match` or `match` for a ready-made task (default: the first). It changes no score, so you can set it
+    after the evaluation."""
     labels: tuple[Text | int, ...] = ()
-    """The labels of `task: classification`; all answers that the dataset has when not given. They stand in the task's
-    own prompt."""
+    """Labels of `task: classification`, listed in the task's own prompt (default: all answers of the dataset)."""
     tasks: tuple[Text, ...] = ()
-    """Further tasks beside the experiment's own, for the same checkpoints: a ready-made task's name, which asks the
-    test split with its own prompt, or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`,
-    relative to experiment.yaml. As with `task`, such a file is code that only the evaluation process runs, and its
-    first score counts; `samples` limits its items too, and what its own configuration says of decoding goes first."""
+    """Further tasks for the same checkpoints. Either a ready-made task, which uses the test split with its own prompt,
+    or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`, relative to experiment.yaml. As with
+    `task`, only the evaluation process runs such a file, and its first score counts. `samples` limits its items too.
+    Its own decoding settings take precedence."""
     temperature: Annotated[float, Ge(0)] = 0.0
-    """0 is greedy decoding, always the likeliest token; above it tokens are drawn, with this temperature."""
+    """Sampling temperature. 0 is greedy decoding."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Of the tokens, only the likeliest that together have this probability are drawn from; needs a temperature."""
+    """Sample only from the likeliest tokens that together have this probability. It needs a temperature above 0."""
     repeats: PositiveInt = 1
-    """Answers drawn to every item; the score of an item is their mean. Needs a temperature: greedy answers are all
-    alike."""
+    """Answers sampled per item. The score of an item is their mean. It needs a temperature above 0, because greedy
+    answers are identical."""
     seed: NonNegativeInt = 0
-    """Seed of the draws, the same for every run: which token is drawn depends on it, the item, the repeat and the
-    model's probabilities, and not on what is generated beside it."""
+    """Sampling seed, the same for every run. A sampled token depends on it, the item, the repeat and the model's
+    probabilities, not on the other prompts of the batch."""
     max_error_rate: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the answers that may fail to be generated or scored; these count as wrong. Above it the evaluation has
-    failed and gives no scores."""
+    """Fraction of answers that may fail to be generated or scored; they count as wrong. Above it the evaluation fails
+    and gives no scores."""
     cluster: Text | None = None
-    """Column of the dataset that says which test items belong together, of one template or one source document:
-    intervals and tests then take these clusters as the unit, not the items. An item without a text there stands alone.
-    Changes no score and may be given when all is evaluated. Items of an own task say it themselves, as `cluster` in
-    the metadata of their samples."""
+    """Dataset column that groups dependent test items, such as those from one template or source document. Intervals
+    and tests then use clusters instead of items. An item without a value is its own cluster. Items of your own Inspect
+    task state it as `cluster` in their metadata. It changes no score, so you can set it after the evaluation."""
     quantization: Quantization = "none"
-    """Stored form of the base that all runs and controls are scored on: its own dtype, or `nf4` or `int8` by
-    bitsandbytes where it would not fit the GPU. One value for the experiment, not a factor: it belongs to what makes
-    two evaluations comparable. Adapters are computed beside a quantized base, and are not merged."""
+    """Quantization of the base model on which all runs and controls are scored: none, or `nf4` or `int8` by
+    bitsandbytes if the base does not fit the GPU. One value per experiment, because scores on different ones cannot be
+    compared. Adapters are not merged into a quantized base."""
 
     def __post_init__(self) -> None:
         if not self.temperature and (self.repeats > 1 or self.top_p < 1):
             key = "repeats above 1" if self.repeats > 1 else "top_p below 1"
-            raise ValueError(f"a temperature above 0 where there is {key}: greedy decoding draws nothing")
+            raise ValueError(f"a temperature above 0 with {key}, because greedy decoding does not sample")
         names = [task_file_stem(task) for task in self.tasks]
         if len({str(label).strip().casefold() for label in self.labels} - {""}) < len(self.labels):
-            raise ValueError("labels that differ in more than case, none of them empty")
+            raise ValueError("non-empty labels that differ in more than case")
         if len(set(names)) < len(names):
-            raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
+            raise ValueError("each task once, and files whose paths differ in more than punctuation")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationCompute:
-    """Resources of an evaluation's job, where they differ from those of a training."""
+    """Resources of an evaluation job that differ from those of a training job."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     gpus: PositiveInt | None = None
-    """GPUs of one evaluation (default: 1; none where the runs use CPUs). Several hold a model that one cannot."""
+    """GPUs per evaluation (default: 1, or none if the runs use CPUs). Several GPUs hold a model that is too large for
+    one."""
     partition: Text | None = None
-    """`--partition` of evaluations (default: as for trainings)."""
+    """`--partition` of evaluations (default: that of training jobs)."""
     constraint: Text | None = None
-    """`--constraint` of evaluations (default: as for trainings). It also takes the place of `slurm.gpu_type`, so that
-    evaluations may use another type of GPU."""
+    """`--constraint` of evaluations (default: that of training jobs). It also replaces `slurm.gpu_type`, so that
+    evaluations can use another type of GPU."""
     time_limit: Text | None = None
-    """Longest that one evaluation may take, `1h` (default: the estimate's upper end, at least 15 min; none on this
-    machine)."""
+    """Time limit of one evaluation, `1h` (default: the estimate's upper end, at least 15 min; none on this machine)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeConfig:
-    """Machine that the runs use."""
+    """Machine and jobs."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     executor: Literal["local", "slurm"] = "local"
-    """Executor of the jobs: this machine, or SLURM's sbatch."""
+    """Where jobs run: on this machine, or through SLURM."""
     gpus_per_run: NonNegativeInt = 1
-    """GPUs that one run uses; on a machine without any, runs use the CPU, as many at a time as `slots` says. Several
-    GPUs train in data parallel: each takes every n-th micro-batch of a step, and `global_batch_size` stays as written,
-    so it must be a multiple. With `gpu: cpu`, the number of processes that share the CPU. More than the trainer uses is
+    """GPUs per run. Several GPUs train in data parallel: each takes every n-th micro-batch of a step.
+    `global_batch_size` stays as written, so it must be a multiple. Without a GPU, runs use the CPU, as many at a time
+    as `slots` says. With `gpu: cpu` it is the number of processes that share the CPU. More than the trainer supports is
     an error."""
     gpu: Text = "auto"
-    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
-    runs on CPUs. On a cluster it has to be given, unless the user's `slurm.gpu_type` gives it."""
+    """GPU to plan for: `auto` for the one in this machine, a name such as `A100-80GB` for another machine, `cpu` for
+    CPUs. Required on a cluster, unless the user's `slurm.gpu_type` is set."""
     deadline: Text | None = None
-    """Deadline, `30min` or `6h`; compared with the plan."""
+    """Deadline for all runs, `30min` or `6h`. The plan is compared with it."""
     time_limit: Text | None = None
-    """Longest that one training may take, `6h` (default: the estimate's upper end and time to save, at least 15 min;
-    none on this machine)."""
+    """Time limit of one training job, `6h` (default: the estimate's upper end and time to save, at least 15 min; none
+    on this machine)."""
     partition: Text | None = None
-    """`--partition` of the jobs (default: the user's config file, as for the next keys)."""
+    """`--partition` of the jobs (default for this key and the next ones: the user's config file)."""
     account: Text | None = None
     """`--account` of the jobs."""
     qos: Text | None = None
@@ -186,24 +183,23 @@ class ComputeConfig:
     constraint: Text | None = None
     """`--constraint` of the jobs."""
     cpus_per_run: PositiveInt | None = None
-    """CPUs of one run (default: the user's config file, else from processes and data workers)."""
+    """CPUs per run (default: the user's config file, else from processes and data workers)."""
     memory_gb_per_run: PositiveFloat | None = None
-    """Host memory of one run, in GiB (default: the user's config file, else the estimate)."""
+    """Host memory per run, in GiB (default: the user's config file, else the estimate)."""
     cohorts: Literal["auto", "always", "never"] = "auto"
-    """Whether runs that share base, data, target modules, micro-batch and steps train side by side in one process:
-    `auto` groups them where the lower end of the predicted gain exceeds 1.15, `always` wherever memory fits. Losses
-    then equal those of separate trainings up to rounding."""
+    """Whether runs that share base, data, target modules, micro-batch and steps train together in one process. `auto`
+    groups them if the lower bound of the predicted speed-up exceeds 1.15, `always` wherever memory fits. Losses equal
+    those of separate runs up to rounding."""
     slots: Literal["auto"] | PositiveInt = "auto"
-    """Runs trained at once on the CPU of this machine, each with its share of the threads: `auto` takes several where a
-    probe measured that they are faster and memory fits. All runs of an experiment have the same number of threads,
-    which decides on the rounding of sums. Evaluations follow, one at a time with all threads. GPUs, and the jobs of a
-    cluster, have no slots."""
+    """Runs trained at once on this machine's CPU, each with its share of the threads. `auto` takes several if a probe
+    measured that they are faster and memory fits. All runs of an experiment use the same number of threads, because it
+    affects rounding. Evaluations follow one at a time with all threads. GPUs and cluster jobs have no slots."""
     evaluation: EvaluationCompute = field(default_factory=EvaluationCompute)
-    """What an evaluation's job gets instead."""
+    """Resources of evaluation jobs."""
 
     def __post_init__(self) -> None:
         if self.evaluation.gpus is not None and not self.gpus:
-            raise ValueError("no evaluation.gpus where the runs use CPUs: their evaluations do too")
+            raise ValueError("no evaluation.gpus if the runs use CPUs, because their evaluations do too")
 
     @property
     def gpus(self) -> int:
@@ -253,54 +249,54 @@ class _Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True, init=False, repr=False)
 class Experiment(_Origin):
-    """Experiment: a question, a design, a recipe."""
+    """Question, design and recipe."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     name: Text
-    """Short name; also the folder's."""
+    """Short name, also used for the folder."""
     question: str = ""
-    """Question that the experiment answers; heading of the report."""
+    """Question that the experiment answers, and heading of the report."""
     task: Text = "exact_match"
-    """What the models are scored on. A ready-made task gives prompt and scorers: `exact_match` for any dataset;
-    `classification`, which reads one of the dataset's labels from what the model writes; `number` and `choice`, which
-    read a number or a letter; `capitalization`. Or an Inspect task in a file of yours, `tasks/mine.py` or
-    `tasks/mine.py@name`, relative to experiment.yaml: its first score is the primary metric (`evaluate.metric` names
-    another one). If its function has an argument `data`, it gets the path of a JSON Lines file with the test items as
-    training would ask them, for `json_dataset`; without one the file brings items of its own. Such a file is code: the
-    plan shows it with its hash, and only the evaluation process runs it."""
+    """Task that prompts and scores the models. Ready-made tasks: `exact_match` for any dataset; `classification`, which
+    reads one of the dataset's labels from the answer; `number` and `choice`, which read a number or a letter;
+    `capitalization`. Or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`, relative to
+    experiment.yaml. Its first score is the primary metric, unless `evaluate.metric` names another. If its function has
+    an argument `data`, it gets the path of a JSON Lines file with the test items as prompted in training, for
+    `json_dataset`. Without that argument the file brings its own items. Such a file is code: the plan shows it with its
+    hash, and only the evaluation process runs it."""
     models: tuple[Text, ...] = ()
     """Base models: folders under `models_dir`, or paths."""
     data: DataConfig
-    """The dataset."""
+    """Dataset."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The training."""
+    """Training."""
     stages: tuple[StageConfig, ...] = ()
-    """A chain of trainings instead of one, in order; the levels of factors hold for all of them."""
+    """Chain of runs, in order, instead of one. Levels of factors apply to all of them."""
     factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
     """Factors, crossed: a dotted key of this file and its levels."""
     pairs: tuple[dict[str, object], ...] = ()
-    """Settings that vary together; each entry is one level of one factor."""
+    """Settings that vary together. Each entry is one level of one factor."""
     exclude: tuple[dict[str, object], ...] = ()
-    """Combinations to leave out: a run that matches every key of an entry is not made."""
+    """Combinations to leave out. A run that matches every key of an entry is not made."""
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (1,)
-    """Replicates: every condition runs once for each."""
+    """Training seeds: every condition runs once per seed."""
     controls: tuple[Literal["base", "noop", "shuffled"], ...] = ()
-    """`base`: every base model is evaluated without training. `noop`: it is evaluated once more through a fresh adapter
-    that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
-    dataset is also trained on answers shuffled among the training rows, so that its gain comes from the form of the
-    answers alone."""
+    """`base`: each base model is evaluated without training. `noop`: each base model is evaluated again through a fresh
+    adapter that changes nothing, and must score the same. `shuffled`: the first condition and seed of each base model
+    and dataset is also trained on shuffled answers. Its gain comes from the form of the answers, not from their
+    content."""
     strategy: StrategyConfig | None = None
-    """Two phases instead of all runs at once: explore cuts conditions by validation loss, confirm adds seeds to its
-    contrasts until they are settled; none: every condition runs with every seed."""
+    """Two phases instead of all runs at once. Explore stops conditions early by validation loss; confirm adds seeds to
+    contrasts until they are settled. Without it every condition runs with every seed."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    """The evaluation."""
+    """Evaluation."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Machine and executor."""
     run_names: str | None = None
-    """Pattern of the runs' names, `{model_size}_rank{lora_rank}`; made from the factors when not given."""
+    """Pattern of the run names, `{model_size}_rank{lora_rank}` (default: made from the factors)."""
     allow: tuple[Text, ...] = ()
-    """Codes of checks whose errors do not stop this experiment, `[EV201]`; they stay visible."""
+    """Codes of checks whose errors do not stop this experiment, `[EV201]`. They are still shown."""
 
     def __init__(self, *, folder: str | PurePath | None = None, **keys: Unpack[ExperimentKeys]) -> None:
         """Make an experiment of the keys of its file, as keywords; groups are mappings.

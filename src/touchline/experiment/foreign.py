@@ -109,7 +109,7 @@ class ForeignDocument:
 
 
 class ForeignFileError(Exception):
-    """A text that is no mapping in this dialect; its finding says why."""
+    """A text that is not a mapping in this dialect; its finding says why."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.message)
@@ -120,10 +120,10 @@ def parse_foreign(text: str, path: str, dialect: Dialect) -> ForeignDocument:
     """Read a mapping by another tool's rules; JSON is read too, being YAML.
 
     Raises:
-        ForeignFileError: it is no YAML, no mapping, empty, too large, too deep, or has tags.
+        ForeignFileError: it is not YAML, no mapping, empty, too large, too deep, or has tags.
     """
     if len(text.encode(errors="surrogatepass")) > SIZE_LIMIT_BYTES:
-        raise _unreadable(Location(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is")
+        raise _unreadable(Location(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, too large for a config")
     loader = _LOADERS[dialect]
     try:
         too_much = beyond_bounds(text, loader)
@@ -202,7 +202,7 @@ class _Reader:
                     raise _unreadable(_at(self._path, value.start_mark), "expected a mapping to merge")
                 self._left -= len(part.value)
                 if self._left < 0:
-                    raise _unreadable(_at(self._path, value.start_mark), "merges that unfold into too much")
+                    raise _unreadable(_at(self._path, value.start_mark), "merges that expand beyond the size limit")
                 yield from ((k, v) for k, v in part.value if k.tag != _MERGE)
                 yield from self._merged(part, levels - 1)
 
@@ -210,7 +210,7 @@ class _Reader:
         self._left -= id(node) in self._seen
         self._seen.add(id(node))
         if self._left < 0 or len(path) > DEPTH_LIMIT:
-            raise _unreadable(_at(self._path, at.start_mark), "aliases that unfold into more than a config can hold")
+            raise _unreadable(_at(self._path, at.start_mark), "aliases that expand beyond the size limit")
         self.places[path] = _at(self._path, at.start_mark)
         if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
             raise _tagged(self._path, node)
@@ -239,7 +239,7 @@ def _at(path: str, mark: Any) -> Location:
 
 
 def _tagged(path: str, node: Any) -> ForeignFileError:
-    return _unreadable(_at(path, node.start_mark), f"the tag {node.tag}; expected a plain value")
+    return _unreadable(_at(path, node.start_mark), f"the tag {node.tag}, expected a plain value")
 
 
 def _said(fault: yaml.MarkedYAMLError) -> str:
@@ -247,7 +247,7 @@ def _said(fault: yaml.MarkedYAMLError) -> str:
 
 
 def _template(where: Location) -> ForeignFileError:
-    message = "not checked (a template: its {{ }} are filled in before a trainer reads it)"
+    message = "not checked (a template with {{ }} to fill in)"
     return ForeignFileError(
         Finding(code="BK010", severity=Severity.INFO, subject=where.path, message=message, where=where)
     )

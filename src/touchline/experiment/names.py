@@ -76,7 +76,7 @@ def run_names(
             named = [name + seed for name, seed in zip(named, seeds, strict=True)]
         names = [clean(name) for name in named]
         if doubles := _doubles(names):
-            message = f"run_names gives {doubles[0]!r} to more than one run; put what varies into it"
+            message = f"run_names gives {doubles[0]!r} to more than one run. Add the settings that vary"
             missing = "".join(f"_{{{part}}}" for part in _varying(conditions) if part not in experiment.run_names)
             hint = f"run_names: '{experiment.run_names}{missing}'" if missing else None
             fault = error("EX009", "run_names", message, document.where(["run_names"]), hint)
@@ -146,7 +146,7 @@ def refuse_taken(names: Sequence[str], taken: Sequence[str], document: YamlDocum
     """
     clashes = {name.casefold() for name in taken} & {name.casefold() for name in names}
     if clashes:
-        message = f"run_names gives {min(clashes)!r} to a fine-tuned run, which is a control's name"
+        message = f"run_names gives a fine-tuned run the name of a control, {min(clashes)!r}"
         fault = error("EX009", "run_names", message, document.where(["run_names"]))
         raise InputError(f"{document.path}: run names are not unique", findings=[fault])
 
@@ -196,7 +196,7 @@ def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
 
 
 def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition], str]]:
-    """Return the factors besides model, rank and seed, in the file's order."""
+    """Return the factors apart from model, rank and seed, in the file's order."""
     keys = [key for key in dict.fromkeys(k for c in conditions for k in c.settings) if key != "train.lora.rank"]
     parts: list[Callable[[Condition], str]] = []
     for key in keys:
@@ -251,7 +251,7 @@ def _from_pattern(
                 document.where(["run_names"]),
                 f"known here: {', '.join(sorted(parts))}",
             )
-            raise InputError(f"{document.path}: run_names cannot be used", findings=[fault])
+            raise InputError(f"{document.path}: run_names is invalid", findings=[fault])
         named.append(re.sub(r"\{(\w+)\}", lambda m, p=parts: _text(p[m[1]]), pattern))  # type: ignore[misc]
     return named
 

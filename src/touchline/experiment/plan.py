@@ -340,7 +340,7 @@ class Plan:
     file_settings: dict[str, Any] | None = None
     """Settings of experiment.yaml as planned, without overrides; None in plans of version 0.1.0."""
     slots_gain: Measured = NO_EVIDENCE
-    """Predicted: how many times as fast all trainings are in slots as one after the other with all threads."""
+    """Predicted: how many times as fast all runs are in slots as one after the other with all threads."""
 
     @property
     def devices(self) -> int:

@@ -216,7 +216,7 @@ def _key_faults(data: dict[str, Any], document: YamlDocument) -> list[Finding]:
 
 def one_for_all(key: str, where: Location) -> Finding:
     """Return the finding for a key that some runs are to have with another value."""
-    message = f"{key} is one value for all runs and controls, so that their scores can be compared"
+    message = f"{key} must have one value for all runs and controls, so that their scores can be compared"
     return error("EX003", key, message, where, f"{key}=VALUE as an override, or in the file")
 
 
@@ -278,7 +278,7 @@ def _design_faults(experiment: Experiment, document: YamlDocument) -> list[Findi
             parse_duration("1h" if duration is None else duration)
         except InputError as fault:
             key = ".".join(path)
-            message = f"{key}: {fault.message}; expected {fault.expected}"
+            message = f"{key}: {fault.message}, expected {fault.expected}"
             findings.append(error("EX003", key, message, document.where(path)))
     compute = experiment.compute
     words = {f"compute.{key}": getattr(compute, key) for key in ("partition", "account", "qos", "constraint")}

@@ -78,7 +78,7 @@ class FileChanges:
     def text(self) -> str:
         """Return the differences on one line."""
         if not self.is_complete:
-            return "the recorded plan does not hold the settings of the file that it was made from"
+            return "the recorded plan lacks the settings of its experiment.yaml"
         more = len(self.differences) - _SHOWN
         lines = [each.text for each in self.differences[:_SHOWN]]
         return "; ".join((*lines, *([f"{more} more settings differ"] if more > 0 else ())))

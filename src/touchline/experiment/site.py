@@ -12,7 +12,7 @@ from touchline.experiment.value_types import PositiveFloat, PositiveInt, Text
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlurmSite:
-    """The key `slurm` of the user's config file; an experiment's `compute` takes precedence."""
+    """Key `slurm` of the user's config file. An experiment's `compute` takes precedence."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -33,9 +33,9 @@ class SlurmSite:
     modules: tuple[Text, ...] = ()
     """Environment modules to load, `module load` each."""
     setup: tuple[Text, ...] = ()
-    """Shell lines before the work, `source /opt/env.sh`; copied into the scripts."""
+    """Shell lines before the work, `source /opt/env.sh`, copied into the scripts."""
     python: Text | None = None
-    """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
+    """Python interpreter on the compute nodes, if it is not the one that runs touchline."""
     options: tuple[Text, ...] = ()
     """Further options, as written after `#SBATCH `: `--mail-type=FAIL`."""
     signal_seconds: PositiveInt = 120
@@ -43,7 +43,7 @@ class SlurmSite:
     max_restarts: Annotated[int, Ge(0)] = 20
     """Maximum number of requeues of a job at its time limit, as long as it makes progress."""
     max_submitted: PositiveInt | None = None
-    """Most jobs of ours in the queue at once; the others are submitted as those end."""
+    """Maximum number of your jobs in the queue at once. The others are submitted as those end."""
     poll_seconds: PositiveFloat = 30.0
     """Interval between two queries of the queue."""
 

@@ -48,11 +48,11 @@ def chain_faults(experiment: Experiment, document: YamlDocument) -> list[Finding
             findings.append(error(code, f"stages.{key}", message, document.where(("stages", index, key))))
 
         if stage.name.casefold() in {name.casefold() for name in above} or not RUN_NAME.fullmatch(stage.name):
-            fault("EX121", "name", f"stage {stage.name!r}: expected a name for a folder that no other stage has")
+            fault("EX121", "name", f"stage {stage.name!r}: expected a unique name that can be a folder name")
         if stage.parent is not None and stage.parent not in above:
             fault("EX121", "parent", f"stage {stage.name}: parent {stage.parent!r} is not a stage above it")
         if (stage.parent is None) != (stage.continue_ is None):
-            fault("EX121", "continue", f"stage {stage.name}: `parent` and `continue` go together")
+            fault("EX121", "continue", f"stage {stage.name}: `parent` and `continue` must be given together")
         if stage.parent is None and stage.parent_checkpoint != "last":
             fault("EX121", "parent_checkpoint", f"stage {stage.name}: `parent_checkpoint` needs a `parent`")
         above.add(stage.name)

@@ -24,68 +24,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExploreConfig:
-    """First phase: every condition with one seed, the first of `seeds`; some are cut by validation loss."""
+    """First phase: each condition with the first of `seeds`. Some are stopped early because of their validation
+    loss."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     at: Annotated[tuple[Fraction, ...], MinLen(1)] = (0.25, 0.5)
-    """Points at which runs are compared, as fractions of the training's steps, increasing; each at the first validation
-    from there on."""
+    """Points at which runs are compared, as increasing fractions of the steps. Each takes the first validation from
+    there on."""
     keep: Fraction = 0.5
-    """Fraction of the runs other than the reference that continues after each point: those with the lowest validation
-    losses, rounded up. Cut runs keep their checkpoints, are shown as cut, and never enter a test."""
+    """Fraction of the runs (without the reference) that continues after each point, rounded up: those with the lowest
+    validation losses. Stopped runs keep their checkpoints, are marked as cut, and never enter a test."""
     confirm: PositiveInt = 1
-    """Conditions with the lowest final validation loss that are confirmed."""
+    """Number of conditions to confirm, by lowest final validation loss."""
     reference: Annotated[dict[str, object], MinLen(1)]
-    """Condition that they are compared with, by its levels: `{train.lora.rank: 8}`. It is never cut."""
+    """Condition that the others are compared with, by its levels: `{train.lora.rank: 8}`. It is never cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContrastConfig:
-    """Claim to be tested: `level` scores higher than `against`. Other factors are averaged over."""
+    """Claim to test: `level` scores higher than `against`, averaged over the other factors."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     name: Text
     """Name in plan, ledger and report."""
     level: Annotated[dict[str, object], MinLen(1)]
-    """Levels that are claimed to score higher: `{train.lora.rank: 64}`."""
+    """Levels claimed to score higher: `{train.lora.rank: 64}`."""
     against: Annotated[dict[str, object], MinLen(1)]
-    """Levels that they are compared with: `{train.lora.rank: 4}`."""
+    """Levels to compare with: `{train.lora.rank: 4}`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfirmConfig:
-    """Second phase: contrasts on fresh seeds, with looks at planned numbers of seeds."""
+    """Second phase: contrasts on fresh seeds, tested at planned numbers of seeds."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     contrasts: tuple[ContrastConfig, ...] = ()
-    """Contrasts, stated beforehand; with `explore` they are the chosen conditions against its reference."""
+    """Contrasts, stated in advance. With `explore` they are the chosen conditions against its reference."""
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(2), MaxLen(64)]
-    """Fresh seeds, in the order of use; as many as the last look has, 64 at most."""
+    """Fresh seeds in the order of use, at most 64. Their number is that of the last look."""
     looks: Annotated[tuple[Annotated[int, Ge(2)], ...], MinLen(1)] | Literal["auto"] = "auto"
-    """Seeds per condition at each look, increasing to the number of `seeds`; `auto` chooses them for `detect`."""
+    """Seeds per condition at each test, increasing to the number of `seeds`. `auto` chooses them for `detect`."""
     detect: Annotated[PositiveFloat, Le(100)] = 2.0
-    """Promised difference in points. `looks: auto` shows it with 80 % power where the seeds suffice; the plan states
-    the power. A contrast is given up once it is out of reach."""
+    """Difference to detect, in points. `looks: auto` aims at 80% power for it, and the plan states the power. A
+    contrast is given up when it is out of reach."""
     seed_spread: Annotated[PositiveFloat, Le(100)] | None = None
-    """Standard deviation of a contrast's difference between seeds, in points; that of the history when not given."""
+    """Standard deviation between seeds of a contrast's difference, in points (default: from the history)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StrategyConfig:
-    """Phases of a sweep that stops when its claims are settled."""
+    """Two phases of runs that end when the claims are settled."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     explore: ExploreConfig | None = None
-    """Many conditions, one seed each; needs `train.validate_every_steps` or points at ends of epochs."""
+    """Many conditions, one seed each. It needs `train.validate_every_steps`, or points at ends of epochs."""
     confirm: ConfirmConfig | None = None
     """Contrasts on fresh seeds."""
     budget: Text | None = None
-    """Device-hours of all runs, `40h` or `40gpuh`: nothing is started that is predicted to exceed it. It may be changed
-    at any time."""
+    """Limit on the device-hours of all runs, `40h` or `40gpuh`. A run that is predicted to exceed it is not started.
+    You can change it at any time."""
 
 
 # ---- as planned ------------------------------------------------------------------------------------------------------

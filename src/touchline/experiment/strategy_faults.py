@@ -38,7 +38,7 @@ def strategy_faults(data: Mapping[str, object], document: YamlDocument) -> Itera
     explore, confirm = _mapping(strategy.get("explore")), _mapping(strategy.get("confirm"))
     known = levels_of(data)
     if data.get("stages"):
-        yield _fault("a strategy plans single trainings, and stages are chains", document, ("stages",), "take out one")
+        yield _fault("strategy and stages cannot be combined", document, ("stages",), "remove one of them")
     yield from _phase_faults(strategy, known, document)
     yield from _seed_faults(data, explore, confirm, document)
     yield from _look_faults(confirm, document)
@@ -64,7 +64,7 @@ def _phase_faults(strategy: Mapping[str, object], known: _Levels, document: Yaml
         return
     contrasts = confirm.get("contrasts")
     if explore is not None and contrasts:
-        hint = "take out `contrasts`, or `explore`"
+        hint = "remove `contrasts` or `explore`"
         yield _fault("explore chooses the contrasts of confirm", document, _CONTRASTS, hint)
     if explore is None and not contrasts and (contrasts == [] or "contrasts" not in confirm):
         key, levels = next(((key, levels) for key, levels in known.items() if len(levels) > 1), (_MODELS, ("B", "A")))
@@ -78,18 +78,18 @@ def _seed_faults(
     explored, path = _numbers(data.get(SEEDS, [1])), (*_CONFIRM, "seeds")
     if explore and len(explored) > 1:
         hint = f"seeds: [{explored[0]}], and the seeds of confirm under strategy.confirm.seeds"
-        message = f"explore trains one seed of every condition, and seeds has {len(explored)}"
+        message = f"explore uses one seed per condition, got {len(explored)}"
         yield _fault(message, document, (SEEDS,), hint)
     if confirm and not explore and explored != [1]:
-        hint = "take out `seeds`"
-        yield _fault("without explore only strategy.confirm.seeds are trained", document, (SEEDS,), hint)
+        hint = "remove `seeds`"
+        yield _fault("without explore, only strategy.confirm.seeds are used", document, (SEEDS,), hint)
     seeds = _numbers(confirm.get("seeds"))
     if explore and set(seeds) & set(explored):
         hint = f"seeds other than {', '.join(map(str, explored))}"
-        message = "confirm needs fresh seeds: explore chooses the conditions with one of these"
+        message = "confirm needs fresh seeds, but explore uses one of these"
         yield _fault(message, document, path, hint)
     for index in [index for index, seed in enumerate(seeds) if seed in seeds[:index]]:
-        hint = f"seeds: {json.dumps(list(dict.fromkeys(seeds)))}, or another seed in its place"
+        hint = f"seeds: {json.dumps(list(dict.fromkeys(seeds)))}, or a different seed"
         yield _fault(f"seed {seeds[index]} is given twice", document, (*path, index), hint)
 
 
@@ -123,7 +123,7 @@ def _contrast_faults(confirm: Mapping[str, object], known: _Levels, document: Ya
             yield _fault(f"the name {name} is given twice", document, (*_CONTRASTS, index, "name"), f"name: {name}-2")
         elif all(claim) and claim == _claim(first):
             message = f"{first.get('name')} and {name} are the same claim"
-            yield _fault(message, document, (*_CONTRASTS, index), "take one of them out")
+            yield _fault(message, document, (*_CONTRASTS, index), "remove one of them")
 
 
 def _claim(contrast: Mapping[str, object]) -> tuple[dict[str, str], dict[str, str]]:

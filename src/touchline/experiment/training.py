@@ -18,28 +18,28 @@ CheckpointKind = Literal["adapter", "merged", "full"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraConfig:
-    """The adapter."""
+    """Adapter."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     rank: PositiveInt = defaults.LORA_RANK
-    """Rank of the two factors."""
+    """Rank of the adapter's matrices."""
     alpha: PositiveFloat | None = None
-    """Scale numerator; 2 x rank when not given."""
+    """Numerator of the adapter's scale (default: 2 x rank)."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout on the adapter's input."""
     target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
-    """The linear layers that get an adapter."""
+    """Linear layers that get an adapter."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Element type of the adapter's weights and of its optimizer state; `auto` is float32, and the base's dtype with a
-    trainer that has one dtype for both."""
+    """Dtype of the adapter's weights and of their optimizer state. `auto` is float32, or the base model's dtype if the
+    trainer has one dtype for both."""
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """Initial weights of the adapter, as PEFT's `init_lora_weights` names them; `default` and `gaussian` start as a
+    """Initial weights of the adapter, with the names of PEFT's `init_lora_weights`. `default` and `gaussian` start as a
     no-op. `pissa` and `olora` start from factors of the base's weights and subtract them there; the checkpoint is still
     an adapter for the original base, with twice the rank. They need a base that is not quantized, and no DoRA."""
     dora: bool = False
-    """Weight-decomposed adapters (DoRA): a trained magnitude per output, besides the low-rank direction. A stage can
-    continue such an adapter, but not merge it."""
+    """Weight-decomposed adapter (DoRA): a trained magnitude per output in addition to the low-rank direction. A stage
+    can continue such an adapter, but not merge it."""
     rslora: bool = False
     """Rank-stabilized scale: alpha / sqrt(rank) instead of alpha / rank."""
 
@@ -61,26 +61,25 @@ class CheckpointConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     save: Literal["adapter", "merged"] = "adapter"
-    """The adapter alone, or the whole model with the adapter merged into it. With `method: full` always the whole
-    model."""
+    """The adapter, or the whole model with the adapter merged into it. With `method: full` always the whole model."""
     every: Literal["epoch"] | CheckpointInterval = "epoch"
-    """Interval of checkpoints: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
+    """When checkpoints are saved: at the end of each epoch, or also `{steps: 50}` or `{minutes: 20}`."""
     keep: Literal["all", "best"] | PositiveInt = "all"
     """Checkpoints to keep: all, the best by validation loss (and the last), or the last N."""
     resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
-    """Minutes between saves of the training state for resuming, apart from checkpoints."""
+    """Minutes between saves of the training state, which a killed run resumes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointInterval:
-    """Exports between the epochs' ends; give one of the two."""
+    """Interval of checkpoints within an epoch. Give one of the two."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     steps: PositiveInt | None = None
-    """Every so many optimizer steps."""
+    """Optimizer steps between checkpoints."""
     minutes: PositiveFloat | None = None
-    """Every so many minutes of training."""
+    """Minutes of training between checkpoints."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -109,82 +108,87 @@ def optimizer_steps(rows: int, rows_per_step: int, *, devices: int = 1, drops_in
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """The training, in the field's terms."""
+    """Training."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
     epochs: PositiveInt = defaults.EPOCHS
     """Passes over the training split."""
     global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
-    """Examples per optimizer step: part of the science, never changed to fit memory."""
+    """Examples per optimizer step. Never changed to fit memory."""
     micro_batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Examples per forward pass; `auto` takes the largest divisor of the global batch within the token limit."""
+    """Examples per device and forward pass. `auto` takes the largest divisor of the global batch within the token limit
+    whose upper memory estimate fits."""
     learning_rate: PositiveFloat | Literal["auto"] = "auto"
-    """Peak learning rate; `auto` is one rate for all runs of the experiment, by a published rule for its models."""
+    """Peak learning rate. `auto` takes one rate for all runs of the experiment, from a published rule for its
+    models."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Decay of the learning rate after warmup."""
+    """Learning rate schedule after warmup."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
-    """Share of all steps in which the learning rate rises from zero."""
+    """Fraction of all steps in which the learning rate rises from zero."""
     warmup_steps: PositiveInt | None = None
-    """The same as a number of steps, which replaces the share when given."""
+    """Warmup as a number of steps. Replaces `warmup_fraction`."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
     """Gradients are clipped to this norm."""
     max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
-    """Longest example in tokens. A longer one is an error and is not truncated."""
+    """Longest example in tokens. A longer example is an error and is not truncated."""
     packed: bool | Literal["auto"] = "auto"
-    """Whether several examples share a row; `auto` packs when it is predicted to be faster and fits."""
+    """Whether several examples share a sequence. `auto` packs if that is predicted to be faster and fits."""
     gradient_checkpointing: bool = False
-    """Trade time for memory: recompute activations in the backward pass."""
+    """Recompute activations in the backward pass: less memory, more time."""
     base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Dtype of the frozen base; `auto` takes bfloat16 if the CPU or GPU computes it fast. With `method: full`, `auto`
-    computes in that dtype and trains weights in float32, which keep small updates; `bfloat16` also trains in it."""
+    """Dtype of the frozen base model. `auto` takes bfloat16 if the CPU or GPU computes it fast, else float32. With
+    `method: full`, `auto` computes in that dtype and keeps the weights in float32, so that small updates are not lost;
+    `bfloat16` also keeps them in it."""
     validate_every_steps: PositiveInt | None = None
-    """Validation loss every so many steps; none: at each epoch's end only."""
+    """Steps between validations. Without it, only at the end of each epoch."""
     method: Literal["lora", "full"] = "lora"
-    """Train an adapter on the frozen base, or all weights. With `full`, every checkpoint is a whole model, in the dtype
-    that was trained; keys under `lora` and `checkpoint.save` do not apply, and stages cannot continue such a run."""
+    """Train an adapter on the frozen base model, or all weights. With `full`, each checkpoint is a whole model in the
+    dtype of the trained weights. Keys under `lora` and `checkpoint.save` then do not apply, and stages cannot continue
+    such a run."""
     quantization: Quantization = "none"
-    """Stored form of the frozen base: its own dtype, 4-bit NormalFloat with nested scales (QLoRA), or 8-bit integers
-    (LLM.int8), by bitsandbytes. Training and validation use the quantized base; checkpoints are evaluated on the base
-    in its own dtype, unless `evaluate.quantization` says otherwise."""
+    """Quantization of the frozen base model by bitsandbytes: none, 4-bit NormalFloat with nested scales (QLoRA), or
+    8-bit integers (LLM.int8). Training and validation use the quantized base. Checkpoints are evaluated on the base in
+    its own dtype, unless `evaluate.quantization` is given."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "muon"] = "adamw"
-    """Optimizer. The 8-bit ones (bitsandbytes) keep the state of tensors from 4,096 elements on in 8 bits, the paged
-    one where the driver moves it to host memory when a GPU is full. `adafactor` has no relative step sizes and no first
-    moment. `muon` has momentum 0.95, and its learning rate as written."""
+    """Optimizer. The 8-bit optimizers (bitsandbytes) keep the state of tensors with at least 4,096 elements in 8 bits.
+    The paged one also moves it to host memory when a GPU is full. `adafactor` has no relative step sizes and no first
+    moment. `muon` has momentum 0.95 and uses the learning rate as written."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Probability mass spread over all tokens instead of the label, in training; the validation loss stays the plain
-    one."""
+    """Probability mass spread over all tokens instead of the label, in training. The validation loss is not
+    smoothed."""
     neftune_alpha: PositiveFloat | None = None
     """Noise on the input embeddings during training (NEFTune): uniform up to alpha / sqrt(L d), for an example of L
-    tokens and embeddings of width d; none when not given."""
+    tokens and embeddings of width d."""
     dataloader_workers: NonNegativeInt = 0
-    """Processes that prepare batches beside the training process. With `peft` they are threads that read images; for
-    text it changes nothing there, because all of it is tokenized before the first step."""
+    """Processes that prepare batches during training. With `peft` they are threads that read images, and text is
+    tokenized before the first step."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention kernel: torch's fused one (`sdpa`), plain matrix products (`eager`), or that of the package flash-attn,
-    which needs a GPU. `auto` is `sdpa`; with `peft` on a CPU `eager` for short rows, where it is faster, and on a GPU
-    FlexAttention for packed rows of more than 512 tokens, if a test against `sdpa` passes there."""
+    """Attention kernel: torch's fused one (`sdpa`), plain matrix products (`eager`), or the package flash-attn, which
+    needs a GPU. `auto` is `sdpa`, with two exceptions for `peft`. On a CPU it takes `eager` for short sequences, where
+    that is faster. On a GPU it takes FlexAttention for packed sequences of more than 512 tokens, if a test against
+    `sdpa` passes there."""
     kernels: Literal["none", "liger"] = "none"
-    """Kernels that replace parts of the model: `liger` (the package liger-kernel, which needs a GPU) computes logits
+    """Kernels that replace parts of the model. `liger` (the package liger-kernel, which needs a GPU) computes logits
     and loss together and never holds all logits."""
     compile: bool = False
-    """Compile the model (`torch.compile`): steps take less time, and the start takes more. It needs a C++ compiler, or
-    on a GPU a C compiler and triton. With `peft` every layer is compiled before the first step, rows are padded to
-    multiples of 64 tokens so that few widths are compiled, and the validation split is scored uncompiled."""
+    """Compile the model (`torch.compile`): faster steps, slower start. It needs a C++ compiler, or on a GPU a C
+    compiler and triton. With `peft` each layer is compiled before the first step. Sequences are padded to multiples of
+    64 tokens, so that few widths are compiled. The validation split is scored uncompiled."""
     sharding: Literal["none", "full"] = "none"
-    """What several devices of a run share: with `full` (FSDP2) each holds a part of every weight, gradient and
-    optimizer state, and gathers a layer while it is computed; with `none` each holds all of them."""
+    """Sharding over the devices of a run. With `full` (FSDP2) each device holds a part of the weights, gradients and
+    optimizer state, and gathers a layer while it is computed. With `none` each holds all of them."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """The adapter."""
+    """Adapter."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints: content and interval."""
     backend: Text = defaults.DEFAULT_BACKEND
     """Trainer."""
     recipe: Text | None = None
-    """The trainer's program, for a trainer that has recipes: one of its own by name, or a Python file of yours (a path
-    with `.py`, relative to experiment.yaml). The trainer chooses when not given."""
+    """Program of a trainer that has several: one of its own recipes by name, or a Python file of yours (a path with
+    `.py`, relative to experiment.yaml). If not given, the trainer chooses."""
 
     @property
     def recipe_path(self) -> str | None:

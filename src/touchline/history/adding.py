@@ -132,7 +132,7 @@ def _unreadable(path: Path) -> str | None:
             return "does not exist"
         return None if os.access(path, os.R_OK) else "may not be read"
     except (OSError, ValueError) as error:
-        return f"cannot be looked at: {error}"
+        return f"cannot be read: {error}"
 
 
 def add_groups(
@@ -160,7 +160,7 @@ def add_groups(
         on_progress: called as the work advances.
 
     Raises:
-        InputError: the history is no folder.
+        InputError: the history is not a folder.
         HostError: no space, or no permission.
     """
     there = set(contents(history_dir).records)
@@ -272,7 +272,9 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
         except OSError as error:
             fault = error  # A companion that may not be read tells nothing either.
     if not sources:
-        return SkippedFile(path=found.sources[0], reason=f"gone while it was read: {fault.strerror if fault else ''}")
+        return SkippedFile(
+            path=found.sources[0], reason=f"disappeared while it was read: {fault.strerror if fault else ''}"
+        )
     record = record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
     return record if found.lengths is None else with_lengths(record, found.lengths)
 

@@ -40,7 +40,7 @@ _COUNTS: dict[ObservationName, str] = {
 }
 """Settings that are numbers, with the units of those whose lines state none."""
 
-LOSS_NOT_A_NUMBER = Missing(missing="the loss is no number")
+LOSS_NOT_A_NUMBER = Missing(missing="the loss is not a number")
 """Last loss of a run whose loss became NaN or infinite."""
 
 
@@ -88,8 +88,8 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         packed=packed,
         gpu=view.word("gpu", "no line names the GPU"),
         memory_after_init=_memory_after_init(view),
-        mean_memory=_last(view, "mean_memory", "nothing sampled it"),
-        gpu_utilization_percent=_last(view, "gpu_utilization_percent", "nothing sampled it"),
+        mean_memory=_last(view, "mean_memory", "not sampled"),
+        gpu_utilization_percent=_last(view, "gpu_utilization_percent", "not sampled"),
         evaluate_seconds=_sum(view, "eval_seconds", "no evaluation was timed"),
         save_seconds=_sum(view, "save_seconds", "no saving was timed"),
         checkpoint_size=_last(view, "checkpoint_size", "not in the log"),
@@ -110,8 +110,8 @@ def _contradictions(view: RunView) -> Iterator[str]:
         if pair is not None and key != "dataset":
             stated, read = pair
             yield (
-                f"{key}: {stated.seen.value} was stated ({stated.where}), and {read.seen.value} was read "
-                f"({read.where}), which counts"
+                f"{key}: {read.seen.value} from the log ({read.where}) is used, not the stated "
+                f"{stated.seen.value} ({stated.where})"
             )
 
 
@@ -174,7 +174,7 @@ def _epochs(view: RunView, steps: Steps) -> Measured:
     if found is not None and found.number is not None:
         return found.quantity(unit="epochs")
     if (steps.early_share or 1.0) < 1:
-        return Missing(missing="no line states the planned epochs, and the training stopped before their end")
+        return Missing(missing="no line states the planned epochs, and the run stopped before their end")
     closing = [
         each for each in view.measured("train_seconds") if each.seen.epoch and each.seen.aggregation not in _ON_THE_WAY
     ]
@@ -238,13 +238,13 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
         return closing[-1].quantity(unit="nats", aggregation="mean")
     if share is not None and steps.resumed_at is not None:
         remarks.append(
-            f"mean_train_loss: {printed:g} was printed, divided by all steps though only {share:.0%} were done"
+            f"mean_train_loss: {printed:g} was printed, divided by all steps although only {share:.0%} were done"
         )
         return closing[-1].quantity(
             value=printed / share, unit="nats", aggregation="mean", method=f"printed value ÷ {share:.4f} (resumed)"
         )
     if losses and losses[0].count >= _ENOUGH:
-        remarks.append(f"mean_train_loss: {printed:g} was printed after a resume, divided by all steps: refused")
+        remarks.append(f"mean_train_loss: {printed:g} was printed after a resume, divided by all steps (not used)")
         return closing[-1].quantity(
             value=losses[0].total / losses[0].count,
             unit="nats",
@@ -308,7 +308,7 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
         return Quantity(
             value=sum(track.last[1] for track, _ in tracks),
             unit="s",
-            method="the progress bars' clocks; evaluation and saving may be inside",
+            method="progress bar times, which may include evaluation and saving",
             where=f"{tracks[-1][1].file}:{tracks[-1][0].last[2]}",
         )
     for part in view.final.parts:
@@ -317,8 +317,8 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
         if begun and ended and part.stamps and (part.stamps[0].line, part.stamps[1].line) == (begun[0], ended[-1]):
             seconds = part.stamps[1].unix - part.stamps[0].unix
             where = f"{part.file}:{begun[0]}-{ended[-1]}"
-            return Quantity(value=seconds, unit="s", method="between the time stamps of begin and end", where=where)
-    return Missing(missing="no line states the duration of the training")
+            return Quantity(value=seconds, unit="s", method="between the time stamps of start and end", where=where)
+    return Missing(missing="no line states the training time")
 
 
 def _tokens_per_second(view: RunView) -> Measured:
@@ -339,7 +339,7 @@ def _peak_memory(view: RunView) -> Measured:
     early = [each for each in found if each.seen.phase == "after_init"]
     if early:
         size = f"{early[-1].number:g} {early[-1].seen.unit}"
-        return Missing(missing=f"{size} was measured after initialisation, which is no training peak")
+        return Missing(missing=f"{size} was measured after initialization, not during training")
     return Missing(missing="no line states the memory during training")
 
 

@@ -73,7 +73,7 @@ def find_runs(
     Args:
         paths: files and folders; for a named file, the files of its run in the same folder are read too.
         on_progress: called as the work advances: groups done, groups in all, the group's name.
-        stating: what options state of them; files of facts beside them are read in any case.
+        stating: what options state of them; files of facts next to them are read in any case.
 
     Raises:
         InputError: a file of facts is wrong.
@@ -147,9 +147,9 @@ def scan_log(path: Path, segmenter: FileSegmenter) -> tuple[LineFile, list[str]]
     file = Scan(path, segmenter).run()
     notes = list(file.notes)
     if file.cut_lines:
-        notes.append(f"{file.cut_lines} lines over 1 MiB, of which only head and tail were read")
+        notes.append(f"{file.cut_lines} lines over 1 MiB (only start and end were read)")
     if file.unterminated:
-        notes.append("the last line has no end and was read as far as it is whole")
+        notes.append("the last line is incomplete")
     return file, notes
 
 
@@ -185,7 +185,7 @@ def read_document(path: Path, segmenter: FileSegmenter) -> dict[str, Any]:
         try:
             data = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"no JSON: {error}") from None
+            raise InputError(f"not JSON: {error}") from None
     else:
         data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
     known = data if isinstance(data, dict) else {}
@@ -209,11 +209,11 @@ def _bounded(path: Path, limit: int) -> str:
 def runs_in(
     logs: Sequence[Sequence[FileSegment]], beside: Sequence[Sequence[FileSegment]]
 ) -> tuple[list[list[RunSegment]], RunSegment]:
-    """Return the runs in logs, and what the documents beside them say; without a log, documents show the run.
+    """Return the runs in logs, and what the documents next to them say; without a log, documents show the run.
 
     Args:
         logs: parts of each log.
-        beside: parts of each document.
+        next to: parts of each document.
     """
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs = [*logs, *(each for each in beside if shows_training(each))]
@@ -251,8 +251,8 @@ def _nothing(path: Path) -> str:
     if path.stat().st_size == 0:
         return "an empty file"
     if role_of(path) not in ("log", "table"):
-        return "a configuration or document without a run; name the run's log with it"
-    return "no line of a training in it"
+        return "a config or document without a run (give it together with the run's log)"
+    return "no lines of a training run"
 
 
 # ---- tables of metrics -----------------------------------------------------------------------------------------------

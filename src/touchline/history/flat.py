@@ -43,7 +43,7 @@ def known(record: RunRecord) -> int:
 
 
 def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
-    """Return a table with one record per row: each fact in its own column, beside its unit and place.
+    """Return a table with one record per row: each fact in its own column, next to its unit and place.
 
     Args:
         records: with their ids.

@@ -1,4 +1,4 @@
-"""Grouping of files into runs: the streams of one job, the state files of one output folder, the configs beside them.
+"""Grouping of files into runs: the streams of one job, the state files of one output folder, the configs next to them.
 
 Names decide, nothing is opened: `train_21.out` and `train_21.err` are one job, `trainer_log.jsonl` and
 `all_results.json` of one folder are one run, a config is of the log with its name or of the only log in its folder.
@@ -111,7 +111,7 @@ def _is_wanted(group: FileGroup, named: set[Path], walked: set[Path]) -> bool:
 
 
 def _companions(folder: Path, named: Sequence[Path]) -> set[Path]:
-    """Return the files beside the named ones that belong to the same runs."""
+    """Return the files next to the named ones that belong to the same runs."""
     if not named:
         return set()
     keys = {key_of(path) for path in named if path.exists()}

@@ -5,7 +5,7 @@ history/index.jsonl                  what `list` shows; made from the records, a
 history/.cache/                      which files were read before (`adding.py`); may be lost at any time
 
 Equal records have equal names, so any number of writers on any number of nodes need no lock, and two histories are
-merged by copying one over the other, with rsync, git or cp. A file that is no record, was copied by half, or was
+merged by copying one over the other, with rsync, git or cp. A file that is not a record, was copied by half, or was
 written by a later touchline is named and skipped; it never keeps the others from being read.
 """
 
@@ -30,7 +30,7 @@ _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
-    """A file in the history that is no record."""
+    """A file in the history that is not a record."""
 
     path: Path
     reason: str
@@ -49,7 +49,7 @@ def store_record(history_dir: Path, record: RunRecord) -> Path:
     """Put a record into the history, unless it is there, and give its file; it is on disk when this returns.
 
     Raises:
-        InputError: the history is no folder.
+        InputError: the history is not a folder.
         HostError: no space, or no permission.
     """
     data = to_json(sealed(record))
@@ -61,8 +61,8 @@ def store_record(history_dir: Path, record: RunRecord) -> Path:
         write_atomic(path, data)
     except (NotADirectoryError, FileExistsError):
         raise InputError(
-            f"the history {str(history_dir)!r} is no folder",
-            expected="a folder, or a place where one can be made",
+            f"the history {str(history_dir)!r} is not a folder",
+            expected="a folder, or a path where one can be created",
             hint="touchline history list --history DIR, or TOUCHLINE_HISTORY_DIR=DIR",
         ) from None
     return path
@@ -82,7 +82,7 @@ def contents(history_dir: Path) -> Contents:
     """Return the files of a history; a missing one is empty.
 
     Raises:
-        InputError: it is no folder.
+        InputError: it is not a folder.
         HostError: it may not be read.
     """
     if history_dir.exists() and not history_dir.is_dir():
@@ -93,7 +93,7 @@ def contents(history_dir: Path) -> Contents:
         path = history_dir / "records" / shelf / name
         match = _NAME.fullmatch(name)
         if match is None or match[1][:2] != shelf:
-            strays.append(Broken(path=path, reason="no record's name"))
+            strays.append(Broken(path=path, reason="not the name of a record"))
         else:
             found[match[1]] = path
     return Contents(records=dict(sorted(found.items())), strays=tuple(strays))
@@ -125,7 +125,7 @@ def read_record(path: Path) -> RunRecord | Broken:
     if len(data) > RECORD_LIMIT_BYTES:
         return Broken(path=path, reason=f"larger than {RECORD_LIMIT_BYTES:,} bytes")
     if id_of(data) != path.stem:
-        return Broken(path=path, reason="its content is not what its name says: copied by half, or changed by hand")
+        return Broken(path=path, reason="its content does not match its name (incomplete copy, or edited)")
     try:
         return from_json(data)
     except InputError as fault:

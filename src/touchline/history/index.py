@@ -1,7 +1,7 @@
 """index.jsonl: a line a record, so that lists are shown without opening ten thousand files.
 
 It holds nothing that the records do not say. It is brought up to date whenever it is read: lines of records that are
-gone are dropped, records without a line are read. A line that cannot be read, after a merge or a kill, is no line.
+gone are dropped, records without a line are read. A line that cannot be read, after a merge or a kill, is not a line.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def load_index(history_dir: Path, *, rebuild: bool = False) -> Index:
         rebuild: read every record again.
 
     Raises:
-        InputError: the history is no folder.
+        InputError: the history is not a folder.
         HostError: it may not be read.
     """
     found = contents(history_dir)
@@ -188,7 +188,7 @@ def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunR
     if not ids:
         raise InputError(
             f"the history {str(history_dir)!r} has no record {wanted!r}",
-            expected=f"a run's name, or {_ID_LETTERS} or more letters of a record's id",
+            expected=f"a run's name, or at least {_ID_LETTERS} characters of a record's id",
             hint=_near(index, wanted),
         )
     if len(ids) > 1:
@@ -200,9 +200,9 @@ def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunR
     record = read_record(record_path(history_dir, ids[0]))
     if isinstance(record, Broken):
         raise InputError(
-            f"the record {str(record.path)!r} is broken: {record.reason}",
-            expected="the bytes that were written; they are in every copy of the history",
-            hint="touchline history rebuild, after it has been copied or removed",
+            f"the record {str(record.path)!r} is corrupt: {record.reason}",
+            expected="the original file (every copy of the history has it)",
+            hint="restore or remove the file, then touchline history rebuild",
         )
     return ids[0], record
 

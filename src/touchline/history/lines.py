@@ -87,16 +87,16 @@ class LineFile:
 
     def _read(self, stream: IO[bytes] | gzip.GzipFile) -> bytes:
         if self.bytes_read > EXPANSION_LIMIT_BYTES:
-            self.notes.append(f"read no further than {EXPANSION_LIMIT_BYTES >> 30} GiB")
+            self.notes.append(f"only the first {EXPANSION_LIMIT_BYTES >> 30} GiB were read")
             return b""
         if not isinstance(stream, gzip.GzipFile):
             return stream.read(BLOCK_BYTES)
         try:
             return stream.read1(BLOCK_BYTES)  # all that a file holds before it is cut or broken
         except EOFError:
-            self.notes.append("the compressed file is cut")
+            self.notes.append("the compressed file is truncated")
         except (OSError, zlib.error):
-            self.notes.append("the compressed file is broken")
+            self.notes.append("the compressed file is corrupt")
         return b""
 
 

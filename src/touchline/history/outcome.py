@@ -66,7 +66,7 @@ def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: flo
     nan = _diverged(segment)
     if nan is not None:
         exit_word = _exit(segment, fatal, None)
-        return Ending(outcome=Outcome.DIVERGED_NAN, exit=exit_word, proofs=(_proof(*nan, "the loss is no number"),))
+        return Ending(outcome=Outcome.DIVERGED_NAN, exit=exit_word, proofs=(_proof(*nan, "the loss is not a number"),))
     if not complete:
         return _incomplete(segment, fatal, steps_done)
     late = _after_training(fatal, trained)
@@ -74,7 +74,7 @@ def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: flo
         outcome, sign, part = late
         exit_word = _exit(segment, fatal, (sign, part))
         return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, outcome.value),))
-    proofs = [_proof(sign, part, "the training is over") for sign, part in trained[-1:]]
+    proofs = [_proof(sign, part, "training ended") for sign, part in trained[-1:]]
     return Ending(outcome=Outcome.COMPLETED, exit=_exit(segment, fatal, None), proofs=tuple(proofs))
 
 

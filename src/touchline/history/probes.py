@@ -33,7 +33,7 @@ from touchline.history.training_form import facts_of_settings
 WHERE = "probe"
 """The place of every number: no file, but a process of this machine."""
 _PROBE = Missing(missing="a probe")
-_UNKNOWN = Missing(missing="not known: its process was ended")
+_UNKNOWN = Missing(missing="unknown, because its process was killed")
 _OUTCOMES = {
     ProbeOutcome.FITS: Outcome.COMPLETED,
     ProbeOutcome.GPU_OOM: Outcome.GPU_OOM,
@@ -67,10 +67,10 @@ def probe_record(
         one: the try.
         shape: the model's dimensions; none where they are not known.
         machine: where it ran.
-        whole_seconds_per_step: of a try in slots, the same step with all threads and nothing beside it.
+        whole_seconds_per_step: of a try in slots, the same step with all threads and nothing next to it.
     """
     if one.outcome not in _OUTCOMES:
-        return Missing(missing=f"the probe ended otherwise: {one.message}")
+        return Missing(missing=f"the probe failed: {one.message}")
     known = one.answer
     batch = one.batch
     return RunRecord(
@@ -111,7 +111,7 @@ def probe_record(
 
 
 def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> ModelFacts:
-    none = Missing(missing="the model's dimensions are not known")
+    none = Missing(missing="the model's dimensions are unknown")
     parameters: Measured = none
     if known is not None and known.work is not None:
         parameters = _number(known.work.base_parameters, "parameters")
@@ -175,7 +175,7 @@ def _work(request: ProbeRequest, one: ProbeTry, whole: float | None) -> WorkFact
         largest_rows=_number(batch.rows, "1"),
         largest_width=_number(batch.width, "tokens"),
         largest_label_tokens=_number(batch.label_tokens, "tokens"),
-        startup_seconds=Missing(missing="it did not get there") if setup is None else _number(setup, "s"),
+        startup_seconds=Missing(missing="not reached") if setup is None else _number(setup, "s"),
         side_by_side=_number(1, "runs"),
         whole_seconds_per_step=Missing(missing="not a probe of slots")
         if whole is None
@@ -205,7 +205,7 @@ def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
     if memory is not None and one.answer is not None:
         kind: MemoryKind = "process" if one.answer.machine.device == "cpu" else "allocated"
         # Weights that are mapped from their file are resident only once they have been read.
-        counted = "weights not yet touched do not count" if kind == "process" else None
+        counted = "untouched weights are not counted" if kind == "process" else None
         loaded = _memory_gib(memory.loaded_bytes, phase="after_init", kind=kind, method=counted)
         sizes: tuple[tuple[MemoryKind, int | None], ...] = (
             ("allocated", memory.allocated_bytes),
@@ -250,19 +250,19 @@ def _notes(request: ProbeRequest, one: ProbeTry) -> tuple[str, ...]:
     batch = one.batch
     work = None if one.answer is None else one.answer.work
     notes = [
-        f"a probe: {batch.rows} x {batch.width} positions computed, padding included,"
-        f" {batch.label_tokens} of them with a loss, invented tokens"
+        f"a probe: {batch.rows} x {batch.width} computed tokens including padding, {batch.label_tokens} label "
+        "tokens, synthetic data"
     ]
     if work is not None:
         notes.append(f"layout {work.layout}")
     if one.answer is not None and one.answer.setup_seconds is not None:
-        notes.append(f"{one.answer.setup_seconds:.1f} s from the start of its process to the first step")
+        notes.append(f"{one.answer.setup_seconds:.1f} s from process start to the first step")
     if one.answer is not None and one.answer.machine.load_1min is not None:
-        notes.append(f"load of the machine before it {one.answer.machine.load_1min:.1f}")
+        notes.append(f"machine load before it {one.answer.machine.load_1min:.1f}")
     if one.outcome is ProbeOutcome.HOST_OOM:
-        notes.append(f"its process may have taken {format_bytes(one.limit_bytes)}")
+        notes.append(f"process memory limit {format_bytes(one.limit_bytes)}")
     if request.gpu_limit_bytes is not None:
-        notes.append(f"of the GPU's memory it may have taken {format_bytes(request.gpu_limit_bytes)}")
+        notes.append(f"GPU memory limit {format_bytes(request.gpu_limit_bytes)}")
     return tuple(notes)
 
 

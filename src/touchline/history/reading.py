@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcedText:
-    """Something that is no number, and where it was read."""
+    """Something that is not a number, and where it was read."""
 
     value: str
     """The word."""
@@ -94,7 +94,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunReading:
-    """Run found in logs: the flat fields, what a record needs beside them, and the proof."""
+    """Run found in logs: the flat fields, what a record needs next to them, and the proof."""
 
     schema_version: int = 1
     """Version of this form."""
@@ -195,7 +195,7 @@ class RunReading:
     checkpoint_size: Measured
     """Size on disk of a checkpoint."""
     exit: OptionalText
-    """End of the job's process, a fact beside the outcome: `0`, `1`, `failed: mv: ...`."""
+    """End of the job's process, a fact next to the outcome: `0`, `1`, `failed: mv: ...`."""
     versions: tuple[str, ...]
     """`library=version`, as far as they were printed."""
     segment_list: tuple[Segment, ...]

@@ -124,7 +124,7 @@ class MachineFacts:
     threads: Measured = _NOT_LOGGED
     """Number of compute threads, on a CPU."""
     at_once: Measured = _NOT_LOGGED
-    """Number of trainings that shared the CPU, each with these threads, this one included."""
+    """Number of runs that shared the CPU, each with these threads, this one included."""
 
     @property
     def key(self) -> str | None:
@@ -221,7 +221,7 @@ class CostFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkFacts:
-    """Computed work: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
+    """Computed work: the mean optimizer step, the largest micro-batch, and what took time apart from the steps."""
 
     micro_batches: Measured = _NOT_LOGGED
     """Forward passes of a step."""
@@ -258,7 +258,7 @@ class WorkFacts:
     side_by_side: Measured = _NOT_LOGGED
     """Runs of the cohort that shared the process, this one included."""
     whole_seconds_per_step: Measured = _NOT_LOGGED
-    """Of a probe of slots: the same step with all threads and nothing beside it, measured just before."""
+    """Of a probe of slots: the same step with all threads and nothing next to it, measured just before."""
 
 
 NO_WORK = WorkFacts()
@@ -312,7 +312,7 @@ class CourseFacts:
     outcome: SourcedText
     """An `Outcome`."""
     exit: OptionalText
-    """End of the job's process, a fact beside the outcome."""
+    """End of the job's process, a fact next to the outcome."""
     segments: tuple[Segment, ...]
     """Attempts, resumes and restarts, in order."""
     proofs: tuple[EvidenceLine, ...]

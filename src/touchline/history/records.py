@@ -39,7 +39,7 @@ from touchline.history.record import (
     TrainingFacts,
 )
 
-_UNSAID = Missing(missing="not said in the files")
+_UNSAID = Missing(missing="not stated in the files")
 _SHAPE = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocab_size")
 _RENAMED = {
     **{"rank": "lora_rank", "alpha": "lora_alpha", "base_dtype": "dtype", "segments": "segment_list"},
@@ -57,7 +57,7 @@ _ABSOLUTE = re.compile(
 _QUOTED = re.compile(r"(['\"`])(?:~[\w.-]*)?/[^'\"`\n]*/([^'\"`\n/]*)/?\1")
 _HUB = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
 _ROOT_PARTS = 3
-"""`/home/name` has so many: a folder above that is no run's own, and its children may be people."""
+"""`/home/name` has so many: a folder above that is not a run's own, and its children may be people."""
 
 T = TypeVar("T")
 
@@ -283,14 +283,14 @@ def from_json(data: bytes) -> RunRecord:
     """Return the record of its bytes.
 
     Raises:
-        InputError: with the reason in a few words: it is no record, a broken one, or one of another version.
+        InputError: with the reason in a few words: it is not a record, a broken one, or one of another version.
     """
     try:
         version = parse_json(data)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError("not a run record") from None
     if version != RECORD_SCHEMA_VERSION:
-        raise InputError(f"schema version {version!r}; this touchline reads version {RECORD_SCHEMA_VERSION}")
+        raise InputError(f"schema version {version!r}, but this touchline reads version {RECORD_SCHEMA_VERSION}")
     try:
         return _RECORD.validate_json(data, strict=True, extra="forbid")
     except ValidationError as fault:

@@ -1,4 +1,4 @@
-"""Facts of a past run that its log may not hold, and that its user can state: by a flag, or in a file beside the log.
+"""Facts of a past run that its log may not hold, and that its user can state: by a flag, or in a file next to the log.
 
 One table names them for the command line, the file, the readers and the refusals of estimates.
 """

@@ -15,7 +15,7 @@ from touchline.history.reading import OptionalText, SourcedText
 from touchline.history.run_facts import DTYPES, STATED
 from touchline.history.tracks import Track, is_training_label
 
-GUESS = "a guess from a line that anything could print"
+GUESS = "guessed from a line that any program could print"
 """Mark of a value from a line that is not a trainer's own."""
 
 _BUILDER = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+")
@@ -124,7 +124,7 @@ NO_SEGMENT = RunSegment(parts=())
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
-    """Run: its segments in order, the last of which counts, and the documents beside its logs."""
+    """Run: its segments in order, the last of which counts, and the documents next to its logs."""
 
     segments: tuple[RunSegment, ...]
     documents: RunSegment

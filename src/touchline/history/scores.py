@@ -20,7 +20,7 @@ _HEX = re.compile(r"[0-9a-f]*")
 _BITS = 4
 _DIGITS, _FULL = 2, 255
 """Hexadecimal digits of a score in 255ths, and the best score."""
-_OLDER = Missing(missing="the record is an older one, without the scores of items that are right in part")
+_OLDER = Missing(missing="the record is older and has no scores of partly correct items")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def item_outcomes(score: ScoreFacts) -> tuple[bool, ...] | Missing:
         return score.outcomes
     digits = -(-score.items // _BITS)
     if score.items < 0 or len(score.outcomes) != digits or not _HEX.fullmatch(score.outcomes):
-        return Missing(missing=f"the record's outcomes are not {score.items} items")
+        return Missing(missing=f"the record does not have outcomes of {score.items} items")
     bits = "".join(f"{int(digit, 16):04b}" for digit in score.outcomes)
     return tuple(bit == "1" for bit in bits[: score.items])
 
@@ -90,7 +90,7 @@ def read_item_scores(score: ScoreFacts) -> tuple[float, ...] | Missing:
     if isinstance(score.item_scores, Missing):
         return score.item_scores
     if len(score.item_scores) != _DIGITS * score.items or not _HEX.fullmatch(score.item_scores):
-        return Missing(missing=f"the record's scores are not those of {score.items} items")
+        return Missing(missing=f"the record does not have scores of {score.items} items")
     return tuple(value / _FULL for value in bytes.fromhex(score.item_scores))
 
 

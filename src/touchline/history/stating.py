@@ -1,4 +1,5 @@
-"""Facts that users state of their logs: by options, and by `touchline-facts.yaml` beside the logs or in a folder above.
+"""Facts that users state of their logs: by options, and by `touchline-facts.yaml` next to the logs or in a folder
+above.
 
     gpu: A100-80GB            # of every log in this folder and below
     dataset: ../data/words.json

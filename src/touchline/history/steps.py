@@ -103,7 +103,7 @@ def _total(view: RunView, segment: RunSegment, trainer: str | None) -> Measured:
         epochs = view.setting("epochs")
         if counts is BarCount.EPOCH_STEPS and track.total and epochs is not None and epochs.number:
             return Quantity(
-                value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
+                value=track.total * epochs.number, unit="steps", method="steps per epoch × epochs", where=where
             )
         again = sum(other.total == track.total and other.complete for other, _ in tracks)
         if track.total and counts is not BarCount.EPOCH_STEPS and again < 2 and _counts_all_steps(track.label):
@@ -113,7 +113,7 @@ def _total(view: RunView, segment: RunSegment, trainer: str | None) -> Measured:
         return _from_rate(segment)
     done = max((each.seen.step or 0 for each in _losses_with_step(segment)), default=0)
     if done > (guessed[-1].number or 0):
-        return Missing(missing="the steps go beyond the only number that could be the planned ones")
+        return Missing(missing="more steps were done than the only candidate for the planned steps")
     return guessed[-1].quantity(unit="steps")
 
 
@@ -206,7 +206,7 @@ def _done_at_end(
     if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
         return best or Missing(missing="no line states the steps done")
     whole = Quantity(
-        value=total.value, unit="steps", method="the training is over: all planned steps", where=where or total.where
+        value=total.value, unit="steps", method="training ended, so all planned steps", where=where or total.where
     )
     by_epoch = _steps_by_epoch(view, segment, total.value)
     if by_epoch is not None and by_epoch[1] and by_epoch[0] < EARLY * total.value:
@@ -214,7 +214,7 @@ def _done_at_end(
         early = max(by_epoch[0], best.value if best is not None else 0)
         if best is not None and best.value >= EARLY * early:
             return best
-        return Quantity(value=early, unit="steps", method="the closing row's epoch × steps of an epoch", where=where)
+        return Quantity(value=early, unit="steps", method="the closing row's epoch × steps per epoch", where=where)
     if by_epoch is not None and by_epoch[0] >= EARLY * total.value:
         return whole
     if best is None:
@@ -303,7 +303,7 @@ def _seconds(
 def _inside(segment: RunSegment) -> str:
     """Return what else a clock counts: bars advance during evaluations; rows show what their time includes."""
     timed = segment.all("train_seconds")
-    return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
+    return "" if timed and not any(each.seen.inside for each in timed) else ", including evaluation and saving"
 
 
 def _pace(view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> Measured:
@@ -319,14 +319,14 @@ def _pace(view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegm
             high=high,
             coverage=0.5,
             aggregation="median",
-            method=f"{windows} windows of steps after warm-up",
+            method=f"{windows} windows of steps after warmup",
             where=best[1],
         )
     timed = [each for each in segment.all("step_seconds") if each.number]
     if timed:
         middle = statistics.median(each.number or 0.0 for each in timed)
         return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
-    return Missing(missing="no two points in time after warm-up")
+    return Missing(missing="no two points in time after warmup")
 
 
 def _clocks(view: RunView, segment: RunSegment, tracks: list[tuple[Track, FileSegment]]) -> list[tuple[Track, str]]:
@@ -352,15 +352,15 @@ def _mean_seconds(
     durations = segment.all("train_seconds") or view.documents.all("train_seconds")
     steps = done if isinstance(done, Quantity) else total
     if not durations or not durations[-1].number or isinstance(steps, Missing) or not steps.value:
-        return Missing(missing="no two points in time after warm-up")
+        return Missing(missing="no two points in time after warmup")
     if resumed_share is None:
-        return Missing(missing="the runtime after a resume is not that of all steps")
+        return Missing(missing="the runtime after a resume does not cover all steps")
     here = f" ({resumed_share:.0%} of them since the resume)" if resumed_share < 1 else ""
     return durations[-1].quantity(
         value=durations[-1].number / (steps.value * resumed_share),
         unit="s",
         aggregation="mean",
-        method=f"runtime over steps{here}; evaluation and saving inside",
+        method=f"runtime over steps{here}, including evaluation and saving",
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of our own trainings, in the words of records."""
+"""Settings of our own runs, in the words of records."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ def facts_of_settings(
 def quantization_fact(train: TrainConfig, where: str | None = None) -> OptionalText:
     """Return the quantization of the base."""
     if train.quantization == "none":
-        return Missing(missing="the base is not quantised")
+        return Missing(missing="the base is not quantized")
     return SourcedText(value=train.quantization, where=where)

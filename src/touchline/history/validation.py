@@ -31,7 +31,7 @@ def validation_of(view: RunView, steps: Steps, epochs: Measured, remarks: list[s
     if any(each.seen.certain for rows in found for each in rows):
         found = [[each for each in rows if each.seen.certain] for rows in found]
     if any(count >= 2 * KEPT for rows in found for count in Counter(each.file for each in rows).values()):
-        remarks.append(f"validation: {2 * KEPT} losses or more in a log, not all of which are kept: left out")
+        remarks.append(f"validation losses not used: the log has {2 * KEPT} or more, and not all are kept")
         return ()
     total = steps.total.value if isinstance(steps.total, Quantity) else None
     per_epoch = total / epochs.value if total and isinstance(epochs, Quantity) and epochs.value > 0 else None
@@ -39,7 +39,7 @@ def validation_of(view: RunView, steps: Steps, epochs: Measured, remarks: list[s
     for rows in found:
         placed = list(_placed(rows, per_epoch))
         if any(later < earlier for (_, earlier, _), (_, later, _) in _neighbours(placed)):
-            remarks.append("validation: the steps of the losses go back within an attempt: left out")
+            remarks.append("validation losses not used: their steps decrease within an attempt")
             return ()
         pairs = [pair for pair in pairs if not placed or pair[0] < placed[0][1]]
         pairs += [(step, loss) for _, step, loss in placed]

@@ -107,7 +107,7 @@ def _answer(plan: Plan, found: Verification, *, performed: bool) -> Cleaned:
             run=item.run,
             path=f"{item.run}/{item.name}",
             codes=tuple(dict.fromkeys(fault.code for fault in item.faults)),
-            why="no valid checkpoint of this run is as late" if is_lost(item) else "its weights may be usable",
+            why="no later checkpoint of this run is valid" if is_lost(item) else "its weights may be usable",
         )
         for item in found.checkpoints
         if not item.sound and f"{item.run}/{item.name}" not in going
@@ -131,7 +131,7 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
         raise PolicyError(
             f"runs are active or queued: {', '.join(busy[:_SHOWN])}{more}",
             expected="runs that have ended",
-            hint=f"touchline status {quoted(str(folder.root))}; touchline cancel {quoted(str(folder.root))} --all",
+            hint=f"touchline status {quoted(str(folder.root))}, or touchline cancel {quoted(str(folder.root))} --all",
         )
 
 
@@ -160,8 +160,8 @@ def _inside(root: Path, item: Deletable) -> Path:
         wrong = wrong or path.is_symlink()
     if wrong or path.resolve() != real.joinpath(*steps):
         raise PolicyError(
-            f"{item.path!r} is not deleted: it is outside {str(root)!r} or behind a symbolic link",
-            expected="a file or folder of the experiment itself",
+            f"{item.path!r} is not deleted, because it is outside {str(root)!r} or behind a symbolic link",
+            expected="a file or folder inside the experiment",
         )
     return path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import Attempt, JobState, TrainingOutcome
+from touchline.core.status import KILLED, Attempt, JobState, TrainingOutcome
 from touchline.core.units import plural
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.datasets import load_clusters
@@ -144,7 +144,7 @@ def _result(
     ready = last if seen.ready_made else None
     trained = run.kind is RunKind.FINE_TUNED
     unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
-    nothing = Missing(missing=unread if trained else "nothing is trained")
+    nothing = Missing(missing=unread if trained else "no training")
     attempts = _attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
     figures = figures_of_log(seen.log) if seen.log is not None else figures_of_metrics(run, seen.metrics, nothing)
     status = run_status(standing)
@@ -223,7 +223,7 @@ def _attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[Attempt
 
 def _attempt_row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
     start, end = attempt.start, attempt.exit
-    silent = "it runs" if attempt.alive else "killed (no exit record)"
+    silent = "it runs" if attempt.alive else KILLED
     return AttemptResult(
         job_id=start.job_id,
         restart=start.restart,
@@ -273,7 +273,7 @@ def _number(checkpoint: str) -> int:
 
 def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, train: TrainConfig | None) -> Measured:
     if train is None or train.trains_all:
-        return Missing(missing="nothing is trained" if train is None else "all weights are trained")
+        return Missing(missing="no training" if train is None else "all weights are trained")
     for item in reversed([c for c in checkpoints if c.complete and c.epoch is not None]):
         path = folder / item.name / "adapter_model.safetensors"
         if path.is_file():
@@ -317,7 +317,7 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
             notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
     for row in seen.metrics.attempts[-1:]:
         machine = (
-            f"{row.device}, {plural(row.threads, 'thread')}, base in {row.base_dtype} ({row.base_dtype_reason}); "
+            f"{row.device}, {plural(row.threads, 'thread')}, base in {row.base_dtype} ({row.base_dtype_reason}), "
             f"layout: {row.layout}"
         )
         notes.append(Note(NoteCode.TRAINED_ON, {"machine": machine}))
@@ -351,7 +351,7 @@ def with_metric(
             names = dict.fromkeys(name for sample in record.samples for name in sample.scores)
             note = (
                 f"evaluate.metric: the task has no score {config.evaluate.metric!r}, expected one of "
-                f"{', '.join(names) or record.score}; {record.score} is shown"
+                f"{', '.join(names) or record.score}({record.score} is shown)"
             )
         found.append(chosen or record)
     return tuple(found), note
@@ -387,7 +387,7 @@ def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> 
             value=sample.scores.get(metric),
             error=sample.error
             if metric in sample.scores
-            else sample.error or f"the scorer gave it no number as {metric}",
+            else sample.error or f"the scorer gave no number for {metric}",
         )
         for sample in record.samples
     )
@@ -424,8 +424,8 @@ def with_clusters(
                 clusters = load_clusters(here.data, folder, column, here.data_sha256)
             except TouchlineError as fault:
                 known = any(sample.cluster is not None for record in own for sample in record.samples)
-                left = "clusters are those of the evaluation's day" if known else "all items count as standing alone"
-                notes[f"evaluate.cluster: {column} could not be read ({fault.message}): {left}"] = None
+                left = "clusters are from the evaluation" if known else "items are treated as independent"
+                notes[f"evaluate.cluster: {column} could not be read ({fault.message}), so {left}"] = None
                 continue
         found |= {record.log: _with(record, clusters) for record in own}
     note = "; ".join(notes) if notes else None

@@ -105,7 +105,7 @@ def _logged_loss(value: Measured) -> Measured:
 def _logged_rate(value: Measured) -> Measured:
     if isinstance(value, Missing) or value.aggregation != "last":
         return value
-    return replace(value, method="last logged value, of one step and not a mean")
+    return replace(value, method="last logged value, of one step")
 
 
 def _train_seconds(metrics: Metrics) -> Quantity:
@@ -115,7 +115,7 @@ def _train_seconds(metrics: Metrics) -> Quantity:
     if max(runs.values(), default=1) == 1:
         return whole
     own = sum(row.seconds / runs.get(row.attempt, 1) for row in metrics.steps)
-    return replace(whole, value=own, method="its share of the time of the cohort")
+    return replace(whole, value=own, method="its share of the cohort's time")
 
 
 def _printed_versions(reading: RunReading) -> dict[str, str]:
@@ -154,10 +154,10 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
     return replace(
         figures,
         train_seconds=_train_seconds(metrics),
-        validation_seconds=figures.validation_seconds if validations else Missing(missing="no validation was made"),
+        validation_seconds=figures.validation_seconds if validations else Missing(missing="no validation yet"),
         saving_seconds=Quantity(value=sum(row.seconds for row in metrics.checkpoints), unit="s", aggregation="sum")
         if metrics.checkpoints
-        else Missing(missing="nothing was saved yet"),
+        else Missing(missing="no checkpoint yet"),
         final_train_loss=_final_train_loss(steps),
         final_val_loss=_final_val_loss(metrics),
         tokens_per_second=Quantity(
@@ -165,7 +165,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
             unit="tokens/s",
             token_unit="real",
             aggregation="mean",
-            method="without the first step of an attempt",
+            method="without each attempt's first step",
             where=METRICS,
         )
         if timed
@@ -174,7 +174,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
             value=sum(row.examples for row in timed) / sum(row.seconds for row in timed),
             unit="examples/s",
             aggregation="mean",
-            method=f"{len(timed)} steps after warm-up",
+            method=f"{len(timed)} steps after warmup",
         )
         if timed
         else nothing,
@@ -182,12 +182,12 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
             value=statistics.median(row.seconds for row in steady),
             unit="s",
             aggregation="median",
-            method=f"{len(steady)} steps after warm-up",
+            method=f"{len(steady)} steps after warmup",
         )
         if steady
         else nothing,
         peak_memory=largest_peak(steps, nothing),
-        mean_memory=Missing(missing="nothing sampled it; a peak is no mean") if device == "cuda" else ON_CPU,
+        mean_memory=Missing(missing="not sampled") if device == "cuda" else ON_CPU,
         gpu_utilization=_gpu_utilization(steps, device),
     )
 
@@ -230,7 +230,7 @@ def _gpu_utilization(steps: Sequence[StepRow], device: str | None) -> Measured:
     percents = [row.gpu_percent.value for row in steps if isinstance(row.gpu_percent, Quantity)]
     if percents:
         return Quantity(value=statistics.fmean(percents), unit="%", phase="step", aggregation="mean")
-    return Missing(missing="the driver gave none") if device == "cuda" else ON_CPU
+    return Missing(missing="not reported by the driver") if device == "cuda" else ON_CPU
 
 
 def _versions(metrics: Metrics) -> dict[str, str]:
@@ -294,6 +294,6 @@ def _efficiency(steps: Sequence[StepRow], layout: str | None, nothing: Missing) 
     if not steps or not computed:
         return nothing
     if real > computed:
-        return Missing(missing="a shared prefix is computed once, so fewer positions than tokens are computed")
+        return Missing(missing="a shared prefix is computed once, so fewer positions are computed than tokens")
     method = f"real tokens ÷ computed positions, layout {layout}"
     return Quantity(value=100 * real / computed, unit="%", aggregation="mean", method=method)

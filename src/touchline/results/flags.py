@@ -17,6 +17,7 @@ from touchline.core.quantity import Measured, Quantity
 from touchline.core.status import (
     EXIT_STOPPED,
     HEARTBEAT_STALE_SECONDS,
+    KILLED,
     Attempt,
     EndReason,
     JobState,
@@ -70,7 +71,7 @@ def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
         if job is None or not job.active or job.state is JobState.RUNNING:
             continue
         if NEVER in job.reason:
-            message = f"{what} (job {job.job_id}) waits for a dependency that can never be satisfied"
+            message = f"{what} (job {job.job_id}) waits for a dependency that cannot be satisfied"
             yield _row(seen, "RN106", Severity.ERROR, message, f"touchline cancel {_target(seen)}, then run it again")
 
 
@@ -79,7 +80,7 @@ def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
     broken = [step.step for step in steps if not math.isfinite(step.loss)]
     if broken:
         message = f"the loss is not finite (NaN or infinite) at step {broken[0]}"
-        hint = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
+        hint = "use a lower train.learning_rate, a longer warmup, or base_dtype: float32"
         yield _row(seen, "RN100", Severity.ERROR, message, hint, "metrics.jsonl")
 
 
@@ -92,7 +93,7 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
     age = heartbeat_age(seen.glance, attempt, seen.now_unix)
     if age is not None and age > HEARTBEAT_STALE_SECONDS:
         message = f"no heartbeat for {format_seconds(age)}, but the scheduler reports it running"
-        hint = f"look at node {attempt.start.host!r}; touchline logs {_target(seen)}"
+        hint = f"check node {attempt.start.host!r}, and touchline logs {_target(seen)}"
         yield _row(seen, "RN108", Severity.WARNING, message, hint, "status")
         return
     yield from _stall(seen, attempt)
@@ -109,7 +110,7 @@ def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
         allowed = max(START_LEAST_SECONDS, 3 * _most(seen.run, ("start-up", "tokenising", "validation")))
         if quiet > allowed and _since_written(seen, "status", f"start.{_name(attempt)}.json") > allowed:
             message = f"no first step {format_seconds(quiet)} after its start"
-            hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)} stops it"
+            hint = f"touchline logs {_target(seen)}, or stop it with touchline cancel {_target(seen)}"
             yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
         return
     quiet = beat - recent.last_row_unix
@@ -119,10 +120,10 @@ def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
         allowed += _most(seen.run, ("validation", "saving"))
     if quiet > allowed and not recent.ended and _since_written(seen, "metrics.jsonl") > allowed:
         message = (
-            f"no new step for {format_seconds(quiet)}, though the process is alive; "
-            f"a step usually takes {format_seconds(pace.seconds)}"
+            f"no new step for {format_seconds(quiet)}, although the process is alive (a step usually takes "
+            f"{format_seconds(pace.seconds)})"
         )
-        hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)}, then resume"
+        hint = f"touchline logs {_target(seen)}, or touchline cancel {_target(seen)} and resume"
         yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
@@ -146,13 +147,13 @@ def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
                 f"{'' if sure else 'probably '}not done at its time limit: {format_seconds(seen.left.value)} left, "
                 f"the limit comes in {format_seconds(max(remaining, 0.0))}"
             )
-            hint = "it saves in time and resumes when restarted; a longer compute.time_limit avoids that"
+            hint = "set a longer compute.time_limit, or resume it (it saves its state in time)"
             yield _row(seen, "RN104", Severity.ERROR if sure else Severity.WARNING, message, hint)
     needed, free = seen.disk_needed_bytes, seen.disk_free_bytes
     if (active or seen.status is RunStatus.QUEUED) and needed is not None and free is not None and needed > free:
         message = (
-            f"the disk of {str(seen.experiment)!r} runs out: {format_bytes(free)} free, the unfinished runs still "
-            f"write {format_bytes(needed)}"
+            f"the disk of {str(seen.experiment)!r} runs out: {format_bytes(free)} free, but the unfinished runs "
+            f"still write {format_bytes(needed)}"
         )
         hint = "free space, or keep fewer checkpoints: train.checkpoint.keep: last 1"
         yield _row(seen, "RN105", Severity.ERROR, message, hint)
@@ -167,8 +168,8 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
     code = "" if job.exit_code is None else f", exit code {job.exit_code}"
     if outcome is TrainingOutcome.COMPLETE:
         if job.state not in (JobState.COMPLETED, JobState.UNKNOWN):
-            message = f"job ended as {job.state.value}{code}, but training completed; no results lost"
-            yield _row(seen, "RN109", Severity.INFO, message, f"touchline logs {_target(seen)} shows what failed last")
+            message = f"job ended as {job.state.value}{code}, but training completed and no results are lost"
+            yield _row(seen, "RN109", Severity.INFO, message, f"touchline logs {_target(seen)}")
         return
     again = f"touchline resume {_target(seen)}"
     if job.state is JobState.UNKNOWN:
@@ -177,13 +178,13 @@ def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
         yield _row(seen, "RN107", Severity.ERROR, message, again)
     elif job.state is JobState.COMPLETED:
         message = "its job succeeded, but its training is not complete"
-        yield _row(seen, "RN110", Severity.ERROR, message, f"touchline logs {_target(seen)}; {again}")
+        yield _row(seen, "RN110", Severity.ERROR, message, f"touchline logs {_target(seen)}, then {again}")
     elif seen.status is RunStatus.FAILED:
         reason = f": {job.reason}" if job.reason and job.reason != EndReason.FAILED else ""
         message = f"its last attempt failed{code}{reason}"
         yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)}")
     elif seen.status is RunStatus.INTERRUPTED and job.exit_code != EXIT_STOPPED and job.state is JobState.FAILED:
-        message = f"its last attempt was killed{code}: {job.reason or 'killed (no exit record)'}"
+        message = f"its last attempt was killed{code}: {job.reason or KILLED}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
 
 

@@ -41,7 +41,7 @@ def _of_run(root: Path, run: RunResult) -> Iterator[Issue]:
     except FileNotFoundError:
         return
     except OSError as fault:
-        unread = _issue(run, "folder cannot be read", f"{_why(fault)}; what is in it is missing here", root, folder)
+        unread = _issue(run, "folder cannot be read", f"{_why(fault)}. Its content is missing here", root, folder)
         yield replace(unread, role=IssueRole.EXPLAINS_NO_SCORE)
         return
     yield from _evaluations(root, run, folder / EVALUATIONS_FOLDER)
@@ -64,12 +64,14 @@ def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
     for name in names:
         path = folder / name
         if name.endswith(".eval") and not _is_whole(path):
-            rest = "its scores, kept beside it, count" if name in read else "it gives no score; evaluate again"
-            cut = _issue(run, "an evaluation's log is cut", f"{clean_text(name)} has no end: {rest}", root, path)
+            rest = "the scores saved next to it are used" if name in read else "it gives no score. Evaluate again"
+            cut = _issue(
+                run, "an evaluation's log is truncated", f"{clean_text(name)} is truncated: {rest}", root, path
+            )
             yield replace(cut, role=IssueRole.EXPLAINS_NO_SCORE)
         log = f"{name.removesuffix(SCORES_SUFFIX)}.eval"
         if name.endswith(SCORES_SUFFIX) and log in names and log not in read:
-            text = f"{clean_text(name)} is broken and gives no score; evaluate again"
+            text = f"{clean_text(name)} is corrupt and gives no score. Evaluate again"
             broken = _issue(run, "scores cannot be read", text, root, path)
             yield replace(broken, role=IssueRole.EXPLAINS_NO_SCORE)
 
@@ -158,9 +160,9 @@ def _no_op_issue(
         subject=run.name,
         title="the no-op adapter changes answers",
         text=(
-            f"{len(differing):,} of {len(record.samples):,} answers on {record.label} differ from those of {base.name},"
-            " although the adapter adds nothing. Loading an adapter changes answers here by itself, so that every "
-            "difference from a control may hold as much of that."
+            f"{len(differing):,} of {len(record.samples):,} answers on {record.label} differ from those of "
+            f"{base.name}, although the adapter adds nothing. Loading an adapter alone changes answers here, so "
+            "differences from a control may include that effect."
         ),
         lines=tuple(f"{item}: {answer!r}, without the adapter {other!r}" for item, answer, other in differing[:_SHOWN]),
         where=f"{run.name}/eval/{record.log}",

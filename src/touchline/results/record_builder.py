@@ -39,11 +39,11 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
         result: result of the run, which adds the evaluation time.
     """
     if run.train is None or run.batches is None:
-        return Missing(missing="a control trains nothing")
+        return Missing(missing="a control has no training")
     files = [folder / METRICS] if (folder / METRICS).is_file() else sorted(folder.glob("slurm-*.out"))
     found = [each for each in find_runs(files) if isinstance(each, LoggedRun)] if files else []
     if not found:
-        return Missing(missing="nothing was measured")
+        return Missing(missing="not measured")
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
@@ -103,8 +103,8 @@ def score_facts(result: RunResult) -> Iterator[ScoreFacts]:
                 comparable=scored.comparable,
                 outcomes=pack_outcomes([value == 1.0 for value in scored.scores])
                 if binary
-                else Missing(missing="an item can be right in part"),
-                item_scores=Missing(missing="every item is right or wrong: see outcomes")
+                else Missing(missing="an item can be partly correct"),
+                item_scores=Missing(missing="every item is correct or wrong (see outcomes)")
                 if binary
                 else pack_item_scores(scored.scores),
             )
@@ -147,7 +147,7 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics, slots: int) 
             unit="s",
             aggregation="median",
             where=METRICS,
-            method=f"{len(steps)} steps after each attempt's first; validation and saving not inside",
+            method=f"{len(steps)} steps after each attempt's first, without validation and saving",
         )
         costs = replace(costs, seconds_per_step_without_pauses=pace)
     return replace(record, machine=machine, costs=costs)
@@ -186,7 +186,7 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
         batching=replace(
             record.batching,
             max_seq_len=_number(run.train.max_seq_len, "tokens"),
-            mean_tokens=_number(mean, "tokens") if mean else Missing(missing="no example"),
+            mean_tokens=_number(mean, "tokens") if mean else Missing(missing="no examples"),
             longest_tokens=_number(batches.longest_example_tokens, "tokens"),
         ),
         packing=replace(
@@ -268,7 +268,7 @@ def _mean_quantity(values: Sequence[float], unit: str) -> Measured:
 
 def _median_quantity(values: Sequence[float], unit: str) -> Measured:
     if not values:
-        return Missing(missing="it did not happen")
+        return Missing(missing="did not happen")
     return _row_quantity(statistics.median(values), unit, "median")
 
 

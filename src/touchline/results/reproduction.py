@@ -256,7 +256,7 @@ _COMPUTED_BY = (
     ("optimizer", "optimizer"),
     ("micro-batch size", "micro_batch_size"),
     ("processes", "data_parallel_size"),
-    ("runs trained beside it", "cohort"),
+    ("runs trained in the same process", "cohort"),
     ("compiled shapes", "compiled_shapes"),
 )
 """Fields of an attempt's row that its numbers depend on, each with its name."""

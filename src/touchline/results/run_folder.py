@@ -102,7 +102,7 @@ def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: 
 def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str, str]:
     """Return the required hash of the evaluation settings per run; of several test sets all hashes, by spaces.
 
-    It depends only on plan.json and is slow to compute, so it is cached beside the plan until the file changes.
+    It depends only on plan.json and is slow to compute, so it is cached next to the plan until the file changes.
     """
     found = plan_file.stat()
     key = f"{__version__} {found.st_mtime_ns} {found.st_size}"

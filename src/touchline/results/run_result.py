@@ -121,7 +121,7 @@ class RunFigures:
     device: Literal["cpu", "cuda"] | None = None
     """Kind of device that trained; None if no step has it."""
     cohort: tuple[str, ...] = ()
-    """Runs that the last attempt trained beside this one, on the same base."""
+    """Runs that the last attempt trained next to this one, on the same base."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the training libraries; empty if none were recorded."""
 

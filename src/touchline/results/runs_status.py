@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 STATUS_SCHEMA_VERSION = 1
 _STATUS_HEADER = """\
-# How every run of this experiment stands, and what it measured. Derived from the plan and the run folders:
-# `touchline collect` writes it again, and what is changed here by hand is lost. null: not known, see `missing`.
+# Status and measurements of every run of this experiment, derived from the plan and the run folders.
+# `touchline collect` overwrites this file. null: unknown, see `missing`.
 """
 _METRICS_HEADER = """\
-# What this run was and measured. Derived from the run's folder: `touchline collect` writes it again, and what is
-# changed here by hand is lost. null: not known, see `missing`.
+# Settings and measurements of this run, derived from its folder.
+# `touchline collect` overwrites this file. null: unknown, see `missing`.
 """
 
 
@@ -129,7 +129,8 @@ def _rounded(value: float) -> float | int:
 AT_ONCE = 8
 """Maximum number of runs whose measurements are collected per call, about ten milliseconds each."""
 _LIMIT_BYTES = 1 << 28
-_HEADER = "# How every run of this experiment stands"
+_HEADERS = ("# Status and measurements of every run", "# How every run of this experiment")
+"""Begin of the first line, also in files of version 0.1.0."""
 _PART = re.compile(r"^  - name: ", re.MULTILINE)
 _STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.MULTILINE)
 
@@ -206,7 +207,7 @@ def _is_due(folder: Path) -> bool:
 def split_status(text: str) -> tuple[str, dict[str, str]] | None:
     """Split a generated runs_status.yaml into its head and each run's part by name; None for other text."""
     head, *parts = _PART.split(text)
-    if not head.startswith(_HEADER) or not parts:
+    if not head.startswith(_HEADERS) or not parts:
         return None
     found: dict[str, str] = {}
     for part in parts:

@@ -115,7 +115,7 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
     if clusters is not None:
         count = len(set(clusters))
         if count == 1:
-            only = "none: one cluster alone has no spread"
+            only = "none: one cluster has no spread"
             return Proportion(k=k, n=n, low=0.0, high=1.0, coverage=1.0, method=only)
         low, high = clustered_share(np.asarray([fmean(each) for each in answers.values()]), clusters)
         return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {count} clusters")
@@ -271,8 +271,8 @@ def analyses(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]]) ->
 def _named_later(test_set: str, runs: Sequence[str]) -> Note:
     """Return the note that the set of the claims was chosen when answers were there."""
     return Note.stated(
-        f"{test_set or 'the test file'} was named first after {plural(len(runs), 'run')} had been evaluated on it as a "
-        "further test set: a set that is chosen by its scores tests nothing"
+        f"{test_set or 'the test file'} was named first after {plural(len(runs), 'run')} had been evaluated on "
+        "it as a further test set, so its scores may have guided that choice"
     )
 
 

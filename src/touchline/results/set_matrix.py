@@ -101,7 +101,7 @@ def mean_over_seeds(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
     if not known:
         return NOT_EVALUATED
     left = len(scores) - len(known)
-    without = f"; {plural(left, 'seed')} not evaluated" if left else ""
+    without = f", {plural(left, 'seed')} not evaluated" if left else ""
     if len(known) == 1:
         ((_, only),) = known
         return replace(only, method=f"one seed, interval over items: {only.method}{without}")
@@ -111,7 +111,7 @@ def mean_over_seeds(scores: Sequence[tuple[int, Measured | None]]) -> Measured:
     method = f"{len(values)} seeds ({of_each}){without}"
     if spread <= 1e-12 * max(1.0, *map(abs, values)):
         return Quantity(
-            value=mean, unit="1", aggregation="mean", method=f"{method}; they do not differ: no interval over seeds"
+            value=mean, unit="1", aggregation="mean", method=f"{method}, no interval because they do not differ"
         )
     arm = t_quantile(0.5 + _COVERAGE / 2, len(values) - 1) * spread / math.sqrt(len(values))
     return Quantity(
@@ -186,7 +186,7 @@ def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
         for score in run.set_scores.values()
         if isinstance(score, Quantity) and score.method
     )
-    note = f"95% interval over the items of the set: {'; '.join(methods)}. " if methods else ""
+    note = f"95% interval over the items of the set: {', '.join(methods)}. " if methods else ""
     first = matrix.test_sets[0]
     return table_of(
         columns,
@@ -194,8 +194,8 @@ def sets_table(results: Sequence[RunResult], matrix: SetMatrix) -> Table | None:
         f"Scores by test set: {matrix.metric}",
         by_run=True,
         notes=(
-            f"{note}n: items that every run answered. Claims are made on {first}, which is named first; p values of "
-            "the other sets are one family of their own.",
+            f"{note}n: items that every run answered. Claims are made on {first}, which is named first. The p "
+            "values of the other sets form a separate family.",
         ),
     )
 
@@ -220,10 +220,10 @@ def mean_cell(score: Measured, *, share: bool) -> Value:
 def _legend(matrix: SetMatrix) -> str:
     several = max(len(row.runs) for row in matrix.rows) > 1
     seeds = (
-        "Cells: mean over the training seeds, with Student's 95% interval over the means of the seeds on these items; "
-        "of a share its ends stop at 0 and 100%. Where seeds do not differ there is no interval. "
-        "A row with one seed has the interval over items and describes that checkpoint."
+        "Cells: mean over the training seeds, with Student's 95% interval over the seeds' means on these items, "
+        "limited to 0 to 100% for shares. There is no interval if seeds do not differ. A row with one seed has "
+        "an interval over items and describes that checkpoint."
         if several
-        else "One seed: each cell describes one checkpoint, with its interval over items, and not the setting."
+        else "One seed: each cell describes one checkpoint with its interval over items, not the setting."
     )
     return f"{seeds} The matrix makes no claim: contrasts are tested in their own tables."

@@ -68,7 +68,7 @@ def _of_all(places: Sequence[RunLocation], forecast: Measured) -> Measured:
     found = in_unit(forecast, "B")
     without = sum(isinstance(place.forecast, Missing) for place in places)
     if isinstance(found, Quantity) and without:
-        return replace(found, method=f"without {without} of {len(places)} runs, for which nothing was forecast")
+        return replace(found, method=f"without {without} of {len(places)} runs, which had no prediction")
     return found
 
 
@@ -124,7 +124,7 @@ def _as_full_models(checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -
 def _as_adapters(checkpoints: Sequence[VerifiedCheckpoint], merged: Measured) -> Measured:
     """Return the size of the checkpoints as adapters only; of merged models by the adapter's dimensions."""
     alone = [item.adapter_bytes for item in checkpoints if item.adapter_bytes is not None]
-    return _as_if(checkpoints, alone, merged, "by their dimensions")
+    return _as_if(checkpoints, alone, merged, "from their dimensions")
 
 
 def _as_if(checkpoints: Sequence[VerifiedCheckpoint], there: Sequence[int], each: Measured, how: str) -> Measured:
@@ -183,7 +183,7 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
         path = place.folder / item.name
         better = _at_least(item.name, item.step, own)
         if better is not None and not path.is_symlink() and is_lost(item):
-            why = f"corrupt ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}); {better.name} is valid"
+            why = f"corrupt ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}), {better.name} is valid"
             yield _entry(place, path, root, why)
     yield from _leftovers(place, own, root)
     last = _last_sound(own)
@@ -191,11 +191,11 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
         training = "finished training" if place.finished else "run that was cut"
         for path in (place.folder / RESUME, *sorted(place.folder.glob(f"superseded/*/{RESUME}"))):
             if path.is_dir() and not path.is_symlink():
-                yield _entry(place, path, root, f"training state of a {training}; {last.name} is valid")
+                yield _entry(place, path, root, f"training state of a {training}, and {last.name} is valid")
 
 
 def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
-    """Yield files that killed attempts left beside the checkpoints."""
+    """Yield files that killed attempts left next to the checkpoints."""
     sound = {item.name for item in own if item.sound}
     for path in sorted(place.folder.iterdir()):
         if path.is_symlink():
@@ -211,9 +211,9 @@ def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path
             # A kill between two renames leaves a whole checkpoint under such a name.
             kept = better is None and verify_folder(path, Expected(run=place.run, planned=True, base=place.base)).sound
             if name in sound:
-                yield _entry(place, path, root, f"left by a killed attempt; {name} is valid")
+                yield _entry(place, path, root, f"left by a killed attempt, and {name} is valid")
             elif better is not None and not kept:
-                yield _entry(place, path, root, f"left by a killed attempt; {better.name} is valid")
+                yield _entry(place, path, root, f"left by a killed attempt, and {better.name} is valid")
     for folder in (place.folder, place.folder / "eval", place.folder / "status", place.folder / "eval" / "status"):
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.glob(".*.tmp")):

@@ -88,8 +88,8 @@ class _RunFolders:
         for run in runs:
             if run.name not in found:
                 raise InputError(
-                    f"{run.name}: its evaluation has no score, and it did not diverge",
-                    expected="a score of every run of a look",
+                    f"{run.name} has no score although it did not diverge",
+                    expected="a score for every run of a look",
                     hint=f"touchline evaluate {quoted(str(self._folder.root))} --run {quoted(run.name)}",
                 )
         return found
@@ -106,10 +106,10 @@ def refuse_other_design(planned: LoadedPlan) -> None:
     """
     if planned.folder.strategy(planned.plan).has_other_design:
         raise PlanDriftError(
-            "plan.json is not the design that the strategy's first decision fixed: the looks are part of the design",
-            expected="the plan as it was when the first run was started",
-            hint=f"undo the change and plan again: {plan_command(planned.folder, planned.plan.overrides)}; "
-            "or plan another experiment in a folder of its own",
+            "plan.json differs from the design at the strategy's first decision",
+            expected="the plan at the start of the first run",
+            hint=f"undo the change and plan again: {plan_command(planned.folder, planned.plan.overrides)}, or "
+            "plan another experiment in a new folder",
         )
 
 
@@ -201,7 +201,7 @@ def runs_to_submit(
     if (line := strategy.budget_line(runs, root)) is not None:
         on_message(line)
     elif (line := strategy.waiting_line(runs)) is not None:
-        on_message(f"{line}; when they are evaluated, `{again}` takes it and submits what it asks for")
+        on_message(f"{line}. When they are evaluated, continue with `{again}`")
     return planned, _chosen(planned, strategy, only)
 
 

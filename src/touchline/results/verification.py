@@ -26,7 +26,7 @@ from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import missing_of, numbered
 from touchline.run.folders import cut_runs
 
-_NOTHING_PLANNED = Missing(missing="nothing was planned")
+_NOTHING_PLANNED = Missing(missing="no plan")
 
 
 def verify_planned(
@@ -99,7 +99,7 @@ def verify_folders(
             model=bases[name].name,
             base=bases[name],
             forecast=_NOTHING_PLANNED,
-            adapter_bytes=Missing(missing="it is merged, and its rank is not recorded"),
+            adapter_bytes=Missing(missing="merged, rank not recorded"),
             finished=False,
         )
         for name, folder in runs.items()
@@ -199,12 +199,12 @@ def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors, *, cut: boo
 
 def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
     if run.train is None or base.shape is None:
-        return Missing(missing="nothing is trained" if run.train is None else "the base is not on this disk")
+        return Missing(missing="no training" if run.train is None else "the base is not on this disk")
     if run.train.trains_all:
         return Missing(missing="all weights were trained")
     lora = run.train.lora
     size = adapter_file_bytes(base.shape, lora.rank, lora.target_modules, lora.resolved_dtype)
-    return Quantity(value=size, unit="B", method="by its dimensions")
+    return Quantity(value=size, unit="B", method="from its dimensions")
 
 
 def _found_base(folder: Path) -> BaseTensors:

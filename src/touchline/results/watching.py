@@ -184,7 +184,7 @@ class Watcher:
     def _note(self) -> str:
         if not self._heard.trouble:
             return ""
-        return f"cannot query the queue ({self._heard.trouble}); showing files only"
+        return f"cannot query the queue ({self._heard.trouble}), showing files only"
 
     def _chosen(self) -> Executor:
         if self._executor is None:

@@ -75,7 +75,7 @@ def carry_out(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> tu
 
 
 def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest) -> Placed:
-    """Place the remaining trainings and evaluations.
+    """Place the remaining training and evaluation jobs.
 
     Args:
         planned: experiment.
@@ -89,7 +89,7 @@ def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
     trainings = {job.name for job in training_jobs(planned, plan.runs)}
     evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, plan.runs)}
     if not trainings and not evaluations:
-        raise InputError("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
+        raise InputError("no runs left", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
         plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=request.evaluation_minutes
     )
@@ -125,15 +125,15 @@ def write_allocation(placed: Placed, site: SlurmSite, time_minutes: float | None
     minutes = time_minutes if time_minutes is not None else placed.placement.deadline_minutes
     if minutes is None:
         raise InputError(
-            "an allocation needs a time", expected="a deadline, or a time of its own", hint="--deadline 6h"
+            "an allocation needs a time limit", expected="compute.deadline, or --deadline", hint="--deadline 6h"
         )
     allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
     text = mega_text(plan.experiment, stages_of(placed), allocation, with_planned_type(plan, site), plan.compute)
     kept, own = folder.write_experiment({MEGA: text}), plan.compute.evaluation
-    notes = [f"{name} is not as touchline would write it, and is left as it is" for name in kept]
+    notes = [f"{name} differs from what touchline would write, and is not changed" for name in kept]
     if own.partition or own.constraint:
         notes.append(
-            "evaluations run in the same allocation: compute.evaluation's partition and constraint do not apply"
+            "evaluations run in the same allocation, so compute.evaluation.partition and constraint do not apply"
         )
     return folder.root / MEGA, notes
 
@@ -154,7 +154,7 @@ def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allo
     if cluster.gpus % size:
         raise InputError(
             f"{cluster.gpus} GPUs on nodes of {size} are not whole nodes",
-            expected="nodes that are all alike, since one allocation asks every node for the same",
+            expected="whole nodes, because an allocation requests the same from each node",
             hint=f"--gpus {cluster.gpus // size * size} or --gpus {-(-cluster.gpus // size) * size}",
         )
     return Allocation(
@@ -187,7 +187,7 @@ def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
 def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
     found = plan.run(JobName.parse(job.id).subject)
     if found is None:
-        raise ValueError(f"{job.id} is no job of {plan.experiment}")
+        raise ValueError(f"{job.id} is not a job of {plan.experiment}")
     return found
 
 
@@ -200,7 +200,7 @@ def _require_scripts(placed: Placed) -> None:
     ]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
+        raise InputError(f"{missing[0]}{more} missing", hint=f"touchline prepare {quoted(str(folder.root))}")
 
 
 def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator[str]:
@@ -217,15 +217,13 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
     for workers, processes in wanted.items():
         if processes > share:
             yield (
-                f"train.dataloader_workers {workers} starts {plural(processes, 'worker process', 'worker processes')} "
-                f"per run, and a run has {plural(share, 'CPU')} of a node of {cluster.cpus}; "
+                f"train.dataloader_workers {workers} starts "
+                f"{plural(processes, 'worker process', 'worker processes')} per run, but a run has "
+                f"{plural(share, 'CPU')} of a node's {cluster.cpus}: "
                 f"train.dataloader_workers={max(share // plan.data_parallel_size - 1, 0)} fits"
             )
 
 
 def _notes(plan: Plan) -> Iterator[str]:
     if plan.machine.kind == "cpu" and plan.gpus_per_run:
-        yield (
-            f"the durations are those of a CPU ({plan.machine.name}), since the plan was made for it; "
-            "compute.gpu=A100-80GB plans for that GPU"
-        )
+        yield (f"durations are for a CPU ({plan.machine.name}): to plan for a GPU, set compute.gpu=A100-80GB")

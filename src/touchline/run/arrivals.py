@@ -34,13 +34,13 @@ def refuse_absent(plan: Plan, folder: ExperimentFolder) -> None:
     absent = [model for model in plan.models.values() if model.absent]
     if not absent:
         return
-    again = "then the same command"
+    again = "then rerun this command"
     if any("tokenizer" in model.absent for model in absent):
-        again = f"then `{plan_command(folder, plan.overrides)}`, which counts the tokens again, and the same command"
+        again = f"then `{plan_command(folder, plan.overrides)}` to count the tokens again, then rerun this command"
     raise HostError(
-        f"planned before it was here: {'; '.join(_parts(model) for model in absent)}",
-        expected="whole models: the files of runs hold the hashes of their weights and tokenizers",
-        hint=f"{downloads(plan)}; {again}",
+        f"planned without its files: {', '.join(_parts(model) for model in absent)}",
+        expected="complete models, because run files contain the hashes of weights and tokenizers",
+        hint=f"{downloads(plan)}, {again}",
     )
 
 
@@ -59,9 +59,9 @@ def refuse_other_shapes(folder: ExperimentFolder, plan: Plan, settings: UserConf
     ]
     if others:
         raise PlanDriftError(
-            f"a model has another shape than was planned before it was here: {'; '.join(others)}",
+            f"a model has a different shape than planned: {', '.join(others)}",
             expected="the model that was planned",
-            hint=f"the planned model in its place, or, to plan this one: {plan_command(folder, plan.overrides)}",
+            hint=f"restore the planned model, or plan this one: {plan_command(folder, plan.overrides)}",
         )
 
 
@@ -80,8 +80,8 @@ def with_arrivals(planned: LoadedPlan, settings: UserConfig) -> LoadedPlan:
     counted = [name for name, now in arrived.items() if "tokenizer" in old.models[name].absent and not now.absent]
     if counted:
         raise PlanDriftError(
-            f"the tokenizer of {' and '.join(counted)} is here now, and did not count the tokens of the plan",
-            expected="a plan by the models' own tokenizers",
+            f"the tokenizer of {' and '.join(counted)} is here now, but the plan's token counts are not from it",
+            expected="a plan with the models' own tokenizers",
             hint=plan_command(folder, old.overrides),
         )
     accepted = {run.name: run.accepted for run in old.runs if run.accepted}

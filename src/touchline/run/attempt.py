@@ -102,7 +102,7 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
         place.end(*(_end_of_training(place.folder) or (code, end, words)))
     if code == 0:
         _, end, words = _end_of_training(own.folder) or (code, end, words)
-    own.end(code, end, f"{words}; queued again" if again else words)
+    own.end(code, end, f"{words}, requeued" if again else words)
     if again:
         _queue_again(own.start.job_id)
     for place in (own, *others):
@@ -147,7 +147,7 @@ def _take(folder: Path, status: Path) -> _Place | None:
     )
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
-        _log(f"another attempt holds {folder}; exiting")
+        _log(f"another attempt holds {folder}, exiting")
         words = "another attempt holds the run"
         write_exit(status, _end(start, EXIT_ALREADY_RUNNING, EndReason.ALREADY_RUNNING, words, begun))
         return None
@@ -208,7 +208,7 @@ def _take_over(path: Path, job_id: str) -> int | None:
         if alive is not False:
             return None
         if work is not None and work != asked:
-            _log(f"the work of a killed attempt (process {work.pid}) is still running; asking it to save and end")
+            _log(f"a process of a killed attempt ({work.pid}) is still running: asking it to save and stop")
             send_signal(work, signal.SIGTERM)
             asked = work
         if work is not None and time.monotonic() > deadline:
@@ -276,7 +276,7 @@ def _accompany(process: subprocess.Popen[bytes], places: Sequence[_Place], endin
         left = begun + limit - time.monotonic()
         if left <= 0 and not ending.at_limit:
             ending.at_limit = True
-            _log("at its time limit; asking the work to save and end")
+            _log("time limit reached: asking the process to save and stop")
             process.send_signal(signal.SIGTERM)
         if left <= -patience:
             process.kill()
@@ -317,8 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m touchline.run.attempt", description="Run a command as one attempt."
     )
     parser.add_argument("--folder", type=Path, default=Path(), help="the job's folder (default: this one)")
-    parser.add_argument("--status", type=Path, default=Path("status"), help="its status files, in that folder")
-    parser.add_argument("command", nargs="+", help="the command, behind --")
+    parser.add_argument("--status", type=Path, default=Path("status"), help="name of its status files")
+    parser.add_argument("command", nargs="+", help="the command, after --")
     options = parser.parse_args(arguments)
     try:
         folder = options.folder.resolve()

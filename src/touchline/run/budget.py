@@ -107,7 +107,6 @@ class JobTotals:
     trainings: int
     """Training jobs."""
     evaluations: int
-    """Evaluation jobs."""
     device_hours: Measured
     """Predicted hours of devices, from the start of each job's work."""
     limit_hours: Measured
@@ -174,8 +173,8 @@ def require_approval(folder: ExperimentFolder) -> Budget:
     budget = read_budget(folder)
     if budget.state is not ApprovalState.VALID:
         raise PolicyError(
-            f"{str(folder.root)!r} may not be executed: {_WHY_NOT[budget.state]}",
-            expected="a plan and a budget that the user approved",
+            f"{str(folder.root)!r} cannot be executed: {_WHY_NOT[budget.state]}",
+            expected="a plan and budget approved by the user",
             hint=_hint(folder),
         )
     return budget
@@ -277,11 +276,11 @@ class BudgetedExecutor:
         needed = seconds_to_hours(part.seconds) * devices
         if needed > budget.left_hours:
             words = (
-                f"{job.name} may take {needed:.3g} device-hours, and of the approved "
-                f"{budget.approval.device_hours:.3g} are {budget.left_hours:.3g} left"
+                f"{job.name} may take {needed:.3g} device-hours, but {budget.left_hours:.3g} of the approved "
+                f"{budget.approval.device_hours:.3g} are left"
             )
             if self._active - {job.name}:
-                raise SubmissionLimitError(words, hint="when an active job has ended")
+                raise SubmissionLimitError(words, hint="retry when an active job has ended")
             raise SubmissionRejectedError(words, hint=_hint(self._folder))
         self._ledger.record("reserved", job.name, token=token, reservation=part)
         limited = replace(job, time_limit_seconds=limit, is_limit_strict=True)
@@ -321,7 +320,7 @@ def with_budget(inner: Executor, folder: ExperimentFolder) -> Executor:
 
 
 def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
-    """Return the totals of jobs of a plan: trainings, and evaluations of single runs."""
+    """Return the totals of jobs of a plan: runs, and evaluations of single runs."""
     names = [JobName.parse(job.name) for job in jobs]
     trained = {name.subject for name in names if name.kind is JobKind.TRAINING}
     trained |= {run for job in jobs for run in job.cohort}
@@ -343,7 +342,7 @@ def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
 
 
 def _devices_of(plan: Plan, job: Job) -> float:
-    """Return the devices of a job as the plan counts them: trainings in slots share the CPU."""
+    """Return the devices of a job as the plan counts them: runs in slots share the CPU."""
     if JobName.parse(job.name).kind is JobKind.EVALUATION:
         return plan.evaluation_devices
     return plan.devices / plan.machine.slots

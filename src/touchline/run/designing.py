@@ -45,7 +45,6 @@ class Designed:
     """Design with the file that it changes."""
 
     answer: DesignAnswer
-    """Answer."""
     folder: ExperimentFolder
     """Experiment."""
     text: str
@@ -119,7 +118,7 @@ def apply(found: Designed, settings: UserConfig) -> Designed:
     """
     answer, folder = found.answer, found.folder
     if isinstance(answer.chosen, Missing):
-        raise InputError(f"nothing to apply: {answer.chosen.missing}", expected="numbers that show the difference")
+        raise InputError(f"no design to apply: {answer.chosen.missing}", expected="numbers that detect the difference")
     if not answer.diff:
         return found
     _refuse_change(found, settings)
@@ -146,9 +145,12 @@ def _refuse_change(found: Designed, settings: UserConfig) -> None:
             changed.append(f"{run.name} has been evaluated on {run.evaluate.samples} items")
     if changed:
         raise PlanDriftError(
-            f"the design changes runs that have started: {'; '.join(changed)}",
+            f"the design changes runs that have started: {', '.join(changed)}",
             expected="numbers that only add runs",
-            hint=f"a new experiment, or write them by hand and: touchline plan {quoted(str(folder.root))} --accept",
+            hint=(
+                "start a new experiment, or edit experiment.yaml, then: touchline plan "
+                f"{quoted(str(folder.root))} --accept"
+            ),
         )
 
 
@@ -162,9 +164,9 @@ class _Planner:
         experiment = read_experiment(self.text, str(folder.yaml)).experiment
         if experiment.strategy is not None:
             raise PolicyError(
-                f"{folder.yaml} has a strategy, which states its seeds itself",
+                f"{folder.yaml} has a strategy, which sets its own seeds",
                 expected="an experiment without strategy",
-                hint=f"touchline plan {quoted(str(folder.root))}: section Costs of the strategy",
+                hint=f"touchline plan {quoted(str(folder.root))} (section: Costs of the strategy)",
             )
         self._seeds = experiment.seeds
         self.notes = () if self._old is None else tuple(unused_override_lines(self._old))

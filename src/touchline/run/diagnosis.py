@@ -7,6 +7,7 @@ from pathlib import Path
 
 from touchline.core.files import open_regular
 from touchline.core.observation import Sign, SignKind
+from touchline.core.status import KILLED
 from touchline.plan.recovery import Diagnosis
 from touchline.slurm.output import JOB_ID
 
@@ -31,7 +32,7 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
         output: output file; None if there is none.
         exit_code: exit code, used if the output shows no cause.
     """
-    plain = Diagnosis(cause="killed (no exit record)" if exit_code is None else f"exit code {exit_code}")
+    plain = Diagnosis(cause=KILLED if exit_code is None else f"exit code {exit_code}")
     if output is None:
         return plain
     own = _own_words(output)

@@ -74,7 +74,7 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
     if cluster is not None:
         checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus))
     else:
-        checks.append(_check("SLURM", "sbatch", "ok", "not on PATH: runs are started on this machine"))
+        checks.append(_check("SLURM", "sbatch", "ok", "not on PATH, so runs start on this machine"))
     return DoctorReport(
         touchline_version=touchline.__version__,
         config_file=str(config_path()),
@@ -113,12 +113,12 @@ def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
     for number, each in enumerate(pythons):
         name = "interpreter" if number == 0 else "slurm.python"
         if each.problem is not None:
-            hint = "slurm.python in the user's config file: the path of an interpreter on a disk that the nodes share"
-            message = f"{each.path} does not answer: {each.problem}"
+            hint = "slurm.python in the user's config file: set an interpreter on a disk shared by the nodes"
+            message = f"{each.path} does not start: {each.problem}"
             yield _check("python", name, "error", message, "US111", hint)
             continue
         if each.touchline is None:
-            message = f"{each.path} has no touchline, which the jobs start with it"
+            message = f"{each.path} does not have touchline, which the jobs need"
             yield _check("python", name, "error", message, "US111", f"{each.path} -m pip install touchline")
             continue
         absent = [package for package in NEEDED if each.packages.get(package) is None]
@@ -127,9 +127,9 @@ def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
         if not absent:
             yield _check("python", name, "ok", about)
         elif each is not pythons[-1]:
-            yield _check("python", name, "ok", f"{about}; jobs use slurm.python")
+            yield _check("python", name, "ok", f"{about}, jobs use slurm.python")
         else:
-            message = f"{about}: plans, but cannot train and evaluate: {', '.join(absent)} not installed"
+            message = f"{about}, can plan but not train and evaluate: {', '.join(absent)} not installed"
             hint = f"{each.path} -m {install_hint('train,eval')}"
             yield _check("python", name, "error" if number else "warning", message, "US110", hint)
 
@@ -141,17 +141,17 @@ def _environments() -> Iterator[DoctorCheck]:
         if not each.versions and each.installed:
             continue
         about = ", ".join(f"{name} {version}" for name, version in each.versions.items())
-        note = f"; {each.note}" if each.note else ""
+        note = f", {each.note}" if each.note else ""
         message = f"{each.python}, {about}{note}" if each.installed else f"{each.problem}"
         if each.installed or each.name not in own:
             yield _check("python", f"backend {each.name}", "ok", message)
         else:
-            hint = f"install them there, or leave backends.{each.name} out of the config file"
+            hint = f"install them there, or remove backends.{each.name} from the config file"
             yield _check("python", f"backend {each.name}", "error", message, "US110", hint)
     known = environments()
     for name in own:
         if name not in known:
-            message = f"backends.{name}: no backend with an environment of its own; expected {' or '.join(known)}"
+            message = f"backends.{name}: not a backend with a separate environment, expected {' or '.join(known)}"
             yield _check("python", f"backend {name}", "error", message, "US101")
 
 
@@ -161,39 +161,39 @@ def _folder(folder: FolderFacts) -> Iterator[DoctorCheck]:
         # Models are read; the others are written.
         status: Status = "warning" if name == "models_dir" and folder.exists else "error"
         message = f"{where} cannot be written: {folder.problem}"
-        yield _check("folders", name, status, message, "US112", f"ls -ld {shlex.quote(where)}; or {_setting(name)}")
+        yield _check("folders", name, status, message, "US112", f"ls -ld {shlex.quote(where)}, or {_setting(name)}")
         return
     if folder.locks is False:
-        message = f"{where}: file locks exclude no other process there, so a run could train twice at once"
-        hint = f"{_setting(name)}: a local disk, or a network file system with locks"
+        message = f"{where}: file locks do not work there, so two processes could train one run"
+        hint = f"{_setting(name)}: use a local disk, or a network file system with locks"
         yield _check("folders", name, "error" if name == "experiments" else "warning", message, "US114", hint)
         return
     if isinstance(folder.free, Quantity) and folder.free.value < LITTLE_LEFT * (folder.total_bytes or 0):
         message = f"{where}: {measured(folder.free)} left, less than {LITTLE_LEFT:.0%} of the disk"
-        yield _check("folders", name, "warning", message, "US113", f"df -h {shlex.quote(where)}; {_setting(name)}")
+        yield _check("folders", name, "warning", message, "US113", f"df -h {shlex.quote(where)}, or {_setting(name)}")
         return
     if name == "models_dir" and not folder.exists:
         hint = f"{_setting(name)}, or: touchline models get SmolLM2-135M-Instruct"
         yield _check("folders", name, "warning", f"{where} does not exist: no models", "US112", hint)
         return
-    made = "" if folder.exists else ", made when it is needed"
+    made = "" if folder.exists else ", created when needed"
     yield _check("folders", name, "ok", f"{where}{made}, free: {measured(folder.free)}")
 
 
 def _setting(name: str) -> str:
-    return "another folder for experiments" if name == "experiments" else f"{name} in the user's config file"
+    return "choose another folder for experiments" if name == "experiments" else f"{name} in the user's config file"
 
 
 def _gpus(gpus: Sequence[str], python: PythonFacts) -> Iterator[DoctorCheck]:
     if not gpus:
-        yield _check("GPUs", "GPUs", "ok", "none here: runs on this machine use the CPU")
+        yield _check("GPUs", "GPUs", "ok", "none, so runs on this machine use the CPU")
         return
     torch = python.packages.get("torch")
     if torch is not None and torch.endswith("+cpu"):
         message = f"{len(gpus)} here ({gpus[0]}), but torch {torch} is built for the CPU only"
-        yield _check("GPUs", "GPUs", "warning", message, "US116", "install the build of torch for this GPU's driver")
+        yield _check("GPUs", "GPUs", "warning", message, "US116", "install the torch build for this GPU's driver")
         return
-    yield _check("GPUs", "GPUs", "ok", f"{len(gpus)}: {'; '.join(dict.fromkeys(gpus))}")
+    yield _check("GPUs", "GPUs", "ok", f"{len(gpus)}: {', '.join(dict.fromkeys(gpus))}")
 
 
 def _gpus_here() -> tuple[str, ...]:
@@ -308,7 +308,7 @@ def _space(folder: Path) -> tuple[Measured, int | None]:
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
-        return Missing(missing=error.strerror or "the file system does not report it"), None
+        return Missing(missing=error.strerror or "not reported by the file system"), None
     return Quantity(value=float(usage.free), unit="B", where=str(folder)), usage.total
 
 

@@ -39,7 +39,7 @@ def check_cluster(facts: ClusterFacts, site: SlurmSite, *, gpus_here: int) -> It
             "error",
             f"SLURM does not answer: {problems or 'it lists no partition'}",
             "US120",
-            "try again in a minute; then ask the site's support whether the controller is down",
+            "retry in a minute, then ask the site's support whether the controller is down",
         )
         return
     yield _ok("controller", f"SLURM {facts.version or 'of an unknown version'}: {_listed(facts.partitions)}")
@@ -65,7 +65,7 @@ def _partition(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
             yield _found(
                 "partition",
                 "error",
-                "the cluster has no default partition, and none is named",
+                "the cluster has no default partition, and slurm.partition is not set",
                 "US121",
                 f"slurm.partition {CONFIG}, one of {', '.join(names)}",
             )
@@ -79,7 +79,7 @@ def _partition(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
             yield _found(
                 "partition",
                 "error",
-                f"there is no partition {name!r}",
+                f"unknown partition {name!r}",
                 "US121",
                 did_you_mean(near, f"slurm.partition {CONFIG}, one of {', '.join(names)}"),
             )
@@ -91,8 +91,8 @@ def _usable(part: PartitionFacts, whose: str) -> Iterator[DoctorCheck]:
     if not part.up:
         yield _found("partition", "warning", f"{part.name} ({whose}) is not up: jobs wait there", "US121", "sinfo -s")
         return
-    longest = "without a longest limit" if part.max_seconds is None else f"at most {format_seconds(part.max_seconds)}"
-    usual = "" if part.default_seconds is None else f", {format_seconds(part.default_seconds)} where none is asked for"
+    longest = "no maximum time limit" if part.max_seconds is None else f"at most {format_seconds(part.max_seconds)}"
+    usual = "" if part.default_seconds is None else f", default {format_seconds(part.default_seconds)}"
     yield _ok("partition", f"{part.name} ({whose}): {longest}{usual}")
 
 
@@ -103,17 +103,17 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
         return
     if not kinds:
         if site.gpu_type is not None:
-            hint = f"another slurm.partition {CONFIG}, or no slurm.gpu_type"
-            yield _found("GPUs", "error", f"{names} has no GPUs, and slurm.gpu_type names one", "US122", hint)
+            hint = f"set another slurm.partition {CONFIG}, or remove slurm.gpu_type"
+            yield _found("GPUs", "error", f"{names} has no GPUs, but slurm.gpu_type is set", "US122", hint)
             return
-        hint = f"another slurm.partition {CONFIG}; or compute.gpus_per_run=0, for runs on the CPU"
+        hint = f"set another slurm.partition {CONFIG}, or compute.gpus_per_run=0 for runs on the CPU"
         yield _found("GPUs", "warning", f"{names} has no GPUs", "US122", hint)
         return
     offered = ", ".join(f"{count} {kind} GPUs".replace("  ", " ") for kind, count in kinds.items())
     if site.gpu_type is not None and site.gpu_type not in kinds:
         near = near_names(site.gpu_type, [kind for kind in kinds if kind], most=1)
-        hint = did_you_mean(near, f"slurm.gpu_type {CONFIG}, or leave it out")
-        message = f"{names} has no GPUs of type {site.gpu_type!r}; a node there has {offered}"
+        hint = did_you_mean(near, f"change slurm.gpu_type {CONFIG}, or remove it")
+        message = f"{names} has no GPUs of type {site.gpu_type!r} (a node there has {offered})"
         yield _found("GPUs", "error", message, "US122", hint)
         return
     yield _ok("GPUs", f"a node of {names} has {offered}")
@@ -122,7 +122,7 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
         yield _found(
             "planning",
             "warning",
-            "this machine has no GPU, so experiments have to name the one of the nodes",
+            "this machine has no GPU, so experiments must name the GPU of the nodes",
             "US133",
             f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml (cpu: train on CPUs), "
             f"or slurm.gpu_type {CONFIG}",
@@ -135,25 +135,24 @@ def _accounting(facts: ClusterFacts) -> Iterator[DoctorCheck]:
         return
     problem = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
     age = first_number(facts.config.get("MinJobAge", ""))
-    kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
+    kept = "" if age is None else f", and the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
     yield _found(
         "accounting",
         "warning",
-        f"there is no accounting to ask how a job ended that was killed{kept}"
-        + ("" if problem is None else f" ({problem})"),
+        f"no accounting, so the end of a killed job is unknown{kept}" + ("" if problem is None else f" ({problem})"),
         "US129",
-        "nothing need be done: jobs write their own exit record; without one they are shown as UNKNOWN",
+        "no action needed: jobs write exit records, and jobs without one are shown as UNKNOWN",
     )
 
 
 def _taken(facts: ClusterFacts) -> Iterator[DoctorCheck]:
     words = shlex.join(facts.tried)
     if facts.taken:
-        yield _ok("sbatch", f"takes a job with these settings: {facts.answer}")
+        yield _ok("sbatch", f"accepts a job with these settings: {facts.answer}")
     elif facts.taken is None:
         yield _found("sbatch", "warning", f"gave no answer: {facts.answer}", "US120", f"try again: {words}")
     else:
-        yield _found("sbatch", "error", f"refuses a job with these settings: {facts.answer}", "US131", words)
+        yield _found("sbatch", "error", f"rejects a job with these settings: {facts.answer}", "US131", words)
 
 
 def _listed(partitions: Sequence[PartitionFacts]) -> str:

@@ -26,7 +26,7 @@ from touchline.experiment.plan import PlannedRun
 
 _LAST_LINES = 5
 _TOGETHER = ("torch", "transformers", "peft")
-"""Packages of every backend that trains in touchline's own environment, besides the one that it is named after."""
+"""Packages of every backend that trains in touchline's own environment, apart from the one that it is named after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +86,8 @@ def install_environment(name: str, on_message: MessageCallback = ignore_message)
         lock = try_lock(folder.parent / f".{name}.lock")
         if lock is None:
             raise PolicyError(
-                f"the environment of the backend {name} is being made by another process",
-                expected="one installation at a time",
+                f"the environment of the backend {name} is being installed by another process",
+                expected="wait until that installation has ended",
                 hint="touchline backend list",
             )
         try:
@@ -101,7 +101,7 @@ def install_environment(name: str, on_message: MessageCallback = ignore_message)
 def _make(environment: Environment, folder: Path, on_message: MessageCallback) -> None:
     """Make a virtual environment with the pinned packages; a partial one is deleted."""
     shutil.rmtree(folder, ignore_errors=True)
-    on_message(f"making {folder} with {', '.join(environment.packages)} (some GB, some minutes)")
+    on_message(f"installing {folder} with {', '.join(environment.packages)} (some GB, some minutes)")
     try:
         venv.create(folder, with_pip=True, symlinks=True)
         first, *others = environment.packages
@@ -120,10 +120,10 @@ def _pip(environment: Environment, python: Path, packages: Sequence[str]) -> Non
         lines = [line for line in done.stderr.strip().splitlines() if line.strip() and not line.startswith("WARNING")]
         said = "; ".join(lines[-_LAST_LINES:])
         raise HostError(
-            f"the environment of the backend {environment.name} cannot be made: {said}",
-            expected="a package index that pip reaches, and disk space",
-            hint=f"{environment.install_command} where there is a network; or backends.{environment.name}.python in "
-            "your config file: the interpreter of an environment with these packages",
+            f"the environment of the backend {environment.name} cannot be installed: {said}",
+            expected="a package index reachable by pip, and disk space",
+            hint=f"run {environment.install_command} with a network, or set backends.{environment.name}.python "
+            "in your config file to an interpreter with these packages",
         )
 
 
@@ -136,7 +136,7 @@ def _apart(environment: Environment) -> BackendState:
             python=None,
             python_version=None,
             versions={},
-            problem=f"{found.missing}; {environment.install_command}",
+            problem=f"{found.missing}: {environment.install_command}",
             note=environment.note,
         )
     return BackendState(
@@ -162,7 +162,7 @@ def _together(name: str) -> BackendState:
     absent = [package for package in (*_TOGETHER, name) if importlib.util.find_spec(package) is None]
     extras = importlib.metadata.metadata("touchline").get_all("Provides-Extra") or ()
     hint = install_hint(name if name in extras else "train")
-    problem = f"{', '.join(dict.fromkeys(absent))} not installed; {hint}" if absent else None
+    problem = f"{', '.join(dict.fromkeys(absent))} not installed: {hint}" if absent else None
     return BackendState(
         name=name,
         installed=problem is None,

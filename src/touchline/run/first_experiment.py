@@ -123,7 +123,7 @@ def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
         if isinstance(default, Missing) and ask is None:
             message = f"{question.flag}: {default.missing}"
             finding = Finding(code="EX004", severity=Severity.ERROR, subject=question.flag, message=message)
-            hint = f"name the answer: {question.flag} {question.metavar}"
+            hint = f"add {question.flag} {question.metavar}"
             raise InputError("a question without a default", findings=[finding], hint=hint)
         _ask_one(interview, question, default, ask)
 
@@ -165,7 +165,7 @@ def _write(interview: Interview) -> Start:
     ]
     longest, context = interview.row_tokens[2], _context(models)
     if 0 < context < longest:
-        notes.append(f"warning: the longest row has {longest:,} tokens, the model reads at most {context:,}")
+        notes.append(f"warning: the longest row has {longest:,} tokens, but the model's context is {context:,}")
     answers = tuple(interview.answers[question.name] for question in QUESTIONS if question.name in interview.answers)
     return Start(path=path, notes=tuple(notes), answers=answers, command=interview.command())
 
@@ -204,8 +204,8 @@ def _yaml(interview: Interview) -> str:
     labels = interview.labels if value("task") == "classification" else ()
     about = f"{len(labels)} labels: {', '.join(labels)}" if labels else _about_task(value("task"))
     lines = [
-        "# An experiment. Every key is explained in docs/reference/experiment.md.",
-        "# Check and estimate it with `touchline plan`, then train with `touchline run`.",
+        "# Experiment. All keys: docs/reference/experiment.md",
+        "# Check and estimate it with `touchline plan`, then run it with `touchline run`.",
         f"name: {_quoted(value('name'))}",
         f"question: {interview.question}   # your question",
         f"task: {_quoted(value('task'))}   # {' '.join(about.split())}",
@@ -236,13 +236,13 @@ def _data_lines(interview: Interview, path: str) -> Iterator[str]:
     data = interview.columns
     yield "data:"
     rows, origin = interview.split_rows("train"), interview.info.split_origin
-    yield f"  path: {_quoted(path)}   # {rows:,} training rows; splits: {origin}"
+    yield f"  path: {_quoted(path)}   # {rows:,} training rows, splits: {origin}"
     if data.messages is not None:
-        yield f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"
+        yield f"  messages: {_quoted(data.messages)}   # column with the chat, whose last turn is the answer"
     else:
         yield f"  input: {_flow(data.input)}   # shown to the model as {{input}}"
         yield f"  output: {_quoted(data.output)}   # the answer to learn"
-        yield '  # prompt: "Question: {input}"   # your own wording; any column may stand in braces'
+        yield '  # prompt: "Question: {input}"   # your own prompt, with any column in braces'
 
 
 def _train_lines(interview: Interview) -> Iterator[str]:
@@ -255,7 +255,7 @@ def _train_lines(interview: Interview) -> Iterator[str]:
     if "train.global_batch_size" not in value("vary"):
         yield f"  global_batch_size: {batch}   # {rows:,} training rows: {-(-rows // batch):,} steps per epoch"
     if "train.learning_rate" not in value("vary"):
-        rate = "1e-3" if interview.has_example_data else "auto   # by a published rule, which the plan names"
+        rate = "1e-3" if interview.has_example_data else "auto   # from a published rule, named in the plan"
         yield f"  learning_rate: {rate}"
     length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
     length = min(length, context) if context else length
@@ -273,9 +273,9 @@ def _train_lines(interview: Interview) -> Iterator[str]:
 
 def _factor_lines(factors: Mapping[str, Sequence[object]]) -> Iterator[str]:
     if factors:
-        yield "factors:   # settings to compare; every combination is a run"
+        yield "factors:   # settings to compare: every combination is a run"
     else:
-        yield "# factors:   # settings to compare, none so far: {train.lora.rank: [8, 32]}"
+        yield "# factors:   # settings to compare, for example: {train.lora.rank: [8, 32]}"
     for key, levels in factors.items():
         yield f"  {key}: {_flow(levels)}"
 

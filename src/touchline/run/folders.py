@@ -82,7 +82,7 @@ class ExperimentFolder:
             raise InputError(
                 f"{str(self.yaml)!r} does not exist",
                 expected="an experiment.yaml, or a folder with one",
-                hint="touchline demo makes a whole one to start from",
+                hint="touchline demo creates a complete example",
             )
         self.root = self.yaml.resolve().parent
         self.plan_json = self.root / "plan.json"
@@ -138,9 +138,9 @@ class ExperimentFolder:
         if (missing := missing_decision(found)) is not None:
             lines = ", ".join(map(str, damaged_lines(self.ledger)))
             raise InputError(
-                f"{self.ledger}: the decision on {missing} is missing{f'; damaged: line {lines}' if lines else ''}",
-                expected="every decision that later ones follow from",
-                hint="put the file back from a copy, or plan another experiment in a folder of its own",
+                f"{self.ledger}: the decision on {missing} is missing{(f' (damaged: line {lines})' if lines else '')}",
+                expected="every decision that later decisions depend on",
+                hint="restore the file from a copy, or plan another experiment in a new folder",
             )
         return found
 
@@ -245,7 +245,7 @@ class ExperimentFolder:
                 if file in GENERATED_FROM_PLAN:
                     raise PlanDriftError(
                         f"{str(path)!r} was changed by hand",
-                        expected="changes in setup_finetune.yaml, which touchline turns into this file",
+                        expected="changes in setup_finetune.yaml, from which touchline writes this file",
                         hint="move it away, edit setup_finetune.yaml, then: "
                         f"touchline prepare {quoted(str(self.root))} --run {name} --accept",
                     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from touchline.core.clock import Clock
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_regular
-from touchline.core.status import HEARTBEAT_STALE_SECONDS, Attempt, JobState
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, KILLED, Attempt, JobState
 from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
@@ -109,14 +109,12 @@ class JobTracker:
             # No answer yet, or an end whose exit code is not reported yet. A row without an end does not show that it
             # is alive.
             if kept is None or kept.row.state.ended:
-                return replace(
-                    view, reason=view.reason or "squeue no longer lists it; sacct has not reported its end yet"
-                )
+                return replace(view, reason=view.reason or "not in squeue, end not yet reported by sacct")
         gone = self._gone_seconds(each, job_id)
         if gone is not None and gone >= _LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
             reason = f"lost: not in SLURM for {format_seconds(gone)}, and no heartbeat"
             return last_view(known, reason)
-        return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
+        return replace(view, reason=f"not in SLURM{(f', {view.reason}' if view.reason else '')}")
 
     def submitted(self, job_id: str) -> None:
         """Note a submission: the queue may list the job only after some seconds."""
@@ -189,7 +187,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
         state, reason = JobState.RUNNING, "started without SLURM"
     else:
         state = JobState.UNKNOWN if end is None else end.state
-        reason = "killed (no exit record)" if end is None else end.reason
+        reason = KILLED if end is None else end.reason
     return JobView(
         job_id=start.job_id,
         state=state,

@@ -1,4 +1,4 @@
-"""Jobs of an experiment: trainings, parents first, and evaluations."""
+"""Jobs of an experiment: runs, parents first, and evaluations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_training_to_end(folder: ExperimentFolder, run: PlannedRun) -> bool:
 
 
 def training_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
-    """Return the trainings that are not done, each stage after its parent."""
+    """Return the runs that are not done, each stage after its parent."""
     leads = _leads(planned, runs)
     jobs = [_training(planned, run, leads) for run in runs if leads.get(run.name) == run.name]
     return [

@@ -124,7 +124,9 @@ def work(
     room *= planned.plan.machine.slots if room == [()] else 1
     if planned.plan.executor != "local":
         if epochs is not None:
-            raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for a cluster")
+            raise InputError(
+                "--epoch works only on this machine", hint="evaluate.epochs in experiment.yaml for a cluster"
+            )
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
         # Jobs that were not waited for have ended too, and may be planned again.
         seen = executor.query_jobs(jobs)
@@ -145,7 +147,7 @@ def work(
                 on_message=on_message,
             )
         except KeyboardInterrupt:
-            on_message("the jobs stay in the queue; continue: `touchline resume`; end them: `touchline cancel --all`")
+            on_message("the jobs stay in the queue (continue: `touchline resume`, cancel: `touchline cancel --all`)")
             raise
         return ExecutionResult(planned=recovery.planned, stopped=recovery.stopped)
     watch = _watching(planned, runs, on_progress, at_once=len(room), train=train, epochs=epochs)
@@ -256,7 +258,7 @@ def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger
     """Return the jobs to start now. Recovery decides about jobs that failed."""
     seen = executor.query_jobs(jobs)
     if executor.trouble:
-        raise HostError(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
+        raise HostError(f"no job submitted now: {executor.trouble}", hint="touchline doctor")
     close_ended(ledger, seen)
     wanted: list[Job] = []
     for job in jobs:
@@ -273,7 +275,7 @@ def _submitted(
 ) -> Submitted | None:
     after = [ids[name] for name in job.after if ids.get(name)]
     if len(after) < len(job.after) and not any(name in recovery.stopped for name in job.after):
-        return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
+        return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not submitted")
     try:
         job_id = begin(job, executor, ledger, (), after, is_done=lambda: not recovery.before(job))
     except SubmissionLimitError as fault:
@@ -287,7 +289,7 @@ def _submitted(
     if job_id is None:
         return None
     ids[job.name] = job_id
-    word = "in the queue already" if active else "submitted"
+    word = "already in the queue" if active else "submitted"
     return Submitted(job=job.name, job_id=ids[job.name], word=word)
 
 
@@ -308,7 +310,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     if executor.trouble and not living:
         raise HostError(
             f"cannot query the SLURM queue: {executor.trouble}",
-            hint="the same command later",
+            hint="retry in a few minutes",
         )
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
@@ -377,7 +379,6 @@ class _Group:
     words: tuple[str, ...]
     """Options of sbatch in the place of those in the script."""
     jobs: list[Job] = field(default_factory=list)
-    """The jobs."""
 
 
 def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
@@ -411,15 +412,15 @@ def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
                     code=REFUSED,
                     severity=Severity.ERROR,
                     subject="sbatch",
-                    message=f"SLURM refuses {plural(len(group.jobs), 'job')} ({names}): {found.reason}; "
-                    f"asked for: {' '.join(asked)}",
+                    message=f"SLURM rejects {plural(len(group.jobs), 'job')} ({names}): {found.reason} "
+                    f"(requested: {' '.join(asked)})",
                     hint=found.hint or "touchline doctor",
                     where=Location(path=str(job.folder / job.script)),
                 )
             )
     if findings:
         raise FindingsError(
-            "nothing is submitted: `sbatch --test-only` is refused", hint=findings[0].hint, findings=findings
+            "no job submitted, because `sbatch --test-only` was rejected", hint=findings[0].hint, findings=findings
         )
 
 

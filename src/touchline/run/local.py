@@ -10,7 +10,7 @@ from pathlib import Path
 
 from touchline.core.errors import HostError
 from touchline.core.files import disk_errors, open_append
-from touchline.core.status import Attempt, JobState
+from touchline.core.status import KILLED, Attempt, JobState
 from touchline.run.processes import send_signal
 from touchline.run.protocol import Job
 from touchline.run.statusfiles import identity_of, read_attempts
@@ -80,7 +80,7 @@ class LocalExecutor:
                 active=False,
                 source="process",
                 exit_code=child.returncode,
-                reason="killed (no exit record)" if own or killed else "ended before it began; its output says why",
+                reason=KILLED if own or killed else "ended before it began (see its output)",
             )
         return _told(job, attempts[-1]) if attempts else None
 
@@ -112,7 +112,7 @@ def _told(job: Job, attempt: Attempt) -> JobView:
         active=False,
         source="process" if end is None else "exit file",
         exit_code=None if end is None else end.code,
-        reason="killed (no exit record)" if end is None else end.reason,
+        reason=KILLED if end is None else end.reason,
         restarts=attempt.start.restart,
         node=attempt.start.host,
         started_unix=attempt.start.time_unix,

@@ -34,7 +34,7 @@ def get_model(name: str, settings: UserConfig) -> ModelInfo:
             raise
     if name not in EXPORTABLE:
         raise InputError(
-            f"touchline cannot fetch {name!r}",
+            f"touchline cannot download {name!r}",
             expected=f"one of {', '.join(EXPORTABLE)}, or a folder that you put under {str(settings.models_dir)!r}",
             hint=how_to_get(name, settings.models_dir),
         )

@@ -101,7 +101,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     answer = Optimization(
         experiment=before.experiment,
         proposals=tuple(found),
-        runs=tuple(compare(before, after, dict.fromkeys(started, "it has started, and stays what it is"))),
+        runs=tuple(compare(before, after, dict.fromkeys(started, "it has started and is not changed"))),
         training_before=training_seconds(before),
         training_after=training_seconds(after),
         placement_before=placed[0][0],
@@ -160,7 +160,7 @@ class _Planner:
         settings = ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
         for key in sorted(self.fixed):
             if key.startswith(settings):
-                yield f"{key} is left as it is: the experiment varies it"
+                yield f"{key} is not changed, because the experiment varies it"
         if self._old is not None:
             yield from unused_override_lines(self._old)
 
@@ -197,8 +197,8 @@ def _placed(
         if unknown:
             why = next(run.evaluate_seconds.missing for run in runs if isinstance(run.evaluate_seconds, Missing))
             notes.append(
-                f"{len(unknown)} evaluations are not part of the makespan and the verdict ({why}); "
-                "--evaluation-minutes N says how long one takes"
+                f"{len(unknown)} evaluations are not part of the makespan and the verdict ({why}): give their "
+                "time with --evaluation-minutes N"
             )
         evaluations -= unknown
     try:
@@ -212,7 +212,7 @@ def _placed(
     except InputError as fault:
         return Missing(missing=fault.message), notes
     if not jobs:
-        return Missing(missing="nothing is left to place"), notes
+        return Missing(missing="no jobs left to schedule"), notes
     return place(jobs, request.cluster, deadline_minutes=deadline_minutes), notes
 
 

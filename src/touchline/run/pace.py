@@ -113,7 +113,7 @@ def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) 
         waited_seconds: seconds since its attempt began; None if none is running.
     """
     if run.batches is None:
-        return Missing(missing="nothing is trained")
+        return Missing(missing="no training")
     left = run.batches.steps - recent.steps_done
     if not recent.steps and recent.steps_done == 0:
         return _whole(run, waited_seconds)
@@ -125,7 +125,7 @@ def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) 
     value, low, high = _pauses(run, recent, share)
     rests = f"{left} steps at the pace of the last {pace.steps}" if pace.steps else f"{left} steps as planned"
     if 0 < pace.steps < ENOUGH_STEPS and planned_pace(run) is not None:
-        rests += ", weighed with the plan's"
+        rests += ", weighted with the plan's"
     return Quantity(
         value=left * pace.seconds + value,
         unit="s",
@@ -149,7 +149,7 @@ def _whole(run: PlannedRun, waited_seconds: float | None) -> Measured:
         low=max(low - passed, 0.0),
         high=max(high - passed, 0.0),
         coverage=plan.coverage,
-        method="as planned, less what has passed" if passed else "as planned, from its start",
+        method="as planned, minus elapsed time" if passed else "as planned",
     )
 
 

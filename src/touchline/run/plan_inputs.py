@@ -49,7 +49,7 @@ def decided_by(
 
 
 def decided_on_disk(yaml: Path) -> Decided:
-    """Return what the plan beside an experiment's file has decided.
+    """Return what the plan next to an experiment's file has decided.
 
     Raises:
         InputError: plan.json is broken.
@@ -75,7 +75,7 @@ def refuse_other_slots(old: Plan, experiment: Experiment) -> None:
     wanted = experiment.compute.slots
     if old.machine.kind == "cpu" and wanted not in ("auto", old.machine.slots):
         raise PlanDriftError(
-            f"compute.slots is {wanted}, and trainings have started in {plural(old.machine.slots, 'slot')}",
-            expected="the same number of threads for all runs, on which rounding depends",
+            f"compute.slots is {wanted}, but runs have started in {plural(old.machine.slots, 'slot')}",
+            expected="the same number of threads for all runs, because it affects rounding",
             hint=f"compute.slots={old.machine.slots}, or another experiment",
         )

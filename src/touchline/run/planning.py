@@ -46,7 +46,6 @@ class LoadedPlan:
     """A plan and where it lies."""
 
     plan: Plan
-    """The plan."""
     folder: ExperimentFolder
     """Its experiment."""
     changed: bool
@@ -88,8 +87,8 @@ def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
     names = folder.leftovers([run.name for run in plan_.runs])
     if names:
         yield (
-            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: {', '.join(names)}; "
-            "delete by hand, or put the levels back"
+            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: "
+            f"{', '.join(names)} (delete by hand, or restore the levels)"
         )
 
 
@@ -161,11 +160,11 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         count = "1 evaluation" if number == 1 else f"{number} evaluations"
         if now is None:
             stay = "stays" if number == 1 else "stay"
-            yield f"{count} on {task}, which the plan no longer asks, {stay}, with logs and scores"
+            yield f"{count} on {task}, no longer in the plan, {stay} with logs and scores"
             continue
         yield (
-            f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
-            f"the plan evaluates again ({now}), and no comparison mixes the two"
+            f"{count} on {task} with other settings ({before}) stay{'s' if number == 1 else ''} with logs and "
+            f"scores. Comparisons use only the new settings ({now})"
         )
 
 
@@ -182,7 +181,7 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
         raise FindingsError(
             error_count(loaded.document.path, errors),
             findings=errors,
-            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} ignores it",
+            hint=f"touchline check --explain {errors[0].code}, or --allow {errors[0].code} to ignore it",
         )
 
 
@@ -244,8 +243,8 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
     changed += [f"the model {name!r}" for name, info, now in _models(old, seen) if _is_changed(info, now)]
     if changed:
         raise PlanDriftError(
-            f"{' and '.join(changed)} changed since it was planned",
-            expected="what the plan was made from",
+            f"{' and '.join(changed)} changed since planning",
+            expected="the planned content",
             hint=plan_command(planned.folder, old.overrides),
         )
 
@@ -274,8 +273,8 @@ def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
     if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
         most = replace(needed, value=needed.high or needed.value)
         yield (
-            f"the runs may leave {short_size(most)} and {str(folder.root)!r} has {short_size(free)} free, "
-            "train.checkpoint.keep sets how many checkpoints stay"
+            f"the runs need up to {short_size(most)}, but {str(folder.root)!r} has {short_size(free)} free: "
+            "set train.checkpoint.keep"
         )
 
 
@@ -301,7 +300,7 @@ def commit_plan(
     except PlanDriftError as error:
         if not dry_run:
             raise
-        notes = (*notes, f"without --dry-run this plan is refused: {error.message}; {error.hint}")
+        notes = (*notes, f"without --dry-run this plan is an error: {error.message} ({error.hint})")
     if old is not None and all(folder.has_started(run.name) for run in new.runs if run.train is not None):
         # No estimate was made again, so that runs found since then say nothing of it.
         new = replace(new, past_runs=old.past_runs)
@@ -344,15 +343,15 @@ def refuse_drift(
     if waiting := sorted(set(drifted).intersection(folder.queued() - set(over))):
         raise PlanDriftError(
             f"the plan changes runs that are queued or running: {', '.join(waiting)}",
-            expected="nothing of them in a queue",
-            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
-            f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
+            expected="none of them in a queue",
+            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}, then touchline status "
+            f"{quoted(str(folder.root))}",
         )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {describe_change(old, new, name)}" for name in drifted)
         raise PlanDriftError(
             f"the plan changes runs that have already started: {what}",
-            expected="the things that the plan was made from, unchanged",
+            expected="unchanged inputs of the plan",
             hint="undo the change, or keep it and move their results aside: "
             + plan_command(folder, new.overrides, "--accept"),
         )
@@ -365,7 +364,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     run_ = old.run(name)
     if run_ is None or run_.train is None:
-        raise InputError(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
+        raise InputError(f"{name} is a control without training", hint="touchline plan DIR --accept")
     now = flat_settings(run_)
     edits = {key: value for key, value in edited.items() if now.get(key) != value}
     if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:

@@ -41,8 +41,8 @@ def recipe_files(run: PlannedRun, root: Path) -> dict[str, str]:
     data = read_bytes(path, LIMIT_BYTES) if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != run.recipe.sha256:
         raise PlanDriftError(
-            f"the recipe {run.recipe.path!r} changed since it was planned",
-            expected="what the plan was made from",
+            f"the recipe {run.recipe.path!r} changed since planning",
+            expected="the planned content",
             hint=f"touchline plan {quoted(str(root))}",
         )
     return {f"{RECIPE_MODULE}.py": data.decode()}
@@ -60,6 +60,6 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
     notes: list[str] = []
     for run in runs:
         kept = folder.write_run(run.name, run_files(planned.plan, run, site) | recipe_files(run, folder.root))
-        notes += [f"{run.name}/{file} was changed by hand and is left as it is" for file in kept]
+        notes += [f"{run.name}/{file} was changed by hand and is not overwritten" for file in kept]
     kept = folder.write_experiment(experiment_files(folder.started_plan()))
-    return notes + [f"{file} is not as touchline would write it, and is left as it is" for file in kept]
+    return notes + [f"{file} differs from what touchline would write, and is not overwritten" for file in kept]

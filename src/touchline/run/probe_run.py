@@ -50,7 +50,7 @@ def heaviest(plan: Plan) -> PlannedRun:
     """
     trained = [run for run in plan.runs if run.batches is not None and run.train is not None]
     if not trained:
-        raise InputError("no run of this plan trains anything")
+        raise InputError("no run of this plan is trained")
 
     def weight(run: PlannedRun) -> tuple[float, int]:
         memory = run.peak_memory
@@ -83,9 +83,9 @@ def probe_run(
         RunsFailedError: the first try could not be made.
     """
     if run.train is None or run.batches is None:
-        raise InputError(f"{run.name} is a control: it trains nothing", hint="--run another one")
+        raise InputError(f"{run.name} is a control without training", hint="choose a trained run with --run")
     if run.train.backend != PROBED:
-        raise InputError(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
+        raise InputError(f"a probe runs the trainer {PROBED!r}, but {run.name} is trained by {run.train.backend!r}")
     lengths = _lengths(planned.plan, run, planned.folder.root, settings)
     batches = {size: _largest(run, lengths, size) for size in divisors(run.train.global_batch_size)}
     machine = machine_here(planned.plan.gpus_per_run)
@@ -106,7 +106,7 @@ BUDGET_SECONDS = 4.0
 """Time budget of its steps beyond the minimum number; process start is extra."""
 _BUSY = 1.5
 """Load per thread above which other processes use the machine."""
-_BUSY_WORDS = "the machine was busy (load {:.1f}): the times of this plan are those of a machine as busy as that"
+_BUSY_WORDS = "The machine was busy during the probe (load {:.1f}). Expect shorter times when it is idle."
 PATIENCE_SECONDS = 180.0
 """Timeout of a quick probe."""
 
@@ -149,21 +149,18 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
     waiting = [run for run in plan.runs if not folder.has_started(run.name)]
     unknown = unmeasured(plan, waiting, settings)
     for run in unmeasured_slots(plan, folder):
-        on_message(f"how fast {slots_of_probe(plan)} trainings are at once is not measured here: trying some steps")
+        on_message(f"No measurements of {slots_of_probe(plan)} runs at once on this machine. Running a short probe.")
         learned = measure_slots(plan, run, folder.root, settings, on_message) or learned
         unknown = [other for other in unknown if other.model != run.model]
     for run in unknown:
-        on_message(
-            f"nothing was measured of {run.model} on this machine: trying some of its training steps for a few seconds "
-            "(--no-probe leaves that out)"
-        )
+        on_message(f"No measurements of {run.model} on this machine. Running a short probe (skip with --no-probe).")
         try:
             one = quick_probe(plan, run, folder.root, settings)
         except TouchlineError as fault:
-            on_message(f"the probe gave nothing ({fault.message}): the plan is based on formulas")
+            on_message(f"probe failed ({fault.message}), so the plan is based on formulas")
             continue
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
-        on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan is based on formulas"))
+        on_message(f"probe: {describe(one)}" + ("" if kept else ", so the plan is based on formulas"))
         if kept and (load := busy_load(one)) is not None:
             on_message(_BUSY_WORDS.format(load))
         learned = learned or kept
@@ -171,7 +168,7 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
 
 
 WORTH_SECONDS = 60.0
-"""Predicted time of all trainings below which slots are not measured: a probe of them takes half a minute."""
+"""Predicted time of all runs below which slots are not measured: a probe of them takes half a minute."""
 
 
 def slots_of_probe(plan: Plan) -> int:
@@ -207,7 +204,7 @@ def _is_busy(machine: TargetMachine) -> bool:
 
 
 def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, on_message: MessageCallback) -> bool:
-    """Measure some steps of a run with all threads, then in slots beside each other, and store both in the history.
+    """Measure some steps of a run with all threads, then in slots at the same time, and store both in the history.
 
     Args:
         plan: plan of the experiment.
@@ -226,18 +223,18 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
         if whole.seconds_per_step is None:
             return whole.outcome.out_of_memory
         if (load := busy_load(whole)) is not None:
-            on_message(f"{_BUSY_WORDS.format(load)}, and slots are not measured")
+            on_message(f"{_BUSY_WORDS.format(load)} Runs at once were not measured.")
             return True
         in_slots = quick_probe(plan, run, root, settings, count, whole.seconds_per_step)
     except TouchlineError as fault:
-        on_message(f"the probe gave nothing ({fault.message})")
+        on_message(f"probe failed ({fault.message})")
         return False
     seconds = in_slots.seconds_per_step
     if seconds is None:
         on_message(f"probe, {count} at once: {describe(in_slots)}")
     else:
         gain = count * whole.seconds_per_step / seconds
-        on_message(f"probe, {count} at once: {describe(in_slots)}; {gain:.2f} times as fast as one after the other")
+        on_message(f"probe, {count} at once: {describe(in_slots)}, {gain:.2f} times as fast as one after the other")
     return True
 
 
@@ -264,8 +261,8 @@ def quick_probe(
         run: run of our trainer.
         root: experiment folder.
         settings: user config with models, caches and history.
-        slots: processes that do the same steps beside each other.
-        whole_seconds_per_step: of a probe of slots, the same step with all threads and nothing beside it.
+        slots: processes that do the same steps at the same time.
+        whole_seconds_per_step: of a probe of slots, the same step with all threads and nothing next to it.
 
     Raises:
         InputError: the model cannot be loaded.
@@ -316,7 +313,7 @@ def _usual(run: PlannedRun, lengths: ExampleLengths) -> MicroBatch:
     assert run.train is not None
     forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
     if isinstance(forecast, Missing) or run.batches is None:
-        raise InputError(f"the batches of {run.name} are not known")
+        raise InputError(f"the batches of {run.name} are unknown")
     tokens = float(forecast.micro_batch_tokens.mean())
     rows = max(1, min(forecast.largest.rows, run.batches.micro_batch_size))
     width = max(2, math.ceil(tokens / rows))

@@ -110,7 +110,7 @@ def probe(
         tries=tuple(tries),
         largest=found.largest,
         recommended=found.recommended,
-        ended=f"{found.ended.value}{'; that was no lack of memory' if unproven else ''}",
+        ended=f"{found.ended.value}{' (not caused by memory)' if unproven else ''}",
     )
 
 
@@ -132,7 +132,7 @@ def try_batch(
         batch: micro-batch.
         host_limit_bytes: resident set above which the process is killed.
         timeout_seconds: time after which it is killed.
-        slots: processes that do the same steps beside each other; of one of them the steps are timed.
+        slots: processes that do the same steps at the same time; of one of them the steps are timed.
         threads: compute threads of each on a CPU; all if None.
 
     Returns:
@@ -154,11 +154,11 @@ def try_batch(
         killed, seen_bytes = _watch(process, host_limit_bytes, began + timeout_seconds)
         wall_seconds = time.monotonic() - began
         if any(other.poll() is not None for other in beside):
-            outcome, message = ProbeOutcome.CRASHED, "a process beside it has ended"
+            outcome, message = ProbeOutcome.CRASHED, "another process of the probe has ended"
         elif killed is ProbeOutcome.HOST_OOM:
-            outcome, message = killed, f"its process took more than {format_bytes(host_limit_bytes)} and was ended"
+            outcome, message = killed, f"its process took more than {format_bytes(host_limit_bytes)} and was killed"
         elif killed is not None:
-            outcome, message = killed, f"it did not end in {format_seconds(wall_seconds)}"
+            outcome, message = killed, f"it did not end within {format_seconds(wall_seconds)}"
         else:
             reply = _reply(_tail(output))
             outcome, message = _judged(process.returncode, reply, host_limit_bytes, _tail(talk))
@@ -227,11 +227,11 @@ def _judged(code: int, reply: ProbeReply, limit_bytes: int, talk: str) -> tuple[
     if reply.fault is not None:
         return ProbeOutcome.CRASHED, reply.fault.message
     if code == -signal.SIGKILL:
-        return ProbeOutcome.HOST_OOM, "killed from outside, as the kernel does where memory runs out"
+        return ProbeOutcome.HOST_OOM, "killed, as the kernel does when memory runs out"
     lines = told_faults(talk) or [line.strip() for line in talk.splitlines() if line.strip()]
     ended = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"code {code}"
     said = f": {lines[-1][:300]}" if lines else ""
-    return ProbeOutcome.CRASHED, f"it ended with {ended} and without an answer{said}"
+    return ProbeOutcome.CRASHED, f"it ended with {ended} and no result{said}"
 
 
 def _exceeds(answer: ProbeAnswer, limit_bytes: int) -> bool:
@@ -295,7 +295,7 @@ def require_packages() -> None:
     absent = absent_packages(_NEEDED)
     if absent:
         raise HostError(
-            f"training steps need {', '.join(absent)}, which this environment has not", hint=install_hint("train")
+            f"training steps need {', '.join(absent)}, not installed in this environment", hint=install_hint("train")
         )
 
 

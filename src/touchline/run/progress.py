@@ -26,7 +26,7 @@ class JobProgress:
     total: int
     """Total steps or items; 0 if unknown."""
     text: str
-    """Text beside the bar: loss, item, or reason for waiting."""
+    """Text next to the bar: loss, item, or reason for waiting."""
     left: Measured = NOT_ESTIMATED
     """Predicted remaining seconds."""
     run: str | None = None

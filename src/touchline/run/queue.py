@@ -138,7 +138,7 @@ class _Queue:
         if self.running:
             self.views = dict(self._executor.query_jobs(self.jobs()))
             if self._executor.trouble:
-                self._say(f"{self._executor.trouble}; asked again later, and until then everything stands as it was")
+                self._say(f"{self._executor.trouble} (retrying later, no change until then)")
         for name, (job, slot) in list(self.running.items()):
             view = self.views.get(name)
             if view is not None and view.active:
@@ -183,7 +183,7 @@ class _Queue:
         try:
             job_id = begin(job, self._executor, self._ledger, slot, after, is_done=lambda: not self._before(job))
         except (SubmissionLimitError, SubmissionUnknownError) as fault:
-            self._say(f"{fault.message}; tried again later")
+            self._say(f"{fault.message} (retrying later)")
             self._free.insert(0, slot)
             return False
         except SubmissionRejectedError as fault:

@@ -58,7 +58,7 @@ def removed_lines(folder: ExperimentFolder) -> Iterator[str]:
     except InputError:
         return
     if found := drop_removed(data):
-        yield f"not shown: {'; '.join(map(str, found))}"
+        yield f"not shown: {', '.join(map(str, found))}"
 
 
 def recorded_lines(folder: ExperimentFolder, plan: Plan) -> Iterator[str]:
@@ -73,7 +73,7 @@ def recorded_lines(folder: ExperimentFolder, plan: Plan) -> Iterator[str]:
         yield f"experiment.yaml was edited since this plan, and has errors: {error.message}"
         return
     if found is not None:
-        yield f"experiment.yaml was edited since this plan: {found.text}; `{plan_command(folder)}` plans the file"
+        yield f"experiment.yaml was edited since this plan: {found.text} (plan the file: `{plan_command(folder)}`)"
 
 
 def read_recorded(folder: ExperimentFolder, plan: Plan) -> LoadedExperiment:
@@ -98,7 +98,7 @@ def refuse_other_machine(folder: ExperimentFolder, plan: Plan, settings: UserCon
 
         resolve_target(plan.compute, settings.slurm)
         raise PlanDriftError(
-            "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
+            "the plan is for the CPU of the planning machine, but its jobs request a GPU",
             expected="a plan for the GPU of the nodes",
             hint=plan_command(folder, plan.overrides),
         )
@@ -127,7 +127,7 @@ def choose_overrides(
 def change_lines(folder: ExperimentFolder, found: FileChanges | None) -> Iterator[str]:
     """Yield the line that names the settings of a new plan that are not those of the plan before."""
     if found is not None and found.differences:
-        yield f"since the last plan: {found.text}; to plan as before: `{plan_command(folder, found.restoring)}`"
+        yield f"since the last plan: {found.text} (to plan as before: `{plan_command(folder, found.restoring)}`)"
 
 
 @contextmanager
@@ -144,11 +144,11 @@ def explained_drift(folder: ExperimentFolder, found: FileChanges | None) -> Iter
 def _not_chosen(folder: ExperimentFolder, found: FileChanges, given: Sequence[str] = ()) -> PlanDriftError:
     """Return the error for a file and a plan that differ, with the command for either."""
     file = f"the file{' with the overrides given' if given else ''}"
-    recorded = "what is recorded" if found.is_complete else "the file with the recorded overrides"
-    again = "the same command, without overrides" if given else "the same command"
+    recorded = "the recorded plan" if found.is_complete else "the file with the recorded overrides"
+    again = f"rerun this command{' without overrides' if given else ''}"
     choices = ((given, file), (found.restoring, recorded))
     return PlanDriftError(
-        f"{str(folder.yaml)!r} and the recorded plan are two experiments: {found.text}",
-        expected="one of the two, planned by name",
-        hint=f"{'; '.join(f'`{plan_command(folder, own)}` plans {which}' for own, which in choices)}; then {again}",
+        f"{str(folder.yaml)!r} and the recorded plan differ: {found.text}",
+        expected="one of the two",
+        hint=f"{' or '.join((f'`{plan_command(folder, own)}` plans {which}' for own, which in choices))}, then {again}",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, Attempt, EndReason, JobState
+from touchline.core.status import EXIT_OUT_OF_MEMORY, EXIT_PARENT_NOT_READY, KILLED, Attempt, EndReason, JobState
 from touchline.core.units import format_seconds
 from touchline.data.evaluations import SCORES_SUFFIX
 from touchline.data.metrics import AttemptRow
@@ -76,7 +76,7 @@ class Recovery:
         for job in jobs:
             failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
             if (decision := repeated_failure_decision(failures)) is not None:
-                self._stop(job, f"{decision.why}; `--retry` starts it anyway", failures)
+                self._stop(job, f"{decision.why} (`--retry` starts it anyway)", failures)
                 continue
             if (parent := self._stopped_parent(job)) is not None:
                 self._stop(job, _will_not_be(parent), ())
@@ -103,7 +103,7 @@ class Recovery:
         size, now = self._smaller.get(_shape(run)), run.train.micro_batch_size
         if size is None or not isinstance(now, int) or now <= size or self.planned.folder.has_started(run.name):
             return True
-        self._plan_smaller(run, size, f"{run.name}: {size} examples a forward pass, as its sibling did not fit")
+        self._plan_smaller(run, size, f"{run.name}: {size} examples per forward pass, because its sibling did not fit")
         return True
 
     def after(self, job: Job, view: JobView) -> Sequence[Job]:
@@ -118,7 +118,7 @@ class Recovery:
         alone = [self._with_limit(other) for other in alone]
         self._playing |= {other.name: other for other in alone}
         if view.state is JobState.OUT_OF_MEMORY or view.exit_code == EXIT_OUT_OF_MEMORY:
-            why = "they did not fit side by side; each is trained alone"
+            why = "they did not fit in one process, so each is trained alone"
             self._ledger.record("decided", job.name, job_id=view.job_id, state=RecoveryAction.AGAIN.value, reason=why)
             self._on_message(f"{', '.join(run.name for run in runs)}: {why}")
             return alone
@@ -168,7 +168,7 @@ class Recovery:
             longer = self._limits[job.name] = 2 * limit
             job = replace(job, time_limit_seconds=longer)
             words = f"retrying once with twice the limit, {format_seconds(longer)}"
-            decision = replace(decision, why=f"{decision.why}; {words}")
+            decision = replace(decision, why=f"{decision.why}, {words}")
         step, why = decision.step, decision.why
         self._ledger.record("decided", job.name, job_id=view.job_id, state=step.value, reason=why, limit_seconds=longer)
         if step is RecoveryAction.STOP:
@@ -243,12 +243,12 @@ class Recovery:
     def _shrink(self, run: PlannedRun, micro: int, per_device: int, decision: Decision) -> Decision:
         """Plan a run with a smaller micro-batch; its siblings that have not started are planned alike."""
         size = halve_micro_batch(micro, per_device)
-        why = f"{decision.why}: now {size}, and {-(-per_device // size)} accumulated to the same global batch"
+        why = f"{decision.why}: now {size} with {-(-per_device // size)} accumulation steps, for the same global batch"
         try:
             self._plan_smaller(run, size, f"{run.name}: {why}")
         except TouchlineError as fault:
             return Decision(
-                step=RecoveryAction.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}"
+                step=RecoveryAction.STOP, why=f"{decision.why}, but it cannot be planned smaller: {fault.message}"
             )
         self._smaller[_shape(run)] = size
         return Decision(step=RecoveryAction.SMALLER, why=why)
@@ -302,7 +302,7 @@ def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequenc
     return Failure(
         state=state,
         exit_code=code,
-        reason="killed (no exit record)" if attempt.exit is None else attempt.exit.reason,
+        reason=KILLED if attempt.exit is None else attempt.exit.reason,
         progressed=_scored(job, attempt) if rows is None else _progressed(job.folder, attempt, later, rows),
         diagnosis=_diagnosis(job, attempt.start.job_id, code),
     )
@@ -334,7 +334,7 @@ def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:
 
 
 def _will_not_be(parent: str) -> str:
-    return f"it builds on {parent}, which will not be trained now"
+    return f"its parent {parent} will not be trained now"
 
 
 def _of_evaluation(job: Job) -> bool:
@@ -352,7 +352,7 @@ def _shape(run: PlannedRun) -> Shape:
 def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping[str, int], reason: str) -> LoadedPlan:
     """Re-plan some runs with other micro-batches: a recorded revision with rewritten folders.
 
-    Their results so far are moved aside; the global batch stays. Their trainings have ended; an evaluation queued
+    Their results so far are moved aside; the global batch stays. Their runs have ended; an evaluation queued
     behind one ends at once, finds nothing, and is started again.
 
     Args:

@@ -39,14 +39,14 @@ class Progress:
         train: bool,
         epochs: str | None,
     ) -> None:
-        """List the missing trainings and evaluations.
+        """List the missing training and evaluation jobs.
 
         Args:
             planned: plan with written folders.
             runs: selected runs.
             on_progress: called with the rows.
             at_once: number of jobs running at the same time, if known.
-            train: whether missing trainings are done.
+            train: whether missing runs are done.
             epochs: checkpoints to evaluate instead of those of experiment.yaml.
         """
         self._runs = {run.name: run for run in runs}
@@ -128,7 +128,7 @@ class Progress:
         return scale_quantity(sum_quantities(self._left.values(), "s"), 1 / at_once, "s")
 
     def _in_slots(self) -> Measured:
-        """Return the time left in the slots of a CPU: trainings in order, those at work first, then evaluations."""
+        """Return the time left in the slots of a CPU: runs in order, those at work first, then evaluations."""
         trainings = sorted(
             (name for name in self._left if name in self._runs), key=lambda name: name not in self._active
         )

@@ -44,7 +44,7 @@ def changed_inputs(
             path = folder.root / file.path
             if not path.is_file():
                 raise InputError(
-                    f"the dataset {str(path)!r} of {each.name} is not there", expected="the file that was planned"
+                    f"the dataset {str(path)!r} of {each.name} does not exist", expected="the file that was planned"
                 )
             if (now := sha256_file(path)) != file.sha256:
                 yield f"dataset {path.name}", file.sha256, now
@@ -59,13 +59,13 @@ def changed_inputs(
                 yield f"{what} of {model.name}", str(planned), str(found)
         if each.recipe is not None:
             path = folder.root / each.recipe.path
-            if (now := sha256_file(path) if path.is_file() else "not there") != each.recipe.sha256:
+            if (now := sha256_file(path) if path.is_file() else "missing") != each.recipe.sha256:
                 yield f"recipe {path.name}", each.recipe.sha256, now
     for task in plan.tasks:
         files = ({} if task.file is None else {task.file: task.sha256}) | task.modules
         for name, expected in files.items():
             path = folder.root / name
-            found = sha256_file(path) if path.is_file() else "not there"
+            found = sha256_file(path) if path.is_file() else "missing"
             if expected is not None and found != expected:
                 yield f"task file {path.name}", expected, found
 
@@ -83,16 +83,16 @@ def write_reproduction(folder: ExperimentFolder, plan: Plan, run: PlannedRun, ta
     wanted = anchored(alone, folder.root)
     text = plan_to_json(wanted)
     if target.resolve() == folder.root or target.resolve().is_relative_to(folder.run(run.name).resolve()):
-        raise PolicyError(f"{str(target)!r} holds the original run", expected="another folder")
+        raise PolicyError(f"{str(target)!r} contains the original run", expected="another folder")
     plan_json = target / "plan.json"
     other = target.is_dir() and any(target.iterdir())
     if other and not (plan_json.is_file() and read_text_bounded(plan_json, _PLAN_LIMIT_BYTES) == text):
         raise PolicyError(
-            f"{str(target)!r} holds something else than a reproduction of {run.name} with this plan",
+            f"{str(target)!r} contains something other than a reproduction of {run.name} with this plan",
             expected="a new folder, or that of an earlier call",
             hint=f"move it away, or: touchline reproduce {quoted(str(folder.root))} --run {run.name} --out DIR",
         )
-    header = f"# Copy for the reproduction of {run.name}; plan.json beside it is what is run.\n"
+    header = f"# Copy for the reproduction of {run.name}. plan.json next to it is what is run.\n"
     write_if_changed(target / "experiment.yaml", header + read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES))
     write_if_changed(plan_json, text)
     return read_planned(target)

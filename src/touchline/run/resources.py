@@ -87,7 +87,7 @@ def resource_figures(found: Sequence[ResourceSummary]) -> dict[str, Measured]:
 
     With several GPUs, the peak is that of the fullest and the mean is over all of them.
     """
-    nothing = Missing(missing="no sampler was at work")
+    nothing = Missing(missing="no sampler was running")
     if not found:
         names = ("tree_mean", "tree_peak", "cpu_mean", "cpu_peak", "gpu_mean", "gpu_peak", "gpu_busy")
         return dict.fromkeys(names, nothing)

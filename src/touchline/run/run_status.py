@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.core.status import EXIT_ALREADY_RUNNING, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
+from touchline.core.status import EXIT_ALREADY_RUNNING, KILLED, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
 from touchline.experiment.runs import RunKind
 from touchline.slurm.job_view import JobView
 
@@ -150,7 +150,7 @@ def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView
         state=state,
         active=state is JobState.RUNNING,
         source="exit file" if end is not None else "heartbeat" if last.alive is None else "process",
-        reason=end.reason if end is not None else "killed (no exit record)" if last.alive is False else "",
+        reason=end.reason if end is not None else KILLED if last.alive is False else "",
         exit_code=None if end is None else end.code,
         restarts=start.restart,
         node=start.host,

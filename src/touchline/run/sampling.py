@@ -103,7 +103,7 @@ class GpuMeter:
             names = range(int(library.nvmlDeviceGetCount())) if visible is None else _names(visible)
             self._gpus = [self._open(name) for name in names]
         except library.NVMLError as error:
-            self.reason = f"NVML refuses: {error}"
+            self.reason = f"NVML error: {error}"
         if not self.reason and not self._gpus:
             self.reason = "the machine has no GPU" if visible is None else "CUDA_VISIBLE_DEVICES names no GPU"
 
@@ -155,7 +155,7 @@ class GpuMeter:
 
     def _summary(self, gpu: _Gpu) -> GpuSummary:
         series, method = (gpu.of_processes, OF_PROCESSES) if gpu.of_processes.count else (gpu.of_device, OF_DEVICE)
-        nothing = f"NVML refuses: {gpu.refused}" if gpu.refused else "not sampled yet"
+        nothing = f"NVML error: {gpu.refused}" if gpu.refused else "not sampled yet"
         return GpuSummary(
             name=gpu.name,
             id=gpu.id,
@@ -199,7 +199,7 @@ WRITE_SECONDS = 5.0
 """Seconds between two writes, equal to the heartbeat."""
 CLOSE_PATIENCE_SECONDS = 2.0
 """Seconds for which the end waits for a hanging sample."""
-RESIDENT = "resident sets of all its processes, summed; shared pages count in each"
+RESIDENT = "sum of the resident sets of its processes, with shared pages in each"
 _SUMMARY = TypeAdapter(ResourceSummary)
 _KIB = 1024
 _LINUX = sys.platform == "linux"
@@ -356,11 +356,11 @@ class Sampler:
 
     def summary(self) -> ResourceSummary:
         """Return the usage so far."""
-        method = f"{RESIDENT}; every {self._sample_seconds:g} s"
-        nothing = "it ended before the first look" if self._samples == 0 else "one look is no duration"
+        method = f"{RESIDENT}, every {self._sample_seconds:g} s"
+        nothing = "it ended before the first sample" if self._samples == 0 else "only one sample"
         gpus = self._gpus.summaries() if isinstance(self._gpus, GpuMeter) else ()
         reason = self._gpus if isinstance(self._gpus, str) else "" if gpus else "no process of the job was on a GPU"
-        cpu = "CPU time over wall-clock time; 100 is one core"
+        cpu = "CPU time over wall-clock time (100 is one core)"
         return ResourceSummary(
             job_id=self._job,
             restart=self._restart,

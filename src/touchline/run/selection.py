@@ -31,7 +31,7 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
     if descriptor is None:
         raise PolicyError(
             f"another touchline command is running on {str(folder.root)!r}",
-            expected="one at a time",
+            expected="wait until that command has ended",
             hint=f"touchline status {quoted(str(folder.root))}",
         )
     try:
@@ -67,9 +67,9 @@ def selected(plan: Plan, only: str | None, whole: Plan | None = None) -> list[Pl
     found = plan.run(only)
     if found is None and whole is not None and whole.run(only) is not None:
         raise PolicyError(
-            f"{only} is planned, and the strategy has not started it",
+            f"{only} is planned, but the strategy has not started it",
             expected=f"one of {', '.join(run.name for run in plan.runs) or 'no run yet'}",
-            hint="touchline status shows what the strategy has decided",
+            hint="touchline status shows the decisions of the strategy",
         )
     if found is None:
         raise no_such_run(only, plan if whole is None else whole)
@@ -96,7 +96,7 @@ def one_run(source: Path, name: str | None) -> tuple[ExperimentFolder, Plan, Pla
     chosen = selected(plan, name, folder.planned())
     if name is None and len(chosen) > 1:
         names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
-        raise InputError("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
+        raise InputError("no run selected", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
     return folder, plan, chosen[0]
 
 

@@ -84,10 +84,10 @@ class SlurmExecutor:
         """
         found = self._queries.find(tokens, since_unix)
         if found is None:
-            fault = self._queries.fault or "the accounting gives no answer"
+            fault = self._queries.fault or "no answer from the accounting"
             raise SubmissionUnknownError(
                 f"SLURM does not report whether a job was submitted: {fault}",
-                hint="nothing was submitted again; rerun later to find it",
+                hint="no second submission was made (rerun later to find the job)",
             )
         for job_id in found.values():
             self._took(job_id)
@@ -107,9 +107,9 @@ class SlurmExecutor:
             case SbatchResult.ACCEPTED:
                 return self._took(submission.job_id)
             case SbatchResult.REFUSED:
-                raise SubmissionRejectedError(f"{what} was refused: {submission.reason}", hint=submission.hint)
+                raise SubmissionRejectedError(f"{what} was rejected: {submission.reason}", hint=submission.hint)
             case SbatchResult.LIMIT:
-                raise SubmissionLimitError(f"{what} was not taken now: {submission.reason}", hint=submission.hint)
+                raise SubmissionLimitError(f"{what} was not accepted now: {submission.reason}", hint=submission.hint)
             case SbatchResult.ABSENT:
                 raise HostError(f"{what} cannot be run here: {submission.reason}", expected=submission.hint)
         return None
@@ -138,7 +138,7 @@ class SlurmExecutor:
         if found:
             return self._took(found[token])
         if found is not None and submission.is_limited:
-            raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=submission.hint)
+            raise SubmissionLimitError(f"{what} was not accepted now: too many jobs in the queue", hint=submission.hint)
         raise SubmissionUnknownError(f"{what} gave no clear answer: {submission.reason}", hint=submission.hint)
 
     def _submission_words(self, job: Job, token: str, after: Sequence[str]) -> list[str]:
@@ -182,7 +182,7 @@ class SlurmExecutor:
             if not answer.ok and "invalid job id" not in answer.err.lower():
                 raise HostError(
                     f"scancel: {answer.err.strip() or f'it ended with {answer.code}'}",
-                    expected="a controller that answers",
+                    expected="an answer from the SLURM controller",
                     hint=f"later: scancel {' '.join(ids[:20])}",
                 )
 

@@ -128,7 +128,7 @@ class SlurmQueries:
         rows = read_queue(answer.out, separator) if answer.ok else None
         self._queue_pace.ends(well=rows is not None)
         if rows is None:
-            self.fault = f"squeue: {_words(answer) or 'an answer that is not whole'}"
+            self.fault = f"squeue: {_words(answer) or 'an incomplete answer'}"
             self.is_absent = answer.code is None and "no such file" in answer.err.lower()
             return
         self.fault = ""

@@ -34,7 +34,6 @@ class JobEvidence:
     """All that is known of one job."""
 
     job_id: str
-    """Its id."""
     is_step: bool
     """Whether it is a step in an allocation with other work: the allocation's state is not its own."""
     attempt: Attempt | None
@@ -156,7 +155,7 @@ def _state(known: JobEvidence, now_unix: float) -> JobView:
     word = _word(known)
     if word is not None:
         if word.state is JobState.NODE_FAIL and _works_on(known, word, now_unix):
-            return _active(JobState.RUNNING, "heartbeat", "its node was taken for dead, and it works on")
+            return _active(JobState.RUNNING, "heartbeat", "its node was reported dead, but it is still running")
         current = end is not None and attempt is not None and (word.restarts or 0) <= attempt.start.restart
         return _final(word, end if current else None, known)
     if end is not None:
@@ -223,7 +222,7 @@ def _final(word: _Word, end: AttemptExit | None, known: JobEvidence) -> JobView:
         proof = out_of_memory_line(known.log())
         if proof is not None:
             return _ended(JobState.OUT_OF_MEMORY, word.source, proof, code=code or None, signal=_SIGKILL)
-        why = "killed by signal 9, and nothing in its output says why: memory of the host, or a kill -9"
+        why = "killed by signal 9 without a message (host memory, or kill -9)"
         return _ended(JobState.UNKNOWN, word.source, why, code=code or None, signal=_SIGKILL)
     if end is not None:
         return _ended(_stopped(end, JobState.FAILED), "exit file", end.reason, code=end.code)

@@ -13,7 +13,7 @@ from touchline.run.statusfiles import read_attempts
 
 
 def spent_device_hours(planned: LoadedPlan) -> float:
-    """Return the device-hours of all trainings and evaluations so far, with failed and superseded attempts.
+    """Return the device-hours of all training and evaluation jobs so far, with failed and superseded attempts.
 
     An attempt without an exit record counts until its last heartbeat. A cohort's attempt, which every run of it
     records, counts once.

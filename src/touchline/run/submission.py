@@ -86,7 +86,7 @@ def begin(
     if executor.trouble:
         # What somebody else has put into the queue would not be seen.
         raise SubmissionLimitError(
-            f"{job.name} is not submitted now: {executor.trouble}", hint="the same command later"
+            f"{job.name} is not submitted now: {executor.trouble}", hint="retry in a few minutes"
         )
     token = secrets.token_hex(8)
     ledger.record("intent", job.name, token=token, gpus=gpus)

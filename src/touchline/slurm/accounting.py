@@ -42,7 +42,6 @@ class AccountingRow:
     raw_id: str
     """The controller's own id."""
     state: JobState
-    """State."""
     word: str
     """SLURM's own word: `CANCELLED by 1000`."""
     exit_code: ExitCode | None
@@ -56,7 +55,6 @@ class AccountingRow:
     nodes: str
     """The nodes it ran on."""
     partition: str
-    """Its partition."""
     time_limit_seconds: float | None
     """Time limit; None if there is none."""
     comment: str

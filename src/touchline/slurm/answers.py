@@ -69,32 +69,30 @@ _SOME_LIMIT = "Job violates accounting/QOS policy"
 """Begin of an answer that means a limit on jobs, for which jobs wait, unless another line names the limit."""
 
 _HINTS = (
-    (r"partition name|partition specified", "sinfo -s shows the partitions; set slurm.partition in the config file"),
-    (r"Max\w*Per\w*Limit|accounting/QOS policy", "sacctmgr show qos shows the limits; ask for less"),
+    (r"partition name|partition specified", "set slurm.partition in the config file (partitions: sinfo -s)"),
+    (r"Max\w*Per\w*Limit|accounting/QOS policy", "request less (limits: sacctmgr show qos)"),
     (
         r"invalid account|association",
-        "sacctmgr show associations user=$USER shows your accounts; set slurm.account in the config file",
+        "set slurm.account in the config file (your accounts: sacctmgr show associations user=$USER)",
     ),
-    (r"qos specification", "sacctmgr show associations user=$USER format=account,qos shows yours; set slurm.qos"),
+    (r"qos specification", "set slurm.qos (yours: sacctmgr show associations user=$USER format=account,qos)"),
     (
         r"time limit is invalid|MaxWall|--time",
-        "sinfo -o '%P %l' shows the partitions' limits; another partition, or fewer epochs a run",
+        "set another partition, or fewer epochs per run (limits: sinfo -o '%P %l')",
     ),
     (
         r"node configuration|memory specification|node count|more processors|feature|generic resource|\bgres\b|TRES",
-        "sinfo -o '%P %c %m %G %f' shows what the nodes have; ask for less, or set another partition or constraint",
+        "request less, or set another partition or constraint (nodes: sinfo -o '%P %c %m %G %f')",
     ),
-    (r"dependency", "squeue --me shows the jobs that it was to wait for"),
+    (r"dependency", "check the jobs that it waits for with squeue --me"),
     (r"reservation", "scontrol show reservation"),
-    (r"script|unable to open file", "touchline prepare writes the scripts"),
-    (r"group not permitted|access|permission", "another partition or account, or ask the people who run the cluster"),
-    (r"credential|authentication|munge", "munge -n | unmunge on this node; contact the people who run the cluster"),
-    (r"partition not available|not available in", "sinfo -s shows which partitions are up"),
+    (r"script|unable to open file", "write the scripts with touchline prepare"),
+    (r"group not permitted|access|permission", "set another partition or account, or ask your cluster's support"),
+    (r"credential|authentication|munge", "test munge -n | unmunge on this node, and contact your cluster's support"),
+    (r"partition not available|not available in", "check which partitions are up with sinfo -s"),
 )
-_HINT_LATER = (
-    "the others are submitted when these have ended: touchline resume; slurm.max_submitted keeps below a limit"
-)
-_HINT_UNCLEAR = "it is looked for by its token before anything is submitted again; touchline status shows it"
+_HINT_LATER = "submit the others with touchline resume when these have ended (or set slurm.max_submitted)"
+_HINT_UNCLEAR = "see touchline status (the job is searched by its token before a new submission)"
 
 
 def read_submission(out: str, err: str, code: int | None) -> Submission:
@@ -118,7 +116,7 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         # Killed or out of time; with code 0 an answer that holds no id. What it has said until then decides nothing,
         # except that it was waiting at a limit.
         message = reason or (
-            f"sbatch ended with 0 and said {last[:200]!r}" if code == 0 else "sbatch was ended by a signal"
+            f"sbatch ended with 0 and printed {last[:200]!r}" if code == 0 else "sbatch was killed by a signal"
         )
         limited = "temporarily unable to accept job" in err
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR, is_limited=limited)
@@ -126,7 +124,7 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
         return Submission(verdict=SbatchResult.LIMIT, reason=reason, hint=_HINT_LATER)
     failed = _FAILED.search(err)
     if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
-        message = reason or f"sbatch ended with {code} and said nothing"
+        message = reason or f"sbatch ended with {code} without a message"
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
     return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
 

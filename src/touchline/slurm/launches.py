@@ -46,7 +46,7 @@ _WRAPPING = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchCommand:
-    """Program, beside Python, that starts trainings."""
+    """Program, next to Python, that starts runs."""
 
     name: str
     """The program."""
@@ -55,7 +55,7 @@ class LaunchCommand:
     has_options: bool = False
     """Whether its own options stand before the program."""
     flags: frozenset[str] = frozenset()
-    """Options of it or of other launchers that take no value, beside the usual ones."""
+    """Options of it or of other launchers that take no value, next to the usual ones."""
     verb: str | None = None
     """First argument of a launch; it starts nothing else that counts."""
     nproc: tuple[str, ...] = ()

@@ -54,7 +54,6 @@ class QueueRow:
     array_id: str
     """The array's id; empty if it is not an array."""
     state: JobState
-    """State."""
     reason: str
     """Reason for waiting or for its end: `Resources`, `NonZeroExitCode`."""
     restarts: int | None

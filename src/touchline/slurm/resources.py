@@ -56,7 +56,6 @@ class Requested:
     gpu_type: str | None
     """GPU type by the site's name; None if it requests any, or several."""
     gpu_directive: Directive | None
-    """Directive that requests GPUs."""
     has_whole_nodes: bool
     """Whether it has nodes for itself, with what a site gives with them."""
 

@@ -186,6 +186,6 @@ def read_script(text: str, path: str, commands: Sequence[LaunchCommand]) -> Scri
     Args:
         text: the script.
         path: its file.
-        commands: programs of trainers, beside Python and its launchers.
+        commands: programs of trainers, next to Python and its launchers.
     """
     return Script(path=path, lines=tuple(text.split("\n")), commands=tuple(commands))

@@ -10,24 +10,24 @@ from touchline.slurm.directives import Directive, DirectiveFault, read_line
 from touchline.slurm.options import near, of_plugin, refused
 
 OURS = {
-    "job-name": "the run's name is how its job is found again",
+    "job-name": "touchline finds the job by the run's name",
     "output": "the run's folder holds its output",
     "error": "the run's folder holds its output",
-    "input": "nothing is read there",
+    "input": "touchline reads no output there",
     "open-mode": "an attempt appends to the output of the one before it",
     "chdir": "a job runs in its run's folder",
-    "dependency": "what waits for what follows from the plan",
-    "kill-on-invalid-dep": "what waits for what follows from the plan",
-    "array": "a run is a job of its own",
-    "comment": "it holds the token by which a job is found again",
+    "dependency": "the plan sets dependencies",
+    "kill-on-invalid-dep": "the plan sets dependencies",
+    "array": "each run is a separate job",
+    "comment": "touchline finds the job by the token in it",
     "requeue": "touchline sets it",
-    "no-requeue": "preempted jobs resume by being requeued",
+    "no-requeue": "preempted jobs are requeued to resume",
     "signal": "slurm.signal_seconds sets it",
     "time": "the estimate, or compute.time_limit, sets it",
-    "wrap": "it would take the script's place",
+    "wrap": "it would replace the script",
     "parsable": "touchline passes it",
-    "test-only": "nothing would ever be submitted",
-    "wait": "sbatch would not come back",
+    "test-only": "no job would be submitted",
+    "wait": "sbatch would not return",
     "account": "slurm.account sets it",
     "partition": "slurm.partition sets it",
     "qos": "slurm.qos sets it",
@@ -52,7 +52,7 @@ def option_fault(text: str) -> tuple[str, str | None] | None:
         return wrong, None
     found = list(read_line(f"#SBATCH {text}", 1))
     if not found:
-        return f"{text!r} holds no option", "for example --mail-type=FAIL"
+        return f"{text!r} contains no option", "for example --mail-type=FAIL"
     return next((fault for each in found if (fault := _fault(each, text)) is not None), None)
 
 
@@ -64,8 +64,8 @@ def _fault(each: Directive, text: str) -> tuple[str, str | None] | None:
             return None
         return f"sbatch has no option {each.written!r}", None if meant is None else f"did you mean --{meant}?"
     if each.fault is not None:
-        return f"{text!r}: {each.fault.value}: {each.written!r}", "one option a line, such as --mail-type=FAIL"
+        return f"{text!r}: {each.fault.value}: {each.written!r}", "one option per line, such as --mail-type=FAIL"
     if each.option in OURS:
-        return f"{each.written} is set by touchline: {OURS[each.option]}", "leave it out here"
+        return f"{each.written} is set by touchline: {OURS[each.option]}", "remove it here"
     wants = None if each.option is None or each.value is None else refused(each.option, each.value)
-    return None if wants is None else (f"{each.written} is {each.value!r}, and sbatch wants {wants}", None)
+    return None if wants is None else (f"{each.written} is {each.value!r}, but sbatch expects {wants}", None)

@@ -86,7 +86,7 @@ def bootstrap_intervals(
     """
     units = len(values) if clusters is None else len(set(clusters))
     if units < 2:
-        raise ValueError("one item or cluster alone has no spread")
+        raise ValueError("one item or cluster has no spread")
     tail = _expanded_tail(units, coverage)
     means = bootstrap_means(values, rng, resamples=resamples, clusters=clusters)
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
@@ -100,7 +100,7 @@ def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:
         ValueError: other than one cluster for each item, or no items.
     """
     if len(clusters) != items or not items:
-        raise ValueError(f"{items} items and {len(clusters)} names of clusters")
+        raise ValueError(f"{items} items, but {len(clusters)} cluster names")
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=np.intp)
 

@@ -43,7 +43,7 @@ def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Flo
         totals = totals @ (codes[:, None] == np.arange(codes.max() + 1)).astype(np.float64)
     units = totals.shape[-1]
     if units < 2:
-        raise ValueError("one cluster alone has no spread between clusters")
+        raise ValueError("one cluster has no spread between clusters")
     # Divided before it is multiplied: scores of a scale of 1e150 have squares that are no floats any more.
     return np.asarray(np.square(totals / items).sum(axis=-1) * (units / (units - 1)))
 

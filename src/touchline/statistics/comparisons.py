@@ -144,9 +144,9 @@ def why_not(run: ScoredRun, other: ScoredRun) -> str | None:
     """Return the reason why two runs are not compared; None if they are."""
     if run.items != other.items:
         shared = len(set(run.items) & set(other.items))
-        return f"the items differ: {len(run.items)} and {len(other.items)}, {shared} of them in both"
+        return f"the items differ: {len(run.items)} and {len(other.items)}, {shared} in both"
     if run.data != other.data:
-        return "the items differ: same names, other texts"
+        return "the items differ: same names, different texts"
     if run.comparable != other.comparable:
         return "prompt, decoding or another setting of the evaluation differ"
     return None
@@ -189,7 +189,7 @@ def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Int
     value = float((pair.second - pair.first).mean())
     if len(pair.units) < 2:
         what = "item" if clusters is None else "cluster"
-        return Interval(value, value), 0.0, f"none: one {what} alone has no spread"
+        return Interval(value, value), 0.0, f"none: one {what} has no spread"
     varies = float(np.ptp(pair.units)) > 0
     if is_share(pair.second) and is_share(pair.first) and (clusters is not None or not varies):
         _, low, high = clustered_difference(pair.second, pair.first, clusters, coverage)
@@ -227,16 +227,16 @@ def _smallest(pair: _Pair, family: int) -> Measured:
         # A little more than was seen: what is told of an equal experiment allows for how little so many items know.
         value = smallest_shown(items, (flipped + 1) / (items + 2), coverage=1 - level)
         if value is None:
-            return Missing(missing=f"{items} items can show no difference in a family of {family}")
+            return Missing(missing=f"{items} items cannot show a difference in a family of {family}")
         return Quantity(
-            value=value, unit="1", method=f"{_power(family)}; {100 * flipped / items:.3g}% of the items flip"
+            value=value, unit="1", method=f"{_power(family)}, {100 * flipped / items:.3g}% discordant items"
         )
     units = pair.units
     if len(units) < 2 or not float(np.ptp(units)):
-        return Missing(missing="nothing differs from item to item, so that nothing is known of the spread")
+        return Missing(missing="no difference between items, so the spread is unknown")
     error, freedom = clustered_error(pair.second - pair.first, pair.run.clusters), len(units) - 1
     value = (t_quantile(1 - level / 2, freedom) + t_quantile(POWER, freedom)) * error
-    return Quantity(value=value, unit="1", method=f"{_power(family)}; items spread as these do")
+    return Quantity(value=value, unit="1", method=f"{_power(family)}, with the spread of these items")
 
 
 def _power(family: int) -> str:
@@ -247,7 +247,7 @@ def _notes(runs: Sequence[ScoredRun], pairs: Sequence[_Pair]) -> Iterator[str]:
     with_control = {run.model for run in runs if run.is_control}
     alone = dict.fromkeys(run.model for run in runs if not run.is_control and run.model not in with_control)
     if alone:
-        yield f"no control of {named(list(alone))} was evaluated: what its runs gained is not known"
+        yield f"no control of {named(list(alone))} was evaluated, so the gain of its runs is unknown"
     outside = [pair.run.name for pair in pairs if not pair.run.in_family]
     if outside:
-        yield f"{named(outside)}: controls of their own; their p values stand alone, outside the family"
+        yield f"{named(outside)} have separate controls, and their p values are outside the family"

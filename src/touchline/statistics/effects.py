@@ -23,7 +23,7 @@ from touchline.statistics.student import detectable_errors, t_quantile
 ONE_SEED: Final = "one seed: describes these checkpoints, not the setting"
 NO_SPREAD: Final = "the seeds' means do not differ, so the t-test over seeds is not defined"
 _COVERAGE: Final = 1 - LEVEL
-_UNKNOWN_SPREAD: Final = Missing(missing="one seed: nothing is known of the spread between seeds")
+_UNKNOWN_SPREAD: Final = Missing(missing="one seed: the spread between seeds is unknown")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,24 +246,24 @@ def _smallest(found: ContrastEstimate, family: int) -> Measured:
     """Return the minimum detectable difference at the first step of Holm's procedure."""
     units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
     if units is None or not found.wide_error > 0:
-        return Missing(missing="nothing differs between seeds or items, so that nothing is known of the spread")
+        return Missing(missing="no difference between seeds or items, so the spread is unknown")
     among = f" in a family of {family}" if family > 1 else ""
     return Quantity(
         value=units * found.wide_error,
         unit="1",
-        method=f"{100 * POWER:g}% power{among}; noncentral t, spread estimated from these seeds",
+        method=f"{100 * POWER:g}% power{among}, noncentral t, spread estimated from these seeds",
     )
 
 
 def _reason(strata: Strata, found: ContrastEstimate, smallest: Measured, shown: Conclusion) -> str:
     parts = []
     if strata.confounded_with:
-        parts.append(f"{named(strata.confounded_with)} changes with it: the effect is of both")
+        parts.append(f"{named(strata.confounded_with)} changes with it, so the effect is of both")
     if found.p_value is None:
         parts.append(NO_SPREAD)
     if shown is Conclusion.NOT_ESTABLISHED and isinstance(smallest, Quantity):
         seeds = min(len(strata.seeds), len(strata.reference_seeds))
-        parts.append(f"{seeds} seeds that spread like these show a difference of {smallest.value:.3g} or more")
+        parts.append(f"{seeds} seeds with this spread detect a difference of {smallest.value:.3g} or more")
     return "; ".join(parts)
 
 
@@ -310,12 +310,12 @@ def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator
     for effect in effects:
         if effect.confounded_with:
             yield Note.stated(
-                f"{effect.factor}: {named(effect.confounded_with)} changes with it, so that the effect is of both"
+                f"{effect.factor}: {named(effect.confounded_with)} changes with it, so the effect is of both"
             )
     for one in found:
         if one.strata.left_out and one.strata.strata:
             left_out = one.strata.left_out
             yield Note.stated(
-                f"{one.factor}, {one.level} against {one.reference}: {plural(left_out, 'run')} left "
-                "out, since the same seed and condition was not evaluated at the other level"
+                f"{one.factor}, {one.level} against {one.reference}: {plural(left_out, 'run')} not used, because "
+                "the same seed and condition was not evaluated at the other level"
             )

@@ -53,8 +53,8 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
 def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[Note]:
     if saturated := [score.run for score in scores if score.saturated]:
         yield Note.stated(
-            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g}% or more, "
-            "so that better runs could hardly show it; harder items are needed"
+            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g}% "
+            "or more, so better runs would not show (harder items are needed)"
         )
     for run in runs:
         if run.best_of > 1:
@@ -62,11 +62,9 @@ def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[No
             yield Note(NoteCode.SELECTED_ON_TEST, data)
     counts = {len(set(run.clusters)): len(run.items) for run in runs if run.clusters is not None}
     for clusters, items in counts.items():
-        yield Note.stated(
-            f"{items} items stand in {clusters} clusters: intervals and tests take clusters as the unit, not items"
-        )
+        yield Note.stated(f"{items} items are in {clusters} clusters, so intervals and tests use clusters, not items")
         if clusters < _FEW_CLUSTERS:
-            yield Note.stated(f"{clusters} clusters are few: no test of so few can show a difference at the 5% level")
+            yield Note.stated(f"{clusters} clusters are too few to show a difference at the 5% level")
 
 
 _FEW_CLUSTERS = 6
@@ -111,7 +109,7 @@ def _interval(
     mean = float(values.mean())
     if (len(values) if clusters is None else len(set(clusters))) < 2:
         what = "item" if clusters is None else "cluster"
-        return Interval(mean, mean), 0.0, f"none: one {what} alone has no spread"
+        return Interval(mean, mean), 0.0, f"none: one {what} has no spread"
     if is_share(values):
         return clustered_share(values, clusters, coverage), coverage, f"Wilson, effective {_units(clusters)}"
     found = bootstrap_intervals(values[:, None], rng, resamples=resamples, clusters=clusters, coverage=coverage)

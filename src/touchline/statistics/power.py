@@ -24,7 +24,7 @@ _Z_POWER: Final = NormalDist().inv_cdf(POWER)
 COVERAGE: Final = 0.95
 """The usual level: 0.05 two-sided."""
 USUAL_FLIPS: Final = 0.15
-"""Share of items that two different trainings of one model often judge differently; stated with every use."""
+"""Share of items that two different runs of one model often judge differently; stated with every use."""
 ENOUGH_SEEDS: Final = 3
 """Seeds from which on a difference between levels of a usual size can be shown."""
 _HALVINGS: Final = 30
@@ -38,7 +38,7 @@ def items_for_difference(difference: float, *, share: float = 0.5) -> int:
     and Proportions, 3rd edition, formula 4.14. The difference is taken towards the middle where it would leave 0 to 1.
 
     Raises:
-        ValueError: difference or share are no shares.
+        ValueError: difference or share are not shares.
     """
     other = share + difference if share + difference <= 1 else share - difference
     if not (0 < difference <= 1 and 0 <= share <= 1 and 0 <= other <= 1):

@@ -25,7 +25,7 @@ def normal_quantile(coverage: float) -> float:
     Raises ValueError unless 0 < coverage < 1.
     """
     if not 0 < coverage < 1:
-        raise ValueError(f"coverage is {coverage}; it must lie between 0 and 1")
+        raise ValueError(f"coverage is {coverage}, expected between 0 and 1")
     return NormalDist().inv_cdf(0.5 + coverage / 2)
 
 

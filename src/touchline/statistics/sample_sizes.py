@@ -68,7 +68,7 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
     """
     seeds, items, delta = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in (seeds, items, delta)))
     if seeds.size and (seeds.min() < FEWEST_SEEDS or items.min() < 1):
-        raise ValueError("a power needs two seeds and an item at least")
+        raise ValueError("power needs at least two seeds and one item")
     numbers, place = np.unique(seeds, return_inverse=True)
     place = place.reshape(seeds.shape)
     # One row of nodes per number of seeds: chi-square over its degrees of freedom, at the quadrature's probabilities.

@@ -1,7 +1,7 @@
 """Spread that a design counts on, each value with its source: own runs, the history, or a prior range.
 
 The first source that has measured a value gives it. The prior range is not a measurement: seeds of a fine-tuned model
-often differ by 0.3 to 3 points, and two trainings judge 5 to 30% of the items differently, of which four fifths are
+often differ by 0.3 to 3 points, and two runs judge 5 to 30% of the items differently, of which four fifths are
 taken to be flips between seeds.
 """
 
@@ -39,14 +39,14 @@ class End(StrEnum):
 
 
 _OF_THE_EFFECT: Final = 0.2
-"""Share of the items that two trainings judge differently which is taken to be the level's, if only all are known."""
+"""Share of the items that two runs judge differently which is taken to be the level's, if only all are known."""
 _PRIOR_SPREAD: Final = (0.3, 1.0, 3.0)
 """Standard deviations between seeds, in points."""
 _PRIOR_FLIPS: Final = (0.05, USUAL_FLIPS, 0.3)
-"""Shares of the items that two trainings judge differently."""
+"""Shares of the items that two runs judge differently."""
 _PRIOR_EFFECT: Final = (0.1, _OF_THE_EFFECT / (1 - _OF_THE_EFFECT), 0.5)
 """Items that a level changes, per item that flips between seeds."""
-_NEVER_DIFFER: Final = "past runs agree on every item or have one item, which does not show that runs always agree"
+_NEVER_DIFFER: Final = "past runs agree on every item or have one item, so the spread is unknown"
 _ONE_SEED: Final = "no run of this task and base model has a second seed"
 _SINGLE_RUNS: Final = "no run of this task and base model has a second seed or condition"
 
@@ -86,7 +86,7 @@ def _seeds(sources: Sources, reason: str) -> SpreadInput:
     for source, found in sources:
         observed = seed_spread(found)
         if observed is not None and observed.high == 0:
-            reason = "the mean scores of past seeds are equal, which does not show that seeds never differ"
+            reason = "the mean scores of past seeds are equal, so the spread is unknown"
         elif observed is not None:
             basis = f"{_counted(found)}, {plural(observed.count, 'degree')} of freedom"
             return _measured(kind, observed, "points", source, basis)
@@ -106,8 +106,8 @@ def _flips(sources: Sources, reason: str) -> SpreadInput:
             ends = {name: share * getattr(observed, name) for name in ("value", "low", "high")}
             own = replace(observed, **ends)
             basis = (
-                f"one seed each: conditions differ on {100 * observed.value:.3g}% of {observed.count:,} items; "
-                f"{100 * (1 - _OF_THE_EFFECT):.0f}% of these are taken to flip between seeds"
+                f"one seed each: conditions differ on {100 * observed.value:.3g}% of {observed.count:,} items, "
+                f"{100 * (1 - _OF_THE_EFFECT):.0f}% of them assumed to flip between seeds"
             )
             return _measured(kind, own, "%", source, basis)
     low, value, high = (100 * (1 - _OF_THE_EFFECT) * each for each in _PRIOR_FLIPS)
@@ -124,7 +124,7 @@ def _effect(sources: Sources, flips: SpreadInput) -> SpreadInput:
     ends = (known.value if end is None else end for end in (known.low, known.value, known.high))
     low, value, high = (share * end for share, end in zip(_PRIOR_EFFECT, ends, strict=True))
     quantity = Quantity(value=value, unit="%", low=low, high=high)
-    basis = "no two levels have two seeds each: a quarter (a tenth to a half) of the flips"
+    basis = "no two levels have two seeds each: assumed 25% (10% to 50%) of the flips"
     return SpreadInput(kind=kind, quantity=quantity, source=SpreadSource.PRIOR, basis=basis)
 
 

@@ -112,7 +112,7 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
     used = sum(len(stratum.second) + len(stratum.first) for stratum in kept)
     reason = ""
     if not kept:
-        reason = differing or f"no two runs with a seed in common differ in {factor} alone"
+        reason = differing or f"no two runs with the same seed differ only in {factor}"
     return Strata(
         strata=tuple(kept),
         kind=kind,

@@ -45,7 +45,7 @@ def detectable_errors(freedom: float, *, power: float, coverage: float) -> float
         ValueError: power below 0.5, or not below 1.
     """
     if not 0.5 <= power < 1:
-        raise ValueError(f"a power of {power}; it must lie between 0.5 and 1")
+        raise ValueError(f"power is {power}, expected between 0.5 and 1")
     from scipy.special import nctdtrinc
 
     found = float(nctdtrinc(freedom, 1 - power, t_quantile(0.5 + coverage / 2, freedom)))

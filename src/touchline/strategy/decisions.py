@@ -146,12 +146,12 @@ class Stop:
     budget_device_hours: float | None = None
     """Budget that the next runs would have exceeded; None with another reason."""
     spent_device_hours: float | None = None
-    """Device-hours of all trainings and evaluations so far; None if unknown."""
+    """Device-hours of all training and evaluation jobs so far; None if unknown."""
     next_device_hours: float | None = None
     """Predicted device-hours of the runs that were not started."""
 
     def is_below(self, budget: float | None) -> bool:
-        """Return whether the budget that ended the strategy is smaller than another one; None is no limit."""
+        """Return whether the budget that ended the strategy is smaller than another one; None is not a limit."""
         if self.reason is not StopReason.BUDGET:
             return False
         return budget is None or (self.budget_device_hours is not None and self.budget_device_hours < budget)
@@ -164,7 +164,7 @@ class Continuation:
     budget_device_hours: float | None
     """Budget; None without a limit."""
     spent_device_hours: float
-    """Device-hours of all trainings and evaluations so far."""
+    """Device-hours of all training and evaluation jobs so far."""
     next_device_hours: float | None
     """Predicted device-hours of the runs that are started next; None if unknown."""
 
@@ -198,4 +198,4 @@ def missing_decision(decisions: Sequence[StrategyDecision]) -> str | None:
         for place, number in enumerate(numbers):
             if number != place:
                 return what.format(place + 1)
-    return "the beginning of the strategy" if decisions and decisions[0].kind is not DecisionKind.BEGIN else None
+    return "the start of the strategy" if decisions and decisions[0].kind is not DecisionKind.BEGIN else None

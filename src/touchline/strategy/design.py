@@ -140,15 +140,15 @@ def refuse_impossible(plan: Plan) -> None:
     for contrast in strategy.contrasts:
         if not cells_of(plan, contrast, strategy.looks[-1]):
             raise InputError(
-                f"strategy.confirm.contrasts: {contrast.name} has no run on one of its sides",
-                expected="levels that some planned run has; `exclude` and `pairs` may leave none",
+                f"strategy.confirm.contrasts: {contrast.name} has no run for one of its sides",
+                expected="levels of planned runs (`exclude` and `pairs` may remove them)",
             )
     hours = [cost for run in plan.runs if run.phase is not None and (cost := device_hours(plan, [run])) is not None]
     budget = strategy.budget_device_hours
     if budget is not None and hours and min(hours) > budget:
         raise InputError(
-            f"strategy.budget is {budget:.3g} device-hours, and one run is predicted to take {min(hours):.3g}",
-            expected="a budget for the runs of the first look at least",
+            f"strategy.budget is {budget:.3g} device-hours, but one run is predicted to take {min(hours):.3g}",
+            expected="a budget for at least the runs of the first look",
         )
 
 
@@ -180,19 +180,19 @@ def refuse_other_design(old: Plan | None, new: Plan, design: str, describe: Desc
     if new.strategy is not None and design_digest(new) == design:
         return
     changes = [] if old is None else list(design_changes(old, new, describe))
-    what = "; ".join(changes[:_SHOWN_CHANGES]) or "plan.json is another than then"
+    what = "; ".join(changes[:_SHOWN_CHANGES]) or "plan.json changed"
     more = f" and {len(changes) - _SHOWN_CHANGES} more" if len(changes) > _SHOWN_CHANGES else ""
     raise PlanDriftError(
-        f"the strategy has begun, and its design is another now: {what}{more}",
-        expected="the design of the first decision: claims, seeds and looks are fixed before results are seen",
-        hint="undo the change, or plan another experiment in a folder of its own",
+        f"the design changed after the first decision: {what}{more}",
+        expected="the design at the first decision, because claims, seeds and looks are fixed in advance",
+        hint="undo the change, or plan another experiment in a new folder",
     )
 
 
 def design_changes(old: Plan, new: Plan, describe: DescribeChange) -> Iterator[str]:
     """Yield what differs between the designs of two plans, one phrase each."""
     if old.strategy is None or new.strategy is None:
-        yield "strategy is gone" if new.strategy is None else "strategy is new"
+        yield "strategy was removed" if new.strategy is None else "strategy was added"
     else:
         one, other = _stated(old.strategy.design), _stated(new.strategy.design)
         for key in dict.fromkeys((*one, *other)):
@@ -202,9 +202,9 @@ def design_changes(old: Plan, new: Plan, describe: DescribeChange) -> Iterator[s
     after = {run.name: (run, _science(new, run)) for run in new.runs}
     for name in dict.fromkeys((*before, *after)):
         if name not in after:
-            yield f"{name} is gone"
+            yield f"{name} was removed"
         elif name not in before:
-            yield f"{name} is new"
+            yield f"{name} was added"
         elif before[name][1] != after[name][1]:
             same_training = before[name][0].evaluate != after[name][0].evaluate
             yield f"{name}: {'evaluate changed' if same_training else describe(old, new, name)}"

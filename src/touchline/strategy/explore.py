@@ -177,8 +177,8 @@ def _backend_faults(runs: Sequence[PlannedRun]) -> Iterator[Finding]:
     for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
         if not get_backend(name).capabilities.pauses:
             able = " or ".join(other for other, features in capabilities().items() if features.pauses)
-            message = f"the backend {name} cannot pause a training, which {_KEY} needs at its points"
-            yield _error("train.backend", message, f"backend: {able}; or confirm without explore", code="BK001")
+            message = f"the backend {name} cannot pause a run, as {_KEY} requires"
+            yield _error("train.backend", message, f"backend: {able}, or confirm without explore", code="BK001")
 
 
 def _validation_faults(runs: Sequence[PlannedRun], datasets: Iterable[DatasetInfo]) -> Iterator[Finding]:
@@ -186,8 +186,8 @@ def _validation_faults(runs: Sequence[PlannedRun], datasets: Iterable[DatasetInf
         info.path for info in datasets for split in info.splits if split.name == "validation" and split.num_examples
     }
     for path in dict.fromkeys(run.dataset for run in runs if run.dataset not in validated):
-        message = f"explore compares validation losses, and {path} has no validation split"
-        yield _error(_KEY, message, "a split named validation in the file; or confirm without explore")
+        message = f"explore compares validation losses, but {path} has no validation split"
+        yield _error(_KEY, message, "add a split named validation, or use confirm without explore")
 
 
 def _reference_faults(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> Iterator[Finding]:
@@ -208,20 +208,20 @@ def _reference_faults(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> 
 
 def _comparison_faults(runs: Sequence[PlannedRun]) -> Iterator[Finding]:
     """Yield an error for the first reason why the losses of some runs cannot be compared."""
-    takes = "confirm compares scores, and takes several"
+    takes = "confirm compares scores and allows several"
     for what, hint, values in (
-        ("base models, and so other tokens", "one experiment for each base model", [run.model for run in runs]),
+        ("base models (different tokens)", "one experiment for each base model", [run.model for run in runs]),
         ("datasets", "one experiment for each dataset", [run.dataset for run in runs]),
         (
-            "prompts, columns or splits, and so other validation items",
+            "prompts, columns or splits (different validation items)",
             "explore with one data section",
             [repr(run.data) for run in runs],
         ),
     ):
         other = next((run for run, value in zip(runs, values, strict=True) if value != values[0]), None)
         if other is not None:
-            message = f"explore compares validation losses, and {runs[0].name} and {other.name} have other {what}"
-            yield _error(_KEY, message, f"{hint}; {takes}")
+            message = f"explore compares validation losses, but {runs[0].name} and {other.name} have different {what}"
+            yield _error(_KEY, message, f"{hint} ({takes})")
             return
 
 
@@ -251,12 +251,12 @@ def _count_faults(strategy: PlannedStrategy, runs: Sequence[PlannedRun]) -> Iter
     if not _candidates(strategy, runs):
         if runs:
             hint = "factors with several levels, or confirm alone"
-            yield _error(_KEY, "there is no condition beside the reference", hint)
+            yield _error(_KEY, "there is no condition other than the reference", hint)
         return
     wanted, left = _explore(strategy).confirm, continuing_counts(strategy, runs)[-1] - 1
     if wanted > left:
-        beside = f"{left} beside the reference are left after the last point"
-        message = f"{plural(wanted, 'condition')} are to be confirmed, and {beside}"
+        beside = f"{left} other than the reference remain after the last point"
+        message = f"{plural(wanted, 'condition')} are to be confirmed, but {beside}"
         yield _error(f"{_KEY}.confirm", message, f"confirm: {left}, a larger keep, or fewer points")
 
 

@@ -70,7 +70,7 @@ class ExploreConfirm(Strategy):
 
     def totals_lines(self) -> tuple[str, ...]:
         """Return the lines before the totals."""
-        return (*self.expected(), f"The totals below are at most, with {self._at_most()}:")
+        return (*self.expected(), f"Upper totals, with {self._at_most()}:")
 
     def costs(self) -> StrategyCosts | None:
         """Return the costs of a strategy with confirm; None without it."""
@@ -192,8 +192,8 @@ class ExploreConfirm(Strategy):
         is_local = self.plan.executor == "local"
         then = f"`touchline run {where}`" if is_local else f"`touchline plan {where}` and `touchline submit {where}`"
         return (
-            f"stopped by {budget_text(self.state.strategy.budget_device_hours)}; to continue, set strategy.budget in "
-            f"experiment.yaml to {_rounded_up(needed)}h or more and type {then}: looks and bounds stay as planned"
+            f"stopped by {budget_text(self.state.strategy.budget_device_hours)}. To continue with the planned "
+            f"looks, set strategy.budget in experiment.yaml to {_rounded_up(needed)}h or more, then {then}"
         )
 
     def status(self) -> StrategyStatus | None:

@@ -140,7 +140,7 @@ def futility_bounds(looks: Sequence[int], effect: float | None = None, *, level:
     """
     looks, level = checked_looks(looks), _checked_level(level)
     if effect is not None and not (math.isfinite(effect) and effect > 0):
-        raise ValueError(f"an effect of {effect} standard deviations; it must be above 0")
+        raise ValueError(f"an effect of {effect} standard deviations, expected above 0")
     shown = shown_effect(looks, level=level)
     return _futility(looks, shown if effect is None else min(effect, shown), level)
 
@@ -248,11 +248,11 @@ def checked_looks(looks: Sequence[int]) -> tuple[int, ...]:
         or numbers[-1] > MOST_SEEDS
         or any(later <= earlier for earlier, later in pairwise(numbers))
     ):
-        raise ValueError(f"looks at {list(numbers)} seeds; they must increase, from 2 to at most {MOST_SEEDS}")
+        raise ValueError(f"looks at {list(numbers)} seeds, expected increasing from 2 to at most {MOST_SEEDS}")
     return tuple(int(seeds) for seeds in numbers)
 
 
 def _checked_level(level: float) -> float:
     if not LEAST_LEVEL <= level < 0.5:
-        raise ValueError(f"a level of {level}; it must be from {LEAST_LEVEL} to below 0.5")
+        raise ValueError(f"a level of {level}, expected from {LEAST_LEVEL} to below 0.5")
     return float(level)

@@ -97,7 +97,7 @@ def choose_looks(effect: float | None = None, *, seeds: int | None = None, contr
         assert seeds is not None, "looks are chosen for an effect or for a number of seeds"
         effect = shown_effect((max(2, seeds - 1),), level=share)
     if not (math.isfinite(effect) and effect > 0):
-        raise ValueError(f"an effect of {effect} standard deviations; it must be above 0")
+        raise ValueError(f"an effect of {effect} standard deviations, expected above 0")
     return _choose_looks(effect, seeds, share)
 
 

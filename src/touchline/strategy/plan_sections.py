@@ -61,7 +61,7 @@ def expected_lines(plan: Plan) -> Iterator[str]:
         return
     if costs.promised is None or costs.without_effect is None:
         why = "the costs of the runs" if costs.most is None else "strategy.confirm.seed_spread"
-        yield f"Expected {_unit(plan)}: not known without {why}"
+        yield f"Expected {_unit(plan)}: unknown without {why}"
     else:
         yield (
             f"Expected: {_hours(costs.promised)} {_unit(plan)} with the promised effect, "
@@ -84,13 +84,14 @@ def _phases(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
         chosen = "" if explore is None else f" of {plural(explore.confirm, 'chosen condition')} with the reference"
         yield f"Confirm: contrasts{chosen} on fresh seeds, {', '.join(map(str, strategy.seeds))}, in this order."
     if explore is not None:
-        yield "Cut runs keep their checkpoints, are listed as cut, and enter no test."
+        yield "Cut runs keep their checkpoints, are listed as cut, and are not tested."
     if strategy.looks:
         yield (
-            f"Every look tests the undecided contrasts, one-sided at {LEVEL:.1%} for the family; only these get more "
-            "seeds. A run whose loss is not finite counts as score 0; any other failure holds the look."
+            f"Each look tests the undecided contrasts, one-sided at {LEVEL:.1%} for the family. Only these get "
+            "more seeds. A run with a loss that is not finite counts as score 0. A look waits for runs that "
+            "failed otherwise."
         )
-        yield "From the first decision on the design is fixed: a change of claims, seeds, looks or settings is refused."
+        yield "The first decision fixes the design: claims, seeds, looks and settings cannot change after it."
 
 
 def _looks(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -102,19 +103,19 @@ def _looks(plan: Plan) -> Iterator[tuple[str, ...]]:
 def _about_looks(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
     power = promised_power(strategy, len(likely_contrasts(plan)))
     shown = (
-        ", shown with unknown power"
+        ", with unknown power"
         if power is None
-        else f"; if it is true, a contrast is established with {percent(power, 0)} power, less where items vary"
+        else f", established with {percent(power, 0)} power if true, less where items vary"
     )
     yield (
-        f"Promised difference: {strategy.detect * _POINTS:.3g} points{shown}. Bounds are those of the first share of "
-        "the level; they become lower for the contrasts left when one is established."
+        f"Promised difference: {strategy.detect * _POINTS:.3g} points{shown}. Bounds are for the first part of "
+        "the level. They become lower for the other contrasts when one is established."
     )
     yield (
-        "The spread of a contrast's difference between seeds is not known, so the power is not either, and nothing "
-        "is given up early: strategy.confirm.seed_spread states it."
+        "The spread between seeds of a contrast's difference is unknown, so the power is unknown and no contrast "
+        "is given up early. Set strategy.confirm.seed_spread."
         if strategy.seed_spread is None
-        else f"Spread of a contrast's difference between seeds: {strategy.seed_spread * _POINTS:.3g} points "
+        else f"Spread between seeds of a contrast's difference: {strategy.seed_spread * _POINTS:.3g} points "
         f"({strategy.seed_spread_source})."
     )
 
@@ -133,15 +134,15 @@ def _costs(costs: StrategyCosts) -> Iterator[tuple[str, ...]]:
 def _about_costs(plan: Plan, strategy: PlannedStrategy, costs: StrategyCosts | None) -> Iterator[str]:
     is_known = costs is None or costs.most is not None
     if not is_known:
-        yield "The costs of these runs are not known."
+        yield "The costs of these runs are unknown."
     if strategy.budget_device_hours is not None:
         rule = (
-            "before a look's runs are started, what is spent and what they are predicted to take must not exceed it. "
-            "It is not part of the design, and may be changed at any time."
+            "limit for hours spent plus the predicted hours of a look's runs, checked before they start. You can "
+            "change it at any time."
             if is_known
-            else "it is not checked, because the costs are not known."
+            else "not checked, because the costs are unknown."
         )
-        yield f"Budget: {strategy.budget_device_hours:.3g} {_unit(plan)}; {rule}"
+        yield f"Budget: {strategy.budget_device_hours:.3g} {_unit(plan)}, {rule}"
 
 
 def _hours(hours: float | None) -> str:
@@ -167,9 +168,9 @@ def explore_section(plan: Plan, strategy: PlannedStrategy) -> Section | None:
     if strategy.seeds:
         chosen = "condition" if explore.confirm == 1 else f"{explore.confirm} conditions"
         seeds = plural(len(strategy.seeds), "fresh seed")
-        lines.append(f"Confirmed with {seeds} at most: the {chosen} with the lowest final validation loss.")
+        lines.append(f"Confirmed with at most {seeds}: the {chosen} with the lowest final validation loss.")
     at_most, grid = (_interval(cost, _unit(plan)) for cost in (explore_cost(plan), one_by_one(plan, runs)))
-    lines.append(f"Explore takes at most {at_most}; all its runs to their ends would take {grid}.")
+    lines.append(f"Explore takes at most {at_most}. Without cuts it would take {grid}.")
     return table_section("Explore", _EXPLORE, _points(explore, runs, counts), lines)
 
 
@@ -184,9 +185,9 @@ def _points(explore: ExploreConfig, runs: Sequence[PlannedRun], counts: Sequence
 def _about_points(explore: ExploreConfig, runs: Sequence[PlannedRun], points: int) -> Iterator[str]:
     if points < len(explore.at):
         usable = min(len(point_steps(run, explore.at)) for run in runs)
-        why = "others fall on the same validation or the end" if points == usable else "one run is left to be cut"
+        why = "others are at the same validation or at the end" if points == usable else "one run is left to cut"
         used = f"{points} {'is' if points == 1 else 'are'}"
-        yield f"{len(explore.at)} points are stated, and {used} used: {why}."
+        yield f"{len(explore.at)} points are given, but {used} used: {why}."
 
 
 def _interval(value: Measured, unit: str) -> str:

@@ -135,13 +135,10 @@ class StrategyReport:
     def waiting(self) -> str:
         """Return the state of explore before it has chosen, or that it found nothing to confirm."""
         if self.chosen is not None:
-            return "Explore chose no condition: no other run than the reference had a finite loss at its end."
+            return "Explore chose no condition: only the reference had a finite final loss."
         points = 0 if self.planned.explore is None else len(self.planned.explore.at)
         cut = f", {plural(len(self.cut), 'run')} cut" if self.cut else ""
-        return (
-            f"Explore has not chosen yet ({len(self.cuts)} of {plural(points, 'point')} decided{cut}): nothing is "
-            "tested."
-        )
+        return f"Explore has not chosen yet ({len(self.cuts)} of {plural(points, 'point')} decided{cut}): no tests yet."
 
     def cards(self, scale: Scale) -> Iterator[tuple[str, str]]:
         """Yield the verdict of the only contrast, or the number that are established, and the looks taken."""
@@ -192,16 +189,16 @@ class StrategyReport:
         missed = [course.words for course in self.courses if course.verdict is Verdict.NOT_ESTABLISHED]
         if missed:
             yield NextStep(
-                title="Ask the open contrasts again",
-                why=f"{join_names(missed)}: not established with all {plural(len(self.planned.seeds), 'seed')}. Seeds "
-                "added to this experiment now would not be part of its design; plan another one with fresh seeds, "
-                "more of them or more test items.",
+                title="Test the open contrasts again",
+                why=f"{join_names(missed)}: not established with all {plural(len(self.planned.seeds), 'seed')}. "
+                "Plan a new experiment with more fresh seeds or test items, because seeds added here are "
+                "not part of the design.",
             )
         if not self.is_confirming and self.chosen:
             yield NextStep(
                 title="Confirm what explore chose",
-                why=f"{join_names(list(self.chosen))}: chosen by validation loss with one seed. A higher score is not "
-                "shown by that; `strategy.confirm` with fresh seeds tests it.",
+                why=f"{join_names(list(self.chosen))}: chosen by validation loss with one seed. That does not "
+                "show a higher score. Test it with `strategy.confirm` and fresh seeds.",
             )
 
     def _next_decision(self, left: Sequence[str], command: str) -> NextStep:
@@ -209,7 +206,7 @@ class StrategyReport:
         if self.planned.explore is not None and self.chosen is None:
             points, done = len(self.planned.explore.at), len(self.cuts)
             title = f"Train to point {done + 1} of {points}" if done < points else "Finish explore"
-            why = "Explore decides when all runs that were not cut have come so far"
+            why = "Explore decides when all remaining runs have reached it"
         else:
             title = f"Take look {self.looks_taken + 1} of {len(self.planned.looks)}"
             why = capital(self.next_look)
@@ -223,13 +220,13 @@ class StrategyReport:
         used = "" if spent is None else f"{spent:.3g} "
         of = "" if stop.budget_device_hours is None else f"of {stop.budget_device_hours:.3g} "
         cost = (
-            "; what the next runs would take is not known"
+            ", and the cost of the next runs is unknown"
             if stop.next_device_hours is None
-            else f"; the next runs would take {stop.next_device_hours:.3g} more"
+            else f", and the next runs would take {stop.next_device_hours:.3g} more"
         )
         names = [course.words for course in self.courses if course.verdict is Verdict.UNDECIDED]
         left = f" Undecided: {join_names(names)}." if names else ""
-        then = "" if is_local else ": plan it, then `touchline submit .`"
+        then = "" if is_local else " (plan it, then `touchline submit .`)"
         return NextStep(
             title="Decide on a larger budget",
             why=f"The budget stopped the strategy: {used}{of}{hours_unit(device)} spent{cost}.{left} A larger "
@@ -292,7 +289,7 @@ def design_words(state: State) -> str:
         points = join_names([f"{100 * at:g}%" for at in explore.at])
         runs = plural(len(of_phase(state.plan.runs, Phase.EXPLORE)), "run")
         parts.append(
-            f"explore: {runs}, one seed; at {points} of the steps the best {100 * explore.keep:g}% by "
+            f"explore: {runs}, one seed, and at {points} of the steps the best {100 * explore.keep:g}% by "
             "validation loss continue"
         )
     if strategy.looks:

@@ -43,7 +43,7 @@ def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Ite
 def course_sentence(report: StrategyReport, course: ContrastCourse, scale: Scale) -> Statement:
     """Return what is known of one contrast after its last look."""
     if not course.looks:
-        text = f"{capital(course.words)}: no look has been taken yet; {report.next_look}."
+        text = f"{capital(course.words)}: no look yet. {capital(report.next_look)}."
         return Statement(topic=LOOKS, text=text, shown=Conclusion.NOT_TESTABLE, where=_LEDGER)
     last = course.looks[-1]
     text = f"{_claim(report, course, last, scale)}.{_promise(report, course, scale)}{_diverged(last, scale)}"
@@ -78,18 +78,18 @@ def _promise(report: StrategyReport, course: ContrastCourse, scale: Scale) -> st
     match course.verdict:
         case Verdict.OUT_OF_REACH:
             return (
-                f" By the rule stated beforehand, which gives up a true difference of {promised} in up to "
-                f'{100 * GIVEN_UP:.0f} of 100 such experiments, in more where items vary; that is not "no difference".'
+                f' This is not "no difference": the planned rule gives up a true difference of {promised} in up to '
+                f"{100 * GIVEN_UP:.0f} of 100 experiments, more where items vary."
             )
         case Verdict.NOT_ESTABLISHED:
             power = promised_power(report.planned, len(report.courses))
             shown = (
-                f"How often the design shows {promised} is not known, as the spread between seeds was not"
+                f"The power for {promised} is unknown, because the spread between seeds was unknown"
                 if power is None
-                else f"The design shows a true difference of {promised} in at most {100 * power:.0f} of 100 such "
-                "experiments, by the spread between seeds that it counted on"
+                else f"With the planned spread between seeds, the design detects a true difference of {promised} "
+                f"in at most {100 * power:.0f} of 100 experiments"
             )
-            return f' {shown}; this is not "no difference".'
+            return f' This is not "no difference". {shown}.'
         case Verdict.UNDECIDED:
             if report.stop is not None and report.stop.reason is StopReason.BUDGET:
                 return " The budget stopped the strategy before the next look."
@@ -104,7 +104,7 @@ def _diverged(look: TakenLook, scale: Scale) -> str:
     if not names:
         return ""
     counts = "counts" if len(names) == 1 else "count"
-    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the rule stated beforehand."
+    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the planned rule."
 
 
 def diverged_score(scale: Scale) -> str:
@@ -117,7 +117,9 @@ def diverged_score(scale: Scale) -> str:
 
 def _explored(report: StrategyReport) -> Iterator[Statement]:
     if report.chosen is not None:
-        after = "" if report.is_confirming else " No claim about scores follows: nothing was planned to confirm it."
+        after = (
+            "" if report.is_confirming else " This is not a claim about scores, because no confirm phase was planned."
+        )
         text = (
             f"Chosen by final validation loss, not by score: {_best(report)}, of "
             f"{plural(len(report.final_losses), 'run')} that were not cut.{after}"
@@ -131,8 +133,7 @@ def _explored(report: StrategyReport) -> Iterator[Statement]:
         )
         yield Statement(
             topic=LIMITS,
-            text=f"{begin} cut before the end: {them} unknown, and {they} {enter} no test, no effect and no best of "
-            "several.",
+            text=f"{begin} cut before the end: {them} unknown, and {they} {enter} no test, effect or ranking.",
         )
 
 
@@ -151,8 +152,8 @@ def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
     unit = hours_unit(device)
     yield Statement(
         topic=COST,
-        text=f"Measured{so_far}: {device_hours(spent, unit)}; the same phases without {report.stopping} are "
-        f"predicted to take {device_hours(fixed, unit)}, so that this is {_share(spent, fixed)} of it.",
+        text=f"Measured{so_far}: {device_hours(spent, unit)}, {_share(spent, fixed)} of the "
+        f"{device_hours(fixed, unit)} predicted without {report.stopping}.",
         where=("plan.json", "ledger.jsonl"),
     )
 
@@ -184,7 +185,7 @@ def _looks_answer(report: StrategyReport, scale: Scale) -> tuple[Conclusion, str
     if not report.courses:
         return Conclusion.NOT_TESTABLE, report.waiting
     if report.looks_taken == 0:
-        return Conclusion.NOT_TESTABLE, f"Nothing is established yet: {report.next_look}."
+        return Conclusion.NOT_TESTABLE, f"No contrast is established yet: {report.next_look}."
     if len(report.courses) == 1:
         (course,) = report.courses
         return _shown(course), f"{_claim(report, course, course.looks[-1], scale)}."

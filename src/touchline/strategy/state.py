@@ -39,7 +39,7 @@ class State:
     working: tuple[PlannedRun, ...] = ()
     """Of these, the runs to train and evaluate now: neither cut nor of a contrast that is decided."""
     newest: tuple[PlannedRun, ...] = ()
-    """Runs of confirm that the coming look needs beside those of the last one."""
+    """Runs of confirm that the coming look needs next to those of the last one."""
 
     @property
     def cut(self) -> dict[str, int]:

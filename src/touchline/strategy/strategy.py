@@ -40,7 +40,7 @@ class RunsSoFar(Protocol):
         """Return the scores at the last checkpoints. Raise InputError if a run has none."""
 
     def spent_hours(self) -> float:
-        """Return the device-hours of all trainings and evaluations so far."""
+        """Return the device-hours of all training and evaluation jobs so far."""
 
 
 class Strategy:

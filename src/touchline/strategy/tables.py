@@ -46,9 +46,10 @@ def _paragraphs(report: StrategyReport, scale: Scale) -> Iterator[str]:
         looks = report.planned.looks
         seeds = ", ".join(str(each) for each in looks)
         yield (
-            f"Confirm tests {plural(len(report.courses), 'contrast')} on fresh seeds, at {plural(len(looks), 'look')} "
-            f"with {seeds} seeds per condition, to show a difference of {scale.size(report.planned.detect)}. The "
-            f"one-sided level of all contrasts and looks together is 2.5%. {_reason(report)}"
+            f"Confirm tests {plural(len(report.courses), 'contrast')} on fresh seeds, at "
+            f"{plural(len(looks), 'look')} with {seeds} seeds per condition, to detect a difference of "
+            f"{scale.size(report.planned.detect)}. The one-sided level for all contrasts and looks is 2.5%. "
+            f"{_reason(report)}"
         )
 
 
@@ -56,7 +57,7 @@ def _reason(report: StrategyReport) -> str:
     if report.stop is None:
         return f"{capital(report.next_look)}."
     if report.stop.reason is StopReason.BUDGET:
-        return "It was stopped by its budget: the next runs were predicted to exceed it."
+        return "The budget stopped the strategy, because the next runs were predicted to exceed it."
     left = len(report.planned.looks) - report.looks_taken
     rest = f" {plural(left, 'look')} of the design {'was' if left == 1 else 'were'} not needed." if left else ""
     return f"All contrasts are decided.{rest}"
@@ -80,12 +81,11 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     rows = [_look_row(course, look, scale) for course in report.courses for look in course.looks]
     within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
     note = (
-        "Difference: mean over the seeds of the next table. Error: their standard deviation (n - 1) over the root of "
-        "their number. Wide error: with the variation between test items, and where a run diverged at least the error "
-        "of that chance; it can only widen. t: difference over the larger error. Established: t reaches the bound, "
-        "which follows from the planned looks and the row's level. Given up: t is at or below futility. Interval: "
-        f"difference minus and plus the bound times the larger error{within}; it holds over all looks. Every number is "
-        f"in ledger.jsonl{whole}."
+        "Difference: mean over the seeds of the next table. Error: standard error over seeds. Wide error: also "
+        "with the variation between test items and of diverged runs. t: difference over the larger error. "
+        "Established: t reaches the bound of the planned looks and the row's level. Given up: t is at or below "
+        f"futility. Interval: difference ± bound times the larger error{within}, valid over all looks. Every "
+        f"number is in ledger.jsonl{whole}."
     )
     return table_of(columns, rows, "Looks", notes=(note,))
 
@@ -111,7 +111,7 @@ def _seeds_table(report: StrategyReport, scale: Scale) -> Table | None:
         *(Column(f"difference{' (points)' if scale.share else ''}", numeric=True), Column("diverged")),
     )
     rows = [row for course in report.courses for row in _seed_rows(course, scale)]
-    note = "Mean: over test items, and over the conditions of a side if it has several. From look: the first with it."
+    note = "Mean: over test items and conditions of a side. Column `from look`: the first look with that seed."
     return table_of(columns, rows, "Scores by seed", notes=(note,))
 
 
@@ -174,7 +174,7 @@ def _losses_table(report: StrategyReport, explored: Mapping[str, str]) -> Table 
         (run, condition, *(_loss(losses, run) for losses in at), _outcome(report, run))
         for run, condition in explored.items()
     ]
-    note = "Validation loss in nats per label token, as it was compared. A loss that is not finite is last."
+    note = "Validation loss in nats per label token at each point. A loss that is not finite ranks last."
     return table_of(columns, rows, "Explore", by_run=True, notes=(note,))
 
 

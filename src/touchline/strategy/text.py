@@ -66,7 +66,7 @@ def _at(status: StrategyStatus) -> str:
     stop, number = status.stop, status.looks_taken
     if stop is not None:
         budget = budget_text(status.budget_device_hours)
-        more = f"; now {budget}, with which `touchline run` or `touchline submit` continues if it is enough"
+        more = f", now {budget} (continue with `touchline run` or `touchline submit` if that is enough)"
         return _stop_text(stop) + (more if stop.is_below(status.budget_device_hours) else "")
     if status.phase is Phase.EXPLORE:
         cuts = sum(each.kind is DecisionKind.CUT for each in status.decisions)
@@ -97,16 +97,16 @@ def decision_line(decision: StrategyDecision, looks: int) -> str:
         found = "; ".join(f"{each.contrast} {each.verdict.value} ({_numbers(each)})" for each in look.contrasts)
         return f"look {decision.number + 1} of {looks} with {look.seeds} seeds: {found}"
     if (cut := decision.cut) is not None:
-        return f"cut at step {cut.step}: {_some(cut.cut) or 'no run'}; {plural(len(cut.kept), 'run')} continue"
+        return f"cut at step {cut.step}: {_some(cut.cut) or 'no run'}, {plural(len(cut.kept), 'run')} continue"
     if (choice := decision.choice) is not None:
         contrasts = ", ".join(each.name for each in choice.contrasts)
-        return f"explore chose {_some(choice.chosen)}" + (f"; to be confirmed: {contrasts}" if contrasts else "")
+        return f"explore chose {_some(choice.chosen)}" + (f", to be confirmed: {contrasts}" if contrasts else "")
     if (more := decision.continuation) is not None:
         coming = f"the next runs are predicted to take {more.next_device_hours or 0.0:.3g}"
-        coming = "what the next runs take is not known" if more.next_device_hours is None else coming
+        coming = "the cost of the next runs is unknown" if more.next_device_hours is None else coming
         spent = f"{more.spent_device_hours:.3g} device-hours are spent"
-        return f"the strategy continues: now {budget_text(more.budget_device_hours)}; {spent}, and {coming}"
-    return "the strategy begins" if decision.stop is None else f"the strategy ends: {_stop_text(decision.stop)}"
+        return f"the strategy continues: now {budget_text(more.budget_device_hours)}, {spent}, {coming}"
+    return "the strategy starts" if decision.stop is None else f"the strategy ends: {_stop_text(decision.stop)}"
 
 
 def _numbers(look: ContrastLook) -> str:
@@ -114,7 +114,7 @@ def _numbers(look: ContrastLook) -> str:
     t = "no t" if look.t is None else f"t {look.t:.2f}"
     futility = "" if look.futility is None else f", given up at {look.futility:.2f}"
     diverged = [run for pair in look.pairs for run in pair.diverged]
-    counted = f"; diverged, counted as 0: {', '.join(diverged)}" if diverged else ""
+    counted = f", diverged and counted as 0: {', '.join(diverged)}" if diverged else ""
     return f"{look.difference * _POINTS:+.3g} points, {t}, bound {look.bound:.2f}{futility}{counted}"
 
 
@@ -130,10 +130,10 @@ def _some(names: Sequence[str]) -> str:
 def _stop_text(stop: Stop) -> str:
     """Return the end of a strategy in words."""
     if stop.reason is StopReason.SETTLED:
-        return "everything is decided"
+        return "all decided"
     spent, coming = stop.spent_device_hours or 0.0, stop.next_device_hours or 0.0
     limit = "the budget" if stop.budget_device_hours is None else budget_text(stop.budget_device_hours)
-    return f"{limit}: {spent:.3g} device-hours are spent, and the next runs are predicted to take {coming:.3g}"
+    return f"{limit}: {spent:.3g} device-hours spent, and the next runs are predicted to take {coming:.3g}"
 
 
 def budget_text(hours: float | None) -> str:

@@ -103,7 +103,7 @@ class ChunkedLoss:
 
 
 class _Chunks(torch.autograd.Function):
-    """Losses of positions from their hidden states, chunk by chunk; the gradient is made beside them."""
+    """Losses of positions from their hidden states, chunk by chunk; the gradient is made next to them."""
 
     @staticmethod
     def forward(

@@ -45,7 +45,7 @@ def require_compiler(train: TrainConfig, kind: Literal["cpu", "cuda"]) -> None:
         return
     lacking = missing_compiler("gpu" if kind == "cuda" else "cpu")
     if lacking is not None:
-        raise HostError(f"train.compile: true needs {lacking.what}", hint=f"{lacking.hint}; or train.compile=false")
+        raise HostError(f"train.compile: true needs {lacking.what}", hint=f"{lacking.hint}, or train.compile=false")
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -57,7 +57,7 @@ def compile_layers(model: nn.Module) -> None:
     layers = [module for module in base_of(model).modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise InputError(
-            f"train.compile: true, and {type(base_of(model)).__name__} has no layers that can be compiled apart",
+            f"train.compile: true, but {type(base_of(model)).__name__} has no layers that can be compiled separately",
             hint="train.compile=false",
         )
     # Else the first layer, whose input needs no gradient above frozen embeddings, would be compiled on its own.

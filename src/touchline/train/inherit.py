@@ -91,7 +91,7 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     own = _read(parent.path / STAGE_FILE)[0] if staged else everything
     parameters = sum(tensor.numel() for tensor in own.values())
     if settings.get("use_dora") and parent.config.continue_ == "merge":
-        raise LineageError(f"{str(parent.path)!r} is a DoRA adapter, which is more than B A: it cannot be merged here")
+        raise LineageError(f"{str(parent.path)!r} is a DoRA adapter, which cannot be merged here")
     if parent.config.continue_ == "adapter":
         before = _before(everything, own) if staged else {}
         return Inheritance(
@@ -155,7 +155,7 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
             if delta.shape != weight.shape:
                 delta = delta.T  # GPT-2 keeps its weights the other way round.
             if delta.shape != weight.shape:
-                raise LineageError(f"the layer {layer} has a weight of shape {tuple(weight.shape)}: not the parent's")
+                raise LineageError(f"layer {layer} has a weight of shape {tuple(weight.shape)}, unlike the parent's")
             exact = weight.float() + delta
             weight.copy_(exact.to(weight.dtype))
             lost += float((weight.float() - exact).square().sum())
@@ -170,7 +170,7 @@ def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
     with torch.no_grad():
         places = {_named(name): value for name, value in model.named_parameters() if value.requires_grad}
         wrong = [
-            f"{name} has {_look(own.get(name))}, the stage's adapter {_look(places.get(name))}"
+            f"{name} has {_look(own.get(name))}, but the stage's adapter has {_look(places.get(name))}"
             for name in sorted({*own, *places})
             if _look(own.get(name)) != _look(places.get(name))
         ]
@@ -277,7 +277,7 @@ def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return (A, B) of every layer."""
     layers = sorted(name.removesuffix(_A) for name in tensors if name.endswith(_A))
     if {name for layer in layers for name in (layer + _A, layer + _B)} != set(tensors):
-        raise LineageError("the parent's adapter holds tensors that are no factors of a layer")
+        raise LineageError("the parent's adapter contains tensors that are not LoRA factors")
     return {layer: (tensors[layer + _A], tensors[layer + _B]) for layer in layers}
 
 
@@ -302,7 +302,7 @@ def _settings(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:
         raise LineageError(f"{str(path)!r} is not an adapter configuration: {error}") from error
     if strange or content.get("peft_type") != "LORA":
-        raise LineageError(f"{str(path)!r} is of an adapter type that cannot be continued: {', '.join(strange)}")
+        raise LineageError(f"{str(path)!r} has an adapter type that cannot be continued: {', '.join(strange)}")
     return content
 
 
@@ -324,7 +324,7 @@ def _weight(base: nn.Module, layer: str) -> Tensor:
         weight = base.get_submodule(layer.removeprefix(_PREFIX)).weight
     except AttributeError:
         raise LineageError(
-            f"the base has no layer {layer.removeprefix(_PREFIX)}, which the parent has changed"
+            f"the base has no layer {layer.removeprefix(_PREFIX)}, but the parent's adapter does"
         ) from None
     assert isinstance(weight, Tensor)
     return weight.data

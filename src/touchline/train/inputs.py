@@ -24,7 +24,7 @@ from touchline.data.rendering.chat import ChatRenderer
 from touchline.statistics.derangement import derangement, label_generator
 
 CONFIG_LIMIT_BYTES = 1 << 20
-_ACCEPT = "touchline plan, or touchline prepare --accept if the change is meant"
+_ACCEPT = "touchline plan, or touchline prepare --accept if the change is intended"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ class Inputs:
 
 
 def path_of_config(folder: Path) -> Path:
-    """Return the resolved run of a run folder: run.yaml beside another trainer's finetune.yaml, else finetune.yaml."""
+    """Return the resolved run of a run folder: run.yaml next to another trainer's finetune.yaml, else finetune.yaml."""
     other = folder / "run.yaml"
     return other if other.exists() else folder / "finetune.yaml"
 
@@ -60,7 +60,7 @@ def read_config(path: Path) -> RunConfig:
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
     config = read_run_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
-        raise InputError(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
+        raise InputError(f"{path} has micro_batch_size or packed still undecided", expected="a resolved run")
     return replace(
         config, model=replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
     )
@@ -86,7 +86,7 @@ def load_inputs(config: RunConfig, folder: Path) -> Inputs:
             raise InputError(
                 f"the {split} split has an example of {longest} tokens,"
                 f" more than max_seq_len {config.train.max_seq_len}",
-                expected="examples that fit; none is truncated silently",
+                expected="examples that fit, because none is truncated",
                 hint=f"train.max_seq_len: {longest}",
             )
     if not train:
@@ -130,7 +130,7 @@ def _planned_data(config: RunConfig, folder: Path) -> Path:
     path = folder / config.data.file
     for file in config.data.files.values():
         if not (folder / file).is_file():
-            raise InputError(f"the dataset {str(folder / file)!r} is not there", expected="the file that was planned")
+            raise InputError(f"the dataset {str(folder / file)!r} does not exist", expected="the file that was planned")
     refuse_change("the dataset", str(path), config.data_sha256, data_sha256(config.data, folder))
     refuse_changed_images(config.data, config.images_sha256, folder, folder)
     return path
@@ -150,7 +150,7 @@ def _planned_batches(config: RunConfig, train: Sequence[RenderedExample]) -> Bat
     refuse_change("the order of the examples", config.data.file, config.batches.digest, found.digest)
     if (found.steps, found.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
         raise PlanDriftError(
-            f"finetune.yaml plans {config.batches.steps} steps, the data gives {found.steps}", hint=_ACCEPT
+            f"finetune.yaml plans {config.batches.steps} steps, but the data gives {found.steps}", hint=_ACCEPT
         )
     return plan_batches(
         lengths.total,
@@ -175,8 +175,8 @@ def refuse_change(what: str, where: str, planned: str, found: str | Missing) -> 
     """
     if planned != found:
         raise PlanDriftError(
-            f"{what} {where!r} changed since it was planned: hash {str(found)[:12]}, planned {planned[:12]}",
-            expected="what the plan was made from",
+            f"{what} {where!r} changed since planning: hash {str(found)[:12]}, planned {planned[:12]}",
+            expected="the planned content",
             hint=_ACCEPT,
         )
 

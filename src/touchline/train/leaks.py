@@ -138,9 +138,9 @@ def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
 
 
 def _cannot(kind: str, error: Exception | None) -> InputError:
-    message = (str(error).splitlines() or ["it says nothing"])[0][:200]
+    message = (str(error).splitlines() or ["no message"])[0][:200]
     return InputError(
-        f"no small model of architecture {kind!r} can be made: {message}",
+        f"no small model of architecture {kind!r} can be built: {message}",
         expected="a causal language model that transformers knows",
     )
 
@@ -167,7 +167,7 @@ def _way(model: torch.nn.Module, name: str, used_by: str) -> PackingMode:
     try:
         together = _row(model, documents, name)
     except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
-        refused = f"the model refuses it: {(str(error).splitlines() or [''])[0][:160]}"
+        refused = f"the model rejects it: {(str(error).splitlines() or [''])[0][:160]}"
         return PackingMode(name=name, used_by=used_by, leak=None, difference=None, isolated=False, note=refused)
     leak = 0.0
     for changed in range(len(documents)):

@@ -43,7 +43,7 @@ MERGED_IN_BFLOAT16 = 5e-2
 OTHER_ARITHMETIC = 5e-2
 """Relative loss tolerance if the parent was scored in another dtype or on another kind of device."""
 _SMALLEST_LOSS = 1e-12
-_BROKEN = Missing(missing="not scored, since the lineage is broken already")
+_BROKEN = Missing(missing="not scored, because the lineage is already broken")
 _LINEAGE = TypeAdapter(Lineage)
 
 
@@ -57,7 +57,7 @@ def take_over(ancestry: Ancestry) -> Inheritance:
     proved = ancestry.proved
     if proved is not None and found.adapter_sha256 != proved.adapter_sha256:
         raise LineageError(
-            f"the adapter in {str(ancestry.checkpoint.path)!r} is not the one that run {ancestry.run} began with",
+            f"the adapter in {str(ancestry.checkpoint.path)!r} is not the one that run {ancestry.run} started from",
             expected=f"the hash {proved.adapter_sha256[:12]}, found {found.adapter_sha256[:12]}",
         )
     return found
@@ -94,8 +94,8 @@ def prove_lineage(
     loss = _loss(parent, own, target_loss, setup, examples) if not problems else _BROKEN
     if isinstance(loss, LossProof) and not loss.relative_difference <= loss.tolerance:
         problems.append(
-            f"the loss on its {loss.examples} validation items is {loss.found:.6g} before the first step, and "
-            f"{loss.recorded:.6g} was recorded: {loss.relative_difference:.2g} apart, {loss.tolerance:g} allowed "
+            f"validation loss before the first step is {loss.found:.6g} on {loss.examples} items, recorded "
+            f"{loss.recorded:.6g}: {loss.relative_difference:.2g} apart, {loss.tolerance:g} allowed "
             f"({loss.tolerance_reason})"
         )
     kept = _kept(parent)
@@ -126,8 +126,8 @@ def prove_lineage(
     if problems:
         raise LineageError(
             f"run {ancestry.run} does not continue from {parent.config.run}: {'; '.join(problems)}",
-            expected=f"{parent.path.name} of {parent.config.run} as it was trained; nothing was trained on it",
-            hint=f"train {parent.config.run} again, or bring its checkpoint back; {LINEAGE_FILE} has the details",
+            expected=f"{parent.path.name} of {parent.config.run} as it was trained",
+            hint=f"train {parent.config.run} again, or restore its checkpoint (details in {LINEAGE_FILE})",
         )
     _tell(lineage)
     return lineage
@@ -138,12 +138,12 @@ def _tell(lineage: Lineage) -> None:
     scored = (
         f"no loss compared ({lineage.loss_missing})"
         if loss is None
-        else f"loss on its {loss.examples} validation items {loss.found:.6g}, recorded {loss.recorded:.6g}, "
+        else f"validation loss {loss.found:.6g} on {loss.examples} items, recorded {loss.recorded:.6g}, "
         f"{loss.relative_difference:.1e} apart ({loss.tolerance:g} allowed)"
     )
-    how = "trains the adapter of" if lineage.how == "adapter" else "has merged the adapter of"
+    how = "trains the adapter of" if lineage.how == "adapter" else "merged the adapter of"
     LOG.info(
-        "lineage proved: %s %s %s, sha256 %s; %s; %d trainable parameters",
+        "lineage verified: %s %s %s, sha256 %s, %s, %d trainable parameters",
         how,
         lineage.parent,
         lineage.checkpoint,
@@ -171,25 +171,25 @@ def _records(parent: ParentCheckpoint, own: Inheritance) -> list[str]:
     if own.adapter_sha256 != marker.adapter_sha256:
         problems.append(f"its adapter has the hash {own.adapter_sha256[:12]}, its marker {marker.adapter_sha256[:12]}")
     if kept is None:
-        problems.append(f"its training.json does not know {parent.path.name}")
+        problems.append(f"its training.json does not list {parent.path.name}")
     else:
         if own.adapter_sha256 != kept[0]:
             problems.append(f"its adapter has the hash {own.adapter_sha256[:12]}, its training.json {kept[0][:12]}")
         if marker.validation_loss != kept[1]:
             problems.append("its marker and its training.json have different validation losses")
     if marker.base_weights_sha256 != parent.trainer.model.weights_sha256:
-        problems.append("it was trained on another base than was planned")
+        problems.append("it was trained on a different base than planned")
     if learned_nothing(own.taken):
-        problems.append("its adapter has only zeros in its factors B: nothing has trained it")
+        problems.append("its adapter is untrained (all factors B are zero)")
     return problems
 
 
 def _counts(parent: ParentCheckpoint, own: Inheritance, parameters: int) -> list[str]:
     recorded = parent.training.trainable_parameters
     if recorded is not None and recorded != own.parent_parameters:
-        return [f"its adapter has {own.parent_parameters:,} parameters, and {recorded:,} were trained"]
+        return [f"its adapter has {own.parent_parameters:,} parameters, but {recorded:,} were trained"]
     if parent.config.continue_ == "adapter" and parameters != own.parent_parameters:
-        return [f"{parameters:,} parameters would be trained, and its adapter has {own.parent_parameters:,}"]
+        return [f"{parameters:,} parameters would be trained, but its adapter has {own.parent_parameters:,}"]
     return []
 
 
@@ -197,7 +197,7 @@ def _items(parent: ParentCheckpoint, examples: Sequence[RenderedExample]) -> lis
     scored = parent.training.scoring
     if scored is None or scored.items_sha256 == items_sha256(examples):
         return []
-    return ["its validation items are others than those that it scored"]
+    return ["its validation items differ from those that it scored"]
 
 
 def _loss(

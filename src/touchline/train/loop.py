@@ -324,7 +324,7 @@ def train_side_by_side(
     A run that fails leaves the others alone.
 
     Args:
-        trainings: trainings by adapter.
+        trainings: runs by adapter.
         add_gradients: adds the gradients of the adapters' micro-batches, and returns their shares of the losses.
 
     Returns:

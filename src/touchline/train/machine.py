@@ -33,7 +33,6 @@ class Machine:
     device: torch.device
     """CPU or first visible GPU."""
     device_name: str
-    """Device name."""
     base_dtype: torch.dtype
     """Dtype of the frozen base and of the computation."""
     choice: DtypeChoice
@@ -164,14 +163,14 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
             identity if identity.startswith(("GPU-", "MIG-")) else f"GPU-{identity}"
         )
     except pynvml.NVMLError as error:
-        reason = f"NVML refuses: {error}"
+        reason = f"NVML error: {error}"
         return lambda: Missing(missing=reason)
 
     def read() -> Measured:
         try:
             use: _DeviceUse = pynvml.nvmlDeviceGetUtilizationRates(handle)
         except pynvml.NVMLError as error:
-            return Missing(missing=f"NVML refuses: {error}")
+            return Missing(missing=f"NVML error: {error}")
         return Quantity(value=float(use.gpu), unit="%", phase="step", aggregation="last")
 
     return read

@@ -56,8 +56,8 @@ class ProcessLostError(RunsFailedError):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(
             message,
-            expected="all processes to run to the end; what was saved before is untouched",
-            hint="the lines above say more; the same command resumes",
+            expected="all processes to finish (saved checkpoints are kept)",
+            hint="see the lines above, then rerun the same command to resume",
         )
         self.code = code
 
@@ -187,9 +187,9 @@ def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Proce
     started = _started_by_torchrun()
     if started is not None and started != size:
         raise InputError(
-            f"WORLD_SIZE is {started}, and the run is planned for {size} process{'es' if size > 1 else ''}",
-            expected="the planned number of processes: the global batch depends on it",
-            hint="the same command without torchrun, which starts the processes that were planned",
+            f"WORLD_SIZE is {started}, but the run is planned for {size} process{'es' if size > 1 else ''}",
+            expected="the planned number of processes, because the global batch depends on it",
+            hint="rerun the command without torchrun (it starts the planned processes)",
         )
     if size == 1:
         yield Processes()
@@ -276,9 +276,9 @@ def _join(rank: int, size: int, listener: socket.socket | None) -> None:
         visible = torch.cuda.device_count()
         if visible < size:
             raise HostError(
-                f"the run is planned for {size} processes with a GPU each, and {visible} "
+                f"the run is planned for {size} processes with a GPU each, but {visible} "
                 f"{'is' if visible == 1 else 'are'} visible",
-                hint=f"compute.gpus_per_run={visible}; or CUDA_VISIBLE_DEVICES= for processes that share the CPU",
+                hint=f"compute.gpus_per_run={visible}, or CUDA_VISIBLE_DEVICES= for processes that share the CPU",
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
@@ -323,7 +323,7 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessLostError("another process of the training ended early") from error
+        raise ProcessLostError("another process of the run ended early") from error
 
 
 class _Watch:
@@ -368,7 +368,7 @@ class _Watch:
         # A process that was killed comes first: others may have failed because of it.
         code, rank = min(failed)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        message = f"process {rank + 1} of {len(self._children) + 1} of the training {how}"
+        message = f"process {rank + 1} of {len(self._children) + 1} of the run {how}"
         return ProcessLostError(message, 128 - code if code < 0 else code)
 
     def _observe(self) -> None:

@@ -133,7 +133,6 @@ class ParentCheckpoint:
     path: Path
     """Checkpoint folder."""
     marker: ExportMarker
-    """Checkpoint marker."""
     training: TrainingMarker
     """Parent's training.json."""
 
@@ -194,9 +193,9 @@ def _read_lineage(config: RunConfig, folder: Path) -> Lineage:
     planned = (config.run_digest, config.parent.run_digest)
     if lineage is None or not lineage.proved or (lineage.run_digest, lineage.parent_digest) != planned:
         raise LineageError(
-            f"run {config.run} has a saved state, and {LINEAGE_FILE} does not prove what it began with",
-            expected="the proof of the attempt that saved it",
-            hint=f"mv {str(folder / 'resume')!r} {str(folder / 'resume.old')!r}    to begin with the parent again",
+            f"run {config.run} has a saved state, but {LINEAGE_FILE} does not prove what it started from",
+            expected="a {LINEAGE_FILE} of the attempt that saved it",
+            hint=f"mv {str(folder / 'resume')!r} {str(folder / 'resume.old')!r}    to start from the parent again",
         )
     return lineage
 
@@ -218,13 +217,13 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
     place = folder.parent / PurePath(parent.folder).name
     training = read_training_marker(place)
     if training is None:
-        raise _missing(config, place, "training.json is not there" if place.is_dir() else "its folder is not there")
+        raise _missing(config, place, "training.json does not exist" if place.is_dir() else "its folder does not exist")
     if training.run_digest != parent.run_digest:
-        raise _missing(config, place, f"its training.json is of another plan of it ({training.run_digest[:12]})")
+        raise _missing(config, place, f"its training.json belongs to another plan ({training.run_digest[:12]})")
     path, marker = _chosen(config, place, training)
     lacking = [name for name in (*marker.files, ADAPTER_FILE) if not (path / PurePath(name).name).is_file()]
     if lacking:
-        raise _missing(config, place, f"{path.name} is not whole, without {', '.join(dict.fromkeys(lacking))}")
+        raise _missing(config, place, f"{path.name} is incomplete, without {', '.join(dict.fromkeys(lacking))}")
     _refuse_other_files(config, path, marker)
     try:
         trainer = read_config(path_of_config(place))
@@ -232,7 +231,7 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
         raise _missing(config, place, f"its {path_of_config(place).name} cannot be read ({fault.message})") from fault
     if trainer.run_digest != parent.run_digest:
         name = path_of_config(place).name
-        raise _missing(config, place, f"its {name} is of another plan of it ({trainer.run_digest[:12]})")
+        raise _missing(config, place, f"its {name} belongs to another plan ({trainer.run_digest[:12]})")
     return ParentCheckpoint(config=parent, trainer=trainer, folder=place, path=path, marker=marker, training=training)
 
 
@@ -245,13 +244,13 @@ def _chosen(config: RunConfig, place: Path, training: TrainingMarker) -> tuple[P
         scored = [(marker.validation_loss, marker.step, path, marker) for path, marker in exports]
         best = min((each for each in scored if each[0] is not None), key=lambda each: each[:2], default=None)
         if best is None:
-            raise _missing(config, place, "none of its checkpoints has a validation loss, so none is the best")
+            raise _missing(config, place, "none of its checkpoints has a validation loss")
         return best[2], best[3]
     wanted = training.checkpoints[-1] if training.checkpoints else None
     for path, marker in exports:
         if path.name == wanted:
             return path, marker
-    raise _missing(config, place, f"its last checkpoint {wanted or ''} is not there, or has no marker")
+    raise _missing(config, place, f"its last checkpoint {wanted or ''} does not exist, or has no marker")
 
 
 def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> None:
@@ -262,14 +261,14 @@ def _refuse_other_files(config: RunConfig, path: Path, marker: ExportMarker) -> 
             continue
         what = "adapter" if name in _OWN_FILES else "checkpoint"
         raise LineageError(
-            f"run {config.run} does not continue from {marker.run}: {str(file)!r} is another file than was saved",
-            expected=f"the {what} with the hash {saved.sha256[:12]}, as {path.name}/touchline.json says",
-            hint=f"bring it back, or train {marker.run} again",
+            f"run {config.run} does not continue from {marker.run}: {str(file)!r} differs from the saved file",
+            expected=f"the {what} with the hash {saved.sha256[:12]} of {path.name}/touchline.json",
+            hint=f"restore it, or train {marker.run} again",
         )
 
 
 def _missing(config: RunConfig, place: Path, what: str) -> ParentNotReadyError:
     assert config.parent is not None
     return ParentNotReadyError(
-        f"run {config.run} cannot continue from {config.parent.run}: {what}; {how_it_ended(place)}"
+        f"run {config.run} cannot continue from {config.parent.run}: {what}, {how_it_ended(place)}"
     )

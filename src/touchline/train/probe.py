@@ -54,7 +54,7 @@ def read_request() -> ProbeRequest:
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(
             f"invalid request: {f'{place}: ' if place else ''}{first['msg']}",
-            expected="the JSON of a ProbeRequest, as touchline.history.probe describes it",
+            expected="the JSON of a ProbeRequest (touchline.history.probe)",
         ) from None
 
 

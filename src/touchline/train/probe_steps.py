@@ -107,7 +107,7 @@ def gpu_memory(
         free, total = torch.cuda.mem_get_info()
         context_bytes = max(total - free - torch.cuda.memory_reserved() - others_bytes, 0)
         process_bytes = reserved_bytes + context_bytes
-        method = "reserved, and what the device holds beside it and beside other processes"
+        method = "reserved memory, plus what the device holds outside it and outside other processes"
     return ProbeMemory(
         loaded_bytes=loaded_bytes,
         loading_bytes=loading_bytes,
@@ -133,7 +133,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
         keep_to_share(request, machine)
         model = probe.load()
         setup_seconds = time.time() - psutil.Process().create_time()
-        LOG.info("%s is loaded, %.1f s after the start; %d steps", request.model.name, setup_seconds, request.steps)
+        LOG.info("%s is loaded, %.1f s after the start, %d steps", request.model.name, setup_seconds, request.steps)
         memory = probe.steps(model)
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError is a RuntimeError, and so is what torch raises of the processor's memory.
@@ -165,9 +165,9 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
     most = -(-request.label_tokens // count)
     if shortest < 1 or request.label_tokens < count or most > shortest:
         raise InputError(
-            f"{request.rows} rows of {request.width} tokens have no room for {count} examples"
-            f" with {request.label_tokens} label tokens",
-            expected="at least one label token an example, and no more than it has tokens",
+            f"{count} examples with {request.label_tokens} label tokens do not fit in {request.rows} sequences "
+            f"of {request.width} tokens",
+            expected="at least one label token per example, and no more than its tokens",
         )
     generator = np.random.default_rng(request.seed)
     examples = []

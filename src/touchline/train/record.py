@@ -351,7 +351,7 @@ class TrainingRecord:
         """Write the end of an attempt that a stop request ended."""
         reason = stop.reason or "a signal to another process"
         self._end(TrainingEnd.STOPPED, f"stopped by {reason}")
-        LOG.info("%sstopped by %s after step %d; rerun the same command to resume", self._label, reason, self.step)
+        LOG.info("%sstopped by %s after step %d, rerun the same command to resume", self._label, reason, self.step)
 
     def pause(self) -> None:
         """Write the end of an attempt that reached the step at which the training is to pause."""

@@ -55,7 +55,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
 def save_resume(
     folder: Path, state: ResumeState, write: Callable[[Path], dict[str, SavedFile]]
 ) -> tuple[Path, dict[str, SavedFile]]:
-    """Save a state under `resume/` and delete older ones. Return its folder and the files beside state.json.
+    """Save a state under `resume/` and delete older ones. Return its folder and the files next to state.json.
 
     Args:
         folder: the run's `resume/`.

@@ -59,7 +59,7 @@ def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str =
     """
     begun = time.monotonic()
     if is_done(folder, config):
-        LOG.info("run %s is trained already; nothing to do", config.run)
+        LOG.info("run %s is already trained", config.run)
         remove_folder(folder / RESUME_FOLDER)
         return True
     if not is_member():
@@ -105,7 +105,7 @@ def reached_pause(config: RunConfig, folder: Path, saved: tuple[Path, ResumeStat
     """Return True, and say so, if a training is paused as pause.json asks."""
     if saved is None or not is_paused(saved[1], read_pause(folder)):
         return False
-    LOG.info("run %s is paused after step %d, where runs are compared; nothing to do", config.run, saved[1].step)
+    LOG.info("run %s is paused after step %d, where runs are compared", config.run, saved[1].step)
     return True
 
 
@@ -218,14 +218,14 @@ def is_done(folder: Path, config: RunConfig) -> bool:
         raise PlanDriftError(
             f"{str(folder / MARKER)!r} belongs to another plan of this run",
             expected=f"run_digest {config.run_digest[:12]}, found {marker.run_digest[:12]}",
-            hint="move the trained run away before training another one in its folder",
+            hint="move the trained run to another folder",
         )
     if not marker.checkpoints:
         return True
     last = folder / Path(marker.checkpoints[-1]).name
     export = read_export_marker(last)
     if export is None:
-        LOG.warning("%s is trained, but its checkpoint %s is gone; training again", config.run, last.name)
+        LOG.warning("%s is trained, but its checkpoint %s is missing: training again", config.run, last.name)
         return False
     return is_whole(last, export.files, hashes=False)
 

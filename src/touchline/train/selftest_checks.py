@@ -93,7 +93,7 @@ def _device(name: StepCheck, folder: Path) -> NodeCheck:
     machine = select_device("auto")
     if machine.kind == "cpu" and (gpus := visible_gpus()):
         return _failed(
-            name, {}, f"nvidia-smi lists {plural(len(gpus), 'GPU')}, and torch {torch.__version__} sees none"
+            name, {}, f"nvidia-smi lists {plural(len(gpus), 'GPU')}, but torch {torch.__version__} finds none"
         )
     if machine.kind == "cpu":
         return _ok(name, {}, f"{machine.device_name}, {plural(machine.threads, 'thread')}")
@@ -180,12 +180,12 @@ def _isolated(name: StepCheck, folder: Path) -> NodeCheck:
         loss, leak = _worse(loss, proof.loss_difference), _worse(leak, proof.leak)
         faults += [] if proof.passed else [family]
     figures: dict[str, Measured] = {
-        "loss": Quantity(value=loss, unit="nats", method="largest change against the example alone"),
+        "loss": Quantity(value=loss, unit="nats", method="largest change compared with the example alone"),
         "leak": Quantity(value=leak, unit="nats", method="largest change by other neighbors"),
     }
     if faults:
         which = ", ".join(faults)
-        return _failed(name, figures, f"losses in one row are not those of the examples alone: {which}")
+        return _failed(name, figures, f"losses in a packed sequence differ from those of the examples alone: {which}")
     return _ok(name, figures)
 
 
@@ -201,7 +201,7 @@ def _blocks(name: StepCheck, folder: Path) -> NodeCheck:
             fault = block_mask_fault(target_loss, arrange(make_examples(), layout))
             faults += [] if fault is None else [f"{family}: {fault}"]
     if faults:
-        return _failed(name, {}, f"packed rows get dense masks; {'; '.join(faults)}")
+        return _failed(name, {}, f"packed sequences get dense masks: {', '.join(faults)}")
     return _ok(name, {}, "FlexAttention")
 
 
@@ -231,7 +231,7 @@ def _qlora(name: StepCheck, folder: Path) -> NodeCheck:
     }
     if difference <= QLORA_LIMIT_NATS and 0 < length < float("inf"):
         return _ok(name, figures)
-    return _failed(name, figures, f"the loss differs by more than {QLORA_LIMIT_NATS:g} nats, or there is no gradient")
+    return _failed(name, figures, f"the loss differs by more than {QLORA_LIMIT_NATS:g} nats, or has no gradient")
 
 
 def _compiled(name: StepCheck, folder: Path) -> NodeCheck:
@@ -273,7 +273,7 @@ def _resume(name: StepCheck, folder: Path) -> NodeCheck:
         stopped = not stops or not run_training(config, run, _StopAfter(left=7))
         complete = run_training(config, run, Stop())
         if not (stopped and complete):
-            return _failed(name, {}, "the training did not stop, or did not end")
+            return _failed(name, {}, "the run did not stop, or did not finish")
         adapters.append(run / "epoch_0" / ADAPTER_FILE)
     figures: dict[str, Measured] = {"adapter": Quantity(value=float(adapters[0].stat().st_size), unit="B")}
     first, second = (read_bytes(path) for path in adapters)
@@ -282,7 +282,7 @@ def _resume(name: StepCheck, folder: Path) -> NodeCheck:
     one, other = (load_file(path) for path in adapters)
     difference = max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
     figures["weights"] = Quantity(value=difference, unit="1", method="largest difference")
-    return _failed(name, figures, "the adapter of a stopped training differs from that of one without a stop")
+    return _failed(name, figures, "the adapter of a resumed run differs from that of an uninterrupted one")
 
 
 def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
@@ -309,14 +309,14 @@ def _cohort(name: StepCheck, folder: Path) -> NodeCheck:
         run_training(run, own, Stop())
         first, second = (read_metrics(place / METRICS).steps for place in (own, beside))
         if len(first) != len(second) or not first:
-            return _failed(name, {}, "a run side by side has other steps than alone")
+            return _failed(name, {}, "a run in a cohort has other steps than alone")
         for before, after in zip(first, second, strict=True):
             loss = _worse(loss, abs(before.loss - after.loss))
     how = f"largest difference of a step, {len(runs)} runs"
     figures: dict[str, Measured] = {"loss": Quantity(value=loss, unit="nats", method=how)}
     if loss <= COHORT_LIMIT_NATS:
         return _ok(name, figures)
-    return _failed(name, figures, f"losses differ from those of separate trainings by more than {COHORT_LIMIT_NATS:g}")
+    return _failed(name, figures, f"losses differ from those of separate runs by more than {COHORT_LIMIT_NATS:g}")
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     below = with_initial(inheritance, model, train.lora)
     if layout.share_prefix and dropout_in(model) > 0:
         layout = BatchLayout(row_tokens=train.max_seq_len) if train.packed else PADDED
-        reason = "no prefix is shared, because the base has dropout, which would be shared with it"
+        reason = "no shared prefix, because the base has dropout"
     target_loss = TargetLoss(
         model,
         machine,
@@ -218,11 +218,11 @@ def _obstacle_to_shared_prefixes(inputs: Inputs) -> str | None:
     """Return why the prompts of a micro-batch must not share their prefix; None if they may."""
     train = inputs.config.train
     if inputs.model.vision:
-        return "no prefix is shared, because positions in a vision-language model depend on its images"
+        return "no shared prefix, because positions in a vision-language model depend on its images"
     if train.lora.dropout > 0 and not train.trains_all:
-        return "no prefix is shared, because its dropout would be shared with it"
+        return "no shared prefix, because of dropout"
     if train.neftune_alpha is not None:
-        return "no prefix is shared, because its noise would be shared with it"
+        return "no shared prefix, because of noise on the embeddings"
     return None
 
 
@@ -278,7 +278,7 @@ def _with_block_masks(target_loss: TargetLoss, inputs: Inputs, layout: BatchLayo
         return attention
     fault = block_mask_fault(target_loss, arrange(sample, layout))
     if fault is not None:
-        LOG.warning("packed rows have dense masks, not masks by blocks: %s", fault)
+        LOG.warning("packed sequences have dense masks, not block masks: %s", fault)
         return attention
     base_of(target_loss.model).set_attn_implementation(FLEX)
     return FLEX
@@ -293,24 +293,25 @@ def _proved(
     first = next(_sampled(inputs))
     sample = sample_for_proof(first, inputs.train, layout)
     if not sample:
-        return PADDED, f"{reason}; no two examples fit into one row", None
+        return PADDED, f"{reason}, no two examples fit into one sequence", None
     proof = prove(target_loss, sample, layout, inputs.config.seed)
     if proof.passed:
         return layout, reason, proof
     failure = (
-        f"{layout.name}: loss differs by {proof.loss_difference:.3g}, neighbours change it by {proof.leak:.3g} nats"
-        f" (tolerance {proof.tolerance:.3g})"
+        f"{layout.name}: loss differs by {proof.loss_difference:.3g}, neighbors change it by {proof.leak:.3g} "
+        f"nats (tolerance {proof.tolerance:.3g})"
     )
-    LOG.warning("this model does not isolate packed examples; %s", failure)
+    LOG.warning("this model does not isolate packed examples: %s", failure)
     if not inputs.config.train.packed:
-        return PADDED, f"padded; the model failed the isolation test of {failure}", proof
+        return PADDED, f"padded, because the model failed the isolation test of {failure}", proof
     if layout.share_prefix:
         return _proved(
-            target_loss, inputs, BatchLayout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}"
+            target_loss, inputs, BatchLayout(row_tokens=layout.row_tokens), f"{reason}, failed with {failure}"
         )
     raise PolicyError(
-        f"packed: true is refused for {inputs.config.model.name}: packed examples attend to each other; {failure}",
-        expected="a model whose layers all obey the attention mask",
+        f"packed: true is not possible for {inputs.config.model.name}, because packed examples attend to "
+        f"each other ({failure})",
+        expected="a model whose layers all respect the attention mask",
         hint="train.packed: false",
     )
 
@@ -323,7 +324,7 @@ def _restore(
 ) -> None:
     path, state = saved
     if state.batches_digest != inputs.batches.digest:
-        raise PlanDriftError(f"the saved state {str(path)!r} was made with another order of the examples")
+        raise PlanDriftError(f"the saved state {str(path)!r} has another order of the examples")
     try:
         random = read_state(path, parameters, optimizer)
     except ValueError as error:
@@ -381,7 +382,7 @@ def read_state(
     if {name: value.shape for name, value in saved.items()} != {
         name: value.shape for name, value in parameters.items()
     }:
-        raise ValueError(f"{folder / ADAPTER_FILE} holds other parameters")
+        raise ValueError(f"{folder / ADAPTER_FILE} contains other parameters")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])

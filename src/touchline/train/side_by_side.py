@@ -2,7 +2,7 @@
 
 The rows of a micro-batch are in blocks of equal size, one for each active adapter. The base computes all rows at once;
 each block gets the change of its own adapter, by batched matrix products over the stacked factors. Smaller ranks are
-padded with zeros, which are no parameters. The gradients of the adapters are those of separate trainings; only the
+padded with zeros, which are no parameters. The gradients of the adapters are those of separate runs; only the
 order of sums within a matrix product may differ.
 """
 
@@ -44,7 +44,7 @@ class SideBySide:
                 continue
             if set(layer.lora_A) != set(names) or head in (layer, layer.get_base_layer()):
                 raise InputError(
-                    f"runs cannot be trained side by side: the layer {path} holds other adapters than theirs",
+                    f"runs cannot be trained in a cohort: the layer {path} holds other adapters than theirs",
                     expected="adapters on the same linear layers of the model's body",
                 )
             layer.forward = partial(self._forward, layer, path)
@@ -79,7 +79,7 @@ class SideBySide:
         """Return the output of a layer for rows of shape [K R, W, inputs]."""
         if x.ndim != 3 or x.shape[0] != self._rows:
             raise InputError(
-                f"runs cannot be trained side by side: the layer {path} gets an input of shape {list(x.shape)}",
+                f"runs cannot be trained in a cohort: the layer {path} gets an input of shape {list(x.shape)}",
                 expected=f"all {self._rows} rows of the micro-batch",
             )
         result: Tensor = layer.base_layer(x)

@@ -159,7 +159,7 @@ class TargetLoss:
                     in_chunks = self._chunked(inputs, sources, labels, label_smoothing)
                     if in_chunks is not None:
                         return in_chunks
-                    LOG.warning("this model's head cannot be computed in chunks; all logits are computed at once")
+                    LOG.warning("this model's head cannot be computed in chunks, so all logits are computed at once")
                     self._chunked = None
                 self._sources = sources
                 logits = self.model(**inputs, use_cache=False).logits
@@ -171,7 +171,7 @@ class TargetLoss:
         return losses
 
     def _pixels(self, rows: SequenceBatch) -> dict[str, Tensor]:
-        """Return what the model needs of a micro-batch's images, besides their tokens."""
+        """Return what the model needs of a micro-batch's images, apart from their tokens."""
         assert self.pixels is not None, "rendered with its rule"
         found = pixel_inputs(self.pixels(rows.images), torch.from_numpy(rows.token_ids), self.pixels.rule)
         return {name: send(value, self.machine.device) for name, value in found.items()}
@@ -235,7 +235,7 @@ def sliding_window(config: PretrainedConfig) -> tuple[int | None, bool]:
 
 
 def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict[str, Tensor]:
-    """Return what a vision-language model needs of a micro-batch's images, besides their tokens.
+    """Return what a vision-language model needs of a micro-batch's images, apart from their tokens.
 
     Args:
         pixels: images, in the order of their places in the rows.
@@ -279,7 +279,6 @@ class MicroBatchGradient:
     """Request for a micro-batch's share of the gradient of a step's mean loss."""
 
     rows: SequenceBatch
-    """Micro-batch."""
     targets: int
     """Label tokens of the whole step."""
 

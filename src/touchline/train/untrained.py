@@ -78,8 +78,8 @@ def score_untrained(
             record.take_validation(row.loss, row.target_tokens, run)
             return
         LOG.warning(
-            "the validation before step 1 is computed, though %s has it: its longest micro-batch has the loss %r there,"
-            " and %r here",
+            "the initial validation loss is computed, not taken from %s, whose longest micro-batch has loss %r "
+            "and not %r",
             *(run, score.longest_loss, keeping.mean),
         )
     watch = Stopwatch()
@@ -89,7 +89,7 @@ def score_untrained(
 
 
 def _find(folder: Path, setup_sha256: str) -> tuple[str, ValidationRow, UntrainedScore] | None:
-    """Return the first run beside this one that computed the loss with this setup, and its row. None if none did."""
+    """Return the first run next to this one that computed the loss with this setup, and its row. None if none did."""
     for path in sorted(folder.parent.glob(f"*/{METRICS}")):
         if path.parent.name == folder.name:
             continue

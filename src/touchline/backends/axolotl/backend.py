@@ -83,7 +83,7 @@ BACKEND: Backend = HfProgramBackend(
             "sharding": ("none",),
             "lora.init": ("default",),
         },
-        reasons={"packed": "it is not verified that its packs keep examples apart"},
+        reasons={"packed": "isolation of its packed examples is not verified"},
     ),
     pad_to_multiple_of=PAD_TO_MULTIPLE_OF,
     settings=training_config,

@@ -125,11 +125,11 @@ class AxolotlBatching:
         first = packed[0]
         taken = min(first.rows, limit) // devices * devices
         notes.append(
-            f"packed again per epoch: {counts[0]} to {counts[-1]} packs in {len(counts)} orders; an epoch takes no "
-            "more than the fewest of orders that cannot be known, so steps are a range"
+            f"packed again in each epoch: {counts[0]} to {counts[-1]} packs in {len(counts)} simulated orders, "
+            "so steps are a range"
         )
         if count and int(np.diff(np.append(first.starts, count)).max()) == self.sample_packing_bin_size:
-            notes.append(f"packs are cut short at sample_packing_bin_size, {self.sample_packing_bin_size} examples")
+            notes.append(f"packs end at sample_packing_bin_size, {self.sample_packing_bin_size} examples")
         most = MicroBatch(
             rows=1,
             width=-(-capacity // multiple) * multiple,
@@ -144,7 +144,7 @@ class AxolotlBatching:
             bound=most if epochs < settings.epochs else None,
             steps=(expected, low, high),
             rows_left_over=first.rows - taken,
-            notes=notes if count else [*notes, "nothing is left to train on"],
+            notes=notes if count else [*notes, "no examples left to train on"],
         )
 
     def _pack(self, tokens: NDArray[np.int64], seed: int, capacity: int) -> Filled:

@@ -29,8 +29,8 @@ MEMORY = replace(
     HF_LOOP_MEMORY,
     nf4_upcasts=None,
     source=(
-        "transformers' Trainer, which its own inherits from: that one's figure; with cut cross entropy or Liger no "
-        "logits are held, which a config says. Its own patches were not read: the interval is wider for it"
+        "value of transformers' Trainer, from which its trainer inherits. With cut cross entropy or Liger (in "
+        "the config) no logits are kept. Its patches were not read, so the interval is wider"
     ),
 )
 """transformers' Trainer with its own patches; cut cross entropy or Liger where a config sets it."""

@@ -210,7 +210,7 @@ def _sources(settings: ConfigReader) -> Iterator[StatedSource]:
 
 
 _COMPANIONS = frozenset({"micro_batch_size", "sequence_len", "sample_packing", "num_epochs", "val_set_size"})
-"""Beside `base_model` they make a mapping axolotl's: tools that merge models have that key as well."""
+"""Next to `base_model` they make a mapping axolotl's: tools that merge models have that key as well."""
 READ_KEYS: frozenset[str] = frozenset(
     {
         *(key for _, keys, _ in {**KEYS, **ADAPTER_KEYS}.values() for key in keys.split()),
@@ -277,7 +277,7 @@ _RULES = (
         Severity.WARNING,
         "lora_r",
         lambda settings: settings.given("lora_r") is not None and settings.given("adapter") is None,
-        "has no effect: no adapter is named, so the whole model is trained",
+        "has no effect without `adapter`: the whole model is trained",
         "adapter: lora",
     ),
     SettingRule(
@@ -285,7 +285,7 @@ _RULES = (
         Severity.INFO,
         "sample_packing",
         _names_no_kernel,
-        "no attention kernel is named: most do not keep packed examples apart",
+        "no attention kernel is named, and most do not isolate packed examples",
         "attn_implementation: flash_attention_2",
     ),
 )
@@ -346,9 +346,7 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     kind = entry.get("type")
     if isinstance(kind, str) and kind in _COLUMNS:
         found.settings = dict(_COLUMNS[kind])
-        found.changed[f"{place}.type"] = (
-            "columns are put into the model's chat template, without its own words around them"
-        )
+        found.changed[f"{place}.type"] = "columns are put into the model's chat template, without axolotl's prompt text"
     elif kind == "chat_template":
         messages = entry.get("field_messages")
         found.settings = {"data.messages": messages if isinstance(messages, str) else "messages"}
@@ -375,7 +373,7 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
     """Yield `bf16: auto` where all weights are trained, by which they are bfloat16 on GPUs that have it."""
     full = stated.method is not None and stated.method.value == "full"
     if full and stated.distributed is None and document.get("bf16") == "auto":
-        yield "bf16", "auto", "weights are float32 here; train.base_dtype: bfloat16 trains in it"
+        yield "bf16", "auto", "weights are float32 (train.base_dtype: bfloat16 keeps them in bfloat16)"
 
 
 IMPORTS = ImportTable(

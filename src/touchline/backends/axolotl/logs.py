@@ -29,7 +29,7 @@ _USED = re.compile(
     r"(?: \((?:\+(?P<cache>\d+\.\d+)GB cache)?)?",
     re.IGNORECASE,
 )
-"""Until 0.9: what is allocated at this moment, the cache's free part beside it; torch's bytes divided by 1024**3."""
+"""Until 0.9: what is allocated at this moment, the cache's free part next to it; torch's bytes divided by 1024**3."""
 _PEAK = re.compile(
     r"(?:Memory usage )?(?P<when>after model load|after adapters|while training):? (?P<active>\d+\.\d+)GB"
     r" \(\+(?P<allocated>\d+\.\d+)GB allocated(?:, \+(?P<reserved>\d+\.\d+)GB reserved)?\)"

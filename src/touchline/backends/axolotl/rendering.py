@@ -63,9 +63,9 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
         ChatTemplateError: the template refuses the chat, or there is none.
     """
     if row.media:
-        return Missing(missing="rows with pictures go through a processor, which is not simulated")
+        return Missing(missing="rows with images need the model's processor, which is not simulated")
     if settings.dataset.partition(".")[0] not in ("", "chat_template"):
-        return Missing(missing=f"the prompt format {settings.dataset!r} of axolotl is not known here")
+        return Missing(missing=f"the prompt format {settings.dataset!r} of axolotl is not supported here")
     template = _template(text, settings)
     if isinstance(template, Missing):
         return template
@@ -78,7 +78,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
             continue
         span = _span(text, turns, index, template, written)
         if span is None:
-            return Missing(missing="a turn is not found in what the template writes")
+            return Missing(missing="a turn is missing in the template's output")
         _train(labels, ids, [at for at, (first, last) in enumerate(places) if first < span[1] and last > span[0]], text)
     too_long = settings.max_seq_len is not None and len(ids) > settings.max_seq_len
     return TrainedRow(ids=ids, labels=tuple(labels), uncut=len(ids), left_out=too_long)
@@ -103,7 +103,7 @@ def _template(text: ModelText, settings: RowSettings) -> str | Missing | None:
     name = name.removeprefix(OWN[1])
     if "{%" in name or "{{" in name:
         return name
-    return TEMPLATES.get(name) or Missing(missing=f"axolotl's template {name!r} is not known here")
+    return TEMPLATES.get(name) or Missing(missing=f"axolotl's template {name!r} is not supported here")
 
 
 def _span(

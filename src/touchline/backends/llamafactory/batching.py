@@ -59,18 +59,18 @@ class LlamaFactoryBatching:
                 notes=[],
             )
         if cutoff < 2:
-            raise ValueError("packed, LLaMA-Factory needs a cutoff_len of at least 2: a pack holds one token less")
+            raise ValueError("LLaMA-Factory packing needs a cutoff_len of at least 2")
         examples = shortened(total - answers, answers, cutoff - 1)
         edges = batch_edges(len(total), self.preprocessing_batch_size, self.preprocessing_num_workers)
         notes = [
-            f"a pack holds {cutoff - 1} tokens of examples, one less than cutoff_len, and is padded to "
-            f"{-(-cutoff // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF} (neat_packing with flash-attention 2 takes the "
-            "padding off again)"
+            f"a pack has {cutoff - 1} example tokens, one less than cutoff_len, padded to "
+            f"{-(-cutoff // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF} (neat_packing with flash-attention 2 "
+            "removes the padding)"
         ]
         if len(edges) > 2:
             notes.append(
-                f"examples are packed {self.preprocessing_batch_size} at a time, in {len(edges) - 1} batches; a "
-                "validation split taken off by val_size would shuffle them first"
+                f"examples are packed {self.preprocessing_batch_size} at a time, in {len(edges) - 1} batches (a "
+                "validation split by val_size would shuffle them first)"
             )
         return hf_forecast(
             examples=examples,

@@ -225,7 +225,7 @@ _RULES = (
         Severity.ERROR,
         "packing",
         lambda settings: stage(settings) == "sft" and settings.on("packing") and not settings.on("neat_packing"),
-        "packed examples attend to those before them in the row; only neat_packing keeps them apart",
+        "packed examples attend to earlier ones in the sequence (only neat_packing isolates them)",
         "neat_packing: true",
     ),
 )
@@ -256,7 +256,7 @@ class LlamaFactoryFormat:
         """Read the stated training, or None, with the file's findings."""
         settings = ConfigReader(document)
         settings.check_doubled("OmegaConf")
-        settings.check_names(argument_table("llamafactory"), "LLaMA-Factory refuses it")
+        settings.check_names(argument_table("llamafactory"), "LLaMA-Factory rejects it")
         settings.check_texts(argument_table("llamafactory"))
         if not is_training(settings):
             return ConfigReading(trainings=(), findings=tuple(settings.findings))

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own output and files, besides the Trainer's.
+"""LLaMA-Factory's own output and files, apart from the Trainer's.
 
 Source: llamafactory.extras.logging (prefixes), llamafactory.train.callbacks (trainer_log.jsonl, the board's rows),
 llamafactory.hparams.parser, llamafactory.model (adapter, quantization, attention), llamafactory.extras.misc (rates).

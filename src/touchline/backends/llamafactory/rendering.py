@@ -122,12 +122,12 @@ _NO_THOUGHT = "<think>\n\n</think>\n\n"
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
     """Render a row by the supervised stage. Return Missing for an unknown template."""
     if row.media:
-        return Missing(missing="rows with pictures go through a plugin of the model's own")
+        return Missing(missing="rows with images need the model's plugin, which is not simulated")
     if not settings.template:
-        return Missing(missing="without `template` LLaMA-Factory takes the pieces from the model's own by guessing")
+        return Missing(missing="without `template` LLaMA-Factory guesses the parts from the model's template")
     template = TEMPLATES.get(settings.template)
     if template is None:
-        return Missing(missing=f"the template {settings.template!r} of LLaMA-Factory is not known here")
+        return Missing(missing=f"the template {settings.template!r} of LLaMA-Factory is not supported here")
     pairs = _pairs(text, row, template)
     if isinstance(pairs, Missing):
         return pairs

@@ -1,4 +1,4 @@
-"""Programs that torch.compile needs on this machine, beside torch."""
+"""Programs that torch.compile needs on this machine, next to torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def missing_compiler(kind: Literal["gpu", "cpu"]) -> MissingCompiler | None:
     programs = (named,) if named else ("gcc", "clang", "cc") if kind == "gpu" else usual
     if not any(shutil.which(program) for program in programs):
         return MissingCompiler(
-            what=f"a {language} compiler, and none is found here",
+            what=f"a {language} compiler, not found here",
             hint=f"install one (Debian: apt install {package}), or name it in the environment variable {variable}",
         )
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():

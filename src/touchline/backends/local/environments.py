@@ -86,8 +86,8 @@ def find_environment(environment: Environment) -> FoundEnvironment | Missing:
     other = [f"{name} {here[name]}" for name in differs]
     lacks = f"incomplete: {', '.join(absent)} is not installed in {source}" if absent else ""
     if other:
-        has = f"{'it' if absent else source} has {', '.join(other)}; expected {', '.join(environment.packages)}"
-        lacks = f"{lacks}; {has}" if absent else has
+        has = f"{'it' if absent else source} has {', '.join(other)}, expected {', '.join(environment.packages)}"
+        lacks = f"{lacks}, and {has}" if absent else has
     if lacks:
         return Missing(missing=lacks)
     return FoundEnvironment(

@@ -47,7 +47,7 @@ SIZES: dict[str, tuple[float, str]] = {
 
 
 class Attributes(TypedDict, total=False):
-    """What an observation says beside its name, value, line and unit."""
+    """What an observation says next to its name, value, line and unit."""
 
     step: int | None
     epoch: float | None

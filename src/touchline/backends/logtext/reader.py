@@ -52,12 +52,11 @@ class LoggedTrainer:
     """Trainer as it appears in readings."""
 
     name: str
-    """Name of the trainer."""
     precedence: int = 2
     """Precedence of the trainer if a log shows several: the highest counts. Wrapping programs have 3 or 4, a base that
     others build on has 1, and a library that does not identify the program has 0.
     """
     export_functions: str | None = None
-    """Pattern of functions that export the trained model, beside the usual ones."""
+    """Pattern of functions that export the trained model, next to the usual ones."""
     bar: BarCount | None = None
     """Unit of its progress bar, if known."""

@@ -67,7 +67,7 @@ class PeftBackend:
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch. Attention depends on the width."""
+        """Return what memory and time depend on apart from the batch. Attention depends on the width."""
         setup = training_setup(self.name, train, shape, machine, devices)
         if train.attention != "auto":
             return setup

@@ -39,7 +39,7 @@ class PeftBatching:
         """
         total, with_loss = checked(lengths, settings, labels)
         if total.min() < 2:
-            raise ValueError("an example needs a token of a prompt and one of an answer")
+            raise ValueError("an example needs at least one prompt token and one answer token")
         computed = total - 1
         plan = plan_batches(
             np.asarray(lengths),
@@ -146,18 +146,18 @@ class PeftBatching:
 
 
 def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layout: BatchLayout) -> list[str]:
-    notes = ["packing changes rows and padding, not the steps"] if settings.packed else []
+    notes = ["packing changes sequences and padding, not the steps"] if settings.packed else []
     if layout.share_prefix:
-        notes.append(f"what all prompts begin with is computed once a row ({layout.name})")
+        notes.append(f"the common prefix of all prompts is computed once per sequence ({layout.name})")
     if layout.width_multiple > 1:
-        notes.append(f"rows are padded to multiples of {layout.width_multiple} tokens, since each width is compiled")
+        notes.append(f"sequences are padded to multiples of {layout.width_multiple} tokens to compile few widths")
     too_long = int((lengths > settings.max_seq_len).sum())
     if too_long:
         notes.append(
-            f"{plural(too_long, 'example')} longer than max_seq_len: this trainer cuts none, and refuses to start"
+            f"{plural(too_long, 'example')} longer than max_seq_len: this trainer does not truncate, and does not start"
         )
     if known < settings.epochs:
-        notes.append(f"the order was counted for {known} of {settings.epochs} epochs; the largest is an upper bound")
+        notes.append(f"the order was counted for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Our own files of a run: finetune.yaml, which the trainer reads, or run.yaml beside another trainer's finetune.yaml,
+"""Our own files of a run: finetune.yaml, which the trainer reads, or run.yaml next to another trainer's finetune.yaml,
 and setup_finetune.yaml, which the user may edit.
 
 Both are read by the code that reads them when a run is launched; what that refuses is a finding here.
@@ -117,7 +117,7 @@ def _known_backend(document: ForeignDocument) -> None:
             code="BK002",
             severity=Severity.ERROR,
             subject="train.backend",
-            message=f"there is no backend {name!r}; expected one of {', '.join(backend_names())}",
+            message=f"unknown backend {name!r}, expected one of {', '.join(backend_names())}",
             where=document.where("train", "backend"),
             hint=f"backend: {near[0]}" if near else None,
         )

@@ -20,7 +20,7 @@ from touchline.data.rendering.prefix import common_prefix
 
 ROW_TOKENS = 512
 """Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides
-the result, so attention costs the row's length squared; up to some 512 tokens that stays small beside the linear
+the result, so attention costs the row's length squared; up to some 512 tokens that stays small next to the linear
 layers."""
 WORTH_SHARING = 0.2
 """Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
@@ -281,7 +281,7 @@ def _members(lengths: Sequence[int], layout: BatchLayout, prefix: int) -> list[l
             used[row] += lengths[index]
         if max(used) <= room:
             return [sorted(row) for row in members]
-    raise AssertionError("a row for each example always has room")
+    raise AssertionError("one sequence per example always fits")
 
 
 def choose_layout(
@@ -297,15 +297,18 @@ def choose_layout(
     """
     layout = BatchLayout(row_tokens=max_seq_len, share_prefix=obstacle is None) if packed else PADDED
     if obstacle is not None:
-        return layout, f"{'packed as written' if packed else 'padded'}; {obstacle}"
+        return layout, f"{'packed as written' if packed else 'padded'}, {obstacle}"
     shared = layout if packed else BatchLayout(row_tokens=ROW_TOKENS, share_prefix=True)
     apart = BatchLayout(row_tokens=max_seq_len) if packed else PADDED
     with_prefix = sum(arrange(examples, shared).computed_tokens for examples in micro_batches)
     without = sum(arrange(examples, apart).computed_tokens for examples in micro_batches)
     saved = 1 - with_prefix / without
     if saved >= WORTH_SHARING:
-        return shared, f"{'packed as written; ' if packed else ''}a shared prefix saves {saved:.0%} of the tokens"
+        return shared, f"{'packed as written, ' if packed else ''}a shared prefix saves {saved:.0%} of the tokens"
     return (
         apart,
-        f"{'packed as written' if packed else 'padded'}; a shared prefix would save {max(saved, 0):.0%} of the tokens",
+        (
+            f"{'packed as written' if packed else 'padded'}, a shared prefix would save {max(saved, 0):.0%} of "
+            "the tokens"
+        ),
     )

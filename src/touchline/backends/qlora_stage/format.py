@@ -123,7 +123,7 @@ class QloraStageFormat:
     dialect: Dialect = "pyyaml"
 
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
-        """Return True if the group `train` has this project's short names, with a base or an adapter beside it."""
+        """Return True if the group `train` has this project's short names, with a base or an adapter next to it."""
         del file_name
         train = data.get("train")
         if not isinstance(train, Mapping) or not {"model_name", "lora", "experiment_name"} & data.keys():
@@ -165,7 +165,7 @@ def _check_keys(settings: ConfigReader) -> None:
         given = any(settings.has(*each) for each in (path, *([_INSTEAD[path]] if path in _INSTEAD else [])))
         missing += [path] if (needed or named) and inside and not given else []
     for path in missing:
-        message = f"{dotted(path)} is missing; the training script reads it without a default"
+        message = f"{dotted(path)} is missing, and the training script has no default for it"
         settings.find("BK013", path, message, f"write `{path[-1]}: ...`")
 
 
@@ -180,8 +180,7 @@ def _check_values(settings: ConfigReader) -> None:
         settings.find(
             "BK019",
             ("train", "gradient_checkpointing"),
-            "gradient_checkpointing: false is undone: preparing a base in 4 bits turns it on by default, "
-            "so neither time nor memory change",
+            "gradient_checkpointing: false has no effect: prepare_model_for_kbit_training turns it on by default",
             "prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) in the script",
             severity=Severity.INFO,
         )
@@ -252,13 +251,15 @@ def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[
         left_out: stages without rows; what continues one of them continues its parent.
 
     Raises:
-        InputError: configs that are no one experiment; with every reason.
+        InputError: configs that are not one experiment; with every reason.
     """
     trainings = {stage: config.stated for stage, config in configs.items() if config.stated is not None}
     findings = [*_different(trainings, "model"), *_different(trainings, "seed")]
     parents = {stage: _parent(stage, trainings) for stage in trainings}
     findings += [
-        _fault(stage, f"prev_checkpoint {config.parent.value!r} is in the output_dir of no other config", config.parent)
+        _fault(
+            stage, f"prev_checkpoint {config.parent.value!r} is not in the output_dir of another config", config.parent
+        )
         for stage, config in trainings.items()
         if config.parent is not None and parents[stage] is None
     ]
@@ -270,7 +271,7 @@ def experiment_of(configs: Mapping[str, ImportedTraining], left_out: Collection[
         _fault(stage, "its prev_checkpoint leads back to itself", None) for stage in trainings.keys() - set(order)
     ]
     if findings:
-        raise InputError("the configs are not one experiment", findings=findings)
+        raise InputError("the configs do not form one experiment", findings=findings)
     order = [stage for stage in order if stage not in left_out]
     settings = {stage: {key: each.value for key, each in configs[stage].settings.items()} for stage in order}
     first = settings[order[0]]
@@ -324,7 +325,7 @@ def _different(configs: Mapping[str, StatedTraining], field: str) -> list[Findin
     values: dict[str, Stated[object] | None] = {stage: getattr(each, field) for stage, each in configs.items()}
     first = _value(next(iter(values.values())), None)
     return [
-        _fault(stage, f"{field} {_value(each, None)!r} is not {first!r}, that of the first config", each)
+        _fault(stage, f"{field} {_value(each, None)!r} is not {first!r} as in the first config", each)
         for stage, each in values.items()
         if _value(each, None) != first
     ]

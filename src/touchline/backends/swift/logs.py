@@ -1,4 +1,4 @@
-"""ms-swift's own output and its args.json, besides the Trainer's.
+"""ms-swift's own output and its args.json, apart from the Trainer's.
 
 Source: swift.utils.logger (prefix), swift.trainers.patcher (rows), swift.arguments, swift.utils.transformers_utils.
 """

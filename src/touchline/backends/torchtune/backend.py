@@ -116,12 +116,12 @@ class TorchtuneBackend:
             "lora.dora": (False,),
             "lora.rslora": (False,),
         },
-        reasons={"sharding": "its recipe for several devices shards the base as it is"},
+        reasons={"sharding": "its recipe for several devices shards the base without quantizing it"},
     )
 
     def fixed_settings(self, train: TrainConfig) -> tuple[FixedSetting, ...]:
         """Return the loss, the settings of the optimizer, the state of the project, and the dtype for `auto`."""
-        note = f"{ENVIRONMENT.note}; touchline runs version 0.6.1, in an environment of its own"
+        note = f"{ENVIRONMENT.note}, and touchline runs version 0.6.1 in a separate environment"
         common = (*common_fixed_settings(train), FixedSetting("train.backend", note))
         if train.base_dtype != "auto":
             return common
@@ -135,7 +135,7 @@ class TorchtuneBackend:
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch."""
+        """Return what memory and time depend on apart from the batch."""
         del width
         return replace(training_setup(self.name, train, shape, machine, devices), base_dtype=train.trained_dtype)
 
@@ -149,7 +149,10 @@ class TorchtuneBackend:
         if not forecast.steps:
             row = "packed sequences" if train.packed else "examples"
             return Missing(
-                missing=f"no optimizer step: {forecast.rows} {row} do not fill one of {train.global_batch_size}"
+                missing=(
+                    f"no optimizer step, because {forecast.rows} {row} do not fill a global batch of "
+                    f"{train.global_batch_size}"
+                )
             )
         planned = planned_batches(train, lengths, seed, devices)
         if isinstance(planned, Missing):
@@ -198,8 +201,8 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe, python: str) -> st
         "batch_size": f"{row.capitalize()} of a forward pass.",
         "gradient_accumulation_steps": (
             f"{batches.micro_batch_size} x {batches.gradient_accumulation_steps}{devices} = "
-            f"{batches.global_batch_size} {row} in an optimizer step; {batches.steps_per_epoch} steps in an epoch, "
-            f"{batches.steps} in all."
+            f"{batches.global_batch_size} {row} per optimizer step, {batches.steps_per_epoch} steps per epoch, "
+            f"{batches.steps} in total."
         ),
     }
     on_cpu, writer = plan.machine.kind == "cpu", examples_command(python)
@@ -216,8 +219,8 @@ def _config_text(run: PlannedRun, plan: Plan, recipe: Recipe, python: str) -> st
 
 def _packed_comment(run: PlannedRun, *, packed: bool) -> str:
     if not packed:
-        return "packed: false: each example is a sequence of its own, padded to the longest of its forward pass."
-    density = "" if isinstance(run.packing, Missing) else f" {run.packing.packed.density:.1f} on average;"
+        return "packed: false: each example is one sequence, padded to the longest of its forward pass."
+    density = "" if isinstance(run.packing, Missing) else f" {run.packing.packed.density:.1f} on average, and"
     return f"packed: true: several examples share a sequence,{density} batch_size counts sequences, not examples."
 
 

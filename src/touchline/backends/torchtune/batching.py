@@ -121,31 +121,31 @@ def _notes(
     if not steps:
         devices = "" if settings.data_parallel_size == 1 else f" on {settings.data_parallel_size} devices"
         notes.append(
-            f"NO optimizer step is ever made: {plural(filled.rows, row)}{devices} give "
-            f"{batches_each} whole micro-batches of {micro}, and a step takes {accumulation}"
+            f"no optimizer step: {plural(filled.rows, row)}{devices} give {batches_each} full micro-batches of "
+            f"{micro}, but a step needs {accumulation}"
         )
     unloaded = -(-filled.rows // settings.data_parallel_size) - batches_each * micro
     if unloaded:
         notes.append(
-            f"the last {plural(unloaded, row)} of each device and epoch never loaded: the micro-batch would not be full"
+            f"the last {plural(unloaded, row)} per device and epoch not used, because the micro-batch would not be full"
         )
     waiting = batches_each - steps * accumulation
     if waiting and dropped:
-        notes.append(f"the last {plural(waiting, 'micro-batch')} of each epoch left out: they fill no step")
+        notes.append(f"the last {plural(waiting, 'micro-batch')} per epoch not used, because they do not fill a step")
     elif waiting:
         notes.append(
-            f"the last {plural(waiting, 'micro-batch')} of each epoch computed without a step: the gradients are added "
-            "to the first step of the next epoch, and lost after the last"
+            f"the last {plural(waiting, 'micro-batch')} per epoch fill no step: their gradients are added to the "
+            "next epoch's first step, and lost after the last"
         )
     if len(examples.truncated):
         notes.append(
-            f"{plural(len(examples.truncated), 'example')} truncated at max_seq_len by the tokenizer, silently; the "
-            "last token that is left becomes the end of text and has no loss"
+            f"{plural(len(examples.truncated), 'example')} truncated at max_seq_len by the tokenizer without a "
+            "message, with a last token that is end of text and not a label"
         )
     if examples.without_label:
-        notes.append(f"{plural(examples.without_label, 'example')} computed in vain: no token with a loss is left")
+        notes.append(f"{plural(examples.without_label, 'example')} without any label token")
     if known < settings.epochs:
-        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs; the largest is an upper bound")
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs (the largest is an upper bound)")
     return notes
 
 

@@ -26,11 +26,11 @@ _OTHERS = re.compile(
     r"\.rlhf\.|preference_|stack_exchange_paired|hh_rlhf|torchtune\..*(text_completion|wikitext|cnn_dailymail_articles)_data"
 )
 """Losses and datasets of preferences, and datasets of plain text."""
-PLAIN_TEXT = "a row is put into the model's chat template if it has one, not joined as plain text"
+PLAIN_TEXT = "rows are put into the model's chat template if it has one, not joined as plain text"
 _STARTS = re.compile(r"^\s*#.*\btune run\b.*--nproc[-_]per[-_]node[= ](\d+)")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _OTHER_FAMILIES = re.compile(r"gemma|mistral|(?<![a-z])phi|qwen_?3|llama_?4|vision|deepseek|flamingo", re.IGNORECASE)
-_OTHER_TRAINER = "with torchtune touchline trains Llama and Qwen 2 models; train.backend is another trainer"
+_OTHER_TRAINER = "torchtune runs are limited to Llama and Qwen 2 models, so train.backend is another trainer"
 
 
 def plans(training: StatedTraining) -> bool:
@@ -66,7 +66,7 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
     if builder in ("alpaca_dataset", "alpaca_cleaned_dataset"):
         pair = [str(names.get(each, each)) for each in ("instruction", "input")]
         found.settings = {"data.input": pair, "data.output": str(names.get("output", "output"))}
-        why = f"rows of {DATASETS[builder][0]}, without the words that Alpaca's prompt puts around them (data.prompt)"
+        why = f"rows of {DATASETS[builder][0]}, without Alpaca's prompt text (data.prompt)"
         found.changed[f"{section}.{COMPONENT}"] = why
     elif builder in ("instruct_dataset", "grammar_dataset", "samsum_dataset"):
         usual = ("dialogue", "summary") if builder == "samsum_dataset" else ("input", "output")
@@ -131,13 +131,13 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
     used = {name for line in document.lines for name in _REFERENCE.findall(line)}
     for key in sorted(used & config.data.keys()):
         if not _knows(key) and not isinstance(config.data[key], dict | list):
-            yield key, document.get(key), f"used where ${{{key}}} stands"
+            yield key, document.get(key), f"used in place of ${{{key}}}"
     if config.has("tokenizer", COMPONENT) and config.last("dataset") != "chat_completion_dataset":
-        why = "the model's own chat template puts the marks around turns, not torchtune's tokenizer"
+        why = "turns are marked by the model's chat template, not by torchtune's tokenizer"
         yield f"tokenizer.{COMPONENT}", config.component("tokenizer"), why
     named = config.component("model")
     if named is not None and component(named) is None and not config.has("model", "lora_rank"):
-        why = "whether your builder trains an adapter or all weights is not known; an adapter is written (train.method)"
+        why = "your builder may train an adapter or all weights, and an adapter is written (train.method)"
         yield f"model.{COMPONENT}", named, why
     # A command in a comment of the file may start several devices.
     started = next((match for line in document.lines if (match := _STARTS.match(line)) is not None), None)
@@ -145,7 +145,7 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
     if started is not None and int(started[1]) > 1 and micro is not None and stated.distributed is None:
         whole = micro.value * (1 if passes is None else passes.value) * int(started[1])
         instead = f"compute.gpus_per_run: {started[1]} and train.global_batch_size: {whole}"
-        yield "batch_size", micro.value, f"rows of one device; a command in the file starts {started[1]}; {instead}"
+        yield "batch_size", micro.value, f"rows per device, and a command in the file starts {started[1]}: {instead}"
 
 
 def _knows(key: str) -> bool:
@@ -185,10 +185,10 @@ IMPORTS = ImportTable(
     },
     unset={"train.max_grad_norm": NO_CLIPPING},
     changed={
-        "seed": "each start draws another seed; here it is `seeds: [1]`",
-        "tokenizer.max_seq_len": "rows are as long as they are; here the longest is an error: set train.max_seq_len",
-        "clip_grad_norm": f"nothing is clipped; written as a norm that no gradient reaches, {NO_CLIPPING:g}",
-        "loss*": "the loss is cross-entropy over the tokens of the answers",
+        "seed": "each start draws a new seed there, here `seeds: [1]`",
+        "tokenizer.max_seq_len": "rows have no length limit there: set train.max_seq_len to at least the longest",
+        "clip_grad_norm": f"no clipping, written as a norm that no gradient reaches, {NO_CLIPPING:g}",
+        "loss*": "the loss is cross-entropy over the answer tokens",
         "model.apply_lora_to_output": "an adapter on the output layer is not exported",
         "lr_scheduler.*": "the schedule has no such setting",
     },

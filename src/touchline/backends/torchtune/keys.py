@@ -54,7 +54,7 @@ LOADING = frozenset(
         *("delimiter", "column_names", "names", "save_infos", "storage_options", "download_config", "encoding"),
     }
 )
-"""Arguments of datasets.load_dataset and its local-file builders, besides a dataset's own."""
+"""Arguments of datasets.load_dataset and its local-file builders, apart from a dataset's own."""
 
 
 def is_training(data: Mapping[str, object]) -> bool:
@@ -76,7 +76,7 @@ def check_keys(config: Config) -> None:
         near = misspelled(key, known, present)
         if near is not None:
             meant.add(near)
-            config.find_unknown((key,), f"{key}: no recipe reads this key, so it does nothing", near)
+            config.find_unknown((key,), f"{key}: no recipe reads this key, so it has no effect", near)
     if is_training(config.data) and not is_reinforcement(config.data):
         _missing(config, meant)
 
@@ -89,11 +89,11 @@ def _missing(config: Config, meant: set[str]) -> None:
         if key not in config.data and key not in meant and not (several and key in ("dataset", "shuffle"))
     ]
     if len(gone) >= _OTHER_RECIPE:
-        message = f"not of a recipe that comes with torchtune: {', '.join(gone)} are missing"
+        message = f"not a config of torchtune's own recipes, because {', '.join(gone)} are missing"
         config.find("BK013", (), message, severity=Severity.INFO)
         return
     for key in gone:
-        message = f"{key} is missing; the recipe reads it without a default"
+        message = f"{key} is missing, and the recipe has no default for it"
         config.find("BK013", (key,), message, f"write `{key}: ...`")
 
 
@@ -105,7 +105,7 @@ def check_components(config: Config) -> None:
         if not is_known(named):
             continue
         if not isinstance(named, str) or not all(part.isidentifier() for part in named.split(".")):
-            message = f"{dotted(place)}: {shown(named)} is no dotted name of a function or class"
+            message = f"{dotted(place)}: {shown(named)} is not a dotted name of a function or class"
             config.find("BK018", place, message)
         elif named.startswith("torchtune.") and "._" not in named:
             found = component(named)
@@ -123,7 +123,7 @@ def _unknown(config: Config, place: Path, named: str) -> None:
         return
     # Forks put components of their own under torchtune's name; into a model's folder they hardly ever do.
     severity = Severity.WARNING if is_family(named) else Severity.INFO
-    message = f"torchtune 0.1 to {RELEASED} has no {named}; not checked further"
+    message = f"torchtune 0.1 to {RELEASED} has no {named} (not checked further)"
     config.find("BK018", place, message, severity=severity)
 
 
@@ -170,7 +170,8 @@ _ROWS_BY: Final = (
     *(COMPONENT, "source", "data_files", "name", "data_dir"),
     *("field", "revision", "filter_fn", "filter_kwargs"),
 )
-"""Settings that choose a dataset's rows besides the split. `field` is the key of a JSON object that contains them."""
+"""Settings that choose a dataset's rows apart from the split. `field` is the key of a JSON object that contains
+them."""
 
 
 def check_values(config: Config) -> None:
@@ -205,7 +206,7 @@ def _adapted(config: Config) -> None:
     for index, module in enumerate(modules):
         if module not in _ADAPTED:
             meant, known = _ELSEWHERE.get(str(module)), ", ".join(_ADAPTED)
-            message = f"{dotted(path)}: {shown(module)} gets no adapter and no message; expected {known}"
+            message = f"{dotted(path)}: {shown(module)} gets no adapter and no message, expected {known}"
             config.find("BK012", (*path, index), message, f"write {meant}" if meant else None)
 
 
@@ -220,9 +221,9 @@ def _end_token(config: Config) -> None:
         config.find(
             "BK019",
             ("tokenizer", "max_seq_len"),
-            f"with max_seq_len set, {config.last('tokenizer')} takes the end token out of the loss of every example, "
-            "also of those that are not cut, so the model does not learn to stop",
-            "max_seq_len: null, where packed is false; check how answers end otherwise",
+            f"with max_seq_len set, {config.last('tokenizer')} removes the end token from the loss of every "
+            "example, so the model does not learn to stop",
+            "max_seq_len: null if packed is false, else check how answers end",
             severity=Severity.WARNING,
         )
 

@@ -30,7 +30,7 @@ def model_section(model: ModelInfo, lora: LoraConfig) -> dict[str, object]:
         ValueError: the model's dimensions are not known; `model_faults` says so first.
     """
     if model.dimensions is None:
-        raise ValueError(f"the dimensions of {model.name} are not known")
+        raise ValueError(f"the dimensions of {model.name} are unknown")
     return {**_builder(model, model.dimensions), **_adapter(lora)}
 
 
@@ -87,9 +87,9 @@ def model_faults(model: ModelInfo, train: TrainConfig) -> Iterator[Finding]:
     found = model.dimensions
     if model.model_type not in _TYPES:
         known = " and ".join(_TYPES)
-        yield _error("models", f"{model.name} is a {model.model_type or 'model of no known type'}; expected {known}")
+        yield _error("models", f"{model.name} is a {model.model_type or 'model of unknown type'}, expected {known}")
     elif found is None and "config.json" not in model.absent:
-        yield _error("models", f"config.json of {model.name} lacks dimensions that the model's builder takes")
+        yield _error("models", f"config.json of {model.name} lacks dimensions that the model's builder needs")
     elif found is not None:
         yield from (_error("models", f"{model.name}: {reason}") for reason in _unlike(model, found))
     targets = set(train.lora.target_modules)
@@ -97,12 +97,12 @@ def model_faults(model: ModelInfo, train: TrainConfig) -> Iterator[Finding]:
     if unknown:
         yield _error("train.lora.target_modules", f"an adapter on {unknown[0]} is not saved in PEFT's form")
     if not targets & _ATTENTION.keys():
-        yield _error("train.lora.target_modules", "an adapter without a layer of the attention cannot be built")
+        yield _error("train.lora.target_modules", "an adapter without an attention layer cannot be built")
     some = sorted(targets & set(_FEED_FORWARD))
     if some and len(some) < len(_FEED_FORWARD):
         yield _error(
             "train.lora.target_modules",
-            f"an adapter on {', '.join(some)} alone cannot be built; expected {', '.join(_FEED_FORWARD)}, or none",
+            f"an adapter on {', '.join(some)} alone cannot be built, expected {', '.join(_FEED_FORWARD)}, or none",
         )
     if "auto" not in (train.base_dtype, train.lora.dtype) and train.base_dtype != train.lora.dtype:
         yield _error(

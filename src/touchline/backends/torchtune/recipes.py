@@ -87,7 +87,7 @@ def recipe_text(run: PlannedRun, plan: Plan) -> str:
     else:
         text = f"{file.path} (your own code, {file.lines:,} lines, sha256 {file.sha256[:12]}: review it)"
     if has_validation(run, plan) and "dataset_val" not in validation_keys(run, plan):
-        text += ", which takes no validation loss"
+        text += ", which measures no validation loss"
     if run.train is not None and run.train.recipe is not None:
         text += ". Not shown for train.recipe: losses equal to other trainers', resuming within an epoch"
     return text
@@ -152,15 +152,15 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
         yield from _name_faults(train, devices)
         return
     if not any(_is_entry(node) for node in ast.walk(tree)):
-        yield "it is no recipe of torchtune: no function has the decorator @config.parse"
+        yield "it is not a torchtune recipe, because no function has the decorator @config.parse"
         return
     if _names(tree, "init_process_group") != (devices > 1):
         kind = "for one device" if devices > 1 else "for several devices: it calls init_process_group"
-        yield f"it is a recipe {kind}, and the run has {devices}"
+        yield f"it is a recipe {kind}, but the run has {devices}"
     keys = config_keys(tree)
     written = WRITTEN_KEYS.union(VALIDATION_KEYS if validates else ())
     for key in sorted(keys.required - keys.optional - written):
-        split = "; the data has no validation split" if key in VALIDATION_KEYS else ""
+        split = " (the data has no validation split)" if key in VALIDATION_KEYS else ""
         yield f"it needs the key {key!r}, which finetune.yaml does not have{split}"
     if keys.is_open:
         return
@@ -168,7 +168,7 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
     for key in sorted(WRITTEN_KEYS - _MAY_BE_UNREAD - read):
         yield f"it never reads the key {key!r} of finetune.yaml"
     if "run_val_every_n_steps" not in read and train.validate_every_steps is not None:
-        yield "it never reads the key 'run_val_every_n_steps', and train.validate_every_steps is set"
+        yield "it never reads the key 'run_val_every_n_steps', but train.validate_every_steps is set"
 
 
 def _name_faults(train: TrainConfig, devices: int) -> Iterator[str]:
@@ -176,9 +176,9 @@ def _name_faults(train: TrainConfig, devices: int) -> Iterator[str]:
     if train.recipe != fits:
         names = " (one device) or ".join(recipe.name for recipe in RECIPES.values() if not recipe.own)
         run = "1 device" if devices == 1 else f"{devices} devices"
-        yield f"the run has {run}; expected {names} (several), or the path of a file that `tune cp` gives"
+        yield f"the run has {run}, expected {names} (several), or the path of a file from `tune cp`"
     elif train.validate_every_steps is not None:
-        yield "torchtune's own recipe validates nothing, and train.validate_every_steps is set"
+        yield "torchtune's own recipe does not validate, but train.validate_every_steps is set"
 
 
 def _is_entry(node: ast.AST) -> bool:

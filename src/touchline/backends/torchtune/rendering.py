@@ -20,17 +20,17 @@ Turn = tuple[Ids, bool]
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:
     """Render a row by the tokenizer of the model's family. Return Missing for an unknown family."""
     if row.media:
-        return Missing(missing="rows with pictures go through a transform of the model's own")
+        return Missing(missing="rows with images need the model's transform, which is not simulated")
     if settings.template:
-        return Missing(missing=f"the prompt template {settings.template!r} is code or a mapping that was not read")
+        return Missing(missing=f"the prompt template {settings.template!r} is code or a mapping that cannot be read")
     if row.form == "instruction" and "alpaca" in settings.dataset:
-        return Missing(missing="alpaca datasets join the columns by a template of their own")
+        return Missing(missing="alpaca datasets join the columns with their own template")
     messages = (*row.example.prompt, Message(role="assistant", content=row.example.answer))
     if "llama3" in settings.model and text.id("<|start_header_id|>") is not None:
         return _llama3(text, messages, settings)
     if "qwen" in settings.model and text.id("<|im_start|>") is not None:
         return _qwen(text, messages, settings)
-    return Missing(missing="of torchtune's tokenizers those of Llama 3 and Qwen 2 are known here")
+    return Missing(missing="only torchtune's tokenizers of Llama 3 and Qwen 2 are supported here")
 
 
 def _llama3(text: ModelText, messages: tuple[Message, ...], settings: RowSettings) -> TrainedRow | Missing:
@@ -54,7 +54,7 @@ def _qwen(text: ModelText, messages: tuple[Message, ...], settings: RowSettings)
     if opening is None or turn_end is None or end is None:
         return Missing(missing="the tokenizer lacks special tokens of Qwen")
     if "qwen3" in settings.model:
-        return Missing(missing="torchtune's tokenizer of Qwen 3 was not read")
+        return Missing(missing="torchtune's tokenizer of Qwen 3 is not supported here")
     turns: list[Turn] = []
     for index, message in enumerate(messages):
         ids = (opening, *text.ids(f"{message.role}\n"), *text.ids(message.content))

@@ -47,7 +47,7 @@ def _verdict(status: int, out: str, err: str) -> str | Missing | None:
     else:
         last = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), None)
         if last is None or not _is_of_config(err):
-            reason = lines[-1][:_LONGEST] if lines else "no word"
+            reason = lines[-1][:_LONGEST] if lines else "no message"
             return Missing(missing=f"tune validate ended with status {status}: {reason}")
         complaint = last
     return " ".join(complaint.split())[:_LONGEST]

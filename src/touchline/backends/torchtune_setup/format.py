@@ -107,7 +107,7 @@ class SetupFormat:
         for key in document.data.keys() - KNOWN:
             near = misspelled(key, KNOWN, document.data.keys())
             if near is not None:
-                settings.misspelt(key, (near,), "the script leaves it out", Severity.WARNING)
+                settings.misspelt(key, (near,), "the script ignores it", Severity.WARNING)
         settings.check_doubled(None)
         return ConfigReading(trainings=(_training(settings),), findings=tuple(settings.findings))
 
@@ -205,7 +205,7 @@ IMPORTS = replace(
     same={"dataset_ext": (".json",), "input_formatting": ("",)},
     changed={
         "dataset_type": PLAIN_TEXT,
-        "base_recipe": "values that this file leaves out are that recipe's, not read here; `tune cp` shows them",
+        "base_recipe": "values not in this file are the recipe's and were not read (see `tune cp`)",
     },
     automatic=(
         *("input_dir_base", "input_formatting", "dataset_ext", "project_dir", "output_dir_base", "experiment_name"),

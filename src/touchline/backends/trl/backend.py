@@ -83,7 +83,7 @@ class TrlBackend:
     def setup(
         self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int, devices: int = 1
     ) -> TrainingSetup:
-        """Return what memory and time depend on besides the batch."""
+        """Return what memory and time depend on apart from the batch."""
         del width
         setup = training_setup(self.name, train, shape, machine, devices)
         setup = setup if train.quantization == "none" else replace(setup, adapter_dtype="bfloat16")

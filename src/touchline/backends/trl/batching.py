@@ -59,7 +59,7 @@ class TrlBatching:
             filled = one_each(len(examples.kept))
             if len(examples.dropped):
                 dropped = plural(len(examples.dropped), "example")
-                notes.append(f"{dropped} left out: no token with a loss stands in the first {settings.max_seq_len}")
+                notes.append(f"{dropped} not used: no label token in the first {settings.max_seq_len}")
         return hf_forecast(
             examples=examples,
             filled=filled,

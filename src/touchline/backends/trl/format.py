@@ -246,7 +246,7 @@ _RULES = (
         Severity.WARNING,
         "packing_strategy",
         lambda settings: settings.on("packing") and settings.values.get("packing_strategy") == "wrapped",
-        "examples are cut anywhere and attend to those before them in the row; bfd keeps them whole and apart",
+        "examples are split and attend to earlier ones in the sequence (bfd keeps them whole and isolated)",
         "packing_strategy: bfd",
     ),
 )
@@ -298,9 +298,7 @@ _OTHERS = frozenset(
 )
 """Arguments that SFTConfig does not have: of preferences, rewards and teachers (trl 1.16)."""
 _ONE_CHAT_COLUMN = ["messages"]
-_LOSS = (
-    "TRL takes the loss on all tokens, unless rows are pairs of prompt and completion; here it is on the answer alone"
-)
+_LOSS = "TRL uses all tokens as labels unless rows are prompt and completion, here only the answer"
 
 
 def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tuple[str, object, str]]:
@@ -309,7 +307,7 @@ def _differs(stated: StatedTraining, document: ForeignDocument) -> Iterator[tupl
     if not data.get("assistant_only_loss") and data.get("completion_only_loss") is None:
         yield "assistant_only_loss", False, _LOSS
     if stated.quantization_bits is not None and stated.quantization_bits.value == 4 and not data.get(_NESTED):
-        yield _NESTED, False, "the scales of 4-bit blocks are themselves quantized here"
+        yield _NESTED, False, "the scales of 4-bit blocks are also quantized here"
     if stated.validation_fraction is None and not any(source.role == "validation" for source in stated.sources):
         yield "dataset_train_split", data.get("dataset_train_split"), ALL_ROWS
 

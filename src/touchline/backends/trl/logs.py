@@ -171,7 +171,7 @@ _LINE_LIMIT = 4000
 
 
 class TrainerLines:
-    """The Trainer's rows, its sentences, and what scripts that use it print beside them."""
+    """The Trainer's rows, its sentences, and what scripts that use it print next to them."""
 
     words: ClassVar[frozenset[str]] = frozenset(
         {

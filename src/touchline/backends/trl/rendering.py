@@ -19,11 +19,11 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
         ChatTemplateError: the template refuses the chat, or there is none.
     """
     if row.media:
-        return Missing(missing="rows with pictures go through a processor, which is not simulated")
+        return Missing(missing="rows with images need the model's processor, which is not simulated")
     if settings.template:
-        return Missing(missing=f"the template {settings.template!r} replaces the model's own and was not read")
+        return Missing(missing=f"the template {settings.template!r} replaces the model's template and was not read")
     if row.form == "instruction":
-        return Missing(missing="a formatting function joins the columns, and it is code")
+        return Missing(missing="a formatting function (code) joins the columns")
     if row.form == "messages":
         made = _whole_chat(text, row, settings)
     elif row.form == "chat completion":
@@ -58,7 +58,7 @@ def _whole_chat(text: ModelText, row: ShownRow, settings: RowSettings) -> tuple[
         ids = text.ids(text.render(_turns(row), generation=False))
         return ids, (True,) * len(ids)
     if not text.marks_answers:
-        return Missing(missing="TRL would put a training template of its own here, where it knows the model's")
+        return Missing(missing="TRL may use its own training template for this model")
     written, spans = text.answers(_turns(row))
     ids, places = text.ids_with_places(written)
     return ids, tuple(

@@ -1,1 +1,1 @@
-"""Unsloth, which patches TRL: what it and its notebooks print beside the Trainer's own output, read only."""
+"""Unsloth, which patches TRL: what it and its notebooks print next to the Trainer's own output, read only."""

@@ -214,12 +214,12 @@ def lost_tokens(case: Case) -> Advice | None:
             gone = int((case.lengths[cut] - case.labels[cut] >= limit).sum())
         which = "They" if len(cut) == len(truncated) else f"{len(cut):,} of them"
         answers = f" {which} lose the end of the answer, which teaches the model to stop early"
-        answers += f"; {gone:,} lose the whole answer." if gone else "."
+        answers += f". {gone:,} lose the whole answer." if gone else "."
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are lost.{answers} "
-            f"The longest example has {int(case.lengths.max()):,} tokens; 99% have at most "
+            f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are "
+            f"lost.{answers} The longest example has {int(case.lengths.max()):,} tokens, and 99% have at most "
             f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
         ),
     )
@@ -284,9 +284,10 @@ def wasteful_packer(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.INFO,
         sentence=(
-            f"This trainer's packer makes {_rows(forecast.rows)}; {ours.packs:,} are enough"
-            f"{', the fewest possible' if ours.optimal else ''} ({percent(1 - ours.packs / forecast.rows, 0)} fewer). "
-            "A packer that keeps the dataset's order makes these if the dataset is written in packed order."
+            f"This trainer's packer makes {_rows(forecast.rows)}, but {ours.packs:,} are "
+            f"enough{', the fewest possible' if ours.optimal else ''} "
+            f"({percent(1 - ours.packs / forecast.rows, 0)} fewer). A packer that keeps the dataset's order "
+            "makes these if the dataset is written in packed order."
         ),
     )
 

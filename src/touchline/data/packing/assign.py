@@ -55,7 +55,7 @@ def pack(lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generato
 
     Raises:
         ValueError: an example is longer than `max_seq_len` or has no token (the first such is named), or the lengths
-            are no row of whole numbers.
+            are not row of whole numbers.
     """
     array = as_lengths(lengths)
     histogram = count_lengths(array, max_seq_len)

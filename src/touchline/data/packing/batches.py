@@ -121,7 +121,7 @@ def plan_batches(
         ValueError: there are no examples, or a size is not positive.
     """
     if len(lengths) == 0 or min(global_batch_size, micro_batch_size, epochs) < 1:
-        raise ValueError("batches need at least one example, and sizes of at least 1")
+        raise ValueError("batches need at least one example and sizes of at least 1")
     return _cached(len(lengths), global_batch_size, min(micro_batch_size, global_batch_size), epochs, seed)
 
 

@@ -15,7 +15,7 @@ from touchline.experiment.training import accumulation_steps
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchSettings:
-    """Settings that determine the batches, besides the lengths."""
+    """Settings that determine the batches, apart from the lengths."""
 
     max_seq_len: int
     """Maximum tokens per sequence."""

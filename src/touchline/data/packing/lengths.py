@@ -44,16 +44,16 @@ def as_lengths(lengths: ArrayLike) -> NDArray[np.integer]:
     """Return the lengths as an integer array, shape [examples], with their dtype.
 
     Raises:
-        ValueError: they are no row of whole numbers, or one is below 1: the first such is named.
+        ValueError: they are not row of whole numbers, or one is below 1: the first such is named.
     """
     array = np.asarray(lengths)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"lengths are one row of whole numbers, not {array.dtype} of shape {array.shape}")
+        raise ValueError(f"lengths must be a one-dimensional integer array, got {array.dtype} of shape {array.shape}")
     if array.size == 0:
         return np.zeros(0, np.uint32)
     if array.min() < 1:
         first = int(np.argmax(array < 1))
-        raise ValueError(f"example {first} (from 0) has {array[first]} tokens; each needs at least 1")
+        raise ValueError(f"example {first} (from 0) has {array[first]} tokens, expected at least 1")
     return array
 
 
@@ -66,7 +66,7 @@ def count_lengths(lengths: ArrayLike, max_seq_len: int) -> Histogram:
     """
     array = as_lengths(lengths)
     if max_seq_len < 1:
-        raise ValueError(f"max_seq_len is {max_seq_len}; it must be at least 1")
+        raise ValueError(f"max_seq_len is {max_seq_len}, expected at least 1")
     if array.size == 0:
         return Histogram(lengths=np.zeros(0, np.int64), counts=np.zeros(0, np.int64))
     longest = int(array.max())
@@ -74,8 +74,8 @@ def count_lengths(lengths: ArrayLike, max_seq_len: int) -> Histogram:
         first = int(np.argmax(array > max_seq_len))
         count = int((array > max_seq_len).sum())
         raise ValueError(
-            f"example {first} (from 0) has {array[first]} tokens, more than max_seq_len {max_seq_len}; {count} of "
-            f"{array.size} examples are longer"
+            f"example {first} (from 0) has {array[first]} tokens, more than max_seq_len {max_seq_len} ({count} "
+            f"of {array.size} examples are longer)"
         )
     if longest > _TABLE_LIMIT:
         found, counts = np.unique(array, return_counts=True)

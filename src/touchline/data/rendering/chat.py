@@ -88,7 +88,7 @@ class ChatRenderer:
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
         """Ids that end an answer."""
         if not self.stop_ids:
-            raise ChatTemplateError("the tokenizer names no token that ends an answer", expected="an eos_token")
+            raise ChatTemplateError("the tokenizer has no token that ends an answer", expected="an eos_token")
         pad = self._id(tokens.pad)
         self.pad_id: int = pad if pad is not None else min(self.stop_ids)
         """Id for padding; masked everywhere, so a model without one pads with a stop token."""
@@ -119,8 +119,8 @@ class ChatRenderer:
         token = self.images.token_id
         if ids.count(token) != len(images):
             raise ChatTemplateError(
-                f"the chat template writes {ids.count(token)} image tokens for the {len(images)} images of {what}",
-                expected="one for each image, and none in the text",
+                f"the chat template writes {ids.count(token)} image tokens, but {what} has {len(images)} images",
+                expected="one per image, and none in the text",
             )
         if not images:
             return ids
@@ -188,7 +188,7 @@ class ChatRenderer:
         """
         if isinstance(self.images, Missing) and any(images_of(turns) for turns, _ in chats):
             raise InputError(
-                f"the chats have images, and {self.images.missing}",
+                f"the chats have images, but {self.images.missing}",
                 expected="a vision-language model with its image processor",
             )
         if self._template is None:
@@ -233,7 +233,7 @@ def _check(example: Example, prompt: str, whole: str) -> None:
     """Raise if an example's chat, as the template writes it, does not begin with its prompt or cannot be tokenized."""
     if not whole.startswith(prompt):
         raise ChatTemplateError(
-            f"with an answer the chat template writes another prompt than without one (example {example.id})",
+            f"the chat template writes a different prompt when there is an answer (example {example.id})",
             expected="a template whose rendered chat begins with its generation prompt",
         )
     if has_half_characters(whole):
@@ -273,7 +273,7 @@ def _content(message: Message) -> str | list[dict[str, str]]:
 def half_character(what: str) -> ChatTemplateError:
     """Return the problem of a text that no tokenizer accepts."""
     return ChatTemplateError(
-        f"{what} holds half of a surrogate pair, which no tokenizer takes",
+        f"{what} contains half of a surrogate pair, which a tokenizer cannot read",
         expected="whole Unicode characters",
         hint="touchline check DATASET names the rows (DA364)",
     )

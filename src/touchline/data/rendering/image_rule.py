@@ -14,7 +14,7 @@ from touchline.core.quantity import Missing
 
 MOST_ASPECT = 200
 """Largest ratio of an image's sides that an image processor accepts."""
-NO_IMAGES = Missing(missing="the model takes text alone")
+NO_IMAGES = Missing(missing="the model takes text only")
 """Rule of a model without a vision tower."""
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -124,7 +124,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ChatTemplateError(f"the chat template refuses this chat: {_short(str(message))}")
+    raise ChatTemplateError(f"the chat template rejects this chat: {_short(str(message))}")
 
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:

@@ -78,7 +78,7 @@ def past_runs(
     others: dict[str, list[str]] = {}
     broken = [*index.broken, *(record for record in read if isinstance(record, Broken))]
     if broken:
-        others["broken: touchline history list says why"] = [each.path.name for each in broken]
+        others["corrupt (see touchline history list)"] = [each.path.name for each in broken]
     for row in asked:
         trainer = _says(row.trainer)
         if trainer not in trainers:
@@ -86,7 +86,7 @@ def past_runs(
         elif not _measured(row):
             others.setdefault("no time and no memory in the log", []).append(row.name)
     if rows[MOST_RECORDS:]:
-        others[f"beyond the {MOST_RECORDS} records that are read"] = [row.name for row in rows[MOST_RECORDS:]]
+        others[f"beyond the limit of {MOST_RECORDS} records"] = [row.name for row in rows[MOST_RECORDS:]]
     return replace(found, others=tuple(group_of(names, reason, BOTH) for reason, names in others.items()))
 
 

@@ -42,7 +42,7 @@ def generate_capitalization(
     candidates = sorted({word for word in words if len(word) == word_length})
     if num_words > len(candidates):
         raise InputError(
-            f"the word list has {len(candidates):,} words of {word_length} letters, {num_words:,} were requested",
+            f"the word list has {len(candidates):,} words of {word_length} letters, but {num_words:,} were requested",
             expected=f"at most {len(candidates):,}",
             hint=f"--num-words {len(candidates)}, or another list: --words FILE" if candidates else "--word-length 8",
         )

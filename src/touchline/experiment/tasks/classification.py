@@ -252,7 +252,7 @@ def _on_first_line(tokens: Sequence[str], found: Sequence[_Found]) -> str | None
 
 
 def _goes_on_with_another(tokens: Sequence[str], each: _Found, found: Sequence[_Found]) -> bool:
-    """Return True if another label is offered beside this one: `positive or negative`, `positive/negative`."""
+    """Return True if another label is offered next to this one: `positive or negative`, `positive/negative`."""
     after = next((other for other in found if other.start >= each.stop), None)
     if after is None or after.label == each.label:
         return False

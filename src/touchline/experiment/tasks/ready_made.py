@@ -28,7 +28,7 @@ def get_task(name: str, labels: Sequence[str] = ()) -> Task:
         near = near_names(name, TASKS, most=1)
         raise InputError(
             f"there is no task {name!r}",
-            expected=f"one of {', '.join(TASKS)}; or a file, tasks/mine.py@name",
+            expected=f"one of {', '.join(TASKS)}, or a file, tasks/mine.py@name",
             hint=f"task: {near[0] if near else 'exact_match'}",
         )
     task = TASKS[name]

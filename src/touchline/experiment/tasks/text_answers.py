@@ -19,7 +19,7 @@ def score_choice(output: str, target: str) -> Scores:
     """Score by the letter in the output: right if it is the target's.
 
     The letter is the one that the output begins with (`B`, `(B)`, `B.`), or else the last one after `answer`, `choice`
-    or `option`. `exact` asks for the letter alone. A target that is no capital letter is compared as text.
+    or `option`. `exact` asks for the letter alone. A target that is not a capital letter is compared as text.
 
     Raises:
         InputError: the target is empty.
@@ -51,7 +51,7 @@ _DIGITS_LIMIT = 400
 def score_number(output: str, target: str) -> Scores:
     """Score by the last number in the output: right if it equals the target's, as 1,200 and 1200.0 do.
 
-    `exact` asks for the number alone, as the target has it. A target that is no number is compared as text.
+    `exact` asks for the number alone, as the target has it. A target that is not a number is compared as text.
 
     Raises:
         InputError: the target is empty.

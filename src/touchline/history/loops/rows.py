@@ -1,6 +1,6 @@
 """Training loops of no known trainer: `Epoch 1/3 | Step 100/1000 | Loss: 1.23`.
 
-A loss counts only beside the number of a step or an epoch, or below a line that names the epoch. A counter that begins
+A loss counts only next to the number of a step or an epoch, or below a line that names the epoch. A counter that begins
 again with each epoch is made one of the run where the length of an epoch is known, and is left out where it is not.
 """
 

@@ -62,9 +62,11 @@ def read_eval_log(path: Path) -> FoundEvaluation:
         raise EvalLogError("it has no header of Inspect's")
     status = header.get("status")
     if status != "success":
-        raise EvalLogError(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
+        raise EvalLogError(
+            f"the evaluation ended as {clean_text(str(status))[:40]!r}, so its scores are not of all items"
+        )
     if not isinstance(summaries, list) or not summaries:
-        raise EvalLogError("it holds no samples")
+        raise EvalLogError("it contains no samples")
     return _found(path, header, [summary for summary in summaries if isinstance(summary, dict)])
 
 
@@ -112,7 +114,7 @@ def _members(path: Path, *names: str) -> list[object]:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             return [_member(archive, name) for name in names]
     except zipfile.BadZipFile:
-        raise EvalLogError("not a whole .eval archive: its end is missing, or it is another file") from None
+        raise EvalLogError("not a complete .eval archive") from None
     except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
         raise EvalLogError(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
 
@@ -144,7 +146,7 @@ def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
     try:
         import zstandard
     except ImportError:
-        raise EvalLogError("compressed with zstd, which is read only where the extra `eval` is installed") from None
+        raise EvalLogError("compressed with zstd (needs the extra `eval`)") from None
     stream = archive.fp
     if stream is None:
         raise EvalLogError("the archive is closed")
@@ -172,7 +174,7 @@ def _found(path: Path, header: Mapping[str, object], summaries: Sequence[dict[st
     scorer = _scorer(header, summaries)
     samples = tuple(_sample(summary, scorer) for summary in summaries)
     if not any(sample.error is None for sample in samples):
-        raise EvalLogError("none of its items was generated")
+        raise EvalLogError("no item was generated")
     config = _dict(_dict(header.get("plan")).get("config"))
     data = [
         (sample.id, sample.target, clean_text(str(each.get("input"))))
@@ -237,7 +239,7 @@ def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]
     for summary in summaries:
         for name in _dict(summary.get("scores")):
             return clean_text(name)[:100]
-    raise EvalLogError("it holds no scores")
+    raise EvalLogError("it contains no scores")
 
 
 def _sample(summary: Mapping[str, object], scorer: str) -> SampleScore:

@@ -76,7 +76,7 @@ def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback |
     read = [each for each in read if _is_run(each)]
     if not read:
         raise InputError(
-            f"{clean_text(str(root))!r} holds no run",
+            f"{clean_text(str(root))!r} contains no run",
             expected="folders with slurm-*.out, epoch_N, checkpoint-N, trainer_state.json or finetune.yaml",
             hint=f"ls {clean_text(str(root))!r}",
         )
@@ -164,7 +164,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
 
 
 def _apart(root: Path, read: _Read) -> list[_Read]:
-    """Return the runs of a folder that holds only logs: one per log if several trainings finished, else one."""
+    """Return the runs of a folder that holds only logs: one per log if several runs finished, else one."""
     folder = read.folder
     finished = sum(job.reading.outcome.value == Outcome.COMPLETED for job in read.jobs)
     if folder.checkpoints or folder.documents or folder.evaluations or finished < 2:
@@ -234,7 +234,7 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
                 name for name in models if size is not None and size_text(name) == size
             ]
             if len(fits) == 1:
-                settings = replace(settings, model=fits[0], model_where="its size, and the other runs' base models")
+                settings = replace(settings, model=fits[0], model_where="its size and the other runs' base models")
         if settings.dataset is None:
             data = {other.settings.dataset for other in stated if other.settings.model == settings.model}
             settings = replace(settings, dataset=data.pop() if len(data) == 1 else None)
@@ -270,7 +270,7 @@ def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Ve
                     MissingCheckpoint(
                         run=run.folder.name,
                         name=f"epoch_{epoch}",
-                        reason="not there although its epoch is configured",
+                        reason="missing although its epoch is configured",
                         expected=False,
                     )
                 )

@@ -1,7 +1,7 @@
 """Search for run folders by file names; no file is opened.
 
 A run folder holds checkpoints (`epoch_0`, `checkpoint-500`), job output (`slurm-12.out`), a trainer state or a trainer
-config. Job output beside several such folders belongs to one of them, identified by its text. Symbolic links are not
+config. Job output next to several such folders belongs to one of them, identified by its text. Symbolic links are not
 followed: they may lead to another run or form a cycle.
 """
 
@@ -84,9 +84,9 @@ class Walk:
     root: Path
     runs: list[RunFolder] = field(default_factory=list)
     loose: list[tuple[tuple[Path, ...], tuple[str, ...]]] = field(default_factory=list)
-    """Logs beside several run folders, and the names of these runs."""
+    """Logs next to several run folders, and the names of these runs."""
     loose_evaluations: list[Path] = field(default_factory=list)
-    """Inspect logs beside several run folders."""
+    """Inspect logs next to several run folders."""
     issues: list[Issue] = field(default_factory=list)
     folders: int = 0
     links: int = 0
@@ -101,7 +101,7 @@ def walk(root: Path) -> Walk:
     if found.links:
         found.issues.append(_left_out("links not followed", f"{plural(found.links, 'symbolic link')} in this folder."))
     if found.folders > MOST_FOLDERS:
-        found.issues.append(_left_out("too many folders", f"Only {MOST_FOLDERS:,} folders were looked into."))
+        found.issues.append(_left_out("too many folders", f"Only {MOST_FOLDERS:,} folders were read."))
     return found
 
 
@@ -276,7 +276,7 @@ def _unreadable(root: Path, folder: Path, fault: OSError) -> Issue:
         weight=Severity.ERROR,
         subject="experiment",
         title="folder cannot be read",
-        text=f"{where}: {fault.strerror or 'it cannot be read'}. What is in it is missing from this report.",
+        text=f"{where}: {fault.strerror or 'it cannot be read'}. Its content is missing from this report.",
         where=where,
     )
 
@@ -293,7 +293,7 @@ def named_run(text: str, names: Sequence[str]) -> str | None:
 
 
 def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
-    """Return the runs with the logs beside their folders, assigned by the run names in their text."""
+    """Return the runs with the logs next to their folders, assigned by the run names in their text."""
     runs = {run.name: run for run in _named_apart(seen.runs)}
     issues: list[Issue] = []
     for logs, names in seen.loose:
@@ -304,8 +304,8 @@ def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
                     Issue(
                         weight=Severity.INFO,
                         subject="experiment",
-                        title="a log of no known run",
-                        text=f"{below(seen.root, path)} is beside several runs and names none of them, or two.",
+                        title="a log without a known run",
+                        text=f"{below(seen.root, path)} is next to several runs and does not name exactly one.",
                         where=below(seen.root, path),
                     )
                 )

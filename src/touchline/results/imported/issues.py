@@ -47,8 +47,8 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
             subject=run.folder.name,
             title="complete log, corrupt checkpoint",
             role=IssueRole.EXPLAINS_NOT_DONE,
-            text="The log shows the training to its end, but the last checkpoint cannot be used: "
-            f"{_faults(run)}. The run does not count as complete.",
+            text=f"The log shows a complete run, but the last checkpoint cannot be used: {_faults(run)}. The run "
+            "does not count as complete.",
             where=below(root, job.path),
         )
     else:
@@ -67,10 +67,10 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
 def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
     saved = sum(checkpoint.sound for checkpoint in run.checkpoints)
     kept = f", {saved} valid checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
-    how = "a command of its script failed afterwards" if lines else "its job ended badly afterwards"
+    how = "a command of its script failed afterwards" if lines else "its job failed afterwards"
     return (
-        f"The training is complete{_progress(job)}{kept}; {how}, "
-        "and SLURM will list the job as FAILED (exit code 1:0). Its results count."
+        f"The training is complete{_progress(job)}{kept}. Although {how} and SLURM lists the job as FAILED (exit "
+        "code 1:0), its results count."
     )
 
 
@@ -83,10 +83,9 @@ def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
             weight=Severity.INFO,
             subject="experiment",
             title="job output moved onto itself",
-            text=f"In {plural(len(hit), 'job')} the script moves slurm-JOB.out to the place where it "
-            "lies already; mv refuses that with exit code 1, and as the script's last command that is the job's exit "
-            f"code. Nothing was lost by it: {done} of {len(hit)} of these trainings are complete. Without that "
-            "command, or with its exit code ignored, such jobs end well.",
+            text=f"In {plural(len(hit), 'job')} the script moves slurm-JOB.out onto itself. mv rejects that with "
+            f"exit code 1, which becomes the job's exit code. No results are lost: {done} of {len(hit)} of "
+            "these runs are complete. Remove that command, or ignore its exit code.",
         )
 
 
@@ -104,7 +103,7 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
             yield Issue(
                 weight=Severity.INFO,
                 subject=run.folder.name,
-                title="read with care",
+                title="reading notes",
                 text=f"{clean_line(note)}.",
                 where=below(root, job.path),
             )
@@ -113,7 +112,7 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
                 weight=Severity.ERROR,
                 subject=run.folder.name,
                 title="the loss is not finite",
-                text="The training ran to its end, but its last losses are no numbers: its weights are of no use.",
+                text="The run ended, but its last losses are not finite, so its weights are not usable.",
                 lines=tuple(clean_line(proof.text) for proof in job.reading.proofs[-1:]),
                 where=below(root, job.path),
             )
@@ -122,16 +121,16 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
         yield Issue(
             weight=Severity.WARNING,
             subject=run.folder.name,
-            title="no log of a training",
-            text=(f"{logs}: no line of a training. " if logs else "No job output is in this folder. ")
-            + "Losses, steps, durations and memory are not known.",
+            title="no training log",
+            text=(f"{logs}: no line of a training run. " if logs else "This folder has no job output. ")
+            + "Losses, steps, durations and memory are unknown.",
             where=below(root, run.folder.path),
         )
 
 
 def _faults(run: ImportedRun) -> str:
     last = run.checkpoints[-1]
-    return f"{last.name}: " + ("; ".join(fault.message for fault in last.faults[:3]) or "not sound")
+    return f"{last.name}: " + ("; ".join(fault.message for fault in last.faults[:3]) or "not valid")
 
 
 def _capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Readings of a run's logs and of the files beside them: measurements, loss curves, job end and its evidence lines."""
+"""Readings of a run's logs and of the files next to them: measurements, loss curves, job end and its evidence lines."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ _STATE = "trainer_state.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideFile:
-    """File beside the logs."""
+    """File next to the logs."""
 
     path: Path
     data: dict[str, object]
@@ -205,11 +205,11 @@ class JobLog:
 
 
 def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
-    """Read one job's output with the files beside it, or the files alone.
+    """Read one job's output with the files next to it, or the files alone.
 
     Args:
         log: output; None if only a trainer state describes the training.
-        beside: state files, configs and scripts of its run.
+        next to: state files, configs and scripts of its run.
 
     Returns:
         The last training in it; None if it has none.

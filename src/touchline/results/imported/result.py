@@ -25,10 +25,10 @@ from touchline.results.verification_types import VerifiedCheckpoint
 from touchline.statistics.conclusions import Proportion
 
 UNKNOWN_MODEL = "unknown base model"
-_NO_LOG = Missing(missing="no log of a training")
-_NOTHING = Missing(missing="nothing is trained")
+_NO_LOG = Missing(missing="no training log")
+_NOTHING = Missing(missing="no training")
 _WORDS = {
-    Outcome.COMPLETED: "the training came to its end",
+    Outcome.COMPLETED: "training ended",
     Outcome.RUNNING_OR_TRUNCATED: "the log ends without a reason",
     Outcome.TIMEOUT: "stopped at the job's time limit",
     Outcome.CANCELLED: "cancelled",
@@ -37,9 +37,9 @@ _WORDS = {
     Outcome.GPU_OOM: "ran out of GPU memory",
     Outcome.DISK_QUOTA: "the disk or its quota was full",
     Outcome.CRASH_START: "failed before the first step",
-    Outcome.CRASH_MID: "failed while it trained",
-    Outcome.CRASH_EVAL: "failed in an evaluation",
-    Outcome.CRASH_EXPORT: "failed while the model was exported",
+    Outcome.CRASH_MID: "failed during training",
+    Outcome.CRASH_EVAL: "failed during an evaluation",
+    Outcome.CRASH_EXPORT: "failed while exporting the model",
     Outcome.DIVERGED_NAN: "the loss is not finite",
 }
 
@@ -194,7 +194,7 @@ def reason_of(job: JobLog) -> str:
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
     ending = job.reading.exit
-    return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}; {_exit_words(ending)}"
+    return words if isinstance(ending, Missing) or exit_code(ending) == 0 else f"{words}, {_exit_words(ending)}"
 
 
 def _exit_words(ending: SourcedText) -> str:

@@ -311,8 +311,8 @@ def together_issues(design: Design) -> list[Issue]:
                 weight=Severity.INFO if usual else Severity.WARNING,
                 subject="experiment",
                 title=f"{setting} changes with the {factor}",
-                text=f"The {setting} is {pairs}. Whatever differs between levels of the {factor} may be due to the "
-                f"{setting}; these runs cannot separate the two.{costs}",
+                text=f"The {setting} is {pairs}. Differences between levels of the {factor} may be due to the "
+                f"{setting}. These runs cannot separate the two.{costs}",
             )
         )
     return issues

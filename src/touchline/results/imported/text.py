@@ -23,7 +23,7 @@ def clean_line(text: str) -> str:
 
 
 def below(root: Path, path: Path) -> str:
-    """Return a path relative to `root`; paths beside it begin with `..`."""
+    """Return a path relative to `root`; paths next to it begin with `..`."""
     return clean_text(Path(os.path.relpath(path, root)).as_posix())
 
 

@@ -76,9 +76,7 @@ def adapter_faults(
     pairs = pairs_of(tensors)
     if not pairs:
         if config is None or config.get("peft_type", "LORA") == "LORA":
-            yield CheckpointFault(
-                code="missing-tensor", file=file, message="it has no factors of LoRA (lora_A, lora_B)"
-            )
+            yield CheckpointFault(code="missing-tensor", file=file, message="it has no LoRA factors (lora_A, lora_B)")
         return
     yield from _halves(pairs, file)
     whole = {layer: (pair.a, pair.b) for layer, pair in pairs.items() if pair.a is not None and pair.b is not None}
@@ -97,7 +95,7 @@ def _halves(pairs: Mapping[str, LoraFactors], file: str) -> Iterator[CheckpointF
         if pair.a is None or pair.b is None
     ]
     if half:
-        message = f"the other factor is there and this is not: {listed(sorted(half))}"
+        message = f"one of two factors is missing: {listed(sorted(half))}"
         yield CheckpointFault(code="missing-tensor", file=file, message=message)
 
 
@@ -117,7 +115,7 @@ def _configured(
     for layer, (a, _) in sorted(flat.items()):
         rank = _rank_by_config(layer, config)
         if rank is not None and rank != a.shape[0]:
-            message = f"it says rank {rank} of {layer}, whose factors have rank {a.shape[0]}"
+            message = f"it states rank {rank} for {layer}, but the factors have rank {a.shape[0]}"
             yield CheckpointFault(code="wrong-rank", file=ADAPTER_CONFIG, message=message)
             break
     alpha = finite(config.get("lora_alpha"))
@@ -126,7 +124,7 @@ def _configured(
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
     elif wanted is not None and alpha != wanted.resolved_alpha:
         planned = f"{wanted.resolved_alpha:g}"
-        message = f"lora_alpha is {alpha:g}, planned was {planned}: it is put on at another scale than trained"
+        message = f"lora_alpha is {alpha:g}, planned {planned}: its scale differs from training"
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
     if wanted is not None:
         yield from _as_wanted(flat, wanted)
@@ -135,11 +133,11 @@ def _configured(
 def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: LoraConfig) -> Iterator[CheckpointFault]:
     ranks = {a.shape[0] for a, _ in flat.values()}
     if ranks and ranks != {wanted.rank}:
-        message = f"its factors have rank {', '.join(map(str, sorted(ranks)))}, planned was {wanted.rank}"
+        message = f"its factors have rank {', '.join(map(str, sorted(ranks)))}, planned {wanted.rank}"
         yield CheckpointFault(code="wrong-rank", file=ADAPTER_FILE, message=message)
     kinds = {layer.rpartition(".")[2] for layer in flat}
     if kinds != set(wanted.target_modules):
-        message = f"it is on {', '.join(sorted(kinds))}; planned was {', '.join(sorted(wanted.target_modules))}"
+        message = f"it is on {', '.join(sorted(kinds))}, planned {', '.join(sorted(wanted.target_modules))}"
         yield CheckpointFault(code="wrong-targets", file=ADAPTER_FILE, message=message)
 
 
@@ -179,7 +177,7 @@ def _fit(
     """
     numbers = {int(match[1]) for layer in pairs if (match := _LAYER.search(f".{layer}")) is not None}
     if base.layers is not None and (beyond := sorted(number for number in numbers if number >= base.layers)):
-        message = f"it has factors on layer {beyond[0]}, and {base.name} has {base.layers} layers, counted from 0"
+        message = f"it has factors on layer {beyond[0]}, but {base.name} has layers 0 to {base.layers - 1}"
         yield CheckpointFault(code="other-base", file=file, message=message)
         return
     known: dict[str, list[Tensor]] = {}
@@ -199,7 +197,7 @@ def _fit(
             continue
         size, found = tuple(named[0].shape), (b.shape[0], a.shape[1])
         if found not in (size, size[::-1]):
-            message = f"{layer} is made for {list(found)}, and in {base.name} it is {list(size)}"
+            message = f"{layer} has shape {list(found)}, but in {base.name} it is {list(size)}"
             yield CheckpointFault(code="wrong-shape", file=file, message=message)
             return
 

@@ -75,7 +75,9 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[CheckpointFault]]:
             file = CheckpointFile(name=name, size_bytes=found.st_size, role=role)
             entries.append(Entry(path=folder / name, file=file))
         elif role in ("adapter", "model", "index", "config", "marker") and name.count("."):
-            faults.append(CheckpointFault(code="not-a-file", file=name, message="it is a folder or a device, no file"))
+            faults.append(
+                CheckpointFault(code="not-a-file", file=name, message="it is a folder or a device, not a file")
+            )
     return entries, faults
 
 
@@ -111,7 +113,7 @@ def _json_fault(entry: Entry, *, deep: bool) -> str | None:
         found = parse_json(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return f"it is not JSON: {error}"
-    return None if isinstance(found, dict) else "it holds no object"
+    return None if isinstance(found, dict) else "it is not an object"
 
 
 def tree_bytes(folder: Path) -> int:

@@ -44,14 +44,14 @@ def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[Checkpoint
     content = read_object(path)
     mapped = None if content is None else content.get("weight_map")
     if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
-        yield CheckpointFault(code="broken-index", file=INDEX, message="it is no JSON object with a weight_map")
+        yield CheckpointFault(code="broken-index", file=INDEX, message="it is not a JSON object with a weight_map")
         return
     promised: dict[str, set[str]] = {}
     for tensor, name in mapped.items():
         promised.setdefault(str(name), set()).add(tensor)
     absent = sorted(set(promised) - set(files))
     if absent and len(absent) == len(promised) and files:
-        message = f"it names {listed(absent)}, and there is {listed(sorted(files))}: it is of another save"
+        message = f"it names {listed(absent)}, but the folder has {listed(sorted(files))} (index of another save)"
         yield CheckpointFault(code="stale-index", file=INDEX, message=message)
         return
     for name in absent:
@@ -62,7 +62,9 @@ def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[Checkpoint
         if not weights.readable:
             continue
         if name not in promised or not promised[name] <= weights.tensors.keys():
-            message = f"the index does not name {name}" if name not in promised else f"it names other tensors of {name}"
+            message = (
+                f"the index does not name {name}" if name not in promised else f"it names different tensors of {name}"
+            )
             yield CheckpointFault(code="stale-index", file=INDEX, message=message)
 
 
@@ -146,26 +148,26 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
     models = {name for name in names if read.entries[name].file.role == "model"}
     configured = ADAPTER_CONFIG in names
     if not adapters and not models:
-        what = f"there is {ADAPTER_CONFIG} and no adapter" if configured else "neither an adapter nor a model is in it"
+        what = f"{ADAPTER_CONFIG} without an adapter" if configured else "it contains neither an adapter nor a model"
         yield CheckpointFault(code="missing-file" if configured else "no-weights", file=None, message=what)
     if adapters and not configured:
         message = "without it rank, scale and layers of the adapter are unknown"
         yield CheckpointFault(code="missing-file", file=ADAPTER_CONFIG, message=message)
     if configured and not adapters and models:
-        yield CheckpointFault(code="missing-file", file=ADAPTER_FILE, message=f"{ADAPTER_CONFIG} is there")
+        yield CheckpointFault(code="missing-file", file=ADAPTER_FILE, message=f"{ADAPTER_CONFIG} exists")
     if any(name.endswith(".safetensors") for name in models) and CONFIG_FILE not in names:
         message = "without it the weights cannot be loaded as a model"
         yield CheckpointFault(code="missing-file", file=CONFIG_FILE, message=message)
     if expected.planned and expected.base is not None:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             if name in expected.base.files and name not in names:
-                message = f"{expected.base.name} has it, and every checkpoint gets a copy"
+                message = f"every checkpoint should have a copy of the one of {expected.base.name}"
                 yield CheckpointFault(code="missing-file", file=name, message=message)
     if expected.saves in ("merged", "full") and adapters and not models:
-        message = f"an adapter alone, and a {expected.saves} model was planned"
+        message = f"only an adapter, but a {expected.saves} model was planned"
         yield CheckpointFault(code="wrong-kind", file=None, message=message)
     if expected.saves == "adapter" and models:
-        yield CheckpointFault(code="wrong-kind", file=None, message="a whole model, and an adapter was planned")
+        yield CheckpointFault(code="wrong-kind", file=None, message="a whole model, but an adapter was planned")
 
 
 def _contents(path: Path, read: Read, expected: Expected) -> Iterator[CheckpointFault]:

@@ -1,4 +1,4 @@
-"""Metadata beside weights, touchline.json or the Trainer's trainer_state.json; and what is missing by a plan."""
+"""Metadata next to weights, touchline.json or the Trainer's trainer_state.json; and what is missing by a plan."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def marker_faults(
     marker = named.marker
     if marker is None:
         if MARKER in entries and entries[MARKER].file.size_bytes:
-            yield CheckpointFault(code="broken-marker", file=MARKER, message="it is no marker of a saved checkpoint")
+            yield CheckpointFault(code="broken-marker", file=MARKER, message="it is not a marker of a saved checkpoint")
         elif expected.planned:
-            message = "it is written last and is not there: the checkpoint was being written when its attempt ended"
+            message = "missing although written last: the attempt ended while it wrote the checkpoint"
             yield CheckpointFault(code="half-written", file=MARKER, message=message)
         return
     yield from _identity(marker, expected)
@@ -88,10 +88,10 @@ def marker_faults(
     for name, saved in sorted(marker.files.items()):
         entry = entries.get(name)
         if entry is None:
-            yield CheckpointFault(code="missing-file", file=name, message="it was saved and is gone")
+            yield CheckpointFault(code="missing-file", file=name, message="saved, but missing")
         elif entry.file.size_bytes != saved.size:
             if entry.file.size_bytes:
-                message = f"{entry.file.size_bytes:,} bytes, {saved.size:,} were saved"
+                message = f"{entry.file.size_bytes:,} bytes, expected {saved.size:,}"
                 yield CheckpointFault(code="wrong-size", file=name, message=message)
         elif deep:
             try:
@@ -100,7 +100,7 @@ def marker_faults(
                 yield unreadable(name, error)
                 continue
             if changed:
-                yield CheckpointFault(code="changed", file=name, message="another content than was saved, by its hash")
+                yield CheckpointFault(code="changed", file=name, message="different content than was saved")
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
@@ -117,11 +117,11 @@ def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFa
             message=f"it was trained on {marker.base_path!r}, which is not the planned base",
         )
     if expected.saves is not None and marker.kind != expected.saves:
-        message = f"it says {marker.kind}, planned was {expected.saves}"
+        message = f"it states {marker.kind}, planned {expected.saves}"
         yield CheckpointFault(code="wrong-kind", file=MARKER, message=message)
     adapter = marker.files.get("adapter_model.safetensors")
     if marker.kind == "adapter" and (adapter is None or adapter.sha256 != marker.adapter_sha256):
-        message = "the hash of the adapter in it is not that of the file it lists"
+        message = "the adapter hash in it differs from that of the listed file"
         yield CheckpointFault(code="broken-marker", file=MARKER, message=message)
 
 
@@ -131,7 +131,7 @@ def _place(path: Path, marker: ExportMarker) -> Iterator[CheckpointFault]:
         kind, number = match
         says = marker.epoch if kind == "epoch" else marker.step
         if says != number:
-            message = f"it says {kind} {says}, the folder is called {path.name}"
+            message = f"it states {kind} {says}, but the folder is {path.name}"
             yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
 
 
@@ -162,7 +162,7 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
     """
     if run.kind is RunKind.CONTROL or run.train is None or run.batches is None:
         if is_no_op and NO_OP_CHECKPOINT not in present:
-            reason = "it is written when the control is evaluated"
+            reason = "written when the control is evaluated"
             yield MissingCheckpoint(run=run.name, name=NO_OP_CHECKPOINT, reason=reason, expected=True)
         return
     wanted = [f"epoch_{epoch}" for epoch in range(run.train.epochs)]
@@ -183,11 +183,11 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
 def _of_finished(run: PlannedRun, name: str, *, named: bool) -> MissingCheckpoint:
     keep = "all" if run.train is None else run.train.checkpoint.keep
     if named:
-        reason, expected = "training.json says that it is kept, and it is not there", False
+        reason, expected = "missing, but training.json lists it as kept", False
     elif keep != "all":
         reason, expected = f"keep: {keep}", True
     else:
-        reason, expected = "not there although the training is complete", False
+        reason, expected = "missing although training is complete", False
     return MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
 
 
@@ -199,16 +199,16 @@ def _of_unfinished(run: PlannedRun, folder: Path, absent: list[str]) -> Iterator
         ends = (int(name.removeprefix("epoch_")) + 1) * run.batches.steps_per_epoch
         expected = False
         if name in half:
-            reason = "an attempt ended while it was written"
+            reason = "an attempt ended while writing it"
         elif name in saved:
             expected = run.train.checkpoint.keep != "all"
-            reason = f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, and gone"
+            reason = f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, missing"
         elif step >= ends:
-            reason = f"step {ends:,} is done, and the attempt ended before it was saved"
+            reason = f"step {ends:,} is done, but the attempt ended before it was saved"
         else:
             expected = True
-            so_far = f"step {step:,} of {ends:,}" if step else "no step is done"
-            reason = f"the training has not come so far: {so_far}"
+            so_far = f"step {step:,} of {ends:,}" if step else "no step done"
+            reason = f"not reached yet: {so_far}"
         yield MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
 
 

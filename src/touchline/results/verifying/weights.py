@@ -102,7 +102,7 @@ def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
         yield CheckpointFault(
             code="truncated" if cut else "overlong",
             file=name,
-            message=f"{shard.size_bytes:,} bytes, its header asks for {shard.expected_bytes:,}",
+            message=f"{shard.size_bytes:,} bytes, but its header needs {shard.expected_bytes:,}",
         )
     end = 0
     for tensor_name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].size_bytes)):
@@ -115,7 +115,7 @@ def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
             break
         end = tensor.begin + tensor.size_bytes
     if not shard.tensors:
-        yield CheckpointFault(code="no-weights", file=name, message="its header names no tensor")
+        yield CheckpointFault(code="no-weights", file=name, message="its header lists no tensor")
 
 
 def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
@@ -132,7 +132,7 @@ def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
         with open_regular(path) as stream:
             begins = stream.read(len(_MAGIC))
         if begins != _MAGIC:
-            message = "it does not begin as an archive of torch.save does; its content is unknown without loading"
+            message = "it is not a torch.save archive, so its content is unknown without loading"
             yield CheckpointFault(code="not-a-zip", file=path.name, message=message)
             return
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
@@ -141,7 +141,7 @@ def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
             message = f"bytes that do not fit their checksum in {torn}"
             yield CheckpointFault(code="changed", file=path.name, message=message)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        message = f"its directory, which lies at the end, cannot be read: {error}; it was cut off or written over"
+        message = f"its directory at the end cannot be read: {error} (truncated or overwritten)"
         yield CheckpointFault(code="truncated", file=path.name, message=message)
     except OSError as error:
         yield unreadable(path.name, error)
@@ -189,7 +189,7 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
                     found["all-zero"].append(tensor_name)
     except OSError as error:
         yield unreadable(name, error)
-    said = {"nan": "NaN elements", "infinite": "infinite elements", "all-zero": "nothing but zeros"}
+    said = {"nan": "NaN elements", "infinite": "infinite elements", "all-zero": "only zeros"}
     for code, names in found.items():
         if names:
             yield CheckpointFault(code=code, file=name, message=f"{said[code]} in {listed(names)}")

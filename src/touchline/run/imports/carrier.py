@@ -178,7 +178,7 @@ def left_over(
             continue
         yield not_carried(key, value, document.where(*path), *_reason(key, value, table, misspelt))
     for doubled in document.doubled:
-        yield not_carried(doubled.key, None, doubled.first, Reason.NOT_TAKEN, "given twice; the last one counts")
+        yield not_carried(doubled.key, None, doubled.first, Reason.NOT_TAKEN, "given twice, and the last one is used")
 
 
 def _reason(key: str, value: object, table: ImportTable, misspelt: Mapping[str, str]) -> tuple[Reason, str]:
@@ -188,11 +188,11 @@ def _reason(key: str, value: object, table: ImportTable, misspelt: Mapping[str, 
     why = next((why for pattern, why in table.changed.items() if fnmatchcase(key, pattern)), None)
     automatic = any(fnmatchcase(key, pattern) for pattern in table.automatic)
     if why is None and not automatic and not table.knows(key):
-        return Reason.UNKNOWN, "the source's own tool does not know this key"
+        return Reason.UNKNOWN, "unknown to the source's own tool"
     if why is not None:
         return Reason.CHANGED, why
     if automatic or value in _NOTHING or str(value).casefold() in ("false", "no", "off", "none"):
-        return Reason.AUTOMATIC, "decided without a setting, or not done here"
+        return Reason.AUTOMATIC, "decided without a setting, or not supported"
     return Reason.NOT_TAKEN, "touchline has no such setting"
 
 
@@ -224,7 +224,7 @@ class LocalPlaces:
         here = self._source / path
         if not _exists(here) and _exists(Path.cwd() / path):
             here = Path.cwd() / path
-            self.notes.append(f"{name}: found in the working directory, not beside the source")
+            self.notes.append(f"{name}: found in the working directory, not next to the source")
         return os.path.relpath(here.absolute(), self._target.absolute())
 
     def beside(self, name: str, file: str) -> str:

@@ -27,7 +27,7 @@ _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
 def design_of(trainings: Sequence[ImportedTraining]) -> tuple[dict[str, object], list[str]]:
-    """Return `models`, `data`, `train`, `factors`, `pairs`, `exclude` and `seeds` of trainings, and what differs.
+    """Return `models`, `data`, `train`, `factors`, `pairs`, `exclude` and `seeds` of runs, and what differs.
 
     A setting that one training lacks has touchline's default there.
 
@@ -57,13 +57,13 @@ def design_of(trainings: Sequence[ImportedTraining]) -> tuple[dict[str, object],
         # An exclusion compares single values; a list in it stands for any of its entries.
         entry = {**{key: value for key, value in cell.items() if not isinstance(value, list | dict)}, SEED: seed}
         if any(all(_text(row.get(key, 1)) == _text(value) for key, value in entry.items()) for row in rows):
-            notes.append(f"the source has no run with {_text({**cell, SEED: seed})}; experiment.yaml has one")
+            notes.append(f"experiment.yaml adds a run that the source lacks: {_text({**cell, SEED: seed})}")
         else:
             data.setdefault("exclude", []).append(entry)  # type: ignore[attr-defined]
     names: dict[str, list[str]] = {}
     for training, row in zip(trainings, rows, strict=True):
         names.setdefault(_text(row), []).append(training.name)
-    why = "give the same run: they differ only in what is not carried over"
+    why = "give the same run, because they differ only in settings that are not imported"
     return data, [*notes, *(f"{', '.join(same)} {why}" for same in names.values() if len(same) > 1)]
 
 
@@ -129,10 +129,10 @@ ALL_TRAIN = frozenset({ALL_ROWS, _NO_SHARE})
 def with_rows(
     trainings: Sequence[ImportedTraining], left: Sequence[NotCarried], folder: Path
 ) -> tuple[list[ImportedTraining], list[NotCarried], list[str]]:
-    """Return trainings that lose no row and are one design, the values that are not carried over, and notes.
+    """Return runs that lose no row and are one design, the values that are not carried over, and notes.
 
     Args:
-        trainings: the trainings of a source.
+        trainings: the runs of a source.
         left: the values that are not carried over.
         folder: folder of the new experiment, which files are relative to.
     """
@@ -148,14 +148,14 @@ def with_rows(
 
 
 def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[list[ImportedTraining], list[str]]:
-    """Return trainings that all name a file of training rows if one of them does, so that they are one design; and
+    """Return runs that all name a file of training rows if one of them does, so that they are one design; and
     notes.
 
     A training without a validation file trains on all rows of its file, as with its own trainer. Trainings on one file
     are validated on one file, which changes no weights.
 
     Args:
-        trainings: the trainings of a source.
+        trainings: the runs of a source.
         folder: folder of the new experiment, which files are relative to.
     """
     found: list[ImportedTraining] = []
@@ -166,10 +166,10 @@ def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[lis
         settings = dict((_on_all_rows(each) if separate else each).settings)
         share, held = settings.get(_SHARE), settings.get(_VALIDATION)
         if held is not None and _has_no_rows(folder, str(held.value)):
-            notes.append(f"{each.name}: {held.value} has no rows, so nothing is validated")
+            notes.append(f"{each.name}: {held.value} has no rows, so there is no validation")
             del settings[_VALIDATION]
         if separate and share is not None:
-            notes.append(f"{each.name}: trains on all rows, not on a share of {share.value}: {_OTHERS}")
+            notes.append(f"{each.name}: trains on all rows, not on a fraction of {share.value}: {_OTHERS}")
             del settings[_SHARE]
         if _TRAIN in settings and _VALIDATION in settings:
             known.setdefault(str(settings[_TRAIN].value), settings[_VALIDATION])
@@ -178,7 +178,7 @@ def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[lis
         other = known.get(str(each.settings[_TRAIN].value)) if _TRAIN in each.settings else None
         own = each.settings.get(_VALIDATION)
         if other is not None and (own is None or own.value != other.value):
-            notes.append(f"{each.name}: validated on {other.value}, as another training on its file")
+            notes.append(f"{each.name}: validated on {other.value}, as another run on the same file")
             found[place] = replace(each, settings={**each.settings, _VALIDATION: other})
     return found, notes
 

@@ -27,19 +27,16 @@ from touchline.run.imports.training import carry_training
 from touchline.run.interview.interview import plain_name
 
 _PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
-_UNSCORED = (
-    "the source names no test rows, so nothing is evaluated: to score the runs, add data.test: FILE and take "
-    "evaluate.epochs out"
-)
+_UNSCORED = "no evaluation, because the source names no test rows: add data.test: FILE and remove evaluate.epochs"
 _SHOWN = 100
 _FILES_SHOWN = 3
 _ORDER = ("name", "question", "task", "models", "data", "train", "stages", "factors", "pairs", "exclude", "seeds")
 _HEADINGS: Mapping[Reason, str] = {
-    Reason.UNKNOWN: "Not as in the source, unknown to the source's own tool:",
-    Reason.CHANGED: "Not as in the source, carried over with another value or meaning:",
-    Reason.NOT_TAKEN: "Not as in the source, not taken by experiment.yaml:",
+    Reason.UNKNOWN: "Different from the source (unknown to the source's own tool):",
+    Reason.CHANGED: "Different from the source (imported with another value or meaning):",
+    Reason.NOT_TAKEN: "Different from the source (not supported by experiment.yaml):",
     Reason.AUTOMATIC: "Decided by touchline, or switched off:",
-    Reason.SAME: "Of other keys, what touchline does too:",
+    Reason.SAME: "Other keys, where touchline does the same:",
 }
 _QUIET = (Reason.AUTOMATIC, Reason.SAME)
 
@@ -92,14 +89,14 @@ def import_source(
         name: name of the experiment; None for that of the source.
 
     Raises:
-        InputError: a file cannot be read, is of no kind or of several, or the files are no one experiment.
+        InputError: a file cannot be read, is of no kind or of several, or the files are not one experiment.
         PolicyError: the file to write exists.
     """
     target = Path("experiment.yaml") if out is None else out
     refuse_existing(target)
     source = find_source(paths)
     folder = target.parent
-    notes = [*source.notes, *(f"{path}: not read, of no kind that can be imported" for path in source.skipped)]
+    notes = [*source.notes, *(f"{path}: not read, because its kind cannot be imported" for path in source.skipped)]
     data: dict[str, object] = {"name": experiment_name(source.path.absolute())}
     if source.document is not None:
         places = LocalPlaces(Path(source.document.path).parent, folder)
@@ -136,10 +133,10 @@ def _stages(
     assert convert is not None, "its configs were taken"
     empty = stages_without_rows(trainings, folder)
     if len(empty) == len(trainings):
-        raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="a file with rows for one of them")
+        raise InputError(f"no stage has rows: {', '.join(empty.values())}", expected="rows for one of them")
     found, notes = with_files(trainings, folder)
     data = convert({each.name: each for each in found}, list(empty))
-    notes += [f"stage {stage} is left out: {file} has no rows" for stage, file in empty.items()]
+    notes += [f"stage {stage} is not imported, because {file} has no rows" for stage, file in empty.items()]
     return [each for each in found if each.name not in empty], data, notes
 
 
@@ -168,7 +165,7 @@ def experiment_name(path: Path) -> str:
 
 
 def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list[ImportedTraining], list[NotCarried]]:
-    """Return the trainings of configs, and what is left; add to the notes."""
+    """Return the runs of configs, and what is left; add to the notes."""
     trainings: list[ImportedTraining] = []
     left: list[NotCarried] = []
     stems = [config.path.stem for config in source.configs]
@@ -190,7 +187,7 @@ def _carry_configs(source: Source, folder: Path, notes: list[str]) -> tuple[list
 
 
 def _lost_factors(of_summary: bool, left: Iterable[NotCarried], trainings: int) -> list[str]:
-    """Return a note on keys that differ between trainings and are not carried over."""
+    """Return a note on keys that differ between runs and are not carried over."""
     values: dict[str, dict[str, list[str]]] = {}
     for each in left:
         if each.reason in _QUIET or each.why in ALL_TRAIN:
@@ -205,7 +202,7 @@ def _lost_factors(of_summary: bool, left: Iterable[NotCarried], trainings: int) 
         for key, own_values in values.items()
         if len(own_values) < trainings or len({_json(each) for each in own_values.values()}) > 1
     ]
-    return [f"these keys differ between the trainings, and are not carried over: {', '.join(lost)}"] if lost else []
+    return [f"these keys differ between the runs and are not imported: {', '.join(lost)}"] if lost else []
 
 
 def _json(value: object) -> str:
@@ -294,7 +291,7 @@ def _carried(trainings: Sequence[ImportedTraining]) -> Iterator[CarriedSetting]:
 
 
 def _comments(carried: Iterable[CarriedSetting]) -> dict[str, str]:
-    """Return the source of each setting as a comment, where it is written for all trainings and as a factor."""
+    """Return the source of each setting as a comment, where it is written for all runs and as a factor."""
     found: dict[str, str] = {}
     for setting in carried:
         # A setting of which the source's tool has no key is named for itself.
@@ -309,11 +306,11 @@ def _header(report: ImportReport) -> Iterator[str]:
     """Yield the comments at the top of the file."""
     count = plural(len(report.trainings), "training")
     yield f"Imported from {count} ({report.title}): {shorten(one_line(', '.join(report.trainings)), 300)}"
-    yield "Every key is explained in docs/reference/experiment.md. Check it with `touchline check`."
+    yield "All keys: docs/reference/experiment.md. Check it with `touchline check`."
     for note in report.notes:
         yield f"Note: {note}"
     if report.not_carried:
-        yield "What is not as in the source stands at the end."
+        yield "Differences from the source are listed at the end."
 
 
 def _footer(report: ImportReport) -> Iterator[str]:

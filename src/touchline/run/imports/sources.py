@@ -23,8 +23,8 @@ _RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"
 _ENDINGS = (".yaml", ".yml", ".json")
 _SCRIPTS = (".py", ".sh", ".bash", ".slurm", ".sbatch", ".ipynb")
 _SCRIPT_HINT = (
-    "write its arguments to a file and import that: in Python, once `args` is built, "
-    "open('args.json', 'w').write(args.to_json_string()); a recipe is named as train.recipe"
+    "import its arguments instead: once `args` is built in Python, open('args.json', "
+    "'w').write(args.to_json_string()). Name a recipe as train.recipe"
 )
 _FILES_LIMIT = 1000
 """Most configs of one folder."""
@@ -41,7 +41,6 @@ class Config:
     reading: ConfigReading
     """Its reading, with a training."""
     format: ConfigFormat
-    """Its format."""
     table: ImportTable
     """What importing it needs."""
 
@@ -65,7 +64,7 @@ class Source:
 
     @property
     def has_stages(self) -> bool:
-        """Return True if the configs are stages of one chain, not trainings of a sweep."""
+        """Return True if the configs are stages of one chain, not runs of a sweep."""
         return bool(self.configs) and self.configs[0].table.has_stages
 
 
@@ -96,7 +95,7 @@ def find_source(paths: Sequence[Path]) -> Source:
             findings.append(source_fault(path, f"cannot be read: {error}"))
             continue
         if not read:
-            findings.append(source_fault(path, "has no YAML or JSON file in it"))
+            findings.append(source_fault(path, "contains no YAML or JSON file"))
         for file, each in read.items():
             if isinstance(each, Config):
                 configs.append(each)
@@ -107,23 +106,23 @@ def find_source(paths: Sequence[Path]) -> Source:
             elif len(read) > 1:
                 skipped.append(file)
             else:
-                findings.append(source_fault(file, "is of no kind that can be imported"))
+                findings.append(source_fault(file, "has a kind that cannot be imported"))
     if findings:
         raise InputError("the source cannot be imported", expected=expected_sources(), findings=findings)
     if configs:
         trained = _what_trains(configs)
         source = _of_configs(trained, paths, tuple(skipped))
-        note = f"of a folder with {_RESULT} and {_SETUP}, {_RESULT} is read: it is what trains (GPUs: see {_SETUP})"
+        note = f"{_RESULT} is read, not {_SETUP}, because it is what trains (GPUs: see {_SETUP})"
         found.append(source if len(trained) == len(configs) else replace(source, notes=(note,)))
     if len(found) != 1:
         kinds = first_of((f"{each.path} ({each.title})" for each in found), 5)
-        message = f"the source is {len(found)} experiments: {kinds}" if found else "there is no source"
-        raise InputError(message, expected=f"one of: {expected_sources()}", hint="name one file or folder")
+        message = f"the source contains {len(found)} experiments: {kinds}" if found else "no source"
+        raise InputError(message, expected=f"one of: {expected_sources()}", hint="give one file or folder")
     return found[0]
 
 
 def _what_trains(configs: Sequence[Config]) -> list[Config]:
-    """Return the configs without the settings from which a script made the config beside them."""
+    """Return the configs without the settings from which a script made the config next to them."""
     made = {each.path.parent for each in configs if each.path.name == _RESULT}
     return [each for each in configs if each.path.name != _SETUP or each.path.parent not in made]
 
@@ -190,7 +189,7 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
     except (TouchlineError, OSError, ValueError) as error:
         return [source_fault(path, f"cannot be read: {error}")]
     if path.suffix.lower() in _SCRIPTS or text.startswith("#!"):
-        return [replace(source_fault(path, "is a script, and only files of settings are imported"), hint=_SCRIPT_HINT)]
+        return [replace(source_fault(path, "is a script, but only config files are imported"), hint=_SCRIPT_HINT)]
     documents, faults = _documents(path, text)
     claimed: list[Config | Source] = []
     wrong: list[Finding] = []
@@ -209,7 +208,7 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
         reading = format_.read(document)
         errors = [each for each in reading.findings if each.severity is Severity.ERROR]
         if not reading.trainings:
-            wrong.append(source_fault(path, f"is a {format_.title} that states no training"))
+            wrong.append(source_fault(path, f"is a {format_.title} without training settings"))
         elif table.has_stages and errors:
             # The script of the stages reads settings without a default, so an error is no training.
             wrong += errors
@@ -232,10 +231,8 @@ def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument
     place = path_of(document, key)
     value = document.get(*place)
     shown = f"{key}: {value}" if isinstance(value, str | int | float) else key
-    message = (
-        f"does not train on answers ({shown}), but on preferences, rewards, a teacher or plain text, or other weights"
-    )
-    hint = f"train it with its own tool, which `touchline check {shlex.quote(str(path))}` checks first"
+    message = f"trains on preferences, rewards, a teacher, plain text or other weights, not on answers ({shown})"
+    hint = f"train it with its own tool, after `touchline check {shlex.quote(str(path))}`"
     return replace(source_fault(path, message, document.where(*place)), hint=hint)
 
 
@@ -250,7 +247,7 @@ def _documents(path: Path, text: str) -> tuple[dict[Dialect, ForeignDocument], l
         except ForeignFileError as error:
             message = f"cannot be read: {error.finding.message}"
             if error.finding.severity is not Severity.ERROR:
-                message = "is a template: fill in its {{ }} first, and import the result"
+                message = "is a template: fill in its {{ }} first, then import the result"
             faults.append(source_fault(path, message, error.finding.where))
     return documents, faults
 

@@ -1,4 +1,4 @@
-"""cruijff_kit's experiment_summary.yaml: its runs as trainings, with the settings that all of them share.
+"""cruijff_kit's experiment_summary.yaml: its runs, with the settings that all of them share.
 
 A run is what the kit's script setup_finetune.py (0.3.4) makes of its parameters and the settings of all runs, so each
 is read as the settings file of that script.
@@ -71,7 +71,7 @@ def read_summary(document: ForeignDocument, places: LocalPlaces) -> Summary:
             stated = Stated(kind, f"runs.{index}", document.where("runs", index))
             carrier.leave(stated, "a run without training is not evaluated", Reason.NOT_TAKEN)
     if not trainings:
-        message = "has no run of `type: fine-tuned`, so there is nothing to train"
+        message = "has no run of `type: fine-tuned`, so no run trains"
         finding = [source_fault(Path(document.path), message, document.where("runs"))]
         raise InputError("the source cannot be imported", expected="runs with a type", findings=finding)
     data = _shared(carrier)

@@ -50,7 +50,7 @@ _ANY_MODEL = ModelInfo(
 def choose_trainer(
     trainings: Sequence[ImportedTraining], left: list[NotCarried], notes: list[str], *, stages: bool = False
 ) -> list[ImportedTraining]:
-    """Return the trainings of one source with the trainer that takes most of their settings, its own first.
+    """Return the runs of one source with the trainer that takes most of their settings, its own first.
 
     Args:
         trainings: at least one, all of one trainer.
@@ -73,10 +73,10 @@ def choose_trainer(
     chosen = min(names, key=lambda name: (cost(name), names.index(name)))
     if own is not None and chosen != own:
         reasons = dict.fromkeys(each.message for training in trainings for each in _problems(training, own, able))
-        notes.append(f"train.backend is {chosen}, not {own}: {'; '.join(reasons)}")
+        notes.append(f"train.backend is {chosen}, not {own}: {', '.join(reasons)}")
     done = [_taken(training, chosen, able, left) for training in trainings]
     if own is not None or chosen != DEFAULT_BACKEND:
-        source = "the trainer of the source" if chosen == own else "the one with most of these settings"
+        source = "the trainer of the source" if chosen == own else "the one that supports most of these settings"
         stated = Carried(value=chosen, source=source, where=Location(path=trainings[0].name))
         done = [replace(each, settings={**each.settings, "train.backend": stated}) for each in done]
     if not stages:
@@ -85,11 +85,11 @@ def choose_trainer(
 
 
 def _with_one_machine(trainings: Sequence[ImportedTraining], left: list[NotCarried]) -> Sequence[ImportedTraining]:
-    """Return the trainings without numbers of GPUs that differ, which are added to `left`."""
+    """Return the runs without numbers of GPUs that differ, which are added to `left`."""
     counts = [each.settings.get(_DEVICES) for each in trainings]
     if len({1 if count is None else count.value for count in counts}) < 2:
         return trainings
-    why = "all runs of an experiment use as many GPUs; the batch written here counts those of each source"
+    why = "all runs of an experiment use equally many GPUs, and the batch size includes those of each source"
     left += [_listed(count, why) for count in counts if count is not None]
     return [
         replace(each, settings={key: value for key, value in each.settings.items() if key != _DEVICES})
@@ -114,7 +114,7 @@ def _problems(training: ImportedTraining, name: str, able: dict[str, Capabilitie
     faults = get_backend(name).faults(_ANY_MODEL, train, devices)
     yield from (each for each in faults if each.subject != "models")
     if train.packed is True and able[name].packing_keeps_steps and _counts_rows(training, able):
-        yield unsupported(name, "packed", "batches of packed rows: it counts examples", None)
+        yield unsupported(name, "packed", "batches of packed sequences (it counts examples)", None)
 
 
 def _counts_rows(training: ImportedTraining, able: dict[str, Capabilities]) -> bool:
@@ -139,14 +139,14 @@ def _taken(
         if problem is None:
             break
         gone = settings.pop(problem.subject)
-        why = f"{problem.message}; {problem.hint}" if problem.hint else problem.message
+        why = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
         if problem.subject == _PACKED:
             settings[_PACKED] = replace(gone, value=False)
-            why += f"; {_BATCH} counts packed rows there, and examples here: multiply it by examples per row"
+            why += f". {_BATCH} counts packed sequences there, but examples here: multiply it by examples per sequence"
         left.append(_listed(replace(gone, value={problem.subject: gone.value}), why))
     packed = settings.get(_PACKED)
     if packed is not None and packed.value is True and training.backend is not None and name != training.backend:
-        why = f"packed by {name}: a step has as many rows of as many tokens, with other examples in each"
+        why = f"packed by {name}: equally many sequences and tokens per step, with other examples in each"
         left.append(_listed(packed, why, Reason.CHANGED))
     return replace(training, settings=settings)
 
@@ -165,6 +165,6 @@ def _device_notes(training: ImportedTraining) -> Iterator[str]:
     told = any(each.key in keys and each.reason is Reason.CHANGED for each in training.left)
     if not told and training.stated.distributed is None and training.stated.devices is None:
         yield (
-            f"{_BATCH} {batch.value} is that of one GPU, because the source does not say how many trained; "
-            f"for N write {_DEVICES}: N and {_BATCH}: {batch.value} x N"
+            f"{_BATCH} {batch.value} is for one GPU, because the source does not state the number. For N GPUs "
+            f"write {_DEVICES}: N and {_BATCH}: {batch.value} x N"
         )

@@ -44,9 +44,9 @@ _PLAIN: Mapping[str, str] = {
 }
 """Fields whose values are those of a key of experiment.yaml."""
 _OTHERWISE: Mapping[str, str] = {
-    "max_steps": "trainings are counted in epochs",
+    "max_steps": "training length is given in epochs",
     "template": "the model's own chat template is used",
-    "offloads": "nothing is moved to host memory while training",
+    "offloads": "offloading to host memory is not supported",
     "max_examples": "all rows of the file are used",
 }
 """Fields that mean another training, whatever their value."""
@@ -120,7 +120,7 @@ def _carry_adapter(carrier: Carrier, stated: StatedTraining, table: ImportTable)
         carrier.carry("train.lora.alpha", stated.alpha, int(alpha) if alpha.is_integer() else alpha)
     if modules is not None and modules.value in _ALL_LAYERS:
         carrier.carry("train.lora.target_modules", modules, list(defaults.LORA_TARGET_MODULES))
-        carrier.leave(modules, "all linear layers; written as those of a Llama-like block")
+        carrier.leave(modules, "all linear layers, written as those of a Llama-like block")
     elif modules is not None:
         names = dict.fromkeys(name for each in modules.value for name in table.layers.get(each, (each,)))
         carrier.carry("train.lora.target_modules", modules, list(names))
@@ -130,7 +130,7 @@ def _carry_adapter(carrier: Carrier, stated: StatedTraining, table: ImportTable)
     if table.has_stages:
         carrier.same(stated.parent)
     else:
-        carrier.leave(stated.parent, "an adapter of an earlier training to continue from; stages: with parent has it")
+        carrier.leave(stated.parent, "an adapter to continue from: use stages with a parent")
 
 
 def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
@@ -141,7 +141,7 @@ def _carry_batch(carrier: Carrier, stated: StatedTraining) -> None:
         carrier.carry(key, stated.global_batch_size)
         carrier.same(passes)
     elif micro is None:
-        carrier.leave(passes, f"there is no micro-batch size to multiply; set {key}", Reason.NOT_TAKEN)
+        carrier.leave(passes, f"no micro-batch size to multiply: set {key}", Reason.NOT_TAKEN)
     else:
         parts = [each for each in (micro, passes, devices) if each is not None]
         count, named = math.prod(each.value for each in parts), " x ".join(each.key for each in parts)
@@ -157,7 +157,7 @@ def _carry_length(carrier: Carrier, stated: StatedTraining, table: ImportTable) 
         whole = max(math.ceil(epochs.value), 1)
         carrier.carry("train.epochs", epochs, whole)
         if whole != epochs.value:
-            carrier.leave(epochs, f"epochs are whole; written as {whole}")
+            carrier.leave(epochs, f"epochs are whole numbers, written as {whole}")
     _carry_word(carrier, "train.schedule", schedule, table.schedules)
     _carry_word(carrier, "train.optimizer", stated.optimizer, table.optimizers)
     if schedule is not None and schedule.value == "constant" and "constant_with_warmup" in table.schedules:
@@ -179,7 +179,7 @@ def _carry_word(carrier: Carrier, key: str, stated: Stated[str] | None, words: M
     else:
         known = ", ".join(dict.fromkeys(words.values()))
         # Another optimizer than the source's is another training, even if it is its default.
-        carrier.leave(stated, f"not one of touchline's: {known}; choose {key}")
+        carrier.leave(stated, f"not supported ({known}): choose {key}")
 
 
 def _carry_switches(carrier: Carrier, stated: StatedTraining, table: ImportTable) -> None:
@@ -187,7 +187,7 @@ def _carry_switches(carrier: Carrier, stated: StatedTraining, table: ImportTable
     _carry_word(carrier, "train.attention", stated.attention, table.attention)
     for switch, own, why in (
         (stated.shuffle, True, "examples are shuffled by the run's seed"),
-        (stated.trains_on_prompt, False, "the loss is taken on the answer alone"),
+        (stated.trains_on_prompt, False, "the loss is computed on the answer only"),
     ):
         if switch is not None and switch.value is own:
             carrier.same(switch)
@@ -208,7 +208,7 @@ def _carry_dtype(carrier: Carrier, stated: StatedTraining, table: ImportTable) -
     if dtype is None or not full or dtype.value != "bfloat16" or table.one_dtype or in_itself:
         carrier.carry("train.base_dtype", dtype)
     else:
-        why = "weights are float32, and computed in bfloat16 where the GPU is fast at it"
+        why = "weights are float32, with bfloat16 computation if the GPU computes it fast"
         carrier.leave(dtype, why, Reason.AUTOMATIC)
 
 
@@ -217,7 +217,7 @@ def _carry_sharding(carrier: Carrier, stated: StatedTraining) -> None:
     for key in PARALLEL_GROUPS:
         group = carrier.document.stated(key)
         if group is not None and isinstance(group.value, dict):
-            carrier.leave(group, "compute.gpus_per_run and train.sharding are all that is set", Reason.NOT_TAKEN)
+            carrier.leave(group, "compute.gpus_per_run and train.sharding are the only settings", Reason.NOT_TAKEN)
     sharding, devices = stated.distributed, stated.devices
     if sharding is not None and devices is not None and devices.value > 1:
         carrier.carry("train.sharding", sharding, "full")
@@ -226,7 +226,7 @@ def _carry_sharding(carrier: Carrier, stated: StatedTraining) -> None:
     count = "" if whole is None else f" and train.global_batch_size: {whole.value} x N"
     refused = stated.quantization_bits is not None or (stated.packed is not None and stated.packed.value)
     full = "" if refused else f", {SHARDED}"
-    why = "it does not say how many GPUs train; for N GPUs compute.gpus_per_run: N"
+    why = "the number of GPUs is not stated: for N GPUs set compute.gpus_per_run: N"
     carrier.leave(sharding, f"{why}{count}{full}")
 
 
@@ -255,7 +255,7 @@ def _carry_checkpoints(carrier: Carrier, stated: StatedTraining, table: ImportTa
     if limit is not None and (not limit.is_default or "save_limit" in table.carries_defaults):
         carrier.carry("train.checkpoint.keep", limit)
     if stated.load_best is not None and stated.load_best.value:
-        carrier.leave(stated.load_best, "the last checkpoint is evaluated; train.checkpoint.keep: best")
+        carrier.leave(stated.load_best, "the last checkpoint is evaluated (see train.checkpoint.keep: best)")
 
 
 def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, places: LocalPlaces) -> None:
@@ -272,21 +272,21 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
     if separate:
         _carry_source(carrier, held_out[0], columns["validation"], places, "data.validation")
     for source in sources[1:]:
-        carrier.leave(source.name, "a dataset is one file; join them in one file", Reason.NOT_TAKEN)
+        carrier.leave(source.name, "a dataset is one file: join them", Reason.NOT_TAKEN)
     for source in held_out[separate:]:
         # The first may be other rows of the training file.
         if source.name.key not in carrier.seen or source is not held_out[0]:
             carrier.leave(
-                source.name, "validation rows are one file; data: {train: FILE, validation: FILE}", Reason.NOT_TAKEN
+                source.name, "validation rows are one file: data: {train: FILE, validation: FILE}", Reason.NOT_TAKEN
             )
     held = stated.validation_fraction
     if held is not None and separate:
         carrier.leave(held, "the validation file is used", Reason.AUTOMATIC)
     elif held is not None and 0 < held.value < 1:
         carrier.carry("data.train_fraction", held, round(1 - held.value, 6))
-        carrier.leave(held, "of the rows that do not train, a quarter validates and the others test, without splits")
+        carrier.leave(held, "without splits, 25% of the rows that do not train validate and 75% test")
     elif held is not None and held.value >= 1:
-        why = f"rows are split by shares; data.train_fraction: 1 - {held.value:g} / rows of the file"
+        why = f"rows are split by fractions: data.train_fraction is 1 - {held.value:g} / rows of the file"
         carrier.leave(held, why, Reason.NOT_TAKEN)
     elif not held_out:
         carrier.leave(held, ALL_ROWS)
@@ -320,12 +320,12 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
     if columns.path is not None or source.kind in ("file", "folder"):
         carrier.carry(to, name, places.file(columns.path or name.value))
         if columns.path is None and source.kind == "folder":
-            carrier.leave(name, "a dataset is one file; name it in data.path")
+            carrier.leave(name, "a dataset is one file: name it in data.path")
     else:
         last = name.value.rstrip("/").rpartition("/")[2]
         file = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last) or "data"
         carrier.carry(to, name, f"data/{file}.jsonl")
-        carrier.leave(name, f"no file on this machine; save its rows as data/{file}.jsonl beside experiment.yaml")
+        carrier.leave(name, f"no file on this machine: save its rows as data/{file}.jsonl next to experiment.yaml")
     origins = {
         setting: carrier.document.stated(*path_of(carrier.document, key)) for key, setting in columns.sources.items()
     }
@@ -336,14 +336,12 @@ def _carry_source(carrier: Carrier, source: StatedSource, columns: DataColumns, 
             carrier.carry(key, origins.get(key) or origins.get("data.input") or source.format or name, value)
     carrier.seen |= columns.sources.keys()
     if "data.messages" in columns.settings:
-        carrier.leave(
-            source.format or name, "the loss is taken on a chat's last turn, not on each turn of the assistant"
-        )
+        carrier.leave(source.format or name, "the loss is computed on a chat's last turn, not on each assistant turn")
     for key, why in columns.changed.items():
         carrier.list_key(key, why)
     for part, why in (
         (source.split, "the split is the file's column `split`, or made by data.train_fraction"),
-        (source.field, "rows are found by the form of the file"),
+        (source.field, "rows are found by the file format"),
     ):
         if part is not None and part.value == "train":
             carrier.same(part)

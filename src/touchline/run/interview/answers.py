@@ -51,7 +51,6 @@ class Question:
     metavar: str
     """Placeholder of the flag's value."""
     text: str
-    """The question."""
     help: str
     """Help of the flag."""
     default: Callable[[Interview], Defaulted]
@@ -135,7 +134,7 @@ def factors(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
         key = _setting_key(name)
         several = tried(f"{STUB}factors:\n  {key}: [{levels}]\n").factors[key]
         if len(several) < 2:
-            raise InputError(f"{word!r} is one level, which does not vary", expected=f"{name}={levels},LEVEL")
+            raise InputError(f"{word!r} has only one level", expected=f"{name}={levels},LEVEL")
         found[key] = several
     return found
 
@@ -151,7 +150,7 @@ def _setting_key(name: str) -> str:
 
     known = dotted_keys(TrainConfig, "train.")
     if name in ("model", "models", "data", "data.path"):
-        raise InputError(f"{name!r} varies by naming several", expected="--model A --model B, --data A --data B")
+        raise InputError(f"{name!r} varies if you name several", expected="--model A --model B, --data A --data B")
     if name in _SHORT_KEYS or name in known or name.startswith(("data.", "evaluate.")):
         return _SHORT_KEYS.get(name, name)
     ends = [key for key in known if key.endswith(f".{name}")]

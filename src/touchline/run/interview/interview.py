@@ -103,7 +103,7 @@ class Interview:
             InputError: the answer is wrong; nothing is kept.
         """
         if question.key is not None and question.key in (self.value("vary") or {}):
-            raise InputError(f"{question.key} varies already", expected=f"either --vary or {question.flag}")
+            raise InputError(f"{question.key} already varies", expected=f"either --vary or {question.flag}")
         value = question.parse(tuple(texts), self)
         self._values[question.name] = value
         self.answers[question.name] = Answer(
@@ -166,11 +166,11 @@ class Interview:
         names = [key.rpartition(".")[2].replace("_", " ") for key in factors]
         names += ["base model"] if len(self.value("model") or ()) > 1 else []
         if [*factors] == ["train.lora.rank"] and len(names) == 1:
-            return "Does a higher LoRA rank give better answers on rows that were not trained on?"
+            return "Does a higher LoRA rank give better answers on unseen rows?"
         names += ["dataset"] if len(self._data) > 1 else []
         if not names:
-            return "Does training give better answers on rows that were not trained on?"
-        return f"Which {' and '.join(names)} gives the best answers on rows that were not trained on?"
+            return "Does training give better answers on unseen rows?"
+        return f"Which {' and '.join(names)} gives the best answers on unseen rows?"
 
     # ---- models -----------------------------------------------------------------------------------------------------
 
@@ -402,7 +402,7 @@ def as_findings(error: InputError, flag: str) -> list[Finding]:
     """Return what is wrong with an answer, each finding with its flag."""
     if error.findings:
         return [replace(finding, subject=flag, message=f"{flag}: {finding.message}") for finding in error.findings]
-    expected = "" if error.expected is None else f"; expected {error.expected}"
+    expected = "" if error.expected is None else f", expected {error.expected}"
     finding = Finding(
         code="EX003",
         severity=Severity.ERROR,

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from touchline.run.interview.interview import Interview
 
 _CONTROLS = {
-    "base": "the model before training: shows what training adds; costs no training",
-    "noop": "the base through an adapter that changes nothing: shows errors of the setup",
-    "shuffled": "trained on shuffled answers: shows what the form of answers alone adds",
+    "base": "the model before training: shows what training adds, without training cost",
+    "noop": "the base through an adapter that changes nothing: shows setup errors",
+    "shuffled": "trained on shuffled answers: shows the gain from the answer format alone",
 }
 _PACKING: dict[str, bool | str] = {"auto": "auto", "yes": True, "no": False}
 
@@ -98,15 +98,15 @@ def _output(texts: Sequence[str], interview: Interview) -> str:
 def _require_columns(columns: Sequence[str], known: Sequence[str]) -> None:
     for column in columns if known else ():
         if column not in known:
-            raise InputError(f"there is no column {column!r}", expected=f"one of {shown_names(known)}")
+            raise InputError(f"unknown column {column!r}", expected=f"one of {shown_names(known)}")
 
 
 def _model_default(interview: Interview) -> Defaulted:
     found = interview.usable_models
     if not found:
         where = interview.settings.models_dir
-        get = "touchline models get SmolLM2-135M-Instruct, or the name of a public model, which can come later"
-        return Missing(missing=f"there is no model in {str(where)!r}: {get}")
+        get = "touchline models get SmolLM2-135M-Instruct, or name a public model and download it later"
+        return Missing(missing=f"no model in {str(where)!r}: {get}")
     smallest = min(found, key=lambda model: (not model.has_chat_template, model.num_parameters))
     reason = "the only model in models_dir" if len(found) == 1 else f"the smallest of {len(found)} in models_dir"
     return Default(smallest.name, reason)
@@ -142,7 +142,7 @@ def _task(texts: Sequence[str], interview: Interview) -> str:
     file, at, name = text.partition("@")
     if file.endswith(".py"):
         if not Path(file).is_file():
-            raise InputError(f"there is no file {file!r}", expected="a Python file with an Inspect task")
+            raise InputError(f"file {file!r} does not exist", expected="a Python file with an Inspect task")
         return os.path.relpath(Path(file).absolute(), interview.folder.absolute()) + at + name
     return get_task(text).name
 
@@ -151,14 +151,14 @@ def _task(texts: Sequence[str], interview: Interview) -> str:
 
 
 def _vary_default(_: Interview) -> Defaulted:
-    reason = "a comparison costs two trainings per seed; the rank is a common first one"
+    reason = "a comparison costs two runs per seed (the rank is a common first factor)"
     return Default("rank=8,32", reason)
 
 
 def _vary_choices(_: Interview) -> Sequence[str]:
     return (
         "KEY=LEVEL,LEVEL: rank=8,32  learning_rate=1e-4,1e-3  or any key under train",
-        f"{NONE}: one training per model, dataset and seed",
+        f"{NONE}: one run per model, dataset and seed",
     )
 
 
@@ -167,7 +167,7 @@ def _vary_choices(_: Interview) -> Sequence[str]:
 
 def _executor_default(interview: Interview) -> Defaulted:
     if not interview.has_slurm:
-        return Default("local", "there is no sbatch on this machine")
+        return Default("local", "no sbatch on this machine")
     if not interview.is_slurm_configured:
         return Default("local", "your config file has no settings for SLURM")
     return Default("slurm", "your config file has settings for SLURM")
@@ -198,7 +198,7 @@ def _trainer_default(interview: Interview) -> Defaulted:
 
     found = _trainers(interview)
     if not found:
-        return Default(DEFAULT_BACKEND, "none can train here: touchline backend list says what is missing")
+        return Default(DEFAULT_BACKEND, "none can train here (see touchline backend list)")
     on_cluster = interview.has_cluster and traits_of(found[0]).cluster_rank
     return Default(found[0], "installed here, for runs on a cluster" if on_cluster else "can train here")
 
@@ -242,8 +242,8 @@ def _gpu(texts: Sequence[str], interview: Interview) -> str:
 def _gpus_default(interview: Interview) -> Defaulted:
     machine = interview.machine
     if _is_on_cluster(interview):
-        return Default("1", "one per run: the jobs of all runs queue side by side")
-    return Default("1", f"one per run: {machine.count} here train as many runs at once")
+        return Default("1", "one per run: the jobs of all runs queue at once")
+    return Default("1", f"one per run: {machine.count} GPUs here train {machine.count} runs at once")
 
 
 def _uses_gpus(interview: Interview) -> bool:
@@ -258,11 +258,11 @@ def _validation_default(interview: Interview) -> Defaulted:
     rows = interview.split_rows("validation")
     if not rows:
         return Default("epoch", "the data has no validation rows: no validation loss")
-    return Default("epoch", f"{rows:,} validation rows; one pass per epoch costs least")
+    return Default("epoch", f"{rows:,} validation rows, one pass per epoch costs least")
 
 
 def _controls_default(_: Interview) -> Defaulted:
-    return Default("base", "without the base no gain of training can be seen")
+    return Default("base", "without the base the gain from training is unknown")
 
 
 def _control_choices(_: Interview) -> Sequence[str]:
@@ -270,7 +270,7 @@ def _control_choices(_: Interview) -> Sequence[str]:
 
 
 def _epochs_default(_: Interview) -> Defaulted:
-    return Default("1", "more passes are a choice to make")
+    return Default("1", "more passes should be your choice")
 
 
 def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
@@ -283,14 +283,14 @@ def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
 
 def _packing_default(interview: Interview) -> Defaulted:
     shortest, mean, longest = interview.row_tokens
-    reason = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average; packs if predicted faster"
+    reason = f"rows have {shortest} to {longest} tokens, {mean:.0f} on average, packs if predicted faster"
     return Default("auto", reason)
 
 
 def _packing(texts: Sequence[str], _: Interview) -> bool | str:
     text = one_word(texts)
     if text not in _PACKING:
-        raise InputError(f"{text!r} is not a way of packing", expected=f"one of {', '.join(_PACKING)}")
+        raise InputError(f"{text!r} is not a packing option", expected=f"one of {', '.join(_PACKING)}")
     return _PACKING[text]
 
 
@@ -325,12 +325,12 @@ vary|KEY=A,B|What do you want to vary?|Setting to compare: rank=8,32, or none (r
 executor|NAME|Where do the runs train?|local (this machine), or slurm.
 trainer|NAME|Which trainer?|Trainer of the runs (touchline backend list).
 gpu|TYPE|On which type of GPU?|auto, cpu, or a type such as A100-80GB.
-gpus|N|How many GPUs per run?|GPUs per run; several train in data parallel.
+gpus|N|How many GPUs per run?|GPUs per run (several train in data parallel).
 validation|WHEN|When is the validation loss computed?|epoch (at the end of each), or every N steps.
-controls|LIST|Which controls?|Of base, noop, shuffled; or none.
+controls|LIST|Which controls?|base, noop, shuffled, or none.
 epochs|N|How many epochs?|Passes over the training rows.
 packing|WORD|Do several examples share a sequence (packing)?|auto, yes or no.
-seeds|LIST|Which seeds?|Seeds; every condition is trained with each.
+seeds|LIST|Which seeds?|Training seeds, all used for every condition.
 name|NAME|What is the experiment's name?|Name of the experiment.
 """
 """Name, placeholder of the value, question, and help of the flag."""
@@ -382,5 +382,5 @@ def question_named(name: str) -> Question:
     found = next((question for question in QUESTIONS if question.name == name), None)
     if found is None:
         names = ", ".join(question.name for question in QUESTIONS)
-        raise InputError(f"there is no question {name!r}", expected=f"one of {names}")
+        raise InputError(f"unknown question {name!r}", expected=f"one of {names}")
     return found

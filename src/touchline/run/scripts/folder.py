@@ -69,9 +69,9 @@ def interpreter(plan: Plan, site: Site) -> str:
 def setup_text(run: PlannedRun) -> str:
     """Return setup_finetune.yaml: the run's own settings, for the user to edit and accept."""
     header = (
-        f"# Settings of run {run.name}. You may edit them; then accept the change, which re-plans this run alone:\n"
-        f"#   touchline prepare .. --run {run.name} --accept\n"
-        "# Until you do, nothing is launched with them. Every key is explained in docs/reference/experiment.md.\n"
+        f"# Settings of run {run.name}. To change them, edit this file and accept the change, which re-plans "
+        f"this run only:\n#   touchline prepare .. --run {run.name} --accept\n# Until then they are not used. All "
+        "keys: docs/reference/experiment.md\n"
     )
     return header + to_yaml(nested_settings(run))
 
@@ -121,7 +121,7 @@ def _from_run(task: EvaluationTask) -> EvaluationTask:
 
 
 def _evaluation(config: EvaluationConfig) -> str:
-    header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
+    header = "# Resolved settings of this run's evaluation. eval.py reads this file.\n"
     data = json.loads(adapter(EvaluationConfig).dump_json(config))
     drop_unset_files(data["data"])
     if config.images_sha256 is None:

@@ -77,7 +77,7 @@ def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         *_named(run.name, "slurm-%j.out"),
         *_resources(plan, run, site.slurm, evaluates=False),
         *_time(limit, why_not),
-        "# A job that is preempted, or whose node fails, is requeued, and resumes from the last saved state.",
+        "# If it is preempted or its node fails, the job is requeued and resumes from the last saved state.",
         ("requeue", None),
         *_signal(signal, limit, site.slurm),
     ]
@@ -91,8 +91,8 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
         *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
         *_resources(plan, run, site.slurm, evaluates=True),
         *_time(limit, why_not),
-        "# A job that is preempted, or whose node fails, is queued again; what is evaluated by then is kept.",
-        "# Nothing is saved within a checkpoint's evaluation, so no warning is asked for before the limit.",
+        "# If it is preempted or its node fails, the job is requeued and keeps finished evaluations.",
+        "# No signal before the time limit, because an evaluation of a checkpoint saves no state.",
         ("requeue", None),
     ]
     return Header(lines=_lines(entries, site.slurm), signal_seconds=None)
@@ -154,7 +154,7 @@ def _resources(plan: Plan, run: PlannedRun, site: SlurmSite, *, evaluates: bool)
         yield "cpus-per-task", str(cpus)
     memory = memory_per_job(plan, site, run, evaluates=evaluates)
     if isinstance(memory, Missing):
-        yield f"# Host memory is not asked for ({comment(memory.missing)}): the cluster's default holds."
+        yield f"# Host memory is not requested ({comment(memory.missing)}), so the cluster's default applies."
         return
     if plan.compute.memory_gb_per_run is None and site.memory_gb is None:
         yield f"# Host memory: {memory.method}."
@@ -163,23 +163,23 @@ def _resources(plan: Plan, run: PlannedRun, site: SlurmSite, *, evaluates: bool)
 
 def _time(limit: float | None, why_not: str) -> Iterator[Option | str]:
     if limit is None:
-        yield f"# No time limit is asked for ({comment(why_not)}): the partition's default holds."
+        yield f"# No time limit is requested ({comment(why_not)}), so the partition's default applies."
         return
     yield "time", slurm_time(limit)
 
 
 def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterator[Option | str]:
     if signal is None:
-        yield "# The limit is too short for a warning before it: what was saved last is what is left."
+        yield "# The time limit is too short for a signal before it. A stopped job keeps its last saved state."
         return
-    when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the limit, where there is one"
-    yield f"# USR1 comes {when}: the training saves its state and is queued again, up to {site.max_restarts} times."
+    when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the time limit, if there is one"
+    yield f"# USR1 comes {when}: the job saves its state and is requeued, up to {site.max_restarts} times."
     yield "signal", f"B:USR1@{signal}"
 
 
 def _own(site: SlurmSite) -> Iterator[str]:
     if site.options:
-        yield "# Options of your own, from the config file's slurm.options."
+        yield "# Your options from slurm.options of the config file."
         yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
 
 

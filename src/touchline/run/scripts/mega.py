@@ -175,7 +175,7 @@ def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, c
         done=stage.done,
         digest=stage.digest or "-",
         checkpoint=stage.checkpoint or "-",
-        words=f"{stage.name}: at the most {format_seconds(stage.upper_seconds)}",
+        words=f"{stage.name}: at most {format_seconds(stage.upper_seconds)}",
     )
 
 
@@ -218,9 +218,9 @@ def _gpus_word(count: int, site: SlurmSite) -> str:
 def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memory: float | None, kept: int) -> None:
     """Refuse stages that would wait forever in the allocation, all at once."""
     if not stages:
-        raise InputError("nothing is left to run", hint="touchline status DIR")
+        raise InputError("no runs left", hint="touchline status DIR")
     names = [stage.name for stage in stages]
-    faults = [f"two stages are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults = [f"two stages have the name {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
     usable = allocation.seconds - kept
     for stage in stages:
         wants = (
@@ -229,16 +229,16 @@ def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memo
             ("GiB of memory", stage.memory_gb, math.inf if memory is None else memory),
         )
         faults += [
-            f"{stage.name} needs {need:g} {what}, a node has {have:g}" for what, need, have in wants if need > have
+            f"{stage.name} needs {need:g} {what}, but a node has {have:g}" for what, need, have in wants if need > have
         ]
         if stage.upper_seconds > usable:
             faults.append(
-                f"{stage.name} may take {format_seconds(stage.upper_seconds)}, and {format_seconds(max(usable, 0))} "
-                "can be used"
+                f"{stage.name} may take {format_seconds(stage.upper_seconds)}, but "
+                f"{format_seconds(max(usable, 0))} can be used"
             )
     if faults:
         raise InputError(
-            f"some stages would never be started in this allocation: {'; '.join(faults)}",
-            expected="room for each stage by itself, up to the upper end of its predicted time and the time to save",
-            hint="a longer time, faster runs (touchline optimize), or jobs of their own (touchline submit)",
+            f"some stages would never start in this allocation: {', '.join(faults)}",
+            expected="time for each stage alone, up to the upper end of its predicted time and the time to save",
+            hint="a longer time limit, faster runs (touchline optimize), or separate jobs (touchline submit)",
         )

@@ -43,7 +43,7 @@ def slurm_line(option: str) -> str:
     """
     _refuse_control(option)
     if not option.startswith("-"):
-        raise SlurmValueError(f"{option!r} cannot stand behind #SBATCH", expected="an option, such as --mail-type=FAIL")
+        raise SlurmValueError(f"{option!r} is not an #SBATCH option", expected="an option, such as --mail-type=FAIL")
     return option
 
 
@@ -59,4 +59,4 @@ def docstring(value: str) -> str:
 
 def _refuse_control(value: str) -> None:
     if has_control(value):
-        raise SlurmValueError(f"{value!r} cannot stand on an #SBATCH line", expected="text without control characters")
+        raise SlurmValueError(f"{value!r} is not an #SBATCH value", expected="text without control characters")
