@@ -286,7 +286,7 @@ def test_an_empty_stage_is_named_and_left_out(settings: UserConfig, tmp_path: Pa
     assert "validation" not in stages["exp2_qwen_reordered"].data
     assert "validation" in stages["exp1_random"].data
     notes = "\n".join(made.notes)
-    assert "stage exp3_stage3 is left out: ../data/exp3_stage3/train.jsonl has no rows" in notes
+    assert "stage exp3_stage3 is not imported, because ../data/exp3_stage3/train.jsonl has no rows" in notes
     assert "exp2_qwen_reordered: ../data/exp2_qwen_reordered/validation.jsonl has no rows" in notes
     as_text(made.path)
     assert len(api.plan(made.path, settings).plan.runs) == len(ROWS) - 1
@@ -320,6 +320,6 @@ def test_all_faults_of_configs_come_at_once(settings: UserConfig, tmp_path: Path
         api.init(tmp_path / "endovis", settings, configs=configs)
     messages = " ".join(finding.message for finding in caught.value.findings)
     assert "seed 7 is not 42" in messages
-    assert "is in the output_dir of no other config" in messages
+    assert "is not in the output_dir of another config" in messages
     with pytest.raises(InputError, match="either a dataset or stage configs"):
         api.init(tmp_path / "endovis", settings)

@@ -160,7 +160,7 @@ def test_known_sizes_are_named_and_others_built_by_their_dimensions() -> None:
     (dimensions(TINY, biased=True), {}, "a bias"),
     (dimensions(TINY, rope_scaling={"rope_type": "yarn", "factor": 4.0}), {}, "scaled as yarn"),
     (TINY, {"lora": LoraConfig(target_modules=("q_proj", "up_proj"))}, "up_proj alone"),
-    (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "of the attention"),
+    (TINY, {"lora": LoraConfig(target_modules=("gate_proj", "up_proj", "down_proj"))}, "an attention layer"),
     (TINY, {"lora": LoraConfig(target_modules=("q_proj", "lm_head"))}, "lm_head"),
     (TINY, {"base_dtype": "bfloat16", "lora": LoraConfig(dtype="float32")}, "have one dtype"),
     (TINY, {"quantization": "nf4"}, "quantization: nf4"),
@@ -198,7 +198,7 @@ def test_an_epoch_has_whole_steps_only() -> None:
     assert not isinstance(packed, Missing)
     assert (packed.steps_per_epoch, packed.largest_micro_batch_tokens) == (2, 96), "7 packs of 4 examples"
     none = BACKEND.batches(replace(train, global_batch_size=32), lengths, 1)
-    assert "27 examples do not fill one of 32" in none.missing
+    assert "27 examples do not fill a global batch of 32" in none.missing
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -231,7 +231,7 @@ def test_several_processes_on_a_cpu_take_touchlines_recipe(validation: bool) -> 
     text = BACKEND.files(run, plan)["finetune.yaml"]
     assert "lora_finetune_distributed_val.py" in BACKEND.files(run, plan)
     assert "tune run lora_finetune_distributed_val --config" in text
-    assert "# 8 x 1 x 2 devices = 16 examples in an optimizer step" in text
+    assert "# 8 x 1 x 2 devices = 16 examples per optimizer step" in text
     assert ("dataset_val:" in text) == validation
 
 

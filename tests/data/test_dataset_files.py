@@ -273,7 +273,7 @@ FAULTS: list[tuple[str, object, dict[str, object], Sequence[Fault]]] = [
      [("DA102", 0, "20,000 times: lines 1, 2, 3, 4, 5, ...", ""), ("", 0, "", "")]),
     # both wrong columns in one finding for all splits, each with its nearest name
     *[(f"d{ending}", text_of(ending, WRONG), {}, [(
-        "DA105", 0, "no column 'output' for the answer (20 times: 16 in train, 1 in validation, 3 in test; ",
+        "DA105", 0, "no column 'output' for the answer (20 times: 16 in train, 1 in validation, 3 in test, ",
         "did you mean 'inputs' and 'outptu'? columns here: inputs, outptu")])
       for ending in (".json", ".jsonl", ".csv")],
     ("d.json", WRONG, {}, [("DA105", 0, "train, validation, test: there is no column 'input'", "")]),
@@ -281,7 +281,7 @@ FAULTS: list[tuple[str, object, dict[str, object], Sequence[Fault]]] = [
     *[("d.json", splits(), {"prompt": prompt}, [("DA105", 0, "", "")]) for prompt in (
         "{input.__class__}", "{input!r}", "{input:>9}", "{input[0]}", "{input.a\nb}")],
     ("d.json", splits(), {"prompt": "Say {inptu}"},
-     [("DA105", 0, "train, validation, test: ", "did you mean {input}? a name in braces")]),
+     [("DA105", 0, "train, validation, test: ", "did you mean {input}? names in braces")]),
     # a prompt that shows nothing, or the answer
     ("d.json", splits(), {"prompt": "Say it."}, [("DA108", 0, "", "")]),
     ("d.json", splits(), {"prompt": "{input} is {output}"}, [("DA108", 0, "", "")]),
@@ -292,11 +292,11 @@ FAULTS: list[tuple[str, object, dict[str, object], Sequence[Fault]]] = [
     ("d.json", splits() | {"train": []}, {}, [("", 0, "the split train is empty", "")]),
     ("d.json", splits() | {"test": []}, {}, [("", 0, "the split test is empty", "")]),
     ("d.json", splits() | {"validation": []}, {}, [("", 0, "the split validation is empty", "")]),
-    ("d.json", {"validation": rows(2), "test": rows(4, 9)}, {}, [("", 0, "there is no split train", "")]),
-    ("d.json", splits() | {"trian": []}, {}, [("", 0, "'trian' names no split", "")]),
+    ("d.json", {"validation": rows(2), "test": rows(4, 9)}, {}, [("", 0, "the split train is missing", "")]),
+    ("d.json", splits() | {"trian": []}, {}, [("", 0, "'trian' is not a split", "")]),
     ("d.json", splits() | {"Train": []}, {}, [("", 0, "the split train is given twice", "")]),
     ("d.json", splits() | {"test": 5}, {},
-     [("", 0, "the split test is not a list", ""), ("", 0, "there is no split test", "")]),
+     [("", 0, "the split test is not a list", ""), ("", 0, "the split test is missing", "")]),
     ("d.json", splits() | {"test": [5]}, {},
      [("", 0, "test: not an object", ""), ("", 0, "the split test is empty", "")]),
     # too few rows
@@ -323,24 +323,24 @@ FAULTS: list[tuple[str, object, dict[str, object], Sequence[Fault]]] = [
 USABLE: list[tuple[str, object, Sequence[Fault]]] = [
     # what makes a value usable: answers that are no text, turns of tools, files of spreadsheets, other layouts of JSON
     ("bool.jsonl", each(True), [("", 0, "is true or false", "as words")]),
-    ("null.jsonl", each(None), [("", 0, "is empty", "take these rows out")]),
-    ("blank.jsonl", each(" "), [("", 0, "is empty", "take these rows out")]),
+    ("null.jsonl", each(None), [("", 0, "is empty", "remove these rows")]),
+    ("blank.jsonl", each(" "), [("", 0, "is empty", "remove these rows")]),
     ("list.jsonl", each(["x"]), [("", 0, "is a list", "one text per row")]),
-    ("nested.jsonl", each({"label": "x"}), [("", 0, "is an object", "columns of their own")]),
-    ("calls.jsonl", chats(CALLS), [("", 0, "calls a tool", "take these chats out")]),
-    ("tools.jsonl", chats(turns(A, ("tool", "4"), B)), [("", 0, "'tool'", "take these chats out")]),
-    ("rows.jsonl", json.dumps(rows(9)), [("", 0, "not an object", "name the file .json")]),
+    ("nested.jsonl", each({"label": "x"}), [("", 0, "is an object", "each field as a column")]),
+    ("calls.jsonl", chats(CALLS), [("", 0, "calls a tool", "remove these chats")]),
+    ("tools.jsonl", chats(turns(A, ("tool", "4"), B)), [("", 0, "'tool'", "remove these chats")]),
+    ("rows.jsonl", json.dumps(rows(9)), [("", 0, "not an object", "rename the file to .json if")]),
     ("d.csv", "input;output\n" + "".join(f"{n};A\n" for n in range(20)), [("", 0, "", "separated by ';'")]),
     ("cells.csv", CELLS, [("", 0, "than the 1 column of", "separated by ';'")]),
     ("excel.csv", EXCEL.encode("cp1252"), UTF8),
     ("utf16.csv", EXCEL.encode("utf-16"), UTF8),
     ("excel.json", json.dumps(["é"], ensure_ascii=False).encode("cp1252"), UTF8),
-    ("data.json", {"data": rows(9)}, [("", 0, "'data' names no split", "list of rows alone")]),
-    ("columns.json", {"text": {"0": "a"}}, [("", 0, "'text' names no split", "one object per row")]),
+    ("data.json", {"data": rows(9)}, [("", 0, "'data' is not a split", "as a list of rows")]),
+    ("columns.json", {"text": {"0": "a"}}, [("", 0, "'text' is not a split", "one object per row")]),
     ("my rows.csv.gz", b"\x1f\x8b", [("", 0, "unknown ending", "gunzip -k '")]),
     ("sheet.xlsx", b"PK", [("", 0, "unknown ending", "save the sheet as CSV")]),
     ("tabs.TSV", "a\tb\n", [("", 0, "unknown ending", "CSV with commas")]),
-    ("doubled.json", rows(30) * 2, [("DA106", 0, "", "more than once")]),
+    ("doubled.json", rows(30) * 2, [("DA106", 0, "", "repeats")]),
 ]
 # fmt: on
 
@@ -577,7 +577,7 @@ def test_any_json_is_a_dataset_or_an_input_fault(tmp_path: Path, data: object, c
 def test_a_prompt_that_shows_the_answer_is_told_where_it_was_said(tmp_path: Path) -> None:
     """Without a prompt of its own the columns are the mistake."""
     path = write(tmp_path / "d.json", rows(9))
-    for prompt, hint in (("{input} {output}", "take it out of data.prompt"), (None, "name another column")):
+    for prompt, hint in (("{input} {output}", "remove it from data.prompt"), (None, "name another column")):
         found = all_errors(path, prompt=prompt, input="input" if prompt else "output")
         assert [hint in (finding.hint or "") for finding in found] == [True], found
 
@@ -618,7 +618,7 @@ def test_clusters_come_from_a_column_of_the_test_rows(tmp_path: Path) -> None:
     assert cluster_faults(data, tmp_path, "doc") == ()
     sha256 = next(split.sha256 for split in load_dataset(data, tmp_path).splits if split.name == "test")
     assert load_clusters(data, tmp_path, "doc", sha256)["test-1"] == "7"
-    with pytest.raises(PlanDriftError, match="not the one that was planned"):
+    with pytest.raises(PlanDriftError, match="differs from the planned one"):
         load_clusters(data, tmp_path, "doc", "0" * 64)
 
 
@@ -628,10 +628,10 @@ def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: P
     data = DataConfig(path=str(write(tmp_path / "d.json", {"train": made[:5], "test": made[5:9]})))
     (fault,) = cluster_faults(data, tmp_path, "doc")
     assert (fault.code, fault.severity) == ("DA105", Severity.ERROR)
-    assert "there is no column 'doc', which evaluate.cluster asks for (4 times" in fault.message
+    assert "there is no column 'doc', which evaluate.cluster names (4 times" in fault.message
     assert fault.hint == "did you mean 'docs'? columns here: input, output, docs"
     (fault,) = cluster_faults(data, tmp_path, "template")
-    assert str(fault.hint).endswith("name them in evaluate: {cluster: ...}")
+    assert str(fault.hint).endswith("(name them in evaluate: {cluster: ...})")
     assert "is not text" in cluster_faults(data, tmp_path, "docs")[0].message
     with pytest.raises(InputError) as caught:
         load_examples(data, "test", tmp_path, "doc")

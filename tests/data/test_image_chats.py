@@ -204,8 +204,8 @@ def test_faults_of_images_are_words(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(cut)
     cut.write_bytes(cut.read_bytes()[:15])
     assert image_fault(str(tmp_path / "none.png")) == "an image does not exist"
-    assert image_fault(str(text)) == "an image is neither PNG nor JPEG, or is broken"
-    assert image_fault(str(cut)) in ("an image is neither PNG nor JPEG, or is broken", "an image cannot be read")
+    assert image_fault(str(text)) == "an image is not a valid PNG or JPEG file"
+    assert image_fault(str(cut)) in ("an image is not a valid PNG or JPEG file", "an image cannot be read")
     assert "200 times" in (image_fault(str(wide)) or "")
     with pytest.raises(InputError):
         image_size(str(tmp_path))

@@ -82,7 +82,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     data = DataConfig(train="own.json", test={"own": "own.json", "9L": "nine.json"})
     found = load_dataset(data, folder)
     assert [split.num_examples for split in found.splits] == [4, 4]
-    assert "of own.json its split test" in found.split_origin
+    assert "split test of own.json" in found.split_origin
     assert found.findings == ()
 
 
@@ -92,7 +92,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     ({"train": "gone.json", "test": {"5L": "five.jsn"}}, [("DA101", "data.train"), ("DA101", "data.test.5L")]),
     ({"train": "train.json", "test": "train.json"}, [("DA104", "the same rows of train.json")]),
     ({"train": "train.json", "test": "sub/../train.json"}, [("DA104", "the same rows of train.json")]),
-    ({"train": "train.json"}, [("DA104", "without test rows")]),
+    ({"train": "train.json"}, [("DA104", "has no test rows")]),
     ({"train": "empty.json", "test": "five.json"}, [("DA104", "data.train: empty.json has no rows")]),
     ({"train": "train.json", "test": {"a": "empty.json"}}, [("DA104", "data.test.a: empty.json has no rows")]),
     (
@@ -101,7 +101,7 @@ def test_of_a_file_with_splits_each_key_takes_its_own(folder: Path) -> None:
     ),
     (
         {"train": "train.json", "validation": "own.json", "test": "five.json"},
-        [("DA104", "own.json has the splits train, test, and not validation")],
+        [("DA104", "own.json has the splits train, test, but not validation")],
     ),
     (
         {"train": "train.json", "test": {"5L": "five.json", "over": "overlapping.json"}},
@@ -132,15 +132,15 @@ def test_problems_name_key_or_file(folder: Path, files: Mapping[str, object], ex
     "keys, text",
     ({"path": "a.json", "train": "b.json"}, "either path"),
     ({"path": "a.json", "test": "b.json"}, "either path"),
-    ({}, "path, one file with all rows, or train"),
-    ({"test": "b.json"}, "path, one file with all rows, or train"),
+    ({}, "one file with all rows"),
+    ({"test": "b.json"}, "one file with all rows"),
     ({"train": "a.json", "train_fraction": 0.5}, "no train_fraction"),
     ({"train": "a.json", "split_seed": 3}, "no train_fraction and no split_seed"),
-    ({"train": "a.json", "test": {}}, "test sets with names"),
-    ({"train": "a.json", "test": {"": "b.json"}}, "test sets with names"),
-    ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets with names"),
-    ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets with names"),
-    ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each file under one name"),
+    ({"train": "a.json", "test": {}}, "test sets, named"),
+    ({"train": "a.json", "test": {"": "b.json"}}, "test sets, named"),
+    ({"train": "a.json", "test": {"a/b": "b.json"}}, "test sets, named"),
+    ({"train": "a.json", "test": {"5L": "b.json", "5l": "c.json"}}, "test sets, named"),
+    ({"train": "a.json", "test": {"5L": "b.json", "9L": "b.json"}}, "each test file under one name"),
 )
 def test_keys_that_exclude_each_other_are_refused(keys: Mapping[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):

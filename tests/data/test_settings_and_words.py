@@ -139,7 +139,7 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
     ("options: ['--array=0-3']", "set by touchline"),
     ("options: [-J x]", "set by touchline"),
     ("options: ['--excldue=n7']", "no option"),
-    ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
+    ("options: ['--mail-type=SOMETIMES']", "sbatch expects"),
     ("options: ['']", "a text that is not empty"),
     ("options: [' ']", "no option"),
 )

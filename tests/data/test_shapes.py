@@ -134,7 +134,7 @@ def test_a_public_model_is_found_by_the_names_that_people_write(written: str, me
     ("meta-llama/Llama-3.2-1B-Vision", "'Llama-3.2-1B'"),
 )
 def test_an_unknown_name_is_a_fault_with_near_names_and_never_a_guess(written: str, near: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nor a model of the built-in catalogue") as caught:
+    with pytest.raises(InputError, match="nor a model of the built-in catalog") as caught:
         load_shape(written, tmp_path)
     assert caught.value.hint.startswith("did you mean")
     assert near in caught.value.hint
@@ -200,7 +200,7 @@ def test_a_folder_whose_config_gives_no_shape_is_a_fault_and_not_the_catalogues_
     "content, reason",
     (None, "does not exist"),
     (b"{", "is not JSON"),
-    (b"[1]", "holds no object"),
+    (b"[1]", "is not an object"),
     (b"\xff\xfe", "is not UTF-8"),
     (b"[" * 200_000, "is not JSON"),
     (b'{"hidden_size": ' + b"9" * 5000 + b"}", "is not JSON"),
@@ -234,14 +234,14 @@ def test_a_size_that_is_not_there_is_missing_by_its_key(key: str) -> None:
     ({"num_key_value_heads": 4}, "num_attention_heads 9 is not a multiple of num_key_value_heads 4"),
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', expected true or false"),
     ({"attention_bias": 1}, "attention_bias is 1, expected true or false"),
-    ({"num_hidden_layers": 1 << 19, "hidden_size": 9 << 16, "intermediate_size": 1 << 20}, "which no model has"),
+    ({"num_hidden_layers": 1 << 19, "hidden_size": 9 << 16, "intermediate_size": 1 << 20}, "not plausible"),
     ({"model_type": "mamba", "state_size": 16}, "state-space layers"),
     ({"model_type": "rwkv", "rwkv_version": 4}, "recurrent layers"),
     ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "qk_rope_head_dim is missing"),
-    ({"model_type": "bert", "architectures": ["BertModel"]}, "no decoder-only language model"),
-    ({"model_type": "mystery", "auto_map": {"AutoConfig": "x.Y"}}, "its own code"),
+    ({"model_type": "bert", "architectures": ["BertModel"]}, "not a known decoder-only language model"),
+    ({"model_type": "mystery", "auto_map": {"AutoConfig": "x.Y"}}, "custom code"),
     ({"model_type": "mystery", "tie_word_embeddings": None}, "tie_word_embeddings is missing"),
-    ({"model_type": "qwen2_moe", "mlp_only_layers": [0]}, "unlike each other"),
+    ({"model_type": "qwen2_moe", "mlp_only_layers": [0]}, "makes its blocks differ"),
     ({"model_type": None, "architectures": []}, "without model_type"),
     ({"model_type": "gpt2", "n_inner": -3}, "n_inner is -3"),
 )
@@ -253,14 +253,14 @@ def test_an_unknown_architecture_with_llamas_keys_is_counted_as_llama_and_marked
     shape = shape_of_config({**SMOLLM2, "model_type": "mystery"}, "model", "here")
     assert isinstance(shape, ModelShape)
     assert shape.num_parameters == 134_515_008
-    assert shape.extrapolated == "model_type 'mystery' is unknown; counted with Llama's blocks"
+    assert shape.extrapolated == "model_type 'mystery' is unknown, and is counted with Llama blocks"
 
 
 @parametrize(
     "changed, words, least",
     ({"model_type": "qwen3_next", "linear_num_key_heads": 16}, "linear attention", 0.05),
     ({"model_type": "olmoe", "num_experts": 64}, "a mixture of experts", 0.01),
-    ({"model_type": "mystery", "layer_types": ["full_attention", "conv"]}, "layers of another kind (conv)", 0.2),
+    ({"model_type": "mystery", "layer_types": ["full_attention", "conv"]}, "unknown layers (conv)", 0.2),
     ({"model_type": "falcon_h1", "mamba_d_ssm": 1536}, "state-space layers", 0.3),
     ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": ["sliding_attention"]}, "experts", 0.01),
 )
@@ -333,7 +333,7 @@ def test_a_mixture_of_experts_is_marked_and_its_experts_are_no_linear_layers() -
     model = public_model("Mixtral-8x7B-v0.1")
     assert model is not None
     shape = shape_of(model)
-    assert shape.extrapolated == "mixture of experts, 2 of 8 for each token; formulas were checked on dense models"
+    assert shape.extrapolated == "mixture of experts (2 of 8 per token), but formulas were checked on dense models"
     assert {linear.name for linear in shape.linears} == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert shape.adapter_parameters(8, ("gate_proj", "w1")) == 0
 
@@ -343,7 +343,7 @@ def test_the_text_part_of_a_model_with_eyes_is_marked() -> None:
     shape = shape_of_config({**outer, "tie_word_embeddings": True}, "model", "here")
     assert isinstance(shape, ModelShape)
     assert shape.num_parameters == 134_515_008
-    assert shape.extrapolated == "model_type 'llava' has other parts than text, which are not counted"
+    assert shape.extrapolated == "model_type 'llava' has parts other than text, which are not counted"
     untied = shape_of_config({**outer, "tie_word_embeddings": False}, "model", "here")
     assert isinstance(untied, ModelShape)
     assert untied.num_parameters == 134_515_008 + 49152 * 576

@@ -202,7 +202,7 @@ def test_stop_tokens_and_prompts_of_templates(tiny_model: Path) -> None:
     assert renderer.decode(ids, keep_special=True) == "Ho<|im_end|>"
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
-    with pytest.raises(ChatTemplateError, match="another prompt"):
+    with pytest.raises(ChatTemplateError, match="a different prompt"):
         renderer.example(example("hi", "Ho"))
     # A template that writes the begin token itself gets it once.
     template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"

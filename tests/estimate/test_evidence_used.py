@@ -254,7 +254,7 @@ def test_a_log_without_target_modules_says_that_those_of_the_plan_are_taken() ->
     (group,) = found.assumed
     assert "target modules" in group.reason
     assert "adapter dtype" in group.reason
-    assert "Taken as here, since 1 log does not say: " in evidence_line(found)
+    assert "Assumed equal to this plan (not in 1 log): " in evidence_line(found)
     stated = logged(
         gib=fitting(setup),
         dropout=number(0),
@@ -271,8 +271,8 @@ def test_the_line_names_figures_that_these_settings_do_not_explain() -> None:
     assert len(found.time) == 4
     assert found.memory == ()
     line = evidence_line(found)
-    assert line.startswith("4 past runs found; used: 4 for time (old0, old1, old2, ...), 0 for memory. ")
-    assert f"Not for memory: 4 (40 to 40.3 GiB in the log, where these settings predict {predicted:.3g})" in line
+    assert line.startswith("4 past runs found, used: 4 for time (old0, old1, old2, ...), 0 for memory. ")
+    assert f"Not for memory: 4 (40 to 40.3 GiB in the log, but these settings predict {predicted:.3g})" in line
 
 
 @parametrize(
@@ -305,14 +305,14 @@ def test_reasons_of_the_evidence() -> None:
     other = logged("other", gib=fitting(asked(shape=LLAMA_3B)), **words(model="meta-llama/Llama-3.2-3B"))
     found = used([near, other], setup)
     assert found.memory == ("near",)
-    assert "Not used: 1 (closer runs count instead)" in evidence_line(found)
+    assert "Not used: 1 (closer runs are used instead)" in evidence_line(found)
     # As for a model whose dimensions are not known.
     runs = collect_points([logged()], shape_of)
     found = evidence_used(
         runs, (), setups=(), machine=gpu_machine("A100-80GB"), time=("old",), memory=("old",), predict=lambda _: None
     )
     assert evidence_line(found) == (
-        "1 past run found; used: 0 for time, 0 for memory. Not used: 1 (no training is estimated)"
+        "1 past run found, used: 0 for time, 0 for memory. Not used: 1 (no run is estimated)"
     )
     groups = tuple(group_of(["run"] * (9 - n), f"reason {n}", ("time", "memory")) for n in range(7))
     found = PastRunsUsed(found=44, time=(), memory=(), left_out=groups)

@@ -211,5 +211,5 @@ def test_divisors_divide_and_none_is_missing(number: int) -> None:
 
 @pytest.mark.parametrize("sizes", [[], [0, 1], [-2]])
 def test_sizes_that_cannot_be_tried_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match="none to try"):
+    with pytest.raises(ValueError, match="invalid sizes to try"):
         run(sizes, 1, 1)

@@ -124,7 +124,7 @@ def test_a_changed_task_file_is_refused_and_nothing_else_is_lost(experiment: Pat
     name = write_task(experiment, task("match()"))
     ask(experiment, name)
     write_task(experiment, task("match()") + f"\nPath({str(experiment / 'ran')!r}).write_text('')\n")
-    with pytest.raises(PlanDriftError, match="not the file that was planned"):
+    with pytest.raises(PlanDriftError, match="differs from the planned file"):
         go(experiment)
     assert list(records(experiment)) == ["capitalization"]
     assert not (experiment / "ran").exists()
@@ -156,7 +156,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     name = write_task(experiment, task(scorer))
     ask(experiment, name)
     with pytest.raises(
-        RunsFailedError, match="1 of 5 answers failed, at most 0 may; the first: the scorer gave it no number"
+        RunsFailedError, match="1 of 5 answers failed, at most 0 may, the first: the scorer gave no number"
     ):
         go(experiment)
     assert "tasks/mine.py" not in records(experiment)
@@ -169,7 +169,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
 
 @parametrize(
     "body, fault, words",
-    (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
+    (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "score 'own' is never a number"),
     (task("None"), InputError, "has no scorer"),
     (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
     ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
@@ -209,7 +209,7 @@ def test_drawn_answers_with_repeats_are_drawn_again_alike(experiment: Path) -> N
     assert [(sa.id, sa.repeat) for sa in first.samples] == [(f"test-{i}", r) for i in range(6) for r in range(3)]
     assert (
         first.decoding
-        == "temperature 1.5, top-p 0.95, 3 answers an item, seed 4, batch 8, float32, at most 6 new tokens"
+        == "temperature 1.5, top-p 0.95, 3 answers per item, seed 4, batch 8, float32, at most 6 new tokens"
     )
     per_item = Counter(sample.id for sample in first.samples)
     assert set(per_item.values()) == {3}
@@ -233,7 +233,7 @@ def test_a_tasks_own_decoding_goes_first_and_is_recorded(experiment: Path) -> No
     go(experiment)
     found = records(experiment)
     own = found["tasks/mine.py"]
-    assert own.decoding == "temperature 1, 2 answers an item, seed 0, batch 8, float32, at most 2 new tokens"
+    assert own.decoding == "temperature 1, 2 answers per item, seed 0, batch 8, float32, at most 2 new tokens"
     assert own.repeats == 2
     assert found["capitalization"].decoding == "greedy, batch 8, float32, at most 6 new tokens"
 
@@ -248,7 +248,7 @@ def test_more_errors_than_may_be_are_a_failure_and_not_a_score(experiment: Path)
     )
     name = write_task(experiment, own + task("own(lambda state, target: Score(value=1))", solver))
     ask(experiment, name)
-    with pytest.raises(RunsFailedError, match=r"of 5 answers failed, at most 0 may; the first: .*no such word"):
+    with pytest.raises(RunsFailedError, match=r"of 5 answers failed, at most 0 may, the first: .*no such word"):
         go(experiment)
     ask(experiment, name, max_error_rate=0.3)
     with pytest.raises(RunsFailedError, match="at least 2 of 5 answers failed, at most 1 may"):
@@ -293,7 +293,7 @@ def test_tools_are_refused_in_words(experiment: Path) -> None:
         "            word: it\n        '''\n        return word\n    return execute\n\n\n"
     )
     ask(experiment, write_task(experiment, own + task("match()", ", solver=[use_tools(look()), generate()]")))
-    with pytest.raises(RunsFailedError, match="calls no tools"):
+    with pytest.raises(RunsFailedError, match="does not call tools"):
         go(experiment)
 
 

@@ -66,7 +66,7 @@ def test_sampled_settings_are_read_and_told() -> None:
     evaluate = read_experiment(f"{EXPERIMENT}evaluate: {text}\n", "experiment.yaml").experiment.evaluate
     assert (
         ev.decoding_text(evaluate)
-        == "temperature 1, top-p 0.9, 5 answers an item, seed 3, batch 64, at most 24 new tokens"
+        == "temperature 1, top-p 0.9, 5 answers per item, seed 3, batch 64, at most 24 new tokens"
     )
     assert evaluate.tasks == ("tasks/a.py@b", "number")
 
@@ -74,7 +74,7 @@ def test_sampled_settings_are_read_and_told() -> None:
 def test_what_makes_no_sense_is_refused(subtests: pytest.Subtests) -> None:
     """With the key, and what would be right."""
     for line, subject, words in [
-        ("{repeats: 3}", "evaluate", "greedy decoding draws nothing"),
+        ("{repeats: 3}", "evaluate", "greedy decoding does not sample"),
         ("{top_p: 0.5}", "evaluate", "a temperature above 0"),
         ("{temperature: -1}", "evaluate.temperature", "at least 0"),
         ("{temperature: .nan}", "evaluate", ""),
@@ -87,7 +87,7 @@ def test_what_makes_no_sense_is_refused(subtests: pytest.Subtests) -> None:
         ("{cluster: [doc]}", "evaluate.cluster", "text"),
         ("{tasks: number}", "evaluate.tasks", "a list"),
         ("{tasks: ['']}", "evaluate.tasks.0", "not empty"),
-        ("{tasks: [number, number]}", "evaluate", "each of tasks once"),
+        ("{tasks: [number, number]}", "evaluate", "each task once"),
         ("{tasks: [a/b.py, a-b.py]}", "evaluate", "more than punctuation"),
     ]:
         with subtests.test(line=line, subject=subject):
@@ -100,7 +100,7 @@ def test_a_factor_that_meets_repeats_with_greedy_decoding_is_refused() -> None:
     text = f"{EXPERIMENT}evaluate: {{temperature: 0.7, repeats: 4}}\nfactors: {{evaluate.temperature: [0, 0.7]}}\n"
     with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml")
-    assert "greedy decoding draws nothing" in str([finding.message for finding in caught.value.findings])
+    assert "greedy decoding does not sample" in str([finding.message for finding in caught.value.findings])
 
 
 def test_hashes_of_what_was_evaluated_before_stay() -> None:

@@ -433,7 +433,7 @@ def test_a_broken_record_is_counted_among_the_past_runs(tmp_path: Path, call_onc
     settings = UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path, history_dir=tmp_path / "history")
     found = past_runs(settings, {"torchtune"}, ())
     assert len(found.runs) == 1
-    assert [(g.runs, g.reason) for g in found.others] == [((one.name,), "broken: touchline history list says why")]
+    assert [(g.runs, g.reason) for g in found.others] == [((one.name,), "corrupt (see touchline history list)")]
     other.rename(other.with_name("copy.json"))
     found = past_runs(settings, {"torchtune"}, ())
     assert found.others[0].count == 2

@@ -34,7 +34,7 @@ def test_a_whole_adapter_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64')], ids=["another base", "another rank"]
+    ("old", "new"), [("Llama-3.2-1B", "Llama-3.1-8B"), ('"r": 8', '"r": 64')], ids=["a different base", "another rank"]
 )
 def test_an_adapter_of_another_training_is_told(tmp_path: Path, old: str, new: str) -> None:
     files = {**WHOLE, "models/stage0/adapter_config.json": changed(ADAPTER, old, new)}

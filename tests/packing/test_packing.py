@@ -110,11 +110,11 @@ def test_nothing_to_pack_is_no_pack() -> None:
 
 @parametrize(
     "lengths, max_seq_len, words",
-    ([5, 12, 3, 20], 10, r"example 1 \(from 0\) has 12 tokens, more than max_seq_len 10; 2 of 4 examples"),
+    ([5, 12, 3, 20], 10, r"example 1 \(from 0\) has 12 tokens, more than max_seq_len 10 \(2 of 4 examples"),
     ([5, 0, 3], 10, r"example 1 \(from 0\) has 0 tokens"),
     ([5, -1, 3], 10, r"example 1 \(from 0\) has -1 tokens"),
     ([], 0, "max_seq_len is 0"),
-    ([1.5], 10, "whole numbers"),
+    ([1.5], 10, "integer array"),
     ([[1]], 10, "one row"),
 )
 def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str) -> None:

@@ -273,7 +273,7 @@ def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) ->
     folder = folder_with(tmp_path, planned())
     budgets.approve(folder, 0.5)
     executor = budgets.BudgetedExecutor(FakeExecutor(World(1), ""), folder)
-    with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ device-hours.* 0\.5 are 0\.5 left"):
+    with pytest.raises(SubmissionRejectedError, match=r"a may take 3\.\d+ .* 0\.5 of the approved 0\.5 are left"):
         executor.start(run_training(folder, "a"), "t1", ())
 
 

@@ -499,8 +499,8 @@ def test_a_share_of_held_out_rows_gives_way_to_separate_files(here_too: Path) ->
         {"one.yaml": axolotl(VALIDATION), "two.yaml": axolotl("val_set_size: 0.1", "0.0004")}
     )
     assert experiment.data.train == "../train.jsonl"
-    assert any(note.startswith("two: trains on all rows, not on a share of 0.9") for note in report.notes)
+    assert any(note.startswith("two: trains on all rows, not on a fraction of 0.9") for note in report.notes)
     assert [each.why for each in report.not_carried if each.key == "val_set_size"] == [
         "all rows of the file train: others have separate files"
     ]
-    assert not any("differ between the trainings" in note and "val_set_size" in note for note in report.notes)
+    assert not any("differ between the runs" in note and "val_set_size" in note for note in report.notes)

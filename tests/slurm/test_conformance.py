@@ -45,7 +45,7 @@ ROWS = (
     rig.Row(
         "queued again at its limit",
         "wait at first",
-        rig.Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1; queued again", COMPLETED), leaves=SAVED),
+        rig.Told(state=JobState.COMPLETED, attempts=("75 stopped by SIGUSR1, requeued", COMPLETED), leaves=SAVED),
         ("--time=2", "--signal=B:USR1@60"),
     ),
     rig.Row(PENDING, "finish", rig.Told(state=JobState.CANCELLED), ("--begin=now+1hour",), smoke=True),

@@ -65,7 +65,7 @@ def test_an_effect_that_is_not_there_is_not_established_and_says_what_could_have
     found = contrast_of(sweep({"4": 0.6, "64": 0.6}, [1, 2, 3]))
     assert found.shown is Conclusion.NOT_ESTABLISHED
     assert isinstance(found.smallest, Quantity)
-    assert found.reason.startswith("3 seeds that spread like these show a difference of 0.")
+    assert found.reason.startswith("3 seeds with this spread detect a difference of 0.")
     assert found.with_items.low < 0 < found.with_items.high
     # These seeds agree more than the flips of so many items let seeds agree: their test alone would have claimed it.
     assert found.p_value is not None
@@ -115,7 +115,7 @@ def test_what_always_changes_together_is_told() -> None:
     assert rank.confounded_with == ("train.rate",)
     assert rate.confounded_with == ("train.rank",)
     assert rank.contrasts[0].value == pytest.approx(0.4, abs=0.1)
-    assert "train.rate changes with it: the effect is of both" in rank.contrasts[0].reason
+    assert "train.rate changes with it, so the effect is of both" in rank.contrasts[0].reason
     assert any(str(note).startswith("train.rank: train.rate changes with it") for note in found.notes)
 
 
@@ -125,9 +125,9 @@ def test_pairs_that_cannot_be() -> None:
     runs = [scored("a", answers(0.5, rng), seed=1, rank="4"), scored("b", answers(0.5, rng), seed=2, rank="64")]
     found = contrast_of(runs)
     assert (found.value, found.strata, found.shown) == (None, 0, Conclusion.NOT_TESTABLE)
-    assert found.reason == "no two runs with a seed in common differ in train.rank alone"
+    assert found.reason == "no two runs with the same seed differ only in train.rank"
     rng = Generator(PCG64(7))
-    runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", data="other texts")]
+    runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", data="different texts")]
     assert contrast_of(runs).reason == "the items differ"
     runs = [scored("a", answers(0.5, rng), rank="4"), scored("b", answers(0.5, rng), rank="64", comparable="sampled")]
     assert contrast_of(runs).reason == "prompt, decoding or another setting of the evaluation differ"
@@ -146,7 +146,7 @@ def test_pairs_that_are_left() -> None:
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
     assert found.effects[0].contrasts[0].seeds == 2
-    assert any("64 against 4: 1 run left out" in str(note) for note in found.notes)
+    assert any("64 against 4: 1 run not used" in str(note) for note in found.notes)
     only = [run for run in runs if run.name in ("r4_1e-4_s1", "r64_1e-4_s1")]
     assert contrast_of(only).reason == ONE_SEED
     # Two conditions have three seeds, the third has one: the two answer, with three seeds.

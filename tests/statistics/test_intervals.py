@@ -60,12 +60,12 @@ def test_draws_are_of_whole_clusters_and_of_their_seed() -> None:
 
 @pytest.mark.parametrize("items", [0, 1])
 def test_nothing_is_said_of_the_spread_of_one_item(items: int) -> None:
-    with pytest.raises(ValueError, match="one item or cluster alone"):
+    with pytest.raises(ValueError, match="one item or cluster has no spread"):
         bootstrap_intervals(np.ones((items, 1)), rng())
 
 
 def test_other_clusters_and_no_draws_are_refused() -> None:
-    with pytest.raises(ValueError, match="names of clusters"):
+    with pytest.raises(ValueError, match="cluster names"):
         cluster_codes(["a"], 2)
     with pytest.raises(ValueError, match="0 draws"):
         bootstrap_means(np.ones((3, 1)), rng(), resamples=0)
@@ -131,7 +131,7 @@ def test_standard_errors_of_clusters() -> None:
     # By hand: clusters (1, 1, 0) and (0, 1) have residual totals 0.2 and -0.2; 2 / 1 * 0.08 is 0.16, over 5 items.
     found = clustered_error(np.array([1.0, 1.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b", "b"])
     assert found == pytest.approx(math.sqrt(2 * (0.2**2 + 0.2**2)) / 5)
-    with pytest.raises(ValueError, match="one cluster alone"):
+    with pytest.raises(ValueError, match="one cluster has no spread"):
         clustered_error(np.array([1.0, 0.0]), ["a", "a"])
 
 

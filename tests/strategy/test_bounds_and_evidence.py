@@ -123,7 +123,7 @@ def test_a_run_without_a_score_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> N
     """Absent is not zero: only divergence counts as 0."""
     name = ms.name_of("4", ms.SEEDS[2], Phase.CONFIRM)
     against = [*evaluated("4", (140, 141)), None]
-    with pytest.raises(InputError, match=f"{name}: its evaluation has no score"):
+    with pytest.raises(InputError, match=f"{name} has no score"):
         look(monkeypatch, evaluated("64", (150,) * 3), against, missing=[name])
 
 
@@ -229,5 +229,5 @@ def test_a_large_promise_gives_up_no_t_that_may_still_establish_a_claim() -> Non
 
 @pytest.mark.parametrize("looks", [(), (1, 3), (4, 3), (2, 65)])
 def test_looks_that_are_not_looks_are_refused(looks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"looks at .* seeds; they must increase, from 2 to at most 64"):
+    with pytest.raises(ValueError, match=r"looks at .* seeds, expected increasing from 2 to at most 64"):
         gs.efficacy_bounds(looks)

@@ -241,7 +241,7 @@ def test_a_kill_before_any_action_changes_no_decision(lab: Lab, text: str, each:
         assert run(lab.root / f"killed{kill_at}", kill_at) == wanted, kill_at
 
 
-@pytest.mark.parametrize(("line", "missing"), [(0, "the beginning of the strategy"), (1, "look 1")])
+@pytest.mark.parametrize(("line", "missing"), [(0, "the start of the strategy"), (1, "look 1")])
 def test_a_missing_decision_that_later_ones_follow_from_is_an_error(lab: Lab, line: int, missing: str) -> None:
     """A damaged line would otherwise be a look that was never taken. The last one is cut off and taken again."""
     stand_in(lab.patch, SLOW)
@@ -257,7 +257,7 @@ def test_a_missing_decision_that_later_ones_follow_from_is_an_error(lab: Lab, li
     lines[place] = lines[place][:100] + "#\n"
     ledger.write_text("".join(lines))
     for command in (api.status, api.resume):
-        with pytest.raises(InputError, match=f"the decision on {missing} is missing; damaged: line {place + 1}"):
+        with pytest.raises(InputError, match=f"the decision on {missing} is missing .damaged: line {place + 1}"):
             command(folder, lab.settings)
 
 
@@ -298,7 +298,7 @@ def test_a_change_of_the_design_after_the_first_decision_is_refused(lab: Lab) ->
     assert decided(folder) == before
     path = folder / "plan.json"
     path.write_text(path.read_text().replace('"detect": 0.1', '"detect": 0.01'))
-    with pytest.raises(PlanDriftError, match="looks are part of the design"):
+    with pytest.raises(PlanDriftError, match="differs from the design"):
         api.resume(folder, lab.settings)
 
 
@@ -327,7 +327,7 @@ def test_a_run_that_is_not_started_is_refused_by_name(lab: Lab) -> None:
     stand_in(lab.patch, CLEAR)
     folder = make_experiment(lab.root / "tiny")
     api.plan(folder, lab.settings)
-    with pytest.raises(PolicyError, match="1M_rank4_seed16 is planned, and the strategy has not started it"):
+    with pytest.raises(PolicyError, match="1M_rank4_seed16 is planned, but the strategy has not started it"):
         api.resume(folder, lab.settings, only="1M_rank4_seed16")
     with pytest.raises(PolicyError, match="has not started it"):
         api.prepare(folder, lab.settings, run="1M_rank4_seed16")
@@ -448,7 +448,7 @@ def test_submit_continues_with_a_larger_budget_too(lab: Lab) -> None:
     with_budget(folder, "40h")
     api.plan(folder, lab.settings)
     assert submitted() == {14}
-    assert said[-2].startswith("the strategy continues: now the budget of 40 device-hours; 9 device-hours are spent")
+    assert said[-2].startswith("the strategy continues: now the budget of 40 device-hours, 9 device-hours are spent")
 
 
 @pytest.mark.parametrize("command", ["status", pytest.param("results", marks=pytest.mark.thorough)])
@@ -460,7 +460,7 @@ def test_commands_show_the_verdicts(lab: Lab, command: str) -> None:
     runner = CliRunner()
     shown = runner.invoke(app, [command, str(folder)]).stdout
     (line,) = (line for line in shown.splitlines() if line.startswith("strategy: "))
-    assert "everything is decided" in line
+    assert "all decided" in line
     assert "eight: established (+5" in line
     answer = json.loads(runner.invoke(app, [command, str(folder), "--json"]).stdout)
     assert answer["strategy"]["verdicts"]["eight"] == "established"
@@ -473,14 +473,14 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, sett
     api.plan(folder, settings)
     text = (folder / "runs_plan.md").read_text()
     assert "no contrast has an effect (expected)" in text
-    before, _, after = text.partition("The totals below are at most, with ")
+    before, _, after = text.partition("Upper totals, with ")
     assert "with the promised effect, " in before
     assert "Total: " in after
-    assert "Spread of a contrast's difference between seeds: 5 points (stated)." in text
+    assert "Spread between seeds of a contrast's difference: 5 points (stated)." in text
     unknown = make_experiment(tmp_path / "unknown", EXPERIMENT.replace("    seed_spread: 5\n", ""))
     plan = api.plan(unknown, settings)
     costs = plan.folder.strategy(plan.plan).costs()
     assert costs.promised is None
-    assert "nothing is given up early" in (unknown / "runs_plan.md").read_text()
+    assert "no contrast is given up early" in (unknown / "runs_plan.md").read_text()
     with pytest.raises(InputError, match="error"):
         api.plan(make_experiment(tmp_path / "poor", EXPERIMENT + "  budget: 0.1s\n"), settings)

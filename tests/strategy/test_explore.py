@@ -56,11 +56,11 @@ def test_no_cut_run_is_better_than_one_that_continues(losses: dict[str, float], 
     ("epochs: 2\n", "epochs: 1\n  validate_every_steps: 50\n", "no usable point of 2 before its last step 6"),
     ("rank: [2, 4, 8, 16]", "rank: [2, 4]\n  train.validate_every_steps: [3, 50]", "1 usable point of 2"),
     ("epochs: 2\n", "epochs: 2\n  backend: torchtune\n", "the backend torchtune cannot pause"),
-    ("models: [Tiny-1M-Instruct]", "models: [Tiny-1M-Instruct, Other-1M]", "other base models"),
-    ("{train.lora.rank: 2}}", "{train.lora.rank: 2}, confirm: 3}", "are to be confirmed, and 1 beside"),
-    ("rank: [2, 4, 8, 16]", "rank: [2]", "no condition beside the reference"),
+    ("models: [Tiny-1M-Instruct]", "models: [Tiny-1M-Instruct, Other-1M]", "different base models"),
+    ("{train.lora.rank: 2}}", "{train.lora.rank: 2}, confirm: 3}", "are to be confirmed, but 1 other than"),
+    ("rank: [2, 4, 8, 16]", "rank: [2]", "no condition other than the reference"),
     ("[2, 4, 8, 16]", "[2, 4]\n  train.learning_rate: [1e-3, 1e-2]", "2 conditions have these levels"),
-    ("[2, 4, 8, 16]", "[2, 4]\n  data.prompt: ['Capitalize {input}', 'Write {input}']", "other prompts"),
+    ("[2, 4, 8, 16]", "[2, 4]\n  data.prompt: ['Capitalize {input}', 'Write {input}']", "different prompts"),
     ("[2, 4, 8, 16]", "[2, 4]\nexclude: [{train.lora.rank: 2}]", "no condition has these levels"),
 )
 def test_an_explore_that_cannot_compare_is_refused_when_it_is_planned(
@@ -103,7 +103,7 @@ def explore_lines(plan: Plan) -> tuple[list[tuple[str, ...]], str]:
 @parametrize(
     "text, expected, line",
     (EXPLORE, [("1", "3", "4", "3"), ("2", "6", "3", "2")], "1M_rank2 continues, and the best 50% of the others"),
-    (EXPLORE_ONLY.replace("  validate_every_steps: 3\n", ""), [("1", "6", "4", "3")], "used: others fall on"),
+    (EXPLORE_ONLY.replace("  validate_every_steps: 3\n", ""), [("1", "6", "4", "3")], "used: others are at"),
     (EXPLORE_ONLY.replace("[2, 4, 8, 16]", "[2, 4, 8]"), [("1", "3", "3", "2")], "used: one run is left"),
 )
 def test_points_are_shown(

@@ -143,7 +143,7 @@ def test_the_bottom_line_answers_from_the_looks() -> None:
 def test_before_the_first_look_nothing_is_claimed() -> None:
     """The next step says what the look needs, with the command of the executor."""
     report = build_report(ms.gathered(ms.confirm_plan(ms.HIGH), ()))
-    assert report.answer.text == "Nothing is established yet: the first look needs 3 seeds per condition."
+    assert report.answer.text == "No contrast is established yet: the first look needs 3 seeds per condition."
     step = report.next_steps[0]
     assert (step.title, step.command) == ("Take look 1 of 3", "touchline submit .")
     assert not any("Finish what is not finished" in each.title for each in report.next_steps)
@@ -154,7 +154,7 @@ def test_a_seed_that_diverged_is_named_and_counts_as_0() -> None:
     report = explored()
     (sentence,) = sentences(report, "Contrasts at their looks")
     name = ms.name_of("64", 13, Phase.CONFIRM)
-    assert f"{name} diverged and counts as 0, by the rule stated beforehand." in sentence
+    assert f"{name} diverged and counts as 0, by the planned rule." in sentence
     row = next(each for each in rows(table(report, "Scores by seed")) if each["seed"] == "13")
     assert (row["mean at the level"], row["diverged"]) == ("0%", f"{name}: counts as 0")
     # An interval of shares ends at 100 points in words; the table has the numbers as computed.
@@ -170,7 +170,7 @@ def test_effects_over_seeds_are_not_tested_where_stopping_is_optional() -> None:
     assert compared == {run.name for run in report.runs if run.phase is Phase.CONFIRM and run.evaluations}
     assert analysis.family == len(compared)
     assert ms.name_of("64", 1, Phase.EXPLORE) in {score.run for score in analysis.scores}
-    assert any("are not tested here" in str(note) for note in analysis.notes)
+    assert any("are not tested, because" in str(note) for note in analysis.notes)
     assert not any("outside the family" in str(note) for note in analysis.notes)
 
 
@@ -257,11 +257,11 @@ def test_the_budget_names_what_more_would_cost() -> None:
     report = build_report(ms.gathered(plan, decisions))
     step = report.next_steps[0]
     assert step.title == "Decide on a larger budget"
-    assert "4 of 5 device-hours (CPU) spent; the next runs would take 2.5 more" in step.why
+    assert "4 of 5 device-hours (CPU) spent, and the next runs would take 2.5 more" in step.why
     assert "Undecided: rank 64 against rank 4." in step.why
     assert "A larger `strategy.budget` in experiment.yaml continues" in step.why
     assert step.command == "touchline plan ."
-    assert step.why.endswith("plan it, then `touchline submit .`.")
+    assert step.why.endswith("(plan it, then `touchline submit .`).")
     (sentence,) = sentences(report, "Contrasts at their looks")
     assert sentence.endswith("The budget stopped the strategy before the next look.")
     # The runs of the next look were not started.

@@ -76,7 +76,7 @@ ERRORS = [
         "explore chooses the contrasts of confirm",
         "take out",
     ),
-    ("name: ranks", "name: ranks\nseeds: [1, 2]", "explore trains one seed of every condition", "seeds: [1]"),
+    ("name: ranks", "name: ranks\nseeds: [1, 2]", "explore uses one seed per condition", "seeds: [1]"),
 ]
 """An edit of the two phases, the message that it causes, and words of the hint."""
 
@@ -106,7 +106,7 @@ CONTRAST = "{name: high, level: {train.lora.rank: 16}, against: {train.lora.rank
     ("{name: a, level: {train.lora.rank: 4}, against: {train.lora.rank: 4}}", "compares a level with itself", "8"),
     ("{name: a, level: 16, against: {train.lora.rank: 4}}", "expected a factor and its level, got 16", "rank: 16}"),
     (f"{CONTRAST}, {CONTRAST}", "the name high is given twice", None),
-    (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "take one of them out"),
+    (f"{CONTRAST}, {CONTRAST.replace('high', 'b')}", "high and b are the same claim", "remove one of them"),
     ("", "without explore, confirm needs contrasts", "contrasts: [{name: "),
 )
 def test_an_error_of_a_contrast_is_named(new: str, message: str, hint: str | None) -> None:

@@ -99,7 +99,7 @@ def test_a_stage_goes_on_from_its_parent(root: Path, hard: RunConfig, caplog: py
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (row,) = [row for row in rows if row["event"] == "lineage"]
     assert (row["parent"], row["loss"], row["recorded_loss"]) == (EASY, loss["found"], loss["recorded"])
-    assert any("lineage proved" in message for message in caplog.messages)
+    assert any("lineage verified" in message for message in caplog.messages)
 
 
 def test_a_stage_begins_where_its_parent_ended(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
@@ -127,7 +127,7 @@ def test_without_validation_items_other_proofs_carry(tiny_model: Path, data: tup
     assert proof["problems"] == []
     assert hard.parent is not None
     best = replace(hard, run="best", parent=replace(hard.parent, checkpoint="best"))
-    with pytest.raises(ParentNotReadyError, match="none is the best"):
+    with pytest.raises(ParentNotReadyError, match="none of its checkpoints has a validation loss"):
         run_training(best, write_config(tmp_path / "best", best), Stop())
 
 
@@ -192,16 +192,16 @@ def other_items(root: Path) -> None:
 
 @parametrize(
     "forge, words",
-    (forged(zeros=True), "adapter_model.safetensors' is another file than was saved"),
-    (forged(zeros=False), "adapter_model.safetensors' is another file than was saved"),
+    (forged(zeros=True), "adapter_model.safetensors' differs from the saved file"),
+    (forged(zeros=False), "adapter_model.safetensors' differs from the saved file"),
     # Only the weights do not do what the parent's did.
-    (forged(zeros=False, records=("marker", "training")), "validation items is"),
+    (forged(zeros=False, records=("marker", "training")), "validation loss before the first step"),
     # Found without any loss, so also where the parent has no validation items.
-    (forged(zeros=True, records=("marker", "training")), "only zeros"),
+    (forged(zeros=True, records=("marker", "training")), "all factors B are zero"),
     # The marker lies in the checkpoint's own folder, and may be swapped with it.
     (forged(zeros=False, records=("marker",)), "its training.json"),
     # A loss on other items says nothing, equal or not.
-    (other_items, "validation items are others"),
+    (other_items, "validation items differ"),
 )
 def test_another_parent_than_was_trained_is_refused(
     root: Path, hard: RunConfig, forge: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
@@ -210,7 +210,7 @@ def test_another_parent_than_was_trained_is_refused(
     code, said = refused(root, hard, capsys)
     assert code == EXIT_LINEAGE
     assert words in said
-    if words == "validation items is":
+    if words == "validation loss before the first step":
         proof = lineage_of(root / HARD)
         assert len(proof["problems"]) == 1
         assert proof["loss"]["relative_difference"] > 1e-3
@@ -241,18 +241,20 @@ def test_a_stopped_stage_stops_those_after_it(root: Path, hard: RunConfig, capsy
     assert code == EXIT_PARENT_NOT_READY
     assert said.count("\n") == 1
     assert said.endswith(
-        f"run tiny_third cannot continue from {HARD}: training.json is not there; "
+        f"run tiny_third cannot continue from {HARD}: training.json does not exist, "
         "its last attempt (job 7) ended with exit code 78 (failed)\n"
     )
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "its folder is not there": shutil.rmtree,
-    "training.json is not there": lambda parent: (parent / "training.json").unlink(),
-    "of another plan": lambda parent: change(parent / "training.json", lambda it: it.update(run_digest="0" * 64)),
-    "its last checkpoint epoch_1 is not there": lambda parent: shutil.rmtree(parent / "epoch_1"),
-    "epoch_1 is not whole, without adapter_model.safetensors": lambda parent: weights(parent).unlink(),
-    "epoch_1 is not there, or has no marker": lambda parent: (parent / "epoch_1" / "touchline.json").write_text("{"),
+    "its folder does not exist": shutil.rmtree,
+    "training.json does not exist": lambda parent: (parent / "training.json").unlink(),
+    "belongs to another plan": lambda parent: change(
+        parent / "training.json", lambda it: it.update(run_digest="0" * 64)
+    ),
+    "its last checkpoint epoch_1 does not exist": lambda parent: shutil.rmtree(parent / "epoch_1"),
+    "epoch_1 is incomplete, without adapter_model.safetensors": lambda parent: weights(parent).unlink(),
+    "epoch_1 does not exist, or has no marker": lambda parent: (parent / "epoch_1" / "touchline.json").write_text("{"),
 }
 
 
@@ -375,7 +377,7 @@ def test_a_merged_stage_resumes_bit_for_bit(root: Path, tiny_model: Path, data: 
     parent = swapped / EASY / "epoch_1"
     swap_adapter(parent, other_adapter(parent, zeros=False))
     rewrite_records(swapped / EASY, parent)
-    with pytest.raises(LineageError, match="began with"):
+    with pytest.raises(LineageError, match="started from"):
         run_training(config, swapped / HARD, Stop())
 
 

@@ -268,5 +268,5 @@ def test_a_run_whose_loss_is_not_finite_leaves_the_gradients_of_others_alone() -
 
 def test_an_adapter_on_the_output_head_is_refused() -> None:
     shared = with_adapters(FAMILIES["llama"], RANKS, [*TARGETS, "lm_head"])
-    with pytest.raises(InputError, match=r"cannot be trained side by side: the layer .*lm_head"):
+    with pytest.raises(InputError, match=r"cannot be trained in a cohort: the layer .*lm_head"):
         SideBySide(TargetLoss(shared, select_device("float32")), list(RANKS))

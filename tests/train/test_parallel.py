@@ -90,7 +90,7 @@ def test_kills_of_either_process_and_a_stop_change_nothing(tiny_model: Path, tmp
 
     killer = threading.Thread(target=kill_the_other)
     killer.start()
-    with pytest.raises(ProcessLostError, match="process 2 of 2 of the training was killed by SIGKILL") as lost:
+    with pytest.raises(ProcessLostError, match="process 2 of 2 of the run was killed by SIGKILL") as lost:
         run_training(config, folder, Stop())
     killer.join()
     assert lost.value.code == 128 + signal.SIGKILL
@@ -186,7 +186,7 @@ def test_the_other_trainer_saves_at_a_stop_and_loses_nothing_by_kills(finished: 
     other.kill()
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL, said
-    assert "process 2 of 2 of the training was killed by SIGKILL" in said
+    assert "process 2 of 2 of the run was killed by SIGKILL" in said
     assert halt.start(folder, halt.SCRIPT).wait() == 0
     found, wanted = read_metrics(folder / "metrics.jsonl"), read_metrics(whole / "metrics.jsonl")
     assert [row.loss for row in found.steps] == [row.loss for row in wanted.steps]
