@@ -486,7 +486,7 @@ def test_a_gpu_is_found_by_any_of_its_names(said: str, known: str) -> None:
 
 @parametrize(
     "said, reason",
-    *((said, "not known") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
+    *((said, "unknown GPU") for said in ("", "NVIDIA", "A101", "RTX 4091", "H100-NVL-94GB", "cpu")),
     *((said, "several memory sizes") for said in ("A100", "nvidia v100")),
 )
 def test_an_unknown_gpu_or_a_name_of_two_memories_is_missing(said: str, reason: str) -> None:

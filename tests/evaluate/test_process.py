@@ -121,7 +121,7 @@ def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_p
     tiny.write_run(alone, replace(config, train_epochs=2, evaluate=replace(config.evaluate, epochs="all", samples=4)))
     done = run_one(alone, "tiny_rank8")
     assert (done.returncode, done.stdout) == (EXIT_PARENT_NOT_READY, "")
-    assert "tiny_rank8 is not trained: no training.json; no epoch_1;" in done.stderr.splitlines()[-1]
+    assert "tiny_rank8 is not trained: no training.json, no epoch_1," in done.stderr.splitlines()[-1]
     kept = [(record.checkpoint, len(record.samples)) for record in read_evaluations(alone / "tiny_rank8")]
     assert sorted(kept) == [("epoch_0", 4), ("epoch_0", 20)]
     before = files(alone)

@@ -226,11 +226,11 @@ def test_gzip_is_read_and_a_cut_one_as_far_as_it_goes(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     file, lines = numbered(path)
     assert 0 < len(lines) < 100_000
-    assert "cut" in file.notes[0]
+    assert "truncated" in file.notes[0]
     path.write_bytes(whole[: len(whole) // 2] + bytes(100) + whole[len(whole) // 2 :])
     file, lines = numbered(path)
     assert 0 < len(lines) < 100_000
-    assert "broken" in file.notes[0]
+    assert "corrupt" in file.notes[0]
 
 
 def test_binary_files_are_refused_and_zeros_of_a_crash_are_not(tmp_path: Path) -> None:

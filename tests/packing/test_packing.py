@@ -115,7 +115,7 @@ def test_nothing_to_pack_is_no_pack() -> None:
     ([5, -1, 3], 10, r"example 1 \(from 0\) has -1 tokens"),
     ([], 0, "max_seq_len is 0"),
     ([1.5], 10, "integer array"),
-    ([[1]], 10, "one row"),
+    ([[1]], 10, "one-dimensional"),
 )
 def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):

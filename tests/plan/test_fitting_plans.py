@@ -113,7 +113,7 @@ def asked(draw: st.DrawFn) -> list[str]:
 def shown(memory: MemoryEstimate) -> str:
     """The memory as the table of runs has it."""
     found = memory.process
-    return f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g}) GiB"
+    return f"{found.value:.3g} GiB ({found.low:.3g} to {found.high:.3g})"
 
 
 @settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))

@@ -69,7 +69,7 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
     on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
     (runs,) = sections(on_gpu, ["runs"])
     memory = str(runs.tables[0].rows[0][5])
-    assert "40 (38 to 42) GiB, 50%, " in memory
+    assert "40 GiB (38 to 42), 50%, " in memory
     assert any(verdict.value in memory for verdict in MemoryVerdict)
     assert not [each for each in sections(plan) if each.title == "Time limits" and each.tables]
     cluster = made_plan(compute=ComputeConfig(executor="slurm"))

@@ -180,7 +180,7 @@ def test_unfinished_and_changed_runs_are_refused(experiment: Path, settings: Use
         publish(experiment, settings)
     with pytest.raises(InputError, match="control"):
         api.publish(experiment, settings, run="1M_base")
-    with pytest.raises(InputError, match="which run"):
+    with pytest.raises(InputError, match="no run selected"):
         api.publish(experiment, settings)
     assert not (experiment / "published").exists()
 

@@ -111,7 +111,7 @@ def test_what_is_there_is_evaluated_and_the_rest_is_named(tmp_path: Path, epochs
         assert wanted.missing is None
     else:
         assert wanted.missing == (
-            "1M_rank4 is not trained: no training.json; no epoch_1; "
+            "1M_rank4 is not trained: no training.json, no epoch_1, "
             "its last attempt (job 77) ended with exit code 75 (stopped by SIGUSR1)"
         )
 
@@ -126,7 +126,7 @@ def test_checkpoints_that_were_not_kept_are_no_fault(tmp_path: Path) -> None:
 def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path, made_run())
     assert find_pending_evaluations(tmp_path, "1M_rank4").missing == (
-        "1M_rank4 is not trained: no training.json; no epoch_1; it was never started"
+        "1M_rank4 is not trained: no training.json, no epoch_1, it was never started"
     )
     export(folder, 1, size=4)
     assert "epoch_1 is incomplete (adapter_model.safetensors has 3 bytes, expected 4)" in str(
@@ -171,7 +171,7 @@ def test_the_process_ends_at_once_and_says_why(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 77
     assert done.stderr == (
-        "touchline: error: 1M_rank4 is not trained: no training.json; no epoch_1; its last attempt (job 77) ended with "
+        "touchline: error: 1M_rank4 is not trained: no training.json, no epoch_1, its last attempt (job 77) ended with "
         "exit code 1 (failed)\n"
     )
 

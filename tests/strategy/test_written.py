@@ -74,7 +74,7 @@ ERRORS = [
         "{seeds: [11",
         "{contrasts: [{name: a, level: {train.lora.rank: 8}, against: {train.lora.rank: 4}}], seeds: [11",
         "explore chooses the contrasts of confirm",
-        "take out",
+        "remove",
     ),
     ("name: ranks", "name: ranks\nseeds: [1, 2]", "explore uses one seed per condition", "seeds: [1]"),
 ]

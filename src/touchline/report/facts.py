@@ -12,10 +12,10 @@ from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.text import join_names
-from touchline.core.units import plural, seconds_to_hours
+from touchline.core.units import is_at_least, plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.report.formatting import at_least, is_at_least
+from touchline.report.formatting import at_least
 from touchline.report.report import AnswerCounts, RunFacts
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult

@@ -9,7 +9,6 @@ from dataclasses import replace
 from touchline.core.quantity import Quantity
 from touchline.core.scale import Scale
 from touchline.core.text import join_names
-from touchline.core.units import is_at_least as is_at_least
 from touchline.core.units import plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis

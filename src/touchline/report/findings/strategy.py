@@ -43,7 +43,7 @@ def _text(strategy: StrategyReport) -> str:
         text = f"Established: {level} scores higher than {against}{more}."
         return short(STRATEGY, None, text, f"Established: {plural(len(established), 'contrast')}.").text
     if not strategy.looks_taken:
-        return f"Nothing is established yet: {strategy.next_look}."
+        return f"No contrast is established yet: {strategy.next_look}."
     if strategy.stop is None:
         return f"Not established after look {strategy.looks_taken} of {len(strategy.planned.looks)}."
     return f"Not established: the strategy ended after look {strategy.looks_taken} of {len(strategy.planned.looks)}."

@@ -12,12 +12,12 @@ from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.table import Table, section_markdown, table_markdown
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, hours_unit, plural
+from touchline.core.units import format_bytes, hours_unit, is_at_least, plural
 from touchline.plan.settings import settings_table
 from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.formatting import hours_number, is_at_least
+from touchline.report.formatting import hours_number
 from touchline.report.issues import EXPERIMENT
 from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report

@@ -17,13 +17,13 @@ from touchline.core.markup import bare
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
-from touchline.core.units import format_bytes, hours_unit, plural
+from touchline.core.units import format_bytes, hours_unit, is_at_least, plural
 from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
 from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
-from touchline.report.formatting import hours_number, is_at_least, scale_of
+from touchline.report.formatting import hours_number, scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined

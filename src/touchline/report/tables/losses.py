@@ -9,7 +9,7 @@ from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, provenance, table_of
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, format_seconds, plural
+from touchline.core.units import format_bytes, format_seconds, is_at_least, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import scale_of
@@ -94,11 +94,10 @@ def losses_table(report: Report, most: int | None = None) -> Table | None:
 
 def _time(hours: Measured) -> Value:
     known = finite(hours)
-    return (
-        known
-        if isinstance(known, Missing)
-        else Cell(format_seconds(3600 * known.value), known.value, note=provenance(known))
-    )
+    if isinstance(known, Missing):
+        return known
+    least = "at least " if is_at_least(known) else ""
+    return Cell(least + format_seconds(3600 * known.value), known.value, note=provenance(known))
 
 
 def _steps(each: Condition) -> Value:
