@@ -141,8 +141,8 @@ def test_the_detectable_difference_is_equal_in_check_and_plan(seen: Seen) -> Non
     (planned,) = re.findall(r"15% discordant +(.*?)  ", seen.texts["plan --show all"])
     (cells,) = re.findall(r".*15% discordant.*", seen.texts["plan --show all"])
     *_, difference, adjusted = re.split(r" {2,}", cells.strip())
-    holm = " after Holm" if adjusted != difference else ""
-    assert f"vs. base {adjusted}{holm} (" in " ".join(seen.texts["plan"].split())
+    holm = "after Holm, " if adjusted != difference else ""
+    assert f"vs. base {adjusted} ({holm}" in " ".join(seen.texts["plan"].split())
     assert f"{planned} if 15% are discordant" in checked
     assert points(checked, "or") == points(seen.texts["plan --show all"], "minimum would be")
 

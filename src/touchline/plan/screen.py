@@ -235,11 +235,12 @@ def _detectable(plan: Plan) -> Iterator[tuple[str, str]]:
     lines: list[str] = []
     between: dict[str, list[str]] = {}
     for each in power.detectables(plan):
-        holm = " after Holm" if each.after_holm != each.difference else ""
+        is_adjusted = each.after_holm != each.difference
         if each.factor is not None:
-            between.setdefault(f"{each.after_holm}{holm}", []).append(short_key(each.factor))
+            text = f"{each.after_holm}{' after Holm' if is_adjusted else ''}"
+            between.setdefault(text, []).append(short_key(each.factor))
         elif each.flips == USUAL_FLIPS:
-            lines.append(f"vs. base {each.after_holm}{holm} ({each.design})")
+            lines.append(f"vs. base {each.after_holm} ({'after Holm, ' if is_adjusted else ''}{each.design})")
     if between:
         more = " (3 or more can)" if power.has_one_seed(plan) else ""
         lines.append(", ".join(f"{' and '.join(names)} {text}" for text, names in between.items()) + more)
@@ -256,7 +257,12 @@ def _example(plan: Plan, room: int) -> Iterator[tuple[str, str]]:
     example = plan.examples[0]
     unused = f", not used: {', '.join(example.columns_not_used)}" if example.columns_not_used else ""
     more = f" (1 of {len(plan.examples)}, --show examples)" if len(plan.examples) > 1 else ""
-    prompt = " ".join(one_line(example.prompt).split())
+    turns = example.prompt.split("\n")
+    for first in range(len(turns)):
+        # As many of the last lines as there is room for.
+        prompt = ("... " if first else "") + " ".join(one_line(" ".join(turns[first:])).split())
+        if len(_wrapped(prompt, room, 0)) <= _LINES:
+            break
     while len(_wrapped(prompt, room, 0)) > _LINES:
         prompt = f"...{prompt[len(prompt) - min(len(prompt) - 8, _LINES * room) :]}"
     yield "Example", prompt

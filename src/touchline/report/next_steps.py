@@ -104,7 +104,8 @@ def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[Next
 
 
 def _spoiled(each: AnswerCounts) -> int:
-    return each.empty + each.errors + (each.cut or 0)
+    # An answer can be both empty and cut.
+    return min(each.answers, each.empty + each.errors + (each.cut or 0))
 
 
 def _checkpoints(gathered: ReportInputs) -> Iterator[NextStep]:

@@ -39,7 +39,6 @@ _CONDITIONS = 12
 SAME = 1e-9
 _ONE_SEED = Missing(missing="one seed")
 _NO_SPREAD = Missing(missing="seeds do not differ")
-_HARDER = "a harder test"
 
 
 def claims(gathered: ReportInputs, analyses: Sequence[Analysis], first: Sequence[Claim] = ()) -> tuple[Claim, ...]:
@@ -58,12 +57,13 @@ def claims(gathered: ReportInputs, analyses: Sequence[Analysis], first: Sequence
 
 def _contrasts(analysis: Analysis, runs: Mapping[str, RunResult], tie_of: Mapping[str, str]) -> Iterator[Claim]:
     scale, full = scale_of(analysis), ceiling(analysis, runs)
+    other = "an easier test" if all(score.value < 0.5 for score in analysis.scores) else "a harder test"
     for effect in analysis.effects:
         tie = tie_of.get(effect.factor, "")
         for contrast in effect.contrasts:
             level, reference = (pair_words(effect, each, tie) for each in (contrast.level, contrast.reference))
             text = f"{level} against {reference}{f' (with {tie})' if tie else ''}"
-            needed = _HARDER if full else _more_seeds(contrast, scale, analysis.effects_family)
+            needed = other if full else _more_seeds(contrast, scale, analysis.effects_family)
             yield _of_contrast(text, effect.factor, contrast, scale, needed)
 
 
