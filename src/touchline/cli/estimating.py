@@ -70,9 +70,7 @@ def estimate(
     label_fraction: Annotated[
         float, typer.Option("--label-fraction", min=0.0, max=1.0, help="Fraction of tokens that are labels.")
     ] = 1.0,
-    image_tokens: Annotated[
-        int, typer.Option("--image-tokens", min=0, help="Tokens per sequence that stand for images.")
-    ] = 0,
+    image_tokens: Annotated[int, typer.Option("--image-tokens", min=0, help="Image tokens per sequence.")] = 0,
     gradient_accumulation_steps: Annotated[
         int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
     ] = 1,

@@ -407,11 +407,11 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
 
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
-    from touchline.core.quantity import Quantity
+    from touchline.core.quantity import TOKEN_WORDS, Quantity
 
     if not isinstance(fact, Quantity):
         return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
-    tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
+    tokens = f"{TOKEN_WORDS[fact.token_unit]} tokens" if fact.token_unit else None
     interval = between(fact.low, fact.high, lambda end: f"{end:g}").strip(" ()")
     labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
     return bare(fact, 6) + (f"  ({', '.join(labels)})" if labels else "")
