@@ -146,7 +146,7 @@ def test_pairs_that_are_left() -> None:
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
     assert found.effects[0].contrasts[0].seeds == 2
-    assert any("64 against 4: 1 run not used" in str(note) for note in found.notes)
+    assert any("1 run not used for rank 64 against 4" in str(note) for note in found.notes)
     only = [run for run in runs if run.name in ("r4_1e-4_s1", "r64_1e-4_s1")]
     assert contrast_of(only).reason == ONE_SEED
     # Two conditions have three seeds, the third has one: the two answer, with three seeds.
