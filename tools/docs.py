@@ -97,11 +97,9 @@ FORMATS = (
     Format(
         schema="resume",
         type="data.training_state:ResumeState",
-        what="resume/*/state.json, the position at which a training resumes",
+        what="resume/*/state.json, the position at which a run resumes",
     ),
-    Format(
-        schema="pause", type="data.training_state:PauseRequest", what="pause.json, the step at which a training pauses"
-    ),
+    Format(schema="pause", type="data.training_state:PauseRequest", what="pause.json, the step at which a run pauses"),
     Format(schema="eval", type="experiment.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="data.scores:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="core.status:AttemptStart", what="status/start.*.json, an attempt began"),
@@ -156,7 +154,7 @@ FORMATS = (
     Format(
         schema="answer-init",
         type="run.first_experiment:Start",
-        what="touchline init --json, beside the plan",
+        what="touchline init --json, apart from the plan",
         answer="init",
     ),
     Format(schema="answer-plan", type="experiment.plan:Plan", what="touchline plan --json", answer="plan"),

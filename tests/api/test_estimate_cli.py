@@ -119,10 +119,10 @@ def test_the_lengths_change_reserved_memory(call: Call, tmp_path: Path) -> None:
     ("lengths", "more", "words"),
     [
         ("nowhere.txt", (), "no text file"),
-        ("12,0", (), "'0' is no number of tokens"),
+        ("12,0", (), "'0' is not a number of tokens"),
         (",", (), "it has no number"),
         ("12", ("--mean-length", "12"), "expected one of them"),
-        ("99999999999999999999", (), "is no number of tokens"),
+        ("99999999999999999999", (), "is not a number of tokens"),
     ],
 )
 def test_wrong_lengths_are_named_with_what_to_type(call: Call, lengths: str, more: tuple[str, ...], words: str) -> None:

@@ -359,5 +359,5 @@ def test_blocks_that_are_kept_change_reserved_memory_and_no_verdict() -> None:
 def test_lengths_are_not_waited_for(tmp_path: Path) -> None:
     """From a pipe that nobody writes to, or from a file without an end."""
     os.mkfifo(tmp_path / "pipe")
-    assert read_lengths(str(tmp_path / "pipe")) == "it is no text file"
-    assert read_lengths("/dev/zero") == "it is no text file"
+    assert read_lengths(str(tmp_path / "pipe")) == "it is not a text file"
+    assert read_lengths("/dev/zero") == "it is not a text file"

@@ -112,7 +112,7 @@ def test_read_shows_each_number_with_its_place(call: Call, logs: Path) -> None:
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in told.splitlines() if line}
     assert (code, rows["seconds_per_step"]) == (0, "0.75 s (median, 60 bars) night_shift.log:7")
     assert rows["peak_memory"] == "14.5 GiB (step, reserved) night_shift.log:8"
-    assert rows["tokens_per_second"] == "1,234.5 tokens/s (padded tokens) night_shift.log:9"
+    assert rows["tokens_per_second"] == "1,234.5 tokens/s (computed tokens) night_shift.log:9"
     assert rows["steps_done"] == "60 night_shift.log:1"
     assert "eval_loss" not in rows
     assert "(no line says it)" in rows["missing:"]
@@ -412,7 +412,7 @@ def test_a_trainers_word_for_a_model_is_the_one_that_is_here(tmp_path: Path, cal
     (run,) = json.loads(out)["added"]["learned"]
     assert (code, hints(err), run["missing_facts"]) == (0, [], [])
     assert run["model"]["value"] == "Llama-3.2-1B-Instruct"
-    assert run["model"]["method"] == "the only model here that llama3_2_1b stands for"
+    assert run["model"]["method"] == "the only model here that matches llama3_2_1b"
     assert call_once("list")[1].count("Llama-3.2-1B-Instruct") == 1
 
 

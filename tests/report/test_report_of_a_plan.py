@@ -87,7 +87,7 @@ def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
     assert isinstance(facts.device_hours, Quantity)
     assert facts.device_hours.value == pytest.approx(2 * (3520 + 30) / 3600)
     text = results_markdown(report, ())
-    assert "real tokens/s per GPU" in text
+    assert "tokens/s (non-padding) per GPU" in text
     assert "**Cost:** 1.99 GPU-hours; predicted " in text
 
 

@@ -116,7 +116,7 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
     lacking = tuple(dict.fromkeys(key for item in added.learned for key in item.missing_facts))
     if not added.learned and not added.unchanged_runs:
         why = "; ".join(f"{item.path}: {item.reason}" for item in added.refused) or "no file was found"
-        raise InputError(f"no run found in --evidence: {why}", expected="the log of a training")
+        raise InputError(f"no run found in --evidence: {why}", expected="the log of a run")
     if added.learned and all(item.missing_facts for item in added.learned):
         absent = [key for key in lacking if key not in facts]
         stated = {"dataset": added.learned[0].dataset.rpartition("/")[2], **facts}

@@ -115,7 +115,7 @@ class HfProgramBackend:
             longest = planned.longest_example_tokens
             return Missing(
                 missing=f"a packed sequence has one token less than max_seq_len {train.max_seq_len}, but the "
-                f"longest example has {longest}: set max_seq_len: {self._whole(longest + 1)}"
+                f"longest example has {longest} (set max_seq_len: {self._whole(longest + 1)})"
             )
         forecast = self.forecast(train, lengths, seed, devices)
         return forecast if isinstance(forecast, Missing) else packed_batches(forecast, planned, train.epochs)

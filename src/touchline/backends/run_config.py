@@ -114,7 +114,7 @@ def require_training(run: PlannedRun) -> tuple[TrainConfig, BatchSummary]:
         ValueError: the run trains nothing.
     """
     if run.train is None or run.batches is None:
-        raise ValueError(f"run {run.name} has no training")
+        raise ValueError(f"run {run.name} is not trained")
     return run.train, run.batches
 
 

@@ -27,7 +27,7 @@ def skill_install(
     written = install_skills(folder or DEFAULT_FOLDER, force=force)
     for path in written:
         print_output(str(path))
-    print_status(f"{sum(written.values())} of {len(written)} files written; the others are current")
+    print_status(f"{sum(written.values())} of {len(written)} files written. The others are current.")
 
 
 @skill_app.command("list")
@@ -89,4 +89,4 @@ def mcp_approve(
     print_output(f"predicted: {measured(plan.gpu_hours)} of devices, {measured(plan.wall_seconds)} from start to end")
     typer.confirm(f"May an agent run it, for at most {hours:g} device-hours?", abort=True)
     api.approve(source, hours)
-    print_status(f"approved: {hours:g} device-hours; a changed plan needs a new approval")
+    print_status(f"approved: {hours:g} device-hours. A changed plan needs a new approval.")

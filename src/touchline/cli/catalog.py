@@ -56,7 +56,7 @@ def models_list(json: Json = False) -> None:
     wide = (Column(label, is_wide=True) for label in ("architecture", "dtype"))
     print_table(("model", "size", "state", *numbers, *wide), rows, title=str(settings.models_dir))
     if not found:
-        print_status("no models there; try: touchline models get SmolLM2-135M-Instruct")
+        print_status("no models there, try `touchline models get SmolLM2-135M-Instruct`")
 
 
 @models_app.command("show")

@@ -40,8 +40,8 @@ def design(
         if answer.diff:
             print_data(f"\n{answer.diff}")
     if answer.applied:
-        print_status(f"wrote experiment.yaml; next: touchline plan {shlex.quote(str(source))}")
+        print_status(f"wrote experiment.yaml, next: touchline plan {shlex.quote(str(source))}")
     elif answer.diff:
-        print_status("nothing is written; --apply writes it")
+        print_status("nothing is written without --apply")
     if isinstance(answer.chosen, Missing):
         raise typer.Exit(1)

@@ -32,7 +32,7 @@ def doctor(
             if check.hint is not None:
                 print_output(f"- {check.name} ({check.status} {check.code}): {check.hint}")
         if not Path(report.config_file).exists():
-            print_status(f"no config file; it would be {report.config_file}")
+            print_status(f"no config file at {report.config_file}")
     warnings = sum(check.status == "warning" for check in report.checks)
     print_status(f"{plural(report.errors, 'error')}, {plural(warnings, 'warning')}")
     if report.errors:

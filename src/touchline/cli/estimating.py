@@ -70,9 +70,7 @@ def estimate(
     label_fraction: Annotated[
         float, typer.Option("--label-fraction", min=0.0, max=1.0, help="Fraction of tokens that are labels.")
     ] = 1.0,
-    image_tokens: Annotated[
-        int, typer.Option("--image-tokens", min=0, help="Tokens per sequence that stand for images.")
-    ] = 0,
+    image_tokens: Annotated[int, typer.Option("--image-tokens", min=0, help="Image tokens per sequence.")] = 0,
     gradient_accumulation_steps: Annotated[
         int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
     ] = 1,
@@ -161,7 +159,7 @@ def _show(answer: EstimateAnswer) -> None:
         ("settings", ", ".join(f"{name} {str(value).replace(',', ' ')}" for name, value in settings.items())),
     ]
     known = [row for row in rows if not isinstance(row[1], Missing)]
-    heading = f"{answer.padded_tokens:,} padded tokens a micro-batch; 90% intervals"
+    heading = f"{answer.padded_tokens:,} computed tokens per micro-batch, 90% intervals"
     print_table(("", Column(heading, interval=True)), known)
     for name, value in rows:
         if isinstance(value, Missing):
@@ -234,9 +232,8 @@ def _show_probe(report: ProbeReport) -> None:
     numbers = (Column(label, numeric=True) for label in ("process memory", "step", "tokens/s"))
     header: tuple[Column | str, ...] = ("micro-batch", "rows x tokens", "outcome", *numbers, "")
     print_table(header, rows, title=f"{report.request.model.name}: predicted {report.predicted or 'nothing'}")
-    print_output(
-        f"largest that fits: {report.largest or 'none'}; as fast as any larger one: {report.recommended or 'none'}"
-    )
+    print_output(f"largest that fits: {report.largest or 'none'}")
+    print_output(f"as fast as any larger one: {report.recommended or 'none'}")
     print_output(f"ended: {report.ended}")
     if report.recommended is not None:
         print_output(f"train.micro_batch_size: {report.recommended}")

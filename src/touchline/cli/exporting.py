@@ -51,4 +51,4 @@ def export(
     if done.view is not None:
         print_status(f"to look at them: {done.view}")
     elif any(each.command for each in done.runs):
-        print_status("to look at them: type the commands where there is a network; each uploads one run")
+        print_status("To see them, type the commands on a machine with a network. Each uploads one run.")

@@ -78,7 +78,7 @@ def history_read(
         else:
             print_status(f"{item.path}: no run: {item.reason}")
     if not runs:
-        print_status("no run was found; a training log, a trainer_state.json or a metrics.jsonl would be one")
+        print_status("no run was found in a training log, a trainer_state.json or a metrics.jsonl")
         raise typer.Exit(1)
 
 
@@ -141,12 +141,12 @@ def history_list(history: History = None, include_superseded: IncludeSuperseded 
         print_json(list[HistoryRow], rows, "history")
         return
     if not rows:
-        print_status(f"{folder}: no records yet; try: touchline history import FOLDER_WITH_LOGS")
+        print_status(f"{folder}: no records yet, try `touchline history import FOLDER_WITH_LOGS`")
         return
     if table := History(rows).to_table():
         print_declared(replace(table, title=str(folder)))
     if index.newer and not include_superseded:
-        print_status(f"{len(index.newer)} older records of the same runs are hidden; --include-superseded shows them")
+        print_status(f"{len(index.newer)} older records of the same runs are hidden (--include-superseded shows them)")
 
 
 @history_app.command("show", cls=with_old_names({"--all": "--show-missing"}))
@@ -210,7 +210,7 @@ def history_calibration(
             print_table(header, rows)
         else:
             print_status(
-                "no run of the history can be compared with an estimate yet; touchline run and probe make some"
+                "no run of the history can be compared with an estimate yet (touchline run and probe make some)"
             )
         reasons: dict[str, int] = {}
         for reason in found.unused.values():
@@ -341,7 +341,7 @@ def _show_added(added: ImportSummary, paths: list[Path], stated: dict[str, str],
         shown = added.refused[:_SHOWN]
         print_table(("refused", "why"), [(item.path, item.reason) for item in shown])
         if len(added.refused) > len(shown):
-            print_status(f"and {len(added.refused) - len(shown)} more; --json names all of them")
+            print_status(f"and {len(added.refused) - len(shown)} more (--json names all of them)")
     new = sum(item.new for item in added.learned)
     print_output(
         f"{new} new records, {len(added.learned) - new} known already, {len(added.refused)} files refused; "
@@ -407,11 +407,11 @@ def _learned(item: IngestedRun) -> tuple[str, ...]:
 
 def _fact(fact: Quantity | SourcedText) -> str:
     """Return a fact with its unit, kind and source."""
-    from touchline.core.quantity import Quantity
+    from touchline.core.quantity import TOKEN_WORDS, Quantity
 
     if not isinstance(fact, Quantity):
         return re.sub(r",(?=\S)", ", ", fact.value) + (f"  ({fact.method})" if fact.method else "")
-    tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
+    tokens = f"{TOKEN_WORDS[fact.token_unit]} tokens" if fact.token_unit else None
     interval = between(fact.low, fact.high, lambda end: f"{end:g}").strip(" ()")
     labels = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
     return bare(fact, 6) + (f"  ({', '.join(labels)})" if labels else "")

@@ -349,7 +349,7 @@ def demo(
     from touchline.cli.progress import ProgressDisplay
     from touchline.data.user_config import load_settings
 
-    print_status(f"experiment: {target / 'experiment.yaml'}; the first call creates model and data")
+    print_status(f"experiment: {target / 'experiment.yaml'}. The first call creates model and data.")
     with ProgressDisplay() as bars:
         path, found = api.demo(
             target, load_settings(), probe=probe, on_progress=bars.update, on_message=bars.print_note

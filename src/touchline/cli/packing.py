@@ -128,7 +128,8 @@ def pack_write(
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
     print_output(str(to))
     print_status(
-        f"{found.planned_packs:,} packs planned; next-fit in this order makes {found.next_fit_packs:,}: {exact}"
+        f"{found.planned_packs:,} packed sequences planned, next-fit in this order makes "
+        f"{found.next_fit_packs:,}: {exact}"
     )
     print_status("keep the order: no shuffling before packing (shuffling the packs afterwards is fine)")
 

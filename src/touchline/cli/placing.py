@@ -155,9 +155,9 @@ def optimize(
         _show_optimization(answer, found.diff)
     if found.diff:
         if apply:
-            print_status(f"wrote {found.folder.yaml}; next: touchline plan {shlex.quote(str(source))}")
+            print_status(f"wrote {found.folder.yaml}, next: touchline plan {shlex.quote(str(source))}")
         else:
-            print_status(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
+            print_status("nothing is written without --apply")
     placed = answer.placement_after
     if isinstance(placed, Placement) and placed.verdict is DeadlineVerdict.IMPOSSIBLE:
         raise typer.Exit(IMPOSSIBLE)

@@ -53,5 +53,5 @@ def publish(
         print_output(f"{found.folder}/{name}")
     for note in found.notes:
         print_status(f"note: {note}")
-    print_status("nothing was uploaded; to upload, read README.md and type:")
+    print_status("Nothing was uploaded. To upload, read README.md and type:")
     print_output(found.command)

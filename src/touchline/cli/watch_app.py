@@ -242,7 +242,7 @@ class WatchApp(App[None]):
         with self.suspend():
             kept = signal.signal(signal.SIGINT, lambda *_: None)
             try:
-                sys.stderr.write(f"log of {run}; Ctrl-C goes back\n")
+                sys.stderr.write(f"log of {run}, Ctrl-C goes back\n")
                 subprocess.run(words, check=False)  # noqa: S603 (our own words)
                 input("Enter goes back ")
             except EOFError:

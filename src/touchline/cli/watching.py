@@ -126,7 +126,7 @@ def logs(
                 _show(without_controls(said.unfinished), "\n")
     except KeyboardInterrupt:
         _show("\n" if drawn else "", "")
-        print_status("stopped watching; jobs keep running")
+        print_status("Stopped watching. Jobs keep running.")
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _watch(source: Path, settings: UserConfig, *, look: bool) -> None:
     try:
         _repeat(watcher)
     except KeyboardInterrupt:
-        print_status("stopped watching; jobs keep running")
+        print_status("Stopped watching. Jobs keep running.")
 
 
 def _repeat(watcher: Watcher) -> None:

@@ -15,6 +15,8 @@ MemoryKind = Literal["allocated", "reserved", "process"]
 """Kind of memory: the framework's tensors, its cache, or the process's resident set."""
 TokenUnit = Literal["padded", "real", "label"]
 """Kind of tokens in a rate: computed tokens, data tokens, or label tokens."""
+TOKEN_WORDS: dict[str, str] = {"padded": "computed", "real": "non-padding", "label": "label"}
+"""Name of each kind of tokens in text."""
 Aggregation = Literal["last", "mean", "median", "peak", "sum"]
 """Aggregation of several measurements."""
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from touchline.core.markup import code, escape, fence
 from touchline.core.markup import table as markdown_table
-from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, finite
 from touchline.core.text import shorten, without_controls
 from touchline.core.units import bare, measured
 
@@ -181,7 +181,7 @@ def _quantity_text(value: Measured, column: Column) -> str:
         is_short = abs(known.value) < 10**column.digits
         return f"{known.value:,.{column.digits}g}" if is_short else f"{known.value:,.0f}"
     text = measured(known, column.digits) if column.interval else bare(known, column.digits)
-    kind = known.kind or known.token_unit
+    kind = known.kind or TOKEN_WORDS.get(known.token_unit or "")
     return f"{text} ({kind})" if column.kind and kind is not None else text
 
 
@@ -191,7 +191,7 @@ def provenance(value: Measured) -> str:
         return value.missing
     parts = (
         f"{value.kind} memory" if value.kind else "",
-        f"{value.token_unit} tokens" if value.token_unit else "",
+        f"{TOKEN_WORDS[value.token_unit]} tokens" if value.token_unit else "",
         value.aggregation or "",
         value.method or "",
         f"from {value.where}" if value.where else "",

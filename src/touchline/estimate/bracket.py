@@ -26,7 +26,7 @@ class SearchStop(StrEnum):
 
     BRACKETED = "the next larger one does not fit"
     ALL_FIT = "the largest one that is allowed fits"
-    KNEE = "a larger one is no faster"
+    KNEE = "a larger one is not faster"
     NONE_FITS = "not even the smallest one fits"
     TRIES = "no more tries"
 

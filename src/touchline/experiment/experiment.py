@@ -44,7 +44,7 @@ def as_written(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """One training in a chain. Other settings are the experiment's `data` and `train`."""
+    """One run in a chain. Other settings are the experiment's `data` and `train`."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",

@@ -99,7 +99,7 @@ def power_lines(plan: Plan) -> Iterator[str]:
         return
     yield (
         f"A true difference of this size is detected with {100 * POWER:g}% power at the {100 * (1 - COVERAGE):.0f}% "
-        "level; the last column is for the first step of Holm's procedure over all comparisons of its kind."
+        "level. The last column is for the first step of Holm's procedure over all comparisons of its kind."
     )
     if plan.own_task is not None:
         yield (

@@ -82,7 +82,7 @@ def _perhaps_too_long(spec: RunSpec, too_long: int, count: int) -> Finding:
         severity=Severity.WARNING,
         subject="train.max_seq_len",
         message=f"{too_long} of {count} training examples may be longer than max_seq_len {spec.train.max_seq_len} "
-        f"tokens, and are planned as if they were not: the tokenizer of {spec.model} is not here",
+        f"tokens. The plan assumes that they are not, because the tokenizer of {spec.model} is not here",
         hint="the model's tokenizer under models_dir",
     )
 

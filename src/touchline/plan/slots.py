@@ -84,7 +84,7 @@ def choose_slots(
     if (obstacle := _memory_obstacle(trained, machine, count)) is not None:
         return SlotChoice(count=1, reason=f"{_runs(1)}: {obstacle}", gain=gain)
     if gain.low is None or gain.low <= WORTH:
-        reason = f"{_runs(1)}: {count} slots are {words}; taken where the lower end exceeds {WORTH}"
+        reason = f"{_runs(1)}: {count} slots are {words}, and are used only if the lower end is above {WORTH}"
         return SlotChoice(count=1, reason=reason, gain=gain)
     reason = f"{_runs(count)} with {threads} each: {words} than one after the other with all threads"
     return SlotChoice(count=count, reason=reason, gain=gain)

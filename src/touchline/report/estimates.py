@@ -60,15 +60,15 @@ def _cohort(cohort: Cohort, plan: Plan, runs: Sequence[RunResult]) -> Iterator[E
     memory = _memory(name, cohort.peak_memory, own[0].peak_memory)
     yield replace(memory, quantity=memory.quantity + together)
     alone = sum_quantities([run.train_seconds for run in plan.runs if run.name in cohort.runs], "s")
-    gain: Measured = Missing(missing="the times of separate trainings are not predicted")
+    gain: Measured = Missing(missing="the times of separate runs are not predicted")
     if clean and isinstance(alone, Quantity) and isinstance(lasted, Quantity):
-        method = "predicted times of separate trainings over the measured time"
+        method = "predicted times of separate runs over the measured time"
         gain = Quantity(value=alone.value / lasted.value, unit="times", method=method)
     yield _row(name, GAIN + together, cohort.gain, gain, comparable=False)
 
 
 def _slots(plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
-    """Yield the gain of all trainings in slots: from the first start to the last end, against the predicted time one
+    """Yield the gain of all runs in slots: from the first start to the last end, against the predicted time one
     after the other, which is the planned time in slots times the predicted gain."""
     planned = [run for run in plan.runs if run.train is not None]
     names = {run.name for run in planned}
@@ -77,12 +77,12 @@ def _slots(plan: Plan, runs: Sequence[RunResult]) -> Iterator[EstimateRow]:
         return
     in_slots = time_of_queue(queued_jobs(planned, {}), plan.machine.slots)
     attempts = [attempt for run in own for attempt in run.attempt_list if not attempt.superseded]
-    gain: Measured = Missing(missing="not every training was one attempt, all beside each other")
+    gain: Measured = Missing(missing="not every run was one attempt, with all at the same time")
     lasted = _span(attempts)
     clean = len(attempts) == len(own) and all(run.outcome is TrainingOutcome.COMPLETE for run in own)
     if clean and lasted is not None and isinstance(in_slots, Quantity):
         alone = in_slots.value * plan.slots_gain.value
-        method = "predicted time of all trainings one after the other over the measured time"
+        method = "predicted time of all runs one after the other over the measured time"
         gain = Quantity(value=alone / lasted, unit="times", method=method)
     what = f"{GAIN}, {len(own)} runs, {plan.machine.slots} at a time"
     yield _row(own[0].name, what, plan.slots_gain, gain)

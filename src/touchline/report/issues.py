@@ -103,7 +103,7 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             subject=run.name,
             title="losses that are not numbers",
             text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
-            f"at step {first:,}: the training diverged, and a score of this run is that of broken weights.",
+            f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
         )
     rise = risen(run)
     if rise is not None:
@@ -158,7 +158,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             subject=run.name,
             title=CUT,
             text=f"Cut after step {run.cut_after_step:,} of {run.steps_planned or 0:,} by its validation loss, as the "
-            "strategy was planned: its checkpoints are kept, it was not evaluated, and it enters no test.",
+            "strategy planned. Its checkpoints are kept. It was not evaluated, and no test includes it.",
         )
         return
     steps = _steps(run)
@@ -188,8 +188,8 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
             text = (
-                "Every step is done and its job ended well, but its last checkpoint is no longer valid, so that "
-                "the training does not count as complete. `touchline resume` continues from the last valid state."
+                "Every step is done and its job ended well, but its last checkpoint is no longer valid. The training "
+                "does not count as complete. `touchline resume` continues from the last valid state."
             )
             title = "last checkpoint lost"
             yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
@@ -378,7 +378,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             yield Issue(
                 weight=Severity.WARNING,
                 subject=checkpoint.run,
-                title=f"checkpoint {checkpoint.name} lacks a valid file beside its weights",
+                title=f"checkpoint {checkpoint.name} lacks a valid file next to its weights",
                 text=f"{shown}{more}. Its weights are valid: the training counts, and the checkpoint can be used again "
                 f"with that file{_from_another(checkpoint, verification)}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",

@@ -81,7 +81,7 @@ def model_card(card: CardInputs) -> str:
         f"## Scores\n\n{_scores(card)}",
         f"{sentences}\n",
         f"## Use\n\n{fence(_use(card), 'python')}",
-        "The chat template and the tokenizer beside the weights are those of training.\n",
+        "The chat template and the tokenizer next to the weights are those of training.\n",
         f"## Provenance\n\n{table(('', ''), [*_provenance(card)])}",
         fence([to_yaml(settings).rstrip("\n")], "yaml"),
     )

@@ -116,8 +116,8 @@ def _items(analysis: Analysis) -> Iterator[NextStep]:
     yield NextStep(
         title="Test on more items",
         why=f"{each.run} differs from {each.difference.control} by {scale.difference(each.difference.value)} on "
-        f"{items[each.run]:,} items, which is not established; with as many items flipping as here, {size} would show "
-        "a difference of that size at 80% power.",
+        f"{items[each.run]:,} items, which is not established. If as many items flip, {size} would show a "
+        "difference of that size at 80% power.",
     )
 
 

@@ -145,9 +145,9 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
         also = f" So was that of {plural(len(falling) - 1, 'other run')}." if len(falling) > 1 else ""
         yield NextStep(
             title="Train for longer",
-            why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "
-            f"{last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also} More epochs, or a "
-            "larger dataset, give it more steps.",
+            why=f"The validation loss of {run.name} was still falling at the end. It is {last.loss:.4g} at "
+            f"step {last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also} More epochs, "
+            "or a larger dataset, give it more steps.",
         )
         yield from _schedule(gathered, falling)
     rising = [run for run in gathered.runs if risen(run) is not None]

@@ -144,7 +144,7 @@ def _result(
     ready = last if seen.ready_made else None
     trained = run.kind is RunKind.FINE_TUNED
     unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
-    nothing = Missing(missing=unread if trained else "no training")
+    nothing = Missing(missing=unread if trained else "not trained")
     attempts = _attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
     figures = figures_of_log(seen.log) if seen.log is not None else figures_of_metrics(run, seen.metrics, nothing)
     status = run_status(standing)
@@ -273,7 +273,7 @@ def _number(checkpoint: str) -> int:
 
 def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, train: TrainConfig | None) -> Measured:
     if train is None or train.trains_all:
-        return Missing(missing="no training" if train is None else "all weights are trained")
+        return Missing(missing="not trained" if train is None else "all weights are trained")
     for item in reversed([c for c in checkpoints if c.complete and c.epoch is not None]):
         path = folder / item.name / "adapter_model.safetensors"
         if path.is_file():

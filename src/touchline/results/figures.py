@@ -295,5 +295,5 @@ def _efficiency(steps: Sequence[StepRow], layout: str | None, nothing: Missing) 
         return nothing
     if real > computed:
         return Missing(missing="a shared prefix is computed once, so fewer positions are computed than tokens")
-    method = f"real tokens ÷ computed positions, layout {layout}"
+    method = f"non-padding tokens ÷ computed tokens, layout {layout}"
     return Quantity(value=100 * real / computed, unit="%", aggregation="mean", method=method)

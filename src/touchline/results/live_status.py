@@ -186,8 +186,8 @@ def _live(
         steps_done=found.recent.steps_done if trains else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
         loss=_loss(run, found),
-        tokens_per_second=tokens_per_second(found.recent) if trains else Missing(missing="no training"),
-        memory=_memory(found) if trains else Missing(missing="no training"),
+        tokens_per_second=tokens_per_second(found.recent) if trains else Missing(missing="not trained"),
+        memory=_memory(found) if trains else Missing(missing="not trained"),
         seconds_left=left,
         queue_reason=_reason(job, evaluation),
         flags=flags(
@@ -255,7 +255,7 @@ def _items(
 
 def _left(run: PlannedRun, found: RunFolderState, waited: float | None) -> Measured:
     if run.batches is None:
-        return Missing(missing="no training")
+        return Missing(missing="not trained")
     if found.outcome is TrainingOutcome.COMPLETE:
         return Missing(missing="the training is complete")
     return seconds_left(run, found.recent, waited)
@@ -263,7 +263,7 @@ def _left(run: PlannedRun, found: RunFolderState, waited: float | None) -> Measu
 
 def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
     if run.batches is None:
-        return Missing(missing="no training")
+        return Missing(missing="not trained")
     if not found.recent.steps:
         return Missing(missing="no step has been measured")
     last = found.recent.steps[-1]

@@ -39,7 +39,7 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
         result: result of the run, which adds the evaluation time.
     """
     if run.train is None or run.batches is None:
-        return Missing(missing="a control has no training")
+        return Missing(missing="a control is not trained")
     files = [folder / METRICS] if (folder / METRICS).is_file() else sorted(folder.glob("slurm-*.out"))
     found = [each for each in find_runs(files) if isinstance(each, LoggedRun)] if files else []
     if not found:

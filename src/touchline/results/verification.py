@@ -199,7 +199,7 @@ def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors, *, cut: boo
 
 def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
     if run.train is None or base.shape is None:
-        return Missing(missing="no training" if run.train is None else "the base is not on this disk")
+        return Missing(missing="not trained" if run.train is None else "the base is not on this disk")
     if run.train.trains_all:
         return Missing(missing="all weights were trained")
     lora = run.train.lora

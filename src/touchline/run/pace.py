@@ -113,7 +113,7 @@ def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) 
         waited_seconds: seconds since its attempt began; None if none is running.
     """
     if run.batches is None:
-        return Missing(missing="no training")
+        return Missing(missing="not trained")
     left = run.batches.steps - recent.steps_done
     if not recent.steps and recent.steps_done == 0:
         return _whole(run, waited_seconds)

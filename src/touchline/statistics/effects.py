@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from touchline.core.levels import factor_words, level_words
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
@@ -258,7 +259,7 @@ def _smallest(found: ContrastEstimate, family: int) -> Measured:
 def _reason(strata: Strata, found: ContrastEstimate, smallest: Measured, shown: Conclusion) -> str:
     parts = []
     if strata.confounded_with:
-        parts.append(f"{named(strata.confounded_with)} changes with it, so the effect is of both")
+        parts.append(f"{_changing(strata.confounded_with)} with it, so the effect is of both")
     if found.p_value is None:
         parts.append(NO_SPREAD)
     if shown is Conclusion.NOT_ESTABLISHED and isinstance(smallest, Quantity):
@@ -274,7 +275,7 @@ def _points(runs: Sequence[ScoredRun], factor: str, tied: Sequence[str]) -> Iter
     varied = [key for key in keys if len({each.get(key) for _, each in settings}) > 1]
     for run, each in settings:
         if factor in each:
-            parts = [f"{_words(key)} {each[key]}" for key in varied if key != "models" and key in each]
+            parts = [f"{factor_words(key)} {each[key]}" for key in varied if key != "models" and key in each]
             yield SeedScore(
                 run=run.name,
                 level=each[factor],
@@ -298,9 +299,9 @@ def _tied_levels(
     }
 
 
-def _words(factor: str) -> str:
-    """Return `train.learning_rate` as `learning rate`."""
-    return factor.rsplit(".", 1)[-1].replace("_", " ")
+def _changing(factors: Sequence[str]) -> str:
+    """Return `the rank changes` or `the rank and the alpha change`."""
+    return f"{named([f'the {factor_words(factor)}' for factor in factors])} change{'s' if len(factors) == 1 else ''}"
 
 
 def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator[Note]:
@@ -310,12 +311,12 @@ def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator
     for effect in effects:
         if effect.confounded_with:
             yield Note.stated(
-                f"{effect.factor}: {named(effect.confounded_with)} changes with it, so the effect is of both"
+                f"{_changing(effect.confounded_with)} with the {factor_words(effect.factor)}, so the effect is of both"
             )
     for one in found:
         if one.strata.left_out and one.strata.strata:
             left_out = one.strata.left_out
             yield Note.stated(
-                f"{one.factor}, {one.level} against {one.reference}: {plural(left_out, 'run')} not used, because "
-                "the same seed and condition was not evaluated at the other level"
+                f"{plural(left_out, 'run')} not used for {level_words(one.factor, one.level)} against {one.reference}, "
+                "because the same seed and condition was not evaluated at the other level"
             )

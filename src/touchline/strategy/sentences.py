@@ -78,8 +78,8 @@ def _promise(report: StrategyReport, course: ContrastCourse, scale: Scale) -> st
     match course.verdict:
         case Verdict.OUT_OF_REACH:
             return (
-                f' This is not "no difference": the planned rule gives up a true difference of {promised} in up to '
-                f"{100 * GIVEN_UP:.0f} of 100 experiments, more where items vary."
+                f' This is not "no difference". The planned rule gives up a true difference of {promised} in up to '
+                f"{100 * GIVEN_UP:.0f} of 100 experiments, or in more if items vary."
             )
         case Verdict.NOT_ESTABLISHED:
             power = promised_power(report.planned, len(report.courses))

@@ -25,14 +25,13 @@ MEMORY = MemoryCoefficients(
     relative_error=0.05,
     nf4_input_bytes=4.0,
     source=(
-        "read: litgpt 0.5.13. scripts/convert_hf_checkpoint.py copies the embedding into lm_head where a model ties "
-        "them; model.py repeats keys and values (repeat_interleave) and computes capped scores whole; lora.py has one "
-        "adapter for queries, keys and values, whose result it pads with zeros, and dropout 0.05 by default; "
-        "finetune/lora.py computes the head in chunks of 128 tokens, and its validation holds whole logits. "
-        "Simulated: its own modules on tensors without content keep 181 kB a token and block of Llama 2 7B (rank 32), "
-        "and 4 to 5 bytes per token and vocabulary entry. Fitted to half of the models in "
-        "config_hub/finetune/README.md (benchmarks/held_out.py): 10.5 bytes, eight LoRA rows; "
-        "4 bytes of every layer's input, ten QLoRA rows"
+        "read: litgpt 0.5.13. If a model ties the embedding, scripts/convert_hf_checkpoint.py copies it into lm_head. "
+        "Its model.py repeats keys and values (repeat_interleave) and computes capped scores whole. Its lora.py has "
+        "one adapter for queries, keys and values, and pads its result with zeros. Its dropout is 0.05 by default. "
+        "Its finetune/lora.py computes the head in chunks of 128 tokens, and its validation holds whole logits. "
+        "Simulated with its own modules for Llama 2 7B, rank 32: 181 kB per token and block. The head keeps 4 to 5 "
+        "bytes per token and vocabulary entry. Fitted to half of the models in config_hub/finetune/README.md "
+        "(benchmarks/held_out.py): 10.5 bytes, eight LoRA rows; 4 bytes of every layer's input, ten QLoRA rows"
     ),
 )
 """Head and loss in chunks of 128 tokens, in the model's own type throughout."""

@@ -20,10 +20,10 @@ MEMORY = replace(
         ReleaseLoss(before=(), typical=12.0, low=0.0, high=12.0),
     ),
     source=(
-        "value of transformers' Trainer, from which its trainer inherits. From 3.0 on, Liger keeps no logits. "
-        "Read: ms-swift 1.5, trainers.py, and the models' own loss of that time (transformers 4.33 to 4.36): "
-        "float32 copies of the logits, their log-probabilities and gradients make 12 bytes there too. The rest "
-        "of its code was not read, so the interval is wider"
+        "value of transformers' Trainer, from which its trainer inherits. Since 3.0 Liger keeps no logits. Read: "
+        "ms-swift 1.5, trainers.py, and the models' own loss of that time (transformers 4.33 to 4.36). Float32 copies "
+        "of the logits, their log-probabilities and gradients make 12 bytes there too. The rest of its code was not "
+        "read, so the interval is wider"
     ),
 )
 """transformers' Trainer; float32 adapters, Liger where a setting turns it on."""

@@ -68,8 +68,8 @@ MEMORY = MemoryCoefficients(
     rope_table=True,
     relative_error=0.03,
     source=(
-        "simulated with torchtune 0.6.1's own modules: 1B, rank 64, 16 x 2048: 80.45 GiB, with checkpointing 30.26; "
-        "after init 2.41 GiB at rank 64 and 2.35 at rank 16, as its logs say"
+        "simulated with torchtune 0.6.1's own modules: 1B, rank 64, 16 x 2048: 80.45 GiB, with checkpointing 30.26. "
+        "After init 2.41 GiB at rank 64 and 2.35 at rank 16, as its logs say"
     ),
 )
 """LinearCrossEntropyLoss and CEWithChunkedOutputLoss in eight chunks, keys and values expanded, tables of positions."""

@@ -37,11 +37,11 @@ MEMORY = replace(
     own_release="1.16",
     relative_error=0.04,
     source=(
-        "simulated on torch 2.13 and transformers 5.23: 12.00; measured on an A100: 12.0 with all logits, and "
+        "simulated on torch 2.13 and transformers 5.23: 12.00. Measured on an A100: 12.0 with all logits, and "
         "float32 activations where prepare_model_for_kbit_training ran (foundation-model-stack/fms-acceleration, "
-        "scripts/benchmarks/refs, Apache-2.0); read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py: a loss in "
-        "chunks without whole logits is a setting from 1.4 on and the default from 1.6 on; "
-        "1.16 casts nothing up, and has one buffer of at most 4,096 tokens and 32,768 entries, whatever the model "
+        "scripts/benchmarks/refs, Apache-2.0). Read: trl 1.0 to 1.16, sft_config.py and sft_trainer.py. A loss in "
+        "chunks without whole logits is a setting from 1.4 on and the default from 1.6 on. "
+        "1.16 casts nothing up. It has one buffer of at most 4,096 tokens and 32,768 entries, whatever the model "
         "(kernels/chunked_logprob.py)"
     ),
 )

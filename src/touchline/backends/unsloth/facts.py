@@ -27,12 +27,13 @@ MEMORY = MemoryCoefficients(
     keeps_dequantised=True,
     relative_error=0.20,
     source=(
-        "read: unsloth and unsloth_zoo 2026.10.9. fast_lora keeps gate and up alone; one buffer of the largest 4-bit "
-        "matrix in 16 bits stays; checkpoints wait in host memory; the loss is computed in at least four chunks, as "
+        "read: unsloth and unsloth_zoo 2026.10.9. fast_lora keeps gate and up alone. One buffer of the largest 4-bit "
+        "matrix in 16 bits stays. Checkpoints wait in host memory. The loss is computed in at least four chunks, as "
         "many as free memory asks for, at 14 to 16 bytes each. Up to 2024.11 all logits are held and turned to "
-        "float32 by accelerate: 2 and 4 bytes; from 2024.12 cut cross entropy holds none where the model's forward is "
-        "patched. Fitted to half of the models in 27 public notebooks (unslothai/notebooks; benchmarks/held_out.py): "
-        "what its dynamic 4-bit bases take more (three rows before training), and reserved over allocated memory (17)"
+        "float32 by accelerate: 2 and 4 bytes. Since 2024.12 cut cross entropy holds none if the model's forward is "
+        "patched. Fitted to half of the models in 27 public notebooks (unslothai/notebooks, benchmarks/held_out.py). "
+        "Fitted are the extra of dynamic 4-bit bases (three rows before training) and reserved over allocated memory "
+        "(17 rows)"
     ),
 )
 """Its own kernels and a loss that is computed in chunks; smart checkpointing waits in host memory."""

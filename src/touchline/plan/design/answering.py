@@ -263,7 +263,7 @@ def _notes(now: Plan, costs: DesignCosts | Missing, chosen: DesignOption | Missi
             f"compute.deadline: {now.deadline}"
         )
     if any(run.evaluate.cluster is not None for run in now.runs):
-        yield "items of one cluster carry less information than items that stand alone: count clusters instead"
+        yield "items of one cluster carry less information than independent items: count clusters instead"
 
 
 def seed_numbers(used: Sequence[int], count: int) -> tuple[int, ...]:

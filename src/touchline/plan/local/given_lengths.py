@@ -22,11 +22,11 @@ def read_lengths(text: str) -> NDArray[np.int64] | str:
             text = read_bytes(Path(text).expanduser()).decode("utf-8")
         except (OSError, UnicodeDecodeError, RuntimeError, ValueError):
             if "," not in text:
-                return "it is no text file"
+                return "it is not a text file"
     words = text.replace(",", " ").split()
     wrong = next((word for word in words if not word.isdecimal() or not 1 <= int(word) < 1 << 31), None)
     if wrong is not None:
-        return f"{wrong[:20]!r} is no number of tokens"
+        return f"{wrong[:20]!r} is not a number of tokens"
     return np.array([int(word) for word in words]) if words else "it has no number"
 
 

@@ -165,13 +165,13 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
 
 
 def _model_here(model: OptionalText, models_dir: Path) -> OptionalText:
-    """Return the only model folder that a trainer's word can stand for, `llama3_2_1b`; else what was said."""
+    """Return the only model folder that a trainer's name can mean, `llama3_2_1b`; else what was said."""
     if isinstance(model, Missing) or known_name(model.value) is None or not models_dir.is_dir():
         return model
     fits = [folder.name for folder in models_dir.iterdir() if agree("model", folder.name, model.value)]
     if len(fits) != 1:
         return model
-    return replace(model, value=fits[0], method=f"the only model here that {model.value} stands for")
+    return replace(model, value=fits[0], method=f"the only model here that matches {model.value}")
 
 
 def _named_file(name: OptionalText, sources: Sequence[Path]) -> Path | None:

@@ -177,7 +177,7 @@ def _notes(card: CardInputs) -> Iterator[str]:
         yield "no license was stated: --license ID puts it into the card"
     if not card.scores:
         yield f"{card.name} is not evaluated: the card says so, and has no model-index"
-    yield "YOUR-NAME stands for your name on the Hub"
+    yield "replace YOUR-NAME by your name on the Hub"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

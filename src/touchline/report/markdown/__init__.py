@@ -43,7 +43,7 @@ MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
 _ROWS = 8
-"""Maximum number of rows of tables of faults and sizes."""
+"""Maximum number of rows of tables of problems and sizes."""
 _LATER = 4
 _OUTSIDE = 3
 _SETTINGS = 24

@@ -16,7 +16,7 @@ from touchline.statistics.own_score import LEVEL
 _COLUMNS = (
     Column("claim"),
     *(Column("estimate", numeric=True), Column("95% interval", numeric=True), Column("p (Holm)", numeric=True)),
-    *(Column("verdict"), Column("needed", note="What would establish the difference")),
+    *(Column("verdict"), Column("needed", note="Seeds or items that would establish the difference")),
 )
 
 

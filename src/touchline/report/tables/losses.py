@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, provenance, table_of
 from touchline.core.text import join_names
@@ -140,7 +140,7 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
         Column("steps", numeric=True),
         *(Column(label, numeric=True, unit="nats") for label in ("train loss", "val loss")),
         Column(
-            f"{token + ' ' if token else ''}tokens/s per {report.device}",
+            f"tokens/s{f' ({TOKEN_WORDS[token]})' if token else ''} per {report.device}",
             numeric=True,
             unit=_shared(speeds, "unit") or "",
             digits=3,

@@ -26,7 +26,7 @@ from touchline.statistics.conclusions import Proportion
 
 UNKNOWN_MODEL = "unknown base model"
 _NO_LOG = Missing(missing="no training log")
-_NOTHING = Missing(missing="no training")
+_NOTHING = Missing(missing="not trained")
 _WORDS = {
     Outcome.COMPLETED: "training ended",
     Outcome.RUNNING_OR_TRUNCATED: "the log ends without a reason",

@@ -226,7 +226,7 @@ def _carry_sharding(carrier: Carrier, stated: StatedTraining) -> None:
     count = "" if whole is None else f" and train.global_batch_size: {whole.value} x N"
     refused = stated.quantization_bits is not None or (stated.packed is not None and stated.packed.value)
     full = "" if refused else f", {SHARDED}"
-    why = "the number of GPUs is not stated: for N GPUs set compute.gpus_per_run: N"
+    why = "the number of GPUs is not stated (N GPUs: set `gpus_per_run: N` under compute)"
     carrier.leave(sharding, f"{why}{count}{full}")
 
 
