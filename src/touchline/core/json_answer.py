@@ -13,7 +13,6 @@ def answer_object(kind: Any, value: object) -> Any:
     """Return a value as data for JSON: quantities hold what applies to them, and no number is infinite or NaN.
 
     Args:
-        kind: type of the value.
         value: dataclass, or a container of some.
     """
     from pydantic import TypeAdapter

@@ -29,9 +29,6 @@ def file_splits(
     """Return the file's splits, train first, or random ones by `split_seed`, and their origin in words.
 
     Args:
-        raw: rows of the file.
-        data: shares and seed of random splits.
-        path: the file.
         findings: problems are added to it.
     """
     if WHOLE not in raw.splits:
@@ -72,7 +69,6 @@ def separate_splits(
     """Return the rows of each file, by `split_of` its key, and their origin in words.
 
     Args:
-        files: the files.
         raw: rows of each, by key.
         findings: problems are added to it.
     """

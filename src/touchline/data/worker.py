@@ -86,9 +86,6 @@ def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
 def require_bitsandbytes(setting: str) -> None:
     """Require bitsandbytes, and accelerate, by which transformers places a quantized base.
 
-    Args:
-        setting: the setting that needs them.
-
     Raises:
         HostError: one is not installed.
     """

@@ -90,7 +90,6 @@ def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[
     """Estimate every measured run from all others.
 
     Args:
-        points: the runs.
         machine: where they ran.
     """
     found: list[ScoredEstimate] = []

@@ -107,8 +107,6 @@ def seconds_per_step(
 
     Args:
         setup: everything but the batch.
-        work: the step.
-        machine: where it will run.
         points: measured runs of any kind; those that say nothing of this one are left out.
 
     Returns:
@@ -186,7 +184,6 @@ def seconds_of_work(
         setup: the settings of the runs.
         amounts_: amount of each term of `terms.TERMS`.
         like: a step of about the same size, to choose the measured runs by.
-        machine: where.
         points: measured runs of any kind.
 
     Returns:

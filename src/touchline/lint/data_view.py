@@ -204,7 +204,6 @@ def data_rows(
 
     Args:
         splits: the rows of each split, each with its line if known.
-        layout: the meaning of the columns.
     """
     read = {name: [(values, line, turns_of(values, layout)) for values, line in rows] for name, rows in splits.items()}
     kinds: Counter[str] = Counter(

@@ -133,8 +133,6 @@ def rendering_view(
         backend: the trainer's folder.
         model: the model's name.
         where_model: the model's folder.
-        where_data: the data file.
-        embedding_rows: rows of the embedding.
         special_in_data: as `special_tokens_in` found them.
         stated: the config, for places.
     """

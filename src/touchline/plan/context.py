@@ -85,8 +85,6 @@ def past_runs_used(
     """Return which past runs the estimates used, and why not the others.
 
     Args:
-        context: the machine and the past runs.
-        setups: settings of the trainings.
         time: names of the past runs that the times are based on.
         memory: names of those that the memory is based on.
     """
@@ -125,9 +123,6 @@ def estimate_disk(
     """Estimate the disk usage of a completed run. Its training state is deleted when training is complete.
 
     Args:
-        setup: its settings.
-        train: its training.
-        steps: its optimizer steps.
         model: its base, whose element type merged weights have.
         evaluations: checkpoints that are evaluated.
         answers: answers that each evaluation writes down.

@@ -77,9 +77,7 @@ def choose_packing(
     """Return the chosen option, the reason, and both options side by side.
 
     Args:
-        train: the training.
         predict: returns the prediction for one packing mode.
-        lengths: token lengths of the examples.
         devices: data-parallel size.
         vision: whether the model has a vision tower.
     """

@@ -70,9 +70,6 @@ def memory_finding(job: str, memory: MemoryEstimate, device: str, *, code: str, 
 
     Args:
         job: the job, as the message begins: `1B_rank4: a micro-batch of ...`.
-        memory: its estimate.
-        device: name of the device.
-        code: code of the finding.
         subject: dotted key that decides about the memory.
     """
     severity = {MemoryVerdict.OOM: Severity.ERROR, MemoryVerdict.UNCERTAIN: Severity.WARNING}.get(memory.verdict)

@@ -59,7 +59,6 @@ def choose_micro_batch(
     Args:
         train: the training, with its packing decided.
         predict: returns the largest step with a micro-batch size.
-        lengths: token lengths of the examples.
         context: the machine, and what past runs have shown.
         devices: data-parallel size.
     """
@@ -89,7 +88,6 @@ def _fastest(
     Args:
         whole: rows per step and device.
         predict: returns the largest step with a micro-batch size.
-        lengths: token lengths of the examples.
         context: the machine, and what past runs have shown.
     """
     most = defaults.MICRO_BATCH_TOKENS

@@ -133,7 +133,6 @@ def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, 
     """Return every combination of changes worth planning.
 
     Args:
-        train: the training as it is written.
         fixed: keys that are not to be changed: the experiment varies them.
     """
     options: dict[str, list[object]] = {CHECKPOINTING: [not train.gradient_checkpointing]}
@@ -154,8 +153,6 @@ def choose_variant(
     """Return the variant to propose, or None, and notes on why others were rejected.
 
     Args:
-        before: the plan as it is.
-        tried: the other ways.
         started: runs that must stay what they are.
     """
     reason = _unpredictable(before)
@@ -201,8 +198,6 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
     """Return every training before and after.
 
     Args:
-        before: the plan as it is.
-        after: the plan with every change.
         kept: runs that stay as they are, and why.
     """
     found: list[RunChange] = []

@@ -158,7 +158,6 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
     unknown.
 
     Args:
-        plan: the plan.
         task: one of its further tasks; the experiment's own for None.
     """
     asked = task or plan.own_task

@@ -20,8 +20,6 @@ def run_faults(
     """Return what stops a run from being planned that model, data and settings show together.
 
     Args:
-        spec: the run.
-        model: its base model.
         lengths: token lengths of its training examples; None if they are not known.
         devices: data-parallel size of its training.
         accepted: keys of settings that were accepted for it.
@@ -50,7 +48,6 @@ def length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
     """Return an error for training examples that are too long for a run, or a warning for those that may be.
 
     Args:
-        spec: the run.
         lengths: token lengths of its examples, not cut.
     """
     limit = spec.train.max_seq_len

@@ -55,10 +55,8 @@ def screen_lines(
     """Return the first screen of a plan.
 
     Args:
-        plan: the plan.
         marks: how far each run is; none for a first plan.
         findings: what was found in the inputs; None if that is not known.
-        width: characters of a line.
     """
     marks, settings = marks or {}, collect_settings(plan)
     defaults = sum(each.origin is Origin.DEFAULT for each in settings)

@@ -34,7 +34,6 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
     """Yield steps about the design. Without scores, only the untried levels.
 
     Args:
-        gathered: the inputs of the report.
         analysis: of the experiment's own task; None if nothing was evaluated.
     """
     if analysis is not None:
@@ -86,7 +85,6 @@ def seeds_needed(contrast: Contrast, family: int = 1) -> int | None:
     """Return the number of seeds per level that would show a contrast of this size, given the current spread.
 
     Args:
-        contrast: the contrast.
         family: number of contrasts that Holm's adjustment is over; its first step counts.
     """
     if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
@@ -125,8 +123,6 @@ def items_needed(each: Comparison, items: int, family: int = 1) -> int | None:
     """Return the number of items that would show a difference of this size. None if gains and losses are equal.
 
     Args:
-        each: the comparison.
-        items: number of its items.
         family: number of comparisons that Holm's adjustment is over; its first step counts.
     """
     difference = each.difference

@@ -78,7 +78,6 @@ def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
     """Place the remaining training and evaluation jobs.
 
     Args:
-        planned: experiment.
         site: defaults of the user's jobs.
         request: the GPUs, the deadline, and what an evaluation takes.
 

@@ -240,7 +240,6 @@ class BudgetedExecutor:
         """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours.
 
         Args:
-            inner: executor that starts the jobs.
             folder: experiment with the approval and the ledger.
         """
         self.name = inner.name

@@ -66,7 +66,6 @@ def start(
         settings: user config with models and caches.
         given: answers by the names of their questions.
         ask: answers the other questions; None for their defaults.
-        replace_existing: replace an experiment.yaml that is there.
 
     Raises:
         InputError: answers are wrong, with every one of them; or a question has no default.

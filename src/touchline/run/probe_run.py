@@ -71,8 +71,6 @@ def probe_run(
     """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 
     Args:
-        planned: experiment.
-        run: planned run.
         settings: user config with models, caches and history.
         limit_bytes: host memory limit of a try; most of the free memory if None.
         on_message: called with progress messages.
@@ -116,8 +114,6 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> 
 
     Args:
         plan: plan; one for another machine has no such runs.
-        runs: runs still to be trained.
-        settings: user config with the history.
     """
     if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.whole.key:
         return []
@@ -138,7 +134,6 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
 
     Args:
         plan: plan, before it is written.
-        folder: its experiment.
         settings: user config with models, caches and history.
         on_message: called with tries and results.
 
@@ -184,7 +179,6 @@ def unmeasured_slots(plan: Plan, folder: ExperimentFolder) -> list[PlannedRun]:
 
     Args:
         plan: plan; slots are chosen before any training starts.
-        folder: its experiment.
     """
     trained = [run for run in plan.runs if run.train is not None]
     seconds = sum(_seconds(run) for run in trained)
@@ -207,7 +201,6 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
     """Measure some steps of a run with all threads, then in slots at the same time, and store both in the history.
 
     Args:
-        plan: plan of the experiment.
         run: run of our trainer.
         root: experiment folder.
         settings: user config with models, caches and history.
@@ -257,7 +250,6 @@ def quick_probe(
     """Measure some steps of a run at its usual batch in a separate process, and store them in the history.
 
     Args:
-        plan: plan of the experiment.
         run: run of our trainer.
         root: experiment folder.
         settings: user config with models, caches and history.

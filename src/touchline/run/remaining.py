@@ -43,7 +43,6 @@ class Progress:
 
         Args:
             planned: plan with written folders.
-            runs: selected runs.
             on_progress: called with the rows.
             at_once: number of jobs running at the same time, if known.
             train: whether missing runs are done.

@@ -161,8 +161,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
     Args:
         config: finetune.yaml of the stage.
-        folder: its run folder.
-        resumes: whether it resumes from a saved state.
 
     Raises:
         ParentNotReadyError: the parent's checkpoint is missing or incomplete.
@@ -205,7 +203,6 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
 
     Args:
         config: finetune.yaml of the stage, with a parent.
-        folder: run folder of the stage.
 
     Raises:
         ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.

@@ -60,8 +60,6 @@ def past_runs(
     """Return the points of a history that are evidence for these trainers.
 
     Args:
-        settings: where the history and the models are.
-        trainers: the trainers in question.
         models: names of the models in question; their records are looked at first.
         counts: whether a record is evidence.
     """

@@ -90,9 +90,7 @@ def check_paths(
     """Check files and folders. Only the code of a task file that is named itself is run.
 
     Args:
-        paths: files and folders.
         settings: where models and caches are.
-        request: what to check for.
         decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
 
@@ -141,7 +139,6 @@ class _Checker:
 
     Args:
         settings: where models and caches are.
-        request: the targets of the check.
         decided: returns the decisions of the plan of an experiment.yaml.
     """
 

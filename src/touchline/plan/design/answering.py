@@ -69,9 +69,7 @@ def design_costs(by_seeds: Mapping[int, Plan], items: int, few: Plan, fewest: in
 
     Args:
         by_seeds: plans with `items` items, by their number of seeds.
-        items: items of these plans.
         few: plan with as many seeds as the first of them, and fewer items.
-        fewest: its items.
     """
     hours: dict[int, float] = {}
     for seeds, plan in by_seeds.items():
@@ -185,12 +183,8 @@ def answer_design(
     """Return the answer: what the design shows now, the cheapest that shows the difference, the best in the budget.
 
     Args:
-        now: plan of the experiment as it is.
         detect: difference to establish, as a share.
         budget_hours: device-hours; None without a budget.
-        inputs: spread that it counts on.
-        items_now: its items.
-        most_items: items that there are.
         costs: device-hours by seeds and items.
         plan_with: plans with other numbers of seeds and items; each is asked for once.
     """

@@ -24,9 +24,6 @@ def build_planning_context(
     """Return the planning context of an experiment.
 
     Args:
-        target: the machine that is planned for.
-        models: its base models.
-        trainers: its trainers.
         settings: where the history is, and what is known of the cluster.
         executor: where the jobs run.
     """

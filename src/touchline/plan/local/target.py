@@ -54,7 +54,6 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
     """Return the machine that an experiment's runs will use.
 
     Args:
-        compute: where the runs will be.
         site: the user's settings for the cluster.
         commands: how SLURM is asked what it offers; the programs on PATH when None.
 
@@ -142,8 +141,6 @@ def device_findings(
     """Yield findings on `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
 
     Args:
-        compute: where the runs will be.
-        trainers: the trainers of the runs.
         machine: the machine that is planned for; None where it is not known.
         where: the place of `compute.gpus_per_run`.
     """

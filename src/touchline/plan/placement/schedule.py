@@ -121,7 +121,6 @@ def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Schedule
     """Run the jobs by priority with the given durations.
 
     Args:
-        problem: what there is to place.
         ranks: the place of each job in the order.
         ticks: how long each really takes.
     """

@@ -126,7 +126,6 @@ def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, As
 
     Args:
         root: experiment folder.
-        runs: results of its runs.
     """
     from touchline.results.imported.evaluations import read_asked as read_from_log
 

@@ -111,7 +111,6 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
     """Return the run's result.
 
     Args:
-        run: imported run.
         root: folder that paths are relative to.
         task: task most runs were evaluated on; other evaluations are listed separately.
         notes: limitations a reader must know.

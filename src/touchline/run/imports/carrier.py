@@ -80,11 +80,7 @@ def dotted(path: Iterable[Key]) -> str:
 
 
 class Carrier:
-    """Collector of the settings of one training, and of the values that are left.
-
-    Args:
-        document: the source.
-    """
+    """Collector of the settings of one training, and of the values that are left."""
 
     def __init__(self, document: ForeignDocument) -> None:
         self.document = document
@@ -159,9 +155,7 @@ def left_over(
     """Yield every value of a document that no training of it looked at.
 
     Args:
-        document: the source.
         reading: its reading, whose findings explain misspelt keys.
-        table: its keys.
         seen: dotted keys that are carried over or listed already.
     """
     misspelt = {each.subject: each.message for each in reading.findings if each.code in ("BK011", "BK017")}

@@ -104,7 +104,6 @@ def mega_text(
     """Return the text of mega_job.slurm.
 
     Args:
-        experiment: experiment name.
         stages: stages by priority; parents need not come first.
         allocation: resources to request.
         site: cluster settings.
