@@ -130,11 +130,7 @@ class PlanVariant:
 
 
 def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
-    """Return every combination of changes worth planning.
-
-    Args:
-        fixed: keys that are not to be changed: the experiment varies them.
-    """
+    """Return every combination of changes worth planning."""
     options: dict[str, list[object]] = {CHECKPOINTING: [not train.gradient_checkpointing]}
     # `auto` is the largest that fits and still increases throughput, per run: one value cannot be that for all models.
     if train.micro_batch_size != "auto":
@@ -150,11 +146,7 @@ def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, 
 def choose_variant(
     before: Plan, tried: Sequence[PlanVariant], started: Collection[str]
 ) -> tuple[PlanVariant | None, list[str]]:
-    """Return the variant to propose, or None, and notes on why others were rejected.
-
-    Args:
-        started: runs that must stay what they are.
-    """
+    """Return the variant to propose, or None, and notes on why others were rejected."""
     reason = _unpredictable(before)
     if reason is not None:
         return None, [f"no faster settings can be predicted: {reason}"]
@@ -195,11 +187,7 @@ def proposals(before: Plan, way: PlanVariant) -> list[Proposal]:
 
 
 def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:
-    """Return every training before and after.
-
-    Args:
-        kept: runs that stay as they are, and why.
-    """
+    """Return every training before and after."""
     found: list[RunChange] = []
     for run in before.runs:
         other = after.run(run.name)

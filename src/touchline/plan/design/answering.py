@@ -16,7 +16,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, hours_unit, parse_duration, plural, seconds_to_hours
 from touchline.experiment.plan import Plan
 from touchline.plan.design.answer import DesignAnswer, DesignOption
-from touchline.plan.power import conditions_per_level, number_of_contrasts
+from touchline.plan.power import conditions_per_level, detectable_points, number_of_contrasts
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import COVERAGE, POWER
 from touchline.statistics.sample_sizes import (
@@ -24,7 +24,6 @@ from touchline.statistics.sample_sizes import (
     MOST_SEEDS,
     best_within,
     cheapest,
-    detectable,
     fewest_items,
     power,
 )
@@ -121,7 +120,7 @@ class _Sizing:
         if seeds >= FEWEST_SEEDS:
             low, value, high = (100 * self.power(seeds, items, end) for end in (End.HIGH, End.VALUE, End.LOW))
             chance = Quantity(value=value, unit="%", low=min(low, value), high=max(high, value))
-            shown = self._detectable(seeds, items)
+            shown = detectable_points(self.spreads, seeds, items, self.contrasts)
         return DesignOption(
             seeds=seeds,
             items=items,
@@ -130,18 +129,6 @@ class _Sizing:
             device_hours=plan.gpu_hours,
             wall_seconds=plan.wall_seconds,
         )
-
-    def _detectable(self, seeds: int, items: int) -> Measured:
-        low, value, high = (
-            100
-            * float(
-                detectable(np.array(float(seeds)), np.array(float(items)), self.spreads[end], coverage=self.coverage)
-            )
-            for end in (End.LOW, End.VALUE, End.HIGH)
-        )
-        if value > 100:
-            return Missing(missing="more than 100 points")
-        return Quantity(value=value, unit="points", low=low, high=min(high, 100.0))
 
     def best_within(self, hours: float, costs: DesignCosts) -> tuple[int, int] | None:
         """Return the seeds and items with the smallest detectable difference within so many hours."""

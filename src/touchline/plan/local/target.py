@@ -237,15 +237,7 @@ def _most_devices(trainer: str) -> int:
 def request_type(
     target: Target, compute: ComputeConfig, site: SlurmSite, where: Location | None, commands: Commands | None = None
 ) -> tuple[Target, list[Finding]]:
-    """Return the target with the name by which the jobs ask for its GPU, and findings on getting that GPU.
-
-    Args:
-        target: the machine that is planned for.
-        compute: where the runs will be.
-        site: the user's settings for the cluster.
-        where: the place of `compute.gpu`.
-        commands: how SLURM is asked what it offers; the programs on PATH when None.
-    """
+    """Return the target with the name by which the jobs ask for its GPU, and findings on getting that GPU."""
     if compute.executor != "slurm" or target.machine.kind != "gpu" or site.gpu_type is not None:
         return target, []
     if compute.constraint or site.constraint:
