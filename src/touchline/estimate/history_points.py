@@ -69,7 +69,6 @@ class PastRun:
 
     name: str
     time: TimePoint | Missing
-    """Point of time."""
     memory: tuple[MeasuredPoint, ...] | Missing
     """One point per kind of memory."""
 

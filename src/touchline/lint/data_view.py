@@ -99,7 +99,6 @@ class DataView:
     files: Mapping[str, str]
     """File by split."""
     splits: Mapping[str, Sequence[DataRow]]
-    """Rows by split."""
     layout: ColumnMapping
     """Meaning of the columns."""
     media: MissingMedia | None = None

@@ -46,7 +46,6 @@ class Designed:
 
     answer: DesignAnswer
     folder: ExperimentFolder
-    """Experiment."""
     text: str
     """Content of experiment.yaml with the chosen numbers."""
 

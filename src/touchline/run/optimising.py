@@ -56,9 +56,7 @@ class Optimised:
     """Optimization with the resulting file."""
 
     answer: Optimization
-    """Optimization."""
     folder: ExperimentFolder
-    """Experiment."""
     diff: str
     """Unified diff of experiment.yaml with every proposal; empty if there are none."""
     text: str

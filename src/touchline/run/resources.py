@@ -38,7 +38,6 @@ class ResourceSummary:
     schema_version: int = RESOURCES_SCHEMA_VERSION
     """Format version."""
     job_id: str
-    """Job id."""
     restart: int
     """Restart number of the job."""
     time_unix: float

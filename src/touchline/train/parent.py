@@ -148,7 +148,6 @@ class Ancestry:
     folder: Path
     """Its run folder."""
     checkpoint: ParentCheckpoint
-    """Checkpoint of the parent."""
     proved: Lineage | None
     """Proof of an earlier attempt, if the stage resumes from its own saved state."""
 

@@ -32,9 +32,7 @@ class PastRuns:
     """Usable measurements of the history."""
 
     time: tuple[TimePoint, ...] = ()
-    """Points of time."""
     memory: tuple[MeasuredPoint, ...] = ()
-    """Points of memory."""
     runs: tuple[PastRun, ...] = ()
     """All records that were read, with their points or reasons."""
     others: tuple[PastRunGroup, ...] = ()

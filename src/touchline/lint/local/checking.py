@@ -71,7 +71,6 @@ class Checked:
     """Results so far."""
 
     findings: list[Finding] = field(default_factory=list)
-    """Findings."""
     views: list[TrainingView] = field(default_factory=list)
     """The trainings of configs."""
     experiments: list[PlannedExperiment] = field(default_factory=list)

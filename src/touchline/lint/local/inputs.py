@@ -58,7 +58,6 @@ class ResolvedInputs:
     """Resolved inputs of an experiment."""
 
     loaded: LoadedExperiment
-    """The experiment."""
     root: Path
     """Its folder."""
     task: Task

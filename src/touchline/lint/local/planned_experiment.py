@@ -83,7 +83,6 @@ class PlannedExperiment:
     """Inputs of an experiment, its findings, and its plan if nothing prevents one."""
 
     seen: ResolvedInputs
-    """Its inputs."""
     lengths: dict[tuple[str, str], ExampleLengths]
     """Token lengths of its training examples, by model and data."""
     views: list[TrainingView]
@@ -131,7 +130,6 @@ class CheckedFile:
     """An experiment's file that was checked."""
 
     findings: list[Finding]
-    """Its findings."""
     experiment: PlannedExperiment | None = None
     """What was planned of it; None if the file cannot be read."""
 

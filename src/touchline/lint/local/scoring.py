@@ -118,7 +118,6 @@ class SelfTest:
     """Facts of a task file and its scorers."""
 
     file: TaskFileView
-    """The file."""
     scorers: tuple[ScoringView, ...] = ()
     """Scorers of the file; empty if it could not be imported."""
 

@@ -64,7 +64,6 @@ class RunSeries:
     evaluations: tuple[Point, ...]
     """Scores of evaluated checkpoints, in order of their steps."""
     status: str
-    """Status of the run."""
     failed: bool
     """Whether it ended without completing its plan."""
 
