@@ -267,7 +267,7 @@ def _believable(
     refused: list[str] = []
     for point in points:
         speed = step_flops(point.setup, point.work).total / point.seconds_per_step
-        peak = peak_flops(point.setup, machine)
+        peak = peak_flops(machine)
         expected, _ = log_seconds(question.rates.means, question.row(point).amounts, question.rates)
         off = point.seconds_per_step / math.exp(expected)
         if speed > _TOO_FAST * peak:

@@ -176,8 +176,8 @@ def proposals(before: Plan, way: PlanVariant) -> list[Proposal]:
     return [
         Proposal(
             key=key,
-            before=_value(_written(before, key)),
-            after=_value(way.changes[key]),
+            before=written_value(_written(before, key)),
+            after=written_value(way.changes[key]),
             why=_why(key, way),
             effect=_effect(key, way.plan),
         )
@@ -231,7 +231,7 @@ def training_seconds(plan: Plan) -> Measured:
 
 def changes_text(changes: Changes) -> str:
     """Return `train.packed: auto, ...`."""
-    return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
+    return ", ".join(f"{key}: {written_value(value)}" for key, value in changes.items())
 
 
 # ---- judging a way ---------------------------------------------------------------------------------------------------
@@ -309,7 +309,8 @@ def _written(plan: Plan, key: str) -> object:
     return getattr(train, key.removeprefix("train."))
 
 
-def _value(value: object) -> str:
+def written_value(value: object) -> str:
+    """Return a value as written in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

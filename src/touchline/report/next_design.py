@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS, factor_words, level_words
 from touchline.core.scale import Scale
-from touchline.core.text import join_names
+from touchline.core.text import capital, join_names
 from touchline.plan.design.answering import seed_numbers
 from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about
@@ -164,7 +164,9 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
             low, high = max(level for level in tried if level < new), min(level for level in tried if level > new)
             why = f"Nothing was tried between {name} {_short(low)} and {_short(high)}"
         else:
-            why = f"{_upper(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
+            why = (
+                f"{capital(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
+            )
             why += "has the highest mean score"
         shown = effect is not None and any(
             contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER) for contrast in effect.contrasts
@@ -245,7 +247,3 @@ def _best_level(effect: FactorEffect) -> float | None:
 
 def _short(value: float) -> str:
     return f"{value:g}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from touchline.backends.config_reading import ConfigReading
+from touchline.backends.fields import dotted
 from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError
@@ -72,11 +73,6 @@ def leaves(node: object, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
             yield from leaves(item, (*path, index))
     elif path:
         yield path, node
-
-
-def dotted(path: Iterable[Key]) -> str:
-    """Return a path as a dotted key."""
-    return ".".join(str(part) for part in path)
 
 
 class Carrier:
