@@ -164,10 +164,8 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
             low, high = max(level for level in tried if level < new), min(level for level in tried if level > new)
             why = f"Nothing was tried between {name} {_short(low)} and {_short(high)}"
         else:
-            why = (
-                f"{capital(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
-            )
-            why += "has the highest mean score"
+            end = new / 2 if new > max(tried) else new * 2
+            why = f"{capital(name)} {_short(end)} is the end of what was tried and has the highest mean score"
         shown = effect is not None and any(
             contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER) for contrast in effect.contrasts
         )

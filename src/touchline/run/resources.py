@@ -38,6 +38,7 @@ class ResourceSummary:
     schema_version: int = RESOURCES_SCHEMA_VERSION
     """Format version."""
     job_id: str
+    """Job id."""
     restart: int
     """Restart number of the job."""
     time_unix: float
