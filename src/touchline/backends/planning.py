@@ -55,7 +55,6 @@ def training_setup(
     """Return what memory and time depend on apart from the batch. Backends replace what differs.
 
     Args:
-        machine: where it will run.
         devices: data-parallel size.
     """
     quantized, whole = train.quantization == "nf4", train.trains_all

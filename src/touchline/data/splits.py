@@ -26,11 +26,7 @@ _SHOWN = 3
 def file_splits(
     raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
-    """Return the file's splits, train first, or random ones by `split_seed`, and their origin in words.
-
-    Args:
-        findings: problems are added to it.
-    """
+    """Return the file's splits, train first, or random ones by `split_seed`, and their origin in words."""
     if WHOLE not in raw.splits:
         found = {name: raw.splits[name] for name in SPLITS if name in raw.splits}
         findings += _faults_of_splits(found, path)
@@ -70,7 +66,6 @@ def separate_splits(
 
     Args:
         raw: rows of each, by key.
-        findings: problems are added to it.
     """
     rows: dict[str, list[SourceRow]] = {}
     taken: dict[tuple[Path, str], str] = {}

@@ -157,8 +157,6 @@ def step_curve(
     Args:
         setup: everything but the batch.
         works: the steps; at least one.
-        machine: where they will run.
-        points: measured runs of any kind.
     """
     asked = time_request(setup, works[0], machine, points)
     if isinstance(asked, Missing):

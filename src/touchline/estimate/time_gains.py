@@ -71,8 +71,6 @@ def gain_side_by_side(
     Args:
         setup: the settings of each run.
         count: K.
-        machine: where they will run.
-        points: measured runs of any kind.
     """
     asked = time_request(setup, work, machine, points)
     if isinstance(asked, Missing):

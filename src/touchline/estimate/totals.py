@@ -35,7 +35,6 @@ def totals(
     Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
 
     Args:
-        machine: where they will be.
         compute: GPUs of one training, and of one evaluation.
         shared: whether all evaluations on one base share a process, as on this machine.
         cohorts: runs that train side by side.

@@ -219,7 +219,6 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
 
     Args:
         asked: evaluated checkpoint and task.
-        log: log, read from its file.
         seconds: its share of the wall-clock time.
 
     Raises:

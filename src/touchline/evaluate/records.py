@@ -68,7 +68,6 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
     """Refuse a log that cannot become a score.
 
     Args:
-        log: log, read from its file.
         max_error_rate: maximum fraction of failed answers.
         answers: planned number of answers.
 
@@ -110,7 +109,6 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
 
     Args:
         evaluated: evaluated checkpoint and settings.
-        log: log, read from its file.
         path: current path of the file.
         name: final file name.
 

@@ -35,7 +35,6 @@ def verify_planned(
     """Verify the checkpoints of every run of a plan.
 
     Args:
-        root: experiment folder.
         deep: read every value and compare every hash too.
         on_progress: called with the number of verified checkpoints and their total.
     """

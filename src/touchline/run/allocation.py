@@ -109,7 +109,6 @@ def write_allocation(placed: Placed, site: SlurmSite, time_minutes: float | None
 
     Args:
         placed: placement to execute.
-        site: cluster settings.
         time_minutes: time limit of the allocation; the deadline if None.
 
     Returns:

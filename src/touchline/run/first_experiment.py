@@ -63,7 +63,6 @@ def start(
 
     Args:
         target: experiment folder; None for one here with the name of the data file.
-        settings: user config with models and caches.
         given: answers by the names of their questions.
         ask: answers the other questions; None for their defaults.
 

@@ -71,7 +71,6 @@ def probe_run(
     """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 
     Args:
-        settings: user config with models, caches and history.
         limit_bytes: host memory limit of a try; most of the free memory if None.
         on_message: called with progress messages.
 
@@ -133,8 +132,6 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
     A failed probe is reported and ignored; predictions then use formulas.
 
     Args:
-        plan: plan, before it is written.
-        settings: user config with models, caches and history.
         on_message: called with tries and results.
 
     Returns:
@@ -201,9 +198,6 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
     """Measure some steps of a run with all threads, then in slots at the same time, and store both in the history.
 
     Args:
-        run: run of our trainer.
-        root: experiment folder.
-        settings: user config with models, caches and history.
         on_message: called with the results.
 
     Returns:
@@ -250,9 +244,6 @@ def quick_probe(
     """Measure some steps of a run at its usual batch in a separate process, and store them in the history.
 
     Args:
-        run: run of our trainer.
-        root: experiment folder.
-        settings: user config with models, caches and history.
         slots: processes that do the same steps at the same time.
         whole_seconds_per_step: of a probe of slots, the same step with all threads and nothing next to it.
 

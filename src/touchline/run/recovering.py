@@ -46,7 +46,6 @@ class Recovery:
 
     Args:
         planned: plan; updated to the newest one.
-        settings: user config with models and history.
         on_message: called with every decision.
         retry: also start jobs that failed twice with the same error.
     """
@@ -354,7 +353,6 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     behind one ends at once, finds nothing, and is started again.
 
     Args:
-        settings: user config with models and history.
         sizes: examples per forward pass by run.
 
     Raises:

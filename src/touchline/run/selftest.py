@@ -82,7 +82,6 @@ def step_checks(
     """Run checks in order. One that ends the process has failed; another process runs those after it.
 
     Args:
-        folder: folder for the tiny models.
         command: program that gets the folder and the names of checks; the trainer's own if None.
 
     Raises:

@@ -89,7 +89,6 @@ def check_paths(
     """Check files and folders. Only the code of a task file that is named itself is run.
 
     Args:
-        settings: where models and caches are.
         decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
 
@@ -137,7 +136,6 @@ class _Checker:
     """Checker of single files, then of relations between files.
 
     Args:
-        settings: where models and caches are.
         decided: returns the decisions of the plan of an experiment.yaml.
     """
 

@@ -111,7 +111,6 @@ def resolve_inputs(
     """Look up all inputs. Errors of models, data and combinations are reported together.
 
     Args:
-        settings: the folders of models and caches.
         accepted: settings that the user changed in a run's folder, by run.
         started: started runs of the old plan by name, whose learning rate stays where it is left open.
     """

@@ -106,7 +106,6 @@ def mega_text(
     Args:
         stages: stages by priority; parents need not come first.
         allocation: resources to request.
-        site: cluster settings.
         compute: experiment settings, which take precedence.
 
     Raises:
