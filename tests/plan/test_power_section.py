@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -15,7 +15,7 @@ from touchline.core.levels import Level
 from touchline.experiment.experiment import EvaluateConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
-from touchline.plan.power import conditions_per_level, evaluated_items, number_of_contrasts, power_lines, power_rows
+from touchline.plan.power import conditions_per_level, detectables, evaluated_items, number_of_contrasts, power_lines
 from touchline.plan.sections import runs_plan_markdown, sections
 from touchline.statistics.power import smallest_shown
 from touchline.statistics.sample_sizes import detectable
@@ -63,6 +63,10 @@ def test_factors_that_change_together_are_one_contrast() -> None:
     assert number_of_contrasts(plan) == 1
     assert conditions_per_level(plan) == 1
     assert [row[0] for row in power_rows(plan)] == ["does train.lora.rank matter? 64 vs. 4"]
+
+
+def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    return ((each.question, each.design, each.difference, each.after_holm) for each in detectables(plan))
 
 
 def row(plan: Plan, start: str) -> tuple[str, ...]:

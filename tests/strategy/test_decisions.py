@@ -472,10 +472,10 @@ def test_the_plan_states_claims_bounds_and_costs_beforehand(tmp_path: Path, sett
     folder = make_experiment(tmp_path / "tiny")
     api.plan(folder, settings)
     text = (folder / "runs_plan.md").read_text()
-    assert "no contrast has an effect (expected)" in text
-    before, _, after = text.partition("Upper totals, with ")
-    assert "with the promised effect, " in before
-    assert "Total: " in after
+    shown = " ".join(text.split())
+    assert "no contrast has an effect (expected)" in shown
+    assert "with the promised effect" in shown
+    assert "planned runs" in shown
     assert "Spread between seeds of a contrast's difference: 5 points (stated)." in text
     unknown = make_experiment(tmp_path / "unknown", EXPERIMENT.replace("    seed_spread: 5\n", ""))
     plan = api.plan(unknown, settings)

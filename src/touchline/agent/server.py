@@ -165,7 +165,6 @@ def called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
     """Call a tool. Return its answer, the started work, or the error as data, in valid UTF-8.
 
     Args:
-        name: name of the tool.
         arguments: arguments by name.
     """
     found = _called(name, arguments)

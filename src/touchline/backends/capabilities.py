@@ -51,8 +51,6 @@ def unsupported_settings(name: str, train: TrainConfig, capabilities: Mapping[st
     """Yield an error for each setting that a backend does not support, with the backends that do.
 
     Args:
-        name: the backend.
-        train: the training.
         capabilities: of every backend, by name.
     """
     for key, supported in capabilities[name].values.items():
@@ -74,7 +72,6 @@ def unsupported(backend: str, key: str, combination: str, hint: str | None) -> F
     """Build the error for a setting that a backend does not support.
 
     Args:
-        backend: the backend.
         key: dotted key under `train`.
         combination: the value, or the values that exclude each other.
         hint: the change that helps, if there is one.

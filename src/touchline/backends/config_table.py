@@ -40,7 +40,6 @@ def first_on(settings: ConfigReader, words: Mapping[str, object], *also: object)
     """Return the word of the first key that is switched on, or has one of some other values.
 
     Args:
-        settings: the file.
         words: words by key, in the trainer's order.
         also: values that switch a key on too.
     """
@@ -54,7 +53,6 @@ def first_set(settings: ConfigReader, words: Mapping[str, object], *, shown: boo
     """Return the word of the first key with a value that is not empty.
 
     Args:
-        settings: the file.
         words: words by key, in the trainer's order.
         shown: whether a value that is a text follows the word.
     """
@@ -86,8 +84,6 @@ def training_of(backend: str, settings: ConfigReader, fields: Mapping[str, Any])
     """Return the training of a file.
 
     Args:
-        backend: the trainer.
-        settings: the file.
         fields: what it states, by the fields of a `StatedTraining`.
     """
     path = settings.document.path
@@ -124,7 +120,6 @@ def observations(stated: StatedTraining, lines: Mapping[str, int], *, exact: boo
     """Yield the observations of a config.
 
     Args:
-        stated: its training.
         lines: line of each key; 0 for those that are not there.
         exact: whether the number of steps is that of the training, not a bound.
     """

@@ -80,10 +80,7 @@ def wrong_value(
     """Report a value of another kind as BK012, and a number that the loader reads as text as BK014.
 
     Args:
-        document: the file.
-        path: the place of the value.
         value: the value, interpolations resolved.
-        kind: what the key takes.
         name: the key's name, where another one than its path.
     """
     if kind.takes(value):
@@ -125,7 +122,6 @@ def pointed(text: str, value: float) -> str:
 
     Args:
         text: how it is written.
-        value: what it is.
     """
     match = _EXPONENT.fullmatch(text.strip())
     if match is None:

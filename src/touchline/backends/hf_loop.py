@@ -94,9 +94,7 @@ def hf_forecast(
     """Build the forecast of a training by this loop.
 
     Args:
-        examples: what is trained on.
         filled: in which rows.
-        settings: the settings.
         capacity: most tokens per sequence.
         multiple: what the width of a micro-batch is rounded up to.
         width: the width of all rows, where it is fixed.

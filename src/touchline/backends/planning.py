@@ -55,10 +55,6 @@ def training_setup(
     """Return what memory and time depend on apart from the batch. Backends replace what differs.
 
     Args:
-        backend: the backend.
-        train: the training.
-        shape: the base model.
-        machine: where it will run.
         devices: data-parallel size.
     """
     quantized, whole = train.quantization == "nf4", train.trains_all
@@ -91,8 +87,6 @@ def forecast_batches(
 
     Args:
         batching: the trainer's batching.
-        train: the training.
-        lengths: token lengths of its examples.
         seed: seed of the order.
         devices: data-parallel size.
     """

@@ -98,7 +98,6 @@ class Backend(Protocol):
 
         Args:
             train: the training; `base_dtype: auto` becomes what the machine is fast at.
-            shape: the base model.
             machine: where it will run.
             width: tokens of the longest row.
             devices: data-parallel size.
@@ -121,8 +120,6 @@ class Backend(Protocol):
         """Return the files of the run's folder that the training reads, by name; finetune.yaml is one of them.
 
         Args:
-            run: the run.
-            plan: its plan.
             python: interpreter that has touchline.
         """
         ...

@@ -67,9 +67,6 @@ def _required(folder: str, module: str, name: str, *, message: str, option: str)
     """Return what a module of one folder holds.
 
     Args:
-        folder: as the user names it.
-        module: the module.
-        name: its member.
         message: the error if the folder has no such member.
         option: the beginning of the hint, before the nearest name.
 
@@ -234,7 +231,6 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
     """Return what forbids a training by the recipe that it names. Empty for trainers without recipes.
 
     Args:
-        train: the training.
         tree: the syntax tree of the recipe's file; None for a name.
         devices: its data-parallel size.
         validates: whether there is a validation split.
@@ -259,8 +255,6 @@ def refused_settings(model: ModelInfo, train: TrainConfig, devices: int = 1) -> 
     """Return an error for every setting that the training's backend does not support, alone or for this model.
 
     Args:
-        model: its base model.
-        train: the training.
         devices: its data-parallel size.
 
     Raises:

@@ -152,7 +152,6 @@ def run_config_text(config: RunConfig, header: str) -> str:
     """Return the text of the file: JSON values in YAML's block style, so that every YAML reader gives the same numbers.
 
     Args:
-        config: the resolved run.
         header: comment lines that the file starts with.
     """
     data = json.loads(_ADAPTER.dump_json(config))
@@ -184,8 +183,6 @@ def run_yaml(run: PlannedRun, plan: Plan, reader: str) -> dict[str, str]:
     """Return run.yaml, by its name.
 
     Args:
-        run: the run.
-        plan: its plan.
         reader: program that reads the file.
     """
     header = f"# The planned run, resolved: {reader} reads from it the data, the order of the examples and the hashes."

@@ -229,9 +229,7 @@ def forecast(
     """Put a forecast together.
 
     Args:
-        examples: what is trained on.
         filled: in which rows, as indices into `examples.kept`.
-        settings: the settings.
         capacity: most tokens per sequence.
         epochs: micro-batches of each epoch whose order is known, at least the first.
         bound: what no micro-batch of the other epochs can exceed; none: there are no others.
@@ -273,7 +271,6 @@ def planned_orders(lengths: NDArray[np.uint32], settings: BatchSettings) -> list
 
     Args:
         lengths: tokens of each example.
-        settings: the settings.
     """
     plan = plan_batches(
         np.asarray(lengths),
@@ -289,8 +286,6 @@ def planned_batches(train: TrainConfig, lengths: ExampleLengths, seed: int, devi
     """Return the batches of a training that takes `global_batch_size` examples per step in the planned order.
 
     Args:
-        train: the training.
-        lengths: token lengths of its examples.
         seed: seed of the order.
         devices: data-parallel size; each device takes every n-th micro-batch of a step.
     """
@@ -327,9 +322,7 @@ def packed_batches(forecast: BatchForecast, planned: BatchSummary, epochs: int) 
     """Return the batches of a trainer that packs before it batches: every size counts packed sequences.
 
     Args:
-        forecast: simulated batches of the trainer.
         planned: batches of the same training without packing.
-        epochs: its epochs.
     """
     digest = hashlib.sha256(f"packed {forecast.rows} {forecast.steps} {planned.micro_batch_size}".encode())
     digest.update(forecast.row_tokens.astype("<i8").tobytes())

@@ -54,8 +54,6 @@ def limit_faults(model: ModelInfo, train: TrainConfig, devices: int = 1) -> tupl
     """Return an error for each batch size, length or kind of model that cannot be trained as written.
 
     Args:
-        model: the base model.
-        train: the training.
         devices: its data-parallel size.
     """
     faults: list[Finding] = []
@@ -198,8 +196,6 @@ def sharding_faults(model: ModelInfo, train: TrainConfig, devices: int) -> tuple
     """Return an error for each setting that does not go with `sharding: full`, or if there is nothing to share.
 
     Args:
-        model: the base model.
-        train: the training.
         devices: its data-parallel size.
     """
     if not train.is_sharded:

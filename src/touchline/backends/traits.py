@@ -127,7 +127,6 @@ def adapted(
     """Return the model's own names of the adapted layers; all layers if the config leaves them open.
 
     Args:
-        shape: the model.
         targets: layers in the trainer's names.
         names: a trainer's own names of layers, with those of config.json's models.
     """

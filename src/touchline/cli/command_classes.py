@@ -78,12 +78,7 @@ def with_old_names(names: Mapping[str, str], panels: Mapping[str, str] | None = 
 
 
 def with_old_commands(names: Mapping[str, str], group: type[TyperGroup] = TyperGroup) -> type[TyperGroup]:
-    """Return a group class that accepts old command names.
-
-    Args:
-        names: old name -> new name.
-        group: the class to extend.
-    """
+    """Return a group class that accepts old command names."""
 
     class RenamedGroup(group):  # type: ignore[misc, valid-type]
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

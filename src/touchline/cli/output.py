@@ -62,9 +62,6 @@ def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object])
     """Print `{"schema_version": 1, key: value}`; the values as their dataclasses say.
 
     Args:
-        kind: type of the value.
-        value: the data.
-        key: key that it is printed under.
         beside: further keys, each with a type and a value.
     """
     print_data(json_text(answer(**{key: (kind, value)}, **beside)))

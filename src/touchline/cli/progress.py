@@ -118,9 +118,7 @@ def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, he
     """Return one line per active job and the total, none wider than the terminal.
 
     Args:
-        rows: the active jobs.
         total: all jobs together, if known.
-        width: columns of the terminal.
         height: its rows; jobs beyond are counted.
     """
     room = max(height - 3, 1)

@@ -50,8 +50,6 @@ def fitting_columns(rows: Sequence[Sequence[str]], width: int, header: Sequence[
 
     Args:
         rows: the cells of every run.
-        width: columns of the terminal.
-        header: names of the columns.
     """
     kept = [n for n, name in enumerate(header) if name in _ALWAYS or any(row[n] != "-" for row in rows)]
     widths = [max([len(name), *(len(row[n]) for row in rows)]) + _GAP for n, name in enumerate(header)]

@@ -153,7 +153,6 @@ def lines(
         snapshot: last state that was read.
         error: reason why the last reading failed; empty otherwise.
         curves: losses of the runs.
-        width: columns of the terminal.
         selected: the run that is marked.
     """
     head, *rows = table([cells(run, curves.of(run.name)) for run in snapshot.runs], width)

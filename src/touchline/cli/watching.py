@@ -71,7 +71,6 @@ def snapshots(source: Path, settings: UserConfig, *, look: bool) -> Callable[[],
 
     Args:
         source: experiment.yaml or its folder, or a folder of another tool.
-        settings: user config.
         look: query the queue too.
 
     Raises:

@@ -226,12 +226,7 @@ class ImageHashes:
 
 
 def changed_images(planned: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """Return the images with other content in words: `image 'a.png'`, `image 'a.png' and 7 others`. None without any.
-
-    Args:
-        planned: planned hash of each image, by name.
-        found: hash of each image now.
-    """
+    """Return the images with other content in words: `image 'a.png'`, `image 'a.png' and 7 others`, or None."""
     changed = [name for name, sha256 in found.items() if planned.get(name, sha256) != sha256]
     if not changed:
         return None

@@ -18,7 +18,6 @@ def data_frame(
 
     Args:
         rows: values by column.
-        index: column that becomes the index.
         columns: names of all columns (default: those of the rows).
 
     Raises:

@@ -19,7 +19,6 @@ def notebook_html(title: str, sections: Iterable[Section], below: str = "") -> s
     """Return an overview for a notebook.
 
     Args:
-        title: its heading.
         sections: what it shows; empty ones are left out.
         below: a last line, such as the path of the whole.
     """

@@ -10,12 +10,7 @@ ANSWER_SCHEMA_VERSION = 1
 
 
 def answer_object(kind: Any, value: object) -> Any:
-    """Return a value as data for JSON: quantities hold what applies to them, and no number is infinite or NaN.
-
-    Args:
-        kind: type of the value.
-        value: dataclass, or a container of some.
-    """
+    """Return a value as data for JSON: quantities hold what applies to them, and no number is infinite or NaN."""
     from pydantic import TypeAdapter
 
     return _plain(TypeAdapter(kind).dump_python(value, mode="json"))
@@ -27,11 +22,7 @@ def answer_version(*kinds: Any) -> int:
 
 
 def answer(**parts: tuple[Any, object]) -> dict[str, Any]:
-    """Return `{"schema_version": 1, key: data, ...}`.
-
-    Args:
-        parts: type and value by key.
-    """
+    """Return `{"schema_version": 1, key: data, ...}`."""
     return {"schema_version": answer_version(*(kind for kind, _ in parts.values()))} | {
         key: answer_object(kind, value) for key, (kind, value) in parts.items()
     }

@@ -86,8 +86,6 @@ def misspelled(name: str, known: Iterable[str], taken: Collection[str] = ()) -> 
     Numbers are never misspelt here: `llama3_2_1b` and `llama3_2_3b` are two models.
 
     Args:
-        name: what is written.
-        known: what there is.
         taken: known names that are used already, and so are not what was meant.
     """
     if len(name) < _SHORTEST:

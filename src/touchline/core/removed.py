@@ -109,9 +109,6 @@ def refuse_removed(kind: RemovedKind, name: str) -> None:
 def refuse_removed_words(words: Sequence[str]) -> None:
     """Refuse a command line with a removed command, option or value.
 
-    Args:
-        words: the words after `touchline`.
-
     Raises:
         InputError: one is removed.
     """

@@ -112,13 +112,9 @@ def llama_like(
     """Return a block with separate queries, keys and values, RMSNorms and a gated feed-forward part.
 
     Args:
-        inputs_bias: bias of queries, keys and values.
-        inputs_bias_default: that bias where its key is missing.
         output_bias: key of config.json that gives attention's output a bias; none: it has none.
         feed_bias: key that gives the feed-forward part biases; none: it has none.
         norms: norms over the stream in a block, apart from the last one of the model; 0 when they have no parameters.
-        head_norm: norms of queries and keys.
-        gated: whether the feed-forward part has a gate.
         extrapolated: why estimates on it go beyond what was checked.
         count_error: standard deviation of the logarithm of the parameter count.
     """

@@ -46,7 +46,6 @@ class Prompt:
     themselves.
 
     Args:
-        template: the turn, with columns in braces.
         inputs: the column, or the columns, that `{input}` stands for.
     """
 
@@ -84,7 +83,6 @@ def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str
     """Yield message, hint and severity for each malformed placeholder in a prompt.
 
     Args:
-        template: the prompt as written.
         names: what may stand in braces: `input`, and the columns.
     """
     known = dict.fromkeys(names)
@@ -238,7 +236,6 @@ def _with_images(
         turns: the turns before the answer, without images.
         named: the file of each image part, in order; None for a part that names none.
         files: the files of the row's column.
-        answer: the answer.
     """
     if not named and not files:
         return turns, answer

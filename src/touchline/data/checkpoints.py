@@ -33,7 +33,6 @@ def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointI
     """Return all checkpoints of a run, those of epochs first, in order.
 
     Args:
-        folder: the run's folder.
         hashes: compare the files' hashes too.
     """
     if not folder.is_dir():

@@ -177,7 +177,6 @@ def resolve_columns(
     What is given stays. Where no name is known, the defaults stay, and the loader says what is missing.
 
     Args:
-        data: the settings.
         given: dotted keys that were written, `data.input`.
         counts: rows that have each column.
         kinds: of each column how often its values are of which kind.

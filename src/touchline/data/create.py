@@ -29,7 +29,6 @@ def create_capitalization(
     """Write `words_8L_80P_2000.json` into `out_dir`, unless it exists.
 
     Args:
-        out_dir: folder to write into.
         word_length: letters of every word.
         num_words: words in all splits together.
         train_fraction: share that trains.

@@ -89,7 +89,6 @@ def find_files(data: DataConfig, base: Path) -> FoundFiles:
     """Return the files of a dataset, links resolved.
 
     Args:
-        data: names the files.
         base: folder that a relative path is relative to.
 
     Raises:

@@ -34,9 +34,7 @@ def known_dataset(
     """Return the cached description of files with this content, paths and settings. None if there is none.
 
     Args:
-        cache_dir: the cache.
         places: absolute path of each file, by its dotted key.
-        data: the settings.
         hashes: hash of each file's bytes, by its dotted key.
     """
     if any(map(has_half_characters, places.values())):

@@ -105,7 +105,6 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
     Args:
         data: files, columns, prompt.
         base: folder that a relative path is relative to.
-        column: the column that says it.
         sha256: `SplitInfo.sha256` of the test rows that are meant.
 
     Raises:

@@ -76,7 +76,6 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
     at its default, so that what was evaluated before stays comparable.
 
     Args:
-        config: the run's evaluation.
         task: one of its further tasks; none: its own. On a further test set it has the hash that it would have on a
             single one, so that which set comes first changes nothing.
     """

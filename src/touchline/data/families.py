@@ -162,7 +162,6 @@ def family_of(
 
     Args:
         model_type: its `model_type`.
-        values: its values.
         keys: the same, to look for keys of other kinds of blocks.
         is_part: whether it is the text part of a larger model, whose architecture stands outside.
 

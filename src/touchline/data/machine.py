@@ -125,8 +125,6 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int, setting: str = "compute.gpus
     """Return groups of GPUs, one per concurrent job; one empty group for CPU runs.
 
     Args:
-        gpus: ids of the GPUs.
-        gpus_per_run: GPUs of one job.
         setting: key that asks for them.
 
     Raises:

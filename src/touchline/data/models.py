@@ -60,7 +60,6 @@ def locate_model(path: str, weights_sha256: str) -> str:
     recorded hash.
 
     Args:
-        path: the folder as it was recorded.
         weights_sha256: `ModelInfo.weights_sha256` as it was recorded.
 
     Returns:
@@ -123,7 +122,6 @@ def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     """Return the renderer of chats to this model's tokens.
 
     Args:
-        model: the model.
         date: ISO date frozen in the plan, for templates that print one.
 
     Raises:
@@ -329,8 +327,6 @@ def disagreements(
     """Return the contradictions between files of a model folder that break loading or training.
 
     Args:
-        folder: the model's folder.
-        config: its config.json.
         shards: the headers of its weights.
         whole: whether all shards are there and readable.
     """

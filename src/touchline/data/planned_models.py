@@ -68,10 +68,6 @@ def shape_of_model(model: ModelInfo) -> ModelShape | Missing:
 def other_shape(planned: ModelInfo, found: ModelInfo) -> str | None:
     """Return in words how a model differs in shape from the one that was planned before it was here. None if it is the
     planned one.
-
-    Args:
-        planned: the model as planned.
-        found: the model as it is now.
     """
     counts = {
         "layers": (planned.num_layers, found.num_layers),

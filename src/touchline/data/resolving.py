@@ -29,7 +29,6 @@ def with_columns(data: DataConfig, given: Collection[str], base: Path, cache_dir
     A file that cannot be read leaves them as they are: its loader says what is wrong with it.
 
     Args:
-        data: the settings.
         given: dotted keys that were written.
         base: folder that a relative path is relative to.
         cache_dir: where columns of large files are kept; None: nowhere.

@@ -23,11 +23,7 @@ class _Kind:
 
 
 class Tally:
-    """Collector of the problems of one file's rows.
-
-    Args:
-        path: the file.
-    """
+    """Collector of the problems of one file's rows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

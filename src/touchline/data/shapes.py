@@ -25,8 +25,6 @@ def shape_of_config(config: Mapping[str, object], name: str, source: str) -> Mod
     Of a model with several parts, the part that writes text, marked as extrapolated.
 
     Args:
-        config: the file as data.
-        name: what to call the model.
         source: path or address of the file.
 
     Returns:
@@ -132,7 +130,6 @@ def _shape(
 
     Args:
         config: the text model's values.
-        name: what to call the model.
         source: path or address of the file.
         whole: the model that this is a part of, as a message says it; none: it is the whole.
         vision: values of the vision tower; none: there is none, or nothing is known of it.

@@ -26,14 +26,7 @@ _SHOWN = 3
 def file_splits(
     raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
 ) -> tuple[dict[str, list[SourceRow]], str]:
-    """Return the file's splits, train first, or random ones by `split_seed`, and their origin in words.
-
-    Args:
-        raw: rows of the file.
-        data: shares and seed of random splits.
-        path: the file.
-        findings: problems are added to it.
-    """
+    """Return the file's splits, train first, or random ones by `split_seed`, and their origin in words."""
     if WHOLE not in raw.splits:
         found = {name: raw.splits[name] for name in SPLITS if name in raw.splits}
         findings += _faults_of_splits(found, path)
@@ -72,9 +65,7 @@ def separate_splits(
     """Return the rows of each file, by `split_of` its key, and their origin in words.
 
     Args:
-        files: the files.
         raw: rows of each, by key.
-        findings: problems are added to it.
     """
     rows: dict[str, list[SourceRow]] = {}
     taken: dict[tuple[Path, str], str] = {}

@@ -160,7 +160,6 @@ class IsolatedTemplate:
     """Chat template compiled and rendered by the process; a `rendering.sandbox.Template`.
 
     Args:
-        source: the template's text.
         date: ISO date that `strftime_now` gives.
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 

@@ -134,7 +134,6 @@ def paused_step(folder: Path, run_digest: str | None = None) -> int | None:
     """Return the step at which the training in a run folder is paused as asked; None if it is not.
 
     Args:
-        folder: run folder.
         run_digest: planned run; the state of another plan is none. None for any.
 
     Raises:

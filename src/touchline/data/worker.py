@@ -86,9 +86,6 @@ def bitsandbytes_left_out(*, unless: bool = False) -> Iterator[None]:
 def require_bitsandbytes(setting: str) -> None:
     """Require bitsandbytes, and accelerate, by which transformers places a quantized base.
 
-    Args:
-        setting: the setting that needs them.
-
     Raises:
         HostError: one is not installed.
     """
@@ -104,9 +101,6 @@ def keep_trainable_layout(model: Any) -> None:
 
     On some CPUs a layer repacks its weights for inference at its first forward pass in evaluation mode, in place; the
     repacked form has no gradient and needs output sizes that are multiples of 32 (bitsandbytes 0.50, `Linear4bit`).
-
-    Args:
-        model: a torch module.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

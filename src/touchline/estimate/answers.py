@@ -108,8 +108,6 @@ def expected_answers(
     Args:
         prompt: tokens of prompts, shape [examples].
         answer: tokens of their answers in the data, shape [examples].
-        prefix: tokens that all prompts begin with.
-        samples: answers that are written.
         batch_size: prompts side by side.
         max_new_tokens: the longest answer that is allowed.
         trained: whether the model has learned how long an answer is; the base writes until the limit.
@@ -148,9 +146,7 @@ def answering_seconds(
     """Return the seconds to evaluate one checkpoint, from its first prompt to its scores.
 
     Args:
-        setup: the settings of the training.
         answers: what is read and written.
-        machine: where.
         points: measured runs and probes, which show how fast the machine is.
 
     Returns:

@@ -75,7 +75,6 @@ def search(
     Args:
         sizes: the sizes that are allowed; at least one, each positive.
         predicted: the largest size that should fit; None if unknown: the search then begins at the smallest.
-        try_one: tries one.
         bisections: tries after the ends of the bracket.
 
     Raises:

@@ -87,12 +87,7 @@ def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
 
 
 def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[ScoredEstimate, ...]:
-    """Estimate every measured run from all others.
-
-    Args:
-        points: the runs.
-        machine: where they ran.
-    """
+    """Estimate every measured run from all others."""
     found: list[ScoredEstimate] = []
     for index, point in enumerate(points):
         others = [*points[:index], *points[index + 1 :]]

@@ -40,8 +40,6 @@ def cpu_memory_estimate(
 
     Args:
         setup: everything but the batch; attention is eager for short rows in our trainer.
-        batch: the largest micro-batch.
-        coefficients: the trainer's.
         capacity_gib: memory that the process may take, GiB.
         evidence: measured peaks of the kind `process`, of runs on CPUs.
         with_what_ifs: whether changes of the settings are looked at too.

@@ -128,13 +128,11 @@ def disk_estimate(
 
     Args:
         setup: the run's settings.
-        save: what a checkpoint holds.
         checkpoints: how many stay.
         steps: optimizer steps, each with a row in metrics.jsonl.
         resumes: whether a training state stays when the training is complete; while it trains there is one.
         tokenizer_bytes: size of the tokenizer's files, which every checkpoint gets a copy of.
         merged_dtype: element type of merged weights; none: the base's.
-        evaluations: evaluations of its checkpoints.
         answers: answers that each of them writes down.
 
     Raises:

@@ -85,7 +85,6 @@ def evaluation_memory(
         setup: the base as it is loaded, and the shape of an adapter.
         work: prompts and answers.
         coefficients: those of the library that loads the base.
-        machine: where it will run.
         gpu: type of the device; None for a CPU and for an unknown GPU.
         gpus: GPUs among which the layers are divided.
     """

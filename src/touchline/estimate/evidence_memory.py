@@ -69,7 +69,6 @@ class MeasuredPoint:
     batch: MicroBatch
     """Its largest micro-batch."""
     kind: MemoryKind
-    """Kind of memory."""
     peak_gib: float
     name: str
     """Name or id of the run."""
@@ -84,11 +83,9 @@ class Fitted:
     """Estimate of one kind of memory from measured points."""
 
     kind: MemoryKind
-    """Kind of memory."""
     found: Range
     """Estimate, GiB."""
     rung: EvidenceLevel
-    """Evidence level."""
     method: str
     """Description of the fit."""
     names: tuple[str, ...]

@@ -67,10 +67,7 @@ def evidence_used(
     """Return which past runs were used, and why not the others.
 
     Args:
-        runs: past runs with their points.
         others: past runs that were not read, with the reasons.
-        setups: settings of the runs that were estimated.
-        machine: their machine.
         time: names of the runs that the times are based on; None if no time was asked for.
         memory: names of the runs that the memory is based on.
         predict: returns the memory, GiB, that a past run's settings predict without past runs.

@@ -57,12 +57,7 @@ def passes(setup: TrainingSetup) -> int:
 
 
 def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
-    """Return the operations of one optimizer step on one device.
-
-    Args:
-        setup: the settings.
-        work: the step.
-    """
+    """Return the operations of one optimizer step on one device."""
     shape = setup.shape
     trained = setup.method == "full"
     again = 1 if setup.gradient_checkpointing else 0

@@ -69,7 +69,6 @@ class PastRun:
 
     name: str
     time: TimePoint | Missing
-    """Point of time."""
     memory: tuple[MeasuredPoint, ...] | Missing
     """One point per kind of memory."""
 
@@ -162,7 +161,7 @@ def _missing_settings(record: RunRecord) -> tuple[str, ...]:
         "model": isinstance(record.model.name, SourcedText),
         "trainer": isinstance(record.stack.trainer, SourcedText),
         "method": isinstance(training.method, SourcedText),
-        "precision": _word(training.base_dtype) in DTYPES,
+        "precision": said_word(training.base_dtype) in DTYPES,
     }
     return tuple(key for key, is_known in known.items() if not is_known)
 
@@ -180,7 +179,7 @@ def _missing_batches(record: RunRecord) -> tuple[str, ...]:
     }
     keys = [key for key, is_known in known.items() if not is_known]
     if isinstance(sequence_width(record), Missing):
-        keys.append("max_seq_len" if _word(record.packing.packed) == "true" else "dataset")
+        keys.append("max_seq_len" if said_word(record.packing.packed) == "true" else "dataset")
     return tuple(keys)
 
 
@@ -196,17 +195,17 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
     if isinstance(shape, Missing):
         return shape
     training = record.training
-    method, dtype, trainer = (_word(said) for said in (training.method, training.base_dtype, record.stack.trainer))
+    method, dtype, trainer = (said_word(said) for said in (training.method, training.base_dtype, record.stack.trainer))
     assert trainer is not None
     assert dtype is not None
     # Other kinds of adapters than LoRA are named where the method is, as PEFT names them.
     variant = method.lower() if method is not None and method.lower() in VARIANT_BYTES else "lora"
-    quantization = _word(training.quantization)
+    quantization = said_word(training.quantization)
     if method is not None and variant != "lora":
         method = "qlora" if quantization == "nf4" else "lora"
     if method not in _METHODS:
         return Missing(missing=f"unknown method {str(method)[:40]!r}")
-    targets = _word(training.target_modules)
+    targets = said_word(training.target_modules)
     return TrainingSetup(
         shape=shape,
         backend=trainer,
@@ -216,12 +215,12 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
         if targets
         else (),
         base_dtype=cast(Dtype, DTYPES[dtype]),
-        adapter_dtype=cast(Dtype, DTYPES.get(_word(training.adapter_dtype) or dtype, DTYPES[dtype])),
-        optimizer=_word(training.optimizer) or "adamw",
-        gradient_checkpointing=_word(training.gradient_checkpointing) == "true",
-        attention="eager" if _word(training.attention) == "eager" else "fused",
+        adapter_dtype=cast(Dtype, DTYPES.get(said_word(training.adapter_dtype) or dtype, DTYPES[dtype])),
+        optimizer=said_word(training.optimizer) or "adamw",
+        gradient_checkpointing=said_word(training.gradient_checkpointing) == "true",
+        attention="eager" if said_word(training.attention) == "eager" else "fused",
         variant=variant,
-        compiled=_word(training.compiled) == "true",
+        compiled=said_word(training.compiled) == "true",
         dropout=_first(training.dropout) or 0.0,
         accumulates=(_passes(record) or 1.0) > 1,
         release=_release(record),
@@ -232,7 +231,7 @@ def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | 
 
 def unstated_settings(record: RunRecord) -> tuple[str, ...]:
     """Return the fields of a record's training setup that nothing states. They are unknown, and not different."""
-    training, method = record.training, _word(record.training.method)
+    training, method = record.training, said_word(record.training.method)
     adapter = {
         # touchline's older records hold no dropout, which is 0 by default.
         "dropout": isinstance(training.dropout, Quantity) or record.origin == "touchline",
@@ -259,7 +258,7 @@ def _release(record: RunRecord) -> str | None:
 
     touchline's own records hold no version of its trainers, and its programs take none before `own_release`.
     """
-    trainer, coefficients = _word(record.stack.trainer), _with_releases(record)
+    trainer, coefficients = said_word(record.stack.trainer), _with_releases(record)
     if coefficients is None:
         return None
     named = (each.partition("=") for each in record.stack.versions)
@@ -270,7 +269,7 @@ def _release(record: RunRecord) -> str | None:
 
 def _with_releases(record: RunRecord) -> MemoryCoefficients | None:
     """Return the coefficients of a trainer whose loss follows its version. None for every other trainer."""
-    found = memory_coefficients(_word(record.stack.trainer) or "")
+    found = memory_coefficients(said_word(record.stack.trainer) or "")
     return None if isinstance(found, Missing) or not found.releases else found
 
 
@@ -291,10 +290,10 @@ def sequence_width(record: RunRecord) -> float | Missing:
         _first(each)
         for each in (record.batching.max_seq_len, record.batching.mean_tokens, record.batching.longest_tokens)
     )
-    if _word(record.packing.packed) == "true":
+    if said_word(record.packing.packed) == "true":
         return limit or missing_facts_reason(("max_seq_len",))
     rows = _first(record.batching.micro_batch_size)
-    if mean and (rows == 1 or _word(record.batching.grouped_by_length) == "true"):
+    if mean and (rows == 1 or said_word(record.batching.grouped_by_length) == "true"):
         return mean
     if mean and longest and rows and longest <= _NARROW * mean:
         # The longest of so many equally likely lengths lies this far up.
@@ -334,7 +333,8 @@ def _first(*measured: Measured) -> float | None:
     return next((each.value for each in measured if not isinstance(each, Missing)), None)
 
 
-def _word(said: OptionalText) -> str | None:
+def said_word(said: OptionalText) -> str | None:
+    """Return the word of a fact; None where nothing says it."""
     return said.value if isinstance(said, SourcedText) else None
 
 
@@ -372,7 +372,7 @@ def to_memory_points(
 
 def _outgrown(record: RunRecord, largest: MicroBatch) -> tuple[float, float]:
     """Return what `outgrown_of` says of a record's micro-batches, by their mean width or by the mean length."""
-    if _word(record.packing.packed) == "true":
+    if said_word(record.packing.packed) == "true":
         return ONE_SIZE
     work, batching = record.work, record.batching
     passes, tokens = _first(work.micro_batches), _first(work.padded_tokens)

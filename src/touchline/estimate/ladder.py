@@ -20,7 +20,6 @@ class Ladder:
     """All estimates of one quantity."""
 
     chosen: Estimate
-    """Chosen estimate."""
     answers: tuple[Estimate, ...]
     """All estimates, the best evidence level first."""
 

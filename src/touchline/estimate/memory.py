@@ -56,8 +56,6 @@ def memory_estimate(
 
     Args:
         setup: everything but the batch.
-        batch: the largest micro-batch.
-        coefficients: the trainer's.
         gpu: the device; without one there is no verdict.
         evidence: measured peaks, of any runs; those that say nothing of this one are left out.
         outgrown: what `outgrown` says of all micro-batches, which the allocator keeps blocks of.
@@ -122,9 +120,6 @@ def largest_micro_batch(
         setup: everything but the batch.
         width: tokens of a row, padding included.
         label_share: share of them with a loss, 0 to 1.
-        gpu: the device.
-        coefficients: the trainer's.
-        evidence: measured peaks.
     """
     return _most_rows(setup, width, label_share, gpu, coefficients, evidence, upper=True)
 

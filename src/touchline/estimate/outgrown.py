@@ -52,7 +52,6 @@ def widths_of(lengths: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
     Args:
         lengths: tokens of the examples; shape [examples], at least one.
-        rows: examples of a micro-batch.
     """
     count = max(1, len(lengths) // rows)
     levels = ((np.arange(count) + 0.5) / count) ** (1 / rows)

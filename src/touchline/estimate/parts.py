@@ -109,7 +109,6 @@ def state_bytes(setup: TrainingSetup, element: int) -> float:
     """Return the bytes of the optimizer's states.
 
     Args:
-        setup: the settings.
         element: bytes per element of a state that has the parameter's type.
     """
     trained = setup.trained_parameters

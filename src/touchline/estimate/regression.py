@@ -173,8 +173,6 @@ def fit(rates: Rates, rows: Sequence[RegressionSample], logs: Sequence[float]) -
     """Fit the rates to measured times. Without any, the prior remains.
 
     Args:
-        rates: the terms and their prior.
-        rows: what was measured.
         logs: logarithm of the seconds of each; shape [rows].
     """
     rows = tuple(rows)

@@ -55,7 +55,6 @@ def half_width(sigma: float, freedom: int, scores: Sequence[float] = (), coverag
 
     Args:
         sigma: standard deviation of the prediction's error.
-        freedom: its degrees of freedom.
         scores: absolute residuals over their own standard deviations, of this kind of prediction.
         coverage: how often the interval is to hold the truth.
     """

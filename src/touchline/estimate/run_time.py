@@ -62,8 +62,6 @@ def run_seconds(
     as squares.
 
     Args:
-        step: seconds of an optimizer step.
-        steps: optimizer steps.
         parts: what else takes time, each for the whole run; a missing one counts as nothing and is named.
 
     Raises:
@@ -209,12 +207,8 @@ def validation_seconds(
     """Estimate the time of all validations.
 
     Args:
-        setup: the settings.
         validation: the work of one: forward passes only.
         count: how many.
-        step: seconds of an optimizer step.
-        work: the step.
-        machine: where.
         points: measured runs; those of the same model with validations count, per token.
     """
     own = [
@@ -283,10 +277,8 @@ def _part(
     """Estimate a phase by a constant and a rate, fitted to measured runs.
 
     Args:
-        observed: what was measured.
         amount: of what it grows with.
         prior: seconds, and seconds per unit; each with the standard deviation of its logarithm.
-        setup: the settings.
         words: how it is known where nothing was measured.
     """
     if amount <= 0:

@@ -159,7 +159,7 @@ def unknown_gpu() -> Rates:
     return _rates("gpu", means, (GPU_STEP[1], GPU_LAUNCH[1], vague, vague, vague))
 
 
-def peak_flops(setup: TrainingSetup, machine: TargetMachine) -> float:
+def peak_flops(machine: TargetMachine) -> float:
     """Return the peak operations per second of the machine; infinite if unknown."""
     if machine.kind == "cpu":
         return math.inf

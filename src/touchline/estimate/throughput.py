@@ -47,8 +47,6 @@ def knee(
         setup: everything but the batch.
         width: tokens of a row, padding included.
         label_share: share of them with a loss, 0 to 1.
-        machine: where it runs.
-        points: measured runs.
         most: the most rows that are allowed, for memory's or the global batch's sake.
         global_rows: rows of an optimizer step, kept by accumulation; none: one micro-batch a step.
 

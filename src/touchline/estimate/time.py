@@ -107,8 +107,6 @@ def seconds_per_step(
 
     Args:
         setup: everything but the batch.
-        work: the step.
-        machine: where it will run.
         points: measured runs of any kind; those that say nothing of this one are left out.
 
     Returns:
@@ -159,8 +157,6 @@ def step_curve(
     Args:
         setup: everything but the batch.
         works: the steps; at least one.
-        machine: where they will run.
-        points: measured runs of any kind.
     """
     asked = time_request(setup, works[0], machine, points)
     if isinstance(asked, Missing):
@@ -186,7 +182,6 @@ def seconds_of_work(
         setup: the settings of the runs.
         amounts_: amount of each term of `terms.TERMS`.
         like: a step of about the same size, to choose the measured runs by.
-        machine: where.
         points: measured runs of any kind.
 
     Returns:
@@ -270,7 +265,7 @@ def _believable(
     refused: list[str] = []
     for point in points:
         speed = step_flops(point.setup, point.work).total / point.seconds_per_step
-        peak = peak_flops(point.setup, machine)
+        peak = peak_flops(machine)
         expected, _ = log_seconds(question.rates.means, question.row(point).amounts, question.rates)
         off = point.seconds_per_step / math.exp(expected)
         if speed > _TOO_FAST * peak:

@@ -33,11 +33,7 @@ def gain_compiled(
     """Estimate how many times as fast steps are compiled as uncompiled, from measured runs of both kinds.
 
     Args:
-        setup: the settings of the compiled training.
-        work: its step.
         uncompiled: the step that the same training has uncompiled, whose rows may be narrower.
-        machine: where it will run.
-        points: measured runs of any kind.
 
     Returns:
         The ratio; missing unless runs of both kinds were measured on the machine, since no formula knows it.
@@ -74,10 +70,7 @@ def gain_side_by_side(
 
     Args:
         setup: the settings of each run.
-        work: a step of one of them.
         count: K.
-        machine: where they will run.
-        points: measured runs of any kind.
     """
     asked = time_request(setup, work, machine, points)
     if isinstance(asked, Missing):
@@ -123,9 +116,6 @@ def gain_of_slots(
 
     Args:
         setup: the settings of each run.
-        work: a step of one of them.
-        machine: the machine with its N slots.
-        points: measured runs of any kind.
     """
     near = [
         (point.name, math.log(machine.slots * point.whole_seconds_per_step / point.seconds_per_step))

@@ -35,8 +35,6 @@ def totals(
     Prediction errors of runs of one model are correlated, so the ends of the intervals are added, not their squares.
 
     Args:
-        runs: the runs.
-        machine: where they will be.
         compute: GPUs of one training, and of one evaluation.
         shared: whether all evaluations on one base share a process, as on this machine.
         cohorts: runs that train side by side.
@@ -75,7 +73,6 @@ def totals_of(plan: Plan, runs: Sequence[PlannedRun], *, side_by_side: bool = Tr
     """Return the totals of some runs of a plan.
 
     Args:
-        plan: the plan.
         runs: runs of it, as planned or shortened.
         side_by_side: whether cohorts that are whole among the runs train as such; otherwise runs count one by one.
     """
@@ -100,7 +97,6 @@ def queued_jobs(runs: Sequence[PlannedRun], together: Mapping[str, Cohort]) -> l
     """Return the training jobs of runs in order. A parent that is not among them has ended.
 
     Args:
-        runs: the runs.
         together: cohort of each run that trains side by side with others.
     """
     jobs: dict[str, QueuedJob] = {}
@@ -121,7 +117,6 @@ def time_of_queue(jobs: Sequence[QueuedJob], at_once: int) -> Measured:
 
     Args:
         jobs: the jobs in order.
-        at_once: number of slots.
     """
     for job in jobs:
         if isinstance(job.seconds, Missing):

@@ -77,7 +77,6 @@ def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_
 
     Args:
         forecast: what the trainer will make of the data.
-        settings: the settings that it was made with.
         label_share: share of the computed positions with a loss; none: as in the largest micro-batch.
 
     Raises:

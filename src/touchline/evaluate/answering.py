@@ -80,7 +80,6 @@ def groups_of(asked: Sequence[Asked], dtype: str) -> list[list[Asked]]:
 
     Args:
         asked: checkpoints and tasks, in order; at most `SHARING_EVALUATIONS` checkpoints.
-        dtype: dtype of the base.
     """
     groups: list[list[Asked]] = []
     shared: list[list[Asked]] = []
@@ -220,8 +219,6 @@ def publish(asked: Asked, log: EvalLog, engine: Engine, seconds: float) -> None:
 
     Args:
         asked: evaluated checkpoint and task.
-        log: log, read from its file.
-        engine: engine that wrote the answers.
         seconds: its share of the wall-clock time.
 
     Raises:

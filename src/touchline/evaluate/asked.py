@@ -47,7 +47,6 @@ def next_stream(seed: int | None, prompt: tuple[int, ...]) -> int:
 
     Args:
         seed: configured seed; 0 if None.
-        prompt: tokens of the prompt.
     """
     now = _NOW.get()
     if now is not None:

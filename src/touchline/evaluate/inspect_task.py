@@ -119,7 +119,6 @@ def evaluation_task(
     """Return the Inspect task of an evaluation.
 
     Args:
-        config: evaluation of the run.
         task: ready-made further task with its own prompt on the same items, or the run's own on a further test set;
             None for the run's own.
         max_connections: maximum number of waiting items; four batches if None.

@@ -58,7 +58,6 @@ def load_base(path: str, dtype: DtypeChoice, device: torch.device, form: BaseFor
     """Load a frozen base.
 
     Args:
-        path: base folder.
         dtype: dtype with its reason.
         device: compute device, or the first one.
         form: form in memory.

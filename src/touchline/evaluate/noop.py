@@ -37,7 +37,6 @@ def write_no_op(folder: Path, config: EvaluationConfig) -> Path:
     """Write `noop` into the run folder unless it exists; a killed process leaves no such folder.
 
     Args:
-        folder: run folder.
         config: its eval.yaml, with `no_op`.
 
     Raises:

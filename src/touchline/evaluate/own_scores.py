@@ -24,7 +24,6 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
     """Return the primary score's name (`match`, `judge.quality`) and the answers with it.
 
     Args:
-        samples: answers.
         metric: score named by `evaluate.metric`; None for the first score of the first scorer.
 
     Raises:

@@ -57,8 +57,6 @@ def own_task(
     """Configure a task for a run.
 
     Args:
-        task: task with a file.
-        config: evaluation of the run.
         settings: decoding settings where the task sets none.
         model: evaluated model; None for that of Inspect's command.
         data: writer of the test items that returns the path; called only for tasks with an argument `data`.

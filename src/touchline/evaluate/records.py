@@ -68,7 +68,6 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
     """Refuse a log that cannot become a score.
 
     Args:
-        log: log, read from its file.
         max_error_rate: maximum fraction of failed answers.
         answers: planned number of answers.
 
@@ -110,7 +109,6 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
 
     Args:
         evaluated: evaluated checkpoint and settings.
-        log: log, read from its file.
         path: current path of the file.
         name: final file name.
 
@@ -244,10 +242,6 @@ def prompt_difference(config: EvaluationConfig, samples: Sequence[EvalSample]) -
 
     Items of the experiment's own test split are compared one by one; other items by what all prompts share: system
     turn, number of turns, beginning and end of the last turn.
-
-    Args:
-        config: evaluation of the run.
-        samples: evaluated samples.
     """
     asked = {str(sample.id): turns for sample in samples if (turns := asked_turns(sample))}
     planned = {item.id: _turns(item.prompt) for item in load_examples(config.data, "test", Path())}
@@ -290,8 +284,6 @@ def shared_difference(trained: Sequence[Turns], asked: Sequence[Turns], affixes:
     """Describe the difference in what all prompts share; None if they agree.
 
     Args:
-        trained: training prompts.
-        asked: evaluation prompts.
         affixes: text before and after each item in training's template; empty without a template.
     """
     if not trained or not asked:

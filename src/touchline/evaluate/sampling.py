@@ -37,7 +37,6 @@ class Drawing:
     """Sampler of the next tokens of a batch; create one per batch.
 
     Args:
-        sampling: sampling settings.
         streams: stream of each prompt, in order.
     """
 

@@ -84,10 +84,6 @@ class PendingEvaluations:
 def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
     """Compare the run's eval.yaml with its folder.
 
-    Args:
-        experiment: experiment folder.
-        run: run name.
-
     Raises:
         InputError: there is no such run, or its eval.yaml is invalid.
     """

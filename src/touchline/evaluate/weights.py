@@ -96,7 +96,6 @@ class Weights:
     """Base on its device, or on several.
 
     Args:
-        path: base folder.
         dtype: dtype with its reason.
         device: compute device, or the first one.
         form: form of the base in memory.

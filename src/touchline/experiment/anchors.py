@@ -52,7 +52,6 @@ def portable_dataset(data: DataConfig, found: DatasetInfo, root: PurePath) -> Da
     """Return a dataset with the paths to record: `portable_path` of each file.
 
     Args:
-        data: names the files.
         found: the dataset, with absolute paths.
         root: the experiment's folder, absolute.
     """

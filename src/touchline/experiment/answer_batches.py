@@ -64,7 +64,6 @@ def token_bytes(
     """Return the bytes of one token.
 
     Args:
-        layers: layers on the device.
         kv_size: width of all keys of a layer.
         q_size: width of all queries of a layer.
         hidden_size: width of the residual stream.
@@ -83,7 +82,6 @@ def merges(answers: int, free_bytes: float | None, copy_bytes: float) -> bool:
     """Return True if an adapter is merged for its answers: they are many, and the copy leaves room for batches.
 
     Args:
-        answers: answers of the evaluation.
         free_bytes: free memory of the GPU next to the weights; None for a CPU.
         copy_bytes: bytes of the weights under the adapter.
     """

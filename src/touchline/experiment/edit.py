@@ -24,7 +24,6 @@ def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
     """Return the text with values set by their dotted keys.
 
     Args:
-        text: a YAML mapping.
         path: its name, for errors.
         values: what to set: plain data by dotted key, `{"train.packed": True}`.
 

@@ -25,7 +25,6 @@ def asked_epochs(asked: AskedEpochs, epochs: int) -> tuple[int, ...]:
 
     Args:
         asked: what `evaluate.epochs` says.
-        epochs: epochs of the training.
     """
     if asked == "last":
         return (epochs - 1,) if epochs else ()
@@ -228,7 +227,6 @@ def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None, largest: i
     """Return the decoding in words: `greedy, batch 64, bfloat16, at most 24 new tokens`.
 
     Args:
-        evaluate: the settings.
         dtype: element type of the base, where it is known.
         largest: prompts in the largest batch, where it is known; a batch size of `auto` does not say it.
     """

@@ -31,9 +31,7 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Y
     Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it continues from.
 
     Args:
-        experiment: the experiment.
         labels: size and family of every model, by the name that the file uses.
-        document: where to point.
 
     Raises:
         InputError: a combination of levels is impossible, nothing is left, names are not unique, or the stages are no
@@ -305,7 +303,6 @@ def untrained_controls(
         runs: the runs that the experiment asks about.
         taken: names of all runs so far.
         labels: size and family of every model.
-        document: where to point.
 
     Raises:
         InputError: a fine-tuned run has the name of a control.
@@ -337,7 +334,6 @@ def shuffled_controls(
         experiment: says whether there are such controls.
         chains: the runs that the experiment asks about, the stages of one chain together.
         labels: size and family of every model.
-        document: where to point.
 
     Raises:
         InputError: a fine-tuned run has the name of a control.

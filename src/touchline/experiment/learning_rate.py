@@ -46,7 +46,6 @@ def rule_rate(
         hidden_size: its width, more than 0.
         num_parameters: its parameters, where they are known.
         trains_all: whether all weights are trained.
-        optimizer: the optimizer.
     """
     family = next((family for family in _EXPONENTS if model_type.lower().startswith(family)), None)
     rate = _ADAPTER_RATE * (_WIDTH / hidden_size) ** _EXPONENTS[family or "llama"]

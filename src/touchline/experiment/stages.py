@@ -75,7 +75,6 @@ def stage_faults(experiment: Experiment, data: Mapping[str, object], document: Y
     Args:
         experiment: what the settings are tried on, one by one.
         data: the file's data; stages that are invalid in themselves are left out; they are reported elsewhere.
-        document: where to point.
     """
     alone = with_fields(experiment, stages=())
     findings: list[Finding] = []

@@ -39,7 +39,6 @@ def stated_of_run(
     """Return the training settings of a run, each with its place in experiment.yaml.
 
     Args:
-        spec: a run that trains.
         document: the experiment's file.
         known: places that were found for other runs of the same file; what is found is put there.
         devices: data-parallel size of the run.
@@ -69,8 +68,6 @@ def places_of_run(
     """Return the places where a dotted key gets a run's value: a level's, a stage's, or the key's own.
 
     Args:
-        spec: the run.
-        document: the experiment's file.
         known: places that were found for other runs of the same file; what is found is put there.
     """
     places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
@@ -102,12 +99,8 @@ def stated_settings(
     """Return touchline's settings in the vocabulary of all trainers.
 
     Args:
-        backend: who trains.
-        subject: what to call the training.
-        where: the file.
         model: the base, where the file says it.
         data: the dataset, where the file says it.
-        train: the training.
         seed: the seed, where the file says it.
         place: where a dotted key, `train.epochs`, gets its value; `model`, `seed` and the like as well.
         devices: data-parallel size; None where the file does not say it.

@@ -30,7 +30,6 @@ def strategy_faults(data: Mapping[str, object], document: YamlDocument) -> Itera
 
     Args:
         data: plain data of the experiment, with any errors.
-        document: where to point.
     """
     strategy = data.get("strategy")
     if not isinstance(strategy, dict):

@@ -52,9 +52,7 @@ def build(
     """Return an instance of `kind`, or all errors of `data`.
 
     Args:
-        kind: the dataclass.
         data: plain data, as `YamlDocument.data` holds it.
-        document: where to point.
         prefix: where `data` stands in the document.
     """
     try:
@@ -127,10 +125,8 @@ def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewh
     """Return the finding for a key that does not exist, with the nearest one that does.
 
     Args:
-        subject: the key as it is written.
         key: its last part.
         known: keys of the place where it stands.
-        where: that place.
         elsewhere: keys of other places, where one of the same name may be meant.
     """
     if row := find_removed(RemovedKind.KEY, subject):

@@ -15,7 +15,6 @@ def to_yaml(data: dict[str, object], comments: Mapping[str, str] | None = None) 
     """Return plain data as YAML in block style, with texts and numbers in JSON form.
 
     Args:
-        data: the data.
         comments: comment at the end of a line, by dotted key.
     """
     return "\n".join(_lines(data, "", comments or {})) + "\n"

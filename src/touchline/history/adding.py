@@ -153,7 +153,6 @@ def add_groups(
     Args:
         history_dir: the history; made when it is not there.
         groups: files that belong together.
-        read: reads one group.
         dry_run: write nothing.
         again: read unchanged files too, because something is stated of them.
         lacking: returns the facts that an estimate needs and a record lacks.
@@ -233,7 +232,6 @@ def as_latest(lines: Iterable[IndexLine], record: RunRecord) -> RunRecord:
     """Return a record as the latest reading of its logs, for what logs do not decide: stated facts, and scores.
 
     Args:
-        lines: the history's index.
         record: the reading, which counts more than all that the index has of the same logs.
     """
     logs = _logs(record)
@@ -260,7 +258,6 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
     """Return the record of a run that was read, with the hashes of its files; skipped if none is readable any more.
 
     Args:
-        found: the run.
         part: which of the runs in the same files it is, from 0.
     """
     names = source_names(found.sources)
@@ -281,10 +278,6 @@ def record_of_run(found: LoggedRun, part: int = 0) -> RunRecord | SkippedFile:
 
 def source_of(path: Path, name: str) -> SourceFile:
     """Return what a record keeps of a file that it was read from.
-
-    Args:
-        path: the file.
-        name: its name in the record.
 
     Raises:
         OSError: it cannot be read.

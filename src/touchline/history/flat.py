@@ -43,11 +43,7 @@ def known(record: RunRecord) -> int:
 
 
 def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
-    """Return a table with one record per row: each fact in its own column, next to its unit and place.
-
-    Args:
-        records: with their ids.
-    """
+    """Return a table with one record per row: each fact in its own column, next to its unit and place."""
     rows = [_cells(id_, record) for id_, record in records]
     header = list(dict.fromkeys(["id", *(name for row in rows for name in row)]))
     stream = io.StringIO()

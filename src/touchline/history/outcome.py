@@ -51,7 +51,6 @@ def ending_of(segment: RunSegment, *, steps_done: float | None, steps_total: flo
     """Return the end of one segment.
 
     Args:
-        segment: the segment.
         steps_done: optimizer steps done; None where nothing says so.
         steps_total: optimizer steps planned; None where nothing says so.
         is_document: whether a state file says that the training ended in order.

@@ -64,9 +64,7 @@ def probe_record(
 
     Args:
         request: what was asked for.
-        one: the try.
         shape: the model's dimensions; none where they are not known.
-        machine: where it ran.
         whole_seconds_per_step: of a try in slots, the same step with all threads and nothing next to it.
     """
     if one.outcome not in _OUTCOMES:

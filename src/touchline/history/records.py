@@ -85,7 +85,6 @@ def record_of(
     """Return the record of an imported run.
 
     Args:
-        reading: what its files show.
         sources: the files by the path that the reading's places name them with.
         reader_version: `READERS_VERSION` of the readers that read it.
         part: which of the runs in these files it is, from 0.

@@ -200,7 +200,7 @@ class SlurmLines:
         code = match.group("code")
         return (
             _sign(SignKind.TASK_FAILED, text, number),
-            *(() if code is None else (_exit_code(int(code), number),)),
+            *(() if code is None else (exit_code(code, number),)),
         )
 
 
@@ -210,7 +210,8 @@ def _sign(kind: SignKind, text: str, number: int) -> Sign:
     return Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT])
 
 
-def _exit_code(code: int, number: int) -> Observation:
+def exit_code(code: str, number: int) -> Observation:
+    """Return the observation of an exit code."""
     return Observation(name="exit_code", value=float(code), line=number)
 
 
@@ -219,7 +220,7 @@ def _code(text: str, number: int) -> tuple[Event, ...]:
     if len(text) > _TEXT_LIMIT:
         return ()
     match = _EXIT_CODE.match(text)
-    return () if match is None else (_exit_code(int(match.group("code")), number),)
+    return () if match is None else (exit_code(match.group("code"), number),)
 
 
 def _state(match: re.Match[str], text: str, number: int) -> tuple[Event, ...]:
@@ -229,4 +230,4 @@ def _state(match: re.Match[str], text: str, number: int) -> tuple[Event, ...]:
     if kind is None:
         return ()
     with_code = code is not None and state in _STATES_WITH_A_CODE
-    return (_sign(kind, text, number), *((_exit_code(int(code), number),) if with_code else ()))
+    return (_sign(kind, text, number), *((exit_code(code, number),) if with_code else ()))

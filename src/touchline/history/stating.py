@@ -89,7 +89,6 @@ class Stating:
         """Read the files of facts that belong to these groups.
 
         Args:
-            groups: the groups.
             check: finds what else is wrong with the facts.
 
         Raises:

@@ -38,7 +38,6 @@ def facts_of_settings(
     """Return the facts that follow from the settings.
 
     Args:
-        train: the training.
         number: makes a fact of a number and its unit.
         where: place of the words.
     """

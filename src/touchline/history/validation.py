@@ -20,9 +20,6 @@ def validation_of(view: RunView, steps: Steps, epochs: Measured, remarks: list[s
     A row with an epoch and no step is placed by the run's steps and epochs, where both are known.
 
     Args:
-        view: the run.
-        steps: its steps.
-        epochs: its planned epochs.
         remarks: gets the reason for leaving losses out.
     """
     found = [segment.all("eval_loss") for segment in view.segments]

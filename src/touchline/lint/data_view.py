@@ -99,7 +99,6 @@ class DataView:
     files: Mapping[str, str]
     """File by split."""
     splits: Mapping[str, Sequence[DataRow]]
-    """Rows by split."""
     layout: ColumnMapping
     """Meaning of the columns."""
     media: MissingMedia | None = None
@@ -204,7 +203,6 @@ def data_rows(
 
     Args:
         splits: the rows of each split, each with its line if known.
-        layout: the meaning of the columns.
     """
     read = {name: [(values, line, turns_of(values, layout)) for values, line in rows] for name, rows in splits.items()}
     kinds: Counter[str] = Counter(

@@ -177,7 +177,6 @@ def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -
     """Return the rows that the table allows: more where rows are shorter than its own, or the model below its smallest.
 
     Args:
-        num_parameters: of the model.
         packed: whether several examples share a row.
         max_seq_len: tokens of a row at most; none: as long as the table's.
     """

@@ -128,13 +128,9 @@ def rendering_view(
     Args:
         text: the model's tokenizer and template.
         rows: why each row was chosen, and the row.
-        settings: what the config says of rendering.
         render: the trainer's own way.
         backend: the trainer's folder.
-        model: the model's name.
         where_model: the model's folder.
-        where_data: the data file.
-        embedding_rows: rows of the embedding.
         special_in_data: as `special_tokens_in` found them.
         stated: the config, for places.
     """

@@ -209,9 +209,7 @@ class PromptMismatch:
     """First difference of a row."""
 
     kind: Kind
-    """Kind."""
     row: RowView
-    """The row."""
     token: int
     """First token that differs, from 0."""
     training: str

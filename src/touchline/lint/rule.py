@@ -102,7 +102,6 @@ def check_view(view: object, where: Location, subject: str) -> Iterator[Finding]
     """Apply every rule for this type of view.
 
     Args:
-        view: the object to check.
         where: location of findings that have none of their own.
         subject: name of the view, for findings that have none of their own.
     """

@@ -121,7 +121,6 @@ def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -
     """Try a ready-made task's scorers on made-up outputs. Return one view per score.
 
     Args:
-        task: the task.
         targets: right answers, of which the first are tried.
         items: items of the evaluation, where `targets` are only the first of them.
     """

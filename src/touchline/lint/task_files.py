@@ -112,8 +112,6 @@ def prompt_findings(
 
     Args:
         task: a further task, or the experiment's own in a file.
-        data: the prompt settings of training.
-        where: the location of the task's name.
         is_own: whether it is the experiment's own.
         labels: the labels of the dataset, which stand in the prompt of a classification.
     """

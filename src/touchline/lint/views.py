@@ -22,7 +22,6 @@ class ModelContext:
     """Facts of a base model."""
 
     name: str
-    """Name."""
     num_parameters: int | None
     """Number of parameters: from its config.json or the catalogue of public models, else from its name."""
     source: str
@@ -50,7 +49,6 @@ class DataFacts:
     longest_evaluated: int | None = None
     """Tokens of the longest row by the model's own template, where the trainer's rendering is not known."""
     source: str = ""
-    """Source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +76,6 @@ class TrainingView:
     model: ModelContext | Missing
     """Base model."""
     data: DataFacts | Missing
-    """Training data."""
     around: Surroundings
     """Machine of the training."""
     has_planned_memory: bool = False
@@ -90,7 +87,6 @@ class ScriptView:
     """Job script with its known context."""
 
     script: Script
-    """The script."""
 
     @cached_property
     def requested(self) -> Requested:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from touchline.core.estimate import MemoryEstimate
 from touchline.core.markup import measured
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
-from touchline.core.units import device_hours, hours_unit
 from touchline.experiment.plan import Plan, PlannedRun
 
 
@@ -30,11 +29,6 @@ def grouped_rows(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]
     return tuple(
         (runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more", *cells) for cells, runs in names.items()
     )
-
-
-def gib_text(value: Measured) -> str:
-    """Return an amount of memory with its interval."""
-    return measured(value, 3)
 
 
 def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
@@ -121,13 +115,6 @@ def memory_figures(plan: Plan) -> Iterator[tuple[str, MemoryEstimate, int]]:
 def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
     for name, m, processes in memory_figures(plan):
         parts = ", ".join(f"{part} {value:.3g}" for part, value in m.breakdown.items() if value >= 0.005)
-        figures = tuple(gib_text(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
+        figures = tuple(measured(estimate.quantity(), 3) for estimate in (m.allocated, m.reserved, m.process))
         share = memory_share(m.process.quantity(), plan, processes)
         yield (name, m.verdict.value, share, *figures, parts, m.assumption)
-
-
-def device_hours_text(plan: Plan, hours: Measured) -> str:
-    """Return `12.3 GPU-hours (8 to 20)` with the method; less than a tenth of an hour in minutes."""
-    method = hours.method if isinstance(hours, Quantity) else None
-    text = device_hours(hours, hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU"))
-    return text if method is None else f"{text}, {method}"

@@ -202,7 +202,6 @@ def plan_with_spread(
     """Return the plan, with the spread between seeds that was decided or that of the past runs.
 
     Args:
-        inputs: inputs of the planner.
         spread: spread that was decided; None to ask the past runs.
         past: returns the spread of the past runs for a plan.
 

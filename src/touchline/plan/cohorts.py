@@ -47,7 +47,6 @@ def plan_cohorts(
     """Group the runs of a plan. Return the cohorts, and the runs that are trained alone.
 
     Args:
-        runs: planned runs.
         devices: data-parallel size of a run.
         wanted: `compute.cohorts`: `auto`, `always` or `never`.
         predict: gain and memory of some runs side by side.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import SEEDS
@@ -14,6 +13,7 @@ from touchline.core.text import shorten
 from touchline.core.units import in_unit, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.drift import RunMark
+from touchline.plan.times import spanning
 
 _MOST_ROWS = 20
 """Conditions that are shown; of more, the heaviest and the lightest."""
@@ -124,15 +124,11 @@ def _memory(run: PlannedRun) -> Measured:
 
 def _covering(values: Sequence[Measured]) -> Measured:
     """Return the largest value with an interval that covers those of all; missing if one is."""
-    known: list[Quantity] = []
-    for value in values:
-        if isinstance(value, Missing):
-            return value
-        known.append(value)
-    low = min(each.value if each.low is None else each.low for each in known)
-    high = max(upper(each) for each in known)
-    largest = max(known, key=lambda each: each.value)
-    return largest if low == high else replace(largest, low=low, high=high)
+    if missing := next((each for each in values if isinstance(each, Missing)), None):
+        return missing
+    largest = max((each for each in values if isinstance(each, Quantity)), key=lambda each: each.value)
+    found = spanning(largest, values)
+    return largest if isinstance(found, Missing) or found.low == found.high else found
 
 
 def short_size(value: Measured) -> str:

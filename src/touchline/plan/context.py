@@ -52,6 +52,7 @@ def estimate_memory(
     context: PlanningContext,
     *,
     outgrown: tuple[float, float] = ONE_SIZE,
+    with_what_ifs: bool = False,
 ) -> MemoryEstimate | Missing:
     """Estimate the peak memory of a step; `outgrown` is about all micro-batches (`estimate/outgrown.py`)."""
     coefficients = memory_coefficients(setup.backend)
@@ -65,7 +66,7 @@ def estimate_memory(
             coefficients=coefficients,
             capacity_gib=context.machine.memory,
             evidence=points,
-            with_what_ifs=False,
+            with_what_ifs=with_what_ifs,
         )
     gpu = None if isinstance(context.gpu, Missing) else context.gpu
     return memory_estimate(
@@ -75,21 +76,14 @@ def estimate_memory(
         gpu=gpu,
         evidence=points,
         outgrown=outgrown,
-        with_what_ifs=False,
+        with_what_ifs=with_what_ifs,
     )
 
 
 def past_runs_used(
-    context: PlanningContext, setups: Sequence[TrainingSetup], time: Collection[str], memory: Collection[str]
+    context: PlanningContext, setups: Sequence[TrainingSetup], time: Collection[str] | None, memory: Collection[str]
 ) -> PastRunsUsed:
-    """Return which past runs the estimates used, and why not the others.
-
-    Args:
-        context: the machine and the past runs.
-        setups: settings of the trainings.
-        time: names of the past runs that the times are based on.
-        memory: names of those that the memory is based on.
-    """
+    """Return which past runs the estimates used, and why not the others."""
     cold = replace(context, memory_points=())
 
     def predict(point: MeasuredPoint) -> float | None:
@@ -125,9 +119,6 @@ def estimate_disk(
     """Estimate the disk usage of a completed run. Its training state is deleted when training is complete.
 
     Args:
-        setup: its settings.
-        train: its training.
-        steps: its optimizer steps.
         model: its base, whose element type merged weights have.
         evaluations: checkpoints that are evaluated.
         answers: answers that each evaluation writes down.

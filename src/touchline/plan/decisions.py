@@ -74,15 +74,7 @@ def choose_packing(
     *,
     vision: bool = False,
 ) -> tuple[PackingOption, str, PackingSummary | Missing]:
-    """Return the chosen option, the reason, and both options side by side.
-
-    Args:
-        train: the training.
-        predict: returns the prediction for one packing mode.
-        lengths: token lengths of the examples.
-        devices: data-parallel size.
-        vision: whether the model has a vision tower.
-    """
+    """Return the chosen option, the reason, and both options side by side."""
     packed, apart = predict(True), predict(False)
     summary = _side_by_side(packed, apart, lengths, devices)
     if train.packed != "auto":
@@ -189,12 +181,7 @@ class ResolvedRun:
 
 
 class RunResolver:
-    """Resolver of runs that computes what several runs share only once.
-
-    Args:
-        context: the machine, and what past runs have shown.
-        devices: data-parallel size of each run.
-    """
+    """Resolver of runs that computes what several runs share only once."""
 
     def __init__(self, context: PlanningContext, devices: int = 1) -> None:
         self._outlook = share_of_machine(context, devices * context.machine.slots)

@@ -36,7 +36,6 @@ def with_evaluation_memory(
     """Return the runs with the predicted memory of their evaluations.
 
     Args:
-        runs: all runs of the plan.
         datasets: datasets by path.
         lengths: token lengths of each run's examples, by run; not those of a control whose lengths are unknown.
         context: machine and dimensions of the models.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.experiment.experiment import DataConfig, LoraConfig, TrainConfig, is_test
 from touchline.experiment.plan import Plan, PlannedRun
+from touchline.experiment.read import settings_digest
 from touchline.experiment.runs import ControlKind, RunKind
 
 _DATA = TypeAdapter(DataConfig)
@@ -32,7 +32,7 @@ def training_digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, par
     if run.link is not None:
         digest = None if parent is None else parent.digest
         identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
-    return _hash(identity)
+    return settings_digest(identity)
 
 
 def condition_digest(plan: Plan, run: PlannedRun) -> str:
@@ -47,7 +47,7 @@ def condition_digest(plan: Plan, run: PlannedRun) -> str:
         parent = plan.run(run.link.parent)
         digest = None if parent is None else condition_digest(plan, parent)
         identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
-    return _hash(identity)
+    return settings_digest(identity)
 
 
 def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[str, object]:
@@ -74,10 +74,6 @@ def _settings(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> dict[s
     if run.control is ControlKind.SHUFFLED:
         identity["labels"] = "cyclic derangement 1"
     return identity
-
-
-def _hash(identity: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _train_identity(train: TrainConfig) -> dict[str, object]:

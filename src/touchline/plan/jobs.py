@@ -34,7 +34,6 @@ def place_jobs(
     """Return the jobs of a plan, parents before children.
 
     Args:
-        plan: the plan.
         site: what the user's jobs hold where the experiment does not say.
         trainings: runs to train; all when None. A parent that is not among them is trained already.
         evaluations: runs to evaluate; all when None.

@@ -21,7 +21,6 @@ def with_learning_rates(
     rates of all runs that leave it open. Started runs keep their rate, and others get the same.
 
     Args:
-        specs: the runs of an experiment.
         models: readable models by the name that the experiment uses; while one is missing, `auto` stays open.
         started: started runs of the old plan by name.
     """

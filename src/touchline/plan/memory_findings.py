@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
+from touchline.core.markup import measured
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.experiment.plan import PlannedRun
-from touchline.plan.batch_sections import computed_tokens, gib_text
+from touchline.plan.batch_sections import computed_tokens
 
 _SHOWN_RUNS = 3
 _ROW = "ME020"
@@ -25,7 +26,7 @@ def memory_findings(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding
     alike: dict[tuple[object, ...], list[PlannedRun]] = {}
     for run in runs:
         if run.train is not None and not isinstance(run.memory, Missing):
-            key = (run.memory.verdict, gib_text(run.peak_memory), _micro_batch(run), run.memory.remedies)
+            key = (run.memory.verdict, measured(run.peak_memory, 3), _micro_batch(run), run.memory.remedies)
             alike.setdefault(key, []).append(run)
     for group in alike.values():
         first = group[0]
@@ -66,20 +67,12 @@ def _of_evaluations(runs: Sequence[PlannedRun], device: str) -> Iterator[Finding
 
 
 def memory_finding(job: str, memory: MemoryEstimate, device: str, *, code: str, subject: str) -> Finding | None:
-    """Return the finding on one planned job: an error for OOM, a warning for UNCERTAIN; None if it fits.
-
-    Args:
-        job: the job, as the message begins: `1B_rank4: a micro-batch of ...`.
-        memory: its estimate.
-        device: name of the device.
-        code: code of the finding.
-        subject: dotted key that decides about the memory.
-    """
+    """Return the finding on one planned job: an error for OOM, a warning for UNCERTAIN; None if it fits."""
     severity = {MemoryVerdict.OOM: Severity.ERROR, MemoryVerdict.UNCERTAIN: Severity.WARNING}.get(memory.verdict)
     if severity is None:
         return None
-    has = "" if isinstance(memory.capacity_gib, Missing) else f" ({gib_text(memory.capacity_gib)})"
-    text = f"{job} needs {gib_text(memory.process.quantity())}: {memory.verdict.value} on {device}{has}"
+    has = "" if isinstance(memory.capacity_gib, Missing) else f" ({measured(memory.capacity_gib, 3)})"
+    text = f"{job} needs {measured(memory.process.quantity(), 3)}: {memory.verdict.value} on {device}{has}"
     hint = f"it fits with {' or '.join(memory.remedies)}" if memory.remedies else None
     return Finding(code=code, severity=severity, subject=subject, message=text, hint=hint)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
+from touchline.core.markup import measured
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.experiment import defaults
 from touchline.experiment.experiment import TrainConfig
-from touchline.plan.batch_sections import gib_text
 from touchline.plan.context import PlanningContext
 
 
@@ -43,7 +43,7 @@ class MicroBatchChoice:
         elif memory.verdict is MemoryVerdict.FITS:
             room = f"at most {memory.process.high:.3g} GiB"
         else:
-            room = f"{memory.verdict.value}, {gib_text(memory.process.quantity())}"
+            room = f"{memory.verdict.value}, {measured(memory.process.quantity(), 3)}"
         return f"micro-batch {self.size}: {self.why}; {room}"
 
 
@@ -54,15 +54,7 @@ def choose_micro_batch(
     context: PlanningContext,
     devices: int = 1,
 ) -> MicroBatchChoice:
-    """Choose the largest divisor of a device's part of the global batch that fits and still increases throughput.
-
-    Args:
-        train: the training, with its packing decided.
-        predict: returns the largest step with a micro-batch size.
-        lengths: token lengths of the examples.
-        context: the machine, and what past runs have shown.
-        devices: data-parallel size.
-    """
+    """Choose the largest divisor of a device's part of the global batch that fits and still increases throughput."""
     if train.micro_batch_size != "auto":
         return MicroBatchChoice(size=train.micro_batch_size, why="as written")
     whole = max(train.global_batch_size // devices, 1)
@@ -84,14 +76,7 @@ def _may_stay(step: LargestStep | Missing) -> bool:
 def _fastest(
     whole: int, predict: Callable[[int], LargestStep | Missing], lengths: ExampleLengths, context: PlanningContext
 ) -> tuple[int, str]:
-    """Return the size beyond which throughput no longer grows, and the basis: past runs, or a default.
-
-    Args:
-        whole: rows per step and device.
-        predict: returns the largest step with a micro-batch size.
-        lengths: token lengths of the examples.
-        context: the machine, and what past runs have shown.
-    """
+    """Return the size beyond which throughput no longer grows, and the basis: past runs, or a default."""
     most = defaults.MICRO_BATCH_TOKENS
     size, reason = whole, f"throughput no longer grows beyond about {most:,} computed tokens per forward pass"
     step = predict(size)

@@ -130,12 +130,7 @@ class PlanVariant:
 
 
 def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
-    """Return every combination of changes worth planning.
-
-    Args:
-        train: the training as it is written.
-        fixed: keys that are not to be changed: the experiment varies them.
-    """
+    """Return every combination of changes worth planning."""
     options: dict[str, list[object]] = {CHECKPOINTING: [not train.gradient_checkpointing]}
     # `auto` is the largest that fits and still increases throughput, per run: one value cannot be that for all models.
     if train.micro_batch_size != "auto":
@@ -151,13 +146,7 @@ def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, 
 def choose_variant(
     before: Plan, tried: Sequence[PlanVariant], started: Collection[str]
 ) -> tuple[PlanVariant | None, list[str]]:
-    """Return the variant to propose, or None, and notes on why others were rejected.
-
-    Args:
-        before: the plan as it is.
-        tried: the other ways.
-        started: runs that must stay what they are.
-    """
+    """Return the variant to propose, or None, and notes on why others were rejected."""
     reason = _unpredictable(before)
     if reason is not None:
         return None, [f"no faster settings can be predicted: {reason}"]
@@ -187,8 +176,8 @@ def proposals(before: Plan, way: PlanVariant) -> list[Proposal]:
     return [
         Proposal(
             key=key,
-            before=_value(_written(before, key)),
-            after=_value(way.changes[key]),
+            before=written_value(_written(before, key)),
+            after=written_value(way.changes[key]),
             why=_why(key, way),
             effect=_effect(key, way.plan),
         )
@@ -198,13 +187,7 @@ def proposals(before: Plan, way: PlanVariant) -> list[Proposal]:
 
 
 def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:
-    """Return every training before and after.
-
-    Args:
-        before: the plan as it is.
-        after: the plan with every change.
-        kept: runs that stay as they are, and why.
-    """
+    """Return every training before and after."""
     found: list[RunChange] = []
     for run in before.runs:
         other = after.run(run.name)
@@ -248,7 +231,7 @@ def training_seconds(plan: Plan) -> Measured:
 
 def changes_text(changes: Changes) -> str:
     """Return `train.packed: auto, ...`."""
-    return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
+    return ", ".join(f"{key}: {written_value(value)}" for key, value in changes.items())
 
 
 # ---- judging a way ---------------------------------------------------------------------------------------------------
@@ -326,7 +309,8 @@ def _written(plan: Plan, key: str) -> object:
     return getattr(train, key.removeprefix("train."))
 
 
-def _value(value: object) -> str:
+def written_value(value: object) -> str:
+    """Return a value as written in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

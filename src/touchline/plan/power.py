@@ -6,29 +6,24 @@ determine the power for comparing checkpoints; training seeds determine the powe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from touchline.core.levels import SEEDS
 from touchline.core.markup import measured
-from touchline.core.units import plural
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import between, plural
 from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
-from touchline.statistics.power import (
-    COVERAGE,
-    POWER,
-    USUAL_FLIPS,
-    smallest_difference,
-)
-from touchline.statistics.sample_sizes import FEWEST_SEEDS, detectable
+from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_difference, smallest_in_points
+from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.strata import tied_factors
 
-COLUMNS = ("question", "design", "minimum detectable difference", "after Holm correction")
 _FLIPS = (0.05, USUAL_FLIPS, 0.3)
 """Assumed fractions of discordant items. The actual fraction is only known after the evaluation."""
 
@@ -59,8 +54,8 @@ def detectables(plan: Plan) -> Iterator[Detectable]:
             flips=flips,
             question="is a checkpoint better than its control?",
             design=f"{items:,} items, {100 * flips:g}% discordant",
-            difference=_points(items, flips, 1),
-            after_holm=_points(items, flips, family),
+            difference=smallest_in_points(items, flips, coverage=COVERAGE),
+            after_holm=smallest_in_points(items, flips, coverage=_coverage(family)),
         )
     factors = _factors(plan, runs)
     contrasts = sum(len(levels) - 1 for levels in factors.values())
@@ -74,11 +69,6 @@ def detectables(plan: Plan) -> Iterator[Detectable]:
             difference=_shown(plan, seeds, items, conditions, 1),
             after_holm=_shown(plan, seeds, items, conditions, contrasts),
         )
-
-
-def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
-    """Yield question, design, minimum detectable difference, and the same after Holm correction."""
-    yield from ((each.question, each.design, each.difference, each.after_holm) for each in detectables(plan))
 
 
 def has_one_seed(plan: Plan) -> bool:
@@ -136,21 +126,27 @@ def _shown(plan: Plan, seeds: int, items: int, conditions: int, family: int) -> 
         return "not testable with one seed"
     if not plan.spread:
         return "unknown: the plan has no spread between seeds"
-    value, low, high = (
+    shown = detectable_points({end: spread_at(plan.spread, end, conditions) for end in End}, seeds, items, family)
+    if isinstance(shown, Missing):
+        return shown.missing
+    return f"{shown.value:.1f} points{between(shown.low, shown.high, '{:.1f}'.format)}"
+
+
+def detectable_points(spreads: Mapping[End, Spread], seeds: int, items: int, family: int) -> Measured:
+    """Return the difference that a design shows in points, with an interval over the ends of the counted spread."""
+    low, value, high = (
         100
-        * float(
-            detectable(
-                np.asarray(float(seeds)),
-                np.asarray(float(items)),
-                spread_at(plan.spread, end, conditions),
-                coverage=1 - (1 - COVERAGE) / family,
-            )
-        )
-        for end in (End.VALUE, End.LOW, End.HIGH)
+        * float(detectable(np.array(float(seeds)), np.array(float(items)), spreads[end], coverage=_coverage(family)))
+        for end in (End.LOW, End.VALUE, End.HIGH)
     )
     if value > 100:
-        return "more than 100 points"
-    return f"{value:.1f} points ({low:.1f} to {min(high, 100):.1f})"
+        return Missing(missing="more than 100 points")
+    return Quantity(value=value, unit="points", low=low, high=min(high, 100.0))
+
+
+def _coverage(family: int) -> float:
+    """Return the coverage of the first step of Holm's procedure."""
+    return 1 - (1 - COVERAGE) / family
 
 
 def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | None:
@@ -158,7 +154,6 @@ def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | Non
     unknown.
 
     Args:
-        plan: the plan.
         task: one of its further tasks; the experiment's own for None.
     """
     asked = task or plan.own_task
@@ -224,9 +219,3 @@ def _conditions(plan: Plan, runs: Sequence[PlannedRun], factor: str) -> int:
     """Return the largest number of conditions of the other factors that a level is averaged over."""
     held = {SEEDS, factor, *(each for group in _tied(plan, runs) if group[0] == factor for each in group)}
     return len({tuple((level.factor, level.value) for level in run.levels if level.factor not in held) for run in runs})
-
-
-def _points(items: int, flips: float, family: int) -> str:
-    from touchline.statistics.power import smallest_in_points
-
-    return smallest_in_points(items, flips, coverage=1 - (1 - COVERAGE) / family)

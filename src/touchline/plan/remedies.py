@@ -28,15 +28,7 @@ class Predict(Protocol):
 def remedies(
     asked: TrainConfig, context: PlanningContext, *, packed: bool, longest: int, predict: Predict
 ) -> tuple[str, ...]:
-    """Return the single changes with which a training's upper memory estimate fits; if there is none, several together.
-
-    Args:
-        asked: the training as written.
-        context: the machine that it is planned for.
-        packed: whether it was decided to pack.
-        longest: tokens of the longest example.
-        predict: the planner's estimate.
-    """
+    """Return the single changes with which a training's upper memory estimate fits, or else several together."""
     gpu = next((text for text, other in _larger_gpus(context) if _fits(predict(asked, other))), None)
     return (*_settings(asked, packed=packed, longest=longest, predict=predict), *([] if gpu is None else [gpu]))
 

@@ -17,15 +17,7 @@ from touchline.statistics.derangement import derangement, label_generator
 def run_faults(
     spec: RunSpec, model: ModelInfo, lengths: ExampleLengths | None, devices: int, accepted: Collection[str] = ()
 ) -> list[Finding]:
-    """Return what stops a run from being planned that model, data and settings show together.
-
-    Args:
-        spec: the run.
-        model: its base model.
-        lengths: token lengths of its training examples; None if they are not known.
-        devices: data-parallel size of its training.
-        accepted: keys of settings that were accepted for it.
-    """
+    """Return what stops a run from being planned that model, data and settings show together."""
     if spec.kind is RunKind.CONTROL:
         return []
     backend = get_backend(spec.train.backend)
@@ -50,7 +42,6 @@ def length_faults(spec: RunSpec, lengths: ExampleLengths) -> list[Finding]:
     """Return an error for training examples that are too long for a run, or a warning for those that may be.
 
     Args:
-        spec: the run.
         lengths: token lengths of its examples, not cut.
     """
     limit = spec.train.max_seq_len

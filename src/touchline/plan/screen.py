@@ -13,13 +13,13 @@ from touchline.core.levels import SEEDS
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import join_names, one_line, shorten
-from touchline.core.units import parse_duration, percent, plural, seconds_to_minutes
+from touchline.core.units import device_hours, hours_unit, parse_duration, percent, plural, seconds_to_minutes
 from touchline.estimate.totals import runs_at_once, sum_quantities, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.recorded import override_lines
 from touchline.experiment.runs import RunKind
 from touchline.plan import power
-from touchline.plan.batch_sections import device_hours_text, memory_figures, memory_share
+from touchline.plan.batch_sections import memory_figures, memory_share
 from touchline.plan.conditions import BEGUN, condition_lines, short_key, short_size, upper
 from touchline.plan.drift import RunMark
 from touchline.plan.jobs import evaluation_limit, to_minutes, training_limit
@@ -55,10 +55,8 @@ def screen_lines(
     """Return the first screen of a plan.
 
     Args:
-        plan: the plan.
         marks: how far each run is; none for a first plan.
         findings: what was found in the inputs; None if that is not known.
-        width: characters of a line.
     """
     marks, settings = marks or {}, collect_settings(plan)
     defaults = sum(each.origin is Origin.DEFAULT for each in settings)
@@ -138,15 +136,16 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
     parts.append(measured(wall))
     # On one device the hours are those of the clock.
     if isinstance(wall, Missing) or isinstance(hours, Missing) or 3600 * hours.value > 1.01 * wall.value:
-        parts.append(device_hours_text(plan, hours))
+        method = hours.method if isinstance(hours, Quantity) else None
+        parts.append(device_hours(hours, hours_unit(plan.machine.kind.upper())) + (f", {method}" if method else ""))
     parts += [] if isinstance(disk, Missing) else [f"{short_size(disk)} disk"]
     at_once = runs_at_once(plan.machine, plan.gpus_per_run)
     if plan.executor != "local" and plan.deadline is None and at_once < len(left):
         parts.append(f"{plural(at_once, 'run')} at once")
-    return label, ", ".join((*parts, *deadline_words(plan, wall)))
+    return label, ", ".join((*parts, *_deadline_words(plan, wall)))
 
 
-def deadline_words(plan: Plan, wall: Measured) -> list[str]:
+def _deadline_words(plan: Plan, wall: Measured) -> list[str]:
     """Return whether a time is within the deadline, with the chance of it; nothing without a deadline."""
     if plan.deadline is None:
         return []

@@ -9,18 +9,15 @@ from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Finding
 from touchline.core.machine import machine_text
 from touchline.core.markup import escape, fence, measured
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import capital, join_names
 from touchline.core.units import format_bytes, in_unit, plural
 from touchline.estimate.evidence_used import evidence_line
-from touchline.estimate.totals import runs_at_once
 from touchline.experiment.data_config import shown_split, split_of
 from touchline.experiment.plan import Plan, PlannedRun, Revision
 from touchline.plan import power, tasks
 from touchline.plan.batch_sections import (
-    device_hours_text,
-    gib_text,
     grouped_rows,
     memory_figures,
     memory_section,
@@ -29,14 +26,8 @@ from touchline.plan.batch_sections import (
 )
 from touchline.plan.dtypes import dtype_notes
 from touchline.plan.jobs import evaluation_limit, training_limit
-from touchline.plan.notes import (
-    design_line,
-    learning_rate_notes,
-    method_notes,
-    quantization_notes,
-    recipe_notes,
-)
-from touchline.plan.screen import deadline_words, has_limits, screen_lines
+from touchline.plan.notes import design_line, method_notes, quantization_notes, recipe_notes
+from touchline.plan.screen import has_limits, screen_lines
 from touchline.plan.settings import collect_settings, setting_text, settings_table
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.strategy.strategy import strategy_of
@@ -49,7 +40,7 @@ def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
     refused = [(alone.predicted, "one after the other") for alone in plan.alone if alone.predicted is not None]
     for cohort, trained in (*((cohort, "side by side") for cohort in plan.cohorts), *refused):
         saved, seconds = measured(cohort.saved_seconds, 3), measured(cohort.train_seconds)
-        memory = gib_text(cohort.peak_memory)
+        memory = measured(cohort.peak_memory, 3)
         yield join_names(cohort.runs, 3), trained, measured(cohort.gain, 3), saved, seconds, memory
 
 
@@ -78,7 +69,7 @@ def _runs(plan: Plan) -> Section:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
-        disk = "-" if run.train is None else _mib_text(run.disk)
+        disk = "-" if run.train is None else measured(in_unit(run.disk, "MiB"), 3)
         parent = "-" if run.link is None else f"{run.link.parent} ({run.link.continue_}, {run.link.parent_checkpoint})"
         rows.append((run.name, run.model, rank, steps, time, _memory_cell(run, plan), disk, parent))
     chained = any(run.link for run in plan.runs)
@@ -86,16 +77,12 @@ def _runs(plan: Plan) -> Section:
     return table_section("All runs", columns, rows if chained else [row[:-1] for row in rows])
 
 
-def _mib_text(size: Measured) -> str:
-    return measured(in_unit(size, "MiB"), 3)
-
-
 def _memory_cell(run: PlannedRun, plan: Plan) -> str:
     memory = run.evaluate_memory if run.train is None else run.memory
     if isinstance(memory, Missing):
         return "-" if run.train is None else measured(run.peak_memory)
     peak, processes = memory.process.quantity(), 1 if run.train is None else plan.processes_per_device
-    return f"{gib_text(peak)}, {memory_share(peak, plan, processes)}, {memory.verdict.value}"
+    return f"{measured(peak, 3)}, {memory_share(peak, plan, processes)}, {memory.verdict.value}"
 
 
 def _design(plan: Plan) -> Iterator[str]:
@@ -104,23 +91,13 @@ def _design(plan: Plan) -> Iterator[str]:
     devices = f", {plan.processes_per_device} processes per run" if plan.processes_per_device > 1 else ""
     if machine.kind == "gpu":
         devices = f", {plural(plan.gpus_per_run, 'GPU')} per run"
-    yield f"Planned for: {machine_text(machine.key)}, {gib_text(machine.memory)} ({machine.source}){devices}"
+    yield f"Planned for: {machine_text(machine.key)}, {measured(machine.memory, 3)} ({machine.source}){devices}"
     if plan.slots_reason:
         yield f"Slots: {plan.slots_reason}"
-    yield from (f"Learning rate: {text}" for text in learning_rate_notes(plan))
     yield from method_notes(plan)
     yield from recipe_notes(plan)
     yield from quantization_notes(plan)
     yield from dtype_notes(plan)
-
-
-def _totals(plan: Plan) -> Iterator[str]:
-    yield f"Total: {device_hours_text(plan, plan.gpu_hours)}"
-    at_once = f"{plural(runs_at_once(plan.machine, plan.gpus_per_run), 'run')} at once"
-    queue = "" if plan.executor == "local" or plan.deadline is not None else "; a queue may start more"
-    deadline = "".join(f"; {words}" for words in deadline_words(plan, plan.wall_seconds))
-    yield f"Wall-clock time: {measured(plan.wall_seconds)} with {at_once}{queue}{deadline}"
-    yield f"Disk: {_mib_text(plan.disk)}"
 
 
 _LIMIT_COLUMNS = ("run", "training time limit", "evaluation time limit")
@@ -203,10 +180,14 @@ def _evidence(plan: Plan) -> Iterator[str]:
 
 _SECTIONS: dict[str, Callable[[Plan], Iterable[Section]]] = {
     "runs": lambda plan: [_runs(plan)],
-    "totals": lambda plan: [Section(title="Totals", lines=(*strategy_of(plan).totals_lines(), *_totals(plan)))],
     "strategy": lambda plan: strategy_of(plan).sections(),
     "power": lambda plan: [
-        table_section("Statistical power", power.COLUMNS, power.power_rows(plan), lines=power.power_lines(plan))
+        table_section(
+            "Statistical power",
+            ("question", "design", "minimum detectable difference", "after Holm correction"),
+            ((each.question, each.design, each.difference, each.after_holm) for each in power.detectables(plan)),
+            lines=power.power_lines(plan),
+        )
     ],
     "examples": lambda plan: [
         Section(
@@ -260,7 +241,7 @@ def sections(plan: Plan, names: Sequence[str] = (ALL,), findings: Sequence[Findi
     ]
 
 
-_FIRST = ("runs", "totals", "strategy", "power", "examples")
+_FIRST = ("runs", "strategy", "power", "examples")
 _LAST = ("packing", "revisions")
 _THEN = ("memory", "cohorts", "limits", "evidence", "data", "tasks", "design")
 

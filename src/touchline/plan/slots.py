@@ -61,8 +61,6 @@ def choose_slots(
 
     Args:
         runs: runs, planned with all threads for each.
-        machine: the machine that is planned for.
-        compute: resources of the runs.
         decided: choice for the runs that have started, whose number of threads stays; None if none has.
         predict: gain of a run's training in so many slots, without waiting for others.
     """

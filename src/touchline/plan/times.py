@@ -113,14 +113,8 @@ def estimate_times(
     """Estimate all times of a run, each with its interval or the reason why it is missing.
 
     Args:
-        setup: its settings.
         forecast: what goes through the model.
-        train: its training, resolved.
-        evaluate: its evaluation.
-        lengths: token lengths of its examples.
         course: what else happens.
-        machine: where it will run.
-        points: measured runs.
         over_network: whether programs are imported over a network, as on the nodes of a cluster.
         data_parallel_size: processes of the training. On a CPU they share the cores, so that each does its part of
             a step in about the time that one process needs for the whole.

@@ -34,12 +34,7 @@ def without_shared_validation(run: PlannedRun) -> PlannedRun:
 
 
 def takes_over(runs: Iterable[PlannedRun], at_once: int) -> tuple[str, ...]:
-    """Return the runs that take the validation before their first step over.
-
-    Args:
-        runs: planned runs, in the order in which they start.
-        at_once: how many run at the same time.
-    """
+    """Return the runs that take the validation before their first step over."""
     computed: dict[tuple[object, ...], int] = {}
     found: list[str] = []
     for run in runs:

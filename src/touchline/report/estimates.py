@@ -35,7 +35,6 @@ def estimate_rows(
 
     Args:
         plan: the plan; None without a plan.
-        runs: the measured results.
         verification: the disk space of the runs.
     """
     if plan is None:

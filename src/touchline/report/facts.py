@@ -38,7 +38,6 @@ def run_facts(gathered: ReportInputs, analysis: Analysis | None) -> tuple[RunFac
     """Return the facts of every run, in order.
 
     Args:
-        gathered: the inputs of the report.
         analysis: of the experiment's own task; None if nothing was evaluated.
     """
     gpus = devices_of(gathered)
@@ -93,8 +92,6 @@ def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]
     """Return a description of the comparison: the levels of each factor, the seeds, the controls.
 
     Args:
-        runs: the results.
-        factors: the factors and their levels.
         seeds: by run, its training seed where it is known.
     """
     varied = [
@@ -144,7 +141,6 @@ def condition_words(run: RunResult, *, with_model: bool) -> str:
     """Return the levels of a run but its seed: `1B, rank 4`; its base model if it has none.
 
     Args:
-        run: the run.
         with_model: whether several base models are compared.
     """
     left = (SEEDS,) if with_model else (SEEDS, "models")
@@ -186,8 +182,6 @@ def device_hours(run: RunResult, gpus: int, slots: int = 1, shares: AttemptShare
     """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations.
 
     Args:
-        run: the run.
-        gpus: devices of a training.
         slots: trainings that shared a CPU.
         shares: runs of each attempt; None: no attempt is shared.
     """

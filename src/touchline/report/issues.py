@@ -63,7 +63,6 @@ def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequen
     Args:
         gathered: the inputs of the report, with the notes of their readers.
         analyses: for comparisons that were refused.
-        answers: the counts of answers.
     """
     computed = [
         *(issue for run in gathered.runs for issue in _of_run(run)),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS, factor_words, level_words
 from touchline.core.scale import Scale
-from touchline.core.text import join_names
+from touchline.core.text import capital, join_names
 from touchline.plan.design.answering import seed_numbers
 from touchline.report.appendix import with_setting
 from touchline.report.facts import is_asked_about
@@ -34,7 +34,6 @@ def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[
     """Yield steps about the design. Without scores, only the untried levels.
 
     Args:
-        gathered: the inputs of the report.
         analysis: of the experiment's own task; None if nothing was evaluated.
     """
     if analysis is not None:
@@ -86,7 +85,6 @@ def seeds_needed(contrast: Contrast, family: int = 1) -> int | None:
     """Return the number of seeds per level that would show a contrast of this size, given the current spread.
 
     Args:
-        contrast: the contrast.
         family: number of contrasts that Holm's adjustment is over; its first step counts.
     """
     if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
@@ -125,8 +123,6 @@ def items_needed(each: Comparison, items: int, family: int = 1) -> int | None:
     """Return the number of items that would show a difference of this size. None if gains and losses are equal.
 
     Args:
-        each: the comparison.
-        items: number of its items.
         family: number of comparisons that Holm's adjustment is over; its first step counts.
     """
     difference = each.difference
@@ -168,8 +164,8 @@ def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[N
             low, high = max(level for level in tried if level < new), min(level for level in tried if level > new)
             why = f"Nothing was tried between {name} {_short(low)} and {_short(high)}"
         else:
-            why = f"{_upper(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
-            why += "has the highest mean score"
+            end = new / 2 if new > max(tried) else new * 2
+            why = f"{capital(name)} {_short(end)} is the end of what was tried and has the highest mean score"
         shown = effect is not None and any(
             contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER) for contrast in effect.contrasts
         )
@@ -249,7 +245,3 @@ def _best_level(effect: FactorEffect) -> float | None:
 
 def _short(value: float) -> str:
     return f"{value:g}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -72,7 +72,6 @@ def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None 
     """Return the results of every run of the plan, in its order.
 
     Args:
-        plan: the plan.
         root: the experiment's folder.
         views: job views by name, if the scheduler was queried; otherwise only the folders are read.
     """

@@ -70,7 +70,6 @@ def figures_of_log(reading: RunReading, placed: Callable[[Measured], Measured] =
     """Return the figures that the log of another trainer holds.
 
     Args:
-        reading: the run in the log.
         placed: gives a figure's place in the log as the user should see it.
     """
     return RunFigures(
@@ -130,7 +129,6 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
     """Return the figures of a training by our own trainer.
 
     Args:
-        run: planned run.
         metrics: rows of its metrics.jsonl.
         nothing: reason for missing figures where no step was measured.
     """

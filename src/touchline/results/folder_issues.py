@@ -28,7 +28,6 @@ def folder_issues(root: Path, runs: Sequence[RunResult]) -> tuple[Issue, ...]:
     """Find issues that require opening the run's files.
 
     Args:
-        root: experiment folder.
         runs: results whose folders are searched.
     """
     return tuple(issue for run in runs for issue in _of_run(root, run))

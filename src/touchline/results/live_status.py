@@ -111,7 +111,6 @@ def live(
     """Return every run of the plan, in its order.
 
     Args:
-        opened: plan with its folder.
         executor_look: job states by name, of runs and evaluations (`evaluate 135M_rank4`); others are derived from
             files.
         seen: run folders, if already read.

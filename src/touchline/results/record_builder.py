@@ -33,9 +33,6 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
     """Build the record of a run; a failed run yields a record of its failure.
 
     Args:
-        plan: plan of the experiment.
-        run: planned run.
-        folder: run folder.
         result: result of the run, which adds the evaluation time.
     """
     if run.train is None or run.batches is None:
@@ -74,11 +71,7 @@ def _epoch_tokens(run: PlannedRun, *, packed: bool) -> Measured:
 
 
 def score_facts(result: RunResult) -> Iterator[ScoreFacts]:
-    """Yield the scores of a run's last checkpoint, the experiment's own task first.
-
-    Args:
-        result: result of the run.
-    """
+    """Yield the scores of a run's last checkpoint, the experiment's own task first."""
     for is_own, records in ((True, result.evaluations), (False, result.other_evaluations)):
         for evaluation in last_of_each(records).values():
             scored = scored_run(result, evaluation)
@@ -210,7 +203,6 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
     """Return the mean step, the largest micro-batch, and start-up, validation and saving times.
 
     Args:
-        run: planned run.
         metrics: rows of metrics.jsonl.
     """
     steps = steady_steps(metrics.steps)

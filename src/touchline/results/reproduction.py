@@ -166,8 +166,6 @@ def compare_runs(experiment: str, original: tuple[RunResult, Path], again: tuple
     """Compare a run with its reproduction.
 
     Args:
-        experiment: name of the experiment.
-        original: result and folder of the run.
         again: result and folder of its reproduction, complete.
     """
     first, second = (read_metrics(folder / METRICS) for _, folder in (original, again))

@@ -58,9 +58,6 @@ def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: 
     """Read the state of a run folder; a missing folder yields an empty state.
 
     Args:
-        plan: plan of the experiment.
-        run: planned run.
-        folder: run folder.
         settings_sha256: required evaluation settings hash per run; see `evaluation_settings`.
     """
     names = _names(folder)

@@ -49,7 +49,6 @@ def scored_run(result: RunResult, record: EvaluationRecord) -> ScoredRun:
     Items are sorted by id.
 
     Args:
-        result: result of the run.
         record: evaluation with at least one sample.
     """
     items: dict[str, list[SampleScore]] = {}
@@ -100,7 +99,6 @@ def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | 
     clusters the interval is over clusters; a single cluster gives the interval 0 to 1.
 
     Args:
-        record: evaluation.
         right: correctness of each answer, in its order.
     """
     if not right:
@@ -131,7 +129,6 @@ def checkpoint_scores(result: RunResult, checkpoint: str) -> tuple[tuple[Evaluat
     """Return the evaluations of one checkpoint of a run, each with its score and interval, the own task first.
 
     Args:
-        result: result of the run.
         checkpoint: name of the checkpoint, `epoch_0`.
     """
     from touchline.statistics.own_score import is_binary, run_scores
@@ -277,12 +274,7 @@ def _named_later(test_set: str, runs: Sequence[str]) -> Note:
 
 
 def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:
-    """Return an analysis with the scores of explore's runs too, which are compared with nothing.
-
-    Args:
-        analysis: analysis of the other runs.
-        scored: all runs.
-    """
+    """Return an analysis with the scores of explore's runs too, which are compared with nothing."""
     from touchline.statistics.own_score import is_binary, run_scores
 
     scores, notes = run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))

@@ -130,17 +130,12 @@ def set_tables(results: Sequence[RunResult], matrix: SetMatrix | None) -> tuple[
 
     Args:
         results: results of the runs, in the plan's order.
-        matrix: their means.
     """
     return () if matrix is None else present(sets_table(results, matrix), matrix_table(matrix))
 
 
 def matrix_table(matrix: SetMatrix) -> Table | None:
-    """Return the matrix; None if no condition has two seeds and all have one training set: runs say as much.
-
-    Args:
-        matrix: the means.
-    """
+    """Return the matrix; None if no condition has two seeds and all have one training set: runs say as much."""
     if matrix.factor is None and all(len(row.runs) < 2 for row in matrix.rows):
         return None
     models = len({row.model for row in matrix.rows}) > 1

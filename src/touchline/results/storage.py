@@ -42,8 +42,6 @@ def summarise(
 
     Args:
         places: runs, in order.
-        checkpoints: all their checkpoints, verified.
-        forecast: predicted usage of all runs.
         deletable: items that are safe to delete.
     """
     of_run = {place.run: [item for item in checkpoints if item.run == place.run] for place in places}
@@ -164,8 +162,6 @@ def deletable_of(
     files of a killed attempt, if the complete file exists.
 
     Args:
-        places: runs and their folders.
-        checkpoints: all their checkpoints, verified.
         root: experiment folder; returned paths are relative to it.
     """
     found: list[Deletable] = []

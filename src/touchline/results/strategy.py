@@ -119,7 +119,6 @@ def advance(planned: LoadedPlan, on_message: MessageCallback) -> Strategy:
     The caller holds the experiment lock.
 
     Args:
-        planned: the whole plan.
         on_message: receives each decision as it is recorded.
 
     Raises:

@@ -35,8 +35,6 @@ def verify_planned(
     """Verify the checkpoints of every run of a plan.
 
     Args:
-        plan: plan of the experiment.
-        root: experiment folder.
         deep: read every value and compare every hash too.
         on_progress: called with the number of verified checkpoints and their total.
     """
@@ -64,9 +62,6 @@ def verify_checkpoint(plan: Plan, run: PlannedRun, folder: Path, *, deep: bool =
     """Verify one checkpoint of a planned run.
 
     Args:
-        plan: plan of the experiment.
-        run: its run.
-        folder: the checkpoint.
         deep: read every value and compare every hash too.
     """
     return verify_folder(folder, _expected(run, planned_base(plan.models[run.model])), deep=deep)

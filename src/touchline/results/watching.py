@@ -214,7 +214,6 @@ def status(
 
     Args:
         source: experiment.yaml or its folder.
-        settings: user config.
         look: query the executor; otherwise only files are read.
         on_message: called with the reason why the queue could not be queried, the overrides of the plan, and edits of
             experiment.yaml since.

@@ -78,7 +78,6 @@ def place_experiment(planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
     """Place the remaining training and evaluation jobs.
 
     Args:
-        planned: experiment.
         site: defaults of the user's jobs.
         request: the GPUs, the deadline, and what an evaluation takes.
 
@@ -110,7 +109,6 @@ def write_allocation(placed: Placed, site: SlurmSite, time_minutes: float | None
 
     Args:
         placed: placement to execute.
-        site: cluster settings.
         time_minutes: time limit of the allocation; the deadline if None.
 
     Returns:

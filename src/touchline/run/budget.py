@@ -237,12 +237,7 @@ class BudgetedExecutor:
     """Executor that starts only what fits into the approved budget."""
 
     def __init__(self, inner: Executor, folder: ExperimentFolder) -> None:
-        """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours.
-
-        Args:
-            inner: executor that starts the jobs.
-            folder: experiment with the approval and the ledger.
-        """
+        """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours."""
         self.name = inner.name
         self.waits_itself = inner.waits_itself
         self.tick_seconds = inner.tick_seconds

@@ -30,10 +30,6 @@ _LIMIT_BYTES = 1 << 16
 def take_claim(status: Path, start: AttemptStart) -> bool:
     """Claim the folder for an attempt. Return True if successful. A requeued job reclaims its own claim.
 
-    Args:
-        status: folder of status files.
-        start: start record of this attempt.
-
     Raises:
         HostError: the folder is not writable.
     """

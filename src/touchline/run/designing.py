@@ -46,7 +46,6 @@ class Designed:
 
     answer: DesignAnswer
     folder: ExperimentFolder
-    """Experiment."""
     text: str
     """Content of experiment.yaml with the chosen numbers."""
 
@@ -63,7 +62,6 @@ def design(
     """Find numbers of seeds and items for an experiment; write nothing.
 
     Args:
-        folder: the experiment.
         settings: where models, caches and the history are.
         own: scores of the experiment's finished runs.
         detect_points: difference to establish, in points.

@@ -47,7 +47,6 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
     """Run all checks; nothing is changed, and nothing slow is imported.
 
     Args:
-        settings: user config.
         experiments: folder with experiments, or their future place.
         commands: runner of other programs.
     """

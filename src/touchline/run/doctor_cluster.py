@@ -28,8 +28,6 @@ def check_cluster(facts: ClusterFacts, site: SlurmSite, *, gpus_here: int) -> It
     """Yield all checks of the cluster.
 
     Args:
-        facts: facts of the cluster.
-        site: user settings.
         gpus_here: number of GPUs of this machine.
     """
     if not facts.partitions:

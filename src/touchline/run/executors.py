@@ -14,8 +14,6 @@ def executor_for(
     """Return the executor; nothing is started or queried yet.
 
     Args:
-        plan: plan that names it.
-        folder: experiment.
         poll_seconds: minimum interval of queue queries.
         commands: runner of the scheduler's commands.
         lock: descriptor of the experiment lock, inherited by started programs.

@@ -63,10 +63,8 @@ def start(
 
     Args:
         target: experiment folder; None for one here with the name of the data file.
-        settings: user config with models and caches.
         given: answers by the names of their questions.
         ask: answers the other questions; None for their defaults.
-        replace_existing: replace an experiment.yaml that is there.
 
     Raises:
         InputError: answers are wrong, with every one of them; or a question has no default.

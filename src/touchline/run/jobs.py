@@ -77,8 +77,6 @@ def evaluation_job(planned: LoadedPlan, run: PlannedRun, lead: str | None = None
     """Return the job that evaluates one run by its own script.
 
     Args:
-        planned: the plan.
-        run: the run.
         lead: job that trains it; None for its own.
     """
     after = () if is_training_complete(planned.folder, run) else (lead or run.name,)

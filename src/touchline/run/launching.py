@@ -98,8 +98,6 @@ def work(
     last and share one loaded model.
 
     Args:
-        planned: the plan, its folders written.
-        runs: the runs to work on.
         settings: where models and the history are, and what the cluster wants.
         on_progress: receives how far jobs are.
         on_message: receives what is done after a failure.

@@ -28,6 +28,7 @@ from touchline.plan.optimize import (
     list_variants,
     proposals,
     training_seconds,
+    written_value,
 )
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
@@ -56,9 +57,7 @@ class Optimised:
     """Optimization with the resulting file."""
 
     answer: Optimization
-    """Optimization."""
     folder: ExperimentFolder
-    """Experiment."""
     diff: str
     """Unified diff of experiment.yaml with every proposal; empty if there are none."""
     text: str
@@ -165,7 +164,7 @@ class _Planner:
             yield from unused_override_lines(self._old)
 
     def _read(self, changes: Mapping[str, object]) -> LoadedExperiment:
-        own = [f"{key}={_written(value)}" for key, value in changes.items()]
+        own = [f"{key}={written_value(value)}" for key, value in changes.items()]
         return read_experiment(self._text, str(self._folder.yaml), own)
 
 
@@ -174,10 +173,6 @@ def has_begun(folder: ExperimentFolder, name: str) -> bool:
     if not (folder.root / name).is_dir():
         return False
     return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
-
-
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parsed(value: str) -> object:

@@ -108,7 +108,6 @@ def seconds_left(run: PlannedRun, recent: Recent, waited_seconds: float | None) 
     """Return the predicted time until the training ends if it runs from now on.
 
     Args:
-        run: planned run.
         recent: its last metrics rows.
         waited_seconds: seconds since its attempt began; None if none is running.
     """

@@ -47,7 +47,6 @@ class LoadedPlan:
 
     plan: Plan
     folder: ExperimentFolder
-    """Its experiment."""
     changed: bool
     """Whether files were written."""
     notes: tuple[str, ...] = ()

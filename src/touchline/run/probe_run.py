@@ -71,9 +71,6 @@ def probe_run(
     """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 
     Args:
-        planned: experiment.
-        run: planned run.
-        settings: user config with models, caches and history.
         limit_bytes: host memory limit of a try; most of the free memory if None.
         on_message: called with progress messages.
 
@@ -116,8 +113,6 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> 
 
     Args:
         plan: plan; one for another machine has no such runs.
-        runs: runs still to be trained.
-        settings: user config with the history.
     """
     if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.whole.key:
         return []
@@ -137,9 +132,6 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
     A failed probe is reported and ignored; predictions then use formulas.
 
     Args:
-        plan: plan, before it is written.
-        folder: its experiment.
-        settings: user config with models, caches and history.
         on_message: called with tries and results.
 
     Returns:
@@ -184,7 +176,6 @@ def unmeasured_slots(plan: Plan, folder: ExperimentFolder) -> list[PlannedRun]:
 
     Args:
         plan: plan; slots are chosen before any training starts.
-        folder: its experiment.
     """
     trained = [run for run in plan.runs if run.train is not None]
     seconds = sum(_seconds(run) for run in trained)
@@ -207,10 +198,6 @@ def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig,
     """Measure some steps of a run with all threads, then in slots at the same time, and store both in the history.
 
     Args:
-        plan: plan of the experiment.
-        run: run of our trainer.
-        root: experiment folder.
-        settings: user config with models, caches and history.
         on_message: called with the results.
 
     Returns:
@@ -257,10 +244,6 @@ def quick_probe(
     """Measure some steps of a run at its usual batch in a separate process, and store them in the history.
 
     Args:
-        plan: plan of the experiment.
-        run: run of our trainer.
-        root: experiment folder.
-        settings: user config with models, caches and history.
         slots: processes that do the same steps at the same time.
         whole_seconds_per_step: of a probe of slots, the same step with all threads and nothing next to it.
 

@@ -71,7 +71,6 @@ class Executor(Protocol):
         """Start a job. Return its id; `token` is in the ledger already, so a start is never forgotten.
 
         Args:
-            job: job to start.
             token: passed to the scheduler, to find the job after an unclear answer.
             gpus: ids of local GPUs; a scheduler assigns its own.
             after: ids of jobs that must have ended first.

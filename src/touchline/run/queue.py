@@ -55,7 +55,6 @@ def run_jobs(
 
     Args:
         jobs: jobs in order.
-        executor: executor of the jobs.
         ledger: ledger; the intent is recorded before the start.
         slots: one running job per slot.
         watch: called on every turn with the started jobs and their views.

@@ -46,8 +46,6 @@ class Recovery:
 
     Args:
         planned: plan; updated to the newest one.
-        settings: user config with models and history.
-        ledger: ledger of every decision.
         on_message: called with every decision.
         retry: also start jobs that failed twice with the same error.
     """
@@ -261,7 +259,6 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
     """Return the unfinished attempts at a job, oldest first.
 
     Args:
-        job: job to inspect.
         view: final view from the executor; None to use files only.
     """
     attempts = drop_lock_conflicts(read_attempts(job.status))
@@ -356,10 +353,7 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     behind one ends at once, finds nothing, and is started again.
 
     Args:
-        planned: plan of the experiment.
-        settings: user config with models and history.
         sizes: examples per forward pass by run.
-        reason: text of the revision.
 
     Raises:
         PlanDriftError: experiment.yaml changed since planning, so other runs would change too.

@@ -42,8 +42,6 @@ class Progress:
         """List the missing training and evaluation jobs.
 
         Args:
-            planned: plan with written folders.
-            runs: selected runs.
             on_progress: called with the rows.
             at_once: number of jobs running at the same time, if known.
             train: whether missing runs are done.

@@ -56,7 +56,6 @@ def training_outcome(
 
     Args:
         kind: fine-tuned, or a control, which trains nothing.
-        steps_planned: planned optimizer steps.
         marked_steps: steps in training.json of this plan; None without such a file.
         last_export_whole: whether the last checkpoint in training.json is valid.
         begun: whether there is an attempt or a metrics row.

@@ -312,9 +312,6 @@ class Sampler:
         """Prepare the sampler; nothing is sampled yet.
 
         Args:
-            status: status folder of the job.
-            job_id: job id.
-            restart: restart number of the job.
             pid: process of the work; its descendants count too.
             gpus: function that returns the GPU meter, or the reason why there is none.
             sample_seconds: seconds between two samples.

@@ -40,21 +40,10 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
         os.close(descriptor)
 
 
-def is_command_active(folder: ExperimentFolder) -> bool:
-    """Return True if a command may be about to start a job: it holds the lock, or a job is in a queue."""
-    if folder.lock.exists():
-        descriptor = try_lock(folder.lock)
-        if descriptor is None:
-            return True
-        os.close(descriptor)
-    return bool(folder.queued())
-
-
 def selected(plan: Plan, only: str | None, whole: Plan | None = None) -> list[PlannedRun]:
     """Return the selected runs.
 
     Args:
-        plan: plan with the runs to select from.
         only: the run; None for all.
         whole: the plan with the runs too that its strategy has not started.
 

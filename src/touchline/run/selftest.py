@@ -82,10 +82,7 @@ def step_checks(
     """Run checks in order. One that ends the process has failed; another process runs those after it.
 
     Args:
-        names: the checks.
-        folder: folder for the tiny models.
         command: program that gets the folder and the names of checks; the trainer's own if None.
-        timeout_seconds: timeout of one check.
 
     Raises:
         HostError: a training package is missing.

@@ -53,7 +53,6 @@ class SlurmExecutor:
 
         Args:
             commands: runner of the scheduler's commands.
-            ledger_path: ledger of the experiment.
             clock: time and sleep functions.
             poll_seconds: minimum interval of queries, however often `query_jobs` is called.
             lock: descriptor of the experiment lock; a submission whose caller is killed holds it until it ends.
@@ -76,7 +75,6 @@ class SlurmExecutor:
         """Return the ids of jobs submitted with these tokens.
 
         Args:
-            tokens: tokens to search.
             since_unix: time of the last submission; a job may take some seconds to appear.
 
         Raises:
@@ -98,7 +96,6 @@ class SlurmExecutor:
 
         Args:
             submission: the scheduler's answer.
-            what: the submission in words.
 
         Raises:
             SubmissionRejectedError, SubmissionLimitError, HostError: nothing was started.

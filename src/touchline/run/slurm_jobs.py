@@ -36,7 +36,6 @@ class JobMatches:
     recorded: Mapping[str, JobView]
     """Ends recorded in the ledger."""
     events: Sequence[LedgerEntry]
-    """Its ledger events."""
 
     def rows(self, queue: Queue, job_id: str) -> tuple[QueueRow, ...]:
         """Return squeue's rows of an id, unless the id was reused for another job."""

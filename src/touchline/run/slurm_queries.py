@@ -69,7 +69,6 @@ class Queue:
     by_folder: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
     """Rows by submission folder."""
     by_comment: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
-    """Rows by comment."""
 
     @classmethod
     def of(cls, rows: tuple[QueueRow, ...], *, number: int, asked: float) -> Queue:

@@ -118,7 +118,6 @@ def last_view(known: JobEvidence, reason: str) -> JobView:
     """Return how a job ended that SLURM has forgotten, from its exit file; unknown without one.
 
     Args:
-        known: what is known of it.
         reason: why no more will be known of it; empty if all is known.
     """
     attempt = known.attempt

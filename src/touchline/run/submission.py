@@ -61,9 +61,6 @@ def begin(
     the run folder, where the second job ends at once.
 
     Args:
-        job: job to start.
-        executor: executor of the job.
-        ledger: ledger of the experiment.
         gpus: ids of local GPUs.
         after: ids of jobs that must have ended first.
         is_done: check for completed work, called when no job of it is active any more, because it may have finished

@@ -99,7 +99,6 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     """Read the output of `sbatch --parsable`.
 
     Args:
-        out: its standard output.
         err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """
@@ -135,7 +134,6 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
     It is a refusal only where the same job would be refused when it is submitted.
 
     Args:
-        out: its standard output.
         err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """

@@ -128,12 +128,7 @@ class Launch:
 
 
 def read_launch(step: ShellCommand, commands: Sequence[LaunchCommand]) -> Launch | None:
-    """Return the program that a command starts; None if it is neither Python nor a trainer.
-
-    Args:
-        step: the command.
-        commands: programs of trainers.
-    """
+    """Return the program that a command starts; None if it is neither Python nor a trainer."""
     words = step.words
     known = {each.name: each for each in (*_KNOWN, *commands)}
     start = next((index for index in range(len(words)) if _launches(words, index, known)), None)

@@ -184,8 +184,6 @@ def read_script(text: str, path: str, commands: Sequence[LaunchCommand]) -> Scri
     """Return a job script; any text can be read.
 
     Args:
-        text: the script.
-        path: its file.
         commands: programs of trainers, next to Python and its launchers.
     """
     return Script(path=path, lines=tuple(text.split("\n")), commands=tuple(commands))

@@ -43,8 +43,6 @@ def bootstrap_means(
 
     Args:
         values: shape [items, columns].
-        rng: where chance comes from.
-        resamples: draws.
         clusters: what each item belongs to; then whole clusters are drawn, and a draw has as many items as they have.
 
     Raises:
@@ -76,8 +74,6 @@ def bootstrap_intervals(
 
     Args:
         values: shape [items, columns].
-        rng: where chance comes from.
-        resamples: draws.
         clusters: what each item belongs to; n is the number of clusters then.
         coverage: how often such intervals hold the truth.
 

@@ -226,7 +226,6 @@ def seed_test(second: Floats, first: Floats, kind: SeedTestKind, coverage: float
     Args:
         second: the level's mean of each seed, shape [..., seeds], at least two.
         first: the reference's; for the paired test of the same seeds in the same order.
-        kind: which test.
         coverage: of the interval.
 
     Returns:

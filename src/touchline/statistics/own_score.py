@@ -44,7 +44,6 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
     Args:
         runs: at one checkpoint each.
         binary: whether every item of every run is right or wrong, `is_binary`.
-        rng: where the bootstrap's chance comes from.
     """
     scores = tuple(_score(run, binary, resamples_for(len(runs)), rng) for run in runs)
     return scores, list(_notes(runs, scores))

@@ -98,7 +98,6 @@ def sign_flip_ps(differences: Floats, rng: Generator, *, resamples: int = RESAMP
     Args:
         differences: second minus first of each item, or its sum over each cluster, shape [units, columns].
         rng: where chance comes from; all columns share the drawn signs.
-        resamples: draws.
     """
     sizes = np.abs(differences)
     observed = np.abs(differences.sum(axis=0)) - _ROUNDING * sizes.sum(axis=0)

@@ -60,7 +60,6 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
         seeds: training seeds per level, at least 2.
         items: test items, at least 1; broadcast against the seeds.
         delta: true difference, as a share; broadcast against both.
-        spread: variances of the difference.
         coverage: one minus the level of the test, that of the family divided by its contrasts for Holm's first step.
 
     Raises:
@@ -91,7 +90,6 @@ def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float 
     Args:
         seeds: training seeds per level, at least 2.
         items: test items, at least 1.
-        spread: variances of the difference.
         coverage: one minus the level of the test.
     """
     seeds, items = np.broadcast_arrays(np.asarray(seeds, dtype=np.float64), np.asarray(items, dtype=np.float64))
@@ -116,7 +114,6 @@ def fewest_items(seeds: Floats, delta: float, spread: Spread, most: int, *, cove
         seeds: training seeds per level, at least 2.
         delta: difference, as a share.
         spread: variances of the difference.
-        most: items that there are.
         coverage: one minus the level of the test.
     """
     seeds = np.asarray(seeds, dtype=np.float64)
@@ -143,9 +140,6 @@ def cheapest(
 
     Args:
         delta: difference to establish, as a share.
-        spread: variances of the difference.
-        cost: of numbers of seeds and items.
-        most_items: items that there are.
         coverage: one minus the level of the test.
     """
     seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
@@ -162,9 +156,6 @@ def best_within(
 
     Args:
         budget: in the unit of the costs.
-        spread: variances of the difference.
-        cost: of numbers of seeds and items.
-        most_items: items that there are.
         coverage: one minus the level of the test.
 
     Returns:
@@ -213,7 +204,6 @@ def _nodes(numbers: tuple[float, ...], coverage: float) -> tuple[Floats, Floats,
     """Return chi-square over its degrees of freedom at each node, the nodes' weights, and the critical values of t.
 
     Args:
-        numbers: numbers of seeds.
         coverage: one minus the level of the test.
 
     Returns:

@@ -136,7 +136,6 @@ def spread_at(inputs: Sequence[SpreadInput], end: End, conditions: int) -> Sprea
 
     Args:
         inputs: those of `spread_inputs`.
-        end: end of all intervals.
         conditions: conditions of the other factors that a level is averaged over.
     """
     values = {each.kind: _at(each.quantity, end) / 100 for each in inputs}

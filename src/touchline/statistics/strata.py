@@ -91,7 +91,6 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
         runs: fine-tuned runs of the family.
         factor: the dotted key.
         level: the level that is asked about.
-        reference: the level it is compared with.
         tied: factors that change with it by design.
     """
     own = [(run, settings) for run in runs if (settings := settings_of(run)).get(factor) in (level, reference)]

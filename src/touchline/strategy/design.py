@@ -55,7 +55,6 @@ def planned_strategy(
     """Return the resolved strategy of an experiment; None without one.
 
     Args:
-        experiment: the experiment.
         fixed: strategy as it was planned when its first decision was taken; what the file leaves open stays so.
         spread: spread between seeds by the past runs; None if they do not show it.
     """
@@ -170,7 +169,6 @@ def refuse_other_design(old: Plan | None, new: Plan, design: str, describe: Desc
 
     Args:
         old: plan that the strategy began with; None if it is gone.
-        new: the other plan.
         design: digest of the design at the first decision.
         describe: names what differs about a run.
 

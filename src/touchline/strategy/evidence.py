@@ -27,7 +27,6 @@ def look_at(state: State, scored: Mapping[str, ScoredRun]) -> Look:
     """Return the coming look at the undecided contrasts.
 
     Args:
-        state: state before it.
         scored: scores of its runs by name. One without a score diverged: it scores 0, or the lowest score of the look
             if that is below 0.
     """

@@ -105,7 +105,6 @@ def decide_cut(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses: Se
     """Return the cut at a point.
 
     Args:
-        strategy: strategy with an explore.
         runs: runs that continued so far, in the plan's order.
         losses: validation loss of each at the point.
     """
@@ -124,7 +123,6 @@ def decide_choice(strategy: PlannedStrategy, runs: Sequence[PlannedRun], losses:
     """Return the choice after explore: the conditions with the lowest final losses, of equal ones the earlier.
 
     Args:
-        strategy: strategy with an explore.
         runs: runs that were not cut, in the plan's order.
         losses: final validation loss of each. One that diverged is not chosen.
     """

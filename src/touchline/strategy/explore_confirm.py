@@ -63,14 +63,7 @@ class ExploreConfirm(Strategy):
 
     def runs_at_most(self) -> str:
         """Return how many of the planned runs may be started at most."""
-        return f"at most {self._at_most()}"
-
-    def _at_most(self) -> str:
-        return f"{len(self.likely_runs)} of {plural(len(self.plan.runs), 'planned run')}"
-
-    def totals_lines(self) -> tuple[str, ...]:
-        """Return the lines before the totals."""
-        return (*self.expected(), f"Upper totals, with {self._at_most()}:")
+        return f"at most {len(self.likely_runs)} of {plural(len(self.plan.runs), 'planned run')}"
 
     def costs(self) -> StrategyCosts | None:
         """Return the costs of a strategy with confirm; None without it."""

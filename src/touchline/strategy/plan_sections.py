@@ -43,7 +43,7 @@ def strategy_sections(plan: Plan, strategy: PlannedStrategy) -> tuple[Section, .
     costs = strategy_costs(plan)
     claims = [(each.name, side_text(each.level), side_text(each.against)) for each in strategy.contrasts]
     return (
-        table_section("Strategy", _CLAIMS, claims, _phases(plan, strategy)),
+        table_section("Strategy", _CLAIMS, claims, _phases(strategy)),
         table_section("Looks", _LOOKS, _looks(plan), _about_looks(plan, strategy) if strategy.looks else ()),
         table_section(
             "Costs of the strategy",
@@ -78,7 +78,7 @@ def _unit(plan: Plan) -> str:
     return hours_unit("GPU" if plan.machine.kind == "gpu" else "CPU")
 
 
-def _phases(plan: Plan, strategy: PlannedStrategy) -> Iterator[str]:
+def _phases(strategy: PlannedStrategy) -> Iterator[str]:
     explore = strategy.explore
     if strategy.looks:
         chosen = "" if explore is None else f" of {plural(explore.confirm, 'chosen condition')} with the reference"

@@ -24,7 +24,6 @@ def strategy_sentences(report: StrategyReport, scale: Scale, device: str) -> Ite
     """Yield every contrast with its last look, then cuts, choice and cost.
 
     Args:
-        report: the strategy.
         scale: the format of scores.
         device: name of the devices, `GPU`.
     """
@@ -156,11 +155,6 @@ def _cost(report: StrategyReport, device: str) -> Iterator[Statement]:
         f"{device_hours(fixed, unit)} predicted without {report.stopping}.",
         where=("plan.json", "ledger.jsonl"),
     )
-
-
-def _interval_ends(value: Quantity) -> str:
-    """Return ` (1.2 to 3.4)`; empty without an interval."""
-    return between(value.low, value.high, lambda end: f"{end:.3g}")
 
 
 def _share(spent: Quantity, fixed: Quantity) -> str:

@@ -81,10 +81,6 @@ class Strategy:
         """Return how many runs there are, or may be started at most."""
         return plural(len(self.plan.runs), "run")
 
-    def totals_lines(self) -> tuple[str, ...]:
-        """Return the lines before the totals."""
-        return ()
-
     def costs(self) -> StrategyCosts | None:
         """Return the predicted costs; None where they are the plan's totals."""
         return None

@@ -23,7 +23,6 @@ def strategy_section(report: StrategyReport, explored: Mapping[str, str], scale:
     """Return cuts and looks of a strategy.
 
     Args:
-        report: the strategy.
         explored: conditions of explore by run.
         scale: the format of scores.
     """

@@ -42,7 +42,6 @@ def block_mask(
         segments: -1 padding, 0 shared prefix, 1, 2, ... the examples of a row, in order; shape [R, W].
         positions: position of each token in its own example; shape [R, W].
         window: tokens back that a token attends to, itself included; None for all.
-        device: where it is used.
     """
     some, whole = blocks(segments, positions, window)
     width = segments.shape[1]

@@ -38,12 +38,9 @@ def write_checkpoint(
     """Write `epoch_<epoch>/`, or `step_<step>/` within an epoch, replacing an existing folder.
 
     Args:
-        config: the run.
-        folder: run folder.
         write_weights: writes the adapter or the whole model into a folder and returns the hash of its weights.
         step: optimizer steps done.
         epoch: epoch that it ends; None within an epoch.
-        loss: validation loss at this step.
 
     Raises:
         HostError: the disk is full or not writable; no partial folder is left.
@@ -100,11 +97,7 @@ def write_completion(
     """Write training.json from the checkpoints of a run folder and the last measurements.
 
     Args:
-        folder: run folder.
-        config: the run.
         state: state after the last step.
-        trainable_parameters: trained parameters.
-        scoring: setup of the validation.
     """
     exports = read_exports(folder, config.run_digest)
     scored = [(end.loss, end.epoch) for end in state.epoch_ends if end.loss is not None]

@@ -40,7 +40,6 @@ class ChunkedLoss:
     """Loss of each label token, with the logits of some label positions at a time.
 
     Args:
-        model: base with its adapter.
         base: the base below the adapter, whose head is frozen.
         size: positions of a chunk.
     """

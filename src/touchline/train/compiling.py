@@ -81,8 +81,6 @@ def compile_shapes(
 
     Args:
         target_loss: loss function of a model with compiled layers.
-        batches: micro-batches of the training.
-        layout: their layout.
 
     Returns:
         Number of shapes, and seconds.

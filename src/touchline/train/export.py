@@ -41,11 +41,7 @@ def write_weights(
     original base.
 
     Args:
-        model: the model.
-        config: the run.
-        folder: where to write.
         inheritance: weights that a stage inherits.
-        adapter: name of the adapter in the model.
         whole: weights to write instead of the model's own, of which this process holds a part.
     """
     if isinstance(model, PeftModel):

@@ -192,10 +192,6 @@ class Driver:
     """Attempt at a training by another program.
 
     Args:
-        inputs: planned inputs.
-        folder: run folder.
-        record: record of the training.
-        stop: stop request.
         begun: monotonic time of the process's start.
         pause_after: optimizer step after which it pauses; None to train to the end.
     """

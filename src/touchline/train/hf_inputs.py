@@ -52,7 +52,6 @@ class PlannedTraining:
     inputs: Inputs
     """Planned inputs, compared with the plan."""
     saved: tuple[Path, ResumeState] | None
-    """Training state to resume from."""
     stop: Stop
     """Stop request, set by a signal."""
     begun: float

@@ -31,12 +31,7 @@ from touchline.train.untrained import score_untrained, untrained_setup
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
-    """Callback that writes the records of a training.
-
-    Args:
-        trainer: the trainer, built.
-        planned: the run.
-    """
+    """Callback that writes the records of a training."""
 
     def __init__(self, trainer: Any, planned: PlannedTraining) -> None:
         self._trainer = trainer

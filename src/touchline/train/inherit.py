@@ -119,8 +119,6 @@ def with_initial(inheritance: Inheritance | None, model: nn.Module, lora: LoraCo
 
     Args:
         inheritance: what a stage inherits; its factors were merged before.
-        model: the base with its new adapter, untrained.
-        lora: settings of the adapter.
     """
     if lora.init not in CHANGES_BASE or (inheritance is not None and inheritance.own is not None):
         return inheritance
@@ -186,8 +184,6 @@ def adapter_tensors(
     """Return the tensors of an adapter of a model, by PEFT name.
 
     Args:
-        model: the model.
-        adapter: its adapter.
         weights: weights by the model's names, instead of its own.
     """
     tensors: dict[str, Tensor] = get_peft_model_state_dict(
@@ -215,7 +211,6 @@ def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], target
     """Return adapter_config.json of a combined adapter; its scale is alpha over rank, 1 in every layer.
 
     Args:
-        settings: configuration of the trained adapter.
         ranks: rank of each layer.
         targets: `target_modules` of the merged adapter.
     """

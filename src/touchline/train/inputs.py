@@ -166,8 +166,6 @@ def refuse_change(what: str, where: str, planned: str, found: str | Missing) -> 
 
     Args:
         what: the input: `the dataset`.
-        where: its path.
-        planned: hash in the plan.
         found: hash now.
 
     Raises:

@@ -44,7 +44,6 @@ def sample_for_proof(
     Args:
         first: first micro-batch.
         every: whole split; its two shortest examples share a sequence if any two do.
-        layout: layout to test.
     """
     shortest = sorted(every, key=lambda example: len(example.prompt_ids) + len(example.answer_ids))[:2]
     for candidate in (list(first[:EXAMPLES]), list(first[:2]), shortest):
@@ -88,7 +87,6 @@ def block_mask_fault(target_loss: TargetLoss, rows: SequenceBatch) -> str | None
 
     Args:
         target_loss: loss function, and how its model attends under dense masks.
-        rows: packed rows.
     """
     base = base_of(target_loss.model)
     usual = base.config._attn_implementation

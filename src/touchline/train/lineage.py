@@ -72,7 +72,6 @@ def prove_lineage(
         ancestry: parent checkpoint of the stage.
         own: its tensors; those to merge are merged already.
         target_loss: the stage's model with a new adapter.
-        setup: scoring setup of the stage.
         rounding: relative rounding error of the merge.
 
     Raises:

@@ -61,9 +61,6 @@ class Training:
 
     Args:
         session: model, optimizer, batches and saved state.
-        record: record of the training.
-        stop: stop request.
-        group: processes of the training.
         pause_after: optimizer step after which it pauses, if it has not passed it; None to train to the end.
     """
 

@@ -177,11 +177,7 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
 
 
 class Moment:
-    """Moment in the work of a device: on a GPU, when it has done what it was asked for before; nothing waits for it.
-
-    Args:
-        machine: device.
-    """
+    """Moment in the work of a device: on a GPU, when it has done what it was asked for before; nothing waits for it."""
 
     def __init__(self, machine: Machine) -> None:
         self._event = torch.cuda.Event(enable_timing=True) if machine.kind == "cuda" else None

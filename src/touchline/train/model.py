@@ -114,8 +114,6 @@ def to_trained(base: nn.Module, config: Recipe, *, inherits: bool = False) -> nn
     """Return the model that is trained: the base itself, or with a new adapter.
 
     Args:
-        base: the base.
-        config: settings.
         inherits: whether a parent's adapter will replace the new one, so that its initial weights do not count.
 
     Raises:
@@ -147,9 +145,7 @@ def attach_adapter(
 
     Args:
         base: the base, or a model with other adapters.
-        config: settings.
         inherits: whether a parent's adapter will replace it, so that its initial weights do not count.
-        name: name of the adapter in the model.
 
     Raises:
         InputError: the base has no layer of the given names.
@@ -200,7 +196,6 @@ def trainable(model: nn.Module, adapter: str | None = None) -> dict[str, nn.Para
     """Return the trained parameters by name, in model order.
 
     Args:
-        model: the model.
         adapter: one of several adapters, whose parameters get the names that they have in a model of their own; None
             for all trained parameters.
     """

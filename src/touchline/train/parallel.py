@@ -67,7 +67,6 @@ class Processes:
 
     Args:
         rank: number of this process, from 0.
-        size: number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -176,8 +175,6 @@ def processes(size: int, command: Sequence[str], folder: Path) -> Iterator[Proce
 
     Args:
         size: planned number of processes.
-        command: command of a process.
-        folder: where it is run.
 
     Raises:
         InputError: torchrun started another number of processes than planned.

@@ -148,7 +148,6 @@ class Ancestry:
     folder: Path
     """Its run folder."""
     checkpoint: ParentCheckpoint
-    """Checkpoint of the parent."""
     proved: Lineage | None
     """Proof of an earlier attempt, if the stage resumes from its own saved state."""
 
@@ -161,8 +160,6 @@ def resolve_parent(config: RunConfig, folder: Path, *, resumes: bool) -> Ancestr
 
     Args:
         config: finetune.yaml of the stage.
-        folder: its run folder.
-        resumes: whether it resumes from a saved state.
 
     Raises:
         ParentNotReadyError: the parent's checkpoint is missing or incomplete.
@@ -205,7 +202,6 @@ def find_parent(config: RunConfig, folder: Path) -> ParentCheckpoint:
 
     Args:
         config: finetune.yaml of the stage, with a parent.
-        folder: run folder of the stage.
 
     Raises:
         ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.

@@ -50,7 +50,6 @@ def exit_code_of(train: Callable[[Stop, Path], bool], folder: Path) -> int:
 
     Args:
         train: trains in a run folder until a stop is requested; returns True if the training is complete or paused.
-        folder: run folder.
     """
     level = logging.ERROR if is_member() else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=level, format="touchline: %(message)s")

@@ -100,8 +100,6 @@ class TrainingRecord:
     """Record of a training, kept over its attempts.
 
     Args:
-        inputs: planned inputs.
-        folder: run folder.
         log: metrics.jsonl; None in a process that writes no files.
         state: state saved by an earlier attempt.
     """
@@ -163,7 +161,6 @@ class TrainingRecord:
         """Write and return the row of this attempt.
 
         Args:
-            setup: setup of the attempt.
             begun: monotonic time of the process's start.
             lineage: lineage proof, if made by this attempt.
         """
@@ -265,7 +262,6 @@ class TrainingRecord:
 
         Args:
             loss: mean loss in nats.
-            target_tokens: label tokens.
             seconds: time spent on it.
             untrained: proof by which other runs may take the loss over.
         """

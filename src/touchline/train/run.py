@@ -49,9 +49,6 @@ def run_training(config: RunConfig, folder: Path, stop: Stop, config_name: str =
     """Train or resume in a run folder. Return True if the training is complete, or paused where pause.json asks for it.
 
     Args:
-        config: the run.
-        folder: its folder.
-        stop: stop request.
         config_name: file in the folder that holds the run, for the other processes of the training.
 
     Raises:
@@ -128,8 +125,6 @@ def run_cohort(folders: Sequence[Path], stop: Stop, config_name: str = "finetune
     A run that is refused or fails leaves the others alone; its error is raised when they have ended.
 
     Args:
-        folders: run folders.
-        stop: stop request.
         config_name: file in the folders that holds the run.
 
     Raises:

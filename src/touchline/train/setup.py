@@ -58,7 +58,6 @@ class Session:
     optimizer: torch.optim.Optimizer
     """Optimizer of the parameters."""
     target_loss: LossFunction
-    """Loss function."""
     layout: BatchLayout
     """Layout of training examples in rows, tested for isolation."""
     setup: AttemptSetup

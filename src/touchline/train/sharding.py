@@ -21,7 +21,6 @@ def sharded(trainer_class: type[Any], rank: int) -> type[Any]:
     """Return a subclass of a Hugging Face Trainer whose processes save and load a part of the training state each.
 
     Args:
-        trainer_class: the trainer.
         rank: number of this process.
     """
 

@@ -58,7 +58,6 @@ class SideBySide:
         """Add the gradient of a micro-batch to each adapter, in one pass. Return each one's share of its loss.
 
         Args:
-            names: adapters.
             requests: micro-batch of each.
         """
         rows = stack([request.rows for request in requests])
@@ -110,13 +109,7 @@ def _padded(weight: Tensor, rank: int, dimension: int) -> Tensor:
 
 
 class OwnLoss:
-    """Loss function of one of several adapters of a model.
-
-    Args:
-        shared: loss function of the model.
-        side_by_side: its adapters.
-        name: the adapter.
-    """
+    """Loss function of one of several adapters of a model."""
 
     def __init__(self, shared: TargetLoss, side_by_side: SideBySide, name: str) -> None:
         self.model, self.machine, self.pixels = shared.model, shared.machine, shared.pixels

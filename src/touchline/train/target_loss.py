@@ -240,7 +240,6 @@ def pixel_inputs(pixels: PixelBatch, token_ids: Tensor, rule: ImageRule) -> dict
     Args:
         pixels: images, in the order of their places in the rows.
         token_ids: the rows, shape [R, W].
-        rule: of the model's image processor.
     """
     return {
         "pixel_values": torch.from_numpy(pixels.values),
@@ -287,8 +286,6 @@ def add_gradient(target_loss: LossFunction, rows: SequenceBatch, targets: int) -
     """Add a micro-batch's share of the gradient of a step's mean loss. Return its share of that loss.
 
     Args:
-        target_loss: loss function.
-        rows: micro-batch.
         targets: label tokens of the whole step.
     """
     loss = target_loss(rows).sum() / targets
@@ -309,13 +306,7 @@ def scoring(model: nn.Module) -> Iterator[None]:
 
 
 def arrange_by_length(examples: Sequence[RenderedExample], layout: BatchLayout, together: int) -> list[SequenceBatch]:
-    """Arrange items in rows, sorted by length to reduce padding.
-
-    Args:
-        examples: validation items.
-        layout: layout of rows.
-        together: items arranged at once.
-    """
+    """Arrange items in rows, sorted by length to reduce padding."""
     ordered = sorted(examples, key=lambda item: len(item.prompt_ids) + len(item.answer_ids))
     return [arrange(ordered[i : i + together], layout) for i in range(0, len(ordered), together)]
 
@@ -329,7 +320,6 @@ def mean_loss(
     """Return the mean loss over the label tokens in nats without dropout, and their number.
 
     Args:
-        target_loss: loss function.
         rows: items of this process; None in a round that has none for it.
         group: processes that share the items.
         idle: items computed in a round that has none for this process, and not counted: all processes take part in a

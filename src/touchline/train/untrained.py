@@ -39,8 +39,6 @@ def untrained_setup(
     """Return the hash of all that the loss of the untrained model depends on. None if it may differ between equal ones.
 
     Args:
-        setup: setup of the attempt.
-        inputs: planned inputs.
         inheritance: changes of the base below the adapter.
         group: processes of the training. Several share the split, and add their sums in another order.
     """
@@ -64,8 +62,6 @@ def score_untrained(
     """Take the validation before the first step over from another run, or compute it and leave it to the others.
 
     Args:
-        record: record of the training.
-        target_loss: loss function of the untrained model.
         rows: the validation split, the longest micro-batch last.
         longest: that micro-batch.
         setup_sha256: hash of `untrained_setup`.
@@ -117,11 +113,7 @@ def _sha256(identity: list[object]) -> str:
 
 
 class _KeepsLast:
-    """Loss function that keeps the losses of the last micro-batch.
-
-    Args:
-        target_loss: the loss function.
-    """
+    """Loss function that keeps the losses of the last micro-batch."""
 
     def __init__(self, target_loss: LossFunction) -> None:
         self.model, self.pixels = target_loss.model, target_loss.pixels

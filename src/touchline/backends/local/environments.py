@@ -49,12 +49,7 @@ class NamedPython:
 
 
 def named_python(name: str, variable: str) -> NamedPython | None:
-    """Return the interpreter that the environment variable names, else the user's config file; None without one.
-
-    Args:
-        name: the backend.
-        variable: the environment variable.
-    """
+    """Return the interpreter that the environment variable names, else the user's config file; None without one."""
     if text := os.environ.get(variable):
         return NamedPython(Path(text).expanduser(), f"{variable}={text}")
     path = load_settings().backends.python.get(name)

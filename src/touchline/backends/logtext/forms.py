@@ -88,9 +88,7 @@ class FormReader:
         """Return the events of a line, or None if no form matches.
 
         Args:
-            text: the line.
             rest: the line without its prefix.
-            number: its number.
         """
         for form in self.forms:
             if form.hint in text:

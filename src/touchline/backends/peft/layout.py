@@ -77,7 +77,6 @@ class BatchLayout:
         """Return the width of rows of which the longest holds so many tokens.
 
         Args:
-            tokens: its tokens.
             apart: whether each example has a row of its own.
         """
         width = -(-tokens // self.width_multiple) * self.width_multiple
@@ -156,7 +155,6 @@ def arrange(examples: Sequence[RenderedExample], layout: BatchLayout, pad_id: in
 
     Args:
         examples: at least one; each with at least one token in prompt and answer.
-        layout: how.
         pad_id: token put where there is none.
 
     Raises:
@@ -252,7 +250,6 @@ def fill(lengths: Sequence[int], layout: BatchLayout, prefix: int = 0) -> tuple[
 
     Args:
         lengths: tokens that are computed of each example: all but its last; at least one example.
-        layout: how.
         prefix: of these, tokens that all examples share; 0 where the layout shares none.
 
     Returns:
@@ -290,7 +287,6 @@ def choose_layout(
     """Return the layout of a training, and the reason.
 
     Args:
-        micro_batches: a sample of them.
         packed: whether several examples were asked to share a row.
         max_seq_len: longest row of a packed layout, in tokens.
         obstacle: why a prefix must not be shared; none when it may.

@@ -91,8 +91,6 @@ def _component_facts(component: str, section: Section, line: int, *, adapter: bo
 
     Args:
         component: its dotted path.
-        section: what it is.
-        line: line of it.
         adapter: whether something else, the recipe's name or a rank, shows that an adapter is trained.
     """
     last = component.rpartition(".")[2]

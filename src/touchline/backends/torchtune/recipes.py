@@ -47,7 +47,6 @@ def recipe_for(devices: int, *, validation: bool, on_cpu: bool = False) -> Recip
     """Return the recipe for a number of devices, with validation during the training or without.
 
     Args:
-        devices: number of devices.
         validation: whether there is a validation split.
         on_cpu: whether the devices are processes that share a CPU.
     """
@@ -143,7 +142,6 @@ def recipe_faults(train: TrainConfig, tree: ast.Module | None, devices: int, *, 
     """Yield what forbids a training by the recipe that `train.recipe` names.
 
     Args:
-        train: the training.
         tree: the syntax tree of the recipe's file; None for a name.
         devices: data-parallel size.
         validates: whether there is a validation split.

@@ -178,7 +178,6 @@ def lora_settings(lora: LoraConfig, *, inherits: bool = False, vision: bool = Fa
     """Return the arguments of peft.LoraConfig.
 
     Args:
-        lora: the settings.
         inherits: whether a parent's adapter replaces the new one, so that its initial weights do not count.
         vision: whether the base has a vision tower, which stays frozen.
     """

@@ -64,7 +64,6 @@ def trainer_fields(settings: ConfigReader, keys: Keys = TRAINER_KEYS) -> dict[st
     """Return the fields of a StatedTraining from the Trainer's arguments and defaults.
 
     Args:
-        settings: the file.
         keys: the table of a class that is built on the Trainer's.
     """
     found = read_table(settings, keys)

@@ -58,7 +58,6 @@ def observations(values: Mapping[str, object], line: int = 0, *, certain: bool =
 
     Args:
         values: arguments by name; as text, or as YAML and JSON hold them.
-        line: line of all.
         certain: whether they are beyond doubt those of the run.
     """
     given = {key: value for key, value in values.items() if key in KEYS and value != "None" and "$" not in str(value)}

@@ -115,7 +115,6 @@ def plan_batches(
         global_batch_size: examples per optimizer step.
         micro_batch_size: examples per forward pass, at most the global batch.
         epochs: passes over the examples, each in an order of its own.
-        seed: seed of the orders.
 
     Raises:
         ValueError: there are no examples, or a size is not positive.

@@ -125,7 +125,6 @@ class Batching(Protocol):
 
         Args:
             lengths: tokens of each example in the dataset's order, shape [examples]; each at least 1.
-            settings: the settings.
             labels: of these, tokens with a loss, the last ones of each example; shape [examples]. None: all of them.
         """
         ...

@@ -26,7 +26,6 @@ class OurBatching:
 
         Args:
             lengths: tokens of each example, shape [examples].
-            settings: the settings.
             labels: of these, tokens with a loss, the last ones; shape [examples]. None: all of them.
         """
         whole = lengths.astype(np.int64)

@@ -44,11 +44,7 @@ class SpecialTokens:
 
 @lru_cache(maxsize=4)
 def parse_tokenizer(tokenizer_json: str) -> Tokenizer:
-    """Parse a tokenizer, without truncation and padding; equal files share one, which is not to be changed.
-
-    Args:
-        tokenizer_json: content of tokenizer.json.
-    """
+    """Parse a tokenizer, without truncation and padding; equal files share one, which is not to be changed."""
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -60,8 +56,6 @@ class ChatRenderer:
 
     Args:
         template: the chat template's text; None for a model without one, whose chats are then plain text.
-        tokenizer_json: content of tokenizer.json.
-        tokens: the special tokens.
         date: ISO date frozen in the plan.
         compile_template: what makes a template of its text.
         images: rule of the model's image processor, or why there is none.
@@ -106,7 +100,6 @@ class ChatRenderer:
         """Return a prompt with one token per part of each image, in place of the one that the template writes.
 
         Args:
-            ids: tokens of the rendered prompt.
             images: files of its images, in order.
             what: the prompt as a message names it.
 

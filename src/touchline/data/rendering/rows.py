@@ -41,7 +41,6 @@ def shown_row(row: Mapping[str, object], name: str) -> ShownRow | None:
     """Return a row as a chat. None if its columns are unknown or its last turn is not an answer.
 
     Args:
-        row: the columns.
         name: what to call it, `train-17`.
     """
     media = any(row.get(key) for key in _MEDIA)

@@ -135,7 +135,6 @@ class ChatTemplate:
     """Compiled chat template.
 
     Args:
-        source: the template's text.
         date: ISO date that `strftime_now` gives.
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 

@@ -27,7 +27,6 @@ class ModelText:
 
     Args:
         template: the chat template's text; None for a model without one.
-        tokenizer_json: content of tokenizer.json.
         tokens: the special tokens that its files name.
         date: ISO date for templates that print one.
         compile_template: what makes a template of its text.

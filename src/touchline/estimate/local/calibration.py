@@ -73,7 +73,6 @@ def machine_of_key(key: str, base_dtype: Dtype, here: TargetMachine) -> TargetMa
     Args:
         key: `TargetMachine.key` of the machine of a run.
         base_dtype: element type of the base in its runs.
-        here: this machine.
     """
     if key == here.key:
         return here

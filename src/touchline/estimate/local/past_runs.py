@@ -15,11 +15,10 @@ from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.evidence_used import BOTH, group_of
-from touchline.estimate.history_points import PastRun, collect_points
+from touchline.estimate.history_points import PastRun, collect_points, said_word
 from touchline.estimate.points import TimePoint
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import HistoryRow, load_index
-from touchline.history.reading import SourcedText
 from touchline.history.record import RunRecord
 from touchline.history.run_view import agree
 
@@ -32,9 +31,7 @@ class PastRuns:
     """Usable measurements of the history."""
 
     time: tuple[TimePoint, ...] = ()
-    """Points of time."""
     memory: tuple[MeasuredPoint, ...] = ()
-    """Points of memory."""
     runs: tuple[PastRun, ...] = ()
     """All records that were read, with their points or reasons."""
     others: tuple[PastRunGroup, ...] = ()
@@ -60,8 +57,6 @@ def past_runs(
     """Return the points of a history that are evidence for these trainers.
 
     Args:
-        settings: where the history and the models are.
-        trainers: the trainers in question.
         models: names of the models in question; their records are looked at first.
         counts: whether a record is evidence.
     """
@@ -71,7 +66,7 @@ def past_runs(
         # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
     asked = [row for row in index.rows() if counts(row)]
-    rows = [row for row in asked if _says(row.trainer) in trainers and _measured(row)]
+    rows = [row for row in asked if said_word(row.trainer) in trainers and _measured(row)]
     rows.sort(key=lambda row: (not _is_of(row, models), row.name, row.id))
     read = [read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS]]
     found = points_of([record for record in read if not isinstance(record, Broken)], settings)
@@ -80,7 +75,7 @@ def past_runs(
     if broken:
         others["corrupt (see touchline history list)"] = [each.path.name for each in broken]
     for row in asked:
-        trainer = _says(row.trainer)
+        trainer = said_word(row.trainer)
         if trainer not in trainers:
             others.setdefault(f"of the trainer {trainer}" if trainer else "of an unknown trainer", []).append(row.name)
         elif not _measured(row):
@@ -114,12 +109,8 @@ def _shape(name: str, models_dir: Path) -> ModelShape | Missing:
 
 def _is_of(row: HistoryRow, models: Collection[str]) -> bool:
     """Return True if a record is of one of these models; a trainer's word for all of a size is of each of them."""
-    name = _says(row.model)
+    name = said_word(row.model)
     return name is not None and any(agree("model", model, name) for model in models)
-
-
-def _says(said: SourcedText | Missing) -> str | None:
-    return said.value if isinstance(said, SourcedText) else None
 
 
 def _measured(row: HistoryRow) -> bool:

@@ -13,10 +13,11 @@ from typing import ClassVar
 from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.backends.logtext.reader import Row
 from touchline.backends.registry import launch_commands
-from touchline.core.observation import During, Event, Observation, Sign, SignKind
+from touchline.core.observation import During, Event, Sign, SignKind
 from touchline.history.failures.milestones import WORDS as MILESTONE_WORDS
 from touchline.history.failures.milestones import milestone
 from touchline.history.failures.tracebacks import TracebackEnd, Tracebacks, is_launcher
+from touchline.history.slurm_lines import exit_code
 
 _GPU = re.compile(
     r"\b(?:CUDA|HIP|XPU|NPU|MLU|MUSA|GCU|MPS backend|ROCm) out of memory"
@@ -296,7 +297,7 @@ class Faults:
         if returned is None:
             return
         if returned.group("code"):
-            yield _exit_code(returned.group("code"), line)
+            yield exit_code(returned.group("code"), line)
         elif returned.group("signal") == "SIGKILL":
             yield from self._killed(text, line)
 
@@ -337,7 +338,7 @@ class Faults:
         elif (failed := ELASTIC.search(rest) or LAUNCHER_CODE.search(rest)) is not None:
             if failed.group("code") == "0":
                 return
-            yield _exit_code(failed.group("code"), number)
+            yield exit_code(failed.group("code"), number)
             if failed.group("code") == "-9":
                 yield from self._killed(text, number)
             yield _sign(SignKind.TASK_FAILED, text, number)
@@ -345,7 +346,7 @@ class Faults:
         elif LAUNCHER_DONE.search(text) is not None:
             yield _sign(SignKind.DONE, text, number)
         elif (code := ELASTIC_CODE.match(rest)) is not None:
-            yield _exit_code(code.group("code"), number)
+            yield exit_code(code.group("code"), number)
         elif ELASTIC_KILLED.search(rest) is not None:
             yield from self._killed(text, number)
 
@@ -368,7 +369,3 @@ def _sign(
     return Sign(
         kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], during=during, step=step, is_uncaught=is_uncaught
     )
-
-
-def _exit_code(code: str, number: int) -> Observation:
-    return Observation(name="exit_code", value=float(code), line=number)

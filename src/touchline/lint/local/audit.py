@@ -148,7 +148,6 @@ def data_findings(
     Files that cannot be read at all are findings too, and nothing is raised for them.
 
     Args:
-        files: the dataset.
         request: columns and task.
         cache_dir: where what was found is kept under the files' hashes; none: nowhere.
     """

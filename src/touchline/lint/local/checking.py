@@ -71,7 +71,6 @@ class Checked:
     """Results so far."""
 
     findings: list[Finding] = field(default_factory=list)
-    """Findings."""
     views: list[TrainingView] = field(default_factory=list)
     """The trainings of configs."""
     experiments: list[PlannedExperiment] = field(default_factory=list)
@@ -90,9 +89,6 @@ def check_paths(
     """Check files and folders. Only the code of a task file that is named itself is run.
 
     Args:
-        paths: files and folders.
-        settings: where models and caches are.
-        request: what to check for.
         decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
 
@@ -140,8 +136,6 @@ class _Checker:
     """Checker of single files, then of relations between files.
 
     Args:
-        settings: where models and caches are.
-        request: the targets of the check.
         decided: returns the decisions of the plan of an experiment.yaml.
     """
 

@@ -27,13 +27,7 @@ class Siblings:
         self._files: dict[Path, DataFile] = {}
 
     def add(self, view: TrainingView, folder: Path, document: ForeignDocument) -> None:
-        """Take a config's training in.
-
-        Args:
-            view: the training.
-            folder: the config's folder.
-            document: the config.
-        """
+        """Take a config's training in."""
         stated = view.stated
         self.found.append(
             Sibling(

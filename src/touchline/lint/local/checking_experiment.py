@@ -92,9 +92,7 @@ def launch_findings(
 
     Args:
         seen: the experiment and what is here of it.
-        views: its trainings.
         lengths: token lengths of its training examples, if known.
-        settings: where models and caches are.
         date: ISO date for templates that print one.
     """
     yield from _codes_without_rule(seen)

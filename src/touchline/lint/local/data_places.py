@@ -29,10 +29,8 @@ def findings_of_files(
     """Yield the findings of a dataset. That it has no test rows is one only for runs that are evaluated.
 
     Args:
-        info: the dataset.
         first: `DataConfig.files` of the first runs with its training file; that file names the dataset.
         users: runs on it, all with the same data settings.
-        loaded: the experiment.
     """
     place = place_of_data(users[0], loaded)
     evaluated = [spec for spec in users if spec.kind is RunKind.CONTROL or spec.evaluate.epochs != ()]

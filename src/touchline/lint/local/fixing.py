@@ -29,7 +29,6 @@ def fix(findings: Iterable[Finding], *, write: bool) -> Changes:
     """Make the edits of some findings; an edit whose line is not what it was, or that another one has changed, is left.
 
     Args:
-        findings: what was found.
         write: whether to change the files; otherwise they are only compared.
     """
     by_file: dict[str, list[Edit]] = {}

@@ -58,7 +58,6 @@ class ResolvedInputs:
     """Resolved inputs of an experiment."""
 
     loaded: LoadedExperiment
-    """The experiment."""
     root: Path
     """Its folder."""
     task: Task
@@ -112,9 +111,6 @@ def resolve_inputs(
     """Look up all inputs. Errors of models, data and combinations are reported together.
 
     Args:
-        loaded: the experiment.
-        root: its folder.
-        settings: the folders of models and caches.
         accepted: settings that the user changed in a run's folder, by run.
         started: started runs of the old plan by name, whose learning rate stays where it is left open.
     """
@@ -388,7 +384,6 @@ def see_lengths(
 
     Args:
         seen: the experiment; errors of the rows are added to its findings.
-        settings: the folder of the cache.
         date: ISO date for templates that print one.
         on_progress: receives the number of tokenized rows and their total.
     """

@@ -162,9 +162,6 @@ def data_findings_of(
     """Yield BK025: a data file has another format than the config states, or lacks the field that it names.
 
     Args:
-        training: what the config states.
-        document: the config.
-        folder: folder that its paths start from.
         reader: trainer whose config it is, which reads the data; our own settings name another one as the backend.
     """
     traits = traits_of(reader)

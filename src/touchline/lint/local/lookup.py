@@ -33,11 +33,7 @@ rows_of = FileCache(read_rows, 32 << 20)
 
 
 class Lookup:
-    """Cached lookup of models and files.
-
-    Args:
-        settings: the folder of models.
-    """
+    """Cached lookup of models and files."""
 
     def __init__(self, settings: UserConfig) -> None:
         self._settings = settings

@@ -69,8 +69,6 @@ class Parity:
         """Check the tokenizer and the rendering of one training; nothing if its model is not here.
 
         Args:
-            stated: the training.
-            folder: the config's folder.
             data: how rows become chats, of an experiment or a finetune.yaml of ours; of other configs by the columns.
             longest: place of the row with the most tokens, where all rows are tokenized.
         """

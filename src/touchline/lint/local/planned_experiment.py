@@ -83,7 +83,6 @@ class PlannedExperiment:
     """Inputs of an experiment, its findings, and its plan if nothing prevents one."""
 
     seen: ResolvedInputs
-    """Its inputs."""
     lengths: dict[tuple[str, str], ExampleLengths]
     """Token lengths of its training examples, by model and data."""
     views: list[TrainingView]
@@ -131,7 +130,6 @@ class CheckedFile:
     """An experiment's file that was checked."""
 
     findings: list[Finding]
-    """Its findings."""
     experiment: PlannedExperiment | None = None
     """What was planned of it; None if the file cannot be read."""
 
@@ -140,7 +138,6 @@ def check_experiment(yaml: Path, settings: UserConfig, request: CheckRequest, de
     """Check an experiment's file by planning it.
 
     Args:
-        yaml: experiment.yaml.
         settings: the folders of models, caches and the history.
         request: the GPU to plan for instead of `compute.gpu`, and codes to allow.
         decided: what an earlier plan has decided.
@@ -170,8 +167,6 @@ def check_inputs(
     """Look up the inputs of an experiment and apply the rules; nothing is planned.
 
     Args:
-        loaded: the experiment.
-        root: its folder.
         settings: the folders of models, caches and the history.
         decided: what an earlier plan has decided.
         on_progress: receives the number of tokenized rows and their total.
@@ -197,10 +192,7 @@ def plan_experiment(
     """Plan an experiment as far as its errors allow, and collect everything that `plan` refuses.
 
     Args:
-        loaded: the experiment.
-        root: its folder.
         settings: the folders of models, caches and the history.
-        decided: what an earlier plan has decided.
         on_progress: receives the number of tokenized rows and their total.
         judges_memory: whether the plan's own memory is judged.
     """

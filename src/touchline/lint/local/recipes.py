@@ -26,7 +26,6 @@ def read_recipe(
     """Return the recipe of a training if it is a file, and what forbids a training by it.
 
     Args:
-        train: the training.
         root: the experiment's folder.
         dataset: its dataset; None if it cannot be read.
         devices: its data-parallel size.

@@ -26,7 +26,6 @@ from touchline.lint.scoring import PROBED_ITEMS, Probe, ScoringView, probes_of
 from touchline.lint.task_files import TaskFault, TaskFileView
 
 _TEXT_LIMIT_BYTES = 4 << 20
-_SPLITS = ("test", "validation", "train")
 
 
 def task_findings(
@@ -36,7 +35,6 @@ def task_findings(
 
     Args:
         task: `capitalization`, or `FILE.py` or `FILE.py@task`.
-        data: the run's data.
         base: folder that relative paths are relative to.
         where: the place of findings that name none.
         labels: the labels of the dataset, for a classification.
@@ -120,7 +118,6 @@ class SelfTest:
     """Facts of a task file and its scorers."""
 
     file: TaskFileView
-    """The file."""
     scorers: tuple[ScoringView, ...] = ()
     """Scorers of the file; empty if it could not be imported."""
 

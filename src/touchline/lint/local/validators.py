@@ -34,7 +34,6 @@ def validate(
     """Run a trainer's validator on a config and report its errors as BK030; Missing if it cannot run.
 
     Args:
-        validator: the trainer's.
         document: the config; `document.path` is its file.
         timeout: seconds after which it is given up.
     """

@@ -176,8 +176,6 @@ def _digits_that_keep(value: float, is_met: Callable[[float], bool], digits: int
     79.6 is `80`, but `79.6` beside a target of 80.
 
     Args:
-        value: the number.
-        is_met: whether a number meets the bound.
         digits: significant digits otherwise.
     """
     wanted = is_met(value)

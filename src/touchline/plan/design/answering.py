@@ -16,7 +16,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds, hours_unit, parse_duration, plural, seconds_to_hours
 from touchline.experiment.plan import Plan
 from touchline.plan.design.answer import DesignAnswer, DesignOption
-from touchline.plan.power import conditions_per_level, number_of_contrasts
+from touchline.plan.power import conditions_per_level, detectable_points, number_of_contrasts
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import COVERAGE, POWER
 from touchline.statistics.sample_sizes import (
@@ -24,7 +24,6 @@ from touchline.statistics.sample_sizes import (
     MOST_SEEDS,
     best_within,
     cheapest,
-    detectable,
     fewest_items,
     power,
 )
@@ -69,9 +68,7 @@ def design_costs(by_seeds: Mapping[int, Plan], items: int, few: Plan, fewest: in
 
     Args:
         by_seeds: plans with `items` items, by their number of seeds.
-        items: items of these plans.
         few: plan with as many seeds as the first of them, and fewer items.
-        fewest: its items.
     """
     hours: dict[int, float] = {}
     for seeds, plan in by_seeds.items():
@@ -123,7 +120,7 @@ class _Sizing:
         if seeds >= FEWEST_SEEDS:
             low, value, high = (100 * self.power(seeds, items, end) for end in (End.HIGH, End.VALUE, End.LOW))
             chance = Quantity(value=value, unit="%", low=min(low, value), high=max(high, value))
-            shown = self._detectable(seeds, items)
+            shown = detectable_points(self.spreads, seeds, items, self.contrasts)
         return DesignOption(
             seeds=seeds,
             items=items,
@@ -132,18 +129,6 @@ class _Sizing:
             device_hours=plan.gpu_hours,
             wall_seconds=plan.wall_seconds,
         )
-
-    def _detectable(self, seeds: int, items: int) -> Measured:
-        low, value, high = (
-            100
-            * float(
-                detectable(np.array(float(seeds)), np.array(float(items)), self.spreads[end], coverage=self.coverage)
-            )
-            for end in (End.LOW, End.VALUE, End.HIGH)
-        )
-        if value > 100:
-            return Missing(missing="more than 100 points")
-        return Quantity(value=value, unit="points", low=low, high=min(high, 100.0))
 
     def best_within(self, hours: float, costs: DesignCosts) -> tuple[int, int] | None:
         """Return the seeds and items with the smallest detectable difference within so many hours."""
@@ -185,12 +170,8 @@ def answer_design(
     """Return the answer: what the design shows now, the cheapest that shows the difference, the best in the budget.
 
     Args:
-        now: plan of the experiment as it is.
         detect: difference to establish, as a share.
         budget_hours: device-hours; None without a budget.
-        inputs: spread that it counts on.
-        items_now: its items.
-        most_items: items that there are.
         costs: device-hours by seeds and items.
         plan_with: plans with other numbers of seeds and items; each is asked for once.
     """

@@ -21,15 +21,7 @@ from touchline.plan.local.target import Target
 def build_planning_context(
     target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig, executor: str
 ) -> PlanningContext:
-    """Return the planning context of an experiment.
-
-    Args:
-        target: the machine that is planned for.
-        models: its base models.
-        trainers: its trainers.
-        settings: where the history is, and what is known of the cluster.
-        executor: where the jobs run.
-    """
+    """Return the planning context of an experiment."""
     shapes = {model.name: shape_of_model(model) for model in models}
     past = past_runs(settings, trainers, shapes)
     return PlanningContext(

@@ -21,7 +21,6 @@ from touchline.core.estimate import (
     MemoryEstimate,
     MemoryVerdict,
     Method,
-    MicroBatch,
     TrainingSetup,
 )
 from touchline.core.finding import Finding, Severity
@@ -34,26 +33,19 @@ from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
-from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import saved_adapter_bytes
-from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.evidence_used import evidence_line, evidence_used
+from touchline.estimate.evidence_used import evidence_line
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.local.past_runs import PastRuns, past_runs
-from touchline.estimate.memory import (
-    batch_of,
-    largest_micro_batch,
-    memory_estimate,
-    most,
-    most_that_could_fit,
-)
-from touchline.estimate.outgrown import ONE_SIZE, widths_of
+from touchline.estimate.memory import batch_of, largest_micro_batch, most, most_that_could_fit
+from touchline.estimate.outgrown import widths_of
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import TrainConfig
+from touchline.plan.context import PlanningContext, estimate_memory, past_runs_used
 from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.given_lengths import outgrown_by, read_lengths
 from touchline.plan.local.target import target_named
@@ -145,22 +137,19 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     batch = batch_of(rows, width, request.label_fraction)
     outgrown = outgrown_by(lengths, longest=width, mean=request.mean_length, count=request.examples, rows=rows)
     past = _past(request, setup, settings)
-    memory = _memory(setup, batch, coefficients, machine, gpu, past, outgrown)
-    step = _step(request, setup, machine, past)
-
-    def predict(point: MeasuredPoint) -> float:
-        cold = _memory(point.setup, point.batch, coefficients, machine, gpu, PastRuns(), point.outgrown)
-        return cold.of_kind(point.kind).value
-
-    used = evidence_used(
-        past.runs,
-        past.others,
-        setups=(setup,),
+    context = PlanningContext(
         machine=machine,
-        time=None if isinstance(step, Missing) else step.estimate.evidence,
-        memory=memory.process.evidence,
-        predict=predict,
+        gpu=gpu or Missing(missing="unknown GPU"),
+        shapes={},
+        memory_points=past.memory,
+        past_runs=past.runs,
+        other_runs=past.others,
     )
+    memory = estimate_memory(setup, batch, context, outgrown=outgrown, with_what_ifs=True)
+    assert isinstance(memory, MemoryEstimate)
+    step = _step(request, setup, machine, past)
+    timed = None if isinstance(step, Missing) else step.estimate.evidence
+    used = past_runs_used(context, (setup,), timed, memory.process.evidence)
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
@@ -179,7 +168,7 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
             assumption=memory.assumption,
             what_ifs=memory.what_ifs,
         ),
-        largest_micro_batch=_largest(setup, request, coefficients, machine, gpu, past),
+        largest_micro_batch=_largest(setup, request, coefficients, context),
         seconds_per_step=step if isinstance(step, Missing) else step.estimate.quantity(),
         steps=_steps(request),
         total_seconds=_total(request, step),
@@ -304,22 +293,6 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
     return machine, None, ["no GPU found, so this is for the CPU; --gpu A100-80GB estimates for another machine"]
 
 
-def _memory(
-    setup: TrainingSetup,
-    batch: MicroBatch,
-    coefficients: MemoryCoefficients,
-    machine: TargetMachine,
-    gpu: Gpu | None,
-    past: PastRuns,
-    outgrown: tuple[float, float] = ONE_SIZE,
-) -> MemoryEstimate:
-    if machine.kind == "cpu":
-        return cpu_memory_estimate(
-            setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
-        )
-    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory, outgrown=outgrown)
-
-
 def _settings(
     request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, gpu: Gpu | None
 ) -> dict[str, str]:
@@ -354,20 +327,19 @@ def _largest(
     setup: TrainingSetup,
     request: EstimateRequest,
     coefficients: MemoryCoefficients,
-    machine: TargetMachine,
-    gpu: Gpu | None,
-    past: PastRuns,
+    context: PlanningContext,
 ) -> Quantity | Missing:
-    width, share, points = request.seq_len, request.label_fraction, past.memory
-    if machine.kind == "cpu":
+    width, share, points, gpu = request.seq_len, request.label_fraction, context.memory_points, context.gpu
+    if context.machine.kind == "cpu":
 
-        def verdict(rows: int) -> MemoryVerdict:
-            return _memory(setup, batch_of(rows, width, share), coefficients, machine, gpu, past).verdict
+        def verdict(rows: int) -> MemoryVerdict | None:
+            found = estimate_memory(setup, batch_of(rows, width, share), context)
+            return None if isinstance(found, Missing) else found.verdict
 
         fits = most(lambda rows: verdict(rows) is MemoryVerdict.FITS)
         could = most(lambda rows: verdict(rows) is not MemoryVerdict.OOM)
-    elif gpu is None:
-        return Missing(missing="unknown GPU")
+    elif isinstance(gpu, Missing):
+        return gpu
     else:
         fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
         could = most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points)

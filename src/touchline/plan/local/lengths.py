@@ -34,7 +34,6 @@ def training_lengths(
         data: the dataset; its prompt filled in.
         base: folder that the dataset's path is relative to.
         date: ISO date frozen in the plan.
-        settings: the folders of models and caches.
         on_progress: receives the number of tokenized rows and their total.
 
     Raises:

@@ -30,7 +30,6 @@ def past_scores(
     Args:
         history_dir: the history; there may be none.
         task: the experiment's own task.
-        models: names of the base models.
         except_digests: digests of runs that are left out, because their own results are known.
 
     Returns:

@@ -43,9 +43,7 @@ def read_stated(
     """Yield the runs of files and folders with their stated facts.
 
     Args:
-        paths: files and folders.
         facts: values by key of `history/run_facts.py`; files of facts beside the logs are read in any case.
-        settings: where the models are.
         on_progress: called as the work advances.
 
     Raises:

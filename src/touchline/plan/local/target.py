@@ -54,7 +54,6 @@ def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands |
     """Return the machine that an experiment's runs will use.
 
     Args:
-        compute: where the runs will be.
         site: the user's settings for the cluster.
         commands: how SLURM is asked what it offers; the programs on PATH when None.
 
@@ -142,8 +141,6 @@ def device_findings(
     """Yield findings on `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
 
     Args:
-        compute: where the runs will be.
-        trainers: the trainers of the runs.
         machine: the machine that is planned for; None where it is not known.
         where: the place of `compute.gpus_per_run`.
     """
@@ -240,15 +237,7 @@ def _most_devices(trainer: str) -> int:
 def request_type(
     target: Target, compute: ComputeConfig, site: SlurmSite, where: Location | None, commands: Commands | None = None
 ) -> tuple[Target, list[Finding]]:
-    """Return the target with the name by which the jobs ask for its GPU, and findings on getting that GPU.
-
-    Args:
-        target: the machine that is planned for.
-        compute: where the runs will be.
-        site: the user's settings for the cluster.
-        where: the place of `compute.gpu`.
-        commands: how SLURM is asked what it offers; the programs on PATH when None.
-    """
+    """Return the target with the name by which the jobs ask for its GPU, and findings on getting that GPU."""
     if compute.executor != "slurm" or target.machine.kind != "gpu" or site.gpu_type is not None:
         return target, []
     if compute.constraint or site.constraint:

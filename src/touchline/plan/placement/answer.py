@@ -24,8 +24,6 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
     """Place jobs on GPUs. The result does not depend on the order of the jobs.
 
     Args:
-        jobs: what to run.
-        cluster: where.
         deadline_minutes: when all should have ended, from the start on; none: as soon as can be.
 
     Raises:

@@ -40,7 +40,6 @@ def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator) -
     """Draw durations of all jobs, `samples` times, in ticks.
 
     Args:
-        problem: the jobs.
         samples: how many.
         generator: where chance comes from; each draw is followed by its mirror image, which steadies their mean.
     """
@@ -94,11 +93,9 @@ def judge(
     """Return whether the deadline can be met, and why.
 
     Args:
-        problem: the jobs.
         bound: the greatest lower bound.
         makespan_minutes: of the schedule that was found.
         deadline_minutes: the deadline; none: there is nothing to judge.
-        chance: to meet it.
     """
     span, least = format_minutes(makespan_minutes), format_minutes(bound.minutes)
     if deadline_minutes is None or chance is None:

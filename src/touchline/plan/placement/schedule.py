@@ -118,13 +118,7 @@ class _FreeResources:
 
 
 def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Schedule:
-    """Run the jobs by priority with the given durations.
-
-    Args:
-        problem: what there is to place.
-        ranks: the place of each job in the order.
-        ticks: how long each really takes.
-    """
+    """Run the jobs by priority with the given durations."""
     size = problem.size
     room = _FreeResources(problem)
     order = sorted(range(size), key=ranks.__getitem__)

@@ -44,7 +44,6 @@ def planned_settings(plan: Plan, run: PlannedRun) -> dict[str, str]:
 
     Args:
         plan: the plan, for the settings that all its runs share.
-        run: the run.
     """
     found = {MODEL: run.model, SEED: str(run.seed), "task": plan.task}
     found |= {f"data.{key}": value for key, value in _flat(replace(run.data, test=None))}
@@ -82,7 +81,6 @@ def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> di
 
     Args:
         config: `RunResult.settings`.
-        levels: its levels of the factors.
     """
     found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
     return {level.factor: _number(level.value) for level in levels} | found

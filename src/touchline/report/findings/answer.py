@@ -46,9 +46,7 @@ def answer(
     """Return the answer to the question, with its numbers and its limits: missing runs, interactions, controls.
 
     Args:
-        gathered: the runs.
         analyses: their analyses, the experiment's own first.
-        claims: the claims of the report.
         decided: answer of a strategy, which holds in place of the analyses'.
     """
     runs = {run.name: run for run in gathered.runs}

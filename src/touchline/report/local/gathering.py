@@ -123,10 +123,6 @@ def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, As
 
     Evaluations with the same data and settings have the same prompts, so one file of each is read. Scores files written
     before 0.2 do not hold the items: their questions are read from the .eval log.
-
-    Args:
-        root: experiment folder.
-        runs: results of its runs.
     """
     from touchline.results.imported.evaluations import read_asked as read_from_log
 

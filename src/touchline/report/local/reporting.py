@@ -170,8 +170,6 @@ def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache
     """Draw changed figures in a process of its own, and delete those that are no longer in the report.
 
     Args:
-        folder: the folder of the pictures.
-        charts: the figures.
         drawn: input hash of each existing picture, by name.
         cache: cache file of the program that draws in a browser; None: not cached.
     """

@@ -56,7 +56,6 @@ def results_markdown(report: Report, charts: Sequence[Chart], note: str = "") ->
     """Return the text of RESULTS.md. The same report gives the same text.
 
     Args:
-        report: the content.
         charts: the pictures under figures/; empty if they could not be drawn.
         note: reason why there are no pictures; empty if there are.
     """

@@ -61,8 +61,6 @@ def report_html(
     """Return the page. The same report gives the same text.
 
     Args:
-        report: the content.
-        charts: the figures.
         script: `report.page.scripts.figure_script()`; None without charts, or if figures are off.
         figures_off: reason why there are no figures; empty if there are.
         base: relative path from the page's folder to the experiment's, for links to files; None: no links.

@@ -51,12 +51,7 @@ class _Item:
 
 
 def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
-    """Return the data of the page's script. None if fewer than two runs were evaluated.
-
-    Args:
-        report: the report.
-        sample_file: the file with all answers.
-    """
+    """Return the data of the page's script. None if fewer than two runs were evaluated."""
     evaluated = [(run, record) for run in report.runs if (record := _record(report, run)) is not None]
     if len(evaluated) < 2:
         return None

@@ -21,7 +21,6 @@ class PageCell:
     """Cell of a table."""
 
     text: str
-    """Text of the cell."""
     sort: float | str | None = None
     """Sort key; the text if None."""
     title: str = ""
@@ -53,9 +52,7 @@ class PageTable:
     title: str
     """Heading; empty if the section's heading is enough."""
     columns: tuple[Column, ...]
-    """Columns of the table."""
     rows: tuple[PageRow, ...]
-    """Rows of the table."""
     notes: tuple[str, ...]
     """Definitions and remarks."""
     reasons: tuple[str, ...]

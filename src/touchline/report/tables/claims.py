@@ -24,7 +24,6 @@ def claims_section(report: Report, most: int | None = None) -> Section:
     """Return the claims.
 
     Args:
-        report: the report.
         most: maximum number of claims, the established ones first; None for all.
     """
     return Section(

@@ -119,7 +119,6 @@ def conditions_table(report: Report, analysis: Analysis | None = None, most: int
     """Return the score of each condition, the means of its seeds, and its difference from the control.
 
     Args:
-        report: the report.
         analysis: of a further score; None for the experiment's own.
         most: maximum number of conditions; None for all.
     """

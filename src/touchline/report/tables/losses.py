@@ -58,7 +58,6 @@ def losses_table(report: Report, most: int | None = None) -> Table | None:
     """Return steps, losses and times of each condition: means over its seeds.
 
     Args:
-        report: the report.
         most: maximum number of conditions; None for all.
     """
     shown, rest = shown_conditions(report, most)
@@ -118,7 +117,6 @@ def runs_in_numbers(report: Report, most: int | None = None) -> Table | None:
     """Return one row per run: score with several seeds, steps, losses, speed, memory, time and disk space.
 
     Args:
-        report: the report.
         most: maximum number of runs; None for all.
     """
     analysis = report.analyses[0] if report.analyses else None

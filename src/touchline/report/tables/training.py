@@ -20,7 +20,6 @@ from touchline.results.run_result import LossPoint, RunResult
 _NAMES = 20
 _MANY = 60
 """Number of estimates above which those outside their interval come first."""
-_NOT_REPORTED = Missing(missing="not reported")
 _RUN = Column("run", code=True)
 
 

@@ -64,7 +64,6 @@ class RunSeries:
     evaluations: tuple[Point, ...]
     """Scores of evaluated checkpoints, in order of their steps."""
     status: str
-    """Status of the run."""
     failed: bool
     """Whether it ended without completing its plan."""
 
@@ -75,8 +74,6 @@ def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics)
     The last step of an active run is held back, since its validation may still follow and a step is exported only once.
 
     Args:
-        plan: the plan.
-        run: as planned.
         result: the results so far.
         metrics: its metrics.jsonl; without rows for a control.
     """

@@ -23,7 +23,6 @@ def write(directory: Path, run: RunSeries, new: tuple[Point, ...], first: int) -
 
     Args:
         directory: log folder.
-        run: the run.
         new: points that no earlier export has.
         first: number of points before them.
     """

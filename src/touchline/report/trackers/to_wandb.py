@@ -36,7 +36,6 @@ def write(directory: Path, run: RunSeries, new: tuple[Point, ...], first: int) -
 
     Args:
         directory: folder that contains W&B's folder `wandb`.
-        run: the run.
         new: points that no earlier export has.
         first: number of points before them.
     """

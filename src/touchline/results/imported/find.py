@@ -92,7 +92,7 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
     tasks = Counter(record.label for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
     results = [
-        result_of(run, root, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
+        result_of(run, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
         for run in runs
     ]
     issues += [issue for each in read for issue in each.issues]

@@ -111,7 +111,9 @@ def _left_out(title: str, text: str) -> Issue:
 
 def newest_first(logs: Iterable[Path]) -> tuple[Path, ...]:
     """Sort logs by SLURM job id, newest first; others follow by modification time."""
-    return tuple(sorted(logs, key=lambda path: (job_number(path) or (-1, 0), _changed(path), path.name), reverse=True))
+    return tuple(
+        sorted(logs, key=lambda path: (job_number(path) or (-1, 0), changed_unix(path), path.name), reverse=True)
+    )
 
 
 def job_id(path: Path) -> str | None:
@@ -129,7 +131,8 @@ def job_number(path: Path) -> tuple[int, int] | None:
     return int(job), int(task or 0)
 
 
-def _changed(path: Path) -> float:
+def changed_unix(path: Path) -> float:
+    """Return when a file was changed last; 0 if it cannot be told."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.text import capital
 from touchline.core.units import plural
 from touchline.history.reading import Outcome
 from touchline.results.imported.logs import JobLog
@@ -58,7 +59,7 @@ def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
             subject=run.folder.name,
             title="training not complete",
             role=IssueRole.EXPLAINS_NOT_DONE,
-            text=f"{_capital(reason_of(job))}{_progress(job)}.",
+            text=f"{capital(reason_of(job))}{_progress(job)}.",
             lines=tuple(clean_line(proof.text) for proof in proofs[-3:]),
             where=relocated(job, root, proofs[-1].where) if proofs else below(root, job.path),
         )
@@ -131,7 +132,3 @@ def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
 def _faults(run: ImportedRun) -> str:
     last = run.checkpoints[-1]
     return f"{last.name}: " + ("; ".join(fault.message for fault in last.faults[:3]) or "not valid")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

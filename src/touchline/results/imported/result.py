@@ -15,7 +15,7 @@ from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.history.reading import Outcome, SourcedText, exit_cause, exit_code
 from touchline.results.figures import figures_of_log, no_figures, own_fields
-from touchline.results.imported.folders import RunFolder
+from touchline.results.imported.folders import RunFolder, changed_unix
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.settings import ImportedSettings
 from touchline.results.imported.text import below, clean_line
@@ -107,12 +107,10 @@ def _partial(begun: bool) -> TrainingOutcome:
     return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
 
 
-def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[Note]) -> RunResult:
+def result_of(run: ImportedRun, task: str | None, notes: Sequence[Note]) -> RunResult:
     """Return the run's result.
 
     Args:
-        run: imported run.
-        root: folder that paths are relative to.
         task: task most runs were evaluated on; other evaluations are listed separately.
         notes: limitations a reader must know.
     """
@@ -160,7 +158,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
     """Return every started training, oldest first; a requeued job has several in one log."""
     rows: list[AttemptResult] = []
     for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
-        began = job.started_unix if job.started_unix is not None else _changed(job.path)
+        began = job.started_unix if job.started_unix is not None else changed_unix(job.path)
         name = job.job or job.path.name
         for number, segment in enumerate(job.reading.segment_list[:-1]):
             rows.append(
@@ -266,13 +264,6 @@ def _info(checkpoint: VerifiedCheckpoint) -> CheckpointInfo:
 
 def _whole(value: Measured | None) -> int | None:
     return round(value.value) if isinstance(value, Quantity) else None
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _iso(unix: float | None) -> str | None:

@@ -82,9 +82,7 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
     """Return the settings of one run.
 
     Args:
-        name: run name.
         readings: readings of its logs, the decisive one first.
-        documents: configs.
     """
     configs = [(document.path, document.data) for document in documents if document.data]
     values: dict[str, Setting] = {}

@@ -71,7 +71,6 @@ def adapter_faults(
         config: adapter_config.json; None if missing or corrupt, which is a separate problem.
         base: base model; None if unknown.
         wanted: planned adapter; None without a plan.
-        file: weights file.
     """
     pairs = pairs_of(tensors)
     if not pairs:
@@ -171,9 +170,7 @@ def _fit(
 
     Args:
         flat: (A, B) of the layers whose factors are matrices.
-        pairs: factors of all layers.
         base: known facts of the base.
-        file: weights file of the adapter.
     """
     numbers = {int(match[1]) for layer in pairs if (match := _LAYER.search(f".{layer}")) is not None}
     if base.layers is not None and (beyond := sorted(number for number in numbers if number >= base.layers)):

@@ -85,7 +85,6 @@ def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointF
     """Yield `zero-byte` and `broken-json` problems of all files except weights.
 
     Args:
-        entries: files of the folder.
         deep: parse large vocabularies too.
     """
     for entry in entries:

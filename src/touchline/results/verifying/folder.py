@@ -21,7 +21,6 @@ from touchline.results.verifying.files import Entry, list_folder, text_faults, t
 from touchline.results.verifying.markers import Named, marker_faults, named_by
 from touchline.results.verifying.weights import WeightFile, archive_faults, listed, read_weights, value_faults
 
-SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
 
@@ -31,7 +30,6 @@ def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[Chec
 
     Args:
         files: safetensors files of the model by name.
-        folder: checkpoint folder.
     """
     index = folder / INDEX
     if index.is_file() and index.stat().st_size:
@@ -126,8 +124,6 @@ def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> Veri
     """Verify one folder; problems are returned, not raised.
 
     Args:
-        path: checkpoint folder.
-        expected: expected properties.
         deep: read every value and compare every hash too.
     """
     listed, faults = list_folder(path)

@@ -69,9 +69,6 @@ def marker_faults(
     """Yield contradictions between a checkpoint and its marker, name and plan.
 
     Args:
-        path: checkpoint folder.
-        named: its metadata.
-        expected: expected properties.
         entries: files by name.
         deep: compare hashes too.
     """
@@ -155,8 +152,6 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
     """Yield the missing checkpoints of a run.
 
     Args:
-        run: planned run.
-        folder: run folder.
         present: names of existing checkpoints.
         is_no_op: whether it is a no-op control, evaluated with its own adapter.
     """

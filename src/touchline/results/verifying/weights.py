@@ -57,7 +57,6 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
     """Read a file's header and compare it with the file size; no value is read.
 
     Args:
-        path: weights file.
         name: reported file name; its own name if None.
     """
     called, size = name or path.name, 0
@@ -122,7 +121,6 @@ def archive_faults(path: Path, *, deep: bool) -> Iterator[CheckpointFault]:
     """Yield problems of a torch.save file (`.pt`, `.pth`, `.bin`) by its zip directory; the pickle is never loaded.
 
     Args:
-        path: archive.
         deep: read every entry and compare its checksum.
     """
     try:
@@ -169,7 +167,6 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
 
     Args:
         weights: weights file; skipped if not usable.
-        name: reported file name.
         may_be_zero: predicate for tensors that may be all zero.
     """
     if not weights.usable:

@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from touchline.backends.config_reading import ConfigReading
+from touchline.backends.fields import dotted
 from touchline.backends.imports import MODEL, SEED, Carried, ImportTable, NotCarried, Reason
 from touchline.backends.registry import traits_of
 from touchline.core.errors import InputError
@@ -74,17 +75,8 @@ def leaves(node: object, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
         yield path, node
 
 
-def dotted(path: Iterable[Key]) -> str:
-    """Return a path as a dotted key."""
-    return ".".join(str(part) for part in path)
-
-
 class Carrier:
-    """Collector of the settings of one training, and of the values that are left.
-
-    Args:
-        document: the source.
-    """
+    """Collector of the settings of one training, and of the values that are left."""
 
     def __init__(self, document: ForeignDocument) -> None:
         self.document = document
@@ -159,9 +151,7 @@ def left_over(
     """Yield every value of a document that no training of it looked at.
 
     Args:
-        document: the source.
         reading: its reading, whose findings explain misspelt keys.
-        table: its keys.
         seen: dotted keys that are carried over or listed already.
     """
     misspelt = {each.subject: each.message for each in reading.findings if each.code in ("BK011", "BK017")}

@@ -132,7 +132,6 @@ def with_rows(
     """Return runs that lose no row and are one design, the values that are not carried over, and notes.
 
     Args:
-        trainings: the runs of a source.
         left: the values that are not carried over.
         folder: folder of the new experiment, which files are relative to.
     """
@@ -155,7 +154,6 @@ def with_files(trainings: Sequence[ImportedTraining], folder: Path) -> tuple[lis
     are validated on one file, which changes no weights.
 
     Args:
-        trainings: the runs of a source.
         folder: folder of the new experiment, which files are relative to.
     """
     found: list[ImportedTraining] = []

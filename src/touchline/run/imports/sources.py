@@ -203,7 +203,7 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
             continue
         refusal = table.refuses(document)
         if refusal is not None:
-            wrong.append(_other_training(path, format_, document, refusal))
+            wrong.append(_other_training(path, document, refusal))
             continue
         reading = format_.read(document)
         errors = [each for each in reading.findings if each.severity is Severity.ERROR]
@@ -226,7 +226,7 @@ def _read(path: Path) -> Config | Source | list[Finding] | None:
     return wrong or faults[:1] or None
 
 
-def _other_training(path: Path, format_: ConfigFormat, document: ForeignDocument, key: str) -> Finding:
+def _other_training(path: Path, document: ForeignDocument, key: str) -> Finding:
     """Return the error of a config that trains in another way than supervised."""
     place = path_of(document, key)
     value = document.get(*place)

@@ -58,8 +58,6 @@ def carry_training(
     """Return a config's training as settings of experiment.yaml; `left_over` lists what it does not look at.
 
     Args:
-        name: name of the training.
-        document: the config.
         reading: its reading by its format, with a training.
         table: words and keys of its trainer.
         places: resolves models and paths.

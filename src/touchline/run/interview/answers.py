@@ -90,12 +90,7 @@ def one_word(texts: Sequence[str]) -> str:
 
 
 def setting_reader(key: str, unset: str | None = None) -> Reader:
-    """Return a reader of a value of experiment.yaml, by the rules of the file.
-
-    Args:
-        key: dotted key.
-        unset: answer that leaves the key unset.
-    """
+    """Return a reader of a value of experiment.yaml, by the rules of the file."""
 
     def parse(texts: Sequence[str], _: Interview) -> Any:
         from touchline.experiment.overlay import setting

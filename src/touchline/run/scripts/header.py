@@ -44,9 +44,7 @@ def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int, evaluat
     """Return the options common to all jobs of this user: account, partition and GPUs.
 
     Args:
-        site: user settings.
         compute: experiment settings, which take precedence.
-        gpus: number of GPUs of the job.
         evaluates: whether it is an evaluation, which `compute.evaluation` may place elsewhere.
     """
     own = compute.evaluation if evaluates else EvaluationCompute()

@@ -104,10 +104,8 @@ def mega_text(
     """Return the text of mega_job.slurm.
 
     Args:
-        experiment: experiment name.
         stages: stages by priority; parents need not come first.
         allocation: resources to request.
-        site: cluster settings.
         compute: experiment settings, which take precedence.
 
     Raises:

@@ -46,7 +46,6 @@ class Commands(Protocol):
         """Run one command to its end; never raises.
 
         Args:
-            words: the command and its arguments.
             timeout_seconds: it is killed after that, and the answer has no code.
             cwd: where; sbatch takes it as the job's folder.
             environment: variables added to this process's own.
