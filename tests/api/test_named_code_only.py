@@ -76,7 +76,7 @@ def test_a_named_file_runs_after_a_line_that_says_so(tmp_path: Path) -> None:
     assert (mark.exists(), "running the code" in done.stderr) == (False, False)
     done = touchline("check", f"{path}:score", env=env)
     assert mark.read_text() == "ran\n"
-    assert f"running the code of {path}:score, which was named" in done.stderr
+    assert f"running the code of {path}:score to test its scorers" in done.stderr
     assert "running the code" not in done.stdout
     mark.unlink()
     settings, said = settings_of(tmp_path), list[str]()

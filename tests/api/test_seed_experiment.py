@@ -382,7 +382,7 @@ def _without_rates(found: list[Finding]) -> list[Finding]:
     conditions = [f"rank{rank}_words{letters}L" for rank in (4, 64) for letters in LETTERS]
     assert [(each.message, each.runs) for each in rates] == [
         (
-            f"a learning rate of 1e-4, more than 3 times off the published rule: {rate}",
+            f"learning rate 1e-4 is more than 3 times off the published rule, {rate}",
             tuple(f"{size}_{condition}" for condition in conditions),
         )
         for size, rate in expected.items()
@@ -418,7 +418,7 @@ def test_what_went_wrong_with_it_is_told_before_it_runs(tmp_path: Path, settings
     with pytest.raises(FindingsError) as error:
         api.plan(folder, settings, given)
     assert {each.code for each in error.value.findings} == {"PK001"}
-    assert any("96.1 (80.6 to 109) GiB" in each.message for each in error.value.findings)
+    assert any("96.1 GiB (80.6 to 109)" in each.message for each in error.value.findings)
     allowed = api.plan(folder, settings, given, allow=["PK001"])
     assert len([note for note in allowed.warnings if "PK001" in note and note.endswith("(allowed)")]) == 4
     api.prepare(folder, settings)

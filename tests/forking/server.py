@@ -137,7 +137,8 @@ class Server:
         if self._loaded | _fixed(request["environment"]) == self._loaded:
             self._fork(connection, request, descriptors)
         else:
-            connection.send(NO.encode())
+            with contextlib.suppress(OSError):
+                connection.send(NO.encode())
             connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
@@ -146,7 +147,9 @@ class Server:
         child = os.fork()
         if child == 0:
             _become(request, descriptors)
-        connection.send(str(child).encode())
+        # Where the starter was killed meanwhile, the end of its connection kills the child.
+        with contextlib.suppress(OSError):
+            connection.send(str(child).encode())
         ended = os.pidfd_open(child)
         self._children[ended] = child, connection
         self._waiting.register(ended, selectors.EVENT_READ, lambda: self._tell(ended))

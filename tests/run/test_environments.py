@@ -122,7 +122,7 @@ def test_without_an_index_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(HostError, match=r"cannot be installed: .*torch") as error:
         install_environment("torchtune")
-    assert "where there is a network" in str(error.value.hint)
+    assert "with a network" in str(error.value.hint)
     assert not environment_folder(ENVIRONMENT).exists()
 
 

@@ -263,7 +263,7 @@ def test_what_could_never_start_is_refused_all_at_once() -> None:
     assert "ok" not in caught.value.message
     with pytest.raises(InputError, match="two stages"):
         mega_text("x", [stage("a"), stage("a")], Allocation(gpus_per_node=2, seconds=600), SITE)
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="no runs left"):
         mega_text("x", [], Allocation(gpus_per_node=2, seconds=600), SITE)
 
 

@@ -91,12 +91,12 @@ def _faults(
             )
     elif len(labels) > LABELS_LIMIT or (len(labels) > _FEW and len(labels) > _SHARE * rows):
         yield fault(
-            f"the {rows:,} answers have {len(labels):,} distinct texts, too many for labels: {_shown(labels)}",
+            f"the {rows:,} answers have {len(labels):,} distinct texts ({_shown(labels)}), too many for labels",
             "task: exact_match",
         )
         return
     if len(labels) < 2:
-        yield fault(f"there is only one label, {_shown(labels)}")
+        yield fault(f"there is only one label ({_shown(labels)})")
     if pair := indistinct(labels):
         yield fault(f"the labels {pair[0]!r} and {pair[1]!r} differ only in punctuation, which answer parsing ignores")
     spelled = Counter(label_key(answer) for answer in written)

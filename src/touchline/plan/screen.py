@@ -339,6 +339,6 @@ def _checks(findings: Sequence[Finding]) -> str:
     severities = [finding.severity for finding in findings if not finding.allowed]
     counts = (("error", Severity.ERROR), ("warning", Severity.WARNING), ("note", Severity.INFO))
     parts = [plural(severities.count(severity), word) for word, severity in counts]
-    ignored = len(findings) - len(severities)
-    parts += [plural(ignored, "ignored error")] if ignored else []
+    ignored = [finding.code for finding in findings if finding.allowed]
+    parts += [f"{plural(len(ignored), 'ignored error')} ({join_names(list(dict.fromkeys(ignored)))})"] if ignored else []
     return f"{', '.join(parts)}{' (--show checks)' if findings else ''}"

@@ -10,7 +10,7 @@ from touchline.slurm.directives import Directive, DirectiveFault, read_line
 from touchline.slurm.options import near, of_plugin, refused
 
 OURS = {
-    "job-name": "touchline finds the job by the run's name",
+    "job-name": "the job is found by the run's name",
     "output": "the run's folder holds its output",
     "error": "the run's folder holds its output",
     "input": "touchline reads no output there",
@@ -19,7 +19,7 @@ OURS = {
     "dependency": "the plan sets dependencies",
     "kill-on-invalid-dep": "the plan sets dependencies",
     "array": "each run is a separate job",
-    "comment": "touchline finds the job by the token in it",
+    "comment": "the job is found by the token in it",
     "requeue": "touchline sets it",
     "no-requeue": "preempted jobs are requeued to resume",
     "signal": "slurm.signal_seconds sets it",
