@@ -90,10 +90,14 @@ def place(
 
 
 def _show(found: Placement) -> None:
+    from touchline.core.quantity import Missing
     from touchline.core.table import Column
     from touchline.core.units import format_minutes as minutes
+    from touchline.core.units import percent
 
+    chance = str(found.probability) if isinstance(found.probability, Missing) else percent(found.probability, 0)
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
+    print_output(f"the last job ends after {minutes(found.makespan_minutes)}, chance to meet the deadline {chance}")
     print_output(f"bound: no order ends before {minutes(found.lower_bound_minutes)} ({found.bounds[0].why})")
     rows = [
         (

@@ -340,5 +340,6 @@ def _checks(findings: Sequence[Finding]) -> str:
     counts = (("error", Severity.ERROR), ("warning", Severity.WARNING), ("note", Severity.INFO))
     parts = [plural(severities.count(severity), word) for word, severity in counts]
     ignored = [finding.code for finding in findings if finding.allowed]
-    parts += [f"{plural(len(ignored), 'ignored error')} ({join_names(list(dict.fromkeys(ignored)))})"] if ignored else []
+    if ignored:
+        parts.append(f"{plural(len(ignored), 'ignored error')} ({join_names(list(dict.fromkeys(ignored)))})")
     return f"{', '.join(parts)}{' (--show checks)' if findings else ''}"

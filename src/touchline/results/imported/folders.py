@@ -132,7 +132,7 @@ def job_number(path: Path) -> tuple[int, int] | None:
 
 
 def changed_unix(path: Path) -> float:
-    """Return when a file was changed last; 0 if it cannot be told."""
+    """Return when a file was changed last; 0 if it is unknown."""
     try:
         return path.stat().st_mtime
     except OSError:
