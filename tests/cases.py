@@ -1,7 +1,5 @@
 """Small helpers of many tests: tables, loops that never pass on nothing, programs on PATH."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path

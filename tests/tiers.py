@@ -1,7 +1,5 @@
 """How much `make test` and `make test-all` try."""
 
-from __future__ import annotations
-
 import os
 
 THOROUGH = os.environ.get("TOUCHLINE_THOROUGH") == "1"

@@ -1,7 +1,5 @@
 """A tiny model folder and a tiny dataset of words, for the tests that train, evaluate or plan."""
 
-from __future__ import annotations
-
 import json
 import random
 import string

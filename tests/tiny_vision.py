@@ -1,7 +1,5 @@
 """A tiny vision-language model folder and image-text datasets, for the tests that train, evaluate or plan."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Environments of trainers for tests that train with them: those that `make` makes, or those that a variable names."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Sequence

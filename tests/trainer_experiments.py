@@ -1,7 +1,5 @@
 """Planned experiments on the tiny model with one run for each entry of `pairs`, for tests that compare trainers."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 Both ways end in the same fact, which the test knows.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Sequence

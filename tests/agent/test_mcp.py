@@ -1,7 +1,5 @@
 """The MCP server as a client sees it: the real process, a real experiment, and twelve tasks done in two ways."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

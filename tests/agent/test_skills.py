@@ -1,7 +1,5 @@
 """Skills: every command of each runs on a real experiment, and `--json` is one JSON document."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

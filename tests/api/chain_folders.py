@@ -1,7 +1,5 @@
 """Chains on the tiny model: a first stage on easy words, a second one on hard words."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.tiny_model import write_tiny_words

@@ -6,8 +6,6 @@ command imports, and those that send signals, start a new interpreter instead.
     python command_server.py SOCKET_FD
 """
 
-from __future__ import annotations
-
 import array
 import contextlib
 import functools

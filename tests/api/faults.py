@@ -1,7 +1,5 @@
 """Faults put into the trainer's process from outside, so that its own way of dying is what is tried."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One finished experiment for all tests of a process: probed, planned, run and reported by commands, once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Experiments on the tiny model, and `touchline` as a person calls it: a process of its own."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

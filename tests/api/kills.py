@@ -1,7 +1,5 @@
 """Kill -9 of training processes while `touchline run` waits for them."""
 
-from __future__ import annotations
-
 import subprocess
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What attempts, trainings and evaluations leave in a run's folder, made by hand: any moment of a run."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The seeds' two Llamas by their true shapes, and an experiment with them for torchtune on A100-80GB."""
 
-from __future__ import annotations
-
 import json
 import random
 import string

@@ -1,7 +1,5 @@
 """Planning before a model is all here: by its name, by config.json and tokenizer, and when the rest arrives."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Bad input: words that say what, where, what was expected, what to do; the right exit code; nothing half-written."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 Calls are the same on any machine; seconds are measured in benchmarks/budgets.py.
 """
 
-from __future__ import annotations
-
 import cProfile
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Planning a chain: what it says, what its digests hold, and what follows for a stage when its parent changes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Whatever `plan` refuses, `check` calls an error, with the same codes at the same places; and the other way round."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """`touchline check` as people type it: exit codes, JSON, fixes, and input that is no input."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Cleaning removes what may go without loss: never the only good copy, nothing outside, nothing that is in use."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

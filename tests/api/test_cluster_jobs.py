@@ -1,7 +1,5 @@
 """What the jobs of a plan ask a cluster for: the plan's tables and the scripts are one."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs of a sweep side by side, by the commands that people use: planned, killed, resumed, evaluated, reported."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """What `prepare` and `collect` write down of runs, and what enters the history by itself."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Controls from experiment.yaml to the results: planned, trained, evaluated and compared."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

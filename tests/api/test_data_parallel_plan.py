@@ -1,7 +1,5 @@
 """Plans of runs on several devices: the global batch kept, memory per device, hours of all devices."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`touchline design` on experiments of a tiny model: no history, one past seed, own runs, costs, deadlines, --apply."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`touchline doctor`: what it says of a cluster that a stand-in plays, and of real folders and interpreters."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """An experiment's folder, placed and written as one allocation."""
 
-from __future__ import annotations
-
 import subprocess
 from dataclasses import replace
 from pathlib import Path

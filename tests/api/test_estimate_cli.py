@@ -1,7 +1,5 @@
 """`touchline estimate` and `touchline pack` as people type them: the story of the seeds, JSON, and words for faults."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

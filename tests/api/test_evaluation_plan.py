@@ -1,7 +1,5 @@
 """Plans of evaluations: their memory on the device, the error that names what fits, and the form of their base."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from itertools import product

@@ -1,7 +1,5 @@
 """The first run of a model on a machine: some steps are measured before it is planned, once; nothing is left over."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Commands on folders that another tool made: they say what is known and what is not, and write nothing into them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

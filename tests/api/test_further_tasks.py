@@ -1,7 +1,5 @@
 """Further tasks from experiment.yaml to the results: shown with their hash, never run before the evaluation."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

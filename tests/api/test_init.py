@@ -1,7 +1,5 @@
 """`touchline init`: the user's own file becomes an experiment that can be planned as it is."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

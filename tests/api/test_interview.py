@@ -1,7 +1,5 @@
 """The interview of `touchline init`: through a terminal, by flags, and by defaults alone."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Kill anything at any time; the same command again finishes what is missing, as if it had never been interrupted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

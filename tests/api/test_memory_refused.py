@@ -1,7 +1,5 @@
 """Memory before anything starts: runs that cannot fit are refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`cp -r` and `mv` of an experiment: every verb goes on, from any place, on this machine or on another one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`touchline check` runs the code of a task file only if that file was named, and says so first."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

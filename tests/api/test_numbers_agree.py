@@ -4,8 +4,6 @@ The trainings and scores are made by hand, so that scores are as odd as they can
 alike, one item, one seed.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

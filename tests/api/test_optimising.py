@@ -1,7 +1,5 @@
 """`touchline optimize` on experiments of a tiny model that is planned for a large GPU."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Overrides and edits of experiment.yaml: which experiment each command plans and starts (decision 0041)."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

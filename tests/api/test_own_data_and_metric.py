@@ -1,7 +1,5 @@
 """Own data with labels from a CSV file to the report, and evaluated once more by other decoding: the real thing."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """`train.recipe`: a recipe of the user's own is read and hashed, never executed by checks, and refused by key."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

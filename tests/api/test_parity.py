@@ -1,7 +1,5 @@
 """From a config, a model folder and a data file to what training and evaluation show: read once, and never raised."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`import touchline`: the verbs as Python functions."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import math

@@ -1,7 +1,5 @@
 """One command reads each file of an experiment once."""
 
-from __future__ import annotations
-
 import collections
 import json
 import subprocess

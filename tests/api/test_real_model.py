@@ -1,7 +1,5 @@
 """The whole way with the real model, small: plan, train, a kill, resume, evaluate, report, load elsewhere; a chain."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

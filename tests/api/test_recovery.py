@@ -1,7 +1,5 @@
 """Recovery as users see it: out of memory, errors once and twice, cancelled runs; on the tiny model, here."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

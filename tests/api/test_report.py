@@ -1,7 +1,5 @@
 """A finished experiment: its report, also of a spoiled one, and how each run makes the next plan better."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """`touchline reproduce` with real trainings: a run of another machine, its copy byte for byte, and other kernels."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """Columns that nobody named: what the audit takes for prompt and answer is what is planned and trained on."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

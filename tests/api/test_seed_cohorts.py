@@ -1,7 +1,5 @@
 """A plan of the seeds' sweep with the own trainer says which runs are trained side by side, why, and what it saves."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

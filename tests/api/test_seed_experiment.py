@@ -3,8 +3,6 @@
 It is planned for torchtune on A100-80GB, without torch, and compared with what users of torchtune typed by hand.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Planning with a file each for training, validation and test: names, hashes, drift, and what a training reads."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

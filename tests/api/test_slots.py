@@ -1,7 +1,5 @@
 """Two trainings at once on a CPU, by the commands that people use: planned, interrupted, killed, resumed, reported."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Facts that the user states of past runs: by options, in files beside the logs, and what a dataset's lengths add."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`touchline status` and `touchline logs` as a person uses them: a table, a live view, a log that goes on."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The machine that is planned for: named, or here, or an error that lists what the cluster offers."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Several test sets with names, from experiment.yaml to the report: three training sets on three test sets."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

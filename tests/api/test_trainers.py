@@ -1,7 +1,5 @@
 """One experiment, three trainers: plan, check, run, kill -9, resume, evaluate and report by the same commands."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """A tiny vision-language model, planned, checked, trained by two trainers, killed, resumed, evaluated and reported."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

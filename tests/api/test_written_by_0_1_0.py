@@ -1,7 +1,5 @@
 """Folders that version 0.1.0 wrote are read today, with the figures that 0.1.0 read out of them."""
 
-from __future__ import annotations
-
 import json
 import platform
 import shutil

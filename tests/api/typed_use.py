@@ -1,7 +1,5 @@
 """`import touchline` in a user's typed program: mypy reads this file with the source; nothing here runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import assert_type
 

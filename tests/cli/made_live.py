@@ -1,7 +1,5 @@
 """States of runs, and a reader that returns them."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Shell completion: commands, options and run names, with nothing that takes time to import."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

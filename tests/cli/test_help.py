@@ -1,7 +1,5 @@
 """`touchline --help` at 80 columns: five groups, every command in one of them, every summary whole."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

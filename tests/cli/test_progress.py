@@ -1,7 +1,5 @@
 """Progress on a terminal of 80 columns and in a log."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What version 0.1.0 had and this one has not is refused by its name, with what to use instead."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`touchline submit` in a terminal shows what it would submit and asks; elsewhere, and with --yes, it does not."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

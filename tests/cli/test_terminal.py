@@ -1,7 +1,5 @@
 """What commands print on a terminal of 80 and of 120 columns: no line too long, no word broken, no border."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

@@ -1,7 +1,5 @@
 """`touchline status --watch` without its screen: lines that fit, curves of losses, and what it says without textual."""
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import replace

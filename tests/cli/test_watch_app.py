@@ -1,7 +1,5 @@
 """The screen of `touchline status --watch`, driven by its keys: what it shows and calls, and that it never waits."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Coroutine

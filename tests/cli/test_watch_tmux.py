@@ -1,7 +1,5 @@
 """`touchline status --watch` in a real terminal: its screen is captured while keys are pressed."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Seed 004's experiment: the summary's placement misses its deadline, so does every other, and the README says why."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What a fault is here: files with one thing wrong, the code that must fire, and the same files with it right."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

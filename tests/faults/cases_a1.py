@@ -1,7 +1,5 @@
 """Faults in torchtune's configs and in QLoRA stage files."""
 
-from __future__ import annotations
-
 from tests.faults.case import FaultCase, base, changed
 
 TORCHTUNE = base("torchtune")

@@ -1,7 +1,5 @@
 """Faults in configs of TRL, LLaMA-Factory and axolotl that show in the file alone."""
 
-from __future__ import annotations
-
 from tests.faults.case import FaultCase, base, changed
 
 TRL, FACTORY, AXOLOTL = base("trl"), base("llamafactory"), base("axolotl")

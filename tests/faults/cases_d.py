@@ -1,7 +1,5 @@
 """Faults of templates, tokenizers and scorers: what training shows a model is not what evaluation asks it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Faults that several files show together: a config with its job script or its data, and the files of one dataset."""
 
-from __future__ import annotations
-
 import json
 
 from tests.faults.case import FaultCase, base, changed

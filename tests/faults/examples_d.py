@@ -1,7 +1,5 @@
 """Examples of rules that look at a rendering, a scorer or a task file: made in memory, nothing is run or written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Small data files for experiments: the same words in several forms, each wrong or right for one rule."""
 
-from __future__ import annotations
-
 import functools
 import json
 import random

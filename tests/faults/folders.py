@@ -1,7 +1,5 @@
 """Examples of several files: `== path kind` begins a file; the lines below are merged into the base of that kind."""
 
-from __future__ import annotations
-
 import re
 
 _BEGIN = re.compile(r"^== (\S+)(?: (\w+))?$", re.MULTILINE)

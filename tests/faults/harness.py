@@ -1,7 +1,5 @@
 """Files written into an empty folder, checked in process, as a person would call it."""
 
-from __future__ import annotations
-
 import atexit
 import functools
 import shutil

@@ -1,7 +1,5 @@
 """Model folders as text: a small authored tokenizer, a template, zero weights, small enough to stand in a test."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The examples of rule pages: lines that a rule reports, and lines that it leaves alone."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The examples of the rules' pages are checked by tests/lint/test_rule_pages.py. H
 those that several files show together.
 """
 
-from __future__ import annotations
-
 import importlib
 import subprocess
 import sys

@@ -7,8 +7,6 @@ itself does is tested by programs that start by themselves: `started_alone`.
     python server.py SOCKET
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import gc

@@ -5,8 +5,6 @@ the program's place: it passes signals on, ends as the program ends, and takes t
 A program that needs another start than a fork can give runs here as ever; see `_forkable`.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

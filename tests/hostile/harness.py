@@ -1,7 +1,5 @@
 """Commands called in this process, as a person types them; what no command may do is raised here."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -3,8 +3,6 @@
 Each test draws documents from a seed; `TOUCHLINE_HOSTILE_SECONDS` has each go on for so long, with another seed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What is no regular file where one is expected: no command waits for it, and none ends in a traceback."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """A job whose script ends before it begins: the command ends too, and says why."""
 
-from __future__ import annotations
-
 import json
 import platform
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The same hostile values through the command line, Python and an agent's server: three ways, one verdict."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

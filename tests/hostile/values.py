@@ -1,7 +1,5 @@
 """Values of every type that YAML and JSON know, and documents with one of them in another one's place."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

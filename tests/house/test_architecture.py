@@ -1,7 +1,5 @@
 """docs/architecture.md names rooms and files that exist, and its picture shows imports that run one way."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -3,8 +3,6 @@
 Where it is installed, each process below refuses to import it, so that both environments show the same.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What pyproject.toml declares is imported, and what is imported is declared, for the core and for each extra."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """The reference is made from the code, the schemas are schemas, and every link leads somewhere."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import functools

@@ -7,8 +7,6 @@ that names a Llama gets one of its true shape, without weights. A block after `<
 commands, options and make targets must exist.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Planning starts fast, and works where torch is not installed: what the command loads is counted, not timed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Budgets of lines."""
 
-from __future__ import annotations
-
 import pytest
 
 from tools.line_budgets import faults

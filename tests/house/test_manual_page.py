@@ -1,7 +1,5 @@
 """touchline(1): every command is in it, and roff's own checker has nothing to say."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ for SLURM limits written into texts. Measured and published coefficients stand i
 constant's docstring names its source.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

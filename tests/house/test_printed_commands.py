@@ -3,8 +3,6 @@
 Strings are taken from the syntax trees of all sources, with a placeholder for what is filled in; nothing is run.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

@@ -4,8 +4,6 @@ The checker walks the syntax trees for texts that are looked for in other texts 
 and that also stand in a message of the package. Rooms that read what other programs print are left out.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The checker walks the syntax trees. import-linter sees detours that a tree does 
 that import-linter does not: `open`, `datetime.now`, the global `numpy.random`.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

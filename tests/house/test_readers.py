@@ -4,8 +4,6 @@
 nesting without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
 """
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The docs as a site: built without a warning, whole, without other hosts, and readable on a phone and in the dark."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The strategy stays in its room: few other modules know that there are decisions at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The tiny model stands in for real ones in many tests, so it must be a model by the library's own judgement."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

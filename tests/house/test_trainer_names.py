@@ -4,8 +4,6 @@ A trainer's name is the name of its folder, or an alias below. Modules that may 
 the reason.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import io

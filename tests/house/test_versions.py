@@ -1,7 +1,5 @@
 """One version of everything, written once: what is asked for, what is pinned, and what the Makefile installs agree."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -4,8 +4,6 @@ The commands are `pip install`, `touchline init` and `touchline plan`. pip build
 its index, as it does when the environments are made.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -4,8 +4,6 @@ The list holds words that have a plainer word. Names of variables are not looked
 that are not docstrings, and in rule pages.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

@@ -1,7 +1,5 @@
 """A DesignView from the text of an experiment and of its data files, without a disk."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """A FolderView from texts, without a disk: configs by their trainers' readers, rows and checkpoints by their names."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import posixpath

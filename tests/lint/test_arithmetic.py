@@ -1,7 +1,5 @@
 """The arithmetic of a training is each trainer's own, and a span wherever something is not known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Micro-batches against memory: the estimate where the GPU is known, the rule-of-thumb table where it is not."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """What a config goes on from is opened: half an adapter, another base, a state that is not there."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Checkpoints against the disk, and what can be gone on from; and the line that is shown of each training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

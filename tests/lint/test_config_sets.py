@@ -1,7 +1,5 @@
 """The rules on folders: each page's examples, a study's own configs in miniature, and trees that are no project."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest

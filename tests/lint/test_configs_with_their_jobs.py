@@ -1,7 +1,5 @@
 """What a config's job script, plan or names tell of it: found where it is so, silent where it only looks so."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The audit of whole files: layouts, lines, what the seeds' projects ran into, and files that are broken."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What is found in data depends on the rows and not on their order."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The rules on designs: each page's examples, and the borders between what is told and what is not."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a config says of files, held against the files that lie beside it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

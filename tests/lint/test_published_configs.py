@@ -1,7 +1,5 @@
 """Configs that others published: what is valid gives no error, and the smells of one are named."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

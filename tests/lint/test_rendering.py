@@ -1,7 +1,5 @@
 """Rules on what training and evaluation show a model: their pages are true, and what is equal is never told apart."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

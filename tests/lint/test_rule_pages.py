@@ -3,8 +3,6 @@
 With TOUCHLINE_WRITE_PAGES in the environment, the messages on the pages are written again.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import re

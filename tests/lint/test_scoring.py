@@ -1,7 +1,5 @@
 """The scorer self-test: seed 004's match is caught on the empty string, and our own tasks pass."""
 
-from __future__ import annotations
-
 import difflib
 
 import pytest

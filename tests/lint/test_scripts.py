@@ -1,7 +1,5 @@
 """Rules for job scripts: what is certain is an error, what a site may mean otherwise is not, and ours are silent."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The three test cases of seed 003, section 6, on torchtune configs as its users write them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

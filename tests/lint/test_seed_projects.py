@@ -1,7 +1,5 @@
 """What a real project lost weeks to, fault by fault, each caught here from text and small data before anything runs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rules on learning rate, adapter, lengths and hardware: each threshold from both sides."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

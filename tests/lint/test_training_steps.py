@@ -1,7 +1,5 @@
 """Rules on steps: certain faults are errors, and what cannot be known is left alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Trainings made by hand, and what the rules say of them."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

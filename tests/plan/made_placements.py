@@ -1,7 +1,5 @@
 """Brute force and a checker of schedules, written without anything of `touchline.plan.placement`; instances."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 

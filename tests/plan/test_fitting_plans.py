@@ -1,7 +1,5 @@
 """Micro-batches follow from the layout that the trainer computes, and plans with runs that cannot fit are refused."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Plans of `method: full`: names, settings, sizes, evidence, and the combinations that are refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`train.learning_rate: auto`: one rate for all runs, by a published rule; a default never becomes a second factor."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Ways to train faster: the fastest whose upper memory estimate fits is taken, and the science is never touched."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Jobs to place: those of a plan, and those of JOBS.json with every fault at once."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Schedules of jobs: cases by hand, a few jobs against brute force, many against the bound, and what always holds."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from dataclasses import replace

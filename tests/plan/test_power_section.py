@@ -1,7 +1,5 @@
 """What a plan says its design can show: the numbers of the checks and of the analysis, before anything runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product

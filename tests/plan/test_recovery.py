@@ -1,7 +1,5 @@
 """What is done after a failure: tried again, made smaller, or stopped with the reason."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """What a plan says of its design, of what changed since the last plan, and of what each run may take."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The first screen of a plan: what must be on it, and how little room it may take."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

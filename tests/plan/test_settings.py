@@ -1,7 +1,5 @@
 """The table of settings: complete, with the origin of every value, and the same wherever it is shown."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Slots of a CPU: when several runs are trained at once, with how many threads, and when they all have ended."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan counts the validation before the first step once for runs that share it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a report is made from, out of stated numbers: the runs of a small sweep, as its readers would find them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Reports made of seeded numbers: as many runs, steps and items as a test wants, and what goes wrong in real ones."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

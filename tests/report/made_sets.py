@@ -1,7 +1,5 @@
 """Made-up results of runs that were evaluated on several test sets with names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

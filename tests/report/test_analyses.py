@@ -1,7 +1,5 @@
 """From results of runs to analyses: which evaluation counts, what is one item, who is whose control."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

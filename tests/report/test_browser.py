@@ -1,7 +1,5 @@
 """report.html in a real Chromium: every figure is drawn, a run is followed, tables sort, nothing leaves the page."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Figures: every spec is what Vega-Lite takes, holds no more data than it should, and is drawn as a picture."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

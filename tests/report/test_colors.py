@@ -1,7 +1,5 @@
 """Colours: one for each setting, apart from each other on light and dark paper, seeds alike, controls grey."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """`touchline compare` as a person types it, on experiments that lie on disk."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

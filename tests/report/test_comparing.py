@@ -1,7 +1,5 @@
 """Experiments beside each other: which settings are shown, which runs are matched, what is paired, what is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Figures are drawn in a process of their own: whatever happens to it, the report is there and says what is missing."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

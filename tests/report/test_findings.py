@@ -1,7 +1,5 @@
 """The answer, the claims and the remarks: each number is that of the analysis, and no claim outruns its data."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

@@ -1,7 +1,5 @@
 """RESULTS.md of each kind of experiment, as a whole: `python -m tests.report.test_golden` writes it anew."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace

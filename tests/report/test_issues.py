@@ -1,7 +1,5 @@
 """Issues: what went wrong is told once, with its cause."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

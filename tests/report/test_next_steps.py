@@ -1,7 +1,5 @@
 """Next steps are computed from what is open, untried, unsaturated or broken, and come with what one types."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """report.html as text: whole, small, escaped, with a policy that its own scripts pass and no other."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """What a report rests on and compares: versions, levels, the data of runs that were not evaluated."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`touchline publish`: a folder for the Hub that says where its weights come from and nothing about this machine."""
 
-from __future__ import annotations
-
 import functools
 import getpass
 import json

@@ -1,7 +1,5 @@
 """The reviewer's script docs/scripts/recompute.py, on made and on trained experiments."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import subprocess

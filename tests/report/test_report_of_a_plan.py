@@ -1,7 +1,5 @@
 """A planned experiment's report: estimates beside measurements, packing, commands, provenance, deviations."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """RESULTS.md: one first screen, seven subjects in their order, no absent figure without reason, no foreign markup."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

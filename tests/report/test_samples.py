@@ -1,7 +1,5 @@
 """The table of all answers: its rows, and the file that holds it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import replace

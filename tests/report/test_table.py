@@ -1,7 +1,5 @@
 """Tables: one declaration, the same values as Markdown and as plain text."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

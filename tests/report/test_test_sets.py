@@ -1,7 +1,5 @@
 """Several test sets with names: claims on the first, the others as one family, and the matrix."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

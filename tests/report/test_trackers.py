@@ -1,7 +1,5 @@
 """From metrics.jsonl and results to TensorBoard and W&B: names, steps, ids; nothing is exported twice."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

@@ -1,7 +1,5 @@
 """Agreement of trainers: which runs are compared, and the differences, recomputed from the losses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -4,8 +4,6 @@
 is left as it was. Those in `DEEP` change values alone, which no header shows.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable

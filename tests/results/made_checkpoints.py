@@ -1,7 +1,5 @@
 """Sound checkpoints, written file by file as trainers write them: nothing is trained, and torch is not needed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -5,8 +5,6 @@ Losses, steps, durations, rates and sizes are those that such a report was once 
 nothing on the disk.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

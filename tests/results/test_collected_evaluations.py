@@ -1,7 +1,5 @@
 """What collecting makes of scores: own task and others, several answers to an item, and the files they come from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Figures of a training: each is derived from the rows once, and what is no figure is missing with its reason."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Files of planned runs that cannot be read are told; so are no-op controls that do not answer as the base does."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import replace
 from pathlib import Path

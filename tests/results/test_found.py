@@ -1,7 +1,5 @@
 """Seed 002's runs: what a report must get right of them that a report by hand got wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Whatever lies in the folder: a report all the same, with an issue that says what is missing and why."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """A genuine .eval log, as the installed Inspect writes it, is read without Inspect: today compressed with zstd."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The end of a metrics file, whatever a kill, a full disk or a stranger did to it, and the time that is left."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

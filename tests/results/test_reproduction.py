@@ -1,7 +1,5 @@
 """Comparison of two trainings: equal, as close as rounding leaves them, or different."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

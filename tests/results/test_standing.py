@@ -1,7 +1,5 @@
 """One function derives a run's status, whoever asks; a scheduler's word alone never makes a run complete."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """Bytes add up, and what the plan said of them comes out within three percent."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sound checkpoints of every kind are sound, and what is missing is told with its reason."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Every way to spoil a checkpoint is found, by its name, and nothing else is blamed for it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -4,8 +4,6 @@ accelerate and torch; cases come and answers go as JSON.
 Its sampler goes into a DataLoader that accelerate prepares, as its trainer does; then its epochs are asked for.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

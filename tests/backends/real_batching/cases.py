@@ -1,7 +1,5 @@
 """The examples on which trainers' real batching and its simulation are compared, and how a trainer is asked."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 The environment variable of `cases.python_of` names the Python that has it. Long answers are kept as hashes.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ Its own processors run inside `datasets.map`, and its collator's base class pads
 chat template is a stand-in, which gives as many tokens as the case says.
 """
 
-from __future__ import annotations
-
 import importlib.machinery
 import importlib.util
 import json

@@ -4,8 +4,6 @@ go as JSON.
 It takes torchtune's own classes in the order in which recipes/lora_finetune_distributed.py takes them.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from functools import partial

@@ -3,8 +3,6 @@
 TRL's packer inside `datasets.map`, its collator, and the loader that accelerate makes for each device.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib.metadata import version
