@@ -116,7 +116,7 @@ def test_the_lengths_change_reserved_memory(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lengths", "more", "words"),
     [
-        ("nowhere.txt", (), "no text file"),
+        ("nowhere.txt", (), "not a text file"),
         ("12,0", (), "'0' is not a number of tokens"),
         (",", (), "it has no number"),
         ("12", ("--mean-length", "12"), "expected one of them"),

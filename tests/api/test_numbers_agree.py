@@ -164,7 +164,6 @@ def test_costs_are_equal_in_plan_and_design(seen: Seen) -> None:
     plan, now = seen.json["plan"]["plan"], seen.json["design"]["now"]
     assert (now["device_hours"], now["wall_seconds"]) == (plan["gpu_hours"], plan["wall_seconds"])
     minutes = 60 * plan["gpu_hours"]["value"]
-    assert f"{minutes:.3g} device-minutes" in seen.texts["plan --show all"]
     assert "nothing, " in seen.texts["plan"]
     assert f"predicted {minutes:.1f}" in seen.texts["RESULTS.md"]
 

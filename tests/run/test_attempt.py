@@ -286,7 +286,7 @@ def test_before_its_limit_a_job_saves(folder: Path, tmp_path: Path, start: Start
     assert (tmp_path / "asked").read_text() == "requeue 41\n"
     (attempt,) = read_attempts(folder / "status")
     assert (attempt.start.job_id, attempt.start.restart) == ("41", 1)
-    assert attempt.exit.reason == "stopped by SIGUSR1; queued again"
+    assert attempt.exit.reason == "stopped by SIGUSR1, requeued"
 
 
 @parametrize(
