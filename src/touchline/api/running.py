@@ -397,7 +397,9 @@ def _worked(
     source = planned.folder.yaml
     # The report names the files that collecting writes.
     collect(source, settings)
-    found = Results(report(source, cache=settings.cache_dir).report.runs)
+    written = report(source, cache=settings.cache_dir).report
+    found = Results(written.runs)
+    found.answer = written.answer.text, *written.answer.details
     if done.stopped:
         raise launching.failure_of(done)
     return found

@@ -355,7 +355,7 @@ def demo(
             target, load_settings(), probe=probe, on_progress=bars.update, on_message=bars.print_note
         )
     _show(found, False)
-    print_output(f"report: {path}")
+    print_output(f"report: {path} and report.html")
 
 
 def _show(found: Results, json: bool) -> None:
@@ -368,12 +368,14 @@ def _show(found: Results, json: bool) -> None:
     for table in (found.to_table(), *set_tables(found, set_matrix(found))):
         if table is not None:
             print_declared(table)
+    for line in found.answer:
+        print_output(line)
 
 
 def _say_report(source: Path, json: bool) -> None:
     """Name the report; on stderr where stdout holds JSON."""
     folder = source if source.is_dir() else source.parent
-    (print_status if json else print_output)(f"report: {folder / 'RESULTS.md'}")
+    (print_status if json else print_output)(f"report: {folder / 'RESULTS.md'} and report.html")
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {

@@ -256,12 +256,11 @@ def _example(plan: Plan, room: int) -> Iterator[tuple[str, str]]:
     example = plan.examples[0]
     unused = f", not used: {', '.join(example.columns_not_used)}" if example.columns_not_used else ""
     more = f" (1 of {len(plan.examples)}, --show examples)" if len(plan.examples) > 1 else ""
-    turns = example.prompt.split("\n")
-    for first in range(len(turns)):
-        # As many of the last lines as there is room for.
-        prompt = ("... " if first else "") + " ".join(one_line(" ".join(turns[first:])).split())
-        if len(_wrapped(prompt, room, 0)) <= _LINES:
-            break
+    prompt, turns = "", example.prompt.split("\n")
+    # As many of the last lines as there is room for.
+    while turns and (not prompt or len(_wrapped(prompt, room, 0)) > _LINES):
+        prompt = f"{'... ' if prompt else ''}{' '.join(one_line(' '.join(turns)).split())}"
+        turns = turns[1:]
     while len(_wrapped(prompt, room, 0)) > _LINES:
         prompt = f"...{prompt[len(prompt) - min(len(prompt) - 8, _LINES * room) :]}"
     yield "Example", prompt

@@ -23,6 +23,9 @@ _SHOWN = 4
 class Results(list[RunResult]):
     """Results of every run of an experiment, in the plan's order."""
 
+    answer: tuple[str, ...] = ()
+    """Answer of the report with its numbers, where a command wrote one."""
+
     def to_rows(self) -> list[dict[str, Cell]]:
         """Return one row per run: identity, levels of the factors, score with its interval, losses, time, memory.
 
