@@ -209,7 +209,7 @@ def test_changed_data_tokenizer_or_batches_are_refused(config: RunConfig, words:
 def test_what_the_data_and_the_model_do_not_fit_is_named(config: RunConfig, tmp_path: Path) -> None:
     """Nothing is cut in silence."""
     folder = write_config(tmp_path / "run", config)
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="does not exist"):
         run_training(replace(config, data=replace(config.data, path=str(tmp_path / "no.json"))), folder, Stop())
     short = replace(config, train=replace(config.train, max_seq_len=10))
     with pytest.raises(InputError, match="more than max_seq_len 10"):
