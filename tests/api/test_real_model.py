@@ -85,7 +85,7 @@ def test_training_helps_and_the_report_says_so(finished: Path, env: dict[str, st
     assert trained["tokens_per_second"]["token_unit"] == "real"
     assert trained["peak_memory"]["kind"] in ("process", "allocated")
     assert trained["peak_memory"]["phase"] == "step"
-    assert base["train_seconds"] == {"missing": "nothing is trained"}
+    assert base["train_seconds"] == {"missing": "not trained"}
     assert (finished / "figures" / "train_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
