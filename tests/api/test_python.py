@@ -187,7 +187,7 @@ def test_the_python_lines_of_the_guide(place: Path) -> None:
     printed = run_lines(page)
     [errors] = re.findall(r"^```text\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert errors in printed
-    assert "<plan of 'ranks': 2 runs; " in printed
+    assert "ranks: 2 runs" in printed
     assert "<comparison with 'ranks' of 'longer': 0 paired runs>" in printed
     assert (place / "train_loss.png").stat().st_size > 1000
     assert (place / "ranks" / "report.html").is_file()

@@ -57,7 +57,7 @@ controls: [base]
 evaluate: {max_new_tokens: 3}
 compute: {gpu: cpu, cohorts: always}
 """
-RECOMPUTE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
+RECOMPUTE = Path(__file__).parents[2] / "docs" / "scripts" / "recompute.py"
 
 
 def make(folder: Path, test: str = NAMED, evaluate: str = "{max_new_tokens: 3}") -> Path:
@@ -322,7 +322,7 @@ def test_three_training_sets_on_three_test_sets(tmp_path: Path, env: dict[str, s
         assert cells["none (base model)", name] < 0.5
     text = (folder / "RESULTS.md").read_text()
     assert "5L, n = 20 | 9L, n = 16 | 13L, n = 12" in text
-    (code,) = re.findall(r"^```python\n(.*?)^```$", RECOMPUTE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    code = RECOMPUTE.read_text(encoding="utf-8")
     (tmp_path / "recompute.py").write_text(code)
     main = runpy.run_path(str(tmp_path / "recompute.py"))["main"]
     assert main(str(folder / "samples.jsonl"), str(folder / "results.json")) == 0
