@@ -7,8 +7,8 @@ import pytest
 from tests.lint.trainings import found, model, named, severity, stated, view
 
 from touchline.core.finding import Severity
-from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import measured
 from touchline.lint.check import summary_of
 from touchline.lint.checkpoints import checkpoints_of, kept
 

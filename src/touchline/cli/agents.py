@@ -70,8 +70,7 @@ def mcp_approve(
     from touchline import api
     from touchline.api.planning import plan_to_run
     from touchline.core.errors import PolicyError, quoted
-    from touchline.core.markup import measured
-    from touchline.core.units import plural
+    from touchline.core.units import measured, plural
     from touchline.data.user_config import load_settings
     from touchline.experiment.recorded import override_lines
 

@@ -22,8 +22,8 @@ def clean(
 ) -> None:
     """List files that are safe to delete; --delete removes them.
 
-    Corrupt checkpoints with a valid one after them, leftovers of killed and of finished trainings; never the only valid
-    copy of anything.
+    Corrupt checkpoints with a valid one after them, and leftovers of killed and of finished runs. The only valid copy
+    of anything is never listed.
     """
     from touchline import api
     from touchline.cli.progress import progress_bar

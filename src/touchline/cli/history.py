@@ -100,7 +100,7 @@ def history_import(
     """Add runs from logs and folders to the history.
 
     Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
-    beside the logs; they never replace measured values.
+    next to the logs. They never replace measured values.
     """
     from touchline import api
     from touchline.cli.progress import progress_bar

@@ -168,8 +168,8 @@ def optimize(
 
 
 def _show_optimization(answer: Optimization, diff: str) -> None:
-    from touchline.core.markup import measured
     from touchline.core.table import Column
+    from touchline.core.units import measured
     from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
@@ -203,7 +203,7 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
 
 
 def _cells(side: RunOption) -> tuple[Value, ...]:
-    from touchline.core.markup import measured
+    from touchline.core.units import measured
 
     return (
         side.verdict.value,

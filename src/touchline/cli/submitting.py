@@ -83,8 +83,7 @@ def _ask_to_submit(totals: JobTotals) -> None:
     Raises:
         typer.Abort: the answer is no.
     """
-    from touchline.core.markup import measured
-    from touchline.core.units import plural
+    from touchline.core.units import measured, plural
 
     kinds = f"{plural(totals.trainings, 'training')}, {plural(totals.evaluations, 'evaluation')}"
     print_status(f"{plural(totals.trainings + totals.evaluations, 'job')}: {kinds}")

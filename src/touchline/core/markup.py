@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from touchline.core.text import one_line, without_controls
-from touchline.core.units import bare as bare
-from touchline.core.units import measured as measured
 
 # An underscore inside a word is no markup; run names are full of them.
 _SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")

@@ -41,9 +41,7 @@ class Removed:
     def __str__(self) -> str:
         words = self.name.split()
         begins = next((place for place, word in enumerate(words) if word.startswith("-")), 0)
-        return (
-            f"`{' '.join(words[begins:])}` was removed after 0.1.0{(f', use {self.instead}' if self.instead else '')}"
-        )
+        return f"`{' '.join(words[begins:])}` was removed after 0.1.0{f', use {self.instead}' if self.instead else ''}"
 
 
 _TYPED = {RemovedKind.COMMAND: "{}", RemovedKind.OPTION: "{}", RemovedKind.ADAPTER: "estimate --adapter {}"}

@@ -147,6 +147,11 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
     COMPLETED_FAILED_EXIT = "completed, failed exit"
 
+    @property
+    def is_complete(self) -> bool:
+        """Return True if a run is trained and evaluated, regardless of its jobs' exit codes."""
+        return self in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptStart:

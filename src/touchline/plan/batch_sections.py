@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from touchline.core.estimate import MemoryEstimate
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
+from touchline.core.units import measured
 from touchline.experiment.plan import Plan, PlannedRun
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.levels import SEEDS
-from touchline.core.markup import bare, measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, table_of, text_lines
 from touchline.core.text import shorten
-from touchline.core.units import in_unit, plural
+from touchline.core.units import bare, in_unit, measured, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.drift import RunMark
 from touchline.plan.times import spanning

@@ -8,9 +8,9 @@ from touchline.backends.planning import dtypes_of
 from touchline.backends.registry import get_backend
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
-from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
 from touchline.core.text import first_of
+from touchline.core.units import measured
 from touchline.experiment.plan import Plan, PlannedRun
 
 BACKEND = "train.backend"

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict
 from touchline.core.finding import Finding, Severity
-from touchline.core.markup import measured
 from touchline.core.quantity import Missing
 from touchline.core.text import first_of
+from touchline.core.units import measured
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.batch_sections import computed_tokens
 

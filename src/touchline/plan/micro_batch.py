@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from touchline.backends.protocol import ExampleLengths
 from touchline.core.estimate import MemoryEstimate, MemoryVerdict, MicroBatch, TrainingSetup
-from touchline.core.markup import measured
 from touchline.core.quantity import Missing
+from touchline.core.units import measured
 from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.experiment import defaults

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from touchline.core.levels import SEEDS
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.units import between, plural
+from touchline.core.units import between, measured, plural
 from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind

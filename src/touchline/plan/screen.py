@@ -10,10 +10,18 @@ from dataclasses import replace
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Finding, Severity
 from touchline.core.levels import SEEDS
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import join_names, one_line, shorten
-from touchline.core.units import device_hours, hours_unit, parse_duration, percent, plural, seconds_to_minutes
+from touchline.core.units import (
+    device_hours,
+    hours_unit,
+    measured,
+    parse_duration,
+    percent,
+    plural,
+    seconds_to_hours,
+    seconds_to_minutes,
+)
 from touchline.estimate.totals import runs_at_once, sum_quantities, totals_of
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.recorded import override_lines
@@ -135,7 +143,7 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
         label, parts = "Left to do", [plural(len(left), "run")]
     parts.append(measured(wall))
     # On one device the hours are those of the clock.
-    if isinstance(wall, Missing) or isinstance(hours, Missing) or 3600 * hours.value > 1.01 * wall.value:
+    if isinstance(wall, Missing) or isinstance(hours, Missing) or hours.value > 1.01 * seconds_to_hours(wall.value):
         method = hours.method if isinstance(hours, Quantity) else None
         parts.append(device_hours(hours, hours_unit(plan.machine.kind.upper())) + (f", {method}" if method else ""))
     parts += [] if isinstance(disk, Missing) else [f"{short_size(disk)} disk"]

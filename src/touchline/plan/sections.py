@@ -8,11 +8,11 @@ from touchline.core.errors import InputError, finding_lines
 from touchline.core.estimate import MemoryVerdict
 from touchline.core.finding import Finding
 from touchline.core.machine import machine_text
-from touchline.core.markup import escape, fence, measured
+from touchline.core.markup import escape, fence
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import capital, join_names
-from touchline.core.units import format_bytes, in_unit, plural
+from touchline.core.units import format_bytes, in_unit, measured, plural
 from touchline.estimate.evidence_used import evidence_line
 from touchline.experiment.data_config import shown_split, split_of
 from touchline.experiment.plan import Plan, PlannedRun, Revision

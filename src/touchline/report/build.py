@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import join_names
-from touchline.core.units import plural
+from touchline.core.units import bare, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.plan.notes import design_line

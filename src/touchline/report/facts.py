@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from touchline.core.levels import SEEDS, factor_words, level_words, settings_words
-from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.text import join_names
-from touchline.core.units import is_at_least, plural, seconds_to_hours
+from touchline.core.units import bare, is_at_least, plural, seconds_to_hours
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.formatting import at_least

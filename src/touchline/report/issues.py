@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.finding import Severity
-from touchline.core.markup import bare
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.text import capital
-from touchline.core.units import percent, plural
+from touchline.core.units import bare, percent, plural
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text

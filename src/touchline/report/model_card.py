@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from touchline.core.markup import code, escape, fence, measured, table
+from touchline.core.markup import code, escape, fence, table
 from touchline.core.quantity import Missing, Quantity
-from touchline.core.units import plural
+from touchline.core.units import measured, plural
 from touchline.data.metrics import ExportMarker, Metrics
 from touchline.data.scores import EvaluationRecord
 from touchline.experiment.plan import Plan, PlannedRun

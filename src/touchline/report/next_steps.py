@@ -48,7 +48,7 @@ def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
         if run.outcome is not TrainingOutcome.COMPLETE
         and run.cut_after_step is None
         and run.name not in diverged
-        and run.status not in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+        and not run.status.is_complete
     ]
     failed = [run.name for run in gathered.runs if run.status is RunStatus.FAILED]
     if failed:

@@ -17,8 +17,8 @@ from touchline.backends.registry import environments
 from touchline.core.errors import FileLocksUnsupportedError, TouchlineError, install_hint
 from touchline.core.files import try_lock
 from touchline.core.json_text import parse_json
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import measured
 from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.experiment.experiment import ComputeConfig

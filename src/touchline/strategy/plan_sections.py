@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Quantity
 from touchline.core.table import Column, Section, table_section
-from touchline.core.units import device_hours, hours_unit, percent, plural
+from touchline.core.units import device_hours, hours_unit, measured, percent, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import Phase
 from touchline.experiment.strategy import ExploreConfig, PlannedStrategy

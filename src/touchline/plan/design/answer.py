@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Section, Value, table_section
-from touchline.core.units import between, device_hours, format_seconds, plural
+from touchline.core.units import between, device_hours, format_seconds, measured, plural
 from touchline.statistics.power import POWER
 from touchline.statistics.spread_types import SpreadInput, SpreadSource
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import altair
 
-from touchline.core.markup import bare, measured
 from touchline.core.quantity import Quantity
+from touchline.core.units import bare, measured
 from touchline.report.charts.parts import Row, finished, followed, number, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
 from touchline.report.colors import CONTROL, INK, MUTED, SeriesColor

@@ -8,9 +8,9 @@ from dataclasses import replace
 from touchline.core.levels import factor_words
 from touchline.core.quantity import Quantity
 from touchline.core.scale import Scale
-from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.core.status import TrainingOutcome
 from touchline.core.text import capital, join_names
-from touchline.core.units import plural
+from touchline.core.units import between, plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.claims import (
@@ -148,7 +148,7 @@ def _numbers(effect: FactorEffect, claims: Sequence[Claim]) -> str:
     established = sum(claim.shown in _SHOWN for claim, _ in known)
     several = f" {established} of {len(known)} contrasts {'is' if established == 1 else 'are'} established."
     scale = Scale(share=best.is_share)
-    ends = "" if found.low is None or found.high is None else f" ({scale.ends(found.low, found.high)})"
+    ends = between(found.low, found.high, scale.change)
     p = f", {p_text(best.p.value)}" if isinstance(best.p, Quantity) else ""
     numbers = f"{scale.difference(found.value)}{ends}{p}" if abs(found.value) >= SAME else "a tie"
     # The name of a model is unchanged.
@@ -191,7 +191,8 @@ def control_span(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
         span = scale.ends(values[0], values[-1]) + (" points" if scale.share else "")
     if len(family) == 1:
         (each,) = family
-        span += f" ({scale.ends(each.difference.low, each.difference.high)}), {p_text(each.difference.p_adjusted)}"
+        ends = between(each.difference.low, each.difference.high, scale.change)
+        span += f"{ends}, {p_text(each.difference.p_adjusted)}"
     return span
 
 
@@ -229,7 +230,7 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> str:
     asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
     best = max(asked or analysis.scores, key=lambda score: score.value)
     names = [score.run for score in asked or analysis.scores if abs(score.value - best.value) < SAME]
-    ends = f"{scale.value(best.value)} ({scale.span(best.low, best.high).removesuffix('%')})"
+    ends = scale.value(best.value) + between(best.low, best.high, scale.end)
     tie = f", a tie of {len(names)} runs" if len(names) > 1 else ""
     alone = "" if asked else " Only controls were evaluated."
     return f"Highest {analysis.score}: {ends}, {join_names(names, _NAMES)}{tie}.{alone}"
@@ -258,7 +259,7 @@ def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[
 
 def is_complete(run: RunResult, *, planned: bool) -> bool:
     """Return True if a run is trained and, if planned, evaluated, regardless of its job's exit code."""
-    if run.status in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT):
+    if run.status.is_complete:
         return True
     return not planned and run.outcome is TrainingOutcome.COMPLETE
 

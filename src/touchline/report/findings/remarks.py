@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.notes import NoteCode
-from touchline.core.units import plural
+from touchline.core.text import capital
+from touchline.core.units import between, plural
 from touchline.experiment.runs import ControlKind
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounders
@@ -43,7 +44,7 @@ def _other_controls(analysis: Analysis, runs: Mapping[str, RunResult]) -> Iterat
             continue
         gained, lost = ("gained", "lost") if analysis.binary else ("rose", "fell")
         numbers = (
-            f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}) against "
+            f"{scale.difference(difference.value)}{between(difference.low, difference.high, scale.change)} against "
             f"{difference.control}; {plural(difference.gained, 'item')} {gained}, {difference.lost:,} {lost}"
         )
         yield Statement(topic=CONTROLS, text=_of_control(run, each, numbers), shown=each.shown)
@@ -81,4 +82,4 @@ def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]
 def sentence(text: str) -> str:
     """Return the text with a capital letter and a full stop; empty stays empty."""
     stripped = text.strip().rstrip(".")
-    return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""
+    return f"{capital(stripped)}." if stripped else ""

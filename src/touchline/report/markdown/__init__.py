@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from touchline.core.finding import Severity
-from touchline.core.markup import bare, code, escape, fence
+from touchline.core.markup import code, escape, fence
 from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.table import Table, section_markdown, table_markdown
-from touchline.core.text import join_names
-from touchline.core.units import format_bytes, hours_unit, is_at_least, plural
+from touchline.core.text import capital, join_names
+from touchline.core.units import bare, between, format_bytes, hours_unit, is_at_least, plural
 from touchline.plan.settings import settings_table
 from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
@@ -40,7 +40,6 @@ from touchline.results.set_matrix import matrix_table
 __all__ = ["results_markdown"]
 
 MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
-_DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _CLAIMS, _REMARKS, _ISSUES, _NAMES, _NOTES = 25, 8, 12, 3, 6
 _ROWS = 8
 """Maximum number of rows of tables of problems and sizes."""
@@ -126,7 +125,7 @@ def _status(report: Report) -> str:
     if total and report.completed == total:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
         return f"✓ {words} run{'s are' if total != 1 else ' is'} complete{exits}"
-    left = Counter(run.status.value for run in report.runs if run.status not in _DONE and run.cut_after_step is None)
+    left = Counter(run.status.value for run in report.runs if not run.status.is_complete and run.cut_after_step is None)
     counts = ", ".join(f"{number} {status}" for status, number in left.most_common())
     mark = "✗" if left[RunStatus.FAILED.value] else "⚠" if report.completed else "○"
     return f"{mark} {report.completed:,} of {plural(total, 'run')} complete{f' ({counts})' if counts else ''}{exits}"
@@ -179,7 +178,7 @@ def _issue(weight: Severity, title: str, found: Sequence[Issue]) -> str:
     who = ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else "")
     place = "" if found[0].where is None else f" ({_place(found[0].where)})"
     text = escape(found[0].text)
-    return f"- {MARKS[weight]} **{escape(title[:1].upper() + title[1:])}**{f', {who}' if who else ''}: {text}{place}"
+    return f"- {MARKS[weight]} **{escape(capital(title))}**{f', {who}' if who else ''}: {text}{place}"
 
 
 def _place(where: str) -> str:
@@ -237,9 +236,7 @@ def _cost(report: Report) -> str:
 def _with_ends(hours: Measured, in_minutes: bool) -> str:
     if isinstance(hours, Missing):
         return escape(str(hours))
-    ends = ""
-    if hours.low is not None and hours.high is not None:
-        ends = f" ({hours_number(hours.low, in_minutes)} to {hours_number(hours.high, in_minutes)})"
+    ends = between(hours.low, hours.high, lambda end: hours_number(end, in_minutes))
     return f"{hours_number(hours.value, in_minutes)}{ends}{f', {escape(hours.method)}' if hours.method else ''}"
 
 

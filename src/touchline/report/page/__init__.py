@@ -13,11 +13,10 @@ from markupsafe import Markup
 
 from touchline.core.finding import Severity
 from touchline.core.levels import factor_words
-from touchline.core.markup import bare
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
-from touchline.core.units import format_bytes, hours_unit, is_at_least, plural
+from touchline.core.units import bare, format_bytes, hours_unit, is_at_least, plural
 from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from touchline.core.markup import bare
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, plural
+from touchline.core.units import bare, format_bytes, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.report import Report
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
-from touchline.core.units import plural
+from touchline.core.units import between, plural
 from touchline.report.formatting import family_words, p_number
 from touchline.report.report import Claim, Report
 from touchline.statistics.conclusions import Analysis, Conclusion
@@ -55,8 +55,7 @@ def _row(claim: Claim) -> tuple[Value, ...]:
         interval: Value = None
     else:
         value = Cell(scale.difference(estimate.value), estimate.value, note=estimate.method or "")
-        known = estimate.low is not None and estimate.high is not None
-        interval = f"({scale.ends(estimate.low or 0.0, estimate.high or 0.0)})" if known else None
+        interval = between(estimate.low, estimate.high, scale.change).strip() or None
     return (
         *(claim.text, value, interval),
         Cell(p_number(p.value), p.value, note=p.method or "") if isinstance(p, Quantity) else p,

@@ -12,7 +12,7 @@ from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
 from touchline.core.text import capital, join_names
-from touchline.core.units import plural
+from touchline.core.units import between, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import condition_of, condition_words, is_asked_about, is_failed_exit, seeds_of
 from touchline.report.formatting import p_number, p_text, scale_of
@@ -25,7 +25,6 @@ from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, R
 _WORST = 6
 _SAME = 1e-9
 _TASKS = 3
-_DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
 _NOT_EVALUATED = Missing(missing="not evaluated")
 _WARNINGS = 5
@@ -142,7 +141,7 @@ def conditions_table(report: Report, analysis: Analysis | None = None, most: int
         add(Column("model"), lambda each: each.runs[0].model)
     if report.strategy is not None:
         add(Column("phase"), lambda each: None if each.runs[0].phase is None else each.runs[0].phase.value)
-    if any(run.status not in _DONE for each in shown for run in each.runs):
+    if any(not run.status.is_complete for each in shown for run in each.runs):
         add(Column("status"), _status)
     notes = [rest] if rest else []
     if analysis is not None:
@@ -168,7 +167,7 @@ def _status(each: Condition) -> Value:
     """Return the status of a run, or how many runs of a condition are complete."""
     if len(each.runs) == 1:
         return status_cell(each.runs[0])
-    done = sum(run.status in _DONE for run in each.runs)
+    done = sum(run.status.is_complete for run in each.runs)
     return f"{done} of {len(each.runs)} complete"
 
 
@@ -302,7 +301,7 @@ def score_cell(score: RunScore | None, scale: Scale) -> Value:
         return _NOT_EVALUATED
     items = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: "
     ceiling = "; near the top of the scale: a better run could hardly show it" if score.saturated else ""
-    interval = f"({scale.span(score.low, score.high).removesuffix('%')})"
+    interval = between(score.low, score.high, scale.end).strip()
     return Cell(scale.value(score.value), score.value, interval=interval, note=f"{items}{score.method}{ceiling}")
 
 
@@ -315,7 +314,7 @@ def difference_cell(each: Comparison | None, scale: Scale) -> Value:
         scale.change(found.value),
         found.value,
         mark=None if each.shown in (Conclusion.HIGHER, Conclusion.LOWER) else Mark.QUIET,
-        interval=f"({scale.ends(found.low, found.high)})",
+        interval=between(found.low, found.high, scale.change).strip(),
         note=f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}",
     )
 
@@ -337,7 +336,7 @@ def difference_column(scale: Scale) -> Column:
 
 def status_cell(run: RunResult) -> Cell:
     """Return the status of a run, with its attempts and steps."""
-    mark = None if run.status in _DONE else Mark.BAD if run.status in _BAD else Mark.WARN
+    mark = None if run.status.is_complete else Mark.BAD if run.status in _BAD else Mark.WARN
     tries = plural(run.attempts, "attempt")
     done = (
         f", {run.steps_done:,} of {run.steps_planned:,} steps"

@@ -9,7 +9,7 @@ from touchline.core.quantity import TOKEN_WORDS, Measured, Missing, Quantity, fi
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Table, Value, provenance, table_of
 from touchline.core.text import join_names
-from touchline.core.units import format_bytes, format_seconds, is_at_least, plural
+from touchline.core.units import bare, format_bytes, in_unit, is_at_least, measured, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.facts import evaluation_seconds, generalization_gap, lowest
 from touchline.report.formatting import scale_of
@@ -95,8 +95,8 @@ def _time(hours: Measured) -> Value:
     known = finite(hours)
     if isinstance(known, Missing):
         return known
-    least = "at least " if is_at_least(known) else ""
-    return Cell(least + format_seconds(3600 * known.value), known.value, note=provenance(known))
+    seconds = in_unit(known, "s")
+    return Cell(measured(seconds) if is_at_least(seconds) else bare(seconds), known.value, note=provenance(known))
 
 
 def _steps(each: Condition) -> Value:
