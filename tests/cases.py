@@ -26,3 +26,10 @@ def python_program(path: Path, text: str) -> None:
 def parametrize(names: str, *rows: object, ids: Sequence[str] | None = None) -> pytest.MarkDecorator:
     """Run a test once for each row of a table: values of the names, in their order."""
     return pytest.mark.parametrize(names, rows, ids=ids)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

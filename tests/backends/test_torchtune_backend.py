@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from tests.cases import parametrize
+from tests.cases import parametrize, write
 from tests.faults.case import base, changed
 from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 
@@ -283,12 +283,6 @@ IMPORTED = BASE[BASE.index("  _component_") : BASE.index("\ntokenizer")]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def report_of(*paths: Path) -> ImportReport:

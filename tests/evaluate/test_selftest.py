@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize
-from tests.run.made_scorers import WORDS, serious, write
+from tests.cases import parametrize, write
+from tests.run.made_scorers import WORDS, serious
 
 from touchline.core.finding import Severity
 from touchline.evaluate import selftest as program

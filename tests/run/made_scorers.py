@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from tests.cases import write
+
 from touchline.core.finding import Finding, Severity
 from touchline.experiment.experiment import DataConfig
 
@@ -20,12 +22,6 @@ def exact(output, target):
 def three(a, b, c):
     return 1
 """
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def serious(findings: list[Finding]) -> dict[str, Finding]:

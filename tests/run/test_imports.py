@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
-from tests.cases import parametrize
+from tests.cases import parametrize, write
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 from tests.tiers import examples
@@ -66,12 +66,6 @@ evaluation:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def imported(*paths: Path, out: str = "new/experiment.yaml") -> tuple[ImportReport, LoadedExperiment]:

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize, python_program
+from tests.cases import parametrize, python_program, write
 from tests.faults.case import base, changed
-from tests.run.made_scorers import SMART, WORDS, data, serious, write
+from tests.run.made_scorers import SMART, WORDS, data, serious
 
 from touchline.backends.torchtune.validator import VALIDATOR
 from touchline.core.errors import HostError
