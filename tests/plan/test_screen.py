@@ -170,6 +170,7 @@ def on_terminal(arguments: Sequence[str], env: dict[str, str], columns: int) -> 
     return "\n".join(lines).strip("\n").split("\n")
 
 
+@pytest.mark.slow
 def test_the_next_command_fits_the_state(tmp_path: Path) -> None:
     """On a terminal of 80 columns, from the first plan to the last run."""
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
