@@ -33,7 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ["TOUCHLINE_HISTORY_DIR"] = tempfile.mkdtemp(prefix="touchline-test-history-")
+    history = tempfile.TemporaryDirectory(prefix="touchline-test-history-")
+    config.add_cleanup(history.cleanup)
+    os.environ["TOUCHLINE_HISTORY_DIR"] = history.name
     if (
         sys.platform == "linux"
         and sitecustomize.SERVER not in os.environ
@@ -64,7 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     How long a file takes is known from its last run; in a first run, files with slow tests go first.
     """
-    last: dict[str, float] = config.cache.get(SECONDS, {}) if config.cache else {}
+    cache = getattr(config, "cache", None)
+    last: dict[str, float] = cache.get(SECONDS, {}) if cache else {}
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("thorough")}
     items.sort(key=lambda item: (-round(last.get(_file(item.nodeid), 0.0)), item.path not in slow))
 
@@ -98,11 +101,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Keep the seconds of each file, and what failed; list the tests that are too long for `make quick`."""
-    if config.cache:
+    if cache := getattr(config, "cache", None):
         files: dict[str, float] = {}
         for test, seconds in _spent.items():
             files[_file(test)] = round(files.get(_file(test), 0.0) + seconds, 1)
-        config.cache.set(SECONDS, config.cache.get(SECONDS, {}) | files)
+        cache.set(SECONDS, cache.get(SECONDS, {}) | files)
     if shown := os.environ.get("TOUCHLINE_TEST_FAILURES"):
         failed = [each for kind in ("failed", "error") for each in terminalreporter.stats.get(kind, [])]
         lines = [line for each in failed for line in (f"FAILED {each.nodeid}", *each.longreprtext.splitlines()[-40:])]
