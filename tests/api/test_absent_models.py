@@ -210,6 +210,23 @@ def test_other_names_are_refused(experiment: Path, settings: UserConfig, name: s
     assert "cannot be allowed" in found.message
 
 
+@pytest.mark.parametrize("written", [(), ("train.lora.target_modules=[all-linear]",)])
+def test_a_model_with_fused_layers_is_refused_with_a_hint_that_plans(
+    experiment: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, written: tuple[str, ...]
+) -> None:
+    """Phi has `qkv_proj` and `gate_up_proj`: the default would train the two other layers alone."""
+    phi = next(model for model in public.public_models() if model.name == "Phi-3-mini-4k")
+    monkeypatch.setattr(public, "_by_name", lambda: {"tiny-1m": replace(phi, name="Tiny-1M")})
+    asked = ("compute.gpu=A100-80GB", "compute.executor=slurm", *written)
+    with pytest.raises(InputError) as caught:
+        api.plan(experiment, settings, asked)
+    found = next(finding for finding in caught.value.findings if finding.code == "EX180")
+    key, _, names = str(found.hint).partition(": ")
+    (run,) = api.plan(experiment, settings, (*asked, f"{key}={names}"), dry_run=True).plan.fine_tuned
+    assert run.train is not None
+    assert {"qkv_proj", "gate_up_proj"} < set(run.train.lora.target_modules)
+
+
 def test_packing_by_name(experiment: Path, settings: UserConfig, whole: Path) -> None:
     """The comparison says what counted the tokens; the order of packs needs the model's own tokenizer."""
     request = PackRequest(dataset=experiment / "data" / "words.json", tokenizer=NAME, max_seq_len=128)
