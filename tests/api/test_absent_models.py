@@ -13,10 +13,13 @@ from tests.api.folders import make_experiment
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import HostError, InputError, PlanDriftError
+from touchline.core.estimate import MemoryEstimate
 from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.plan.batch_sections import computed_tokens
+from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
 from touchline.plan.placement.types import Cluster
 from touchline.plan.sections import runs_plan_markdown
@@ -225,6 +228,36 @@ def test_a_model_with_fused_layers_is_refused_with_a_hint_that_plans(
     (run,) = api.plan(experiment, settings, (*asked, f"{key}={names}"), dry_run=True).plan.fine_tuned
     assert run.train is not None
     assert {"qkv_proj", "gate_up_proj"} < set(run.train.lora.target_modules)
+
+
+@pytest.mark.parametrize("gpu", ["T4", "A100-80GB"])
+@pytest.mark.parametrize(
+    ("backend", "method"),
+    [
+        *((name, "lora") for name in ("peft", "trl", "torchtune", "axolotl", "llamafactory")),
+        *((name, method) for name in ("peft", "trl") for method in ("qlora", "full")),
+    ],
+)
+def test_estimate_has_the_memory_of_a_plan_with_the_same_settings(
+    experiment: Path, settings: UserConfig, backend: str, method: str, gpu: str
+) -> None:
+    """Dtypes of base and adapter, the trainer's version, and what follows from them."""
+    yaml = experiment / "experiment.yaml"
+    lines = [line for line in yaml.read_text().splitlines() if not line.startswith(("  base_dtype", "  checkpoint"))]
+    ways = {"lora": [], "full": ["  method: full"], "qlora": ["  quantization: nf4"]}
+    if method == "full":
+        lines = [line for line in lines if "lora" not in line and line != "factors:"]
+    at = lines.index("train:") + 1
+    yaml.write_text("\n".join([*lines[:at], *ways[method], *lines[at:]]))
+    values = (f"train.backend={backend}", f"compute.gpu={gpu}", "compute.executor=slurm", "train.micro_batch_size=8")
+    (run,) = api.plan(experiment, settings, values, dry_run=True, allow=("EX180",)).plan.fine_tuned
+    assert isinstance(run.memory, MemoryEstimate)
+    request = EstimateRequest(model=NAME, method=method, rank=2, backend=backend, gpu=gpu, seq_len=computed_tokens(run))
+    # Few tokens have a label, so the last block decides rather than the logits.
+    asked = replace(request, lora_dropout=None if method == "full" else 0.1, label_fraction=0.1)
+    found = api.estimate(asked, settings).memory.breakdown
+    assert sum(found.values()) == pytest.approx(sum(run.memory.breakdown.values()), rel=0.001)
+    assert found["weights"] == pytest.approx(run.memory.breakdown["weights"])
 
 
 def test_packing_by_name(experiment: Path, settings: UserConfig, whole: Path) -> None:
