@@ -80,7 +80,7 @@ def estimate(
     ] = False,
     base_dtype: Annotated[
         str | None,
-        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: bfloat16 where the GPU has it)."),
+        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: as in a plan)."),
     ] = None,
     adapter_dtype: Annotated[
         str | None,
@@ -143,11 +143,12 @@ def _show(answer: EstimateAnswer) -> None:
 
     memory, settings = answer.memory, answer.settings
     print_output(f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained")
+    alike = "" if "mean length" in settings else ", rows of one length"
     rows: list[tuple[Value, ...]] = [
         ("verdict", f"{memory.verdict.value} on {measured(memory.capacity_gib)}"),
         ("allocated", memory.allocated_gib),
-        ("reserved", memory.reserved_gib),
-        ("process", memory.process_gib),
+        (f"reserved{alike}", memory.reserved_gib),
+        (f"process{alike}", memory.process_gib),
         ("before the first step", memory.after_init_gib),
         ("parts, GiB", ", ".join(f"{name} {size:.2f}" for name, size in memory.breakdown.items() if size >= 0.005)),
         ("main assumption", memory.assumption),
