@@ -120,7 +120,7 @@ class Parity:
         return view
 
     def with_longest_row(self, data: DataFacts, stated: StatedTraining, folder: Path) -> DataFacts:
-        """Return the facts with the tokens of the longest training row, by characters, if it can be rendered here.
+        """Return the facts with the tokens of the longest training row, by bytes, if it can be rendered here.
 
         Without a tokenizer they are bounded: no token is shorter than a byte.
         """
@@ -131,7 +131,7 @@ class Parity:
             found = self._rows(stated, folder, None)
             if isinstance(found, Missing) or any(row.media for row in found.rows):
                 return data
-            return replace(data, longest_evaluated=max(map(_most_bytes, found.rows)) + _TEMPLATE_TOKENS)
+            return replace(data, longest_evaluated=max(map(_length, found.rows)) + _TEMPLATE_TOKENS)
         trained = [row.trained.uncut for row in view.rows if not isinstance(row.trained, Missing)]
         if trained:
             return replace(data, longest_rendered=max(trained))
@@ -204,7 +204,7 @@ class Parity:
 
 
 def extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
-    """Return the shortest, a middle and the longest row, by characters; the longest by its place if that is known."""
+    """Return the shortest, a middle and the longest row, by bytes; the longest by its place if that is known."""
     ordered = sorted(rows, key=_length)
     if longest is not None and len(ordered) > 2:
         ordered[-1] = rows[longest]
@@ -238,14 +238,9 @@ def settings_of(stated: StatedTraining) -> RowSettings:
 
 
 def _length(row: ShownRow) -> int:
-    return sum(len(turn.content) for turn in row.example.prompt) + len(row.example.answer)
-
-
-def _most_bytes(row: ShownRow) -> int:
-    return sum(
-        len(text.encode(errors="replace"))
-        for text in (*(turn.content for turn in row.example.prompt), row.example.answer)
-    )
+    """Return the bytes of a row's texts."""
+    texts = (*(turn.content for turn in row.example.prompt), row.example.answer)
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def _read(path: Path, split: str) -> _Data | Missing:
