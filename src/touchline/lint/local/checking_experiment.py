@@ -295,7 +295,7 @@ _MOST = 0.5
 def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
     """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one.
 
-    A default that names layers which the model lacks is an error, since nobody chose to train the rest alone.
+    A default with layers that the model lacks is an error, since the user did not choose to train the rest alone.
     """
     reported: set[tuple[str, tuple[str, ...]]] = set()
     for spec in seen.specs:
