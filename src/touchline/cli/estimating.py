@@ -129,21 +129,20 @@ def estimate(
     if json:
         print_object(EstimateAnswer, answer)
         return
-    _show(answer)
+    _show(answer, "" if mean_length or lengths else ", rows of one length")
 
 
 def _parts(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _show(answer: EstimateAnswer) -> None:
+def _show(answer: EstimateAnswer, alike: str) -> None:
     from touchline.core.quantity import Missing
     from touchline.core.table import Column
     from touchline.core.units import measured
 
     memory, settings = answer.memory, answer.settings
     print_output(f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained")
-    alike = "" if "mean length" in settings else ", rows of one length"
     rows: list[tuple[Value, ...]] = [
         ("verdict", f"{memory.verdict.value} on {measured(memory.capacity_gib)}"),
         ("allocated", memory.allocated_gib),
