@@ -13,10 +13,13 @@ from tests.api.folders import make_experiment
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import HostError, InputError, PlanDriftError
+from touchline.core.estimate import MemoryEstimate
 from touchline.core.quantity import Missing, Quantity
 from touchline.data import public
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.plan.batch_sections import computed_tokens
+from touchline.plan.local.estimating import EstimateRequest
 from touchline.plan.local.packing import PackRequest
 from touchline.plan.placement.types import Cluster
 from touchline.plan.sections import runs_plan_markdown
@@ -208,6 +211,53 @@ def test_other_names_are_refused(experiment: Path, settings: UserConfig, name: s
     found = next(finding for finding in caught.value.findings if finding.code == "CK100")
     assert said in f"{found.message} {found.hint}"
     assert "cannot be allowed" in found.message
+
+
+@pytest.mark.parametrize("written", [(), ("train.lora.target_modules=[all-linear]",)])
+def test_a_model_with_fused_layers_is_refused_with_a_hint_that_plans(
+    experiment: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch, written: tuple[str, ...]
+) -> None:
+    """Phi has `qkv_proj` and `gate_up_proj`: the default would train the two other layers alone."""
+    phi = next(model for model in public.public_models() if model.name == "Phi-3-mini-4k")
+    monkeypatch.setattr(public, "_by_name", lambda: {"tiny-1m": replace(phi, name="Tiny-1M")})
+    asked = ("compute.gpu=A100-80GB", "compute.executor=slurm", *written)
+    with pytest.raises(InputError) as caught:
+        api.plan(experiment, settings, asked)
+    found = next(finding for finding in caught.value.findings if finding.code == "EX180")
+    key, _, names = str(found.hint).partition(": ")
+    (run,) = api.plan(experiment, settings, (*asked, f"{key}={names}"), dry_run=True).plan.fine_tuned
+    assert run.train is not None
+    assert {"qkv_proj", "gate_up_proj"} < set(run.train.lora.target_modules)
+
+
+@pytest.mark.parametrize("gpu", ["T4", "A100-80GB"])
+@pytest.mark.parametrize(
+    ("backend", "method"),
+    [
+        *((name, "lora") for name in ("peft", "trl", "torchtune", "axolotl", "llamafactory")),
+        *((name, method) for name in ("peft", "trl") for method in ("qlora", "full")),
+    ],
+)
+def test_estimate_has_the_memory_of_a_plan_with_the_same_settings(
+    experiment: Path, settings: UserConfig, backend: str, method: str, gpu: str
+) -> None:
+    """Dtypes of base and adapter, the trainer's version, and what follows from them."""
+    yaml = experiment / "experiment.yaml"
+    lines = [line for line in yaml.read_text().splitlines() if not line.startswith(("  base_dtype", "  checkpoint"))]
+    ways = {"lora": [], "full": ["  method: full"], "qlora": ["  quantization: nf4"]}
+    if method == "full":
+        lines = [line for line in lines if "lora" not in line and line != "factors:"]
+    at = lines.index("train:") + 1
+    yaml.write_text("\n".join([*lines[:at], *ways[method], *lines[at:]]))
+    values = (f"train.backend={backend}", f"compute.gpu={gpu}", "compute.executor=slurm", "train.micro_batch_size=8")
+    (run,) = api.plan(experiment, settings, values, dry_run=True, allow=("EX180",)).plan.fine_tuned
+    assert isinstance(run.memory, MemoryEstimate)
+    request = EstimateRequest(model=NAME, method=method, rank=2, backend=backend, gpu=gpu, seq_len=computed_tokens(run))
+    # Few tokens have a label, so the last block decides rather than the logits.
+    asked = replace(request, lora_dropout=None if method == "full" else 0.1, label_fraction=0.1)
+    found = api.estimate(asked, settings).memory.breakdown
+    assert sum(found.values()) == pytest.approx(sum(run.memory.breakdown.values()), rel=0.001)
+    assert found["weights"] == pytest.approx(run.memory.breakdown["weights"])
 
 
 def test_packing_by_name(experiment: Path, settings: UserConfig, whole: Path) -> None:

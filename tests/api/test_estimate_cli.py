@@ -156,6 +156,18 @@ def test_a_model_that_is_stored_in_4_bits_is_qlora(call: Call) -> None:
     assert any("stored in 4 bits" in note for note in found["notes"])
 
 
+def test_a_whole_model_is_trained_in_float32_where_there_is_no_bfloat16(call: Call) -> None:
+    """A notebook (unslothai/notebooks, Qwen3_(0_6B)-Phone_Deployment) took 10.562 GiB on a T4."""
+    words = (
+        "estimate --model Qwen3-0.6B --method full --gpu T4 --micro-batch-size 2 --seq-len 1024 --optimizer adamw_8bit"
+    )
+    trainer = (
+        "--gradient-accumulation-steps 4 --backend unsloth --backend-version 2025.12 --gradient-checkpointing --json"
+    )
+    reserved = answer(call(*words.split(), *trainer.split()))["memory"]["reserved_gib"]
+    assert reserved["low"] <= 10.562 <= reserved["high"]
+
+
 def test_packing_of_a_file_of_lengths(call: Call, tmp_path: Path) -> None:
     lengths = np.random.default_rng(1).integers(30, 60, 2000)
     np.save(tmp_path / "lengths.npy", lengths)

@@ -27,6 +27,8 @@ class OneLog:
 
     table: str
     """File that both rows stand in."""
+    unseen: bool = False
+    """Whether no constant of the formula was fitted to the row."""
     method: str
     kind: str
     direct: bool
@@ -83,6 +85,7 @@ def memory_pairs() -> list[OneLog]:
             found.append(
                 OneLog(
                     table=row.file,
+                    unseen=row.half in ("held out", "not fitted"),
                     method=row.setup.method,
                     kind=kind,
                     direct=kind == direct,

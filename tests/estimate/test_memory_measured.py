@@ -29,7 +29,7 @@ pytestmark = pytest.mark.planning
 
 ROWS = tuple(measured_rows())
 SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")
-KINDS = ("allocated", "reserved", "process")
+MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements.md"
 HALVES = ("fitted", "held out", "not fitted", "seen")
 
 
@@ -94,18 +94,6 @@ def test_fused_attention_on_the_t4_is_met_within_a_percent() -> None:
     assert max(found) <= 0.0101
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_intervals_hold_nine_tenths(kind: str) -> None:
-    """90 % intervals of everything measured: not less than 85 % of the truths."""
-    inside = []
-    for row in ROWS:
-        if kind in row.gib:
-            estimate = getattr(peak(row), kind)
-            inside.append(estimate.low <= row.gib[kind] <= estimate.high)
-    assert len(inside) >= 30
-    assert statistics.mean(inside) >= 0.85
-
-
 def test_no_model_is_in_both_halves_of_a_file() -> None:
     for file in {row.file for row in ROWS}:
         of = {h: {dimensions(row.setup.shape) for row in ROWS if (row.file, row.half) == (file, h)} for h in HALVES}
@@ -128,19 +116,21 @@ def test_every_fitted_constant_is_what_the_fitted_half_gives_and_rests_on_severa
 
 
 @parametrize(
-    "file, kind, count, median, width",
-    ("fitcheck_t4", "allocated", 12, 0.01, 1.3),
-    ("fitcheck_t4", "reserved", 12, 0.05, 1.5),
-    ("fms_acceleration_a100", "allocated", 8, 0.01, 1.8),
-    ("fms_acceleration_a100", "process", 8, 0.03, 2.1),
-    ("litgpt_config_hub_a10g", "allocated", 12, 0.02, 1.3),
-    ("qwen_readme_a100", "process", 12, 0.08, 1.6),
-    ("unsloth_notebooks", "reserved", 10, 0.10, 1.9),
-    ("peft_method_comparison_l40s", "reserved", 9, 0.11, 1.4),
-    ("swift_benchmark_a100", "reserved", 68, 0.10, 2.0),
+    "file, kind, label, count, median, width",
+    ("fitcheck_t4", "allocated", "hand-written loop, T4", 12, 0.01, 1.3),
+    ("fitcheck_t4", "reserved", "the same", 12, 0.05, 1.5),
+    ("fms_acceleration_a100", "allocated", "TRL of 2024, A100, packed", 8, 0.01, 1.8),
+    ("fms_acceleration_a100", "process", "the same", 8, 0.03, 2.1),
+    ("litgpt_config_hub_a10g", "allocated", "litgpt's config hub, A10G", 12, 0.02, 1.3),
+    ("qwen_readme_a100", "process", "Qwen's README, A100", 12, 0.08, 1.6),
+    ("unsloth_notebooks", "reserved", "Unsloth's notebooks, lengths assumed", 10, 0.10, 1.9),
+    ("peft_method_comparison_l40s", "reserved", "PEFT's method comparison, longest batch assumed", 9, 0.11, 1.4),
+    ("swift_benchmark_a100", "reserved", "ms-swift's benchmark, mixed lengths, A100", 68, 0.10, 2.0),
 )
-def test_intervals_hold_on_rows_never_seen(file: str, kind: str, count: int, median: float, width: float) -> None:
-    """85 % of the truths or more, and a median error of a few percent; `benchmarks/held_out.py` prints the figures."""
+def test_intervals_hold_on_rows_never_seen(
+    file: str, kind: str, label: str, count: int, median: float, width: float
+) -> None:
+    """85 % of the truths or more, a median error of a few percent, and docs/measurements.md has these figures."""
     inside, off, widths = [], [], []
     for row in ROWS:
         if row.file != file or row.half not in ("held out", "not fitted") or kind not in row.gib:
@@ -153,6 +143,8 @@ def test_intervals_hold_on_rows_never_seen(file: str, kind: str, count: int, med
     assert statistics.mean(inside) >= 0.85
     assert statistics.median(off) <= median
     assert statistics.median(widths) <= width
+    figures = f"{statistics.median(off):.1%} | {statistics.mean(inside):.0%} | {statistics.median(widths):.2f}"
+    assert f"\n| {label} | {count} | {kind} | {figures} |\n" in MEASUREMENTS.read_text(encoding="utf-8")
 
 
 @parametrize(

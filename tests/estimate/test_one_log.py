@@ -75,7 +75,8 @@ def test_a_row_is_never_its_own_log() -> None:
 @pytest.mark.parametrize(("what", "most"), [("memory", 0.05), ("time", 0.15)])
 def test_one_log_of_the_model_tells_its_other_runs(what: str, most: float) -> None:
     """The median error over all pairs, and intervals that hold nine of ten: neither too narrow nor too wide."""
-    cold, warm = [pair.cold for pair in pairs(what)], [pair.warm for pair in pairs(what)]
+    found = [pair for pair in pairs(what) if pair.unseen or what == "time"]
+    cold, warm = [pair.cold for pair in found], [pair.warm for pair in found]
     assert error(warm) <= most
     assert error(warm) < error(cold)
     assert 0.85 <= held(warm) <= 0.95

@@ -1,5 +1,6 @@
 """The three test cases of seed 003, section 6, on torchtune configs as its users write them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_where_the_gpu_is_known_the_estimate_decides(tmp_path: Path, batch: int,
     """The seeds' run took 78 GB of an A100's 80 and ended there; by the estimate 11 rows surely fit."""
     found = check_files({"finetune.yaml": _config("1b", batch, packed=True)}, tmp_path, {"gpu": "A100-80GB"})
     assert [name for name, _ in _packing(found)] == ([] if code is None else [code])
+
+
+@pytest.mark.parametrize(("letters", "codes"), [(40, []), (4000, [("PK003", Severity.WARNING)])])
+def test_rows_that_can_be_read_bound_the_width_without_a_tokenizer(
+    tmp_path: Path, letters: int, codes: list[tuple[str, Severity]]
+) -> None:
+    """Sixteen rows of 40 letters were said to need the memory of 16 x 2,048 tokens."""
+    rows = json.dumps([{"input": "a" * letters, "output": "A"}] * 20)
+    files = {"finetune.yaml": _config("1b", 16, packed=False), "data/words.json": rows}
+    assert _packing(check_files(files, tmp_path, {"gpu": "A100-80GB"})) == codes
 
 
 def test_the_table_is_that_of_the_seed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B
-from tests.run.made_plans import DATA, MODEL
+from tests.run.made_plans import DATA, MODEL, made_plan
 from tests.tiers import examples
 
 from touchline.backends.protocol import ExampleLengths
@@ -23,6 +23,7 @@ from touchline.experiment.names import ModelLabel
 from touchline.experiment.plan import PlannedRun
 from touchline.experiment.read import read_experiment
 from touchline.lint.local.planned_experiment import planned_findings
+from touchline.plan.batch_sections import packing_section
 from touchline.plan.build import PlanInputs, build_plan, data_key
 from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import gpu_target
@@ -172,3 +173,9 @@ def test_auto_counts_the_tokens_that_the_trainer_computes(
         micro if packed == "true" else 2,
         16,
     )
+
+
+def test_fewer_computed_tokens_than_rows_times_length_have_their_reason_next_to_them() -> None:
+    found = planned(["train.backend=peft"])
+    assert found is not None
+    assert any("computed once per sequence" in line for line in packing_section(made_plan(found[0])).lines)

@@ -80,7 +80,7 @@ def estimate(
     ] = False,
     base_dtype: Annotated[
         str | None,
-        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: bfloat16 where the GPU has it)."),
+        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: as in a plan)."),
     ] = None,
     adapter_dtype: Annotated[
         str | None,
@@ -129,14 +129,14 @@ def estimate(
     if json:
         print_object(EstimateAnswer, answer)
         return
-    _show(answer)
+    _show(answer, "" if mean_length or lengths else ", rows of one length")
 
 
 def _parts(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _show(answer: EstimateAnswer) -> None:
+def _show(answer: EstimateAnswer, alike: str) -> None:
     from touchline.core.quantity import Missing
     from touchline.core.table import Column
     from touchline.core.units import measured
@@ -146,8 +146,8 @@ def _show(answer: EstimateAnswer) -> None:
     rows: list[tuple[Value, ...]] = [
         ("verdict", f"{memory.verdict.value} on {measured(memory.capacity_gib)}"),
         ("allocated", memory.allocated_gib),
-        ("reserved", memory.reserved_gib),
-        ("process", memory.process_gib),
+        (f"reserved{alike}", memory.reserved_gib),
+        (f"process{alike}", memory.process_gib),
         ("before the first step", memory.after_init_gib),
         ("parts, GiB", ", ".join(f"{name} {size:.2f}" for name, size in memory.breakdown.items() if size >= 0.005)),
         ("main assumption", memory.assumption),

@@ -47,7 +47,8 @@ class DataFacts:
     longest_rendered: int | None = None
     """Tokens of the longest row as the trainer renders it, where not all lengths are known."""
     longest_evaluated: int | None = None
-    """Tokens of the longest row by the model's own template, where the trainer's rendering is not known."""
+    """Tokens of the longest row by the model's own template, where the trainer's rendering is not known; without a
+    tokenizer, the most that it can have."""
     source: str = ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from touchline.core.estimate import MemoryEstimate
+from touchline.core.packing import PackingSide
 from touchline.core.quantity import Measured, Missing
 from touchline.core.table import Column, Section, table_section
 from touchline.core.units import measured
@@ -43,10 +44,14 @@ def memory_share(memory: Measured, plan: Plan, processes: int) -> str:
 def computed_tokens(run: PlannedRun) -> int:
     """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
     assert run.batches is not None
+    side = _planned_side(run)
+    return run.batches.largest_micro_batch_tokens if side is None else side.largest_micro_batch_tokens
+
+
+def _planned_side(run: PlannedRun) -> PackingSide | None:
     if isinstance(run.packing, Missing) or run.train is None:
-        return run.batches.largest_micro_batch_tokens
-    side = run.packing.packed if run.train.packed else run.packing.unpacked
-    return side.largest_micro_batch_tokens
+        return None
+    return run.packing.packed if run.train.packed else run.packing.unpacked
 
 
 _PACKING_COLUMNS = (
@@ -84,7 +89,8 @@ def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 def _advice(plan: Plan) -> Iterator[str]:
     advice = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
-    yield from dict.fromkeys(advice)
+    sides = (side for run in plan.runs if (side := _planned_side(run)) is not None)
+    yield from dict.fromkeys((*advice, *(note[0].upper() + note[1:] for side in sides for note in side.notes)))
     gains = {measured(run.compile_gain): run.name for run in plan.runs if run.compile_gain is not None}
     yield from (f"Compiled steps of {name}, as fast as uncompiled ones: {gain}" for gain, name in gains.items())
 

@@ -251,8 +251,8 @@ def what_is_saved(case: Case) -> Advice | None:
     saved = 1 - unpacked.efficiency / packed.efficiency
     if saved <= 0:
         text = (
-            f"Do not pack: packing computes {percent(-saved, 0)} more tokens. When packed {percent(packed.efficiency)} "
-            f"of them are non-padding, {percent(unpacked.efficiency)} when not packed."
+            f"Do not pack: packing computes {percent(abs(saved), 0)} more tokens. When packed "
+            f"{percent(packed.efficiency)} of them are non-padding, {percent(unpacked.efficiency)} when not packed."
         )
     elif unpacked.efficiency >= EFFICIENT:
         text = (

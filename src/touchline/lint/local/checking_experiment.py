@@ -17,11 +17,13 @@ from touchline.core.errors import TouchlineError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing
+from touchline.core.shape import ENDS
 from touchline.data.datasets import load_examples, load_rows, split_names
 from touchline.data.planned_models import shape_of_model
 from touchline.data.user_config import UserConfig
 from touchline.data.weights import read_shards
 from touchline.estimate.gpus import Gpu
+from touchline.experiment.defaults import LORA_TARGET_MODULES
 from touchline.experiment.document import Path as KeyPath
 from touchline.experiment.document import error
 from touchline.experiment.experiment import DataConfig, TrainConfig, is_test
@@ -291,29 +293,38 @@ _MOST = 0.5
 
 
 def module_findings(seen: ResolvedInputs) -> Iterator[Finding]:
-    """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one."""
+    """Yield `target_modules` that are not layers of the model. peft skips them, and stops if none is one.
+
+    A default with layers that the model lacks is an error, since the user did not choose to train the rest alone.
+    """
     reported: set[tuple[str, tuple[str, ...]]] = set()
     for spec in seen.specs:
         model, wanted = seen.models.get(spec.model), tuple(spec.train.lora.target_modules)
         if model is None or (spec.model, wanted) in reported or spec.kind is not RunKind.FINE_TUNED:
             continue
-        reported.add((spec.model, wanted))
-        ignored: list[Finding] = []
-        names = {
-            name.removesuffix(".weight") for shard in read_shards(Path(model.path), ignored) for name in shard.tensors
-        }
-        if not names or ignored or wanted == ("all-linear",):
+        if spec.train.trains_all:
             continue
+        reported.add((spec.model, wanted))
+        unread: list[Finding] = []
+        shards = read_shards(Path(model.path), unread)
+        names = {name.removesuffix(".weight") for shard in shards for name in shard.tensors}
+        shape = shape_of_model(model)
+        own = () if isinstance(shape, Missing) else tuple(dict.fromkeys(linear.name for linear in shape.linears))
+        if own and (unread or not names):
+            names = {*own, *ENDS}
         lacking = [each for each in wanted if not any(name == each or name.endswith(f".{each}") for name in names)]
-        layers = {name.rpartition(".")[2] for name in names if "norm" not in name and "embed" not in name}
-        if lacking:
+        if lacking and names:
+            layers = own or sorted({name.rpartition(".")[2] for name in names})
+            alone = len(lacking) == len(wanted) or wanted == LORA_TARGET_MODULES
+            # Other models of the experiment keep theirs.
+            kept = wanted if alone and len(seen.models) > 1 else ()
             yield Finding(
                 code="EX180",
-                severity=Severity.ERROR if len(lacking) == len(wanted) else Severity.WARNING,
+                severity=Severity.ERROR if alone else Severity.WARNING,
                 subject="train.lora.target_modules",
                 message=f"{model.name} has no layer {' or '.join(map(repr, lacking))}",
                 where=seen.loaded.document.where(["train", "lora", "target_modules"]),
-                hint=f"use some of {', '.join(sorted(layers)[:12])}",
+                hint=f"train.lora.target_modules: [{', '.join(dict.fromkeys((*kept, *layers[:12])))}]",
             )
 
 

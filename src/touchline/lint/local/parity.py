@@ -35,6 +35,8 @@ from touchline.lint.views import DataFacts
 _CONFIG_LIMIT_BYTES = 16 << 20
 _SPLIT = re.compile(r"\w+")
 _REGISTRY = "dataset_info.json"
+_TEMPLATE_TOKENS = 256
+"""The most that templates and system texts usually add to a row. A choice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +120,18 @@ class Parity:
         return view
 
     def with_longest_row(self, data: DataFacts, stated: StatedTraining, folder: Path) -> DataFacts:
-        """Return the facts with the tokens of the longest training row, by characters, if it can be rendered here."""
+        """Return the facts with the tokens of the longest training row, by bytes, if it can be rendered here.
+
+        Without a tokenizer they are bounded: no token is shorter than a byte.
+        """
         if sum(source.role == "train" for source in stated.sources) != 1:
             return data
         view = self.view(stated, folder)
         if view is None or not view.rows:
-            return data
+            found = self._rows(stated, folder, None)
+            if isinstance(found, Missing) or any(row.media for row in found.rows):
+                return data
+            return replace(data, longest_evaluated=max(map(_length, found.rows)) + _TEMPLATE_TOKENS)
         trained = [row.trained.uncut for row in view.rows if not isinstance(row.trained, Missing)]
         if trained:
             return replace(data, longest_rendered=max(trained))
@@ -196,7 +204,7 @@ class Parity:
 
 
 def extremes(rows: Sequence[ShownRow], longest: int | None = None) -> list[tuple[str, ShownRow]]:
-    """Return the shortest, a middle and the longest row, by characters; the longest by its place if that is known."""
+    """Return the shortest, a middle and the longest row, by bytes; the longest by its place if that is known."""
     ordered = sorted(rows, key=_length)
     if longest is not None and len(ordered) > 2:
         ordered[-1] = rows[longest]
@@ -230,7 +238,9 @@ def settings_of(stated: StatedTraining) -> RowSettings:
 
 
 def _length(row: ShownRow) -> int:
-    return sum(len(turn.content) for turn in row.example.prompt) + len(row.example.answer)
+    """Return the bytes of a row's texts."""
+    texts = (*(turn.content for turn in row.example.prompt), row.example.answer)
+    return sum(len(text.encode(errors="replace")) for text in texts)
 
 
 def _read(path: Path, split: str) -> _Data | Missing:

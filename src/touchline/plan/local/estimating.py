@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.backends.registry import get_backend, memory_coefficients, memory_names
+from touchline.backends.planning import resolve_adapter_dtype
+from touchline.backends.registry import backend_names, get_backend, memory_coefficients, memory_names
 from touchline.core.errors import InputError
 from touchline.core.estimate import (
     Attention,
@@ -73,7 +74,7 @@ class EstimateRequest:
     backend: str = DEFAULT_BACKEND
     """The trainer."""
     release: str | None = None
-    """Version of the trainer."""
+    """Version of the trainer. None for the oldest that a plan takes."""
     micro_batch_size: int = 1
     """Sequences per forward pass."""
     seq_len: int = 2048
@@ -127,12 +128,8 @@ def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
         widths = widths_of(np.minimum(lengths, request.seq_len), request.micro_batch_size)
         count = request.examples or len(lengths)
         request = replace(request, seq_len=int(widths.max()), mean_length=float(widths.mean()), examples=count)
-    setup, coefficients = _setup(request, settings, gpu, [lengths] if isinstance(lengths, Finding) else [])
+    setup, coefficients = _setup(request, settings, machine, [lengths] if isinstance(lengths, Finding) else [])
     assert not isinstance(lengths, Finding)
-    if machine.kind == "cpu":
-        # The default backend supports CPUs; it determines the attention kernel there.
-        eager = get_backend(DEFAULT_BACKEND).setup(TrainConfig(), setup.shape, machine, request.seq_len)
-        setup = replace(setup, attention=eager.attention)
     rows, width = request.micro_batch_size, request.seq_len
     batch = batch_of(rows, width, request.label_fraction)
     outgrown = outgrown_by(lengths, longest=width, mean=request.mean_length, count=request.examples, rows=rows)
@@ -191,14 +188,13 @@ def _lengths(request: EstimateRequest) -> NDArray[np.int64] | Finding | None:
 
 
 def _setup(
-    request: EstimateRequest, settings: UserConfig, gpu: Gpu | None, known: Sequence[Finding]
+    request: EstimateRequest, settings: UserConfig, machine: TargetMachine, known: Sequence[Finding]
 ) -> tuple[TrainingSetup, MemoryCoefficients]:
     """Return the training setup of the options, or raise all their errors together, with those that are known."""
     faults = list(known)
-    dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
     for option, value, allowed in (
         ("--method", request.method, get_args(Method)),
-        ("--base-dtype", dtype, get_args(Dtype)),
+        ("--base-dtype", request.base_dtype or "float32", get_args(Dtype)),
         ("--adapter-dtype", request.adapter_dtype or "float32", get_args(Dtype)),
         ("--attention", request.attention, get_args(Attention)),
         ("--backend", request.backend, memory_names()),
@@ -233,12 +229,12 @@ def _setup(
     if targets is None:
         targets = tuple(linear.name for linear in shape.linears)
     targets = () if full else targets
-    adapter = request.adapter_dtype or (dtype if full else coefficients.adapter_dtype)
+    own = _planned(request, method, shape, machine, coefficients)
     values = {
         "method": method,
-        "base_dtype": dtype,
-        "adapter_dtype": adapter,
-        "attention": request.attention,
+        "base_dtype": request.base_dtype or own.base_dtype,
+        "adapter_dtype": request.adapter_dtype or own.adapter_dtype,
+        "attention": own.attention if request.attention == "fused" else request.attention,
         "loss": request.loss,
     }
     setup = TrainingSetup(
@@ -254,12 +250,37 @@ def _setup(
         compiled=request.compiled,
         accumulates=request.gradient_accumulation_steps > 1,
         padded=_padded(request),
-        release=request.release,
+        release=request.release or own.release,
+        nested_scales=own.nested_scales,
         dynamic_4bit=method == "qlora" and is_dynamic_4_bit(request.model),
         image_tokens=request.image_tokens,
         **values,  # type: ignore[arg-type]
     )
     return setup, coefficients
+
+
+def _planned(
+    request: EstimateRequest, method: str, shape: ModelShape, machine: TargetMachine, coefficients: MemoryCoefficients
+) -> TrainingSetup:
+    """Return the setup that a plan with the requested trainer has; for one that plans nothing, by its coefficients."""
+    plans = request.backend in backend_names()
+    backend = get_backend(request.backend if plans else DEFAULT_BACKEND)
+    train = TrainConfig(
+        method="full" if method == "full" else "lora",
+        base_dtype=request.base_dtype if request.base_dtype in ("float32", "bfloat16") else "auto",  # type: ignore[arg-type]
+        quantization="nf4" if method == "qlora" else "none",
+    )
+    train = resolve_adapter_dtype(train, machine, backend.capabilities)
+    found = backend.setup(train, shape, machine, request.seq_len)
+    able, asked = backend.capabilities.values, {"method": train.method, "quantization": train.quantization}
+    if plans and all(value in able.get(key, (value,)) for key, value in asked.items()):
+        return found
+    slow = machine.kind == "gpu" and machine.base_dtype == "float32"
+    base: Dtype = request.base_dtype or ("float16" if slow else "bfloat16")  # type: ignore[assignment]
+    # Autocast trains no float16 weights: their gradients cannot be scaled.
+    whole: Dtype = "float32" if base == "float16" else base
+    adapter = whole if method == "full" else coefficients.adapter_dtype
+    return replace(found, base_dtype=base, adapter_dtype=adapter, release=None, nested_scales=None)
 
 
 def _padded(request: EstimateRequest) -> bool | None:
@@ -298,6 +319,7 @@ def _settings(
 ) -> dict[str, str]:
     shown = {
         "backend": setup.backend,
+        "version": setup.release or "",
         "method": setup.method,
         "rank": str(setup.rank),
         "targets": ",".join(setup.target_modules),
