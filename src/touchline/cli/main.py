@@ -442,7 +442,8 @@ def _unexpected(error: Exception) -> int:
     """Print a usage error, an error of the operating system, or an internal error; return the exit code."""
     show = getattr(error, "show", None)
     if callable(show):
-        show()
+        show(file := io.StringIO())
+        print_status(file.getvalue().rstrip())
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError):
         print_status(f"error: {error.strerror or error}: {error.filename or ''}")

@@ -14,8 +14,8 @@ from touchline.core.finding import Finding, Location, Severity
 FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
 """Kind of a file by its name; the content decides what it is."""
 
-FILE_LIMIT = 50_000
-"""Limit on files per call."""
+FILE_LIMIT = 10_000
+"""Limit on files per call; what is beyond is not checked, which is an error."""
 _ENDINGS: dict[str, FileKind] = {
     ".yaml": "yaml",
     ".yml": "yaml",
@@ -80,12 +80,24 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
     findings: list[Finding] = []
     for path in paths:
         for file in [_named(path)] if not path.is_dir() else _walk(path, findings):
-            found.setdefault(str(file.path.resolve()), file)
-            if len(found) > FILE_LIMIT:
-                raise InputError(
-                    f"more than {FILE_LIMIT:,} files under {str(path)!r}", expected="a folder of experiments or configs"
-                )
+            key = str(file.path.resolve())
+            if key not in found and len(found) == FILE_LIMIT:
+                findings.append(unfinished(path, f"more than {FILE_LIMIT:,} files: those beyond are not checked"))
+                return tuple(found.values()), tuple(findings)
+            found.setdefault(key, file)
     return tuple(found.values()), tuple(findings)
+
+
+def unfinished(path: Path, message: str) -> Finding:
+    """Return the error that something under a path was not checked."""
+    return Finding(
+        code="EX012",
+        severity=Severity.ERROR,
+        subject=path.name,
+        message=message,
+        where=Location(path=str(path)),
+        hint="name a folder of experiments or configs below it",
+    )
 
 
 def _exists(path: Path) -> bool:
