@@ -52,7 +52,13 @@ def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accep
 
 
 def _prepare(
-    source: Path, settings: UserConfig, *, run: str | None = None, accept: bool = False, approved: bool = False
+    source: Path,
+    settings: UserConfig,
+    on_message: MessageCallback = ignore_message,
+    *,
+    run: str | None = None,
+    accept: bool = False,
+    approved: bool = False,
 ) -> LoadedPlan:
     """Write the folders of the plan's runs; of an `approved` plan, even if experiment.yaml was edited since."""
     planned = read_planned(source)
@@ -65,7 +71,7 @@ def _prepare(
         planned = accept_edits(planned, settings, run)
     else:
         refuse_findings(planned, settings, approved=approved)
-    return _prepared(planned, settings, only=run, accepted=accept)
+    return _prepared(planned, settings, on_message, only=run, accepted=accept)
 
 
 def run(
@@ -99,7 +105,7 @@ def run(
         for line in (*override_lines(made.plan), *made.changes):
             on_message(line)
         refuse_absent(made.plan, made.folder)
-        planned = _prepared(read_planned(source), settings, accepted=False)
+        planned = _prepared(read_planned(source), settings, on_message, accepted=False)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
 
@@ -322,12 +328,19 @@ def demo(
     return target / "RESULTS.md", found
 
 
-def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
-    """Write the runs' folders and status files."""
+def _prepared(
+    planned: LoadedPlan,
+    settings: UserConfig,
+    on_message: MessageCallback = ignore_message,
+    *,
+    only: str | None = None,
+    accepted: bool,
+) -> LoadedPlan:
+    """Write the runs' folders and status files; name the files of runs that were edited."""
     runs = strategy.active_runs(planned, only)
     for planned_run in () if accepted else runs:
         refuse_edits(planned, planned_run)
-    notes = write_folders(planned, runs, settings)
+    notes = write_folders(planned, runs, settings, on_message)
     started = read_started(planned.folder.yaml)
     collecting.write_collected(started, collect_results(started.plan, started.folder.root))
     return replace(planned, notes=(*planned.notes, *notes))
@@ -335,7 +348,7 @@ def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = N
 
 def _to_start(source: Path, settings: UserConfig, on_message: MessageCallback, *, approved: bool) -> LoadedPlan:
     """Prepare the plan on disk, and name its overrides."""
-    planned = _prepare(source, settings, approved=approved)
+    planned = _prepare(source, settings, on_message, approved=approved)
     for line in recorded_lines(planned.folder, planned.plan):
         on_message(line)
     return planned

@@ -85,6 +85,8 @@ def mcp_approve(
     for line in (*override_lines(plan), *planned.changes):
         print_output(line)
     print_output(f"{plan.experiment}: {plural(len(plan.runs), 'run')} on {plan.machine.name} ({plan.executor})")
+    for path, sha256 in plan.code_files(plan.runs).items():
+        print_output(f"runs the code of {path} (sha256 {sha256[:8]})")
     print_output(f"predicted: {measured(plan.gpu_hours)} of devices, {measured(plan.wall_seconds)} from start to end")
     confirm(f"May an agent run it, for at most {hours:g} device-hours?")
     api.approve(source, hours)

@@ -90,14 +90,7 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
 
 def unfinished(path: Path, message: str) -> Finding:
     """Return the error that something under a path was not checked."""
-    return Finding(
-        code="EX012",
-        severity=Severity.ERROR,
-        subject=path.name,
-        message=message,
-        where=Location(path=str(path)),
-        hint="name a folder of experiments or configs below it",
-    )
+    return _finding(path, message, "name a folder of experiments or configs below it", Severity.ERROR)
 
 
 def _exists(path: Path) -> bool:
@@ -149,23 +142,15 @@ def _leads_up(link: Path) -> bool:
 
 
 def _ring(link: Path) -> Finding:
-    return Finding(
-        code="EX012",
-        severity=Severity.WARNING,
-        subject=link.name,
-        message="a link that leads back to a folder above it, or nowhere, is not followed",
-        where=Location(path=str(link)),
-        hint="remove the link: tools that follow links do not terminate here",
-    )
+    message = "a link that leads back to a folder above it, or nowhere, is not followed"
+    return _finding(link, message, "remove the link: tools that follow links do not terminate here", Severity.WARNING)
 
 
 def _closed(error: OSError) -> Finding:
-    path = str(error.filename or "")
-    return Finding(
-        code="EX012",
-        severity=Severity.WARNING,
-        subject=path,
-        message=f"this folder was not read: {error.strerror or error}",
-        where=Location(path=path),
-        hint=f"ls -ld {path!r}",
-    )
+    message, path = f"this folder was not read: {error.strerror or error}", str(error.filename or "")
+    return _finding(Path(path), message, f"ls -ld {path!r}", Severity.WARNING)
+
+
+def _finding(path: Path, message: str, hint: str, severity: Severity) -> Finding:
+    where = Location(path=str(path))
+    return Finding(code="EX012", severity=severity, subject=path.name, message=message, where=where, hint=hint)
