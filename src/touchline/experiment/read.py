@@ -73,9 +73,10 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         InputError: with every fault as a finding.
     """
     document = parse(text, path)
-    if document.data and not document.data.keys() & {each.name for each in fields(Experiment)}:
+    known = {each.name for each in fields(Experiment)} & document.data.keys()
+    if len(known) * 2 < len(document.data):
         # Any file may be named here, such as one of passwords: its keys are counted, not shown.
-        told = f"{plural(len(document.data), 'key')}, none of them an experiment's"
+        told = f"{plural(len(document.data), 'key')}, {len(known)} of them an experiment's"
         raise InputError(f"{path}: not an experiment ({told})", expected="an experiment.yaml", hint="touchline init")
     data, findings = apply_overrides(document.data, overrides)
     document = replace(
