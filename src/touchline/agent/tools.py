@@ -198,9 +198,7 @@ def status(*, experiment: Experiment, run: Run = None) -> Data:
     """Show the state, progress and time left of every run, and the approved hours; `run` gives one in full."""
 
     notes: list[str] = []
-    full = answer(
-        runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)),
-    )
+    full = answer(runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)))
     found = _chosen(full, ("schema_version", "runs"), _LIVE_RUN, None, run)
     approval = {"approval": _budget(api.approved_budget(experiment))} if is_experiment(experiment) else {}
     return {**found, "notes": [note for note in notes if note], **approval}

@@ -52,13 +52,7 @@ def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accep
 
 
 def _prepare(
-    source: Path,
-    settings: UserConfig,
-    on_message: MessageCallback = ignore_message,
-    *,
-    run: str | None = None,
-    accept: bool = False,
-    approved: bool = False,
+    source: Path, settings: UserConfig, *, run: str | None = None, accept: bool = False, approved: bool = False
 ) -> LoadedPlan:
     """Write the folders of the plan's runs; of an `approved` plan, even if experiment.yaml was edited since."""
     planned = read_planned(source)
@@ -71,7 +65,7 @@ def _prepare(
         planned = accept_edits(planned, settings, run)
     else:
         refuse_findings(planned, settings, approved=approved)
-    return _prepared(planned, settings, on_message, only=run, accepted=accept)
+    return _prepared(planned, settings, only=run, accepted=accept)
 
 
 def run(
@@ -105,7 +99,9 @@ def run(
         for line in (*override_lines(made.plan), *made.changes):
             on_message(line)
         refuse_absent(made.plan, made.folder)
-        planned = _prepared(read_planned(source), settings, on_message, accepted=False)
+        planned = _prepared(read_planned(source), settings, accepted=False)
+        for line in planned.edited:
+            on_message(line)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
 
@@ -328,28 +324,21 @@ def demo(
     return target / "RESULTS.md", found
 
 
-def _prepared(
-    planned: LoadedPlan,
-    settings: UserConfig,
-    on_message: MessageCallback = ignore_message,
-    *,
-    only: str | None = None,
-    accepted: bool,
-) -> LoadedPlan:
-    """Write the runs' folders and status files; name the files of runs that were edited."""
+def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
+    """Write the runs' folders and status files."""
     runs = strategy.active_runs(planned, only)
     for planned_run in () if accepted else runs:
         refuse_edits(planned, planned_run)
-    notes = write_folders(planned, runs, settings, on_message)
+    edited, others = write_folders(planned, runs, settings)
     started = read_started(planned.folder.yaml)
     collecting.write_collected(started, collect_results(started.plan, started.folder.root))
-    return replace(planned, notes=(*planned.notes, *notes))
+    return replace(planned, notes=(*planned.notes, *edited, *others), edited=tuple(edited))
 
 
 def _to_start(source: Path, settings: UserConfig, on_message: MessageCallback, *, approved: bool) -> LoadedPlan:
     """Prepare the plan on disk, and name its overrides."""
-    planned = _prepare(source, settings, on_message, approved=approved)
-    for line in recorded_lines(planned.folder, planned.plan):
+    planned = _prepare(source, settings, approved=approved)
+    for line in (*recorded_lines(planned.folder, planned.plan), *planned.edited):
         on_message(line)
     return planned
 

@@ -228,9 +228,7 @@ def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = F
 
 
 def cancel(
-    source: Source,
-    run: Run = None,
-    every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+    source: Source, run: Run = None, every: Annotated[bool, typer.Option("--all", help="Every run.")] = False
 ) -> None:
     """Cancel runs; running jobs save their state first."""
     from touchline import api
@@ -260,10 +258,7 @@ def evaluate(
     _work(api.evaluate, source, json, only=run, epochs=epochs)
 
 
-def collect(
-    source: Source,
-    json: Json = False,
-) -> None:
+def collect(source: Source, json: Json = False) -> None:
     """Update status files; add finished runs to the history."""
     from touchline import api
     from touchline.core.quantity import Quantity

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.backends.external import RECIPE_MODULE
-from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_bytes
 from touchline.data.user_config import UserConfig
@@ -49,15 +48,8 @@ def recipe_files(run: PlannedRun, root: Path) -> dict[str, str]:
     return {f"{RECIPE_MODULE}.py": data.decode()}
 
 
-def write_folders(
-    planned: LoadedPlan,
-    runs: Sequence[PlannedRun],
-    settings: UserConfig,
-    on_message: MessageCallback = ignore_message,
-) -> list[str]:
-    """Write the files of these runs and of the experiment. Return a note for each file kept as edited.
-
-    `on_message` receives those on files of runs, which are executed as they are.
+def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> tuple[list[str], list[str]]:
+    """Write the files of these runs and of the experiment. Return a note for each file kept as edited, of runs first.
 
     Raises:
         PlanDriftError: a generated-only file was changed by hand.
@@ -69,7 +61,5 @@ def write_folders(
     for run in runs:
         kept = folder.write_run(run.name, run_files(planned.plan, run, site) | recipe_files(run, folder.root))
         notes += [f"{run.name}/{file} was changed by hand and is not overwritten" for file in kept]
-    for note in notes:
-        on_message(note)
     kept = folder.write_experiment(experiment_files(folder.started_plan()))
-    return notes + [f"{file} differs from what touchline would write, and is not overwritten" for file in kept]
+    return notes, [f"{file} differs from what touchline would write, and is not overwritten" for file in kept]
