@@ -212,7 +212,8 @@ class Started:
             if self._process.returncode != 0 and outcome["error"] is None:
                 outcome["error"] = {"kind": "HostError", "message": f"the work ended with {self._process.returncode}"}
         shown = tools.status(experiment=self.work.experiment)
-        return plain({**shown, "active": active, "log": str(self._log), **outcome})
+        whole: Data = plain({**shown, "active": active, "log": str(self._log), **outcome})
+        return whole
 
 
 def _words(work: Work, answer: Path) -> list[str]:
