@@ -6,7 +6,7 @@ import altair
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from touchline.core.callbacks import MessageCallback, ProgressCallback
+from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback
 from touchline.core.errors import HostError as HostError, InputError as InputError, PolicyError as PolicyError, RunsFailedError as RunsFailedError, TouchlineError as TouchlineError
 from touchline.core.finding import Finding
 from touchline.core.packing import PackingSummary
@@ -69,6 +69,7 @@ def check(
     paths: _Source | Sequence[_Source],
     request: CheckRequest | None = None,
     on_message: MessageCallback = ...,
+    on_progress: NamedProgressCallback | None = None,
     *,
     settings: UserConfig | None = None,
 ) -> tuple[CheckReport, list[Finding]]:

@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pexpect
 import pytest
 from mcp import Client
@@ -195,6 +198,31 @@ def test_nothing_but_the_protocol_is_on_stdout(home: Home) -> None:
     lines += [json.loads(line) for line in rest.splitlines()]
     assert server.returncode == 0
     assert all(line["jsonrpc"] == "2.0" for line in lines)
+
+
+@pytest.mark.slow
+def test_a_call_that_is_cancelled_makes_room_and_bad_text_harms_no_answer(home: Home) -> None:
+    """The tool `models` of this server never ends by itself."""
+    root, environment = home
+    half = [{"input": f"{n}", "output": "b\udfff"} for n in range(9)]
+    (root / "half.json").write_text(json.dumps({"train": half, "validation": half, "test": half}))
+    (root / "odd").mkdir()
+    (root / "odd" / os.fsdecode(b"caf\xe9.yaml")).write_text("a: [1")
+    code = (
+        "from touchline.agent import server\ndef models() -> dict:\n    while True: pass\nserver.CALL_SECONDS = 1e6\n"
+    )
+    code += "server._TOOLS['models'] = models\nserver.serve()"
+
+    async def main() -> None:
+        server = StdioServerParameters(command=sys.executable, args=["-c", code], env=environment, cwd=root)
+        async with Client(server, read_timeout_seconds=SECONDS) as client:
+            with anyio.move_on_after(1):
+                await client.call_tool("models", {})
+            audit, check = await answers(client, [("data", {"path": "half.json"}), ("check", {"paths": ["odd"]})])
+            assert "DA364" in {each["code"] for each in audit["findings"]}
+            assert check["errors"] == 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow

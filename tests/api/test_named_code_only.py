@@ -1,13 +1,18 @@
 """`touchline check` runs the code of a task file only if that file was named, and says so first."""
 
 import importlib.util
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.api.folders import EXPERIMENT, environment, touchline
+from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
+from tests.api.made_runs import train
 
 from touchline import api
+from touchline.core.files import sha256_file
 from touchline.data.user_config import UserConfig
+from touchline.run import launching
 
 pytestmark = pytest.mark.planning
 
@@ -62,6 +67,48 @@ def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path, monkeypatch: py
         api.check([place], settings, None, said.append)
     assert not mark.exists()
     assert said == []
+
+
+class BeganError(Exception):
+    """A job was about to start."""
+
+
+def test_code_of_a_received_folder_is_named_before_anything_starts(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every verb that runs it, with its hash; the first time as not on record here; by the plan as well."""
+
+    def begin(*_: object, **__: object) -> None:
+        raise BeganError
+
+    mark, settings = tmp_path / "ran", settings_of(tmp_path)
+    settings.models_dir.mkdir()
+    (settings.models_dir / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    sent = make_experiment(tmp_path / "sent", ranks="[2]", n_train=16, n_test=4)
+    code = trap(sent / "tasks" / "mine.py", mark)
+    yaml = (sent / "experiment.yaml").read_text().replace("task: capitalization", "task: tasks/mine.py@words")
+    (sent / "experiment.yaml").write_text(yaml)
+    file = f"tasks/mine.py (sha256 {sha256_file(code)[:8]}"
+    assert f"{file}), review it before it runs" in " ".join(api.plan(sent, settings).screen().split())
+    plan = api.prepare(sent, settings).plan
+    (run,) = (each for each in plan.runs if each.train is not None)
+    train(plan, run, sent / run.name)
+    received = Path(shutil.copytree(sent, tmp_path / "received"))
+    shutil.rmtree(sent)
+    (received / run.name / "finetune.slurm").write_text("#!/bin/bash\necho theirs\n")
+    monkeypatch.setattr(launching, "run_jobs", begin)
+    unknown = ", no earlier run on record here"
+    for verb in (api.evaluate, partial(api.run, probe=False), api.resume):
+        said: list[str] = []
+        with pytest.raises(BeganError):
+            verb(received, settings, on_message=said.append)
+        assert f"runs the code of {file}{unknown})" in said
+        assert f"{run.name}/finetune.slurm was changed by hand and is not overwritten" in said
+        unknown = ""
+    with pytest.raises(BeganError):
+        api.reproduce(received, settings, run=run.name, on_message=said.append)
+    assert f"runs the code of {received}/{file})" in said
+    assert not mark.exists()
 
 
 @pytest.mark.slow

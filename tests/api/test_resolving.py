@@ -178,7 +178,10 @@ def test_the_plan_shows_the_label_span(tmp_path: Path, settings: UserConfig) -> 
 def test_a_file_without_known_names_is_one_error(tmp_path: Path, settings: UserConfig) -> None:
     """Also in CSV, where every value is text."""
     ((code, _, hint),) = errors_of(write(tmp_path / "a", [{"aaa": f"x{i}", "bbb": f"y{i}"} for i in N]), settings)
-    assert (code, hint) == ("DA105", "columns here: aaa, bbb (name them in data: {input: ..., output: ...})")
+    assert (code, hint) == (
+        "DA105",
+        "columns here: 'aaa', 'bbb' (name them in data: {input: ..., output: ...}, or by --input and --output)",
+    )
     folder = write(tmp_path / "c", [])
     with (folder / "d.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["Text", "Label"], *([f"t{i}", f"l{i}"] for i in N)])

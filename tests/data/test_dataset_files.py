@@ -274,7 +274,7 @@ FAULTS: list[tuple[str, object, dict[str, object], Sequence[Fault]]] = [
     # both wrong columns in one finding for all splits, each with its nearest name
     *[(f"d{ending}", text_of(ending, WRONG), {}, [(
         "DA105", 0, "no column 'output' for the answer (20 times: 16 in train, 1 in validation, 3 in test, ",
-        "did you mean 'inputs' and 'outptu'? columns here: inputs, outptu")])
+        "did you mean 'inputs' and 'outptu'? columns here: 'inputs', 'outptu'")])
       for ending in (".json", ".jsonl", ".csv")],
     ("d.json", WRONG, {}, [("DA105", 0, "train, validation, test: there is no column 'input'", "")]),
     # formats of Python in a prompt would reach into objects, or stand in it as they are; a misspelt name too
@@ -629,7 +629,7 @@ def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: P
     (fault,) = cluster_faults(data, tmp_path, "doc")
     assert (fault.code, fault.severity) == ("DA105", Severity.ERROR)
     assert "there is no column 'doc', which evaluate.cluster names (4 times" in fault.message
-    assert fault.hint == "did you mean 'docs'? columns here: input, output, docs"
+    assert fault.hint == "did you mean 'docs'? columns here: 'input', 'output', 'docs'"
     (fault,) = cluster_faults(data, tmp_path, "template")
     assert str(fault.hint).endswith("(name them in evaluate: {cluster: ...})")
     assert "is not text" in cluster_faults(data, tmp_path, "docs")[0].message

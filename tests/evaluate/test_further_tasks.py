@@ -324,5 +324,5 @@ def test_a_column_of_clusters_that_is_gone_is_told_before_a_model_is_asked(exper
     ask(experiment, cluster="document")
     with pytest.raises(InputError) as caught:
         go(experiment)
-    assert "columns here: input, output" in str(caught.value.findings)
+    assert "columns here: 'input', 'output'" in str(caught.value.findings)
     assert not list((experiment / "tiny_base").glob("eval/*.scores.json"))

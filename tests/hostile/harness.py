@@ -38,13 +38,22 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def call(*words: str | Path) -> tuple[int, str, str]:
+class _Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def call(*words: str | Path, terminal: bool = False) -> tuple[int, str, str]:
     """Call a command; give its exit code, stdout and stderr.
+
+    Args:
+        terminal: stdout and stderr say that they are one.
 
     Raises:
         MisbehaviorError: it did what no command may do.
     """
-    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    kind = _Terminal if terminal else io.TextIOWrapper
+    out, err = (kind(io.BytesIO(), encoding="utf-8") for _ in range(2))
     before = sys.argv
     sys.argv = ["touchline", *(str(word) for word in words)]
     raised: list[BaseException] = []
@@ -68,6 +77,6 @@ def call(*words: str | Path) -> tuple[int, str, str]:
         ours = [error for error in raised if not isinstance(error, OSError)]
         raise MisbehaviorError(f"{sys.argv[:1]} {words}: {code}\n{said[-2000:]}") from (ours[0] if ours else None)
     assert isinstance(code, int)
-    if code > 1 and "error: " not in texts[1]:
+    if code > 1 and not re.search(r"error:\s", texts[1]):
         raise MisbehaviorError(f"touchline {words}: it ends with {code} and names no error\n{said[-2000:]}")
     return code, texts[0], texts[1]

@@ -1,6 +1,9 @@
 """The same hostile values through the command line, Python and an agent's server: three ways, one verdict."""
 
+import inspect
 import json
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,47 +13,24 @@ from tests.api.folders import make_experiment
 from tests.hostile.harness import call
 
 from touchline import api
-from touchline.agent.server import called
+from touchline.agent.server import _TOOLS, Call, called
 from touchline.core.errors import TouchlineError
+from touchline.data import tree
 from touchline.data.user_config import UserConfig, load_settings
+from touchline.lint.local import checking
 
 pytestmark = pytest.mark.planning
 
 VALUES: tuple[str, ...] = (
-    *(
-        "",
-        " ",
-        "-",
-        "--",
-        "~",
-        "../nowhere",
-        "/dev/null",
-        "a/../b",
-        "a\nb",
-        "\x1b[31mred",
-        "\u202e\u2066",
-        "\udcff\udc80",
-    ),
+    *("", " ", "-", "--", "~", "../nowhere", "/dev/null", "a/../b", "a\nb", "\x1b[31mred", "\u202e\u2066"),
     *("x" * 300, "x" * 5000, "ä\u0301", "%s{x}$HOME", "'\"`;rm -rf", "\ufeff", "\U0001f4a5", "CON:", "*", "[a]"),
+    "\udcff\udc80",
 )
 OVERRIDES: tuple[str, ...] = (
-    *(
-        "train.epochs=\x1b[31m",
-        "train.epochs=[1",
-        "train.epochs=nan",
-        "train.epochs=" + "9" * 5000,
-        "=1",
-        "train=",
-        "x",
-    ),
+    *("train.epochs=\x1b[31m", "train.epochs=[1", "train.epochs=nan", "train.epochs=" + "9" * 5000, "=1", "train="),
     *("train.lora.rank=\udcff", "name=\u202ename", "name=a/b", "seeds=[1, 1]", "models=[[]]", "data.path=/dev/zero"),
-    *(
-        "train.epochs=!!python/object:os.system x",
-        "run_names={",
-        "run_names={0.__class__}",
-        "data.prompt='{x!r:>9999999}'",
-    ),
-    *("train.learning_rate=1e-3", "train.lora.rank=2"),
+    *("train.epochs=!!python/object:os.system x", "run_names={", "run_names={0.__class__}", "x"),
+    *("train.learning_rate=1e-3", "train.lora.rank=2", "data.prompt='{x!r:>9999999}'"),
 )
 
 
@@ -112,13 +92,87 @@ def test_paths(folder: Path, verb: str, value: str) -> None:
 
 def test_a_null_byte_has_no_way_in_but_python_and_the_server(folder: Path) -> None:
     assert not by_python(lambda settings: api.plan(Path(f"{folder}\0"), settings))
-    assert not by_server("plan", experiment=f"{folder}\0")
-    assert not by_server("check", paths=[f"{folder}\0"])
+    for tool, declared in _TOOLS.items():
+        for argument in inspect.signature(declared).parameters:
+            for value in ("a\0", ["\0"], {"a": "\0"}, {"\0": 1}, "a\ud800"):
+                answer = called(tool, {argument: value})
+                assert isinstance(answer, dict)
+                assert f"{argument}: it has a null byte" in answer["error"]["message"]
 
 
 def test_a_name_that_is_no_utf_8_is_shown_escaped(folder: Path) -> None:
-    """In answers that succeed as well."""
+    """In answers that succeed as well, of every tool."""
     odd = folder.rename(folder.with_name("caf\udce9"))
+    (odd / "d\udce9.yaml").write_text("a: [1")
     assert call("plan", odd)[0] < 2
-    for tool in ("plan", "status", "check"):
-        assert by_server(tool, **({"paths": [str(odd)]} if tool == "check" else {"experiment": str(odd)}))
+    for tool, declared in _TOOLS.items():
+        arguments = inspect.signature(declared).parameters
+        values = {"paths": [str(odd)], "experiments": [str(odd)] * 2, "values": {"train.epochs": 2}}
+        for name in ("experiment", "path", "data", "target", "model", "code"):
+            values[name] = str(odd)
+        known = {name: value for name, value in values.items() if name in arguments}
+        good = by_server(tool, **known)
+        assert good or tool not in ("plan", "status", "check", "edit", "models")
+
+
+def test_keys_of_a_file_that_is_no_experiment_are_counted_and_not_shown(folder: Path) -> None:
+    (folder / "shadow").write_text("root:*SECRET:20228:0:99999:7:::\ndaemon:*SECRET2:20228:0:99999:7:::\n")
+    (folder / "key").write_text("SECRET: 1\nOTHER: SECRET\n")
+    for name in ("shadow", "key"):
+        path = str(folder / name)
+        for tool in ("plan", "status", "results", "report", "logs", "edit", "data", "init", "estimate", "check", "fix"):
+            key = {"data": "path", "init": "data", "estimate": "model", "check": "paths", "fix": "paths"}
+            arguments = {key.get(tool, "experiment"): [path] if tool in ("check", "fix") else path}
+            arguments |= {"values": {"name": "x"}} if tool == "edit" else {}
+            assert "SECRET" not in str(called(tool, arguments)), tool
+    assert "2 keys" in call("check", folder / "key")[1]
+
+
+LOOPS = threading.Event()
+
+
+def endless() -> Any:
+    """Work that ends only when it is stopped."""
+    LOOPS.set()
+    while True:
+        pass
+
+
+class Timer(threading.Thread):
+    """Timer that rings when the endless work has begun."""
+
+    def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
+        super().__init__(target=lambda: ring() if LOOPS.wait(60) else None)
+        assert seconds == 60
+        LOOPS.clear()
+
+    def cancel(self) -> None:
+        LOOPS.set()
+
+
+def test_a_call_is_stopped_and_gives_what_it_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = checking._Checker.file
+    monkeypatch.setattr(
+        checking._Checker, "file", lambda self, file: endless() if file.path.name == "z.yaml" else read(self, file)
+    )
+    monkeypatch.setattr(threading, "Timer", Timer)
+    for name in ("a.yaml", "z.yaml"):
+        (folder / name).write_text("a: [1")
+    found = Call(lambda: called("check", {"paths": [str(folder)]}))()
+    assert isinstance(found, dict)
+    assert "60 s" in found["stopped"]
+    (unfinished, *_) = [each for each in found["findings"] if each["code"] == "EX012"]
+    assert unfinished["severity"] == "error"
+    assert re.search(r"stopped when [1-9] of \d files were read", unfinished["message"])
+    assert "a.yaml" in str(found["findings"])
+    assert "without a result" in Call(endless)()["error"]["message"]
+    assert "stopped" not in Call(lambda: called("explain", {"code": "EX110"}))()
+
+
+def test_what_is_beyond_the_limit_of_files_is_an_error_that_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "FILE_LIMIT", 1)
+    code, out, _ = call("check", folder)
+    assert code == 1
+    assert "EX012: more than 1 files: those beyond are not checked" in out

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import inspect
 import json
 import os
 import secrets
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +24,9 @@ from touchline.agent import tools
 from touchline.agent.answers import Data
 from touchline.agent.errors import error_data
 from touchline.agent.tools import Work
-from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
+from touchline.core.errors import HostError, InputError, StoppedError, TouchlineError, install_hint
 from touchline.core.files import disk_errors, open_append, read_record
+from touchline.core.json_answer import plain
 from touchline.core.json_text import parse_json
 from touchline.core.near import did_you_mean, near_names
 from touchline.run.budget import require_approval
@@ -39,6 +43,8 @@ Numbers are intervals: report them as such. `missing` means unknown, with the re
 ask for one of them, or for one run, when you need it in full.
 """
 POLL_SECONDS = 0.2
+CALL_SECONDS = 60.0
+"""Longest time that a tool works; waiting for started work does not count."""
 _TOOLS: Mapping[str, Callable[..., Any]] = {
     tool.__name__: tool for tool in (*tools.LOOKS, *tools.WRITES, *tools.EXECUTES)
 }
@@ -67,14 +73,27 @@ def serve() -> None:
 
     async def on_call_tool(context: Any, parameters: types.CallToolRequestParams) -> types.CallToolResult:
         del context
-        answer = await anyio.to_thread.run_sync(
-            called, parameters.name, parameters.arguments or {}, limiter=one_at_a_time
-        )
+
+        async def done(call: Call) -> Data | Started:
+            async def stop_if_cancelled() -> None:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    call.stop()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(stop_if_cancelled)
+                found = await anyio.to_thread.run_sync(call, limiter=one_at_a_time)
+                group.cancel_scope.cancel()
+            return found
+
+        answer = await done(Call(partial(called, parameters.name, parameters.arguments or {})))
         if isinstance(answer, Started):
             with anyio.move_on_after(answer.work.wait_seconds):
                 while answer.is_active:
                     await anyio.sleep(POLL_SECONDS)
-            answer = _valid(await anyio.to_thread.run_sync(answer.answer, limiter=one_at_a_time))
+            answer = await done(Call(answer.answer))
+        assert isinstance(answer, dict)
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=json.dumps(answer, ensure_ascii=False))],
             structured_content=answer,
@@ -108,6 +127,48 @@ def _declared(name: str, tool: Callable[..., Any]) -> types.Tool:
             read_only_hint=reads, destructive_hint=tool is tools.cancel, idempotent_hint=reads, open_world_hint=False
         ),
     )
+
+
+class Call:
+    """Work of a tool in a thread, which ends after `CALL_SECONDS`, or earlier when another thread stops it.
+
+    The interpreter raises `StoppedError` in the thread before its next step of Python.
+    """
+
+    def __init__(self, work: Callable[[], Data | Started]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        self._is_stopped = False
+
+    def __call__(self) -> Data | Started:
+        """Return what the work returns, with a word where it was stopped."""
+        found: Data | Started
+        timer = threading.Timer(CALL_SECONDS, self.stop)
+        timer.daemon = True
+        timer.start()
+        self._thread = threading.get_ident()
+        try:
+            try:
+                found = self._work()
+            finally:
+                with self._lock:
+                    self._thread = None
+        except StoppedError:
+            hint = "a smaller part, or the user types the command of this tool, which has no limit"
+            found = error_data(HostError(f"the tool was stopped after {CALL_SECONDS:g} s, without a result", hint=hint))
+        timer.cancel()
+        if self._is_stopped and isinstance(found, dict):
+            found["stopped"] = f"after {CALL_SECONDS:g} s: the answer may be incomplete"
+        return found
+
+    def stop(self) -> None:
+        """Stop the work, unless it has ended."""
+        with self._lock:
+            if self._thread is not None:
+                self._is_stopped = True
+                raised = ctypes.py_object(StoppedError)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), raised)
 
 
 class Started:
@@ -151,7 +212,8 @@ class Started:
             if self._process.returncode != 0 and outcome["error"] is None:
                 outcome["error"] = {"kind": "HostError", "message": f"the work ended with {self._process.returncode}"}
         shown = tools.status(experiment=self.work.experiment)
-        return {**shown, "active": active, "log": str(self._log), **outcome}
+        whole: Data = plain({**shown, "active": active, "log": str(self._log), **outcome})
+        return whole
 
 
 def _words(work: Work, answer: Path) -> list[str]:
@@ -168,13 +230,7 @@ def called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
         arguments: arguments by name.
     """
     found = _called(name, arguments)
-    return found if isinstance(found, Started) else _valid(found)
-
-
-def _valid(answer: Data) -> Data:
-    """Replace what is no UTF-8, such as half a surrogate pair or a byte of a file name, by question marks."""
-    valid: Data = parse_json(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
-    return valid
+    return found if isinstance(found, Started) else plain(found)
 
 
 def _called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
@@ -185,6 +241,11 @@ def _called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
             raise InputError(
                 f"there is no tool {name!r}", expected=f"one of {', '.join(_TOOLS)}", hint=did_you_mean(near)
             )
+        for key, value in arguments.items():
+            if _is_unusable(value):
+                raise InputError(
+                    f"wrong arguments of {name}: {key}: it has a null byte, or half a character", expected="text"
+                )
         try:
             found: Data | Work = validate_call(tool)(**arguments)
         except ValidationError as error:
@@ -197,6 +258,18 @@ def _called(name: str, arguments: Mapping[str, Any]) -> Data | Started:
     except Exception as error:  # noqa: BLE001 (a fault of a tool ends that call, not the server)
         traceback.print_exc(file=sys.stderr)
         return error_data(HostError(f"internal error: {type(error).__name__}: {error}"))
+
+
+def _is_unusable(value: object) -> bool:
+    """Return True if a text in a value can be neither a file's name nor a file's content."""
+    if isinstance(value, dict):
+        return any(_is_unusable(each) for item in value.items() for each in item)
+    if isinstance(value, list):
+        return any(map(_is_unusable, value))
+    try:
+        return isinstance(value, str) and b"\0" in os.fsencode(value)
+    except UnicodeEncodeError:
+        return True
 
 
 def _wrong_arguments(name: str, error: ValidationError) -> InputError:

@@ -12,9 +12,37 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from touchline import api
 from touchline.agent.answers import Data, one_run, section, summary
+from touchline.core.catalog import ModelInfo
 from touchline.core.errors import InputError, PolicyError, TouchlineError, quoted
+from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.core.json_answer import answer, answer_object
+from touchline.core.near import did_you_mean, near_names
+from touchline.core.text import without_controls
+from touchline.data.models import find_models
+from touchline.data.user_config import load_settings
+from touchline.experiment.defaults import DEFAULT_BACKEND
+from touchline.experiment.document import SIZE_LIMIT_BYTES
+from touchline.experiment.edit import with_values
+from touchline.experiment.plan import Plan
+from touchline.experiment.read import read_experiment
+from touchline.lint.audited import DataAudit
+from touchline.lint.check import CheckReport
+from touchline.lint.checked import CheckRequest
+from touchline.lint.local.checking import is_task_target
+from touchline.lint.rule_pages import RulePage, all_codes, load_page
+from touchline.plan.estimate_result import EstimateAnswer
+from touchline.plan.local.estimating import EstimateRequest
+from touchline.plan.settings import collect_settings
+from touchline.plan.settings_table import RunSetting
+from touchline.report.compared import ComparedExperiments
+from touchline.report.report import Report
+from touchline.results.failed_jobs import FailedJob
+from touchline.results.live import LiveRun
+from touchline.results.report_inputs import ResultsAnswer
+from touchline.run.budget import Budget, read_budget, require_approval
+from touchline.run.folders import ExperimentFolder, is_experiment
 
 Experiment = Annotated[Path, Field(description="experiment.yaml, or its folder.")]
 Run = Annotated[str | None, Field(description="Name of one run.")]
@@ -72,12 +100,6 @@ def plan(
     run: Run = None,
 ) -> Data:
     """Plan an experiment and write nothing: runs, predicted time, memory and disk, and what an approval covers."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.experiment.plan import Plan
-    from touchline.plan.settings import collect_settings
-    from touchline.plan.settings_table import RunSetting
-    from touchline.run.budget import read_budget
 
     planned = api.plan(experiment, load_settings(), overrides, dry_run=True)
     full = answer(
@@ -108,10 +130,6 @@ def check(
     section: Section = None,
 ) -> Data:
     """Find mistakes in experiments, configs of any trainer, job scripts and data before anything is queued."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.lint.check import CheckReport
-    from touchline.lint.checked import CheckRequest
 
     _refuse_code(paths)
     report, _ = api.check(paths, load_settings(), CheckRequest(gpu=gpu))
@@ -130,10 +148,6 @@ def explain(
         return _page(code)
     if experiment is None or run is None:
         raise InputError("nothing to explain", expected="code, or experiment and run")
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.results.failed_jobs import FailedJob
-    from touchline.results.live import LiveRun
 
     settings = load_settings()
     live = [each for each in api.status(experiment, settings) if each.name == run]
@@ -146,8 +160,6 @@ def explain(
 
 
 def _page(code: str) -> Data:
-    from touchline.core.near import did_you_mean, near_names
-    from touchline.lint.rule_pages import RulePage, all_codes, load_page
 
     known = code.strip().upper()
     if known not in all_codes():
@@ -176,11 +188,6 @@ def estimate(
 ) -> Data:
     """Estimate memory, the largest micro-batch and the time of a training without an experiment."""
     options = {**locals()}
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.experiment.defaults import DEFAULT_BACKEND
-    from touchline.plan.estimate_result import EstimateAnswer
-    from touchline.plan.local.estimating import EstimateRequest
 
     request = EstimateRequest(**options | {"backend": backend or DEFAULT_BACKEND})
     found: Data = answer_object(EstimateAnswer, api.estimate(request, load_settings()))
@@ -189,15 +196,9 @@ def estimate(
 
 def status(*, experiment: Experiment, run: Run = None) -> Data:
     """Show the state, progress and time left of every run, and the approved hours; `run` gives one in full."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.results.live import LiveRun
-    from touchline.run.folders import is_experiment
 
     notes: list[str] = []
-    full = answer(
-        runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)),
-    )
+    full = answer(runs=(list[LiveRun], api.status(experiment, load_settings(), on_message=notes.append)))
     found = _chosen(full, ("schema_version", "runs"), _LIVE_RUN, None, run)
     approval = {"approval": _budget(api.approved_budget(experiment))} if is_experiment(experiment) else {}
     return {**found, "notes": [note for note in notes if note], **approval}
@@ -211,9 +212,6 @@ def logs(
     lines: Annotated[int, Field(ge=1, le=500)] = 50,
 ) -> Data:
     """Return the last lines of a run's newest output."""
-    from touchline import api
-    from touchline.core.text import without_controls
-    from touchline.data.user_config import load_settings
 
     found = list(api.logs(experiment, load_settings(), run=run, evaluation=evaluation, lines=lines))
     return {
@@ -224,8 +222,6 @@ def logs(
 
 def results(*, experiment: Experiment, run: Run = None, section: Section = None) -> Data:
     """Return scores, losses and durations of every run; `run` gives one in full, `section` the statistical tests."""
-    from touchline import api
-    from touchline.results.report_inputs import ResultsAnswer
 
     full = answer_object(ResultsAnswer, api.results_answer(experiment, api.results(experiment)))
     return _chosen(full, ("schema_version", "runs"), _RESULT, section, run)
@@ -237,8 +233,6 @@ def compare(
     section: Section = None,
 ) -> Data:
     """Compare experiments: settings that differ, paired differences of scores, and what cannot be compared."""
-    from touchline import api
-    from touchline.report.compared import ComparedExperiments
 
     full = answer_object(ComparedExperiments, api.compare(experiments))
     return _chosen(full, ("schema_version", *_COMPARED), (), section, None)
@@ -246,9 +240,6 @@ def compare(
 
 def models() -> Data:
     """List the base models on this machine."""
-    from touchline.core.catalog import ModelInfo
-    from touchline.data.models import find_models
-    from touchline.data.user_config import load_settings
 
     settings = load_settings()
     full = answer(models=(list[ModelInfo], find_models(settings.models_dir)))
@@ -258,8 +249,6 @@ def models() -> Data:
 
 def data(*, path: Annotated[Path, Field(description="JSON, JSONL, CSV, parquet, or an experiment.yaml.")]) -> Data:
     """Audit a dataset: splits, columns, duplicates, leaks between splits, labels."""
-    from touchline import api
-    from touchline.lint.audited import DataAudit
 
     full = answer_object(DataAudit, api.data_audit(path))
     return summary(full, [key for key in full if key not in ("duplicates", "labels")])
@@ -278,8 +267,6 @@ def init(
     output_column: Columns = None,
 ) -> Data:
     """Write a commented experiment.yaml for a dataset. Nothing is replaced."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
 
     started = api.init(
         target,
@@ -299,11 +286,6 @@ def edit(
     values: Annotated[dict[str, Any], Field(description='Value by dotted key, such as {"train.epochs": 2}.')],
 ) -> Data:
     """Set values in experiment.yaml, keeping its comments, if the result can be read."""
-    from touchline.core.files import read_text_bounded, write_if_changed
-    from touchline.experiment.document import SIZE_LIMIT_BYTES
-    from touchline.experiment.edit import with_values
-    from touchline.experiment.read import read_experiment
-    from touchline.run.folders import ExperimentFolder
 
     path = ExperimentFolder(experiment).yaml
     text = with_values(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path), values)
@@ -317,9 +299,6 @@ def fix(
     write: Annotated[bool, Field(description="Write the changes; otherwise only show them.")] = False,
 ) -> Data:
     """Show the safe fixes of what `check` finds, or apply them."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.lint.checked import CheckRequest
 
     _refuse_code(paths)
     changes = api.check_fix(paths, load_settings(), CheckRequest(), write=write)
@@ -328,9 +307,6 @@ def fix(
 
 def report(*, experiment: Experiment, section: Section = None) -> Data:
     """Write RESULTS.md and report.html, and return the answer, claims, issues and next steps."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.report.report import Report
 
     written = api.report(experiment, cache=load_settings().cache_dir)
     full = answer(report=(Report, written.report))
@@ -368,10 +344,6 @@ def evaluate(
 
 def cancel(*, experiment: Experiment, run: Run = None) -> Data:
     """Ask the jobs of a run, or of all, to save and end. Needs an approval."""
-    from touchline import api
-    from touchline.data.user_config import load_settings
-    from touchline.run.budget import require_approval
-    from touchline.run.folders import ExperimentFolder
 
     require_approval(ExperimentFolder(experiment))
     return {"cancelled": api.cancel(experiment, load_settings(), only=run)}
@@ -395,7 +367,6 @@ def _chosen(full: Data, keys: Sequence[str], run_keys: Sequence[str], wanted: st
 
 
 def _budget(value: object) -> Data:
-    from touchline.run.budget import Budget
 
     found: Data = answer_object(Budget, value)
     return found
@@ -407,7 +378,6 @@ def _refuse_code(paths: Sequence[Path]) -> None:
     Raises:
         PolicyError: a path names one.
     """
-    from touchline.lint.local.checking import is_task_target
 
     for path in paths:
         if is_task_target(path):

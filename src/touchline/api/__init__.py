@@ -40,12 +40,7 @@ Verbs take and return values and print nothing. `on_progress` receives counts, `
 
 from __future__ import annotations
 
-from touchline.api.authoring import (
-    import_experiment,
-    init,
-    read_experiment,
-    write_experiment,
-)
+from touchline.api.authoring import import_experiment, init, read_experiment, write_experiment
 from touchline.api.history import (
     history,
     history_calibration,
@@ -74,23 +69,8 @@ from touchline.api.outcomes import (
     strategy_line,
     strategy_section,
 )
-from touchline.api.planning import (
-    approve,
-    approved_budget,
-    check,
-    check_fix,
-    plan,
-)
-from touchline.api.running import (
-    cancel,
-    demo,
-    evaluate,
-    prepare,
-    reproduce,
-    resume,
-    run,
-    submit,
-)
+from touchline.api.planning import approve, approved_budget, check, check_fix, plan
+from touchline.api.running import cancel, demo, evaluate, prepare, reproduce, resume, run, submit
 from touchline.api.sizing import (
     design,
     doctor,

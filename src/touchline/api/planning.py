@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
+from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ProgressCallback, ignore_message
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
 from touchline.plan.drift import RunMark
@@ -39,6 +39,7 @@ def check(
     settings: UserConfig,
     request: CheckRequest | None = None,
     on_message: MessageCallback = ignore_message,
+    on_progress: NamedProgressCallback | None = None,
 ) -> tuple[CheckReport, list[Finding]]:
     """Check experiments, configs, scripts and data; report all findings at once.
 
@@ -48,6 +49,7 @@ def check(
         request: the target machine and the selected rules (default: this machine, all rules).
         on_message: receives a line before the code of a task file runs; only files named in `paths` are run. Receives
             how the file of an experiment differs from its plan on disk.
+        on_progress: receives the number of checked files, of all, and the next one.
 
     Returns:
         The report, and the findings with their fixes.
@@ -58,7 +60,7 @@ def check(
     from touchline.lint.checked import CheckRequest
     from touchline.lint.local.checking import check_paths
 
-    found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message)
+    found = check_paths(paths, settings, request or CheckRequest(), decided_on_disk, on_message, on_progress)
     for folder in (ExperimentFolder(path) for path in paths if (path / "experiment.yaml").is_file()):
         if (planned := folder.read_plan()) is not None:
             for line in recorded_lines(folder, planned):

@@ -100,6 +100,8 @@ def run(
             on_message(line)
         refuse_absent(made.plan, made.folder)
         planned = _prepared(read_planned(source), settings, accepted=False)
+        for line in planned.edited:
+            on_message(line)
         return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
 
@@ -327,16 +329,16 @@ def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = N
     runs = strategy.active_runs(planned, only)
     for planned_run in () if accepted else runs:
         refuse_edits(planned, planned_run)
-    notes = write_folders(planned, runs, settings)
+    edited, others = write_folders(planned, runs, settings)
     started = read_started(planned.folder.yaml)
     collecting.write_collected(started, collect_results(started.plan, started.folder.root))
-    return replace(planned, notes=(*planned.notes, *notes))
+    return replace(planned, notes=(*planned.notes, *edited, *others), edited=tuple(edited))
 
 
 def _to_start(source: Path, settings: UserConfig, on_message: MessageCallback, *, approved: bool) -> LoadedPlan:
     """Prepare the plan on disk, and name its overrides."""
     planned = _prepare(source, settings, approved=approved)
-    for line in recorded_lines(planned.folder, planned.plan):
+    for line in (*recorded_lines(planned.folder, planned.plan), *planned.edited):
         on_message(line)
     return planned
 

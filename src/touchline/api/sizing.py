@@ -138,11 +138,7 @@ def design(
     return found.answer
 
 
-def place(
-    jobs: Path,
-    cluster: Cluster,
-    deadline: str | None,
-) -> Placement:
+def place(jobs: Path, cluster: Cluster, deadline: str | None) -> Placement:
     """Schedule the jobs of a file on GPUs against a deadline.
 
     Raises:
@@ -177,12 +173,7 @@ def place_experiment(
     return carry_out(planned, settings.slurm, request)
 
 
-def pack(
-    request: PackRequest,
-    settings: UserConfig,
-    *,
-    on_progress: ProgressCallback | None = None,
-) -> PackingSummary:
+def pack(request: PackRequest, settings: UserConfig, *, on_progress: ProgressCallback | None = None) -> PackingSummary:
     """Compare packed and unpacked batching of a dataset by a trainer.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.output import print_output, print_status, print_table
+from touchline.cli.output import confirm, print_output, print_status, print_table
 
 skill_app = typer.Typer(help="Install skills for coding agents.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -85,7 +85,9 @@ def mcp_approve(
     for line in (*override_lines(plan), *planned.changes):
         print_output(line)
     print_output(f"{plan.experiment}: {plural(len(plan.runs), 'run')} on {plan.machine.name} ({plan.executor})")
+    for path, sha256 in plan.code_files(plan.runs).items():
+        print_output(f"runs the code of {path} (sha256 {sha256[:8]})")
     print_output(f"predicted: {measured(plan.gpu_hours)} of devices, {measured(plan.wall_seconds)} from start to end")
-    typer.confirm(f"May an agent run it, for at most {hours:g} device-hours?", abort=True)
+    confirm(f"May an agent run it, for at most {hours:g} device-hours?")
     api.approve(source, hours)
     print_status(f"approved: {hours:g} device-hours. A changed plan needs a new approval.")

@@ -49,11 +49,7 @@ def audit(
             messages=messages,
             prompt=prompt,
         )
-    request = AuditRequest(
-        data=data,
-        given=stated_columns(input_column, output_column),
-        media_root=media_root,
-    )
+    request = AuditRequest(data=data, given=stated_columns(input_column, output_column), media_root=media_root)
     found = run_audit(path, request)
     if json:
         print_object(DataAudit, found)
@@ -85,11 +81,7 @@ def _show(found: DataAudit) -> None:
         print_table(
             ("answer", *(Column(name, numeric=True) for name in (*names, "share"))),
             [
-                (
-                    _cut(label.label),
-                    *(f"{label.counts.get(name, 0):,}" for name in names),
-                    percent(label.share),
-                )
+                (_cut(label.label), *(f"{label.counts.get(name, 0):,}" for name in names), percent(label.share))
                 for label in found.labels[:_LABELS]
             ],
             title=f"{found.distinct_answers:,} different answers",

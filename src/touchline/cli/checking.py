@@ -53,6 +53,7 @@ def check(
     The exit code is 1 if there are errors.
     """
     from touchline import api
+    from touchline.cli.progress import progress_bar
     from touchline.core.errors import InputError
     from touchline.data.user_config import load_settings
     from touchline.lint.checked import CheckRequest
@@ -75,7 +76,8 @@ def check(
             print_status(f"note: {note}")
         if diff:
             return
-    report, findings = api.check(paths, load_settings(), request, print_status)
+    with progress_bar("checking") as on_progress:
+        report, findings = api.check(paths, load_settings(), request, print_status, on_progress)
     if json:
         from touchline.lint.check import CheckReport
 

@@ -9,6 +9,7 @@ import typer
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
+from touchline.core.text import has_control
 
 _LIMIT_BYTES = 32 << 20
 """Largest plan that a key press waits for."""
@@ -27,4 +28,4 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
         names = [run["name"] for run in parse_json(read_bytes(plan, _LIMIT_BYTES))["runs"]]
     except (TouchlineError, OSError, ValueError, KeyError, TypeError):
         return []  # the command itself reports what is wrong
-    return [name for name in names if isinstance(name, str) and name.startswith(incomplete)]
+    return [name for name in names if isinstance(name, str) and name.startswith(incomplete) and not has_control(name)]

@@ -22,6 +22,7 @@ from touchline.cli.output import (
     print_status,
     print_table,
 )
+from touchline.core.text import join_names
 from touchline.core.units import bare, between, format_bytes, percent
 
 if TYPE_CHECKING:
@@ -102,19 +103,12 @@ def history_import(
     Unchanged files are not read again. Facts that a log lacks can be given here or in a file touchline-facts.yaml
     next to the logs. They never replace measured values.
     """
+    given = {**locals()}
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.history.adding import ImportSummary
 
-    named = {
-        "gpu": gpu,
-        "gpus": gpus,
-        "model": model,
-        "dataset": dataset,
-        "trainer": trainer,
-        "method": method,
-        "precision": precision,
-    }
+    named = {key: value for key, value in given.items() if key not in ("paths", "history", "facts", "dry_run", "json")}
     stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
     with progress_bar("reading logs") as on_progress:
         added = api.history_import(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
@@ -178,10 +172,7 @@ def history_show(
 
 
 @history_app.command("calibration")
-def history_calibration(
-    history: History = None,
-    json: Json = False,
-) -> None:
+def history_calibration(history: History = None, json: Json = False) -> None:
     """Score estimates: predicted against measured values.
 
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
@@ -362,11 +353,10 @@ def _say_lacking(added: ImportSummary, paths: list[Path], stated: dict[str, str]
             groups.setdefault((item.missing_facts, to_measure, named), []).append(item)
     for (keys, to_measure, named), items in groups.items():
         names = [item.name for item in items]
-        shown = ", ".join(names[:_NOTES_SHOWN]) + (
-            f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
-        )
         path = _here(named, paths)
-        print_status(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}")
+        print_status(
+            f"{join_names(names, _NOTES_SHOWN)}: no estimate of time can use this run; missing: {', '.join(keys)}"
+        )
         if to_measure:
             # The dataset is there and its model's tokenizer is not: the same options would not help.
             print_status(f"hint: {to_measure}; then the same command again")

@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -216,43 +216,19 @@ def run(
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
 
-    with ProgressDisplay() as bars:
-        found = api.run(
-            source,
-            load_settings(),
-            overrides or (),
-            only=run,
-            allow=allow or (),
-            retry=retry,
-            probe=probe,
-            on_progress=bars.update,
-            on_message=bars.print_note,
-        )
-    _show(found, json)
-    _say_report(source, json)
+    _work(api.run, source, json, only=run, overrides=overrides or (), allow=allow or (), retry=retry, probe=probe)
 
 
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Resume an interrupted experiment."""
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
 
-    with ProgressDisplay() as bars:
-        found = api.resume(
-            source, load_settings(), only=run, retry=retry, on_progress=bars.update, on_message=bars.print_note
-        )
-    _show(found, json)
-    _say_report(source, json)
+    _work(api.resume, source, json, only=run, retry=retry)
 
 
 def cancel(
-    source: Source,
-    run: Run = None,
-    every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+    source: Source, run: Run = None, every: Annotated[bool, typer.Option("--all", help="Every run.")] = False
 ) -> None:
     """Cancel runs; running jobs save their state first."""
     from touchline import api
@@ -278,21 +254,11 @@ def evaluate(
 ) -> None:
     """Evaluate trained checkpoints without current results."""
     from touchline import api
-    from touchline.cli.progress import ProgressDisplay
-    from touchline.data.user_config import load_settings
 
-    with ProgressDisplay() as bars:
-        found = api.evaluate(
-            source, load_settings(), only=run, epochs=epochs, on_progress=bars.update, on_message=bars.print_note
-        )
-    _show(found, json)
-    _say_report(source, json)
+    _work(api.evaluate, source, json, only=run, epochs=epochs)
 
 
-def collect(
-    source: Source,
-    json: Json = False,
-) -> None:
+def collect(source: Source, json: Json = False) -> None:
     """Update status files; add finished runs to the history."""
     from touchline import api
     from touchline.core.quantity import Quantity
@@ -372,8 +338,14 @@ def _show(found: Results, json: bool) -> None:
         print_output(line)
 
 
-def _say_report(source: Path, json: bool) -> None:
-    """Name the report; on stderr where stdout holds JSON."""
+def _work(verb: Callable[..., Results], source: Path, json: bool, **options: Any) -> None:
+    """Call a verb that works on runs, with their progress; show the results and name the report."""
+    from touchline.cli.progress import ProgressDisplay
+    from touchline.data.user_config import load_settings
+
+    with ProgressDisplay() as bars:
+        found = verb(source, load_settings(), **options, on_progress=bars.update, on_message=bars.print_note)
+    _show(found, json)
     folder = source if source.is_dir() else source.parent
     (print_status if json else print_output)(f"report: {folder / 'RESULTS.md'} and report.html")
 
@@ -442,7 +414,8 @@ def _unexpected(error: Exception) -> int:
     """Print a usage error, an error of the operating system, or an internal error; return the exit code."""
     show = getattr(error, "show", None)
     if callable(show):
-        show()
+        show(file := io.StringIO())
+        print_status(file.getvalue().rstrip())
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError):
         print_status(f"error: {error.strerror or error}: {error.filename or ''}")

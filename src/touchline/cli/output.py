@@ -9,12 +9,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
+
 from touchline.core.errors import TouchlineError, finding_lines, remedy_lines
 from touchline.core.json_answer import answer, answer_object, json_text
-from touchline.core.text import without_controls
+from touchline.core.text import valid_utf8, without_controls
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from rich.text import Text
 
     from touchline.core.finding import Finding
     from touchline.core.table import Column, Section, Table, Value
@@ -27,21 +31,66 @@ _SCREEN = 80
 
 def print_status(text: str) -> None:
     """Print a message on stderr."""
-    sys.stderr.write(_for(sys.stderr, text) + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, _broken_lines(sys.stderr, text))
 
 
 def print_output(text: str) -> None:
     """Print text on stdout."""
-    print_data(_for(sys.stdout, text))
+    print_data(_broken_lines(sys.stdout, text))
 
 
 def print_data(text: str) -> None:
-    """Print text on stdout as it is: JSON, CSV, a diff, a file."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Print text on stdout, as it is where no terminal reads it: JSON, CSV, a diff, a file."""
+    _write(sys.stdout, text, "" if text.endswith("\n") else "\n")
 
 
-def _for(stream: TextIO, text: str) -> str:
+def print_now(text: str, end: str = "\n", *, redraws: bool = False) -> None:
+    """Print text on stdout at once; it may replace the line that the cursor is on."""
+    _write(sys.stdout, without_controls(text), end, before="\r\x1b[K" if redraws else "")
+    sys.stdout.flush()
+
+
+def ask(prompt: str) -> str:
+    """Return the line that the user types behind a prompt on stderr.
+
+    Raises:
+        EOFError: stdin has ended.
+    """
+    _write(sys.stderr, without_controls(prompt), "")
+    if not (line := sys.stdin.readline()):
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def confirm(question: str) -> None:
+    """Ask the user a question.
+
+    Raises:
+        typer.Abort: the answer is no.
+    """
+    typer.confirm(displayed(question), abort=True, err=True)
+
+
+def rich_text(text: str) -> Text:
+    """Return text for a display that rich draws."""
+    from rich.text import Text
+
+    return Text(displayed(text))
+
+
+def displayed(text: str) -> str:
+    """Return text of any origin as a terminal may show it."""
+    return valid_utf8(without_controls(text))
+
+
+def _write(stream: TextIO, text: str, end: str = "\n", *, before: str = "") -> None:
+    """Write to stdout or stderr, as nothing else of the commands does. A terminal gets nothing that it would obey."""
+    stream.write(f"{before}{displayed(text) if stream.isatty() else valid_utf8(text)}{end}")
+    if stream is sys.stderr:
+        stream.flush()
+
+
+def _broken_lines(stream: TextIO, text: str) -> str:
     """Return text without control sequences; a terminal gets it broken between words, commands to copy whole."""
     text = without_controls(text)
     if not stream.isatty():
@@ -92,7 +141,7 @@ def print_declared(table: Table) -> None:
     if table.title:
         print_output(table.title)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print_data("\n".join(text_lines(table, width)))
+    _write(sys.stdout, without_controls("\n".join(text_lines(table, width))))
     for note in table.notes:
         print_output(note)
 
@@ -108,7 +157,7 @@ def print_section(section: Section) -> None:
         print_declared(table)
     for sentence, text in section.blocks:
         print_output(f"- {sentence}")
-        print_data(textwrap.indent(without_controls(text), "    "))
+        _write(sys.stdout, without_controls(textwrap.indent(text, "    ")))
     for line in section.lines:
         print_output(f"- {line}")
 

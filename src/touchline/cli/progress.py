@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from touchline.cli.output import print_status
+from touchline.cli.output import displayed, print_status, rich_text
 from touchline.cli.status_text import with_interval
-from touchline.core.text import shorten, without_controls
+from touchline.core.text import shorten
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -41,9 +41,7 @@ def progress_bar(what: str) -> Iterator[_ProgressCallback | None]:
     with ProgressDisplay() as bars:
 
         def show(done: int, total: int, text: str = "") -> None:
-            # Whatever bytes a file name has, the text is safe for any terminal.
-            shown = text.encode("utf-8", "replace").decode()
-            bars.update([JobProgress(name=what, done=done, total=total, text=shown)])
+            bars.update([JobProgress(name=what, done=done, total=total, text=text)])
 
         yield show
 
@@ -83,10 +81,8 @@ class ProgressDisplay:
         for row in ended:
             self._print(self._last_line(row))
         if self._live is not None:
-            from rich.text import Text
-
             width, height = self._live.console.size
-            self._live.update(Text("\n".join(lines(list(rows.values()), self._total, width, height))))
+            self._live.update(rich_text("\n".join(lines(list(rows.values()), self._total, width, height))))
             return
         for row in begun:
             print_status(f"{row.name}: started")
@@ -101,10 +97,8 @@ class ProgressDisplay:
     def _print(self, line: str) -> None:
         if self._live is None:
             print_status(line)
-            return
-        from rich.text import Text
-
-        self._live.console.print(Text(without_controls(line)))
+        else:
+            self._live.console.print(rich_text(line))
 
     def _last_line(self, row: JobProgress) -> str:
         from touchline.core.units import format_seconds
@@ -123,7 +117,7 @@ def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, he
     """
     room = max(height - 3, 1)
     shown = list(rows) if len(rows) <= room else list(rows[: room - 1])
-    names = [without_controls(row.name) for row in (*shown, *([total] if total is not None else []))]
+    names = [displayed(row.name) for row in (*shown, *([total] if total is not None else []))]
     column = min(max((len(name) for name in names), default=0), max(NAME_COLUMNS, width - 60))
     found = [_line(row, column, width) for row in shown]
     if len(shown) < len(rows):
@@ -142,22 +136,19 @@ def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_s
         queued = f", {total.text}" if total.text else ""
         parts.append(f"{total.done}/{total.total} jobs done, {len(rows)} active{queued}")
         parts += [text] if (text := with_interval(total.left, "left")) else []
-    parts += [
-        " ".join(filter(None, (without_controls(row.name), _count(row), without_controls(row.text))))
-        for row in rows[:4]
-    ]
+    parts += [" ".join(filter(None, (row.name, _count(row), row.text))) for row in rows[:4]]
     parts += [f"and {len(rows) - 4} more"] if len(rows) > 4 else []
     return "; ".join(parts)
 
 
 def _line(row: JobProgress, column: int, width: int) -> str:
-    name = without_controls(row.name)
+    name = displayed(row.name)
     if len(name) > column:
         # The beginnings of names are alike; their ends differ.
         name = f"{name[: column // 2 - 1]}…{name[-(column - column // 2) :]}"
     filled = min(BAR_COLUMNS * row.done // row.total, BAR_COLUMNS) if row.total else 0
     bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)
-    parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), without_controls(row.text)]
+    parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), displayed(row.text)]
     text = " ".join(part for part in parts if part)
     return shorten(text, width)
 

@@ -18,9 +18,7 @@ _VERDICT_COLUMNS = 14
 _NAME_COLUMNS = 24
 
 
-def selftest(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
+def selftest(json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False) -> None:
     """Verify training, memory and speed on this machine."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay

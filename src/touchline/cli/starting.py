@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from touchline.cli.output import print_json, print_output, print_status, screen_width, show_error
+from touchline.cli.output import ask, print_json, print_output, print_status, screen_width, show_error
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.quantity import Missing
 from touchline.run.interview.answers import Question, unquoted
@@ -158,16 +158,7 @@ class _Terminal:
                 _print_wrapped(f"default: {default.text} ({default.reason})", "     ", "     ")
         else:
             show_error(problem)
-        return unquoted(_read("> "))
-
-
-def _read(prompt: str) -> str:
-    sys.stderr.write(prompt)
-    sys.stderr.flush()
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line.rstrip("\n")
+        return unquoted(ask("> "))
 
 
 def _width() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from touchline.cli.completing import complete_run
-from touchline.cli.output import print_json, print_status, print_table
+from touchline.cli.output import confirm, print_json, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.run.budget import JobTotals
@@ -89,4 +89,4 @@ def _ask_to_submit(totals: JobTotals) -> None:
     print_status(f"{plural(totals.trainings + totals.evaluations, 'job')}: {kinds}")
     print_status(f"predicted: {measured(totals.device_hours)} of devices")
     print_status(f"by their time limits, at most: {measured(totals.limit_hours)} of devices")
-    typer.confirm("Submit?", abort=True, err=True)
+    confirm("Submit?")

@@ -21,6 +21,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from touchline.cli.output import ask, displayed, print_status
 from touchline.cli.watch_text import Line, LossCurves, description, lines
 from touchline.core.errors import TouchlineError
 from touchline.core.files import open_append
@@ -242,9 +243,9 @@ class WatchApp(App[None]):
         with self.suspend():
             kept = signal.signal(signal.SIGINT, lambda *_: None)
             try:
-                sys.stderr.write(f"log of {run}, Ctrl-C goes back\n")
+                print_status(f"log of {run}, Ctrl-C goes back")
                 subprocess.run(words, check=False)  # noqa: S603 (our own words)
-                input("Enter goes back ")
+                ask("Enter goes back ")
             except EOFError:
                 pass
             finally:
@@ -308,5 +309,5 @@ def start_command(source: Path, command: str, run: str) -> str:
 def _text(line: Line) -> Text:
     shown = Text(no_wrap=line.run is not None, overflow="ellipsis" if line.run is not None else "fold")
     for part, style in line.parts:
-        shown.append(part, style)
+        shown.append(displayed(part), style)
     return shown

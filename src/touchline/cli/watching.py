@@ -16,8 +16,7 @@ import typer
 
 from touchline.cli import status_text as text
 from touchline.cli.completing import complete_run
-from touchline.cli.output import print_json, print_output, print_status, print_table
-from touchline.core.text import without_controls
+from touchline.cli.output import print_json, print_now, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
@@ -115,16 +114,16 @@ def logs(
             if said.file is not None:
                 print_status(f"==> {said.file}")
             if said.line is not None:
-                _show(f"\r\x1b[K{without_controls(said.line)}" if drawn else without_controls(said.line), "\n")
+                print_now(said.line, redraws=drawn)
                 drawn = False
             elif said.unfinished is not None and terminal:
-                _show(f"\r\x1b[K{without_controls(said.unfinished)}", "")
+                print_now(said.unfinished, "", redraws=True)
                 drawn = True
             elif said.unfinished is not None and time.monotonic() - shown_at >= BAR_SECONDS:
                 shown_at = time.monotonic()
-                _show(without_controls(said.unfinished), "\n")
+                print_now(said.unfinished)
     except KeyboardInterrupt:
-        _show("\n" if drawn else "", "")
+        print_now("", "\n" if drawn else "")
         print_status("Stopped watching. Jobs keep running.")
 
 
@@ -138,11 +137,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _show(words: str, end: str) -> None:
-    sys.stdout.write(words + end)
-    sys.stdout.flush()
 
 
 def _table(snapshot: Snapshot) -> None:
@@ -195,20 +189,20 @@ def _repeat(watcher: Watcher) -> None:
         notes = (snapshot.note, *snapshot.lines)
         if snapshot.strategy != strategy:
             strategy = snapshot.strategy
-            _show(without_controls(strategy), "\n")
+            print_now(strategy)
         for run in snapshot.runs:
             when, status = said.get(run.name, (float("-inf"), ""))
             changed = status != _standing(run)
             if changed or (run.status.value == "running" and time.monotonic() - when >= PLAIN_SECONDS):
                 said[run.name] = (time.monotonic(), _standing(run))
-                _show(without_controls(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
+                print_now(f"{time.strftime('%H:%M:%S')}  {text.line(run)}")
         for _, sentence, hint in text.flag_lines(snapshot.runs):
             # Numbers in a sentence change with every query; only run and code identify what was printed.
             summary = ":".join(sentence.split(":")[:2])
             if summary not in flagged:
                 flagged.add(summary)
-                _show(without_controls(f"{sentence}  (hint: {hint})" if hint else sentence), "\n")
-    _show(ended, "\n")
+                print_now(f"{sentence}  (hint: {hint})" if hint else sentence)
+    print_now(ended)
 
 
 def _standing(run: LiveRun) -> str:

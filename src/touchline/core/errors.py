@@ -47,6 +47,10 @@ class TouchlineError(Exception):
         self.findings = tuple(findings)
 
 
+class StoppedError(BaseException):
+    """Work is stopped by its caller: it was cancelled, or its time is over. No handler of faults takes it."""
+
+
 class RunsFailedError(TouchlineError):
     """Some runs failed; the others are complete."""
 

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from touchline.core.errors import FileLocksUnsupportedError, HostError, InputError, TouchlineError, quoted
 from touchline.core.json_text import parse_json
+from touchline.core.text import valid_utf8
 
 _CHUNK_BYTES = 1 << 20
 _READ_LIMIT_BYTES = 4 << 30
@@ -216,11 +217,6 @@ def disk_errors(what: str, path: Path) -> Iterator[None]:
         raise
 
 
-def _encoded(text: str) -> bytes:
-    """Return a text as UTF-8 bytes; characters that cannot be encoded become escapes."""
-    return text.encode(errors="backslashreplace")
-
-
 def _temporary_prefix(name: str) -> str:
     return f".{name[:40]}."
 
@@ -238,7 +234,7 @@ def remove_temporaries(folder: Path, names: Iterable[str]) -> None:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
-    data = _encoded(content) if isinstance(content, str) else content
+    data = valid_utf8(content).encode() if isinstance(content, str) else content
     temporary = path.parent / f"{_temporary_prefix(path.name)}{secrets.token_hex(4)}.tmp"
     with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +252,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_if_changed(path: Path, content: str) -> bool:
     """Write `content` unless it is there already, and say whether anything was written."""
     try:
-        if read_bytes(path) == _encoded(content):
+        if read_bytes(path) == valid_utf8(content).encode():
             return False
     except (FileNotFoundError, UnreadableFileError):
         pass
@@ -272,7 +268,7 @@ def append_line(path: Path, line: str) -> None:
         if size:
             stream.seek(size - 1)
             torn = stream.read(1) != b"\n"
-        stream.write(("\n" if torn else "").encode() + _encoded(line.rstrip("\n")) + b"\n")
+        stream.write(valid_utf8(("\n" if torn else "") + line.rstrip("\n") + "\n").encode())
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, value_text
-from touchline.core.text import without_controls
+from touchline.core.text import valid_utf8, without_controls
 
 ROWS_LIMIT = 30
 """Rows of a table that a notebook shows; files and frames have all."""
@@ -81,4 +81,4 @@ def _side(column: Column) -> str:
 
 def _text(text: str) -> Markup:
     """Return foreign text as HTML, without characters that no page can hold."""
-    return escape(without_controls(text).encode("utf-8", "replace").decode("utf-8"))
+    return escape(valid_utf8(without_controls(text)))

@@ -6,14 +6,16 @@ import json
 import math
 from typing import Any
 
+from touchline.core.text import escape_controls, valid_utf8
+
 ANSWER_SCHEMA_VERSION = 1
 
 
 def answer_object(kind: Any, value: object) -> Any:
-    """Return a value as data for JSON: quantities hold what applies to them, and no number is infinite or NaN."""
+    """Return a value as data for JSON; see `plain`."""
     from pydantic import TypeAdapter
 
-    return _plain(TypeAdapter(kind).dump_python(value, mode="json"))
+    return plain(TypeAdapter(kind).dump_python(value, mode="json"))
 
 
 def answer_version(*kinds: Any) -> int:
@@ -30,14 +32,16 @@ def answer(**parts: tuple[Any, object]) -> dict[str, Any]:
 
 def json_text(data: object) -> str:
     """Return the text of an answer."""
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    return escape_controls(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _plain(data: object) -> object:
-    """Leave out the empty fields of quantities; a number that JSON does not have becomes null."""
+def plain(data: Any) -> Any:
+    """Return data without the empty fields of quantities, as valid UTF-8; a number that JSON lacks becomes null."""
+    if isinstance(data, str):
+        return valid_utf8(data)
     if isinstance(data, dict):
         is_quantity = "value" in data and "unit" in data
-        return {key: _plain(value) for key, value in data.items() if not (is_quantity and value is None)}
-    if isinstance(data, list):
-        return [_plain(value) for value in data]
+        return {plain(key): plain(value) for key, value in data.items() if not (is_quantity and value is None)}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
     return data if not isinstance(data, float) or math.isfinite(data) else None

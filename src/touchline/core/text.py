@@ -1,7 +1,8 @@
 """Text for one line: without control characters, shortened, lists of names.
 
 Control characters are refused in one form (`has_control`) and replaced in two: `one_line` for foreign text that is to
-stand on a line, `without_controls` for text of several lines on a terminal.
+stand on a line, `without_controls` for text of several lines on a terminal. Marks that turn the direction of writing
+count as such. `valid_utf8` is for whatever leaves the process.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-"""Control characters, line separators, and marks that turn the direction of writing."""
+_OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Control characters but tab and newline, and marks that turn the direction of writing."""
+_CONTROL = re.compile(rf"[{_OBEYED}\t\n\u2028\u2029]")
 _TERMINAL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)|\x1b[@-Z\\-_]"
+    rf"|[{_OBEYED}]"
 )
-"""Sequences by which a program colors and moves on a terminal, and control characters but tab and newline."""
+"""Sequences by which a program colors and moves on a terminal, and single characters that it obeys."""
+_TERMINAL_CHARACTER = re.compile(f"[{_OBEYED}]")
 
 
 def has_control(text: str) -> bool:
@@ -30,6 +34,16 @@ def one_line(text: str, mark: str = " ") -> str:
 def without_controls(text: str, mark: str = "") -> str:
     """Return a text without escape sequences and control characters; tabs and newlines stay."""
     return _TERMINAL.sub(mark, text)
+
+
+def escape_controls(text: str) -> str:
+    """Return JSON text with the characters that a terminal obeys as escapes, which mean the same."""
+    return _TERMINAL_CHARACTER.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def valid_utf8(text: str) -> str:
+    """Return a text that UTF-8 can encode: halves of surrogate pairs and bytes of file names become escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def shorten(text: str, most: int) -> str:

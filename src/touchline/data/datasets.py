@@ -14,7 +14,7 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity
 from touchline.core.near import near_names
-from touchline.core.text import shorten
+from touchline.core.text import first_of, shorten
 from touchline.data.chats import Prompt, RowProblem, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.data.data_files import FileState, FoundFiles, KeptWhileSmall, find_files
 from touchline.data.dataset_cache import keep_dataset, known_dataset
@@ -323,7 +323,9 @@ def _fault_hint(fault: RowProblem, values: Mapping[str, object]) -> str:
 
 
 def _column_hint(
-    columns: Sequence[str], values: Mapping[str, object], key: str = "data: {input: ..., output: ...}"
+    columns: Sequence[str],
+    values: Mapping[str, object],
+    key: str = "data: {input: ..., output: ...}, or by --input and --output",
 ) -> str:
     there = list(values)
     if (separated := separator_hint(there)) is not None:
@@ -331,7 +333,7 @@ def _column_hint(
     chat = next((name for name, value in values.items() if is_chat(value)), None)
     if chat is not None:
         return f"column {chat!r} holds chats: data: {{messages: {chat}}}"
-    listed = f"columns here: {', '.join(there[:_COLUMNS_SHOWN])}{', ...' if len(there) > _COLUMNS_SHOWN else ''}"
+    listed = f"columns here: {first_of(map(repr, there), _COLUMNS_SHOWN)}"
     if near := _near(columns, values):
         return f"did you mean {' and '.join(map(repr, near))}? {listed}"
     return f"{listed} (name them in {key})"

@@ -18,7 +18,6 @@ _CLOSING = "\"'”’)]}»」』*`"
 _CP1252 = "€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _CONTINUED = f"[\x80-\xbf{_CP1252}]"
 _MOJIBAKE = re.compile(f"[Â-ß]{_CONTINUED}|[à-ï]{_CONTINUED}{{2}}|ð{_CONTINUED}{{3}}")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def normal(text: str) -> str:
@@ -78,11 +77,6 @@ def _as_was(piece: str) -> str | None:
 def _byte(character: str) -> bytes:
     # Windows-1252 leaves five bytes undefined; readers give those as they are.
     return character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
-
-
-def surrogate(text: str) -> bool:
-    """Return True if the text has a lone surrogate, which UTF-8 cannot encode."""
-    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def ends_whole(text: str) -> bool:

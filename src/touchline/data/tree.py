@@ -14,8 +14,8 @@ from touchline.core.finding import Finding, Location, Severity
 FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
 """Kind of a file by its name; the content decides what it is."""
 
-FILE_LIMIT = 50_000
-"""Limit on files per call."""
+FILE_LIMIT = 10_000
+"""Limit on files per call; what is beyond is not checked, which is an error."""
 _ENDINGS: dict[str, FileKind] = {
     ".yaml": "yaml",
     ".yml": "yaml",
@@ -80,12 +80,17 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
     findings: list[Finding] = []
     for path in paths:
         for file in [_named(path)] if not path.is_dir() else _walk(path, findings):
-            found.setdefault(str(file.path.resolve()), file)
-            if len(found) > FILE_LIMIT:
-                raise InputError(
-                    f"more than {FILE_LIMIT:,} files under {str(path)!r}", expected="a folder of experiments or configs"
-                )
+            key = str(file.path.resolve())
+            if key not in found and len(found) == FILE_LIMIT:
+                findings.append(unfinished(path, f"more than {FILE_LIMIT:,} files: those beyond are not checked"))
+                return tuple(found.values()), tuple(findings)
+            found.setdefault(key, file)
     return tuple(found.values()), tuple(findings)
+
+
+def unfinished(path: Path, message: str) -> Finding:
+    """Return the error that something under a path was not checked."""
+    return _finding(path, message, "name a folder of experiments or configs below it", Severity.ERROR)
 
 
 def _exists(path: Path) -> bool:
@@ -137,23 +142,15 @@ def _leads_up(link: Path) -> bool:
 
 
 def _ring(link: Path) -> Finding:
-    return Finding(
-        code="EX012",
-        severity=Severity.WARNING,
-        subject=link.name,
-        message="a link that leads back to a folder above it, or nowhere, is not followed",
-        where=Location(path=str(link)),
-        hint="remove the link: tools that follow links do not terminate here",
-    )
+    message = "a link that leads back to a folder above it, or nowhere, is not followed"
+    return _finding(link, message, "remove the link: tools that follow links do not terminate here", Severity.WARNING)
 
 
 def _closed(error: OSError) -> Finding:
-    path = str(error.filename or "")
-    return Finding(
-        code="EX012",
-        severity=Severity.WARNING,
-        subject=path,
-        message=f"this folder was not read: {error.strerror or error}",
-        where=Location(path=path),
-        hint=f"ls -ld {path!r}",
-    )
+    message, path = f"this folder was not read: {error.strerror or error}", str(error.filename or "")
+    return _finding(Path(path), message, f"ls -ld {path!r}", Severity.WARNING)
+
+
+def _finding(path: Path, message: str, hint: str, severity: Severity) -> Finding:
+    where = Location(path=str(path))
+    return Finding(code="EX012", severity=severity, subject=path.name, message=message, where=where, hint=hint)

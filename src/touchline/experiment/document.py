@@ -20,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import has_half_characters
+from touchline.core.text import valid_utf8
 
 SIZE_LIMIT_BYTES = 1 << 20
 DEPTH_LIMIT = 100
@@ -267,7 +268,7 @@ class _Plain:
         return text
 
     def _fault(self, path: Path, message: str) -> None:
-        subject = ".".join(map(str, path)).encode(errors="backslashreplace").decode()
+        subject = valid_utf8(".".join(map(str, path)))
         self.findings.append(error("EX003", subject, f"{subject}: {message}", self._where(path)))
 
     def _where(self, path: Path) -> Location:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -366,6 +367,13 @@ class Plan:
     def own_task(self) -> EvaluationTask | None:
         """The experiment's own task where it is a file; None for a ready-made one."""
         return next((task for task in self.tasks if task.name == self.task and task.is_file), None)
+
+    def code_files(self, trained: Iterable[PlannedRun]) -> dict[str, str]:
+        """Return the user's files that the tasks, and the trainings of these runs, execute: hash by path."""
+        found = {run.recipe.path: run.recipe.sha256 for run in trained if run.recipe is not None}
+        for task in self.tasks:
+            found |= ({} if task.file is None else {task.file: task.sha256 or ""}) | task.modules
+        return found
 
     @property
     def further_tasks(self) -> tuple[EvaluationTask, ...]:

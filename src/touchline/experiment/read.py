@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding, Location
 from touchline.core.removed import drop_removed
-from touchline.core.units import parse_duration
+from touchline.core.units import parse_duration, plural
 from touchline.experiment.document import YamlDocument, error, parse, parse_value
 from touchline.experiment.expand import FACTOR_ROOTS
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
@@ -73,6 +73,11 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         InputError: with every fault as a finding.
     """
     document = parse(text, path)
+    known = {each.name for each in fields(Experiment)} & document.data.keys()
+    if len(known) * 2 < len(document.data):
+        # Any file may be named here, such as one of passwords: its keys are counted, not shown.
+        told = f"{plural(len(document.data), 'key')}, {len(known)} of them an experiment's"
+        raise InputError(f"{path}: not an experiment ({told})", expected="an experiment.yaml", hint="touchline init")
     data, findings = apply_overrides(document.data, overrides)
     document = replace(
         document, overridden={override_path(override.partition("=")[0]): override for override in overrides}

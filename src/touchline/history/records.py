@@ -21,7 +21,7 @@ from touchline.backends.logtext.redact import redact
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.text import without_controls
+from touchline.core.text import valid_utf8, without_controls
 from touchline.history.reading import OptionalText, RunReading, SourcedText
 from touchline.history.record import (
     RECORD_SCHEMA_VERSION,
@@ -175,7 +175,7 @@ def model_name(model: OptionalText) -> OptionalText:
 
 def redact_paths(text: str) -> str:
     """Return a copied line without absolute paths and control characters: `…/last_part` stays of a path."""
-    text = _QUOTED.sub(r"\1…/\2\1", without_controls(text).replace("\n", "").encode("utf-8", "ignore").decode())
+    text = _QUOTED.sub(r"\1…/\2\1", valid_utf8(without_controls(text).replace("\n", "")))
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 
 
@@ -265,7 +265,7 @@ def plain(value: object) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [plain(part) for part in value]
-    return str(value) if isinstance(value, str) else value
+    return valid_utf8(value) if isinstance(value, str) else value
 
 
 def to_json(record: RunRecord) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from touchline.core.finding import Severity
 from touchline.core.near import near_names
+from touchline.core.text import first_of
 from touchline.data.columns import text_of
 from touchline.data.text import normal, short
 from touchline.lint.data_view import DataRow, DataView, at_file, percent, violation_in_rows
@@ -38,7 +39,7 @@ def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
     usual = {key for row in view.rows if name in row.values for key in row.values}
     other = sorted({key for row in lacking for key in row.values} - usual)
     if not usual:
-        return f"columns here: {', '.join(other[:10])}"
+        return f"columns here: {first_of(map(repr, other), 10)}"
     near = near_names(name, other, most=1, cutoff=0.5) or other[:1]
     return f"these rows have {near[0]!r} instead" if near else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.json_text import has_half_characters
 from touchline.data import text as data_text
 from touchline.data.text import short
 from touchline.lint.data_view import DataRow, DataView, violation_in_rows
@@ -52,6 +53,6 @@ def _lost(text: str) -> str | None:
 @rule("DA364", Severity.ERROR)
 def lone_surrogates(view: DataView) -> Iterator[Violation]:
     """Report text with lone surrogates."""
-    rows = _rows_with(view, data_text.surrogate)
+    rows = _rows_with(view, has_half_characters)
     if rows:
         yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")

@@ -266,10 +266,10 @@ def violation_in_rows(
 
 def places(view: DataView, rows: Sequence[DataRow]) -> str:
     """Return `lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
-    lines = [view.where(row).line for row in rows[:_SHOWN]]
-    if all(line is not None for line in lines):
-        numbers = [view.where(row).line for row in rows[: _SHOWN + 1]]
-        return f"line{'s' if len(lines) > 1 else ''} {first_of(map(str, numbers), _SHOWN)}"
+    lines = [view.where(row).line for row in rows[: _SHOWN + 1]]
+    # A JSON file may have all its rows on one line.
+    if None not in lines and len({*lines}) == len(lines):
+        return f"line{'s' if len(lines) > 1 else ''} {first_of(map(str, lines), _SHOWN)}"
     return f"row{'s' if len(lines) > 1 else ''} {first_of((str(row.number) for row in rows), _SHOWN)}"
 
 

@@ -215,9 +215,7 @@ def _jobs(plan: Plan) -> Iterator[tuple[str, str]]:
         evaluated = [evaluation_limit(plan, run) for run in plan.runs]
         limits = [f"training {_longest(trained)}"] * bool(trained) + [f"evaluation {_longest(evaluated)}"]
         yield "Time limit", f"{', '.join(limits)} (--show limits)"
-    code = [f"task {task.name}" for task in plan.tasks if task.is_file]
-    code += [f"recipe {path}" for path in dict.fromkeys(run.recipe.path for run in plan.runs if run.recipe is not None)]
-    if code:
+    if code := [f"{path} (sha256 {sha256[:8]})" for path, sha256 in plan.code_files(plan.runs).items()]:
         yield "Your code", f"{join_names(code, 2)}, review it before it runs (--show tasks)"
     for model in plan.models.values():
         if model.absent:

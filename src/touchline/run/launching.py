@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from touchline.core.errors import (
     SubmissionRejectedError,
     SubmissionUnknownError,
 )
-from touchline.core.files import read_text_bounded, try_lock
+from touchline.core.files import read_text_bounded, try_lock, write_if_changed
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.status import JobState
 from touchline.core.text import first_of
@@ -115,6 +116,8 @@ def work(
     began = len(ledger.entries())
     recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
+    if first or shared_evaluation_jobs(planned, runs, epochs):
+        _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
     _require_environments(planned, first)
     gpus = visible_gpus()
     # A CPU has the plan's slots, whatever the time since: all runs have the same number of threads.
@@ -167,6 +170,18 @@ def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
 def _require_environments(planned: LoadedPlan, training: Sequence[Job]) -> None:
     names = {job.name for job in training}
     require_environments(run for run in planned.plan.runs if run.name in names)
+
+
+def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: MessageCallback) -> None:
+    """Name the user's code that is about to run, and record it as run on this machine."""
+    named: list[str] = []
+    for path, sha256 in files.items():
+        mark = settings.cache_dir / "code" / sha256
+        named.append(f"{path} (sha256 {sha256[:8]}{'' if mark.exists() else ', no earlier run on record here'})")
+        with contextlib.suppress(HostError, OSError):
+            write_if_changed(mark, f"{path}\n")
+    if named:
+        on_message(f"runs the code of {', '.join(named)}")
 
 
 def _evaluations(planned: LoadedPlan, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
@@ -223,6 +238,8 @@ def submit(
     first = training_jobs(planned, runs)
     _require_environments(planned, first)
     jobs = [*first, *evaluation_jobs(planned, runs)]
+    if jobs:
+        _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
     jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}

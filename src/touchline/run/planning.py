@@ -51,6 +51,8 @@ class LoadedPlan:
     """Whether files were written."""
     notes: tuple[str, ...] = ()
     """Notes for the user: files that were left as edited, folders that the plan no longer has."""
+    edited: tuple[str, ...] = ()
+    """Notes on those of runs, which are executed as they are."""
     findings: tuple[Finding, ...] | None = None
     """Findings that are not errors; None of a plan that was only read."""
     marks: Mapping[str, RunMark] = field(default_factory=dict)

@@ -48,8 +48,8 @@ def recipe_files(run: PlannedRun, root: Path) -> dict[str, str]:
     return {f"{RECIPE_MODULE}.py": data.decode()}
 
 
-def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[str]:
-    """Write the files of these runs and of the experiment. Return a note for each file kept as edited.
+def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> tuple[list[str], list[str]]:
+    """Write the files of these runs and of the experiment. Return a note for each file kept as edited, of runs first.
 
     Raises:
         PlanDriftError: a generated-only file was changed by hand.
@@ -62,4 +62,4 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Use
         kept = folder.write_run(run.name, run_files(planned.plan, run, site) | recipe_files(run, folder.root))
         notes += [f"{run.name}/{file} was changed by hand and is not overwritten" for file in kept]
     kept = folder.write_experiment(experiment_files(folder.started_plan()))
-    return notes + [f"{file} differs from what touchline would write, and is not overwritten" for file in kept]
+    return notes, [f"{file} differs from what touchline would write, and is not overwritten" for file in kept]

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from touchline.core.errors import InputError
-from touchline.core.text import shorten
+from touchline.core.text import shorten, valid_utf8
 
 TEMPLATE_LIMIT_CHARACTERS = 1 << 20
 OUTPUT_LIMIT_CHARACTERS = 16 << 20
@@ -195,4 +195,4 @@ def _said(error: Exception) -> str:
 
 def _short(text: str) -> str:
     """Return a template's own message, made printable."""
-    return shorten(text.encode(errors="backslashreplace").decode(), _SAID_CHARACTERS)
+    return shorten(valid_utf8(text), _SAID_CHARACTERS)

@@ -9,15 +9,15 @@ from pathlib import Path
 from touchline.backends.config_reading import ConfigFormat
 from touchline.backends.external import Validator
 from touchline.backends.registry import config_formats, launch_commands, validator_of
-from touchline.core.callbacks import MessageCallback, ignore_message
-from touchline.core.errors import HostError, InputError
+from touchline.core.callbacks import MessageCallback, NamedProgressCallback, ignore_message
+from touchline.core.errors import HostError, InputError, StoppedError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
-from touchline.core.text import first_of
+from touchline.core.units import plural
 from touchline.data.readers import WHOLE
-from touchline.data.tree import PLANS, FoundFile, find_files
+from touchline.data.tree import PLANS, FoundFile, find_files, unfinished
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.experiment.document import SIZE_LIMIT_BYTES
@@ -85,12 +85,16 @@ def check_paths(
     request: CheckRequest,
     decided: Callable[[Path], Decided],
     on_message: MessageCallback = ignore_message,
+    on_progress: NamedProgressCallback | None = None,
 ) -> tuple[CheckReport, list[Finding]]:
     """Check files and folders. Only the code of a task file that is named itself is run.
+
+    Where it is stopped by a `StoppedError`, what was found until then is returned, with an error that says so.
 
     Args:
         decided: returns the decisions of the plan of an experiment.yaml.
         on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
+        on_progress: receives the number of checked files, of all, and the next one.
 
     Returns:
         The report, and its findings with their fixes.
@@ -104,13 +108,22 @@ def check_paths(
         on_message(f"running the code of {path} to test its scorers")
         checker.task(path)
     paths = [path for path in paths if path not in tasks]
-    files, findings = find_files(paths)
-    checker.found.findings += findings
-    # Scripts come first, since they name the machine for the configs that they start.
-    for file in sorted(files, key=lambda file: file.kind != "script"):
-        checker.file(file)
-    if paths:
-        checker.together(paths)
+    files: tuple[FoundFile, ...] = ()
+    done = 0
+    try:
+        files, findings = find_files(paths)
+        checker.found.findings += findings
+        # Scripts come first, since they name the machine for the configs that they start.
+        for done, file in enumerate(sorted(files, key=lambda file: file.kind != "script")):
+            if on_progress is not None:
+                on_progress(done, len(files), str(file.path))
+            checker.file(file)
+        done = len(files)
+        if paths:
+            checker.together(paths)
+    except StoppedError:
+        said = f"not everything was checked: it was stopped when {done:,} of {len(files):,} files were read"
+        checker.found.findings.append(unfinished(paths[0], said))
     if checker.lacks_shellcheck:
         on_message(NOT_CHECKED)
     shown = in_order(chosen(checker.found.findings, request))
@@ -337,9 +350,10 @@ class _Checker:
         elif file.kind == "json" and is_dataset(file.path):
             self._add_rows(file)
         elif file.named:
-            titles, keys = ", ".join(config_format.title for config_format in config_formats()), _some(document.data)
-            message, hint = f"not checked (unknown config with the keys {keys})", f"known are experiment.yaml, {titles}"
-            self._tell("EX013", file.path, message, Severity.INFO, hint)
+            titles = ", ".join(config_format.title for config_format in config_formats())
+            # A password file reads like a config: its text is not shown.
+            message = f"not checked (unknown config, {plural(len(document.data), 'key')})"
+            self._tell("EX013", file.path, message, Severity.INFO, f"known are experiment.yaml, {titles}")
         else:
             self.found.files -= 1
 
@@ -465,7 +479,3 @@ def _configs_of(script: Script, place: Path) -> list[str]:
 
 def _same(name: str, others: Sequence[str]) -> bool:
     return any(Path(name).resolve() == Path(other).resolve() for other in others)
-
-
-def _some(data: dict[str, object]) -> str:
-    return first_of(data, 8)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from touchline.core.files import disk_errors
+from touchline.core.text import valid_utf8
 from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
 from touchline.experiment.tasks.ready_made import TASKS
 from touchline.report.facts import seeds_of
@@ -31,9 +32,9 @@ def write_lines(rows: Iterable[Row], path: Path) -> int:
     with disk_errors("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
+            with temporary.open("x", encoding="utf-8") as stream:
                 for row in rows:
-                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    stream.write(valid_utf8(json.dumps(row, ensure_ascii=False)) + "\n")
                     count += 1
                 stream.flush()
                 os.fsync(stream.fileno())

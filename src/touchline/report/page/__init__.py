@@ -16,6 +16,7 @@ from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
+from touchline.core.text import valid_utf8
 from touchline.core.units import bare, format_bytes, hours_unit, is_at_least, plural
 from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
@@ -98,8 +99,8 @@ def report_html(
         browser_json=embedded_json(browser) if browser is not None and browser["items"] else None,
         base=base,
     )
-    # Lone surrogates in a model's output cannot be encoded as UTF-8, and NUL is not allowed in HTML.
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    # NUL is not allowed in HTML.
+    return valid_utf8(text.replace("\0", "\ufffd"))
 
 
 def _folds(report: Report, colors: Mapping[str, SeriesColor]) -> list[dict[str, object]]:
@@ -215,7 +216,7 @@ def _environment() -> jinja2.Environment:
 
 def _address(path: str) -> str:
     """Return a path as part of a link, with any characters escaped."""
-    return do_urlencode(path.encode("utf-8", "replace").decode("utf-8"))
+    return do_urlencode(valid_utf8(path))
 
 
 def _source(name: str) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from touchline.backends.logtext.redact import redact
 from touchline.core.files import read_head
-from touchline.core.text import one_line
+from touchline.core.text import one_line, valid_utf8
 
 LINE_LIMIT = 300
 
 
 def clean_text(text: str) -> str:
     """Return text with control and undecodable characters replaced."""
-    return one_line(text.encode("utf-8", "replace").decode(), "\ufffd")
+    return one_line(valid_utf8(text), "\ufffd")
 
 
 def clean_line(text: str) -> str:

@@ -155,11 +155,6 @@ def _setting_key(name: str) -> str:
     return min(ends, key=len)
 
 
-def shown_names(names: Sequence[str], most: int = 6) -> str:
-    """Return the first names, and dots if there are more."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
 def unquoted(text: str) -> str:
     """Return a typed answer without the quotes around it."""
     text = text.strip()

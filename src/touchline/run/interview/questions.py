@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
+from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
@@ -28,7 +29,6 @@ from touchline.run.interview.answers import (
     one_word,
     parts_of,
     setting_reader,
-    shown_names,
     tried,
 )
 
@@ -66,7 +66,7 @@ def _data(texts: Sequence[str], interview: Interview) -> object:
 
 def _input_default(interview: Interview) -> Defaulted:
     if not interview.has_columns:
-        return Missing(missing=f"no column has a known name: {shown_names(interview.column_names)}")
+        return Missing(missing=f"no column has a known name: {first_of(map(repr, interview.column_names), 6)}")
     inputs = interview.columns.input
     inputs = (inputs,) if isinstance(inputs, str) else inputs
     return Default(", ".join(inputs), "found by name", texts=inputs)
@@ -85,7 +85,7 @@ def _output_default(interview: Interview) -> Defaulted:
     rest = [name for name in interview.column_names if name not in (interview.value("input") or ())]
     if interview.value("input") and len(rest) == 1:
         return Default(rest[0], "the only other column")
-    return Missing(missing=f"no column has a known name: {shown_names(interview.column_names)}")
+    return Missing(missing=f"no column has a known name: {first_of(map(repr, interview.column_names), 6)}")
 
 
 def _output(texts: Sequence[str], interview: Interview) -> str:
@@ -98,7 +98,7 @@ def _output(texts: Sequence[str], interview: Interview) -> str:
 def _require_columns(columns: Sequence[str], known: Sequence[str]) -> None:
     for column in columns if known else ():
         if column not in known:
-            raise InputError(f"unknown column {column!r}", expected=f"one of {shown_names(known)}")
+            raise InputError(f"unknown column {column!r}", expected=f"one of {first_of(map(repr, known), 6)}")
 
 
 def _model_default(interview: Interview) -> Defaulted:
