@@ -29,7 +29,7 @@ def get_task(name: str, labels: Sequence[str] = ()) -> Task:
         raise InputError(
             f"there is no task {name!r}",
             expected=f"one of {', '.join(TASKS)}, or a file, tasks/mine.py@name",
-            hint=f"task: {near[0] if near else 'exact_match'}",
+            hint=f"task: {near[0] if near else 'classification, for labels; otherwise task: exact_match'}",
         )
     task = TASKS[name]
     return task if task.with_labels is None or not labels else task.with_labels(labels)
