@@ -203,7 +203,7 @@ def _yaml(interview: Interview) -> str:
     labels = interview.labels if value("task") == "classification" else ()
     about = f"{len(labels)} labels: {', '.join(labels)}" if labels else _about_task(value("task"))
     lines = [
-        "# Experiment. All keys: docs/reference/experiment.md",
+        "# Experiment. All settings with their keys: `touchline plan . --show settings`.",
         "# Check and estimate it with `touchline plan`, then run it with `touchline run`.",
         f"name: {_quoted(value('name'))}",
         f"question: {interview.question}   # your question",
