@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML, YAMLError
-from tests.faults.examples_d import VIEWS
+from tests.faults.examples_d import VIEWS, findings_of
 from tests.faults.harness import check_files, errors, example_files
 from tests.faults.page_examples import RuleExample, bad_examples
 from tests.faults.test_faults import CASES
@@ -26,6 +26,7 @@ IN_WORDS = {
     "a key is written twice, and only the user knows which counts": "BK015",
     "the user decides": "BK024 EX100 EX101 EX102 EX103 EX109 EX113 EX140 EX150 EX151 EX152 ME020 ME021 TR011",
     "dots for what only the user knows": "BK013 BK018 CK015 EX124",
+    "made in memory, without a file to type into": "EV201 TK201 TK202 TK205 TK206 TK207 TK215 TK216 TK221",
     "lines of a script": "SL003 SL007 SL008 SL016 SL030 SL034 SL046 SL047 SL052",
 }
 """Codes whose hint cannot be typed as a setting, by the reason."""
@@ -151,6 +152,9 @@ def test_a_typed_hint_removes_its_finding(subject: str, tmp_path: Path) -> None:
     own = [(code, *example_files(RuleExample(kind="experiment", lines=text))) for text, code in JOURNEY.items()]
     cases += {"journey": own, "faults": [(each.code, each.files, each.options) for each in CASES]}.get(subject, [])
     spoken = {code for codes in IN_WORDS.values() for code in codes.split()}
+    views = {page.code: each for page in all_pages().values() for each in bad_examples(page) if each.kind in VIEWS}
+    hinted = {code for code, each in views.items() if any(f.hint and f.code == code for f in findings_of(each))}
+    assert hinted <= spoken
     for number, (code, files, options) in enumerate(case for case in cases if case[0] not in spoken):
         hint, left = tried(files, options, code, tmp_path / str(number))
         assert not any(left), (code, hint, left)
