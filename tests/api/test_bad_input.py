@@ -132,6 +132,9 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     assert "epochs: 3" in (experiment / "1M_rank2" / "finetune.yaml").read_text()
     assert call("plan", str(experiment)).returncode == 0
     assert json.loads((experiment / "plan.json").read_text()) == after
+    shown = [call(verb, str(experiment)) for verb in ("plan", "status")]
+    kept = "override: train.epochs = 3 for 1M_rank2, accepted"
+    assert all(kept in " ".join(f"{done.stdout} {done.stderr}".split()) for done in shown)
     setup.write_text(setup.read_text().replace("epochs: 3", "epochs: 0"))
     wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
     assert wrong.returncode == 2

@@ -229,6 +229,17 @@ def test_an_experiment_is_replaced_only_when_that_is_allowed(settings: UserConfi
     assert "factors:" in file.read_text()
 
 
+def test_one_level_is_a_setting_and_faults_of_rows_are_those_of_the_file(settings: UserConfig, tmp_path: Path) -> None:
+    made = api.init(tmp_path / "exp", settings, answers={"vary": ("rank=8 lr=1e-4,1e-3",)}, defaults=True)
+    written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
+    assert (written.factors, written.train.lora.rank) == ({"train.learning_rate": [1e-4, 1e-3]}, 8)
+    Path("reviews.csv").write_text("text,label\n,good\n" + "fine,good\nbad,poor\n" * 20)
+    answers = {"data": ("reviews.csv",), "input": ("text",), "output": ("label",)}
+    with pytest.raises(InputError) as caught:
+        api.init(tmp_path / "other", settings, answers=answers)
+    assert {each.subject for each in caught.value.findings} == {"--data"}
+
+
 def test_all_wrong_flags_are_reported_at_once(settings: UserConfig, tmp_path: Path) -> None:
     """Also those that contradict each other; nothing is asked and nothing is written."""
     wrong = {

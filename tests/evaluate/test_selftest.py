@@ -97,6 +97,19 @@ def test_forms_choices_and_judges_are_no_false_alarms(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_task_that_takes_data_is_tried_on_made_up_items(tmp_path: Path) -> None:
+    """The example of the page is; a scorer that reads columns of the user's own items says so."""
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "your-own-metric.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    columns = example.replace("said, right =", "state.metadata['answer']; said, right =")
+    found = [list(file_findings(str(write(tmp_path / f"{n}.py", each)))) for n, each in enumerate((example, columns))]
+    assert found[0] == []
+    assert [each.message for each in found[1]] == [
+        "not checked (it raises on made-up items: KeyError: 'answer'): the scorer of rouge, scorer overlap"
+    ]
+
+
+@pytest.mark.usefixtures("in_process")
 @parametrize(
     "name, text, code, line",
     ("no_python", "from inspect_ai import task\n\n@task\ndef words()\n", "EV210", 4),

@@ -20,14 +20,8 @@ from typing import Any
 
 from touchline.core.errors import install_hint
 from touchline.data.worker import prepare_worker
-from touchline.evaluate.task_file import ScorerAnswer, SelfTestResult, TaskFailedError, load_file
+from touchline.evaluate.task_file import TARGETS, ScorerAnswer, SelfTestResult, TaskFailedError, load_file
 from touchline.lint.scoring import PROBED_ITEMS, tried
-
-TARGETS = (
-    "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
-    "kidney parenchyma", "7.5", "suturing",
-)  # fmt: skip
-"""Targets for a function, which has no data."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

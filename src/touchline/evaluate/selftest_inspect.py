@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +17,10 @@ from inspect_ai.scorer import Score, Target, value_to_float
 from inspect_ai.solver import TaskState
 from inspect_ai.util import registry_info
 
+from touchline.core.files import write_atomic
+from touchline.data.task_files import DATA_ARGUMENT
 from touchline.evaluate.own_task import required_arguments, task_functions
-from touchline.evaluate.task_file import ScorerAnswer, TaskFailedError, line_of, said, unreachable
+from touchline.evaluate.task_file import TARGETS, ScorerAnswer, TaskFailedError, line_of, said, unreachable
 from touchline.lint.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 
 MODEL = "mockllm/model"
@@ -42,15 +46,18 @@ def try_tasks(module: ModuleType, name: str | None, path: Path) -> list[ScorerAn
 
 def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
     short = name.rpartition("/")[2]
+    required = required_arguments(function)
     try:
-        if required := required_arguments(function):
+        if {*required} - {DATA_ARGUMENT}:
             reason = f"it needs arguments: {', '.join(required)}"
             return [ScorerAnswer(task=short, scorer=short, items=0, missing=reason)]
-        task = function()
-        samples = list(task.dataset)
+        with tempfile.TemporaryDirectory(prefix="touchline-items-") as folder:
+            task = function(**{name: _made_up_items(Path(folder)) for name in required})
+            samples = list(task.dataset)
     except Exception as error:
-        if unreachable(error) or type(error).__name__ == "PrerequisiteError":
-            return [ScorerAnswer(task=short, scorer=short, items=0, missing=said(error))]
+        if required or unreachable(error) or type(error).__name__ == "PrerequisiteError":
+            what = "not built with made-up items: " if required else ""
+            return [ScorerAnswer(task=short, scorer=short, items=0, missing=what + said(error))]
         raise TaskFailedError("build", said(error), line_of(error, path)) from error
     if not isinstance(task, Task):
         raise TaskFailedError("build", f"{short} returns {type(task).__name__}, expected a Task")
@@ -61,7 +68,19 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
     answers = _evaluated(short, task, samples[:PROBED_ITEMS])
     for answer in answers:
         answer.items = len(samples)
+        if required and answer.probes and all(probe.error for probe in answer.probes):
+            # The scorer may read columns that only the experiment's own items have.
+            answer.missing, answer.probes = f"it raises on made-up items: {answer.probes[0].error}", []
     return answers
+
+
+def _made_up_items(folder: Path) -> str:
+    """Write made-up items, in the form of a run's items.jsonl. Return the path."""
+    turns = [{"role": "user", "content": "Answer."}]
+    rows = [{"id": key, "input": turns, "target": target, "metadata": {}} for key, target in enumerate(TARGETS)]
+    path = folder / "items.jsonl"
+    write_atomic(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
 
 
 def _evaluated(name: str, task: Task, samples: Sequence[Sample]) -> list[ScorerAnswer]:

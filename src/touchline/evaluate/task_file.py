@@ -14,6 +14,11 @@ from touchline.lint.scoring import Probe
 from touchline.lint.task_files import TaskFault
 
 _UNREACHABLE = ("offline", "couldn't reach", "connection", "max retries", "name resolution", "hub")
+TARGETS = (
+    "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
+    "kidney parenchyma", "7.5", "suturing",
+)  # fmt: skip
+"""Targets for a function or a task without data of its own."""
 
 
 @dataclass(slots=True)

@@ -116,7 +116,7 @@ def compare_with_plan(loaded: LoadedExperiment, plan: Plan) -> FileChanges:
 
 
 def override_lines(plan: Plan) -> Iterator[str]:
-    """Yield a line for each override of a plan, with its date and the file's value."""
+    """Yield a line for each override of a plan, with its date and the file's value, and for each run edited by hand."""
     for override in plan.overrides:
         value: object = _ABSENT if plan.file_settings is None else plan.file_settings
         for part in override_path(override.partition("=")[0]):
@@ -125,6 +125,10 @@ def override_lines(plan: Plan) -> Iterator[str]:
         key, _, given = override.partition("=")
         date = f", given on {plan.override_dates[override]}" if override in plan.override_dates else ""
         yield f"override: {key} = {given}{date}{f' (experiment.yaml: {known})' if known else ''}"
+    for run in plan.runs:
+        if run.accepted:
+            edits = ", ".join(f"{key} = {literal(value)}" for key, value in run.accepted.items())
+            yield f"override: {edits} for {run.name}, accepted from its setup_finetune.yaml"
 
 
 def unused_override_lines(plan: Plan) -> Iterator[str]:

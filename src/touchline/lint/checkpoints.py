@@ -104,7 +104,7 @@ def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
             message=f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more need "
             f"{format_bytes(found.total)}, and {format_bytes(free)} are free",
             at=stated.save_limit or stated.save_steps or stated.output_dir,
-            hint=_smaller(stated),
+            hint=_smaller(view),
             severity=Severity.ERROR if over else Severity.WARNING,
         )
 
@@ -119,7 +119,7 @@ def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
         message=f"{found.checkpoints} full checkpoints of {format_bytes(found.each)} or more are kept, "
         f"{format_bytes(found.total)} in all",
         at=stated.save_adapter_only or stated.save_limit or stated.epochs,
-        hint=_smaller(stated),
+        hint=_smaller(view),
         severity=Severity.WARNING if found.total >= NOTICED else Severity.INFO,
     )
 
@@ -170,7 +170,9 @@ def _small_states(stated: StatedTraining) -> bool:
     return not known or "8bit" in name or "mini" in name or stated.distributed is not None
 
 
-def _smaller(stated: StatedTraining) -> str:
-    traits = traits_of(stated.backend)
+def _smaller(view: TrainingView) -> str:
+    if view.has_planned_memory:
+        return "train.checkpoint.keep: 1"
+    stated, traits = view.stated, traits_of(view.stated.backend)
     adapts = stated.method is not None and stated.method.value != "full"
     return traits.smaller_checkpoints if adapts and traits.smaller_checkpoints else traits.fewer_checkpoints

@@ -98,8 +98,8 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     if effect is None:
         yield Violation(
             message=f"{plural(items, 'test item')}: the minimum detectable difference (80% power) is "
-            f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant, or "
-            f"{100 * smallest_difference(items):.1f} points on different items",
+            f"{100 * smallest_difference(items):.1f} points on different items. With {100 * USUAL_FLIPS:g}% "
+            f"discordant items it is {smallest_in_points(items, USUAL_FLIPS)}",
             at=_items_place(view),
             subject="evaluate.samples",
         )

@@ -12,6 +12,7 @@ from typing import Final
 from touchline.backends.registry import traits_of
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.learning_rate import FAR, rate_text
 from touchline.experiment.partial import Stated, StatedTraining
 from touchline.lint.arithmetic import arithmetic
@@ -114,7 +115,7 @@ _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] 
     ("gradient_accumulation_steps", "1", lambda stated: True),
     ("global_batch_size", "1", lambda stated: True),
     ("learning_rate", None, lambda stated: True),
-    ("alpha", "twice the rank", _uses_alpha),
+    ("alpha", None, _uses_alpha),
     ("rank", "8", trains_adapter),
 )
 """Settings that must exceed 0, the suggested value, and whether they count in a training."""
@@ -123,10 +124,13 @@ _POSITIVE: tuple[tuple[str, str | None, Callable[[StatedTraining], bool]], ...] 
 @rule("TR020", Severity.ERROR)
 def non_positive_setting(view: TrainingView) -> Iterator[Violation]:
     """Report epochs, a batch size, a learning rate, an adapter's rank or alpha of zero or less."""
-    for name, hint, applies in _POSITIVE:
+    for name, value, applies in _POSITIVE:
         setting: Stated[float] | None = getattr(view.stated, name)
         if setting is None or not applies(view.stated) or (math.isfinite(setting.value) and setting.value > 0):
             continue
+        rank = view.stated.rank
+        usual = f"{LORA_ALPHA_PER_RANK * rank.value:g}" if name == "alpha" and rank is not None else value
+        hint = None if usual is None else f"{setting.key}: {usual}"
         yield Violation(message=f"{setting.key} is {setting.value:g}, expected more than 0", at=setting, hint=hint)
 
 

@@ -18,6 +18,7 @@ from touchline.core.quantity import Missing
 from touchline.core.units import plural
 from touchline.data.user_config import UserConfig
 from touchline.experiment.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NEW_TOKENS
+from touchline.experiment.edit import with_values
 from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
 from touchline.run.interview.answers import Defaulted, Question
@@ -196,13 +197,13 @@ def _yaml(interview: Interview) -> str:
     value = interview.value
     base = interview.folder.absolute()
     paths = [os.path.relpath(path.absolute(), base) for path in interview.written_data()]
-    factors = dict(value("vary"))
+    factors = {key: levels for key, levels in value("vary").items() if len(levels) > 1}
     if len(paths) > 1:
         factors["data.path"] = paths
     labels = interview.labels if value("task") == "classification" else ()
     about = f"{len(labels)} labels: {', '.join(labels)}" if labels else _about_task(value("task"))
     lines = [
-        "# Experiment. All keys: docs/reference/experiment.md",
+        "# Experiment. All settings with their keys: `touchline plan . --show settings`.",
         "# Check and estimate it with `touchline plan`, then run it with `touchline run`.",
         f"name: {_quoted(value('name'))}",
         f"question: {interview.question}   # your question",
@@ -216,7 +217,8 @@ def _yaml(interview: Interview) -> str:
         f"evaluate: {{epochs: last, samples: all{_answer_limit(interview)}}}",
         *_compute_lines(interview),
     ]
-    return "\n".join(lines) + "\n"
+    fixed = {key: levels[0] for key, levels in value("vary").items() if len(levels) == 1}
+    return with_values("\n".join(lines) + "\n", "experiment.yaml", fixed)
 
 
 def _line(key: str, value: str, reason: str) -> str:

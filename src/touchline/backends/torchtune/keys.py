@@ -207,7 +207,7 @@ def _adapted(config: Config) -> None:
         if module not in _ADAPTED:
             meant, known = _ELSEWHERE.get(str(module)), ", ".join(_ADAPTED)
             message = f"{dotted(path)}: {shown(module)} gets no adapter and no message, expected {known}"
-            config.find("BK012", (*path, index), message, f"write {meant}" if meant else None)
+            config.find("BK012", (*path, index), message, f"did you mean {meant!r}?" if meant else None)
 
 
 def _end_token(config: Config) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.core.errors import InputError
-from touchline.core.near import near_names
+from touchline.core.near import did_you_mean, near_names
 from touchline.experiment.tasks.capitalization import CAPITALIZATION
 from touchline.experiment.tasks.classification import CLASSIFICATION
 from touchline.experiment.tasks.protocol import Task
@@ -25,11 +25,10 @@ def get_task(name: str, labels: Sequence[str] = ()) -> Task:
         InputError: there is none.
     """
     if name not in TASKS:
-        near = near_names(name, TASKS, most=1)
         raise InputError(
             f"there is no task {name!r}",
             expected=f"one of {', '.join(TASKS)}, or a file, tasks/mine.py@name",
-            hint=f"task: {near[0] if near else 'exact_match'}",
+            hint=did_you_mean(near_names(name, TASKS), "classification if the answers are labels, or exact_match"),
         )
     task = TASKS[name]
     return task if task.with_labels is None or not labels else task.with_labels(labels)

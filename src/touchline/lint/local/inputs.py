@@ -263,7 +263,7 @@ def _see_tasks(seen: ResolvedInputs) -> None:
                 raise InputError(f"the task {name!r} is the experiment's own already", expected="only further tasks")
             seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
         except InputError as fault:
-            seen.findings += as_findings(fault, "EX015", where)
+            seen.findings += as_findings(fault, "EX015", where, "evaluate.tasks")
 
 
 def _see_recipes(seen: ResolvedInputs) -> None:
@@ -297,7 +297,7 @@ def _see_own_task(seen: ResolvedInputs) -> None:
         else:
             seen.task = get_task(name)
     except InputError as fault:
-        seen.findings += as_findings(fault, "EX015", document.where(["task"]))
+        seen.findings += as_findings(fault, "EX015", document.where(["task"]), "task")
         return
     if not is_task_file(name):
         try:

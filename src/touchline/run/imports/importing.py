@@ -306,7 +306,7 @@ def _header(report: ImportReport) -> Iterator[str]:
     """Yield the comments at the top of the file."""
     count = plural(len(report.trainings), "training")
     yield f"Imported from {count} ({report.title}): {shorten(one_line(', '.join(report.trainings)), 300)}"
-    yield "All keys: docs/reference/experiment.md. Check it with `touchline check`."
+    yield "Check it with `touchline check`. All settings with their keys: `touchline plan . --show settings`."
     for note in report.notes:
         yield f"Note: {note}"
     if report.not_carried:

@@ -118,7 +118,7 @@ def tried(text: str, *overrides: str) -> Experiment:
 
 
 def factors(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
-    """Return the factors of an answer: dotted keys with their levels."""
+    """Return the factors of an answer: dotted keys with their levels, a single one where a setting is fixed."""
     found: dict[str, list[object]] = {}
     for word in " ".join(texts).split():
         if word == NONE:
@@ -127,10 +127,7 @@ def factors(texts: Sequence[str], _: Interview) -> dict[str, list[object]]:
         if not equals or not levels:
             raise InputError(f"{word!r} is not KEY=LEVEL,LEVEL", expected="for example rank=8,32")
         key = _setting_key(name)
-        several = tried(f"{STUB}factors:\n  {key}: [{levels}]\n").factors[key]
-        if len(several) < 2:
-            raise InputError(f"{word!r} has only one level", expected=f"{name}={levels},LEVEL")
-        found[key] = several
+        found[key] = tried(f"{STUB}factors:\n  {key}: [{levels}]\n").factors[key]
     return found
 
 

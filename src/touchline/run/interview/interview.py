@@ -162,10 +162,10 @@ class Interview:
     @property
     def question(self) -> str:
         """Return the question that the factors ask."""
-        factors = self.value("vary") or {}
+        factors = [key for key, levels in (self.value("vary") or {}).items() if len(levels) > 1]
         names = [key.rpartition(".")[2].replace("_", " ") for key in factors]
         names += ["base model"] if len(self.value("model") or ()) > 1 else []
-        if [*factors] == ["train.lora.rank"] and len(names) == 1:
+        if factors == ["train.lora.rank"] and len(names) == 1:
             return "Does a higher LoRA rank give better answers on unseen rows?"
         names += ["dataset"] if len(self._data) > 1 else []
         if not names:
@@ -401,7 +401,10 @@ def _unusable(columns: DataConfig, errors: Sequence[Finding]) -> InputError:
 def as_findings(error: InputError, flag: str) -> list[Finding]:
     """Return what is wrong with an answer, each finding with its flag."""
     if error.findings:
-        return [replace(finding, subject=flag, message=f"{flag}: {finding.message}") for finding in error.findings]
+        # The columns are checked before: what is wrong with the rows is a matter of the file.
+        flags = ["--data" if finding.code.startswith("DA") else flag for finding in error.findings]
+        named = zip(flags, error.findings, strict=True)
+        return [replace(finding, subject=own, message=f"{own}: {finding.message}") for own, finding in named]
     expected = "" if error.expected is None else f", expected {error.expected}"
     finding = Finding(
         code="EX003",

@@ -157,7 +157,7 @@ def _vary_default(_: Interview) -> Defaulted:
 
 def _vary_choices(_: Interview) -> Sequence[str]:
     return (
-        "KEY=LEVEL,LEVEL: rank=8,32  learning_rate=1e-4,1e-3  or any key under train",
+        "KEY=LEVEL,LEVEL: rank=8,32  learning_rate=1e-4,1e-3  or any key under train; KEY=VALUE sets it",
         f"{NONE}: one run per model, dataset and seed",
     )
 
@@ -321,7 +321,7 @@ input|COLUMN|Which column is shown to the model?|Column of the prompt (default: 
 output|COLUMN|Which column is the answer to learn?|Column of the answer (default: found).
 model|NAME|Which base models?|Base model (default: from models_dir; repeatable).
 task|TASK|What are the models scored on?|Ready-made task, or tasks/mine.py@name.
-vary|KEY=A,B|What do you want to vary?|Setting to compare: rank=8,32, or none (repeatable).
+vary|KEY=A,B|What do you want to vary?|rank=8,32 compares, rank=8 sets; none (repeatable).
 executor|NAME|Where do the runs train?|local (this machine), or slurm.
 trainer|NAME|Which trainer?|Trainer of the runs (touchline backend list).
 gpu|TYPE|On which type of GPU?|auto, cpu, or a type such as A100-80GB.

@@ -70,8 +70,7 @@ def setup_text(run: PlannedRun) -> str:
     """Return setup_finetune.yaml: the run's own settings, for the user to edit and accept."""
     header = (
         f"# Settings of run {run.name}. To change them, edit this file and accept the change, which re-plans "
-        f"this run only:\n#   touchline prepare .. --run {run.name} --accept\n# Until then they are not used. All "
-        "keys: docs/reference/experiment.md\n"
+        f"this run only:\n#   touchline prepare .. --run {run.name} --accept\n# Until then they are not used.\n"
     )
     return header + to_yaml(nested_settings(run))
 
