@@ -18,6 +18,7 @@ from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
+from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
 from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_difference, smallest_in_points
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
 from touchline.statistics.spread_inputs import End, spread_at
@@ -138,6 +139,8 @@ def detectable_points(spreads: Mapping[End, Spread], seeds: int, items: int, fam
         * float(detectable(np.array(float(seeds)), np.array(float(items)), spreads[end], coverage=_coverage(family)))
         for end in (End.LOW, End.VALUE, End.HIGH)
     )
+    if items < FEWEST_UNITS:
+        return Missing(missing=f"{plural(items, 'test item')}: {TOO_FEW}")
     if value > 100:
         return Missing(missing="more than 100 points")
     return Quantity(value=value, unit="points", low=low, high=min(high, 100.0))

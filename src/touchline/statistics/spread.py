@@ -17,8 +17,11 @@ from typing import Final
 import numpy as np
 
 from touchline.statistics.bootstrap import Floats
+from touchline.statistics.own_score import SATURATED
 from touchline.statistics.student import t_quantile
 
+_NOTHING: Final = 1e-12
+"""Variance that is rounding, of scores up to 1."""
 SPREAD_COVERAGE: Final = 0.9
 """Coverage of the intervals, that of the predicted costs."""
 
@@ -34,6 +37,12 @@ class ItemScores:
     def items(self) -> int:
         """Number of items."""
         return int(next(iter(self.conditions.values())).shape[-1])
+
+    @property
+    def off_the_ends(self) -> ItemScores | None:
+        """Return the conditions with headroom up and down; None without any. At an end of the scale nothing varies."""
+        kept = {name: each for name, each in self.conditions.items() if 1 - SATURATED < each.mean() < SATURATED}
+        return ItemScores(conditions=kept) if kept else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +84,8 @@ def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
         2 * float(gammaincinv(freedom / 2, tail)) for tail in ((1 + SPREAD_COVERAGE) / 2, (1 - SPREAD_COVERAGE) / 2)
     ]
     low, value, high = (
-        math.sqrt(max(0.0, squares / over - flips / freedom)) for over in (ends[0], float(freedom), ends[1])
+        math.sqrt(left) if (left := squares / over - flips / freedom) > _NOTHING else 0.0
+        for over in (ends[0], float(freedom), ends[1])
     )
     return Observed(value=value, low=low, high=high, count=freedom)
 
@@ -158,4 +168,6 @@ def _over_items(per_item: Sequence[Floats | None]) -> Observed | None:
     error = float(values.std(ddof=1)) / math.sqrt(count)
     # No flip among n items leaves open a share of up to 3 / n (the rule of three), here at the wanted coverage.
     arm = max(t_quantile(0.5 + SPREAD_COVERAGE / 2, count - 1) * error, -math.log((1 - SPREAD_COVERAGE) / 2) / count)
-    return Observed(value=max(0.0, mean), low=max(0.0, mean - arm), high=max(0.0, mean + arm), count=count)
+    # Where none flips, half of all shares up to that of one chance in two are below it.
+    value = max(mean, math.log(2) / count)
+    return Observed(value=value, low=max(0.0, mean - arm), high=max(value, mean + arm), count=count)
