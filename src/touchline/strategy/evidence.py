@@ -332,7 +332,7 @@ def equal_t(t: float, freedom: float, other: float) -> float:
     """Return the t that has, with other degrees of freedom, the p value of this one."""
     from scipy.special import stdtr, stdtrit
 
-    return t if freedom == other else -math.copysign(float(stdtrit(other, stdtr(freedom, -abs(t)))), t)
+    return t if freedom == other else math.copysign(float(stdtrit(other, stdtr(freedom, -abs(t)))), t)
 
 
 def _order(t: float | None) -> float:
