@@ -134,7 +134,9 @@ def test_claims_are_the_numbers_of_the_analyses() -> None:
             by_seeds = contrast.p_adjusted
             decides = wide if by_seeds is None or by_seeds < 0.05 <= wide.p_adjusted else contrast
             assert isinstance(claim.p, Quantity)
-            assert (claim.estimate.low, claim.estimate.high) == (decides.low, decides.high)
+            assert decides.low is not None
+            assert decides.high is not None
+            assert (claim.estimate.low, claim.estimate.high) == (max(-1, decides.low), min(1, decides.high))
             assert claim.p.value == decides.p_adjusted
             assert (claim.p.value < 0.05) is (claim.shown in ESTABLISHED)
         compared = {each.run: each for each in analysis.comparisons}

@@ -95,6 +95,11 @@ def smallest_seed_difference(seeds: int) -> float | None:
     return None if errors is None else errors * math.sqrt(2 / seeds)
 
 
+def most_unseen(seeds: int) -> float:
+    """Return the largest share of failing runs of which so many seeds show none in 5% of cases."""
+    return float(1 - (1 - COVERAGE) ** (1 / seeds))
+
+
 def _smallest(is_enough: Callable[[float], bool], high: float, low: float = 0.0) -> float:
     """Return the smallest difference that is enough, from `low` to `high`."""
     for _ in range(_HALVINGS):
