@@ -109,7 +109,7 @@ def _diverged(look: TakenLook, scale: Scale) -> str:
     if found.verdict is Verdict.ESTABLISHED and not names:
         seeds = len(found.pairs)
         unseen = percent(most_unseen(seeds), 0)
-        return f" {seeds} seeds may miss that up to {unseen} of a level's runs fail."
+        return f" With {seeds} seeds, failures in up to {unseen} of the runs can remain unseen."
     if not names:
         return ""
     counts = "counts" if len(names) == 1 else "count"
