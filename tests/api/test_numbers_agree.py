@@ -142,7 +142,6 @@ def test_the_detectable_difference_is_equal_in_check_and_plan(seen: Seen) -> Non
     holm = "after Holm, " if adjusted != difference else ""
     assert f"vs. base {adjusted} ({holm}" in " ".join(seen.texts["plan"].split())
     assert f"{planned} if 15% are discordant" in checked
-    assert points(checked, "or") == points(seen.texts["plan --show all"], "minimum would be")
 
 
 def test_the_design_detects_what_the_plan_says(seen: Seen) -> None:

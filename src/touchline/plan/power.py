@@ -19,7 +19,7 @@ from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
 from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
-from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_difference, smallest_in_points
+from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.strata import tied_factors
@@ -96,11 +96,7 @@ def power_lines(plan: Plan) -> Iterator[str]:
             f"These figures hold for items scored right or wrong. For other scores of {plan.task} they depend on the "
             "spread between items."
         )
-    unpaired = 100 * smallest_difference(items)
-    yield (
-        f"All runs answer the same {items:,} items, so runs are compared item by item; with different items the "
-        f"minimum would be {unpaired:.1f} points. Four times the items halve it."
-    )
+    yield f"All runs answer the same {items:,} items, so runs are compared item by item. Four times the items halve it."
     if columns := list(dict.fromkeys(run.evaluate.cluster for run in runs if run.evaluate.cluster is not None)):
         yield (
             f"Items of one cluster (evaluate.cluster: {', '.join(columns)}) carry less information than independent "
