@@ -113,7 +113,7 @@ def _diverged(look: TakenLook, scale: Scale) -> str:
     if not names:
         return ""
     counts = "counts" if len(names) == 1 else "count"
-    rests = " The claim rests on it." if found.verdict is Verdict.ESTABLISHED else ""
+    rests = " The claim depends on that." if found.verdict is Verdict.ESTABLISHED else ""
     return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the planned rule.{rests}"
 
 

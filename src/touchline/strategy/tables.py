@@ -83,8 +83,8 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
     note = (
         "Difference: mean over the seeds of the next table. Error: standard error over seeds. Wide error: also "
-        "with the variation between test items and of diverged runs. t: the smaller one of both errors; of fewer items "
-        "than seeds, the t with the same p value. Corrected: conditional estimate of Troendle and Yu 1999. "
+        "with the variation between test items and of diverged runs. t: the smaller one of both errors. With fewer "
+        "items than seeds, the t of the wide error is that with the same p value. Corrected: conditional estimate of Troendle and Yu 1999. "
         "Established: t reaches the bound of the planned looks and the row's level. Given up: t is at or below "
         f"futility. Interval: what t at the bound allows{within}, valid over all looks. Every "
         f"number is in ledger.jsonl{whole}."
