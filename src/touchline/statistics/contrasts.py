@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import clustered_difference, clustered_error, squared_errors
+from touchline.statistics.clustered import clustered_difference, squared_errors
 from touchline.statistics.conclusions import SeedTest, SeedTestKind
 from touchline.statistics.own_score import is_share
 from touchline.statistics.paired import newcombe_paired
@@ -95,10 +95,7 @@ def difference(
     """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 
     Args:
-        samples: at least one; weights sum to 1.
-        kind: the test that the design calls for.
-        seeds: training seeds of the level, in the order of the samples' rows.
-        reference_seeds: those of the reference.
+        samples: at least one; weights sum to 1; the seeds are in the order of their rows.
         coverage: of the intervals.
     """
     second, first = seed_means(samples)
@@ -206,7 +203,8 @@ def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Int
     if units < 2:
         return Interval(value, value)
     variance = sum(
-        sample.weight**2 * clustered_error(sample.second.mean(axis=0) - sample.first.mean(axis=0), sample.clusters) ** 2
+        sample.weight**2
+        * float(squared_errors(sample.second.mean(axis=0) - sample.first.mean(axis=0), sample.clusters))
         for sample in samples
     )
     arm = t_quantile(0.5 + coverage / 2, units - 1) * math.sqrt(variance)

@@ -59,13 +59,9 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
     """Return the chance that the report establishes a difference, in its true direction.
 
     Args:
-        seeds: training seeds per level, at least 2.
-        items: test items, at least 1; broadcast against the seeds.
+        seeds: training seeds per level, at least 2, else a ValueError; broadcast against the items.
         delta: true difference, as a share; broadcast against both.
         coverage: one minus the level of the test, that of the family divided by its contrasts for Holm's first step.
-
-    Raises:
-        ValueError: fewer than two seeds, or no item.
     """
     seeds, items, delta = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in (seeds, items, delta)))
     if seeds.size and (seeds.min() < FEWEST_SEEDS or items.min() < 1):
@@ -91,11 +87,6 @@ def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float 
     """Return the smallest difference that is established with 80% power, as a share; at least that of one answer.
 
     It is infinite where so few items establish nothing.
-
-    Args:
-        seeds: training seeds per level, at least 2.
-        items: test items, at least 1.
-        coverage: one minus the level of the test.
     """
     seeds, items = np.broadcast_arrays(np.asarray(seeds, dtype=np.float64), np.asarray(items, dtype=np.float64))
     high = np.sqrt(_between(seeds, items, spread) + spread.items / items) + _TINY
@@ -113,14 +104,7 @@ def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float 
 
 
 def fewest_items(seeds: Floats, delta: float, spread: Spread, most: int, *, coverage: float = COVERAGE) -> Floats:
-    """Return the fewest items with which each number of seeds has 80% power; NaN where `most` are too few.
-
-    Args:
-        seeds: training seeds per level, at least 2.
-        delta: difference, as a share.
-        spread: variances of the difference.
-        coverage: one minus the level of the test.
-    """
+    """Return the fewest items with which each number of seeds has 80% power; NaN where `most` are too few."""
     seeds = np.asarray(seeds, dtype=np.float64)
 
     def is_enough(items: Floats) -> Floats:
@@ -142,10 +126,6 @@ def cheapest(
 
     Every number of seeds is looked at, with the fewest items that are enough for it: power grows with items and the
     cost does not fall, so no cheaper pair is left out.
-
-    Args:
-        delta: difference to establish, as a share.
-        coverage: one minus the level of the test.
     """
     seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
     items = fewest_items(seeds, delta, spread, most_items, coverage=coverage)
@@ -159,12 +139,7 @@ def best_within(
 ) -> tuple[int, int] | None:
     """Return the numbers of seeds and items whose detectable difference is the smallest within a budget.
 
-    Args:
-        budget: in the unit of the costs.
-        coverage: one minus the level of the test.
-
-    Returns:
-        None if two seeds with one item cost more.
+    None if two seeds with one item cost more.
     """
     seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
     items = _most_items(seeds, budget, cost, most_items)

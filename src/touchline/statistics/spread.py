@@ -61,11 +61,7 @@ class Observed:
 def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
     """Return the standard deviation between seeds of a condition's mean score, without what flips of items make of it.
 
-    Args:
-        found: past scores; conditions with one seed add nothing.
-
-    Returns:
-        None where no condition has two seeds.
+    None where no condition has two seeds.
     """
     squares, freedom, flips = 0.0, 0, 0.0
     for scores in found:
@@ -91,32 +87,22 @@ def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
 
 
 def seed_flips(found: Sequence[ItemScores]) -> Observed | None:
-    """Return the share of items that two seeds of one condition do not judge alike; of shares, the mean squared
-    difference.
+    """Return the share of items that two seeds of one condition do not judge alike; None without two seeds.
 
-    Args:
-        found: past scores; conditions with one seed add nothing.
-
-    Returns:
-        None where no condition has two seeds.
+    Of shares it is the mean squared difference.
     """
     return _over_items([_seed_flips_by_item(scores) for scores in found])
 
 
 def condition_flips(found: Sequence[ItemScores]) -> Observed | None:
-    """Return the share of items that two conditions do not judge alike, each with one seed.
-
-    Returns:
-        None where no item was asked of two conditions.
-    """
+    """Return the share of items that two conditions do not judge alike, each with one seed; None without two."""
     return _over_items([_squared_differences(scores) for scores in found])
 
 
 def effect_variance(found: Sequence[ItemScores]) -> Observed | None:
     """Return the variance over items of the difference between two conditions, without what flips make of it.
 
-    Returns:
-        None where no two conditions have two seeds each.
+    None where no two conditions have two seeds each.
     """
     per_item: list[Floats | None] = []
     for scores in found:

@@ -112,11 +112,6 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None)
 
     The seeds of both levels vary, and items flip in both: the variance is 2 s^2 + f / I, with the standard deviation s
     of a condition's mean score between seeds, the share f of the items that two seeds do not judge alike, and I items.
-
-    Args:
-        plan: plan whose strategy states no spread.
-        spread: spread that the plan's power counts on.
-        items: test items of a run; None if unknown.
     """
     between = next((each for each in spread if each.kind is SpreadKind.SEEDS), None)
     if plan.strategy is None or not plan.strategy.looks or plan.strategy.seed_spread is not None:
@@ -130,9 +125,6 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None)
 
 def refuse_impossible(plan: Plan, items: int | None) -> None:
     """Refuse a strategy that could never decide anything.
-
-    Args:
-        items: test items of a run; None if unknown.
 
     Raises:
         InputError: a contrast has no runs on one side or too few items, or the budget is below the cost of one run.
@@ -179,8 +171,6 @@ def refuse_other_design(old: Plan | None, new: Plan, design: str, describe: Desc
 
     Args:
         old: plan that the strategy began with; None if it is gone.
-        design: digest of the design at the first decision.
-        describe: names what differs about a run.
 
     Raises:
         PlanDriftError: the design differs; with what does.

@@ -220,8 +220,6 @@ def take_look(
     """Return the results of the undecided contrasts at a look, in the order given.
 
     Args:
-        evidence: of every contrast that is still undecided.
-        looks: paired seeds at each look, increasing, from 2 to 64.
         number: of this look, from 0, as in the ledger.
         decided: verdicts of the contrasts that earlier looks decided; with the evidence they are the family.
         detect: promised difference, in the unit of the differences; None: no contrast is given up.
@@ -279,11 +277,7 @@ def take_look(
 def divergence_variance(diverged: int, runs: int) -> float:
     """Return the variance of a side's share of diverged runs; few seeds may agree in it by luck.
 
-    The side is taken to diverge with probability (m + 1) / (n + 2), so that it is never certain.
-
-    Args:
-        diverged: runs of the side that diverged, m.
-        runs: all its runs, n, at least one.
+    With m of n runs diverged it is taken to diverge with probability (m + 1) / (n + 2), so that it is never certain.
     """
     chance = (diverged + 1) / (runs + 2)
     return chance * (1 - chance) / runs

@@ -113,12 +113,8 @@ def efficacy_bounds(looks: Sequence[int], level: float = LEVEL) -> tuple[float, 
     reaches any of them without a difference is `level`.
     The bound of one look alone is the quantile of the t-test. A smaller level has a larger bound at every look.
 
-    Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
-        level: one-sided, from 1e-6 to below 0.5.
-
     Raises:
-        ValueError: looks or level outside these limits.
+        ValueError: looks that do not increase from 2 to at most 64, or a level outside 1e-6 to below 0.5.
     """
     return _efficacy(checked_looks(looks), _checked_level(level))
 
@@ -132,13 +128,11 @@ def futility_bounds(looks: Sequence[int], effect: float | None = None, *, level:
     low for so large an effect, would be given up.
 
     Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
         effect: promised difference in standard deviations of a seed's paired difference; None for the one that these
             looks show with 80 % power.
-        level: one-sided, of the efficacy bounds.
 
     Raises:
-        ValueError: an argument outside these limits.
+        ValueError: an argument outside its limits.
     """
     looks, level = checked_looks(looks), _checked_level(level)
     if effect is not None and not (math.isfinite(effect) and effect > 0):
@@ -173,13 +167,12 @@ def stopping_chances(
     """Return the chances of a contrast's end at each look, for normal differences, to within 0.001.
 
     Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
         effect: true difference in standard deviations of a seed's paired difference; beyond 100 it counts as 100.
         efficacy: values of t at or above which it is established, one per look.
         futility: values of t at or below which it is given up, one per look; None if it never is.
 
     Raises:
-        ValueError: looks outside these limits, an effect that is not finite, or bounds of another number.
+        ValueError: looks outside their limits, an effect that is not finite, or bounds of another number.
     """
     looks = checked_looks(looks)
     if not math.isfinite(effect):
@@ -248,9 +241,7 @@ def corrected_effect(looks: Sequence[int], observed: float, level: float = LEVEL
     of Troendle and Yu 1999 (Communications in Statistics - Theory and Methods 28:1617-1634), for claims alone.
 
     Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
         observed: mean difference of a claim, above 0, in standard deviations of a seed's paired difference.
-        level: one-sided, of the efficacy bounds.
     """
     from scipy.optimize import brentq
 

@@ -84,7 +84,8 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     note = (
         "Difference: mean over the seeds of the next table. Error: standard error over seeds. Wide error: also "
         "with the variation between test items and of diverged runs. t: the smaller one of both errors. With fewer "
-        "items than seeds, the t of the wide error is that with the same p value. Corrected: conditional estimate of Troendle and Yu 1999. "
+        "items than seeds, the t of the wide error is that with the same p value. Corrected: estimate of claims alone "
+        "(Troendle and Yu 1999). "
         "Established: t reaches the bound of the planned looks and the row's level. Given up: t is at or below "
         f"futility. Interval: what t at the bound allows{within}, valid over all looks. Every "
         f"number is in ledger.jsonl{whole}."
