@@ -85,10 +85,9 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
         "Difference: mean over the seeds of the next table. Error: standard error over seeds. Wide error: also "
         "with the variation between test items and of diverged runs. t: the smaller one of both errors. With fewer "
         "items than seeds, the t of the wide error is that with the same p value. Corrected: estimate of claims alone "
-        "(Troendle and Yu 1999). "
-        "Established: t reaches the bound of the planned looks and the row's level. Given up: t is at or below "
-        f"futility. Interval: what t at the bound allows{within}, valid over all looks. Every "
-        f"number is in ledger.jsonl{whole}."
+        "(Troendle and Yu 1999). Established: t reaches the bound of the planned looks and the row's level. Given up: "
+        f"t is at or below futility. Interval: what t at the bound allows{within}, valid over all looks. Every number "
+        f"is in ledger.jsonl{whole}."
     )
     return table_of(columns, rows, "Looks", notes=(note,))
 
