@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from touchline.statistics.conclusions import SeedTestKind
-from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
+from touchline.statistics.contrasts import (
+    Sample,
+    freedom_with_items,
+    seed_means,
+    seed_test,
+    units_of,
+    wide_p_values,
+    widened_variance,
+)
+from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.statistics.sample_sizes import Cost, Spread, cheapest
 
 Floats = NDArray[np.float64]
@@ -235,10 +244,12 @@ def _claims(second: Floats, first: Floats) -> NDArray[np.bool_]:
     means, references = seed_means(samples)
     tested = seed_test(means, references, SeedTestKind.PAIRED, 1 - LEVEL)
     value = means.mean(axis=-1) - references.mean(axis=-1)
-    wide = wide_p_values(value, widened_variance(samples, tested), tested.freedom)
+    freedom = freedom_with_items(tested.freedom, units_of(samples))
+    wide = wide_p_values(value, widened_variance(samples, tested), freedom)
     # Where all seeds have one mean the t-test is not defined, and the second decides.
     narrow = np.where(np.isnan(tested.p_value), 0.0, tested.p_value)
-    return np.asarray((wide <= LEVEL) & (narrow <= LEVEL) & (value > 0))
+    is_enough = units_of(samples) >= FEWEST_UNITS
+    return np.asarray(is_enough & (wide <= LEVEL) & (narrow <= LEVEL) & (value > 0))
 
 
 def _scores(count: int, seeds: int, items: int, truth: Truth, rng: Generator) -> tuple[Floats, Floats]:

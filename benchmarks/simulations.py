@@ -30,7 +30,15 @@ from touchline.core.quantity import Quantity
 from touchline.statistics.analysis import analyse_together
 from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, Conclusion, ScoredRun, SeedTestKind
-from touchline.statistics.contrasts import Sample, seed_means, seed_test, wide_p_values, widened_variance
+from touchline.statistics.contrasts import (
+    Sample,
+    freedom_with_items,
+    seed_means,
+    seed_test,
+    units_of,
+    wide_p_values,
+    widened_variance,
+)
 from touchline.statistics.effects import is_established
 from touchline.statistics.own_score import LEVEL
 from touchline.statistics.paired import holm
@@ -122,6 +130,7 @@ def _parts() -> dict[str, tuple[Callable[[Generator, int], Iterator[Row]], int]]
         "coverage of seeds": (_coverage_of_seeds, 1000),
         "claims of seeds": (_false_claims_of_seeds, 500),
         "null sweeps": (_null_sweeps, 4000),
+        "null sweeps of clusters": (_null_sweeps_of_clusters, 4000),
         "choice of test": (_choice_of_test, 100_000),
         "power of seeds": (_power_of_seeds, 1000),
     }
@@ -364,6 +373,33 @@ def _null_sweeps(rng: Generator, count: int) -> Iterator[Row]:
             )
 
 
+TASTE = 0.05
+"""Standard deviation over clusters of a level's chance of a right answer, which is the same over all clusters."""
+
+
+def _null_sweeps_of_clusters(rng: Generator, count: int) -> Iterator[Row]:
+    """Levels that do as well as each other over all clusters, and not in each: few clusters may agree by luck."""
+    for units, size, seeds in product((2, 3, 5, 6, 8, 20), (1, 30), (3, 12)):
+        claims, old, done, items = 0, 0, 0, units * size
+        clusters = None if size == 1 else tuple(str(at // size) for at in range(items))
+        while done < count:
+            sweeps = min(count - done, max(_CHECKED, _BLOCK // (2 * seeds * items)))
+            easy = rng.beta(2.4, 1.6, size=(sweeps, 1, 1, 1, units)) + rng.normal(0, TASTE, (sweeps, 2, 1, 1, units))
+            shifts = rng.normal(0, 0.01, size=(sweeps, 2, 1, seeds, 1))
+            chances = np.repeat(np.clip(easy + shifts, 0, 1), size, axis=-1)
+            scores = (rng.random(chances.shape) < chances).astype(np.float64)
+            found = _claimed(_contrasts(scores), clusters)
+            if done == 0:
+                _same_as_analyse(scores, found, found[:0], rng, size)
+            claims, done = claims + found.sum(), done + sweeps
+            old += _claimed(_contrasts(scores), clusters, is_old=True).sum()
+        what = f"{units} clusters of {size} items" if size > 1 else f"{units} items"
+        for claimed, rest, is_bound in ((claims, "", True), (old, ", degrees of freedom of the seeds", False)):
+            what_of = f"levels differ from cluster to cluster, {what}, {seeds} seeds{rest}"
+            share = float(claimed / count)
+            yield Row(kind="false claims", what=what_of, share=share, simulations=count, is_bound=is_bound)
+
+
 def _contrasts(scores: Floats) -> list[tuple[Floats, Floats]]:
     """Scores by seed and item at two levels, shape [sweeps, seeds, items], of every contrast of both factors."""
     conditions = range(1, scores.shape[2])
@@ -376,31 +412,39 @@ def _interactions(scores: Floats) -> list[tuple[Floats, Floats]]:
     return [(effects[:, at], effects[:, 0]) for at in range(1, scores.shape[2])]
 
 
-def _claimed(pairs: Sequence[tuple[Floats, Floats]]) -> NDArray[np.bool_]:
-    """Whether each sweep claims anything, shape [sweeps], as `effects.adjusted` decides it."""
+def _claimed(
+    pairs: Sequence[tuple[Floats, Floats]], clusters: tuple[str, ...] | None = None, *, is_old: bool = False
+) -> NDArray[np.bool_]:
+    """Whether each sweep claims anything, shape [sweeps], as `effects.adjusted` decides it.
+
+    Args:
+        clusters: what each item belongs to; None if they stand alone.
+        is_old: with the seeds' degrees of freedom, whatever the number of items, for comparison.
+    """
     if not pairs:
         return np.zeros(0, dtype=np.bool_)
     by_seeds, with_items = [], []
     for second, first in pairs:
-        samples = [Sample(second, first, None, 1.0)]
+        samples = [Sample(second, first, clusters, 1.0)]
         own, other = seed_means(samples)
         tested = seed_test(own, other, SeedTestKind.PAIRED, 1 - LEVEL)
         by_seeds.append(tested.p_value)
         values = own.mean(axis=-1) - other.mean(axis=-1)
-        with_items.append(wide_p_values(values, widened_variance(samples, tested), tested.freedom))
+        freedom = tested.freedom if is_old else freedom_with_items(tested.freedom, units_of(samples))
+        with_items.append(wide_p_values(values, widened_variance(samples, tested), freedom))
     found = np.zeros(len(by_seeds[0]), dtype=np.bool_)
     for sweep, (raw, wide) in enumerate(zip(np.transpose(by_seeds), np.transpose(with_items), strict=True)):
         if min(wide) < LEVEL:
             adjusted = holm([1.0 if np.isnan(p) else float(p) for p in raw])
             found[sweep] = any(
-                is_established(None if np.isnan(p) else a, w)
+                is_established(None if np.isnan(p) else a, w, ITEMS if is_old else units_of(samples))
                 for p, a, w in zip(raw, adjusted, holm(wide.tolist()), strict=True)
             )
     return found
 
 
 def _same_as_analyse(
-    scores: Floats, by_effects: NDArray[np.bool_], by_interactions: NDArray[np.bool_], rng: Generator
+    scores: Floats, by_effects: NDArray[np.bool_], by_interactions: NDArray[np.bool_], rng: Generator, size: int = 1
 ) -> None:
     """Raise unless the report's own function says the same of the first sweeps."""
     rates = [str(at) for at in range(scores.shape[2])]
@@ -409,6 +453,8 @@ def _same_as_analyse(
             _run(f"{rank}{rate}{seed}", scores[sweep, at, place, seed], seed=seed, rank=rank, rate=rate)
             for (at, rank), (place, rate), seed in product(enumerate("ab"), enumerate(rates), range(scores.shape[3]))
         ]
+        if size > 1:
+            runs = [_clustered(run, size) for run in runs]
         found = _analysis(runs, rng, rank=("a", "b"), rate=rates)
         told = any(each.is_shown for effect in found.effects for each in effect.contrasts)
         differ = any(each.difference.is_shown for each in found.interactions)

@@ -101,6 +101,7 @@ def widened(error, freedom, second, first, clusters, coverage):
     value = second.mean() - first.mean()
     wide = math.sqrt(max(error**2, discordant) + max(0.0, items - discordant))
     wide = wide if wide > 1e-9 * max(1.0, abs(second).max(), abs(first).max()) else 0.0
+    freedom = min(freedom, max(int(clusters.max()), 1))
     arm = stats.t.ppf(0.5 + coverage / 2, freedom) * wide
     return 2 * stats.t.sf(abs(value) / wide, freedom) if wide else None, value - arm, value + arm
 
@@ -129,6 +130,7 @@ def over_seeds(name, contrast, second, first, clusters):
     else:
         error = 0.0
     check(f"{name}, p", contrast["p_value"], p_value)
+    check(f"{name}, independent items", wide["units"], int(clusters.max()) + 1)
     p_items, low, high = widened(error, freedom, second, first, clusters, coverage)
     if p_items is None:
         SKIPPED.append(f"{name} with items: neither seeds nor items differ")
@@ -293,7 +295,8 @@ def main(samples_path, results_path):
             for (name, reported, p, _), adjusted, wide in zip(family, by_seeds, by_items, strict=True):
                 check(f"{name}, p after Holm", reported["p_adjusted"], None if p is None else adjusted)
                 check(f"{name}, p with items after Holm", reported["with_items"]["p_adjusted"], wide)
-                claimed = wide < 0.05 and (p is None or adjusted < 0.05)
+                is_enough = reported["with_items"]["units"] >= 6
+                claimed = is_enough and wide < 0.05 and (p is None or adjusted < 0.05)
                 check(f"{name}, claimed", float(reported["shown"] in ("higher", "lower")), float(claimed))
     check_matrix(results["test_sets"], means)
 

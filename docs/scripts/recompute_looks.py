@@ -101,6 +101,22 @@ def futility(looks, effect, level):
     return tuple(bounds)
 
 
+def corrected(looks, observed, level):
+    """The effect whose claims show the observed one on average (Troendle and Yu 1999); at least 0."""
+    bounds, paths = efficacy(looks, level), draws(looks[-1])
+
+    def excess(effect):
+        claimed, active = [], np.ones(PATHS, dtype=bool)
+        for seeds, bound in zip(looks, bounds):
+            part = paths[active, :seeds] + effect
+            is_claimed = t_values(part) >= bound
+            claimed.append(part[is_claimed].mean(1))
+            active[active] = ~is_claimed
+        return np.concatenate(claimed).mean() - observed
+
+    return 0.0 if excess(0.0) >= 0 else optimize.brentq(excess, 0.0, observed + 0.1, xtol=1e-3)
+
+
 def recompute(look, number, strategy, contrasts, decided):
     """Check one look; `decided` gets its verdicts."""
     looks = tuple(strategy["looks"])
@@ -117,25 +133,30 @@ def recompute(look, number, strategy, contrasts, decided):
         differences = np.array([pair["level"] - pair["against"] for pair in pairs])
         error = float(stats.sem(differences))
         error = error if error > max(1e-12, 1e-9 * abs(differences).max()) else 0.0
-        larger = max(error, reported["wide_error"] or 0.0)
-        t = float(differences.mean()) / larger if larger else None
-        check(f"{name}, difference", reported["difference"], float(differences.mean()))
+        mean, wide, units = float(differences.mean()), reported["wide_error"] or 0.0, reported.get("units")
+        freedom = min(seeds, max(units or seeds, 2)) - 1
+        t = [mean / error] if error else []
+        if wide:
+            # With fewer items than seeds: the t that has the same p value.
+            t.append(math.copysign(stats.t.isf(stats.t.sf(abs(mean) / wide, freedom), seeds - 1), mean))
+        t = min(t, key=abs, default=None)
+        check(f"{name}, difference", reported["difference"], mean)
         check(f"{name}, error", reported["error"], error)
         check(f"{name}, t", reported["t"], t)
         check(f"{name}, p", reported["p_value"], None if t is None else float(stats.t.sf(t, seeds - 1)))
-        measured.append((reported, name, t, larger))
+        measured.append((reported, name, t, (error, wide, freedom), units is None or units >= 6))
     lowest, is_open = None, True
     if strategy["seed_spread"] and not is_last:
         lowest = futility(looks, strategy["detect"] / strategy["seed_spread"], LEVEL / len(contrasts))[number]
     # Holm: the largest t first.
-    measured.sort(key=lambda each: math.inf if each[2] is None else -each[2])
-    for reported, name, t, larger in measured:
+    measured.sort(key=lambda each: (not each[4], math.inf if each[2] is None else -each[2]))
+    for reported, name, t, (error, wide, freedom), is_enough in measured:
         level = LEVEL / (len(contrasts) - established)
         bound = efficacy(looks, level)[number]
         check(f"{name}, level", reported["level"], level)
         check(f"{name}, bound", reported["bound"], bound, within=0.015)
         bound = reported["bound"]
-        is_open = is_open and t is not None and t >= bound
+        is_open = is_open and is_enough and t is not None and t >= bound
         established += is_open
         low = reported["futility"]
         check(f"{name}, futility is there", low is not None, lowest is not None)
@@ -146,8 +167,13 @@ def recompute(look, number, strategy, contrasts, decided):
             verdict = "out of reach"
         check(f"{name}, verdict", reported["verdict"], verdict)
         for end, sign in (("low", -1), ("high", 1)):
-            found = None if t is None else reported["difference"] + sign * bound * larger
-            check(f"{name}, {end}", reported[end], found)
+            arm = max(bound * error, stats.t.isf(stats.t.sf(bound, seeds - 1), freedom) * wide)
+            check(f"{name}, {end}", reported[end], None if t is None else reported["difference"] + sign * arm)
+        if reported.get("corrected") is not None:
+            deviation = reported["difference"] / t * math.sqrt(seeds)
+            found = deviation * corrected(looks, reported["difference"] / deviation, level)
+            apart = abs(reported["corrected"] - max(found, reported["low"]))
+            check(f"{name}, corrected within 0.05 standard deviations", apart < 0.05 * deviation, True)
         if verdict != "undecided":
             decided[reported["contrast"]] = verdict
 

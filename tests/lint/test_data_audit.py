@@ -102,6 +102,16 @@ def test_files_of_splits_are_one_dataset(tmp_path: Path) -> None:
     assert [sorted(group.files) for group in group_splits(tmp_path.iterdir())] == [["test", "train"], ["all"]]
 
 
+def test_spellings_of_a_label_are_one_in_the_baselines(tmp_path: Path) -> None:
+    """As classification counts them, and the plan's majority baseline."""
+    labels = ["yes", "Yes", "YES ", "no", "No", "yes"] * 10
+    rows = [{"question": f"is {number} even?", "answer": label} for number, label in enumerate(labels)]
+    found = audit(write(tmp_path / "test.jsonl", rows)).baselines
+    assert found is not None
+    assert isinstance(found.majority.score, Quantity)
+    assert (found.majority.score.value, found.majority.answer) == (pytest.approx(4 / 6), "yes")
+
+
 def test_the_four_constants_of_the_surgical_project_are_an_error_before_any_training(tmp_path: Path) -> None:
     constants = {
         "What tissue is in contact with the instrument?": "none",

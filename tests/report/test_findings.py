@@ -17,6 +17,8 @@ from touchline.core.levels import factor_words
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.build import build_report
+from touchline.report.charts.effects import _contrast_row
+from touchline.report.charts.parts import number
 from touchline.report.findings import answer
 from touchline.report.findings import claims as report_claims
 from touchline.report.findings.answer import MOST_WORDS, words
@@ -134,7 +136,14 @@ def test_claims_are_the_numbers_of_the_analyses() -> None:
             by_seeds = contrast.p_adjusted
             decides = wide if by_seeds is None or by_seeds < 0.05 <= wide.p_adjusted else contrast
             assert isinstance(claim.p, Quantity)
-            assert (claim.estimate.low, claim.estimate.high) == (decides.low, decides.high)
+            assert decides.low is not None
+            assert decides.high is not None
+            assert (claim.estimate.low, claim.estimate.high) == (max(-1, decides.low), min(1, decides.high))
+            drawn = _contrast_row(contrast, share=True)
+            assert drawn is not None
+            assert (drawn["low"], drawn["high"]) == tuple(
+                number(100 * end) for end in (claim.estimate.low, claim.estimate.high)
+            )
             assert claim.p.value == decides.p_adjusted
             assert (claim.p.value < 0.05) is (claim.shown in ESTABLISHED)
         compared = {each.run: each for each in analysis.comparisons}

@@ -16,7 +16,7 @@ from touchline.report.next_design import seeds_needed, untried_between
 from touchline.report.report import Report
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import StepCurves
-from touchline.statistics.conclusions import Conclusion, Contrast, WithItems
+from touchline.statistics.conclusions import Conclusion, Contrast, SeedTest, SeedTestKind, WithItems
 from touchline.statistics.power import smallest_seed_difference
 from touchline.statistics.statements import NextStep
 
@@ -63,15 +63,28 @@ def test_a_larger_family_needs_no_fewer_seeds(value: float, spread: float, seeds
     assert (among or 21) >= (alone or 21)
 
 
-def contrast_of(value: float, spread: float, seeds: int) -> Contrast:
+def test_more_seeds_do_not_replace_items() -> None:
+    """A difference of three errors over items is not shown by seeds that do not differ much."""
+    assert seeds_needed(contrast_of(0.3, 0.01, 3, over_items=0.01)) is not None
+    assert seeds_needed(contrast_of(0.3, 0.01, 3, over_items=0.2)) is None
+    assert seeds_needed(contrast_of(0.3, 0.01, 3, units=5)) is None
+
+
+def contrast_of(value: float, spread: float, seeds: int, over_items: float = 0.0, units: int = 99) -> Contrast:
     """Seeds with this standard deviation at each of two levels."""
+    error = spread * math.sqrt(2 / seeds)
     wide = WithItems(
-        error=spread * math.sqrt(2 / seeds), freedom=seeds - 1, p_value=0.5, p_adjusted=0.5, low=-1.0, high=1.0
+        error=math.hypot(error, over_items), freedom=seeds - 1, units=units, p_value=0.5, p_adjusted=0.5, low=-1, high=1
     )
+    means = (0.5,) * seeds
+    test = SeedTest(
+        kind=SeedTestKind.PAIRED, seeds=tuple(range(seeds)), reference_seeds=tuple(range(seeds)), means=means,
+        reference_means=means, statistic=0.0, freedom=seeds - 1, error=error,
+    )  # fmt: skip
     return Contrast(
         factor=made.RANK, level="64", reference="4", value=value, low=-1.0, high=1.0, p_value=0.5, p_adjusted=0.5,
         seeds=seeds, strata=1, items_low=None, items_high=None, shown=Conclusion.NOT_ESTABLISHED, reason="",
-        smallest=Quantity(value=0.1, unit="1"), with_items=wide,
+        smallest=Quantity(value=0.1, unit="1"), with_items=wide, test=test,
     )  # fmt: skip
 
 

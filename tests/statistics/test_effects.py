@@ -1,6 +1,7 @@
 """Effects of factors: what is averaged, what is the unit, and what one seed does not tell."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_seeds_tell_an_effect_that_is_there() -> None:
     assert (found.seeds, found.strata, found.reason) == (3, 1, "")
     assert found.low is not None
     assert found.low < 0.6 < (found.high or 0)
+
+
+@pytest.mark.parametrize(("clusters", "freedom"), [(3, 2), (5, 4), (6, 5), (8, 6), (100, 6)])
+def test_few_clusters_lend_no_precision(clusters: int, freedom: int) -> None:
+    """The wider test of seven seeds has the clusters' degrees of freedom; fewer than six clusters show nothing."""
+    runs = sweep({"4": 0.3, "64": 0.9}, range(7))
+    found = contrast_of([replace(run, clusters=tuple(str(i % clusters) for i in range(ITEMS))) for run in runs])
+    assert (found.with_items.units, found.with_items.freedom) == (clusters, freedom)
+    assert found.shown is (Conclusion.HIGHER if clusters > 5 else Conclusion.NOT_ESTABLISHED)
+    assert ("too few to show a difference" in found.reason) == (clusters < 6)
 
 
 def test_an_effect_that_is_not_there_is_not_established_and_says_what_could_have_been() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from numpy.random import PCG64, Generator
 from tests.cases import parametrize
 
 from touchline.statistics.bootstrap import bootstrap_intervals, bootstrap_means, cluster_codes
-from touchline.statistics.clustered import clustered_difference, clustered_error, clustered_share
+from touchline.statistics.clustered import clustered_difference, clustered_share, squared_errors
 from touchline.statistics.paired import Floats, holm, mcnemar_exact, newcombe_paired, sign_flip_ps
 from touchline.statistics.proportion import wilson
 
@@ -119,20 +119,24 @@ def test_columns_share_their_signs_and_keep_their_own_p() -> None:
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=40)
 
 
+def _error(values: Floats, clusters: Sequence[str] | None = None) -> float:
+    return math.sqrt(float(squared_errors(values, clusters)))
+
+
 def test_standard_errors_of_clusters() -> None:
     values = Generator(PCG64(1)).normal(size=30)
-    assert clustered_error(values) == pytest.approx(values.std(ddof=1) / math.sqrt(30))
-    assert clustered_error(values, [str(i) for i in range(30)]) == pytest.approx(clustered_error(values))
+    assert _error(values) == pytest.approx(values.std(ddof=1) / math.sqrt(30))
+    assert _error(values, [str(i) for i in range(30)]) == pytest.approx(_error(values))
     # Each value five times over: the error of the values alone.
     values = Generator(PCG64(2)).normal(size=20)
     copies, names = np.repeat(values, 5), [str(i // 5) for i in range(100)]
-    assert clustered_error(copies, names) == pytest.approx(clustered_error(values))
-    assert clustered_error(copies) < clustered_error(values) / 2
+    assert _error(copies, names) == pytest.approx(_error(values))
+    assert _error(copies) < _error(values) / 2
     # By hand: clusters (1, 1, 0) and (0, 1) have residual totals 0.2 and -0.2; 2 / 1 * 0.08 is 0.16, over 5 items.
-    found = clustered_error(np.array([1.0, 1.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b", "b"])
+    found = _error(np.array([1.0, 1.0, 0.0, 0.0, 1.0]), ["a", "a", "a", "b", "b"])
     assert found == pytest.approx(math.sqrt(2 * (0.2**2 + 0.2**2)) / 5)
     with pytest.raises(ValueError, match="one cluster has no spread"):
-        clustered_error(np.array([1.0, 0.0]), ["a", "a"])
+        _error(np.array([1.0, 0.0]), ["a", "a"])
 
 
 @given(SCORES)

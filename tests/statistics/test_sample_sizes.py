@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.tiers import examples
 
+from touchline.core.quantity import Missing
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.power import smallest_seed_difference
 from touchline.statistics.sample_sizes import Cost, Spread, best_within, cheapest, detectable, fewest_items, power
 from touchline.statistics.spread import ItemScores, condition_flips, effect_variance, seed_flips, seed_spread
+from touchline.statistics.spread_inputs import spread_inputs
+from touchline.statistics.spread_types import SpreadSource
 
 pytestmark = pytest.mark.planning
 
@@ -61,12 +64,14 @@ def test_what_gives_power() -> None:
     # Endless items leave the spread between seeds; endless seeds leave the variation of the effect between items.
     without_items = Spread(seeds=USUAL.seeds, items=0.0, flips=0.0)
     assert power(np.array(3.0), np.array(1e9), np.array(0.03), USUAL) == pytest.approx(
-        power(np.array(3.0), np.array(1.0), np.array(0.03), without_items), abs=1e-3
+        power(np.array(3.0), np.array(6.0), np.array(0.03), without_items), abs=1e-3
     )
     few = float(power(np.array(1e5), np.array(100.0), np.array(0.03), USUAL))
-    assert few == pytest.approx(float(stats.norm.sf(1.96 - 0.03 / math.sqrt(0.03 / 100))), abs=0.01)
+    assert few == pytest.approx(float(stats.norm.sf(stats.t.ppf(0.975, 99) - 0.03 / math.sqrt(0.03 / 100))), abs=0.01)
     with pytest.raises(ValueError, match="two seeds"):
         power(np.array(1.0), np.array(100.0), np.array(0.02), USUAL)
+    assert float(power(np.array(9.0), np.array(5.0), np.array(0.9), USUAL)) == 0.0
+    assert math.isinf(detectable(np.array(9.0), np.array(5.0), USUAL))
     spread = Spread(seeds=0.0, items=0.0, flips=0.0)
     assert power(np.array(2.0), np.array(10.0), np.array(0.001), spread) == pytest.approx(1.0)
     assert float(detectable(np.array(2.0), np.array(10.0), spread)) == 1 / (2 * 10)
@@ -202,8 +207,26 @@ def test_what_past_runs_tell_of_flips() -> None:
     # The rule of three: of 100 items without a flip, 3% may flip.
     same = ItemScores(conditions={"a": np.ones((2, 100))})
     found = seed_flips([same])
-    assert found.value == found.low == 0.0
+    assert (found.value, found.low) == (pytest.approx(math.log(2) / 100), 0.0)
     assert found.high == pytest.approx(0.03, abs=0.001)
     assert seed_spread([]) is None
     assert seed_flips([]) is None
     assert condition_flips([ItemScores(conditions={"a": np.ones((1, 4))})]) is None
+
+
+def test_no_spread_is_no_evidence_of_precision() -> None:
+    """At an end of the scale the prior range counts, and a zero counts as what it leaves open."""
+    rng = np.random.default_rng(1)
+    full, near = np.ones((2, 45)), np.ones((2, 45))
+    near[0, 3] = 0.0
+    for conditions in ({"a": full, "b": full}, {"a": near, "b": full}, {"a": 1 - near, "b": 1 - full}):
+        found = spread_inputs([ItemScores(conditions=conditions)], Missing(missing="none"))
+        assert {each.source for each in found} == {SpreadSource.PRIOR}
+        assert "at the ceiling or the floor" in found[0].basis
+    same = np.tile(rng.random(45) < 0.7, (2, 1)).astype(float)
+    moved = np.roll(same, 1, axis=1)
+    moved[0] = same[1]
+    for matrix in (same, moved):
+        found = spread_inputs([ItemScores(conditions={"a": matrix, "b": matrix[:1]})], Missing(missing="none"))
+        assert all(each.quantity.value > 0 for each in found)
+        assert all((each.quantity.low or 0) <= each.quantity.value <= (each.quantity.high or 0) for each in found)

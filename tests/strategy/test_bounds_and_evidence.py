@@ -26,8 +26,8 @@ from touchline.results.run_result import RunResult
 from touchline.run.planning import LoadedPlan
 from touchline.statistics.conclusions import Verdict
 from touchline.strategy import group_sequential as gs
-from touchline.strategy.decisions import ContrastLook, DecisionKind
-from touchline.strategy.evidence import look_at, scored_runs
+from touchline.strategy.decisions import ContrastLook, DecisionKind, SeedPair
+from touchline.strategy.evidence import Evidence, look_at, scored_runs, take_look
 from touchline.strategy.state import state_of
 
 pytestmark = pytest.mark.planning
@@ -125,6 +125,39 @@ def test_a_run_without_a_score_is_not_zero(monkeypatch: pytest.MonkeyPatch) -> N
     against = [*evaluated("4", (140, 141)), None]
     with pytest.raises(InputError, match=f"{name} has no score"):
         look(monkeypatch, evaluated("64", (150,) * 3), against, missing=[name])
+
+
+def test_few_items_lend_no_precision() -> None:
+    """With fewer items than seeds t has the p value of the items' degrees of freedom; with five nothing is shown."""
+    looks, rng = (12,), Generator(PCG64(3))
+    pairs = tuple(SeedPair(seed=seed, level=0.5 + 0.001 * rng.normal(), against=0.4) for seed in range(12))
+    t = {}
+    for units in (None, 100, 12, 8, 6, 5, 2):
+        few = Evidence(contrast="few", pairs=pairs, wide_error=0.02, units=units)
+        sure = Evidence(contrast="sure", pairs=pairs, wide_error=0.035)
+        found, other = take_look([few, sure], looks, 0, {}, None)
+        assert other.verdict is Verdict.ESTABLISHED
+        freedom = min(11, (units or 12) - 1)
+        assert stats.t.sf(found.t, 11) == pytest.approx(stats.t.sf(found.difference / 0.02, freedom))
+        assert (found.low > 0) == (found.t >= found.bound)
+        is_shown = found.t >= found.bound and (units or 12) > 5
+        assert (found.verdict is Verdict.ESTABLISHED) == is_shown
+        assert (found.corrected is not None) == is_shown
+        t[units] = found.t
+    assert t[None] == t[100] == t[12] > t[8] > t[6] > t[5] > t[2]
+
+
+def test_a_claim_is_corrected_by_what_claims_of_its_design_overstate() -> None:
+    looks, effect = (3, 4, 6), gs.shown_effect((3, 4, 6))
+    x = Generator(PCG64(4)).normal(effect, 1.0, size=(PATHS, 6))
+    t = np.array([stats.ttest_1samp(x[:, :seeds], 0.0, axis=1).statistic for seeds in looks])
+    above = t >= np.array(gs.efficacy_bounds(looks))[:, None]
+    means = np.array([x[:, :seeds].mean(axis=1) for seeds in looks])
+    shown = means[above.argmax(axis=0), np.arange(PATHS)][above.any(axis=0)].mean()
+    assert shown > 1.05 * effect
+    assert gs.corrected_effect(looks, float(shown)) == pytest.approx(effect, rel=0.01)
+    assert gs.corrected_effect(looks, 0.3) == 0.0
+    assert gs.corrected_effect(looks, 1000.0) == 1000.0
 
 
 DESIGNS = ((2, 3, 4), (3, 4, 6), (2, 4, 6, 9, 12), (2, 12), (5, 10))

@@ -33,7 +33,9 @@ def main() -> Callable[[str, str], int]:
     return found
 
 
-def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float | None = None) -> tuple[str, str]:
+def write(
+    folder: Path, seed: int, *, spread: float | None = 0.015, wide: float | None = None, units: int | None = None
+) -> tuple[str, str]:
     """Take looks at made scores until everything is decided; write ledger.jsonl and plan.json."""
     strategy = PlannedStrategy(
         explore=None,
@@ -56,6 +58,7 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
                     for each, level, against in zip(strategy.seeds[:seeds], *scores[name], strict=False)
                 ),
                 wide_error=wide,
+                units=units,
             )
             for name in names
         ]
@@ -77,7 +80,8 @@ def write(folder: Path, seed: int, *, spread: float | None = 0.015, wide: float 
 
 @pytest.mark.slow
 @parametrize(
-    "seed, spread, wide", (1, 0.015, None), (2, 0.015, None), (3, None, None), (4, 0.015, 0.004), (5, 0.015, 0.03)
+    "seed, spread, wide, units",
+    *((1, 0.015, None, None), (2, 0.015, None, 5), (3, None, None, None), (4, 0.015, 0.004, 3), (5, 0.015, 0.03, 99)),
 )
 def test_every_bound_p_value_and_verdict_is_found_again(
     tmp_path: Path,
@@ -86,8 +90,9 @@ def test_every_bound_p_value_and_verdict_is_found_again(
     seed: int,
     spread: float | None,
     wide: float | None,
+    units: int | None,
 ) -> None:
-    code = main(*write(tmp_path, seed, spread=spread, wide=wide))
+    code = main(*write(tmp_path, seed, spread=spread, wide=wide, units=units))
     out = capsys.readouterr().out
     assert code == 0, out
     assert "DIFFERS" not in out
@@ -112,6 +117,7 @@ def test_made_looks_have_every_verdict(tmp_path: Path) -> None:
     ("p_value", lambda value: value * 0.99),
     ("futility", lambda value: value + 0.5),
     ("high", lambda value: value + 0.001),
+    ("corrected", lambda _: 0.9),
     ("verdict", lambda _: "established"),
     ("level", lambda value: value * 2),
 )
@@ -125,8 +131,9 @@ def test_a_number_that_was_changed_is_named(
     ledger, plan = write(tmp_path, 1)
     first, *rest = Path(ledger).read_text().splitlines()
     entry = json.loads(first)
-    contrast = entry["decision"]["look"]["contrasts"][-1]
+    contrast = entry["decision"]["look"]["contrasts"][0 if key == "corrected" else -1]
     contrast[key] = change(contrast[key])
     Path(ledger).write_text("\n".join([json.dumps(entry), *rest]) + "\n")
     assert main(ledger, plan) == 1
-    assert f"DIFFERS look 0, none, {key.removesuffix('_value')}" in capsys.readouterr().out
+    name = "large" if key == "corrected" else "none"
+    assert f"DIFFERS look 0, {name}, {key.removesuffix('_value')}" in capsys.readouterr().out

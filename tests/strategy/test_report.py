@@ -89,7 +89,7 @@ def test_claims_name_look_seeds_and_repeated_interval() -> None:
     high, middle = sentences(confirmed(), "Contrasts at their looks")
     assert high == (
         "Established at look 2 of 3 (4 of 6 seeds): rank 64 scores 3.1 points above rank 4 (repeated 95% interval "
-        "+0.5 to +5.7)."
+        "+0.5 to +5.7). With 4 seeds, failures in up to 53% of the runs can remain unseen."
     )
     assert middle.startswith(
         "Given up as out of reach at look 2 of 3 (4 of 6 seeds): rank 16 against rank 4, -0.3 points"

@@ -226,11 +226,13 @@ def test_the_plan_states_the_power_of_its_looks() -> None:
 
 def test_a_strategy_that_could_decide_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="one run is predicted to take"):
-        refuse_impossible(plan_of(budget_device_hours=1.0))
+        refuse_impossible(plan_of(budget_device_hours=1.0), None)
     lonely = StatedContrast(name="lonely", level={"train.lora.rank": "64"}, against={"train.lora.rank": "2"})
     with pytest.raises(InputError, match="lonely has no run for one of its sides"):
-        refuse_impossible(plan_of(contrasts=(lonely,)))
-    refuse_impossible(plan_of(budget_device_hours=2.0))
+        refuse_impossible(plan_of(contrasts=(lonely,)), None)
+    with pytest.raises(InputError, match="5 test items can establish nothing"):
+        refuse_impossible(plan_of(), 5)
+    refuse_impossible(plan_of(budget_device_hours=2.0), 6)
 
 
 def status_line(plan: Plan, *decisions: dec.StrategyDecision) -> str:

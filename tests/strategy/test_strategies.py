@@ -32,6 +32,7 @@ def test_no_cell_of_the_null_sweeps_makes_more_false_claims_than_it_may() -> Non
     ("null sweeps of items", {"false claims"}),
     ("null sweeps of other seeds", {"false claims"}),
     ("power and seeds", {"power", "seeds"}),
+    ("claimed differences", {"overstated"}),
     ("families", {"power", "false claims"}),
     ("few seeds", {"power", "seeds"}),
     ("explore and confirm", {"best level", "cost"}),

@@ -46,9 +46,13 @@ class Scale:
         """Return `+70.0 points`, or `+0.700`."""
         return self.change(value) + (" points" if self.share else "")
 
+    def possible(self, low: float, high: float) -> tuple[float, float]:
+        """Return the possible part of a difference's interval: no shares differ by more than 100 points."""
+        return (max(low, -1.0), min(high, 1.0)) if self.share else (low, high)
+
     def ends(self, low: float, high: float) -> str:
-        """Return the interval of a difference: `+62.4 to +75.9`."""
-        return f"{self.change(low)} to {self.change(high)}"
+        """Return the possible part of a difference's interval: `+62.4 to +75.9`."""
+        return " to ".join(map(self.change, self.possible(low, high)))
 
 
 def _signed(value: float, digits: int) -> str:

@@ -11,7 +11,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.data.datasets import load_dataset, load_examples, split_names
 from touchline.experiment.experiment import DataConfig, is_test
 from touchline.experiment.labels import LabelSet
-from touchline.experiment.tasks.classification import indistinct, label_key
+from touchline.experiment.tasks.classification import indistinct, label_key, merge_spellings
 
 CODE = "EV304"
 LABELS_LIMIT = 500
@@ -60,12 +60,7 @@ def label_set(
 
 def _labels(written: Counter[str], given: Sequence[str]) -> tuple[str, ...]:
     """Return the given labels in their order, or those of the answers, sorted."""
-    if given:
-        return tuple(given)
-    spellings: dict[str, Counter[str]] = {}
-    for answer, number in written.items():
-        spellings.setdefault(label_key(answer), Counter())[answer] += number
-    return tuple(sorted(max(sorted(each), key=each.__getitem__) for each in spellings.values()))
+    return tuple(given) or tuple(sorted(merge_spellings(written)))
 
 
 def _faults(

@@ -14,9 +14,7 @@ from touchline.lint.rule import Violation, rule
 from touchline.statistics.power import (
     ENOUGH_SEEDS,
     USUAL_FLIPS,
-    items_for_difference,
     items_for_paired_difference,
-    smallest_difference,
     smallest_seed_difference,
 )
 
@@ -76,14 +74,12 @@ def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
     least = items_for_paired_difference(effect, effect)
     usual = items_for_paired_difference(effect, max(effect, USUAL_FLIPS))
     if items < least or items * _FAR_FROM < usual:
-        apart = items_for_difference(effect)
         yield Violation(
             message=f"{items:,} test items cannot show the {100 * effect:g} points of the question "
             "(80% power, 5% level)",
             at=_items_place(view),
             subject="evaluate.samples",
-            hint=f"evaluate {least:,} items or more, {usual:,} if {100 * max(effect, USUAL_FLIPS):g}% are discordant, "
-            f"or {apart:,} per side on different items",
+            hint=f"evaluate {least:,} items or more, {usual:,} if {100 * max(effect, USUAL_FLIPS):g}% are discordant",
         )
 
 
@@ -98,8 +94,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
     if effect is None:
         yield Violation(
             message=f"{plural(items, 'test item')}: the minimum detectable difference (80% power) is "
-            f"{100 * smallest_difference(items):.1f} points on different items. With {100 * USUAL_FLIPS:g}% "
-            f"discordant items it is {smallest_in_points(items, USUAL_FLIPS)}",
+            f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant",
             at=_items_place(view),
             subject="evaluate.samples",
         )

@@ -213,7 +213,7 @@ def plan_with_spread(
     if inputs.fixed_strategy is None:
         if (between := seed_spread_of(plan, spread, evaluated_items(plan))) is not None:
             plan = build_plan(replace(inputs, seed_spread=between))
-        refuse_impossible(plan)
+        refuse_impossible(plan, evaluated_items(plan))
     return replace(plan, spread=spread)
 
 

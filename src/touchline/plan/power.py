@@ -18,7 +18,8 @@ from touchline.experiment.evaluation import EvaluationTask
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.experiment.test_sets import asked_items
-from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_difference, smallest_in_points
+from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
+from touchline.statistics.power import COVERAGE, POWER, USUAL_FLIPS, smallest_in_points
 from touchline.statistics.sample_sizes import FEWEST_SEEDS, Spread, detectable
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.strata import tied_factors
@@ -95,11 +96,7 @@ def power_lines(plan: Plan) -> Iterator[str]:
             f"These figures hold for items scored right or wrong. For other scores of {plan.task} they depend on the "
             "spread between items."
         )
-    unpaired = 100 * smallest_difference(items)
-    yield (
-        f"All runs answer the same {items:,} items, so runs are compared item by item; with different items the "
-        f"minimum would be {unpaired:.1f} points. Four times the items halve it."
-    )
+    yield f"All runs answer the same {items:,} items, so runs are compared item by item. Four times the items halve it."
     if columns := list(dict.fromkeys(run.evaluate.cluster for run in runs if run.evaluate.cluster is not None)):
         yield (
             f"Items of one cluster (evaluate.cluster: {', '.join(columns)}) carry less information than independent "
@@ -138,6 +135,8 @@ def detectable_points(spreads: Mapping[End, Spread], seeds: int, items: int, fam
         * float(detectable(np.array(float(seeds)), np.array(float(items)), spreads[end], coverage=_coverage(family)))
         for end in (End.LOW, End.VALUE, End.HIGH)
     )
+    if items < FEWEST_UNITS:
+        return Missing(missing=f"{plural(items, 'test item')}: {TOO_FEW}")
     if value > 100:
         return Missing(missing="more than 100 points")
     return Quantity(value=value, unit="points", low=low, high=min(high, 100.0))

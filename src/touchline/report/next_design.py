@@ -15,7 +15,7 @@ from touchline.report.facts import is_asked_about
 from touchline.report.formatting import scale_of
 from touchline.results.report_inputs import ReportInputs
 from touchline.statistics.conclusions import Analysis, Comparison, Conclusion, Contrast, FactorEffect
-from touchline.statistics.own_score import LEVEL
+from touchline.statistics.own_score import FEWEST_UNITS, LEVEL
 from touchline.statistics.power import POWER, items_for_paired_difference, smallest_seed_difference
 from touchline.statistics.statements import NextStep
 from touchline.statistics.student import detectable_errors
@@ -87,14 +87,24 @@ def seeds_needed(contrast: Contrast, family: int = 1) -> int | None:
     Args:
         family: number of contrasts that Holm's adjustment is over; its first step counts.
     """
-    if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
+    test, wide = contrast.test, contrast.with_items
+    if not contrast.value or test is None or wide is None or wide.error <= 0 or wide.units < FEWEST_UNITS:
         return None
+    # More seeds of the same items leave the variation between items as it is.
+    over_items = max(wide.error**2 - test.error**2, 0.0)
     for seeds in range(max(contrast.seeds, 2), MOST_SEEDS + 1):
-        errors = detectable_errors(seeds - 1, power=POWER, coverage=1 - LEVEL / max(family, 1))
-        error = contrast.with_items.error * math.sqrt(contrast.seeds / seeds)
+        freedom = min(seeds, wide.units) - 1
+        errors = detectable_errors(freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
+        error = math.sqrt(test.error**2 * contrast.seeds / seeds + over_items)
         if errors is not None and errors * error <= abs(contrast.value):
             return seeds
     return None
+
+
+def is_limited_by_items(contrast: Contrast) -> bool:
+    """Return True if the items vary more than the seeds, so that more seeds of the same items show little."""
+    test, wide = contrast.test, contrast.with_items
+    return test is not None and wide is not None and wide.error**2 > 2 * test.error**2
 
 
 def _items(analysis: Analysis) -> Iterator[NextStep]:

@@ -13,28 +13,15 @@ from touchline.statistics.proportion import Interval, normal_quantile, wilson_of
 from touchline.statistics.student import t_quantile
 
 
-def clustered_error(values: Floats, clusters: Sequence[str] | None = None) -> float:
-    """Return the standard error of the mean of clustered items.
+def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Floats:
+    """Return the squared standard errors of the means of clustered items, shape [...], of values shape [..., items].
 
-    The square root of the sum over clusters of the squared sum of their residuals, times C / (C - 1), over the number
-    of items: Miller 2024, "Adding Error Bars to Evals", with the correction that Inspect's `stderr(cluster=)` has.
-    Items that stand alone are clusters of one each, and it is the usual standard error.
-
-    Args:
-        values: scores or differences, shape [items].
-        clusters: what each item belongs to; None if they stand alone.
+    The sum over clusters of the squared sum of their residuals, times C / (C - 1), over the squared number of items:
+    Miller 2024, "Adding Error Bars to Evals", with the correction that Inspect's `stderr(cluster=)` has. Items that
+    stand alone are clusters of one each, and it is the usual standard error.
 
     Raises:
         ValueError: other than one cluster for each item, or fewer than two of them.
-    """
-    return math.sqrt(float(squared_errors(values, clusters)))
-
-
-def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Floats:
-    """Return the squares of the standard errors of many means, shape [...], of values of shape [..., items].
-
-    Raises:
-        ValueError: as for `clustered_error`.
     """
     totals = values - values.mean(axis=-1, keepdims=True)
     items = values.shape[-1]
@@ -55,16 +42,11 @@ def clustered_share(values: Floats, clusters: Sequence[str] | None = None, cover
     for the few clusters that it was found from: the square of z over that of Student's t (Korn and Graubard 1998,
     Survey Methodology 24:193-201). Where nothing varies, as near 100%, each cluster counts as one item.
 
-    Args:
-        values: scores, 0 to 1, shape [items].
-        clusters: what each item belongs to; None if they stand alone.
-        coverage: how often such intervals hold the truth.
-
     Raises:
         ValueError: other than one cluster for each item, or fewer than two of them.
     """
     units = len(values) if clusters is None else len(set(clusters))
-    error, mean = clustered_error(values, clusters), float(np.clip(values.mean(), 0, 1))
+    error, mean = math.sqrt(float(squared_errors(values, clusters))), float(np.clip(values.mean(), 0, 1))
     # Rounding leaves a little where all is alike.
     varies = error > 1e-9
     effective = mean * (1 - mean) / error**2 if varies else float(units)
@@ -83,12 +65,6 @@ def clustered_difference(
     The arms of both intervals of `clustered_share` are squared and added with the correlation of the clusters' totals:
     Donner and Zou 2012, Statistical Methods in Medical Research 21:347-359, which Newcombe's method 10 is a case of.
 
-    Args:
-        second: scores, shape [items].
-        first: the other model's scores of the same items.
-        clusters: what each item belongs to; None if they stand alone.
-        coverage: how often such intervals hold the truth.
-
     Raises:
         ValueError: the two are not equally many, or as for `clustered_share`.
     """
@@ -96,7 +72,10 @@ def clustered_difference(
         raise ValueError(f"{second.shape} and {first.shape} are not scores of the same items")
     one, other = clustered_share(second, clusters, coverage), clustered_share(first, clusters, coverage)
     mean_one, mean_other = float(second.mean()), float(first.mean())
-    totals_one, totals_other = residual_totals(second, clusters), residual_totals(first, clusters)
+    totals_one, totals_other = (
+        each - each.mean() if clusters is None else cluster_totals(each - each.mean(), clusters)
+        for each in (second, first)
+    )
     spread = math.sqrt(float((totals_one**2).sum()) * float((totals_other**2).sum()))
     together = float((totals_one * totals_other).sum()) / spread if spread > 0 else 0.0
     value = mean_one - mean_other
@@ -105,20 +84,6 @@ def clustered_difference(
     return PairedDifference(value, max(-1.0, value - below), min(1.0, value + above))
 
 
-def residual_totals(values: Floats, clusters: Sequence[str] | None = None) -> Floats:
-    """Sum over each cluster of what its items lie above the mean, shape [clusters].
-
-    Raises:
-        ValueError: other than one cluster for each item, or no items.
-    """
-    residuals = values - values.mean()
-    return residuals if clusters is None else cluster_totals(residuals, clusters)
-
-
 def cluster_totals(values: Floats, clusters: Sequence[str]) -> Floats:
-    """Sum of the values in each cluster, shape [clusters].
-
-    Raises:
-        ValueError: other than one cluster for each item, or no items.
-    """
+    """Return the sum of the values in each cluster, shape [clusters]."""
     return np.bincount(cluster_codes(clusters, len(values)), weights=values).astype(np.float64)

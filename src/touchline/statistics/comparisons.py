@@ -11,7 +11,7 @@ from numpy.random import Generator
 from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
-from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
+from touchline.statistics.clustered import cluster_totals, clustered_difference, squared_errors
 from touchline.statistics.conclusions import Comparison, Conclusion, Refusal, ScoreDifference, ScoredRun
 from touchline.statistics.own_score import LEVEL, coverage_of, is_binary, is_share, named
 from touchline.statistics.paired import holm, mcnemar_exact, newcombe_paired, sign_flip_ps
@@ -234,7 +234,7 @@ def _smallest(pair: _Pair, family: int) -> Measured:
     units = pair.units
     if len(units) < 2 or not float(np.ptp(units)):
         return Missing(missing="no difference between items, so the spread is unknown")
-    error, freedom = clustered_error(pair.second - pair.first, pair.run.clusters), len(units) - 1
+    error, freedom = float(squared_errors(pair.second - pair.first, pair.run.clusters)) ** 0.5, len(units) - 1
     value = (t_quantile(1 - level / 2, freedom) + t_quantile(POWER, freedom)) * error
     return Quantity(value=value, unit="1", method=f"{_power(family)}, with the spread of these items")
 

@@ -181,7 +181,9 @@ class WithItems:
     error: float
     """Standard error: the larger of the seeds' and that of discordant items, plus what other items would change."""
     freedom: float
-    """Degrees of freedom of the test over seeds."""
+    """Degrees of freedom: those over seeds, or `units` less 1 if that is smaller."""
+    units: int
+    """Independent items or clusters; fewer than six establish nothing."""
     p_value: float
     """Two-sided."""
     p_adjusted: float

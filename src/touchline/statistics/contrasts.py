@@ -2,7 +2,8 @@
 
 A seed's mean at a level, over conditions and items, is one value, and the values of two levels are compared by the
 t-test of `seed_test`. Seeds are few and items are a sample, so a claim also needs a second, wider test. Its squared
-standard error is max(seeds, discordant) + max(0, items - discordant), with the degrees of freedom of the first test:
+standard error is max(seeds, discordant) + max(0, items - discordant). Its degrees of freedom are those of the first
+test or the independent items less 1, whichever is smaller. Fewer than `FEWEST_UNITS` of these establish nothing.
 
 - `discordant`: what flips of items from seed to seed alone make of the variance. Two or three seeds may agree by luck;
   all the items show how far apart they could have been.
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.statistics.bootstrap import Floats
-from touchline.statistics.clustered import clustered_difference, clustered_error, squared_errors
+from touchline.statistics.clustered import clustered_difference, squared_errors
 from touchline.statistics.conclusions import SeedTest, SeedTestKind
 from touchline.statistics.own_score import is_share
 from touchline.statistics.paired import newcombe_paired
@@ -78,6 +79,8 @@ class ContrastEstimate:
     """Standard error with the variation between items."""
     wide_freedom: float = math.nan
     """Degrees of freedom of the wider test."""
+    units: int = 0
+    """Independent items or clusters."""
     wide_p_value: float = math.nan
     """P value of the wider test."""
 
@@ -92,19 +95,17 @@ def difference(
     """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 
     Args:
-        samples: at least one; weights sum to 1.
-        kind: the test that the design calls for.
-        seeds: training seeds of the level, in the order of the samples' rows.
-        reference_seeds: those of the reference.
+        samples: at least one; weights sum to 1; the seeds are in the order of their rows.
         coverage: of the intervals.
     """
     second, first = seed_means(samples)
     value = float(second.mean() - first.mean())
     items = _over_items(samples, value, coverage)
     if min(len(seeds), len(reference_seeds)) < 2:
-        return ContrastEstimate(value=value, items=items)
+        return ContrastEstimate(value=value, items=items, units=units_of(samples))
     tested = seed_test(second, first, kind, coverage)
     freedom, variance = float(tested.freedom), float(widened_variance(samples, tested))
+    wide_freedom = float(freedom_with_items(tested.freedom, units_of(samples)))
     is_defined = bool(np.isfinite(tested.statistic))
     if variance > _NOTHING * max(1.0, float(np.abs(second).max()), float(np.abs(first).max())) ** 2:
         wide = math.sqrt(variance)
@@ -128,9 +129,20 @@ def difference(
         interval=Interval(float(tested.low), float(tested.high)) if is_defined else None,
         p_value=float(tested.p_value) if is_defined else None,
         wide_error=wide,
-        wide_freedom=freedom,
-        wide_p_value=float(wide_p_values(np.asarray(value), np.asarray(wide**2), np.asarray(freedom))),
+        wide_freedom=wide_freedom,
+        wide_p_value=float(wide_p_values(np.asarray(value), np.asarray(wide**2), np.asarray(wide_freedom))),
+        units=units_of(samples),
     )
+
+
+def units_of(samples: Sequence[Sample]) -> int:
+    """Return the independent items or clusters; of samples with items of their own the fewest."""
+    return min(sample.units for sample in samples)
+
+
+def freedom_with_items(freedom: Floats | float, units: int) -> Floats:
+    """Return the degrees of freedom of the wider test: neither seeds nor items may lend the other precision."""
+    return np.minimum(freedom, max(units - 1, 1))
 
 
 def seed_means(samples: Sequence[Sample]) -> tuple[Floats, Floats]:
@@ -187,11 +199,12 @@ def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Int
             return Interval(*newcombe_paired(*table, coverage)[1:])
         if is_share(second) and is_share(first):
             return Interval(*clustered_difference(second, first, sample.clusters, coverage)[1:])
-    units = min(sample.units for sample in samples)
+    units = units_of(samples)
     if units < 2:
         return Interval(value, value)
     variance = sum(
-        sample.weight**2 * clustered_error(sample.second.mean(axis=0) - sample.first.mean(axis=0), sample.clusters) ** 2
+        sample.weight**2
+        * float(squared_errors(sample.second.mean(axis=0) - sample.first.mean(axis=0), sample.clusters))
         for sample in samples
     )
     arm = t_quantile(0.5 + coverage / 2, units - 1) * math.sqrt(variance)

@@ -15,7 +15,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import plural
 from touchline.statistics.conclusions import Conclusion, Contrast, FactorEffect, ScoredRun, SeedScore, WithItems
 from touchline.statistics.contrasts import ContrastEstimate, Sample, difference
-from touchline.statistics.own_score import LEVEL, named
+from touchline.statistics.own_score import FEWEST_UNITS, LEVEL, TOO_FEW, named
 from touchline.statistics.paired import holm
 from touchline.statistics.power import POWER
 from touchline.statistics.strata import DATASET, SEEDS, Strata, Stratum, settings_of, strata_of
@@ -180,9 +180,12 @@ def adjusted(tests: Sequence[Tested]) -> tuple[list[Contrast], int]:
     return contrasts, len(tested)
 
 
-def is_established(by_seeds: float | None, with_items: float) -> bool:
-    """Return True if the adjusted p values allow a claim: both tests, or the wider one where seeds do not differ."""
-    return with_items < LEVEL and (by_seeds is None or by_seeds < LEVEL)
+def is_established(by_seeds: float | None, with_items: float, units: int) -> bool:
+    """Return True if items or clusters are enough for a claim and the adjusted p values allow it.
+
+    These are those of both tests, or of the wider one where seeds do not differ.
+    """
+    return units >= FEWEST_UNITS and with_items < LEVEL and (by_seeds is None or by_seeds < LEVEL)
 
 
 def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: int) -> Contrast:
@@ -220,7 +223,7 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
     arm = t_quantile(0.5 + _COVERAGE / 2, found.wide_freedom) * found.wide_error
     smallest = _smallest(found, family)
     shown = Conclusion.NOT_ESTABLISHED
-    if is_established(None if found.p_value is None else adjusted_p[0], adjusted_p[1]):
+    if is_established(None if found.p_value is None else adjusted_p[0], adjusted_p[1], found.units):
         shown = Conclusion.HIGHER if found.value > 0 else Conclusion.LOWER
     return replace(
         contrast,
@@ -232,6 +235,7 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
         with_items=WithItems(
             error=found.wide_error,
             freedom=found.wide_freedom,
+            units=found.units,
             p_value=found.wide_p_value,
             p_adjusted=adjusted_p[1],
             low=found.value - arm,
@@ -246,6 +250,8 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
 def _smallest(found: ContrastEstimate, family: int) -> Measured:
     """Return the minimum detectable difference at the first step of Holm's procedure."""
     units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
+    if found.units < FEWEST_UNITS:
+        return Missing(missing=f"{found.units} independent items or clusters: {TOO_FEW}")
     if units is None or not found.wide_error > 0:
         return Missing(missing="no difference between seeds or items, so the spread is unknown")
     among = f" in a family of {family}" if family > 1 else ""
@@ -262,6 +268,8 @@ def _reason(strata: Strata, found: ContrastEstimate, smallest: Measured, shown: 
         parts.append(f"{_changing(strata.confounded_with)} with it, so the effect is of both")
     if found.p_value is None:
         parts.append(NO_SPREAD)
+    if found.units < FEWEST_UNITS:
+        parts.append(f"{found.units} independent items or clusters: {TOO_FEW}")
     if shown is Conclusion.NOT_ESTABLISHED and isinstance(smallest, Quantity):
         seeds = min(len(strata.seeds), len(strata.reference_seeds))
         parts.append(f"{seeds} seeds with this spread detect a difference of {smallest.value:.3g} or more")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from touchline.core.notes import Note, NoteCode
+from touchline.core.units import plural
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import clustered_share
 from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
@@ -18,6 +19,9 @@ LEVEL: Final = 0.05
 """Share of intervals that may miss the truth, and of families of tests that may make a false claim."""
 SATURATED: Final = 0.95
 """Mean of scores up to 1 from which on a better run could hardly show it."""
+TOO_FEW: Final = "too few to show a difference at the 5% level"
+FEWEST_UNITS: Final = 6
+"""Independent items or clusters of a claim: five that agree have a two-sided p value of 2 / 2**5 = 0.0625."""
 
 
 def is_binary(runs: Sequence[ScoredRun]) -> bool:
@@ -59,15 +63,14 @@ def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[No
         if run.best_of > 1:
             data = {"checkpoint": run.checkpoint, "run": run.name, "best_of": run.best_of}
             yield Note(NoteCode.SELECTED_ON_TEST, data)
-    counts = {len(set(run.clusters)): len(run.items) for run in runs if run.clusters is not None}
-    for clusters, items in counts.items():
-        yield Note.stated(f"{items} items are in {clusters} clusters, so intervals and tests use clusters, not items")
-        if clusters < _FEW_CLUSTERS:
-            yield Note.stated(f"{clusters} clusters are too few to show a difference at the 5% level")
+    counts = {(len(set(run.clusters or run.items)), len(run.items), run.clusters is not None) for run in runs}
+    for units, items, is_clustered in sorted(counts):
+        if is_clustered:
+            yield Note.stated(f"{items} items are in {units} clusters, so intervals and tests use clusters, not items")
+        if units < FEWEST_UNITS:
+            yield Note.stated(f"{plural(units, 'cluster' if is_clustered else 'item')}: {TOO_FEW}")
 
 
-_FEW_CLUSTERS = 6
-"""Below it even the most extreme of all signs has a two-sided p value of 2 / 2**5 = 0.0625."""
 _NAMES = 4
 
 

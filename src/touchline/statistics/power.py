@@ -1,7 +1,7 @@
 """Statistical power: the items or seeds that a difference needs, and the minimum detectable difference.
 
-Items answer for two fixed models: paired when both answer the same items (McNemar's test; what counts is the share of
-items that flip from right to wrong or back), unpaired otherwise (two shares). Seeds answer for the recipe: the means of
+Items answer for two fixed models that answer the same ones (McNemar's test; what counts is the share of items that flip
+from right to wrong or back). Seeds answer for the recipe: the means of
 two levels over their seeds are compared by a t-test, and the unit is the standard deviation between seeds.
 All tests are two-sided at 1 - coverage. Connor's formula is that of the normal approximation; `smallest_shown` is
 of the exact McNemar test, which is stricter for few flips and which a report makes.
@@ -31,24 +31,6 @@ _HALVINGS: Final = 30
 """Enough for a billionth."""
 
 
-def items_for_difference(difference: float, *, share: float = 0.5) -> int:
-    """Return the items that each of two models needs to distinguish the shares `share` and `share` + `difference`.
-
-    The normal approximation without continuity correction: Fleiss, Levin and Paik 2003, Statistical Methods for Rates
-    and Proportions, 3rd edition, formula 4.14. The difference is taken towards the middle where it would leave 0 to 1.
-
-    Raises:
-        ValueError: difference or share are not shares.
-    """
-    other = share + difference if share + difference <= 1 else share - difference
-    if not (0 < difference <= 1 and 0 <= share <= 1 and 0 <= other <= 1):
-        raise ValueError(f"a difference of {difference} from {share} is not between shares")
-    mean = (share + other) / 2
-    z_level, z_power = normal_quantile(COVERAGE), _Z_POWER
-    root = z_level * math.sqrt(2 * mean * (1 - mean)) + z_power * math.sqrt(share * (1 - share) + other * (1 - other))
-    return math.ceil((root / difference) ** 2)
-
-
 def items_for_paired_difference(difference: float, flips: float, *, coverage: float = COVERAGE) -> int:
     """Return the items that two models both answer to detect that the second is right on `difference` more of them.
 
@@ -63,11 +45,6 @@ def items_for_paired_difference(difference: float, flips: float, *, coverage: fl
     z_level, z_power = normal_quantile(coverage), _Z_POWER
     root = z_level * math.sqrt(flips) + z_power * math.sqrt(flips - difference * difference)
     return math.ceil((root / difference) ** 2)
-
-
-def smallest_difference(items: int) -> float:
-    """Return the minimum detectable difference from a share of one half for unpaired items; 0.5 if there is none."""
-    return _smallest(lambda difference: items_for_difference(difference) <= items, 0.5)
 
 
 def smallest_paired_difference(items: int, flips: float, *, coverage: float = COVERAGE) -> float | None:
@@ -93,6 +70,11 @@ def smallest_seed_difference(seeds: int) -> float | None:
         return None
     errors = detectable_errors(seeds - 1, power=POWER, coverage=COVERAGE)
     return None if errors is None else errors * math.sqrt(2 / seeds)
+
+
+def most_unseen(seeds: int) -> float:
+    """Return the largest share of failing runs of which so many seeds show none in 5% of cases."""
+    return float(1 - (1 - COVERAGE) ** (1 / seeds))
 
 
 def _smallest(is_enough: Callable[[float], bool], high: float, low: float = 0.0) -> float:

@@ -5,7 +5,8 @@ Two levels' difference at seed s and item i is D = delta + a_s + b_i + e_si, wit
 difference where both tests of `contrasts` reject, after Holm:
 
 - the paired t-test over seeds, whose squared error has the mean (seeds + flips / I) / S and S - 1 degrees of freedom;
-- the wider test with the same degrees of freedom. Its squared error is max(that over seeds, flips / (S I)) + items / I.
+- the wider test with the smaller of S - 1 and I - 1 degrees of freedom; fewer than six items establish nothing. Its
+  squared error is max(that over seeds, flips / (S I)) + items / I.
 
 The wider test's error is never the smaller one, so the claim is its rejection. Seeds' means are taken as normal, their
 squared error as chi-square; the errors over items, which many items estimate, are taken at their means. With `items`
@@ -23,6 +24,7 @@ from typing import Final
 import numpy as np
 
 from touchline.statistics.bootstrap import Floats
+from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.statistics.power import COVERAGE, POWER
 
 Cost = Callable[[Floats, Floats], Floats]
@@ -57,45 +59,39 @@ def power(seeds: Floats, items: Floats, delta: Floats, spread: Spread, *, covera
     """Return the chance that the report establishes a difference, in its true direction.
 
     Args:
-        seeds: training seeds per level, at least 2.
-        items: test items, at least 1; broadcast against the seeds.
+        seeds: training seeds per level, at least 2, else a ValueError; broadcast against the items.
         delta: true difference, as a share; broadcast against both.
         coverage: one minus the level of the test, that of the family divided by its contrasts for Holm's first step.
-
-    Raises:
-        ValueError: fewer than two seeds, or no item.
     """
     seeds, items, delta = np.broadcast_arrays(*(np.asarray(each, dtype=np.float64) for each in (seeds, items, delta)))
     if seeds.size and (seeds.min() < FEWEST_SEEDS or items.min() < 1):
         raise ValueError("power needs at least two seeds and one item")
+    from scipy.special import ndtr, stdtrit
+
     numbers, place = np.unique(seeds, return_inverse=True)
     place = place.reshape(seeds.shape)
     # One row of nodes per number of seeds: chi-square over its degrees of freedom, at the quadrature's probabilities.
-    shares, weights, critical = _nodes(tuple(numbers), coverage)
+    shares, weights = _nodes(tuple(numbers))
+    critical = stdtrit(np.maximum(np.minimum(seeds, items) - 1, 1), 0.5 + coverage / 2)
     between = _between(seeds, items, spread)
     discordant, over_items = spread.flips / (seeds * items), _added_over_items(seeds, items, spread)
     errors = np.sqrt(
         np.maximum(between[..., None] * shares[place], discordant[..., None]) + over_items[..., None] + _TINY**2
     )
     deviation = np.sqrt(between + spread.items / items + _TINY**2)
-    from scipy.special import ndtr
-
-    reach = (delta[..., None] - critical[place][..., None] * errors) / deviation[..., None]
-    return np.asarray((ndtr(reach) * weights).sum(axis=-1))
+    reach = (delta[..., None] - critical[..., None] * errors) / deviation[..., None]
+    return np.where(items < FEWEST_UNITS, 0.0, (ndtr(reach) * weights).sum(axis=-1))
 
 
 def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float = COVERAGE) -> Floats:
     """Return the smallest difference that is established with 80% power, as a share; at least that of one answer.
 
-    Args:
-        seeds: training seeds per level, at least 2.
-        items: test items, at least 1.
-        coverage: one minus the level of the test.
+    It is infinite where so few items establish nothing.
     """
     seeds, items = np.broadcast_arrays(np.asarray(seeds, dtype=np.float64), np.asarray(items, dtype=np.float64))
     high = np.sqrt(_between(seeds, items, spread) + spread.items / items) + _TINY
     for _ in range(_DOUBLINGS):
-        short = power(seeds, items, high, spread, coverage=coverage) < POWER
+        short = (power(seeds, items, high, spread, coverage=coverage) < POWER) & (items >= FEWEST_UNITS)
         if not short.any():
             break
         high = np.where(short, 2 * high, high)
@@ -104,18 +100,11 @@ def detectable(seeds: Floats, items: Floats, spread: Spread, *, coverage: float 
         middle = (low + high) / 2
         enough = power(seeds, items, middle, spread, coverage=coverage) >= POWER
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.maximum(high, 1 / (seeds * items))
+    return np.where(items < FEWEST_UNITS, np.inf, np.maximum(high, 1 / (seeds * items)))
 
 
 def fewest_items(seeds: Floats, delta: float, spread: Spread, most: int, *, coverage: float = COVERAGE) -> Floats:
-    """Return the fewest items with which each number of seeds has 80% power; NaN where `most` are too few.
-
-    Args:
-        seeds: training seeds per level, at least 2.
-        delta: difference, as a share.
-        spread: variances of the difference.
-        coverage: one minus the level of the test.
-    """
+    """Return the fewest items with which each number of seeds has 80% power; NaN where `most` are too few."""
     seeds = np.asarray(seeds, dtype=np.float64)
 
     def is_enough(items: Floats) -> Floats:
@@ -137,10 +126,6 @@ def cheapest(
 
     Every number of seeds is looked at, with the fewest items that are enough for it: power grows with items and the
     cost does not fall, so no cheaper pair is left out.
-
-    Args:
-        delta: difference to establish, as a share.
-        coverage: one minus the level of the test.
     """
     seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
     items = fewest_items(seeds, delta, spread, most_items, coverage=coverage)
@@ -154,12 +139,7 @@ def best_within(
 ) -> tuple[int, int] | None:
     """Return the numbers of seeds and items whose detectable difference is the smallest within a budget.
 
-    Args:
-        budget: in the unit of the costs.
-        coverage: one minus the level of the test.
-
-    Returns:
-        None if two seeds with one item cost more.
+    None if two seeds with one item cost more.
     """
     seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1.0)
     items = _most_items(seeds, budget, cost, most_items)
@@ -200,21 +180,14 @@ def _most_items(seeds: Floats, budget: float, cost: Cost, most: int) -> Floats:
 
 
 @functools.lru_cache(maxsize=256)
-def _nodes(numbers: tuple[float, ...], coverage: float) -> tuple[Floats, Floats, Floats]:
-    """Return chi-square over its degrees of freedom at each node, the nodes' weights, and the critical values of t.
-
-    Args:
-        coverage: one minus the level of the test.
-
-    Returns:
-        Shapes [numbers, nodes], [nodes] and [numbers].
-    """
-    from scipy.special import gammaincinv, stdtrit
+def _nodes(numbers: tuple[float, ...]) -> tuple[Floats, Floats]:
+    """Return chi-square over its degrees of freedom at each node, [numbers, nodes], and the nodes' weights, [nodes]."""
+    from scipy.special import gammaincinv
 
     points, weights = _legendre()
     freedom = np.asarray(numbers) - 1
     shares = gammaincinv(freedom[:, None] / 2, (points + 1) / 2) * 2 / freedom[:, None]
-    return shares, weights / 2, stdtrit(freedom, 0.5 + coverage / 2)
+    return shares, weights / 2
 
 
 @functools.cache

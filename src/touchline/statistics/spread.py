@@ -17,8 +17,11 @@ from typing import Final
 import numpy as np
 
 from touchline.statistics.bootstrap import Floats
+from touchline.statistics.own_score import SATURATED
 from touchline.statistics.student import t_quantile
 
+_NOTHING: Final = 1e-12
+"""Variance that is rounding, of scores up to 1."""
 SPREAD_COVERAGE: Final = 0.9
 """Coverage of the intervals, that of the predicted costs."""
 
@@ -34,6 +37,12 @@ class ItemScores:
     def items(self) -> int:
         """Number of items."""
         return int(next(iter(self.conditions.values())).shape[-1])
+
+    @property
+    def off_the_ends(self) -> ItemScores | None:
+        """Return the conditions with headroom up and down; None without any. At an end of the scale nothing varies."""
+        kept = {name: each for name, each in self.conditions.items() if 1 - SATURATED < each.mean() < SATURATED}
+        return ItemScores(conditions=kept) if kept else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +61,7 @@ class Observed:
 def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
     """Return the standard deviation between seeds of a condition's mean score, without what flips of items make of it.
 
-    Args:
-        found: past scores; conditions with one seed add nothing.
-
-    Returns:
-        None where no condition has two seeds.
+    None where no condition has two seeds.
     """
     squares, freedom, flips = 0.0, 0, 0.0
     for scores in found:
@@ -75,38 +80,29 @@ def seed_spread(found: Sequence[ItemScores]) -> Observed | None:
         2 * float(gammaincinv(freedom / 2, tail)) for tail in ((1 + SPREAD_COVERAGE) / 2, (1 - SPREAD_COVERAGE) / 2)
     ]
     low, value, high = (
-        math.sqrt(max(0.0, squares / over - flips / freedom)) for over in (ends[0], float(freedom), ends[1])
+        math.sqrt(left) if (left := squares / over - flips / freedom) > _NOTHING else 0.0
+        for over in (ends[0], float(freedom), ends[1])
     )
     return Observed(value=value, low=low, high=high, count=freedom)
 
 
 def seed_flips(found: Sequence[ItemScores]) -> Observed | None:
-    """Return the share of items that two seeds of one condition do not judge alike; of shares, the mean squared
-    difference.
+    """Return the share of items that two seeds of one condition do not judge alike; None without two seeds.
 
-    Args:
-        found: past scores; conditions with one seed add nothing.
-
-    Returns:
-        None where no condition has two seeds.
+    Of shares it is the mean squared difference.
     """
     return _over_items([_seed_flips_by_item(scores) for scores in found])
 
 
 def condition_flips(found: Sequence[ItemScores]) -> Observed | None:
-    """Return the share of items that two conditions do not judge alike, each with one seed.
-
-    Returns:
-        None where no item was asked of two conditions.
-    """
+    """Return the share of items that two conditions do not judge alike, each with one seed; None without two."""
     return _over_items([_squared_differences(scores) for scores in found])
 
 
 def effect_variance(found: Sequence[ItemScores]) -> Observed | None:
     """Return the variance over items of the difference between two conditions, without what flips make of it.
 
-    Returns:
-        None where no two conditions have two seeds each.
+    None where no two conditions have two seeds each.
     """
     per_item: list[Floats | None] = []
     for scores in found:
@@ -158,4 +154,6 @@ def _over_items(per_item: Sequence[Floats | None]) -> Observed | None:
     error = float(values.std(ddof=1)) / math.sqrt(count)
     # No flip among n items leaves open a share of up to 3 / n (the rule of three), here at the wanted coverage.
     arm = max(t_quantile(0.5 + SPREAD_COVERAGE / 2, count - 1) * error, -math.log((1 - SPREAD_COVERAGE) / 2) / count)
-    return Observed(value=max(0.0, mean), low=max(0.0, mean - arm), high=max(0.0, mean + arm), count=count)
+    # Where none flips, half of all shares up to that of one chance in two are below it.
+    value = max(mean, math.log(2) / count)
+    return Observed(value=value, low=max(0.0, mean - arm), high=max(value, mean + arm), count=count)

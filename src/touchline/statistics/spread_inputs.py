@@ -16,6 +16,7 @@ import numpy as np
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import plural
+from touchline.statistics.own_score import SATURATED
 from touchline.statistics.power import USUAL_FLIPS
 from touchline.statistics.sample_sizes import Spread
 from touchline.statistics.spread import (
@@ -47,6 +48,10 @@ _PRIOR_FLIPS: Final = (0.05, USUAL_FLIPS, 0.3)
 _PRIOR_EFFECT: Final = (0.1, _OF_THE_EFFECT / (1 - _OF_THE_EFFECT), 0.5)
 """Items that a level changes, per item that flips between seeds."""
 _NEVER_DIFFER: Final = "past runs agree on every item or have one item, so the spread is unknown"
+_AT_AN_END: Final = (
+    f"past scores are at the ceiling or the floor ({100 * SATURATED:g}% or more, {100 - 100 * SATURATED:g}% or less), "
+    "so the spread is unknown"
+)
 _ONE_SEED: Final = "no run of this task and base model has a second seed"
 _SINGLE_RUNS: Final = "no run of this task and base model has a second seed or condition"
 
@@ -61,7 +66,13 @@ def spread_inputs(own: Sequence[ItemScores], past: Sequence[ItemScores] | Missin
     known, reason = ((), past.missing) if isinstance(past, Missing) else (past, "")
     if own:
         reason = ""
-    sources: Sources = ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
+    # Scores at an end of the scale cannot vary: no spread there is no sign of precision.
+    sources: Sources = tuple(
+        (source, [each for one in found if (each := one.off_the_ends) is not None])
+        for source, found in ((SpreadSource.OWN_RUNS, own), (SpreadSource.HISTORY, known))
+    )
+    if (own or known) and not any(found for _, found in sources):
+        reason = _AT_AN_END
     if any(_proves_nothing(found) for _, found in sources):
         reason = _NEVER_DIFFER
         sources = tuple((source, () if _proves_nothing(found) else found) for source, found in sources)
@@ -89,6 +100,9 @@ def _seeds(sources: Sources, reason: str) -> SpreadInput:
             reason = "the mean scores of past seeds are equal, so the spread is unknown"
         elif observed is not None:
             basis = f"{_counted(found)}, {plural(observed.count, 'degree')} of freedom"
+            if observed.value == 0:
+                observed = replace(observed, value=min(_PRIOR_SPREAD[1] / 100, observed.high))
+                basis += ", no more spread than flips make: counted as that of the prior range"
             return _measured(kind, observed, "points", source, basis)
     low, value, high = _PRIOR_SPREAD
     quantity = Quantity(value=value, unit="points", low=low, high=high)

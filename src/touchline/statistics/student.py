@@ -13,12 +13,7 @@ import math
 def t_quantile(probability: float, freedom: float) -> float:
     """Return the quantile of Student's t.
 
-    Args:
-        probability: from 0.5 up to, but not including, 1.
-        freedom: degrees of freedom, at least 1; need not be whole.
-
-    Raises:
-        ValueError: the probability or the degrees of freedom lie outside these bounds.
+    Raises ValueError for a probability outside 0.5 to below 1, or less than one degree of freedom.
     """
     if not 0.5 <= probability < 1 or freedom < 1:
         raise ValueError(f"no quantile at {probability} for {freedom} degrees of freedom")
@@ -32,17 +27,7 @@ def detectable_errors(freedom: float, *, power: float, coverage: float) -> float
     """Return the smallest effect that a two-sided t-test detects, in standard errors of the effect.
 
     The noncentral t with these degrees of freedom exceeds the critical value of the test with probability `power`.
-
-    Args:
-        freedom: degrees of freedom of the test, at least 1.
-        power: chance to detect the effect in its true direction, at least 0.5.
-        coverage: one minus the level of the test.
-
-    Returns:
-        None where the value lies beyond what scipy can compute.
-
-    Raises:
-        ValueError: power below 0.5, or not below 1.
+    None where the value lies beyond what scipy can compute. Raises ValueError for a power outside 0.5 to below 1.
     """
     if not 0.5 <= power < 1:
         raise ValueError(f"power is {power}, expected between 0.5 and 1")

@@ -109,8 +109,11 @@ class ContrastLook:
     """Standard error over seeds; 0 where no seed differs from another."""
     wide_error: float | None
     """Standard error with the variation between items and the chance of divergence; None if it is not known."""
+    units: int | None = None
+    """Independent items or clusters behind the wide error; None if unknown. Fewer than six establish nothing."""
     t: float | None
-    """Difference over the larger error; None if that is zero."""
+    """Smaller t of the two errors, None without one. With fewer units than seeds, that of the wide error is the t
+    over seeds with its p value, which has `units` less 1 degrees of freedom."""
     p_value: float | None = None
     """One-sided p value of t as if this were the only look; None without t."""
     level: float = 0.0
@@ -120,9 +123,11 @@ class ContrastLook:
     futility: float | None
     """At or below it the contrast is given up; None if nothing is given up at this look."""
     low: float | None
-    """Lower end of the repeated confidence interval: difference minus bound times the larger error."""
+    """Lower end of the repeated confidence interval: what the bound leaves of the difference with both errors."""
     high: float | None
     """Upper end; both ends None where there is no error."""
+    corrected: float | None = None
+    """Difference without what the choice of claims adds on average, at least `low`; None if it is not established."""
     verdict: Verdict
     """State."""
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.levels import level_text
-from touchline.core.units import parse_device_hours
+from touchline.core.units import parse_device_hours, plural
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.strategy import ConfirmConfig, PlannedStrategy, StatedContrast
+from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.statistics.spread_inputs import End, spread_at
 from touchline.statistics.spread_types import SpreadInput, SpreadKind, SpreadSource
 from touchline.strategy.costs import device_hours
@@ -111,11 +112,6 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None)
 
     The seeds of both levels vary, and items flip in both: the variance is 2 s^2 + f / I, with the standard deviation s
     of a condition's mean score between seeds, the share f of the items that two seeds do not judge alike, and I items.
-
-    Args:
-        plan: plan whose strategy states no spread.
-        spread: spread that the plan's power counts on.
-        items: test items of a run; None if unknown.
     """
     between = next((each for each in spread if each.kind is SpreadKind.SEEDS), None)
     if plan.strategy is None or not plan.strategy.looks or plan.strategy.seed_spread is not None:
@@ -127,15 +123,21 @@ def seed_spread_of(plan: Plan, spread: Sequence[SpreadInput], items: int | None)
     return SeedSpread(value=value, source=f"{between.source.value}: {between.basis}") if value > 0 else None
 
 
-def refuse_impossible(plan: Plan) -> None:
+def refuse_impossible(plan: Plan, items: int | None) -> None:
     """Refuse a strategy that could never decide anything.
 
     Raises:
-        InputError: a contrast has no runs on one side, or the budget is smaller than the cost of one run.
+        InputError: a contrast has no runs on one side or too few items, or the budget is below the cost of one run.
     """
     strategy = plan.strategy
     if strategy is None:
         return
+    if strategy.looks and items is not None and items < FEWEST_UNITS:
+        raise InputError(
+            f"strategy.confirm: {plural(items, 'test item')} can establish nothing",
+            expected=f"at least {FEWEST_UNITS} test items",
+            hint="evaluate: {samples: all}, or more test rows",
+        )
     for contrast in strategy.contrasts:
         if not cells_of(plan, contrast, strategy.looks[-1]):
             raise InputError(
@@ -169,8 +171,6 @@ def refuse_other_design(old: Plan | None, new: Plan, design: str, describe: Desc
 
     Args:
         old: plan that the strategy began with; None if it is gone.
-        design: digest of the design at the first decision.
-        describe: names what differs about a run.
 
     Raises:
         PlanDriftError: the design differs; with what does.

@@ -15,8 +15,15 @@ from touchline.statistics.bootstrap import Floats
 from touchline.statistics.clustered import squared_errors
 from touchline.statistics.conclusions import ScoredRun, SeedTestKind, Verdict
 from touchline.statistics.contrasts import Sample, difference
+from touchline.statistics.own_score import FEWEST_UNITS
 from touchline.strategy.decisions import ContrastLook, Look, SeedPair
-from touchline.strategy.group_sequential import LEVEL, checked_looks, efficacy_bounds, futility_bounds
+from touchline.strategy.group_sequential import (
+    LEVEL,
+    checked_looks,
+    corrected_effect,
+    efficacy_bounds,
+    futility_bounds,
+)
 from touchline.strategy.state import ContrastCell, State, cells_of, runs_of_look
 
 _COVERAGE: Final = 0.95
@@ -94,7 +101,7 @@ def _evidence(name: str, cells: Sequence[ContrastCell], seeds: Sequence[int], sc
     )
     errors = [_item_error(cells, pairs, scores), _divergence_error(cells, scores)]
     known = [each for each in errors if each is not None]
-    return Evidence(contrast=name, pairs=pairs, wide_error=max(known, default=None))
+    return Evidence(contrast=name, pairs=pairs, wide_error=max(known, default=None), units=_units(cells, scores))
 
 
 # ---- wider errors ----------------------------------------------------------------------------------------------------
@@ -132,6 +139,13 @@ def _items_of_sides(cell: ContrastCell, scores: _Scores) -> float | None:
             means = np.asarray([run.scores for run in own]).mean(axis=0)
             total += float(squared_errors(means, own[0].clusters))
     return total
+
+
+def _units(cells: Sequence[ContrastCell], scores: _Scores) -> int | None:
+    """Return the fewest independent items or clusters of any side; None if runs have items of their own."""
+    sides = [scores.finished(side) for cell in cells for side in (cell.level, cell.against)]
+    known = [own[0] for own in sides if own and _same_items(own)]
+    return min((len(set(run.clusters or run.items)) for run in known), default=None)
 
 
 def _divergence_error(cells: Sequence[ContrastCell], scores: _Scores) -> float | None:
@@ -179,6 +193,13 @@ class Evidence:
     """Mean scores of both sides, one pair per seed, in the order of the seeds."""
     wide_error: float | None
     """Standard error of the mean difference with the variation between items; None if there is none."""
+    units: int | None = None
+    """Independent items or clusters; None if unknown."""
+
+    @property
+    def can_show(self) -> bool:
+        """Return whether items or clusters are enough for a claim."""
+        return self.units is None or self.units >= FEWEST_UNITS
 
 
 _ROUNDING: Final = 1e-9
@@ -199,8 +220,6 @@ def take_look(
     """Return the results of the undecided contrasts at a look, in the order given.
 
     Args:
-        evidence: of every contrast that is still undecided.
-        looks: paired seeds at each look, increasing, from 2 to 64.
         number: of this look, from 0, as in the ledger.
         decided: verdicts of the contrasts that earlier looks decided; with the evidence they are the family.
         detect: promised difference, in the unit of the differences; None: no contrast is given up.
@@ -226,11 +245,13 @@ def take_look(
     results: dict[int, ContrastLook] = {}
     # Holm: the largest t first, each at the level over the number of contrasts that are not established.
     is_open = True
-    for index in sorted(range(len(evidence)), key=lambda at: -_order(measured[at].t)):
+    # Those that can show nothing come last, and do not stop the others.
+    order = sorted(range(len(evidence)), key=lambda at: (not evidence[at].can_show, -_order(measured[at].t)))
+    for index in order:
         each, at = evidence[index], measured[index]
         share = LEVEL / (family - established)
         bound = efficacy_bounds(looks, share)[number]
-        is_open = is_open and at.t is not None and at.t >= bound
+        is_open = is_open and each.can_show and at.t is not None and at.t >= bound
         established += is_open
         is_given_up = futility is not None and at.t is not None and at.t <= futility
         results[index] = ContrastLook(
@@ -239,13 +260,15 @@ def take_look(
             difference=at.difference,
             error=at.error,
             wide_error=each.wide_error,
+            units=each.units,
             t=at.t,
             p_value=_p_value(at.t, looks[number]),
             level=share,
             bound=bound,
             futility=futility,
-            low=None if at.t is None else at.difference - bound * at.larger,
-            high=None if at.t is None else at.difference + bound * at.larger,
+            low=None if at.t is None else at.difference - at.arm(bound),
+            high=None if at.t is None else at.difference + at.arm(bound),
+            corrected=max(at.corrected(looks, share), at.difference - at.arm(bound)) if is_open else None,
             verdict=_verdict(is_established=is_open, is_given_up=is_given_up, is_last=is_last),
         )
     return tuple(results[index] for index in range(len(evidence)))
@@ -254,11 +277,7 @@ def take_look(
 def divergence_variance(diverged: int, runs: int) -> float:
     """Return the variance of a side's share of diverged runs; few seeds may agree in it by luck.
 
-    The side is taken to diverge with probability (m + 1) / (n + 2), so that it is never certain.
-
-    Args:
-        diverged: runs of the side that diverged, m.
-        runs: all its runs, n, at least one.
+    With m of n runs diverged it is taken to diverge with probability (m + 1) / (n + 2), so that it is never certain.
     """
     chance = (diverged + 1) / (runs + 2)
     return chance * (1 - chance) / runs
@@ -268,8 +287,27 @@ def divergence_variance(diverged: int, runs: int) -> float:
 class _Measured:
     difference: float
     error: float
-    larger: float
-    t: float | None
+    wide_error: float
+    seeds: int
+    freedom: int
+    """Degrees of freedom of the wide error."""
+
+    @property
+    def t(self) -> float | None:
+        """Return the smaller t of the two errors; None without one."""
+        found = [self.difference / self.error] if self.error > 0 else []
+        if self.wide_error > 0:
+            found.append(equal_t(self.difference / self.wide_error, self.freedom, self.seeds - 1))
+        return min(found, key=abs, default=None)
+
+    def arm(self, bound: float) -> float:
+        """Return half of the repeated interval."""
+        return max(bound * self.error, equal_t(bound, self.seeds - 1, self.freedom) * self.wide_error)
+
+    def corrected(self, looks: Sequence[int], level: float) -> float:
+        """Return the corrected difference of a claim."""
+        deviation = self.difference / (self.t or math.inf) * math.sqrt(self.seeds)
+        return deviation * corrected_effect(looks, self.difference / deviation, level)
 
 
 def _measure(evidence: Evidence) -> _Measured:
@@ -280,8 +318,15 @@ def _measure(evidence: Evidence) -> _Measured:
     error = math.sqrt(squares / (seeds - 1) / seeds)
     if error <= max(_NOTHING, _ROUNDING * max(abs(each) for each in differences)):
         error = 0.0
-    larger = max(error, evidence.wide_error or 0.0)
-    return _Measured(mean, error, larger, mean / larger if larger > 0 else None)
+    freedom = min(seeds - 1, max((evidence.units or seeds) - 1, 1))
+    return _Measured(mean, error, evidence.wide_error or 0.0, seeds, freedom)
+
+
+def equal_t(t: float, freedom: float, other: float) -> float:
+    """Return the t that has, with other degrees of freedom, the p value of this one."""
+    from scipy.special import stdtr, stdtrit
+
+    return t if freedom == other else math.copysign(float(stdtrit(other, stdtr(freedom, -abs(t)))), t)
 
 
 def _order(t: float | None) -> float:

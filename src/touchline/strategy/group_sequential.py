@@ -46,6 +46,8 @@ GAMMA: Final = -2.0
 """Shape of the spending of Hwang, Shih and DeCani: between Pocock's (1) and O'Brien and Fleming's (-4)."""
 GIVEN_UP: Final = 0.1
 """Chance that futility gives up an effect of the promised size; the power that it costs is less."""
+_STEP: Final = 1e-3
+"""Difference between effects for a derivative."""
 _LARGEST: Final = 100.0
 """Effect in standard deviations up to which likelihood ratios are computed; every chance is 0 or 1 there."""
 
@@ -111,12 +113,8 @@ def efficacy_bounds(looks: Sequence[int], level: float = LEVEL) -> tuple[float, 
     reaches any of them without a difference is `level`.
     The bound of one look alone is the quantile of the t-test. A smaller level has a larger bound at every look.
 
-    Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
-        level: one-sided, from 1e-6 to below 0.5.
-
     Raises:
-        ValueError: looks or level outside these limits.
+        ValueError: looks that do not increase from 2 to at most 64, or a level outside 1e-6 to below 0.5.
     """
     return _efficacy(checked_looks(looks), _checked_level(level))
 
@@ -130,13 +128,11 @@ def futility_bounds(looks: Sequence[int], effect: float | None = None, *, level:
     low for so large an effect, would be given up.
 
     Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
         effect: promised difference in standard deviations of a seed's paired difference; None for the one that these
             looks show with 80 % power.
-        level: one-sided, of the efficacy bounds.
 
     Raises:
-        ValueError: an argument outside these limits.
+        ValueError: an argument outside its limits.
     """
     looks, level = checked_looks(looks), _checked_level(level)
     if effect is not None and not (math.isfinite(effect) and effect > 0):
@@ -171,13 +167,12 @@ def stopping_chances(
     """Return the chances of a contrast's end at each look, for normal differences, to within 0.001.
 
     Args:
-        looks: paired seeds at each look, increasing, from 2 to 64.
         effect: true difference in standard deviations of a seed's paired difference; beyond 100 it counts as 100.
         efficacy: values of t at or above which it is established, one per look.
         futility: values of t at or below which it is given up, one per look; None if it never is.
 
     Raises:
-        ValueError: looks outside these limits, an effect that is not finite, or bounds of another number.
+        ValueError: looks outside their limits, an effect that is not finite, or bounds of another number.
     """
     looks = checked_looks(looks)
     if not math.isfinite(effect):
@@ -236,6 +231,33 @@ def shown_effect(looks: Sequence[int], *, level: float = LEVEL, power: float = 0
     Without futility, which costs a part of it. Raises ValueError for looks or a level outside their limits.
     """
     return _shown_effect(checked_looks(looks), _checked_level(level), power)
+
+
+@lru_cache(maxsize=1024)
+def corrected_effect(looks: Sequence[int], observed: float, level: float = LEVEL) -> float:
+    """Return the effect whose claims, on average over the looks, show the observed one; at least 0.
+
+    Claims are made where the estimate is large, so that it is too large on average. This is the conditional estimate
+    of Troendle and Yu 1999 (Communications in Statistics - Theory and Methods 28:1617-1634), for claims alone.
+
+    Args:
+        observed: mean difference of a claim, above 0, in standard deviations of a seed's paired difference.
+    """
+    from scipy.optimize import brentq
+
+    bounds = efficacy_bounds(looks, level)
+
+    def shown(effect: float) -> float:
+        # With density exp(effect * sum - n effect^2 / 2), the derivative of a chance is n times the mean excess.
+        below, at, above = (stopping_chances(looks, effect + by, bounds).established for by in (-_STEP, 0, _STEP))
+        slopes = ((high - low) / (2 * _STEP * seeds) for low, high, seeds in zip(below, above, looks, strict=True))
+        return effect + sum(slopes) / sum(at)
+
+    if observed >= _LARGEST or shown(observed) <= observed:
+        return observed
+    if shown(0.0) >= observed:
+        return 0.0
+    return float(brentq(lambda effect: shown(effect) - observed, 0.0, observed, xtol=1e-4))
 
 
 def checked_looks(looks: Sequence[int]) -> tuple[int, ...]:

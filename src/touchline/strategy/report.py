@@ -39,9 +39,7 @@ class TakenLook:
         has the whole interval.
         """
         low, high = self.found.low, self.found.high
-        if low is None or high is None:
-            return None
-        return (max(low, -1.0), min(high, 1.0)) if scale.share else (low, high)
+        return None if low is None or high is None else scale.possible(low, high)
 
     def ends(self, scale: Scale) -> str:
         """Return the repeated confidence interval: `+0.4 to +5.8`. Empty without one."""

@@ -9,6 +9,8 @@ from touchline.core.scale import Scale
 from touchline.core.text import capital, join_names
 from touchline.core.units import between, device_hours, hours_unit, percent, plural
 from touchline.statistics.conclusions import Conclusion, Verdict
+from touchline.statistics.own_score import FEWEST_UNITS, TOO_FEW
+from touchline.statistics.power import most_unseen
 from touchline.statistics.statements import Statement
 from touchline.strategy.costs import promised_power
 from touchline.strategy.decisions import StopReason
@@ -69,6 +71,8 @@ def _claim(report: StrategyReport, course: ContrastCourse, look: TakenLook, scal
     difference = f"{course.words}, {scale.difference(found.difference)}"
     if found.verdict is Verdict.ESTABLISHED:
         difference = f"{level} scores {scale.size(abs(found.difference))} above {against}"
+        if found.corrected is not None:
+            interval += f", {scale.size(found.corrected)} corrected for the choice of claims"
     return f"{verdict} {used}: {difference}{interval}"
 
 
@@ -99,11 +103,18 @@ def _promise(report: StrategyReport, course: ContrastCourse, scale: Scale) -> st
 
 def _diverged(look: TakenLook, scale: Scale) -> str:
     """Return the runs that diverged and count as 0, by the rule stated beforehand."""
-    names = [name for pair in look.found.pairs for name in pair.diverged]
+    found, names = look.found, [name for pair in look.found.pairs for name in pair.diverged]
+    if found.units is not None and found.units < FEWEST_UNITS:
+        return f" {plural(found.units, 'independent item or cluster', 'independent items or clusters')}: {TOO_FEW}."
+    if found.verdict is Verdict.ESTABLISHED and not names:
+        seeds = len(found.pairs)
+        unseen = percent(most_unseen(seeds), 0)
+        return f" With {seeds} seeds, failures in up to {unseen} of the runs can remain unseen."
     if not names:
         return ""
     counts = "counts" if len(names) == 1 else "count"
-    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the planned rule."
+    rests = " The claim depends on that." if found.verdict is Verdict.ESTABLISHED else ""
+    return f" {join_names(names)} diverged and {counts} as {diverged_score(scale)}, by the planned rule.{rests}"
 
 
 def diverged_score(scale: Scale) -> str:

@@ -70,8 +70,10 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     columns = (
         *(Column("contrast"), Column("look", numeric=True), Column("seeds", numeric=True)),
         Column(f"difference{' (points)' if scale.share else ''}", key="difference", numeric=True),
+        Column("corrected", numeric=True, note="Difference without what the choice of claims adds on average"),
         Column("error", numeric=True, is_wide=True, note="Standard error over seeds"),
         Column("wide error", numeric=True, is_wide=True, note="Standard error with the variation between items"),
+        Column("items", numeric=True, is_wide=True, note="Independent test items or clusters"),
         *(Column("t", numeric=True, is_wide=True), Column("bound", numeric=True, is_wide=True)),
         Column("level", numeric=True, is_wide=True, note="Share of the one-sided level of 2.5%, by Holm's rule"),
         Column("futility", numeric=True, is_wide=True, note="At or below it the contrast is given up"),
@@ -81,10 +83,11 @@ def looks_table(report: StrategyReport, scale: Scale) -> Table | None:
     within, whole = (" within -100 to +100 points", ", the interval whole") if scale.share else ("", "")
     note = (
         "Difference: mean over the seeds of the next table. Error: standard error over seeds. Wide error: also "
-        "with the variation between test items and of diverged runs. t: difference over the larger error. "
-        "Established: t reaches the bound of the planned looks and the row's level. Given up: t is at or below "
-        f"futility. Interval: difference ± bound times the larger error{within}, valid over all looks. Every "
-        f"number is in ledger.jsonl{whole}."
+        "with the variation between test items and of diverged runs. t: the smaller one of both errors. With fewer "
+        "items than seeds, the t of the wide error is that with the same p value. Corrected: estimate of claims alone "
+        "(Troendle and Yu 1999). Established: t reaches the bound of the planned looks and the row's level. Given up: "
+        f"t is at or below futility. Interval: what t at the bound allows{within}, valid over all looks. Every number "
+        f"is in ledger.jsonl{whole}."
     )
     return table_of(columns, rows, "Looks", notes=(note,))
 
@@ -94,8 +97,9 @@ def _look_row(course: ContrastCourse, look: TakenLook, scale: Scale) -> tuple[Va
     ends = None if interval is None else " to ".join(_points(end, scale) for end in interval)
     return (
         *(course.words, look.number, len(found.pairs), Cell(_points(found.difference, scale), found.difference)),
+        None if found.corrected is None else Cell(_points(found.corrected, scale), found.corrected),
         *(_size(found.error, scale), None if found.wide_error is None else _size(found.wide_error, scale)),
-        *(_SAME if found.t is None else _number(found.t), _number(found.bound)),
+        *(found.units, _SAME if found.t is None else _number(found.t), _number(found.bound)),
         f"{_POINTS * found.level:.4g}%" if found.level else None,
         None if found.futility is None else _number(found.futility),
         *(_SAME if ends is None else ends, Cell(found.verdict.value, mark=_MARKS.get(found.verdict))),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.core.errors import InputError
@@ -101,6 +102,14 @@ def canonical_label(text: str, labels: Sequence[str]) -> str:
 def label_key(text: str) -> str:
     """Return a text without what two spellings of one label may differ in: case, and spaces around and within."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def merge_spellings(written: Mapping[str, int]) -> Counter[str]:
+    """Return counts of labels, each written as most of its answers are, the alphabetically first of several."""
+    spellings: dict[str, Counter[str]] = {}
+    for answer, number in written.items():
+        spellings.setdefault(label_key(answer), Counter())[answer] += number
+    return Counter({max(sorted(each), key=each.__getitem__): each.total() for each in spellings.values()})
 
 
 def indistinct(labels: Sequence[str]) -> tuple[str, str] | None:

@@ -21,6 +21,7 @@ from touchline.data.columns import ColumnMapping, Values, column_counts, resolve
 from touchline.data.readers import FORMATS, WHOLE, separator_hint
 from touchline.experiment.experiment import DataConfig
 from touchline.experiment.read import read_experiment
+from touchline.experiment.tasks.classification import merge_spellings
 from touchline.experiment.tasks.ready_made import TASKS
 from touchline.lint.audited import AuditedSplit, Baseline, Baselines, DataAudit, LabelCount
 from touchline.lint.checked import row_of
@@ -91,11 +92,11 @@ def audit(path: Path, request: AuditRequest | None = None) -> DataAudit:
     """
     files, wanted = _source(path, request or AuditRequest())
     seen = load_audit_inputs(files, wanted, path)
-    return to_data_audit(seen, path)
+    return to_data_audit(seen, path, wanted.task)
 
 
-def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
-    """Convert the loaded inputs to a report."""
+def to_data_audit(seen: AuditInputs, path: Path, task: str | None) -> DataAudit:
+    """Convert the loaded inputs to a report; without a task, few short answers are labels."""
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
     if view is None:
@@ -135,7 +136,7 @@ def to_data_audit(seen: AuditInputs, path: Path) -> DataAudit:
             for label, count in shown
         ),
         distinct_answers=len(view.all_labels),
-        baselines=_baselines(view) if view.layout.kind != "text" and view.all_labels else None,
+        baselines=_baselines(view, task) if view.layout.kind != "text" and view.all_labels else None,
         findings=findings,
     )
 
@@ -362,9 +363,11 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
     )
 
 
-def _baselines(view: DataView) -> Baselines:
-    labels = view.labels.get(view.scored, Counter())
-    questions = [Counter(row.label for row in rows) for rows in view.questions.values()]
+def _baselines(view: DataView, task: str | None) -> Baselines:
+    is_labels = task == "classification" or (task is None and view.closed)
+    merged = merge_spellings if is_labels else Counter[str]
+    labels = merged(view.labels.get(view.scored, Counter()))
+    questions = [merged(Counter(row.label for row in rows)) for rows in view.questions.values()]
     right = sum(max(counts.values()) for counts in questions)
     return Baselines(
         majority=_share(max(labels.values(), default=0), sum(labels.values()), "no answers", most_frequent(labels)),

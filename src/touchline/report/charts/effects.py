@@ -5,6 +5,8 @@ from __future__ import annotations
 import altair
 
 from touchline.core.levels import factor_words
+from touchline.core.quantity import Quantity
+from touchline.core.scale import Scale
 from touchline.report.charts.parts import (
     Row,
     finished,
@@ -16,6 +18,7 @@ from touchline.report.charts.parts import (
 )
 from touchline.report.colors import INK, MUTED, WHITE
 from touchline.report.figures import Chart
+from touchline.report.findings.claims import deciding
 from touchline.report.formatting import p_text, scale_of
 from touchline.statistics.conclusions import Analysis, Conclusion, Contrast
 
@@ -76,8 +79,8 @@ def contrasts(analysis: Analysis, section: str) -> Chart | None:
         section=section,
         title="Factor effects",
         caption=(
-            "Each level against the first, averaged over all other factors. Solid bars: 95% interval over training "
-            "seeds. Dotted bars: over items alone, which describes these checkpoints only. Filled: established." + left
+            "Each level against the first, averaged over all other factors. Solid bars: 95% interval of the deciding "
+            "test. Dotted bars: over items alone, which describes these checkpoints only. Filled: established." + left
         ),
         height=26 * len(rows),
     )
@@ -86,17 +89,19 @@ def contrasts(analysis: Analysis, section: str) -> Chart | None:
 def _contrast_row(contrast: Contrast, *, share: bool) -> Row | None:
     if contrast.value is None:
         return None
-    over_seeds = contrast.low is not None and contrast.high is not None
-    low, high = (contrast.low, contrast.high) if over_seeds else (contrast.items_low, contrast.items_high)
+    estimate, p = deciding(contrast, Scale(share=share))
+    low, high, over_seeds = contrast.items_low, contrast.items_high, contrast.test is not None
+    if over_seeds and isinstance(estimate, Quantity):
+        low, high = estimate.low, estimate.high
     factor = 100 if share else 1
     return {
         "what": f"{factor_words(contrast.factor)} {contrast.level} against {contrast.reference}",
         "value": number(factor * contrast.value),
         "low": None if low is None else number(factor * low),
         "high": None if high is None else number(factor * high),
-        "basis": "over seeds" if over_seeds else "over items" if low is not None else "none",
+        "basis": "none" if low is None else "over seeds" if over_seeds else "over items",
         "seeds": contrast.seeds,
-        "p": "-" if contrast.p_adjusted is None else p_text(contrast.p_adjusted),
+        "p": p_text(p.value) if isinstance(p, Quantity) else "-",
         "shown": contrast.shown.words,
         "established": contrast.shown in (Conclusion.HIGHER, Conclusion.LOWER),
     }

@@ -18,7 +18,14 @@ from touchline.core.units import plural
 from touchline.report.facts import condition_of, condition_words, is_asked_about
 from touchline.report.findings.confounds import ALPHA, ties
 from touchline.report.formatting import scale_of
-from touchline.report.next_design import MOST_ITEMS, MOST_SEEDS, WANTED_SEEDS, items_needed, seeds_needed
+from touchline.report.next_design import (
+    MOST_ITEMS,
+    MOST_SEEDS,
+    WANTED_SEEDS,
+    is_limited_by_items,
+    items_needed,
+    seeds_needed,
+)
 from touchline.report.report import Claim
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -30,7 +37,7 @@ from touchline.statistics.conclusions import (
     FactorEffect,
     Interaction,
 )
-from touchline.statistics.own_score import LEVEL
+from touchline.statistics.own_score import FEWEST_UNITS, LEVEL
 
 CONTROL = "control"
 """Topic."""
@@ -68,7 +75,7 @@ def _contrasts(analysis: Analysis, runs: Mapping[str, RunResult], tie_of: Mappin
 
 
 def _of_contrast(text: str, topic: str, contrast: Contrast, scale: Scale, needed: str) -> Claim:
-    estimate, p = deciding(contrast)
+    estimate, p = deciding(contrast, scale)
     return Claim(
         topic=topic,
         text=text,
@@ -81,11 +88,11 @@ def _of_contrast(text: str, topic: str, contrast: Contrast, scale: Scale, needed
     )
 
 
-def deciding(contrast: Contrast) -> tuple[Measured, Measured]:
+def deciding(contrast: Contrast, scale: Scale) -> tuple[Measured, Measured]:
     """Return the difference with the interval of the test that decides, and the p value of that test after Holm.
 
     If the seeds alone would show the difference and the variation between items does not allow it, or if the seeds do
-    not differ at all, the test with that variation decides.
+    not differ at all, the test with that variation decides. Ends beyond the possible range are not shown.
     """
     if contrast.value is None:
         why = Missing(missing=contrast.reason or "no condition was evaluated at both levels")
@@ -103,11 +110,13 @@ def deciding(contrast: Contrast) -> tuple[Measured, Measured]:
         how = f"{test.kind.value} with the variation between items"
     else:
         low, high, p, how = contrast.low, contrast.high, contrast.p_adjusted, test.kind.value
-    method = f"{how}, {seeds}"
-    return (
-        Quantity(value=contrast.value, unit="1", low=low, high=high, coverage=contrast.coverage, method=method),
-        Quantity(value=p, unit="1", method=f"{how}, after Holm"),
+    low, high = scale.possible(low, high)
+    estimate = Quantity(
+        value=contrast.value, unit="1", low=low, high=high, coverage=contrast.coverage, method=f"{how}, {seeds}"
     )
+    if wide.units < FEWEST_UNITS:
+        return estimate, Missing(missing=contrast.reason)
+    return estimate, Quantity(value=p, unit="1", method=f"{how}, after Holm")
 
 
 def _more_seeds(contrast: Contrast, scale: Scale, family: int) -> str:
@@ -116,11 +125,13 @@ def _more_seeds(contrast: Contrast, scale: Scale, family: int) -> str:
         return "runs that differ in this alone, evaluated on the same items"
     if contrast.test is None:
         return f"{WANTED_SEEDS} or more seeds"
+    if contrast.with_items is not None and contrast.with_items.units < FEWEST_UNITS:
+        return f"at least {FEWEST_UNITS} test items or clusters"
     if contrast.p_adjusted is None:
         return "seeds that differ, or more test items"
     needed, parts = seeds_needed(contrast, family), []
     if needed is None:
-        parts.append(f"more than {MOST_SEEDS} seeds")
+        parts.append("more test items" if is_limited_by_items(contrast) else f"more than {MOST_SEEDS} seeds")
     elif needed > contrast.seeds:
         parts.append(f"{needed} seeds")
     smallest = contrast.smallest
