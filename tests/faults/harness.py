@@ -20,21 +20,26 @@ from tests.faults.page_examples import RuleExample
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.finding import Finding, Severity
+from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.lint.checked import CheckRequest
-from touchline.lint.local import validators
+from touchline.lint.local import checking_experiment, validators
 from touchline.lint.rule import BROKEN_RULE
 
 
 def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Write files under a folder and check it; of this machine only the processor counts, no installed trainer."""
+    """Write files under a folder and check it where no trainer is installed and 1 GB of disk is free."""
     root = folder / "checked"
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     places = UserConfig(models_dir=_models(root), cache_dir=folder / "cache", history_dir=folder / "history")
-    with mock.patch.object(validators, "program_of", return_value=None):
+    free = Quantity(value=1000, unit="MB")
+    with (
+        mock.patch.object(validators, "program_of", return_value=None),
+        mock.patch.object(checking_experiment, "free_space", return_value=free),
+    ):
         _, findings = api.check([root], places, CheckRequest(**(options or {})))
     assert [each for each in findings if each.message.startswith(BROKEN_RULE)] == []
     return findings

@@ -80,8 +80,8 @@ def _write_message(path: Path, message: str) -> None:
     path.write_text(_HEAD.sub(lambda head: f"{head[1]}\n{message}", path.read_text(), count=1))
 
 
-OF_THE_MACHINE = ("BK010", "CK010", "ME022", "SL052")
-"""Codes whose message has a path, free space or words of a program of this machine."""
+OF_THE_MACHINE = ("BK010", "ME022", "SL052")
+"""Codes whose message has a path or words of a program of this machine."""
 _PRIVATE = re.compile(
     r"nobody|whoever|somebody|everybody|processor|goes on|going on|held against|anew\b|without a word|in silence"
     r"|may go\b|rests on|warm-up|learnt|misspelt|element type|\btold\b|\d %"

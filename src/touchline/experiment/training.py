@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 
 from touchline.experiment import defaults
 from touchline.experiment.quantization import Quantization
@@ -112,7 +112,7 @@ class TrainConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    epochs: PositiveInt = defaults.EPOCHS
+    epochs: Annotated[int, Ge(1), Le(10_000)] = defaults.EPOCHS
     """Passes over the training split."""
     global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
     """Examples per optimizer step. Never changed to fit memory."""
