@@ -176,10 +176,10 @@ def test_ways_of_packing_that_runs_tried_are_compared_by_their_speed() -> None:
     first = (run("a", True, 4, 12.0), run("b", True, 4, 14.0), run("c", False, 16, 8.0), cut)
     report = build_report(made.gathered([*first, run("d", True, 2, 4.0, "3B"), run("e", False, 8, 4.1, "3B")]))
     assert report.packing_advice == (
-        "1B: 13 examples/s packed with micro-batch 4 and 8 examples/s not packed with micro-batch 16 (means of complete "
-        "runs, not tested): plan the next runs packed with micro-batch 4.",
-        "3B: 4.1 examples/s not packed with micro-batch 8 and 4 examples/s packed with micro-batch 2 (means of complete "
-        "runs, not tested): none is faster.",
+        "1B: 13 examples/s packed with micro-batch 4 and 8 examples/s not packed with micro-batch 16 (means of "
+        "complete runs, not tested): plan the next runs packed with micro-batch 4.",
+        "3B: 4.1 examples/s not packed with micro-batch 8 and 4 examples/s packed with micro-batch 2 (means of "
+        "complete runs, not tested): none is clearly faster.",
     )
 
 
