@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.finding import Severity
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.text import capital
 from touchline.core.units import bare, percent, plural
@@ -29,6 +29,8 @@ NO_EVALUATION = "no evaluation"
 CUT = "cut by the strategy"
 NOTE = "note"
 EXPERIMENT = "experiment"
+_WAITING = 5.0
+"""Share of the steps' time in per cent from which waiting for images is worth a change."""
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 _UNDER_WAY = {
     RunStatus.PLANNED: "not started",
@@ -102,6 +104,14 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             title="losses that are not numbers",
             text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
             f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
+        )
+    waited = finite(run.data_wait)
+    if isinstance(waited, Quantity) and waited.value > _WAITING:
+        yield Issue(
+            weight=Severity.WARNING,
+            subject=run.name,
+            title="training waited for images",
+            text=f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
         )
     rise = risen(run)
     if rise is not None:
