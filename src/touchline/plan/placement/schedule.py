@@ -46,6 +46,8 @@ resources that they need.
 
 _FEW_JOBS = 6
 """Number of jobs up to which all orders are tried."""
+_TRIES = 20_000
+"""Jobs that are dispatched in all to improve the order of more jobs: 1,400 orders of 14 jobs."""
 
 
 def best_order(problem: Problem) -> tuple[str, Ranks, Schedule]:
@@ -61,7 +63,27 @@ def best_order(problem: Problem) -> tuple[str, Ranks, Schedule]:
     if problem.size <= _FEW_JOBS:
         orders += [("best of all orders", ranks) for ranks in permutations(range(problem.size))]
     found = ((rule, ranks, dispatch(problem, ranks, problem.ticks)) for rule, ranks in orders)
-    return min(found, key=lambda each: each[2].makespan)
+    best = min(found, key=lambda each: each[2].makespan)
+    return best if problem.size <= _FEW_JOBS else _moved(problem, *best)
+
+
+def _moved(problem: Problem, rule: str, ranks: Ranks, table: Schedule) -> tuple[str, Ranks, Schedule]:
+    """Move single jobs to other places in the order while that shortens the schedule."""
+    left, size, shorter = _TRIES // problem.size, problem.size, True
+    order = sorted(range(size), key=ranks.__getitem__)
+    while shorter:
+        shorter = False
+        for old, new in permutations(range(size), 2):
+            if not left:
+                return rule, ranks, table
+            left -= 1
+            moved = [*order[:old], *order[old + 1 :]]
+            moved.insert(new, order[old])
+            tried = sorted(range(size), key=moved.__getitem__)
+            found = dispatch(problem, tried, problem.ticks)
+            if found.makespan < table.makespan:
+                rule, order, ranks, table, shorter = "best order found", moved, tried, found, True
+    return rule, ranks, table
 
 
 class _FreeResources:
