@@ -32,7 +32,7 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
     problem = compile_problem(jobs, cluster)
     check_deadline(deadline_minutes)
     bounds = lower_bounds(problem)
-    rule, ranks, table = best_order(problem)
+    ranks, table = best_order(problem)
     probability = None if deadline_minutes is None else _chance(problem, ranks, deadline_minutes)
     makespan = ticks_to_minutes(table.makespan)
     verdict, reason = judge(problem, bounds[0], makespan, deadline_minutes, probability)
@@ -57,7 +57,6 @@ def place(jobs: Sequence[PlaceJob], cluster: Cluster, *, deadline_minutes: float
         bounds=bounds,
         deadline_minutes=deadline_minutes,
         probability=Missing(missing="no deadline was given") if probability is None else probability,
-        rule=rule,
         schedule=tuple(sorted(slots, key=lambda slot: (slot.start_minutes, slot.id))),
         notes=tuple(_notes(problem, verdict)),
     )
@@ -84,5 +83,5 @@ def _notes(problem: Problem, verdict: DeadlineVerdict) -> Iterator[str]:
             yield f"{certain} of {problem.size} jobs have no interval and count as certain"
     if verdict is not DeadlineVerdict.FITS and any(pin is not None for pin in problem.pins):
         free = compile_problem([replace(job, pin=None) for job in problem.jobs], problem.cluster)
-        ends = ticks_to_minutes(best_order(free)[2].makespan)
+        ends = ticks_to_minutes(best_order(free)[1].makespan)
         yield f"without pins, the last job ends after {format_minutes(ends)}"
