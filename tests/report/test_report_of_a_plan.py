@@ -199,7 +199,7 @@ def test_the_lowest_loss_is_held_against_the_best_score() -> None:
         each for each in scores_section(build_report(made.gathered(runs))).tables if each.title == "By checkpoint"
     )
     assert table.notes[1:] == (
-        "The lowest validation loss has the best score in a, not in b (epoch_1; best score epoch_2).",
+        "Lowest validation loss: epoch_1 in a (best score too); epoch_1 in b (best score: epoch_2).",
     )
 
 

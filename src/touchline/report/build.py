@@ -264,11 +264,8 @@ def _fastest(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Itera
         means = sorted(((statistics.fmean(speeds), way) for way, speeds in ways.items()), reverse=True)
         if len(means) > 1:
             listed = join_names([f"{mean:.3g} examples/s {way}" for mean, way in means])
-            advice = (
-                f"plan the next runs {means[0][1]}"
-                if means[0][0] >= _FASTER * means[1][0]
-                else "none is clearly faster"
-            )
+            (best, way), (second, _), *_ = means
+            advice = f"plan the next runs {way}" if best >= _FASTER * second else "none is clearly faster"
             yield f"{model}: {listed} (means of complete runs, not tested): {advice}."
 
 
@@ -280,10 +277,7 @@ def _filling(rows: Sequence[PackingRow]) -> Iterator[str]:
         return
     (way,), worst = ways, min(known)
     positions = f"{worst:.0f}% of the computed positions held a token"
-    if worst >= LOW_EFFICIENCY:
-        if len(known) == len(rows):
-            yield f"All runs {_WAYS[way]}, and at least {positions}: packing can stay as it is."
-    elif way == "no":
+    if worst >= LOW_EFFICIENCY and len(known) == len(rows):
+        yield f"All runs {_WAYS[way]}, and at least {positions}: packing can stay as it is."
+    elif worst < LOW_EFFICIENCY and way == "no":
         yield f"No run packed, and down to {positions}. Plan once with train.packed: true and compare examples/s."
-    else:
-        yield f"All runs packed, and down to {positions}: another train.max_seq_len may fill sequences better."

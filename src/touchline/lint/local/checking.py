@@ -467,8 +467,7 @@ def _configs_of(script: Script, place: Path) -> list[str]:
 
 
 def _names_the_end(script: Script, config: Path) -> bool:
-    ends = [Path(each).parts[-2:] for launch in script.launches for each in launch.configs if "/" in each]
-    return config.parts[-2:] in ends
+    return any(config.parts[-2:] == Path(each).parts[-2:] for launch in script.launches for each in launch.configs)
 
 
 def _trained_at_once(script: Script) -> int:

@@ -64,20 +64,17 @@ def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
 
 def _best_checkpoints(runs: Sequence[RunResult]) -> Iterator[str]:
     """Yield whether the checkpoint with the lowest validation loss has the best score too."""
-    agree, differ = list[str](), list[str]()
+    found = []
     for run in runs:
         losses = {each.name: each.validation_loss for each in run.checkpoints if each.validation_loss is not None}
-        scores = {
-            each.checkpoint: _score(each) for each in run.evaluations if each.checkpoint in losses and each.samples
-        }
+        known = [record for record in run.evaluations if record.checkpoint in losses and record.samples]
+        scores = {record.checkpoint: _score(record) for record in known}
         if len(scores) > 1:
-            lowest = min(scores, key=lambda name: losses[name])
-            best = [name for name, score in scores.items() if score == max(scores.values())]
-            found = agree if lowest in best else differ
-            found.append(run.name if lowest in best else f"{run.name} ({lowest}; best score {join_names(best)})")
-    if agree or differ:
-        same = f"has the best score in {join_names(agree)}" if agree else "has the best score in no run"
-        yield f"The lowest validation loss {same}{f', not in {join_names(differ)}' if differ else ''}."
+            lowest, top = min(scores, key=lambda name: losses[name]), max(scores.values())
+            best = [name for name, score in scores.items() if score == top]
+            found.append(f"{lowest} in {run.name} (best score{' too' if lowest in best else f': {join_names(best)}'})")
+    if found:
+        yield f"Lowest validation loss: {'; '.join(found)}."
 
 
 def _mean(record: EvaluationRecord) -> Value:
