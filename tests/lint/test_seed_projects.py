@@ -151,18 +151,11 @@ def test_data_workers_of_runs_that_one_job_trains_at_the_same_time(tmp_path: Pat
     """16 each are within 32 cores; those of a chain on each of four GPUs are not. Configs are named from a variable."""
     text = changed(STAGE, "dataloader_num_workers: 2", "dataloader_num_workers: 16")
     files = {f"configs/exp{n}.yaml": text.replace("models/stage1", f"models/exp{n}") for n in range(8)}
-    head = "#!/bin/bash\n#SBATCH --cpus-per-task=32\n#SBATCH --gres=gpu:4\nset -o pipefail\nROOT=${HOME}/project\n"
-    chain = (
-        '(\n  python3 train.py "${{ROOT}}/configs/exp{}.yaml" && python3 train.py "${{ROOT}}/configs/exp{}.yaml"\n) '
-    )
-    parts = [chain.format(n, n + 4) + "2>&1 | sed 's/^/> /'" for n in range(4)]
+    train = "python3 train.py ${ROOT}/configs/exp"
     for ending, wanted in ((" &\n", {"dataloader_num_workers: 7"}), ("\n", set[str]())):
-        script = head + "".join(part + ending for part in parts) + "wait\n"
-        found = [
-            each
-            for each in _found({**files, "mega.slurm": script}, tmp_path / str(len(ending)))
-            if each.code == "TR055"
-        ]
+        chains = (f"({train}{n}.yaml && {train}{n + 4}.yaml) 2>&1 | sed s/^/>/{ending}" for n in range(4))
+        files["mega.slurm"] = "#!/bin/bash\n#SBATCH --cpus-per-task=32 --gres=gpu:4\nROOT=${HOME}/x\n" + "".join(chains)
+        found = [each for each in _found(files, tmp_path / str(len(ending))) if each.code == "TR055"]
         assert {each.hint for each in found} == wanted
         assert all("64 (16 × 4 runs at once) data-loading processes" in each.message for each in found)
 

@@ -10,7 +10,6 @@ from touchline.core.finding import Severity
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
 from touchline.results.figures import data_wait
@@ -54,16 +53,7 @@ def test_metrics_that_cannot_be_read_are_one_issue() -> None:
 def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
     """Its job ended well and its steps are done; a score of the weights as they were saved counts."""
     record = replace(made.record("1B_rank4", "epoch_2", made.rights(80)), adapter_sha256="1" * 64)
-    saved = CheckpointInfo(
-        name="epoch_2",
-        epoch=2,
-        step=1500,
-        complete=False,
-        problems=("cut",),
-        size_bytes=1,
-        adapter_sha256="1" * 64,
-        validation_loss=None,
-    )
+    saved = replace(made.saved("epoch_2"), complete=False, problems=("cut",))
     run = made.run(
         "1B_rank4",
         evaluations=[record],

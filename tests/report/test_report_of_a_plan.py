@@ -14,7 +14,6 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.core.table import Column, value_text
 from touchline.core.units import GIB
-from touchline.data.scores import CheckpointInfo
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.plan import PlannedRun
 from touchline.report.build import build_report
@@ -167,10 +166,8 @@ def test_ways_of_packing_that_runs_tried_are_compared_by_their_speed() -> None:
 
     def run(name: str, packed: bool, size: int, speed: float, model: str = "1B", **changes: object) -> RunResult:
         rate = Quantity(value=speed, unit="examples/s")
-        return made.told(
-            made.run(name, model, examples_per_second=rate, **changes),  # type: ignore[arg-type]
-            packed=packed, batch_size=size,
-        )  # fmt: skip
+        trained = made.run(name, model, examples_per_second=rate, **changes)  # type: ignore[arg-type]
+        return made.told(trained, packed=packed, batch_size=size)
 
     cut = run("f", False, 64, 99.0, outcome=TrainingOutcome.PARTIAL)
     first = (run("a", True, 4, 12.0), run("b", True, 4, 14.0), run("c", False, 16, 8.0), cut)
@@ -187,11 +184,8 @@ def test_the_lowest_loss_is_held_against_the_best_score() -> None:
     """In one line, where several checkpoints of a run were evaluated and have a validation loss."""
 
     def run(name: str, losses: tuple[float, ...], rights: tuple[int, ...]) -> RunResult:
-        names = [f"epoch_{number}" for number in range(len(rights))]
-        own = [made.record(name, each, made.rights(right)) for each, right in zip(names, rights, strict=True)]
-        points = zip(names, losses, strict=True)
-        saved = [CheckpointInfo(name=each, epoch=0, step=9, complete=True, problems=(), size_bytes=1,
-            adapter_sha256=None, validation_loss=loss) for each, loss in points]  # fmt: skip
+        own = [made.record(name, f"epoch_{number}", made.rights(right)) for number, right in enumerate(rights)]
+        saved = (made.saved(f"epoch_{number}", loss) for number, loss in enumerate(losses))
         return made.run(name, evaluations=own, checkpoints=tuple(saved))
 
     runs = [run("a", (0.4, 0.3, 0.5), (50, 60, 60)), run("b", (0.4, 0.3, 0.5), (50, 60, 70)), run("c", (0.1,), (9,))]
