@@ -210,8 +210,8 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
     for workers in sorted({run.train.dataloader_workers for run in plan.runs if run.train is not None}):
         if (processes := plan.data_parallel_size * workers) > share:
             yield (
-                f"train.dataloader_workers {workers} starts {plural(processes, 'worker process', 'worker processes')} per "
-                f"run, but a run has {plural(share, 'CPU')} of a node's {cluster.cpus}: "
+                f"train.dataloader_workers {workers} starts {plural(processes, 'worker process', 'worker processes')} "
+                f"per run, but a run has {plural(share, 'CPU')} of a node's {cluster.cpus}: "
                 f"train.dataloader_workers={max(share // plan.data_parallel_size - 1, 0)} fits"
             )
 
