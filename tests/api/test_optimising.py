@@ -119,7 +119,7 @@ def test_a_variant_that_cannot_be_planned_is_named_and_ends_nothing(
 
 
 @pytest.mark.parametrize(
-    ("deadline", "gpus", "words"), [("6h", 1, "deadline 6h met"), ("2s", 2, "touchline place DIR --gpus 4")]
+    ("deadline", "gpus", "words"), [("6h", 1, "deadline 6h met"), ("2s", 2, "touchline place . --gpus 4")]
 )
 def test_a_plan_says_whether_its_deadline_is_met(
     settings: UserConfig, tmp_path: Path, deadline: str, gpus: int, words: str

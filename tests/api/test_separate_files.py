@@ -14,6 +14,8 @@ from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
+from touchline.run.jobs import evaluation_jobs, training_jobs
+from touchline.run.planning import read_started
 
 pytestmark = pytest.mark.planning
 
@@ -174,6 +176,12 @@ def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(
     plan = api.plan(folder, settings).plan
     assert [run.name for run in plan.runs] == [FIRST, SECOND]
     assert [split.name for split in plan.datasets["data/train_5.json"].splits] == ["train", "validation"]
+    # No job evaluates it either: `place` refused for want of their time, and `submit` started an empty job per run.
+    api.prepare(folder, settings)
+    listed = (folder / "submit_all.sh").read_text(encoding="utf-8")
+    assert (f"\ntrain {FIRST}" in listed, f"\nevaluate {FIRST}" in listed) == (True, False)
+    planned = read_started(folder)
+    assert (len(training_jobs(planned, plan.runs)), evaluation_jobs(planned, plan.runs)) == (2, [])
 
 
 def test_stages_have_files_of_their_own(settings: UserConfig, tmp_path: Path) -> None:

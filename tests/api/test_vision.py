@@ -165,7 +165,8 @@ def test_kills_of_two_processes_per_run_change_nothing(trained: Path, tmp_path: 
 
 
 def test_images_read_ahead_change_nothing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, gradient norms and the adapter are byte-equal with and without threads that read images."""
+    """Losses, gradient norms and the adapter are byte-equal with and without threads that read images. Each step says
+    how long it waited for them: without threads for all of the reading."""
     from touchline.train.inputs import read_config
     from touchline.train.run import Stop, run_training
 
@@ -192,6 +193,8 @@ def test_images_read_ahead_change_nothing(place: Path, tmp_path: Path, monkeypat
         metrics = read_metrics(folder / "metrics.jsonl")
         (saved,) = folder.glob("epoch_2/adapter_model.safetensors")
         losses = [(row.loss, row.grad_norm) for row in metrics.steps]
+        assert all(row.data_seconds is not None and row.data_seconds <= row.seconds for row in metrics.steps)
+        assert number or all(row.data_seconds for row in metrics.steps)
         results.append((losses, [row.loss for row in metrics.validations], saved.read_bytes()))
     assert len(results[0][0]) == 12
     assert results[0] == results[1]

@@ -220,7 +220,7 @@ def test_eight_configs_are_one_experiment(settings: UserConfig, tmp_path: Path) 
     assert (train.gradient_checkpointing, train.quantization, train.packed) == (False, "nf4", False)
     assert (train.checkpoint.keep, train.lora.rank, train.lora.resolved_alpha) == (3, 8, 16.0)
     assert experiment.seeds == (42,)
-    assert experiment.data.image_root == "../images"
+    assert (experiment.data.image_root, experiment.data.images) == ("../images", "image_filename")
     stages = {stage.name: stage for stage in experiment.stages}
     assert set(stages) == set(ROWS)
     for name, stage in stages.items():
@@ -248,7 +248,7 @@ def write_rows(folder: Path, stage: str, train: int, validation: int) -> None:
 
 def as_text(path: Path) -> None:
     """Let rows of text stand for the project's images, which are not public."""
-    text = re.sub(r'  (images: "image"|quantization: "nf4").*\n', "", path.read_text(encoding="utf-8"))
+    text = re.sub(r'  (images: "image_filename"|quantization: "nf4").*\n', "", path.read_text(encoding="utf-8"))
     path.write_text(text, encoding="utf-8")
 
 

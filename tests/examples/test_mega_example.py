@@ -30,7 +30,6 @@ def _place(jobs: list[PlaceJob], cluster: Cluster = FOUR) -> Placement:
 def test_two_in_a_row_cannot_make_it() -> None:
     placed = _place(_jobs("jobs_pinned.json"))
     assert placed.verdict is DeadlineVerdict.IMPOSSIBLE
-    assert "5:24:00" in placed.verdict_reason
     assert any("7:21:12" in note for note in placed.notes)
     assert placed.makespan_minutes == pytest.approx(2 * 212.1 + 2 * 17, abs=0.1)
 

@@ -147,6 +147,19 @@ def test_more_data_workers_than_cores(tmp_path: Path) -> None:
     assert "TR055" in codes(_found({"stage.yaml": text}, tmp_path, cpus=32))
 
 
+def test_data_workers_of_runs_that_one_job_trains_at_the_same_time(tmp_path: Path) -> None:
+    """16 each are within 32 cores; those of a chain on each of four GPUs are not. Configs are named from a variable."""
+    text = changed(STAGE, "dataloader_num_workers: 2", "dataloader_num_workers: 16")
+    files = {f"configs/exp{n}.yaml": text.replace("models/stage1", f"models/exp{n}") for n in range(8)}
+    train = "python3 train.py ${ROOT}/configs/exp"
+    for ending, wanted in ((" &\n", {"dataloader_num_workers: 7"}), ("\n", set[str]())):
+        chains = (f"({train}{n}.yaml && {train}{n + 4}.yaml) 2>&1 | sed s/^/>/{ending}" for n in range(4))
+        files["mega.slurm"] = "#!/bin/bash\n#SBATCH --cpus-per-task=32 --gres=gpu:4\nROOT=${HOME}/x\n" + "".join(chains)
+        found = [each for each in _found(files, tmp_path / str(len(ending))) if each.code == "TR055"]
+        assert {each.hint for each in found} == wanted
+        assert all("64 (16 × 4 runs at once) data-loading processes" in each.message for each in found)
+
+
 def test_a_model_whose_download_was_cut_off(tmp_path: Path) -> None:
     """The folder that another trainer's config names is opened: a shard that is too short ends the job at loading."""
     write_tiny_model(tmp_path / "checked" / "base")

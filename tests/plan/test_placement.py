@@ -78,6 +78,13 @@ def test_a_chain_stays_on_its_gpus() -> None:
     assert {len({slot.gpus for slot in found.schedule if slot.id.startswith(chain)}) for chain in "ab"} == {1}
 
 
+def test_more_jobs_than_all_orders_are_tried_of_end_as_early_as_they_can() -> None:
+    """Longest chains first put 241 and 187 minutes on one GPU of four; twice 187 on one is shorter."""
+    stages = [job("a", 241), job("b", 241), job("c", 241), job("d1", 64), job("d2", 187), job("e1", 64)]
+    found = place([*stages, job("e2", 187, "e1")], Cluster(gpus=4), deadline_minutes=360)
+    assert found.makespan_minutes == 374
+
+
 def test_a_job_never_leaves_its_node() -> None:
     jobs = [job("a", 60, gpus=3), job("b", 60, gpus=3), job("c", 60, gpus=2)]
     found = place(jobs, Cluster(gpus=8, gpus_per_node=4), deadline_minutes=None)

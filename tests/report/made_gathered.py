@@ -9,7 +9,7 @@ import numpy as np
 from touchline.core.levels import Level
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
-from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.data.scores import CheckpointInfo, EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.report_inputs import Issue, ReportInput, ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult, Setting
@@ -155,6 +155,14 @@ def attempt(
         seconds=Quantity(value=seconds, unit="s", method="its clock"),
         superseded=superseded,
     )
+
+
+def saved(name: str, loss: float | None = None) -> CheckpointInfo:
+    """A complete checkpoint, with its validation loss."""
+    return CheckpointInfo(
+        name=name, epoch=2, step=1500, complete=True, problems=(), size_bytes=1, adapter_sha256="1" * 64,
+        validation_loss=loss,
+    )  # fmt: skip
 
 
 def told(result: RunResult, **settings: Setting) -> RunResult:

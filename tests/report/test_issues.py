@@ -3,15 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from tests.api.made_runs import STEP
 from tests.report import made_gathered as made
 
 from touchline.core.finding import Severity
 from touchline.core.notes import Note, NoteCode
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
+from touchline.results.figures import data_wait
 from touchline.results.report_inputs import Issue, IssueRole
 from touchline.results.verification_types import CheckpointFault, CheckpointKind
 
@@ -52,16 +53,7 @@ def test_metrics_that_cannot_be_read_are_one_issue() -> None:
 def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
     """Its job ended well and its steps are done; a score of the weights as they were saved counts."""
     record = replace(made.record("1B_rank4", "epoch_2", made.rights(80)), adapter_sha256="1" * 64)
-    saved = CheckpointInfo(
-        name="epoch_2",
-        epoch=2,
-        step=1500,
-        complete=False,
-        problems=("cut",),
-        size_bytes=1,
-        adapter_sha256="1" * 64,
-        validation_loss=None,
-    )
+    saved = replace(made.saved("epoch_2"), complete=False, problems=("cut",))
     run = made.run(
         "1B_rank4",
         evaluations=[record],
@@ -131,3 +123,16 @@ def test_a_warning_on_answers_is_said_once_whatever_the_number_of_tasks() -> Non
     report = build_report(made.gathered([run]))
     (told,) = [each for each in report.issues if each.title == "answers cut"]
     assert all(f"{task}, epoch_2: 100 of 100" in told.text for task in ("one", "two", "three"))
+
+
+def test_a_training_that_waited_for_its_images_is_named_above_five_percent() -> None:
+    """By the mean over all steps that say it; steps without images say nothing."""
+    run, steps = made.run("1B_rank4"), [(0.2, 2.0), (0.2, 2.0), (None, 9.0)]
+    for share, (wait, wanted) in ((1.0, (10.0, ["10%"])), (0.4, (4.0, []))):
+        rows = [replace(STEP, seconds=s, data_seconds=None if w is None else w * share) for w, s in steps]
+        waited = data_wait(rows)
+        assert isinstance(waited, Quantity)
+        assert waited.value == pytest.approx(wait)
+        issues = build_report(made.gathered([replace(run, data_wait=waited)])).issues
+        assert [each.text.split()[0] for each in issues if each.title == "training waited for images"] == wanted
+    assert data_wait([STEP]) == Missing(missing="no images were read")

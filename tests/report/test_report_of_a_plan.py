@@ -19,6 +19,7 @@ from touchline.experiment.plan import PlannedRun
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
+from touchline.report.tables.scores import scores_section
 from touchline.report.tables.training import cost_section
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
@@ -154,9 +155,45 @@ def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
     assert packing.packed == "no"
     assert packing.density == Quantity(value=1.0, unit="examples/row", method="as the plan computed it")
     assert report.packing_advice == (
-        "1M_rank4: not packed, and down to 55% of the computed positions held a token. Plan once with train.packed: "
-        "true and compare examples/s.",
+        "No run packed, and down to 55% of the computed positions held a token. Plan once with train.packed: true and "
+        "compare examples/s.",
         "The plan's advice.",
+    )
+
+
+def test_ways_of_packing_that_runs_tried_are_compared_by_their_speed() -> None:
+    """By model and micro-batch, of complete runs alone; within 5% none is faster."""
+
+    def run(name: str, packed: bool, size: int, speed: float, model: str = "1B", **changes: object) -> RunResult:
+        rate = Quantity(value=speed, unit="examples/s")
+        trained = made.run(name, model, examples_per_second=rate, **changes)  # type: ignore[arg-type]
+        return made.told(trained, packed=packed, batch_size=size)
+
+    cut = run("f", False, 64, 99.0, outcome=TrainingOutcome.PARTIAL)
+    first = (run("a", True, 4, 12.0), run("b", True, 4, 14.0), run("c", False, 16, 8.0), cut)
+    report = build_report(made.gathered([*first, run("d", True, 2, 4.0, "3B"), run("e", False, 8, 4.1, "3B")]))
+    assert report.packing_advice == (
+        "1B: 13 examples/s packed with micro-batch 4 and 8 examples/s not packed with micro-batch 16 (means of "
+        "complete runs, not tested): plan the next runs packed with micro-batch 4.",
+        "3B: 4.1 examples/s not packed with micro-batch 8 and 4 examples/s packed with micro-batch 2 (means of "
+        "complete runs, not tested): none is clearly faster.",
+    )
+
+
+def test_the_lowest_loss_is_held_against_the_best_score() -> None:
+    """In one line, where several checkpoints of a run were evaluated and have a validation loss."""
+
+    def run(name: str, losses: tuple[float, ...], rights: tuple[int, ...]) -> RunResult:
+        own = [made.record(name, f"epoch_{number}", made.rights(right)) for number, right in enumerate(rights)]
+        saved = (made.saved(f"epoch_{number}", loss) for number, loss in enumerate(losses))
+        return made.run(name, evaluations=own, checkpoints=tuple(saved))
+
+    runs = [run("a", (0.4, 0.3, 0.5), (50, 60, 60)), run("b", (0.4, 0.3, 0.5), (50, 60, 70)), run("c", (0.1,), (9,))]
+    (table,) = (
+        each for each in scores_section(build_report(made.gathered(runs))).tables if each.title == "By checkpoint"
+    )
+    assert table.notes[1:] == (
+        "Lowest validation loss: epoch_1 in a (best score too); epoch_1 in b (best score: epoch_2).",
     )
 
 

@@ -192,9 +192,11 @@ def test_a_folder_of_configs_is_one_experiment_with_factors(here: Path) -> None:
 
 
 def test_a_registered_dataset_is_found_beside_the_config(here: Path) -> None:
-    registry = {"quotations": {"file_name": "q.json", "columns": {"prompt": "who", "response": "what"}}}
+    columns = {"prompt": "who", "response": "what", "images": "faces"}
+    registry = {"quotations": {"file_name": "q.json", "columns": columns}}
     write(here / "configs" / "data" / "dataset_info.json", json.dumps(registry))
-    _, loaded = imported(write(here / "configs" / "a.yaml", base("llamafactory")))
+    _, loaded = imported(write(here / "configs" / "a.yaml", base("llamafactory") + "media_dir: ../photos\n"))
+    assert (loaded.experiment.data.images, loaded.experiment.data.image_root) == ("faces", "../photos")
     assert loaded.experiment.data.path == "../configs/data/q.json"
     assert (loaded.experiment.data.input, loaded.experiment.data.output) == ("who", "what")
 

@@ -139,6 +139,8 @@ class ImportTable:
     """Fields about checkpoints whose default is carried over too."""
     knows: Callable[[str], bool] = lambda key: False
     """Test for a dotted key that the trainer knows."""
+    images: str = "images"
+    """Column of the images where no registry names it."""
     columns: Callable[[ForeignDocument, StatedSource, Mapping[str, object] | None], DataColumns] | None = None
     """Columns of a dataset."""
 

@@ -169,6 +169,8 @@ class StepRow:
     """GPU utilization reported by its driver at the end of the group."""
     load_1min: Measured
     """Load average of the machine."""
+    data_seconds: float | None = None
+    """Time that its forward passes waited for images. None where none are read, and of other trainers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

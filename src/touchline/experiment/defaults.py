@@ -70,7 +70,7 @@ DEFAULTS: Final = (
     _row("train.kernels", "none", "the model's own code, which runs on any machine"),
     _row("train.compile", "false", "off: short runs end before compiling pays off, and it needs a compiler"),
     _row("train.sharding", "none", "off: each device holds the whole model (data parallel)"),
-    _row("train.epochs", EPOCHS, "one pass: more passes should be your choice"),
+    _row("train.epochs", EPOCHS, "1 to 3 are usual; the validation loss shows whether more help"),
     _row("train.global_batch_size", GLOBAL_BATCH_SIZE, "common for adapters on a few thousand examples"),
     _row(
         "train.micro_batch_size",

@@ -231,13 +231,15 @@ def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
     workers, cpus = view.stated.data_workers, view.around.cpus
     if workers is None or cpus is None or workers.is_default:
         return
-    devices = arithmetic(view).devices.low
-    if workers.value * devices > cpus:
-        each = f" ({workers.value} × {devices} devices)" if devices > 1 else ""
+    devices, runs = arithmetic(view).devices.low, view.around.at_once
+    count = devices * runs
+    if workers.value * count > cpus:
+        times = (f" × {number} {name}" for number, name in ((devices, "devices"), (runs, "runs at once")) if number > 1)
+        each = f" ({workers.value}{''.join(times)})" if count > 1 else ""
         yield Violation(
-            message=f"{workers.value * devices}{each} data-loading processes, but the job has {cpus} cores",
+            message=f"{workers.value * count}{each} data-loading processes, but the job has {cpus} cores",
             at=workers,
-            hint=workers.line_with(max(cpus // devices - 1, 0)),
+            hint=workers.line_with(max(cpus // count - 1, 0)),
         )
 
 

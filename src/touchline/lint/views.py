@@ -62,6 +62,8 @@ class Surroundings:
     """GPUs of a job; None if unknown."""
     cpus: int | None = None
     """CPU cores of a job; None if unknown."""
+    at_once: int = 1
+    """Runs that the job trains at the same time."""
     free_disk_bytes: int | None = None
     """Free space of the checkpoints' disk."""
     source: str = ""

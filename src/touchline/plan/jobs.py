@@ -60,7 +60,7 @@ def place_jobs(
         raise InputError(
             f"{plan.experiment}: the duration of some jobs is unknown: {group_by_reason(unknown)}",
             expected="an estimate for each job, from past runs or from a known GPU (compute.gpu)",
-            hint="touchline probe DIR measures a run's steps; --evaluation-minutes N sets the time of an evaluation",
+            hint="touchline probe . measures a run's steps; --evaluation-minutes N sets the time of an evaluation",
         )
     return jobs
 

@@ -167,7 +167,7 @@ def _deadline_words(plan: Plan, wall: Measured) -> list[str]:
     runs = sum(run.train is not None for run in plan.runs)
     if words != "met" and plan.machine.kind == "gpu" and runs > runs_at_once(plan.machine, plan.gpus_per_run):
         gpus = min(runs, math.ceil((minutes.high or minutes.value) / limit)) * max(plan.gpus_per_run, 1)
-        parts.append(f"on more GPUs: touchline place DIR --gpus {gpus}")
+        parts.append(f"on more GPUs: touchline place . --gpus {gpus}")
     return parts
 
 

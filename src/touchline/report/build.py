@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity, finite
+from touchline.core.status import TrainingOutcome
 from touchline.core.text import join_names
 from touchline.core.units import bare, plural
 from touchline.experiment.plan import Plan, PlannedRun
@@ -88,7 +90,7 @@ def build_report(gathered: ReportInputs) -> Report:
             gathered, analyses, None if strategy is None else list(strategy.sentences(scale_or_share(analyses), device))
         ),
         packing=packing,
-        packing_advice=packing_advice(plan, packing),
+        packing_advice=packing_advice(plan, packing, runs),
         estimates=estimates,
         issues=issues(gathered, analyses, answers),
         next_steps=next_steps(gathered, analyses, actions),
@@ -206,6 +208,9 @@ def _logged(run: RunResult) -> Iterator[tuple[str, Scalar]]:
 
 LOW_EFFICIENCY = 80.0
 """Share in per cent below which padding costs more than a fifth of the computation."""
+_FASTER = 1.05
+"""Ratio of examples per second from which one way of packing counts as faster."""
+_WAYS = {"yes": "packed", "no": "not packed"}
 
 
 def packing_rows(plan: Plan | None, runs: Sequence[RunResult]) -> tuple[PackingRow, ...]:
@@ -238,24 +243,41 @@ def _or_planned(measured: Measured, planned: float | None, unit: str) -> Measure
     return Quantity(value=planned, unit=unit, method="as the plan computed it")
 
 
-def packing_advice(plan: Plan | None, rows: Sequence[PackingRow]) -> tuple[str, ...]:
-    """Return advice for the next plan: avoidable padding, and the plan's own advice."""
-    lines = [*_padding(rows)]
+def packing_advice(plan: Plan | None, rows: Sequence[PackingRow], runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """Return advice for the next plan: what was fastest, avoidable padding, and the plan's own advice."""
+    lines = list(_fastest(rows, {run.name: run for run in runs})) or list(_filling(rows))
     if plan is not None:
         lines += [line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice]
     return tuple(dict.fromkeys(lines))
 
 
-def _padding(rows: Sequence[PackingRow]) -> Iterator[str]:
-    wasteful = [
-        row
-        for row in rows
-        if row.packed == "no" and isinstance(row.efficiency, Quantity) and row.efficiency.value < LOW_EFFICIENCY
-    ]
-    if not wasteful:
+def _fastest(rows: Sequence[PackingRow], runs: Mapping[str, RunResult]) -> Iterator[str]:
+    """Yield the fastest packing and micro-batch of each model that was trained in several ways."""
+    tried: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        run, speed = runs[row.run], finite(row.examples_per_second)
+        if row.packed in _WAYS and run.outcome is TrainingOutcome.COMPLETE and isinstance(speed, Quantity):
+            size = run.settings.get("batch_size")
+            way = f"{_WAYS[row.packed]}{'' if size is None else f' with micro-batch {size}'}"
+            tried.setdefault(run.model, {}).setdefault(way, []).append(speed.value)
+    for model, ways in tried.items():
+        means = sorted(((statistics.fmean(speeds), way) for way, speeds in ways.items()), reverse=True)
+        if len(means) > 1:
+            listed = join_names([f"{mean:.3g} examples/s {way}" for mean, way in means])
+            (best, way), (second, _), *_ = means
+            advice = f"plan the next runs {way}" if best >= _FASTER * second else "none is clearly faster"
+            yield f"{model}: {listed} (means of complete runs, not tested): {advice}."
+
+
+def _filling(rows: Sequence[PackingRow]) -> Iterator[str]:
+    """Yield whether the one way in which all runs were packed can stay."""
+    ways = {row.packed for row in rows}
+    known = [row.efficiency.value for row in rows if isinstance(row.efficiency, Quantity)]
+    if not known or not ways < _WAYS.keys():
         return
-    worst = min(row.efficiency.value for row in wasteful if isinstance(row.efficiency, Quantity))
-    yield (
-        f"{join_names([row.run for row in wasteful])}: not packed, and down to {worst:.0f}% of the computed positions "
-        "held a token. Plan once with train.packed: true and compare examples/s."
-    )
+    (way,), worst = ways, min(known)
+    positions = f"{worst:.0f}% of the computed positions held a token"
+    if worst >= LOW_EFFICIENCY and len(known) == len(rows):
+        yield f"All runs {_WAYS[way]}, and at least {positions}: packing can stay as it is."
+    elif worst < LOW_EFFICIENCY and way == "no":
+        yield f"No run packed, and down to {positions}. Plan once with train.packed: true and compare examples/s."

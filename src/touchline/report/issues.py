@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.core.finding import Severity
 from touchline.core.notes import NoteCode
-from touchline.core.quantity import Missing
+from touchline.core.quantity import Missing, Quantity, finite
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.text import capital
 from touchline.core.units import bare, percent, plural
 from touchline.experiment.plan import Plan
 from touchline.experiment.runs import RunKind
 from touchline.plan.sections import revision_text
-from touchline.report.facts import is_failed_exit, not_finite, risen
+from touchline.report.facts import is_failed_exit, not_finite
 from touchline.report.report import AnswerCounts
 from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
@@ -29,6 +29,7 @@ NO_EVALUATION = "no evaluation"
 CUT = "cut by the strategy"
 NOTE = "note"
 EXPERIMENT = "experiment"
+_WAITING_PERCENT = 5.0
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 _UNDER_WAY = {
     RunStatus.PLANNED: "not started",
@@ -103,15 +104,13 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             text=f"{plural(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
             f"at step {first:,}. The training diverged, and a score of this run is that of broken weights.",
         )
-    rise = risen(run)
-    if rise is not None:
-        best, last = rise
+    waited = finite(run.data_wait)
+    if isinstance(waited, Quantity) and waited.value > _WAITING_PERCENT:
         yield Issue(
             weight=Severity.WARNING,
             subject=run.name,
-            title="validation loss rose",
-            text=f"Lowest at step {best.step:,} with {best.loss:.4g}, at the end {last.loss:.4g}: the last checkpoint "
-            "is not the best one by validation loss.",
+            title="training waited for images",
+            text=f"{waited.value:.0f}% of the time of its steps. More train.dataloader_workers read more images ahead.",
         )
 
 

@@ -150,7 +150,7 @@ def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
             "or a larger dataset, give it more steps.",
         )
         yield from _schedule(gathered, falling)
-    rising = [run for run in gathered.runs if risen(run) is not None]
+    rising = [run for run in gathered.runs if risen(run) is not None and len(run.evaluations) < 2]
     if rising:
         names = [run.name for run in rising]
         yield NextStep(

@@ -187,6 +187,7 @@ def figures_of_metrics(run: PlannedRun, metrics: Metrics, nothing: Missing) -> R
         peak_memory=largest_peak(steps, nothing),
         mean_memory=Missing(missing="not sampled") if device == "cuda" else ON_CPU,
         gpu_utilization=_gpu_utilization(steps, device),
+        data_wait=data_wait(steps),
     )
 
 
@@ -229,6 +230,14 @@ def _gpu_utilization(steps: Sequence[StepRow], device: str | None) -> Measured:
     if percents:
         return Quantity(value=statistics.fmean(percents), unit="%", phase="step", aggregation="mean")
     return Missing(missing="not reported by the driver") if device == "cuda" else ON_CPU
+
+
+def data_wait(steps: Sequence[StepRow]) -> Measured:
+    """Return the share of its steps' time that a training waited for images."""
+    waits = [(row.data_seconds, row.seconds) for row in steps if row.data_seconds is not None]
+    if not waits:
+        return Missing(missing="no images were read")
+    return Quantity(value=100 * sum(wait for wait, _ in waits) / sum(seconds for _, seconds in waits), unit="%")
 
 
 def _versions(metrics: Metrics) -> dict[str, str]:

@@ -114,6 +114,8 @@ class RunFigures:
     """Mean of the GPU memory in use while training."""
     gpu_utilization: Measured = NOT_MEASURED
     """Mean share of time in which the GPU was busy, in %."""
+    data_wait: Measured = NOT_MEASURED
+    """Share of its steps' time that a training waited for images, in %."""
     packing: PackingFacts = NO_PACKING
     """Packing of the training examples."""
     epochs: tuple[EpochMetrics, ...] = ()

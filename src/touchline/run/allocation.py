@@ -207,17 +207,11 @@ def _workers_beyond(plan: Plan, cluster: Cluster, given: int | None) -> Iterator
         return
     on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
     share = given or max(cluster.cpus * plan.gpus_per_run // on_node, 1)
-    wanted = {
-        run.train.dataloader_workers: plan.data_parallel_size * run.train.dataloader_workers
-        for run in plan.runs
-        if run.train is not None
-    }
-    for workers, processes in wanted.items():
-        if processes > share:
+    for workers in sorted({run.train.dataloader_workers for run in plan.runs if run.train is not None}):
+        if (processes := plan.data_parallel_size * workers) > share:
             yield (
-                f"train.dataloader_workers {workers} starts "
-                f"{plural(processes, 'worker process', 'worker processes')} per run, but a run has "
-                f"{plural(share, 'CPU')} of a node's {cluster.cpus}: "
+                f"train.dataloader_workers {workers} starts {plural(processes, 'worker process', 'worker processes')} "
+                f"per run, but a run has {plural(share, 'CPU')} of a node's {cluster.cpus}: "
                 f"train.dataloader_workers={max(share // plan.data_parallel_size - 1, 0)} fits"
             )
 

@@ -90,6 +90,7 @@ def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job
         evaluation_job(planned, run, leads.get(run.name))
         for run in runs
         if is_training_to_end(planned.folder, run)
+        and run.is_evaluated
         and (not is_training_complete(planned.folder, run) or missing_evaluations(planned, run, None))
     ]
 

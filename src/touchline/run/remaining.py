@@ -66,7 +66,8 @@ class Progress:
                 seen |= set() if cohort is None else {cohort.runs}
                 alone = run.train_seconds if cohort is None else cohort.train_seconds
                 self._left[run.name] = alone if first else _NOTHING_LEFT
-            if is_training_to_end(planned.folder, run) and (trains or missing_evaluations(planned, run, epochs)):
+            is_asked = (trains and run.is_evaluated) or bool(missing_evaluations(planned, run, epochs))
+            if is_asked and is_training_to_end(planned.folder, run):
                 own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
                 started.add(run.model)
                 self._left[evaluation_name(run.name)] = sum_quantities([run.evaluate_seconds, *own], "s")

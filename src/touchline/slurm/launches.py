@@ -156,7 +156,8 @@ def read_launch(step: ShellCommand, commands: Sequence[LaunchCommand]) -> Launch
         options, rest = _launcher_options(rest, _FLAGS_OF_LAUNCHERS.union(*(command.flags for command in commands)))
     arguments = _arguments(rest[1:])
     given = [word for found in (options, arguments) for name, word in found.items() if name in _CONFIG_OPTIONS]
-    given += rest[1:2] if launcher.config_first else []
+    first = rest[1:2]
+    given += first if launcher.config_first or any(word.text.endswith((".yaml", ".yml")) for word in first) else []
     return Launch(
         step=step,
         command=launcher,

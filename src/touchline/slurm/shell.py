@@ -67,6 +67,8 @@ class ShellGroup:
     """The group around it."""
     after: str = ""
     """Operator behind it: `|`, `&&`, `||`, `&`, or empty."""
+    in_background: bool = False
+    """Whether the list of commands that it is part of ends with `&`."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -85,6 +87,8 @@ class ShellCommand:
     """Files that it writes by a redirection."""
     after: str = ""
     """Operator behind it: `|`, `&&`, `||`, `&`, or empty."""
+    in_background: bool = False
+    """Whether the list of commands that it is part of ends with `&`."""
 
     @property
     def name(self) -> str:
@@ -197,6 +201,10 @@ class _Reader:
         if not level or not sign:
             return
         level[-1].after = sign
+        for place in range(len(level) - 1, -1, -1) if sign == "&" else ():
+            level[place].in_background = True
+            if place and level[place - 1].after not in _JOINTS:
+                break
 
     def _heredocs_end(self, text: str, at: int) -> int:
         """Return the end of the heredocs that the line just ended has begun."""

@@ -54,6 +54,7 @@ class _UnfetchedStep:
     micro_batches: int
     real_tokens: int
     target_tokens: int
+    data_seconds: float | None
 
 
 class Training:
@@ -160,6 +161,8 @@ class Training:
         session, train, step = self._session, self._config.train, self.step
         begin = Moment(session.machine)
         random = take_random_state()
+        pixels = session.target_loss.pixels
+        waited = 0.0 if pixels is None else pixels.waited
         micro_batches = self._micro_batches(step)
         examples = [example for batch in micro_batches for example in batch]
         targets = sum(len(example.answer_ids) for example in examples)
@@ -205,6 +208,7 @@ class Training:
                 micro_batches=len(micro_batches),
                 real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
                 target_tokens=targets,
+                data_seconds=None if pixels is None else pixels.waited - waited,
             )
         )
 
@@ -248,6 +252,7 @@ class Training:
                 padded_tokens=int(tokens),
                 squared_widths=int(widths),
                 target_tokens=step.target_tokens,
+                data_seconds=step.data_seconds,
                 peak_memory=peak,
                 peak_memory_reserved=reserved,
                 cpu_percent=cpu_percent,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, NotRequired, TypedDict, Unpack
 
 from touchline.core.errors import RunsFailedError
 from touchline.core.quantity import Measured
@@ -94,6 +94,7 @@ class StepMeasurements(TypedDict):
     peak_memory_reserved: Measured
     cpu_percent: float
     gpu_percent: Measured
+    data_seconds: NotRequired[float | None]
 
 
 class TrainingRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,16 +44,22 @@ class PixelReader:
 
     def __init__(self, rule: ImageRule) -> None:
         self.rule = rule
+        self.waited = 0.0
+        """Seconds that micro-batches have waited for their images."""
         self._ahead: deque[tuple[tuple[str, ...], Future[PixelBatch]]] = deque()
         self._more: Iterator[tuple[tuple[str, ...], Future[PixelBatch]]] = iter(())
 
     def __call__(self, images: tuple[str, ...]) -> PixelBatch:
         """Return the pixels of a micro-batch's images."""
+        begun = time.perf_counter()
         if not self._ahead or self._ahead[0][0] != images:
-            return load_pixels(images, self.rule)
-        _, pixels = self._ahead.popleft()
-        self._ahead.extend(itertools.islice(self._more, 1))
-        return pixels.result()
+            pixels = load_pixels(images, self.rule)
+        else:
+            _, coming = self._ahead.popleft()
+            self._ahead.extend(itertools.islice(self._more, 1))
+            pixels = coming.result()
+        self.waited += time.perf_counter() - begun
+        return pixels
 
     @contextlib.contextmanager
     def ahead(self, coming: Iterable[tuple[str, ...]], workers: int) -> Iterator[None]:

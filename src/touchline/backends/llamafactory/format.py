@@ -305,6 +305,7 @@ def _columns(document: ForeignDocument, source: StatedSource, registry: Mapping[
                 "data.input": prompt if query is None else [prompt, query],
                 "data.output": named.get("response", "output"),
             }
+        found.settings |= {"data.images": named["images"]} if "images" in named else {}
         if "dataset_dir" in document.data:
             found.sources["dataset_dir"] = "data.path"
     return found

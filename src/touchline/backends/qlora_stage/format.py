@@ -239,6 +239,7 @@ IMPORTS = ImportTable(
     automatic=(*HF_AUTOMATIC, "vision_frozen", "train.eval_bs", "train.logging_steps"),
     changed={"experiment_name": "a stage is named after its file"},
     knows=known_key,
+    images="image_filename",
 )
 """What `touchline import` needs to know about its configs."""
 

@@ -297,6 +297,8 @@ class _Checker:
             count = self._around.gpu_count or planned.gpu_count
             return replace(self._around, gpu=planned.gpu, gpu_count=count, source=planned.source)
         named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
+        # Folders that a script builds from variables, or that are on another machine.
+        named = named or [script for script, _ in self._scripts if _names_the_end(script, config.resolve())]
         if len(named) != 1:
             return self._around
         asked = requested(named[0].effective)
@@ -314,6 +316,7 @@ class _Checker:
             gpu=gpu,
             gpu_count=self._around.gpu_count or count,
             cpus=self._request.cpus or cpus or self._around.cpus,
+            at_once=_trained_at_once(named[0]),
             source=source,
         )
 
@@ -475,6 +478,17 @@ def _configs_of(script: Script, place: Path) -> list[str]:
     paths = [path for launch in script.launches for config in launch.configs for path in script.possible(config)]
     folders = (place.parent, *place.parent.parents[:1], Path())
     return [str(folder / path) for path in dict.fromkeys(paths) for folder in folders]
+
+
+def _names_the_end(script: Script, config: Path) -> bool:
+    return any(config.parts[-2:] == Path(each).parts[-2:] for launch in script.launches for each in launch.configs)
+
+
+def _trained_at_once(script: Script) -> int:
+    """Return how many of its runs a script trains at the same time."""
+    parts = [launch.step.around for launch in script.launches if launch.is_training]
+    started = {next((id(each) for each in reversed(around) if each.in_background), 0) for around in parts}
+    return max(len(started), 1)
 
 
 def _same(name: str, others: Sequence[str]) -> bool:

@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from touchline.core.units import format_minutes
-from touchline.plan.placement.bounds import lower_bounds
-from touchline.plan.placement.problem import TICKS, Problem, compile_problem
+from touchline.plan.placement.problem import TICKS, Problem
 from touchline.plan.placement.schedule import dispatch
 from touchline.plan.placement.types import Bound, DeadlineVerdict, Minutes
 
 SAMPLES = 400
 """Draws; a chance of one half then has a standard error of 2.5 points."""
-FEWEST_SAMPLES = 200
-STARTS = 40_000
-"""Job starts over all draws above which fewer draws are made."""
 _STANDARD_DEVIATIONS = 1.6448536269514722
 """Standard deviations within which a normal variable lies with probability 0.9."""
 _LONGEST = math.log(1e12)
 """Logarithm of the largest factor on a predicted duration, which prevents overflow."""
-
-
-def samples_for(problem: Problem) -> int:
-    """Return the number of draws."""
-    return min(SAMPLES, max(FEWEST_SAMPLES, STARTS // problem.size))
 
 
 def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator) -> list[list[float]]:
@@ -88,7 +78,7 @@ CONFIDENT = 0.9
 
 
 def judge(
-    problem: Problem, bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
+    bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
 ) -> tuple[DeadlineVerdict, str]:
     """Return whether the deadline can be met, and why.
 
@@ -102,8 +92,7 @@ def judge(
         return DeadlineVerdict.NO_DEADLINE, f"no deadline was given; the last job ends after {span}"
     limit = format_minutes(deadline_minutes)
     if bound.minutes > deadline_minutes:
-        reason = f"no schedule ends within {limit} as predicted: {bound.why} ({least})"
-        return DeadlineVerdict.IMPOSSIBLE, f"{reason}; {_low_ends(problem, deadline_minutes)}"
+        return DeadlineVerdict.IMPOSSIBLE, f"no schedule ends within {limit} as predicted: {bound.why} ({least})"
     if makespan_minutes > deadline_minutes:
         return DeadlineVerdict.TIGHT, (
             f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
@@ -112,16 +101,3 @@ def judge(
     if chance >= CONFIDENT:
         return DeadlineVerdict.FITS, reason
     return DeadlineVerdict.TIGHT, f"{reason}, below {100 * CONFIDENT:.0f}%, because durations vary"
-
-
-def _low_ends(problem: Problem, deadline_minutes: float) -> str:
-    if all(job.minutes.low is None for job in problem.jobs):
-        return "no job has an interval"
-    jobs = [
-        replace(job, minutes=Minutes(value=job.minutes.value if job.minutes.low is None else job.minutes.low))
-        for job in problem.jobs
-    ]
-    low = lower_bounds(compile_problem(jobs, problem.cluster))[0]
-    if low.minutes > deadline_minutes:
-        return f"nor if every job took only the low end of its interval: {low.why} ({format_minutes(low.minutes)})"
-    return f"if every job took only the low end of its interval, the bound would be {format_minutes(low.minutes)}"

@@ -7,7 +7,7 @@ durations, the actual one. Jobs with equal requirements share a heap, which keep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import permutations
@@ -32,36 +32,41 @@ class Schedule:
     """GPUs of each job. None if any free GPUs of the node will do."""
 
 
-RULES: dict[str, Callable[[float, float, float], float]] = {
-    "longest remaining chain first": lambda tail, width, longest: tail,
-    "longest remaining chain x square root of GPUs first": lambda tail, width, longest: tail * math.sqrt(width),
-    "widest first, then longest remaining chain": lambda tail, width, longest: width * (longest + 1) + tail,
-}
-"""Priority of a job by its remaining chain, its share of a node in GPUs and the longest chain; the largest goes first.
-
-Longest job first, the common choice, is worse for chains: what counts is the remaining chain, and of wide jobs the
-resources that they need.
-"""
-
-
 _FEW_JOBS = 6
 """Number of jobs up to which all orders are tried."""
+_TRIES = 20_000
+"""Jobs that are dispatched in all to improve the order of more jobs: 1,400 orders of 14 jobs."""
 
 
-def best_order(problem: Problem) -> tuple[str, Ranks, Schedule]:
-    """Return the rule with the shortest schedule, the position of each job in its order, and the schedule."""
-    widths, longest = problem.widths(), max(problem.tails)
-    orders: list[tuple[str, Ranks]] = []
-    for rule, weigh in RULES.items():
-        weights = [weigh(tail, width, longest) for tail, width in zip(problem.tails, widths, strict=True)]
-        ranks = [0] * problem.size
-        for place, j in enumerate(sorted(range(problem.size), key=lambda j: (-weights[j], j))):
-            ranks[j] = place
-        orders.append((rule, ranks))
-    if problem.size <= _FEW_JOBS:
-        orders += [("best of all orders", ranks) for ranks in permutations(range(problem.size))]
-    found = ((rule, ranks, dispatch(problem, ranks, problem.ticks)) for rule, ranks in orders)
-    return min(found, key=lambda each: each[2].makespan)
+def best_order(problem: Problem) -> tuple[Ranks, Schedule]:
+    """Return the position of each job in the best order found, and its schedule.
+
+    The longest remaining chain goes first, and of wide jobs the resources that they need count too. Then single jobs
+    move while that shortens the schedule.
+    """
+    size = problem.size
+    weights = [tail * math.sqrt(width) for tail, width in zip(problem.tails, problem.widths(), strict=True)]
+    order = sorted(range(size), key=lambda j: (-weights[j], j))
+    if size <= _FEW_JOBS:
+        return min((_dispatched(problem, each) for each in permutations(order)), key=lambda each: each[1].makespan)
+    best, left, shorter = _dispatched(problem, order), _TRIES // size, True
+    while shorter:
+        shorter = False
+        for old, new in permutations(range(size), 2):
+            if not left:
+                return best
+            left -= 1
+            moved = [*order[:old], *order[old + 1 :]]
+            moved.insert(new, order[old])
+            tried = _dispatched(problem, moved)
+            if tried[1].makespan < best[1].makespan:
+                order, best, shorter = moved, tried, True
+    return best
+
+
+def _dispatched(problem: Problem, order: Sequence[int]) -> tuple[Ranks, Schedule]:
+    ranks = sorted(range(problem.size), key=order.__getitem__)
+    return ranks, dispatch(problem, ranks, problem.ticks)
 
 
 class _FreeResources:

@@ -121,8 +121,6 @@ class Placement:
     """The deadline."""
     probability: float | Missing
     """Chance to meet the deadline with dispatch by priority and durations drawn from their intervals, 0 to 1."""
-    rule: str
-    """Name of the rule that found the order."""
     schedule: tuple[ScheduledJob, ...]
     """Jobs by start, then by name."""
     notes: tuple[str, ...] = ()

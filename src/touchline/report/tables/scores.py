@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ from touchline.core.levels import factor_words, level_words
 from touchline.core.quantity import Missing
 from touchline.core.scale import Scale
 from touchline.core.table import Cell, Column, Mark, Section, Table, Value, present, table_of
+from touchline.core.text import join_names
 from touchline.core.units import percent, plural
 from touchline.data.scores import EvaluationRecord
 from touchline.report.formatting import family_words, p_number, scale_of
@@ -57,7 +59,22 @@ def _by_checkpoint(runs: Sequence[RunResult]) -> Table | None:
         "before anything was scored. The best one of this table would be scored too high."
     )
     columns = (_RUN, *(Column(name, numeric=True) for name in names))
-    return table_of(columns, rows, "By checkpoint", by_run=True, notes=(note,))
+    return table_of(columns, rows, "By checkpoint", by_run=True, notes=(note, *_best_checkpoints(several)))
+
+
+def _best_checkpoints(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Yield whether the checkpoint with the lowest validation loss has the best score too."""
+    found = []
+    for run in runs:
+        losses = {each.name: each.validation_loss for each in run.checkpoints if each.validation_loss is not None}
+        known = [record for record in run.evaluations if record.checkpoint in losses and record.samples]
+        scores = {record.checkpoint: _score(record) for record in known}
+        if len(scores) > 1:
+            lowest, top = min(scores, key=lambda name: losses[name]), max(scores.values())
+            best = [name for name, score in scores.items() if score == top]
+            found.append(f"{lowest} in {run.name} (best score{' too' if lowest in best else f': {join_names(best)}'})")
+    if found:
+        yield f"Lowest validation loss: {'; '.join(found)}."
 
 
 def _mean(record: EvaluationRecord) -> Value:
@@ -65,8 +82,12 @@ def _mean(record: EvaluationRecord) -> Value:
     scores = [sample.score for sample in record.samples]
     if not scores:
         return Missing(missing="no items")
-    value = sum(scores) / len(scores)
+    value = _score(record)
     return Cell(percent(value) if min(scores) >= 0 and max(scores) <= 1 else f"{value:.4g}", value)
+
+
+def _score(record: EvaluationRecord) -> float:
+    return statistics.fmean(sample.score for sample in record.samples)
 
 
 def _metrics(runs: Sequence[RunResult]) -> Table | None:

@@ -32,7 +32,7 @@ def training_section(report: Report) -> Section:
         paragraphs.append(f"n/a (nothing was measured yet): {join_names(silent, _NAMES)}.")
     return Section(
         title="Training results",
-        paragraphs=(*paragraphs, *_uncounted(report.packing)),
+        paragraphs=tuple(paragraphs),
         tables=present(losses_table(report), runs_in_numbers(report), agreement_table(report.runs), _packing(report)),
         figures=("training",),
     )
@@ -48,7 +48,7 @@ def cost_section(report: Report) -> Section:
         tables = (_by_quantity(report.estimates), _estimates(report))
     return Section(
         title="Cost and predictions",
-        paragraphs=paragraphs,
+        paragraphs=tuple(paragraphs),
         tables=present(*tables, _attempts(report)),
         figures=("estimates",),
     )
@@ -136,18 +136,6 @@ def _packing(report: Report) -> Table | None:
 
 def _is_counted(row: PackingRow) -> bool:
     return any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
-
-
-def _uncounted(rows: Sequence[PackingRow]) -> Iterator[str]:
-    """Yield which runs were packed, if nothing else is known."""
-    if not rows or any(map(_is_counted, rows)):
-        return
-    ways = {"yes": "Packed", "no": "Not packed"}
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        names.setdefault(row.packed, []).append(row.run)
-    sentences = [f"{ways.get(packed, packed)}: {join_names(runs)}." for packed, runs in names.items()]
-    yield f"{' '.join(sentences)} No log reports packing density or efficiency."
 
 
 def _attempts(report: Report) -> Table | None:

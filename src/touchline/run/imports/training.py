@@ -293,9 +293,8 @@ def _carry_data(carrier: Carrier, stated: StatedTraining, table: ImportTable, pl
     if stated.image_root is not None:
         data = sources[0].name.value if sources else "."
         carrier.carry("data.image_root", stated.image_root, places.beside(stated.image_root.value, data))
-        carrier.settings["data.images"] = Carried(
-            value="image", source=stated.image_root.key, where=stated.image_root.where
-        )
+        root = stated.image_root
+        carrier.settings.setdefault("data.images", Carried(value=table.images, source=root.key, where=root.where))
 
 
 def _columns(carrier: Carrier, source: StatedSource, table: ImportTable, places: LocalPlaces) -> DataColumns:

@@ -270,7 +270,7 @@ def _control_choices(_: Interview) -> Sequence[str]:
 
 
 def _epochs_default(_: Interview) -> Defaulted:
-    return Default("1", "more passes should be your choice")
+    return Default("1", "1 to 3 are usual; the validation loss shows whether more help")
 
 
 def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
