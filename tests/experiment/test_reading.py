@@ -253,7 +253,14 @@ def test_a_value_from_the_command_line_is_not_looked_for_in_the_file() -> None:
     """Also where the file has another value for the key, or a longer path into it is wrong."""
     text = "name: a\nmodels: [m]\ndata: {path: d.json}\ntrain: {learning_rate: 1e-3, epochs: 1}\n"
     for override in (
-        *("train.learning_rate=abc", "models=3", "models=[m, m]", "seeds=[1, x]", "train={epochs: x}"),
+        *(
+            "train.learning_rate=abc",
+            "models=3",
+            "train.epochs=10001",
+            "models=[m, m]",
+            "seeds=[1, x]",
+            "train={epochs: x}",
+        ),
         *("factors.train.lora.rank=x", "compute.deadline=soon", "evaluate.samples={}"),
     ):
         with pytest.raises(InputError) as caught:

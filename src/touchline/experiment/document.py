@@ -140,11 +140,11 @@ def parse(text: str, path: str) -> YamlDocument:
     """
     root = _loaded(text, path)
     if root is None:
-        raise _single(
+        raise single_fault(
             error("EX001", path, "the file is empty", Location(path=path), "touchline demo creates a complete one")
         )
     if not isinstance(root, CommentedMap):
-        raise _single(error("EX001", path, "expected `key: value` lines at the top", Location(path=path, line=1)))
+        raise single_fault(error("EX001", path, "expected `key: value` lines at the top", Location(path=path, line=1)))
     document = YamlDocument(path=path, root=root, data={})
     reader = _Plain(document)
     data = reader.of(root, ())
@@ -186,17 +186,17 @@ def _loaded(text: str, path: str) -> object:
         hint = "spaces in place of the tab" if is_tab else None
         raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
-        raise _single(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None
+        raise single_fault(error("EX001", path, f"not YAML: {fault}", Location(path=path))) from None
     except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, NotImplementedError):
         # What a constructor of the library meets in a value that its tag does not fit: `!!bool maybe`.
         line = first_tag(text)
         where = Location(path=path) if line is None else Location(path=path, line=line + 1)
-        raise _single(error("EX003", path, "a YAML tag that its value does not fit", where)) from None
+        raise single_fault(error("EX003", path, "a YAML tag that its value does not fit", where)) from None
 
 
 def _bounded(text: str, path: str) -> None:
     if len(text.encode()) > SIZE_LIMIT_BYTES:
-        raise _single(error("EX001", path, f"larger than {SIZE_LIMIT_BYTES:,} bytes", Location(path=path)))
+        raise single_fault(error("EX001", path, f"larger than {SIZE_LIMIT_BYTES:,} bytes", Location(path=path)))
     try:
         too_much = beyond_bounds(text)
     except UNREADABLE:
@@ -204,7 +204,7 @@ def _bounded(text: str, path: str) -> None:
         too_much = beyond_bounds_slowly(text)
     if too_much is not None:
         message, line = too_much
-        raise _single(error("EX001", path, message, Location(path=path, line=line + 1)))
+        raise single_fault(error("EX001", path, message, Location(path=path, line=line + 1)))
 
 
 class _Plain:
@@ -225,7 +225,7 @@ class _Plain:
         self._left -= 1
         if self._left < 0 or len(path) > DEPTH_LIMIT + 1:
             message = "aliases that expand beyond the size limit, or contain themselves"
-            raise _single(error("EX001", self._document.path, message, self._where(path)))
+            raise single_fault(error("EX001", self._document.path, message, self._where(path)))
         if isinstance(node, (CommentedMap, CommentedSeq)) and node.tag.value not in _PLAIN_TAGS:
             self._fault(path, f"expected a plain value, got one with the YAML tag {node.tag.value}")
         if isinstance(node, CommentedMap):
@@ -288,8 +288,9 @@ def _is_tab(text: str, fault: MarkedYAMLError) -> bool:
 def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputError:
     mark = fault.problem_mark or fault.context_mark
     where = Location(path=path) if mark is None else Location(path=path, line=mark.line + 1, column=mark.column + 1)
-    return _single(error(code, path, message, where, hint))
+    return single_fault(error(code, path, message, where, hint))
 
 
-def _single(finding: Finding) -> InputError:
+def single_fault(finding: Finding) -> InputError:
+    """Return the error of a file with one fault."""
     return InputError(f"{finding.subject} cannot be read", findings=[finding])

@@ -14,7 +14,7 @@ from touchline.core.errors import InputError, error_count
 from touchline.core.finding import Finding, Location
 from touchline.core.removed import drop_removed
 from touchline.core.units import parse_duration, plural
-from touchline.experiment.document import YamlDocument, error, parse, parse_value
+from touchline.experiment.document import YamlDocument, error, parse, parse_value, single_fault
 from touchline.experiment.expand import FACTOR_ROOTS
 from touchline.experiment.experiment import DataConfig, Experiment, with_fields
 from touchline.experiment.overlay import with_settings
@@ -77,7 +77,9 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     if len(known) * 2 < len(document.data):
         # Any file may be named here, such as one of passwords: its keys are counted, not shown.
         told = f"{plural(len(document.data), 'key')}, {len(known)} of them an experiment's"
-        raise InputError(f"{path}: not an experiment ({told})", expected="an experiment.yaml", hint="touchline init")
+        raise single_fault(
+            error("EX001", path, f"not an experiment ({told})", Location(path=path), "touchline init writes one")
+        )
     data, findings = apply_overrides(document.data, overrides)
     document = replace(
         document, overridden={override_path(override.partition("=")[0]): override for override in overrides}
