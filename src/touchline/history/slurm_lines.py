@@ -205,7 +205,7 @@ class SlurmLines:
 
 
 def _sign(kind: SignKind, text: str, number: int) -> Sign:
-    if len(text) > _TEXT_LIMIT and (start := _OWN_WORDS.search(text)) is not None:
+    if (len(text) > _TEXT_LIMIT or "%|" in text) and (start := _OWN_WORDS.search(text)) is not None:
         text = text[start.start() :]  # a program that was interrupted while it drew bars has ended no line
     return Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT])
 

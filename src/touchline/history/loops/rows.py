@@ -291,4 +291,4 @@ def _is_count(epoch: Item, parsed: Line) -> bool:
     """Return True if a number counts epochs, and does not say how many are planned."""
     if epoch.number is None or epoch.number > _MOST_EPOCHS:
         return False
-    return not (_PLANNED.search(epoch.name) and epoch.total is None and len(parsed.items) == 1)
+    return not (_PLANNED.search(epoch.name) and epoch.total is None and parsed.first(Concept.LOSS) is None)
