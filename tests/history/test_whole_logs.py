@@ -132,6 +132,11 @@ STOPPED = (
     "{'train_runtime': 500.0, 'train_samples_per_second': 80.0, 'train_steps_per_second': 10.0, 'train_loss': 1.7, "
     "'epoch': 1.0}\n"
 )
+ROWS = rows(10, 400, 100)
+FRAMES = (
+    '  File "/home/u/sft.py", line 9, in <module>\n    main()\n'
+    '  File "/venv/site-packages/transformers/trainer.py", line 90, in _inner_training_loop\n'
+)
 GUESS = "guessed from a line that any program could print"
 
 ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
@@ -446,6 +451,90 @@ ONE: dict[str, tuple[str | dict[str, str], dict[str, Any]]] = {
             ("{'loss': 1.23, 'grad_no", 1.71, rows(10, 290, 100)),
         )
     },
+    # ---- a scheduler's words behind a bar, and cut tracebacks
+    "a bar's row counts when the job is cancelled on its line": (
+        TORCHTUNE + "".join(bar(n, 100, n, f"1|{n}|Loss: {3 - n / 100}: ") for n in range(1, 41))
+        + ENDED.format(why="TIME LIMIT"),
+        {"steps": (40, 100), "last_loss": 2.6, "outcome": "timeout", "exit": "failed: slurmstepd: error"},
+    ),
+    **{
+        f"a traceback that is cut: {where}": (
+            f"{banner(1600, 10, 1000)}{text}Traceback (most recent call last):\n" + cut, {"outcome": outcome},
+        )
+        for where, text, cut, outcome in (
+            ("in the training", ROWS, FRAMES, "crash_mid"),
+            ("behind its head", ROWS, "", "crash_mid"),
+            ("before the first step", bars(0, 0, 1000, 1), FRAMES, "crash_start"),
+            ("by its last line, in an evaluation", ROWS, FRAMES + "    metrics = self._evaluate(trial)\n", "crash_eval"),
+            ("behind the head of an evaluation", ROWS + "***** Running Evaluation *****\n", "", "crash_eval"),
+            ("behind words on a validation", ROWS + "Running validation...\n", "", "crash_eval"),
+            ("after an evaluation", ROWS + "Evaluating...\n{'eval_loss': 1.5, 'epoch': 4.0}\n", "", "crash_mid"),
+        )
+    },
+    "a notebook names the exception before its frames": (
+        banner(1600, 10, 1000) + bars(0, 40, 1000, 1) + "-" * 75 + "\n"
+        "OutOfMemoryError                          Traceback (most recent call last)\nCell In[12], line 1\n",
+        {"outcome": "gpu_oom", "exit": "OutOfMemoryError (the"},
+    ),
+    **{
+        f"DeepSpeed's launcher ends its processes {why}": (
+            ROWS + "[2026-01-05 10:00:00,123] [INFO] [launch.py:316:sigkill_handler] Killing subprocess 4711\n" + last,
+            {"outcome": outcome},
+        )
+        for why, last, outcome in (
+            ("and the log ends", "", "crash_mid"),
+            ("by a signal", "[2026-01-05 10:00:01,0] [INFO] [launch.py:325:sigkill_handler] Main process received SIGINT,"
+             " exiting\n", "cancelled"),
+            ("with a code", "[2026-01-05 10:00:01,0] [ERROR] [launch.py:322:sigkill_handler] ['python', 'a.py'] exits with"
+             " return code = -9\n", "host_oom"),
+        )
+    },
+    "an exit code alone": ("step 10/50 | loss 2.5\nJob finished with exit code 1\n", {"outcome": "crash_mid", "exit": "1"}),
+    # ---- rows that come twice
+    **{
+        f"rows of a console and of a logger's file: {what}": (
+            start + "".join("".join(each[at : at + 10]) for at in range(0, 400, 10) for each in (printed, logged)) + end,
+            {"segments": ["completed"], "steps": (400, 400), "last_loss": pytest.approx(2.6)},
+        )
+        for what, start, printed, logged, end in (
+            ("a loop", "", *[many("step {n}/400 | loss {x:.4f}", 1, 401).splitlines(True)] * 2, "Training complete\n"),
+            ("the Trainer", banner(400, 4, 400), *[rows(10, 4000, 1000, 6.6).splitlines(True)] * 2,
+             2 * closing(400.0, 4.6, 4.0, 400)),
+            ("torchtune", TORCHTUNE, [bar(n, 400, n, f"1|{n}|Loss: {3 - n / 1000}: ") + "\n" for n in range(1, 401)],
+             many("Step {n} | loss:{x} lr:0.0001 tokens_per_second_per_gpu:300 ", 1, 401).splitlines(True), ""),
+        )
+    },
+    # ---- settings
+    "the Trainer's settings without their title": (
+        banner(1600, 10, 1000).split("\n", 3)[3] + rows(10, 100, 100),
+        {"micro_batch_size": 4, "global_batch_size": 16, "gradient_accumulation_steps": 4, "steps": (None, 1000)},
+    ),
+    **{
+        f"settings on one line: {line}": (line + "\n" + many(STEPS, 10, 101, 10), facts)
+        for line, facts in (
+            ("per_device_batch=2 grad_accum=2", {"micro_batch_size": 2, "gradient_accumulation_steps": 2}),
+            ("world_size:8 grad_accum_steps:1", {"gpus": 8, "gradient_accumulation_steps": 1}),
+            ("[cfg] batch_size=4 grad_accum=8 lr=2e-4 epochs=3", {"micro_batch_size": 4, "epochs": 3, "steps": (100, 900)}),
+            ("batch_size=4 lr=2e-4", {"micro_batch_size": None}),
+        )
+    },
+    **{
+        f"Megatron's rows with {key}": (
+            many(
+                " [2026-01-05 10:00:00] iteration {n:8d}/     200 | consumed samples: 1280 | elapsed time per iteration (ms): "
+                "1510.3 | memory(GiB): 20.5 | elapsed time: 1m 3s | learning rate: 1.5E-05 | global batch size:   128 | "
+                + key + ": {x:.6E} | loss scale: 1.0 | number of skipped iterations:   0 | number of nan iterations:   0 |",
+                10, 101, 10,
+            ),
+            {"last_loss": 2.9, "steps": (100, 200), "peak_memory": 20.5, "peak_memory.kind": "reserved"},
+        )
+        for key in ("lm loss", "lm-loss")
+    },
+    "rows of Megatron within ms-swift": (
+        many("{{'loss': {x:.4f}, 'grad_norm': 1.2, 'learning_rate': 1e-05, 'memory(GiB)': 21.5, 'iteration': '{n}/200'}}",
+             10, 101, 10),
+        {"trainer": "swift", "steps": (100, 200), "peak_memory": 21.5},
+    ),
     "a history at the end of a log of rows is no second run": (
         {"logging.jsonl": "".join(json.dumps(row) + "\n" for row in (
             *({"loss": 2 - n / 100, "grad_norm": 1.0, "learning_rate": 1e-4, "epoch": n / 40,
@@ -538,6 +627,14 @@ def test_several_runs_in_one_file_are_several(tmp_path: Path, case: str) -> None
     assert [each.segments.value for each in found] == [1, 1]
 
 
+@parametrize("line", "Loading the model", "=== Attempt 2/3 ===")
+def test_an_attempt_that_fails_behind_a_complete_training_is_another_run(tmp_path: Path, line: str) -> None:
+    code = "Job finished with exit code {}\n"
+    failed = crash("OSError: no such model", ("/a.py", "<module>"), ("/a.py", "load")) + code.format(1)
+    found = written(tmp_path, ROWS + closing(400.0, 1.9, 4.0, 400) + code.format(0) + line + "\n" + failed)
+    assert [(each.outcome.value, told(each, "exit")) for each in found] == [("completed", "0"), ("crash_start", "1")]
+
+
 def test_a_second_run_of_epochs_behind_the_first_is_one(tmp_path: Path) -> None:
     one = many("Epoch {n}/5 | loss: {x:.4f}", 1, 6) + "Training complete\n"
     assert len(written(tmp_path, one + one)) == 2
@@ -571,10 +668,15 @@ many("[{n}/500] loss: {x:.4f}", 50, 500, 50),
         *(bars(0, 50, 50, 3, every=5, label=f"{label}: ")
           for label in ("Evaluating", "Predicting", "Generating answers", "Validation DataLoader 0", "Testing")),
         "Once the training was complete, the loss: a river, step 5 of 10. 'loss' is 3, said 100% | 7/8 of them.\n" * 50,
+        "[INFO|2026-01-05 10:00:00] llamafactory.hparams.parser:423 >> Process rank: 0, world size: 1, device: cuda:0\n"
+        "***** Running Prediction *****\n  Num examples = 400\n  Batch size = 8\n" + bars(0, 50, 50, 3),
+        "Running EleutherEvalRecipe with resolved config:\n\nbatch_size: 8\n\nModel is initialized with precision "
+        "torch.bfloat16.\n",
+        "[INFO:swift] args: InferArguments(model='Qwen/Qwen2.5-7B')\n" + bars(0, 50, 50, 3),
         "Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n"
 )  # fmt: skip
 def test_other_work_and_stories_are_no_training(tmp_path: Path, text: str) -> None:
-    assert all(told(each, "steps") == (None, None) for each in written(tmp_path, text))
+    assert written(tmp_path, text) == []
 
 
 @parametrize(

@@ -253,7 +253,7 @@ class Faults:
     def cut(self, number: int) -> Iterator[Event]:
         """Yield the events of tracebacks that are cut off at the file's last line."""
         for fault in self._tracebacks.cut(number):
-            yield from self._of_traceback(fault, f"{fault.text} (cut off before the exception)")
+            yield from self._of_traceback(fault, f"{fault.text} (the traceback is cut off here)")
 
     # ------------------------------------------------------------------------------------------------- with a traceback
 

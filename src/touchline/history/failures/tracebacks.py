@@ -156,7 +156,7 @@ class Tracebacks:
                 during = during_of([*state.frames, *called])
                 end = TracebackEnd(
                     name=state.name,
-                    text=state.text,
+                    text=state.name or state.text,
                     line=state.last_line,
                     frames=state.frames,
                     during=None if during == "train" else during,
