@@ -174,8 +174,8 @@ class FileSegment:
         """Return True if an evaluation had begun before a sign, and had no result and no training step after it."""
         before = [each for each in self.signs.all() if each.line < sign.line]
         ended = max((each.line for each in self.get("eval_loss")), default=0)
-        return bool(before) and before[-1].kind is SignKind.EVALUATING and before[-1].line > max(
-            self.progress_line, ended
+        return (
+            bool(before) and before[-1].kind is SignKind.EVALUATING and before[-1].line > max(self.progress_line, ended)
         )
 
     def get(self, name: ObservationName) -> list[Observation]:

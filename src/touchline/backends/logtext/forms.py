@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 from touchline.backends.logtext.emitter import UNITS, Attributes, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
-from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
+from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 VALUE = rf"(?:{NUMBER}|(?i:nan|-?inf))"
 """Pattern of a number as a loop prints it."""
@@ -37,8 +37,6 @@ class Figure:
     """Phase of a memory measurement. None if the earlier lines determine it."""
     kind: MemoryKind | None = None
     """Kind of memory."""
-    token_unit: TokenUnit | None = None
-    """Kind of tokens that a rate counts."""
     aggregation: Aggregation | None = None
     """Aggregation of the measurements."""
     certain: bool = True
@@ -165,7 +163,7 @@ class FormReader:
         elif name in _SETTINGS:
             yield from self.emitter.once(name, value, number, unit=unit, certain=figure.certain)
         elif step != 0:
-            more |= Attributes(aggregation=figure.aggregation, token_unit=figure.token_unit)
+            more |= Attributes(aggregation=figure.aggregation)
             yield from self.emitter.measured(name, value, number, unit=unit, **more)
 
     def _is_of_another_rank(self, rank: str | None) -> bool:

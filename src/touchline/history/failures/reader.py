@@ -188,7 +188,7 @@ _HARMLESS = re.compile(r"\b(?:WARN|WARNING|INFO|DEBUG)\b")
 """Levels of messages that end nothing, whatever exception they name."""
 _BAR_WITH_NAN = re.compile(r"\bloss\W{1,3}nan\b", re.IGNORECASE)
 
-_SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): |^=>> PBS|^TERM_[A-Z]+: ")
+_SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): ")
 
 _WORDS = """
     traceback ctraceback file handling cause ignored atexit logging packages ipython ipykernel cell │

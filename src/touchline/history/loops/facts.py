@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
 from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.vocabulary import words_of
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
-from touchline.history.loops.vocabulary import words_of
 
 _LENGTH_LIMIT = 240
 _NAMES: dict[ObservationName, str] = {
