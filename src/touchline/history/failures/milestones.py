@@ -46,9 +46,9 @@ _FORMS: tuple[tuple[SignKind, str], ...] = (
     ),
     (
         SignKind.EVALUATING,
-        r"(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+(?:\w+[ -]){0,2}(?:evaluation|validation)\b[^?!]{0,60}$"
-        r"|(?:evaluat|validat)ing(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?"
-        r"\s*[.…:]*$",
+        r"(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+(?:\w+[ -]){0,2}(?:evalu|valid)ation\b[^?!]{0,60}$"
+        r"|(?:evalu|valid)ating"
+        r"(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?\s*[.…:]*$",
     ),
     (
         SignKind.EXPORTING,

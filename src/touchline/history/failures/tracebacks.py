@@ -120,7 +120,7 @@ class Tracebacks:
         if (frame := _frame(rest)) is not None:
             self._add(key, frame, rest, number)
             return None
-        if (state := self._open.get(key)) is not None and state.last_line == number - 1:
+        if (state := self._open.get(key)) is not None and state.frames and state.last_line == number - 1:
             state.code = rest
         return self._end(key, rest, number) if self._open else None
 
@@ -149,19 +149,13 @@ class Tracebacks:
     def cut(self, number: int) -> list[TracebackEnd]:
         """Return the tracebacks that a file's last line cut off before their exception."""
         ends = []
-        for state in self._open.values():
-            if state.name is not None and number - state.last_line < _NESTED_LINES and not state.survived:
-                called = [(state.frames[-1][0], name) for name in _CALLED.findall(state.code)] if state.frames else []
+        for name, state in ((each.name, each) for each in self._open.values() if not each.survived):
+            if name is not None and number - state.last_line < _NESTED_LINES:
+                called = [(state.frames[-1][0], function) for function in _CALLED.findall(state.code)]
                 # The frames that are missing may show another part of the run than the training.
-                during = during_of([*state.frames, *called])
-                end = TracebackEnd(
-                    name=state.name,
-                    text=state.name or state.text,
-                    line=state.last_line,
-                    frames=state.frames,
-                    during=None if during == "train" else during,
-                )
-                ends.append(end)
+                during = None if (part := during_of([*state.frames, *called])) == "train" else part
+                text, line, frames = name or state.text, state.last_line, state.frames
+                ends.append(TracebackEnd(name=name, text=text, line=line, frames=frames, during=during))
         return ends
 
     def _add(self, key: str, frame: Frame, text: str, number: int) -> None:

@@ -51,9 +51,9 @@ _PAIRED = frozenset(
 )
 WORDS: frozenset[str] = words_of(
     "accum accumulation alpha batch completed dataset epochs examples finished gpu gpus grad_accum grad_accum_steps"
-    " gradient_accumulation_steps iterations length lora loss lr max_memory_allocated max_memory_reserved parameters params peak peak_gpu_memory peak_memory"
-    " peak_memory_allocated peak_memory_reserved max maximum rank rate rows samples size steps time took train"
-    " trainable tuned world"
+    " gradient_accumulation_steps iterations length lora loss lr max_memory_allocated max_memory_reserved parameters"
+    " params peak peak_gpu_memory peak_memory peak_memory_allocated peak_memory_reserved max maximum rank rate rows"
+    " samples size steps time took train trainable tuned world"
 )
 """Words of the lines that facts stand on."""
 
