@@ -28,6 +28,12 @@ MODEL = "Tiny-1M-Instruct"
 ROWS = 4
 
 
+EXPERIMENT = (
+    f"name: words\nquestion: Is it so?\ntask: capitalization\nmodels: [{MODEL}]\ndata: {{path: words.json}}\n"
+    "train: {epochs: 1, global_batch_size: 8, max_seq_len: 64, lora: {rank: 4}}\ncompute: {executor: local}\n"
+)
+
+
 @pytest.fixture
 def place(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a log that names neither model nor machine, a dataset, and settings that find the model."""
@@ -281,6 +287,16 @@ def test_the_commands_say_and_take_the_facts(
     facts = whole(gpu="T4", precision="fp16")
     assert all(f"--evidence-fact {key}=" in talk for key in set(facts) - {"trainer"})
     stated = [word for key, value in facts.items() for word in ("--evidence-fact", f"{key}={value}")]
+    # What lacks is the tokenizer, or the rows: to state the same dataset again would not help.
+    other = whole(gpu="T4", precision="fp16", model="meta-llama/Llama-3.2-1B-Instruct")
+    for changed, helps in ((other, "hf download"), ({**facts, "dataset": "bad.json"}, "touchline data show bad.json")):
+        (place / "bad.json").write_text("[1, 2]")
+        (place / "experiment.yaml").write_text(EXPERIMENT)
+        options = [word for key, value in changed.items() for word in ("--evidence-fact", f"{key}={value}")]
+        for command in ask, ("plan", "experiment.yaml"):
+            code, _, talk = call(*command, "--evidence", "logs/night_21.out", *options)
+            assert code == 2
+            assert f"hint: {helps}" in talk, talk
     code, told, talk = call(*ask, "--evidence", "logs/night_21.out", *stated, "--json")
     assert code == 0, talk
     code, alone, _ = call(*ask, "--json")
@@ -289,10 +305,7 @@ def test_the_commands_say_and_take_the_facts(
 
 def test_a_plan_takes_evidence_with_its_facts(place: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     """It is kept in the history; evidence that cannot be used is an error before anything is planned."""
-    (place / "experiment.yaml").write_text(
-        f"name: words\nquestion: Is it so?\ntask: capitalization\nmodels: [{MODEL}]\ndata: {{path: words.json}}\n"
-        "train: {epochs: 1, global_batch_size: 8, max_seq_len: 64, lora: {rank: 4}}\ncompute: {executor: local}\n"
-    )
+    (place / "experiment.yaml").write_text(EXPERIMENT)
     code, _, talk = call("plan", "experiment.yaml", "--prior", "logs")
     assert code == 2
     assert "--evidence-fact gpu=A100-80GB" in talk

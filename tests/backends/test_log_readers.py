@@ -23,9 +23,9 @@ from touchline.backends.logtext.numbers import not_a_number, to_count, to_gib, t
 from touchline.backends.logtext.reader import LogReader
 from touchline.backends.logtext.redact import redact
 from touchline.backends.logtext.stamps import read_stamp
+from touchline.backends.logtext.vocabulary import words_of
 from touchline.core.observation import Event, Observation, ProgressBarEvent, Sign
 from touchline.experiment.document import parse
-from touchline.history.loops.vocabulary import words_of
 from touchline.history.readers import documents, line_readers
 from touchline.history.scan import clean
 

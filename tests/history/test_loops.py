@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.vocabulary import Concept, Split, meaning_of
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.loops.facts import duration
 from touchline.history.loops.reader import TrainingLines
 from touchline.history.loops.rows import StepCounter
-from touchline.history.loops.vocabulary import Concept, Split, meaning_of
 from touchline.history.scan import clean
 
 pytestmark = pytest.mark.planning

@@ -38,7 +38,8 @@ def bar(line: int, done: int, total: int, elapsed: float) -> ProgressBarEvent:
 
 
 PARTS: dict[str, tuple[tuple[Event, ...], list[str]]] = {
-    "epochs go back": ((loss(1, epoch=0.5), loss(2, epoch=1.0), loss(3, epoch=0.5)), ["fresh", "restarted"]),
+    "epochs go back": ((loss(1, epoch=0.5), loss(2, epoch=1.0), loss(3, epoch=0.4)), ["fresh", "restarted"]),
+    "rows that come twice": ((loss(1, step=1), loss(2, step=2), loss(3, step=1), loss(4, step=3)), ["fresh"]),
     "a training after one that is over": (
         (loss(1, epoch=2.9), sign(SignKind.TRAINED, 2), sign(SignKind.START, 3), loss(4, epoch=0.1)),
         ["fresh", "another run"],

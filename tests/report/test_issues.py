@@ -14,7 +14,7 @@ from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
 from touchline.results.figures import data_wait
 from touchline.results.report_inputs import Issue, IssueRole
-from touchline.results.verification_types import CheckpointFault, CheckpointKind
+from touchline.results.verification_types import CheckpointFault, CheckpointFile, CheckpointKind
 
 pytestmark = pytest.mark.planning
 
@@ -86,11 +86,23 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
         "adapter_model.safetensors": False,
         "model.safetensors.index.json": False,
         "model-00001-of-00002.safetensors": False,
+        "adapter_model.pt": True,  # a copy of the adapter, which is whole
+        "pytorch_model.bin": False,  # the model's only weights
+        "optimizer.pt": False,
         None: False,
     }
+    files = tuple(
+        CheckpointFile(name=name, size_bytes=9, role=role)
+        for name, role in (
+            ("adapter_model.safetensors", "adapter"),
+            ("adapter_model.pt", "adapter"),
+            ("pytorch_model.bin", "model"),
+            ("optimizer.pt", "optimizer"),
+        )
+    )
     for file, sound in verdicts.items():
         fault = CheckpointFault(code="missing-file", message="it is not there", file=file)
-        broken = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=(fault,))
+        broken = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=(fault,), files=files)
         assert broken.weights_sound is sound, file
         report = build_report(
             made.gathered([made.run("1B_rank4")], verification=replace(made.NOTHING, checkpoints=(broken,)))
@@ -98,6 +110,7 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
         told = [each for each in report.issues if "it is not there" in each.text.lower()]
         assert [each.weight for each in told] == [Severity.WARNING if sound else Severity.ERROR]
         assert ("the training counts" in told[0].text) is sound
+        assert ("damaged copy" in told[0].title) is (file == "adapter_model.pt")
     nothing = replace(made.checkpoint("1B_rank4", "epoch_2", sound=False), faults=(), kind=CheckpointKind.UNKNOWN)
     assert not nothing.weights_sound
 

@@ -187,3 +187,12 @@ def test_one_run_folder_alone_is_a_report_too(folder: Path) -> None:
     assert [run.name for run in alone.runs] == ["1B_rank4"]
     assert alone.runs[0].outcome is TrainingOutcome.COMPLETE
     assert alone.factors == {}
+
+
+def test_a_trainers_word_for_a_size_is_the_only_model_of_that_size(tmp_path: Path) -> None:
+    root = make(tmp_path, weights=False)
+    log = next((root / "1B_rank4").glob("slurm-*.out"))
+    log.write_text(log.read_text(encoding="utf-8").replace("Llama-3.2-1B-Instruct", "base"), encoding="utf-8")
+    for config in (root / "1B_rank4").glob("*.yaml"):
+        config.unlink()
+    assert {run.model for run in find(root).runs} == {"Llama-3.2-1B-Instruct", "Llama-3.2-3B-Instruct"}

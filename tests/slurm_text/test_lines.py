@@ -85,11 +85,6 @@ def test_a_scheduler_s_line_has_its_sign(subtests: pytest.Subtests) -> None:
         ("slurmstepd: error: Unable to create TMPDIR [/scratch/71]: No space left on device", "DISK_FULL"),
         ("sbatch: error: Batch job submission failed: Invalid account", "FAILED_COMMAND"),
         ("srun: Job step aborted: Waiting up to 32 seconds for job step to finish.", "INTERRUPTED"),
-        ("=>> PBS: job killed: mem 70254612kb exceeded limit 67108864kb", "HOST_OOM"),
-        ("=>> PBS: job killed: vmem job total 8254612 kb exceeded limit 7108864 kb", "HOST_OOM"),
-        ("TERM_MEMLIMIT: job killed after reaching LSF memory usage limit.", "HOST_OOM"),
-        ("TERM_OWNER: job killed by owner.", "CANCELLED"),
-        ("Successfully completed.", "DONE"),
         ("State: TIMEOUT", "TIME_LIMIT"),
         ("State: OUT_OF_MEMORY (exit code 0)", "HOST_OOM"),
         ("State: CANCELLED by 1001 (exit code 0)", "CANCELLED"),
@@ -148,8 +143,6 @@ def test_seff_says_exit_code_0_where_nothing_ended_with_it(state: str) -> None:
     ("preempted.out", ["PREEMPTED"]),
     ("scancel.err", ["INTERRUPTED", "CANCELLED", "TASK_FAILED"]),
     ("seff.out", ["DONE"]),
-    ("lsf.out", ["TIME_LIMIT", "TASK_FAILED"]),
-    ("pbs.err", ["TIME_LIMIT"]),
 )
 def test_a_log_has_the_signs_of_its_end_and_no_others(name: str, expected: list[str]) -> None:
     assert kinds(fixture(name)) == expected

@@ -120,12 +120,13 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
     if added.learned and all(item.missing_facts for item in added.learned):
         absent = [key for key in lacking if key not in facts]
         stated = {"dataset": added.learned[0].dataset.rpartition("/")[2], **facts}
+        # A dataset that is there and was not measured lacks its model's tokenizer: to state it again would not help.
+        to_measure = next((item.to_measure for item in added.learned if "dataset" in item.missing_facts), "")
+        options = (f"--evidence-fact {key}={stated.get(key) or FACTS[key].example}" for key in (*facts, *absent))
         raise InputError(
             f"--evidence: its runs cannot be used, because they lack {', '.join(lacking)}",
             expected="the missing facts",
-            hint=" ".join(
-                f"--evidence-fact {key}={stated.get(key) or FACTS[key].example}" for key in (*facts, *absent)
-            ),
+            hint=f"{to_measure}; then the same command again" if to_measure else " ".join(options),
         )
     new = sum(item.new for item in added.learned)
     return (

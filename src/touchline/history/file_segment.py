@@ -135,6 +135,10 @@ class FileSegment:
     """Place of that row: its step, else its epoch."""
     interval: float = 0.0
     """Distance of the last two rows."""
+    rows: dict[tuple[int | None, float | None], float | str] = field(default_factory=dict)
+    """Losses by the step and epoch of their rows."""
+    exited_line: int = 0
+    """Line on which a complete training's job ended with exit code 0; 0 for none."""
 
     @property
     def has_progress(self) -> bool:
@@ -165,6 +169,14 @@ class FileSegment:
         signs = self.signs.all()
         last = signs[-1] if signs else None
         return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
+
+    def was_evaluating(self, sign: Sign) -> bool:
+        """Return True if an evaluation had begun before a sign, and had no result and no training step after it."""
+        before = [each for each in self.signs.all() if each.line < sign.line]
+        ended = max((each.line for each in self.get("eval_loss")), default=0)
+        return (
+            bool(before) and before[-1].kind is SignKind.EVALUATING and before[-1].line > max(self.progress_line, ended)
+        )
 
     def get(self, name: ObservationName) -> list[Observation]:
         """Return the kept observations of a name."""

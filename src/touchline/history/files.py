@@ -107,6 +107,7 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
         if parts:
             (logs if role in ("log", "table") else beside).append(parts)
     found: list[LoggedRun | SkippedFile] = []
+    others = any(_is_other_work(part) for parts in logs for part in parts)
     runs, side = runs_in(logs, beside)
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
@@ -114,7 +115,8 @@ def read_group(group: FileGroup, stated: StatedFacts = NOTHING_STATED) -> list[L
         reading = reading_of(name, files, RunView(segments=tuple(run), documents=side, stated=stated.facts), notes)
         found.append(LoggedRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
     if not found and not refused:
-        refused = [SkippedFile(path=path, reason=_nothing(path)) for path in group.files[:1]]
+        reason = "an evaluation or a prediction, and no lines of a training run" if others else ""
+        refused = [SkippedFile(path=path, reason=reason or _nothing(path)) for path in group.files[:1]]
     return found + refused
 
 
@@ -222,6 +224,9 @@ def runs_in(
     return runs, RunSegment(parts=tuple(part for parts in beside for part in parts))
 
 
+_OF_TRAINING = frozenset({"loss", "step", "steps_total", "epochs", "eval_loss", "train_seconds", "train_examples"})
+
+
 def shows_training(parts: Sequence[FileSegment]) -> bool:
     """Return True if a document is of a run's course, and not only of its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
@@ -231,9 +236,15 @@ def _is_run(segment: RunSegment) -> bool:
     """Return True if a segment has a value that only a run has."""
     # An evaluation alone is no training.
     progressed = any(
-        part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in segment.parts
+        part.has_progress or part.kinds - {SignKind.EVALUATING} or (len(part.seen) > 1 and not _is_other_work(part))
+        for part in segment.parts
     )
     return progressed or (bool(segment.all("trainer")) and bool(segment.training_tracks(None)))
+
+
+def _is_other_work(part: FileSegment) -> bool:
+    """Return True if a part shows an evaluation or a prediction, and nothing that only a training has."""
+    return SignKind.EVALUATING in part.kinds and part.seen.keys().isdisjoint(_OF_TRAINING)
 
 
 def refusal(fault: Exception) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from touchline.backends.logtext.redact import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
+from touchline.history.failures.reader import LAUNCHER_KILLS
 from touchline.history.file_segment import FileSegment
-from touchline.history.reading import EvidenceLine, OptionalText, Outcome, SourcedText, exit_by_cause
+from touchline.history.reading import EvidenceLine, OptionalText, Outcome, SourcedText, exit_by_cause, exit_code
 from touchline.history.run_view import RunSegment
 
 _CAUSES = (
@@ -35,6 +36,8 @@ _CONSEQUENCE = re.compile(
     r"|Watchdog caught|watchdog thread|ProcessGroupNCCL|Rank \d+ detected|Socket Timeout|\bwandb\b"
 )
 """Errors that other processes raise when one has failed."""
+_BY_SIGNAL = 128
+"""Exit codes from here on are those of a process that a signal ended: they do not say who sent it."""
 _STOPS = (SignKind.CANCELLED, SignKind.INTERRUPTED)
 
 
@@ -97,17 +100,23 @@ def _incomplete(segment: RunSegment, fatal: list[tuple[Sign, FileSegment]], step
     stops = [each for each in fatal if each[0].kind in _STOPS]
     stop = next((each for each in stops if "CANCELLED" in each[0].text), stops[0] if stops else None)
     # A crash that was cancelled afterwards is a crash; what a cancelled program raises is not.
-    if stop is not None and (crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line):
+    if stop is not None and (
+        crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line or LAUNCHER_KILLS in crash[0].text
+    ):
         return ending(Outcome.CANCELLED, *stop, stop[0].kind.value)
     if crash is not None:
-        return ending(_crash(crash[0], segment, steps_done), *crash, "the program failed")
+        return ending(_crash(*crash, segment, steps_done), *crash, "the program failed")
     saved = [each for each in fatal if each[0].kind in (SignKind.SAVED, SignKind.DONE, SignKind.EXPORTING)]
     if saved and steps_done is None and segment.has_progress:
         return ending(Outcome.COMPLETED, *saved[-1], "saved after the last loss")
     failed = next((each for each in fatal if each[0].kind is SignKind.FAILED_COMMAND), None)
     if failed is not None and not segment.has_progress:
         return ending(Outcome.CRASH_START, *failed, "a command of the job failed")
-    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=_exit(segment, fatal, None), proofs=())
+    word = _exit(segment, fatal, None)
+    outcome = Outcome.RUNNING_OR_TRUNCATED
+    if isinstance(word, SourcedText) and 0 < (exit_code(word) or 0) < _BY_SIGNAL:
+        outcome = Outcome.CRASH_MID if _has_trained(segment, steps_done) else Outcome.CRASH_START
+    return Ending(outcome=outcome, exit=word, proofs=())
 
 
 def _is_guess(sign: Sign) -> bool:
@@ -117,11 +126,16 @@ def _is_guess(sign: Sign) -> bool:
     )
 
 
-def _crash(sign: Sign, segment: RunSegment, steps_done: float | None) -> Outcome:
-    trained_some = bool(steps_done) or any(part.losses.count for part in segment.parts)
-    if sign.during == "evaluate" and trained_some:
+def _has_trained(segment: RunSegment, steps_done: float | None) -> bool:
+    return bool(steps_done) or any(part.losses.count for part in segment.parts)
+
+
+def _crash(sign: Sign, crashed: FileSegment, segment: RunSegment, steps_done: float | None) -> Outcome:
+    trained_some = _has_trained(segment, steps_done)
+    during = sign.during or ("evaluate" if crashed.was_evaluating(sign) else None)
+    if during == "evaluate" and trained_some:
         return Outcome.CRASH_EVAL
-    if sign.during == "export" and trained_some:
+    if during == "export" and trained_some:
         return Outcome.CRASH_EXPORT
     return Outcome.CRASH_MID if trained_some else Outcome.CRASH_START
 

@@ -18,7 +18,7 @@ from touchline.history.failures.reader import Faults
 from touchline.history.loops.reader import TrainingLines
 from touchline.history.slurm_lines import SlurmLines
 
-READERS_VERSION = 8
+READERS_VERSION = 9
 """Raised when a reader reads something else than before: files are then read again."""
 
 

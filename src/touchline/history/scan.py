@@ -18,9 +18,11 @@ from touchline.backends.logtext.reader import LogReader
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.core.observation import Event, Sign, SignKind, Stamp
 from touchline.core.text import without_controls
+from touchline.history.failures.reader import Faults
 from touchline.history.lines import LineFile
 from touchline.history.readers import line_readers
 from touchline.history.segments import FileSegmenter
+from touchline.history.slurm_lines import SlurmLines
 
 _WORDS = bytes(
     byte + 32 if 65 <= byte <= 90 else byte if 97 <= byte <= 122 or byte == 95 or byte >= 128 else 32
@@ -113,6 +115,10 @@ class Scan:
         if held is not None:
             self._last(*held)
         self._catch_up()
+        for reader in self._watchers:
+            if isinstance(reader, Faults):
+                for event in reader.cut(held[0] if held is not None else 0):
+                    self.segmenter.feed(event)
         self.segmenter.close()
         return self.file
 
@@ -229,7 +235,7 @@ class Scan:
         text = clean(raw)
         row = read_row(text)
         stamped = False
-        for reader in readers if len(readers) == 1 else sorted(readers, key=lambda each: type(each).__qualname__):
+        for reader in readers if len(readers) == 1 else sorted(readers, key=_order):
             events: Iterable[Event] = reader.line(text, number)
             for event in events if row is None else (*events, *reader.row(row, text, number)):
                 if not stamped:
@@ -239,6 +245,11 @@ class Scan:
                         feed(Stamp(unix, number))
                 feed(event)
         self._attentive = any(reader.inside for reader in self._watchers)
+
+
+def _order(reader: LogReader) -> tuple[bool, str]:
+    """Return the order of readers of one line: the scheduler's words come last, behind a bar that they end."""
+    return isinstance(reader, SlurmLines), type(reader).__qualname__
 
 
 def _digits_at_end(line: bytes) -> int:

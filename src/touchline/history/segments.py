@@ -114,6 +114,20 @@ class FileSegmenter:
         self.part = FileSegment(self.file, began=began)
         self.parts.append(self.part)
 
+    def _split(self, line: int) -> None:
+        """Give what follows a line to a part of its own: a job that ended well does not fail afterwards."""
+        old = self.part
+        self._cut(self._again())
+        signs, old.signs = old.signs, HeadTailBuffer()
+        for sign in signs.all():
+            (self.part if sign.line > line else old).signs.add(sign)
+        self.part.kinds = {sign.kind for sign in self.part.signs.all()}
+        for name in [name for name in old.seen if old.get(name)[-1].line > line]:
+            known = old.seen.pop(name).all()
+            for each in known:
+                (self.part if each.line > line else old).seen.setdefault(name, HeadTailBuffer()).add(each)
+        old.last_line, self.part.first_line = line, line + 1
+
     def _again(self) -> SegmentStart:
         """Return how a training begins after one that has shown progress."""
         return SegmentStart.ANOTHER_RUN if self.part.trained_line else SegmentStart.RESTARTED
@@ -146,10 +160,17 @@ class FileSegmenter:
             if self._is_held(found):
                 self._held = [found]
                 return
+            if self._is_copy(found):
+                return
             self._loss(found)
         elif found.name == "step" and found.step:
             self._to_process(found)
             self.part.progress_line = max(self.part.progress_line, found.line)
+        elif found.name == "exit_code":
+            if found.value and self.part.exited_line:
+                self._split(self.part.exited_line)
+            elif not found.value and self.part.trained_line:
+                self.part.exited_line = found.line
         elif found.name == "epoch":
             self.part.at_step = 0  # counters may begin again with each epoch
         elif found.name == "trainable_parameters" and self.part.trained_line and self.part.has_progress:
@@ -166,6 +187,18 @@ class FileSegmenter:
         if self._held is not None or not part.trained_line or loss.line <= part.trained_line:
             return False
         return not loss.certain and self._goes_back(loss)
+
+    def _is_copy(self, loss: Observation) -> bool:
+        """Return True if a loss that goes back repeats a row: a console and a logger's file in one log."""
+        part = self.part
+        is_copy = (
+            part.rows.get((loss.step, loss.epoch)) == loss.value
+            and part.trained_line < part.progress_line > part.fault_line
+            and self._goes_back(loss)
+        )
+        # From here on every row is read: one that was passed over would not be known again.
+        self.is_interleaved = self.is_interleaved or is_copy
+        return is_copy
 
     def _goes_back(self, loss: Observation) -> bool:
         part = self.part
@@ -188,6 +221,9 @@ class FileSegmenter:
         part.at_epoch = max(part.at_epoch, loss.epoch or 0.0)
         part.at_step = max(part.at_step, loss.step or 0)
         part.losses.add(loss)
+        part.rows[loss.step, loss.epoch] = loss.value
+        if len(part.rows) > _MOST_TRACKS:
+            del part.rows[next(iter(part.rows))]
         part.progress_line = loss.line
         part.row_lines.append(loss.line)
         if loss.step is not None and part.stamps is not None and part.stamps[1].line == loss.line:

@@ -1,8 +1,7 @@
 """Lines that a scheduler writes into a job's output: that it ended the job, and why.
 
 SLURM's words are those of slurmstepd (`_handle_signal_container`, the cgroup plugins' out-of-memory reports), srun
-(`_task_finish`) and salloc; `seff` and epilogs print a job's final state. PBS, LSF and Grid Engine are read where their
-wording is unmistakable, and so is the exit code that a job's script echoes at its end.
+(`_task_finish`) and salloc; `seff` and epilogs print a job's final state, and scripts echo an exit code at their end.
 """
 
 from __future__ import annotations
@@ -98,22 +97,6 @@ _LINES: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
         (r"srun: error: Unable to (?:create step|allocate resources|confirm allocation)", SignKind.TASK_FAILED),
         (r"^s(?:batch|run): fatal: ", SignKind.TASK_FAILED),
         (r"^sbatch: error: ", SignKind.FAILED_COMMAND),
-        # PBS Professional and Torque
-        (r"^=>> PBS: job killed: (?:walltime|cput)\b", SignKind.TIME_LIMIT),
-        (r"^=>> PBS: job killed: p?v?mem\b", SignKind.HOST_OOM),
-        (r"^=>> PBS: job killed: node \d+", SignKind.NODE_FAILED),
-        (r"^=>> PBS: job killed: ncpus\b", SignKind.CANCELLED),
-        # LSF's report
-        (r"^TERM_(?:RUNLIMIT|CPULIMIT|DEADLINE): job killed", SignKind.TIME_LIMIT),
-        (r"^TERM_(?:MEMLIMIT|SWAP): job killed", SignKind.HOST_OOM),
-        (r"^TERM_(?:OWNER|ADMIN|FORCE_OWNER|FORCE_ADMIN): job killed", SignKind.CANCELLED),
-        (r"^TERM_PREEMPT: job killed", SignKind.PREEMPTED),
-        (r"^TERM_REQUEUE_(?:OWNER|ADMIN|RC): job killed", SignKind.REQUEUED),
-        (r"^Exited with exit code \d+\.$", SignKind.TASK_FAILED),
-        (r"^Successfully completed\.$", SignKind.DONE),
-        # Grid Engine
-        (r'exceeds job (?:hard|soft) limit "[hs]_rt"', SignKind.TIME_LIMIT),
-        (r'exceeds job (?:hard|soft) limit "[hs]_(?:vmem|rss|data)"', SignKind.HOST_OOM),
     )
 )
 # srun says that it ends a step, and not why. Where something else has said it, that is enough.
@@ -129,11 +112,9 @@ class SlurmLines:
     words: ClassVar[frozenset[str]] = frozenset(
         {
             *("slurmstepd", "srun", "salloc", "sbatch", "slurmd", "cancelled", "oom_kill", "out_of_memory"),
-            *("exceeded", "exceeds", "batch", "state", "jobstate", "pbs", "successfully", "exited"),
+            *("exceeded", "batch", "state", "jobstate", "exited"),
             *("exitcode", "exit_code", "exit_status", "exit", "uncorrectable"),
-            *("term_runlimit", "term_cpulimit", "term_deadline", "term_memlimit", "term_swap", "term_owner"),
-            *("term_admin", "term_force_owner", "term_force_admin", "term_preempt", "term_requeue_owner"),
-            *("term_requeue_admin", "term_requeue_rc", "return"),
+            "return",
         }
     )
 
@@ -205,7 +186,7 @@ class SlurmLines:
 
 
 def _sign(kind: SignKind, text: str, number: int) -> Sign:
-    if len(text) > _TEXT_LIMIT and (start := _OWN_WORDS.search(text)) is not None:
+    if (len(text) > _TEXT_LIMIT or "%|" in text) and (start := _OWN_WORDS.search(text)) is not None:
         text = text[start.start() :]  # a program that was interrupted while it drew bars has ended no line
     return Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT])
 
@@ -216,7 +197,7 @@ def exit_code(code: str, number: int) -> Observation:
 
 
 def _code(text: str, number: int) -> tuple[Event, ...]:
-    """Return the exit code that a script or LSF prints, as the whole of a short line."""
+    """Return the exit code that a script prints, as the whole of a short line."""
     if len(text) > _TEXT_LIMIT:
         return ()
     match = _EXIT_CODE.match(text)

@@ -372,12 +372,15 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
         )
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
         if checkpoint.weights_sound:
+            copies = {fault.file for fault in faults} <= set(checkpoint.damaged_copies)
+            what = "has a damaged copy of" if copies else "lacks a valid file next to"
+            again = f"the checkpoint can be used again with that file{_from_another(checkpoint, verification)}"
             yield Issue(
                 weight=Severity.WARNING,
                 subject=checkpoint.run,
-                title=f"checkpoint {checkpoint.name} lacks a valid file next to its weights",
-                text=f"{shown}{more}. Its weights are valid: the training counts, and the checkpoint can be used again "
-                f"with that file{_from_another(checkpoint, verification)}.",
+                title=f"checkpoint {checkpoint.name} {what} its weights",
+                text=f"{shown}{more}. Its weights are valid: the training counts, and "
+                f"{'its safetensors files are whole' if copies else again}.",
                 where=f"{checkpoint.run}/{checkpoint.name}",
             )
             continue

@@ -23,6 +23,7 @@ Depth = Literal["headers", "values"]
 
 _BESIDE = (".json", ".jinja", ".model", ".txt")
 """Suffixes of configs and tokenizer files."""
+_ARCHIVES = (".pt", ".pth", ".bin")
 _INDEX = ".index.json"
 """Suffix of the shard index."""
 
@@ -91,11 +92,21 @@ class VerifiedCheckpoint:
 
     @property
     def weights_sound(self) -> bool:
-        """Return True if its weights are valid: all problems are in files that can be rewritten without training."""
+        """Return True if its weights are valid: all problems are in copies, or in files that need no training."""
+        copies = self.damaged_copies
         return self.kind is not CheckpointKind.UNKNOWN and all(
-            fault.file is not None and fault.file.endswith(_BESIDE) and not fault.file.endswith(_INDEX)
+            fault.file in copies
+            or (fault.file is not None and fault.file.endswith(_BESIDE) and not fault.file.endswith(_INDEX))
             for fault in self.faults
         )
+
+    @property
+    def damaged_copies(self) -> tuple[str, ...]:
+        """Return the damaged archives of weights that the folder also holds in whole safetensors files."""
+        damaged = {fault.file for fault in self.faults}
+        whole = {file.role for file in self.files if file.name.endswith(".safetensors") and file.name not in damaged}
+        copies = (file for file in self.files if file.role in ("adapter", "model") and file.name.endswith(_ARCHIVES))
+        return tuple(file.name for file in copies if file.name in damaged and file.role in whole)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,8 @@ _ARGUMENT = re.compile(r"(?P<key>\w+)=(?P<value>.*),")
 _ARGUMENT_LINES = 200
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
 _INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
+_ENOUGH_EPOCHS = 0.5
+"""Epochs from which on their two decimals show how many are planned."""
 _MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), ("vram_reserved", "reserved"))
 
 
@@ -158,6 +160,9 @@ class LlamaFactoryLines:
         yield observed("step", step, number, step=step, epoch=at)
         yield _trainer(number)
         yield observed("steps_total", total, number)
+        planned = (at or 0.0) * total / step
+        if at and at >= _ENOUGH_EPOCHS and abs(planned - round(planned)) <= 0.01 * planned:
+            yield observed("epochs", round(planned), number, certain=False)
         yield from figure("train_seconds", elapsed, number, step=step, epoch=at, aggregation="last", inside=_INSIDE)
         yield from figure("loss", row.get("loss"), number, step=step, epoch=at)
         if not_a_number(row.get("loss")):

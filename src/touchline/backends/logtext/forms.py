@@ -7,19 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from touchline.backends.logtext.emitter import UNITS, Attributes, EventEmitter, to_sign
+from touchline.backends.logtext.emitter import Attributes, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number
 from touchline.core.observation import Event, ObservationName, SignKind
-from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
+from touchline.core.quantity import Aggregation, MemoryKind, Phase
 
 VALUE = rf"(?:{NUMBER}|(?i:nan|-?inf))"
 """Pattern of a number as a loop prints it."""
 _NAMES: frozenset[str] = frozenset(get_args(ObservationName))
 _SETTINGS: frozenset[ObservationName] = frozenset(
-    {
-        *("epochs", "steps_total", "micro_batch_size", "gradient_accumulation_steps", "global_batch_size"),
-        *("max_seq_len", "gpus", "train_examples", "trainable_parameters", "total_parameters", "learning_rate"),
-    }
+    {"epochs", "steps_total", "micro_batch_size", "global_batch_size", "max_seq_len"}
 )
 
 
@@ -37,8 +34,6 @@ class Figure:
     """Phase of a memory measurement. None if the earlier lines determine it."""
     kind: MemoryKind | None = None
     """Kind of memory."""
-    token_unit: TokenUnit | None = None
-    """Kind of tokens that a rate counts."""
     aggregation: Aggregation | None = None
     """Aggregation of the measurements."""
     certain: bool = True
@@ -104,13 +99,9 @@ class FormReader:
         step = _step(groups.get("step") or _first(found, "step"))
         if self._is_of_another_rank(groups.get("rank")) or self._is_echo(found, step, number):
             return
-        signs = [] if form.sign is None else [to_sign(form.sign, text, number)]
-        if form.sign is SignKind.START:
-            yield from signs
-        epoch = to_number(groups.get("epoch"))
-        yield from self.row(form, found, text, number, step=step, epoch=epoch)
-        if form.sign is not SignKind.START:
-            yield from signs
+        yield from self.row(form, found, text, number, step=step, epoch=to_number(groups.get("epoch")))
+        if form.sign is not None:
+            yield to_sign(form.sign, text, number)
 
     def values(self, form: Form, match: re.Match[str]) -> list[tuple[Figure, str]]:
         """Return the figures of a line with their text, the loss first."""
@@ -154,18 +145,18 @@ class FormReader:
                 yield from self._figure(figure, value, number, step)
 
     def _figure(self, figure: Figure, text: str, number: int, step: int | None) -> Iterator[Event]:
-        value, name, unit = _to_value(figure, text), figure.name, figure.unit
+        value, name, unit = (to_number(text) or 0.0) * figure.scale, figure.name, figure.unit
         more = Attributes(step=step, certain=figure.certain)
         if name == "eval_loss":
             yield from self.emitter.eval_loss(text, number, **more)
-        elif value is None or value <= 0 or name == "step":
+        elif value <= 0 or name == "step":
             return
         elif figure.kind is not None:
             yield from self.emitter.memory(value, number, unit or "GiB", figure.kind, phase=figure.phase, **more)
         elif name in _SETTINGS:
             yield from self.emitter.once(name, value, number, unit=unit, certain=figure.certain)
         elif step != 0:
-            more |= Attributes(aggregation=figure.aggregation, token_unit=figure.token_unit)
+            more |= Attributes(aggregation=figure.aggregation)
             yield from self.emitter.measured(name, value, number, unit=unit, **more)
 
     def _is_of_another_rank(self, rank: str | None) -> bool:
@@ -189,12 +180,3 @@ def _first(found: list[tuple[Figure, str]], name: ObservationName) -> str | None
 def _step(text: str | None) -> int | None:
     value = to_number(text)
     return None if value is None or value != int(value) else int(value)
-
-
-def _to_value(figure: Figure, text: str) -> float | None:
-    """Return the number in the figure's unit; a count of parameters may carry its scale."""
-    if (figure.unit or UNITS.get(figure.name)) == "parameters":
-        count = to_number(text.replace(" ", ""))
-        return None if count is None else round(count)
-    value = to_number(text)
-    return None if value is None else value * figure.scale

@@ -31,19 +31,21 @@ class MegatronLines(FormReader):
             figures={
                 "lm loss": _LOSS,
                 "lm_loss": _LOSS,
+                "lm-loss": _LOSS,
+                "memory(GiB)": memory("reserved", "GiB"),
                 "loss": _LOSS,
                 "steps_total": Figure(name="steps_total"),
                 "global batch size": _BATCH,
                 "gloabl batch size": _BATCH,
                 "elapsed time per iteration (ms)": Figure(name="step_seconds", scale=1e-3, aggregation="mean"),
             },
-            pairs=re.compile(rf"\| *(?P<name>[A-Za-z_][\w ()/]*?): +(?P<value>{VALUE}) *(?=\||$)"),
+            pairs=re.compile(rf"\| *(?P<name>[A-Za-z_][\w ()/-]*?): +(?P<value>{VALUE}) *(?=\||$)"),
             names_trainer=True,
         ),
         Form(
             hint="validation loss at",
             pattern=re.compile(
-                r"validation loss at (?:iteration (?P<step>\d+)|the end of training)\b.*?\blm[ _]loss(?: value)?: *"
+                r"validation loss at (?:iteration (?P<step>\d+)|the end of training)\b.*?\blm[ _-]loss(?: value)?: *"
                 rf"(?P<eval_loss>{VALUE})"
             ),
         ),

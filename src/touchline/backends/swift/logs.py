@@ -22,6 +22,7 @@ _FACTS = re.compile(
     r"|model_parameter_info: \w+: (?P<total_parameters>[\d.]+M) Params \((?P<trainable_parameters>[\d.]+M) Trainable"
     r"|swift\.__version__: (?P<version>\d[\w.+]*)\s*$"
 )
+_INFERS = re.compile(r"args: (?:Infer|Eval|Deploy|Export)Arguments")
 _ONE_LINE = re.compile(r"(?:\(|, )(?P<key>\w+)=(?P<value>'[^']*'|\[[^\]]*\]|[^,()\[\]]+)")
 _SIGNS: tuple[tuple[str, SignKind], ...] = (
     ("The logging file will be saved in: ", SignKind.START),
@@ -32,6 +33,7 @@ _SIGNS: tuple[tuple[str, SignKind], ...] = (
 )
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
 _AT = re.compile(r"(?P<step>\d+)/(?P<total>\d+)")
+_MEGATRON = frozenset({"train_speed(s/it)", "memory(GiB)"})
 _ELAPSED = re.compile(r"(?:(\d+)d )?(?:(\d+)h )?(?:(\d+)m )?(\d+)s")
 _INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 _TUNERS = ("tuner_type", "train_type", "sft_type")
@@ -77,7 +79,7 @@ class SwiftLines:
         message, self._arguments, self._known = found["message"].strip(), None, True
         yield Observation(name="trainer", value="swift", line=number)
         if message.startswith("args: ") and "Arguments(" in message:
-            yield to_sign(SignKind.START, text, number)
+            yield to_sign(SignKind.EVALUATING if _INFERS.match(message) else SignKind.START, text, number)
             self._arguments = {}
             for each in _ONE_LINE.finditer(message):
                 self._arguments.setdefault(each["key"], (each["value"], number))
@@ -100,7 +102,7 @@ class SwiftLines:
         """Yield the position, duration and memory of a row. The Trainer's reader yields its losses."""
         del text
         # Megatron names it `iteration`.
-        at = row.get("global_step/max_steps") or (row.get("iteration") if "train_speed(s/it)" in row else None)
+        at = row.get("global_step/max_steps") or (row.get("iteration") if not _MEGATRON.isdisjoint(row) else None)
         found = _AT.fullmatch(str(at))
         is_ours = self._known or found is not None or "memory(GiB)" in row or "last_model_checkpoint" in row
         step = int(found["step"]) if found is not None else to_count(row.get("global_step"))

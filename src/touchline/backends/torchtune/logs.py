@@ -99,7 +99,7 @@ class TorchtuneLines:
     def _begin(self, recipe: str, text: str, number: int) -> Iterator[Event]:
         if _NO_TRAINING.search(recipe):
             self._config.end()
-            if "Eval" in recipe:
+            if "Quantiz" not in recipe:
                 yield Sign(kind=SignKind.EVALUATING, line=number, text=text[:_TEXT_LIMIT])
             return
         self._known = False

@@ -183,6 +183,7 @@ def _prints_like_the_trainer(row: Row) -> bool:
 
 _HEADER = re.compile(r"\*{5} Running (?P<what>[\w ]{1,40}) \*{5}\s*$", re.IGNORECASE)
 _BANNER_LINES = 40
+_NEXT_LINES = 3
 _BANNER = re.compile(
     r"(?:^|[\s>:\]|-])(?P<label>Num examples|Num Epochs|Instantaneous batch size per device|Gradient Accumulation steps"
     r"|Total train batch size \(w\. parallel, distributed & accumulation\)|Total optimization steps)"
@@ -231,6 +232,7 @@ class Banner:
         self._rows = rows
         self._start = 0
         self._examples: Observation | None = None
+        self._cut: Observation | None = None
 
     def read(self, text: str, number: int) -> Iterator[Event]:
         """Yield the events of one line."""
@@ -278,7 +280,13 @@ class Banner:
             if count < _ENDLESS_EPOCHS:
                 yield examples
         if not self._start or number - self._start > _BANNER_LINES:
-            return
+            # Only a training prints these. Where the title and the lines before are cut off, two of them count.
+            first, self._cut = self._cut, seen
+            if first is None or not 0 < number - first.line <= _NEXT_LINES or first.name == name:
+                return
+            self._start = number
+            yield to_sign(SignKind.START, text, number)
+            yield first
         if count > 0 and (name != "epochs" or count < _ENDLESS_EPOCHS):
             yield seen
 

@@ -46,9 +46,9 @@ _FORMS: tuple[tuple[SignKind, str], ...] = (
     ),
     (
         SignKind.EVALUATING,
-        r"(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+(?:\w+[ -]){0,2}evaluation\b[^?!]{0,60}$"
-        r"|evaluating(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?"
-        r"\s*[.…:]*$",
+        r"(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+(?:\w+[ -]){0,2}(?:evalu|valid)ation\b[^?!]{0,60}$"
+        r"|(?:evalu|valid)ating"
+        r"(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?\s*[.…:]*$",
     ),
     (
         SignKind.EXPORTING,
@@ -56,6 +56,7 @@ _FORMS: tuple[tuple[SignKind, str], ...] = (
         rf"|saving\s+(?:the\s+)?(?:final|merged|fine-?tuned|trained|full)\s+(?:\w+\s+){{0,2}}?{_SAVABLE}"
         r"|convert(?:ing)?\s+(?:\w+\s){0,2}to gguf\b[^?!]{0,160}$",
     ),
+    (SignKind.START, r"(?:(?:re-?)?starting |launching )?(?:training )?attempt #?\d+(?:\s*(?:/|of)\s*\d+)?\W*$"),
     (SignKind.SAVING, rf"saving\s+(?:(?:the|lora|best|model|peft|current)\s+){{0,3}}{_SAVABLE}"),
     (
         SignKind.SAVED,
@@ -73,6 +74,7 @@ _ON_THE_WAY = re.compile(
 WORDS: frozenset[str] = frozenset(
     {
         *("training", "finetuning", "tuning", "finished", "evaluating", "evaluation", "merging", "exporting"),
+        *("validating", "validation", "attempt"),
         *("pushing", "uploading", "saving", "saved", "exported", "pushed", "uploaded", "gguf", "patience"),
         *("signaling", "improvement", "early", "earlystopping", "stopped", "stopping", "halted", "stopping_early"),
     }

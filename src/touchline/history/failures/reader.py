@@ -85,6 +85,8 @@ ELASTIC_KILLED = re.compile(r"Signal 9 \(SIGKILL\) received by PID \d+")
 """A child that torch elastic found killed."""
 LAUNCHER_CODE = re.compile(r"\bexits with return code = (?P<code>-?\d{1,3})$")
 """A launcher's report on a child."""
+LAUNCHER_KILLS = ":sigkill_handler] Killing subprocess"
+"""A launcher's report that it ends all children: after one has failed, or after a signal that its last line names."""
 LAUNCHER_DONE = re.compile(r"\[launch\.py:\d+:main\] Process \d+ exits successfully\.")
 """A launcher's report on a child that ended well."""
 _OWN = "".join(f"|{each.own_files.partition('/')[0]}" for each in launch_commands() if each.own_files)
@@ -186,7 +188,7 @@ _HARMLESS = re.compile(r"\b(?:WARN|WARNING|INFO|DEBUG)\b")
 """Levels of messages that end nothing, whatever exception they name."""
 _BAR_WITH_NAN = re.compile(r"\bloss\W{1,3}nan\b", re.IGNORECASE)
 
-_SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): |^=>> PBS|^TERM_[A-Z]+: ")
+_SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): ")
 
 _WORDS = """
     traceback ctraceback file handling cause ignored atexit logging packages ipython ipykernel cell │
@@ -194,7 +196,7 @@ _WORDS = """
     cudnn_status_alloc_failed defaultcpuallocator bad_alloc allocate killed kill shm session notebook
     space quota filesystemquotaexceeded errno pytorchstreamwriter inline_container
     nan inf infinite finite diverged
-    c interrupted sigterm sigint signal signals terminated aborted exitcode sigkill exits
+    c interrupted sigkill_handler sigterm sigint signal signals terminated aborted exitcode sigkill exits
     terminating metal insufficient
     segmentation segfault fatal bus illegal terminate corruption corrupted watchdog
     unrecognized arguments argument option found open module such
@@ -247,6 +249,11 @@ class Faults:
         if fault is not None:
             return tuple(self._of_traceback(fault, text))
         return tuple(self._alone(text[:_READ_LIMIT], number))
+
+    def cut(self, number: int) -> Iterator[Event]:
+        """Yield the events of tracebacks that are cut off at the file's last line."""
+        for fault in self._tracebacks.cut(number):
+            yield from self._of_traceback(fault, f"{fault.text} (the traceback is cut off here)")
 
     # ------------------------------------------------------------------------------------------------- with a traceback
 
@@ -343,6 +350,8 @@ class Faults:
                 yield from self._killed(text, number)
             yield _sign(SignKind.TASK_FAILED, text, number)
             self._fault_line = number
+        elif LAUNCHER_KILLS in text:
+            yield _sign(SignKind.TASK_FAILED, text, number)
         elif LAUNCHER_DONE.search(text) is not None:
             yield _sign(SignKind.DONE, text, number)
         elif (code := ELASTIC_CODE.match(rest)) is not None:

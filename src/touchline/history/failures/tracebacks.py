@@ -39,6 +39,7 @@ _LAST = re.compile(r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?::(?: (?P<messag
 _SUFFIXES = (*("Error", "Exception", "Interrupt", "Exit", "Failure", "Expired", "Timeout", "StopIteration", "Abort"),)
 _NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "Abort"})
 
+_CALLED = re.compile(r"([A-Za-z_]\w*)\(")
 _OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
 _MOST_OPEN = 64
 _FRAMES_KEPT = 400
@@ -78,6 +79,12 @@ class _Open:
     depth: int = 1
     root: TracebackEnd | None = None
     survived: bool = False
+    text: str = ""
+    """Its last frame so far, or its head."""
+    name: str | None = None
+    """The exception's class, where a notebook names it before the frames; None if no head was seen."""
+    code: str = ""
+    """The program's text below the last frame."""
 
 
 class Tracebacks:
@@ -111,8 +118,10 @@ class Tracebacks:
             self._survived_line = number
             return None
         if (frame := _frame(rest)) is not None:
-            self._add(key, frame, number)
+            self._add(key, frame, rest, number)
             return None
+        if (state := self._open.get(key)) is not None and state.frames and state.last_line == number - 1:
+            state.code = rest
         return self._end(key, rest, number) if self._open else None
 
     # -------------------------------------------------------------------------------------------------------- states
@@ -128,15 +137,34 @@ class Tracebacks:
             known.last_line = number
             return
         self._drop_old(number)
-        self._open[key] = _Open(number, root=root, survived=survived or (root is not None and root.survived))
+        name = header.group("before").split()[-1:]
+        self._open[key] = _Open(
+            number,
+            root=root,
+            survived=survived or (root is not None and root.survived),
+            text=" ".join(header.group().split()),
+            name=name[0] if name and _is_exception(name[0], None) else "",
+        )
 
-    def _add(self, key: str, frame: Frame, number: int) -> None:
+    def cut(self, number: int) -> list[TracebackEnd]:
+        """Return the tracebacks that a file's last line cut off before their exception."""
+        ends = []
+        for name, state in ((each.name, each) for each in self._open.values() if not each.survived):
+            if name is not None and number - state.last_line < _NESTED_LINES:
+                called = [(state.frames[-1][0], function) for function in _CALLED.findall(state.code)]
+                # The frames that are missing may show another part of the run than the training.
+                during = None if (part := during_of([*state.frames, *called])) == "train" else part
+                text, line, frames = name or state.text, state.last_line, state.frames
+                ends.append(TracebackEnd(name=name, text=text, line=line, frames=frames, during=during))
+        return ends
+
+    def _add(self, key: str, frame: Frame, text: str, number: int) -> None:
         state = self._open.get(key)
         if state is None or number - state.last_line >= _PATIENCE_LINES:
             # Its beginning was cut off, or swallowed by a bar or another rank.
             self._drop_old(number)
             state = self._open[key] = _Open(number)
-        state.last_line = number
+        state.last_line, state.text, state.code = number, text.strip(), ""
         if len(state.frames) < _FRAMES_KEPT:
             state.frames.append(frame)
 

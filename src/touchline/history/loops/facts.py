@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
 from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.vocabulary import words_of
 from touchline.core.observation import Event, Observation, ObservationName, SignKind
-from touchline.history.loops.vocabulary import words_of
 
 _LENGTH_LIMIT = 240
 _NAMES: dict[ObservationName, str] = {
-    "micro_batch_size": "batch size|per-device batch size|per device batch size|train batch size|batch size per device",
+    "micro_batch_size": (
+        "batch size|per-device batch size|per device batch size|per device batch|per device train batch size"
+        "|micro batch size|train batch size|batch size per device"
+    ),
     "gradient_accumulation_steps": (
         "gradient accumulation|gradient accumulation steps|grad accumulation steps|grad accum steps|accumulation steps"
+        "|grad accum|accum"
     ),
     "global_batch_size": "effective batch size|global batch size|total batch size|effective batch",
     "epochs": "epochs|num epochs|number of epochs|total epochs|training epochs|max epochs",
@@ -40,11 +44,16 @@ _NAMES: dict[ObservationName, str] = {
     "total_parameters": "total parameters|total params|number of parameters|model parameters",
 }
 _FACTS: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
+_PAIR = re.compile(r"(?<![\w./-])(?P<name>[a-z_]+)[=:] ?(?P<value>[1-9]\d{0,6})(?=[\s,;|)]|$)")
+"""`per_device_batch=2 grad_accum=2`: settings on one line, where one of them is the accumulation."""
+_PAIRED = frozenset(
+    {"micro_batch_size", "gradient_accumulation_steps", "global_batch_size", "gpus", "steps_total", "epochs"}
+)
 WORDS: frozenset[str] = words_of(
-    "accum accumulation alpha batch completed dataset epochs examples finished gpu gpus iterations length lora loss lr"
-    " max_memory_allocated max_memory_reserved parameters params peak peak_gpu_memory peak_memory"
-    " peak_memory_allocated peak_memory_reserved max maximum rank rate rows samples size steps time took train"
-    " trainable tuned world"
+    "accum accumulation alpha batch completed dataset epochs examples finished gpu gpus grad_accum grad_accum_steps"
+    " gradient_accumulation_steps iterations length lora loss lr max_memory_allocated max_memory_reserved parameters"
+    " params peak peak_gpu_memory peak_memory peak_memory_allocated peak_memory_reserved max maximum rank rate rows"
+    " samples size steps time took train trainable tuned world"
 )
 """Words of the lines that facts stand on."""
 
@@ -121,7 +130,13 @@ class FactReader:
                 for name, count in match.groupdict().items():
                     yield from self._emitter.once(name, to_number(count) or None, number, certain=False)  # type: ignore[arg-type]
                 return
-        if (match := _PEAK.match(body)) is not None and is_peak(match["name"]):
+        facts = ((_FACTS.get(pair["name"].replace("_", " ")), pair["value"]) for pair in _PAIR.finditer(body))
+        pairs = {name: float(value) for name, value in facts if name in _PAIRED}
+        if len(pairs) > 1 and "gradient_accumulation_steps" in pairs:
+            for name, value in pairs.items():
+                # Launchers set the world size; everything else is named as a script likes.
+                yield from self._emitter.once(name, value, number, certain=name == "gpus")
+        elif (match := _PEAK.match(body)) is not None and is_peak(match["name"]):
             scale, unit = SIZES[match["unit"].lower()]
             kind = "reserved" if "reserv" in match["name"].lower() else "allocated"
             yield from self._emitter.memory(

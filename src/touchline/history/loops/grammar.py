@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from touchline.backends.logtext.numbers import to_number
-from touchline.history.loops.vocabulary import Concept, Meaning, Split, meaning_of, words_of
+from touchline.backends.logtext.vocabulary import Concept, Meaning, Split, meaning_of, words_of
 
 _LENGTH_LIMIT = 600
 _NAME_LIMIT = 40

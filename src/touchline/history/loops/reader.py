@@ -13,13 +13,13 @@ from touchline.backends.logtext.emitter import SIZES, EventEmitter
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import Row
+from touchline.backends.logtext.vocabulary import EPOCH_WORDS, LOSS_WORDS, Concept, Split, meaning_of
 from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
 from touchline.history.loops.facts import WORDS as FACT_WORDS
 from touchline.history.loops.facts import FactReader
 from touchline.history.loops.grammar import parse
 from touchline.history.loops.rows import HELD_OUT_WORDS, LoopReader
-from touchline.history.loops.vocabulary import EPOCH_WORDS, LOSS_WORDS, Concept, Split, meaning_of
 from touchline.history.tracks import is_training_label
 
 _OTHERS_OWN = frozenset(

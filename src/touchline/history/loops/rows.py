@@ -13,9 +13,9 @@ from typing import NamedTuple
 from touchline.backends.logtext.emitter import SIZES, EventEmitter
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.vocabulary import Concept, Split
 from touchline.core.observation import Event
 from touchline.history.loops.grammar import Item, Line, parse
-from touchline.history.loops.vocabulary import Concept, Split
 
 _OTHERS_OWN = re.compile(
     r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:"
@@ -120,7 +120,7 @@ class LoopReader:
         self._counter = StepCounter()
         self._epoch: float | None = None
         self._epochs: float | None = None
-        self._is_named_behind = False
+        self._is_named_behind = self._has_passes = False
         self._block = -_BLOCK_LINES
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -139,7 +139,11 @@ class LoopReader:
 
     def _items(self, parsed: Line, text: str, number: int) -> Iterator[Event]:
         epoch, batch = parsed.first(Concept.EPOCH), parsed.first(Concept.BATCH)
-        counter = parsed.first(Concept.GLOBAL_STEP, Concept.STEP)
+        counters = [item for item in parsed.items if item.meaning.concept in (Concept.GLOBAL_STEP, Concept.STEP)]
+        # Where both are counted, an iteration is a forward pass.
+        self._has_passes = self._has_passes or len({"iter" in item.name for item in counters}) > 1
+        counters = [item for item in counters if not (self._has_passes and "iter" in item.name)]
+        counter = min(counters, key=lambda item: item.meaning.concept is Concept.STEP, default=None)
         if (epoch is not None and not _is_count(epoch, parsed)) or (
             counter is not None and to_count(counter.value) is None
         ):
@@ -291,4 +295,4 @@ def _is_count(epoch: Item, parsed: Line) -> bool:
     """Return True if a number counts epochs, and does not say how many are planned."""
     if epoch.number is None or epoch.number > _MOST_EPOCHS:
         return False
-    return not (_PLANNED.search(epoch.name) and epoch.total is None and len(parsed.items) == 1)
+    return not (_PLANNED.search(epoch.name) and epoch.total is None and parsed.first(Concept.LOSS) is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,10 +70,11 @@ def past_runs_with(
     """
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     records: list[RunRecord] = []
+    to_measure = ""
     for item in read_stated(logs, facts, settings):
         if not isinstance(item, LoggedRun):
             raise InputError(f"--evidence {item.path}: {item.reason}", expected="a training log")
-        record = record_of_run(item)
+        record, to_measure = record_of_run(item), to_measure or item.to_measure
         if isinstance(record, RunRecord):
             records.append(record)
     named = points_of(records, settings)
@@ -87,7 +89,9 @@ def past_runs_with(
         raise InputError(
             f"--evidence: no usable run: {why}",
             expected=f"these facts: {', '.join(lacking)}" if lacking else None,
-            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
+            hint=f"{to_measure}; then the same command again"
+            if to_measure and lacking == ("dataset",)
+            else " ".join(f"--evidence-fact {key}={facts.get(key) or FACTS[key].example}" for key in lacking) or None,
         )
     return replace(
         found, time=(*found.time, *named.time), memory=(*found.memory, *named.memory), runs=(*found.runs, *named.runs)
@@ -154,8 +158,8 @@ def with_dataset(found: LoggedRun | SkippedFile, settings: UserConfig) -> Logged
     try:
         lengths = _lengths(path, model, settings)
     except (InputError, HostError) as fault:
-        noted = _noted(found, f"dataset: {path.name} was not measured: {fault.message}")
-        return replace(noted, to_measure=fault.hint or "")
+        noted = _noted(found, f"dataset: {path.name} was not measured: {files.refusal(fault)}")
+        return replace(noted, to_measure=fault.hint or f"touchline data show {shlex.quote(str(path))}")
     total = lengths.total.astype(np.int64)
     labels = lengths.answer.astype(np.int64)
     measured = DatasetLengths(where=where, sha256=sha256_file(path), total=total, labels=labels)
@@ -195,7 +199,8 @@ def _lengths(path: Path, model: SourcedText, settings: UserConfig) -> ExampleLen
     # Of a builder the model of its size, which has the same tokenizer as the others of that size.
     names = dict.fromkeys((*folder, known_name(name.value) or name.value, name.value.rpartition("/")[2]))
     fault: InputError | None = None
-    for name in names:
+    here = [each for each in names if (settings.models_dir / each).is_dir()]
+    for name in here or names:
         try:
             return load_lengths(PackRequest(dataset=path, tokenizer=name, max_seq_len=1), settings, None)
         except InputError as error:

@@ -19,6 +19,7 @@ from touchline.core.units import plural
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
+from touchline.history.run_view import refines
 from touchline.results.imported.evaluations import FoundEvaluation, evaluations_of, read_evaluations
 from touchline.results.imported.folders import RunFolder, walk, with_loose
 from touchline.results.imported.issues import issues_of, onto_itself
@@ -219,7 +220,7 @@ def _run(read: _Read, verification: Verification, design: Design) -> ImportedRun
 
 
 def _with_bases(read: Sequence[_Read]) -> list[_Read]:
-    """Fill in the base model of runs known only by size or evaluation, if exactly one of the others fits.
+    """Fill in the base model of runs known only by size, builder or evaluation, if exactly one of the others fits.
 
     A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
@@ -233,8 +234,11 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
             fits = [name for name in models if name in each.evaluated] or [
                 name for name in models if size is not None and size_text(name) == size
             ]
-            if len(fits) == 1:
-                settings = replace(settings, model=fits[0], model_where="its size and the other runs' base models")
+        else:
+            # A trainer's word for all models of a size, `llama3_2_1b`.
+            fits = [name for name in models if refines("model", name, settings.model)]
+        if len(fits) == 1:
+            settings = replace(settings, model=fits[0], model_where="its size and the other runs' base models")
         if settings.dataset is None:
             data = {other.settings.dataset for other in stated if other.settings.model == settings.model}
             settings = replace(settings, dataset=data.pop() if len(data) == 1 else None)
