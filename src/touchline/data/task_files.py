@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from touchline.core.errors import InputError
@@ -243,15 +244,47 @@ def _own_prompt(tree: ast.Module) -> Iterator[str]:
 
 
 def _written_inputs(tree: ast.Module) -> Iterator[str]:
-    """Return the inputs of samples that are written in the file and filled in, with `{}` for each filled part."""
-    for node in ast.walk(tree):
+    """Return the inputs of samples that are built in the file, with `{}` for each filled part."""
+    nodes = list(ast.walk(tree))
+    named = {
+        target.id: node.value
+        for node in nodes
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in nodes:
         if not isinstance(node, ast.Call) or _called(node) != "Sample":
             continue
         given = [keyword.value for keyword in node.keywords if keyword.arg == "input"] or node.args[:1]
-        parts = given[0].values if given and isinstance(given[0], ast.JoinedStr) else []
-        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
+        text = _filled(given[0], named) if given else ""
         if "{}" in text and text.replace("{}", "").strip():
             yield text
+
+
+def _filled(node: ast.expr, named: Mapping[str, ast.expr]) -> str:
+    """Return a text built by an f-string, `+`, `%` or `format`, with `{}` for each part that only running shows.
+
+    Args:
+        named: values of variables, each used once.
+    """
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(_filled(part, named) for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _filled(left, named) + _filled(right, named)
+        case ast.BinOp(left=left, op=ast.Mod()):
+            return re.sub(r"%[-+ #0-9.]*[a-z]|%\(\w+\)[a-z]", "{}", _filled(left, named))
+        case ast.Call(func=ast.Attribute(attr="format", value=left)):
+            return re.sub(r"\{[^{}]*\}", "{}", _filled(left, named))
+        case ast.List(elts=[*turns]):
+            contents = [part.value for turn in turns for part in getattr(turn, "keywords", ()) if part.arg == "content"]
+            return "".join(_filled(content, named) for content in contents)
+        case ast.Name(id=name) if name in named:
+            return _filled(named[name], {key: value for key, value in named.items() if key != name})
+    return "{}"
 
 
 def _called(node: ast.Call) -> str:
