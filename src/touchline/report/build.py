@@ -144,7 +144,10 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
         return
     machine = plan.machine
     yield "planned on", plan.date
-    yield "planned for", f"{machine_text(machine.key)}, {bare(machine.memory, 3)} ({machine.source}); executor {plan.executor}"
+    yield (
+        "planned for",
+        f"{machine_text(machine.key)}, {bare(machine.memory, 3)} ({machine.source}); executor {plan.executor}",
+    )
     yield "sha256 of experiment.yaml, overrides applied", plan.experiment_sha256
     if plan.overrides:
         yield "overrides", ", ".join(plan.overrides)

@@ -14,7 +14,7 @@ from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
 from touchline.core.units import between, plural
-from touchline.report.formatting import SHARES, p_number
+from touchline.report.formatting import p_number
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison
 
@@ -94,6 +94,8 @@ class ComparedRun:
     """Score of the task."""
     value: Measured
     """Mean score on the task, with its interval."""
+    is_share: bool = True
+    """Whether the score is a share of right answers."""
     final_val_loss: Measured
     """Last validation loss. Losses are comparable only with the same prompts and data."""
     train_seconds: Measured
@@ -182,7 +184,7 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
     )
     rows: list[tuple[Value, ...]] = []
     for number, run in enumerate(runs):
-        scale = Scale(share=any(word in (run.score or "") for word in SHARES))
+        scale = Scale(share=run.is_share)
         difference: Value = None
         p: Value = None
         words = run.not_compared
@@ -205,7 +207,7 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
 
 
 def _difference_label(runs: Sequence[ComparedRun]) -> str:
-    return "difference (points)" if any(word in (run.score or "") for run in runs for word in SHARES) else "difference"
+    return "difference (points)" if any(run.is_share for run in runs) else "difference"
 
 
 def _score_label(runs: Sequence[ComparedRun]) -> str:

@@ -16,6 +16,7 @@ from numpy.random import PCG64, Generator
 from touchline.core.levels import SEEDS
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.scale import Scale, scale_of_score
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, Phase, RunKind
@@ -177,6 +178,17 @@ def compared(results: list[RunResult]) -> list[RunResult]:
         )
         for result in results
     ]
+
+
+def scale_of_runs(results: Sequence[RunResult]) -> Scale:
+    """Return the scale of the runs' scores on the experiment's own task; per cent before anything is evaluated."""
+    from touchline.statistics.own_score import is_binary
+
+    records = [(result, next(iter(last_of_each(result.evaluations).values()), None)) for result in results]
+    scored = [scored_run(result, record) for result, record in records if record is not None]
+    metric = next((result.metric for result in results if result.metric is not None), "")
+    means = [result.score.value for result in results if isinstance(result.score, Quantity)]
+    return scale_of_score(metric, means, is_binary=is_binary(scored) if scored else not metric)
 
 
 def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:

@@ -20,6 +20,7 @@ from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ComparedExperiments, ComparedRun, ComparedSide, ExperimentSummary, SettingRow
 from touchline.report.comparing.settings import DEVICE, MODEL, SEED, matching_keys, setting_rows
+from touchline.report.formatting import scale_of
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse_together
 from touchline.statistics.comparisons import TaskScores
@@ -123,11 +124,12 @@ def _rows(condition: str, side: ExperimentSummary, run: RunResult) -> Iterator[C
     )
     records = _last_evaluations(run)
     for task, record in records.items():
-        (own,) = _analysed([_scored(run, record, side.label, "", is_reference=False)], task).scores
+        analysis = _analysed([_scored(run, record, side.label, "", is_reference=False)], task)
+        (own,) = analysis.scores
         value = Quantity(
             value=own.value, unit="1", low=own.low, high=own.high, coverage=own.coverage, method=own.method
         )
-        yield replace(row, task=task[0], score=task[1], value=value)
+        yield replace(row, task=task[0], score=task[1], value=value, is_share=scale_of(analysis).share)
     if not records:
         yield row
 
