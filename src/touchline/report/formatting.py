@@ -34,12 +34,6 @@ def at_least(value: Quantity) -> Quantity:
     return replace(value, low=value.value, high=None)
 
 
-def hours_number(hours: float, in_minutes: bool) -> str:
-    """Return device-hours, or their minutes: at least two digits, and whole numbers from 100 on."""
-    value = 60 * hours if in_minutes else hours
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if in_minutes else f"{value:.2f}"
-
-
 def relative(value: float, reference: float) -> str:
     """Return the relative difference of a loss or a time: `10.5% higher`, `lower by a factor of 4.3`."""
     if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
