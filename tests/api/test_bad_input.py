@@ -132,7 +132,12 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     assert "epochs: 3" in (experiment / "1M_rank2" / "finetune.yaml").read_text()
     assert call("plan", str(experiment)).returncode == 0
     assert json.loads((experiment / "plan.json").read_text()) == after
-    setup.write_text(setup.read_text().replace("epochs: 3", "epochs: 0"))
+    planned = setup.read_text()
+    setup.write_text(planned.replace("rank: 2", "rank: 32"))
+    wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
+    assert wrong.returncode == 2
+    assert "1M_rank2 is named and reported as train.lora.rank: 2, the edit is 32" in wrong.stderr
+    setup.write_text(planned.replace("epochs: 3", "epochs: 0"))
     wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
     assert wrong.returncode == 2
     assert "setup_finetune.yaml" in wrong.stderr

@@ -37,13 +37,12 @@ from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.plan.local.lengths import training_lengths
-from touchline.run.interview.answers import Question
+from touchline.run.interview.answers import DATA_SUFFIXES, Question
 from touchline.run.interview.questions import QUESTIONS
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.site_facts import gpus_offered
 
-_DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
 _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
@@ -233,7 +232,7 @@ class Interview:
     def data_files(self) -> list[Path]:
         """Data files in the working directory, the largest first."""
         try:
-            files = [path for path in Path().iterdir() if path.suffix.lower() in _DATA_SUFFIXES and path.is_file()]
+            files = [path for path in Path().iterdir() if path.suffix.lower() in DATA_SUFFIXES and path.is_file()]
         except OSError:
             return []
         sizes = {path: path.stat().st_size for path in files if path.name not in _OTHER_FILES}

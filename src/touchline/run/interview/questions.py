@@ -18,6 +18,7 @@ from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
     CREATE,
+    DATA_SUFFIXES,
     NONE,
     STUB,
     Default,
@@ -122,6 +123,8 @@ def _model_choices(interview: Interview) -> Sequence[str]:
 def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
     names = parts_of(texts)
     for name in names:
+        if Path(name).suffix.lower() in DATA_SUFFIXES:
+            raise InputError(f"{name!r} is a data file", expected="a base model", hint=f"--data {name}")
         interview.load_model(name)
     return names
 
@@ -308,7 +311,7 @@ def _seeds(texts: Sequence[str], interview: Interview) -> object:
 
 
 def _name_default(interview: Interview) -> Defaulted:
-    return Default(interview.folder_name, "the folder's name")
+    return Default(interview.folder_name, f"the {'' if interview.folder.is_dir() else 'new '}folder's name")
 
 
 def _name(texts: Sequence[str], _: Interview) -> str:
