@@ -32,7 +32,7 @@ from touchline.plan.settings import collect_settings, setting_text, settings_tab
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.strategy.strategy import strategy_of
 
-_COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
+_COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:

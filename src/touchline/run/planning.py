@@ -311,6 +311,8 @@ def commit_plan(
             folder.supersede(name)
         changed = folder.write_plan(plan_, runs_plan_markdown(plan_, findings))
     said = (*(each for each in notes if isinstance(each, str)), *_left_behind(folder, plan_))
+    gone = folder.gone([run.name for run in plan_.runs])
+    said += tuple(f"the folder of {name} is gone, with its results: the run starts again" for name in gone)
     marks = run_marks(folder, old, plan_, [] if old is None else changed_runs(old, plan_))
     return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=said, findings=findings, marks=marks)
 

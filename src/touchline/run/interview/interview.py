@@ -47,6 +47,8 @@ _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsc
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
 _LABEL_CHARACTERS = 60
+_INSTRUCTION = "instruction"
+"""Column of Alpaca files that says what to do in each row."""
 _DATA = "data"
 """Folder of example data in an experiment's folder."""
 
@@ -322,10 +324,14 @@ class Interview:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """Distinct answers, if they are a few labels; else empty."""
+        """Distinct answers, if they are a few labels; else empty. Instructions of many kinds have no common labels."""
+        inputs = (self.columns.input,) if isinstance(self.columns.input, str) else self.columns.input
+        rows = [row.values for split in read_rows(self._data[-1]).splits.values() for row in split]
+        asked = {str(row.get(_INSTRUCTION)) for row in rows} if _INSTRUCTION in inputs else set()
         answers = [example.answer for example in load_examples(self.columns, "train", Path())]
         labels = sorted(set(answers))
         is_few = 1 < len(labels) <= LISTED_LABELS and len(answers) >= _ROWS_PER_LABEL * len(labels)
+        is_few = is_few and len(asked) <= len(labels)
         return tuple(labels) if is_few and all(len(label) <= _LABEL_CHARACTERS for label in labels) else ()
 
     @functools.cached_property
