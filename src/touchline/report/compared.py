@@ -175,9 +175,10 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
     parts = {run.condition: run.condition.replace(": ", ", ").split(", ") for run in runs}
     shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     tasks = list(dict.fromkeys(run.task for run in runs if run.task is not None))
+    unit = " (points)" if any(run.is_share for run in runs) else ""
     columns: tuple[Column | str, ...] = (
         *("condition", "experiment", *(["task"] if len(tasks) > 1 else [])),
-        *(Column(label, numeric=True) for label in (_score_label(runs), _difference_label(runs), "p (Holm)")),
+        *(Column(label, numeric=True) for label in (_score_label(runs), f"difference{unit}", "p (Holm)")),
         "conclusion",
         *(Column(label, numeric=True, is_wide=True) for label in ("validation loss", "training", "memory")),
         Column("run", is_wide=True),
@@ -204,10 +205,6 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
             )
         )
     return table_of(columns, rows, notes=(_NOTE,))
-
-
-def _difference_label(runs: Sequence[ComparedRun]) -> str:
-    return "difference (points)" if any(run.is_share for run in runs) else "difference"
 
 
 def _score_label(runs: Sequence[ComparedRun]) -> str:
