@@ -135,7 +135,12 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     shown = [call(verb, str(experiment)) for verb in ("plan", "status")]
     kept = "override: train.epochs = 3 for 1M_rank2, accepted"
     assert all(kept in " ".join(f"{done.stdout} {done.stderr}".split()) for done in shown)
-    setup.write_text(setup.read_text().replace("epochs: 3", "epochs: 0"))
+    planned = setup.read_text()
+    setup.write_text(planned.replace("rank: 2", "rank: 32"))
+    wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
+    assert wrong.returncode == 2
+    assert "1M_rank2 is named and reported as train.lora.rank: 2, the edit is 32" in wrong.stderr
+    setup.write_text(planned.replace("epochs: 3", "epochs: 0"))
     wrong = call("prepare", str(experiment), "--run", "1M_rank2", "--accept")
     assert wrong.returncode == 2
     assert "setup_finetune.yaml" in wrong.stderr

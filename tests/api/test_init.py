@@ -15,6 +15,9 @@ from touchline.experiment.read import read_experiment
 pytestmark = pytest.mark.planning
 
 REVIEWS = [{"id": n, "text": f"Film {n} was fine", "label": ("good", "bad", "not: sure")[n % 3]} for n in range(120)]
+FEW_ANSWERS = [
+    {"instruction": f"Task {n}", "input": "", "output": ("4", "banana", "positive")[n % 3]} for n in range(90)
+]
 ALPACA = [
     {"instruction": f"Add {n}", "input": "" if n % 2 else "shortly", "output": f"the sum is {n}"} for n in range(120)
 ]
@@ -43,6 +46,7 @@ def _write(path: Path, rows: list[dict[str, object]]) -> Path:
     [
         (REVIEWS, {}, "classification", ("text", "label", None)),
         (ALPACA, {}, "exact_match", (("instruction", "input"), "output", None)),
+        (FEW_ANSWERS, {}, "exact_match", (("instruction", "input"), "output", None)),
         (CHATS, {}, "exact_match", ("input", "output", "conversations")),
         (ODD, {"input_columns": ["the question: #1"], "output_column": "no"}, "exact_match", None),
     ],

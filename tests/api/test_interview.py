@@ -190,7 +190,7 @@ def test_a_wrong_answer_is_asked_again_and_ctrl_c_leaves_nothing(settings: UserC
     terminal = Terminal("exp")
     for name, wrong, right in (
         ("data", "absent.csv", "'reviews.csv'"),
-        ("model", "absent", ""),
+        ("model", "reviews.csv", ""),
         ("vary", "rnak=8,16", "rank=8,16"),
     ):
         assert terminal.question() == name
@@ -198,6 +198,7 @@ def test_a_wrong_answer_is_asked_again_and_ctrl_c_leaves_nothing(settings: UserC
         assert terminal.question() == "again"
         terminal.process.sendline(right)
     assert "'rank'" in terminal.seen
+    assert "is a data file" in terminal.seen
     assert terminal.question() == "trainer"
     terminal.process.sendintr()
     assert terminal.end() == 130

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.api.folders import environment, touchline
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
+from touchline.core.quantity import Quantity
+from touchline.core.units import device_hours, format_bytes, format_seconds
 from touchline.data.scores import EvaluationRecord
 from touchline.data.user_config import UserConfig
 
@@ -84,6 +87,7 @@ def seen(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
     plan = api.plan(folder, settings).plan
     api.prepare(folder, settings)
     before = json.loads(touchline("design", str(folder), "--detect", "5", "--json", env=env).stdout)
+    planned = [touchline("plan", str(folder), "--dry-run", *more, env=env).stdout for more in ([], ["--json"])]
     records = TypeAdapter(EvaluationRecord)
     for number, run in enumerate(plan.runs):
         if run.train is not None:
@@ -93,7 +97,7 @@ def seen(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
         right = [case.right(number, item) for item in range(case.items)]
         samples = tuple(replace(each, exact=is_, match=is_) for each, is_ in zip(record.samples, right, strict=True))
         path.write_bytes(records.dump_json(replace(record, samples=samples)))
-    texts, documents = {}, {"design before": before}
+    texts, documents = {"plan before": planned[0]}, {"design before": before, "plan before": json.loads(planned[1])}
     for verb in COMMANDS:
         words = [verb, str(folder), *({"plan": ["--dry-run"], "design": ["--detect", "5"]}.get(verb, []))]
         done = touchline(*words, env=env)
@@ -101,7 +105,7 @@ def seen(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
         texts[verb] = done.stdout
         documents[verb] = json.loads(touchline(*words, "--json", env=env).stdout)
     texts["plan --show all"] = touchline("plan", str(folder), "--dry-run", "--show", "all", env=env).stdout
-    texts["RESULTS.md"] = (folder / "RESULTS.md").read_text()
+    texts |= {name: (folder / name).read_text() for name in ("RESULTS.md", "report.html")}
     return Seen(texts, documents, case)
 
 
@@ -157,16 +161,27 @@ def test_the_design_detects_what_the_plan_says(seen: Seen) -> None:
 def test_costs_are_equal_in_plan_and_design(seen: Seen) -> None:
     plan, now = seen.json["plan"]["plan"], seen.json["design"]["now"]
     assert (now["device_hours"], now["wall_seconds"]) == (plan["gpu_hours"], plan["wall_seconds"])
-    minutes = 60 * plan["gpu_hours"]["value"]
+    hours = device_hours(TypeAdapter(Quantity).validate_python(plan["gpu_hours"]))
     assert "nothing, " in seen.texts["plan"]
-    assert f"predicted {minutes:.1f}" in seen.texts["RESULTS.md"]
+    assert hours in seen.texts["design"] or seen.case.seeds == 1
+    assert f"predicted {hours}" in seen.texts["RESULTS.md"]
+    assert f"predicted {hours}" in unescape(seen.texts["report.html"])
+
+
+def test_times_and_disk_of_the_plan_add_up(seen: Seen) -> None:
+    """The times of training and the evaluations are the total; disk has one form in plan and report."""
+    plan = seen.json["plan before"]["plan"]
+    (said,) = re.findall(r"with (.*?) of evaluation, (.*) disk", " ".join(seen.texts["plan before"].split()))
+    training = sum(run["train_seconds"].get("value", 0.0) for run in plan["runs"])
+    assert said == (format_seconds(plan["wall_seconds"]["value"] - training), format_bytes(1e6 * plan["disk"]["value"]))
+    assert f"predicted {said[1]}" in seen.texts["RESULTS.md"]
 
 
 def test_no_number_is_beyond_its_range(seen: Seen) -> None:
     """No difference below that of one answer is said to be detected, nothing is infinite, a p value is a chance."""
     least = 100 / (32 * seen.case.items)
     for verb, text in seen.texts.items():
-        assert not re.search(r"\bnan\b|\binf\b|\d[eE]-\d+ points|detects \S*e-", text), verb
+        assert verb == "report.html" or not re.search(r"\bnan\b|\binf\b|\d[eE]-\d+ points|detects \S*e-", text), verb
         assert all(math.isfinite(each) for each in numbers(seen.json.get(verb)))
     for each in (seen.json["design"]["now"], *seen.json["design"]["alternatives"]):
         if "missing" not in each["detectable"]:

@@ -74,9 +74,17 @@ def test_a_task_file_is_read_whole_and_not_run(tmp_path: Path) -> None:
     told = resolve_task(write(tmp_path, HEAD + system, "tasks/system.py"), tmp_path)
     assert (told.takes_data, told.own_prompt) == (False, ("system_message('Be brief')",))
     assert told.prompts == ()
-    samples = "[Sample(input=f'Capitalise: {w}.', target=w) for w in 'ab'] + [Sample(f'{w}'), Sample('whole')]"
-    written = resolve_task(write(tmp_path, HEAD + system.replace("[]", samples), "tasks/written.py"), tmp_path)
-    assert written.prompts == ("Capitalise: {}.",)
+    for built in (
+        "f'Capitalise: {w}.'",
+        "'Capitalise: ' + w['x'] + '.'",
+        "'Capitalise: %s.' % w",
+        "'Capitalise: {w}.'.format(w=w)",
+        "[ChatMessageUser(content=f'Capitalise: {w}.')]",
+        "asked",
+    ):
+        samples = f"[Sample(input={built}, target=w) for w in 'ab'] + [Sample(f'{{w}}'), Sample('whole')]"
+        code = f"asked = 'Capitalise: ' + str(w) + '.'\n{HEAD}{system.replace('[]', samples)}"
+        assert resolve_task(write(tmp_path, code, "tasks/written.py"), tmp_path).prompts == ("Capitalise: {}.",), built
 
 
 def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path) -> None:
@@ -86,7 +94,7 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
         (TASK, "tasks/mine.py@two", "has no task 'two'", "task: tasks/mine.py@one"),
         (TASK.replace("limit=3", "limit"), "tasks/mine.py", "line 21: the task one needs arguments: limit", None),
         (TASK.replace("(data, limit=3)", "(*, wanted, data)"), "tasks/mine.py", "needs arguments: wanted", None),
-        (TASK + TASK.replace("one", "two"), "tasks/mine.py", "has 2 tasks: one, two", "task: tasks/mine.py@one"),
+        (TASK + TASK.replace("one", "two"), "tasks/mine.py", "has 2 tasks", "task: tasks/mine.py@one"),
         (
             TASK.replace("(data)", "('gone.jsonl')"),
             "tasks/mine.py",
@@ -157,6 +165,11 @@ def test_a_prompt_unlike_trainings_is_found_where_it_can_be_known() -> None:
     assert (unknown.code, unknown.severity) == ("EV305", Severity.INFO)
     given = EvaluationTask(name="t.py", file="t.py", takes_data=True)
     assert list(prompt_findings(given, plain, None, is_own=True)) == []
+    (built,) = prompt_findings(replace(given, prompts=("Rate: {}",)), plain, None, is_own=True)
+    assert (built.severity, built.hint) == (
+        Severity.WARNING,
+        "use the input of each item as it is: it has training's prompt",
+    )
     doubled = EvaluationTask(name="t.py", file="t.py", takes_data=True, own_prompt=own.own_prompt)
     assert [each.severity for each in prompt_findings(doubled, same, None, is_own=True)] == [Severity.WARNING]
     taught = DataConfig(path="d.json", prompt="Capitalize: {input}")

@@ -41,6 +41,9 @@ def findings_of(text: str, *overrides: str) -> list[tuple[int | None, str, str]]
     return [(f.where.line if f.where else None, f.code, f.subject) for f in caught.value.findings]
 
 
+METHODS = (("lora", "none"), ("lora", "nf4"), ("full", "none"))
+
+
 def names_of(text: str) -> list[str]:
     """Names of the runs that a text asks for."""
     loaded = read_experiment(text, "experiment.yaml")
@@ -162,6 +165,11 @@ def test_names_tell_runs_apart() -> None:
     text = GOOD.replace("[4, 64]\n", "[4]\n  data.path: [d/words_5L_80P_2000.json, d/words_9L_80P_2000.json]\n")
     text = text.replace("SmolLM2-135M-Instruct", "Llama-3.2-1B-Instruct")
     assert names_of(text) == ["1B_rank4_words5L", "1B_rank4_words9L", "1B_base_words5L", "1B_base_words9L"]
+    folders = text.replace("d/words_5L_80P_2000.json", "5L/train.json").replace("d/words_9L_80P_2000", "9L/train")
+    assert names_of(folders) == ["1B_rank4_5L", "1B_rank4_9L", "1B_base_5L", "1B_base_9L"]
+    pairs = "".join(f"\n  - {{train.method: {m}, train.quantization: {q}}}" for m, q in METHODS)
+    ways = GOOD[: GOOD.index("factors:")] + f"controls: [base]\npairs:{pairs}\n"
+    assert names_of(ways) == ["135M_rank8_lora", "135M_rank8_qlora", "135M_full", "135M_base"]
     # The family comes first; the whole name when that is the same too.
     two = GOOD.replace("[SmolLM2-135M-Instruct]", "[SmolLM2-135M-Instruct, Other-135M]").replace("[4, 64]", "[4]")
     assert names_of(two)[:2] == ["SmolLM2-135M_rank4", "Other-135M_rank4"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from tests.api.folders import EXPERIMENT
@@ -110,13 +111,20 @@ def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]
     assert revision_text(revision) == f"new: {new[0]}; removed: {names[1]}"
     assert f"new: {new[0]}; removed: {names[1]}" in (folder / "runs_plan.md").read_text().replace("\\_", "_")
     assert any(f"folder kept and not reported: {names[1]}" in note for note in last.notes)
+    rmtree(folder / names[0])
+    assert (
+        f"the folder of {names[0]} is gone, with its results: the run starts again" in api.plan(folder, settings).notes
+    )
 
 
 def test_a_revision_without_changed_runs_says_so() -> None:
     """Not `(all)`, and not `none`: the predictions are what changed."""
     plan = _plan([{"rank": "4"}])
-    from touchline.plan.drift import revise
+    from touchline.plan.drift import replanned, revise
 
     first = revise(None, plan, date="2026-01-01", reason="planned")
     second = revise(first, replace(plan, evidence=("a run",)), date="2026-01-02", reason="re-planned")
     assert revision_text(second.revisions[-1]) == "no run changed; predictions were updated"
+    shorter = replace(plan, runs=tuple(replace(run, digest="other", seed=run.seed + 1) for run in plan.runs))
+    assert replanned(plan, shorter) == "re-planned from the same experiment.yaml: the seed changed"
+    assert replanned(plan, replace(shorter, experiment_sha256="other")) == "re-planned"

@@ -6,8 +6,11 @@ import pytest
 from numpy.random import PCG64, Generator
 from tests.report.made_gathered import RANK, TASK, control, record, rights, run
 
+from touchline.core.quantity import Quantity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
+from touchline.report.formatting import scale_of
+from touchline.results.frame import Results
 from touchline.results.run_result import RunResult
 from touchline.results.scored import analyses, compared, last_of_each, scored_run
 from touchline.statistics.conclusions import Conclusion
@@ -69,6 +72,22 @@ def test_only_base_models_are_controls_and_only_what_was_asked_is_the_family() -
     assert [each.run for each in found.comparisons] == ["r4", "r64", "noop", "shuffled"]
     assert all(each.difference.control == "base" for each in found.comparisons)
     assert {point.run for point in found.effects[0].points} == {"r4", "r64"}
+
+
+def test_a_score_between_0_and_1_is_a_share_only_if_it_is_one_of_right_answers() -> None:
+    """The table of results, its text, the analyses and a matrix have one scale."""
+    for name, value, words in (("closeness", 0.5, "0.500"), ("accuracy", 0.5, "50.0%"), ("closeness", 1.0, "100.0%")):
+        found = of("r4", 50)
+        (own,) = found.evaluations
+        own = replace(own, samples=tuple(replace(each, value=value, scores={name: value}) for each in own.samples))
+        score = Quantity(value=value, unit="1", low=0.1, high=1.0)
+        results = Results([replace(found, evaluations=(own,), metric=name, score=score)])
+        assert words in repr(results)
+        table = results.to_table()
+        assert table is not None
+        assert words in str(table.rows[0])
+        (analysis,) = analyses(results, FACTORS)
+        assert scale_of(replace(analysis, score=name)).value(value) == words
 
 
 def test_results_of_before_have_no_kind_of_control() -> None:

@@ -129,6 +129,19 @@ def test_why_a_run_is_not_complete_is_said_once() -> None:
         assert [each.title for each in report.issues if each.weight is Severity.ERROR] == [title]
 
 
+def test_an_untrained_model_that_lacks_the_form_of_the_answers_is_told() -> None:
+    """Its score may be 0 by the form alone; and that no trained run scored above it is said at the top."""
+    runs = [made.run("1B_rank4", evaluations=[made.record("1B_rank4", "epoch_2", made.rights(0))])]
+    talks = made.control("1B_base", rights=made.rights(0))
+    (record,) = talks.evaluations
+    wordy = replace(record, samples=tuple(replace(each, output="This word is a word.") for each in record.samples))
+    for evaluation, titles in ((record, []), (wordy, ["answers of another form"])):
+        report = build_report(made.gathered([*runs, replace(talks, evaluations=(evaluation,))]))
+        assert [each.title for each in report.issues if each.subject == "1B_base"] == titles
+        said = " ".join((report.answer.text, *report.answer.details))
+        assert "Not established, and 1B_rank4 does not score above the untrained model" in said
+
+
 def test_a_warning_on_answers_is_said_once_whatever_the_number_of_tasks() -> None:
     records = [made.record("1B_rank4", "epoch_2", made.rights(80), task=task) for task in ("one", "two", "three")]
     cut = [replace(each, samples=tuple(replace(item, stop="max_tokens") for item in each.samples)) for each in records]

@@ -224,7 +224,7 @@ def test_cards_give_answer_scores_cost_against_prediction_and_warnings(report: R
     assert [card.label.split(" ")[0] for card in made] == ["runs", "effect", "exact", "GPU", "errors,"]
     assert re.fullmatch(r"errors, \d+ warnings", made[-1].label)
     assert made[0].kind == "warn"
-    assert (made[3].value, made[3].label) == ("3.6 min", "GPU time, predicted 3.0 (1.2 to 6.0)")
+    assert (made[3].value, made[3].label) == ("3.6 min", "GPU time, predicted 3 min (1.2 to 6)")
 
 
 def test_labels_are_closed_the_best_run_and_its_base_first() -> None:

@@ -254,7 +254,7 @@ def test_short_costs_are_in_minutes() -> None:
     report = build_report(made.sweep([85], [93]))
     planned = Quantity(value=0.06, unit="h", low=0.03, high=0.16, coverage=0.9)
     short = replace(report, device_hours=Quantity(value=0.045, unit="h"), device_hours_planned=planned, device="CPU")
-    assert "**Cost:** 2.7 minutes (CPU); predicted 3.6 (1.8 to 9.6)." in results_markdown(short, ())
+    assert "**Cost:** 2.7 device-minutes (CPU); predicted 3.6 min (1.8 to 9.6)." in results_markdown(short, ())
     assert "**Cost:** 0.20 GPU-hours; predicted 0.06 (0.03 to 0.16)." in results_markdown(
         replace(short, device="GPU", device_hours=Quantity(value=0.2, unit="h")), ()
     )

@@ -189,7 +189,7 @@ def _show_optimization(answer: Optimization, diff: str) -> None:
     rest = (Column(label, is_wide=True) for label in ("micro x accumulation", "checkpointing", "packed", "evaluation"))
     columns: tuple[Column | str, ...] = ("run", "fits", "memory", "training", *rest)
     print_table(columns, sides, title="Runs, now and as proposed")
-    print_output(f"All runs, one after the other: {measured(answer.training_before)}")
+    print_output(f"Training of all runs, one after the other: {measured(answer.training_before)}")
     if answer.proposals:
         speedup = speedup_text(answer.training_before, answer.training_after)
         print_output(f"With the proposals: {measured(answer.training_after)}{f' ({speedup})' if speedup else ''}")

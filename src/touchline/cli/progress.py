@@ -52,6 +52,7 @@ class ProgressDisplay:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._rows: dict[str, JobProgress] = {}
+        self._begun: dict[str, float] = {}
         self._total: JobProgress | None = None
         self._said = time.monotonic()
         self._live: Live | None = None
@@ -78,6 +79,7 @@ class ProgressDisplay:
         ended = [row for name, row in self._rows.items() if name not in rows]
         begun = [row for name, row in rows.items() if name not in self._rows]
         self._rows = rows
+        self._begun |= {row.name: time.monotonic() for row in begun}
         for row in ended:
             self._print(self._last_line(row))
         if self._live is not None:
@@ -105,7 +107,7 @@ class ProgressDisplay:
 
         done = f", {row.done}/{row.total}" if row.total else ""
         text = f", {row.text}" if row.text else ""
-        return f"{row.name}: ended{done}{text} ({format_seconds(time.monotonic() - self._started)} in total)"
+        return f"{row.name}: ended{done}{text}, took {format_seconds(time.monotonic() - self._begun[row.name])}"
 
 
 def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, height: int) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import between, percent
+
+_SHARES = ("match", "accuracy", "correct")
+"""Parts of the names of scores that are shares of right answers, also averaged over repeats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +57,17 @@ class Scale:
     def ends(self, low: float, high: float) -> str:
         """Return the possible part of a difference's interval: `+62.4 to +75.9`."""
         return " to ".join(map(self.change, self.possible(low, high)))
+
+
+def scale_of_score(name: str, means: Iterable[float], *, is_binary: bool) -> Scale:
+    """Return the scale of a score, the same on every surface: a score of its own is no share, though it be 0 to 1.
+
+    Args:
+        name: its name.
+        means: the runs' scores.
+        is_binary: whether every item is right or wrong.
+    """
+    return Scale(share=is_binary or (any(word in name for word in _SHARES) and all(0 <= mean <= 1 for mean in means)))
 
 
 def _signed(value: float, digits: int) -> str:

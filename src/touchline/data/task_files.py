@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,8 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
     text = read_text_bounded(path, _LIMIT_BYTES)
     tree = parsed_file(path, text, _EXPECTED)
     _refuse_without_task(path, tree, written, function)
-    builder = _function(tree, function)
+    found_tasks = dict(_tasks(tree))
+    builder = found_tasks.get(function) if function else next(iter(found_tasks.values()), None)
     _refuse_arguments(path, builder)
     modules = local_modules(path, tree)
     _refuse_missing_data(path, tree)
@@ -74,7 +76,8 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         sha256=hashlib.sha256(read_bytes(path)).hexdigest(),
         lines=len(text.splitlines()),
         modules={str(module): sha256_file(module) for module in modules},
-        takes_data=builder is not None and DATA_ARGUMENT in _arguments(builder),
+        takes_data=builder is not None
+        and any(getattr(each, "arg", "") == DATA_ARGUMENT for each in ast.walk(builder.args)),
         scorers=() if builder is None else tuple(_scorers(tree, builder)),
         own_prompt=tuple(_own_prompt(tree)),
         prompts=tuple(dict.fromkeys(_written_inputs(tree))),
@@ -133,30 +136,11 @@ def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: s
         return
     if not found:
         raise InputError(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
-    if function and function not in found:
+    if function not in found if function else len(found) > 1:
         near = near_names(function, found, most=1) or found[:1]
-        raise InputError(
-            f"{str(path)!r} has no task {function!r}",
-            expected=f"one of {', '.join(found)}",
-            hint=f"task: {written}@{near[0]}",
-        )
-    if not function and len(found) > 1:
-        raise InputError(
-            f"{str(path)!r} has {len(found)} tasks: {', '.join(found)}",
-            expected="one of them named",
-            hint=f"task: {written}@{found[0]}",
-        )
-
-
-def _function(tree: ast.Module, name: str) -> _Function | None:
-    """Return the function of a task. None if it comes from another module."""
-    found = dict(_tasks(tree))
-    return found.get(name) if name else next(iter(found.values()), None)
-
-
-def _arguments(function: _Function) -> list[str]:
-    arguments = function.args
-    return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        what = f"no task {function!r}" if function else f"{len(found)} tasks"
+        hint = f"task: {written}@{near[0]}"
+        raise InputError(f"{str(path)!r} has {what}", expected=f"one of {', '.join(found)}", hint=hint)
 
 
 def _refuse_arguments(path: Path, function: _Function | None) -> None:
@@ -213,14 +197,10 @@ def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
 
 def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Return function and `name: metric, metric` of each function under `@scorer`."""
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and _called(decorator) == "scorer":
-                given = next((part.value for part in decorator.keywords if part.arg == "metrics"), None)
-                name = _given_name(decorator) or node.name
-                yield node.name, "; ".join(_with_metrics(name, given)) or name
+    for node, decorator in _decorated(tree, "scorer"):
+        given = next((part.value for part in getattr(decorator, "keywords", ()) if part.arg == "metrics"), None)
+        name = _given_name(decorator) or node.name
+        yield node.name, "; ".join(_with_metrics(name, given)) or name
 
 
 def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
@@ -243,15 +223,31 @@ def _own_prompt(tree: ast.Module) -> Iterator[str]:
 
 
 def _written_inputs(tree: ast.Module) -> Iterator[str]:
-    """Return the inputs of samples that are written in the file and filled in, with `{}` for each filled part."""
+    """Return the inputs of samples that are built in the file, with `{}` for each filled part."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    named = {ast.unparse(node.targets[0]): node.value for node in names}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or _called(node) != "Sample":
-            continue
-        given = [keyword.value for keyword in node.keywords if keyword.arg == "input"] or node.args[:1]
-        parts = given[0].values if given and isinstance(given[0], ast.JoinedStr) else []
-        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
-        if "{}" in text and text.replace("{}", "").strip():
-            yield text
+        if isinstance(node, ast.Call) and _called(node) == "Sample":
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "input"] or node.args[:1]
+            text = _filled(named.get(ast.unparse(given[0]), given[0])) if given else ""
+            if "{}" in text and text.replace("{}", "").strip():
+                yield text
+
+
+def _filled(node: ast.expr) -> str:
+    """Return a text built by an f-string, `+`, `%` or `format`, with `{}` for each part that only running shows."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(_filled, parts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _filled(left) + _filled(right)
+        case ast.BinOp(left=text, op=ast.Mod()) | ast.Call(func=ast.Attribute(attr="format", value=text)):
+            return re.sub(r"%(\(\w+\))?[-+#0-9.]*[a-z]|\{[^{}]*\}", "{}", _filled(text))
+        case ast.List(elts=[ast.Call(keywords=[ast.keyword(arg="content", value=only)])]):
+            return _filled(only)
+    return "{}"
 
 
 def _called(node: ast.Call) -> str:
@@ -260,13 +256,16 @@ def _called(node: ast.Call) -> str:
 
 def _tasks(tree: ast.Module) -> Iterator[tuple[str, _Function]]:
     """Return the functions under `@task` or `@task(name="...")`, by their Inspect name."""
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    yield from ((_given_name(decorator) or node.name, node) for node, decorator in _decorated(tree, "task"))
+
+
+def _decorated(tree: ast.Module, wanted: str) -> Iterator[tuple[_Function, ast.expr]]:
+    """Return the functions under a decorator, each with it."""
+    for node in [each for each in tree.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]:
         for decorator in node.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
-            if (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) == "task":
-                yield _given_name(decorator) or node.name, node
+            if (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) == wanted:
+                yield node, decorator
 
 
 def _given_name(decorator: ast.expr) -> str | None:

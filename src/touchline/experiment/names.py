@@ -21,7 +21,7 @@ from touchline.experiment.runs import RUN_NAME, Phase, RunSpec
 
 _SHORT = {
     **{"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"},
-    **{"backend": "", "optimizer": "", "method": ""},
+    **{"backend": "", "optimizer": ""},
 }
 """Short names of settings in run names; empty where the value alone identifies the setting."""
 
@@ -87,7 +87,7 @@ def run_names(
     for part in _further_parts(conditions):
         if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
             break
-        parts = [f"{p}_{part(c)}" for p, c in zip(parts, conditions, strict=True)]
+        parts = ["_".join(filter(None, (p, part(c)))) for p, c in zip(parts, conditions, strict=True)]
     return unique(
         [p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions]
     )
@@ -131,7 +131,7 @@ def control_names(
     if _doubles(names):
         data = data_parts([control.data.file for control in controls])
         names = [f"{name}_{data[control.data.file]}" for name, control in zip(names, controls, strict=True)]
-    if _doubles(names):
+    if _doubles(names) and len({control.evaluate.samples for control in controls}) > 1:
         names = [f"{name}_n{control.evaluate.samples}" for name, control in zip(names, controls, strict=True)]
     found = unique(names, [(control.model, str(control.data), str(control.evaluate)) for control in controls])
     refuse_taken(found, taken, document)
@@ -167,8 +167,15 @@ def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict
 
 
 def data_parts(paths: Sequence[str]) -> dict[str, str]:
-    """Return short dataset names, `words9L` for words_9L_80P_2000.json: the first word and the difference."""
+    """Return short dataset names, `words9L` for words_9L_80P_2000.json: the first word and the difference.
+
+    Files with one name are told apart by their folders.
+    """
     distinct = list(dict.fromkeys(paths))
+    if len({path.rsplit("/", 1)[-1] for path in distinct}) < len(distinct):
+        places = {path: path.rsplit(".", 1)[0].split("/") for path in distinct}
+        alike = set.intersection(*map(set, places.values()))
+        return {path: clean("-".join(part for part in parts if part not in alike)) for path, parts in places.items()}
     stems = {path: path.rsplit("/", 1)[-1].rsplit(".", 1)[0].split("_") for path in distinct}
     common = set.intersection(*(set(words) for words in stems.values())) if len(distinct) > 1 else set()
     return {
@@ -202,12 +209,22 @@ def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition]
     for key in keys:
         if len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) < 2:
             continue
-        if key in DATASET_KEYS:
+        if key in ("train.method", "train.quantization"):
+            several = len({c.experiment.train.quantization for c in conditions} - {"none"}) > 1
+            parts.append(lambda c, several=several: _method(c.experiment.train, several))  # type: ignore[misc]
+        elif key in DATASET_KEYS:
             names = data_parts([c.experiment.data.file for c in conditions])
             parts.append(lambda c, names=names: names[c.experiment.data.file])  # type: ignore[misc]
         else:
             parts.append(lambda c, key=key: _part(key, c.settings.get(key)))  # type: ignore[misc]
     return parts
+
+
+def _method(train: TrainConfig, several: bool) -> str:
+    """Return `lora` or `qlora`, of several quantizations the own one; nothing where the name says `full`."""
+    if train.trains_all or train.quantization == "none":
+        return "" if train.trains_all else "lora"
+    return train.quantization if several else "qlora"
 
 
 def _part(key: str, value: object) -> str:

@@ -44,6 +44,9 @@ def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
     return f"these rows have {near[0]!r} instead" if near else None
 
 
+_REFUSED = "fill them in, or remove these rows: touchline init and plan refuse them"
+
+
 @rule("DA303", Severity.WARNING)
 def empty_prompt(view: DataView) -> Iterator[Violation]:
     """Report empty prompts."""
@@ -53,7 +56,7 @@ def empty_prompt(view: DataView) -> Iterator[Violation]:
         blank = [row for row in view.rows if not row.prompt.strip() and not row.media and row.fault is None]
     if blank:
         severity = Severity.ERROR if len(blank) == view.count >= _ALL else None
-        yield violation_in_rows(view, blank, "the prompt is empty", severity=severity)
+        yield violation_in_rows(view, blank, "the prompt is empty", severity=severity, hint=_REFUSED)
 
 
 def _blank_input(view: DataView, row: DataRow) -> bool:
@@ -71,7 +74,7 @@ def empty_answer(view: DataView) -> Iterator[Violation]:
         if blank:
             severity = Severity.ERROR if len(blank) == len(rows) >= _ALL else None
             message = f"{split}: {'every' if len(blank) == len(rows) > 1 else 'the'} answer is empty"
-            yield violation_in_rows(view, blank, message, severity=severity)
+            yield violation_in_rows(view, blank, message, severity=severity, hint=_REFUSED)
 
 
 @rule("DA371", Severity.ERROR)

@@ -138,11 +138,16 @@ def prompt_findings(
             f"the task {task.name} changes the prompt by {', '.join(changed)}, training asks {trained}{system}",
             "give training the same turns with data: {system: ..., prompt: ...}",
         )
-    elif different := [] if task.takes_data else _other_prompts(task, data):
+    elif different := _other_prompts(task, data):
+        prompt = different[0].replace("{}", "{input}", 1) if different[0].count("{}") == 1 else None
         yield finding(
             Severity.WARNING,
             f"the task {task.name} asks {different[0]!r}, training asks {data.prompt or '{input}'!r}",
-            f"data.prompt: {different[0].replace('{}', '{input}', 1)!r}" if different[0].count("{}") == 1 else None,
+            "use the input of each item as it is: it has training's prompt"
+            if task.takes_data
+            else f"data.prompt: {prompt!r}"
+            if prompt
+            else None,
         )
     elif not task.takes_data and not (task.prompts and data.messages is None and same is None):
         yield finding(
@@ -154,6 +159,9 @@ def prompt_findings(
 
 def _other_prompts(task: EvaluationTask, data: DataConfig) -> list[str]:
     """Return the prompts written in a task file whose text around the filled parts differs from training's."""
+    if task.takes_data:
+        # Its items hold training's prompt, to which it adds.
+        return list(task.prompts)
     if data.messages is not None:
         return []
     trained = _affixes(_COLUMN.sub("{}", data.prompt or "{input}"))

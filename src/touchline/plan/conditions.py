@@ -9,7 +9,7 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.table import Column, table_of, text_lines
 from touchline.core.text import shorten
-from touchline.core.units import bare, in_unit, measured, plural
+from touchline.core.units import bare, measured, plural
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.drift import RunMark
 from touchline.plan.times import spanning
@@ -56,7 +56,7 @@ def condition_lines(plan: Plan, marks: Mapping[str, RunMark], width: int) -> lis
         *(Column(short_key(name), is_wide=True) for name in factors),
         *([Column("seeds", numeric=True)] if seeds else []),
         *([Column("steps", numeric=True, is_wide=True)] if has_steps else []),
-        "time (90% interval)",
+        "training (90% interval)",
         "memory",
         Column("disk", numeric=True, is_wide=True),
     ]
@@ -105,12 +105,12 @@ def short_key(key: str) -> str:
 
 
 def _figures(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> tuple[str, ...]:
-    """Return time, memory with the state, and disk of one run of a condition; intervals cover all its seeds."""
-    seconds = _covering([run.train_seconds if run.train else run.evaluate_seconds for run in group])
+    """Return training time, memory with the state, and disk of one run of a condition; intervals cover its seeds."""
+    seconds = _covering([run.train_seconds for run in group])
     memory = _covering([_memory(run) for run in group])
     trains, state = group[0].train is not None, _state(group, marks)
     return (
-        "n/a" if isinstance(seconds, Missing) else measured(seconds),
+        "-" if not trains else "n/a" if isinstance(seconds, Missing) else measured(seconds),
         f"{short_size(memory)}, {state}" if trains or isinstance(memory, Quantity) else state,
         short_size(_covering([run.disk for run in group])) if trains else "-",
     )
@@ -132,10 +132,7 @@ def _covering(values: Sequence[Measured]) -> Measured:
 
 def short_size(value: Measured) -> str:
     """Return `9.2 MiB` or `1.4 GiB`, without an interval."""
-    if isinstance(value, Missing):
-        return "n/a"
-    gib = in_unit(value, "GiB")
-    return bare(gib if value.unit == "GiB" or upper(gib) >= 1 else in_unit(value, "MiB"), 3)
+    return "n/a" if isinstance(value, Missing) else bare(value, 3)
 
 
 def _state(group: Sequence[PlannedRun], marks: Mapping[str, RunMark]) -> str:

@@ -54,13 +54,16 @@ def describe_change(old: Plan, new: Plan, run: str) -> str:
 
 
 def replanned(old: Plan, new: Plan) -> str:
-    """Return why an experiment was planned again: `re-planned: now here: weights of tiny`."""
+    """Return why an experiment was planned again: `re-planned: now here: weights of tiny`, or what it changed."""
     arrived = []
     for name, model in new.models.items():
         before = old.models[name].absent if name in old.models else {}
         if parts := [part for part in before if part not in model.absent]:
             arrived.append(f"{', '.join(parts)} of {name}")
-    return f"re-planned: now here: {'; '.join(arrived)}" if arrived else "re-planned"
+    if arrived or old.experiment_sha256 != new.experiment_sha256:
+        return f"re-planned: now here: {'; '.join(arrived)}" if arrived else "re-planned"
+    changes = dict.fromkeys(describe_change(old, new, name) for name in changed_runs(old, new))
+    return f"re-planned from the same experiment.yaml: {'; '.join(changes) or 'predictions changed'}"
 
 
 def _datasets(old: DatasetInfo, new: DatasetInfo) -> Iterator[tuple[str, bool]]:

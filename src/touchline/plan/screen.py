@@ -13,6 +13,7 @@ from touchline.core.levels import SEEDS
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.text import join_names, one_line, shorten
 from touchline.core.units import (
+    bare,
     device_hours,
     hours_unit,
     measured,
@@ -141,7 +142,7 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
         found = totals_of(plan, left)
         wall, hours, disk = found["wall_seconds"], found["gpu_hours"], found["disk"]
         label, parts = "Left to do", [plural(len(left), "run")]
-    parts.append(measured(wall))
+    parts.append(measured(wall) + _of_it_evaluation(plan, left))
     # On one device the hours are those of the clock.
     if isinstance(wall, Missing) or isinstance(hours, Missing) or hours.value > 1.01 * seconds_to_hours(wall.value):
         method = hours.method if isinstance(hours, Quantity) else None
@@ -151,6 +152,14 @@ def _total(plan: Plan, marks: Mapping[str, RunMark]) -> tuple[str, str]:
     if plan.executor != "local" and plan.deadline is None and at_once < len(left):
         parts.append(f"{plural(at_once, 'run')} at once")
     return label, ", ".join((*parts, *_deadline_words(plan, wall)))
+
+
+def _of_it_evaluation(plan: Plan, left: Sequence[PlannedRun]) -> str:
+    """Return the part of a total that the times of training in the table lack, where one run at a time adds up."""
+    untrained = [replace(run, train_seconds=Quantity(value=0.0, unit="s")) for run in left]
+    seconds = totals_of(plan, untrained, side_by_side=False)["wall_seconds"]
+    is_sum = plan.machine.kind == "cpu" or runs_at_once(plan.machine, plan.gpus_per_run) == 1
+    return f" with {bare(seconds)} of evaluation" if is_sum and isinstance(seconds, Quantity) and seconds.value else ""
 
 
 def _deadline_words(plan: Plan, wall: Measured) -> list[str]:

@@ -12,7 +12,7 @@ from touchline.core.markup import escape, fence
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.table import Column, Section, present, section_markdown, table_section
 from touchline.core.text import capital, join_names
-from touchline.core.units import format_bytes, in_unit, measured, plural
+from touchline.core.units import format_bytes, measured, plural
 from touchline.estimate.evidence_used import evidence_line
 from touchline.experiment.data_config import shown_split, split_of
 from touchline.experiment.plan import Plan, PlannedRun, Revision
@@ -32,7 +32,7 @@ from touchline.plan.settings import collect_settings, setting_text, settings_tab
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.strategy.strategy import strategy_of
 
-_COHORT_COLUMNS = ("runs", "trained", "gain side by side", "saves", "est. time of all", "est. peak memory")
+_COHORT_COLUMNS = ("runs", "trained", "gain of steps", "saves with start-up", "est. time of all", "est. peak memory")
 
 
 def _cohorts(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -69,7 +69,7 @@ def _runs(plan: Plan) -> Section:
         rank = "-" if run.train is None else "all weights" if run.train.trains_all else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
-        disk = "-" if run.train is None else measured(in_unit(run.disk, "MiB"), 3)
+        disk = "-" if run.train is None else measured(run.disk, 3)
         parent = "-" if run.link is None else f"{run.link.parent} ({run.link.continue_}, {run.link.parent_checkpoint})"
         rows.append((run.name, run.model, rank, steps, time, _memory_cell(run, plan), disk, parent))
     chained = any(run.link for run in plan.runs)

@@ -1,8 +1,8 @@
 """Slots: runs trained at once on the CPU of this machine, each with its share of the threads.
 
 Several one-thread trainings use a CPU better than one training with all threads, because small matrix products do not
-divide well. Slots are taken where a probe measured both, the lower end of the gain of the whole plan exceeds `WORTH`,
-and memory fits.
+divide well. Slots are taken where a probe measured both, the expected gain of the whole plan exceeds `WORTH`, and
+memory fits. A wrong choice costs a few percent of the time, so the interval does not decide.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def choose_slots(
     words = f"predicted to be {gain.value:.2f} times as fast ({gain.low:.2f} to {gain.high:.2f})"
     if (obstacle := _memory_obstacle(trained, machine, count)) is not None:
         return SlotChoice(count=1, reason=f"{_runs(1)}: {obstacle}", gain=gain)
-    if gain.low is None or gain.low <= WORTH:
-        reason = f"{_runs(1)}: {count} slots are {words}, and are used only if the lower end is above {WORTH}"
+    if gain.value <= WORTH:
+        reason = f"{_runs(1)}: {count} slots are {words}, and are used only above {WORTH} times"
         return SlotChoice(count=1, reason=reason, gain=gain)
     reason = f"{_runs(count)} with {threads} each: {words} than one after the other with all threads"
     return SlotChoice(count=count, reason=reason, gain=gain)

@@ -99,22 +99,20 @@ def _prompts(plan: Plan) -> Iterator[str]:
         system = f", after the system turn {data.system!r}" if data.system else ""
         prompts.add(f"{how}{system}")
     own = plan.own_task
-    if own is not None and not own.takes_data:
-        yield f"Training prompt: {'; '.join(sorted(prompts))}. Prompts of {own.name}: its own{_changes(own)}"
-    else:
-        changed = "" if own is None or not own.own_prompt else f"; {own.name} changes it{_changes(own)}"
-        yield f"Prompt for training and evaluation: {'; '.join(sorted(prompts))}{changed}"
-    for task in plan.further_tasks:
+    yield f"{'Prompt for training and evaluation' if own is None else 'Training prompt'}: {'; '.join(sorted(prompts))}"
+    for task in (*([] if own is None else [own]), *plan.further_tasks):
         if task.is_file:
-            where = "the training prompt" if task.takes_data else "its own"
-            yield f"Prompt of {task.name}: {where}{_changes(task)}"
+            yield f"Prompt of {task.name}: {_prompt_of(task)}"
         elif any(run.data.messages is None for run in plan.runs):
             labels = plan.labels[0].labels if plan.labels else ()
             yield f"Prompt of {task.name}: {get_task(task.name, labels).prompt!r}"
 
 
-def _changes(task: EvaluationTask) -> str:
-    return f", with {'; '.join(dict.fromkeys(task.own_prompt))}" if task.own_prompt else ""
+def _prompt_of(task: EvaluationTask) -> str:
+    """Return the prompt of a task in a file, as far as the file shows it."""
+    built = "the training prompt, from its argument data" if task.takes_data else "its own (known when it runs)"
+    prompt = f"the task file builds its own, {' or '.join(map(repr, task.prompts))}" if task.prompts else built
+    return prompt + (f", with {'; '.join(dict.fromkeys(task.own_prompt))}" if task.own_prompt else "")
 
 
 def _labels(plan: Plan) -> Iterator[str]:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.core.machine import machine_text
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity, finite
 from touchline.core.status import TrainingOutcome
@@ -145,7 +146,10 @@ def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
         return
     machine = plan.machine
     yield "planned on", plan.date
-    yield "planned for", f"{machine.key}, {bare(machine.memory, 3)} ({machine.source}); executor {plan.executor}"
+    yield (
+        "planned for",
+        f"{machine_text(machine.key)}, {bare(machine.memory, 3)} ({machine.source}); executor {plan.executor}",
+    )
     yield "sha256 of experiment.yaml, overrides applied", plan.experiment_sha256
     if plan.overrides:
         yield "overrides", ", ".join(plan.overrides)

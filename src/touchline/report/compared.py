@@ -14,7 +14,7 @@ from touchline.core.scale import Scale
 from touchline.core.status import RunStatus
 from touchline.core.table import Cell, Column, Section, Table, Value, present, table_of
 from touchline.core.units import between, plural
-from touchline.report.formatting import SHARES, p_number
+from touchline.report.formatting import p_number
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Comparison
 
@@ -94,6 +94,8 @@ class ComparedRun:
     """Score of the task."""
     value: Measured
     """Mean score on the task, with its interval."""
+    is_share: bool = True
+    """Whether the score is a share of right answers."""
     final_val_loss: Measured
     """Last validation loss. Losses are comparable only with the same prompts and data."""
     train_seconds: Measured
@@ -173,16 +175,17 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
     parts = {run.condition: run.condition.replace(": ", ", ").split(", ") for run in runs}
     shared = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     tasks = list(dict.fromkeys(run.task for run in runs if run.task is not None))
+    unit = " (points)" if any(run.is_share for run in runs) else ""
     columns: tuple[Column | str, ...] = (
         *("condition", "experiment", *(["task"] if len(tasks) > 1 else [])),
-        *(Column(label, numeric=True) for label in (_score_label(runs), _difference_label(runs), "p (Holm)")),
+        *(Column(label, numeric=True) for label in (_score_label(runs), f"difference{unit}", "p (Holm)")),
         "conclusion",
         *(Column(label, numeric=True, is_wide=True) for label in ("validation loss", "training", "memory")),
         Column("run", is_wide=True),
     )
     rows: list[tuple[Value, ...]] = []
     for number, run in enumerate(runs):
-        scale = Scale(share=any(word in (run.score or "") for word in SHARES))
+        scale = Scale(share=run.is_share)
         difference: Value = None
         p: Value = None
         words = run.not_compared
@@ -202,10 +205,6 @@ def _scores(runs: Sequence[ComparedRun]) -> Table | None:
             )
         )
     return table_of(columns, rows, notes=(_NOTE,))
-
-
-def _difference_label(runs: Sequence[ComparedRun]) -> str:
-    return "difference (points)" if any(word in (run.score or "") for run in runs for word in SHARES) else "difference"
 
 
 def _score_label(runs: Sequence[ComparedRun]) -> str:

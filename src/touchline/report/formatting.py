@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from touchline.core.quantity import Quantity
-from touchline.core.scale import Scale
+from touchline.core.scale import Scale, scale_of_score
 from touchline.core.text import join_names
 from touchline.core.units import plural
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis
-
-SHARES = ("match", "accuracy", "correct")
-"""Substrings in the names of scores that are shares of right answers, also averaged over repeats."""
 
 
 def p_text(p: float) -> str:
@@ -35,12 +32,6 @@ def level_of(run: RunResult, factor: str) -> str | None:
 def at_least(value: Quantity) -> Quantity:
     """Return a sum with unknown parts as a lower bound."""
     return replace(value, low=value.value, high=None)
-
-
-def hours_number(hours: float, in_minutes: bool) -> str:
-    """Return device-hours, or their minutes: at least two digits, and whole numbers from 100 on."""
-    value = 60 * hours if in_minutes else hours
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if in_minutes else f"{value:.2f}"
 
 
 def relative(value: float, reference: float) -> str:
@@ -67,8 +58,7 @@ def family_words(analysis: Analysis, number: int, noun: str) -> str:
 
 def scale_of(analysis: Analysis) -> Scale:
     """Return the scale of an analysis: per cent for shares of right answers."""
-    within = all(0 <= score.value <= 1 for score in analysis.scores)
-    return Scale(share=analysis.binary or (within and any(word in analysis.score for word in SHARES)))
+    return scale_of_score(analysis.score, (score.value for score in analysis.scores), is_binary=analysis.binary)
 
 
 def scale_or_share(analyses: Sequence[Analysis]) -> Scale:

@@ -70,7 +70,7 @@ def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequen
         *_of_comparisons(analyses),
         *_of_answers(answers),
         *_of_plan(gathered.plan),
-        *(issue for run in gathered.runs for issue in _of_prompts(run)),
+        *(issue for run in gathered.runs for issue in (*_of_prompts(run), *_of_form(run))),
         *(issue for run in gathered.runs for issue in _notes(run)),
     ]
     known = {(issue.subject, issue.title) for issue in gathered.issues}
@@ -124,6 +124,24 @@ def _of_prompts(run: RunResult) -> Iterator[Issue]:
                 title="a task asks otherwise than training",
                 text=f"{record.label}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
             )
+
+
+def _of_form(run: RunResult) -> Iterator[Issue]:
+    """Yield that an untrained model's answers do not have the form of the right ones, which alone may cost its score.
+
+    An answer more than twice as long as every right one counts as another form.
+    """
+    samples = run.evaluations[-1].samples if run.kind is RunKind.CONTROL and run.evaluations else ()
+    longest = max((len(sample.target.strip()) for sample in samples), default=0)
+    other = [sample for sample in samples if len(sample.output.strip()) > 2 * longest and not sample.score]
+    if longest and 2 * len(other) > len(samples):
+        yield Issue(
+            weight=Severity.INFO,
+            subject=run.name,
+            title="answers of another form",
+            text=f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
+            "one. Its score may show the form of its answers, not the task; the control `shuffled` would tell.",
+        )
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from touchline.core.levels import settings_words
-from touchline.core.quantity import Measured
+from touchline.core.quantity import Measured, Quantity
 from touchline.core.table import Section
+from touchline.core.units import device_hours
 from touchline.data.scores import AskedItem
 from touchline.experiment.runs import Phase
 from touchline.plan.settings_table import RunSetting
@@ -230,6 +231,14 @@ class Report:
     """Means of every condition on every test set; None if test sets have no names."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(name, value) of versions, machine, hashes and revisions that the report is based on."""
+
+    @property
+    def predicted_cost(self) -> str:
+        """Return `predicted 2.7 min (1.7 to 4.6)`, in the plan's words."""
+        said = self.device_hours_planned
+        without = "" if self.strategy is None else f" without {self.strategy.stopping}"
+        note = f", {said.method}" if isinstance(said, Quantity) and said.method else ""
+        return f"predicted{without} {device_hours(said)}{note}"
 
     def strategy_section(self) -> Section | None:
         """Return cuts, looks and cost of a strategy. None without one."""

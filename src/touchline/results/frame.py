@@ -51,17 +51,26 @@ class Results(list[RunResult]):
         loss = f"train loss ({means.pop()})" if len(means) == 1 and None not in means else "train loss"
         columns = ("run", "status", f"{metric} (95%)", "val loss", "training", Column(loss, is_wide=True))
         rows: list[tuple[Value, ...]] = []
+        scale = self._scale()
         for run in self:
-            share = isinstance(run.score, Quantity) and 0 <= (run.score.low or 0.0) <= (run.score.high or 2.0) <= 1
             right = run.exact_match if run.metric == "exact match" else None
-            score = Scale(share=share).quantity(run.score, "" if right is None else f"{right.k}/{right.n}")
+            score = scale.quantity(run.score, "" if right is None else f"{right.k}/{right.n}")
             trained = (run.final_val_loss, run.train_seconds, run.final_train_loss)
             shown = trained if run.steps_planned is not None else (None, None, None)
             rows.append((run.name, status_words(run), score, *shown))
         return table_of(columns, rows)
 
+    def _scale(self) -> Scale:
+        # Who only counts or filters results does not wait for numpy.
+        from touchline.results.scored import scale_of_runs
+
+        return scale_of_runs(self)
+
     def __repr__(self) -> str:
-        scores = (run.name if isinstance(run.score, Missing) else f"{run.name} {run.score.value:.4g}" for run in self)
+        scale = self._scale()
+        scores = (
+            run.name if isinstance(run.score, Missing) else f"{run.name} {scale.value(run.score.value)}" for run in self
+        )
         return f"<results of {plural(len(self), 'run')}: {first_of(scores, _SHOWN)}>"
 
     def _repr_html_(self) -> str:

@@ -16,15 +16,16 @@ from numpy.random import PCG64, Generator
 from touchline.core.levels import SEEDS
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.scale import Scale, scale_of_score
 from touchline.core.units import plural
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, Phase, RunKind
 from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse_together
 from touchline.statistics.clustered import clustered_share
-from touchline.statistics.comparisons import TaskScores
+from touchline.statistics.comparisons import TaskScores, compare_together
 from touchline.statistics.conclusions import Analysis, Proportion, RunScore, ScoredRun
-from touchline.statistics.own_score import is_share
+from touchline.statistics.own_score import is_binary, is_share, run_scores
 from touchline.statistics.proportion import wilson, wilson_of_share
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.strata import tied_factors
@@ -39,7 +40,7 @@ def last_of_each(records: Sequence[EvaluationRecord]) -> dict[tuple[str, str], E
 
     The last checkpoint is fixed in advance: a checkpoint chosen for its score on these items would have a biased score.
     """
-    ordered = sorted((record for record in records if record.samples), key=lambda record: _in_order(record.checkpoint))
+    ordered = sorted((record for record in records if record.samples), key=lambda record: in_order(record.checkpoint))
     return {(record.label, record.score): record for record in ordered}
 
 
@@ -84,7 +85,8 @@ def _finite(score: float) -> float:
     return score if math.isfinite(score) else 0.0
 
 
-def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
+def in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
+    """Return a sort key that puts `epoch_2` before `epoch_10`."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint) if part)
 
 
@@ -131,8 +133,6 @@ def checkpoint_scores(result: RunResult, checkpoint: str) -> tuple[tuple[Evaluat
     Args:
         checkpoint: name of the checkpoint, `epoch_0`.
     """
-    from touchline.statistics.own_score import is_binary, run_scores
-
     found = []
     for record in (*result.evaluations, *result.other_evaluations):
         if record.checkpoint == checkpoint and record.samples:
@@ -148,12 +148,6 @@ def compared(results: list[RunResult]) -> list[RunResult]:
     A run that cannot be compared gets a note with the reason. Runs of explore are compared with nothing, and cut ones
     have no score.
     """
-    # Only who has results to compare waits for numpy.
-    from numpy.random import PCG64, Generator
-
-    from touchline.statistics.comparisons import compare_together
-    from touchline.statistics.own_score import is_binary, run_scores
-
     whole = [result for result in results if result.cut_after_step is None]
     explored = {result.name for result in results if result.phase is Phase.EXPLORE}
     last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in whole}
@@ -179,9 +173,16 @@ def compared(results: list[RunResult]) -> list[RunResult]:
     ]
 
 
-def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:
-    from touchline.statistics.own_score import is_binary, run_scores
+def scale_of_runs(results: Sequence[RunResult]) -> Scale:
+    """Return the scale of the runs' scores on the experiment's own task; per cent before anything is evaluated."""
+    records = [(result, next(iter(last_of_each(result.evaluations).values()), None)) for result in results]
+    scored = [scored_run(result, record) for result, record in records if record is not None]
+    metric = next((result.metric for result in results if result.metric is not None), "")
+    means = [result.score.value for result in results if isinstance(result.score, Quantity)]
+    return scale_of_score(metric, means, is_binary=is_binary(scored) if scored else not metric)
 
+
+def _set_scores(results: Sequence[RunResult]) -> dict[tuple[str, str], Measured]:
     found: dict[str, list[ScoredRun]] = {}
     for result in results:
         records = [each for each in (*result.evaluations, *result.other_evaluations) if each.test_set is not None]
@@ -275,8 +276,6 @@ def _named_later(test_set: str, runs: Sequence[str]) -> Note:
 
 def _sequential(analysis: Analysis, scored: Sequence[ScoredRun]) -> Analysis:
     """Return an analysis with the scores of explore's runs too, which are compared with nothing."""
-    from touchline.statistics.own_score import is_binary, run_scores
-
     scores, notes = run_scores(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))
     return replace(
         analysis,

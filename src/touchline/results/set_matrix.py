@@ -7,7 +7,7 @@ makes no claim: claims are contrasts, which are tested.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from statistics import fmean, stdev
@@ -20,6 +20,7 @@ from touchline.core.units import between, plural
 from touchline.experiment.experiment import TRAINING_KEYS
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.results.run_result import NOT_EVALUATED, RunResult, SetMatrix, SetRow
+from touchline.results.scored import scale_of_runs
 from touchline.statistics.student import t_quantile
 
 TRAINING_SET = TRAINING_KEYS[0]
@@ -66,14 +67,9 @@ def set_matrix(results: Sequence[RunResult]) -> SetMatrix | None:
         test_sets=sets,
         items=_items(results),
         metric=next((run.metric for run in results if run.metric is not None), "score"),
-        share=all(0 <= end <= 1 for result in results for score in result.set_scores.values() for end in _ends(score)),
+        share=scale_of_runs(results).share,
         rows=tuple(rows),
     )
-
-
-def _ends(score: Measured) -> Iterator[float]:
-    if isinstance(score, Quantity):
-        yield from (end for end in (score.value, score.low, score.high) if end is not None)
 
 
 def _training_set(result: RunResult, factor: str | None) -> str:

@@ -215,6 +215,11 @@ class ExperimentFolder:
         path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
         return written is not None and path.exists() and _sha256(read_bytes(path)) == written
 
+    def gone(self, runs: Iterable[str]) -> list[str]:
+        """Return the runs whose folders were prepared and are no longer there."""
+        prepared = self._prepared()
+        return [name for name in runs if name in prepared and not self.run(name).exists()]
+
     def is_trained(self, name: str) -> bool:
         """Return True if a run's training wrote its completion marker."""
         return (self.run(name) / "training.json").exists()

@@ -15,6 +15,7 @@ from touchline.core.status import HEARTBEAT_STALE_SECONDS, KILLED, Attempt, JobS
 from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
+from touchline.run.run_status import view_of_attempt
 from touchline.run.slurm_jobs import JobMatches
 from touchline.run.slurm_queries import SlurmQueries
 from touchline.run.slurm_views import JobEvidence, exited_on_its_own, is_alive, last_view, view_of
@@ -182,24 +183,11 @@ def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
 
 def _by_hand(attempt: Attempt, alive: bool) -> JobView:
     """Return the view of an attempt without the scheduler, `bash finetune.slurm` on a login node."""
-    start, end = attempt.start, attempt.exit
+    end = attempt.exit
     if alive:
-        state, reason = JobState.RUNNING, "started without SLURM"
-    else:
-        state = JobState.UNKNOWN if end is None else end.state
-        reason = KILLED if end is None else end.reason
-    return JobView(
-        job_id=start.job_id,
-        state=state,
-        active=alive,
-        source="exit file" if end is not None else "process" if attempt.alive is not None else "heartbeat",
-        reason=reason,
-        exit_code=None if end is None else end.code,
-        restarts=start.restart,
-        node=start.host,
-        started_unix=start.time_unix,
-        ended_unix=None if end is None else end.time_unix,
-    )
+        return view_of_attempt(attempt, JobState.RUNNING, "started without SLURM")
+    state, reason = (JobState.UNKNOWN, KILLED) if end is None else (end.state, end.reason)
+    return view_of_attempt(attempt, state, reason)
 
 
 def _tail(job: Job, job_id: str) -> str:

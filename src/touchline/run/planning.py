@@ -313,6 +313,8 @@ def commit_plan(
             folder.supersede(name)
         changed = folder.write_plan(plan_, runs_plan_markdown(plan_, findings))
     said = (*(each for each in notes if isinstance(each, str)), *_left_behind(folder, plan_))
+    gone = folder.gone([run.name for run in plan_.runs])
+    said += tuple(f"the folder of {name} is gone, with its results: the run starts again" for name in gone)
     marks = run_marks(folder, old, plan_, [] if old is None else changed_runs(old, plan_))
     return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=said, findings=findings, marks=marks)
 
@@ -380,6 +382,14 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
         raise InputError(error_count(str(path), places), findings=places)
     others = {run.name: run.accepted for run in old.runs if run.accepted}
     new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
+    levels = [level.factor for level in run_.levels]
+    for key in edits:
+        if key in levels or (key == "train.lora.rank" and f"rank{now[key]}" in name.split("_")):
+            raise InputError(
+                f"{name} is named and reported as {key}: {now[key]}, the edit is {edits[key]}",
+                expected="an edit of a setting that its name does not state",
+                hint=f"add {edits[key]} to {key} in experiment.yaml: it is a run of its own",
+            )
     changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
     return commit_plan(
         folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes

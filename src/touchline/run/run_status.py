@@ -137,19 +137,25 @@ def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView
     if not attempts:
         return None
     last = attempts[-1]
-    end, start = last.exit, last.start
+    end = last.exit
     if end is None and last.alive is None:
         # A heartbeat from the future: the clock jumped, and no scheduler is asked here that knows better.
         beat = None if last.heartbeat_unix is None else min(last.heartbeat_unix, now_unix)
         state = JobState.RUNNING if is_fresh(beat, now_unix) else JobState.UNKNOWN
     else:
         state = last.state
+    return view_of_attempt(last, state, end.reason if end is not None else KILLED if last.alive is False else "")
+
+
+def view_of_attempt(attempt: Attempt, state: JobState, reason: str) -> JobView:
+    """Return the view of a job that no scheduler knows."""
+    start, end = attempt.start, attempt.exit
     return JobView(
         job_id=start.job_id,
         state=state,
         active=state is JobState.RUNNING,
-        source="exit file" if end is not None else "heartbeat" if last.alive is None else "process",
-        reason=end.reason if end is not None else KILLED if last.alive is False else "",
+        source="exit file" if end is not None else "heartbeat" if attempt.alive is None else "process",
+        reason=reason,
         exit_code=None if end is None else end.code,
         restarts=start.restart,
         node=start.host,

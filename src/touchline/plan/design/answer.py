@@ -95,7 +95,7 @@ class DesignAnswer:
         )
 
     def _lines(self) -> Iterator[str]:
-        yield f"Cheapest for {self.detect_points:g} points: {self._words(self.cheapest)}"
+        yield f"Cheapest for {self._wanted}: {self._words(self.cheapest)}"
         yield f"Now: {self._words(self.now)}"
         if self.within_budget is not None:
             hours = f"{self.budget_hours:.3g} {self.hours_unit}"
@@ -104,7 +104,7 @@ class DesignAnswer:
         if self.contrasts > 1:
             holm = f", after Holm over {plural(self.contrasts, 'contrast')}"
         yield (
-            f"Question: which numbers of seeds and items establish a true difference of {self.detect_points:g} points "
+            f"Question: which numbers of seeds and items establish a true difference of {self._wanted} "
             f"between two levels with {target} power? Established: by both tests of the report at 5%{holm}"
         )
         for each in self.inputs:
@@ -134,6 +134,10 @@ class DesignAnswer:
             "n/a" if isinstance(time, Missing) else format_seconds(time.value),
         )
 
+    @property
+    def _wanted(self) -> str:
+        return f"{self.detect_points:g} point{'' if self.detect_points == 1 else 's'}"
+
     def _points(self, shown: Quantity) -> str:
         """Return a detectable difference; one above the wanted difference never reads as that."""
         most = self.detect_points * (1 + 1e-9)
@@ -145,7 +149,7 @@ class DesignAnswer:
 
     def _about(self) -> Iterator[str]:
         yield (
-            f"Design: seeds x items. Power: for {self.detect_points:g} points. Detects: the difference, in points, "
+            f"Design: seeds x items. Power: for {self._wanted}. Detects: the difference, in points, "
             f"that is established with {100 * POWER:.0f}% power. Each row has the fewest items that give its seeds "
             "this power, or all items where these are too few. Values are for the expected spread; in parentheses, all "
             "inputs at once at the ends of their intervals. Hours are those of a plan with these numbers."
@@ -154,7 +158,7 @@ class DesignAnswer:
     def __repr__(self) -> str:
         chosen = self.chosen
         found = "none" if isinstance(chosen, Missing) else f"{chosen.seeds} seeds x {chosen.items} items"
-        return f"<design of {self.experiment!r} for {self.detect_points:g} points: {found}>"
+        return f"<design of {self.experiment!r} for {self._wanted}: {found}>"
 
     def _repr_html_(self) -> str:
         from touchline.core.html import notebook_html

@@ -7,7 +7,6 @@ runs cannot be matched. Prompt and decoding may differ, since an experiment may 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,7 +19,9 @@ from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.experiment.runs import ControlKind, RunKind
 from touchline.report.compared import ComparedExperiments, ComparedRun, ComparedSide, ExperimentSummary, SettingRow
 from touchline.report.comparing.settings import DEVICE, MODEL, SEED, matching_keys, setting_rows
+from touchline.report.formatting import scale_of
 from touchline.results.run_result import RunResult
+from touchline.results.scored import in_order
 from touchline.statistics.analysis import analyse_together
 from touchline.statistics.comparisons import TaskScores
 from touchline.statistics.conclusions import Analysis, ScoredRun
@@ -33,7 +34,6 @@ _KIND = "kind"
 _KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
 _DRAWS = 7
 """Seed of the bootstrap, so that the same results give the same comparison."""
-_NUMBER = re.compile(r"(\d+)")
 _ASKED = ("task", "data.input", "data.output", "data.messages", "data.prompt", "data.system", "evaluate.")
 """Prefixes of keys that determine the prompts and the decoding."""
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
@@ -123,11 +123,12 @@ def _rows(condition: str, side: ExperimentSummary, run: RunResult) -> Iterator[C
     )
     records = _last_evaluations(run)
     for task, record in records.items():
-        (own,) = _analysed([_scored(run, record, side.label, "", is_reference=False)], task).scores
+        analysis = _analysed([_scored(run, record, side.label, "", is_reference=False)], task)
+        (own,) = analysis.scores
         value = Quantity(
             value=own.value, unit="1", low=own.low, high=own.high, coverage=own.coverage, method=own.method
         )
-        yield replace(row, task=task[0], score=task[1], value=value)
+        yield replace(row, task=task[0], score=task[1], value=value, is_share=scale_of(analysis).share)
     if not records:
         yield row
 
@@ -227,14 +228,9 @@ def _last_evaluations(run: RunResult) -> dict[Task, EvaluationRecord]:
     return {
         (each.task if is_own else each.label, each.score): each
         for is_own, records in ((True, run.evaluations), (False, run.other_evaluations))
-        for each in sorted(records, key=lambda each: _in_order(each.checkpoint))
+        for each in sorted(records, key=lambda each: in_order(each.checkpoint))
         if each.samples
     }
-
-
-def _in_order(checkpoint: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts epoch_10 after epoch_9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint)]
 
 
 def _notes(

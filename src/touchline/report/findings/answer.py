@@ -209,6 +209,9 @@ def _counted(family: Sequence[Comparison], control: str) -> str:
     for number, word in ((higher, "higher"), (lower, "lower")):
         if number == total:
             return f"{many} score{'s' if total == 1 else ''} {word} than {control}"
+    if not higher and not lower and all(each.difference.value < SAME for each in family):
+        who = f"{many} does not score" if total == 1 else "no fine-tuned run scores"
+        return f"Not established, and {who} above {control}"
     if not higher and not lower:
         return f"Not established: a difference between {many if total == 1 else 'fine-tuned runs'} and {control}"
     (number, word), *rest = [each for each in ((higher, "higher"), (lower, "lower")) if each[0]]

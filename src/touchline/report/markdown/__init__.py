@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from touchline.core.finding import Severity
 from touchline.core.markup import code, escape, fence
-from touchline.core.quantity import Measured, Missing, finite
 from touchline.core.status import RunStatus
 from touchline.core.table import Table, section_markdown, table_markdown
 from touchline.core.text import capital, join_names
-from touchline.core.units import bare, between, format_bytes, hours_unit, is_at_least, plural
+from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import settings_table
 from touchline.plan.settings_table import Origin
 from touchline.report.facts import is_failed_exit
 from touchline.report.figures import Chart
-from touchline.report.formatting import hours_number
 from touchline.report.issues import EXPERIMENT
 from touchline.report.markdown.links import figures, link
 from touchline.report.report import Report
@@ -219,25 +217,8 @@ def _training(report: Report, charts: Sequence[Chart], note: str) -> Iterator[st
 
 
 def _cost(report: Report) -> str:
-    """Return `2.7 minutes (CPU), predicted 2.7 (1.7 to 4.6).`"""
-    spent, planned = finite(report.device_hours), finite(report.device_hours_planned)
-    hours = [value.value for value in (spent, planned) if not isinstance(value, Missing)]
-    in_minutes = bool(hours) and max(hours) < 0.1
-    what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
-    unit = hours_unit(report.device)
-    unit = unit.replace("device-hours", "minutes").replace("hours", "minutes") if in_minutes else unit
-    least = "at least " if is_at_least(spent) else ""
-    measured = (
-        escape(str(spent)) if isinstance(spent, Missing) else f"{least}{hours_number(spent.value, in_minutes)} {unit}"
-    )
-    return f"{measured}; {what} {_with_ends(planned, in_minutes)}."
-
-
-def _with_ends(hours: Measured, in_minutes: bool) -> str:
-    if isinstance(hours, Missing):
-        return escape(str(hours))
-    ends = between(hours.low, hours.high, lambda end: hours_number(end, in_minutes))
-    return f"{hours_number(hours.value, in_minutes)}{ends}{f', {escape(hours.method)}' if hours.method else ''}"
+    """Return `2.7 device-minutes (CPU); predicted 2.7 min (1.7 to 4.6).`"""
+    return f"{escape(f'{device_hours(report.device_hours, hours_unit(report.device))}; {report.predicted_cost}')}."
 
 
 def _predictions(report: Report) -> str:

@@ -17,13 +17,13 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.scale import Scale
 from touchline.core.table import Section, Table, present, value_text
 from touchline.core.text import valid_utf8
-from touchline.core.units import bare, format_bytes, hours_unit, is_at_least, plural
+from touchline.core.units import bare, device_hours, format_bytes, hours_unit, plural
 from touchline.plan.settings import leading_text
 from touchline.report.colors import CONTROL, SeriesColor, inks, used
 from touchline.report.facts import is_asked_about
 from touchline.report.figures import Chart
 from touchline.report.findings.claims import CONTROL as AGAINST_CONTROL
-from touchline.report.formatting import hours_number, scale_of
+from touchline.report.formatting import scale_of
 from touchline.report.page.browser import browser_data
 from touchline.report.page.cells import ROWS_LIMIT, heading, page_table
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
@@ -46,8 +46,6 @@ _CLAIMS = 12
 _LABELED_RUNS = 60
 _MEASURED = ("run", "score", "difference", "p (Holm)", "train loss", "val loss", "gap")
 """Columns of runs that are shown even if all values are equal."""
-_SHORT_HOURS = 0.1
-"""Device-hours below which minutes are shown."""
 
 
 def report_html(
@@ -288,15 +286,9 @@ def cards(report: Report) -> tuple[Card, ...]:
         made += [*_answer_card(report), *_score_card(report, report.analyses[0])]
     spent, said = report.device_hours, report.device_hours_planned
     if not isinstance(spent, Missing):
-        in_minutes = max(spent.value, 0.0 if isinstance(said, Missing) else said.value) < _SHORT_HOURS
-        least, unit = "at least " if is_at_least(spent) else "", "min" if in_minutes else "h"
         label = hours_unit(report.device).replace("-hours", " time")
-        if not isinstance(said, Missing):
-            number, low, high = (hours_number(each or 0.0, in_minutes) for each in (said.value, said.low, said.high))
-            between = "" if said.low is None or said.high is None else f" ({low} to {high})"
-            what = "predicted" if report.strategy is None else f"predicted without {report.strategy.stopping}"
-            label += f", {what} {number}{between}"
-        made.append(Card(value=f"{least}{hours_number(spent.value, in_minutes)} {unit}", label=label))
+        label += "" if isinstance(said, Missing) else f", {report.predicted_cost}"
+        made.append(Card(value=device_hours(spent), label=label))
     counts = Counter(issue.weight for issue in report.issues)
     heavy = [weight for weight in (Severity.ERROR, Severity.WARNING) if counts[weight]]
     if heavy:

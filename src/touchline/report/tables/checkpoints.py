@@ -12,6 +12,7 @@ from touchline.core.text import join_names
 from touchline.core.units import bare, format_bytes, plural
 from touchline.experiment.runs import RunKind
 from touchline.report.report import Report
+from touchline.results.scored import in_order
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 
 VALID, CORRUPT, ABSENT, NOT_PLANNED = "✓", "✗", "○", "-"
@@ -19,7 +20,6 @@ _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}
 _COLUMNS = 10
 """Maximum number of checkpoint columns. With more, only their numbers are shown."""
 _SHARD = re.compile(r"\d{4,5}-of-\d{4,5}")
-_NUMBER = re.compile(r"(\d+)")
 _READ = {
     "headers": "sizes and headers were read; touchline report --deep reads every value",
     "values": "every value was read",
@@ -41,7 +41,7 @@ def checkpoint_section(report: Report) -> Section:
 def checkpoints_by_run(report: Report) -> Table | None:
     """Return a row per run with the verdict of each checkpoint, or with many checkpoints their numbers."""
     found, missing = report.verification.checkpoints, report.verification.missing
-    names = sorted({each.name for each in found} | {each.name for each in missing}, key=_in_order)
+    names = sorted({each.name for each in found} | {each.name for each in missing}, key=in_order)
     if not names:
         return None
     return _matrix(report, names) if len(names) <= _COLUMNS else _counts(report)
@@ -251,8 +251,3 @@ def storage_totals(report: Report) -> str:
             f"adapter. Without these models, which base and adapter give again, {saved} less"
         )
     return ". ".join(parts) + "."
-
-
-def _in_order(name: str) -> tuple[object, ...]:
-    """Return a sort key that puts `epoch_2` before `epoch_10`."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in _NUMBER.split(name))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from touchline.run.interview.interview import Interview
 
 
+DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
+"""Endings of data files."""
 NONE = "none"
 """Answer for nothing."""
 CREATE = "create"

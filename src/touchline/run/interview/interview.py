@@ -37,17 +37,18 @@ from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.plan.local.lengths import training_lengths
-from touchline.run.interview.answers import Question
+from touchline.run.interview.answers import DATA_SUFFIXES, Question
 from touchline.run.interview.questions import QUESTIONS
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.site_facts import gpus_offered
 
-_DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
 _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
 _LABEL_CHARACTERS = 60
+_INSTRUCTION = "instruction"
+"""Column of Alpaca files that says what to do in each row."""
 _DATA = "data"
 """Folder of example data in an experiment's folder."""
 
@@ -233,7 +234,7 @@ class Interview:
     def data_files(self) -> list[Path]:
         """Data files in the working directory, the largest first."""
         try:
-            files = [path for path in Path().iterdir() if path.suffix.lower() in _DATA_SUFFIXES and path.is_file()]
+            files = [path for path in Path().iterdir() if path.suffix.lower() in DATA_SUFFIXES and path.is_file()]
         except OSError:
             return []
         sizes = {path: path.stat().st_size for path in files if path.name not in _OTHER_FILES}
@@ -323,10 +324,14 @@ class Interview:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """Distinct answers, if they are a few labels; else empty."""
+        """Distinct answers, if they are a few labels; else empty. Instructions of many kinds have no common labels."""
+        inputs = (self.columns.input,) if isinstance(self.columns.input, str) else self.columns.input
+        rows = [row.values for split in read_rows(self._data[-1]).splits.values() for row in split]
+        asked = {str(row.get(_INSTRUCTION)) for row in rows} if _INSTRUCTION in inputs else set()
         answers = [example.answer for example in load_examples(self.columns, "train", Path())]
         labels = sorted(set(answers))
         is_few = 1 < len(labels) <= LISTED_LABELS and len(answers) >= _ROWS_PER_LABEL * len(labels)
+        is_few = is_few and len(asked) <= len(labels)
         return tuple(labels) if is_few and all(len(label) <= _LABEL_CHARACTERS for label in labels) else ()
 
     @functools.cached_property

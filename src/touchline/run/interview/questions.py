@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.run.interview.answers import (
     CREATE,
+    DATA_SUFFIXES,
     NONE,
     STUB,
     Default,
@@ -122,6 +124,8 @@ def _model_choices(interview: Interview) -> Sequence[str]:
 def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
     names = parts_of(texts)
     for name in names:
+        if Path(name).suffix.lower() in DATA_SUFFIXES:
+            raise InputError(f"{name!r} is a data file", expected="a base model", hint=f"--data {name}")
         interview.load_model(name)
     return names
 
@@ -261,16 +265,8 @@ def _validation_default(interview: Interview) -> Defaulted:
     return Default("epoch", f"{rows:,} validation rows, one pass per epoch costs least")
 
 
-def _controls_default(_: Interview) -> Defaulted:
-    return Default("base", "without the base the gain from training is unknown")
-
-
 def _control_choices(_: Interview) -> Sequence[str]:
     return [*(f"{name}: {shows}" for name, shows in _CONTROLS.items()), NONE]
-
-
-def _epochs_default(_: Interview) -> Defaulted:
-    return Default("1", "1 to 3 are usual; the validation loss shows whether more help")
 
 
 def _controls(texts: Sequence[str], _: Interview) -> tuple[str, ...]:
@@ -308,7 +304,7 @@ def _seeds(texts: Sequence[str], interview: Interview) -> object:
 
 
 def _name_default(interview: Interview) -> Defaulted:
-    return Default(interview.folder_name, "the folder's name")
+    return Default(interview.folder_name, f"the {'' if interview.folder.is_dir() else 'new '}folder's name")
 
 
 def _name(texts: Sequence[str], _: Interview) -> str:
@@ -343,14 +339,13 @@ def _question(name: str, default: Callable[[Interview], Defaulted], parse: Reade
     return Question(name=name, metavar=metavar, text=text, help=help_, default=default, parse=parse, **more)
 
 
-def _by_columns(interview: Interview) -> bool:
-    return interview.is_by_columns
-
-
+_BY_COLUMNS = attrgetter("is_by_columns")
+_BASE = Default("base", "without the base the gain from training is unknown")
+_ONE_EPOCH = Default("1", "1 to 3 are usual; the validation loss shows whether more help")
 QUESTIONS: tuple[Question, ...] = (
     _question("data", _data_default, _data, choices=_data_choices, is_list=True),
-    _question("input", _input_default, _input, applies=_by_columns, is_asked=False, is_list=True),
-    _question("output", _output_default, _output, applies=_by_columns, is_asked=False),
+    _question("input", _input_default, _input, applies=_BY_COLUMNS, is_asked=False, is_list=True),
+    _question("output", _output_default, _output, applies=_BY_COLUMNS, is_asked=False),
     _question("model", _model_default, _models, choices=_model_choices, is_list=True),
     _question("task", _task_default, _task, is_asked=False),
     _question("vary", _vary_default, factors, choices=_vary_choices, is_list=True),
@@ -364,8 +359,8 @@ QUESTIONS: tuple[Question, ...] = (
         setting_reader("train.validate_every_steps", unset="epoch"),
         key="train.validate_every_steps",
     ),
-    _question("controls", _controls_default, _controls, choices=_control_choices, is_list=True),
-    _question("epochs", _epochs_default, setting_reader("train.epochs"), key="train.epochs"),
+    _question("controls", lambda _: _BASE, _controls, choices=_control_choices, is_list=True),
+    _question("epochs", lambda _: _ONE_EPOCH, setting_reader("train.epochs"), key="train.epochs"),
     _question("packing", _packing_default, _packing, key="train.packed"),
     _question("seeds", _seeds_default, _seeds, is_asked=False, is_list=True),
     _question("name", _name_default, _name),
