@@ -99,6 +99,11 @@ class Ground:
         os.environ.update(self.env)
         os.chdir(folder.parent)
 
+    def restore(self) -> None:
+        """Give the experiment the files that it had."""
+        shutil.rmtree(self.experiment)
+        shutil.copytree(self.experiment.with_name("other"), self.experiment)
+
     def fresh(self) -> Path:
         """Return an empty folder."""
         folder = self.experiment.with_name("input")
@@ -208,8 +213,7 @@ def logs(ground: Ground, chance: random.Random) -> Words:
 
 def request(ground: Ground, chance: random.Random) -> tuple[str, dict[str, Any]]:
     """Return a tool and its arguments, of which one or two are changed; the files that it reads may be changed too."""
-    shutil.rmtree(ground.experiment)
-    shutil.copytree(ground.experiment.with_name("other"), ground.experiment)
+    ground.restore()
     folder, rows = str(ground.experiment), ground.experiment / "data" / "rows.json"
     while not write_rows(rows, chance):
         pass
@@ -383,6 +387,7 @@ def _answer(ground: Ground, method: str, parameters: dict[str, Any]) -> dict[str
 def try_kind(ground: Ground, kind: str, options: argparse.Namespace, failures: list[str]) -> Counter[str]:
     """Try inputs of one kind both ways. Return the counts; print what fails for the first time."""
     counts: Counter[str] = Counter({kind: 0})
+    ground.restore()
     for way, count in (("in process", options.count), ("command", options.commands)):
         for number in range(count):
             chance = random.Random(f"{options.seed} {kind} {way} {number}")  # noqa: S311 (made-up input)
@@ -400,7 +405,7 @@ def try_kind(ground: Ground, kind: str, options: argparse.Namespace, failures: l
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try every kind, then print a row for each."""
+    """Try every kind, and print its rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--count", type=int, default=1000)
@@ -410,22 +415,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     failures: list[str] = []
     endings = ("accepted", "refused", "internal", "hang", "no answer")
-    rows = [f"{'kind':10}{'way':12}" + "".join(f"{each:>10}" for each in endings)]
+    print(f"{'kind':10}{'way':12}" + "".join(f"{each:>10}" for each in endings))
     with tempfile.TemporaryDirectory() as text:
         ground = Ground(Path(text))
         ground.make()
         for kind in options.kinds:
             counts = try_kind(ground, kind, options, failures)
             for way in ("in process", "command"):
-                rows.append(f"{kind:10}{way:12}" + "".join(f"{counts[f'{way} {each}']:10}" for each in endings))
+                print(f"{kind:10}{way:12}" + "".join(f"{counts[f'{way} {each}']:10}" for each in endings), flush=True)
             if kind == "overrides" and options.count:
                 share = 100 * counts["read"] / options.count
-                rows.append(f"overrides that pass the reader: {share:.0f}%, at least {LEAST_READ_PERCENT}% wanted")
+                print(f"overrides that pass the reader: {share:.0f}%, at least {LEAST_READ_PERCENT}% wanted")
                 failures += ["too few overrides pass the reader"] * (share < LEAST_READ_PERCENT)
         if ground.server is not None:
             ground.server.kill()
         os.chdir(ROOT)
-    print("\n".join(rows))
     return 1 if failures else 0
 
 

@@ -38,6 +38,7 @@ from tests.slurm.cluster import Cluster  # noqa: E402
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
+from touchline.data.metrics_file import read_metrics  # noqa: E402
 
 RUN, STEPS = "1M_rank2", 160
 KILLS = 4
@@ -129,10 +130,12 @@ class Place:
         for name, value in self.reference.items():
             kind = "adapters" if name.endswith("safetensors") else "answers"
             self.counts[f"{kind} equal" if found.get(name) == value else f"{kind} not equal"] += 1
-        rows = [json.loads(line) for line in (folder / RUN / "metrics.jsonl").read_text().splitlines()]
-        done = Counter(row["step"] for row in rows if row["event"] == "step")
-        self.counts["steps lost"] += len(set(range(1, STEPS + 1)) - done.keys())
-        self.counts["steps twice"] += sum(count - 1 for count in done.values())
+        metrics = folder / RUN / "metrics.jsonl"
+        rows = [json.loads(line)["event"] for line in metrics.read_text().splitlines()]
+        steps = Counter(row.step for row in read_metrics(metrics).steps)
+        self.counts["steps lost"] += len(set(range(1, STEPS + 1)) - steps.keys())
+        self.counts["steps twice"] += sum(count - 1 for count in steps.values())
+        self.counts["again after a kill: steps"] += rows.count("step") - steps.total()
         self.counts["files left"] += sum(name.name.endswith(".tmp") for name in folder.rglob("*"))
         self.counts["processes left"] += len(_alive(folder))
         self.counts["rounds"] += 1
@@ -325,7 +328,9 @@ PARTS: dict[str, tuple[Callable[[Place, int], None], int]] = {
     "copy": (copy, 4),
 }
 """What happens, and of how many rounds of kills one has it."""
-RIGHT = re.compile(r"(adapters|answers) equal|rounds|kills: |repeated|ended with|disk filled|commands|jumps|copies")
+RIGHT = re.compile(
+    r"(adapters|answers) equal|again after|rounds|kills: |repeated|ended with|disk filled|commands|jumps|copies"
+)
 """Counts that may be above zero."""
 
 
