@@ -130,12 +130,12 @@ class Place:
         for name, value in self.reference.items():
             kind = "adapters" if name.endswith("safetensors") else "answers"
             self.counts[f"{kind} equal" if found.get(name) == value else f"{kind} not equal"] += 1
-        metrics = folder / RUN / "metrics.jsonl"
-        rows = [json.loads(line)["event"] for line in metrics.read_text().splitlines()]
-        steps = Counter(row.step for row in read_metrics(metrics).steps)
+        metrics = read_metrics(folder / RUN / "metrics.jsonl")
+        steps = Counter(row.step for row in metrics.steps)
         self.counts["steps lost"] += len(set(range(1, STEPS + 1)) - steps.keys())
         self.counts["steps twice"] += sum(count - 1 for count in steps.values())
-        self.counts["again after a kill: steps"] += rows.count("step") - steps.total()
+        self.counts["done again after the last saved state: steps"] += metrics.superseded_steps
+        self.counts["cut lines of metrics"] += metrics.torn_lines
         self.counts["files left"] += sum(name.name.endswith(".tmp") for name in folder.rglob("*"))
         self.counts["processes left"] += len(_alive(folder))
         self.counts["rounds"] += 1
@@ -329,7 +329,7 @@ PARTS: dict[str, tuple[Callable[[Place, int], None], int]] = {
 }
 """What happens, and of how many rounds of kills one has it."""
 RIGHT = re.compile(
-    r"(adapters|answers) equal|again after|rounds|kills: |repeated|ended with|disk filled|commands|jumps|copies"
+    r"(adapters|answers) equal|done again|cut lines|rounds|kills: |repeated|ended with|disk filled|commands|jumps|copies"
 )
 """Counts that may be above zero."""
 
