@@ -200,30 +200,45 @@ def rows_of(made: Any) -> list[Any]:
     return [row for part in made.values() if isinstance(part, list) for row in part]
 
 
+def write_rows(path: Path, chance: random.Random) -> bool:
+    """Write changed rows in the form that the file's ending says. Return False if no parquet file can hold them."""
+    made = mutated(chance.choice(ROWS), chance)
+    rows = rows_of(made)
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        try:
+            parquet.write_table(pyarrow.Table.from_pylist([row for row in rows if isinstance(row, dict)]), path)
+        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
+            return False
+    elif path.suffix == ".json":
+        path.write_bytes(to_json(made))
+    elif path.suffix == ".jsonl":
+        path.write_bytes(b"\n".join(to_json(row) for row in rows) + b"\n")
+    else:
+        cells = [",".join(map(str, row.values())) if isinstance(row, dict) else str(row) for row in rows]
+        path.write_bytes("\n".join(["input,output", *cells]).encode(errors="surrogatepass"))
+    return True
+
+
+def data_commands(copied: Path, path: Path) -> tuple[tuple[str | Path, ...], ...]:
+    """Commands that read a dataset in an experiment's folder."""
+    return (
+        ("check", path),
+        ("data", "show", path),
+        ("data", "audit", path, "--json"),
+        ("plan", copied, "--dry-run", f"data.path={path.relative_to(copied)}"),
+        ("pack", "compare", path, "--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "64"),
+    )
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "parquet"])
 def test_datasets(copied: Path, form: str) -> None:
     """Whole numbers beyond a float, halves of characters, nested cells."""
     path = copied / "data" / f"rows.{form}"
     for chance in draws(form, 15):
-        made = mutated(chance.choice(ROWS), chance)
-        rows = rows_of(made)
-        if form == "parquet":
-            pyarrow = pytest.importorskip("pyarrow")
-            parquet = pytest.importorskip("pyarrow.parquet")
-            try:
-                parquet.write_table(pyarrow.Table.from_pylist([row for row in rows if isinstance(row, dict)]), path)
-            except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
-                continue
-        elif form == "json":
-            path.write_bytes(to_json(made))
-        elif form == "jsonl":
-            path.write_bytes(b"\n".join(to_json(row) for row in rows) + b"\n")
-        else:
-            cells = [",".join(map(str, row.values())) if isinstance(row, dict) else str(row) for row in rows]
-            path.write_bytes("\n".join(["input,output", *cells]).encode(errors="surrogatepass"))
-        plan = ("plan", copied, "--dry-run", f"data.path={path.relative_to(copied)}")
-        pack = ("pack", "compare", path, "--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "64")
-        survives(chance, ("check", path), ("data", "show", path), ("data", "audit", path, "--json"), plan, pack)
+        if write_rows(path, chance):
+            survives(chance, *data_commands(copied, path))
 
 
 def test_integers_beyond_a_float_and_halves_of_characters_in_rows(copied: Path) -> None:
@@ -240,19 +255,34 @@ def test_integers_beyond_a_float_and_halves_of_characters_in_rows(copied: Path) 
             assert "internal error" not in json.dumps(found, ensure_ascii=False).encode().decode()
 
 
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
+
+
+def write_model(folder: Path, tiny_model: Path, chance: random.Random) -> None:
+    """Write the tiny model with one file changed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny_model, folder)
+    path = folder / chance.choice([name for name in MODEL_FILES if (folder / name).is_file()])
+    path.write_bytes(changed(path, chance))
+
+
+def model_commands(copied: Path, folder: Path) -> tuple[tuple[str | Path, ...], ...]:
+    """Commands that read a model's folder."""
+    words = copied / "data" / "words.json"
+    return (
+        ("models", "show", folder),
+        ("plan", copied, "--dry-run", f"models=[{folder}]"),
+        ("estimate", "--model", folder, "--gpu", "A100-80GB", "--padded-length", "64"),
+        ("pack", "compare", words, "--tokenizer", folder, "--max-seq-len", "64"),
+    )
+
+
 def test_files_of_a_model(tiny_model: Path, copied: Path, tmp_path: Path) -> None:
     """config.json, tokenizer files, headers of weights."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
+    folder = tmp_path / "other"
     for chance in draws("model", 25):
-        folder = tmp_path / "other"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(tiny_model, folder)
-        path = folder / chance.choice([name for name in names if (folder / name).is_file()])
-        path.write_bytes(changed(path, chance))
-        plan = ("plan", copied, "--dry-run", f"models=[{folder}]")
-        estimate = ("estimate", "--model", folder, "--gpu", "A100-80GB", "--padded-length", "64")
-        pack = ("pack", "compare", copied / "data" / "words.json", "--tokenizer", folder, "--max-seq-len", "64")
-        survives(chance, ("models", "show", folder), plan, estimate, pack)
+        write_model(folder, tiny_model, chance)
+        survives(chance, *model_commands(copied, folder))
 
 
 def test_lengths_and_tokens_that_no_tokenizer_may_have(tiny_model: Path, copied: Path, tmp_path: Path) -> None:
