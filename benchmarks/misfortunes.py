@@ -329,7 +329,8 @@ PARTS: dict[str, tuple[Callable[[Place, int], None], int]] = {
 }
 """What happens, and of how many rounds of kills one has it."""
 RIGHT = re.compile(
-    r"(adapters|answers) equal|done again|cut lines|rounds|kills: |repeated|ended with|disk filled|commands|jumps|copies"
+    r"(adapters|answers) equal|done again|cut lines|rounds|kills: |repeated|ended with|disk filled|commands"
+    r"|jumps|copies"
 )
 """Counts that may be above zero."""
 
