@@ -1,6 +1,7 @@
 """One function derives a run's status, whoever asks; a scheduler's word alone never makes a run complete."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -160,6 +161,13 @@ def test_a_folder_tells_of_a_job_by_its_files(one: Attempt, state: JobState, act
     assert found is not None
     assert (found.state, found.active, found.restarts) == (state, active, 1)
     assert found.exit_code == (None if one.exit is None else 3)
+
+
+def test_an_attempt_takes_what_a_clock_measured_that_nobody_sets() -> None:
+    ended = attempt(code=3, beat=NOW - 5)
+    assert ended.exit is not None
+    exact = replace(ended, exit=replace(ended.exit, elapsed_seconds=420.0))
+    assert [each.seconds for each in (exact, ended, attempt(beat=NOW - 5), attempt())] == [420.0, 499.0, 495.0, None]
 
 
 def test_an_attempt_that_found_another_one_at_work_does_not_count() -> None:

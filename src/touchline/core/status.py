@@ -227,6 +227,14 @@ class Attempt:
     """Whether its process is there; none when it is on another machine."""
 
     @property
+    def seconds(self) -> float | None:
+        """Its seconds until its exit, by a clock that nobody sets where it is recorded, or until its last heartbeat."""
+        if self.exit is not None and self.exit.elapsed_seconds is not None:
+            return self.exit.elapsed_seconds
+        end = self.heartbeat_unix if self.exit is None else self.exit.time_unix
+        return None if end is None else max(end - self.start.time_unix, 0.0)
+
+    @property
     def state(self) -> JobState:
         """The attempt's state in SLURM's words."""
         if self.exit is not None:
