@@ -61,7 +61,7 @@ def _prepare(
     planned = with_arrivals(planned, settings)
     if accept:
         if run is None:
-            raise InputError("--accept needs one run", hint="touchline prepare DIR --run RUN --accept")
+            raise InputError("--accept needs one run", hint="--run RUN --accept")
         planned = accept_edits(planned, settings, run)
     else:
         refuse_findings(planned, settings, approved=approved)

@@ -182,7 +182,7 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
         raise FindingsError(
             error_count(loaded.document.path, errors),
             findings=errors,
-            hint=f"touchline check --explain {errors[0].code}, or --allow {errors[0].code} to ignore it",
+            hint=f"touchline check --explain {errors[0].code}; `touchline plan` takes --allow {errors[0].code}",
         )
 
 
@@ -367,7 +367,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     run_ = old.run(name)
     if run_ is None or run_.train is None:
-        raise InputError(f"{name} is a control without training", hint="touchline plan DIR --accept")
+        raise InputError(f"{name} is a control without training", hint=plan_command(folder, (), "--accept"))
     now = flat_settings(run_)
     edits = {key: value for key, value in edited.items() if now.get(key) != value}
     if shared := [one_for_all(key, document.where(key.split("."))) for key in edits if key in ONE_FOR_ALL]:
