@@ -9,12 +9,14 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from tests.forking import server, sitecustomize
 
 from tools.tiny_model import write_tiny_model
+from touchline.core.json_answer import plain
 
 # The machine's load must not decide on a test's verdict, so no example has a deadline; nor must luck decide on whether
 # a change lands: there the examples are the same each time, while by hand they are drawn anew.
@@ -90,6 +92,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         yield
     finally:
         item.user_properties.append(("ended", sum(os.times()[:4])))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Keep half characters in a failure's text from ending the whole run: it goes from process to process as UTF-8."""
+    return plain((yield))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
