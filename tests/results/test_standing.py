@@ -1,6 +1,7 @@
 """One function derives a run's status, whoever asks; a scheduler's word alone never makes a run complete."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -140,6 +141,16 @@ def attempt(*, code: int | None = None, alive: bool | None = None, beat: float |
     )
     end = None if code is None else AttemptExit(job_id="7", restart=1, code=code, reason="failed", time_unix=NOW - 1)
     return Attempt(start=start, exit=end, heartbeat_unix=beat, alive=alive)
+
+
+def test_an_attempt_lasts_by_a_clock_that_does_not_jump() -> None:
+    """By its exit record's own seconds; records of 0.1.0 have none, and a killed attempt has its heartbeat alone."""
+    ended = attempt(code=0)
+    assert ended.exit is not None
+    jumped = replace(ended.exit, time_unix=NOW + 86_400, elapsed_seconds=20.0)
+    assert replace(ended, exit=jumped).elapsed_seconds == 20.0
+    assert (ended.elapsed_seconds, attempt(beat=NOW - 490).elapsed_seconds) == (499.0, 10.0)
+    assert (attempt(beat=NOW - 600).elapsed_seconds, attempt().elapsed_seconds) == (0.0, None)
 
 
 @pytest.mark.parametrize(

@@ -235,12 +235,11 @@ def _attempt_row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
 
 
 def _attempt_seconds(attempt: Attempt) -> Measured:
-    if attempt.exit is not None:
-        return Quantity(value=max(attempt.exit.time_unix - attempt.start.time_unix, 0.0), unit="s", method="its clock")
-    if attempt.heartbeat_unix is None:
+    seconds = attempt.elapsed_seconds
+    if seconds is None:
         return Missing(missing="no heartbeat")
-    lasted = max(attempt.heartbeat_unix - attempt.start.time_unix, 0.0)
-    return Quantity(value=lasted, unit="s", method="until its last heartbeat")
+    method = "until its last heartbeat" if attempt.exit is None else "its clock"
+    return Quantity(value=seconds, unit="s", method=method)
 
 
 def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:

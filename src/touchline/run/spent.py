@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from touchline.core.status import Attempt
 from touchline.core.units import seconds_to_hours
 from touchline.run.planning import LoadedPlan
 from touchline.run.run_status import drop_lock_conflicts
@@ -38,11 +37,4 @@ def _seconds(status: Path) -> dict[tuple[str, int], float]:
 
 def _attempts(status: Path) -> Iterator[tuple[tuple[str, int], float]]:
     for attempt in drop_lock_conflicts(read_attempts(status)):
-        yield (attempt.start.job_id, attempt.start.restart), _elapsed(attempt)
-
-
-def _elapsed(attempt: Attempt) -> float:
-    if attempt.exit is not None and attempt.exit.elapsed_seconds is not None:
-        return attempt.exit.elapsed_seconds
-    end = attempt.heartbeat_unix if attempt.exit is None else attempt.exit.time_unix
-    return 0.0 if end is None else max(end - attempt.start.time_unix, 0.0)
+        yield (attempt.start.job_id, attempt.start.restart), attempt.elapsed_seconds or 0.0
