@@ -143,6 +143,16 @@ def attempt(*, code: int | None = None, alive: bool | None = None, beat: float |
     return Attempt(start=start, exit=end, heartbeat_unix=beat, alive=alive)
 
 
+def test_an_attempt_lasts_by_a_clock_that_does_not_jump() -> None:
+    """By its exit record's own seconds; records of 0.1.0 have none, and a killed attempt has its heartbeat alone."""
+    ended = attempt(code=0)
+    assert ended.exit is not None
+    jumped = replace(ended.exit, time_unix=NOW + 86_400, elapsed_seconds=20.0)
+    assert replace(ended, exit=jumped).elapsed_seconds == 20.0
+    assert (ended.elapsed_seconds, attempt(beat=NOW - 490).elapsed_seconds) == (499.0, 10.0)
+    assert (attempt(beat=NOW - 600).elapsed_seconds, attempt().elapsed_seconds) == (0.0, None)
+
+
 @pytest.mark.parametrize(
     ("one", "state", "active"),
     [
@@ -161,13 +171,6 @@ def test_a_folder_tells_of_a_job_by_its_files(one: Attempt, state: JobState, act
     assert found is not None
     assert (found.state, found.active, found.restarts) == (state, active, 1)
     assert found.exit_code == (None if one.exit is None else 3)
-
-
-def test_an_attempt_takes_what_a_clock_measured_that_nobody_sets() -> None:
-    ended = attempt(code=3, beat=NOW - 5)
-    assert ended.exit is not None
-    exact = replace(ended, exit=replace(ended.exit, elapsed_seconds=420.0))
-    assert [each.seconds for each in (exact, ended, attempt(beat=NOW - 5), attempt())] == [420.0, 499.0, 495.0, None]
 
 
 def test_an_attempt_that_found_another_one_at_work_does_not_count() -> None:

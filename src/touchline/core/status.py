@@ -227,14 +227,6 @@ class Attempt:
     """Whether its process is there; none when it is on another machine."""
 
     @property
-    def seconds(self) -> float | None:
-        """Its seconds until its exit, by a clock that nobody sets where it is recorded, or until its last heartbeat."""
-        if self.exit is not None and self.exit.elapsed_seconds is not None:
-            return self.exit.elapsed_seconds
-        end = self.heartbeat_unix if self.exit is None else self.exit.time_unix
-        return None if end is None else max(end - self.start.time_unix, 0.0)
-
-    @property
     def state(self) -> JobState:
         """The attempt's state in SLURM's words."""
         if self.exit is not None:
@@ -242,3 +234,11 @@ class Attempt:
         if self.alive is None:
             return JobState.UNKNOWN
         return JobState.RUNNING if self.alive else JobState.FAILED
+
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """Seconds until its end, else until its last heartbeat; None if there is neither."""
+        if self.exit is not None and self.exit.elapsed_seconds is not None:
+            return self.exit.elapsed_seconds
+        end = self.heartbeat_unix if self.exit is None else self.exit.time_unix
+        return None if end is None else max(end - self.start.time_unix, 0.0)

@@ -235,10 +235,11 @@ def _attempt_row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
 
 
 def _attempt_seconds(attempt: Attempt) -> Measured:
-    if attempt.seconds is None:
+    seconds = attempt.elapsed_seconds
+    if seconds is None:
         return Missing(missing="no heartbeat")
     method = "until its last heartbeat" if attempt.exit is None else "its clock"
-    return Quantity(value=attempt.seconds, unit="s", method=method)
+    return Quantity(value=seconds, unit="s", method=method)
 
 
 def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:

@@ -37,4 +37,4 @@ def _seconds(status: Path) -> dict[tuple[str, int], float]:
 
 def _attempts(status: Path) -> Iterator[tuple[tuple[str, int], float]]:
     for attempt in drop_lock_conflicts(read_attempts(status)):
-        yield (attempt.start.job_id, attempt.start.restart), attempt.seconds or 0.0
+        yield (attempt.start.job_id, attempt.start.restart), attempt.elapsed_seconds or 0.0
