@@ -255,7 +255,10 @@ def test_short_costs_are_in_minutes() -> None:
     planned = Quantity(value=0.06, unit="h", low=0.03, high=0.16, coverage=0.9)
     short = replace(report, device_hours=Quantity(value=0.045, unit="h"), device_hours_planned=planned, device="CPU")
     assert "**Cost:** 2.7 device-minutes (CPU); predicted 3.6 min (1.8 to 9.6)." in results_markdown(short, ())
-    assert "**Cost:** 0.20 GPU-hours; predicted 0.06 (0.03 to 0.16)." in results_markdown(
+    months = replace(planned, value=1234.5, low=900, high=15_000)
+    long = replace(report, device_hours=Quantity(value=1.0, unit="h"), device_hours_planned=months, device="GPU")
+    assert "**Cost:** 1 GPU-hour; predicted 1,234 h (900 to 15,000)." in results_markdown(long, ())
+    assert "**Cost:** 0.2 GPU-hours; predicted 3.6 min (1.8 to 9.6)." in results_markdown(
         replace(short, device="GPU", device_hours=Quantity(value=0.2, unit="h")), ()
     )
 

@@ -153,8 +153,11 @@ def device_hours(hours: Measured, unit: str = "h") -> str:
         return str(hours)
     per, unit = (60, "min" if unit == "h" else unit.replace("hours", "minutes")) if hours.value < 0.1 else (1, unit)
     least = "at least " if is_at_least(hours) else ""
-    ends = between(hours.low, hours.high, lambda end: f"{per * end:.2g}")
-    return f"{least}{per * hours.value:.3g} {unit}{ends}"
+    number = f"{per * hours.value:.3g}" if per * hours.value < 999.5 else f"{per * hours.value:,.0f}"
+    ends = between(hours.low, hours.high, lambda end: f"{per * end:.2g}" if per * end < 99.5 else f"{per * end:,.0f}")
+    if number == "1":
+        unit = unit.replace("hours", "hour").replace("minutes", "minute")
+    return f"{least}{number} {unit}{ends}"
 
 
 def in_unit(value: Measured, unit: str) -> Measured:

@@ -169,7 +169,7 @@ def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict
 def data_parts(paths: Sequence[str]) -> dict[str, str]:
     """Return short dataset names, `words9L` for words_9L_80P_2000.json: the first word and the difference.
 
-    Files with one name are told apart by their folders.
+    Files with the same name are named by their folders.
     """
     distinct = list(dict.fromkeys(paths))
     if len({path.rsplit("/", 1)[-1] for path in distinct}) < len(distinct):

@@ -140,7 +140,7 @@ def _of_form(run: RunResult) -> Iterator[Issue]:
             subject=run.name,
             title="answers of another form",
             text=f"{len(other):,} of {len(samples):,} answers are wrong and more than twice as long as every right "
-            "one. Its score may show the form of its answers, not the task; the control `shuffled` would tell.",
+            "one. Its score may show the form of its answers, not the task; the control `shuffled` separates the two.",
         )
 
 
