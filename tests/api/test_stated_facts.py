@@ -282,6 +282,7 @@ def test_the_commands_say_and_take_the_facts(
     assert "--dataset data.json" in hint
     monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(place / "none"))
     ask = ("estimate", "--model", MODEL, "--backend", "trl", "--seq-len", "64", "--mean-length", "20", "--gpu", "T4")
+    ask += ("--base-dtype", "float16")
     code, _, talk = call(*ask, "--prior", "logs/night_21.out")
     assert code == 2
     facts = whole(gpu="T4", precision="fp16")

@@ -48,7 +48,7 @@ class TouchlineError(Exception):
 
 
 class StoppedError(BaseException):
-    """Work is stopped by its caller: it was cancelled, or its time is over. No handler of faults takes it."""
+    """Work is stopped by its caller: it was cancelled, or its time is over. No handler of errors takes it."""
 
 
 class RunsFailedError(TouchlineError):

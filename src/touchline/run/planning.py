@@ -182,7 +182,7 @@ def _refuse_memory(plan_: Plan, loaded: LoadedExperiment, started: Collection[st
         raise FindingsError(
             error_count(loaded.document.path, errors),
             findings=errors,
-            hint=f"touchline check --explain {errors[0].code}; `touchline plan` takes --allow {errors[0].code}",
+            hint=f"touchline check --explain {errors[0].code} (`touchline plan` takes --allow {errors[0].code})",
         )
 
 

@@ -107,7 +107,7 @@ class PlannedExperiment:
         if errors:
             kind = InputError if self.plan is None else FindingsError
             first = errors[0]
-            allow = f"; `touchline plan` takes --allow {first.code}" if first.allowable else ""
+            allow = f" (`touchline plan` takes --allow {first.code})" if first.allowable else ""
             raise kind(
                 error_count(self.seen.loaded.document.path, errors),
                 findings=[*errors, *(each for each in self.findings if each.code == NOT_CHECKED)],
