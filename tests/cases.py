@@ -29,7 +29,6 @@ def parametrize(names: str, *rows: object, ids: Sequence[str] | None = None) -> 
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path

@@ -87,7 +87,6 @@ def interrupted(*arguments: str, env: dict[str, str], when: Callable[[], object]
 
 
 def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
     if any(
         env.get(name) != os.environ.get(name) for name in env.keys() | os.environ.keys() if name.startswith("PYTHON")
     ):

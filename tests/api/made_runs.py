@@ -51,7 +51,6 @@ _ROWS: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 
 
 def rows(items: Sequence[MetricsRow]) -> bytes:
-    """Lines of a metrics.jsonl."""
     return b"".join(_ROWS.dump_json(row) + b"\n" for row in items)
 
 
@@ -96,7 +95,6 @@ def end(
     folder: Path, *, code: int = 0, reason: str = "completed", at: float = 1100.0, job_id: str = "local-1",
     restart: int = 0,
 ) -> None:  # fmt: skip
-    """An attempt ends."""
     told = {"job_id": job_id, "restart": restart, "code": code, "reason": reason, "time_unix": at}
     (folder / "status" / f"exit.{job_id}.{restart}.json").write_text(json.dumps(told))
 

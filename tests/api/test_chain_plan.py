@@ -18,7 +18,6 @@ EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
 
 
 def planned(folder: Path, settings: UserConfig, text: str = CHAIN, **options: bool) -> Plan:
-    """The plan of a chain."""
     make_chain(folder, text)
     return api.plan(folder, settings, **options).plan  # type: ignore[arg-type]
 

@@ -32,8 +32,6 @@ Spoil = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """An experiment that cannot be planned."""
-
     code: str
     """Code of its error."""
     yaml: str = ""
@@ -296,7 +294,6 @@ def test_a_model_with_warnings_is_planned_by_both(models: Path, tmp_path: Path) 
 
 
 def said(fault: Fault, models: Path, tmp_path: Path) -> list[Finding]:
-    """Return what `check` says of an experiment."""
     folder, settings = make(fault, models, tmp_path)
     return api.check([folder], settings)[1]
 

@@ -20,7 +20,6 @@ CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]
 
 
 def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
-    """An experiment's folder with its data."""
     make_experiment(folder, n_train=n_train)
     (folder / "experiment.yaml").write_text(text)
     return folder

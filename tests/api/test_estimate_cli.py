@@ -25,7 +25,6 @@ STORY = (
 
 
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What a command printed as JSON."""
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["schema_version"] == 1

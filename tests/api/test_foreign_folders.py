@@ -16,7 +16,6 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`touchline ...`: exit code, stdout, stderr."""
     from touchline.cli.main import main
 
     monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(tmp_path / "history"))
@@ -48,7 +47,6 @@ def plain(tmp_path: Path) -> Path:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Sizes and times of everything in a folder."""
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
 
 

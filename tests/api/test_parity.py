@@ -22,7 +22,6 @@ ROWS = [{"question": f"What is {n} and {n}? " + "Say. " * n, "answer": str(2 * n
 
 
 def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """Files under a folder."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +45,10 @@ def stated(folder: Path, backend: str = "llamafactory", **changes: Any) -> State
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model and its data."""
     return write(tmp_path, {"rows.jsonl": jsonl(ROWS)} | model_files("models/tiny"))
 
 
 def codes(folder: Path, training: StatedTraining, data: DataConfig | None = None) -> set[str]:
-    """What is found."""
     return {finding.code for finding in Parity(folder / "models").findings(training, folder, data)}
 
 

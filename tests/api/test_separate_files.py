@@ -39,7 +39,6 @@ FIRST, SECOND, BASE = "1M_rank4_train5", "1M_rank4_train9", "1M_base"
 
 
 def words(count: int, length: int, seed: int) -> list[dict[str, str]]:
-    """Rows of invented words that are all different."""
     generator = random.Random(f"{seed} {length}")
     found: dict[str, None] = {}
     while len(found) < count:

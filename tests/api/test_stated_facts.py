@@ -257,7 +257,6 @@ def test_the_widest_of_a_batch_follows_from_the_lengths() -> None:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`touchline ...`: exit code, stdout, stderr."""
     from touchline.cli.main import main
 
     def run(*words: str) -> tuple[int, str, str]:

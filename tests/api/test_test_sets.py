@@ -80,7 +80,6 @@ def make(folder: Path, test: str = NAMED, evaluate: str = "{max_new_tokens: 3}")
 
 
 def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
-    """An experiment whose run folders are written."""
     api.plan(make(folder, test), settings)
     api.prepare(folder, settings)
     return folder

@@ -205,7 +205,6 @@ def write_configs(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
-    """Folders of the user, in a new working directory."""
     monkeypatch.chdir(tmp_path)
     write_tiny_model(tmp_path / "models" / "Tiny-1M")
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")

@@ -19,7 +19,6 @@ DOCS = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "migrating.md"
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str]:
-    """The exit code and the messages of a command."""
     monkeypatch.setattr("sys.argv", ["touchline", *words])
     with pytest.raises(SystemExit) as ended:
         main()

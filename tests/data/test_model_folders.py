@@ -29,7 +29,6 @@ pytestmark = pytest.mark.planning
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model, to be harmed."""
     return Path(shutil.copytree(tiny_model, tmp_path / "models" / "Tiny-135M-Instruct"))
 
 

@@ -61,8 +61,6 @@ Half = Literal["fitted", "held out", "not fitted", "seen"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRow:
-    """One published run."""
-
     file: str
     """Which file it stands in."""
     name: str

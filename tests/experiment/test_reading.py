@@ -45,7 +45,6 @@ METHODS = (("lora", "none"), ("lora", "nf4"), ("full", "none"))
 
 
 def names_of(text: str) -> list[str]:
-    """Names of the runs that a text asks for."""
     loaded = read_experiment(text, "experiment.yaml")
     models = [*loaded.experiment.models, *(str(pair["models"]) for pair in loaded.experiment.pairs if "models" in pair)]
     return [run.name for run in expand(loaded.experiment, {m: label_of(m) for m in models}, loaded.document)]

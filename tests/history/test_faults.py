@@ -22,7 +22,6 @@ def read(text: str) -> list[Event]:
 
 
 def signs(text: str) -> list[tuple[str, str | None]]:
-    """Kind and part of the run of each sign."""
     return [(event.kind.name, event.during) for event in read(text) if isinstance(event, Sign)]
 
 

@@ -433,7 +433,6 @@ def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
 
 
 def records_of(*tries: probing.ProbeTry) -> list[RunRecord]:
-    """Return the records of tries that prove something."""
     found = [probe_record(REQUEST, one, None, CPU) for one in tries]
     return [record for record in found if isinstance(record, RunRecord)]
 

@@ -140,7 +140,6 @@ def copy_tokenizer(folder: Path, base: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """A JSON file."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -48,8 +48,6 @@ B3 = Base(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One training."""
-
     name: str
     base: Base
     rank: int

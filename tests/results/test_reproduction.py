@@ -47,7 +47,6 @@ def compared(original: Path, again: Path, run: str = RUN, other: str = RUN) -> R
 
 
 def edit_rows(run: Path, event: str, change: object) -> None:
-    """Apply a function to the rows of one kind."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in lines:
         if row["event"] == event:
@@ -56,7 +55,6 @@ def edit_rows(run: Path, event: str, change: object) -> None:
 
 
 def change_weights(run: Path, scale: float) -> None:
-    """Add noise to the last checkpoint, with its hashes."""
     from safetensors.numpy import load_file, save_file
 
     checkpoint = run / "epoch_2"

@@ -43,8 +43,6 @@ sys.stdout.write(text)
 
 @dataclass
 class Experiment:
-    """An experiment's folder beside a made-up cluster."""
-
     root: Path
     state: Path
     plan: Plan

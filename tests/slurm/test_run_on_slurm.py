@@ -89,7 +89,6 @@ class Site:
 
 @pytest.fixture
 def site(cluster: Cluster, tmp_path: Path, tiny_model: Path) -> Site:
-    """A person of their own for each test."""
     return Site(cluster, tmp_path, tiny_model)
 
 
@@ -107,8 +106,6 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def results(site: Site, folder: Path) -> list[Any]:
-    """`results --json` without what may differ."""
-
     def same(item: Any) -> Any:
         if isinstance(item, dict):
             return {key: same(value) for key, value in item.items() if not key.endswith(OTHERWISE)}

@@ -126,7 +126,6 @@ def test_over_the_limit_is_not_now_rather_than_no(site: Site) -> None:
 
 
 def _begin_when(site: Site, job: Job, *not_yet: type[HostError]) -> None:
-    """Submit a job as soon as SLURM takes it."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -229,7 +229,6 @@ def test_conditions_with_items_of_their_own_are_averaged_too() -> None:
 
 
 def seeded(second: dict[int, Sequence[float]], first: dict[int, Sequence[float]], **other: str) -> list[ScoredRun]:
-    """Runs of rank 64 and rank 4 by seed."""
     return [
         scored(f"r{rank}_{other}_s{seed}", row, seed=seed, rank=rank, **other)
         for rank, side in (("64", second), ("4", first))

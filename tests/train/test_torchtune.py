@@ -243,8 +243,6 @@ def read_log(folder: Path) -> bytes:
 
 
 def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> None:
-    """Wait for a training state after so many steps."""
-
     def saved() -> list[int]:
         return [int(path.name.rpartition("_")[2]) for path in folder.glob("resume/step_*")]
 
@@ -253,7 +251,6 @@ def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> N
 
 
 def programs(folder: Path) -> Iterator[psutil.Process]:
-    """Processes of a trainer in a run folder."""
     psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
