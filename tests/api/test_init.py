@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cases import write
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -36,9 +37,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    return path
+    return write(path, "\n".join(json.dumps(row) for row in rows) + "\n")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
 from tests.api.made_runs import train
+from tests.cases import write
 
 from touchline import api
 from touchline.core.files import sha256_file
@@ -41,9 +42,7 @@ def settings_of(folder: Path) -> UserConfig:
 
 def trap(path: Path, mark: Path) -> Path:
     """A task file that leaves a mark when it is imported."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(CODE.format(mark=str(mark)))
-    return path
+    return write(path, CODE.format(mark=str(mark)))
 
 
 def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

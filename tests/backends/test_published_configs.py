@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.backends.config_files import format_of
+from tests.cases import write
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
@@ -196,10 +197,7 @@ def write_configs(folder: Path) -> list[Path]:
         text = text.replace("meta-llama/Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
         if stage == "exp4_stage2":
             text += "prev_checkpoint: models/exp4_stage1/checkpoint-420\n"
-        path = folder / "configs" / f"{stage}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
+        paths.append(write(folder / "configs" / f"{stage}.yaml", text))
     return paths
 
 

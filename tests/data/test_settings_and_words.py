@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, write
 
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import create_capitalization
@@ -32,10 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_config(content: str) -> Path:
-    path = config_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
+    return write(config_path(), content)
 
 
 def make(out: Path, **changes: object) -> Path:
