@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
+from tests.api.folders import EXPERIMENT, environment, make_experiment, tiny_settings, touchline
 from tests.api.made_runs import train
 from tests.cases import write
 
@@ -80,9 +80,7 @@ def test_code_of_a_received_folder_is_named_before_anything_starts(
     def begin(*_: object, **__: object) -> None:
         raise BeganError
 
-    mark, settings = tmp_path / "ran", settings_of(tmp_path)
-    settings.models_dir.mkdir()
-    (settings.models_dir / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    mark, settings = tmp_path / "ran", tiny_settings(tmp_path, tiny_model)
     sent = make_experiment(tmp_path / "sent", ranks="[2]", n_train=16, n_test=4)
     code = trap(sent / "tasks" / "mine.py", mark)
     yaml = (sent / "experiment.yaml").read_text().replace("task: capitalization", "task: tasks/mine.py@words")

@@ -355,17 +355,7 @@ def test_an_odd_list_of_architectures_is_no_crash(folder: Path, listed: object) 
     assert read_model(folder).architecture == ""
 
 
-@parametrize(
-    "name, size, family",
-    ("Qwen2.5-0.5B", "0.5B", "Qwen2.5"),
-    ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
-    ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
-    ("Llama-2-70b-hf", "70B", "Llama-2"),
-    ("SmolLM2-135M-Instruct", "135M", "SmolLM2"),
-    ("llama-4bit-7b", "7B", "llama-4bit"),
-    ("Llama-3.2-1B", "1B", "Llama-3.2"),
-    ("Qwen3-30B-A3B", "30B", "Qwen3"),
-)
+@parametrize("name, size, family", ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"), ("Qwen3-30B-A3B", "30B", "Qwen3"))
 def test_sizes_are_read_from_names(folder: Path, name: str, size: str, family: str) -> None:
     model = read_model(folder.rename(folder.parent / name))
     assert (model.size_label, model.family) == (size, family)

@@ -231,6 +231,10 @@ def test_alpha_follows_the_rank_unless_it_is_given() -> None:
     ("Qwen2.5-1.5B-Instruct", "1.5B", "Qwen2.5"),
     ("Mixtral-8x7B-v0.1", "8x7B", "Mixtral"),
     ("Llama-3.1-70B", "70B", "Llama-3.1"),
+    ("Llama-2-70b-hf", "70B", "Llama-2"),
+    ("SmolLM2-135M-Instruct", "135M", "SmolLM2"),
+    ("llama-4bit-7b", "7B", "llama-4bit"),
+    ("Qwen3-30B-A3B", "30B", "Qwen3"),
     ("phi-3-mini-4k", "phi-3-mini-4k", "phi-3-mini-4k"),
     ("x-4bit-7b", "7B", "x-4bit"),
 )

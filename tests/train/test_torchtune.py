@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
+from tests.cases import until
 from tests.train.interruptions import start as start_program
 from tests.train.test_run import library_loss
 from tests.trainer_environments import assert_torchtune_accepts, require_trainer
@@ -275,10 +275,8 @@ def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     until_saved(process, folder, len(stopped.steps) + 1)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while list(programs(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(programs(folder)) == [], "the trainer ends with its driver"
+    # The trainer ends with its driver.
+    until(lambda: not list(programs(folder)), 30)
     assert not (folder / "training.json").exists()
     assert run_external(folder, Stop())
     found, wanted = metrics(folder), metrics(undisturbed)
@@ -316,10 +314,7 @@ def test_two_processes_do_the_training_of_one_whatever_ends_them(python: str, tm
     until_saved(process, folder, len(metrics(folder).steps) + 1)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while list(programs(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(programs(folder)) == []
+    until(lambda: not list(programs(folder)), 30)
     assert run_external(folder, Stop())
 
     found, wanted = metrics(folder), metrics(alone)
