@@ -4,11 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import pytest
 
+from touchline.core.errors import InputError
+
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def some(cases: Iterable[T]) -> list[T]:
@@ -39,6 +42,13 @@ def write_files(folder: Path, files: Mapping[str, str]) -> Path:
     for name, text in files.items():
         write(folder / name, text)
     return folder
+
+
+def refusal(call: Callable[P, object], *arguments: P.args, **more: P.kwargs) -> InputError:
+    """Call what must refuse what it is given; return the error."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **more)
+    return caught.value
 
 
 def until(true: Callable[[], object], seconds: float = 300.0) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from tests.cases import parametrize
+from tests.cases import parametrize, refusal
 from tests.tiers import examples
 
 from tools.tiny_model import CONTEXT_LENGTH, HIDDEN, LAYERS
@@ -392,10 +392,9 @@ def test_a_model_is_loaded_by_name_and_by_path(folder: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["tiny-135m-instruct", "Tiny-135M-Instuct", "Org/Tiny-135M-Instrct"])
 def test_an_unknown_model_names_the_near_ones(folder: Path, name: str) -> None:
-    with pytest.raises(InputError) as caught:
-        load_model(name, folder.parent)
-    assert "Tiny-135M-Instruct" in caught.value.message
-    assert "did you mean 'Tiny-135M-Instruct'?" in str(caught.value.hint)
+    caught = refusal(load_model, name, folder.parent)
+    assert "Tiny-135M-Instruct" in caught.message
+    assert "did you mean 'Tiny-135M-Instruct'?" in str(caught.hint)
 
 
 def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
@@ -408,26 +407,22 @@ def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
         ("HuggingFaceTB/SmolLM2-135M-Instruct", "touchline models get SmolLM2-135M-Instruct"),
         ("meta-llama/Llama-3.2-1B", "hf download meta-llama/Llama-3.2-1B --local-dir "),
     ):
-        with pytest.raises(InputError) as caught:
-            load_model(name, hostile)
-        assert str(caught.value.hint).startswith(hint)
-        assert "models there: none" in caught.value.message
+        caught = refusal(load_model, name, hostile)
+        assert str(caught.hint).startswith(hint)
+        assert "models there: none" in caught.message
 
 
 def test_a_hub_id_is_called_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither `has no config.json` of a folder that has one, nor a download of what is here already."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(InputError) as caught:
-        load_model(f"SomeOrg/{folder.name}", folder.parent)
-    assert "a Hugging Face Hub id" in caught.value.message
-    assert str(folder.parent / "SomeOrg" / folder.name) in caught.value.message
-    assert "config.json" not in caught.value.message
-    assert caught.value.hint == f"models: [{folder.name}]"
+    caught = refusal(load_model, f"SomeOrg/{folder.name}", folder.parent)
+    assert "a Hugging Face Hub id" in caught.message
+    assert str(folder.parent / "SomeOrg" / folder.name) in caught.message
+    assert "config.json" not in caught.message
+    assert caught.hint == f"models: [{folder.name}]"
     snapshot = tmp_path / "hub" / "models--SomeOrg--Other-1B" / "snapshots" / "abc"
     shutil.copytree(folder, snapshot)
-    with pytest.raises(InputError) as caught:
-        load_model("SomeOrg/Other-1B", tmp_path / "nothing")
-    assert caught.value.hint == f"models: [{snapshot}]"
+    assert refusal(load_model, "SomeOrg/Other-1B", tmp_path / "nothing").hint == f"models: [{snapshot}]"
     for name, is_gated in {
         "meta-llama/Llama-3.2-1B-Instruct": True,
         "Llama-3.2-3B": True,
@@ -438,9 +433,7 @@ def test_a_hub_id_is_called_one(folder: Path, tmp_path: Path, monkeypatch: pytes
         "TinyLlama-1.1B-Chat-v1.0": False,
         "allenai/OLMo-2-0425-1B": False,
     }.items():
-        with pytest.raises(InputError) as caught:
-            load_model(name, tmp_path / "nothing")
-        hint = str(caught.value.hint)
+        hint = str(refusal(load_model, name, tmp_path / "nothing").hint)
         assert ("gated: first accept its license" in hint) == is_gated, name
         assert "ORG/" not in hint, name
         assert f"--local-dir {tmp_path / 'nothing' / name.rpartition('/')[2]}" in hint
