@@ -1,13 +1,17 @@
 """Small helpers of many tests: tables, loops that never pass on nothing, programs on PATH."""
 
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import pytest
 
+from touchline.core.errors import InputError
+
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def some(cases: Iterable[T]) -> list[T]:
@@ -29,7 +33,42 @@ def parametrize(names: str, *rows: object, ids: Sequence[str] | None = None) -> 
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        write(folder / name, text)
+    return folder
+
+
+def refusal(call: Callable[P, object], *arguments: P.args, **more: P.kwargs) -> InputError:
+    """Call what must refuse what it is given; return the error."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **more)
+    return caught.value
+
+
+def until(true: Callable[[], object], seconds: float = 300.0) -> None:
+    """Wait for something that must happen; its absence is the failure, not its lateness."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def call_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
+    """Call `touchline ...` in this process: exit code, stdout, stderr."""
+    from touchline.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["touchline", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    assert isinstance(end.value.code, int)
+    return end.value.code, told.out, told.err

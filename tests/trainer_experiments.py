@@ -42,7 +42,6 @@ class PlannedExperiment:
     plan: Plan
 
     def run(self, index: int) -> tuple[PlannedRun, Path]:
-        """Return a run and its folder."""
         run = self.plan.runs[index]
         return run, self.folder / run.name
 
@@ -75,7 +74,6 @@ def plan_pairs(
 
 
 def metrics(folder: Path) -> Metrics:
-    """Return what a run has logged."""
     return read_metrics(folder / "metrics.jsonl")
 
 

@@ -98,7 +98,6 @@ def unscored(root: Path) -> None:
 
 
 def run_of(answer: Any, name: str = RUN) -> Any:
-    """The entry of a run."""
     return next(each for each in answer["runs"] if each["name"] == name)
 
 
@@ -108,12 +107,10 @@ def states(answer: Any) -> dict[str, str]:
 
 
 def codes(answer: Any) -> set[str]:
-    """The codes of the errors."""
     return {each["code"] for each in answer["findings"] if each["severity"] == "error"}
 
 
 def steps(answer: Any) -> dict[str, tuple[int, int]]:
-    """The steps of every training."""
     return {
         each["name"]: (each["steps_done"], each["steps_planned"])
         for each in answer["runs"]

@@ -69,7 +69,6 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
 
 
 def in_session(home: Home, body: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
-    """Run a client against a server of its own."""
     root, environment = home
 
     async def main() -> None:
@@ -165,7 +164,6 @@ def test_wrong_arguments_are_errors_of_the_tool_that_name_them(home: Home) -> No
 
 
 def call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The message that calls a tool."""
     parameters = {"name": name, "arguments": arguments}
     return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": parameters}
 

@@ -29,8 +29,6 @@ BYTES = 1 << 20
 
 
 class CommandServer:
-    """The server, as the tests use it."""
-
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):

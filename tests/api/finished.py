@@ -33,7 +33,6 @@ class Finished:
         return environment(self.models, self.base / "cache", self.base / "history")
 
     def copy(self, place: Path) -> Path:
-        """Copy the experiment, to be changed."""
         return Path(shutil.copytree(self.folder, place, symlinks=True))
 
 

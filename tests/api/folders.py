@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.api.command_server import command_server
 from tests.tiny_model import write_tiny_words
 
+from touchline.data.user_config import UserConfig
+
 EXPERIMENT = """\
 name: tiny
 question: Does it survive?
@@ -44,13 +46,18 @@ def make_experiment(folder: Path, *, ranks: str = "[2, 4]", n_train: int = 160, 
 
 def words_experiment(root: Path, model: Path, text: str, *, n_train: int) -> tuple[Path, dict[str, str]]:
     """An experiment's folder with `words.json`, and the environment in which its commands find the tiny model."""
-    models, folder = root / "models", root / "experiment"
-    models.mkdir()
+    folder, models = root / "experiment", tiny_settings(root, model).models_dir
     folder.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(model)
     write_tiny_words(folder / "words.json", n_train, 4, 4)
     (folder / "experiment.yaml").write_text(text)
     return folder, environment(models, root / "cache")
+
+
+def tiny_settings(root: Path, model: Path) -> UserConfig:
+    """Settings of a person who has the tiny model; models, caches and history lie in `root`."""
+    (root / "models").mkdir()
+    (root / "models" / "Tiny-1M-Instruct").symlink_to(model)
+    return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history")
 
 
 def environment(models: Path, cache: Path, history: Path | None = None) -> dict[str, str]:
@@ -87,7 +94,6 @@ def interrupted(*arguments: str, env: dict[str, str], when: Callable[[], object]
 
 
 def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
     if any(
         env.get(name) != os.environ.get(name) for name in env.keys() | os.environ.keys() if name.startswith("PYTHON")
     ):

@@ -47,7 +47,6 @@ def kill_first_process(run: Path, together: int) -> None:
 
 
 def kill_everything(process: subprocess.Popen[bytes]) -> None:
-    """Kill a command and all that it started."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for each in family:
         each.kill()

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from tests.cases import until
 
+from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.evaluations import settings_sha256
 from touchline.data.metrics import (
@@ -24,6 +26,7 @@ from touchline.data.metrics import (
     ValidationRow,
 )
 from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.run.scripts.folder import evaluation_config
 
@@ -51,7 +54,6 @@ _ROWS: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 
 
 def rows(items: Sequence[MetricsRow]) -> bytes:
-    """Lines of a metrics.jsonl."""
     return b"".join(_ROWS.dump_json(row) + b"\n" for row in items)
 
 
@@ -96,7 +98,6 @@ def end(
     folder: Path, *, code: int = 0, reason: str = "completed", at: float = 1100.0, job_id: str = "local-1",
     restart: int = 0,
 ) -> None:  # fmt: skip
-    """An attempt ends."""
     told = {"job_id": job_id, "restart": restart, "code": code, "reason": reason, "time_unix": at}
     (folder / "status" / f"exit.{job_id}.{restart}.json").write_text(json.dumps(told))
 
@@ -165,10 +166,18 @@ def at_work(place: Path, number: int = 77) -> subprocess.Popen[bytes]:
             [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             env=os.environ | {"TOUCHLINE_JOB_ID": f"local-{number}"}, start_new_session=True,
         )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while "at work" not in output.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "at work" in output.read_text())
     now = time.time()
     write_metrics(place, [START, *steps(20, since=now - 40)])
     return process
+
+
+def finish(folder: Path, settings: UserConfig, items: int = 24) -> Plan:
+    """Plan an experiment, and make all of it look trained and evaluated."""
+    api.plan(folder, settings)
+    plan = api.prepare(folder, settings).plan
+    for run in plan.runs:
+        if run.train is not None:
+            train(plan, run, folder / run.name)
+        evaluate(plan, run, folder / run.name, items)
+    return plan

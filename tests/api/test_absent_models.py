@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from tests.api.folders import make_experiment
+from tests.cases import refusal
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -164,9 +165,7 @@ def test_half_of_the_weights_is_no_arrival(experiment: Path, settings: UserConfi
     api.plan(experiment, settings)
     here = arrive(whole, settings, weights=True)
     (here / WEIGHTS).write_bytes((here / WEIGHTS).read_bytes()[:-1000])
-    with pytest.raises(InputError) as caught:
-        api.prepare(experiment, settings)
-    assert "CK104" in {finding.code for finding in caught.value.findings}
+    assert "CK104" in {finding.code for finding in refusal(api.prepare, experiment, settings).findings}
 
 
 def test_tokens_by_another_model(experiment: Path, settings: UserConfig, whole: Path) -> None:
@@ -189,9 +188,8 @@ def test_rows_that_may_be_too_long_are_a_warning(experiment: Path, settings: Use
     """Counted otherwise, a length is no error unless its lower end is too long."""
     notes = api.plan(experiment, settings, ("train.max_seq_len=40",), dry_run=True).warnings
     assert any("DA201" in note and "may be longer" in note for note in notes)
-    with pytest.raises(InputError) as caught:
-        api.plan(experiment, settings, ("train.max_seq_len=2",), dry_run=True)
-    assert "DA201" in {finding.code for finding in caught.value.findings}
+    caught = refusal(api.plan, experiment, settings, ("train.max_seq_len=2",), dry_run=True)
+    assert "DA201" in {finding.code for finding in caught.findings}
 
 
 @pytest.mark.parametrize(
@@ -206,9 +204,8 @@ def test_other_names_are_refused(experiment: Path, settings: UserConfig, name: s
     """A name that would not be found after the download is no model of the catalog."""
     yaml = experiment / "experiment.yaml"
     yaml.write_text(yaml.read_text().replace(f"[{NAME}]", f"['{name}']"))
-    with pytest.raises(InputError) as caught:
-        api.plan(experiment, settings, allow=("CK100",))
-    found = next(finding for finding in caught.value.findings if finding.code == "CK100")
+    caught = refusal(api.plan, experiment, settings, allow=("CK100",))
+    found = next(finding for finding in caught.findings if finding.code == "CK100")
     assert said in f"{found.message} {found.hint}"
     assert "cannot be allowed" in found.message
 
@@ -221,9 +218,8 @@ def test_a_model_with_fused_layers_is_refused_with_a_hint_that_plans(
     phi = next(model for model in public.public_models() if model.name == "Phi-3-mini-4k")
     monkeypatch.setattr(public, "_by_name", lambda: {"tiny-1m": replace(phi, name="Tiny-1M")})
     asked = ("compute.gpu=A100-80GB", "compute.executor=slurm", *written)
-    with pytest.raises(InputError) as caught:
-        api.plan(experiment, settings, asked)
-    found = next(finding for finding in caught.value.findings if finding.code == "EX180")
+    caught = refusal(api.plan, experiment, settings, asked)
+    found = next(finding for finding in caught.findings if finding.code == "EX180")
     key, _, names = str(found.hint).partition(": ")
     (run,) = api.plan(experiment, settings, (*asked, f"{key}={names}"), dry_run=True).plan.fine_tuned
     assert run.train is not None

@@ -19,17 +19,14 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
-    """An experiment that is fine."""
     return make_experiment(tmp_path / "exp")
 
 
 def files(folder: Path) -> set[str]:
-    """Every file below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def edit(folder: Path, old: str, new: str) -> None:
-    """Change experiment.yaml."""
     text = (folder / "experiment.yaml").read_text()
     assert old in text
     (folder / "experiment.yaml").write_text(text.replace(old, new))

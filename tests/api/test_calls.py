@@ -50,11 +50,7 @@ def counted(root: Path, model: Path, runs: int) -> dict[str, int]:
     settings = UserConfig(models_dir=models, cache_dir=root / "cache", history_dir=root / "history")
     api.plan(folder, settings, dry_run=True)
     found = {"plan": calls(lambda: api.plan(folder, settings))}
-    plan = api.prepare(folder, settings).plan
-    for run in plan.runs:
-        if run.train is not None:
-            made_runs.train(plan, run, folder / run.name)
-        made_runs.evaluate(plan, run, folder / run.name, 12)
+    made_runs.finish(folder, settings, 12)
     verbs: dict[str, Callable[[], object]] = {
         "status": lambda: api.status(folder, settings),
         "results": lambda: api.results(folder),

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from tests.api.chain_folders import CHAIN, make_chain
+from tests.cases import refusal
 
 from touchline import api
-from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.errors import PlanDriftError
 from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
@@ -18,7 +19,6 @@ EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
 
 
 def planned(folder: Path, settings: UserConfig, text: str = CHAIN, **options: bool) -> Plan:
-    """The plan of a chain."""
     make_chain(folder, text)
     return api.plan(folder, settings, **options).plan  # type: ignore[arg-type]
 
@@ -104,9 +104,8 @@ def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, sett
     api.prepare(tmp_path, settings)
     setup = tmp_path / EASY / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("rank: 4", "rank: 2"))
-    with pytest.raises(InputError) as caught:
-        api.prepare(tmp_path, settings, run=EASY, accept=True)
-    assert {finding.code for finding in errors_of(caught.value.findings)} == {"EX128"}
+    caught = refusal(api.prepare, tmp_path, settings, run=EASY, accept=True)
+    assert {finding.code for finding in errors_of(caught.findings)} == {"EX128"}
 
 
 def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: UserConfig) -> None:
@@ -128,9 +127,8 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
     """Each with its line; nothing is planned from the base model instead."""
     broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX121]\n"
     broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
-    with pytest.raises(InputError) as caught:
-        planned(tmp_path, settings, broken)
-    found = {(each.code, each.where.line if each.where else None) for each in errors_of(caught.value.findings)}
+    caught = refusal(planned, tmp_path, settings, broken)
+    found = {(each.code, each.where.line if each.where else None) for each in errors_of(caught.findings)}
     assert found == {("EX121", 15), ("EX121", 16)}
     assert not (tmp_path / "plan.json").exists()
 
@@ -138,9 +136,7 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
 def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Path, settings: UserConfig) -> None:
     """Seen only when levels and stages come together."""
     text = CHAIN.replace("train: {learning_rate: 5e-3}", "train: {lora: {rank: 4}}")
-    with pytest.raises(InputError) as caught:
-        planned(tmp_path, settings, text + "factors: {train.lora.rank: [4, 2]}\n")
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(planned, tmp_path, settings, text + "factors: {train.lora.rank: [4, 2]}\n").findings)
     assert (finding.code, finding.where and finding.where.line) == ("EX128", 15)
 
 

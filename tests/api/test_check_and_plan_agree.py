@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.api.seed_folders import seed_settings, write_shape
 from tests.api.test_evaluation_plan import B70
+from tests.cases import write_files
 from tests.faults.experiment_files import experiment_files
 from tests.faults.harness import example_files, merged
 from tests.faults.page_examples import bad_examples, good_examples
@@ -32,8 +33,6 @@ Spoil = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """An experiment that cannot be planned."""
-
     code: str
     """Code of its error."""
     yaml: str = ""
@@ -199,14 +198,6 @@ def asked(folder: Path, settings: UserConfig, allow: tuple[str, ...] = ()) -> An
     return Answers(told, errors(findings))
 
 
-def written(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return folder
-
-
 def make(fault: Fault, models: Path, tmp_path: Path) -> tuple[Path, UserConfig]:
     text = (
         fault.yaml.removeprefix("!whole\n")
@@ -219,7 +210,7 @@ def make(fault: Fault, models: Path, tmp_path: Path) -> tuple[Path, UserConfig]:
         shutil.copytree(models / "tiny", models_dir / "tiny")
         fault.model(models_dir / "tiny")
     settings = UserConfig(models_dir=models_dir, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-    folder = written(tmp_path / "experiment", {**experiment_files(), **fault.files, "experiment.yaml": text})
+    folder = write_files(tmp_path / "experiment", {**experiment_files(), **fault.files, "experiment.yaml": text})
     return folder, settings
 
 
@@ -248,7 +239,7 @@ def test_both_agree_on_every_example_of_the_rules(code: str, number: int, models
     page = all_pages()[code]
     files, _ = example_files((*bad_examples(page), *good_examples(page))[number])
     settings = UserConfig(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-    answers = asked(written(tmp_path / "experiment", files), settings)
+    answers = asked(write_files(tmp_path / "experiment", files), settings)
     assert answers.plan == answers.check
     codes = tuple(sorted({code for code, _ in answers.check}))
     if codes:
@@ -296,7 +287,6 @@ def test_a_model_with_warnings_is_planned_by_both(models: Path, tmp_path: Path) 
 
 
 def said(fault: Fault, models: Path, tmp_path: Path) -> list[Finding]:
-    """Return what `check` says of an experiment."""
     folder, settings = make(fault, models, tmp_path)
     return api.check([folder], settings)[1]
 

@@ -18,7 +18,6 @@ WRONG = changed(base("qlora_stage"), "lr: 5.0e-5", "lr: 5e-5")
 
 
 def found(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    """The findings that a command printed as JSON."""
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
     assert report["schema_version"] == 1

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.planning
 
 @pytest.fixture
 def settings(settings: UserConfig, tmp_path: Path) -> UserConfig:
-    """Settings with a history of the test's own."""
     return replace(settings, history_dir=tmp_path / "history")
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.api.chain_folders import CHAIN, make_chain
 from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
+from tests.cases import refusal
 
 from touchline import api
-from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.runs import ControlKind, RunKind
@@ -20,7 +20,6 @@ CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]
 
 
 def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
-    """An experiment's folder with its data."""
     make_experiment(folder, n_train=n_train)
     (folder / "experiment.yaml").write_text(text)
     return folder
@@ -122,9 +121,7 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     (tmp_path / "experiment.yaml").write_text(PLAIN.replace("max_seq_len: 128", tight))
     api.plan(tmp_path, settings)
     (tmp_path / "experiment.yaml").write_text(CONTROLLED.replace("max_seq_len: 128", tight))
-    with pytest.raises(InputError) as caught:
-        api.plan(tmp_path, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, tmp_path, settings).findings)
     assert (finding.code, finding.subject, finding.runs) == ("DA201", "train.max_seq_len", ("1M_shuffled",))
     assert "with shuffled answers" in finding.message
 

@@ -49,7 +49,6 @@ def make(root: Path, text: str = COMMENTED) -> Path:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment; not to be written to."""
     return make(tmp_path_factory.mktemp("design") / "exp")
 
 
@@ -60,7 +59,6 @@ def answer(here: Path, settings: UserConfig) -> DesignAnswer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An experiment to change."""
     return make(tmp_path / "exp")
 
 

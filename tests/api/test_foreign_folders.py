@@ -1,12 +1,13 @@
 """Commands on folders that another tool made: they say what is known and what is not, and write nothing into them."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.api.test_stated_facts import write_log
+from tests.cases import call_main
 from tests.results.made_seed002 import NAME, make
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
@@ -16,21 +17,8 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`touchline ...`: exit code, stdout, stderr."""
-    from touchline.cli.main import main
-
     monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(tmp_path / "history"))
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["touchline", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        assert isinstance(end.value.code, int)
-        return end.value.code, told.out, told.err
-
-    return run
+    return partial(call_main, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +36,6 @@ def plain(tmp_path: Path) -> Path:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Sizes and times of everything in a folder."""
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
 
 

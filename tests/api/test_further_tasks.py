@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import EXPERIMENT, environment, make_experiment
-from tests.cases import some
+from tests.cases import refusal, some
 
 from touchline import api
-from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.errors import PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
 from touchline.data.user_config import UserConfig
@@ -84,9 +84,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
     """With the columns that there are; one that is there changes no training and no score."""
     plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, folder, settings).findings)
     assert finding.code == "DA105"
     assert "'input'" in (finding.hint or "")
     text = (folder / "experiment.yaml").read_text()
@@ -109,9 +107,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
 def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: UserConfig, tasks: str, words: str) -> None:
     """As a finding at its place, before anything is trained."""
     folder = make(tmp_path / "x", WITH_TASKS.replace("[tasks/mine.py, exact_match]", tasks))
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, folder, settings).findings)
     assert finding.code == "EX015"
     assert words in finding.message
     assert finding.where is not None

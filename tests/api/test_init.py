@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cases import refusal, write
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
@@ -36,9 +37,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    return path
+    return write(path, "\n".join(json.dumps(row) for row in rows) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,6 @@ def test_columns_are_asked_for_only_where_they_are_not_found(settings: UserConfi
         ("headers.csv", "Review Text,Its Mark\n" + "".join(f"a{number},b\n" for number in range(9)), True),
     ):
         (tmp_path / name).write_text(content)
-        with pytest.raises(InputError) as caught:
-            api.init(None, settings, data=tmp_path / name)
-        assert name in ("one.jsonl", "columns.csv", "test.json") or (caught.value.hint is not None) is asked, name
-        assert caught.value.findings
+        caught = refusal(api.init, None, settings, data=tmp_path / name)
+        assert name in ("one.jsonl", "columns.csv", "test.json") or (caught.hint is not None) is asked, name
+        assert caught.findings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cases import some
+from tests.cases import refusal, some
 from typer.main import get_command
 
 from tools.tiny_model import write_tiny_model
@@ -236,9 +236,8 @@ def test_one_level_is_a_setting_and_faults_of_rows_are_those_of_the_file(setting
     assert (written.factors, written.train.lora.rank) == ({"train.learning_rate": [1e-4, 1e-3]}, 8)
     Path("reviews.csv").write_text("text,label\n,good\n" + "fine,good\nbad,poor\n" * 20)
     answers = {"data": ("reviews.csv",), "input": ("text",), "output": ("label",)}
-    with pytest.raises(InputError) as caught:
-        api.init(tmp_path / "other", settings, answers=answers)
-    assert {each.subject for each in caught.value.findings} == {"--data"}
+    caught = refusal(api.init, tmp_path / "other", settings, answers=answers)
+    assert {each.subject for each in caught.findings} == {"--data"}
 
 
 def test_all_wrong_flags_are_reported_at_once(settings: UserConfig, tmp_path: Path) -> None:
@@ -254,9 +253,8 @@ def test_all_wrong_flags_are_reported_at_once(settings: UserConfig, tmp_path: Pa
         "packing": "perhaps",
         "trainer": "tochtune",
     }
-    with pytest.raises(InputError) as caught:
-        api.init(tmp_path / "exp", settings, answers={name: (text,) for name, text in wrong.items()})
-    found = {finding.subject for finding in caught.value.findings}
+    caught = refusal(api.init, tmp_path / "exp", settings, answers={name: (text,) for name, text in wrong.items()})
+    found = {finding.subject for finding in caught.findings}
     assert found == {f"--{name.replace('_', '-')}" for name in wrong} - {"--vary"}
     assert not (tmp_path / "exp").exists()
 
@@ -340,9 +338,8 @@ def test_on_a_cluster_the_type_of_gpu_comes_from_the_config_or_is_named(
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     site = SlurmSite(partition="gpu")
-    with pytest.raises(InputError) as caught:
-        api.init(tmp_path / "exp", replace(settings, slurm=site), defaults=True)
-    assert [finding.subject for finding in caught.value.findings] == ["--gpu"]
+    caught = refusal(api.init, tmp_path / "exp", replace(settings, slurm=site), defaults=True)
+    assert [finding.subject for finding in caught.findings] == ["--gpu"]
     known = replace(settings, slurm=replace(site, gpu_type="A100-80GB"))
     written = read_experiment(api.init(tmp_path / "exp", known, defaults=True).path.read_text(), "x").experiment
     assert (written.compute.executor, written.compute.gpu, written.compute.gpus_per_run) == ("slurm", "auto", 1)

@@ -80,7 +80,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, settings: UserConfig) -> 
 
 @pytest.fixture
 def experiment(prepared: LoadedPlan, tmp_path: Path) -> Experiment:
-    """A copy of its own for each test."""
     root = tmp_path / "tiny"
     shutil.copytree(prepared.folder.root, root)
     return Experiment(planned=replace(prepared, folder=type(prepared.folder)(root)))

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.api.folders import EXPERIMENT, environment, make_experiment, touchline
+from tests.api.folders import EXPERIMENT, environment, make_experiment, tiny_settings, touchline
 from tests.api.made_runs import train
+from tests.cases import write
 
 from touchline import api
 from touchline.core.files import sha256_file
@@ -41,9 +42,7 @@ def settings_of(folder: Path) -> UserConfig:
 
 def trap(path: Path, mark: Path) -> Path:
     """A task file that leaves a mark when it is imported."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(CODE.format(mark=str(mark)))
-    return path
+    return write(path, CODE.format(mark=str(mark)))
 
 
 def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +80,7 @@ def test_code_of_a_received_folder_is_named_before_anything_starts(
     def begin(*_: object, **__: object) -> None:
         raise BeganError
 
-    mark, settings = tmp_path / "ran", settings_of(tmp_path)
-    settings.models_dir.mkdir()
-    (settings.models_dir / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    mark, settings = tmp_path / "ran", tiny_settings(tmp_path, tiny_model)
     sent = make_experiment(tmp_path / "sent", ranks="[2]", n_train=16, n_test=4)
     code = trap(sent / "tasks" / "mine.py", mark)
     yaml = (sent / "experiment.yaml").read_text().replace("task: capitalization", "task: tasks/mine.py@words")

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
-from tests.api.folders import environment, touchline
+from tests.api.folders import environment, tiny_settings, touchline
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
 from touchline.core.quantity import Quantity
 from touchline.core.units import device_hours, format_bytes, format_seconds
 from touchline.data.scores import EvaluationRecord
-from touchline.data.user_config import UserConfig
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -76,14 +75,11 @@ class Seen:
 def seen(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     case = CASES[request.param]
     root = tmp_path_factory.mktemp("numbers")
-    folder, models = root / "tiny", root / "models"
+    folder, settings = root / "tiny", tiny_settings(root, tiny_model)
     folder.mkdir()
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(seeds=list(range(1, case.seeds + 1))))
     write_tiny_words(folder / "words.json", 32, 8, case.items)
-    env = environment(models, root / "cache") | {"TOUCHLINE_HISTORY_DIR": str(root / "history")}
-    settings = UserConfig(models_dir=models, cache_dir=root / "cache", history_dir=root / "history")
+    env = environment(settings.models_dir, root / "cache", root / "history")
     plan = api.plan(folder, settings).plan
     api.prepare(folder, settings)
     before = json.loads(touchline("design", str(folder), "--detect", "5", "--json", env=env).stdout)

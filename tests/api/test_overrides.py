@@ -65,7 +65,6 @@ def new_experiment(folder: Path, **values: object) -> Path:
 
 
 def what(plan: Plan) -> list[tuple[str, str, tuple[str, ...], str]]:
-    """What the plan's runs do."""
     return [(run.name, run.digest, tuple(level.value for level in run.levels), str(run.train)) for run in plan.runs]
 
 

@@ -61,7 +61,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, models: Path) -> tuple[Path, 
 
 @pytest.fixture
 def experiment(site: tuple[Path, dict[str, str]], tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A copy of it."""
     return shutil.copytree(site[0], tmp_path / "reviews"), site[1]
 
 

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.cases import refusal
 from tests.trainer_experiments import EXPERIMENT, plan_pairs
 
 from touchline import api
 from touchline.backends.torchtune.recipes import WRITTEN_KEYS
-from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.errors import PlanDriftError
 from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import parse
@@ -108,9 +109,8 @@ def test_a_recipe_that_cannot_train_is_refused_by_plan_and_check(
     text = EXPERIMENT.replace("  validate_every_steps: 3\n", "")
     model = experiment.parent / "models" / "Tiny-1M-Instruct"
     (folder / "experiment.yaml").write_text(text.format(model=model, pairs=pairs))
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, _settings(experiment), dry_run=True)
-    errors = [each for each in caught.value.findings if each.severity is Severity.ERROR]
+    caught = refusal(api.plan, folder, _settings(experiment), dry_run=True)
+    errors = [each for each in caught.findings if each.severity is Severity.ERROR]
     said = [f"{each.message} {each.hint}" for each in errors]
     assert {each.code for each in errors} == {"BK001"}
     assert {each.where.line for each in errors if each.where is not None} == {1 + text.count("\n")}

@@ -1,12 +1,12 @@
 """From a config, a model folder and a data file to what training and evaluation show: read once, and never raised."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cases import write_files
 from tests.faults.models_d import CHATML, jsonl, model_files
 
 from touchline.core.finding import Location, Severity
@@ -19,15 +19,6 @@ from touchline.lint.local.parity import Parity, settings_of
 pytestmark = pytest.mark.planning
 
 ROWS = [{"question": f"What is {n} and {n}? " + "Say. " * n, "answer": str(2 * n)} for n in range(1, 30)]
-
-
-def write(folder: Path, files: Mapping[str, str]) -> Path:
-    """Files under a folder."""
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return folder
 
 
 def stated(folder: Path, backend: str = "llamafactory", **changes: Any) -> StatedTraining:
@@ -46,12 +37,10 @@ def stated(folder: Path, backend: str = "llamafactory", **changes: Any) -> State
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model and its data."""
-    return write(tmp_path, {"rows.jsonl": jsonl(ROWS)} | model_files("models/tiny"))
+    return write_files(tmp_path, {"rows.jsonl": jsonl(ROWS)} | model_files("models/tiny"))
 
 
 def codes(folder: Path, training: StatedTraining, data: DataConfig | None = None) -> set[str]:
-    """What is found."""
     return {finding.code for finding in Parity(folder / "models").findings(training, folder, data)}
 
 
@@ -65,7 +54,7 @@ def test_the_shortest_a_middle_and_the_longest_row_are_rendered(folder: Path) ->
     assert len(set(lengths)) == 3
     assert view.embedding_rows is not None
     assert view.text.template == CHATML
-    write(folder, {"rows.jsonl": jsonl(ROWS[:2])})
+    write_files(folder, {"rows.jsonl": jsonl(ROWS[:2])})
     two = Parity(folder / "models").view(stated(folder), folder)
     assert two is not None
     assert [row.which for row in two.rows] == ["shortest", "longest"]
@@ -95,14 +84,14 @@ def test_the_folder_of_a_model_counts_before_its_name(folder: Path) -> None:
 def test_data_that_cannot_be_rendered_are_information(folder: Path, rows: str | None) -> None:
     (folder / "rows.jsonl").unlink()
     if rows is not None:
-        write(folder, {"rows.jsonl": rows})
+        write_files(folder, {"rows.jsonl": rows})
     found = list(Parity(folder / "models").findings(stated(folder), folder))
     assert [(finding.code, finding.severity) for finding in found] == [("TK220", Severity.INFO)]
 
 
 def test_a_broken_tokenizer_is_told_of_each_training(folder: Path) -> None:
     """With one text and place: who collects findings tells it once, with the runs."""
-    write(folder, {"models/tiny/tokenizer.json": "{}"})
+    write_files(folder, {"models/tiny/tokenizer.json": "{}"})
     parity = Parity(folder / "models")
     found = [finding for _ in range(3) for finding in parity.findings(stated(folder), folder)]
     assert [finding.code for finding in found] == ["TK101"] * 3
@@ -111,11 +100,11 @@ def test_a_broken_tokenizer_is_told_of_each_training(folder: Path) -> None:
 
 def test_a_registered_dataset_is_found_by_its_registry(folder: Path) -> None:
     """LLaMA-Factory's dataset_info.json."""
-    write(folder, {"data/dataset_info.json": json.dumps({"mine": {"file_name": "mine.jsonl"}}),
+    write_files(folder, {"data/dataset_info.json": json.dumps({"mine": {"file_name": "mine.jsonl"}}),
                    "data/mine.jsonl": jsonl(ROWS)})  # fmt: skip
     source = StatedSource(name=Stated("mine", "dataset", Location(path="config.yaml")), kind="registered")
     assert codes(folder, stated(folder, sources=(source,))) == {"TK219"}
-    write(folder, {"data/dataset_info.json": "[]"})
+    write_files(folder, {"data/dataset_info.json": "[]"})
     assert codes(folder, stated(folder, sources=(source,))) == {"TK220"}
 
 
@@ -124,7 +113,7 @@ def test_an_experiments_rows_become_chats_by_its_own_data_section(folder: Path) 
     rows = {
         name: [{"word": f"{name}{n}", "answer": f"{name}{n}".upper()} for n in range(5)] for name in ("train", "test")
     }
-    write(folder, {"words.json": json.dumps(rows)})
+    write_files(folder, {"words.json": json.dumps(rows)})
     data = DataConfig(path="words.json", input="word", output="answer", prompt="Shout: {input}", system="Be loud.")
     view = Parity(folder / "models").view(stated(folder, "peft"), folder, data)
     assert view is not None

@@ -24,7 +24,6 @@ FINISHED = ROOT / "tests" / "fixtures" / "written-by-0.1.0" / "finished"
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
-    """A finished experiment that may be written to."""
     return Path(shutil.copytree(FINISHED, tmp_path / "finished"))
 
 

@@ -179,7 +179,6 @@ def easy(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Path:
 
 @pytest.fixture
 def folder(easy: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
     return Path(shutil.copytree(easy, tmp_path / "chain"))
 
 

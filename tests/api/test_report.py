@@ -31,7 +31,6 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def copy(finished: Finished, tmp_path: Path) -> Path:
-    """A copy to spoil."""
     return finished.copy(tmp_path / "exp")
 
 
@@ -130,7 +129,6 @@ def test_a_folder_that_cannot_be_written_is_said(copy: Path, call: Call) -> None
 
 
 def run_of(plan: dict[str, Any], name: str) -> dict[str, Any]:
-    """A run of a plan."""
     found: dict[str, Any] = next(run for run in plan["runs"] if run["name"] == name)
     return found
 

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cases import refusal
 
 from touchline import api
-from touchline.core.errors import InputError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.lint.local.audit import audit
@@ -57,9 +57,8 @@ def planned(folder: Path, settings: UserConfig) -> Plan:
 
 
 def errors_of(folder: Path, settings: UserConfig) -> list[tuple[str, str, str]]:
-    with pytest.raises(InputError) as caught:
-        planned(folder, settings)
-    return [(each.code, each.message, str(each.hint)) for each in caught.value.findings if each.severity == "error"]
+    caught = refusal(planned, folder, settings)
+    return [(each.code, each.message, str(each.hint)) for each in caught.findings if each.severity == "error"]
 
 
 def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: UserConfig) -> None:

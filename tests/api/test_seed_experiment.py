@@ -34,8 +34,6 @@ PACKED = ("train.packed=true", "train.global_batch_size=4", "train.validate_ever
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """An experiment whose run folders are written."""
-
     folder: Path
     plan: Plan
     settings: UserConfig

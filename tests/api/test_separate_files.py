@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.api.folders import environment, touchline
+from tests.cases import refusal
 
 from touchline import api
-from touchline.core.errors import InputError, PlanDriftError
+from touchline.core.errors import PlanDriftError
 from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan
 from touchline.run.jobs import evaluation_jobs, training_jobs
@@ -39,7 +40,6 @@ FIRST, SECOND, BASE = "1M_rank4_train5", "1M_rank4_train9", "1M_base"
 
 
 def words(count: int, length: int, seed: int) -> list[dict[str, str]]:
-    """Rows of invented words that are all different."""
     generator = random.Random(f"{seed} {length}")
     found: dict[str, None] = {}
     while len(found) < count:
@@ -162,10 +162,9 @@ def test_a_started_run_refuses_another_file_by_its_key(
 def test_a_training_file_has_one_validation_file(settings: UserConfig, tmp_path: Path) -> None:
     levels = "data.train: [data/train_5.json, data/train_9.json]"
     text = SEPARATE.replace(levels, "data.validation: [data/validation.json, data/test_9.json]")
-    with pytest.raises(InputError) as caught:
-        api.plan(make_separate(tmp_path, text.replace(", 9L: data/test_9.json", "")), settings)
+    caught = refusal(api.plan, make_separate(tmp_path, text.replace(", 9L: data/test_9.json", "")), settings)
     said = "is used with data/validation.json and with data/test_9.json"
-    assert any(each.code == "EX003" and said in each.message for each in caught.value.findings)
+    assert any(each.code == "EX003" and said in each.message for each in caught.findings)
 
 
 def test_without_test_rows_trainings_are_planned_where_nothing_is_evaluated(

@@ -30,7 +30,6 @@ RUNS = ("1M_rank2", "1M_rank4", "1M_rank8")
 
 
 def rows(folder: Path, run: str) -> list[dict[str, object]]:
-    """The rows of a run's metrics."""
     return [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -1,13 +1,14 @@
 """Facts that the user states of past runs: by options, in files beside the logs, and what a dataset's lengths add."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.api.folders import environment
+from tests.cases import call_main
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
@@ -257,18 +258,7 @@ def test_the_widest_of_a_batch_follows_from_the_lengths() -> None:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`touchline ...`: exit code, stdout, stderr."""
-    from touchline.cli.main import main
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["touchline", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, told.out, told.err
-
-    return run
+    return partial(call_main, monkeypatch, capsys)
 
 
 def test_the_commands_say_and_take_the_facts(

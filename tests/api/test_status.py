@@ -55,7 +55,6 @@ class Commands:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, settings: UserConfig) -> Path:
-    """A prepared experiment; not to be written to."""
     place = make_experiment(tmp_path_factory.mktemp("prepared") / "exp")
     api.plan(place, settings)
     api.prepare(place, settings)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
-from tests.cases import some
+from tests.cases import refusal, some
 
-from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
@@ -42,9 +41,7 @@ class Cluster:
 
 def refused(said: str | CommandResult, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
     """Everything that the one error of a target says."""
-    with pytest.raises(InputError) as caught:
-        resolve_target(compute, site or SlurmSite(), Cluster(said))
-    (found,) = caught.value.findings
+    (found,) = refusal(resolve_target, compute, site or SlurmSite(), Cluster(said)).findings
     assert found.code == "US133"
     assert found.subject == "compute.gpu"
     return f"{found.message} | {found.hint}"
@@ -126,12 +123,9 @@ def test_a_cpu_is_planned_for_only_on_purpose() -> None:
 
 def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
     for name, meant in (("H1OO", "H100"), ("A100", "A100-80GB"), ("a100-90gb", "A100-80GB"), ("L4OS", "L40S")):
-        with pytest.raises(InputError) as caught:
-            resolve_target(ComputeConfig(gpu=name), SlurmSite())
-        assert meant in str(caught.value.hint), name
-    with pytest.raises(InputError) as caught:
-        resolve_target(ComputeConfig(gpu="abacus"), SlurmSite())
-    assert all(known in caught.value.message for known in gpu_names())
+        assert meant in str(refusal(resolve_target, ComputeConfig(gpu=name), SlurmSite()).hint), name
+    caught = refusal(resolve_target, ComputeConfig(gpu="abacus"), SlurmSite())
+    assert all(known in caught.message for known in gpu_names())
     # A type is never taken for a GPU that merely begins alike.
     assert [similar_gpus(kind) for kind in ("a100_1g.5gb", "1g.10gb", "2080ti", "b300", "")] == [()] * 5
     assert similar_gpus("l4") == ("L4",)

@@ -15,9 +15,9 @@ import pytest
 from pydantic import TypeAdapter
 from tests.api.folders import command, touchline
 from tests.api.kills import kill_everything
+from tests.cases import refusal
 
 from touchline import api
-from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.evaluations import evaluation_name, read_evaluation_config, settings_sha256
 from touchline.data.scores import EvaluationRecord, SampleScore
@@ -80,7 +80,6 @@ def make(folder: Path, test: str = NAMED, evaluate: str = "{max_new_tokens: 3}")
 
 
 def planned(folder: Path, settings: UserConfig, test: str = NAMED) -> Path:
-    """An experiment whose run folders are written."""
     api.plan(make(folder, test), settings)
     api.prepare(folder, settings)
     return folder
@@ -191,9 +190,7 @@ def test_a_task_with_items_of_its_own_asks_no_test_set(tmp_path: Path, settings:
     text = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(text.replace("task: exact_match", "task: mine.py"))
     (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine():\n    return None\n")
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, folder, settings).findings)
     assert finding.code == "EX015"
     assert "5L, 9L, 13L" in finding.message
     (folder / "mine.py").write_text("from inspect_ai import task\n\n\n@task\ndef mine(data):\n    return None\n")
@@ -250,9 +247,7 @@ def test_answers_of_a_set_that_the_limit_truncates_are_found(tmp_path: Path, set
     folder = make(tmp_path / "x")
     long = [{"input": f"word{number}", "output": f"abcdefghijk{number % 9}"} for number in range(60)]
     (folder / "data" / "13L_test.json").write_text(json.dumps(long))
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, folder, settings).findings)
     assert finding.code == "EX181"
     assert all(part in finding.message for part in ("62% of the test answers", "up to 12"))
 
@@ -264,9 +259,7 @@ def test_a_set_that_one_run_was_trained_on_is_found_for_that_run(tmp_path: Path,
     place.write_text(
         json.dumps(json.loads(place.read_text()) + json.loads((folder / "data" / "13L_test.json").read_text()))
     )
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    (finding,) = errors_of(caught.value.findings)
+    (finding,) = errors_of(refusal(api.plan, folder, settings).findings)
     assert finding.code == "DA106"
     assert "12 prompts are both in train (9L_train.json) and in test 13L (13L_test.json)" in finding.message
     assert finding.runs
@@ -276,9 +269,8 @@ def test_a_set_that_one_run_was_trained_on_is_found_for_that_run(tmp_path: Path,
 def test_one_set_under_two_names_is_refused(tmp_path: Path, settings: UserConfig) -> None:
     folder = make(tmp_path / "x", "{5L: data/5L_test.json, again: data/copy.json}")
     (folder / "data" / "copy.json").write_bytes((folder / "data" / "5L_test.json").read_bytes())
-    with pytest.raises(InputError) as caught:
-        api.plan(folder, settings)
-    assert "the test sets 5L and again have the same rows" in str([each.message for each in caught.value.findings])
+    caught = refusal(api.plan, folder, settings)
+    assert "the test sets 5L and again have the same rows" in str([each.message for each in caught.findings])
 
 
 @pytest.mark.slow

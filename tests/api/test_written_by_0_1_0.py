@@ -38,7 +38,6 @@ class Laptop:
             file.write_text(file.read_text().replace('"laptop"', json.dumps(platform.node())))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
         env = environment(self.home / "models", self.home / "cache", self.home / "history")
         return touchline(*arguments, env=env, cwd=self.home)
 

@@ -13,7 +13,6 @@ PLACE = "1B_rank8/finetune.yaml"
 
 
 def format_of(backend: str, name: str = PLACE) -> ConfigFormat:
-    """A backend's format of files with a name."""
     *_, last = formats = importlib.import_module(f"touchline.backends.{backend}.format").FORMATS
     found: ConfigFormat = last if name == "setup_finetune.yaml" else formats[0]
     return found
@@ -38,7 +37,6 @@ def told(backend: str, text: str) -> list[str]:
 
 
 def claims(backend: str, text: str) -> bool:
-    """Whether the format takes it for its own."""
     each = format_of(backend)
     return each.claims(parse_foreign(text, PLACE, each.dialect).data, PLACE)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.backends.config_files import format_of
+from tests.cases import refusal, write
 from tests.faults.case import base, changed
 
 from tools.tiny_model import write_tiny_model
@@ -97,9 +98,7 @@ def test_every_key_is_in_the_file_or_in_the_list(file: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("file", REFUSED, ids=name_of)
 def test_another_training_is_refused_with_what_to_do(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        api.import_experiment([file], tmp_path / "experiment.yaml")
-    (finding,) = caught.value.findings
+    (finding,) = refusal(api.import_experiment, [file], tmp_path / "experiment.yaml").findings
     assert EXPECTED[file]["refused"] in finding.message
     assert "touchline check" in (finding.hint or "")
     assert finding.where.line is not None
@@ -196,16 +195,12 @@ def write_configs(folder: Path) -> list[Path]:
         text = text.replace("meta-llama/Llama-3.2-1B", "Tiny-1M").replace("max_seq_len: 2048", "max_seq_len: 128")
         if stage == "exp4_stage2":
             text += "prev_checkpoint: models/exp4_stage1/checkpoint-420\n"
-        path = folder / "configs" / f"{stage}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
+        paths.append(write(folder / "configs" / f"{stage}.yaml", text))
     return paths
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
-    """Folders of the user, in a new working directory."""
     monkeypatch.chdir(tmp_path)
     write_tiny_model(tmp_path / "models" / "Tiny-1M")
     return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
@@ -305,9 +300,8 @@ def test_all_faults_of_configs_come_at_once(settings: UserConfig, tmp_path: Path
     (tmp_path / "configs" / "exp2_qwen_reordered.yaml").write_text("", encoding="utf-8")
     first = tmp_path / "configs" / "exp1_random.yaml"
     first.write_text(changed(first.read_text("utf-8"), "lr: 5.0e-5", "lr: 5e-5"), encoding="utf-8")
-    with pytest.raises(InputError) as caught:
-        api.init(tmp_path / "endovis", settings, configs=configs)
-    messages = " ".join(finding.message for finding in caught.value.findings)
+    caught = refusal(api.init, tmp_path / "endovis", settings, configs=configs)
+    messages = " ".join(finding.message for finding in caught.findings)
     assert "exp2_qwen_reordered.yaml cannot be read: the file is empty" in messages
     assert "lr" in messages
 
@@ -316,9 +310,8 @@ def test_all_faults_of_configs_come_at_once(settings: UserConfig, tmp_path: Path
     last.write_text(changed(last.read_text("utf-8"), "seed: 42", "seed: 7"), encoding="utf-8")
     with last.open("a", encoding="utf-8") as stream:
         stream.write("prev_checkpoint: models/elsewhere\n")
-    with pytest.raises(InputError) as caught:
-        api.init(tmp_path / "endovis", settings, configs=configs)
-    messages = " ".join(finding.message for finding in caught.value.findings)
+    caught = refusal(api.init, tmp_path / "endovis", settings, configs=configs)
+    messages = " ".join(finding.message for finding in caught.findings)
     assert "seed 7 is not 42" in messages
     assert "is not in the output_dir of another config" in messages
     with pytest.raises(InputError, match="either a dataset or stage configs"):

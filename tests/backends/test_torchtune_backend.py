@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from tests.cases import parametrize, write
+from tests.cases import parametrize, refusal, write
 from tests.faults.case import base, changed
 from tests.run.made_plans import BATCHES, DATA, MODEL, made_plan, made_run
 
@@ -24,7 +24,6 @@ from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.backends.torchtune.models import model_section
 from touchline.backends.torchtune.recipes import RECIPES, recipe_files, recipe_for
 from touchline.core.catalog import Dimensions, ModelInfo, SplitInfo
-from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.user_config import UserConfig
@@ -389,9 +388,7 @@ def test_a_key_of_another_meaning_here_is_listed(here: Path, old: str, new: str,
     ("device: cuda", "device: cuda\nquantizer: {_component_: torchtune.training.quantization.X}", "quantizer"),
 )
 def test_another_kind_of_training_is_refused(here: Path, old: str, new: str, key: str) -> None:
-    with pytest.raises(InputError) as caught:
-        report_of(write(here / "finetune.yaml", changed(BASE, old, new)))
-    (finding,) = caught.value.findings
+    (finding,) = refusal(report_of, write(here / "finetune.yaml", changed(BASE, old, new))).findings
     assert f"({key}" in finding.message
     assert not (here / "new").exists()
 

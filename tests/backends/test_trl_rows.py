@@ -10,7 +10,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.real_batching.cases import PEERS, ask, cases_for, lengths_of, simulated
-from tests.cases import some
+from tests.cases import some, write_files
 from tests.faults.models_d import CHATML, model_files, text_of, tokenizer_json
 from tests.tiers import examples
 from tests.tiny_model import build_tiny_model
@@ -44,11 +44,7 @@ def model(folder: Path, template: str | None, *, adds_bos: bool = False) -> Path
         "model", template, tokenizer=tokenizer_json(adds_bos=bos),
         tokens={"bos_token": bos, "tokenizer_class": "PreTrainedTokenizerFast"},
     )  # fmt: skip
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    return folder / "model"
+    return write_files(folder, files) / "model"
 
 
 CASES: dict[str, tuple[str | None, bool, dict[str, Any], dict[str, Any], RowSettings]] = {

@@ -35,7 +35,6 @@ def running(name: str) -> LiveRun:
 
 
 def queued(name: str) -> LiveRun:
-    """A run that waits for others."""
     job = JobView(job_id="77", state=JobState.PENDING, active=True, source="squeue", reason="Priority")
     return replace(
         running(name), status=RunStatus.QUEUED, job_state=JobState.PENDING, job=job, steps_done=0, loss=NONE,
@@ -44,7 +43,6 @@ def queued(name: str) -> LiveRun:
 
 
 def failed(name: str) -> LiveRun:
-    """A run that ended with an error."""
     flag = FindingRow(
         code="RN111", severity=Severity.ERROR, path=None, line=None, column=None, message="exit code 1",
         hint="touchline logs exp",
@@ -56,14 +54,12 @@ def failed(name: str) -> LiveRun:
 
 
 def completed(name: str) -> LiveRun:
-    """A trained and evaluated run."""
     return replace(
         running(name), status=RunStatus.COMPLETED, job=None, job_state=None, steps_done=1000, seconds_left=NONE
     )
 
 
 def snapshot(experiment: str, *runs: LiveRun, note: str = "", strategy: str = "") -> Snapshot:
-    """Experiment with these runs."""
     losses = {run.name: rows([3.0, 3.0, 2.0, 2.0, 1.0, 1.0]) for run in runs if run.steps_done}
     return Snapshot(experiment=experiment, runs=runs, note=note, active=True, steps=losses, strategy=strategy)
 

@@ -49,7 +49,6 @@ def _complete(folder: Path, *words: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A planned experiment, as far as completion reads it."""
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "plan.json").write_text(json.dumps({"runs": [{"name": "1M_rank4"}, {"name": "1M_rank8"}]}))
     return tmp_path

@@ -86,8 +86,6 @@ def test_in_a_log_there_is_one_line_per_minute_for_everything(
 
 
 class _Heard:
-    """The rows of the last report."""
-
     def __init__(self) -> None:
         self.rows: list[JobProgress] = []
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.api.folders import make_experiment
+from tests.cases import refusal
 
 from touchline import api
 from touchline.backends.registry import get_backend
@@ -19,7 +20,6 @@ DOCS = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "migrating.md"
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str]:
-    """The exit code and the messages of a command."""
     monkeypatch.setattr("sys.argv", ["touchline", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -67,9 +67,8 @@ def test_a_removed_key_is_refused_wherever_it_stands(tmp_path: Path) -> None:
     assert find_removed(RemovedKind.KEY, "evaluate.generally") is None
     written = text.replace("max_new_tokens: 12}", "max_new_tokens: 12, general: {tasks: [a]}}")
     for source, overrides in ((written, ()), (text, ("evaluate.general.limit=3",))):
-        with pytest.raises(InputError) as caught:
-            read_experiment(source, "experiment.yaml", overrides)
-        assert [finding.message for finding in caught.value.findings] == [str(row)]
+        caught = refusal(read_experiment, source, "experiment.yaml", overrides)
+        assert [finding.message for finding in caught.findings] == [str(row)]
     settings = {"evaluate": {"general": {"tasks": ["a"]}, "samples": 3}}
     assert drop_removed(settings) == (row,)
     assert settings == {"evaluate": {"samples": 3}}

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tests.api.folders import environment, make_experiment
-from tests.api.made_runs import evaluate, train
+from tests.api.folders import environment, make_experiment, tiny_settings
+from tests.api.made_runs import finish
 
 from touchline import api
 from touchline.cli.main import main
 from touchline.core.text import without_controls
-from touchline.data.user_config import UserConfig
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 
@@ -54,20 +53,12 @@ COMMANDS = {
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Two finished experiments, one that has not begun, and one with three faults."""
     folder = tmp_path_factory.mktemp("terminal")
-    models = folder / "models"
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = UserConfig(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = tiny_settings(folder, tiny_model)
     for name, rate in (("one", "1e-2"), ("two", "2e-2")):
         experiment = make_experiment(folder / name)
         yaml = experiment / "experiment.yaml"
         yaml.write_text(yaml.read_text().replace("name: tiny", f"name: {name}").replace("1e-2", rate))
-        api.plan(experiment, settings)
-        plan = api.prepare(experiment, settings).plan
-        for run in plan.runs:
-            if run.train is not None:
-                train(plan, run, experiment / run.name)
-            evaluate(plan, run, experiment / run.name)
+        finish(experiment, settings)
         api.collect(experiment, settings)
     api.plan(make_experiment(folder / "left"), settings)
     bad = make_experiment(folder / "bad") / "experiment.yaml"

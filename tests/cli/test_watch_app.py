@@ -128,7 +128,6 @@ def test_columns_follow_the_width_of_the_terminal(width: int) -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
-    """Commands that the view starts."""
     found: list[tuple[str, str, str]] = []
 
     def start(source: Path, command: str, run: str) -> str:

@@ -3,14 +3,14 @@
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.api import made_runs as made
-from tests.api.folders import command, environment, make_experiment
+from tests.api.folders import command, environment, make_experiment, tiny_settings
+from tests.cases import until
 from tests.cli.tmux import REQUIRE, Terminal, unavailable
 
 from touchline import api
@@ -27,9 +27,7 @@ COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9\d|10\d)(?:;\d+)*m")
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> UserConfig:
     root = tmp_path_factory.mktemp("watched")
-    (root / "models").mkdir()
-    (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return UserConfig(models_dir=root / "models", cache_dir=root / "cache", history_dir=root / "history")
+    return tiny_settings(root, tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +98,7 @@ def test_resume_starts_a_command_and_names_its_output(folder: Path, settings: Us
     output = folder / ".touchline" / "resume-1M_rank4.log"
     try:
         assert start_command(folder, "resume", "1M_rank4") == f"touchline resume 1M_rank4; its output: {output}"
-        deadline = time.monotonic() + 60
-        while "error: " not in output.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: "error: " in output.read_text())
     finally:
         os.close(lock)
 

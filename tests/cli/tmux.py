@@ -46,7 +46,6 @@ class Terminal:
         return subprocess.run(command, env=self._env, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def screen(self) -> str:
-        """The screen as text."""
         return self._tmux("capture-pane", "-p")
 
     def codes(self) -> str:
@@ -58,7 +57,6 @@ class Terminal:
         self._tmux("send-keys", *keys)
 
     def resize(self, width: int, height: int) -> None:
-        """Give the window another size."""
         self._tmux("resize-window", "-x", str(width), "-y", str(height))
 
     def until(self, condition: Callable[[str], object]) -> str:

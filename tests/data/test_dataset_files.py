@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.cases import parametrize, some
+from tests.cases import parametrize, refusal, some
 from tests.tiers import examples
 
 from touchline.core.catalog import DatasetInfo, Message
@@ -78,9 +78,7 @@ def all_errors(path: Path, **settings: object) -> list[Finding]:
 
 def unreadable(path: Path, **settings: object) -> Finding:
     """The one finding of a file that cannot be read."""
-    with pytest.raises(InputError) as caught:
-        load(path, **settings)
-    (finding,) = caught.value.findings
+    (finding,) = refusal(load, path, **settings).findings
     return finding
 
 
@@ -202,9 +200,7 @@ def test_a_missing_generated_file_comes_with_its_command(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/x.json", "x" * 5000, "a\0b.json", "a\nb.json"])
 def test_a_senseless_path_is_a_missing_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError) as caught:
-        load_dataset(DataConfig(path=name), tmp_path)
-    assert [finding.code for finding in caught.value.findings] == ["DA101"]
+    assert [finding.code for finding in refusal(load_dataset, DataConfig(path=name), tmp_path).findings] == ["DA101"]
 
 
 def chat_rows(count: int) -> list[dict[str, object]]:
@@ -504,9 +500,8 @@ def test_examples_of_a_dataset_with_faults_are_refused(tmp_path: Path) -> None:
     data = splits()
     data["test"][0]["output"] = ""
     path = write(tmp_path / "d.json", data)
-    with pytest.raises(InputError) as caught:
-        load_examples(DataConfig(path=str(path)), "train", Path())
-    assert [finding.code for finding in caught.value.findings] == ["DA105"]
+    caught = refusal(load_examples, DataConfig(path=str(path)), "train", Path())
+    assert [finding.code for finding in caught.findings] == ["DA105"]
 
 
 def test_parquet_is_read_as_the_same_rows(tmp_path: Path) -> None:
@@ -633,7 +628,5 @@ def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: P
     (fault,) = cluster_faults(data, tmp_path, "template")
     assert str(fault.hint).endswith("(name them in evaluate: {cluster: ...})")
     assert "is not text" in cluster_faults(data, tmp_path, "docs")[0].message
-    with pytest.raises(InputError) as caught:
-        load_examples(data, "test", tmp_path, "doc")
-    assert [finding.code for finding in caught.value.findings] == ["DA105"]
+    assert [finding.code for finding in refusal(load_examples, data, "test", tmp_path, "doc").findings] == ["DA105"]
     assert load_examples(data, "test", tmp_path)[0].cluster is None

@@ -31,7 +31,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and a dataset of them."""
     return write_colors(tmp_path_factory.mktemp("images"), 24).parent
 
 

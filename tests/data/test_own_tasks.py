@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.cases import refusal
 
-from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.label_sets import label_set
 from touchline.data.task_files import resolve_task
@@ -110,10 +110,9 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
     write(tmp_path, "", "tasks/parts/more.py")
     for body, name, message, hint in cases:
         write(tmp_path, f"{HEAD}{body}" if "Inspect task" not in message else body)
-        with pytest.raises(InputError) as caught:
-            resolve_task(name, tmp_path)
-        assert message in caught.value.message, (name, body)
-        assert hint is None or hint in (caught.value.hint or ""), (name, body)
+        caught = refusal(resolve_task, name, tmp_path)
+        assert message in caught.message, (name, body)
+        assert hint is None or hint in (caught.hint or ""), (name, body)
 
 
 def dataset(folder: Path, splits: dict[str, list[str]]) -> DataConfig:

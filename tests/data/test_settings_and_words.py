@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, refusal, write
 
 from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import create_capitalization
@@ -32,10 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_config(content: str) -> Path:
-    path = config_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    return path
+    return write(config_path(), content)
 
 
 def make(out: Path, **changes: object) -> Path:
@@ -68,9 +65,7 @@ def test_the_environment_goes_before_the_file_and_that_first(home: Path, monkeyp
 
 def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path) -> None:
     write_config("model_dir: x\ncache_dir: 5\nbanana: 1\n")
-    with pytest.raises(InputError) as caught:
-        load_settings()
-    found = [(f.where.line, f.hint) for f in caught.value.findings if f.where]
+    found = [(f.where.line, f.hint) for f in refusal(load_settings).findings if f.where]
     assert found == [(1, "did you mean 'models_dir'?"), (2, None), (3, None)]
 
 
@@ -117,9 +112,8 @@ def test_what_the_cluster_wants_to_hear_is_read_from_the_config_file(home: Path)
 
 def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home: Path) -> None:
     write_config("cache_dir: 5\nslurm:\n  acount: x\n  memory_gb: -1\n  signal_seconds: two\n  modules: [1]\n")
-    with pytest.raises(InputError) as caught:
-        load_settings()
-    found = {(f.where.line, f.subject) for f in caught.value.findings if f.where}
+    caught = refusal(load_settings)
+    found = {(f.where.line, f.subject) for f in caught.findings if f.where}
     assert found == {
         (1, "cache_dir"),
         (3, "slurm.acount"),
@@ -127,8 +121,8 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
         (5, "slurm.signal_seconds"),
         (6, "slurm.modules.0"),
     }
-    assert {f.code for f in caught.value.findings} == {"US101"}
-    assert any(f.hint == "did you mean 'account'?" for f in caught.value.findings)
+    assert {f.code for f in caught.findings} == {"US101"}
+    assert any(f.hint == "did you mean 'account'?" for f in caught.findings)
 
 
 @parametrize(
@@ -145,9 +139,7 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
 )
 def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, words: str) -> None:
     write_config(f"slurm:\n  {lines}\n")
-    with pytest.raises(InputError) as caught:
-        load_settings()
-    (finding,) = caught.value.findings
+    (finding,) = refusal(load_settings).findings
     assert words in finding.message
     assert finding.where.line == 2
 
@@ -160,9 +152,7 @@ def test_options_of_a_sites_own_plugins_are_let_through(home: Path) -> None:
 @pytest.mark.parametrize("value", ["null", "5", "[]", "text"])
 def test_cluster_settings_are_keys_and_values(home: Path, value: str) -> None:
     write_config(f"slurm: {value}\n")
-    with pytest.raises(InputError) as caught:
-        load_settings()
-    assert [f.where.line for f in caught.value.findings if f.where] == [1]
+    assert [f.where.line for f in refusal(load_settings).findings if f.where] == [1]
 
 
 def test_an_empty_config_file_is_none(home: Path) -> None:
@@ -196,23 +186,18 @@ def test_every_set_of_ten_thousand_words_that_guides_name_can_be_made(tmp_path: 
         assert {len(row["input"]) for row in rows} == {length}
         origin = AMERICAN_ENGLISH if length == 8 else AMERICAN_ENGLISH_HUGE
         assert data["about"]["word_list"]["sha256"] == origin.sha256
-    with pytest.raises(InputError) as caught:
-        make(tmp_path, word_length=15, num_words=10_000)
-    assert "4,819" in caught.value.message
+    assert "4,819" in refusal(make, tmp_path, word_length=15, num_words=10_000).message
 
 
 def test_a_missing_set_is_hinted_at_with_a_command_that_succeeds(tmp_path: Path) -> None:
     """For a set that is too large, the largest that exists."""
     for name, words in (("words_13L_80P_10000.json", "10000"), ("words_15L_80P_9000.json", "4819")):
-        with pytest.raises(InputError) as caught:
-            load_dataset(DataConfig(path=name), tmp_path)
-        hint = caught.value.findings[0].hint
+        hint = refusal(load_dataset, DataConfig(path=name), tmp_path).findings[0].hint
         assert hint is not None
         assert f"--num-words {words} " in hint
         assert ("only 4,819" in hint) == (words == "4819")
-    with pytest.raises(InputError) as caught:
-        load_dataset(DataConfig(path="words_40L_80P_10.json"), tmp_path)
-    assert "--words FILE" in (caught.value.findings[0].hint or "")
+    caught = refusal(load_dataset, DataConfig(path="words_40L_80P_10.json"), tmp_path)
+    assert "--words FILE" in (caught.findings[0].hint or "")
 
 
 def test_any_file_of_words_may_be_used(tmp_path: Path) -> None:
@@ -224,9 +209,7 @@ def test_any_file_of_words_may_be_used(tmp_path: Path) -> None:
     assert {row["input"] for split in ("train", "validation", "test") for row in data[split]} == set(words)
     assert all(row["output"] == row["input"].capitalize() for row in data["train"])
     assert data["about"]["word_list"]["name"] == "my words.txt"
-    with pytest.raises(InputError) as caught:
-        make(tmp_path / "out", word_length=9, words=tmp_path / "my words.txt")
-    assert caught.value.hint == "--word-length 6"
+    assert refusal(make, tmp_path / "out", word_length=9, words=tmp_path / "my words.txt").hint == "--word-length 6"
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for bad in (tmp_path / "binary", tmp_path / "absent", tmp_path):
         with pytest.raises((InputError, HostError)):

@@ -125,7 +125,6 @@ def test_the_process_imports_nothing_from_its_working_folder(tmp_path: Path, mon
 
 
 def with_template(model: Path, folder: Path, template: str) -> Path:
-    """A copy of a model with another chat template."""
     folder.mkdir()
     for path in model.iterdir():
         (folder / path.name).symlink_to(path)

@@ -17,23 +17,30 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import load_shape
+from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.outgrown import ONE_SIZE, outgrown_of, widths_of
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
 
 
-def _backend(name: str) -> MemoryCoefficients:
+def coefficients_of(name: str) -> MemoryCoefficients:
     found = memory_coefficients(name)
     assert isinstance(found, MemoryCoefficients)
     return found
 
 
-_TRAINER = _backend("trl")
+def gpu_of(name: str) -> Gpu:
+    found = find_gpu(name)
+    assert isinstance(found, Gpu)
+    return found
+
+
+_TRAINER = coefficients_of("trl")
 STACKS: dict[str, MemoryCoefficients] = {
     # The archive's script: its outputs stay alive, no autocast, keys and values expanded by hand.
     "hand-written loop": replace(
-        _backend("plain"), vocab_bytes_low=14.0, expands_kv=True, nf4_upcasts=True, relative_error=0.03
+        coefficients_of("plain"), vocab_bytes_low=14.0, expands_kv=True, nf4_upcasts=True, relative_error=0.03
     ),
     # Trainer without prepare_model_for_kbit_training.
     "fms accelerated": replace(_TRAINER, nf4_upcasts=False),
@@ -44,11 +51,11 @@ STACKS: dict[str, MemoryCoefficients] = {
     "trl": _TRAINER,
     # The same where norms, embeddings and head were cast up first.
     "trl prepared": replace(_TRAINER, nf4_upcasts=True),
-    "torchtune": _backend("torchtune"),
-    "litgpt": _backend("litgpt"),
-    "plain": _backend("plain"),
-    "unsloth": _backend("unsloth"),
-    "swift": _backend("swift"),
+    "torchtune": coefficients_of("torchtune"),
+    "litgpt": coefficients_of("litgpt"),
+    "plain": coefficients_of("plain"),
+    "unsloth": coefficients_of("unsloth"),
+    "swift": coefficients_of("swift"),
 }
 
 
@@ -61,8 +68,6 @@ Half = Literal["fitted", "held out", "not fitted", "seen"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRow:
-    """One published run."""
-
     file: str
     """Which file it stands in."""
     name: str

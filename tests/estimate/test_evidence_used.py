@@ -72,7 +72,6 @@ def logged(name: str = "old", *, gib: float | None = 9.0, **changes: object) -> 
 
 
 def asked(**changes: Any) -> TrainingSetup:
-    """What the plan of the same training asks for."""
     setup = replace(LORA, backend="trl", rank=16, target_modules=WHOLE, adapter_dtype="float32")
     return replace(setup, **changes)
 

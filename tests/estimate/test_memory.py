@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.cases import parametrize
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGETS, LORA, SHAPES
+from tests.estimate.measured_rows import coefficients_of, gpu_of
 from tests.tiers import examples
 
 from touchline.backends.memory import MemoryCoefficients
@@ -18,7 +19,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
 from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.estimate.gpus import find_gpu, gpu_names
 from touchline.estimate.layers import role_of
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
 from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, tokens_with_logits, vocab_bytes, weight_bytes
@@ -27,18 +28,6 @@ pytestmark = pytest.mark.planning
 
 GIB = 2**30
 BACKENDS = ("peft", "trl", "torchtune", "axolotl", "llamafactory", "unsloth", "swift", "litgpt")
-
-
-def coefficients_of(name: str) -> MemoryCoefficients:
-    found = memory_coefficients(name)
-    assert isinstance(found, MemoryCoefficients)
-    return found
-
-
-def gpu_of(name: str) -> Gpu:
-    found = find_gpu(name)
-    assert isinstance(found, Gpu)
-    return found
 
 
 TORCHTUNE = coefficients_of("torchtune")

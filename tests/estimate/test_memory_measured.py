@@ -11,7 +11,7 @@ import pytest
 from benchmarks.held_out import constants, peak
 from tests.cases import parametrize
 from tests.estimate.made_shapes import LORA, SHAPES
-from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, measured_rows
+from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, dimensions, gpu_of, measured_rows
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.peft.layout import plain_attention
@@ -22,7 +22,6 @@ from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
 from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate
 
 pytestmark = pytest.mark.planning
@@ -31,12 +30,6 @@ ROWS = tuple(measured_rows())
 SAMPLES = os.environ.get("TOUCHLINE_SAMPLES")
 MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements.md"
 HALVES = ("fitted", "held out", "not fitted", "seen")
-
-
-def gpu(name: str) -> Gpu:
-    found = find_gpu(name)
-    assert isinstance(found, Gpu)
-    return found
 
 
 def errors(rows: list[MeasuredRow], kind: str) -> list[float]:
@@ -219,7 +212,7 @@ def test_litgpt_without_a_prior_run() -> None:
     rows = _litgpt()
     found, fits = [], []
     for setup, batch, gib in rows:
-        estimate = memory_estimate(setup, batch, coefficients=STACKS["litgpt"], gpu=gpu("A100-40GB"))
+        estimate = memory_estimate(setup, batch, coefficients=STACKS["litgpt"], gpu=gpu_of("A100-40GB"))
         if gib is None:
             fits.append(estimate.verdict)
         else:

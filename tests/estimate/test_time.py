@@ -372,7 +372,6 @@ GRID = [(launches, tokens) for launches in (10.0, 40.0) for tokens in (100.0, 30
 
 
 def fitted(count: int, prior: Rates | None = None) -> Fit:
-    """A fit to so many points of the grid."""
     chosen = GRID[:count]
     rows = [row(*point, setting=str(index)) for index, point in enumerate(chosen)]
     return fit(prior or rates(), rows, [truth(*point) for point in chosen])

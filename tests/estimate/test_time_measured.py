@@ -23,7 +23,6 @@ MODELS = sorted({point.setup.shape.name for point in RUNS.points})
 
 
 def ask(point: TimePoint, machine: TargetMachine, points: list[TimePoint]) -> Estimate:
-    """The estimate of a measured step from others."""
     found = seconds_per_step(point.setup, point.work, machine=machine, points=points)
     assert isinstance(found, StepTime), found
     return found.estimate

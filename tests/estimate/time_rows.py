@@ -46,8 +46,6 @@ def cpu_machine(name: str, threads: int) -> TargetMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicRow:
-    """A published time."""
-
     source: str
     point: TimePoint
 
@@ -116,8 +114,6 @@ def _public(row: Mapping[str, str]) -> PublicRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CpuRuns:
-    """Our own short runs."""
-
     machine: TargetMachine
     points: tuple[TimePoint, ...]
 

@@ -27,7 +27,6 @@ PROMPTS = [tuple(range(3, 6 + i % 9)) for i in range(20)]
 
 @pytest.fixture
 def engine(tiny_base: Path):
-    """An engine on the tiny base, closed afterwards."""
     made = Engine(Weights(str(tiny_base), pick_dtype("float32", CPU), CPU))
     yield made
     made.close()

@@ -46,7 +46,6 @@ def config_of(experiment: Path) -> EvaluationConfig:
 
 
 def evaluated(experiment: Path, dtype: str = "float32") -> tuple[EvaluationRecord, EvaluationRecord]:
-    """Both controls, scored in one process: (base, no-op)."""
     jobs = (
         RequestedJob(run="tiny_base", checkpoint=BASE_CHECKPOINT),
         RequestedJob(run="tiny_noop", checkpoint=NO_OP_CHECKPOINT),

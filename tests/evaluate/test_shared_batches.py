@@ -89,7 +89,6 @@ Setup = tuple[Engine, dict[str, ActiveAdapter]]
 
 @pytest.fixture
 def setup(models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family: str) -> Iterator[Setup]:
-    """An engine and the adapters of its base."""
     base, adapters = models(family)
     engine = Engine(Weights(str(base), pick_dtype("float32", CPU), CPU))
     yield engine, adapters
@@ -99,7 +98,6 @@ def setup(models: Callable[[str], tuple[Path, dict[str, ActiveAdapter]]], family
 def ask(
     engine: Engine, worn: Sequence[ActiveAdapter | None], decoding: Decoding = DECODING, prompts: int = len(PROMPTS)
 ) -> Answers:
-    """Submit the prompts of all adapters at once."""
     engine.expected = len(worn) * prompts
     futures = {
         (each, number): engine.submit(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
-from tests.cases import parametrize
+from tests.cases import parametrize, refusal
 
 from touchline.core.errors import InputError
 from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
@@ -47,9 +47,8 @@ def words():
 
 
 def faults(line: str) -> list[tuple[str, str]]:
-    with pytest.raises(InputError) as caught:
-        read_experiment(f"{EXPERIMENT}evaluate: {line}\n", "experiment.yaml")
-    return [(finding.subject, finding.message) for finding in caught.value.findings]
+    caught = refusal(read_experiment, f"{EXPERIMENT}evaluate: {line}\n", "experiment.yaml")
+    return [(finding.subject, finding.message) for finding in caught.findings]
 
 
 def test_defaults_are_greedy_with_one_answer_and_no_error() -> None:
@@ -98,9 +97,8 @@ def test_what_makes_no_sense_is_refused(subtests: pytest.Subtests) -> None:
 def test_a_factor_that_meets_repeats_with_greedy_decoding_is_refused() -> None:
     """The combination is impossible although each of the two can be written."""
     text = f"{EXPERIMENT}evaluate: {{temperature: 0.7, repeats: 4}}\nfactors: {{evaluate.temperature: [0, 0.7]}}\n"
-    with pytest.raises(InputError) as caught:
-        read_experiment(text, "experiment.yaml")
-    assert "greedy decoding does not sample" in str([finding.message for finding in caught.value.findings])
+    caught = refusal(read_experiment, text, "experiment.yaml")
+    assert "greedy decoding does not sample" in str([finding.message for finding in caught.findings])
 
 
 def test_hashes_of_what_was_evaluated_before_stay() -> None:
@@ -269,11 +267,9 @@ def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: 
 def test_a_key_in_the_wrong_place_is_told_its_own() -> None:
     """`labels` and `metric` belong under `evaluate`."""
     for text in ("labels: [a, b]", "data: {path: d.json, labels: [a, b]}"):
-        with pytest.raises(InputError) as caught:
-            read_experiment(
-                f"name: n\nmodels: [m]\ndata: {{path: d.json}}\n{text}\n".replace(
-                    "data: {path: d.json}\ndata:", "data:"
-                ),
-                "experiment.yaml",
-            )
-        assert [finding.hint for finding in caught.value.findings] == ["did you mean 'evaluate.labels'?"]
+        caught = refusal(
+            read_experiment,
+            f"name: n\nmodels: [m]\ndata: {{path: d.json}}\n{text}\n".replace("data: {path: d.json}\ndata:", "data:"),
+            "experiment.yaml",
+        )
+        assert [finding.hint for finding in caught.findings] == ["did you mean 'evaluate.labels'?"]

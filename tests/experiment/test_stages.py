@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cases import parametrize, some
+from tests.cases import parametrize, refusal, some
 from tests.tiers import examples
 
 from touchline.core.errors import InputError
@@ -43,12 +43,11 @@ stages:
 
 def faults_of(text: str) -> list[tuple[int | None, int | None, str, str, str | None]]:
     """(line, column, code, subject, hint) of everything that is wrong with a text."""
-    with pytest.raises(InputError) as caught:
-        read_experiment(text, "experiment.yaml")
-    places = [finding.where for finding in caught.value.findings]
+    caught = refusal(read_experiment, text, "experiment.yaml")
+    places = [finding.where for finding in caught.findings]
     return [
         (where and where.line, where and where.column, finding.code, finding.subject, finding.hint)
-        for where, finding in zip(places, caught.value.findings, strict=True)
+        for where, finding in zip(places, caught.findings, strict=True)
     ]
 
 
@@ -199,10 +198,9 @@ def test_controls_are_of_the_base_on_each_stages_items() -> None:
 )
 def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:
     """Nothing is trained from the base model that was to go on from something."""
-    with pytest.raises(InputError) as caught:
-        runs_of(CHAIN.replace(old, new))
-    assert code in {finding.code for finding in caught.value.findings}
-    assert all(finding.where is not None and finding.where.line for finding in caught.value.findings)
+    caught = refusal(runs_of, CHAIN.replace(old, new))
+    assert code in {finding.code for finding in caught.findings}
+    assert all(finding.where is not None and finding.where.line for finding in caught.findings)
 
 
 def test_where_settings_of_stages_stand() -> None:
@@ -449,18 +447,18 @@ def test_a_chain_is_shuffled_stage_by_stage() -> None:
 def test_names_of_controls() -> None:
     """Two runs in one folder would overwrite each other."""
     for kind in ControlKind:
-        with pytest.raises(InputError) as caught:
-            controlled(BARE + f"controls: [{kind.value}]\nrun_names: '{{model_size}}_{kind.value.upper()}'\n")
-        assert caught.value.findings[0].code == "EX009"
+        caught = refusal(
+            controlled, BARE + f"controls: [{kind.value}]\nrun_names: '{{model_size}}_{kind.value.upper()}'\n"
+        )
+        assert caught.findings[0].code == "EX009"
     # Here the clash is of the stages, not of the chains.
     with pytest.raises(InputError, match="not unique"):
         controlled(
             BARE + STAGED.split("seeds: [3, 5]\n")[1] + "run_names: '{model_size}_shuffled'\ncontrols: [shuffled]\n"
         )
     # All that can be asked for are named.
-    with pytest.raises(InputError) as caught:
-        read_experiment(BARE + "controls: [bse]\n", "experiment.yaml")
-    assert "'base', 'noop' or 'shuffled'" in caught.value.findings[0].message
+    caught = refusal(read_experiment, BARE + "controls: [bse]\n", "experiment.yaml")
+    assert "'base', 'noop' or 'shuffled'" in caught.findings[0].message
 
 
 def test_rules_on_designs_do_not_see_controls_as_conditions() -> None:

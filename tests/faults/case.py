@@ -9,8 +9,6 @@ BASES = Path(__file__).parent / "bases"
 
 @dataclass(frozen=True, kw_only=True)
 class FaultCase:
-    """One seeded fault."""
-
     name: str
     """What is wrong, in words."""
     code: str
@@ -24,7 +22,6 @@ class FaultCase:
 
 
 def base(kind: str) -> str:
-    """The text of a valid file of that kind."""
     (path,) = [path for path in BASES.iterdir() if path.stem == kind]
     return path.read_text(encoding="utf-8")
 

@@ -9,7 +9,6 @@ AXOLOTL = base("axolotl")
 TRL = base("trl")
 TUNE = base("torchtune")
 STAGE = base("qlora_stage")
-_SMALL = "Qwen/Qwen2.5-0.5B-Instruct"
 _ROWS = [{"input": f"word{n}", "output": f"Word{n}"} for n in range(900)]
 _SPLITS = json.dumps({"train": _ROWS[:700], "validation": _ROWS[700:800], "test": _ROWS[800:]})
 

@@ -23,7 +23,6 @@ def bad_examples(page: RulePage) -> tuple[RuleExample, ...]:
 
 
 def good_examples(page: RulePage) -> tuple[RuleExample, ...]:
-    """Return the examples that the rule does not report."""
     return _examples(page, "Not reported")
 
 

@@ -103,8 +103,6 @@ def _fixed(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Server:
-    """The server's side."""
-
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
         self._loaded: dict[str, str] | None = None

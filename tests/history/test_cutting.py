@@ -58,8 +58,6 @@ def groups() -> tuple[FileGroup, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Where a run's files are cut."""
-
     group: FileGroup
     file: Path
     """The one that is cut."""
@@ -94,7 +92,6 @@ def readings(cut: Cut) -> tuple[RunReading, ...]:
 
 
 def value(reading: RunReading, field: str) -> float | None:
-    """The number, or none where it is missing."""
     said = getattr(reading, field)
     return said.value if isinstance(said, Quantity) else None
 

@@ -22,7 +22,6 @@ def read(text: str) -> list[Event]:
 
 
 def signs(text: str) -> list[tuple[str, str | None]]:
-    """Kind and part of the run of each sign."""
     return [(event.kind.name, event.during) for event in read(text) if isinstance(event, Sign)]
 
 
@@ -240,7 +239,7 @@ def test_a_fault_without_a_traceback_has_its_sign() -> None:
         assert not expected or is_offered(Faults, line), line
 
 
-def test_other_lines_have_none() -> None:
+def test_other_lines_are_neither_faults_nor_milestones() -> None:
     for line in [
         "If you see CUDA out of memory, lower the batch size.",
         "logging_nan_inf_filter=True",
@@ -257,6 +256,20 @@ def test_other_lines_have_none() -> None:
         "ValueError: said the sample that the model wrote",
         '{"text": "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"}',
         " 40%|████      | 40/100 [00:40<01:00,  1.00s/it]",
+        # No milestones either.
+        "After training completed, the dog slept.",
+        "Training complete the set before noon with the athletes",
+        "Training finished for epoch 2",
+        "Training completed. The dog then walked home and slept",
+        "***** Running Evaluation *****",
+        "Saving model checkpoint to out/checkpoint-100",
+        "Training completed. Do not forget to share your model on huggingface.co/models =)",
+        "Training completed! Saving pre-trained model to ./out.",
+        "Saving merged prepared dataset to disk... prepared/77",
+        "Best model saved to out/best at step 70",
+        "Evaluation strategy: steps",
+        "Evaluating: 10%|█         | 1/10 [00:01<00:09,  1.00s/it]",
+        "wandb: Synced 5 files",
     ]:
         assert kinds(line) == [], line
 
@@ -295,25 +308,6 @@ def test_a_hand_written_milestone_is_read() -> None:
     ]:
         assert kinds(line) == [kind], line
         assert is_offered(Faults, line), line
-
-
-def test_other_lines_are_no_milestones() -> None:
-    for line in [
-        "After training completed, the dog slept.",
-        "Training complete the set before noon with the athletes",
-        "Training finished for epoch 2",
-        "Training completed. The dog then walked home and slept",
-        "***** Running Evaluation *****",
-        "Saving model checkpoint to out/checkpoint-100",
-        "Training completed. Do not forget to share your model on huggingface.co/models =)",
-        "Training completed! Saving pre-trained model to ./out.",
-        "Saving merged prepared dataset to disk... prepared/77",
-        "Best model saved to out/best at step 70",
-        "Evaluation strategy: steps",
-        "Evaluating: 10%|█         | 1/10 [00:01<00:09,  1.00s/it]",
-        "wandb: Synced 5 files",
-    ]:
-        assert kinds(line) == [], line
 
 
 def test_a_script_that_says_so_after_a_fault_is_not_believed() -> None:

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import shlex
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.cases import call_main
 from tests.history.made import make_reading, number, write_log
 from tests.history.made_torchtune import write_torchtune_log
 from tests.tiny_model import build_tiny_model, write_tiny_words
@@ -57,22 +58,10 @@ def read_group(group: FileGroup, stated: object = None) -> list[LoggedRun | Skip
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """`touchline history ...` in a folder of its own: exit code, stdout, stderr."""
-    from touchline.cli.main import main
-
     monkeypatch.setattr(files, "read_group", read_group)
     monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(tmp_path / "history"))
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["touchline", "history", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err
-        assert isinstance(end.value.code, int)
-        return end.value.code, told.out, told.err
-
-    return run
+    return partial(call_main, monkeypatch, capsys, "history")
 
 
 @pytest.fixture

@@ -266,7 +266,6 @@ def said(reading: RunReading, file: str) -> str:
 
 
 def readings(path: Path, folder: Path) -> list[str]:
-    """What the runs of a fixture say, read alone."""
     shutil.copyfile(path, folder / path.name)
     found = [each.reading for each in find_runs([folder / path.name]) if isinstance(each, LoggedRun)]
     return [f"{path.relative_to(FIXTURES)}: {said(reading, path.name)}" for reading in found]
@@ -291,7 +290,6 @@ def read_tables(*paths: Path) -> RunReading:
 
 
 def values(reading: RunReading, *names: str) -> list[Any]:
-    """Values of fields; None for what is missing."""
     return [None if isinstance(fact := getattr(reading, name), Missing) else fact.value for name in names]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.api import made_runs
-from tests.api.folders import make_experiment
+from tests.api.folders import make_experiment, tiny_settings
 from tests.cases import parametrize
 from tests.history.made import make_record, make_source, number, write_log
 
@@ -155,9 +155,7 @@ def test_validation_losses_of_a_log_have_steps(tmp_path: Path, name: str, text: 
 
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return tiny_settings(tmp_path, tiny_model)
 
 
 def trained(folder: Path, settings: UserConfig, text: str = "seeds: [1, 2]\n") -> Plan:
@@ -433,7 +431,6 @@ def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:
 
 
 def records_of(*tries: probing.ProbeTry) -> list[RunRecord]:
-    """Return the records of tries that prove something."""
     found = [probe_record(REQUEST, one, None, CPU) for one in tries]
     return [record for record in found if isinstance(record, RunRecord)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.cases import parametrize
+from tests.cases import parametrize, write_files
 
 from touchline.core.observation import During, Event, Observation, ProgressBarEvent, Sign, SignKind, Stamp
 from touchline.history.grouping import group_files, key_of
@@ -150,10 +150,7 @@ def test_memory_stays_bounded_whatever_comes() -> None:
 
 
 def groups(folder: Path, *names: str, of: tuple[str, ...] = ()) -> list[list[str]]:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x\n")
+    write_files(folder, dict.fromkeys(names, "x\n"))
     asked = [folder / name for name in of] or [folder]
     return [[str(path.relative_to(folder)) for path in group.files] for group in group_files(asked)]
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
+from tests.api.folders import environment, make_experiment, tiny_settings, touchline
 
 NAME = os.fsdecode(b"caf\xe9 %j")
 RUN = "1M_rank2"
@@ -17,8 +17,7 @@ RUN = "1M_rank2"
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment of one run and its control, done from the plan to the report."""
     root = tmp_path_factory.mktemp("hostile")
-    (root / "models").mkdir()
-    (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    tiny_settings(root, tiny_model)
     folder = make_experiment(root / "finished", ranks="[2]", n_train=32, n_test=8)
     done = touchline(
         "run", str(folder), "train.epochs=1", "--no-probe", env=environment(root / "models", root / "cache")

@@ -45,7 +45,6 @@ VALUES_IN_YAML = (
 
 
 def draws(seed: str, count: int) -> Iterator[random.Random]:
-    """Generators, one for each document."""
     end = time.monotonic() + SECONDS
     number = 0
     while number < count or time.monotonic() < end:
@@ -194,7 +193,6 @@ ROWS: tuple[Any, ...] = (
 
 
 def rows_of(made: Any) -> list[Any]:
-    """The rows of all splits."""
     if isinstance(made, list):
         return made
     return [row for part in made.values() if isinstance(part, list) for row in part]
@@ -222,7 +220,6 @@ def write_rows(path: Path, chance: random.Random) -> bool:
 
 
 def data_commands(copied: Path, path: Path) -> tuple[tuple[str | Path, ...], ...]:
-    """Commands that read a dataset in an experiment's folder."""
     return (
         ("check", path),
         ("data", "show", path),
@@ -259,7 +256,6 @@ MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "genera
 
 
 def write_model(folder: Path, tiny_model: Path, chance: random.Random) -> None:
-    """Write the tiny model with one file changed."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(tiny_model, folder)
     path = folder / chance.choice([name for name in MODEL_FILES if (folder / name).is_file()])

@@ -47,7 +47,6 @@ KINDS: tuple[Callable[[Path], None], ...] = (os.mkfifo, Path.mkdir, _socket, _de
 
 
 def verbs(folder: Path) -> list[tuple[str | Path, ...]]:
-    """Every command that reads an experiment."""
     return [
         ("status", folder, "--no-queue"),
         ("results", folder, "--json"),

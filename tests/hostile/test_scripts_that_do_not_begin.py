@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 import pytest
-from tests.api.folders import make_experiment
+from tests.api.folders import make_experiment, tiny_settings
 from tests.hostile.harness import call
 
 from touchline.run.ledger import read_ledger
@@ -16,8 +16,7 @@ def test_a_script_that_never_begins_is_not_started_for_ever(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_before: bool
 ) -> None:
     """Twice, then no more; nor where an earlier attempt did begin and was killed."""
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    tiny_settings(tmp_path, tiny_model)
     for name in ("MODELS", "CACHE", "HISTORY"):
         monkeypatch.setenv(f"TOUCHLINE_{name}_DIR", str(tmp_path / name.lower()))
     folder = make_experiment(tmp_path / "exp", ranks="[2]", n_train=16, n_test=4)

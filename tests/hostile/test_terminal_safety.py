@@ -12,10 +12,9 @@ import pexpect
 import pytest
 import typer.main
 from tests.api.folders import command, make_experiment
-from tests.api.made_runs import evaluate, train
+from tests.api.made_runs import finish
 from tests.hostile.harness import call
 
-from touchline import api
 from touchline.cli.main import app
 from touchline.core.text import has_control, without_controls
 from touchline.data.user_config import UserConfig
@@ -59,13 +58,8 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         folder = make_experiment(root / "experiments" / name, ranks="[2]", n_train=16, n_test=4)
         yaml = folder / "experiment.yaml"
         yaml.write_text(yaml.read_text().replace("Does it survive?", json.dumps(NAMES[0] + NAMES[1])))
-        api.plan(folder, settings)
-        plan = api.prepare(folder, settings).plan
-        for run in plan.runs:
-            if run.train is not None:
-                train(plan, run, folder / run.name)
-                (folder / run.name / "slurm-1.out").write_text("\n".join(NAMES))
-            evaluate(plan, run, folder / run.name)
+        finish(folder, settings)
+        (folder / RUN / "slurm-1.out").write_text("\n".join(NAMES))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOUCHLINE_MODELS_DIR", str(models))
         for kind in ("cache", "history", "config"):

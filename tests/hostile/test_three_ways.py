@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.folders import make_experiment
+from tests.api.folders import make_experiment, tiny_settings
 from tests.hostile.harness import call
 
 from touchline import api
@@ -36,8 +36,7 @@ OVERRIDES: tuple[str, ...] = (
 
 @pytest.fixture
 def folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    tiny_settings(tmp_path, tiny_model)
     for name in ("models", "cache", "history"):
         monkeypatch.setenv(f"TOUCHLINE_{name.upper()}_DIR", str(tmp_path / name))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

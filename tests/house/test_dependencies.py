@@ -81,7 +81,6 @@ PEERS = frozenset(
 
 
 def declared(texts: list[str]) -> set[str]:
-    """Names of distributions."""
     return {canonicalize_name(Requirement(text).name) for text in texts} - {"touchline"}
 
 

@@ -37,8 +37,6 @@ OTHER_PROGRAMS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A line to type."""
-
     page: Path
     """The document."""
     line: int
@@ -50,7 +48,6 @@ class Command:
 
 
 def commands_of(page: Path, text: str) -> list[Command]:
-    """The commands of a document, in order."""
     found: list[Command] = []
     for block in BLOCK.finditer(text):
         first = text.count("\n", 0, block.start("body")) + 1

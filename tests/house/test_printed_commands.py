@@ -94,7 +94,6 @@ def texts_of_page(text: str, path: str) -> Iterator[tuple[str, str]]:
 
 
 def everything() -> Iterator[Printed]:
-    """Yield the commands of sources, templates, examples and documents."""
     for path in sorted(SOURCES.rglob("*.py")):
         for text, where in texts_of_source(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))):
             yield from mentions(text, where)
@@ -176,7 +175,6 @@ def _is_group(words: list[str]) -> bool:
 
 @functools.cache
 def commands() -> dict[tuple[str, ...], Any]:
-    """Return every command of the CLI by its words."""
     return dict(docs.commands())
 
 

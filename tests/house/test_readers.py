@@ -15,7 +15,6 @@ PARSERS = frozenset({"loads", "load"})
 KERNEL = "the kernel's own files, which are regular and short"
 PACKAGE = "files of the package"
 ARCHIVE = "an entry of an archive that is open"
-LIBRARY = "gives a path in a folder that touchline made to the library that reads it"
 NEW = "a file that is made anew"
 
 ALLOWED: dict[tuple[str, str], str] = {

@@ -46,7 +46,6 @@ def view_of(text: str, *, with_data: bool = True) -> DesignView:
 
 @cache
 def facts_of(path: str) -> DatasetFacts | Missing:
-    """What is known of one of the data files."""
     text = experiment_files().get(path)
     if text is None:
         return Missing(missing="not here")
@@ -71,7 +70,6 @@ def facts_of(path: str) -> DatasetFacts | Missing:
 
 
 def findings_of(text: str, *, with_data: bool = True) -> list[Finding]:
-    """What the rules on designs say of a text."""
     return list(check_view(view_of(text, with_data=with_data), Location(path="experiment.yaml"), "experiment.yaml"))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
+from tests.estimate.measured_rows import gpu_of
+from tests.lint.trainings import WHERE, found, model, named, severity, stated, view
 
 from touchline.backends.registry import traits_of
 from touchline.core.estimate import MemoryVerdict
@@ -54,7 +55,7 @@ def test_the_hint_keeps_the_effective_batch_and_offers_no_packing() -> None:
     for card in (None, "A100-80GB"):
         for rows, steps in ((60, 8), (66, 5), (61, 1), (100, 3)):
             training = stated("torchtune", packed=True, micro_batch_size=rows, gradient_accumulation_steps=steps)
-            around = {} if card is None else {"gpu": gpu(card)}
+            around = {} if card is None else {"gpu": gpu_of(card)}
             hint = found(view(training, base=model("Llama-2-7b"), **around))["PK001"].hint or ""
             told = re.search(r"micro_batch_size: (\d+), gradient_accumulation_steps: (\d+)", hint)
             assert told is not None, hint
@@ -107,12 +108,12 @@ def test_a_size_from_a_name_is_enough_for_the_table_and_none_is_told() -> None:
 def test_the_estimate_where_the_gpu_is_known(card: str, rows: int, expected: dict[str, Severity]) -> None:
     """Reference on packing: by the estimate the table's 8 rows are fine on 80 GB, and too much for 40."""
     training = stated("torchtune", packed=True, micro_batch_size=rows, rank=64, devices=1)
-    assert _limits(view(training, gpu=gpu(card))) == expected
+    assert _limits(view(training, gpu=gpu_of(card))) == expected
 
 
 def test_longest_examples_decide_where_nothing_is_packed() -> None:
     training = stated("torchtune", micro_batch_size=16, devices=1)
-    a100 = gpu("A100-80GB")
+    a100 = gpu_of("A100-80GB")
     short, long = np.full(200, 45), np.array([45] * 199 + [2048])
     assert _limits(view(training, lengths=short, gpu=a100)) == {}
     assert _limits(view(training, lengths=long, gpu=a100)) == {"PK003": ERROR}
@@ -123,10 +124,10 @@ def test_weights_that_do_not_fit_are_an_error_only_on_one_device() -> None:
     training = stated("torchtune", packed=True, micro_batch_size=1, gradient_checkpointing=True)
     alone = dataclasses.replace(training, devices=Stated(1, "devices", WHERE))
     large = model("Llama-2-70b")
-    assert _limits(view(alone, base=large, gpu=gpu("A100-80GB"))) == {"ME020": ERROR}
-    assert _limits(view(training, base=large, gpu=gpu("A100-80GB"))) == {"ME020": WARNING}
+    assert _limits(view(alone, base=large, gpu=gpu_of("A100-80GB"))) == {"ME020": ERROR}
+    assert _limits(view(training, base=large, gpu=gpu_of("A100-80GB"))) == {"ME020": WARNING}
     eight = dataclasses.replace(training, devices=Stated(8, "devices", WHERE))
-    assert _limits(view(eight, base=large, gpu=gpu("A100-80GB"))) == {}
+    assert _limits(view(eight, base=large, gpu=gpu_of("A100-80GB"))) == {}
 
 
 def test_how_memory_is_shared() -> None:
@@ -165,8 +166,8 @@ def test_a_larger_batch_never_fits_better(backend: str, rows: int, width: int, c
     seen = view(stated(backend, packed=True, max_seq_len=width, micro_batch_size=rows, devices=1))
     length = width_of(seen)
     assert isinstance(length, Width)
-    less, more = (fitting(seen, gpu(card), count, length) for count in (rows, rows + 1))
-    limits = largest(seen, gpu(card), length)
+    less, more = (fitting(seen, gpu_of(card), count, length) for count in (rows, rows + 1))
+    limits = largest(seen, gpu_of(card), length)
     assert not isinstance(less, Missing)
     assert not isinstance(more, Missing)
     assert not isinstance(limits, Missing)

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.planning
 
 
 def severities(files: Mapping[str, str]) -> dict[str, Severity]:
-    """Code to severity of what is found in files."""
     return {finding.code: finding.severity for finding in findings_of(files)}
 
 

@@ -45,7 +45,6 @@ TURNS = {
 
 
 def write(path: Path, rows: object) -> Path:
-    """Rows as JSONL, or whatever it is as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl" and isinstance(rows, list):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

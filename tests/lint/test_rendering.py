@@ -25,7 +25,6 @@ BACKENDS = ("peft", "trl", "axolotl")
 
 
 def view_of(backend: str, rows: list[ShownRow], settings: RowSettings | None = None, **model: str) -> RenderingView:
-    """Both renderings of some rows for the small model."""
     text = text_of(**model)  # type: ignore[arg-type]
     return rendering_view(
         text,

@@ -71,7 +71,6 @@ _HEAD = re.compile(r"^(Severity: \w+\n)(?:\n((?:    .*\n)+))?", re.MULTILINE)
 
 
 def _message(path: Path) -> str:
-    """The message that a page shows below its severity."""
     head = _HEAD.search(path.read_text())
     return head[2] or "" if head is not None else ""
 

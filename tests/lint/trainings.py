@@ -9,7 +9,6 @@ import numpy as np
 from touchline.core.finding import Finding, Location, Severity
 from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
-from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
 from touchline.lint.rule import check_view
 from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
@@ -54,12 +53,6 @@ def model(name: str = "Llama-3.2-1B") -> ModelContext:
 def named(name: str, num_parameters: int | None) -> ModelContext:
     """A model of which nothing but a size is known."""
     return ModelContext(name=name, num_parameters=num_parameters, source="its name", shape=Missing(missing="no config"))
-
-
-def gpu(name: str) -> Gpu:
-    found = find_gpu(name)
-    assert isinstance(found, Gpu)
-    return found
 
 
 def source(split: str) -> StatedSource:

@@ -9,7 +9,6 @@ from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
 
 
 def nodes_of(cluster: Cluster) -> list[list[int]]:
-    """The GPUs of each node."""
     size = cluster.gpus_per_node or cluster.gpus
     return [list(range(k, min(k + size, cluster.gpus))) for k in range(0, cluster.gpus, size)]
 

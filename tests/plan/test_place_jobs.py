@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.cases import refusal
 from tests.run.made_plans import CPU, GPU, made_control, made_memory, made_plan, made_run
 from typer.testing import CliRunner
 
-from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
@@ -70,10 +70,9 @@ def test_on_a_processor_the_predicted_memory_and_its_threads_are_held() -> None:
 def test_what_nobody_can_predict_is_told_once_with_its_reason() -> None:
     first = replace(made_run("a"), train_seconds=UNKNOWN, evaluate_seconds=Missing(missing="nothing measured"))
     plan = made_plan(first, replace(first, name="b"), made_control())
-    with pytest.raises(InputError) as caught:
-        place_jobs(plan, SlurmSite())
-    assert "a and 1 more (no evidence)" in caught.value.message
-    assert "evaluate a and 1 more (nothing measured)" in caught.value.message
+    caught = refusal(place_jobs, plan, SlurmSite())
+    assert "a and 1 more (no evidence)" in caught.message
+    assert "evaluate a and 1 more (nothing measured)" in caught.message
 
 
 def test_the_users_word_stands_in_for_evaluations_and_limits_for_trainings() -> None:
@@ -112,10 +111,10 @@ def written(folder: Path, content: object) -> Path:
 
 
 def faults(folder: Path, content: object, cluster: Cluster | None = None) -> list[tuple[str, str, str | None]]:
-    with pytest.raises(InputError) as caught:
-        place(read_jobs(written(folder, content)), cluster or Cluster(gpus=4), deadline_minutes=None)
-    assert "Traceback" not in str(caught.value)
-    return [(finding.code, finding.message, finding.hint) for finding in caught.value.findings]
+    path, machines = written(folder, content), cluster or Cluster(gpus=4)
+    caught = refusal(lambda: place(read_jobs(path), machines, deadline_minutes=None))
+    assert "Traceback" not in str(caught)
+    return [(finding.code, finding.message, finding.hint) for finding in caught.findings]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -225,9 +224,8 @@ def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
 def test_what_is_no_placement_is_refused_from_python_too(
     job: PlaceJob | None, cluster: Cluster, deadline: float | None, code: str
 ) -> None:
-    with pytest.raises(InputError) as caught:
-        place([] if job is None else [job], cluster, deadline_minutes=deadline)
-    assert {finding.code for finding in caught.value.findings} == {code}
+    caught = refusal(place, [] if job is None else [job], cluster, deadline_minutes=deadline)
+    assert {finding.code for finding in caught.findings} == {code}
 
 
 def test_the_command_answers_in_json_and_in_words(tmp_path: Path) -> None:

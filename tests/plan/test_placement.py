@@ -105,7 +105,6 @@ def test_the_chance_of_a_plan_is_that_of_one_job(limit: float, low: float | None
 
 
 def instance(generator: np.random.Generator, jobs: int, kind: str) -> tuple[list[PlaceJob], Cluster]:
-    """A few jobs that get in one another's way."""
     gpus = int(generator.integers(1, 9))
     cpus = int(generator.integers(4, 13)) if kind == "cpus" else None
     memory = float(generator.integers(8, 33)) if kind == "cpus" else None

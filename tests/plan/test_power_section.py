@@ -25,7 +25,6 @@ ITEMS = 200
 
 
 def trained(rank: str, rate: str, seed: int) -> PlannedRun:
-    """One run of the design."""
     levels = (
         Level(factor="train.lora.rank", value=rank),
         Level(factor="train.learning_rate", value=rate),
@@ -68,7 +67,6 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 
 
 def row(plan: Plan, start: str) -> tuple[str, ...]:
-    """The first row whose question begins so."""
     return next(row for row in power_rows(plan) if row[0].startswith(start))
 
 

@@ -46,7 +46,6 @@ def run_of(rank: int, rate: str, seed: int) -> PlannedRun:
 
 
 def plan_of(ranks: Sequence[int], rates: Sequence[str], seeds: Sequence[int] = (1, 2, 3)) -> Plan:
-    """A plan of all combinations and a control."""
     runs = [run_of(*each) for each in product(ranks, rates, seeds)]
     compute = ComputeConfig(executor="local", deadline="6h")
     plan = made_plan(*runs, replace(made_control("135M_base"), levels=()), compute=compute)

@@ -39,7 +39,6 @@ ON_CPU = ComputeConfig(gpus_per_run=0)
 
 
 def gain(value: float, half: float = 0.1) -> Estimate:
-    """A measured gain."""
     return Estimate(
         value=value, unit="times", low=value - half, high=value + half, method="probes",
         rung=EvidenceLevel.SAME_MODEL, evidence=("probe",), extrapolated=False,
@@ -49,7 +48,6 @@ def gain(value: float, half: float = 0.1) -> Estimate:
 def choose(
     found: Estimate | Missing, runs: int = 2, machine: TargetMachine = CPU, compute: ComputeConfig | None = None
 ) -> SlotChoice:
-    """The slots of equal runs and a control."""
     planned: list[PlannedRun] = [*(made_run(f"run{number}") for number in range(runs)), made_control()]
     return choose_slots(planned, machine, compute or ComputeConfig(), decided=None, predict=lambda run, count: found)
 

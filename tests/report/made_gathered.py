@@ -36,7 +36,6 @@ Rights = Sequence[bool]
 
 
 def loss(value: float) -> Quantity:
-    """A loss in nats."""
     return Quantity(value=value, unit="1", aggregation="mean", token_unit="label", method="as logged")
 
 
@@ -78,7 +77,6 @@ def run(
     status: RunStatus | None = None,
     **changes: object,
 ) -> RunResult:
-    """A fine-tuned run whose training is complete."""
     levels = (Level(factor="models", value=model), *([Level(factor=RANK, value=rank)] if rank else []))
     last = evaluations[-1] if evaluations else None
     right = None if last is None else _share([sample.exact for sample in last.samples])
@@ -145,7 +143,6 @@ def attempt(
     seconds: float = 300.0,
     superseded: bool = False,
 ) -> AttemptResult:
-    """An attempt at a training."""
     return AttemptResult(
         job_id=job,
         restart=0,
@@ -201,12 +198,10 @@ def gathered(
 
 
 def rights(k: int, n: int = 100) -> list[bool]:
-    """The first k of n items right."""
     return [number < k for number in range(n)]
 
 
 def points(*losses: tuple[int, float]) -> tuple[LossPoint, ...]:
-    """A curve."""
     return tuple(LossPoint(step=step, loss=value) for step, value in losses)
 
 

@@ -44,8 +44,6 @@ _LETTERS = np.array(list("abcdefghiklmnoprstuvw"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Make:
-    """What to make a report of."""
-
     models: int = 2
     """Base models, each with a control."""
     ranks: Sequence[str] = ("4", "16", "64")

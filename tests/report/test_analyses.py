@@ -21,7 +21,6 @@ FACTORS = {RANK: ("4", "64")}
 
 
 def of(name: str, right: int, **changes: object) -> RunResult:
-    """A run with so many of 100 items right."""
     return run(name, evaluations=[record(name, "epoch_0", rights(right))], **changes)  # type: ignore[arg-type]
 
 

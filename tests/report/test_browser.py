@@ -49,7 +49,6 @@ def report() -> Report:
 
 @pytest.fixture(scope="module")
 def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report as a file."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(report_html(report, charts(report), script=figure_script()), encoding="utf-8")
     return path
@@ -65,7 +64,6 @@ def unfold(tab: Tab) -> None:
 
 
 def opened(chrome: Browser, page: Path) -> Tab:
-    """A tab with the page, unfolded and drawn."""
     tab = chrome.tab()
     tab.open(page)
     tab.wait(DRAWN)
@@ -87,7 +85,6 @@ def tab(shared: Tab) -> Tab:
 
 @pytest.fixture
 def fresh(chrome: Browser, page: Path) -> Tab:
-    """A tab for one test."""
     return opened(chrome, page)
 
 

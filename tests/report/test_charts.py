@@ -37,14 +37,12 @@ ALL = {
 
 @pytest.fixture(scope="module", params=REPORTS)
 def drawn(request: pytest.FixtureRequest) -> tuple[Chart, ...]:
-    """The figures of each kind of report."""
     found = charts(made_report(REPORTS[request.param]))
     assert found, "the tests of every figure would pass without any"
     return found
 
 
 def rows(chart: Chart) -> Iterator[dict[str, object]]:
-    """Its data."""
     datasets = chart.spec["datasets"]
     assert isinstance(datasets, dict)
     for data in datasets.values():

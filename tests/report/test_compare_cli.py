@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.api.folders import environment, make_experiment, touchline
-from tests.api.made_runs import evaluate, train
+from tests.api.folders import environment, make_experiment, tiny_settings, touchline
+from tests.api.made_runs import finish
 
-from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.user_config import UserConfig
 from touchline.report.local.comparing import compare_experiments
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
@@ -19,20 +17,12 @@ pytestmark = [pytest.mark.planning, pytest.mark.slow]
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Two experiments of which the second has another learning rate and another rank, and one that is not planned."""
     folder = tmp_path_factory.mktemp("compare")
-    models = folder / "models"
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = UserConfig(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = tiny_settings(folder, tiny_model)
     for name, ranks, rate in (("one", "[2, 4]", "1e-2"), ("two", "[4, 8]", "2e-2")):
         experiment = make_experiment(folder / name, ranks=ranks)
         yaml = experiment / "experiment.yaml"
         yaml.write_text(yaml.read_text().replace("name: tiny", f"name: {name}").replace("1e-2", rate))
-        api.plan(experiment, settings)
-        plan = api.prepare(experiment, settings).plan
-        for run in plan.runs:
-            if run.train is not None:
-                train(plan, run, experiment / run.name)
-            evaluate(plan, run, experiment / run.name)
+        finish(experiment, settings)
     make_experiment(folder / "unplanned")
     return folder
 

@@ -32,7 +32,6 @@ def trained(
     task: str = "capitalization",
     model: str = "1B",
 ) -> RunResult:
-    """A run that got k of 100 items right."""
     scored = record(name, "epoch_2", rights(k), items=items, task=task)
     return run(name, model, rank=rank, seed=seed, evaluations=[scored])
 

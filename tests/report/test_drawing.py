@@ -109,7 +109,6 @@ def test_everything_is_drawn_where_nothing_goes_wrong() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs that another tool made."""
     return make(tmp_path_factory.mktemp("seed"))
 
 

@@ -74,7 +74,6 @@ class Page(HTMLParser):
         self.inline[-1] = (tag, attributes, text + data)
 
     def data(self, id: str) -> object:
-        """The JSON of a data element."""
         return json.loads(next(text for _, attributes, text in self.inline if attributes.get("id") == id))
 
 

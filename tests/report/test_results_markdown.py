@@ -51,13 +51,11 @@ def markdown(gathered: ReportInputs) -> str:
 
 
 def lines(text: str) -> tuple[int, int]:
-    """Lines before the fold and inside it."""
     open_, folded = text.split(FOLD)
     return len(open_.splitlines()), len(folded.splitlines())
 
 
 def tables(text: str) -> list[list[str]]:
-    """Every table as its lines."""
     found: list[list[str]] = []
     inside = False
     for line in text.splitlines():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.api.folders import make_experiment
-from tests.api.made_runs import START, VALIDATION, evaluate, rows, steps, train
+from tests.api.folders import make_experiment, tiny_settings
+from tests.api.made_runs import START, VALIDATION, finish, rows, steps
 
 from touchline import api
 from touchline.core.errors import HostError, InputError, PolicyError, install_hint
@@ -20,7 +20,6 @@ from touchline.core.files import try_lock
 from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
-from touchline.data.user_config import UserConfig
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.report.trackers import exporting
 from touchline.report.trackers.series import Point, RunSeries, run_id, run_series
@@ -35,18 +34,9 @@ NO_METRICS = Metrics(attempts=(), steps=(), validations=(), checkpoints=(), end=
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Plan, Path]:
     folder = tmp_path_factory.mktemp("series")
-    models = folder / "models"
-    models.mkdir()
-    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = UserConfig(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = tiny_settings(folder, tiny_model)
     experiment = make_experiment(folder / "exp")
-    api.plan(experiment, settings)
-    plan = api.prepare(experiment, settings).plan
-    for run in plan.runs:
-        if run.train is not None:
-            train(plan, run, experiment / run.name)
-        evaluate(plan, run, experiment / run.name)
-    return plan, experiment
+    return finish(experiment, settings), experiment
 
 
 def trained(planned: tuple[Plan, Path]) -> tuple[Plan, PlannedRun, RunResult, Path]:

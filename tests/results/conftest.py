@@ -18,8 +18,6 @@ from touchline.experiment.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An experiment on disk."""
-
     root: Path
     plan: Plan
     base: Path
@@ -39,12 +37,10 @@ def make_trained(folder: Path) -> Trained:
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A trained experiment; not to be written to."""
     return make_trained(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
 def trained(trained_once: Trained, tmp_path: Path) -> Trained:
-    """A copy of it, to be spoiled."""
     shutil.copytree(trained_once.root, tmp_path / "tiny", symlinks=True)
     return Trained(tmp_path / "tiny", trained_once.plan, trained_once.base)

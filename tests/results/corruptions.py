@@ -37,7 +37,6 @@ def resave(path: Path, change: Callable[[Spec, dict[str, bytes]], None]) -> None
 
 
 def reshape(spec: Spec, data: dict[str, bytes], name: str, dtype: str, shape: tuple[int, ...]) -> None:
-    """Give a tensor another type or shape."""
     spec[name] = (dtype, shape)
     data[name] = values(dtype, shape)
 
@@ -133,8 +132,6 @@ def _dangling(folder: Path) -> None:
 
 
 def _flip(name: str, share: float = 0.9) -> Spoil:
-    """Change one bit."""
-
     def spoil(folder: Path) -> None:
         data = bytearray((folder / name).read_bytes())
         data[int(len(data) * share)] ^= 1

@@ -140,7 +140,6 @@ def copy_tokenizer(folder: Path, base: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """A JSON file."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -181,11 +180,7 @@ def mark(folder: Path, run: PlannedRun, plan: Plan, *, step: int, epoch: int | N
     """touchline.json over whatever lies in a folder."""
     model = plan.models[run.model]
     kind: Literal["adapter", "merged"] = "merged" if (folder / "config.json").exists() else "adapter"
-    files = {
-        path.name: SavedFile(size=path.stat().st_size, sha256=_sha256(path))
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MARKER
-    }
+    files = _saved_files(folder)
     adapter = files.get(ADAPTER)
     marker = ExportMarker(
         experiment=plan.experiment,
@@ -203,14 +198,18 @@ def mark(folder: Path, run: PlannedRun, plan: Plan, *, step: int, epoch: int | N
     (folder / MARKER).write_bytes(_EXPORT.dump_json(replace(marker, **changes), indent=2))  # type: ignore[arg-type]
 
 
-def remark(folder: Path) -> None:
-    """Give a changed folder a marker that fits it again, as if it had been saved so."""
-    marker = _EXPORT.validate_json((folder / MARKER).read_bytes())
-    files = {
+def _saved_files(folder: Path) -> dict[str, SavedFile]:
+    return {
         path.name: SavedFile(size=path.stat().st_size, sha256=_sha256(path))
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != MARKER
     }
+
+
+def remark(folder: Path) -> None:
+    """Give a changed folder a marker that fits it again, as if it had been saved so."""
+    marker = _EXPORT.validate_json((folder / MARKER).read_bytes())
+    files = _saved_files(folder)
     adapter = files[ADAPTER].sha256 if ADAPTER in files else marker.adapter_sha256
     (folder / MARKER).write_bytes(_EXPORT.dump_json(replace(marker, files=files, adapter_sha256=adapter), indent=2))
 

@@ -18,8 +18,6 @@ from pathlib import Path
 NAME = "cap_8L_llama32_lora_comparison_2025-10-18"
 TEXTS = Path(__file__).parent.parent / "fixtures" / "seed002"
 EPOCHS = 3
-_HOME = f"/scratch/ada/{NAME}"
-_EVERY = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +46,6 @@ B3 = Base(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One training."""
-
     name: str
     base: Base
     rank: int

@@ -270,7 +270,6 @@ NAMED = {"5L": "five.json", "9L": "nine.json", "13L": "thirteen.json"}
 
 
 def plan_of_sets(sets: Mapping[str, str] | str = NAMED) -> Plan:
-    """A control on these test sets."""
     test = sets if isinstance(sets, str) else dict(sets)
     files = {"test": sets} if isinstance(sets, str) else sets
     splits = [SplitInfo(name=name, num_examples=2, sha256=HASHES[file]) for name, file in files.items()]
@@ -302,7 +301,6 @@ def all_three(root: Path) -> Plan:
 
 
 def pending(plan: Plan, root: Path) -> list[str | None]:
-    """The sets that are not evaluated."""
     run = plan.runs[0]
     config = evaluation_config(plan, run)
     asked: tuple[EvaluationTask | None, ...] = (None, *config.tasks)
@@ -310,7 +308,6 @@ def pending(plan: Plan, root: Path) -> list[str | None]:
 
 
 def is_evaluated(plan: Plan, root: Path) -> bool:
-    """What `touchline status` reads from the files' heads."""
     run = plan.runs[0]
     (root / "plan.json").write_text("")
     settings = evaluation_settings(plan, root / "plan.json", root / "no-cache")

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.planning
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunResult:
-    """A result whose folder is there."""
     folder = tmp_path / "1B_rank4"
     folder.mkdir()
     (folder / "slurm-1.out").write_text(log_of(RUNS[0], failing=False))
@@ -80,7 +79,6 @@ def record(run: str, outputs: list[str]) -> EvaluationRecord:
 
 
 def issues(noop: EvaluationRecord, base: EvaluationRecord | None) -> tuple[Issue, ...]:
-    """The issues of a no-op control beside a base."""
     control = replace(made_gathered.run("tiny_base", "tiny"), kind=RunKind.CONTROL, control=ControlKind.BASE)
     made = replace(control, name="tiny_noop", control=ControlKind.NO_OP, evaluations=(noop,))
     return no_op_issues([replace(control, evaluations=() if base is None else (base,)), made])

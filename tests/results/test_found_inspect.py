@@ -30,7 +30,6 @@ assert made.status == "success", made.error
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve items, of which eight are right."""
     folder = tmp_path_factory.mktemp("logs")
     command = [sys.executable, "-c", SCRIPT, str(folder)]
     subprocess.run(command, check=True, timeout=300, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.api.folders import tiny_settings
 
 from touchline import api
 from touchline.core.errors import InputError, PolicyError
@@ -47,7 +48,6 @@ def compared(original: Path, again: Path, run: str = RUN, other: str = RUN) -> R
 
 
 def edit_rows(run: Path, event: str, change: object) -> None:
-    """Apply a function to the rows of one kind."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in lines:
         if row["event"] == event:
@@ -56,7 +56,6 @@ def edit_rows(run: Path, event: str, change: object) -> None:
 
 
 def change_weights(run: Path, scale: float) -> None:
-    """Add noise to the last checkpoint, with its hashes."""
     from safetensors.numpy import load_file, save_file
 
     checkpoint = run / "epoch_2"
@@ -197,11 +196,7 @@ def test_the_folder_holds_the_saved_plan_and_nothing_of_the_original(experiment:
 
 
 def test_changed_data_is_named_and_nothing_is_trained(experiment: Path, tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = UserConfig(
-        models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history"
-    )
+    settings = tiny_settings(tmp_path, tiny_model)
     data = experiment / "data" / "words.json"
     data.write_text(data.read_text().replace("a", "b", 1))
     found = api.reproduce(experiment, settings, run=RUN)

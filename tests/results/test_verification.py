@@ -38,7 +38,6 @@ pytestmark = pytest.mark.planning
 
 
 def faults(found: Verification) -> list[str]:
-    """What is wrong, for a message that tells it."""
     return [f"{item.run}/{item.name}: {fault}" for item in found.checkpoints for fault in item.faults]
 
 
@@ -48,7 +47,6 @@ def with_run(plan: Plan, name: str, change: Callable[[PlannedRun], PlannedRun]) 
 
 
 def run_of(plan: Plan, name: str) -> PlannedRun:
-    """A run of a plan."""
     found = plan.run(name)
     assert found is not None
     return found

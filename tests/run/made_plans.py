@@ -54,7 +54,6 @@ GPU = replace(CPU, kind="gpu", name="NVIDIA A100-SXM4-80GB", threads=None, base_
 
 
 def made_memory(upper: float) -> MemoryEstimate:
-    """An estimate of 1.5 GiB, with this upper end."""
     of_process = Estimate(value=1.5, unit="GiB", low=1.0, high=upper, method="closed form", rung=EvidenceLevel.NOTHING)
     return MemoryEstimate(
         allocated=of_process, reserved=of_process, process=of_process, breakdown={}, capacity_gib=NO_RUNS,

@@ -20,8 +20,6 @@ TOKEN = "t" * 16
 
 
 class Waits:
-    """Work without an end."""
-
     def due(self) -> float:
         return math.inf
 
@@ -44,8 +42,6 @@ def simulated(clock: SimClock) -> FakeSlurm:
 
 
 class Bench:
-    """One experiment with one run."""
-
     def __init__(self, root: Path) -> None:
         self.clock = SimClock()
         self.slurm = simulated(self.clock)

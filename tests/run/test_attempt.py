@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, until
 
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
@@ -84,14 +84,6 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "SLURM_JOB_ID": "41",
         "SLURM_RESTART_COUNT": "1",
     }
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something that must happen; its absence is the failure, not its lateness."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def worker(folder: Path) -> ProcessIdentity:

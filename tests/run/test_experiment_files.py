@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tests.cases import python_program
+from tests.cases import python_program, write
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
 from touchline.experiment.experiment import EvaluateConfig
@@ -43,8 +43,6 @@ sys.stdout.write(text)
 
 @dataclass
 class Experiment:
-    """An experiment's folder beside a made-up cluster."""
-
     root: Path
     state: Path
     plan: Plan
@@ -72,9 +70,7 @@ class Experiment:
         return [(Path(folder).name, *words) for folder, *words in (line.split("|") for line in lines)]
 
     def put(self, name: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        write(self.root / name, "")
 
 
 def make(tmp_path: Path, plan: Plan) -> Experiment:

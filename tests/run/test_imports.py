@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.backends.config_files import format_of
-from tests.cases import parametrize, write
+from tests.cases import parametrize, refusal, write
 from tests.faults.case import base, changed
 from tests.hostile.values import VALUES
 from tests.tiers import examples
@@ -235,13 +235,12 @@ HOSTILE = {
 def test_hostile_files_are_refused_all_at_once(here: Path) -> None:
     files = [write(here / name, text) for name, (text, _) in HOSTILE.items()]
     (here / "binary.yaml").write_bytes(b"\xff\x00\xfe")
-    with pytest.raises(InputError) as caught:
-        api.import_experiment([*files, here / "binary.yaml", here / "absent.yaml"], here / "e.yaml")
-    messages = {finding.subject: finding.message for finding in caught.value.findings}
+    caught = refusal(api.import_experiment, [*files, here / "binary.yaml", here / "absent.yaml"], here / "e.yaml")
+    messages = {finding.subject: finding.message for finding in caught.findings}
     for name, (_, words) in HOSTILE.items():
         assert words in messages[name], (name, messages[name])
     assert {"binary.yaml", "absent.yaml"} <= messages.keys()
-    assert "experiment_summary.yaml" in (caught.value.expected or "")
+    assert "experiment_summary.yaml" in (caught.expected or "")
     assert not (here / "e.yaml").exists()
 
 
@@ -343,9 +342,7 @@ SCRIPTS = {
 
 
 def test_a_script_is_refused_as_a_script_with_what_to_do(here: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        api.import_experiment([write(here / name, text) for name, text in SCRIPTS.items()])
-    found = caught.value.findings
+    found = refusal(api.import_experiment, [write(here / name, text) for name, text in SCRIPTS.items()]).findings
     assert len(found) == len(SCRIPTS)
     assert all("is a script" in each.message for each in found)
     assert all("to_json_string" in (each.hint or "") for each in found)

@@ -5,14 +5,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, until
 
 from touchline.core.callbacks import ignore_message
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
@@ -100,14 +98,6 @@ def search(
         keep=[].append if kept is None else kept.append,
         **{"on_message": ignore_message} | more,
     )
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something that must happen; its absence is the failure, not its lateness."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

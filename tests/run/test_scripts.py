@@ -344,7 +344,6 @@ FAULTS = {
 
 
 def fake_shellcheck(folder: Path, comments: list[dict[str, object]]) -> str:
-    """Write a program that answers as ShellCheck does."""
     program = folder / "shellcheck"
     program.write_text(f"#!/bin/sh\ncat <<'E'\n{json.dumps({'comments': comments})}\nE\nexit 1\n")
     program.chmod(0o755)

@@ -177,7 +177,6 @@ BASE = base("torchtune")
 
 
 def config(folder: Path, text: str = BASE) -> ForeignDocument:
-    """A config written into a folder."""
     path = folder / "finetune.yaml"
     path.write_text(text, encoding="utf-8")
     return parse_foreign(text, str(path), "omegaconf")

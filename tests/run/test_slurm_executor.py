@@ -163,8 +163,6 @@ def is_nothing(bench: Bench) -> None:
 
 
 def events(*expected: str) -> Step:
-    """The last events of the ledger."""
-
     def step(bench: Bench) -> None:
         assert tuple(bench.events()[-len(expected) :]) == expected
 

@@ -53,8 +53,6 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One situation."""
-
     name: str
     """Its name in the table."""
     work: str
@@ -70,8 +68,6 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of one row."""
-
     job: Job
     history: tuple[JobView, ...]
     """Every view that the executor gave, oldest first, each different one once."""
@@ -182,7 +178,6 @@ class Bench:
         self.ids[row.name] = begin(self.jobs[row.name], self.executor, self._ledger)
 
     def look(self) -> dict[str, JobView]:
-        """One look at all of them, written down."""
         before = len(self.recorder.callers)
         seen = self.executor.query_jobs(tuple(self.jobs.values()))
         self.busiest_look |= Counter(self.recorder.own_calls(before))

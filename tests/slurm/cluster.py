@@ -169,10 +169,6 @@ class Cluster:
         """End slurmctld; jobs run on, and nobody can ask."""
         self._end("slurmctld")
 
-    def restart_controller(self) -> None:
-        self.stop_controller()
-        self.start_controller()
-
     def start_accounting(self) -> None:
         self._run_daemon("slurmdbd", "slurmdbd", "-D")
         self._wait("slurmdbd", lambda: self._try("sacctmgr", "-n", "list", "cluster"))

@@ -43,8 +43,6 @@ Trouble = Literal["", "down", "frozen", "no database", "lost in", "lost out", "e
 
 @dataclass(kw_only=True, slots=True)
 class Submission:
-    """One job that was taken."""
-
     job: FakeJob
     time: float
     tokens: str

@@ -148,7 +148,6 @@ class FakeCluster:
             self._finished(job, now, End(code=code, signal=number))
 
     def on(self, node: str) -> Iterator[FakeJob]:
-        """The jobs that the controller has on a node."""
         return (job for job in self.jobs if job.life.node == node and job.state in ("RUNNING", "COMPLETING"))
 
     def _due(self, job: FakeJob) -> float:

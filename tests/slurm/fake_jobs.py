@@ -45,16 +45,12 @@ class SimClock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class End:
-    """How work ended."""
-
     code: int
     signal: int = 0
     """The signal that ended it."""
 
 
 class Work(Protocol):
-    """What a job does on its node."""
-
     def due(self) -> float: ...
 
     def run(self, now: float) -> End | None:
@@ -85,8 +81,6 @@ class Life:
 
 @dataclass(kw_only=True, slots=True)
 class FakeJob:
-    """One job."""
-
     raw: int | str
     """Its id; of an array task or a step a text such as `14_3` or `20.1`."""
     name: str

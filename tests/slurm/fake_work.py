@@ -82,8 +82,6 @@ class PlainScript:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
-    """What one run's training is like."""
-
     steps: int = 60
     step_seconds: float = 10.0
     save_every: int = 10
@@ -101,8 +99,6 @@ class RunPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Steps that one attempt did, and when."""
-
     run: str
     job: str
     restart: int
@@ -143,8 +139,6 @@ class Machines:
 
 
 class Training:
-    """One attempt at a run."""
-
     def __init__(self, machines: Machines, job: FakeJob, now: float) -> None:
         self._machines, self._job, self._folder = machines, job, job.folder
         self._status = job.folder / "status"

@@ -73,7 +73,6 @@ def _plan(random: np.random.Generator) -> RunPlan:
 
 
 def misfortunes(history: History) -> None:
-    """Put what will happen into the cluster's calendar."""
     random = history.random
     for _ in range(int(random.poisson(3.5))):
         kind = str(random.choice(list(_KINDS), p=_WEIGHTS / _WEIGHTS.sum()))
@@ -87,8 +86,6 @@ Misfortune = Callable[[History, str, float], None]
 
 
 def _to_a_job(act: Callable[[FakeCluster, FakeJob, float], object]) -> Misfortune:
-    """What befalls one of the jobs that run then."""
-
     def plan(history: History, kind: str, when: float) -> None:
         def happen(time: float) -> None:
             running = [job for job in history.fake.cluster.jobs if job.state == "RUNNING"]

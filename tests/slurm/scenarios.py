@@ -39,7 +39,10 @@ def _queue(talk: Talk) -> None:
     talk.ask("squeue", "--me", "--states=all", f"--Format={queue_format('#')}", "-j", ",".join(talk.ids))
 
 
-def _book(talk: Talk) -> None:
+def _end(talk: Talk, *states: str) -> None:
+    """Both queries once the jobs have ended so."""
+    _queue(talk)
+    talk.booked(*states)
     fields = f"--format={accounting_format()}"
     words = ("--parsable2", "--allocations", "--duplicates", "--delimiter=#", fields)
     talk.ask("sacct", *words, f"--jobs={','.join(talk.ids)}")
@@ -93,18 +96,14 @@ def unknown_ids(talk: Talk) -> None:
 def failed(talk: Talk) -> None:
     talk.submit(talk.script("s.sh", "exit 3"))
     talk.until(J1="FAILED")
-    _queue(talk)
-    talk.booked("FAILED")
-    _book(talk)
+    _end(talk, "FAILED")
 
 
 @scenario
 def killed(talk: Talk) -> None:
     talk.submit(talk.script("s.sh", "kill -9 $$"))
     talk.until(J1="FAILED")
-    _queue(talk)
-    talk.booked("FAILED")
-    _book(talk)
+    _end(talk, "FAILED")
 
 
 @scenario
@@ -119,9 +118,7 @@ def cancelled(talk: Talk) -> None:
     talk.clock.sleep(1.0)
     talk.ask("scancel", *talk.ids)
     talk.until(J1="CANCELLED", J2="CANCELLED", J3="CANCELLED", J4="CANCELLED")
-    _queue(talk)
-    talk.booked(*["CANCELLED"] * 4)
-    _book(talk)
+    _end(talk, *["CANCELLED"] * 4)
 
 
 @scenario
@@ -130,9 +127,7 @@ def over_time(talk: Talk) -> None:
     talk.until(J1="RUNNING")
     talk.ask("scontrol", "update", f"jobid={talk.ids[0]}", "EndTime=now+2")
     talk.until(J1="TIMEOUT")
-    _queue(talk)
-    talk.booked("TIMEOUT")
-    _book(talk)
+    _end(talk, "TIMEOUT")
 
 
 @scenario
@@ -144,9 +139,7 @@ def requeued(talk: Talk) -> None:
     talk.until(J1="PENDING BeginTime")
     _queue(talk)
     talk.until(J1="COMPLETED")
-    _queue(talk)
-    talk.booked("COMPLETED")
-    _book(talk)
+    _end(talk, "COMPLETED")
 
 
 @scenario
@@ -155,9 +148,7 @@ def requeues_itself(talk: Talk) -> None:
     more = ('[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 60', "exit 5")
     talk.submit("--requeue", talk.script("s.sh", *body, *more))
     talk.until(J1="FAILED")
-    _queue(talk)
-    talk.booked("FAILED")
-    _book(talk)
+    _end(talk, "FAILED")
 
 
 @scenario

@@ -20,8 +20,6 @@ PASSWORD = "of-the-tests-only"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """What the cluster looks like."""
-
     root: Path
     """Folder of everything that it writes."""
     base_port: int

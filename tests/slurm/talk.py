@@ -18,8 +18,6 @@ class WaitTimeoutError(Exception):
 
 @dataclass(kw_only=True)
 class Talk:
-    """One scenario's conversation."""
-
     commands: Commands
     clock: Clock
     folder: Path

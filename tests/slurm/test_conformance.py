@@ -101,8 +101,6 @@ BY_NAME = {row.name: row for row in ROWS}
 
 @dataclass(frozen=True, kw_only=True)
 class OnSlurm:
-    """What came of the rows."""
-
     outcomes: Mapping[str, rig.Outcome]
     while_away: Mapping[str, JobView]
     """What was said of the rows while there was no controller."""

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import pytest
 from tests.api.chain_folders import CHAIN, make_chain
 from tests.api.faults import plant
 from tests.api.folders import command, environment, make_experiment, touchline
-from tests.cases import some
+from tests.cases import some, until
 from tests.slurm.cluster import LIMITED_QOS, Cluster
 
 from touchline.core.status import EXIT_PARENT_NOT_READY, JobState
@@ -23,7 +22,6 @@ from touchline.run.ledger import LedgerEntry, read_ledger
 from touchline.run.statusfiles import read_attempts
 
 pytestmark = pytest.mark.slurm
-WAIT_SECONDS = 300.0
 ONCE = "train.epochs=1"
 SMALL = (ONCE, "train.micro_batch_size=4", "train.packed=false", "evaluate.samples=4", "controls=[]")
 LIMITS = "time_limit: 2h, evaluation: {time_limit: 2h}"
@@ -89,7 +87,6 @@ class Site:
 
 @pytest.fixture
 def site(cluster: Cluster, tmp_path: Path, tiny_model: Path) -> Site:
-    """A person of their own for each test."""
     return Site(cluster, tmp_path, tiny_model)
 
 
@@ -98,17 +95,7 @@ def small(site: Site, name: str = "exp", ranks: str = "[2]") -> Path:
     return make_experiment(site.root / name, ranks=ranks, n_train=48, n_test=8)
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait until it is so; that it never is, is the failure."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def results(site: Site, folder: Path) -> list[Any]:
-    """`results --json` without what may differ."""
-
     def same(item: Any) -> Any:
         if isinstance(item, dict):
             return {key: same(value) for key, value in item.items() if not key.endswith(OTHERWISE)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, until
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
@@ -126,7 +126,6 @@ def test_over_the_limit_is_not_now_rather_than_no(site: Site) -> None:
 
 
 def _begin_when(site: Site, job: Job, *not_yet: type[HostError]) -> None:
-    """Submit a job as soon as SLURM takes it."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -181,7 +180,7 @@ def test_a_job_that_was_submitted_twice_by_hand_works_once(site: Site) -> None:
     first = site.cluster.ask("sbatch", "--parsable", "finetune.slurm", cwd=job.folder)
     site.until(job, lambda view: bool(starts_of(job)))
     twin = site.cluster.ask("sbatch", "--parsable", "finetune.slurm", cwd=job.folder)
-    _wait_for((job.status / f"exit.{twin}.0.json").exists)
+    until((job.status / f"exit.{twin}.0.json").exists)
     for _ in range(5):
         view = site.executor.query_jobs([job])[job.name]
         assert (view.job_id, view.state, view.active) == (first, JobState.RUNNING, True)
@@ -210,8 +209,8 @@ def test_two_submitters_of_one_folder_make_one_job(locked: bool, site: Site) -> 
 
     with ThreadPoolExecutor() as pool:
         said = list(pool.map(submit, [site.another(), site.another()]))
-    _wait_for(lambda: bool(starts_of(job)))
-    _wait_for(lambda: len(site.queued("PD,R,CG")) == 1)
+    until(lambda: bool(starts_of(job)))
+    until(lambda: len(site.queued("PD,R,CG")) == 1)
     (job.folder / "go").touch()
     view = site.until(job, lambda view: not view.active)
     assert view.state is JobState.COMPLETED
@@ -221,13 +220,6 @@ def test_two_submitters_of_one_folder_make_one_job(locked: bool, site: Site) -> 
         # The one that came second found the experiment held, or the job there already.
         assert len(site.queued()) == 1
         assert len(set(said)) == 1 or any("another touchline command" in text for text in said)
-
-
-def _wait_for(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(POLL_SECONDS)
 
 
 def test_without_a_controller_nothing_is_lost_and_nothing_is_doubled(cluster: Cluster, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.planning
 
 
 def of_table(name: str, both: int, gained: int, lost: int, neither: int) -> tuple[ScoredRun, ScoredRun]:
-    """A run with this table against a control."""
     run, control = table(both, gained, lost, neither)
     return scored(name, run), scored("base", control, control=True)
 

@@ -114,13 +114,17 @@ def test_levels_seeds_and_controls() -> None:
     assert len(found.effects[0].points) == 4
 
 
-def test_what_always_changes_together_is_told() -> None:
-    """Two settings that vary as pairs: the effect is of both."""
-    rng = Generator(PCG64(5))
-    runs = [
+def rank_and_rate_together(drawn: int) -> list[ScoredRun]:
+    rng = Generator(PCG64(drawn))
+    return [
         scored(f"r{rank}_s{seed}", answers(share, rng), seed=seed, rank=rank, rate=rate)
         for (rank, rate, share), seed in product((("4", "1e-3", 0.4), ("64", "1e-4", 0.8)), (1, 2, 3))
     ]
+
+
+def test_what_always_changes_together_is_told() -> None:
+    """Two settings that vary as pairs: the effect is of both."""
+    runs = rank_and_rate_together(5)
     found = analysed(runs, rank=("4", "64"), rate=("1e-3", "1e-4"))
     rank, rate = found.effects
     assert rank.confounded_with == ("train.rate",)
@@ -229,7 +233,6 @@ def test_conditions_with_items_of_their_own_are_averaged_too() -> None:
 
 
 def seeded(second: dict[int, Sequence[float]], first: dict[int, Sequence[float]], **other: str) -> list[ScoredRun]:
-    """Runs of rank 64 and rank 4 by seed."""
     return [
         scored(f"r{rank}_{other}_s{seed}", row, seed=seed, rank=rank, **other)
         for rank, side in (("64", second), ("4", first))
@@ -407,11 +410,7 @@ def test_settings_that_are_tied_by_design_are_one_effect() -> None:
     models = [{"models": "1M", "rate": "x"}, {"models": "3M", "rate": "y"}, {"models": "1M", "rate": "x"}]
     assert tied_factors(models, ["rate", "models"]) == (("models", "rate"),)
     assert tied_factors([{"rank": "4"}, {"rank": "64", "rate": "x"}], ["rank", "rate"]) == ()
-    rng = Generator(PCG64(15))
-    runs = [
-        scored(f"r{rank}_s{seed}", answers(share, rng), seed=seed, rank=rank, rate=rate)
-        for (rank, rate, share), seed in product((("4", "1e-3", 0.4), ("64", "1e-4", 0.8)), (1, 2, 3))
-    ]
+    runs = rank_and_rate_together(15)
     found = analysed(runs, tied=[("train.rank", "train.rate")], rank=("4", "64"), rate=("1e-3", "1e-4"))
     (effect,) = found.effects
     assert (effect.tied, effect.tied_levels) == (("train.rate",), {"train.rate": ("1e-3", "1e-4")})

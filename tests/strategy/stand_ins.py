@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import TypeAdapter
 from tests.api import made_runs
+from tests.api.folders import tiny_settings
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.status import EXIT_DIVERGED, AttemptExit, EndReason, TrainingEnd
@@ -254,9 +255,7 @@ def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) 
     """Models, caches and history of the test. No figures: nobody looks, and each report would take seconds for them."""
     monkeypatch.setattr("touchline.report.charts.charts", lambda report: ())
     monkeypatch.setattr("touchline.report.figures.figures_off", lambda: "Figures are off in this test.")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return tiny_settings(tmp_path, tiny_model)
 
 
 class Lab(NamedTuple):

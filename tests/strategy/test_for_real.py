@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.api.folders import command, environment, touchline
+from tests.api.folders import command, environment, tiny_settings, touchline
 from tests.api.kills import kill_everything
 from tests.strategy.stand_ins import decided
 from tests.tiny_model import write_tiny_words
@@ -56,9 +56,7 @@ def make(folder: Path, text: str = EXPERIMENT) -> Path:
 
 @pytest.fixture
 def env(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
+    return environment(tiny_settings(tmp_path, tiny_model).models_dir, tmp_path / "cache", tmp_path / "history")
 
 
 def kill_when(folder: Path, env: dict[str, str], verb: str, is_time: Callable[[], bool]) -> None:

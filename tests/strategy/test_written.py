@@ -1,9 +1,8 @@
 """Strategy in experiment.yaml: the runs that it plans, and its errors."""
 
 import pytest
-from tests.cases import parametrize
+from tests.cases import parametrize, refusal
 
-from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.experiment.expand import expand
 from touchline.experiment.names import label_of
@@ -82,9 +81,7 @@ ERRORS = [
 
 
 def _found(text: str) -> tuple[Finding, ...]:
-    with pytest.raises(InputError) as caught:
-        read_experiment(text, "experiment.yaml")
-    return caught.value.findings
+    return refusal(read_experiment, text, "experiment.yaml").findings
 
 
 @pytest.mark.parametrize(("old", "new", "message", "hint"), ERRORS)

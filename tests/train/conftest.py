@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.tiny_model import write_tiny_words
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,3 +20,8 @@ def one_thread() -> Iterator[None]:
         yield
         if torch:
             torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 20, 6, 6)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.cases import parametrize
-from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 from tests.train.tiny_sizes import SIZES, made_examples, made_model
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen3Config
@@ -91,11 +90,6 @@ def test_gradient_checkpointing_goes_with_compiled_layers() -> None:
     assert graphs_captured()
     assert compiled_loss == pytest.approx(loss, abs=1e-5)
     assert float((compiled_gradient - gradient).norm() / gradient.norm()) < 1e-4
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 20, 6, 6)
 
 
 def trained(folder: Path, model: Path, words: Path, settings: TrainConfig) -> Path:

@@ -84,7 +84,6 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunCon
 
 @pytest.fixture(scope="module")
 def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The training with a fetch after each step."""
     folder = write_config(tmp_path_factory.mktemp("runs") / "undisturbed", config)
     assert run_training(config, folder, Stop())
     return folder
@@ -256,7 +255,6 @@ def test_a_copy_to_a_gpu_is_pinned_and_not_waited_for() -> None:
 
 @pytest.fixture
 def in_new_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes fetch in groups."""
     place = tmp_path / "start"
     place.mkdir()
     (place / "sitecustomize.py").write_text(GROUPED)

@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tests.cases import parametrize
+from tests.cases import parametrize, until
 from tests.tiers import examples
 
 from touchline.backends.peft.layout import arrange
@@ -65,14 +63,6 @@ def program(request: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
         answer, code = child.stdout.read(), child.wait(WAIT_SECONDS)
         talk.seek(0)
         return subprocess.CompletedProcess(command, code, answer, talk.read())
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for something that must happen; its absence is the failure, not its lateness."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 @pytest.mark.thorough

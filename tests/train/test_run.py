@@ -28,11 +28,6 @@ from touchline.train.inputs import load_inputs
 from touchline.train.run import Stop, run_training
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 20, 6, 6)
-
-
 @pytest.fixture
 def config(tiny_model: Path, words: Path) -> RunConfig:
     return make_config(tiny_model, words, tiny_train())

@@ -9,7 +9,6 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tests.cases import parametrize
-from tests.tiny_model import write_tiny_words
 from tests.train.chains import easy_config, hard_config, train
 from tests.train.interruptions import EVERY_STEP, StopAfter, assert_same
 from tests.train.test_run import library_loss
@@ -59,11 +58,6 @@ def named(changes: dict[str, object]) -> str:
     if isinstance(lora, LoraConfig):
         words += [lora.init, "dora" * lora.dora, "rslora" * lora.rslora]
     return "-".join(word for word in words if word)
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_words(tmp_path_factory.mktemp("data") / "words.json", 20, 6, 6)
 
 
 def configured(model: Path, words: Path, **changes: object) -> RunConfig:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import psutil
 import pytest
 import torch
 from peft import PeftModel
+from tests.cases import until
 from tests.train.interruptions import start as start_program
 from tests.train.test_run import library_loss
 from tests.trainer_environments import assert_torchtune_accepts, require_trainer
@@ -243,8 +243,6 @@ def read_log(folder: Path) -> bytes:
 
 
 def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> None:
-    """Wait for a training state after so many steps."""
-
     def saved() -> list[int]:
         return [int(path.name.rpartition("_")[2]) for path in folder.glob("resume/step_*")]
 
@@ -253,7 +251,6 @@ def until_saved(process: subprocess.Popen[bytes], folder: Path, steps: int) -> N
 
 
 def programs(folder: Path) -> Iterator[psutil.Process]:
-    """Processes of a trainer in a run folder."""
     psutil.process_iter.cache_clear()
     for process in psutil.process_iter():
         try:
@@ -278,10 +275,8 @@ def test_kills_and_stops_lose_nothing(experiment: PlannedExperiment) -> None:
     until_saved(process, folder, len(stopped.steps) + 1)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while list(programs(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(programs(folder)) == [], "the trainer ends with its driver"
+    # The trainer ends with its driver.
+    until(lambda: not list(programs(folder)), 30)
     assert not (folder / "training.json").exists()
     assert run_external(folder, Stop())
     found, wanted = metrics(folder), metrics(undisturbed)
@@ -319,10 +314,7 @@ def test_two_processes_do_the_training_of_one_whatever_ends_them(python: str, tm
     until_saved(process, folder, len(metrics(folder).steps) + 1)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while list(programs(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(programs(folder)) == []
+    until(lambda: not list(programs(folder)), 30)
     assert run_external(folder, Stop())
 
     found, wanted = metrics(folder), metrics(alone)

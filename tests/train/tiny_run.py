@@ -23,7 +23,6 @@ _ADAPTER = TypeAdapter(RunConfig)
 
 
 def tiny_train(**changes: object) -> TrainConfig:
-    """A training of some seconds on the tiny model."""
     base = TrainConfig(
         epochs=2,
         global_batch_size=8,

@@ -188,5 +188,4 @@ def short(value: Any) -> bool:
 
 
 def digest(value: Any) -> str:
-    """A short hash of what JSON can say."""
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()[:16]
