@@ -226,6 +226,7 @@ def test_alpha_follows_the_rank_unless_it_is_given() -> None:
     ("Llama-3.1-70B", "70B", "Llama-3.1"),
     ("Llama-2-70b-hf", "70B", "Llama-2"),
     ("SmolLM2-135M-Instruct", "135M", "SmolLM2"),
+    ("Llama-3.2-1B", "1B", "Llama-3.2"),
     ("llama-4bit-7b", "7B", "llama-4bit"),
     ("Qwen3-30B-A3B", "30B", "Qwen3"),
     ("phi-3-mini-4k", "phi-3-mini-4k", "phi-3-mini-4k"),
