@@ -93,7 +93,7 @@ def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
 
     if effect is None:
         yield Violation(
-            message=f"{plural(items, 'test item')}: the minimum detectable difference (80% power) is "
+            message=f"{plural(items, 'test item')}: the minimum detectable difference of one comparison (80% power) is "
             f"{smallest_in_points(items, USUAL_FLIPS)} if {100 * USUAL_FLIPS:g}% are discordant",
             at=_items_place(view),
             subject="evaluate.samples",
