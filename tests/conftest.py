@@ -16,7 +16,7 @@ from hypothesis import settings
 from tests.forking import server, sitecustomize
 
 from tools.tiny_model import write_tiny_model
-from touchline.core.json_answer import plain
+from touchline.core.text import valid_utf8
 
 # The machine's load must not decide on a test's verdict, so no example has a deadline; nor must luck decide on whether
 # a change lands: there the examples are the same each time, while by hand they are drawn anew.
@@ -97,7 +97,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     """Keep half characters in a failure's text from ending the whole run: it goes from process to process as UTF-8."""
-    return plain((yield))
+    return _utf8((yield))
+
+
+def _utf8(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _utf8(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(_utf8, data))
+    return valid_utf8(data) if isinstance(data, str) else data
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
