@@ -19,7 +19,7 @@ from touchline.cli.main import app
 from touchline.core.text import has_control, without_controls
 from touchline.data.user_config import UserConfig
 
-pytestmark = [pytest.mark.planning, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 NAMES = ("\x1b[31mred\x1b]0;t\x07\x9b2J", "abc\u202egpj\u2066\u200f\u061c")
 OBEYED = re.compile("\x1b\\[31m|\x1b\\]|[\x07\x9b\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
