@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Phase = Literal["after_init", "step", "eval"]
 """Phase of a memory measurement; a figure after initialization does not describe training."""
@@ -71,3 +71,13 @@ NOT_FINITE = Missing(missing="not a number")
 def finite(value: Measured) -> Measured:
     """Return the value if it is finite, else the reason why it is missing."""
     return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE
+
+
+class _Valued(Protocol):
+    @property
+    def value(self) -> float: ...
+
+
+def number_of(measured: _Valued | Missing | None) -> float | None:
+    """Return the number of a quantity or an estimate, None where it is missing."""
+    return None if measured is None or isinstance(measured, Missing) else measured.value
