@@ -120,7 +120,7 @@ FORMATS = (
     ),
     Format(
         schema="import",
-        type="run.imports.importing:ImportReport",
+        type="tools.imports.importing:ImportReport",
         what="what `touchline import --json` prints",
     ),
     Format(schema="clean", type="results.cleaning:Cleaned", what="what `touchline clean --json` prints"),
@@ -153,7 +153,7 @@ FORMATS = (
     Format(schema="optimise", type="plan.optimize:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",
-        type="run.first_experiment:Start",
+        type="tools.first_experiment:Start",
         what="touchline init --json, apart from the plan",
         answer="init",
     ),

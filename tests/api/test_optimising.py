@@ -15,10 +15,10 @@ from touchline.plan.build import PlanInputs
 from touchline.plan.optimize import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.plan.screen import screen_lines
-from touchline.run import optimising
 from touchline.run.folders import ExperimentFolder
-from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
+from touchline.tools import optimising
+from touchline.tools.optimising import Optimised, OptimiseRequest, apply, optimise
 
 pytestmark = pytest.mark.planning
 

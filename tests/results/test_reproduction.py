@@ -26,7 +26,7 @@ from touchline.results.reproduction import (
     relative_difference,
 )
 from touchline.run.planning import read_planned
-from touchline.run.reproducing import chain_of, write_reproduction
+from touchline.tools.reproducing import chain_of, write_reproduction
 
 pytestmark = pytest.mark.planning
 

@@ -28,12 +28,12 @@ from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.arrivals import refuse_absent, with_arrivals
 from touchline.run.folders import ExperimentFolder
-from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
 from touchline.run.preparing import write_folders
 from touchline.run.recorded import recorded_lines
 from touchline.run.selection import JobProgressCallback
 from touchline.run.submission import Submitted
+from touchline.tools.model_download import EXPORTABLE, get_model
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction
@@ -91,7 +91,7 @@ def run(
         RunsFailedError: some runs failed; the others are complete and reported.
         KeyboardInterrupt: raised after the running jobs have saved.
     """
-    from touchline.run.probe_run import measure_unknown
+    from touchline.tools.probe_run import measure_unknown
 
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         measure = partial(measure_unknown, settings=settings, on_message=on_message) if probe else None
@@ -250,7 +250,7 @@ def reproduce(
     """
     from touchline.data.checkpoints import training_complete
     from touchline.results.reproduction import Difference, Outcome, Reproduction, compare_runs
-    from touchline.run.reproducing import REPRODUCED, changed_inputs, write_reproduction
+    from touchline.tools.reproducing import REPRODUCED, changed_inputs, write_reproduction
 
     folder, old, chosen = running.one_run(source, run)
     if chosen.train is None:

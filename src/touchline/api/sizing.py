@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from touchline.plan.local.packing import PackRequest
     from touchline.plan.placement.types import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
-    from touchline.run.optimising import Optimised, OptimiseRequest
-    from touchline.run.selftest import ProgressRows
     from touchline.slurm.doctor import DoctorReport
+    from touchline.tools.optimising import Optimised, OptimiseRequest
+    from touchline.tools.selftest import ProgressRows
 
 
 def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
@@ -65,8 +65,8 @@ def probe(
     from touchline.core.callbacks import ignore_message
     from touchline.run.arrivals import refuse_absent
     from touchline.run.planning import read_planned
-    from touchline.run.probe_run import heaviest, probe_run
     from touchline.run.selection import selected
+    from touchline.tools.probe_run import heaviest, probe_run
 
     planned = read_planned(source)
     refuse_absent(planned.plan, planned.folder)
@@ -83,7 +83,7 @@ def selftest(*, on_progress: ProgressRows | None = None) -> SelftestReport:
     Raises:
         HostError: the packages for training are not installed.
     """
-    from touchline.run.selftest import selftest as check_node
+    from touchline.tools.selftest import selftest as check_node
 
     return check_node(on_progress)
 
@@ -94,7 +94,7 @@ def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, ap
     Raises:
         InputError: the experiment or the request is wrong.
     """
-    from touchline.run import optimising
+    from touchline.tools import optimising
 
     options = optimising.optimise(ExperimentFolder(source), settings, request)
     if apply:
@@ -127,7 +127,7 @@ def design(
     """
     from touchline.results.collect import collect_results
     from touchline.results.scored import own_item_scores
-    from touchline.run import designing
+    from touchline.tools import designing
 
     folder = ExperimentFolder(source)
     old = folder.read_plan()
@@ -213,7 +213,7 @@ def pack_check_isolation(model: str, settings: UserConfig) -> IsolationCheck:
 
 def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     """Check Python, folders, GPUs, SLURM and the settings; change nothing."""
-    from touchline.run.doctor import run_doctor
     from touchline.slurm.local.commands import RealCommands
+    from touchline.tools.doctor import run_doctor
 
     return run_doctor(settings, folder, RealCommands())

@@ -18,14 +18,14 @@ import typer
 from touchline.cli.output import ask, print_json, print_output, print_status, screen_width, show_error
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.quantity import Missing
-from touchline.run.interview.answers import Question, unquoted
-from touchline.run.interview.questions import QUESTIONS
+from touchline.tools.interview.answers import Question, unquoted
+from touchline.tools.interview.questions import QUESTIONS
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
-    from touchline.run.first_experiment import Start
-    from touchline.run.interview.answers import Defaulted
-    from touchline.run.interview.interview import Interview
+    from touchline.tools.first_experiment import Start
+    from touchline.tools.interview.answers import Defaulted
+    from touchline.tools.interview.interview import Interview
 
 INIT_PANELS = {
     "Data and task": "data input output task",
@@ -91,7 +91,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> N
     from touchline import api
     from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
-    from touchline.run.first_experiment import Start
+    from touchline.tools.first_experiment import Start
 
     folder = shlex.quote(str(made.path.parent))
     for note in made.notes:

@@ -22,8 +22,8 @@ from touchline.core.quantity import Quantity
 from touchline.data.machine import machine_here
 from touchline.data.worker import told_faults
 from touchline.history.selftest import NodeCheck, SelftestReport, StepCheck, Verdict
-from touchline.run.probing import require_packages
 from touchline.run.progress import JobProgress
+from touchline.tools.probing import require_packages
 
 ProgressRows = Callable[[Sequence[JobProgress]], None]
 """Called with the row of the self-test."""

@@ -37,11 +37,11 @@ from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.plan.local.lengths import training_lengths
-from touchline.run.interview.answers import DATA_SUFFIXES, Question
-from touchline.run.interview.questions import QUESTIONS
 from touchline.slurm.local.cluster import ask_partitions
 from touchline.slurm.local.commands import RealCommands
 from touchline.slurm.site_facts import gpus_offered
+from touchline.tools.interview.answers import DATA_SUFFIXES, Question
+from touchline.tools.interview.questions import QUESTIONS
 
 _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})
 _ROWS_PER_LABEL = 5

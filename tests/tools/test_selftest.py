@@ -19,7 +19,7 @@ from touchline.lint.local import scoring as launch
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
 from touchline.lint.local.validators import program_of, validate
 from touchline.run.diagnosis import diagnose, newest_output
-from touchline.run.selftest import step_checks
+from touchline.tools.selftest import step_checks
 
 pytestmark = pytest.mark.planning
 

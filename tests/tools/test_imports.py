@@ -30,10 +30,10 @@ from touchline.experiment.names import ModelLabel
 from touchline.experiment.overlay import setting
 from touchline.experiment.read import LoadedExperiment, read_experiment
 from touchline.experiment.write import to_yaml
-from touchline.run.imports.carrier import LocalPlaces, dotted, leaves, left_over
-from touchline.run.imports.design import design_of
-from touchline.run.imports.importing import ImportReport
-from touchline.run.imports.training import carry_training
+from touchline.tools.imports.carrier import LocalPlaces, dotted, leaves, left_over
+from touchline.tools.imports.design import design_of
+from touchline.tools.imports.importing import ImportReport
+from touchline.tools.imports.training import carry_training
 
 pytestmark = pytest.mark.planning
 

@@ -19,9 +19,9 @@ from touchline.experiment.document import Key
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource
 from touchline.experiment.tasks.ready_made import TASKS
-from touchline.run.imports.carrier import Carrier, LocalPlaces, left_over
-from touchline.run.imports.sources import source_fault
-from touchline.run.imports.training import carry_training
+from touchline.tools.imports.carrier import Carrier, LocalPlaces, left_over
+from touchline.tools.imports.sources import source_fault
+from touchline.tools.imports.training import carry_training
 
 _KNOWN = frozenset(
     {*("experiment", "tools", "variables", "controls", "models", "data", "output", "runs", "evaluation", "skills_used")}

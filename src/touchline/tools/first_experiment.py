@@ -21,9 +21,9 @@ from touchline.experiment.defaults import LORA_ALPHA_PER_RANK, LORA_RANK, MAX_NE
 from touchline.experiment.edit import with_values
 from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
-from touchline.run.interview.answers import Defaulted, Question
-from touchline.run.interview.interview import Answer, AnswerSource, Interview, as_findings
-from touchline.run.interview.questions import QUESTIONS, question_named
+from touchline.tools.interview.answers import Defaulted, Question
+from touchline.tools.interview.interview import Answer, AnswerSource, Interview, as_findings
+from touchline.tools.interview.questions import QUESTIONS, question_named
 
 _BATCHES = (16, 8, 4, 2, 1)
 _STEPS_PER_EPOCH = 20

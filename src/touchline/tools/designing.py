@@ -29,10 +29,10 @@ from touchline.plan.design.answering import (
 from touchline.plan.local.past_scores import past_scores
 from touchline.plan.power import evaluated_items
 from touchline.run.folders import ExperimentFolder
-from touchline.run.optimising import has_begun, yaml_diff
 from touchline.run.planning import resolve
 from touchline.statistics.spread import ItemScores
 from touchline.statistics.spread_inputs import spread_inputs
+from touchline.tools.optimising import has_begun, yaml_diff
 
 _SAME_BASIS = 1.25
 """Ratio of the times of equal runs from which a note says that they are from different evidence."""

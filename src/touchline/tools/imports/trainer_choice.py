@@ -16,7 +16,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.experiment.experiment import Experiment
 from touchline.experiment.validate import build
-from touchline.run.imports.carrier import NOWHERE, not_carried
+from touchline.tools.imports.carrier import NOWHERE, not_carried
 
 _DEVICES, _PACKED, _BATCH = "compute.gpus_per_run", "train.packed", "train.global_batch_size"
 _SPEED_ONLY = frozenset(

@@ -19,8 +19,8 @@ from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import SearchStop
 from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
-from touchline.run import probing
-from touchline.run.probing import describe, free_host_bytes, free_of_groups, probe, require_packages, try_batch
+from touchline.tools import probing
+from touchline.tools.probing import describe, free_host_bytes, free_of_groups, probe, require_packages, try_batch
 
 pytestmark = pytest.mark.planning
 
@@ -251,7 +251,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts 
 from touchline.experiment.experiment import TrainConfig
 from touchline.history.probe import ProbedModel, ProbeRequest
 from touchline.core.estimate import MicroBatch
-from touchline.run import probing
+from touchline.tools import probing
 probing.PROGRAM = sys.argv[1:]
 model = ProbedModel(name="m", path="m")
 train = TrainConfig(learning_rate=2e-4)

@@ -13,7 +13,7 @@ from touchline.core.quantity import Missing
 
 if TYPE_CHECKING:
     from touchline.experiment.experiment import Experiment
-    from touchline.run.interview.interview import Interview
+    from touchline.tools.interview.interview import Interview
 
 
 DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})

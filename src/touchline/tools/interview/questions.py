@@ -18,7 +18,7 @@ from touchline.core.quantity import Missing
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
-from touchline.run.interview.answers import (
+from touchline.tools.interview.answers import (
     CREATE,
     DATA_SUFFIXES,
     NONE,
@@ -35,7 +35,7 @@ from touchline.run.interview.answers import (
 )
 
 if TYPE_CHECKING:
-    from touchline.run.interview.interview import Interview
+    from touchline.tools.interview.interview import Interview
 
 _CONTROLS = {
     "base": "the model before training: shows what training adds, without training cost",

@@ -16,7 +16,7 @@ from touchline.core.finding import Finding, Location, Severity
 from touchline.core.text import first_of
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.foreign import Dialect, ForeignDocument, ForeignFileError, parse_foreign
-from touchline.run.imports.carrier import path_of
+from touchline.tools.imports.carrier import path_of
 
 SUMMARY = "experiment_summary.yaml"
 _RESULT, _SETUP = "finetune.yaml", "setup_finetune.yaml"

@@ -18,13 +18,13 @@ from touchline.core.text import one_line, shorten
 from touchline.core.units import plural
 from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
-from touchline.run.imports.carrier import LocalPlaces, left_over
-from touchline.run.imports.design import ALL_TRAIN, design_of, stages_without_rows, with_files, with_rows
-from touchline.run.imports.sources import Source, find_source
-from touchline.run.imports.summary import read_summary
-from touchline.run.imports.trainer_choice import choose_trainer
-from touchline.run.imports.training import carry_training
-from touchline.run.interview.interview import plain_name
+from touchline.tools.imports.carrier import LocalPlaces, left_over
+from touchline.tools.imports.design import ALL_TRAIN, design_of, stages_without_rows, with_files, with_rows
+from touchline.tools.imports.sources import Source, find_source
+from touchline.tools.imports.summary import read_summary
+from touchline.tools.imports.trainer_choice import choose_trainer
+from touchline.tools.imports.training import carry_training
+from touchline.tools.interview.interview import plain_name
 
 _PARAMETER = re.compile(r"runs\.(\d+)\.parameters\.(.+)")
 _UNSCORED = "no evaluation, because the source names no test rows: add data.test: FILE and remove evaluate.epochs"

@@ -20,7 +20,7 @@ from touchline.experiment.defaults import LORA_ALPHA_PER_RANK
 from touchline.experiment.experiment import DATASET_KEYS, Experiment
 from touchline.experiment.overlay import setting
 from touchline.experiment.validate import adapter, dotted_keys
-from touchline.run.imports.carrier import STAND_IN
+from touchline.tools.imports.carrier import STAND_IN
 
 T = TypeVar("T")
 _RANK, _ALPHA = "train.lora.rank", "train.lora.alpha"

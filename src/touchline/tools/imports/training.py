@@ -23,7 +23,7 @@ from touchline.core.finding import Location
 from touchline.experiment import defaults
 from touchline.experiment.foreign import ForeignDocument
 from touchline.experiment.partial import Stated, StatedSource, StatedTraining
-from touchline.run.imports.carrier import Carrier, LocalPlaces, not_carried, path_of
+from touchline.tools.imports.carrier import Carrier, LocalPlaces, not_carried, path_of
 
 _ALL_LAYERS = (("all-linear",), ("all",))
 _BFLOAT16: tuple[object, ...] = (True, "true", "full", "bfloat16", "bf16")
