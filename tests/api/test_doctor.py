@@ -18,9 +18,8 @@ from touchline.core.quantity import Quantity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.site import SlurmSite
 from touchline.lint.rule_pages import all_pages
-from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
-from touchline.slurm.local.cluster import query_cluster
-from touchline.slurm.local.commands import CommandResult, RealCommands
+from touchline.slurm.local.commands import CommandResult, RealCommands, query_cluster
+from touchline.slurm.site_facts import DoctorCheck, DoctorReport, PythonFacts
 from touchline.tools import doctor as steps
 from touchline.tools.doctor import (
     inspect_folder,

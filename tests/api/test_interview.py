@@ -25,7 +25,7 @@ from touchline.core.finding import Severity
 from touchline.data.user_config import UserConfig
 from touchline.experiment.read import read_experiment
 from touchline.experiment.site import SlurmSite
-from touchline.run import environments
+from touchline.tools import environments
 from touchline.tools.interview.answers import Defaulted, Question
 from touchline.tools.interview.interview import Interview
 from touchline.tools.interview.questions import QUESTIONS

@@ -25,7 +25,7 @@ from touchline.results.reproduction import (
     compare_weights,
     relative_difference,
 )
-from touchline.run.planning import read_planned
+from touchline.run.loaded_plan import read_planned
 from touchline.tools.reproducing import chain_of, write_reproduction
 
 pytestmark = pytest.mark.planning

@@ -8,8 +8,8 @@ from tests.slurm.fake import FakeSlurm, Trouble
 from tests.slurm.fake_jobs import End, FakeJob, Life, SimClock
 
 from touchline.core.status import AttemptExit, AttemptStart
+from touchline.run.jobs import Job
 from touchline.run.ledger import Event, Ledger, read_ledger
-from touchline.run.protocol import Job
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 from touchline.slurm.job_view import JobView

@@ -17,12 +17,19 @@ from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
 from touchline.run.attempt import own_job_id
 from touchline.run.claim_file import take_claim
+from touchline.run.executors import LocalExecutor
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, read_ledger
-from touchline.run.local import LocalExecutor
-from touchline.run.processes import ProcessIdentity, identify, is_alive
-from touchline.run.protocol import Job
 from touchline.run.queue import run_jobs
-from touchline.run.statusfiles import identity_of, read_attempts, read_holder, write_holder
+from touchline.run.statusfiles import (
+    ProcessIdentity,
+    identify,
+    identity_of,
+    is_alive,
+    read_attempts,
+    read_holder,
+    write_holder,
+)
 
 pytestmark = [pytest.mark.planning, pytest.mark.slow]
 

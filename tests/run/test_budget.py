@@ -20,13 +20,11 @@ from touchline.experiment.plan import Plan
 from touchline.plan.files import plan_to_json
 from touchline.run import budget as budgets
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job, model_evaluation, run_training
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Job
-from touchline.run.queue import run_jobs
-from touchline.run.run_jobs import model_evaluation, run_training
+from touchline.run.queue import FindsByToken, run_jobs
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
-from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobView
 from touchline.slurm.local.commands import CommandResult
 

@@ -18,7 +18,8 @@ from touchline.core.files import try_lock
 from touchline.core.quantity import Missing
 from touchline.data import user_config
 from touchline.data.user_config import load_settings
-from touchline.run.environments import backend_states, install_environment, require_environments
+from touchline.run.launching import require_environments
+from touchline.tools.environments import backend_states, install_environment
 
 pytestmark = pytest.mark.planning
 

@@ -13,11 +13,11 @@ import pytest
 from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptExit, AttemptStart, JobState
 from touchline.run.claim_file import CLAIM, drop_claim, take_claim
+from touchline.run.executors import Executor
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, read_ledger
-from touchline.run.processes import identify
-from touchline.run.protocol import Executor, Job
 from touchline.run.queue import LATER_SECONDS, run_jobs
-from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
+from touchline.run.statusfiles import identify, write_exit, write_heartbeat, write_start
 from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning

@@ -13,10 +13,10 @@ from tests.slurm.fake import Trouble
 
 from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, LedgerReader, open_intents, open_jobs, read_ledger
-from touchline.run.protocol import Job
+from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
-from touchline.run.submission import begin
 from touchline.slurm.local.commands import without_outer_job
 
 pytestmark = pytest.mark.planning

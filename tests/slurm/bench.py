@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.core.status import JobState
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Job
+from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import read_attempts
-from touchline.run.submission import begin
 from touchline.slurm.job_view import TRAINING_SCRIPT, JobView
 from touchline.slurm.local.commands import CommandResult, Commands
 

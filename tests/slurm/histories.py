@@ -36,12 +36,14 @@ from touchline.core.files import try_lock
 from touchline.core.observation import Sign
 from touchline.core.status import EXIT_ALREADY_RUNNING
 from touchline.plan.recovery import RecoveryAction, decide
-from touchline.run import diagnosis, statusfiles
+from touchline.run import failures as diagnosis
 from touchline.run import ledger as ledger_module
+from touchline.run import statusfiles
+from touchline.run.executors import Executor
+from touchline.run.failures import failures_of
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger
-from touchline.run.protocol import Executor, Job
 from touchline.run.queue import run_jobs
-from touchline.run.recovering import failures_of
 from touchline.run.slurm import SlurmExecutor
 from touchline.slurm.job_view import JobView
 

@@ -14,8 +14,9 @@ from tests.slurm.fake_work import DIGEST, Machines
 from touchline.core.files import try_lock
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, JobState
 from touchline.data.checkpoints import training_complete
-from touchline.run.protocol import Executor, Job
-from touchline.run.submission import FindsByToken
+from touchline.run.executors import Executor
+from touchline.run.jobs import Job
+from touchline.run.queue import FindsByToken
 from touchline.slurm.job_view import JobView
 
 MakeExecutor = Callable[["History", int | None], Executor]

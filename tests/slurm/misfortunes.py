@@ -10,7 +10,7 @@ from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import Machines, RunPlan
 from tests.slurm.history import History
 
-from touchline.run.protocol import Job
+from touchline.run.jobs import Job
 
 HORIZON_SECONDS = 1800.0
 """Misfortunes happen within this time; then it is calm."""

@@ -17,9 +17,8 @@ from pathlib import Path
 from tests.slurm.talk import Talk, WaitTimeoutError
 
 from touchline.core.clock import Clock, RealClock
-from touchline.slurm.accounting import accounting_format
 from touchline.slurm.local.commands import Commands
-from touchline.slurm.queue import queue_format
+from touchline.slurm.queue import accounting_format, queue_format
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts.json")
 SMALL_IDS = 100

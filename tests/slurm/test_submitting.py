@@ -21,11 +21,11 @@ from touchline.core.errors import (
 )
 from touchline.core.status import JobState
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, LedgerEntry, read_ledger
-from touchline.run.protocol import Job
-from touchline.run.selection import experiment_lock
+from touchline.run.loaded_plan import experiment_lock
+from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
-from touchline.run.submission import begin
 from touchline.slurm.job_view import JobView
 
 pytestmark = [pytest.mark.slurm, pytest.mark.thorough]

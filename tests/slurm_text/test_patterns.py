@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import touchline.run.scripts
-from touchline.slurm.output import output_pattern
+from touchline.slurm.job_view import output_pattern
 
 TEMPLATE = Path(touchline.run.scripts.__file__).parent / "templates" / "pattern.sh.j2"
 PLAIN = ("/a/b", '/it\'s "so"', "/a\nb", "/$HOME/`ls`", "/ü", "/-x", "/a b/[c]*?")

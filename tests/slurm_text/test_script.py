@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tests.cases import parametrize
 
 from touchline.backends.registry import launch_commands
-from touchline.slurm.directives import DirectiveFault
-from touchline.slurm.options import OPTIONS, OptionArity, near, refused, resolve
+from touchline.slurm.options import OPTIONS, DirectiveFault, OptionArity, near, refused, resolve
 from touchline.slurm.resources import requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import ShellWord

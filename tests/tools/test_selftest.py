@@ -18,7 +18,7 @@ from touchline.history.selftest import StepCheck, Verdict
 from touchline.lint.local import scoring as launch
 from touchline.lint.local.scoring import file_findings, task_findings, text_findings
 from touchline.lint.local.validators import program_of, validate
-from touchline.run.diagnosis import diagnose, newest_output
+from touchline.run.failures import diagnose, newest_output
 from touchline.tools.selftest import step_checks
 
 pytestmark = pytest.mark.planning

@@ -12,10 +12,10 @@ from touchline.core.callbacks import MessageCallback, NamedProgressCallback, Pro
 from touchline.data.user_config import UserConfig
 from touchline.experiment.recorded import compare_with_plan
 from touchline.plan.drift import RunMark
-from touchline.run.arrivals import downloads, refuse_absent, refuse_other_shapes
 from touchline.run.folders import ExperimentFolder
-from touchline.run.plan_inputs import decided_on_disk
-from touchline.run.planning import LoadedPlan, commit_plan, read_planned, refuse_drift, resolve
+from touchline.run.loaded_plan import LoadedPlan, read_planned
+from touchline.run.plan_checks import downloads, refuse_absent, refuse_other_shapes
+from touchline.run.planning import commit_plan, decided_on_disk, refuse_drift, resolve
 from touchline.run.recorded import (
     change_lines,
     choose_overrides,

@@ -25,14 +25,13 @@ from touchline.results import collecting, strategy
 from touchline.results.collect import collect_results
 from touchline.results.frame import Results
 from touchline.run import launching
-from touchline.run import selection as running
-from touchline.run.arrivals import refuse_absent, with_arrivals
+from touchline.run import loaded_plan as running
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan, accept_edits, read_planned, read_started, refuse_edits, refuse_findings
-from touchline.run.preparing import write_folders
+from touchline.run.loaded_plan import LoadedPlan, read_planned, read_started, write_folders
+from touchline.run.plan_checks import accept_edits, refuse_absent, refuse_edits, refuse_findings, with_arrivals
+from touchline.run.progress import JobProgressCallback
+from touchline.run.queue import Submitted
 from touchline.run.recorded import recorded_lines
-from touchline.run.selection import JobProgressCallback
-from touchline.run.submission import Submitted
 from touchline.tools.model_download import EXPORTABLE, get_model
 
 if TYPE_CHECKING:

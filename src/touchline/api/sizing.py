@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from touchline.plan.local.packing import PackRequest
     from touchline.plan.placement.types import Cluster, Placement
     from touchline.run.allocation import PlaceRequest
-    from touchline.slurm.doctor import DoctorReport
+    from touchline.slurm.site_facts import DoctorReport
     from touchline.tools.optimising import Optimised, OptimiseRequest
     from touchline.tools.selftest import ProgressRows
 
@@ -63,9 +63,8 @@ def probe(
         RunsFailedError: no step succeeded.
     """
     from touchline.core.callbacks import ignore_message
-    from touchline.run.arrivals import refuse_absent
-    from touchline.run.planning import read_planned
-    from touchline.run.selection import selected
+    from touchline.run.loaded_plan import read_planned, selected
+    from touchline.run.plan_checks import refuse_absent
     from touchline.tools.probe_run import heaviest, probe_run
 
     planned = read_planned(source)
@@ -163,7 +162,7 @@ def place_experiment(
     """
     from touchline.api import prepare
     from touchline.run.allocation import carry_out
-    from touchline.run.planning import read_started
+    from touchline.run.loaded_plan import read_started
 
     planned = read_started(source)
     if request.writes_script or not any(model.absent for model in planned.plan.models.values()):

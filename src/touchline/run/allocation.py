@@ -10,20 +10,12 @@ from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, plural, seconds_to_minutes
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.experiment.site import SlurmSite
-from touchline.plan.jobs import (
-    place_jobs,
-    upper_minutes,
-    with_planned_type,
-)
+from touchline.plan.jobs import place_jobs, upper_minutes, with_planned_type
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import LoadedPlan
-from touchline.run.scripts.mega import (
-    Allocation,
-    MegaStage,
-    mega_text,
-)
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
 from touchline.slurm.job_view import JobName
 
 MEGA = "mega_job.slurm"

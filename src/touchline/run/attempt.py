@@ -39,9 +39,18 @@ from touchline.core.json_text import has_half_characters
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
 from touchline.data.training_state import paused_step
 from touchline.run.claim_file import claimant, drop_claim, take_claim
-from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
-from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
+from touchline.run.statusfiles import (
+    ProcessIdentity,
+    identify,
+    is_alive,
+    read_holder,
+    send_signal,
+    write_exit,
+    write_heartbeat,
+    write_holder,
+    write_start,
+)
 
 HEARTBEAT_SECONDS = 5.0
 ORPHAN_PATIENCE_SECONDS = 120.0

@@ -14,7 +14,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -30,11 +30,14 @@ from touchline.estimate.totals import totals_of
 from touchline.experiment.plan import Plan
 from touchline.plan.jobs import evaluation_limit, training_limit
 from touchline.run.attempt import KILL_SECONDS, ORPHAN_PATIENCE_SECONDS
+from touchline.run.executors import Executor
 from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, Reservation, read_ledger
-from touchline.run.protocol import Executor, Job
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.queue import FindsByToken
+from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts, read_exits
-from touchline.run.submission import FindsByToken
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.slurm.resources import GRAIN
 
@@ -338,7 +341,7 @@ def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:
 
 def _devices_of(plan: Plan, job: Job) -> float:
     """Return the devices of a job as the plan counts them: runs in slots share the CPU."""
-    if JobName.parse(job.name).kind is JobKind.EVALUATION:
+    if job.is_evaluation:
         return plan.evaluation_devices
     return plan.devices / plan.machine.slots
 
@@ -352,3 +355,32 @@ def _limit_seconds(plan: Plan, job: Job) -> float | None:
     limits = [limit_of(plan, run) for run in plan.runs if name.subject in (run.name, run.model)]
     known = [limit.value for limit in limits if isinstance(limit, Quantity)]
     return math.ceil(sum(known) / GRAIN) * GRAIN if known and len(known) == len(limits) else None
+
+
+def spent_device_hours(planned: LoadedPlan) -> float:
+    """Return the device-hours of all training and evaluation jobs so far, with failed and superseded attempts.
+
+    An attempt without an exit record counts until its last heartbeat. A cohort's attempt, which every run of it
+    records, counts once.
+    """
+    plan, folder = planned.plan, planned.folder
+    trainings: dict[tuple[str, int], float] = {}
+    evaluations: dict[tuple[str, int], float] = {}
+    for run in plan.runs:
+        place = folder.root / run.name
+        for status in (place / "status", *place.glob("superseded/*/status")):
+            trainings |= _seconds(status)
+        evaluations |= _seconds(place / "eval" / "status")
+    for model in plan.models:
+        evaluations |= _seconds(folder.evaluation(model) / "status")
+    devices = plan.devices / plan.machine.slots
+    return seconds_to_hours(sum(trainings.values()) * devices + sum(evaluations.values()) * plan.evaluation_devices)
+
+
+def _seconds(status: Path) -> dict[tuple[str, int], float]:
+    return dict(_attempts(status))
+
+
+def _attempts(status: Path) -> Iterator[tuple[tuple[str, int], float]]:
+    for attempt in drop_lock_conflicts(read_attempts(status)):
+        yield (attempt.start.job_id, attempt.start.restart), attempt.elapsed_seconds or 0.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from touchline.core.files import disk_errors, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptStart
-from touchline.run.processes import ProcessIdentity, is_alive
+from touchline.run.statusfiles import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
 FRESH_SECONDS = 20.0

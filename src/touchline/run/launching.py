@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from touchline.backends.local.environments import require_environment
+from touchline.backends.registry import environment_of, environments
 from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.core.errors import (
     FindingsError,
@@ -24,34 +26,23 @@ from touchline.core.status import JobState
 from touchline.core.text import first_of
 from touchline.core.units import plural
 from touchline.data.machine import slots, visible_gpus
-from touchline.data.user_config import UserConfig
+from touchline.data.user_config import UserConfig, load_settings
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.local.target import refuse_elsewhere
 from touchline.run.budget import JobTotals, job_totals, with_budget
-from touchline.run.environments import require_environments
-from touchline.run.executors import executor_for
-from touchline.run.jobs import (
-    evaluation_job,
-    evaluation_jobs,
-    shared_evaluation_jobs,
-    training_job,
-    training_jobs,
-)
+from touchline.run.executors import Executor, executor_for
+from touchline.run.jobs import Job, evaluation_job, evaluation_jobs, shared_evaluation_jobs, training_job, training_jobs
 from touchline.run.ledger import Ledger, close_ended
-from touchline.run.planning import LoadedPlan
-from touchline.run.protocol import Executor, Job
-from touchline.run.queue import Watch, run_jobs
+from touchline.run.loaded_plan import LoadedPlan, require_training
+from touchline.run.progress import JobProgressCallback, Progress
+from touchline.run.queue import Submitted, Watch, begin, run_jobs
 from touchline.run.recovering import Recovery
-from touchline.run.remaining import Progress
 from touchline.run.scripts.header import slurm_time
-from touchline.run.selection import JobProgressCallback, require_training
-from touchline.run.submission import Submitted, begin
 from touchline.slurm.answers import SbatchResult, read_trial
-from touchline.slurm.directives import read_line
 from touchline.slurm.job_view import JobName, JobView
-from touchline.slurm.local.cluster import ANSWER_SECONDS
-from touchline.slurm.local.commands import Commands, RealCommands
+from touchline.slurm.local.commands import ANSWER_SECONDS, Commands, RealCommands
+from touchline.slurm.options import read_line
 
 TotalsCallback = Callable[[JobTotals], None]
 """Called with the totals of the jobs that are about to be submitted."""
@@ -75,8 +66,7 @@ class ExecutionResult:
 def _executor(
     planned: LoadedPlan, settings: UserConfig, lock: int | None = None, *, within_budget: bool = False
 ) -> Executor:
-    site = settings.slurm
-    found = executor_for(planned.plan, planned.folder, site.poll_seconds, RealCommands(), lock)
+    found = executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
     return with_budget(found, planned.folder) if within_budget else found
 
 
@@ -118,7 +108,7 @@ def work(
     first = training_jobs(planned, runs) if train else []
     if first or shared_evaluation_jobs(planned, runs, epochs):
         _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
-    _require_environments(planned, first)
+    require_environments(run for run in planned.plan.runs if any(job.name == run.name for job in first))
     gpus = visible_gpus()
     # A CPU has the plan's slots, whatever the time since: all runs have the same number of threads.
     room = slots(gpus, planned.plan.gpus_per_run)
@@ -128,12 +118,13 @@ def work(
             raise InputError(
                 "--epoch works only on this machine", hint="evaluate.epochs in experiment.yaml for a cluster"
             )
-        jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
+        evaluations = [job for job in evaluation_jobs(planned, runs) if train or not job.after]
+        jobs = recovery.admit([*first, *evaluations])
         # Jobs that were not waited for have ended too, and may be planned again.
         seen = executor.query_jobs(jobs)
         close_ended(ledger, seen)
         if not executor.trouble:
-            _try_first(planned, [job for job in jobs if not _is_active(seen.get(job.name))])
+            require_accepted([job for job in jobs if not _is_active(seen.get(job.name))], RealCommands())
         most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
@@ -161,15 +152,19 @@ def work(
     return _evaluated_here(recovery, left, executor, ledger, watch, epochs)
 
 
-def _try_first(planned: LoadedPlan, jobs: Sequence[Job]) -> None:
-    """Refuse to submit anything where SLURM would refuse some of it."""
-    if planned.plan.executor == "slurm":
-        require_accepted(jobs, RealCommands())
+def require_environments(runs: Iterable[PlannedRun]) -> None:
+    """Require the environments of the trainers of runs before any work.
 
-
-def _require_environments(planned: LoadedPlan, training: Sequence[Job]) -> None:
-    names = {job.name for job in training}
-    require_environments(run for run in planned.plan.runs if run.name in names)
+    Raises:
+        HostError: one is missing or incomplete.
+        InputError: the user's config file names an environment of a backend that has none.
+    """
+    apart = environments()
+    for name in load_settings().backends.python:
+        environment_of(name)
+    for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
+        if name in apart:
+            require_environment(apart[name])
 
 
 def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: MessageCallback) -> None:
@@ -182,11 +177,6 @@ def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: Messa
             write_if_changed(mark, f"{path}\n")
     if named:
         on_message(f"runs the code of {', '.join(named)}")
-
-
-def _evaluations(planned: LoadedPlan, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
-    jobs = evaluation_jobs(planned, runs)
-    return jobs if train else [job for job in jobs if not job.after]
 
 
 def _evaluated_here(
@@ -236,7 +226,7 @@ def submit(
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs)
-    _require_environments(planned, first)
+    require_environments(run for run in planned.plan.runs if any(job.name == run.name for job in first))
     jobs = [*first, *evaluation_jobs(planned, runs)]
     if jobs:
         _name_code(planned.plan.code_files(runs if first else ()), settings, on_message)
@@ -247,7 +237,7 @@ def submit(
     seen = executor.query_jobs(jobs)
     living = sum(view.active for view in seen.values())
     new = [job for job in jobs if not _is_active(seen.get(job.name))]
-    _try_first(planned, new)
+    require_accepted(new, RealCommands())
     new = new if room is None else new[: max(room - living, 0)]
     if new:
         on_totals(job_totals(recovery.planned.plan, new))

@@ -12,10 +12,18 @@ from dataclasses import dataclass, field
 
 from touchline.core.clock import Clock
 from touchline.core.status import JobState
-from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
+from touchline.slurm.job_view import read_job_id, waiting_tasks
 from touchline.slurm.local.commands import CommandResult, Commands
-from touchline.slurm.queue import QueueRow, queue_format, read_job, read_queue
-from touchline.slurm.states import read_job_id, waiting_tasks
+from touchline.slurm.queue import (
+    AccountingRow,
+    QueueRow,
+    accounting_format,
+    latest,
+    queue_format,
+    read_accounting,
+    read_job,
+    read_queue,
+)
 
 _QUERY_SECONDS = 60.0
 """Timeout of a query."""

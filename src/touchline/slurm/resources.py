@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from touchline.core.observation import Event, Observation
 from touchline.core.units import minutes_to_seconds
-from touchline.slurm.directives import Directive, read_header
+from touchline.slurm.options import Directive, read_header
 
 GRAIN = minutes_to_seconds(1)
 """SLURM counts limits in whole minutes, and may send `--signal` up to a minute early (sbatch(1))."""

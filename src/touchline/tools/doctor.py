@@ -23,20 +23,11 @@ from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.user_config import UserConfig, config_path, load_settings
 from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
-from touchline.run.environments import backend_states
 from touchline.run.scripts.header import asked_options, slurm_memory
-from touchline.slurm.doctor import (
-    Area,
-    ClusterFacts,
-    DoctorCheck,
-    DoctorReport,
-    FolderFacts,
-    PythonFacts,
-    Status,
-)
-from touchline.slurm.local.cluster import query_cluster, said
-from touchline.slurm.local.commands import Commands
+from touchline.slurm.local.commands import Commands, query_cluster, said
+from touchline.slurm.site_facts import Area, ClusterFacts, DoctorCheck, DoctorReport, FolderFacts, PythonFacts, Status
 from touchline.tools.doctor_cluster import check_cluster
+from touchline.tools.environments import backend_states
 
 LITTLE_LEFT = 0.02
 """Free fraction of a disk below which it counts as nearly full."""

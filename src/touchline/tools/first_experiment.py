@@ -23,7 +23,7 @@ from touchline.experiment.read import read_experiment
 from touchline.experiment.write import to_yaml
 from touchline.tools.interview.answers import Defaulted, Question
 from touchline.tools.interview.interview import Answer, AnswerSource, Interview, as_findings
-from touchline.tools.interview.questions import QUESTIONS, question_named
+from touchline.tools.interview.questions import QUESTIONS, open_questions, question_named
 
 _BATCHES = (16, 8, 4, 2, 1)
 _STEPS_PER_EPOCH = 20
@@ -91,7 +91,7 @@ def _take(interview: Interview, given: Mapping[str, Sequence[str]]) -> None:
     for name in sorted(given, key=lambda name: names.index(name) if name in names else 0):
         question = question_named(name)
         try:
-            interview.answer(question, given[name], AnswerSource.FLAG)
+            _answer(interview, question, given[name], AnswerSource.FLAG)
         except InputError as error:
             findings += as_findings(error, question.flag)
     if findings:
@@ -116,8 +116,8 @@ def _refuse_existing(folder: Path, replace_existing: bool) -> None:
 
 def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
     """Ask the open questions in order, or take their defaults."""
-    while open_questions := interview.open_questions():
-        question = open_questions[0]
+    while questions := open_questions(interview):
+        question = questions[0]
         default = question.default(interview)
         if isinstance(default, Missing) and ask is None:
             message = f"{question.flag}: {default.missing}"
@@ -135,17 +135,42 @@ def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: 
         text = "" if ask is None or not is_asked else ask(interview, question, default, problem)
         try:
             if text:
-                interview.answer(question, (text,), AnswerSource.KEYBOARD)
+                _answer(interview, question, (text,), AnswerSource.KEYBOARD)
             elif isinstance(default, Missing):
                 raise InputError(default.missing)
             else:
-                interview.answer(question, default.texts or (default.text,), AnswerSource.DEFAULT, default.reason)
+                _answer(interview, question, default.texts or (default.text,), AnswerSource.DEFAULT, default.reason)
         except InputError as error:
             if ask is None:
                 raise
             problem = error
         else:
             return
+
+
+def _answer(
+    interview: Interview, question: Question, texts: Sequence[str], source: AnswerSource, reason: str = ""
+) -> None:
+    """Read an answer and keep it.
+
+    Raises:
+        InputError: the answer is wrong; nothing is kept.
+    """
+    if question.key is not None and question.key in (interview.value("vary") or {}):
+        raise InputError(f"{question.key} already varies", expected=f"either --vary or {question.flag}")
+    value = question.parse(tuple(texts), interview)
+    answer = Answer(question=question.name, flag=question.flag, texts=tuple(texts), source=source, reason=reason)
+    interview.keep(answer, value)
+
+
+def init_command(interview: Interview) -> str:
+    """Return the command that gives the answers so far, without the defaults."""
+    words = ["touchline", "init", *([] if interview.target is None else [str(interview.target)])]
+    for question in QUESTIONS:
+        answer = interview.answers.get(question.name)
+        if answer is not None and answer.source is not AnswerSource.DEFAULT:
+            words += [word for text in answer.texts for word in (answer.flag, text)]
+    return " ".join(map(shlex.quote, words))
 
 
 def _write(interview: Interview) -> Start:
@@ -166,7 +191,7 @@ def _write(interview: Interview) -> Start:
     if 0 < context < longest:
         notes.append(f"warning: the longest row has {longest:,} tokens, but the model's context is {context:,}")
     answers = tuple(interview.answers[question.name] for question in QUESTIONS if question.name in interview.answers)
-    return Start(path=path, notes=tuple(notes), answers=answers, command=interview.command())
+    return Start(path=path, notes=tuple(notes), answers=answers, command=init_command(interview))
 
 
 def _listed(columns: object) -> str:

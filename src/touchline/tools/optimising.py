@@ -35,8 +35,8 @@ from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.plan_inputs import decided_by
-from touchline.run.planning import LoadedPlan, plan_in_folder
+from touchline.run.loaded_plan import LoadedPlan
+from touchline.run.planning import decided_by, plan_in_folder
 from touchline.slurm.job_view import JobName
 
 

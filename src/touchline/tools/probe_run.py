@@ -35,7 +35,7 @@ from touchline.plan.context import PlanningContext, estimate_memory
 from touchline.plan.local.context import formula_context
 from touchline.plan.slots import slots_to_try
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan
+from touchline.run.loaded_plan import LoadedPlan
 from touchline.tools.probing import describe, error_of, free_host_bytes, probe, require_packages, try_batch
 
 PROBED = DEFAULT_BACKEND

@@ -15,7 +15,7 @@ from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import Plan, PlannedRun
 from touchline.plan.files import plan_to_json
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import LoadedPlan, read_planned
+from touchline.run.loaded_plan import LoadedPlan, read_planned
 
 REPRODUCED = "reproduced"
 """Default folder of reproductions in the experiment."""

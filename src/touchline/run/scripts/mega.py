@@ -20,11 +20,11 @@ from touchline.run.scripts.header import (
     Option,
     asked_options,
     directives,
+    slurm_line,
     slurm_memory,
     slurm_time,
     warning_seconds,
 )
-from touchline.run.scripts.shell import slurm_line
 from touchline.slurm.resources import GRAIN
 
 Done = Literal["trained", "evaluated"]

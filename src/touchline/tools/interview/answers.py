@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from touchline.experiment.experiment import Experiment
     from touchline.tools.interview.interview import Interview
 
-
-DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
-"""Endings of data files."""
 NONE = "none"
 """Answer for nothing."""
 CREATE = "create"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -37,12 +36,11 @@ from touchline.experiment.site import SlurmSite
 from touchline.experiment.tasks.classification import LISTED_LABELS
 from touchline.experiment.tasks.ready_made import TASKS, get_task
 from touchline.plan.local.lengths import training_lengths
-from touchline.slurm.local.cluster import ask_partitions
-from touchline.slurm.local.commands import RealCommands
+from touchline.slurm.local.commands import RealCommands, ask_partitions
 from touchline.slurm.site_facts import gpus_offered
-from touchline.tools.interview.answers import DATA_SUFFIXES, Question
-from touchline.tools.interview.questions import QUESTIONS
 
+DATA_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".parquet"})
+"""Endings of data files."""
 _OTHER_FILES = frozenset({"package.json", "package-lock.json", "plan.json", "tsconfig.json"})
 _ROWS_PER_LABEL = 5
 """Minimum rows per distinct value for a column to count as labels."""
@@ -97,41 +95,14 @@ class Interview:
         """Return the value of an answer. None before it is given."""
         return self._values.get(name)
 
-    def answer(self, question: Question, texts: Sequence[str], source: AnswerSource, reason: str = "") -> None:
-        """Read an answer and keep it.
-
-        Raises:
-            InputError: the answer is wrong; nothing is kept.
-        """
-        if question.key is not None and question.key in (self.value("vary") or {}):
-            raise InputError(f"{question.key} already varies", expected=f"either --vary or {question.flag}")
-        value = question.parse(tuple(texts), self)
-        self._values[question.name] = value
-        self.answers[question.name] = Answer(
-            question=question.name, flag=question.flag, texts=tuple(texts), source=source, reason=reason
-        )
-
-    def open_questions(self) -> list[Question]:
-        """Return the questions that are neither answered nor decided by other answers."""
-        varied = self.value("vary") or {}
-        return [
-            question
-            for question in QUESTIONS
-            if question.name not in self.answers and question.key not in varied and question.applies(self)
-        ]
+    def keep(self, answer: Answer, value: Any) -> None:
+        """Keep an answer with the value that was read from it."""
+        self._values[answer.question] = value
+        self.answers[answer.question] = answer
 
     def reason(self, name: str) -> str:
         """Return the evidence for an answer that is a default. Empty for other answers."""
         return self.answers[name].reason if name in self.answers else ""
-
-    def command(self) -> str:
-        """Return the command that gives the answers so far, without the defaults."""
-        words = ["touchline", "init", *([] if self.target is None else [str(self.target)])]
-        for question in QUESTIONS:
-            answer = self.answers.get(question.name)
-            if answer is not None and answer.source is not AnswerSource.DEFAULT:
-                words += [word for text in answer.texts for word in (answer.flag, text)]
-        return " ".join(map(shlex.quote, words))
 
     # ---- folder -----------------------------------------------------------------------------------------------------
 
@@ -184,9 +155,11 @@ class Interview:
         """Return a model by name or path.
 
         Raises:
-            InputError: it is not on this machine, or has errors.
+            InputError: it is a data file, is not on this machine, or has errors.
         """
         if name not in self._models:
+            if Path(name).suffix.lower() in DATA_SUFFIXES:
+                raise InputError(f"{name!r} is a data file", expected="a base model", hint=f"--data {name}")
             model = load_planned_model(name, self.settings.models_dir)
             if errors := model_errors(model):
                 raise InputError(f"{model.name} cannot be used", findings=errors)

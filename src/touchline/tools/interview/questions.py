@@ -20,7 +20,6 @@ from touchline.core.units import plural
 from touchline.experiment.defaults import DEFAULT_BACKEND
 from touchline.tools.interview.answers import (
     CREATE,
-    DATA_SUFFIXES,
     NONE,
     STUB,
     Default,
@@ -124,8 +123,6 @@ def _model_choices(interview: Interview) -> Sequence[str]:
 def _models(texts: Sequence[str], interview: Interview) -> tuple[str, ...]:
     names = parts_of(texts)
     for name in names:
-        if Path(name).suffix.lower() in DATA_SUFFIXES:
-            raise InputError(f"{name!r} is a data file", expected="a base model", hint=f"--data {name}")
         interview.load_model(name)
     return names
 
@@ -181,7 +178,7 @@ def _trainers(interview: Interview) -> list[str]:
     """Return the trainers that can run here what was answered so far; first those for a cluster, if there is one."""
     from touchline.backends.capabilities import unsupported_settings
     from touchline.backends.registry import capabilities, traits_of
-    from touchline.run.environments import backend_states
+    from touchline.tools.environments import backend_states
 
     able = capabilities()
     names = [state.name for state in backend_states() if state.installed]
@@ -379,3 +376,13 @@ def question_named(name: str) -> Question:
         names = ", ".join(question.name for question in QUESTIONS)
         raise InputError(f"unknown question {name!r}", expected=f"one of {names}")
     return found
+
+
+def open_questions(interview: Interview) -> list[Question]:
+    """Return the questions that are neither answered nor decided by other answers."""
+    varied = interview.value("vary") or {}
+    return [
+        question
+        for question in QUESTIONS
+        if question.name not in interview.answers and question.key not in varied and question.applies(interview)
+    ]

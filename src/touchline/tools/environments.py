@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,6 @@ from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.errors import HostError, PolicyError, install_hint
 from touchline.core.files import disk_errors, try_lock
 from touchline.core.quantity import Missing
-from touchline.data.user_config import load_settings
-from touchline.experiment.plan import PlannedRun
 
 _LAST_LINES = 5
 _TOGETHER = ("torch", "transformers", "peft")
@@ -53,21 +51,6 @@ def backend_states() -> tuple[BackendState, ...]:
     """Return the state of every backend."""
     apart = environments()
     return tuple(_apart(apart[name]) if name in apart else _together(name) for name in backend_names())
-
-
-def require_environments(runs: Iterable[PlannedRun]) -> None:
-    """Require the environments of the trainers of runs before any work.
-
-    Raises:
-        HostError: one is missing or incomplete.
-        InputError: the user's config file names an environment of a backend that has none.
-    """
-    apart = environments()
-    for name in load_settings().backends.python:
-        environment_of(name)
-    for name in dict.fromkeys(run.train.backend for run in runs if run.train is not None):
-        if name in apart:
-            require_environment(apart[name])
 
 
 def install_environment(name: str, on_message: MessageCallback = ignore_message) -> BackendState:
