@@ -26,15 +26,10 @@ class Placed:
     """Placement of the remaining jobs of an experiment."""
 
     planned: LoadedPlan
-    """Experiment."""
     jobs: tuple[PlaceJob, ...]
-    """Remaining jobs."""
     cluster: Cluster
-    """Available GPUs."""
     placement: Placement
-    """Schedule and deadline verdict."""
     notes: tuple[str, ...] = ()
-    """Notes for the reader."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +37,11 @@ class PlaceRequest:
     """Settings of a placement."""
 
     cluster: Cluster
-    """Available GPUs."""
     deadline_minutes: float | None = None
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None
     """Minutes per evaluation given by the user; predicted if None."""
     writes_script: bool = False
-    """Whether `mega_job.slurm` is written."""
     time_minutes: float | None = None
     """Time limit of the allocation; the deadline if None."""
 

@@ -227,7 +227,6 @@ def _take_over(path: Path, job_id: str) -> int | None:
 
 
 def _work(places: Sequence[_Place], command: Sequence[str], ending: _Ending) -> tuple[int, EndReason, str]:
-    """Run the command to its end in the first place. Return its exit code, reason and description."""
     own = places[0]
     child: list[subprocess.Popen[bytes]] = []
 

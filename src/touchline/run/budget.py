@@ -94,7 +94,6 @@ class Budget:
     state: ApprovalState
     """Whether it holds for the plan on disk."""
     approval: Approval | None
-    """The approval; None if there is none."""
     used_hours: float
     """Device-hours of starts with a recorded end."""
     reserved_hours: float
@@ -108,7 +107,6 @@ class JobTotals:
     """Totals of jobs before they are submitted."""
 
     trainings: int
-    """Training jobs."""
     evaluations: int
     device_hours: Measured
     """Predicted hours of devices, from the start of each job's work."""

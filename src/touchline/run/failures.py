@@ -64,7 +64,6 @@ def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") 
 
 
 def _own_words(output: Path) -> str | None:
-    """Return the last error printed by our own programs."""
     try:
         with open_regular(output) as stream:
             size = output.stat().st_size
@@ -77,7 +76,6 @@ def _own_words(output: Path) -> str | None:
 
 
 def _signs(output: Path) -> list[Sign]:
-    """Return error signs, in order."""
     # The readers of every trainer's logs are loaded when something failed, and not before.
     from touchline.history.lines import NotTextError
     from touchline.history.scan import Scan

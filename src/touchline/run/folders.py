@@ -54,7 +54,6 @@ _read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
 
 
 def _decisions(entries: Iterable[LedgerEntry]) -> tuple[StrategyDecision, ...]:
-    """Return the decisions of the strategy in order."""
     return tuple(entry.decision for entry in entries if entry.decision is not None)
 
 

@@ -33,7 +33,6 @@ class Job:
     name: str
     """Name in messages and the ledger: the run, `evaluate 135M_rank4`, or `evaluate SmolLM2-135M-Instruct`."""
     folder: Path
-    """Working directory."""
     status: Path
     """Folder of its attempts' start, heartbeat and exit files: `<run>/status`, of an evaluation `<run>/eval/status`."""
     script: str | None
@@ -215,7 +214,6 @@ def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> l
 
 
 def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | None) -> list[CheckpointInfo]:
-    """Return the existing checkpoints selected by `evaluate.epochs` or the option."""
     wanted = run.evaluate.epochs
     if epochs is not None:
         if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):

@@ -58,7 +58,6 @@ class ExecutionResult:
     """Result of the work."""
 
     planned: LoadedPlan
-    """The plan, with what was revised on the way."""
     stopped: Mapping[str, str]
     """Failed jobs, each with the reason."""
 
@@ -430,7 +429,6 @@ def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
 
 
 def _asked(job: Job) -> tuple[str, ...]:
-    """Return the options of a job's script, without those that name this job alone."""
     assert job.script is not None, job.name
     lines = read_text_bounded(job.folder / job.script, SIZE_LIMIT_BYTES).splitlines()
     options = [option for line in lines if line.startswith("#SBATCH") for option in read_line(line, 1)]

@@ -130,7 +130,6 @@ class LoadedPlan:
     plan: Plan
     folder: ExperimentFolder
     changed: bool
-    """Whether files were written."""
     notes: tuple[str, ...] = ()
     """Notes for the user: files that were left as edited, folders that the plan no longer has."""
     edited: tuple[str, ...] = ()

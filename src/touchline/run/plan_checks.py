@@ -193,12 +193,10 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
 
 
 def _hashes(datasets: Iterable[DatasetInfo]) -> dict[str, str]:
-    """Return the hash of every file of datasets, by its path."""
     return {file.path: file.sha256 for info in datasets for file in info.all_files}
 
 
 def _models(old: Plan, seen: ResolvedInputs) -> Iterator[tuple[str, ModelInfo, ModelInfo]]:
-    """Yield the name of each model with how it was planned and how it is now."""
     for now in seen.models.values():
         if (info := old.models.get(now.name)) is not None:
             yield now.name, info, now

@@ -115,7 +115,6 @@ def _mark(folder: ExperimentFolder, run: PlannedRun, before: Collection[str], ch
 
 
 def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
-    """Yield a note on folders of runs that the plan no longer has."""
     names = folder.leftovers([run.name for run in plan_.runs])
     if names:
         yield (
@@ -259,7 +258,6 @@ def _override_dates(old: Plan | None, new: Plan) -> dict[str, str]:
 
 
 def _drifted(folder: ExperimentFolder, old: Plan | None, new: Plan, over: Collection[str]) -> list[str]:
-    """Return the queued or started runs that a new plan changes."""
     queued = folder.queued() - set(over)
     changed = () if old is None else changed_runs(old, new)
     return [name for name in changed if new.run(name) and (name in queued or folder.has_started(name))]

@@ -34,7 +34,6 @@ class JobProgress:
     name: str
     """Job name: a run, or `evaluate 135M`."""
     done: int
-    """Completed steps or items."""
     total: int
     """Total steps or items; 0 if unknown."""
     text: str
@@ -91,7 +90,6 @@ class Pace:
     """Seconds per step: center, and spread of its logarithm."""
 
     seconds: float
-    """Center."""
     spread: float
     """Standard deviation of the logarithm of the mean over the steps to come."""
     steps: int

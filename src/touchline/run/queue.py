@@ -316,7 +316,6 @@ class _Queue:
             self._on_message(sentence)
 
     def _drop(self, job: Job, state: JobState, reason: str) -> None:
-        """Record a job that ended before it began."""
         self.waiting.remove(job)
         view = JobView(job_id="", state=state, active=False, source="ledger", reason=reason)
         self._ledger.record("ended", job.name, state=state.value, reason=reason)

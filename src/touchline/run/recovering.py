@@ -203,7 +203,6 @@ class Recovery:
         return all(is_training_done(self.planned.folder, each) for each in (run, *others))
 
     def _stopped_parent(self, job: Job) -> str | None:
-        """Return a dependency of a job that will not be done."""
         return next((name for name in job.after if name in self.stopped), None)
 
     def _learned(self) -> dict[Shape, int]:

@@ -25,11 +25,8 @@ class StatusInputs:
     """Facts from which a run's status is derived."""
 
     kind: RunKind
-    """Fine-tuned or control."""
     prepared: bool
-    """Whether its folder is written."""
     outcome: TrainingOutcome
-    """Training outcome from the files."""
     evaluated: bool
     """Whether an evaluation of these weights with these settings exists."""
     job: JobView | None

@@ -88,7 +88,6 @@ class JobTracker:
         return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
 
     def _view_of(self, each: JobMatches, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
-        """Return the view of one job of the scheduler."""
         attempt = each.attempts.get(job_id)
         identity = read_job_id(job_id)
         known = JobEvidence(
@@ -194,7 +193,6 @@ class JobTracker:
 
 
 def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    """Return a living task of an array, else one that failed."""
     if not rows:
         return None
     return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
@@ -210,7 +208,6 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
 
 
 def _tail(job: Job, job_id: str) -> str:
-    """Return the end of a job's output; empty if there is none."""
     path = job.output_path(job_id.partition(".")[0])
     try:
         with open_regular(path) as stream:
@@ -353,7 +350,6 @@ class SlurmExecutor:
         return job_id
 
     def _active_ids(self, jobs: Sequence[Job]) -> list[str]:
-        """Return the scheduler's ids of the jobs that are active."""
         ids = [view.job_id for view in self.query_jobs(jobs).values() if view.active]
         return [id_ for id_ in ids if read_job_id(id_) is not None]
 

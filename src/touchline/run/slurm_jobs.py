@@ -40,7 +40,6 @@ class JobMatches:
     """SLURM jobs ever started for one of our jobs."""
 
     job: Job
-    """Our job."""
     folder: str
     """Its folder without links, as in SLURM."""
     ids: tuple[str, ...]
@@ -52,7 +51,6 @@ class JobMatches:
     by_hand: tuple[Attempt, ...]
     """Attempts without SLURM: `bash finetune.slurm` on a login node."""
     recorded: Mapping[str, JobView]
-    """Ends recorded in the ledger."""
     events: Sequence[LedgerEntry]
 
     def rows(self, queue: Queue, job_id: str) -> tuple[QueueRow, ...]:
@@ -230,9 +228,7 @@ class JobEvidence:
     row: QueueRow | None
     """squeue's row of it; None if it lists no such job, or was never queried."""
     accounted: SacctJob | None
-    """sacct's row of it."""
     recorded: JobView | None
-    """Its end, as the ledger has it."""
     beats: bool
     """Whether its heartbeat moved since the last look."""
     log: Callable[[], str]
@@ -330,7 +326,6 @@ def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
 
 
 def _state(known: JobEvidence, now_unix: float) -> JobView:
-    """State, source, reason and exit code."""
     attempt, row = known.attempt, known.row
     end = None if attempt is None else attempt.exit
     if end is not None and end.code == 0:

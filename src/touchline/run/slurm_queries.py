@@ -67,7 +67,6 @@ class Queue:
     """Last complete answer of squeue."""
 
     rows: tuple[QueueRow, ...] = ()
-    """Jobs known to the controller."""
     number: int = 0
     """Number of the answer; 0 if there was none, and the rows mean nothing."""
     asked: float = -math.inf
@@ -223,7 +222,6 @@ class SlurmQueries:
         return found if rows is not None or self.has_accounting is False else None
 
     def _sacct(self, which: Sequence[str]) -> tuple[AccountingRow, ...] | None:
-        """Run one sacct; None if it failed."""
         separator = _separator()
         fields = accounting_format(submit_line=self._submit_lines)
         options = ["--parsable2", "--duplicates", f"--delimiter={separator}", f"--format={fields}"]

@@ -28,11 +28,8 @@ class ProcessIdentity:
     """Unambiguous identity of a process."""
 
     host: str
-    """Node name."""
     boot_id: str
-    """Boot of the machine."""
     pid: int
-    """Process id."""
     started: float
     """Start time on a monotonic kernel clock."""
 

@@ -64,9 +64,7 @@ class Follower:
     """Incremental reader of one file, line by line; a file that shrinks is read again from its start."""
 
     path: Path
-    """File path."""
     offset: int
-    """Read position."""
 
     def __post_init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -31,15 +31,12 @@ class Submission:
     """An answer of `sbatch --parsable`."""
 
     verdict: SbatchResult
-    """Result of the submission."""
     job_id: str = ""
-    """The id, of an accepted one."""
     cluster: str = ""
     """The cluster, where it names one: `76;north`."""
     reason: str = ""
     """The last words that name a reason, as they were written."""
     hint: str | None = None
-    """Action for the user."""
     is_limited: bool = False
     """Whether the command was ended while it waited because there are too many jobs."""
 
@@ -151,7 +148,6 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
 
 
 def _reason(err: str) -> str:
-    """Return the reason in sbatch's own words, without repetition."""
     errors = [match["why"].strip().removeprefix("Batch job submission failed: ") for match in _ERROR.finditer(err)]
     return "; ".join(dict.fromkeys(errors))[:500] or " ".join(err.split())[:500]
 

@@ -132,7 +132,6 @@ class JobId:
     """A job's id in its parts: `76`, the array task `14_3`, the step `76.1`."""
 
     job: int
-    """The job; of an array the array's."""
     task: int | None
     """The array's task; None if it is no array."""
     step: str | None
@@ -197,7 +196,6 @@ class JobName:
     """Name of a job in the ledger and the queue, taken apart."""
 
     kind: JobKind
-    """Training or evaluation."""
     subject: str
     """The run; for the shared evaluation of the runs of a base model, the name of that model."""
 

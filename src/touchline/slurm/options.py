@@ -179,11 +179,8 @@ class Directive:
     value: str | None
     """Its value without quotes; None if there is none."""
     line: int
-    """The line, from 1."""
     column: int
-    """Column of the option, from 1."""
     fault: DirectiveFault | None = None
-    """Reason why sbatch rejects it."""
 
     @property
     def shown(self) -> str:
@@ -240,7 +237,6 @@ _Option = tuple[str | None, str, str | None, DirectiveFault | None]
 
 
 def _options(word: str, following: list[str]) -> Iterator[_Option]:
-    """Yield the options of a word; a value is taken from the words that follow."""
     if word.startswith("--"):
         yield _long(word, following)
     elif word.startswith("-") and len(word) > 1:

@@ -56,11 +56,9 @@ class AccountingRow:
     submitted_unix: float | None
     """Submission time; a requeue counts as a submission."""
     started_unix: float | None
-    """Start time."""
     ended_unix: float | None
     """End time; None while it runs."""
     nodes: str
-    """The nodes it ran on."""
     partition: str
     time_limit_seconds: float | None
     """Time limit; None if there is none."""
@@ -222,17 +220,13 @@ class QueueRow:
     exit_code: ExitCode | None
     """Exit code and signal; None before the end or if unknown."""
     comment: str
-    """Value of `--comment`."""
     name: str
-    """`--job-name`."""
     folder: str
-    """Its working directory."""
     script: str
     """The script that was submitted, absolute; empty for `--wrap` and for one from standard input."""
     partition: str
     """Its partition, or several with commas while it waits."""
     nodes: str
-    """The nodes it runs or ran on."""
     submitted_unix: float | None
     """Submission time; a requeue counts as a submission."""
     started_unix: float | None

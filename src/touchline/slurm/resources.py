@@ -151,7 +151,6 @@ def _gpus(directive: Directive) -> tuple[int | None, str | None]:
 def _shared_out(
     directive: Directive | None, count: int | None, nodes: int | None, per_node: int | None, tasks: int | None
 ) -> tuple[int | None, int | None]:
-    """Return the GPUs per node and per job."""
     if directive is None or count is None:
         return None, None
     match directive.option:

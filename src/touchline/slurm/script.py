@@ -60,7 +60,6 @@ class LaunchCommand:
     """Program, next to Python, that starts runs."""
 
     name: str
-    """The program."""
     starts_any: bool = False
     """Whether it starts any Python program, in many processes, as torchrun does. Otherwise it is a trainer's own."""
     has_options: bool = False
@@ -90,7 +89,6 @@ class Launch:
     """Command that starts a Python program or a trainer."""
 
     step: ShellCommand
-    """The command where it stands."""
     command: LaunchCommand
     """Program that starts it: Python, a launcher such as `torchrun`, or a trainer's own."""
     program: ShellWord | None
@@ -98,7 +96,6 @@ class Launch:
     arguments: Mapping[str, ShellWord | None]
     """Options of the program by their names without dashes; `key=value` words too."""
     options: Mapping[str, ShellWord | None]
-    """Options of the launcher."""
     configs: tuple[str, ...]
     """Config files that it names, as they are written, without quotes."""
 
@@ -194,7 +191,6 @@ def _launches(words: Sequence[ShellWord], index: int, known: Mapping[str, Launch
 def _launcher_options(
     words: list[ShellWord], flags: frozenset[str]
 ) -> tuple[dict[str, ShellWord | None], list[ShellWord]]:
-    """Return the options before the program, and the words from the program on."""
     found: dict[str, ShellWord | None] = {}
     rest = list(words)
     while rest and rest[0].text.startswith("-"):
@@ -210,7 +206,6 @@ def _launcher_options(
 
 
 def _arguments(words: list[ShellWord]) -> dict[str, ShellWord | None]:
-    """Return the options of a program, and its `key=value` words."""
     found: dict[str, ShellWord | None] = {}
     for word, following in zip(words, [*words[1:], None], strict=False):
         name, equals, _ = word.text.partition("=")
@@ -247,7 +242,6 @@ class Script:
     """A job script, or a script that submits some."""
 
     path: str
-    """The file, as the user named it."""
     lines: tuple[str, ...]
     """Its lines, without their ends; a carriage return stays."""
     commands: tuple[LaunchCommand, ...]

@@ -141,7 +141,6 @@ def _untested(environment: Environment, versions: dict[str, str]) -> str | None:
 
 
 def _together(name: str) -> BackendState:
-    """Return the state of a backend that trains with the packages of touchline's own environment."""
     absent = [package for package in (*_TOGETHER, name) if importlib.util.find_spec(package) is None]
     extras = importlib.metadata.metadata("touchline").get_all("Provides-Extra") or ()
     hint = install_hint(name if name in extras else "train")

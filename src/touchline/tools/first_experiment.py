@@ -128,7 +128,6 @@ def _ask_open_questions(interview: Interview, ask: Ask | None) -> None:
 
 
 def _ask_one(interview: Interview, question: Question, default: Defaulted, ask: Ask | None) -> None:
-    """Ask until the answer can be used."""
     problem: InputError | None = None
     while True:
         is_asked = question.is_asked or problem is not None or isinstance(default, Missing)
@@ -174,7 +173,6 @@ def init_command(interview: Interview) -> str:
 
 
 def _write(interview: Interview) -> Start:
-    """Write the example data, then experiment.yaml."""
     path = interview.folder / "experiment.yaml"
     text = _yaml(interview)
     read_experiment(text, str(path))

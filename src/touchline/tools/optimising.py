@@ -45,7 +45,6 @@ class OptimiseRequest:
     """Settings of an optimization."""
 
     cluster: Cluster
-    """Available GPUs."""
     deadline_minutes: float | None = None
     """Deadline; that of the experiment if None."""
     evaluation_minutes: float | None = None

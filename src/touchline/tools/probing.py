@@ -179,7 +179,6 @@ def _process(
     output: IO[bytes] | int = subprocess.DEVNULL,
     talk: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the program on a request until the block ends."""
     environment = None if threads is None else os.environ | {"OMP_NUM_THREADS": str(threads)}
     # A session of its own: Ctrl-C comes to this process alone, which then ends the other.
     process = subprocess.Popen(  # noqa: S603 (our own words)

@@ -92,7 +92,6 @@ class Header:
     """Header lines of a script."""
 
     lines: tuple[str, ...]
-    """Lines `#SBATCH ...`, and `# ...`."""
     signal_seconds: int | None
     """Seconds before the limit at which the job is signalled to save; None without a signal."""
 
@@ -154,7 +153,6 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 
 def _lines(entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
-    """Return the lines of options and comments, then the user's own options."""
     lines = [line for each in entries for line in ([each] if isinstance(each, str) else directives([each]))]
     return (*lines, *_own(site))
 

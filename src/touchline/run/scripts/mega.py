@@ -39,7 +39,6 @@ class MegaStage:
     name: str
     """Stage name: the run, or `evaluate 135M_rank4`."""
     folder: str
-    """Run folder relative to the experiment's."""
     script: str
     """Script in it: `finetune.slurm` or `eval.slurm`."""
     after: tuple[str, ...] = ()
@@ -151,7 +150,6 @@ def mega_text(
 
 
 def _account(site: SlurmSite, compute: ComputeConfig | None) -> list[Option]:
-    """Return the account options common to all jobs of this user."""
     asked = asked_options(site, compute or ComputeConfig(), gpus=0)
     return [option for option in asked if option[0] not in ("nodes", "ntasks")]
 
@@ -209,7 +207,6 @@ def _mib(gib: float) -> int:
 
 
 def _gpus_word(count: int, site: SlurmSite) -> str:
-    """Return `4`, or `a100:4`."""
     return str(count) if site.gpu_type is None else f"{site.gpu_type}:{count}"
 
 

@@ -28,7 +28,6 @@ class CommandResult:
     code: int | None
     """Its exit code; none when it gave none in time, or could not be started."""
     out: str
-    """Its standard output."""
     err: str
     """Its standard error; of one that could not be started or was too slow, what happened."""
 

@@ -83,7 +83,6 @@ def _has_default_alpha(row: Mapping[str, object]) -> bool:
 
 
 def _order(key: str) -> int:
-    """Return the place of a key in experiment.yaml."""
     return dotted_keys(Experiment).index(key)
 
 
@@ -103,7 +102,6 @@ def _value(training: ImportedTraining, key: str, defaults: Mapping[str, object])
 
 
 def _distinct(values: Iterable[T]) -> list[T]:
-    """Return values without repetition, in order."""
     found: dict[str, T] = {}
     for value in values:
         found.setdefault(_text(value), value)

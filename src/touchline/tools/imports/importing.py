@@ -303,7 +303,6 @@ def _comments(carried: Iterable[CarriedSetting]) -> dict[str, str]:
 
 
 def _header(report: ImportReport) -> Iterator[str]:
-    """Yield the comments at the top of the file."""
     count = plural(len(report.trainings), "training")
     yield f"Imported from {count} ({report.title}): {shorten(one_line(', '.join(report.trainings)), 300)}"
     yield "Check it with `touchline check`. All settings with their keys: `touchline plan . --show settings`."
@@ -314,7 +313,6 @@ def _header(report: ImportReport) -> Iterator[str]:
 
 
 def _footer(report: ImportReport) -> Iterator[str]:
-    """Yield the comments at the end of the file."""
     for heading, lines in headed_lines(report.not_carried):
         yield ""
         yield heading

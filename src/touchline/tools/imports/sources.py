@@ -35,14 +35,10 @@ class Config:
     """Config of a trainer."""
 
     path: Path
-    """The file."""
     document: ForeignDocument
-    """Its content."""
     reading: ConfigReading
-    """Its reading, with a training."""
     format: ConfigFormat
     table: ImportTable
-    """What importing it needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +50,7 @@ class Source:
     path: Path
     """The file or folder that the experiment is named after."""
     configs: tuple[Config, ...] = ()
-    """Configs of a trainer."""
     document: ForeignDocument | None = None
-    """The document of a summary."""
     skipped: tuple[Path, ...] = ()
     """Files of the folder that are of no kind."""
     notes: tuple[str, ...] = ()
@@ -237,7 +231,6 @@ def _other_training(path: Path, document: ForeignDocument, key: str) -> Finding:
 
 
 def _documents(path: Path, text: str) -> tuple[dict[Dialect, ForeignDocument], list[Finding]]:
-    """Return a file as each loader reads it, and the errors of those that cannot."""
     documents: dict[Dialect, ForeignDocument] = {}
     faults: list[Finding] = []
     dialects: tuple[Dialect, ...] = ("pyyaml", "omegaconf")

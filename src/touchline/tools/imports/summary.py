@@ -42,7 +42,6 @@ class Summary:
     """Experiment of a summary."""
 
     trainings: tuple[ImportedTraining, ...]
-    """Its fine-tuned runs."""
     data: dict[str, object]
     """Keys of experiment.yaml that all runs share."""
     left: tuple[NotCarried, ...]
@@ -167,7 +166,6 @@ def _model(document: ForeignDocument, index: int) -> Stated[str] | None:
 
 
 def _shared(carrier: Carrier) -> dict[str, object]:
-    """Return name, question and task."""
     data: dict[str, object] = {}
     for key in ("name", "question"):
         stated = carrier.document.stated("experiment", key)
@@ -182,7 +180,6 @@ def _shared(carrier: Carrier) -> dict[str, object]:
 
 
 def _evaluation(carrier: Carrier, trainings: Sequence[ImportedTraining]) -> dict[str, object]:
-    """Return the settings of the evaluation."""
     found: dict[str, object] = {}
     draws = carrier.document.get("evaluation", "do_sample") is True
     for name, key in (("max_tokens", "max_new_tokens"), ("temperature", "temperature"), ("seed", "seed")):

@@ -29,7 +29,6 @@ class Default:
     """Default answer."""
 
     text: str
-    """The answer, as a user would type it."""
     reason: str
     """Evidence that it is taken from, in a line."""
     texts: tuple[str, ...] = ()
@@ -48,10 +47,8 @@ class Question:
     name: str
     """Name of the answer; the flag with `_` for `-`."""
     metavar: str
-    """Placeholder of the flag's value."""
     text: str
     help: str
-    """Help of the flag."""
     default: Callable[[Interview], Defaulted]
     """Returns the default, or why there is none."""
     parse: Reader

@@ -330,7 +330,6 @@ name|NAME|What is the experiment's name?|Name of the experiment.
 
 
 def _question(name: str, default: Callable[[Interview], Defaulted], parse: Reader, **more: Any) -> Question:
-    """Return a question with its words."""
     (words,) = (line.split("|") for line in _WORDS.splitlines() if line.startswith(f"{name}|"))
     _, metavar, text, help_ = words
     return Question(name=name, metavar=metavar, text=text, help=help_, default=default, parse=parse, **more)
