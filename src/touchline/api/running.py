@@ -32,7 +32,7 @@ from touchline.run.plan_checks import accept_edits, refuse_absent, refuse_edits,
 from touchline.run.progress import JobProgressCallback
 from touchline.run.queue import Submitted
 from touchline.run.recorded import recorded_lines
-from touchline.tools.model_download import EXPORTABLE, get_model
+from touchline.tools.environments import EXPORTABLE, get_model
 
 if TYPE_CHECKING:
     from touchline.results.reproduction import Reproduction

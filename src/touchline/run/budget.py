@@ -14,7 +14,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -147,7 +147,6 @@ def read_budget(folder: ExperimentFolder, plan: Plan | None = None) -> Budget:
     """Return the account of the experiment's approval.
 
     Args:
-        folder: experiment.
         plan: plan that the approval must be for (default: the one on disk).
     """
     try:
@@ -376,9 +375,5 @@ def spent_device_hours(planned: LoadedPlan) -> float:
 
 
 def _seconds(status: Path) -> dict[tuple[str, int], float]:
-    return dict(_attempts(status))
-
-
-def _attempts(status: Path) -> Iterator[tuple[tuple[str, int], float]]:
-    for attempt in drop_lock_conflicts(read_attempts(status)):
-        yield (attempt.start.job_id, attempt.start.restart), attempt.elapsed_seconds or 0.0
+    attempts = drop_lock_conflicts(read_attempts(status))
+    return {(each.start.job_id, each.start.restart): each.elapsed_seconds or 0.0 for each in attempts}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from touchline.core.status import KILLED, Attempt, JobState
 from touchline.experiment.plan import Plan
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job
+from touchline.run.run_status import view_of_attempt
 from touchline.run.statusfiles import identity_of, read_attempts, send_signal
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView, out_of_memory_line
@@ -72,7 +74,9 @@ class LocalExecutor:
         attempts = read_attempts(job.status)
         living = [attempt for attempt in attempts if attempt.exit is None and attempt.alive]
         if alive or living:
-            return JobView(job_id=_id((*attempts, *living)), state=JobState.RUNNING, active=True, source="process")
+            newest = next(reversed((*attempts, *living)), None)
+            own_id = "" if newest is None else newest.start.job_id
+            return JobView(job_id=own_id, state=JobState.RUNNING, active=True, source="process")
         own = [attempt for attempt in attempts if attempt.start.job_id == job_id]
         if child is not None and all(attempt.exit is None for attempt in own):
             killed = child.returncode == -signal.SIGKILL
@@ -98,28 +102,14 @@ class LocalExecutor:
                     send_signal(identity_of(attempt.start), signal.SIGTERM)
 
 
-def _id(attempts: Sequence[Attempt]) -> str:
-    return attempts[-1].start.job_id if attempts else ""
-
-
 def _told(job: Job, attempt: Attempt) -> JobView:
     """Return the view of an attempt that has ended, or runs on another machine."""
     end = attempt.exit
     state = attempt.state
     if (end is None and attempt.alive is False) or (end is not None and end.code == 128 + signal.SIGKILL):
         state = _killed(job, attempt.start.job_id)
-    return JobView(
-        job_id=attempt.start.job_id,
-        state=state,
-        active=False,
-        source="process" if end is None else "exit file",
-        exit_code=None if end is None else end.code,
-        reason=KILLED if end is None else end.reason,
-        restarts=attempt.start.restart,
-        node=attempt.start.host,
-        started_unix=attempt.start.time_unix,
-        ended_unix=None if end is None else end.time_unix,
-    )
+    view = view_of_attempt(attempt, state, KILLED if end is None else end.reason)
+    return replace(view, active=False, source="process" if end is None else "exit file")
 
 
 def _killed(job: Job, job_id: str) -> JobState:
@@ -135,7 +125,6 @@ def executor_for(
 
     Args:
         poll_seconds: minimum interval of queue queries.
-        commands: runner of the scheduler's commands.
         lock: descriptor of the experiment lock, inherited by started programs.
     """
     if plan.executor == "local":

@@ -88,14 +88,11 @@ def work(
     last and share one loaded model.
 
     Args:
-        settings: where models and the history are, and what the cluster wants.
         on_progress: receives how far jobs are.
         on_message: receives what is done after a failure.
-        lock: the experiment's lock.
         retry: start also what failed twice the same way.
         train: train at all; otherwise only what is trained is evaluated.
         epochs: which checkpoints, instead of what experiment.yaml says.
-        within_budget: start only what the approved budget covers.
 
     Raises:
         FindingsError: SLURM would refuse some of the jobs; none is submitted.
@@ -387,10 +384,6 @@ class _Group:
 
 def require_accepted(jobs: Sequence[Job], commands: Commands) -> None:
     """Try jobs with `sbatch --test-only`, which submits nothing; without a clear answer they count as accepted.
-
-    Args:
-        jobs: jobs that are about to be submitted.
-        commands: runner of SLURM's commands.
 
     Raises:
         FindingsError: SLURM refuses some; with a finding for each group of jobs that ask for the same.

@@ -167,9 +167,6 @@ class LoadedPlan:
 def read_planned(source: Path) -> LoadedPlan:
     """Read the plan on disk.
 
-    Args:
-        source: experiment.yaml or its folder.
-
     Raises:
         InputError: there is none.
     """

@@ -22,7 +22,7 @@ from touchline.plan.build import data_key
 from touchline.plan.settings_table import flat_settings
 from touchline.run.folders import ExperimentFolder
 from touchline.run.loaded_plan import LoadedPlan
-from touchline.run.planning import commit_plan, decided_runs, resolve
+from touchline.run.planning import accepted_settings, commit_plan, decided_runs, resolve
 from touchline.run.recorded import file_changes, plan_command, read_file, read_recorded, refuse_other_machine
 
 
@@ -93,8 +93,7 @@ def with_arrivals(planned: LoadedPlan, settings: UserConfig) -> LoadedPlan:
             expected="a plan with the models' own tokenizers",
             hint=plan_command(folder, old.overrides),
         )
-    accepted = {run.name: run.accepted for run in old.runs if run.accepted}
-    new, notes = resolve(read_recorded(folder, old), folder, settings, old, accepted)
+    new, notes = resolve(read_recorded(folder, old), folder, settings, old)
     refuse_absent(new, folder)
     return commit_plan(folder, old, new, accept=False, dry_run=False, notes=notes)
 
@@ -147,9 +146,8 @@ def refuse_findings(planned: LoadedPlan, settings: UserConfig, *, approved: bool
         return
     from touchline.lint.local.planned_experiment import Decided, check_inputs
 
-    accepted = {run.name: run.accepted for run in plan_.runs if run.accepted}
     planned_runs = {run.name: run for run in plan_.runs}
-    decided = Decided(date=plan_.date, accepted=accepted, started=planned_runs)
+    decided = Decided(date=plan_.date, accepted=accepted_settings(plan_), started=planned_runs)
     found = check_inputs(loaded, folder.root, settings, decided)
     if all(error.allowable for error in errors_of(found.findings)):
         _refuse_changes(planned, found.seen, images_of_runs(found.seen, found.seen.specs, settings))
@@ -228,8 +226,7 @@ def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> Loaded
     if faults:
         places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
         raise InputError(error_count(str(path), places), findings=places)
-    others = {run.name: run.accepted for run in old.runs if run.accepted}
-    new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
+    new, notes = resolve(loaded, folder, settings, old, accepting={name: accepted})
     levels = [level.factor for level in run_.levels]
     for key in edits:
         if key in levels or (key == "train.lora.rank" and f"rank{now[key]}" in name.split("_")):

@@ -34,18 +34,28 @@ if TYPE_CHECKING:
     from touchline.lint.local.planned_experiment import Decided, PlannedExperiment
 
 
+def accepted_settings(plan: Plan | None) -> dict[str, dict[str, object]]:
+    """Return the edits of setup_finetune.yaml that were accepted, by run."""
+    return {} if plan is None else {run.name: run.accepted for run in plan.runs if run.accepted}
+
+
 def decided_by(
     folder: ExperimentFolder,
     old: Plan | None,
-    accepted: Mapping[str, dict[str, object]],
     *,
+    accepting: Mapping[str, dict[str, object]] | None = None,
     pinned: Collection[str] = (),
     spread: tuple[SpreadInput, ...] | None = None,
 ) -> Decided:
-    """Return what the plan on disk has decided and stays: of runs that have started, are queued, or are `pinned`."""
+    """Return what the plan on disk has decided and stays: of runs that have started, are queued, or are `pinned`.
+
+    Args:
+        accepting: settings accepted now, by run, next to those that `old` has of other runs.
+    """
     # The rules load when something is planned, and not with every command.
     from touchline.lint.local.planned_experiment import Decided
 
+    accepted = {**accepted_settings(old), **(accepting or {})}
     if old is None:
         return Decided(date=today(), accepted=accepted, spread=spread)
     # The first decision fixed the design: what was decided for its runs stays, whether they have started or not.
@@ -70,8 +80,7 @@ def decided_on_disk(yaml: Path) -> Decided:
         InputError: plan.json is broken.
     """
     folder = ExperimentFolder(yaml)
-    old = folder.read_plan()
-    return decided_by(folder, old, {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted})
+    return decided_by(folder, folder.read_plan())
 
 
 def decided_runs(old: Plan, folder: ExperimentFolder, kept: Collection[str]) -> dict[str, PlannedRun]:
@@ -128,15 +137,15 @@ def resolve(
     folder: ExperimentFolder,
     settings: UserConfig,
     old: Plan | None,
-    accepted: dict[str, dict[str, object]],
     on_progress: ProgressCallback | None = None,
     *,
+    accepting: Mapping[str, dict[str, object]] | None = None,
     pinned: Collection[str] = (),
     spread: tuple[SpreadInput, ...] | None = None,
     refuses_memory: bool = True,
 ) -> tuple[Plan, tuple[str | Finding, ...]]:
     """Return the plan of an experiment in its folder, with notes and findings; see `plan_in_folder`."""
-    decided = decided_by(folder, old, accepted, pinned=pinned, spread=spread)
+    decided = decided_by(folder, old, accepting=accepting, pinned=pinned, spread=spread)
     found = plan_in_folder(loaded, folder, settings, old, decided, on_progress, refuses_memory=refuses_memory)
     assert found.plan is not None
     return found.plan, (*found.findings, *found.plan.kept_evaluations, *_short_of_space(found.plan, folder))

@@ -8,10 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from touchline.core.estimate import COVERAGE
-from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState
 from touchline.data.metrics import StepRow, timed_steps, token_rate
@@ -19,7 +17,7 @@ from touchline.estimate.totals import QueuedJob, scale_quantity, sum_quantities,
 from touchline.experiment.plan import PlannedRun
 from touchline.run.jobs import Job, is_training_done, is_training_to_end, missing_evaluations
 from touchline.run.loaded_plan import LoadedPlan
-from touchline.run.tails import ACTIVE_TAIL_BYTES, NOT_MEASURED, Recent, read_recent
+from touchline.run.tails import ACTIVE_TAIL_BYTES, NOT_MEASURED, Recent, read_recent, read_tail
 from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
 
 _TAIL_BYTES = 8192
@@ -54,19 +52,10 @@ JobProgressCallback = Callable[[Sequence[JobProgress]], None]
 def evaluation_progress(job: Job) -> JobProgress:
     """Read the last `run checkpoint: done/total` line of a job's newest output."""
     outputs = sorted(job.folder.glob(job.output.replace("{job}", "*")), key=lambda path: path.stat().st_mtime)
-    if outputs and (found := _EVALUATED.findall(_tail(outputs[-1]))):
+    if outputs and (found := _EVALUATED.findall(read_tail(outputs[-1], _TAIL_BYTES)[0].decode(errors="replace"))):
         run, checkpoint, done, total = found[-1]
         return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}", run=run)
     return JobProgress(name=job.name, done=0, total=0, text="starting")
-
-
-def _tail(path: Path) -> str:
-    try:
-        with open_regular(path) as stream:
-            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return stream.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 ENOUGH_STEPS = 10
@@ -260,7 +249,6 @@ class Progress:
         """List the missing training and evaluation jobs.
 
         Args:
-            on_progress: called with the rows.
             at_once: number of jobs running at the same time, if known.
             train: whether missing runs are done.
             epochs: checkpoints to evaluate instead of those of experiment.yaml.

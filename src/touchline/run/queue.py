@@ -40,11 +40,6 @@ class FindsByToken(Protocol):
         ...
 
 
-def never() -> bool:
-    """Return False: the work is always to be done."""
-    return False
-
-
 def begin(
     job: Job,
     executor: Executor,
@@ -52,7 +47,7 @@ def begin(
     gpus: tuple[str, ...] = (),
     after: Sequence[str] = (),
     *,
-    is_done: Callable[[], bool] = never,
+    is_done: Callable[[], bool] = lambda: False,
 ) -> str | None:
     """Start a job unless it is active. Return its id, or None if there was nothing to do.
 
@@ -60,7 +55,6 @@ def begin(
     the run folder, where the second job ends at once.
 
     Args:
-        gpus: ids of local GPUs.
         after: ids of jobs that must have ended first.
         is_done: check for completed work, called when no job of it is active any more, because it may have finished
             while the scheduler answered.
@@ -134,18 +128,6 @@ Before = Callable[[Job], bool]
 After = Callable[[Job, JobView], Sequence[Job]]
 
 
-def as_it_is(job: Job) -> bool:
-    """Return True: the work is always to be done."""
-    del job
-    return True
-
-
-def nothing_more(job: Job, view: JobView) -> Sequence[Job]:
-    """Return nothing: the work is not retried."""
-    del job, view
-    return ()
-
-
 def run_jobs(
     jobs: Sequence[Job],
     executor: Executor,
@@ -153,8 +135,8 @@ def run_jobs(
     slots: Sequence[Slot],
     watch: Watch,
     *,
-    before: Before = as_it_is,
-    after: After = nothing_more,
+    before: Before = lambda job: True,
+    after: After = lambda job, view: (),
     on_message: MessageCallback | None = None,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
@@ -164,14 +146,12 @@ def run_jobs(
     and not started again.
 
     Args:
-        jobs: jobs in order.
         ledger: ledger; the intent is recorded before the start.
         slots: one running job per slot.
         watch: called on every turn with the started jobs and their views.
         before: called before a job starts; False if it is done by now.
         after: called with each ended job; returned jobs are started too, possibly the same again.
         on_message: called with each distinct reason why nothing can be started or queried now.
-        clock: time and sleep functions.
 
     Raises:
         KeyboardInterrupt: locally after every running job was asked to save and has ended; a scheduler's jobs continue.

@@ -25,7 +25,7 @@ from touchline.run.failures import failures_of
 from touchline.run.jobs import Job, is_training_complete, is_training_done, missing_evaluations, training_job
 from touchline.run.ledger import Ledger
 from touchline.run.loaded_plan import LoadedPlan, site_of
-from touchline.run.planning import commit_plan, resolve
+from touchline.run.planning import accepted_settings, commit_plan, resolve
 from touchline.run.recorded import read_recorded
 from touchline.run.scripts.folder import run_files
 from touchline.run.statusfiles import read_attempts
@@ -139,7 +139,7 @@ class Recovery:
             failures = [*failures[:-1], *unbegun]
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
-        limit = self._limit_of(job, view)
+        limit = self._planned_limit(job) if view.time_limit_seconds is None else view.time_limit_seconds
         decision = decide(
             failures,
             micro if isinstance(micro, int) else None,
@@ -186,10 +186,6 @@ class Recovery:
             return job.time_limit_seconds
         limit = (evaluation_limit if job.is_evaluation else training_limit)(self.planned.plan, run)
         return None if isinstance(limit, Missing) or self.planned.plan.executor == "local" else limit.value
-
-    def _limit_of(self, job: Job, view: JobView) -> float | None:
-        """Return the time limit that a job had: the scheduler's word, else the planned one."""
-        return self._planned_limit(job) if view.time_limit_seconds is None else view.time_limit_seconds
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
@@ -265,21 +261,17 @@ def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping
     Their results so far are moved aside; the global batch stays. Their runs have ended; an evaluation queued
     behind one ends at once, finds nothing, and is started again.
 
-    Args:
-        sizes: examples per forward pass by run.
-
     Raises:
         PlanDriftError: experiment.yaml changed since planning, so other runs would change too.
         InputError: a size is impossible.
     """
     folder, old = planned.folder, planned.plan
     loaded = read_recorded(folder, old)
-    accepted = {run.name: run.accepted for run in old.runs if run.accepted}
-    for name, size in sizes.items():
-        accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}
+    before = accepted_settings(old)
+    accepting = {name: {**before.get(name, {}), "train.micro_batch_size": size} for name, size in sizes.items()}
     others = {run.name for run in old.runs} - set(sizes)
     # What a job has measured counts more than what was predicted.
-    new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others, refuses_memory=False)
+    new, notes = resolve(loaded, folder, settings, old, accepting=accepting, pinned=others, refuses_memory=False)
     found = commit_plan(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
     for name in sizes:
         run = found.plan.run(name)

@@ -52,10 +52,8 @@ def training_outcome(
     """Return the training outcome by its files.
 
     Args:
-        kind: fine-tuned, or a control, which trains nothing.
         marked_steps: steps in training.json of this plan; None without such a file.
         last_export_whole: whether the last checkpoint in training.json is valid.
-        begun: whether there is an attempt or a metrics row.
         paused: whether its saved state is that of the step at which it is to pause.
     """
     if kind is RunKind.CONTROL:

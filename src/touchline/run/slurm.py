@@ -20,7 +20,6 @@ from touchline.core.errors import (
     SubmissionUnknownError,
     TouchlineError,
 )
-from touchline.core.files import open_regular
 from touchline.core.status import HEARTBEAT_STALE_SECONDS, KILLED, Attempt, JobState
 from touchline.core.units import format_seconds
 from touchline.run.jobs import Job
@@ -37,6 +36,7 @@ from touchline.run.slurm_jobs import (
     view_of,
 )
 from touchline.run.slurm_queries import SlurmQueries
+from touchline.run.tails import read_tail
 from touchline.slurm.answers import SbatchResult, Submission, read_submission
 from touchline.slurm.job_view import JOB_ID, JobView, output_pattern, read_job_id
 from touchline.slurm.local.commands import Commands
@@ -56,9 +56,7 @@ class JobTracker:
         """Create a tracker for one experiment.
 
         Args:
-            queries: the scheduler's queries, with their last answers.
             ledger: records jobs that the queue lacks, so that later processes continue counting.
-            clock: time functions.
         """
         self._queries = queries
         self._ledger = ledger
@@ -71,7 +69,10 @@ class JobTracker:
 
     def view(self, each: JobMatches) -> JobView | None:
         """Return the view of one of our jobs; None if there was none."""
-        by_hand = [_by_hand(attempt, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
+        by_hand = [
+            _by_hand(attempt, is_alive(attempt, self._clock.now(), beats=self._has_moved(each.job, attempt)))
+            for attempt in each.by_hand
+        ]
         if not each.ids:
             return max(by_hand, key=lambda view: view.active, default=None)
         queue = self._queries.queue
@@ -188,14 +189,9 @@ class JobTracker:
             self._beats[key] = (attempt.heartbeat_unix, now)
         return now - self._beats[key][1] <= HEARTBEAT_STALE_SECONDS
 
-    def _is_alive(self, job: Job, attempt: Attempt) -> bool:
-        return is_alive(attempt, self._clock.now(), beats=self._has_moved(job, attempt))
-
 
 def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    if not rows:
-        return None
-    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
+    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED), default=None)
 
 
 def _by_hand(attempt: Attempt, alive: bool) -> JobView:
@@ -208,13 +204,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
 
 
 def _tail(job: Job, job_id: str) -> str:
-    path = job.output_path(job_id.partition(".")[0])
-    try:
-        with open_regular(path) as stream:
-            stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-            return stream.read(_TAIL_BYTES).decode(errors="replace")
-    except OSError:
-        return ""
+    return read_tail(job.output_path(job_id.partition(".")[0]), _TAIL_BYTES)[0].decode(errors="replace")
 
 
 TICK_SECONDS = 2.0
@@ -241,8 +231,6 @@ class SlurmExecutor:
         """Create an executor for one experiment; nothing is queried yet.
 
         Args:
-            commands: runner of the scheduler's commands.
-            clock: time and sleep functions.
             poll_seconds: minimum interval of queries, however often `query_jobs` is called.
             lock: descriptor of the experiment lock; a submission whose caller is killed holds it until it ends.
         """
@@ -282,9 +270,6 @@ class SlurmExecutor:
 
     def _accepted(self, submission: Submission, what: str) -> str | None:
         """Return the id of an accepted submission; None if it is unclear whether it was.
-
-        Args:
-            submission: the scheduler's answer.
 
         Raises:
             SubmissionRejectedError, SubmissionLimitError, HostError: nothing was started.

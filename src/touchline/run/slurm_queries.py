@@ -53,10 +53,6 @@ class Pace:
         wait = max(self.seconds, min(LONGEST_WAIT_SECONDS, self.seconds * 2.0 ** min(self.failures, 30)))
         return self.asked is None or self.clock.monotonic() - self.asked >= wait
 
-    def begins(self) -> None:
-        """Note that a query begins."""
-        self.asked = self.clock.monotonic()
-
     def ends(self, *, well: bool) -> None:
         """Note how a query ended."""
         self.failures = 0 if well else self.failures + 1
@@ -127,8 +123,7 @@ class SlurmQueries:
         """Query squeue again unless its interval has not passed; `now` forces it."""
         if not (now or self._queue_pace.may_ask()):
             return
-        self._queue_pace.begins()
-        asked = self._clock.monotonic()
+        asked = self._queue_pace.asked = self._clock.monotonic()
         separator = _separator()
         answer = self._ask(["squeue", "--me", "--states=all", f"--Format={queue_format(separator)}"])
         rows = read_queue(answer.out, separator) if answer.ok else None
@@ -155,7 +150,7 @@ class SlurmQueries:
         wanted = [id_ for id_ in ids if not self._is_final(id_)]
         if not wanted or self.has_accounting is False or not self._sacct_pace.may_ask():
             return
-        self._sacct_pace.begins()
+        self._sacct_pace.asked = self._clock.monotonic()
         asked = list(dict.fromkeys([*wanted, *(each for each in also if not self._is_final(each))]))
         for start in range(0, len(asked), _IDS_AT_ONCE):
             part = asked[start : start + _IDS_AT_ONCE]
@@ -189,13 +184,7 @@ class SlurmQueries:
         found: dict[str, str] = {}
         begun = self._clock.monotonic()
         age = self._clock.now() - since_unix
-        left = (
-            TOKEN_SECONDS - age
-            if 0 <= age < TOKEN_SECONDS
-            else _SECOND_LOOK_SECONDS
-            if age >= TOKEN_SECONDS
-            else TOKEN_SECONDS
-        )
+        left = _SECOND_LOOK_SECONDS if age >= TOKEN_SECONDS else TOKEN_SECONDS - max(age, 0.0)
         while True:
             elapsed = self._clock.monotonic() - begun
             self.refresh(now=True)

@@ -12,14 +12,13 @@ import os
 import platform
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import is_other_folder, open_regular, read_record, write_atomic
-from touchline.core.json_text import parse_json
 from touchline.core.status import Attempt, AttemptExit, AttemptStart
 
 
@@ -87,6 +86,7 @@ def send_signal(identity: ProcessIdentity, number: signal.Signals) -> bool:
 
 _START = TypeAdapter(AttemptStart)
 _EXIT = TypeAdapter(AttemptExit)
+_HOLDER = TypeAdapter(dict[str, ProcessIdentity | None])
 _LIMIT_BYTES = 1 << 16
 
 
@@ -156,7 +156,7 @@ def read_exits(status: Path, job_id: str) -> list[AttemptExit]:
 
 def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
     """Write the holder into the lock file in place, because the kernel's lock is on this file."""
-    holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}
+    holder = {"supervisor": asdict(supervisor), "work": None if work is None else asdict(work)}
     with lock.open("r+b") as stream:
         stream.write(json.dumps(holder).encode().ljust(600) + b"\n")
         stream.truncate()
@@ -165,25 +165,10 @@ def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity 
 def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
     """Return (supervisor, work) from the lock file."""
     try:
-        data = parse_json(_read(lock))
-        return _identity(data["supervisor"]), _identity(data["work"])
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = _HOLDER.validate_json(_read(lock))
+        return holder["supervisor"], holder["work"]
+    except (OSError, ValidationError, KeyError):
         return None, None
-
-
-def _as_data(identity: ProcessIdentity) -> dict[str, object]:
-    return {"host": identity.host, "boot_id": identity.boot_id, "pid": identity.pid, "started": identity.started}
-
-
-def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
-    if data is None:
-        return None
-    return ProcessIdentity(
-        host=str(data["host"]),
-        boot_id=str(data["boot_id"]),
-        pid=int(str(data["pid"])),
-        started=float(str(data["started"])),
-    )
 
 
 def _exit(path: Path) -> AttemptExit | None:

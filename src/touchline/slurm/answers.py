@@ -96,7 +96,6 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     """Read the output of `sbatch --parsable`.
 
     Args:
-        err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """
     last = out.strip().rpartition("\n")[2].strip()  # a wrapper may greet before it
@@ -131,7 +130,6 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
     It is a refusal only where the same job would be refused when it is submitted.
 
     Args:
-        err: its standard error.
         code: its exit code; none when it gave none in time, was killed, or could not be started.
     """
     if code == 0:

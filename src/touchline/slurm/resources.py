@@ -61,11 +61,7 @@ class Requested:
 
 
 def requested(asked: Mapping[str, Directive]) -> Requested:
-    """Return the resources that a job requests.
-
-    Args:
-        asked: the directive in effect for each option.
-    """
+    """Return the resources that a job requests."""
     nodes = _number(asked, "nodes", 1)
     tasks = _number(asked, "ntasks", None)
     per_node = _number(asked, "ntasks-per-node", None)

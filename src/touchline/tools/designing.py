@@ -62,7 +62,6 @@ def design(
     """Find numbers of seeds and items for an experiment; write nothing.
 
     Args:
-        settings: where models, caches and the history are.
         own: scores of the experiment's finished runs.
         detect_points: difference to establish, in points.
         budget: device-hours: `40gpuh`, `40h`, `90min`.
@@ -181,9 +180,7 @@ class _Planner:
     def plan_of_text(self, text: str, own: Sequence[str] = ()) -> Plan:
         """Return the plan of a file, changed by overrides."""
         loaded = read_experiment(text, str(self._folder.yaml), own)
-        old = self._old
-        accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        return resolve(loaded, self._folder, self._settings, old, accepted, spread=())[0]
+        return resolve(loaded, self._folder, self._settings, self._old, spread=())[0]
 
     def bases(self, now: Plan) -> tuple[str, ...]:
         """Return a note if started runs keep hours of plan.json that today's evidence would not give."""

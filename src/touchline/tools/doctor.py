@@ -25,7 +25,7 @@ from touchline.experiment.experiment import ComputeConfig
 from touchline.experiment.site import SlurmSite
 from touchline.run.scripts.header import asked_options, slurm_memory
 from touchline.slurm.local.commands import Commands, query_cluster, said
-from touchline.slurm.site_facts import Area, ClusterFacts, DoctorCheck, DoctorReport, FolderFacts, PythonFacts, Status
+from touchline.slurm.site_facts import Area, DoctorCheck, DoctorReport, FolderFacts, PythonFacts, Status
 from touchline.tools.doctor_cluster import check_cluster
 from touchline.tools.environments import backend_states
 
@@ -39,7 +39,6 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
 
     Args:
         experiments: folder with experiments, or their future place.
-        commands: runner of other programs.
     """
     pythons = [python_here()]
     if settings.slurm.python is not None and settings.slurm.python != pythons[0].path:
@@ -54,7 +53,9 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
         )
     ]
     gpus = _gpus_here()
-    cluster = _cluster(settings.slurm, commands)
+    cluster = None
+    if shutil.which("sbatch") is not None:
+        cluster = query_cluster(commands, trial_options(settings.slurm, gpus=1 if settings.slurm.gpu_type else 0))
     checks = [
         *_pythons(pythons),
         *(check for folder in folders for check in _folder(folder)),
@@ -74,13 +75,6 @@ def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> D
         cluster=cluster,
         checks=tuple(checks),
     )
-
-
-def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
-    if shutil.which("sbatch") is None:
-        return None
-    options = trial_options(site, gpus=1 if site.gpu_type else 0)
-    return query_cluster(commands, options)
 
 
 def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:

@@ -19,11 +19,7 @@ CONFIG = "in the user's config file"
 
 
 def check_cluster(facts: ClusterFacts, site: SlurmSite, *, gpus_here: int) -> Iterator[DoctorCheck]:
-    """Yield all checks of the cluster.
-
-    Args:
-        gpus_here: number of GPUs of this machine.
-    """
+    """Yield all checks of the cluster."""
     if not facts.partitions:
         problems = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
         yield _found(

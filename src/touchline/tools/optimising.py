@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
-from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.data.user_config import UserConfig
 from touchline.experiment.document import SIZE_LIMIT_BYTES, parse
 from touchline.experiment.edit import with_values
@@ -33,11 +32,10 @@ from touchline.plan.optimize import (
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
+from touchline.run.allocation import deadline_minutes, jobs_left
 from touchline.run.folders import ExperimentFolder
-from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.planning import decided_by, plan_in_folder
-from touchline.slurm.job_view import JobName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,9 +86,7 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     found += [share for share in shares if share.key not in fixed]
     values = {each.key: _parsed(each.after) for each in found}
     after = planner.plan(values) if values else before
-    deadline = request.deadline_minutes
-    if deadline is None and before.deadline is not None:
-        deadline = seconds_to_minutes(parse_duration(before.deadline))
+    deadline = deadline_minutes(before, request.deadline_minutes)
     placed = [
         _placed(LoadedPlan(plan=plan, folder=folder, changed=False), request, settings, deadline)
         for plan in (before, after)
@@ -150,9 +146,7 @@ class _Planner:
 
     def _planned(self, loaded: LoadedExperiment) -> PlannedExperiment:
         old, folder = self._old, self._folder
-        accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
-        decided = decided_by(folder, old, accepted)
-        return plan_in_folder(loaded, folder, self._settings, old, decided, refuses_memory=False)
+        return plan_in_folder(loaded, folder, self._settings, old, decided_by(folder, old), refuses_memory=False)
 
     def notes(self) -> Iterator[str]:
         settings = ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
@@ -179,12 +173,11 @@ def _parsed(value: str) -> object:
 
 
 def _placed(
-    planned: LoadedPlan, request: OptimiseRequest, settings: UserConfig, deadline_minutes: float | None
+    planned: LoadedPlan, request: OptimiseRequest, settings: UserConfig, deadline: float | None
 ) -> tuple[Placement | Missing, list[str]]:
     """Place the remaining jobs; evaluations of unknown duration are named in notes."""
     runs = planned.plan.runs
-    trainings = {job.name for job in training_jobs(planned, runs)}
-    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
+    trainings, evaluations = jobs_left(planned)
     notes: list[str] = []
     if request.evaluation_minutes is None:
         unknown = {run.name for run in runs if run.name in evaluations and isinstance(run.evaluate_seconds, Missing)}
@@ -207,7 +200,7 @@ def _placed(
         return Missing(missing=fault.message), notes
     if not jobs:
         return Missing(missing="no jobs left to schedule"), notes
-    return place(jobs, request.cluster, deadline_minutes=deadline_minutes), notes
+    return place(jobs, request.cluster, deadline_minutes=deadline), notes
 
 
 def yaml_diff(folder: ExperimentFolder, before: str, after: str) -> str:

@@ -72,7 +72,6 @@ def probe_run(
 
     Args:
         limit_bytes: host memory limit of a try; most of the free memory if None.
-        on_message: called with progress messages.
 
     Raises:
         InputError: the run trains nothing, or not with our trainer.
@@ -130,9 +129,6 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
     """Measure some steps of each model to be trained here without measurements on this machine.
 
     A failed probe is reported and ignored; predictions then use formulas.
-
-    Args:
-        on_message: called with tries and results.
 
     Returns:
         Whether something was learned, so that the plan is to be made again.
@@ -196,9 +192,6 @@ def _is_busy(machine: TargetMachine) -> bool:
 
 def measure_slots(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig, on_message: MessageCallback) -> bool:
     """Measure some steps of a run with all threads, then in slots at the same time, and store both in the history.
-
-    Args:
-        on_message: called with the results.
 
     Returns:
         Whether something was learned. A failed probe is reported and ignored.

@@ -73,7 +73,6 @@ def probe(
         request: common request of all tries; rows, width and labels are set per try.
         batches: allowed micro-batch sizes, each with its largest micro-batch.
         predicted: largest size predicted to fit; None if unknown.
-        on_message: called with progress messages.
         keep: called with each try as soon as it has ended, so that a later Ctrl-C loses none.
 
     Raises:
@@ -126,9 +125,7 @@ def try_batch(
 
     Args:
         request: request; rows, width and labels are those of the micro-batch.
-        size: micro-batch size, in examples.
         host_limit_bytes: resident set above which the process is killed.
-        timeout_seconds: time after which it is killed.
         slots: processes that do the same steps at the same time; of one of them the steps are timed.
         threads: compute threads of each on a CPU; all if None.
 

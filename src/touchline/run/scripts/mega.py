@@ -75,24 +75,6 @@ class Allocation:
     """Time limit."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """Stage in the script's form."""
-
-    name: str
-    folder: str
-    script: str
-    gpus: str
-    cpus: str
-    memory_mib: str
-    upper_seconds: str
-    parents: str
-    done: str
-    digest: str
-    checkpoint: str
-    words: str
-
-
 def mega_text(
     experiment: str,
     stages: Sequence[MegaStage],
@@ -104,7 +86,6 @@ def mega_text(
 
     Args:
         stages: stages by priority; parents need not come first.
-        allocation: resources to request.
         compute: experiment settings, which take precedence.
 
     Raises:
@@ -158,8 +139,9 @@ def _header(asked: Sequence[Option], site: SlurmSite) -> list[str]:
     return [*directives(asked), *(f"#SBATCH {slurm_line(option)}" for option in site.options)]
 
 
-def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, cpus: int) -> _Row:
-    return _Row(
+def _row(stage: MegaStage, numbers: Mapping[str, str], allocation: Allocation, cpus: int) -> dict[str, str]:
+    """Return a stage in the script's form."""
+    return dict(
         name=stage.name,
         folder=stage.folder,
         script=stage.script,

@@ -119,7 +119,6 @@ def query_cluster(commands: Commands, options: Sequence[str]) -> ClusterFacts:
     """Query the cluster's partitions, its accounting, and whether sbatch accepts a job.
 
     Args:
-        commands: how SLURM is asked.
         options: what a job of this user asks for, as words for sbatch.
     """
     problems: dict[str, str] = {}

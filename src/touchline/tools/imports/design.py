@@ -188,7 +188,6 @@ def stages_without_rows(trainings: Sequence[ImportedTraining], folder: Path) -> 
     """Return the stages whose training file is here and has no rows, each with its file.
 
     Args:
-        trainings: training of each stage.
         folder: folder of the new experiment, which files are relative to.
     """
     files = {each.name: carried for each in trainings for key in DATASET_KEYS if (carried := each.settings.get(key))}

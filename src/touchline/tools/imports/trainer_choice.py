@@ -55,8 +55,6 @@ def choose_trainer(
     Args:
         trainings: at least one, all of one trainer.
         left: the values that are not carried over, with what it does not take.
-        notes: what the user should check.
-        stages: whether they are stages of a chain.
     """
     able = {name: each for name, each in capabilities().items() if each.stages or not stages}
     own = trainings[0].backend if trainings[0].backend in able else None
