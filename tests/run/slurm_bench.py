@@ -52,11 +52,9 @@ class Bench:
         self.executor = self.another()
 
     def another(self) -> SlurmExecutor:
-        """The executor of a process that begins now."""
         return SlurmExecutor(self.slurm, self.ledger.path, clock=self.clock, poll_seconds=POLL)
 
     def submitted(self, job_id: str = "76", token: str = TOKEN, job: Job | None = None) -> None:
-        """What the ledger holds of a job that was submitted."""
         name, now = (job or self.job).name, self.clock.now()
         self.ledger.record("intent", name, token=token, time_unix=now)
         self.ledger.record("submitted", name, token=token, job_id=job_id, time_unix=now)
@@ -141,7 +139,6 @@ class Bench:
         write_heartbeat(self.job.status, start, now)
 
     def ended(self, code: int, reason: str, job_id: str = "76", *, restart: int = 0) -> None:
-        """Write what an attempt writes that ends now."""
         end = AttemptExit(job_id=job_id, restart=restart, code=code, reason=reason, time_unix=self.clock.now())
         write_exit(self.job.status, end)
 

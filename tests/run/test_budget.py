@@ -55,8 +55,6 @@ class Killed(BaseException):
 
 @dataclass(kw_only=True)
 class Started:
-    """A job that was really started, and what it takes of the machine."""
-
     job: Job
     job_id: str
     approval: str
@@ -244,7 +242,6 @@ TestNoSequenceExceedsTheBudget = Commands.TestCase
 
 
 def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path) -> None:
-    """The whole limit while it may run, the measured seconds afterwards."""
     folder = folder_with(tmp_path, planned())
     budgets.approve(folder, 10)
     world = World(1)
@@ -267,7 +264,6 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
 
 
 def test_a_job_that_does_not_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    """What it may take, and what is left."""
     folder = folder_with(tmp_path, planned())
     budgets.approve(folder, 0.5)
     executor = budgets.BudgetedExecutor(FakeExecutor(World(1), ""), folder)
@@ -295,14 +291,11 @@ def test_an_approval_holds_for_its_plan_and_its_folder_alone(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("hours", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_is_a_positive_number(tmp_path: Path, hours: float) -> None:
-    """Infinity is not a budget."""
     with pytest.raises(InputError):
         budgets.approve(folder_with(tmp_path, planned()), hours)
 
 
 class Recorder:
-    """Takes every submission, and keeps its words."""
-
     def __init__(self) -> None:
         self.words: list[str] = []
 

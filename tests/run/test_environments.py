@@ -63,7 +63,6 @@ def test_an_environment_is_found_with_its_versions() -> None:
 
 
 def test_half_an_environment_and_other_versions_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message says what is wrong and what is expected; the hint is the command to type."""
     assert missing() == "not installed"
     folder = made(home / "own", torchao="0.17.0")
     monkeypatch.setenv(ENVIRONMENT.python_variable, str(folder / "bin" / "python"))
@@ -117,7 +116,6 @@ def test_the_config_file_names_environments(home: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_without_an_index_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clear error, and no half environment in the way of the next attempt."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

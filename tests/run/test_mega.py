@@ -30,7 +30,6 @@ def _write(root: Path, stages: list[MegaStage], **allocation: object) -> None:
 
 
 def _started(text: str) -> list[str]:
-    """Stages in the order in which the script started them."""
     return re.findall(r"^\S+ \S+  started  (.*) on \S+, at most", text, re.MULTILINE)
 
 

@@ -63,7 +63,6 @@ def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
 
 @pytest.mark.parametrize("at_limit", [False, True])
 def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(at_limit: bool, bench: Bench) -> None:
-    """It asks nothing more."""
     script = bench.job.folder / "finetune.slurm"
     plain = script.read_text()
     if at_limit:

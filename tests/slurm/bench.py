@@ -214,13 +214,11 @@ class Bench:
 
 
 def starts_of(job: Job) -> list[str]:
-    """Job and restart of every time that the work began."""
     ran = job.folder / "ran.txt"
     return ran.read_text().splitlines() if ran.exists() else []
 
 
 def attempts_of(job: Job) -> tuple[str | None, ...]:
-    """Code and reason that each start left behind, oldest first."""
     return tuple(
         None if attempt.exit is None else f"{attempt.exit.code} {attempt.exit.reason}"
         for attempt in read_attempts(job.status)
@@ -243,7 +241,6 @@ def files_of(job: Job) -> set[str]:
 
 
 def expected_files(told: Told) -> set[str]:
-    """The files that a run's folder must hold in the end."""
     files = {TRAINING_SCRIPT, "work.py", *told.leaves}
     if told.attempts:
         files |= {"ran.txt", "slurm-{job}.out", "status/lock"}

@@ -36,7 +36,6 @@ def test_seed_004s_match_is_caught_as_a_plain_function(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
-    """And told as not tried."""
     path = write(tmp_path / "scoring.py", "def score(output, target):\n    while True:\n        pass\n")
     (view,) = launch.self_test(f"{path}:score", timeout=2).scorers
     assert view.missing is not None
@@ -44,7 +43,6 @@ def test_a_scorer_that_never_ends_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_file_that_takes_its_process_down_is_told(tmp_path: Path) -> None:
-    """With the code it ended with."""
     path = write(tmp_path / "scoring.py", "import os\nos._exit(7)\n")
     (finding,) = file_findings(f"{path}:score")
     assert (finding.code, finding.severity) == ("EV217", Severity.INFO)
@@ -124,7 +122,6 @@ def output(folder: Path, text: str, name: str = "slurm-7.out") -> Path:
 
 
 def test_causes_and_their_proofs(tmp_path: Path) -> None:
-    """With the file and the line's number."""
     found = diagnose(output(tmp_path, TRACEBACK.format(number=5)), 1)
     assert found.cause.startswith("ValueError: bad row")
     assert any(line.startswith("slurm-7.out:7: ") for line in found.lines)
@@ -143,7 +140,6 @@ def test_causes_and_their_proofs(tmp_path: Path) -> None:
     "tried to allocate 400000000000 bytes. Error code 12 (Cannot allocate memory)",
 )
 def test_memory_is_told_from_any_trainers_log(tmp_path: Path, line: str) -> None:
-    """Whatever the exit code was."""
     text = f'step 1/9 loss 1.0\nTraceback (most recent call last):\n  File "a.py", line 1, in <module>\n{line}\n'
     assert diagnose(output(tmp_path, text), 1).out_of_memory
 
@@ -156,7 +152,6 @@ def test_a_fault_that_our_own_programs_tell_is_the_cause(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe binary", b"nothing special\n"])
 def test_what_says_nothing_leaves_the_exit_code(tmp_path: Path, content: bytes) -> None:
-    """And none at all, a death without a word."""
     path = tmp_path / "slurm-1.out"
     path.write_bytes(content)
     assert diagnose(path, 3).cause == "exit code 3"
@@ -206,7 +201,6 @@ def test_a_config_that_it_likes_has_no_findings(tmp_path: Path, tune: Path) -> N
 
 
 def test_its_complaint_is_a_finding(tmp_path: Path, tune: Path) -> None:
-    """What argparse prints before it is left out."""
     complaint = "Config is not well-formed, found the following errors: TypeError: unexpected 'lora_rnk'"
     lines = f"usage: tune validate <config>\\ntune validate: error: {complaint}"
     tune.write_text(f'import sys\nsys.stderr.write("{lines}\\n")\nsys.exit(2)\n')

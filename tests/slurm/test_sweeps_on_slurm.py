@@ -1,5 +1,6 @@
-"""A cohort on a real SLURM: one job, killed and cancelled in the middle, gives what separate trainings give."""
+"""Sweeps on a real SLURM: a cohort that is killed and cancelled, two phases, and the guide's first sweep."""
 
+import json
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,13 @@ from tests.api.faults import plant
 from tests.api.folders import make_experiment
 from tests.api.kills import training_processes
 from tests.slurm.test_run_on_slurm import CONFIG, ON_SLURM, Site, events, site, submissions, until
+from tests.strategy.stand_ins import decided
+from tests.strategy.test_for_real import make
+from tests.tiny_model import write_tiny_words
+from tests.trainer_environments import require_trainer
 
+from touchline.core.status import RunStatus
+from touchline.data.machine import cpu_name
 from touchline.data.metrics import Metrics
 from touchline.data.metrics_file import read_metrics
 from touchline.experiment.plan import Cohort
@@ -106,3 +113,59 @@ def test_a_cohort_cancelled_and_killed_equals_separate_runs(site: Site, monkeypa
         for row in other.steps:
             assert last[row.step] == pytest.approx(row.loss, abs=FLOAT32)
         assert len(read_attempts(folder / run / "status")) == 3
+
+
+def test_decisions_taken_by_submit_are_those_that_are_taken_here(site: Site) -> None:
+    """Jobs end COMPLETED while their trainings are paused; runs of a later stage are submitted when it is needed."""
+    here, folder = make(site.root / "here"), make(site.root / "there")
+    site.call("run", here, "--no-probe")
+    site.call("plan", folder, ON_SLURM)
+    done = site.call("submit", folder)
+    assert "point 1 of 1, step 3, waits for 3 runs" in done.stderr
+    assert "touchline submit" in done.stderr
+    until(lambda: not site.states(folder))
+    explored = set(submissions(folder))
+    assert len(explored) == 3, "no evaluation is submitted of a training that pauses"
+    states = {run["name"]: run["status"] for run in site.json("status", folder)["runs"]}
+    assert {states[run] for run in explored} == {RunStatus.PAUSED.value}
+    for count in range(2, 5):
+        site.call("submit", folder)
+        until(lambda: not site.states(folder))
+        assert len(decided(folder)) >= count
+    site.call("submit", folder)
+    assert decided(folder) == decided(here)
+    assert {entry.state for entry in events(folder, "ended")} == {"COMPLETED"}
+    shown = json.loads(site.call("status", folder, "--json").stdout)["strategy"]
+    assert set(shown["verdicts"].values()) == {"established"}
+    assert shown["stop"]["reason"] == "settled"
+
+
+INIT = ("--task", "capitalization", "--model", "Tiny-1M-Instruct", "--vary", "rank=2,4", "--trainer", "torchtune")
+
+
+def test_from_a_question_to_a_report_through_torchtune(site: Site) -> None:
+    """init, check, plan, prepare, submit one, submit all, status, collect, report: torchtune's own runs, evaluated."""
+    require_trainer("torchtune")
+    words = write_tiny_words(site.root / "words.json", 48, 8, 8)
+    folder = site.root / "sweep"
+    target = ("--executor", "slurm", "--gpu", "cpu", "--epochs", "2", "--seeds", "1")
+    site.call("init", folder, *INIT, *target, "--data", str(words), "--yes")
+    site.call("check", folder)
+    plan = site.call("plan", folder, ON_SLURM, "--show", "design").stdout
+    assert "lora_finetune_single_device" in plan
+    site.call("prepare", folder)
+    site.call("submit", folder, "--run", "1M_rank2")
+    site.call("submit", folder, "--yes")
+    until(lambda: {run["status"] for run in site.json("status", folder)["runs"]} == {"completed"})
+    site.call("collect", folder)
+    site.call("report", folder)
+    assert (folder / "report.html").is_file()
+    runs = {run["name"]: run for run in site.json("results", folder)["runs"]}
+    assert set(runs) == {"1M_rank2", "1M_rank4", "1M_base"}
+    assert all(run["evaluations"] for run in runs.values())
+    for name in ("1M_rank2", "1M_rank4"):
+        assert "tune run" in (folder / name / "finetune.yaml").read_text()
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        assert sum("loss" in row for row in rows) >= 12
+        # The name by which times are looked up: the next plan counts on this run's steps.
+        assert rows[0]["device"] == cpu_name()
