@@ -188,16 +188,7 @@ class Cluster:
         layout = self.layout
         # Everybody may reach the sockets; what is private in it has its own mode.
         layout.root.chmod(0o755)
-        for folder in (
-            "etc",
-            "etc-without-accounting",
-            "log",
-            "run",
-            "state",
-            "spool",
-            "dev",
-            "munge",
-        ):
+        for folder in ("etc", "etc-without-accounting", "log", "run", "state", "spool", "dev", "munge"):
             layout.path(folder).mkdir()
         layout.path("munge").chmod(0o700)
         _write_private(layout.path("munge", "key"), os.urandom(128))

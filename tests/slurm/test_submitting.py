@@ -15,9 +15,7 @@ from tests.cases import until
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import Cluster
 
-from touchline.core.errors import (
-    TouchlineError,
-)
+from touchline.core.errors import TouchlineError
 from touchline.core.status import JobState
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job

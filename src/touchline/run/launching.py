@@ -176,12 +176,7 @@ def _name_code(files: Mapping[str, str], settings: UserConfig, on_message: Messa
 
 
 def _evaluated_here(
-    recovery: Recovery,
-    runs: Sequence[PlannedRun],
-    executor: Executor,
-    ledger: Ledger,
-    watch: Watch,
-    epochs: str | None,
+    recovery: Recovery, runs: Sequence[PlannedRun], executor: Executor, ledger: Ledger, watch: Watch, epochs: str | None
 ) -> ExecutionResult:
     planned = recovery.planned
     current = [run for each in runs if (run := planned.plan.run(each.name)) is not None]
@@ -309,10 +304,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig
     seen = executor.query_jobs(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
-        raise HostError(
-            f"cannot query the SLURM queue: {executor.trouble}",
-            hint="retry in a few minutes",
-        )
+        raise HostError(f"cannot query the SLURM queue: {executor.trouble}", hint="retry in a few minutes")
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []

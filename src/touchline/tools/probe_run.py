@@ -61,12 +61,7 @@ def heaviest(plan: Plan) -> PlannedRun:
 
 
 def probe_run(
-    planned: LoadedPlan,
-    run: PlannedRun,
-    settings: UserConfig,
-    *,
-    limit_bytes: int | None,
-    on_message: MessageCallback,
+    planned: LoadedPlan, run: PlannedRun, settings: UserConfig, *, limit_bytes: int | None, on_message: MessageCallback
 ) -> ProbeReport:
     """Try micro-batches of a run; every try with a memory measurement is stored in the history at once.
 

@@ -150,9 +150,7 @@ def refuse_existing(target: Path) -> None:
     if there is target or (there.exists() and not there.is_dir()):
         other = Path(f"{target.parent}-2" if target.parent.name else "new") / target.name
         raise PolicyError(
-            f"{str(there)!r} exists",
-            expected="a file that does not exist yet",
-            hint=f"--out {shlex.quote(str(other))}",
+            f"{str(there)!r} exists", expected="a file that does not exist yet", hint=f"--out {shlex.quote(str(other))}"
         )
 
 

@@ -141,12 +141,7 @@ def _of_configs(configs: Sequence[Config], paths: Sequence[Path], skipped: tuple
         findings = [source_fault(each.path, f"is one of two configs named {each.path.stem}") for each in twins]
         raise InputError("a stage is named after its file", expected="files of different names", findings=findings)
     path = paths[0] if len(paths) == 1 else configs[0].path.parent
-    return Source(
-        title=format_.title,
-        path=path,
-        configs=tuple(configs),
-        skipped=skipped,
-    )
+    return Source(title=format_.title, path=path, configs=tuple(configs), skipped=skipped)
 
 
 def _read_folder(folder: Path) -> dict[Path, Config | Source | list[Finding] | None]:
