@@ -152,7 +152,7 @@ def submit(
             on_progress=on_progress,
             on_totals=on_totals,
             within_budget=within_budget,
-        )[1]
+        )
 
 
 def resume(

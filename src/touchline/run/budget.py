@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -34,12 +35,14 @@ from touchline.run.executors import Executor
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, Reservation, read_ledger
-from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.queue import FindsByToken
 from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts, read_exits
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.slurm.resources import GRAIN
+
+if TYPE_CHECKING:
+    from touchline.run.loaded_plan import LoadedPlan
 
 GRACE_SECONDS = ORPHAN_PATIENCE_SECONDS + KILL_SECONDS + GRAIN / 2
 """Seconds that a job may take beyond its limit: to take over from a killed attempt, to save and to end."""

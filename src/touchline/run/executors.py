@@ -18,7 +18,7 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job
 from touchline.run.run_status import view_of_attempt
 from touchline.run.statusfiles import identity_of, read_attempts, send_signal
-from touchline.run.tails import read_tail
+from touchline.run.tails import read_text_tail
 from touchline.slurm.job_view import JobView, out_of_memory_line
 from touchline.slurm.local.commands import Commands
 
@@ -114,8 +114,8 @@ def _told(job: Job, attempt: Attempt) -> JobView:
 
 def _killed(job: Job, job_id: str) -> JobState:
     """Return OUT_OF_MEMORY if the output of a killed job shows it, else UNKNOWN."""
-    tail, _ = read_tail(job.output_path(job_id), _TAIL_BYTES)
-    return JobState.UNKNOWN if out_of_memory_line(tail.decode(errors="replace")) is None else JobState.OUT_OF_MEMORY
+    tail = read_text_tail(job.output_path(job_id), _TAIL_BYTES)
+    return JobState.UNKNOWN if out_of_memory_line(tail) is None else JobState.OUT_OF_MEMORY
 
 
 def executor_for(

@@ -7,23 +7,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.core.errors import InputError
 from touchline.core.status import EXIT_DIVERGED
 from touchline.core.units import parse_duration
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
-from touchline.data.evaluations import finished_evaluation
 from touchline.data.scores import CheckpointInfo
 from touchline.data.training_state import paused_step, read_pause
 from touchline.experiment.evaluation import asked_epochs
 from touchline.experiment.plan import Cohort, Plan, PlannedRun
 from touchline.experiment.runs import RunKind
 from touchline.run.folders import ExperimentFolder
-from touchline.run.loaded_plan import LoadedPlan
 from touchline.run.run_status import drop_lock_conflicts
-from touchline.run.scripts.folder import evaluation_config
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import EVALUATION_SCRIPT, JOB_ID, TRAINING_SCRIPT, JobKind, JobName, evaluation_name
+
+if TYPE_CHECKING:
+    from touchline.run.loaded_plan import LoadedPlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +201,10 @@ def missing_evaluations(planned: LoadedPlan, run: PlannedRun, epochs: str | None
 
 
 def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> list[str]:
+    # Tables of trainers and templates load where something may be started, and not with `status`.
+    from touchline.data.evaluations import finished_evaluation
+    from touchline.run.scripts.folder import evaluation_config
+
     config = evaluation_config(plan, run)
     if run.kind is RunKind.CONTROL:
         name = config.control_checkpoint

@@ -202,7 +202,7 @@ def submit(
     on_progress: ProgressCallback | None = None,
     on_totals: TotalsCallback = ignore_totals,
     within_budget: bool = False,
-) -> tuple[LoadedPlan, list[Submitted]]:
+) -> list[Submitted]:
     """Submit everything that is missing to the scheduler and return.
 
     `on_totals` is called before the first job with the totals of those to submit now, and stops the command by raising;
@@ -243,7 +243,7 @@ def submit(
             living += submitted.word == "submitted"
         if on_progress is not None:
             on_progress(number + 1, len(jobs))
-    return recovery.planned, found
+    return found
 
 
 def _is_active(view: JobView | None) -> bool:

@@ -46,8 +46,9 @@ def refuse_absent(plan: Plan, folder: ExperimentFolder) -> None:
     again = "then rerun this command"
     if any("tokenizer" in model.absent for model in absent):
         again = f"then `{plan_command(folder, plan.overrides)}` to count the tokens again, then rerun this command"
+    parts = (f"{', '.join(model.absent)} of {model.name}" for model in absent)
     raise HostError(
-        f"planned without its files: {', '.join(_parts(model) for model in absent)}",
+        f"planned without its files: {', '.join(parts)}",
         expected="complete models, because run files contain the hashes of weights and tokenizers",
         hint=f"{downloads(plan)}, {again}",
     )
@@ -96,10 +97,6 @@ def with_arrivals(planned: LoadedPlan, settings: UserConfig) -> LoadedPlan:
     new, notes = resolve(read_recorded(folder, old), folder, settings, old)
     refuse_absent(new, folder)
     return commit_plan(folder, old, new, accept=False, dry_run=False, notes=notes)
-
-
-def _parts(model: ModelInfo) -> str:
-    return f"{', '.join(model.absent)} of {model.name}"
 
 
 def _now(plan: Plan, settings: UserConfig) -> Iterator[tuple[ModelInfo, ModelInfo]]:
@@ -181,7 +178,7 @@ def _refuse_changes(planned: LoadedPlan, seen: ResolvedInputs, images: Mapping[s
         and (recipe := seen.recipes.get(run.train.recipe or "")) is not None
         and recipe.sha256 != run.recipe.sha256
     )
-    changed += [f"the model {name!r}" for name, info, now in _models(old, seen) if _is_changed(info, now)]
+    changed += [f"the model {name!r}" for name in _changed_models(old, seen)]
     if changed:
         raise PlanDriftError(
             f"{' and '.join(changed)} changed since planning",
@@ -194,16 +191,12 @@ def _hashes(datasets: Iterable[DatasetInfo]) -> dict[str, str]:
     return {file.path: file.sha256 for info in datasets for file in info.all_files}
 
 
-def _models(old: Plan, seen: ResolvedInputs) -> Iterator[tuple[str, ModelInfo, ModelInfo]]:
+def _changed_models(old: Plan, seen: ResolvedInputs) -> Iterator[str]:
+    """Yield the models of which a part has another hash than planned. One that was not here then is no change."""
     for now in seen.models.values():
-        if (info := old.models.get(now.name)) is not None:
-            yield now.name, info, now
-
-
-def _is_changed(planned: ModelInfo, now: ModelInfo) -> bool:
-    """Return whether a part of a model has another hash than planned. One that was not here then is no change."""
-    pairs = zip(planned.hashes, now.hashes, strict=True)
-    return any(before is not None and after is not None and before != after for before, after in pairs)
+        planned = () if now.name not in old.models else zip(old.models[now.name].hashes, now.hashes, strict=True)
+        if any(before is not None and after is not None and before != after for before, after in planned):
+            yield now.name
 
 
 def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> LoadedPlan:

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from touchline.core.estimate import COVERAGE
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -16,9 +17,11 @@ from touchline.data.metrics import StepRow, timed_steps, token_rate
 from touchline.estimate.totals import QueuedJob, scale_quantity, sum_quantities, time_of_queue
 from touchline.experiment.plan import PlannedRun
 from touchline.run.jobs import Job, is_training_done, is_training_to_end, missing_evaluations
-from touchline.run.loaded_plan import LoadedPlan
-from touchline.run.tails import ACTIVE_TAIL_BYTES, NOT_MEASURED, Recent, read_recent, read_tail
+from touchline.run.tails import ACTIVE_TAIL_BYTES, NOT_MEASURED, Recent, read_recent, read_text_tail
 from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
+
+if TYPE_CHECKING:
+    from touchline.run.loaded_plan import LoadedPlan
 
 _TAIL_BYTES = 8192
 NOT_ESTIMATED = Missing(missing="not estimated")
@@ -52,7 +55,7 @@ JobProgressCallback = Callable[[Sequence[JobProgress]], None]
 def evaluation_progress(job: Job) -> JobProgress:
     """Read the last `run checkpoint: done/total` line of a job's newest output."""
     outputs = sorted(job.folder.glob(job.output.replace("{job}", "*")), key=lambda path: path.stat().st_mtime)
-    if outputs and (found := _EVALUATED.findall(read_tail(outputs[-1], _TAIL_BYTES)[0].decode(errors="replace"))):
+    if outputs and (found := _EVALUATED.findall(read_text_tail(outputs[-1], _TAIL_BYTES))):
         run, checkpoint, done, total = found[-1]
         return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}", run=run)
     return JobProgress(name=job.name, done=0, total=0, text="starting")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from touchline.core.clock import Clock, RealClock
@@ -36,7 +35,7 @@ from touchline.run.slurm_jobs import (
     view_of,
 )
 from touchline.run.slurm_queries import SlurmQueries
-from touchline.run.tails import read_tail
+from touchline.run.tails import read_text_tail
 from touchline.slurm.answers import SbatchResult, Submission, read_submission
 from touchline.slurm.job_view import JOB_ID, JobView, output_pattern, read_job_id
 from touchline.slurm.local.commands import Commands
@@ -95,11 +94,12 @@ class JobTracker:
             job_id=job_id,
             is_step=identity is not None and identity.step is not None,
             attempt=attempt,
-            row=_foremost(rows),
+            # Of an array, a living task, else one that failed.
+            row=min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED), default=None),
             accounted=each.accounted(self._queries.accounted(job_id), job_id),
             recorded=each.recorded.get(job_id),
             beats=attempt is not None and self._has_moved(each.job, attempt),
-            log=partial(_tail, each.job, job_id),
+            log=lambda: read_text_tail(each.job.output_path(job_id.partition(".")[0]), _TAIL_BYTES),
         )
         now = self._clock.now()
         view = view_of(known, now)
@@ -190,10 +190,6 @@ class JobTracker:
         return now - self._beats[key][1] <= HEARTBEAT_STALE_SECONDS
 
 
-def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
-    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED), default=None)
-
-
 def _by_hand(attempt: Attempt, alive: bool) -> JobView:
     """Return the view of an attempt without the scheduler, `bash finetune.slurm` on a login node."""
     end = attempt.exit
@@ -201,10 +197,6 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
         return view_of_attempt(attempt, JobState.RUNNING, "started without SLURM")
     state, reason = (JobState.UNKNOWN, KILLED) if end is None else (end.state, end.reason)
     return view_of_attempt(attempt, state, reason)
-
-
-def _tail(job: Job, job_id: str) -> str:
-    return read_tail(job.output_path(job_id.partition(".")[0]), _TAIL_BYTES)[0].decode(errors="replace")
 
 
 TICK_SECONDS = 2.0

@@ -28,6 +28,11 @@ def read_tail(path: Path, limit_bytes: int) -> tuple[bytes, bool]:
         return b"", True
 
 
+def read_text_tail(path: Path, limit_bytes: int) -> str:
+    """Return the last bytes as text. A missing or foreign file is empty."""
+    return read_tail(path, limit_bytes)[0].decode(errors="replace")
+
+
 def shown(line: str) -> str:
     """Return the last state of a line redrawn by a progress bar."""
     return line.rstrip("\r").rpartition("\r")[2]

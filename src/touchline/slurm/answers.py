@@ -121,7 +121,8 @@ def read_submission(out: str, err: str, code: int | None) -> Submission:
     if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
         message = reason or f"sbatch ended with {code} without a message"
         return Submission(verdict=SbatchResult.UNCLEAR, reason=message, hint=_HINT_UNCLEAR)
-    return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=_hint(err))
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, err, re.IGNORECASE)), None)
+    return Submission(verdict=SbatchResult.REFUSED, reason=reason, hint=hint)
 
 
 def read_trial(out: str, err: str, code: int | None) -> Submission:
@@ -148,7 +149,3 @@ def read_trial(out: str, err: str, code: int | None) -> Submission:
 def _reason(err: str) -> str:
     errors = [match["why"].strip().removeprefix("Batch job submission failed: ") for match in _ERROR.finditer(err)]
     return "; ".join(dict.fromkeys(errors))[:500] or " ".join(err.split())[:500]
-
-
-def _hint(err: str) -> str | None:
-    return next((hint for pattern, hint in _HINTS if re.search(pattern, err, re.IGNORECASE)), None)

@@ -154,7 +154,8 @@ def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
 
 def _lines(entries: Sequence[Option | str], site: SlurmSite) -> tuple[str, ...]:
     lines = [line for each in entries for line in ([each] if isinstance(each, str) else directives([each]))]
-    return (*lines, *_own(site))
+    own = [f"#SBATCH {slurm_line(option)}" for option in site.options]
+    return (*lines, *(["# Your options from slurm.options of the config file.", *own] if own else []))
 
 
 def seconds_or_reason(limit: Measured) -> tuple[float | None, str]:
@@ -228,12 +229,6 @@ def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterato
     when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the time limit, if there is one"
     yield f"# USR1 comes {when}: the job saves its state and is requeued, up to {site.max_restarts} times."
     yield "signal", f"B:USR1@{signal}"
-
-
-def _own(site: SlurmSite) -> Iterator[str]:
-    if site.options:
-        yield "# Your options from slurm.options of the config file."
-        yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
 
 
 def parent_name(run: PlannedRun) -> str | None:
