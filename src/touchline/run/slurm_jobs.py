@@ -24,7 +24,7 @@ from touchline.run.jobs import Job
 from touchline.run.ledger import LedgerEntry
 from touchline.run.slurm_queries import Queue, SacctJob
 from touchline.run.statusfiles import read_attempts, read_exit
-from touchline.slurm.job_view import JobView, Source, out_of_memory_line, read_job_id
+from touchline.slurm.job_view import ExitCode, JobView, Source, out_of_memory_line, read_job_id
 from touchline.slurm.queue import QueueRow
 
 _CLOCKS_APART_SECONDS = 15.0
@@ -235,19 +235,6 @@ class JobEvidence:
     """Reads the end of its output."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Word:
-    """SLURM's last state of a job that has ended."""
-
-    state: JobState
-    source: Source
-    code: int | None
-    signal: int | None
-    reason: str
-    restarts: int | None
-    ended_unix: float | None = None
-
-
 def view_of(known: JobEvidence, now_unix: float) -> JobView:
     """Return a job's view. Without any source it is UNKNOWN and active."""
     view = _state(known, now_unix)
@@ -263,33 +250,25 @@ def view_of(known: JobEvidence, now_unix: float) -> JobView:
             ended_unix=None if view.active or end is None else end.time_unix,
             comment=attempt.start.token,
         )
+    told = row if row is not None or kept is None else kept.row
+    if told is not None:
+        waits = row is not None and row.state is JobState.PENDING
+        view = replace(
+            view,
+            partition=told.partition,
+            node=told.nodes or view.node,
+            submitted_unix=told.submitted_unix,
+            started_unix=told.started_unix or (None if waits else view.started_unix),
+            ended_unix=None if view.active else view.ended_unix or told.ended_unix,
+            time_limit_seconds=told.time_limit_seconds,
+            script_folder=told.folder,
+            name=told.name,
+        )
     if row is not None:
-        view = replace(
-            view,
-            restarts=row.restarts if row.restarts is not None else view.restarts,
-            partition=row.partition,
-            node=row.nodes or view.node,
-            submitted_unix=row.submitted_unix,
-            started_unix=row.started_unix or (None if row.state is JobState.PENDING else view.started_unix),
-            ended_unix=None if view.active else view.ended_unix or row.ended_unix,
-            time_limit_seconds=row.time_limit_seconds,
-            comment=row.comment or view.comment,
-            script_folder=row.folder,
-            name=row.name,
-        )
+        restarts = view.restarts if row.restarts is None else row.restarts
+        view = replace(view, restarts=restarts, comment=row.comment or view.comment)
     elif kept is not None:
-        view = replace(
-            view,
-            restarts=kept.restarts if view.restarts is None else max(kept.restarts, view.restarts),
-            partition=kept.row.partition,
-            node=kept.row.nodes or view.node,
-            submitted_unix=kept.row.submitted_unix,
-            started_unix=kept.row.started_unix or view.started_unix,
-            ended_unix=None if view.active else view.ended_unix or kept.row.ended_unix,
-            time_limit_seconds=kept.row.time_limit_seconds,
-            script_folder=kept.row.folder,
-            name=kept.row.name,
-        )
+        view = replace(view, restarts=max(kept.restarts, view.restarts or 0))
     return view
 
 
@@ -312,8 +291,7 @@ def last_view(known: JobEvidence, reason: str) -> JobView:
     if end.ended_by.is_requested:
         view = _ended(_stopped(end, JobState.UNKNOWN), "exit file", end.reason, code=end.code)
     else:
-        word = _Word(state=JobState.FAILED, source="exit file", code=None, signal=None, reason="", restarts=None)
-        view = _final(word, end, known)
+        view = _final(_said(JobState.FAILED, "exit file", ""), end, known)
     whole = "; ".join(filter(None, (view.reason, reason)))
     return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=whole)
 
@@ -349,7 +327,7 @@ def _state(known: JobEvidence, now_unix: float) -> JobView:
     return _active(JobState.UNKNOWN, "none", "")
 
 
-def _works_on(known: JobEvidence, word: _Word, now_unix: float) -> bool:
+def _works_on(known: JobEvidence, word: JobView, now_unix: float) -> bool:
     """Return True if a job of a node that SLURM has lost still beats: a network that broke is no node that died."""
     attempt = known.attempt
     if attempt is None or attempt.heartbeat_unix is None or (word.restarts or 0) > attempt.start.restart:
@@ -358,45 +336,37 @@ def _works_on(known: JobEvidence, word: _Word, now_unix: float) -> bool:
     return outlived and is_alive(attempt, now_unix, beats=known.beats)
 
 
-def _word(known: JobEvidence) -> _Word | None:
-    """SLURM's last word: squeue's, then sacct's, then what the ledger has kept of it."""
+def _word(known: JobEvidence) -> JobView | None:
+    """Return SLURM's last word on a job that has ended: squeue's, then sacct's, then what the ledger has kept of it."""
     row, kept = known.row, known.accounted
     if row is not None and row.state.ended and not known.is_step:
-        exit_code = row.exit_code
-        return _Word(
-            state=row.state,
-            source=row.source,
-            code=None if exit_code is None else exit_code.code,
-            signal=None if exit_code is None else exit_code.signal,
-            reason=row.reason,
-            restarts=row.restarts,
-            ended_unix=row.ended_unix,
-        )
+        return _said(row.state, row.source, row.reason, row.exit_code, row.restarts, row.ended_unix)
     if kept is not None and kept.is_final:
-        exit_code = kept.row.exit_code
         _, by, who = kept.row.word.partition(" by ")
-        return _Word(
-            state=kept.row.state,
-            source="sacct",
-            code=None if exit_code is None else exit_code.code,
-            signal=None if exit_code is None else exit_code.signal,
-            reason=f"by user {who}" if by else "",
-            restarts=kept.restarts,
-            ended_unix=kept.row.ended_unix,
-        )
+        reason = f"by user {who}" if by else ""
+        return _said(kept.row.state, "sacct", reason, kept.row.exit_code, kept.restarts, kept.row.ended_unix)
     if row is not None and row.state.ended:  # a step whose allocation is over and that sacct says nothing of
-        return _Word(state=row.state, source=row.source, code=None, signal=None, reason=row.reason, restarts=None)
-    recorded = known.recorded
-    if recorded is not None:
-        return _Word(
-            state=recorded.state, source="ledger", code=None, signal=None, reason=recorded.reason, restarts=None
-        )
-    return None
+        return _said(row.state, row.source, row.reason)
+    return known.recorded
 
 
-def _final(word: _Word, end: AttemptExit | None, known: JobEvidence) -> JobView:
+def _said(
+    state: JobState,
+    source: Source,
+    reason: str,
+    exit_code: ExitCode | None = None,
+    restarts: int | None = None,
+    ended_unix: float | None = None,
+) -> JobView:
+    """Return an end as SLURM reports it."""
+    code, signal = (None, None) if exit_code is None else (exit_code.code, exit_code.signal)
+    view = _ended(state, source, reason, code=code, signal=signal)
+    return replace(view, restarts=restarts, ended_unix=ended_unix)
+
+
+def _final(word: JobView, end: AttemptExit | None, known: JobEvidence) -> JobView:
     """Return how a job ended, from SLURM's last state and the exit file of that attempt."""
-    code = word.code if end is None else end.code
+    code = word.exit_code if end is None else end.code
     reason = word.reason if end is None else end.reason
     if word.state is JobState.UNKNOWN or word.state not in _OWN_WORD:
         why = word.reason or ("" if end is None else end.reason)

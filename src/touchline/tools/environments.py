@@ -11,7 +11,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.backends.external import Environment
@@ -115,27 +115,19 @@ def _pip(environment: Environment, python: Path, packages: Sequence[str]) -> Non
         )
 
 
-def _apart(environment: Environment) -> BackendState:
-    found = find_environment(environment)
-    if isinstance(found, Missing):
-        return BackendState(
-            name=environment.name,
-            installed=False,
-            python=None,
-            python_version=None,
-            versions={},
-            problem=f"{found.missing}: {environment.install_command}",
-            note=environment.note,
-        )
+def _not_installed(name: str) -> BackendState:
     return BackendState(
-        name=environment.name,
-        installed=True,
-        python=found.python,
-        python_version=found.python_version,
-        versions=found.versions,
-        problem=None,
-        note="; ".join(filter(None, (environment.note, _untested(environment, found.versions)))) or None,
+        name=name, installed=False, python=None, python_version=None, versions={}, problem=None, note=None
     )
+
+
+def _apart(environment: Environment) -> BackendState:
+    found, state = find_environment(environment), _not_installed(environment.name)
+    if isinstance(found, Missing):
+        return replace(state, problem=f"{found.missing}: {environment.install_command}", note=environment.note)
+    note = "; ".join(filter(None, (environment.note, _untested(environment, found.versions)))) or None
+    state = replace(state, installed=True, python=found.python, python_version=found.python_version)
+    return replace(state, versions=found.versions, note=note)
 
 
 def _untested(environment: Environment, versions: dict[str, str]) -> str | None:
@@ -149,15 +141,10 @@ def _together(name: str) -> BackendState:
     absent = [package for package in (*_TOGETHER, name) if importlib.util.find_spec(package) is None]
     extras = importlib.metadata.metadata("touchline").get_all("Provides-Extra") or ()
     hint = install_hint(name if name in extras else "train")
-    problem = f"{', '.join(dict.fromkeys(absent))} not installed: {hint}" if absent else None
-    return BackendState(
-        name=name,
-        installed=problem is None,
-        python=None if absent else sys.executable,
-        python_version=None if absent else platform.python_version(),
-        versions={},
-        problem=problem,
-        note=None,
+    if absent:
+        return replace(_not_installed(name), problem=f"{', '.join(dict.fromkeys(absent))} not installed: {hint}")
+    return replace(
+        _not_installed(name), installed=True, python=sys.executable, python_version=platform.python_version()
     )
 
 
