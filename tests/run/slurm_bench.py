@@ -8,7 +8,7 @@ from tests.slurm.fake import FakeSlurm, Trouble
 from tests.slurm.fake_jobs import End, FakeJob, Life, SimClock
 
 from touchline.core.status import AttemptExit, AttemptStart
-from touchline.run.jobs import Job
+from touchline.run.jobs import Job, training_in
 from touchline.run.ledger import Event, Ledger, read_ledger
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
@@ -154,11 +154,4 @@ def make_job(root: Path, name: str = "run") -> Job:
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "finetune.slurm").write_text("#!/bin/bash\n")
-    return Job(
-        name=name,
-        folder=folder,
-        status=folder / "status",
-        script="finetune.slurm",
-        command=("bash", "finetune.slurm"),
-        output="slurm-{job}.out",
-    )
+    return training_in(folder, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.core.status import JobState
-from touchline.run.jobs import Job
+from touchline.run.jobs import Job, training_in
 from touchline.run.ledger import Ledger
 from touchline.run.queue import begin
 from touchline.run.slurm import SlurmExecutor
@@ -141,14 +141,7 @@ def write_run(folder: Path, work: str, directives: Sequence[str] = (), *, name: 
             work=shlex.quote(work),
         )
     )
-    return Job(
-        name=name or folder.name,
-        folder=folder,
-        status=folder / "status",
-        script=TRAINING_SCRIPT,
-        command=("bash", TRAINING_SCRIPT),
-        output="slurm-{job}.out",
-    )
+    return training_in(folder, name or folder.name)
 
 
 class Bench:

@@ -16,7 +16,7 @@ from touchline.core.files import try_lock
 from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, JobState
 from touchline.data.checkpoints import training_complete
 from touchline.run.executors import Executor
-from touchline.run.jobs import Job
+from touchline.run.jobs import Job, training_in
 from touchline.run.queue import FindsByToken
 from touchline.slurm.job_view import JobView
 
@@ -260,16 +260,7 @@ def begin_history(seed: int, root: Path) -> History:
         lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
         lines.append("exec python -m touchline.run.attempt -- python -m touchline.train finetune.yaml")
         (folder / "finetune.slurm").write_text("\n".join(lines) + "\n")
-        jobs.append(
-            Job(
-                name=name,
-                folder=folder,
-                status=folder / "status",
-                script="finetune.slurm",
-                command=("bash", "finetune.slurm"),
-                output="slurm-{job}.out",
-            )
-        )
+        jobs.append(training_in(folder, name))
     history = History(seed=seed, root=root, clock=clock, machines=machines, fake=fake, jobs=jobs, random=random)
     history.poll_seconds = float(random.choice([30.0, 60.0, 120.0]))
     history.begun = clock.true

@@ -70,10 +70,14 @@ class Job:
         return unnamed if not named.exists() and unnamed.exists() else named
 
 
+def training_in(folder: Path, name: str) -> Job:
+    """Return the training job of a run in its folder."""
+    return _scripted(name, folder, TRAINING_SCRIPT, folder / "status", "slurm-{job}.out")
+
+
 def run_training(folder: ExperimentFolder, run: str) -> Job:
     """Return the training job of a run."""
-    place = folder.run(run)
-    return _scripted(run, place, TRAINING_SCRIPT, place / "status", "slurm-{job}.out")
+    return training_in(folder.run(run), run)
 
 
 def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
