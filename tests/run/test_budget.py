@@ -22,7 +22,7 @@ from touchline.run import budget as budgets
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job, model_evaluation, run_training
 from touchline.run.ledger import Ledger
-from touchline.run.queue import FindsByToken, run_jobs
+from touchline.run.queue import run_jobs
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.statusfiles import write_exit, write_start
 from touchline.slurm.job_view import JobView
@@ -118,6 +118,7 @@ class FakeExecutor:
 
     name = "local"
     waits_itself = False
+    find = None
     tick_seconds = 1800.0
     trouble = ""
 
@@ -190,7 +191,7 @@ class Commands(RuleBasedStateMachine):
         """A command of a new process, which may be killed at any moment."""
         self.world.kill_in = kill_in or -1
         jobs = [self._job(name) for name in names]
-        executor = budgets.with_budget(FakeExecutor(self.world, self.current), self.folder)
+        executor = budgets.BudgetedExecutor(FakeExecutor(self.world, self.current), self.folder)
         tries = dict.fromkeys(names, 2)
 
         def again(job: Job, view: JobView) -> Sequence[Job]:
@@ -246,7 +247,7 @@ def test_a_job_is_limited_and_charged_until_its_record_says_less(tmp_path: Path)
     budgets.approve(folder, 10)
     world = World(1)
     world.chance.random = lambda: 0.5
-    executor = budgets.with_budget(FakeExecutor(world, ""), folder)
+    executor = budgets.BudgetedExecutor(FakeExecutor(world, ""), folder)
     ledger = Ledger(folder.ledger, "local")
     ledger.record("intent", "a", token="t1")
     job_id = executor.start(run_training(folder, "a"), "t1", ())
@@ -310,9 +311,9 @@ def test_a_cluster_gets_the_limit_and_never_queues_the_job_again(tmp_path: Path)
     folder = folder_with(tmp_path, replace(plan, executor="slurm"))
     budgets.approve(folder, GPUS * (3 + 14 / 60))
     commands = Recorder()
-    executor = budgets.with_budget(SlurmExecutor(commands, folder.ledger), folder)
+    executor = budgets.BudgetedExecutor(SlurmExecutor(commands, folder.ledger), folder)
     assert executor.start(run_training(folder, "a"), "t1", ()) == "76"
     assert {"--time=3:11:00", "--no-requeue"} <= set(commands.words), commands.words
     assert any("TOUCHLINE_STRICT_LIMIT=1" in word for word in commands.words)
     assert budgets.read_budget(folder).left_hours < GPUS * 2 / 60
-    assert isinstance(executor, FindsByToken)
+    assert executor.find is not None

@@ -45,7 +45,7 @@ class Scripted:
     trouble = ""
 
     def __init__(self, answers: Mapping[str, list[Exception]] | None = None, *, waits_itself: bool = False) -> None:
-        self.waits_itself = waits_itself
+        self.waits_itself, self.find = waits_itself, None
         self.answers = {name: list(faults) for name, faults in (answers or {}).items()}
         self.started: list[tuple[str, tuple[str, ...]]] = []
         self.most = 0

@@ -17,7 +17,6 @@ from touchline.core.status import EXIT_ALREADY_RUNNING, EXIT_STOPPED, JobState
 from touchline.data.checkpoints import training_complete
 from touchline.run.executors import Executor
 from touchline.run.jobs import Job, training_in
-from touchline.run.queue import FindsByToken
 from touchline.slurm.job_view import JobView
 
 MakeExecutor = Callable[["History", int | None], Executor]
@@ -200,7 +199,7 @@ class Watched:
     def __init__(self, inner: Executor, history: History) -> None:
         self._inner, self._history = inner, history
         self.name, self.tick_seconds = inner.name, inner.tick_seconds
-        self.waits_itself = inner.waits_itself
+        self.waits_itself, self.find = inner.waits_itself, inner.find
 
     @property
     def trouble(self) -> str:
@@ -211,11 +210,6 @@ class Watched:
 
     def stop(self, jobs: Sequence[Job]) -> None:
         self._inner.stop(jobs)
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        if isinstance(self._inner, FindsByToken):
-            return self._inner.find(tokens, since_unix)
-        return {}
 
     def query_jobs(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         self._history.machines.beat()

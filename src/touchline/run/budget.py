@@ -35,7 +35,6 @@ from touchline.run.executors import Executor
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import Job
 from touchline.run.ledger import Ledger, Reservation, read_ledger
-from touchline.run.queue import FindsByToken
 from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts, read_exits
 from touchline.slurm.job_view import JobKind, JobName, JobView
@@ -243,6 +242,7 @@ class BudgetedExecutor:
         """Wrap an executor. The caller holds the experiment lock, so that no two starts count the same hours."""
         self.name = inner.name
         self.waits_itself = inner.waits_itself
+        self.find = inner.find
         self.tick_seconds = inner.tick_seconds
         self._inner, self._folder = inner, folder
         self._ledger = Ledger(folder.ledger, inner.name)
@@ -296,25 +296,6 @@ class BudgetedExecutor:
     def stop(self, jobs: Sequence[Job]) -> None:
         """Ask running jobs to save and end, and remove queued ones."""
         self._inner.stop(jobs)
-
-
-class BudgetedScheduler(BudgetedExecutor):
-    """The same for an executor that finds jobs by their tokens."""
-
-    def __init__(self, inner: Executor, folder: ExperimentFolder) -> None:
-        super().__init__(inner, folder)
-        assert isinstance(inner, FindsByToken)
-        self._finder: FindsByToken = inner
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Return the ids of the jobs submitted with these tokens."""
-        return self._finder.find(tokens, since_unix)
-
-
-def with_budget(inner: Executor, folder: ExperimentFolder) -> Executor:
-    """Return an executor that starts only what the approved budget of an experiment covers."""
-    kind = BudgetedScheduler if isinstance(inner, FindsByToken) else BudgetedExecutor
-    return kind(inner, folder)
 
 
 def job_totals(plan: Plan, jobs: Sequence[Job]) -> JobTotals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ class LocalExecutor:
 
     name = "local"
     waits_itself = False
+    find = None
     trouble = ""
     tick_seconds = 0.2
 
@@ -135,6 +136,9 @@ def executor_for(
     return SlurmExecutor(commands, folder.ledger, poll_seconds=poll_seconds, lock=lock)
 
 
+Find = Callable[[Sequence[str], float], Mapping[str, str]]
+
+
 class Executor(Protocol):
     """Executor of jobs that derives their state from files, independent of who started them."""
 
@@ -150,6 +154,14 @@ class Executor(Protocol):
     @property
     def trouble(self) -> str:
         """Error of the last query; empty if it succeeded."""
+        ...
+
+    @property
+    def find(self) -> Find | None:
+        """Search for jobs by the tokens of their submissions since a time; None if no start can be unclear.
+
+        It returns ids by token, and raises SubmissionUnknownError without an answer.
+        """
         ...
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:

@@ -30,7 +30,7 @@ from touchline.data.user_config import UserConfig, load_settings
 from touchline.experiment.document import SIZE_LIMIT_BYTES
 from touchline.experiment.plan import PlannedRun
 from touchline.plan.local.target import refuse_elsewhere
-from touchline.run.budget import JobTotals, job_totals, with_budget
+from touchline.run.budget import BudgetedExecutor, JobTotals, job_totals
 from touchline.run.executors import Executor, executor_for
 from touchline.run.jobs import Job, evaluation_job, evaluation_jobs, shared_evaluation_jobs, training_job, training_jobs
 from touchline.run.ledger import Ledger, close_ended
@@ -66,7 +66,7 @@ def _executor(
     planned: LoadedPlan, settings: UserConfig, lock: int | None = None, *, within_budget: bool = False
 ) -> Executor:
     found = executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
-    return with_budget(found, planned.folder) if within_budget else found
+    return BudgetedExecutor(found, planned.folder) if within_budget else found
 
 
 def work(

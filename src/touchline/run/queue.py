@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from touchline.core.callbacks import MessageCallback
 from touchline.core.clock import Clock, RealClock
@@ -29,15 +28,6 @@ class Submitted:
     """`submitted`, `in the queue already`, `refused`, `later`, `unclear`, `stopped`."""
     reason: str = ""
     """Reason if it was not accepted."""
-
-
-@runtime_checkable
-class FindsByToken(Protocol):
-    """Executor that can find jobs by their tokens after an unclear answer."""
-
-    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Return the ids of the jobs submitted with these tokens, or raise `SubmissionUnknownError`."""
-        ...
 
 
 def begin(
@@ -102,12 +92,13 @@ def settle(job: Job, executor: Executor, ledger: Ledger) -> str:
     Raises:
         SubmissionUnknownError: SLURM gives no answer, and an intent of this job is open.
     """
-    if not isinstance(executor, FindsByToken):
+    find = executor.find
+    if find is None:
         return ""
     intents = open_intents(ledger.entries(), executor.name)
     if not any(intent.job == job.name for intent in intents.values()):
         return ""
-    found = executor.find(tuple(intents), max(intent.time_unix for intent in intents.values()))
+    found = find(tuple(intents), max(intent.time_unix for intent in intents.values()))
     for token, intent in intents.items():
         if token in found:
             ledger.record("submitted", intent.job, token=token, job_id=found[token], gpus=intent.gpus)
