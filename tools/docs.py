@@ -153,7 +153,7 @@ FORMATS = (
     Format(schema="optimise", type="plan.optimize:Optimization", what="what `touchline optimize --json` prints"),
     Format(
         schema="answer-init",
-        type="tools.first_experiment:Start",
+        type="tools.interview.first_experiment:Start",
         what="touchline init --json, apart from the plan",
         answer="init",
     ),

@@ -15,8 +15,8 @@ from touchline.experiment.read import read_experiment as read_text
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
-    from touchline.tools.first_experiment import Ask, Start
     from touchline.tools.imports.importing import ImportReport
+    from touchline.tools.interview.first_experiment import Ask, Start
 
 _FILE = "experiment.yaml"
 
@@ -108,8 +108,8 @@ def init(
         InputError: answers, data, configs or model cannot be used; with all wrong answers.
         PolicyError: an experiment.yaml exists.
     """
-    from touchline.tools.first_experiment import Start, start
     from touchline.tools.imports.importing import import_source, stage_notes
+    from touchline.tools.interview.first_experiment import Start, start
     from touchline.tools.interview.interview import plain_name
 
     given = {key: tuple(texts) for key, texts in (answers or {}).items()}

@@ -23,8 +23,8 @@ from touchline.tools.interview.questions import QUESTIONS, open_questions
 
 if TYPE_CHECKING:
     from touchline.data.user_config import UserConfig
-    from touchline.tools.first_experiment import Start
     from touchline.tools.interview.answers import Defaulted
+    from touchline.tools.interview.first_experiment import Start
     from touchline.tools.interview.interview import Interview
 
 INIT_PANELS = {
@@ -91,7 +91,7 @@ def _show(made: Start, settings: UserConfig, json: bool, *, has_plan: bool) -> N
     from touchline import api
     from touchline.api.planning import next_command
     from touchline.experiment.plan import Plan
-    from touchline.tools.first_experiment import Start
+    from touchline.tools.interview.first_experiment import Start
 
     folder = shlex.quote(str(made.path.parent))
     for note in made.notes:
@@ -172,7 +172,7 @@ def _print_wrapped(text: str, first: str, rest: str) -> None:
 def _print_continuation(terminal: _Terminal | None) -> None:
     """Print the command with the answers so far, if there are any."""
     if terminal is not None and terminal.interview is not None:
-        from touchline.tools.first_experiment import init_command
+        from touchline.tools.interview.first_experiment import init_command
 
         print_status(f"to continue with these answers: {init_command(terminal.interview)}")
 
